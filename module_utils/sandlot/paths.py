@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Where things live. Every path and every kernel-global name derives from one root.
+
+The root is "/" on a host. Tests move it (environment variable SANDLOT_ROOT); then kernel names
+(bridge, nftables table, cgroup) get a tag of the root, so a test and a deployment never meet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+
+PINNED = ("user", "net", "uts", "ipc", "time")
+
+
+def _short_hash(text: str, length: int) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Locations under one root; ``root`` is absolute and without a trailing slash ("" is "/")."""
+
+    root: str = ""
+
+    @classmethod
+    def from_environment(cls) -> Paths:
+        return cls(os.environ.get("SANDLOT_ROOT", "").rstrip("/"))
+
+    @property
+    def tag(self) -> str:
+        return _short_hash(self.root, 6) if self.root else ""
+
+    @property
+    def lib(self) -> str:
+        return f"{self.root}/usr/local/lib/sandlot"
+
+    @property
+    def command(self) -> str:
+        return f"{self.root}/usr/local/bin/sandlot"
+
+    @property
+    def state(self) -> str:
+        return f"{self.root}/var/lib/sandlot"
+
+    @property
+    def run(self) -> str:
+        return f"{self.root}/run/sandlot"
+
+    @property
+    def images(self) -> str:
+        return f"{self.state}/images"
+
+    @property
+    def sandboxes(self) -> str:
+        return f"{self.state}/sandboxes"
+
+    @property
+    def networks_file(self) -> str:
+        return f"{self.state}/networks.json"
+
+    @property
+    def lock(self) -> str:
+        return f"{self.state}/lock"
+
+    @property
+    def launcher_socket(self) -> str:
+        return f"{self.run}/launcher.sock"
+
+    @property
+    def subuid(self) -> str:
+        return f"{self.root}/etc/subuid"
+
+    @property
+    def subgid(self) -> str:
+        return f"{self.root}/etc/subgid"
+
+    @property
+    def cgroup(self) -> str:
+        """Name of our cgroup below each controller's root."""
+        return f"sandlot-{self.tag}" if self.tag else "sandlot"
+
+    @property
+    def nft_table(self) -> str:
+        return f"sandlot_{self.tag}" if self.tag else "sandlot"
+
+    def bridge(self, network: str) -> str:
+        """Interface name of a network's bridge, at most 15 characters (IFNAMSIZ - 1)."""
+        if network == "default":
+            return f"sandlot{self.tag}" if self.tag else "sandlot0"
+        return f"sl-{_short_hash(f'{self.root}:{network}', 10)}"
+
+    def link(self, sandbox: str, ifname: str) -> str:
+        """Interface name of the host end of a sandbox's veth pair."""
+        return f"sb-{_short_hash(f'{self.root}:{sandbox}:{ifname}', 10)}"
+
+    def sandbox(self, name: str) -> SandboxPaths:
+        return SandboxPaths(self, name)
+
+
+@dataclass(frozen=True)
+class SandboxPaths:
+    """Files of one sandbox; ``name`` has been validated by the spec."""
+
+    host: Paths
+    name: str
+
+    @property
+    def state(self) -> str:
+        return f"{self.host.sandboxes}/{self.name}"
+
+    @property
+    def record(self) -> str:
+        return f"{self.state}/record.json"
+
+    @property
+    def launch(self) -> str:
+        return f"{self.state}/launch.json"
+
+    @property
+    def upper(self) -> str:
+        return f"{self.state}/layer/upper"
+
+    @property
+    def work(self) -> str:
+        return f"{self.state}/layer/work"
+
+    @property
+    def layer(self) -> str:
+        return f"{self.state}/layer"
+
+    @property
+    def logs(self) -> tuple[str, str]:
+        """The two files of the log ring."""
+        return f"{self.state}/log.0", f"{self.state}/log.1"
+
+    @property
+    def run(self) -> str:
+        return f"{self.host.run}/{self.name}"
+
+    @property
+    def pins(self) -> str:
+        return f"{self.run}/ns"
+
+    def pin(self, kind: str) -> str:
+        return f"{self.pins}/{kind}"
+
+    @property
+    def etc(self) -> str:
+        """Host-made hosts, hostname and resolv.conf, bind-mounted read-only into the sandbox."""
+        return f"{self.run}/etc"
+
+    @property
+    def init(self) -> str:
+        """Written by the launcher at start: pid, start time, boot id and launch digest of init."""
+        return f"{self.run}/init.json"
+
+    @property
+    def status(self) -> str:
+        """Written by init through a descriptor it was given: state of the workload."""
+        return f"{self.run}/status"
+
+    @property
+    def socket(self) -> str:
+        """Init's socket: exec and control. Root only, on the host side."""
+        return f"{self.run}/init.sock"

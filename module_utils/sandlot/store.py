@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""State files: JSON with a schema version, replaced atomically, written for root only."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Dict, Mapping
+
+from .errors import StateError
+
+SCHEMA = 1
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+Json = Dict[str, Any]
+
+
+def boot_id() -> str:
+    with open(BOOT_ID, encoding="ascii") as handle:
+        return handle.read().strip()
+
+
+def read(path: str) -> Json | None:
+    """The object stored at ``path``, None when there is no file; StateError when it is unusable."""
+    try:
+        with open(path, encoding="utf-8") as handle:
+            data = json.load(handle)
+    except FileNotFoundError:
+        return None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise StateError(f"{path} is not valid JSON: {error}", hint=_remedy(path)) from error
+    return _checked(path, data)
+
+
+def _checked(path: str, data: object) -> Json:
+    if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
+        raise StateError(f"{path} is not a sandlot state file", hint=_remedy(path))
+    if data["schema"] > SCHEMA:
+        raise StateError(
+            f"{path} has schema {data['schema']}, this sandlot knows {SCHEMA}",
+            hint="upgrade sandlot on this host to the version that wrote it",
+        )
+    return data
+
+
+def _remedy(path: str) -> str:
+    return f"restore {path} from a backup, or remove the object it describes and deploy again"
+
+
+def write(path: str, data: Mapping[str, Any], *, durable: bool = True) -> None:
+    """Replace ``path`` atomically (write, fsync, rename, fsync of the directory), mode 0600."""
+    text = json.dumps({"schema": SCHEMA, **data}, indent=1, sort_keys=True) + "\n"
+    replace(path, text.encode(), durable=durable)
+
+
+def replace(path: str, content: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
+    """Replace a whole file atomically; on failure the old file stays and no partial one is left."""
+    temporary = f"{path}.new"
+    try:
+        _write_file(temporary, content, mode=mode, durable=durable)
+        os.rename(temporary, path)
+    except OSError:
+        _unlink(temporary)
+        raise
+    if durable:
+        _sync_directory(os.path.dirname(path))
+
+
+def _write_file(path: str, content: bytes, *, mode: int, durable: bool) -> None:
+    _unlink(path)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        os.fchmod(fd, mode)
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
+        if durable:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def remove(path: str) -> None:
+    _unlink(path)
+    _unlink(f"{path}.new")
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
