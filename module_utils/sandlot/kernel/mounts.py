@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""mount(2), the descriptor-based mount API, openat2(2) and pivot_root(2)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Mapping
+
+from .libc import (
+    AT_EMPTY_PATH,
+    AT_FDCWD,
+    AT_RECURSIVE,
+    SYS_FSCONFIG,
+    SYS_FSMOUNT,
+    SYS_FSOPEN,
+    SYS_MOUNT_SETATTR,
+    SYS_MOVE_MOUNT,
+    SYS_OPEN_TREE,
+    SYS_OPENAT2,
+    SYS_PIVOT_ROOT,
+    check,
+    libc,
+    syscall,
+)
+
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_REMOUNT = 32
+MS_BIND = 4096
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+
+MOUNT_ATTR_RDONLY = 0x01
+MOUNT_ATTR_NOSUID = 0x02
+MOUNT_ATTR_NODEV = 0x04
+MOUNT_ATTR_NOEXEC = 0x08
+MOUNT_ATTR_IDMAP = 0x00100000
+
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+_OPEN_TREE_CLONE = 1
+_MOVE_MOUNT_F_EMPTY_PATH = 0x04
+_MOVE_MOUNT_T_EMPTY_PATH = 0x40
+_FSCONFIG_SET_FLAG = 0
+_FSCONFIG_SET_STRING = 1
+_FSCONFIG_CMD_CREATE = 6
+_CLOEXEC = 1
+
+libc.mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_char_p]
+
+
+class _MountAttr(ctypes.Structure):
+    """struct mount_attr, mount_setattr(2)."""
+
+    _fields_ = [(name, ctypes.c_uint64) for name in ("set", "clear", "propagation", "userns_fd")]
+
+
+class _OpenHow(ctypes.Structure):
+    """struct open_how, openat2(2)."""
+
+    _fields_ = [(name, ctypes.c_uint64) for name in ("flags", "mode", "resolve")]
+
+
+def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
+    result = libc.mount(source.encode(), target.encode(), kind.encode(), flags, data.encode())
+    check(result, f"mount {kind or source}", target)
+
+
+def umount(target: str, flags: int = MNT_DETACH | UMOUNT_NOFOLLOW) -> None:
+    check(libc.umount2(target.encode(), flags), "umount", target)
+
+
+def pivot_root(new: str, old: str) -> None:
+    syscall(SYS_PIVOT_ROOT, "pivot_root", new.encode(), old.encode(), path=new)
+
+
+def clone_tree(path: str, *, dir_fd: int = AT_FDCWD, recursive: bool = False) -> int:
+    """A detached copy of the mount at ``path`` ("" is ``dir_fd`` itself), as a descriptor."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
+    flags |= AT_RECURSIVE if recursive else 0
+    flags |= 0 if path else AT_EMPTY_PATH
+    return syscall(SYS_OPEN_TREE, "open_tree", dir_fd, path.encode(), flags, path=path)
+
+
+def set_attributes(fd: int, attributes: int, *, userns: int | None = None) -> None:
+    """mount_setattr(2) on a mount descriptor; ``userns`` (a descriptor) id-maps it."""
+    attr = _MountAttr(attributes, 0, 0, 0)
+    if userns is not None:
+        attr.set |= MOUNT_ATTR_IDMAP
+        attr.userns_fd = userns
+    pointer, size = ctypes.byref(attr), ctypes.sizeof(attr)
+    syscall(SYS_MOUNT_SETATTR, "mount_setattr", fd, b"", AT_EMPTY_PATH, pointer, size)
+
+
+def new_mount(kind: str, options: Mapping[str, str], attributes: int = 0) -> int:
+    """A detached new file system (fsopen, fsconfig, fsmount), as a descriptor."""
+    context = syscall(SYS_FSOPEN, f"fsopen {kind}", kind.encode(), _CLOEXEC)
+    try:
+        for key, value in options.items():
+            _configure(context, kind, key, value)
+        syscall(SYS_FSCONFIG, f"fsconfig {kind}", context, _FSCONFIG_CMD_CREATE, 0, 0, 0)
+        return syscall(SYS_FSMOUNT, f"fsmount {kind}", context, _CLOEXEC, attributes)
+    finally:
+        os.close(context)
+
+
+def _configure(context: int, kind: str, key: str, value: str) -> None:
+    what = f"fsconfig {kind} {key}={value}"
+    if value:
+        raw = value.encode()
+        syscall(SYS_FSCONFIG, what, context, _FSCONFIG_SET_STRING, key.encode(), raw, 0)
+    else:
+        syscall(SYS_FSCONFIG, what, context, _FSCONFIG_SET_FLAG, key.encode(), 0, 0)
+
+
+def attach(fd: int, target: str = "", *, target_fd: int = AT_FDCWD) -> None:
+    """Attach a detached mount at a path, or on what ``target_fd`` refers to."""
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | (0 if target else _MOVE_MOUNT_T_EMPTY_PATH)
+    what = f"move_mount to fd {target_fd}" if not target else "move_mount"
+    syscall(SYS_MOVE_MOUNT, what, fd, b"", target_fd, target.encode(), flags, path=target)
+
+
+def openat2(dir_fd: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve | RESOLVE_NO_MAGICLINKS)
+    pointer, size = ctypes.byref(how), ctypes.sizeof(how)
+    return syscall(SYS_OPENAT2, "openat2", dir_fd, path.encode(), pointer, size, path=path)

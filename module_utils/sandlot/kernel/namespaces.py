@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""unshare(2), setns(2), pidfds, and the identity of a process."""
+
+from __future__ import annotations
+
+import os
+
+from .libc import SYS_PIDFD_OPEN, SYS_PIDFD_SEND_SIGNAL, check, libc, syscall
+
+CLONE_NEWTIME = 0x00000080
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+FLAGS = {
+    "user": CLONE_NEWUSER,
+    "net": CLONE_NEWNET,
+    "uts": CLONE_NEWUTS,
+    "ipc": CLONE_NEWIPC,
+    "time": CLONE_NEWTIME,
+    "pid": CLONE_NEWPID,
+    "mnt": CLONE_NEWNS,
+    "cgroup": CLONE_NEWCGROUP,
+}
+
+
+def unshare(flags: int) -> None:
+    check(libc.unshare(flags), f"unshare {flags:#x}")
+
+
+def setns(fd: int, kind: int = 0) -> None:
+    """Join the namespace ``fd`` refers to; ``kind`` (a CLONE_NEW flag) makes a mix-up an error."""
+    check(libc.setns(fd, kind), f"setns {kind:#x}")
+
+
+def pidfd_open(pid: int) -> int:
+    return syscall(SYS_PIDFD_OPEN, f"pidfd_open {pid}", pid, 0)
+
+
+def pidfd_send_signal(pidfd: int, signum: int) -> None:
+    syscall(SYS_PIDFD_SEND_SIGNAL, f"pidfd_send_signal {signum}", pidfd, signum, 0, 0)
+
+
+def start_time(pid: int) -> int | None:
+    """Start of a process in clock ticks since boot (proc(5), stat field 22); None if dead.
+
+    A zombie counts as dead: it holds no namespace and runs no code.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as handle:
+            fields = handle.read().rsplit(b")", 1)[1].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def set_hostname(name: str) -> None:
+    raw = name.encode()
+    check(libc.sethostname(raw, len(raw)), f"sethostname {name}")
+
+
+def is_namespace_file(path: str) -> bool:
+    """Whether a namespace is mounted at ``path`` (nsfs has its own device number)."""
+    try:
+        return os.stat(path).st_dev == os.stat("/proc/self/ns/user").st_dev
+    except FileNotFoundError:
+        return False
