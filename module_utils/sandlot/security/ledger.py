@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The ledger of relaxations: what a spec loosened, as the fact `relaxed`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .capabilities import NAMES, canonical
+
+if TYPE_CHECKING:
+    from ..spec import Spec
+
+
+def relaxed(spec: Spec) -> list[str]:
+    """One line for each loosening, "option: value", in a stable order."""
+    granted = sorted({canonical(name) for name in spec.capabilities}, key=NAMES.index)
+    lines = [f"capabilities: {name}" for name in granted]
+    if spec.seccomp_profile != "default":
+        lines.append(f"seccomp_profile: {spec.seccomp_profile}")
+    if spec.limits.pids_limit < 0:
+        lines.append(f"pids_limit: {spec.limits.pids_limit}")
+    return lines

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Capability names and the ledger of relaxations."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from sandlot.errors import SpecError
+from sandlot.security import MASKED, READONLY, capabilities, relaxed
+
+
+def test_numbers():
+    assert capabilities.NUMBERS["CHOWN"] == 0
+    assert capabilities.NUMBERS["NET_RAW"] == 13
+    assert capabilities.NUMBERS["SYS_ADMIN"] == 21
+    assert capabilities.NUMBERS["SYSLOG"] == 34
+    assert capabilities.NUMBERS["CHECKPOINT_RESTORE"] == 40
+    assert len(capabilities.NAMES) == 41
+
+
+@pytest.mark.parametrize(
+    ("names", "mask"),
+    [
+        ((), 0),
+        (("CHOWN",), 1),
+        (("chown", "CAP_CHOWN", "cap_Chown"), 1),
+        (("NET_RAW", "CAP_SYS_ADMIN"), 1 << 13 | 1 << 21),
+        (capabilities.NAMES, (1 << 41) - 1),
+    ],
+)
+def test_mask(names, mask):
+    assert capabilities.mask(names) == mask
+
+
+@pytest.mark.parametrize("name", ["", "CAP_", "ALL", "NET_RAW ", "13", "CAP_CAP_CHOWN", "NET-RAW"])
+def test_unknown_names_are_refused(name):
+    with pytest.raises(SpecError, match="capabilities: .* is not a Linux capability"):
+        capabilities.mask([name])
+
+
+def spec(*, granted=(), profile="default", pids=512):
+    limits = SimpleNamespace(pids_limit=pids)
+    return SimpleNamespace(capabilities=granted, seccomp_profile=profile, limits=limits)
+
+
+@pytest.mark.parametrize(
+    ("desired", "lines"),
+    [
+        (spec(), []),
+        (
+            spec(granted=("cap_sys_time", "NET_RAW", "net_raw")),
+            ["capabilities: NET_RAW", "capabilities: SYS_TIME"],
+        ),
+        (
+            spec(profile="unconfined", pids=-1),
+            ["seccomp_profile: unconfined", "pids_limit: -1"],
+        ),
+    ],
+)
+def test_relaxed_lists_each_loosening(desired, lines):
+    assert relaxed(desired) == lines
+
+
+def test_kernel_paths_are_absolute_unique_and_disjoint():
+    both = MASKED + READONLY
+    assert len(set(both)) == len(both)
+    assert all(path.startswith(("/proc/", "/sys/")) for path in both)
+    assert {"/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"} <= set(MASKED)
+    assert {"/proc/sys", "/proc/sysrq-trigger"} <= set(READONLY)
