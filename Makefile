@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+# Integration tests and Molecule need root, which should leave no files of its own in the tree.
+AS_ROOT := $(SUDO) env PATH="$(BIN):$$PATH" PYTHONDONTWRITEBYTECODE=1
+STAGE := build/ansible_collections/sandlot/sandlot
+
+TEST_PACKAGES := busybox-static curl iproute2 nftables shellcheck strace util-linux
+
+# Installs what is missing of the Debian packages named; says nothing when all are there.
+define packages
+missing=(); for package in $(1); do \
+  [[ "$$(dpkg-query -Wf '$${Status}' "$$package" 2>/dev/null)" == *" ok installed" ]] || missing+=("$$package"); \
+done; \
+if (($${#missing[@]})); then \
+  echo "Installing $${missing[*]}"; \
+  $(SUDO) apt-get update -q; \
+  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$${missing[@]}"; \
+fi
+endef
+
+.PHONY: help deploy teardown test lint unit integration molecule bench collection clean
+
+help: ## Show the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+deploy: $(VENV)/.runtime ## Set up all that is needed and start the demo on this machine
+	@$(BIN)/ansible-playbook deploy-sandbox.yml
+
+teardown: $(VENV)/.runtime ## Remove the demo and the runtime from this machine
+	@$(BIN)/ansible-playbook playbooks/teardown_sandbox.yml
+
+# One pytest run at the end, so that its summary is the last line.
+test: lint molecule test-packages $(VENV)/.dev ## Lint, Molecule, unit and integration tests
+	@$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/unit tests/integration
+
+lint: test-packages $(VENV)/.dev ## Check style, types, playbooks and shell scripts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/yamllint --strict .
+	@PATH="$(BIN):$$PATH" $(BIN)/ansible-lint --strict -q
+	@shellcheck .ci/run
+
+unit: $(VENV)/.dev ## Tests that need no root
+	@$(BIN)/pytest tests/unit
+
+integration: test-packages $(VENV)/.dev ## Tests that make real sandboxes
+	@$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/integration
+
+molecule: test-packages $(VENV)/.dev ## Deploy, crash, repair and remove, as a user would
+	@$(AS_ROOT) MOLECULE_GLOB='molecule/*/molecule.yml' $(BIN)/molecule test
+
+bench: test-packages $(VENV)/.bench ## Measure, and compare with public tools
+	@$(AS_ROOT) $(BIN)/python bench/run.py
+
+collection: $(VENV)/.runtime ## Build the tree as a collection, into build/
+	@rm -rf build
+	@mkdir -p $(STAGE)
+	@cp -rL CONTRIBUTING.md LICENSE README.md changelogs docs galaxy.yml meta playbooks plugins roles $(STAGE)
+	@find $(STAGE) -name __pycache__ -prune -exec rm -r {} +
+	@$(BIN)/ansible-galaxy collection build --force --output-path build $(STAGE)
+
+clean: ## Remove the virtual environment and all caches
+	@rm -rf $(VENV) build .ansible .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -prune -exec rm -r {} +
+
+.PHONY: test-packages
+test-packages:
+	@$(call packages,$(TEST_PACKAGES))
+
+# Debian's python3 can't make a virtual environment until python3-venv brings ensurepip.
+$(VENV)/.python:
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { $(call packages,python3-venv); }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "The controller needs Python 3.11 or later; name one with make PYTHON=/path/to/python3" >&2; \
+	  exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.runtime: requirements.txt $(VENV)/.python
+	@$(BIN)/python -m pip install --quiet -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+	@$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.bench: requirements-bench.txt $(VENV)/.runtime
+	@$(BIN)/python -m pip install --quiet -r requirements-bench.txt
+	@touch $@
