@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Subordinate id ranges: one per sandbox, the same in /etc/subuid and /etc/subgid."""
+
+from __future__ import annotations
+
+from .allocate import FIRST, LAST, allocate
+from .edit import operations
+from .files import SIZE, IdFile, IdFiles, IdRange, observe, owner
+
+__all__ = [
+    "FIRST",
+    "LAST",
+    "SIZE",
+    "IdFile",
+    "IdFiles",
+    "IdRange",
+    "allocate",
+    "observe",
+    "operations",
+    "owner",
+]

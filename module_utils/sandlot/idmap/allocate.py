@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Which range each sandbox gets: the one its lines name, else the first free one of the pool."""
+
+from __future__ import annotations
+
+from typing import Iterable, Iterator
+
+from ..errors import ForeignError
+from .files import SIZE, IdFiles, IdRange, Line, conflict, owner
+
+# The pool is a stretch that no other allocator hands out by default. systemd's UIDS-GIDS document
+# gives 61184-65519 to dynamic services, 524288-1879048191 to systemd-nspawn and 2147352576-
+# 2147418111 to foreign images, and warns of ids from 2^31 on, which devpts takes for negative.
+# useradd picks from 100000-600100000 (SUB_UID_MIN, SUB_UID_MAX of login.defs), SSSD and FreeIPA
+# map directory users to 200000-2000200000.
+FIRST = 2000224256
+LAST = 2147352575
+_HIGHEST = 2**32 - 2  # (uid_t) -1 means "no change" to the kernel
+
+
+def allocate(files: IdFiles, names: Iterable[str]) -> dict[str, IdRange]:
+    """The range of every name; ForeignError when existing lines contradict each other."""
+    names = list(dict.fromkeys(names))
+    for name in names:
+        owner(name)
+    known = _known(files)
+    _check_overlaps(files, known)
+    missing = [name for name in names if name not in known]
+    free = _free(files, len(missing))
+    ranges = {name: line.ids for name, line in known.items() if line.ids is not None}
+    ranges.update(zip(missing, free))
+    return {name: ranges[name] for name in names}
+
+
+def _known(files: IdFiles) -> dict[str, Line]:
+    """One line for each sandbox that has any; all its lines must name the same range."""
+    known: dict[str, Line] = {}
+    for file in files.both:
+        for line in file.lines:
+            if line.name is not None:
+                _check_line(line)
+                _check_same(known.setdefault(line.name, line), line)
+    return known
+
+
+def _check_line(line: Line) -> None:
+    ids = line.ids
+    if ids is None or ids.size != SIZE or ids.start < SIZE or ids.last > _HIGHEST:
+        raise ForeignError(
+            f"{line} is not a range of {SIZE} ids above the system's own",
+            hint=f"restore it to {line.owner}:START:{SIZE}, or remove it once the sandbox is gone",
+        )
+
+
+def _check_same(first: Line, line: Line) -> None:
+    if first.ids != line.ids:
+        raise ForeignError(
+            f"{first} and {line} give one sandbox two ranges",
+            hint="keep the one its files belong to",
+        )
+
+
+def _check_overlaps(files: IdFiles, known: dict[str, Line]) -> None:
+    ours = [(line, True) for line in known.values()]
+    lines = ours + [(line, False) for line in files.foreign()]
+    furthest: dict[bool, Line | None] = {True: None, False: None}
+    for start, last, line, is_ours in sorted(_spans(lines), key=lambda span: span[:2]):
+        for other_is_ours, other in furthest.items():
+            if other and other.ids and other.ids.last >= start and (is_ours or other_is_ours):
+                raise conflict(*((line, other) if is_ours else (other, line)))
+        current = furthest[is_ours]
+        if current is None or current.ids is None or current.ids.last < last:
+            furthest[is_ours] = line
+
+
+def _spans(lines: Iterable[tuple[Line, bool]]) -> Iterator[tuple[int, int, Line, bool]]:
+    for line, is_ours in lines:
+        if line.ids is not None:
+            yield line.ids.start, line.ids.last, line, is_ours
+
+
+def _free(files: IdFiles, count: int) -> list[IdRange]:
+    taken = _taken_slots(files)
+    free = [slot for slot in range((LAST + 1 - FIRST) // SIZE) if slot not in taken][:count]
+    if len(free) < count:
+        raise ForeignError(
+            f"{count} id ranges are needed and {len(free)} are free between {FIRST} and {LAST}",
+            hint=f"remove sandboxes, or lines in that stretch of {files.uid.path} and"
+            f" {files.gid.path} whose owners are gone",
+        )
+    return [IdRange(FIRST + slot * SIZE) for slot in free]
+
+
+def _taken_slots(files: IdFiles) -> set[int]:
+    taken: set[int] = set()
+    everything = [*files.uid.lines, *files.gid.lines, *files.accounts]
+    for ids in (line.ids for line in everything):
+        if ids is not None and ids.start <= LAST and ids.last >= FIRST:
+            first, last = max(ids.start, FIRST) - FIRST, min(ids.last, LAST) - FIRST
+            taken.update(range(first // SIZE, last // SIZE + 1))
+    return taken

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Changes to /etc/subuid and /etc/subgid: our lines come and go, every other byte stays."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import stat
+from typing import Iterable, Mapping
+
+from ..errors import ForeignError, HostError
+from ..paths import Paths
+from ..plan import Operation
+from . import created, lockfile
+from .files import IdFile, IdFiles, IdRange, Line, conflict, owner, parse, read
+
+_SHOWN = 8
+_ATTRIBUTES = {"security.selinux", "system.posix_acl_access"}
+
+
+def operations(
+    paths: Paths,
+    files: IdFiles,
+    present: Mapping[str, IdRange],
+    absent: Iterable[str] = (),
+) -> list[Operation]:
+    """At most one operation per file; subuid comes first, a half-written pair is completed."""
+    for name in present:
+        owner(name)
+    gone = [name for name in absent if name not in present]
+    planned = [_operation(paths, file, present, gone) for file in files.both]
+    return [operation for operation in planned if operation is not None]
+
+
+def _operation(
+    paths: Paths, file: IdFile, present: Mapping[str, IdRange], absent: list[str]
+) -> Operation | None:
+    add = {name: ids for name, ids in present.items() if _due(file, name, ids)}
+    drop = [name for name in absent if file.owned(name)]
+    summary = _summary(file, list(add), drop)
+    if not summary:
+        return None
+    return Operation(file.path, summary, functools.partial(_apply, paths, file.path, add, drop))
+
+
+def _due(file: IdFile, name: str, ids: IdRange) -> bool:
+    """Whether the file lacks this line, or has it twice."""
+    lines = file.owned(name)
+    for line in lines:
+        if line.ids != ids:
+            raise ForeignError(
+                f"{line} is not the range {ids.start}:{ids.size} that sandbox {name!r} has",
+                hint="restore that line; the sandbox's files belong to its range",
+            )
+    return len(lines) != 1
+
+
+def _summary(file: IdFile, add: list[str], drop: list[str]) -> str:
+    # A file of ours that stayed behind empty, or a note about one that never came to be.
+    unused = file.created and not file.content and not add
+    parts = [
+        f"add {_listed(add)}" if add else "",
+        f"remove {_listed(drop)}" if drop else "",
+        "clean up after an interrupted run" if file.leftovers or unused else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return " ".join(names[:_SHOWN]) + more
+
+
+def _apply(paths: Paths, path: str, add: Mapping[str, IdRange], drop: Iterable[str]) -> None:
+    """Edit what the file holds now: since the plan was made, useradd may have been there."""
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with lockfile.locked(path):
+            _edit(paths, path, add, {*add, *drop})
+    except OSError as error:
+        raise HostError(
+            f"cannot edit {path}: {error.strerror}",
+            hint=f"make {os.path.dirname(path)} writable, with free space, then run again",
+        ) from error
+
+
+def _edit(paths: Paths, path: str, add: Mapping[str, IdRange], replaced: set[str]) -> None:
+    target = os.path.realpath(path)
+    _sweep(path, target)
+    content = read(target)
+    lines = list(parse(path, content or b""))
+    added = b"".join(_line(name, ids, lines) for name, ids in add.items())
+    edited = _insert(b"".join(each.raw for each in lines if each.name not in replaced), added)
+    if not edited and created.recorded(paths, path):
+        _remove(paths, path, target)
+    elif edited != (content or b""):
+        if content is None:
+            created.record(paths, path)
+        _replace(target, edited)
+
+
+def _line(name: str, ids: IdRange, lines: Iterable[Line]) -> bytes:
+    raw = f"{owner(name)}:{ids.start}:{ids.size}\n".encode()
+    ours = Line("the new line", 1, raw, owner(name), ids)
+    for line in lines:
+        if line.name != name and line.ids and line.ids.overlaps(ids):
+            raise conflict(ours, line)
+    return raw
+
+
+def _insert(content: bytes, added: bytes) -> bytes:
+    """Append whole lines; before a last line without a newline, so that it stays what it is."""
+    end = content.rfind(b"\n") + 1
+    return content[:end] + added + content[end:]
+
+
+def _sweep(path: str, target: str) -> None:
+    for leftover in lockfile.stale_files(path, target):
+        # FILE.lock names this process now.
+        if leftover != f"{path}.lock":
+            _unlink(leftover)
+
+
+def _remove(paths: Paths, path: str, target: str) -> None:
+    _unlink(target)
+    created.forget(paths, path)
+
+
+def _replace(target: str, content: bytes) -> None:
+    """Rename a complete file into place, with the mode, owner and attributes of the old one."""
+    new = lockfile.temporary(target)
+    _unlink(new)
+    try:
+        _write(new, target, content)
+        os.rename(new, target)
+    except OSError:
+        _unlink(new)
+        raise
+    _sync_directory(os.path.dirname(target))
+
+
+def _write(new: str, target: str, content: bytes) -> None:
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as handle:
+        handle.write(content)
+        handle.flush()
+        _copy_attributes(target, fd)
+        os.fsync(fd)
+
+
+def _copy_attributes(target: str, fd: int) -> None:
+    try:
+        old = os.stat(target)
+    except FileNotFoundError:
+        os.fchmod(fd, 0o644)
+        return
+    os.fchown(fd, old.st_uid, old.st_gid)
+    os.fchmod(fd, stat.S_IMODE(old.st_mode))
+    for name in _ATTRIBUTES & _attributes(target):
+        os.setxattr(fd, name, os.getxattr(target, name))
+
+
+def _attributes(target: str) -> set[str]:
+    try:
+        return set(os.listxattr(target))
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        return set()
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)

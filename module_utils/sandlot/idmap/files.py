@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What the id files say: lines of /etc/subuid and /etc/subgid, ids of real users and groups."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from typing import Iterator
+
+from ..errors import ForeignError, HostError, SpecError
+from ..paths import Paths
+from . import created, lockfile
+
+SIZE = 65536
+PREFIX = "sandlot."
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
+_LINE = re.compile(rb"[^\n]*\n|[^\n]+")
+
+
+@dataclass(frozen=True)
+class IdRange:
+    start: int
+    size: int = SIZE
+
+    @property
+    def last(self) -> int:
+        return self.start + self.size - 1
+
+    def overlaps(self, other: IdRange) -> bool:
+        return self.start <= other.last and other.start <= self.last
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of an id file, or one entry of passwd or group; ``ids`` is None when unreadable."""
+
+    path: str
+    number: int
+    raw: bytes
+    owner: str
+    ids: IdRange | None
+
+    @property
+    def name(self) -> str | None:
+        """The sandbox this line belongs to; None for a foreign line."""
+        return self.owner[len(PREFIX) :] if self.owner.startswith(PREFIX) else None
+
+    def __str__(self) -> str:
+        text = self.raw.rstrip(b"\n").decode("utf-8", "backslashreplace")
+        return f"{self.path} line {self.number} ({text!r})"
+
+
+@dataclass(frozen=True)
+class IdFile:
+    """``path`` is what programs open, ``target`` the file behind it when it is a symbolic link."""
+
+    path: str
+    target: str
+    content: bytes | None
+    lines: tuple[Line, ...]
+    created: bool
+    leftovers: tuple[str, ...]
+
+    def owned(self, name: str) -> list[Line]:
+        return [line for line in self.lines if line.name == name]
+
+
+@dataclass(frozen=True)
+class IdFiles:
+    uid: IdFile
+    gid: IdFile
+    accounts: tuple[Line, ...]
+
+    @property
+    def both(self) -> tuple[IdFile, IdFile]:
+        return self.uid, self.gid
+
+    @property
+    def names(self) -> list[str]:
+        """Every sandbox that has a line in either file."""
+        lines = (line for file in self.both for line in file.lines)
+        return list(dict.fromkeys(line.name for line in lines if line.name is not None))
+
+    def foreign(self) -> Iterator[Line]:
+        """Everything with ids that is not a line of ours."""
+        for file in self.both:
+            yield from (line for line in file.lines if line.name is None)
+        yield from self.accounts
+
+
+def owner(name: str) -> str:
+    """The owner field of a sandbox's lines; a name must not be able to forge another line."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name:
+        raise SpecError(
+            "name",
+            name,
+            "is not a sandbox name",
+            hint="use 1 to 63 letters, digits, '-', '_' or '.', beginning with a letter or digit",
+        )
+    return PREFIX + name
+
+
+def observe(paths: Paths) -> IdFiles:
+    return IdFiles(
+        uid=_id_file(paths, paths.subuid),
+        gid=_id_file(paths, paths.subgid),
+        accounts=(*_accounts(paths, "passwd"), *_accounts(paths, "group")),
+    )
+
+
+def _id_file(paths: Paths, path: str) -> IdFile:
+    target = os.path.realpath(path)
+    content = read(target)
+    return IdFile(
+        path=path,
+        target=target,
+        content=content,
+        lines=tuple(parse(path, content or b"")),
+        created=created.recorded(paths, path),
+        leftovers=tuple(lockfile.stale_files(path, target)),
+    )
+
+
+def read(path: str) -> bytes | None:
+    """Content of a regular file, None when there is none; never blocks on a FIFO."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except FileNotFoundError:
+        return None
+    with open(fd, "rb") as handle:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise HostError(f"{path} is not a regular file", hint="replace it with one")
+        return handle.read()
+
+
+def parse(path: str, content: bytes) -> Iterator[Line]:
+    for number, raw in enumerate(_LINE.findall(content), start=1):
+        fields = raw.decode("utf-8", "surrogateescape").split(":")
+        yield Line(path, number, raw, fields[0] if len(fields) > 1 else "", _ids(fields))
+
+
+def _ids(fields: list[str]) -> IdRange | None:
+    """Our own lines are read strictly; of foreign ones all that any reader could take for ids."""
+    if len(fields) < 3:
+        return None
+    start, size = _number(fields[1]), _number(fields[2])
+    if start is None or size is None or start < 0 or size <= 0:
+        return None
+    if fields[0].startswith(PREFIX) and f"{start}:{size}\n" != ":".join(fields[1:]):
+        return None
+    return IdRange(start, size)
+
+
+def _number(text: str) -> int | None:
+    """As strtoul(3) with base 0 reads it, which is what shadow uses."""
+    text = text.strip()
+    octal = re.fullmatch(r"0[0-7]+", text)
+    try:
+        return int(text, 8 if octal else 0)
+    except ValueError:
+        return None
+
+
+def _accounts(paths: Paths, database: str) -> Iterator[Line]:
+    path = f"{paths.root}/etc/{database}"
+    for number, raw in enumerate(_LINE.findall(read(path) or b""), start=1):
+        fields = raw.decode("utf-8", "surrogateescape").split(":")
+        value = _number(fields[2]) if len(fields) > 2 else None
+        if value is not None and value >= 0:
+            # passwd holds a password field on old hosts: name and id are enough for a message.
+            shown = f"{fields[0]}, id {value}".encode("utf-8", "surrogateescape")
+            yield Line(path, number, shown, fields[0], IdRange(value, 1))
+
+
+def conflict(ours: Line, other: Line) -> ForeignError:
+    return ForeignError(
+        f"{ours} overlaps {other}",
+        hint="remove the one that is wrong; sandlot never moves a range that files may belong to",
+    )

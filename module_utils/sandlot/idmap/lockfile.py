@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The locks useradd and its kin take around /etc/subuid and /etc/subgid.
+
+shadow first takes glibc's lckpwdf(3) lock, an fcntl lock on /etc/.pwd.lock, and then tries the
+lock file FILE.lock only once, so both are needed for a concurrent useradd to wait and not to
+fail. FILE.lock is a hard link to a file that holds the owner's pid. A missing .pwd.lock is not
+created: it could never be removed safely, and FILE.lock alone already protects the lines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import select
+import time
+from typing import Iterator
+
+from ..errors import ForeignError
+
+WAIT_SECONDS = 60.0
+POLL_SECONDS = 0.02
+
+
+def temporary(path: str) -> str:
+    """A name beside ``path`` that tells whose it is, so that leftovers of the dead can be swept."""
+    return f"{path}.sandlot.{os.getpid()}"
+
+
+@contextlib.contextmanager
+def locked(path: str, *, wait: float = WAIT_SECONDS) -> Iterator[None]:
+    """Hold both locks of one id file."""
+    deadline = time.monotonic() + wait
+    with _password_lock(os.path.dirname(path), deadline):
+        lock = f"{path}.lock"
+        while not _link(path, lock):
+            if not _break_stale(lock):
+                _pause(deadline, lock, f"when no useradd or the like is running, remove {lock}")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(lock)
+
+
+@contextlib.contextmanager
+def _password_lock(etc: str, deadline: float) -> Iterator[None]:
+    path = f"{etc}/.pwd.lock"
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        while not _try_fcntl(fd):
+            _pause(deadline, path, "let it finish, or end it: the lock goes with its process")
+        yield
+    finally:
+        os.close(fd)
+
+
+def _try_fcntl(fd: int) -> bool:
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        return False
+    return True
+
+
+def _link(path: str, lock: str) -> bool:
+    """Make the lock appear at once with its content; False when somebody holds it."""
+    source = temporary(path)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(source)
+    fd = os.open(source, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, b"%d\0" % os.getpid())
+        os.link(source, lock)
+    except FileExistsError:
+        return False
+    finally:
+        os.close(fd)
+        os.unlink(source)
+    return True
+
+
+def _break_stale(lock: str) -> bool:
+    """Remove the lock of a dead process. The flock keeps two of us from removing each other's."""
+    directory = os.open(os.path.dirname(lock), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        if not _is_stale(lock):
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(lock)
+        return True
+    finally:
+        os.close(directory)
+
+
+def holder(lock: str) -> int | None:
+    """The pid in a lock file; None when it is gone or holds none."""
+    try:
+        with open(lock, "rb") as handle:
+            text = handle.read(32).rstrip(b"\0\n ")
+    except FileNotFoundError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def _is_stale(lock: str) -> bool:
+    pid = holder(lock)
+    # Our own pid in a lock that we did not take is that of an earlier process, before a reboot.
+    return pid is not None and (pid == os.getpid() or not _alive(pid))
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process runs; a zombie is dead, although kill(2) still finds it."""
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError as error:
+        # EINVAL: a thread, or no pid at all as 0 is.
+        return error.errno != errno.ESRCH and pid > 0
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return not poll.poll(0)
+    finally:
+        os.close(fd)
+
+
+def _pause(deadline: float, lock: str, hint: str) -> None:
+    if time.monotonic() >= deadline:
+        pid = holder(lock)
+        by = f"process {pid}" if pid else "another process"
+        raise ForeignError(f"{by} holds {lock} and did not release it in time", hint=hint)
+    time.sleep(POLL_SECONDS)
+
+
+def stale_files(path: str, target: str) -> Iterator[str]:
+    """Files of dead processes beside an id file: our temporary ones, and the lock."""
+    if _is_stale(f"{path}.lock"):
+        yield f"{path}.lock"
+    for beside in dict.fromkeys((path, target)):
+        directory, base = os.path.split(beside)
+        pattern = re.compile(re.escape(base) + r"\.sandlot\.(\d+)")
+        for name in _names(directory):
+            match = pattern.fullmatch(name)
+            if match and not _alive(int(match[1])):
+                yield f"{directory}/{name}"
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return []
