@@ -10,13 +10,13 @@ import stat
 from dataclasses import dataclass
 from typing import Iterator
 
-from ..errors import ForeignError, HostError, SpecError
+from ..errors import ForeignError, HostError
 from ..paths import Paths
+from ..spec.names import sandbox_name
 from . import created, lockfile
 
 SIZE = 65536
 PREFIX = "sandlot."
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 _LINE = re.compile(rb"[^\n]*\n|[^\n]+")
 
 
@@ -92,15 +92,8 @@ class IdFiles:
 
 
 def owner(name: str) -> str:
-    """The owner field of a sandbox's lines; a name must not be able to forge another line."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name:
-        raise SpecError(
-            "name",
-            name,
-            "is not a sandbox name",
-            hint="use 1 to 63 letters, digits, '-', '_' or '.', beginning with a letter or digit",
-        )
-    return PREFIX + name
+    """The owner field of a sandbox's lines; a valid name can't forge another line."""
+    return PREFIX + sandbox_name("name", name)
 
 
 def observe(paths: Paths) -> IdFiles:
