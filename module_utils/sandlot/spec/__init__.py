@@ -1,2 +1,40 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
+"""What a sandbox is to be: the option table, validation, the normalised spec, comparison."""
+
+from __future__ import annotations
+
+from .argspec import (
+    argument_spec,
+    defaults_argument_spec,
+    defaults_documentation,
+    options_documentation,
+)
+from .differences import Difference, change_of, cost, differences, render, render_differences
+from .model import Spec
+from .normalise import normalise, normalise_all
+from .options import OPTIONS
+from .values import Attachment, Limits, PublishedPort, TimeOffset, Tmpfs, Ulimit
+
+__all__ = [
+    "OPTIONS",
+    "Attachment",
+    "Difference",
+    "Limits",
+    "PublishedPort",
+    "Spec",
+    "TimeOffset",
+    "Tmpfs",
+    "Ulimit",
+    "argument_spec",
+    "change_of",
+    "cost",
+    "defaults_argument_spec",
+    "defaults_documentation",
+    "differences",
+    "normalise",
+    "normalise_all",
+    "options_documentation",
+    "render",
+    "render_differences",
+]

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Addresses and ports: what is valid by itself; subnets and conflicts are the network's matter."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Any, Union
+
+from .names import is_hostname
+from .text import line, refusal, sequence, text, unique
+from .values import ANY_ADDRESS, Attachment, PublishedPort
+
+MAX_PORTS = 1024
+# MAXNS of resolv.h: resolvers ignore what follows.
+MAX_SERVERS = 3
+PROTOCOLS = ("tcp", "udp")
+
+_PORT = re.compile(
+    r"(?:(?P<ip>[^:]*):)?(?P<host>[0-9]{1,5}(?:-[0-9]{1,5})?)"
+    r":(?P<inside>[0-9]{1,5}(?:-[0-9]{1,5})?)(?:/(?P<protocol>[a-zA-Z]+))?"
+)
+_PORT_HINT = 'quote it and write "8080:80", "127.0.0.1:8080:80/tcp" or "8000-8010:8000-8010"'
+_MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
+Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
+
+
+def ipv4(option: str, value: Any) -> str:
+    string = text(option, value)
+    try:
+        return str(ipaddress.IPv4Address(string))
+    except ValueError as error:
+        hint = "write it like 10.77.0.5, without a prefix"
+        raise refusal(option, value, "is not an IPv4 address", hint=hint) from error
+
+
+def interface_address(option: str, value: Any) -> str:
+    address = ipaddress.IPv4Address(ipv4(option, value))
+    if address.is_multicast or address.is_loopback or address.is_reserved or int(address) < 1 << 24:
+        hint = "choose one of the network's subnet"
+        raise refusal(option, value, "can't be the address of an interface", hint=hint)
+    return str(address)
+
+
+def address_text(option: str, value: Any) -> str:
+    string = line(option, value)
+    try:
+        address: Address = ipaddress.ip_address(string)
+    except ValueError as error:
+        raise refusal(option, value, "is not an IP address", hint="use an IP address") from error
+    # Python takes any text as the scope of an IPv6 address.
+    if "%" in string:
+        raise refusal(option, value, "has a scope", hint="leave out the '%' and what follows")
+    return str(address)
+
+
+def mac(option: str, value: Any) -> str:
+    address = text(option, value).lower()
+    if not _MAC.fullmatch(address) or address == "00:00:00:00:00:00":
+        hint = "write it like 02:00:00:12:34:56"
+        raise refusal(option, value, "is not a MAC address", hint=hint)
+    if int(address[:2], 16) & 1:
+        hint = "use an even first byte, such as 02"
+        raise refusal(option, value, "is a multicast MAC address", hint=hint)
+    return address
+
+
+def attachments(option: str, items: tuple[Attachment, ...]) -> tuple[Attachment, ...]:
+    unique(option, (item.name for item in items), what="network")
+    macs = (item.mac_address for item in items if item.mac_address)
+    unique(option, macs, what="mac_address")
+    return items
+
+
+def published_ports(option: str, value: Any) -> tuple[PublishedPort, ...]:
+    """Single ports, sorted, so that writing them in another order or as ranges is no change."""
+    ports: list[PublishedPort] = []
+    for index, item in enumerate(sequence(option, value)):
+        ports += _published(f"{option}[{index}]", item)
+        if len(ports) > MAX_PORTS:
+            problem = f"makes more than {MAX_PORTS} ports"
+            raise refusal(option, item, problem, hint="publish a smaller range")
+    _check_collisions(option, ports)
+    return tuple(sorted(ports, key=lambda x: (x.protocol, x.host_port, x.host_ip, x.port)))
+
+
+def _published(option: str, value: Any) -> list[PublishedPort]:
+    found = _PORT.fullmatch(text(option, value))
+    if not found:
+        raise refusal(option, value, "is not a published port", hint=_PORT_HINT)
+    address = ANY_ADDRESS if found["ip"] is None else ipv4(option, found["ip"])
+    protocol = (found["protocol"] or "tcp").lower()
+    if protocol not in PROTOCOLS:
+        raise refusal(option, value, "has an unknown protocol", hint="use /tcp or /udp")
+    host, inside = (_range(option, value, found[part]) for part in ("host", "inside"))
+    if len(host) != len(inside):
+        hint = "make both ranges the same length"
+        raise refusal(option, value, "has ranges of different lengths", hint=hint)
+    return [PublishedPort(address, ours, theirs, protocol) for ours, theirs in zip(host, inside)]
+
+
+def _range(option: str, value: Any, part: str) -> range:
+    first, _, last = part.partition("-")
+    ports = range(int(first), int(last or first) + 1)
+    if not ports or ports[0] < 1 or ports[-1] > 65535:
+        hint = "ports go from 1 to 65535, ranges upwards"
+        raise refusal(option, value, "has a port out of range", hint=hint)
+    return ports
+
+
+def _check_collisions(option: str, ports: list[PublishedPort]) -> None:
+    seen: dict[tuple[str, int], list[PublishedPort]] = {}
+    for port in ports:
+        others = seen.setdefault((port.protocol, port.host_port), [])
+        if any(port.collides(other) for other in others):
+            hint = "publish each host port once per address and protocol"
+            raise refusal(option, str(port), "takes a host port that is given twice", hint=hint)
+        others.append(port)
+
+
+def dns_servers(option: str, value: Any) -> tuple[str, ...]:
+    items = enumerate(sequence(option, value))
+    servers = tuple(address_text(f"{option}[{index}]", item) for index, item in items)
+    unique(option, servers, what="server")
+    if len(servers) > MAX_SERVERS:
+        hint = f"keep {MAX_SERVERS}: resolvers ignore the rest"
+        raise refusal(option, value, f"has more than {MAX_SERVERS} servers", hint=hint)
+    return servers
+
+
+def hosts_name(option: str, value: Any) -> str:
+    name = line(option, value)
+    if not is_hostname(name.replace("_", "x"), longest=253):
+        hint = "use ASCII letters, digits, '-', '_' and '.'"
+        raise refusal(option, value, "is not a host name", hint=hint)
+    return name

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The option table in Ansible's words: argument spec and documentation.
+
+No option has an Ansible default: a value that was not given must stay None, so that the defaults of
+a host can be merged under it. The engine's defaults are in the descriptions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Iterable
+
+from .option import Option
+from .options import OPTIONS
+
+Json = Dict[str, Any]
+
+
+def argument_spec() -> Json:
+    """Argument spec of one sandbox."""
+    return _arguments(OPTIONS)
+
+
+def defaults_argument_spec() -> Json:
+    """Argument spec of what can be shared by all sandboxes of a host: all but the name."""
+    return _arguments(option for option in OPTIONS if option.name != "name")
+
+
+def _arguments(options: Iterable[Option]) -> Json:
+    return {option.name: _argument(option) for option in options}
+
+
+def _argument(option: Option) -> Json:
+    row = _typing(option)
+    # Given a number for a dict with suboptions, Ansible's own check ends in a traceback; the engine
+    # knows suboptions anyway.
+    if option.suboptions and option.type == "list":
+        row["options"] = _arguments(option.suboptions)
+    return row
+
+
+def _typing(option: Option) -> Json:
+    row: Json = {"type": option.type}
+    if option.required:
+        row["required"] = True
+    if option.elements:
+        row["elements"] = option.elements
+    if option.choices:
+        row["choices"] = list(option.choices)
+    return row
+
+
+def options_documentation() -> Json:
+    """The `options` of a module's DOCUMENTATION."""
+    return _documentation(OPTIONS)
+
+
+def defaults_documentation() -> Json:
+    return _documentation(option for option in OPTIONS if option.name != "name")
+
+
+def _documentation(options: Iterable[Option]) -> Json:
+    return {option.name: _documented(option) for option in options}
+
+
+def _documented(option: Option) -> Json:
+    row: Json = {"description": [*option.description, *_default_sentence(option)]}
+    row.update(_typing(option))
+    if option.suboptions:
+        row["suboptions"] = _documentation(option.suboptions)
+    return row
+
+
+def _default_sentence(option: Option) -> list[str]:
+    default = option.default
+    if option.name == "networks":
+        return ["Defaults to one interface on the network V(default)."]
+    if default is None or default == [] or default == {}:
+        return []
+    shown = str(default).lower() if isinstance(default, bool) else default
+    return [f"Defaults to V({shown})."]

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What differs between two specs, per option and with what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, Iterable
+
+from ..plan import Change
+from .model import Spec, from_table
+from .option import Option
+from .options import BY_NAME, STORED
+
+_COST = {Change.LIVE: 0, Change.RESTART: 1, Change.REBUILD: 2}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One option; ``before`` and ``after`` in the user's notation, None for nothing."""
+
+    option: str
+    before: Any
+    after: Any
+    change: Change
+
+    @property
+    def title(self) -> str:
+        return f"{self.option} ({self.change.value})"
+
+
+def change_of(option: str) -> Change | None:
+    """What changing the option costs a running sandbox; None for an action."""
+    return BY_NAME[option].change
+
+
+def differences(before: Spec | None, after: Spec) -> list[Difference]:
+    """In the order of the table; for a new sandbox, what it has beyond the defaults."""
+    if before is None:
+        shown = render(after)
+        return [_difference(BY_NAME[name], None, value) for name, value in shown.items()]
+    return [
+        _difference(option, *(option.dump(getattr(spec, option.name)) for spec in (before, after)))
+        for option in STORED
+        if getattr(before, option.name) != getattr(after, option.name)
+    ]
+
+
+def _difference(option: Option, before: Any, after: Any) -> Difference:
+    return Difference(option.name, before, after, option.change or Change.LIVE)
+
+
+def cost(found: Iterable[Difference]) -> Change | None:
+    """The dearest class among the differences, None when there are none."""
+    return max((item.change for item in found), key=_COST.__getitem__, default=None)
+
+
+def render(spec: Spec) -> Dict[str, Any]:
+    """The name and what is not at its default, in the user's notation."""
+    usual = from_table({"name": spec.name})
+    return {
+        option.name: option.dump(getattr(spec, option.name))
+        for option in STORED
+        if option.required or getattr(spec, option.name) != getattr(usual, option.name)
+    }
+
+
+def render_differences(found: Iterable[Difference]) -> Dict[str, Dict[str, Any]]:
+    """Ansible's diff: before and after, each option marked with its class."""
+    items = list(found)
+    return {
+        "before": {item.title: item.before for item in items},
+        "after": {item.title: item.after for item in items},
+    }

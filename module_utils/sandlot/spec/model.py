@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The normalised spec of one sandbox."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Dict, Mapping
+
+from ..errors import SpecError, StateError
+from .names import Pairs, default_hostname
+from .option import read
+from .options import OPTIONS, STORED
+from .values import Attachment, Limits, PublishedPort, TimeOffset, Tmpfs, Ulimit
+
+__all__ = ["Limits", "Spec", "from_table"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One field per row of the option table; pairs are sorted mappings.
+
+    The actions (state, restart, recreate) count neither in a comparison nor in the digest.
+    """
+
+    name: str
+    image: str
+    command: tuple[str, ...]
+    entrypoint: tuple[str, ...]
+    env: Pairs
+    working_dir: str
+    user: str
+    hostname: str
+    tmpfs: tuple[Tmpfs, ...]
+    read_only: bool
+    networks: tuple[Attachment, ...]
+    published_ports: tuple[PublishedPort, ...]
+    etc_hosts: Pairs
+    dns_servers: tuple[str, ...]
+    memory: int | None
+    memory_swap: int | None
+    cpus: float | None
+    cpu_shares: int | None
+    cpuset_cpus: str | None
+    pids_limit: int
+    ulimits: tuple[Ulimit, ...]
+    capabilities: tuple[str, ...]
+    seccomp_profile: str
+    sysctls: Pairs
+    time_offset: TimeOffset | None
+    restart_policy: str
+    restart_retries: int
+    stop_signal: int
+    stop_timeout: int
+    log_max_size: int
+    labels: Pairs
+    state: str = field(default="started", compare=False)
+    restart: bool = field(default=False, compare=False)
+    recreate: bool = field(default=False, compare=False)
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        return self.entrypoint + self.command
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            memory=self.memory,
+            memory_swap=self.memory_swap,
+            cpus=self.cpus,
+            cpu_shares=self.cpu_shares,
+            cpuset_cpus=self.cpuset_cpus,
+            pids_limit=self.pids_limit,
+        )
+
+    def to_json(self) -> Dict[str, Any]:
+        """Every stored option, in a notation that is valid input again."""
+        return {option.name: option.dump(getattr(self, option.name)) for option in STORED}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Spec:
+        """A stored spec; options that its writer did not know yet have their defaults."""
+        try:
+            return from_table(data)
+        except SpecError as error:
+            hint = "deploy it again, with the version of sandlot that wrote it or a newer one"
+            raise StateError(f"stored spec is unusable: {error.message}", hint=hint) from error
+
+    def digest(self) -> str:
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def from_table(raw: Mapping[str, Any]) -> Spec:
+    """Each option by itself; what options ask of each other is the caller's to check."""
+    fields = read(OPTIONS, raw)
+    fields["image"] = fields["image"] or ""
+    fields["hostname"] = fields["hostname"] or default_hostname(fields["name"])
+    return Spec(**fields)

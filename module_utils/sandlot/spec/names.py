@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Names and strings with a grammar: sandboxes, images, hosts, users, paths, commands, mappings."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any, Callable, Tuple
+
+from .text import brief, line, mapping, refusal, sequence, text
+
+Pairs = Tuple[Tuple[str, str], ...]
+
+MAX_ID = 65535
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
+# Files beside the sandboxes' directories in /run/sandlot and /var/lib/sandlot; names in /etc/hosts.
+_RESERVED = re.compile(r"lock|localhost|launcher\..*|.*\.sock", re.I)
+# A cgroup directory can't be named like a control file that the kernel puts beside it.
+_CONTROL_FILE = re.compile(
+    r"tasks|notify_on_release|release_agent|"
+    r"(?:cgroup|cpu|cpuacct|cpuset|memory|pids|io|blkio|devices|freezer|net_cls|net_prio|hugetlb|"
+    r"perf_event|rdma|misc|dmem|debug)\..*"
+)
+_IMAGE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.:@/+-]{0,254}")
+_LABEL = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?")
+_USER = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,31}")
+_DIGITS = re.compile(r"[0-9]+")
+_NAME_RULE = (
+    "use 1 to 63 ASCII letters, digits, '_', '.' and '-', "
+    "a letter or digit first and no two dots in a row"
+)
+
+
+def network_name(option: str, value: Any) -> str:
+    name = text(option, value)
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise refusal(option, value, "is not a valid name", hint=_NAME_RULE)
+    return name
+
+
+def sandbox_name(option: str, value: Any) -> str:
+    name = network_name(option, value)
+    if _RESERVED.fullmatch(name) or _CONTROL_FILE.fullmatch(name):
+        problem = "is reserved: sandlot or the kernel has a file or host of that name"
+        raise refusal(option, value, problem, hint="choose another name")
+    return name
+
+
+def image_name(option: str, value: Any) -> str:
+    name = text(option, value)
+    if not _IMAGE.fullmatch(name) or ".." in name:
+        hint = "use ASCII letters, digits and '_.:@/+-', a letter or digit first, no '..'"
+        raise refusal(option, value, "is not a valid image name", hint=hint)
+    return name
+
+
+def is_hostname(name: str, *, longest: int = 63) -> bool:
+    labels = name.split(".")
+    return len(name) <= longest and all(len(x) <= 63 and _LABEL.fullmatch(x) for x in labels)
+
+
+def hostname(option: str, value: Any) -> str:
+    name = text(option, value)
+    if not is_hostname(name):
+        hint = "use at most 63 ASCII letters, digits, '-' and '.', each part without '-' at an end"
+        raise refusal(option, value, "is not a valid host name", hint=hint)
+    return name
+
+
+def default_hostname(name: str) -> str:
+    """The sandbox's name with what a host name can't hold replaced by "-"."""
+    labels = [re.sub(r"[^a-zA-Z0-9-]", "-", label).strip("-") for label in name.split(".")]
+    return ".".join(label for label in labels if label)
+
+
+def absolute_path(option: str, value: Any) -> str:
+    """An absolute path without "..", "." and doubled slashes."""
+    path = line(option, value)
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if not path.startswith("/") or ".." in parts:
+        hint = "write it from the sandbox's root, like /srv/data"
+        raise refusal(option, value, "is not an absolute path without '..'", hint=hint)
+    if len(path.encode()) > 4095 or any(len(part.encode()) > 255 for part in parts):
+        raise refusal(option, value, "is too long for a path", hint="shorten it")
+    return "/" + "/".join(parts)
+
+
+def user(option: str, value: Any) -> str:
+    """USER or USER:GROUP, each a name or an id of the sandbox's own range."""
+    parts = text(option, value).split(":")
+    if len(parts) > 2:
+        raise refusal(option, value, "has more than one colon", hint="write USER or USER:GROUP")
+    return ":".join(_account(option, value, part) for part in parts)
+
+
+def _account(option: str, value: Any, part: str) -> str:
+    if _DIGITS.fullmatch(part):
+        # Bounded before int(), which refuses thousands of digits.
+        if len(part) > 10 or int(part) > MAX_ID:
+            hint = f"a sandbox has the ids 0 to {MAX_ID}"
+            raise refusal(option, value, "has an id out of range", hint=hint)
+        return str(int(part))
+    if not _USER.fullmatch(part):
+        hint = "use a name from the image's /etc/passwd or /etc/group, or a number"
+        raise refusal(option, value, "is not a user or group", hint=hint)
+    return part
+
+
+def command(option: str, value: Any) -> tuple[str, ...]:
+    """Arguments, from a list or from a string split like a shell does, without expanding."""
+    if isinstance(value, str):
+        return _split(option, text(option, value))
+    if not isinstance(value, (list, tuple)):
+        raise refusal(option, value, "is neither a string nor a list", hint="write it as a list")
+    words = sequence(option, value)
+    return tuple(text(f"{option}[{index}]", word) for index, word in enumerate(words))
+
+
+def _split(option: str, value: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(value))
+    except ValueError as error:
+        hint = "close the quote, or write the command as a list"
+        raise refusal(option, value, f"can't be split: {error}", hint=hint) from error
+
+
+def pairs(
+    option: str,
+    value: Any,
+    *,
+    key: Callable[[str, Any], str],
+    item: Callable[[str, Any], str],
+) -> Pairs:
+    """A mapping as sorted pairs; two keys that normalise to one are refused."""
+    found: dict[str, str] = {}
+    for raw_key, raw_item in mapping(option, value).items():
+        name = key(option, raw_key)
+        if name in found:
+            raise refusal(option, raw_key, "is given twice", hint="keep one of them")
+        found[name] = item(f"{option}[{brief(name)}]", raw_item)
+    return tuple(sorted(found.items()))
+
+
+def environment_name(option: str, value: Any) -> str:
+    name = text(option, value)
+    if not name or "=" in name:
+        hint = "use a name that isn't empty and has no '='"
+        raise refusal(option, value, "can't name a variable", hint=hint)
+    return name
+
+
+def environment_value(option: str, value: Any) -> str:
+    """Errors leave the value out: it may be a secret."""
+    return text(option, value, secret=True)
+
+
+def label_name(option: str, value: Any) -> str:
+    name = line(option, value)
+    if not name:
+        raise refusal(option, value, "can't name a label", hint="give the label a name")
+    return name

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""From what a user wrote to a Spec, or to a SpecError that says what to write instead."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Mapping, Sequence
+
+from ..errors import SpecError
+from .model import Spec, from_table
+from .option import check_known
+from .options import NAMES
+from .quantities import UNLIMITED
+from .text import brief, mapping, refusal, sequence, unique
+from .values import TimeOffset
+
+_DEFAULT_NAMES = tuple(name for name in NAMES if name != "name")
+
+
+def normalise(raw: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None) -> Spec:
+    """The spec of one sandbox; an option that is absent or None comes from ``defaults``.
+
+    A default is replaced as a whole: mappings and lists are not merged with the sandbox's own.
+    """
+    own = _given("sandbox", raw)
+    shared = _given("defaults", defaults or {})
+    check_known(NAMES, own)
+    check_known(_DEFAULT_NAMES, shared, "defaults.")
+    spec = from_table({**shared, **own})
+    _check_together(spec)
+    return spec
+
+
+def normalise_all(
+    raws: Sequence[Mapping[str, Any]], *, defaults: Mapping[str, Any] | None = None
+) -> list[Spec]:
+    """Specs of one host in the given order; errors name the sandbox they are about."""
+    specs = []
+    for index, raw in enumerate(sequence("sandboxes", raws)):
+        try:
+            specs.append(normalise(raw, defaults=defaults))
+        except SpecError as error:
+            error.message = f"{_title(index, raw)}: {error.message}"
+            raise
+    unique("name", (spec.name for spec in specs), what="name")
+    return specs
+
+
+def _title(index: int, raw: object) -> str:
+    name = raw.get("name") if isinstance(raw, Mapping) else None
+    return f"sandbox {brief(name)}" if isinstance(name, str) else f"sandboxes[{index}]"
+
+
+def _given(option: str, raw: Any) -> dict[str, Any]:
+    return {key: value for key, value in mapping(option, raw).items() if value is not None}
+
+
+def _check_together(spec: Spec) -> None:
+    if spec.state != "absent" and not spec.image:
+        raise refusal("image", None, "names no image", hint="name one of the host's images")
+    _check_swap(spec)
+    _check_retries(spec)
+    if spec.published_ports and not spec.networks:
+        hint = "attach it to a network, or publish nothing"
+        first = str(spec.published_ports[0])
+        raise refusal("published_ports", first, "leads to a sandbox without a network", hint=hint)
+    if spec.time_offset:
+        _check_clocks(spec.time_offset)
+
+
+def _check_swap(spec: Spec) -> None:
+    if spec.memory_swap is None:
+        return
+    if spec.memory is None:
+        hint = "set memory as well"
+        raise refusal("memory_swap", spec.memory_swap, "is given without memory", hint=hint)
+    if spec.memory_swap != UNLIMITED and spec.memory_swap < spec.memory:
+        problem = f"is less than memory ({spec.memory})"
+        hint = "it is the sum of memory and swap"
+        raise refusal("memory_swap", spec.memory_swap, problem, hint=hint)
+
+
+def _check_retries(spec: Spec) -> None:
+    if spec.restart_retries and spec.restart_policy != "on-failure":
+        problem = f"has no meaning with restart_policy {spec.restart_policy}"
+        hint = "set restart_policy: on-failure, or leave it out"
+        raise refusal("restart_retries", spec.restart_retries, problem, hint=hint)
+
+
+def _check_clocks(offset: TimeOffset) -> None:
+    """The kernel refuses a clock below zero."""
+    for name, clock in (("monotonic", time.CLOCK_MONOTONIC), ("boottime", time.CLOCK_BOOTTIME)):
+        seconds = getattr(offset, name)
+        if seconds + time.clock_gettime(clock) < 0:
+            option = f"time_offset.{name}"
+            hint = f"the host's clock is at {time.clock_gettime(clock):.0f} seconds"
+            raise refusal(option, seconds, "turns the clock back below zero", hint=hint)

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""One row of the option table, and reading a mapping by such rows."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Any, Callable, Iterable, Mapping, Sequence
+
+from ..errors import SpecError
+from ..plan import Change
+from .text import brief, mapping, missing, refusal, sequence
+
+Parser = Callable[[str, Any], Any]
+Dumper = Callable[[Any], Any]
+
+
+def as_is(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True)
+class Option:
+    """What an option is called, takes, falls back to and costs to change.
+
+    ``default`` is raw, as a user would write it; ``change`` is None for an action, which is no part
+    of the stored spec. ``type``, ``elements`` and ``choices`` are Ansible's.
+    """
+
+    name: str
+    type: str
+    parse: Parser
+    description: Sequence[str]
+    change: Change | None = None
+    default: Any = None
+    dump: Dumper = as_is
+    elements: str | None = None
+    choices: Sequence[str] = ()
+    suboptions: Sequence[Option] = field(default=())
+    required: bool = False
+
+    def value(self, raw: Any, prefix: str = "") -> Any:
+        """The normalised value; None stands for "not given", as it does in Ansible."""
+        path = f"{prefix}{self.name}"
+        given = self.default if raw is None else raw
+        if given is not None:
+            return self.parse(path, given)
+        if self.required:
+            raise missing(path)
+        return None
+
+
+def read(options: Iterable[Option], raw: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every option's normalised value; an unknown key is a SpecError."""
+    rows = list(options)
+    check_known([row.name for row in rows], raw, prefix)
+    return {row.name: row.value(raw.get(row.name), prefix) for row in rows}
+
+
+def check_known(names: Sequence[str], raw: Mapping[str, Any], prefix: str = "") -> None:
+    for key in raw:
+        if key not in names:
+            raise _unknown(names, key, prefix)
+
+
+def _unknown(names: Sequence[str], key: str, prefix: str) -> SpecError:
+    near = difflib.get_close_matches(key[:64], names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known options: {', '.join(names)}"
+    shown = key if key.isidentifier() and len(key) <= 64 else brief(key)
+    return refusal(f"{prefix}{shown}", key, "is not an option of this sandlot", hint=hint)
+
+
+def record(option: str, value: Any, *, fields: Sequence[Option], make: Callable[..., Any]) -> Any:
+    """A value object from a mapping of suboptions."""
+    return make(**read(fields, mapping(option, value), f"{option}."))
+
+
+def records(option: str, value: Any, *, fields: Sequence[Option], make: Callable[..., Any]) -> Any:
+    items = enumerate(sequence(option, value))
+    return tuple(record(f"{option}[{i}]", item, fields=fields, make=make) for i, item in items)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Numbers of a spec: sizes, counts, CPU sets, signals."""
+
+from __future__ import annotations
+
+import re
+import signal
+from typing import Any
+
+from .text import MAX_INTEGER, a_type, refusal
+
+MEMORY_MINIMUM = 6 << 20
+LOG_MINIMUM = 64 << 10
+UNLIMITED = -1
+# NR_CPUS of the largest distribution kernels.
+MAX_CPUS = 8192
+MAX_SIGNAL = 64
+
+_SIZE = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,9}))? ?(?:([kmgt])i?)?b?", re.I | re.A)
+_NUMBER = re.compile(r"[+-]?[0-9]{1,19}(?:\.[0-9]{1,19})?")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
+_CPU_RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
+_REALTIME = re.compile(r"(RTMIN|RTMAX)(?:([+-])([0-9]{1,2}))?")
+_SHIFTS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+
+
+def size(option: str, value: Any, *, minimum: int = 1) -> int:
+    """Bytes, from docker's notation (units of 1024) or a plain number."""
+    found = _SIZE.fullmatch(_digits(value))
+    if not found:
+        hint = "write it like 512m or 1.5g (b, k, m, g, t), or as a number of bytes"
+        raise refusal(option, value, "is not a size", hint=hint)
+    whole, fraction, unit = found.groups(default="")
+    shift = _SHIFTS[unit.lower()]
+    amount = int(whole) << shift
+    if fraction:
+        amount += (int(fraction) << shift) // 10 ** len(fraction)
+    return _bounded_size(option, value, amount, minimum)
+
+
+def _digits(value: Any) -> str:
+    """The text of a number, "" for what can't be one."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return ""
+    if isinstance(value, int) and abs(value) > MAX_INTEGER:
+        return ""
+    return str(value)
+
+
+def _bounded_size(option: str, value: Any, amount: int, minimum: int) -> int:
+    if amount < minimum:
+        hint = f"use {_readable(minimum)} or more"
+        raise refusal(option, value, f"is below {_readable(minimum)}", hint=hint)
+    if amount > MAX_INTEGER:
+        raise refusal(option, value, "is more than the kernel can count", hint="use a smaller size")
+    return amount
+
+
+def _readable(amount: int) -> str:
+    for unit in ("t", "g", "m", "k"):
+        if amount % (1 << _SHIFTS[unit]) == 0:
+            return f"{amount >> _SHIFTS[unit]}{unit}"
+    return f"{amount}b"
+
+
+def swap(option: str, value: Any) -> int:
+    """Memory and swap together, or -1 for no bound on swap."""
+    return UNLIMITED if _digits(value) == "-1" else size(option, value)
+
+
+def integer(option: str, value: Any, *, minimum: int, maximum: int) -> int:
+    span = f"from {minimum} to {maximum}"
+    if not isinstance(value, float) and _INTEGER.fullmatch(_digits(value)):
+        number = int(value)
+        if minimum <= number <= maximum:
+            return number
+        raise refusal(option, value, "is out of range", hint=f"use a number {span}")
+    problem = "is not a whole number" if isinstance(value, (str, float)) else _not_number(value)
+    raise refusal(option, value, problem, hint=f"use a number {span}")
+
+
+def _not_number(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return "is out of range"
+    return f"is {a_type(value)}, not a number"
+
+
+def number(option: str, value: Any, *, minimum: float, maximum: float, digits: int) -> float:
+    """A finite number, rounded to ``digits`` decimals, the finest step the kernel is given."""
+    hint = f"use a number from {minimum:g} to {maximum:g}"
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise refusal(option, value, f"is {a_type(value)}, not a number", hint=hint)
+    if isinstance(value, str) and not _NUMBER.fullmatch(value):
+        raise refusal(option, value, "is not a number", hint=hint)
+    amount = float(value) if isinstance(value, str) else value
+    # NaN compares false with everything.
+    if not minimum <= amount <= maximum:
+        raise refusal(option, value, "is out of range", hint=hint)
+    return round(float(amount), digits) + 0.0
+
+
+def cpu_set(option: str, value: Any) -> str:
+    """CPU numbers in the kernel's list format, merged and sorted: "0-3,6"."""
+    hint = "write it like 0-3 or 0,2"
+    parts = [_CPU_RANGE.fullmatch(part.strip(" ")) for part in _digits(value).split(",")]
+    chosen: set[int] = set()
+    for part in parts:
+        if part is None:
+            raise refusal(option, value, "is not a set of CPU numbers", hint=hint)
+        first = int(part[1])
+        last = int(part[2] or first)
+        if not first <= last < MAX_CPUS:
+            raise refusal(option, value, "has a range that is reversed or too high", hint=hint)
+        chosen.update(range(first, last + 1))
+    return ",".join(_ranges(sorted(chosen)))
+
+
+def _ranges(numbers: list[int]) -> list[str]:
+    ranges: list[list[int]] = []
+    for item in numbers:
+        if ranges and ranges[-1][1] == item - 1:
+            ranges[-1][1] = item
+        else:
+            ranges.append([item, item])
+    return [f"{first}" if first == last else f"{first}-{last}" for first, last in ranges]
+
+
+def signal_number(option: str, value: Any) -> int:
+    """A signal's number, from its number or its name with or without SIG, in any case."""
+    digits = _digits(value)
+    number_given = int(digits) if _INTEGER.fullmatch(digits) else _named_signal(digits)
+    if not 1 <= number_given <= MAX_SIGNAL:
+        hint = f"use a name such as SIGTERM, or a number from 1 to {MAX_SIGNAL}"
+        raise refusal(option, value, "is not a signal", hint=hint)
+    return number_given
+
+
+def _named_signal(name: str) -> int:
+    """0 when there is no such signal."""
+    upper = name.upper() if name.isascii() else ""
+    short = upper[3:] if upper.startswith("SIG") else upper
+    realtime = _REALTIME.fullmatch(short)
+    if realtime:
+        base, sign, offset = realtime.groups(default="0")
+        number_found = signal.Signals[f"SIG{base}"] + int(f"{sign.strip('0')}{offset}")
+        return number_found if signal.SIGRTMIN <= number_found <= signal.SIGRTMAX else 0
+    known = signal.Signals.__members__.get(f"SIG{short}")
+    return int(known) if known else 0
+
+
+def signal_name(number_given: int) -> str | int:
+    try:
+        return signal.Signals(number_given).name
+    except ValueError:
+        return number_given

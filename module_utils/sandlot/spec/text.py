@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Plain values of every option: strings, flags, choices, containers; each refusal is a SpecError.
+
+A parser takes the option's path ("networks[0].name") and the raw value, and returns the normalised
+one. What `dump` makes of a normalised value is valid input again, so a stored spec is read back by
+the same parsers.
+"""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from typing import Any, Iterable, Mapping
+
+from ..errors import SpecError
+
+# A single argument or "NAME=value" of execve(2) may take 32 pages with its final NUL.
+MAX_STRING = 131071
+MAX_INTEGER = 2**63 - 1
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class _Excerpt(str):
+    """Text standing for a value in a message; its repr is itself."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+class _Brief(reprlib.Repr):
+    """Bounded repr; Python refuses to print integers of thousands of digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 100
+        self.maxlevel = 3
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if _is_printable(x) else f"<integer of {x.bit_length()} bits>"
+
+
+def _is_printable(value: object) -> bool:
+    return isinstance(value, int) and value.bit_length() <= 256
+
+
+def brief(value: object) -> str:
+    return _Brief().repr(value)
+
+
+def refusal(option: str, value: object, problem: str, *, hint: str = "") -> SpecError:
+    """A SpecError whose message stays short and printable whatever the value is."""
+    shown = brief(value)
+    plain = isinstance(value, (str, float, bool, type(None))) or _is_printable(value)
+    short = plain and shown == repr(value)
+    return SpecError(option, value if short else _Excerpt(shown), problem, hint=hint)
+
+
+def missing(option: str) -> SpecError:
+    return SpecError(option, _Excerpt("no value"), "given", hint=f"{option} is required")
+
+
+def type_name(value: object) -> str:
+    if isinstance(value, bool):
+        return "boolean"
+    names = {str: "string", int: "integer", float: "number", dict: "mapping", list: "list"}
+    return names.get(type(value), type(value).__name__)
+
+
+def a_type(value: object) -> str:
+    name = type_name(value)
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+
+
+def text(option: str, value: Any, *, secret: bool = False) -> str:
+    """A string as the kernel can take it; integers are written out, booleans are ambiguous."""
+    shown = _Excerpt("the value") if secret else value
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise refusal(option, shown, f"is {a_type(value)}, not a string", hint="quote it in YAML")
+    if isinstance(value, int) and abs(value) > MAX_INTEGER:
+        raise refusal(option, shown, "is too large a number", hint="quote it in YAML")
+    string = str(value)
+    if "\0" in string:
+        raise refusal(option, shown, "contains a NUL character", hint="remove it")
+    _check_encoded(option, string, shown)
+    return string
+
+
+def _check_encoded(option: str, string: str, shown: object) -> None:
+    try:
+        size = len(string.encode())
+    except UnicodeEncodeError as error:
+        raise refusal(option, shown, "is not valid Unicode", hint="use UTF-8 text") from error
+    if size > MAX_STRING:
+        raise refusal(option, shown, f"is longer than {MAX_STRING} bytes", hint="shorten it")
+
+
+def line(option: str, value: Any) -> str:
+    """A string without control characters, so that it stays one field of one line."""
+    string = text(option, value)
+    if _CONTROL.search(string):
+        raise refusal(option, value, "contains a control character", hint="remove it")
+    return string
+
+
+def flag(option: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise refusal(option, value, f"is {a_type(value)}, not a boolean", hint="use true or false")
+    return value
+
+
+def choice(option: str, value: Any, *, choices: Iterable[str]) -> str:
+    # YAML 1.1 reads a bare `no` as false.
+    known = tuple(choices)
+    chosen = "no" if value is False and "no" in known else value
+    if not isinstance(chosen, str) or chosen not in known:
+        raise refusal(option, value, "is not a choice", hint=f"use one of {', '.join(known)}")
+    return str(chosen)
+
+
+def sequence(option: str, value: Any) -> list[Any]:
+    if not isinstance(value, (list, tuple)):
+        raise refusal(option, value, f"is {a_type(value)}, not a list", hint="write it as a list")
+    return list(value)
+
+
+def mapping(option: str, value: Any) -> dict[str, Any]:
+    """A mapping with string keys; values are left to the caller."""
+    if not isinstance(value, Mapping):
+        raise refusal(option, value, f"is {a_type(value)}, not a mapping", hint="use `key: value`")
+    for key in value:
+        if not isinstance(key, str):
+            raise refusal(option, key, f"is {a_type(key)}, not a string key", hint="quote it")
+    return dict(value)
+
+
+def unique(option: str, values: Iterable[str], *, what: str) -> None:
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            raise refusal(option, value, f"is the same {what} twice", hint="keep one of them")
+        seen.add(value)

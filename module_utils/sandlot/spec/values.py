@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What structured options are normalised to; all hashable, each `str` in the user's notation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+ANY_ADDRESS = "0.0.0.0"
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """One interface of a sandbox: the network it is on, and what the user fixed about it."""
+
+    name: str
+    ipv4_address: str | None = None
+    mac_address: str | None = None
+
+
+@dataclass(frozen=True)
+class PublishedPort:
+    """A port of the host that leads to a port of the sandbox."""
+
+    host_ip: str
+    host_port: int
+    port: int
+    protocol: str
+
+    def __str__(self) -> str:
+        return f"{self.host_ip}:{self.host_port}:{self.port}/{self.protocol}"
+
+    def collides(self, other: PublishedPort) -> bool:
+        same = (self.host_port, self.protocol) == (other.host_port, other.protocol)
+        hosts = {self.host_ip, other.host_ip}
+        return same and (len(hosts) == 1 or ANY_ADDRESS in hosts)
+
+
+@dataclass(frozen=True)
+class Tmpfs:
+    """A tmpfs in the sandbox; ``options`` is the data argument of mount(2)."""
+
+    path: str
+    options: str = ""
+    executable: bool = False
+
+    def __str__(self) -> str:
+        words = (["exec"] if self.executable else []) + ([self.options] if self.options else [])
+        return f"{self.path}:{','.join(words)}" if words else self.path
+
+
+@dataclass(frozen=True)
+class Ulimit:
+    """A resource limit; -1 is unlimited."""
+
+    name: str
+    soft: int
+    hard: int
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.soft}:{self.hard}"
+
+
+@dataclass(frozen=True)
+class TimeOffset:
+    """Seconds the sandbox's clocks are ahead of the host's."""
+
+    monotonic: float = 0.0
+    boottime: float = 0.0
+
+    def clocks(self) -> dict[str, tuple[int, int]]:
+        """Seconds and nanoseconds of each clock, as /proc/PID/timens_offsets takes them."""
+        return {"monotonic": _split(self.monotonic), "boottime": _split(self.boottime)}
+
+
+def _split(seconds: float) -> tuple[int, int]:
+    """The kernel wants nanoseconds from 0 to 999999999, also beside negative seconds."""
+    whole = math.floor(seconds)
+    micro = round((seconds - whole) * 1_000_000)
+    return whole + micro // 1_000_000, micro % 1_000_000 * 1000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Resource limits in the kernel's units; None is no limit, swap -1 is unlimited."""
+
+    memory: int | None
+    memory_swap: int | None
+    cpus: float | None
+    cpu_shares: int | None
+    cpuset_cpus: str | None
+    pids_limit: int

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What Ansible is told about the options, checked by Ansible itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from sandlot.errors import SpecError
+from sandlot.spec import (
+    OPTIONS,
+    argument_spec,
+    defaults_argument_spec,
+    defaults_documentation,
+    normalise,
+    options_documentation,
+)
+from spec_cases import BASE, label, raw, rows
+
+TYPES = {"str", "int", "float", "bool", "list", "dict", "raw"}
+
+
+def validated(parameters: dict[str, Any]) -> Any:
+    """As the sandboxes module gets it: an element of a list of sandboxes."""
+    spec = {"sandboxes": {"type": "list", "elements": "dict", "options": argument_spec()}}
+    return ArgumentSpecValidator(spec).validate({"sandboxes": [parameters]})
+
+
+def test_a_value_not_given_stays_none() -> None:
+    result = validated(BASE)
+    assert result.error_messages == []
+    (parameters,) = result.validated_parameters["sandboxes"]
+    assert {key: value for key, value in parameters.items() if value is not None} == BASE
+    assert normalise(parameters) == normalise(BASE)
+
+
+@pytest.mark.parametrize("option, value, expected", rows("good"), ids=label)
+def test_ansible_passes_what_the_engine_takes(option: str, value: Any, expected: Any) -> None:
+    result = validated(raw(option, value))
+    assert result.error_messages == []
+    (parameters,) = result.validated_parameters["sandboxes"]
+    assert normalise(parameters) == normalise(raw(option, value))
+
+
+def is_countable(value: Any) -> bool:
+    """Ansible can't convert infinity to an integer, nor such an integer to a float."""
+    return not isinstance(value, (int, float)) or abs(value) < 1e300
+
+
+JUDGED = [row for row in rows("bad") if is_countable(row[1])]
+
+
+@pytest.mark.parametrize("option, value, says", JUDGED, ids=label)
+def test_what_ansible_passes_the_engine_judges(option: str, value: Any, says: str) -> None:
+    """Ansible may convert or refuse; whatever it lets through gives a Spec or a SpecError."""
+    result = validated(raw(option, value))
+    if result.error_messages:
+        return
+    (parameters,) = result.validated_parameters["sandboxes"]
+    try:
+        normalise(parameters)
+    except SpecError as error:
+        assert error.hint
+
+
+def test_unknown_suboption_is_named_by_ansible() -> None:
+    result = validated({**BASE, "networks": [{"name": "a", "ipv6_address": "::1"}]})
+    assert "ipv6_address" in result.error_messages[0]
+
+
+def test_documentation_and_argument_spec_agree() -> None:
+    assert list(options_documentation()) == list(argument_spec()) == [x.name for x in OPTIONS]
+    agree(options_documentation(), argument_spec())
+    agree(defaults_documentation(), defaults_argument_spec())
+    assert "name" not in defaults_argument_spec()
+
+
+def agree(documentation: dict[str, Any], arguments: dict[str, Any]) -> None:
+    assert documentation.keys() == arguments.keys()
+    for name, row in documentation.items():
+        described = {key: value for key, value in row.items() if key != "description"}
+        if "suboptions" in described:
+            suboptions = described.pop("suboptions")
+            if row["type"] == "list":
+                agree(suboptions, arguments[name]["options"])
+        known = {key: value for key, value in arguments[name].items() if key != "options"}
+        assert described == known
+        assert row["type"] in TYPES
+        assert all(text.endswith((".", ")")) and len(text) < 200 for text in row["description"])
+
+
+def test_documentation_survives_yaml() -> None:
+    documentation = options_documentation()
+    assert yaml.safe_load(yaml.safe_dump(documentation, sort_keys=False)) == documentation
+
+
+def test_defaults_are_described() -> None:
+    text = " ".join(options_documentation()["pids_limit"]["description"])
+    assert "V(2048)" in text
+    text = " ".join(options_documentation()["read_only"]["description"])
+    assert "V(false)" in text
