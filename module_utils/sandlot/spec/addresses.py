@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Any, Union
+from typing import Any
 
 from .names import is_hostname
 from .text import line, refusal, sequence, text, unique
@@ -23,16 +23,19 @@ _PORT = re.compile(
 )
 _PORT_HINT = 'quote it and write "8080:80", "127.0.0.1:8080:80/tcp" or "8000-8010:8000-8010"'
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
-Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
 
 def ipv4(option: str, value: Any) -> str:
     string = text(option, value)
     try:
-        return str(ipaddress.IPv4Address(string))
-    except ValueError as error:
+        address = str(ipaddress.IPv4Address(string))
+    except ValueError:
+        address = ""
+    # Python before 3.9.5 reads leading zeros as decimal, libc as octal.
+    if not address or address != string:
         hint = "write it like 10.77.0.5, without a prefix"
-        raise refusal(option, value, "is not an IPv4 address", hint=hint) from error
+        raise refusal(option, value, "is not an IPv4 address", hint=hint)
+    return address
 
 
 def interface_address(option: str, value: Any) -> str:
@@ -44,15 +47,18 @@ def interface_address(option: str, value: Any) -> str:
 
 
 def address_text(option: str, value: Any) -> str:
+    """An IPv4 or IPv6 address."""
     string = line(option, value)
-    try:
-        address: Address = ipaddress.ip_address(string)
-    except ValueError as error:
-        raise refusal(option, value, "is not an IP address", hint="use an IP address") from error
     # Python takes any text as the scope of an IPv6 address.
     if "%" in string:
         raise refusal(option, value, "has a scope", hint="leave out the '%' and what follows")
-    return str(address)
+    if ":" not in string:
+        return ipv4(option, value)
+    try:
+        return str(ipaddress.IPv6Address(string))
+    except ValueError as error:
+        hint = "write it like 10.77.0.5 or fd00::5"
+        raise refusal(option, value, "is not an IPv6 address", hint=hint) from error
 
 
 def mac(option: str, value: Any) -> str:

@@ -130,7 +130,7 @@ _WORKLOAD = (
         "raw",
         names.command,
         [
-            "What to run, appended to O(entrypoint).",
+            "What to run, appended to O(entrypoint). A sandbox needs one of both.",
             "A list of arguments, or a string that is split into words as a shell does; "
             "no shell runs and nothing is expanded.",
         ],
