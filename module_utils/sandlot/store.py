@@ -49,8 +49,11 @@ def _remedy(path: str) -> str:
 
 def write(path: str, data: Mapping[str, Any], *, durable: bool = True) -> None:
     """Replace ``path`` atomically (write, fsync, rename, fsync of the directory), mode 0600."""
-    text = json.dumps({"schema": SCHEMA, **data}, indent=1, sort_keys=True) + "\n"
-    replace(path, text.encode(), durable=durable)
+    replace(path, json_bytes(data), durable=durable)
+
+
+def json_bytes(data: Mapping[str, Any]) -> bytes:
+    return json.dumps({"schema": SCHEMA, **data}, sort_keys=True).encode() + b"\n"
 
 
 def replace(path: str, content: bytes, *, mode: int = 0o600, durable: bool = True) -> None:

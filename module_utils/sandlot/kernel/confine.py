@@ -32,6 +32,11 @@ def prctl(option: int, *arguments: int) -> int:
     return check(libc.prctl(option, *padded), f"prctl {option}")
 
 
+def set_name(name: str) -> None:
+    """What ps shows, at most 15 characters."""
+    check(libc.prctl(PR_SET_NAME, name.encode()), "prctl PR_SET_NAME")
+
+
 def set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
     """capset(2) of the calling process; each set is a bit mask."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
@@ -61,7 +66,7 @@ def set_ambient(mask: int) -> None:
 
 
 def new_session_keyring() -> None:
-    """An empty session keyring, so that the operator's keys stay out; ENOSYS: kernel without keys."""
+    """An empty session keyring keeps the operator's keys out; ENOSYS is a kernel without keys."""
     try:
         syscall(SYS_KEYCTL, "keyctl", _KEYCTL_JOIN_SESSION_KEYRING, 0)
     except OSError as error:

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Restart policy: which exits are followed by another start, and how soon."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Mapping, Optional
+
+FIRST_DELAY = 0.1
+LONGEST_DELAY = 60.0
+# A run of this many seconds counts as a success and resets the back-off.
+SETTLED = 10.0
+
+
+class Policy:
+    """docker's restart policies: no, on-failure[:retries], always, unless-stopped."""
+
+    def __init__(self, restart: Mapping[str, Any], stop: Mapping[str, Any]) -> None:
+        self.stopping = False
+        self._failures = 0
+        self._started = time.monotonic()
+        self.configure(restart, stop)
+
+    def configure(self, restart: Mapping[str, Any], stop: Mapping[str, Any]) -> None:
+        self._name = restart["policy"]
+        self._retries = restart["retries"]
+        self.stop_signal = int(stop["signal"])
+        self.stop_timeout = float(stop["timeout"])
+
+    def started(self) -> None:
+        self._started = time.monotonic()
+
+    def restart_delay(self, code: int) -> Optional[float]:
+        """Seconds until the next start, None when there is none."""
+        if self.stopping or self._name == "no" or (self._name == "on-failure" and code == 0):
+            return None
+        if time.monotonic() - self._started >= SETTLED:
+            self._failures = 0
+        self._failures += 1
+        if self._name == "on-failure" and 0 < self._retries < self._failures:
+            return None
+        return back_off(self._failures)
+
+
+def back_off(failures: int) -> float:
+    """Seconds before start number ``failures`` + 1: doubling from 0.1 to 60."""
+    return float(min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(failures - 1, 16)))

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""From the launcher's clean fork to PID 1: join the namespaces, fork, confine, supervise.
+
+Memory: what these functions touch stays with every sandbox for its life, so they do little, import
+nothing after the fork and leave the building to disposable processes.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import NoReturn
+
+from ..errors import LaunchError
+from ..kernel import namespaces
+from ..kernel.confine import set_name
+from ..launcher import protocol
+from . import confine, limits
+from .logs import LogRing
+from .supervisor import Supervisor
+
+
+def join(peer: socket.socket) -> NoReturn:
+    """In the joiner: enter the builder's pins, make the pid namespace, fork init, report it."""
+    message, fds = protocol.receive(peer)
+    if message is None:
+        os._exit(1)
+    try:
+        limits.raise_hard(message["rlimits"])
+        for kind, fd in zip(message["kinds"], fds):
+            namespaces.setns(fd, namespaces.FLAGS[kind])
+            os.close(fd)
+        os.setgroups([])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        namespaces.unshare(namespaces.CLONE_NEWPID | namespaces.CLONE_NEWCGROUP)
+        pid = os.fork()
+    except OSError as error:
+        protocol.send(peer, {"error": f"entering the namespaces: {error.strerror}"})
+        os._exit(1)
+    except LaunchError as error:
+        protocol.send(peer, {"error": error.message, "hint": error.hint})
+        os._exit(1)
+    if pid:
+        protocol.send(peer, {"pid": pid})
+        os._exit(0)
+    _init(peer)
+
+
+def _init(peer: socket.socket) -> NoReturn:
+    os.setsid()
+    set_name("sandlot-init")
+    config, fds = protocol.receive(peer)
+    if config is None:
+        os._exit(1)
+    mnt, null, pts, listener, log0, log1, status = fds
+    try:
+        _settle(mnt, null)
+        confine.apply(config)
+    except OSError as error:
+        protocol.send(peer, {"error": f"confining init: {error.strerror}"})
+        os._exit(1)
+    logs = LogRing((log0, log1), config["log_max_size"])
+    server = socket.socket(fileno=listener)
+    Supervisor(config, peer, server, logs, status=status, null=null, pts=pts).run()
+    os._exit(0)
+
+
+def _settle(mnt: int, null: int) -> None:
+    namespaces.setns(mnt, namespaces.CLONE_NEWNS)
+    os.close(mnt)
+    os.chdir("/")
+    os.umask(0o022)
+    for target in (0, 1, 2):
+        os.dup2(null, target)

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""PID 1: one poll loop, no timer unless something is due, so an idle sandbox never wakes up."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+from typing import Any, Callable, Dict, Mapping, Optional
+
+from ..launcher import protocol
+from . import child
+from .exec import ExecServer
+from .logs import LogRing
+from .policy import Policy
+from .status import Status
+
+READ_SIZE = 65536
+# Left to the kernel: it ignores them when sent from inside, as PID 1 has no handler (kill(2)).
+_FAULTS = {
+    signal.SIGSEGV,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGTRAP,
+    signal.SIGSYS,
+}
+_NOT_FORWARDED = _FAULTS | {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}
+Handler = Callable[[], None]
+
+
+class Supervisor:
+    """Runs the workload, restarts it by policy, reaps everything, forwards signals, serves exec."""
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        peer: socket.socket,
+        listener: socket.socket,
+        logs: LogRing,
+        *,
+        status: int,
+        null: int,
+        pts: int,
+    ) -> None:
+        self.config = config
+        self.peer: Optional[socket.socket] = peer
+        self.logs = logs
+        self.status = Status(status)
+        self.policy = Policy(config["restart"], config["stop"])
+        self.null = null
+        self.main: Optional[child.Child] = None
+        self.poller = select.poll()
+        self.handlers: Dict[int, Handler] = {}
+        self.exec = ExecServer(self, listener, pts)
+        self.deadline: Optional[float] = None
+        self.due: Handler = self.start
+        self.ending = False
+        self.done = False
+
+    # -- the loop
+
+    def run(self) -> None:
+        self.watch(self._install_signals(), self._on_signals)
+        self.start()
+        while not self.done:
+            for fd, _ in self.poller.poll(self._timeout()):
+                handler = self.handlers.get(fd)
+                if handler is not None:
+                    handler()
+            if self.deadline is not None and time.monotonic() >= self.deadline:
+                self.deadline = None
+                self.due()
+
+    def _timeout(self) -> Optional[int]:
+        if self.deadline is None:
+            return None
+        return max(0, int((self.deadline - time.monotonic()) * 1000) + 1)
+
+    def watch(self, fd: int, handler: Handler) -> None:
+        self.handlers[fd] = handler
+        self.poller.register(fd, select.POLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        del self.handlers[fd]
+        self.poller.unregister(fd)
+
+    def after(self, seconds: float, action: Handler) -> None:
+        """Do ``action`` later; there is one timer, the latest call owns it."""
+        self.deadline = time.monotonic() + seconds
+        self.due = action
+
+    # -- signals and children
+
+    def _install_signals(self) -> int:
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in signal.valid_signals() - _NOT_FORWARDED:
+            signal.signal(number, _noted)
+        self.wakeup = reader
+        return reader
+
+    def _on_signals(self) -> None:
+        numbers = set(os.read(self.wakeup, READ_SIZE))
+        for number in numbers - {signal.SIGCHLD}:
+            if self.main is not None:
+                send_signal(self.main.pid, number)
+        self.reap()
+
+    def reap(self) -> None:
+        """Collect every dead child, ours or adopted."""
+        while True:
+            try:
+                pid, wait_status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                return
+            self._on_exit(pid, exit_code(wait_status))
+        if self.ending and self.main is None:
+            self._drained()
+
+    def _on_exit(self, pid: int, code: int) -> None:
+        if self.main is not None and pid == self.main.pid:
+            self._main_exited(self.main, code)
+        else:
+            self.exec.on_exit(pid, code)
+
+    # -- the workload
+
+    def start(self) -> None:
+        self.ending = False
+        pipes = {"stdout": os.pipe(), "stderr": os.pipe()}
+        stdio = [self.null, pipes["stdout"][1], pipes["stderr"][1]]
+        self.main = main = child.spawn(self.config, stdio)
+        for stream, (reader, writer) in pipes.items():
+            os.close(writer)
+            os.set_blocking(reader, False)
+            self._watch_output(stream, reader)
+        report = main.report
+        if report is not None:
+            self.watch(report, lambda: self._exec_decided(main, report))
+
+    def _watch_output(self, stream: str, reader: int) -> None:
+        def read() -> None:
+            try:
+                data = os.read(reader, READ_SIZE)
+            except BlockingIOError:
+                return
+            if data:
+                self.logs.feed(stream, data)
+                return
+            self.logs.flush(stream)
+            self.unwatch(reader)
+            os.close(reader)
+
+        self.watch(reader, read)
+
+    def _exec_decided(self, main: child.Child, report: int) -> None:
+        outcome = main.outcome()
+        if outcome is None:
+            return
+        self.unwatch(report)
+        if outcome:
+            self.logs.feed("stderr", f"sandlot: {outcome['error']}\n".encode())
+        else:
+            self.policy.started()
+            self.status.update(state="running", pid=main.pid, since=time.time())
+        if self.peer is not None:
+            self._report_first_start(self.peer, dict(outcome) or {"started": main.pid})
+
+    def _report_first_start(self, peer: socket.socket, answer: Dict[str, Any]) -> None:
+        """The builder waits for this; a command that can't be run at all ends the sandbox."""
+        if "error" in answer:
+            self.status.update(state="exited", exit_code=answer["code"], final=True)
+            self.done = True
+        protocol.send(peer, answer)
+        peer.close()
+        self.peer = None
+
+    def _main_exited(self, main: child.Child, code: int) -> None:
+        if main.report is not None:
+            self._exec_decided(main, main.report)
+        self.main = None
+        self.ending = True
+        self.status.update(state="stopping", exit_code=code, lost_log_bytes=self.logs.lost)
+        self.deadline = None
+        if self.policy.stopping:
+            self._drained()
+            return
+        send_signal(-1, signal.SIGTERM)
+        self.after(self.policy.stop_timeout, self._kill_rest)
+
+    def _kill_rest(self) -> None:
+        """What ignored SIGTERM is killed; what can't be (another uid, no CAP_KILL) ends with us."""
+        send_signal(-1, signal.SIGKILL)
+        self.after(1.0, self._drained)
+
+    def _drained(self) -> None:
+        """Nothing of the last run is left: restart by policy, or end."""
+        self.ending = False
+        self.deadline = None
+        code = self.status.values["exit_code"]
+        delay = self.policy.restart_delay(code)
+        if delay is None:
+            self.status.update(state="exited", final=True)
+            self.done = True
+            return
+        self.status.update(state="backoff", restarts=self.status.values["restarts"] + 1)
+        self.after(delay, self.start)
+
+    # -- requests of the host
+
+    def stop(self) -> None:
+        """Stop signal, then SIGKILL after the timeout; no restart."""
+        self.policy.stopping = True
+        self.status.update(state="stopping")
+        if self.main is None:
+            if not self.ending:
+                self._drained()
+            return
+        send_signal(self.main.pid, self.policy.stop_signal)
+        self.after(self.policy.stop_timeout, self._kill_main)
+
+    def _kill_main(self) -> None:
+        send_signal(-1, signal.SIGKILL)
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        self.policy.configure(config["restart"], config["stop"])
+        self.logs.half = config["log_max_size"] // 2
+
+
+def _noted(_number: int, _frame: object) -> None:
+    """The wake-up descriptor carries the signal; a handler is needed for it to be caught."""
+
+
+def send_signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def exit_code(wait_status: int) -> int:
+    """The code a shell shows: 0-255, or 128 + the signal's number."""
+    code = os.waitstatus_to_exitcode(wait_status)
+    return 128 - code if code < 0 else code

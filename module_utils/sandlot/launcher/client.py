@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Talking to the launcher; starting it when there is none."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import subprocess
+import time
+from typing import Iterable
+
+from ..errors import LaunchError
+from ..paths import Paths
+from . import protocol, server
+
+START_SECONDS = 20.0
+ANSWER_SECONDS = 300.0
+_SYSTEMD = "/run/systemd/system"
+UNIT = "sandlot.service"
+
+
+class Launcher:
+    """The client. Lists of names are sent at once; the launcher bounds how many run in parallel."""
+
+    def __init__(self, paths: Paths, *, python: str = "/usr/bin/python3") -> None:
+        self.paths = paths
+        self.python = python
+
+    def create(self, names: Iterable[str]) -> dict[str, LaunchError]:
+        return self._all("create", names)
+
+    def start(self, names: Iterable[str]) -> dict[str, LaunchError]:
+        return self._all("start", names)
+
+    def stop(self, names: Iterable[str]) -> dict[str, LaunchError]:
+        return self._all("stop", names)
+
+    def destroy(self, names: Iterable[str]) -> dict[str, LaunchError]:
+        return self._all("destroy", names)
+
+    def ping(self) -> protocol.Message | None:
+        """{"version", "pid"} of the launcher, None when none runs."""
+        try:
+            connection = protocol.connect(self.paths.launcher_socket)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
+        with connection:
+            protocol.send(connection, {"op": "ping"})
+            return protocol.receive(connection)[0]
+
+    def upgrade(self) -> None:
+        """Have a running launcher re-execute the installed code."""
+        self._control("upgrade")
+
+    def quit(self) -> None:
+        """End a running launcher; sandboxes go on."""
+        self._control("quit")
+
+    def _control(self, operation: str) -> None:
+        try:
+            connection = protocol.connect(self.paths.launcher_socket)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return
+        with connection:
+            protocol.send(connection, {"op": operation})
+            protocol.receive(connection)
+
+    def ensure(self) -> None:
+        """A launcher that answers: the running one, the system service, or one of our own."""
+        if self.ping() is not None:
+            return
+        if not os.path.isdir(f"{self.paths.lib}/sandlot"):
+            raise LaunchError(
+                f"the sandlot runtime is not installed in {self.paths.lib}",
+                hint="run the sandbox_host module or role first",
+            )
+        if not self.paths.root and os.path.isdir(_SYSTEMD):
+            subprocess.run(["systemctl", "start", UNIT], check=True, stdin=subprocess.DEVNULL)
+        else:
+            self._spawn()
+        self._await()
+
+    def _spawn(self) -> None:
+        """A daemon in its own session, with none of our descriptors, environment or directory."""
+        os.makedirs(self.paths.run, mode=0o700, exist_ok=True)
+        log = os.open(
+            f"{self.paths.run}/launcher.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
+        )
+        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+        argv = [self.python, *server.command(self.paths)[1:]]
+        process = subprocess.Popen(
+            ["/usr/bin/setsid", "--fork", *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            env=environment,
+        )
+        os.close(log)
+        process.wait()
+
+    def _await(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while self.ping() is None:
+            if time.monotonic() >= deadline:
+                raise LaunchError(
+                    f"the launcher did not start within {START_SECONDS:.0f} seconds",
+                    hint=f"see {self.paths.run}/launcher.log",
+                )
+            time.sleep(0.005)
+
+    def _all(self, operation: str, names: Iterable[str]) -> dict[str, LaunchError]:
+        """Do ``operation`` for every name; the failures by name."""
+        self.ensure()
+        pending = {}
+        poller = select.poll()
+        for name in names:
+            connection = protocol.connect(self.paths.launcher_socket)
+            protocol.send(connection, {"op": operation, "name": name})
+            pending[connection.fileno()] = (name, connection)
+            poller.register(connection.fileno(), select.POLLIN)
+        failures: dict[str, LaunchError] = {}
+        while pending:
+            events = poller.poll(ANSWER_SECONDS * 1000)
+            if not events:
+                raise LaunchError(
+                    f"the launcher did not answer within {ANSWER_SECONDS:.0f} seconds"
+                )
+            for fd, _ in events:
+                poller.unregister(fd)
+                name, connection = pending.pop(fd)
+                failure = _answer(connection, operation, name)
+                if failure is not None:
+                    failures[name] = failure
+        return failures
+
+
+def _answer(connection: socket.socket, operation: str, name: str) -> LaunchError | None:
+    with connection:
+        message, _ = protocol.receive(connection)
+    if message is None:
+        return LaunchError(f"{name}: the launcher died during {operation}", hint="run again")
+    if "error" in message:
+        return LaunchError(str(message["error"]), hint=str(message.get("hint", "")))
+    return None

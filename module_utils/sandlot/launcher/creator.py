@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Create: a sandbox's user, net, uts, ipc and time namespaces, pinned under its run directory.
+
+Runs in a disposable child of the launcher. The namespaces are unshared by a grandchild that has
+taken the sandbox's own uid, so the kernel charges its per-user limits to that uid
+(user_namespaces(7), "limits" in namespaces(7)).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+from typing import Any, Mapping
+
+from ..kernel import confine, mounts, namespaces
+from ..paths import PINNED, SandboxPaths
+from . import protocol
+
+_BASE = namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWNET
+_BASE |= namespaces.CLONE_NEWUTS | namespaces.CLONE_NEWIPC
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
+
+
+def create(paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
+    """Make and pin the namespaces ``launch`` asks for; complete pins are left as they are."""
+    kinds = [k for k in PINNED if k != "time" or launch["time_offset"]]
+    present = [k for k in PINNED if namespaces.is_namespace_file(paths.pin(k))]
+    if present == kinds:
+        return
+    destroy(paths)
+    os.makedirs(paths.pins, mode=0o700, exist_ok=True)
+    ours, theirs = protocol.pair()
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        _unshare_as(launch["ids"], theirs, time=bool(launch["time_offset"]))
+    theirs.close()
+    try:
+        _receive_or_raise(ours)
+        _write_maps(pid, launch)
+        for kind in kinds:
+            _pin(paths, pid, kind)
+    finally:
+        ours.close()
+        os.waitpid(pid, 0)
+    _configure(paths, launch)
+
+
+def _unshare_as(ids: Mapping[str, int], peer: socket.socket, *, time: bool) -> None:
+    """In the grandchild: become the sandbox's uid, keep what unshare needs, unshare, wait."""
+    try:
+        confine.prctl(confine.PR_SET_KEEPCAPS, 1)
+        os.setgroups([])
+        os.setresgid(ids["gid"], ids["gid"], ids["gid"])
+        os.setresuid(ids["uid"], ids["uid"], ids["uid"])
+        confine.set_capabilities(1 << confine.CAP_SYS_ADMIN, 1 << confine.CAP_SYS_ADMIN, 0)
+        namespaces.unshare(_BASE | (namespaces.CLONE_NEWTIME if time else 0))
+    except OSError as error:
+        protocol.send(peer, {"errno": error.errno, "what": error.strerror})
+        os._exit(1)
+    protocol.send(peer, {})
+    peer.recv(1)  # end of file: everything is pinned, or the creator died
+    os._exit(0)
+
+
+def _receive_or_raise(sock: socket.socket) -> None:
+    message, _ = protocol.receive(sock)
+    if message is None:
+        raise OSError(0, "the process that unshares the namespaces died")
+    if "errno" in message:
+        raise OSError(message["errno"], message["what"])
+
+
+def _write_maps(pid: int, launch: Mapping[str, Any]) -> None:
+    ids = launch["ids"]
+    _write(f"/proc/{pid}/uid_map", f"0 {ids['uid']} {ids['size']}\n")
+    _write(f"/proc/{pid}/gid_map", f"0 {ids['gid']} {ids['size']}\n")
+    for clock, seconds in (launch["time_offset"] or {}).items():
+        whole = int(seconds // 1)
+        nanoseconds = int(round((seconds - whole) * 1_000_000_000))
+        _write(f"/proc/{pid}/timens_offsets", f"{clock} {whole} {nanoseconds}\n")
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _pin(paths: SandboxPaths, pid: int, kind: str) -> None:
+    target = paths.pin(kind)
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    # time_namespaces(7): the caller of unshare stays outside; its children are inside.
+    source = "time_for_children" if kind == "time" else kind
+    mounts.mount(f"/proc/{pid}/ns/{source}", target, flags=mounts.MS_BIND)
+
+
+def _configure(paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
+    """Host name, lo and sysctls, set by host root from inside the net, uts and ipc namespaces."""
+    for kind in ("net", "uts", "ipc"):
+        fd = os.open(paths.pin(kind), os.O_RDONLY | os.O_CLOEXEC)
+        namespaces.setns(fd, namespaces.FLAGS[kind])
+        os.close(fd)
+    namespaces.set_hostname(launch["hostname"])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+    for key, value in launch["sysctls"].items():
+        _write("/proc/sys/" + key.replace(".", "/"), str(value))
+
+
+def destroy(paths: SandboxPaths) -> None:
+    """Unpin every namespace, also pins mounted more than once by an interrupted run."""
+    for kind in PINNED:
+        target = paths.pin(kind)
+        while namespaces.is_namespace_file(target):
+            mounts.umount(target)
+        if os.path.lexists(target):
+            os.unlink(target)

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Resolve "user[:group]" against the sandbox's own passwd and group files, read with bounds."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from ..errors import LaunchError
+
+_MAX_FILE = 1 << 20
+
+
+def resolve(root: int, user: str) -> tuple[int, int, list[int]]:
+    """(uid, gid, supplementary gids) inside the sandbox; a number is a number, never a name."""
+    name, _, group = user.partition(":")
+    passwd = _rows(root, "passwd")
+    row = next((r for r in passwd if len(r) > 3 and r[2 if name.isdigit() else 0] == name), None)
+    if row is None and not name.isdigit():
+        raise LaunchError(f"user: {name!r} is not in the sandbox's /etc/passwd", hint="use a uid")
+    uid = int(name) if name.isdigit() else _number(row, 2)
+    groups = _rows(root, "group")
+    if group:
+        gid = int(group) if group.isdigit() else _group_id(groups, group)
+    else:
+        gid = _number(row, 3) if row else 0
+    members = [r for r in groups if len(r) > 3 and row and row[0] in r[3].split(",")]
+    return uid, gid, sorted({_number(r, 2) for r in members} | {gid})
+
+
+def _group_id(groups: list[list[str]], name: str) -> int:
+    row = next((r for r in groups if len(r) > 2 and r[0] == name), None)
+    if row is None:
+        raise LaunchError(
+            f"user: group {name!r} is not in the sandbox's /etc/group", hint="use a gid"
+        )
+    return _number(row, 2)
+
+
+def _number(row: list[str] | None, field: int) -> int:
+    text = row[field] if row else ""
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise LaunchError(f"user: {text!r} in the sandbox's user files is no id from 0 to 65535")
+    return int(text)
+
+
+def _rows(root: int, name: str) -> list[list[str]]:
+    """Fields of etc/NAME below ``root``: a regular file of at most 1 MiB, not through a symlink."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(f"etc/{name}", flags, dir_fd=root)
+    except FileNotFoundError:
+        return []
+    try:
+        state = os.fstat(fd)
+        if not stat.S_ISREG(state.st_mode) or state.st_size > _MAX_FILE:
+            raise LaunchError(f"/etc/{name} in the sandbox is no regular file of at most 1 MiB")
+        text = os.read(fd, _MAX_FILE).decode("utf-8", "replace")
+    finally:
+        os.close(fd)
+    return [line.split(":") for line in text.split("\n")]
