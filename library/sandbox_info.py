@@ -1,0 +1,145 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: sandbox_info
+short_description: Read what sandboxes a host has and how they do
+version_added: "0.1.0"
+author: the sandlot developers (@sandlot)
+description:
+  - Reads the records and the kernel; asks no process, takes no lock and changes nothing.
+  - A sandbox with an unreadable record is returned with the state V(broken) and the reason.
+extends_documentation_fragment:
+  - ansible.builtin.action_common_attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+  platform:
+    platforms: linux
+options:
+  names:
+    description:
+      - Sandboxes to return; all of the host without it. Unknown names are left out of the result.
+    type: list
+    elements: str
+    aliases: [name]
+"""
+
+EXAMPLES = r"""
+- name: Read all sandboxes
+  sandlot.sandlot.sandbox_info:
+  register: found
+
+- name: Show their addresses
+  ansible.builtin.debug:
+    msg: "{{ found.sandboxes | map(attribute='addresses') | flatten }}"
+"""
+
+RETURN = r"""
+sandboxes:
+  description: The sandboxes in the order of their names.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name of the sandbox.
+      type: str
+      returned: always
+    state:
+      description:
+        - State of the workload, V(starting), V(running), V(backoff) or V(stopping) while init runs.
+        - V(exited) or V(crashed) when it ended, V(stopped) on demand, V(created) before its first
+          start, V(down) when it was not started since the host's boot, V(removing), or V(broken).
+      type: str
+      returned: always
+    error:
+      description: Why the record can't be used.
+      type: str
+      returned: when the state is V(broken)
+    wanted:
+      description: Whether the sandbox is to run, V(started) or V(stopped).
+      type: str
+      returned: success
+    image:
+      description: Name of its image.
+      type: str
+      returned: success
+    addresses:
+      description: Its IPv4 addresses.
+      type: list
+      elements: str
+      returned: success
+    interfaces:
+      description: Its interfaces with network, name, host side, MAC, address and gateway.
+      type: list
+      elements: dict
+      returned: success
+    published_ports:
+      description: Ports of the host that lead into it.
+      type: list
+      elements: str
+      returned: success
+    ids:
+      description: First id and size of its range of subordinate ids.
+      type: dict
+      returned: success
+    pid:
+      description: Its init, as the host sees it.
+      type: int
+      returned: success
+    uptime:
+      description: Seconds since the workload's state last changed.
+      type: float
+      returned: success
+    memory:
+      description: Memory in use in bytes.
+      type: int
+      returned: success
+    restarts:
+      description: How often the workload was started again by its restart policy.
+      type: int
+      returned: success
+    exit_code:
+      description: Last exit code of the workload, 128 + n after signal n.
+      type: int
+      returned: success
+    relaxed:
+      description: What its spec loosened of the default confinement.
+      type: list
+      elements: str
+      returned: success
+    labels:
+      description: Its labels.
+      type: dict
+      returned: success
+    spec:
+      description: Its normalised spec.
+      type: dict
+      returned: success
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.sandlot import converge, shell
+from ..module_utils.sandlot.paths import Paths
+
+ARGUMENTS = {"names": {"type": "list", "elements": "str", "aliases": ["name"]}}
+
+
+def action(module: shell.Module, paths: Paths) -> shell.Json:
+    return {"changed": False, "sandboxes": converge.info(paths, module.params["names"])}
+
+
+def main() -> None:
+    shell.run(AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True), action)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The whole set of a host: records and observation in, operations out."""
+
+from __future__ import annotations
+
+from .api import converge, lifecycle, remove, request, up
+from .info import info
+from .report import Result
+from .resolve import Request
+
+__all__ = [
+    "Request",
+    "Result",
+    "converge",
+    "info",
+    "lifecycle",
+    "remove",
+    "request",
+    "up",
+]

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Runs: look, plan, apply. Modules and the CLI call these and nothing deeper."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Iterable, Sequence
+
+from .. import lock
+from ..errors import SpecError
+from ..paths import Paths
+from ..spec import Spec
+from . import record
+from .decide import ABSENT, Wish
+from .observe import observe
+from .planner import plan
+from .record import STARTED, STOPPED, Records
+from .report import Result, result
+from .resolve import Request
+from .steps import apply_all
+
+
+def request(
+    specs: Iterable[Spec],
+    *,
+    purge: bool = False,
+    recreate: bool = False,
+    restart: bool = False,
+    check: bool = False,
+) -> Request:
+    """A request for these specs, with the state each of them asks for."""
+    wishes = tuple(_wish(spec, recreate=recreate, restart=restart) for spec in specs)
+    return Request(wishes, purge=purge, check=check)
+
+
+def _wish(spec: Spec, *, recreate: bool, restart: bool) -> Wish:
+    return Wish(
+        name=spec.name,
+        state=spec.state,
+        spec=None if spec.state == ABSENT else spec,
+        restart=restart or spec.restart,
+        recreate=recreate or spec.recreate,
+    )
+
+
+def converge(paths: Paths, wanted: Request) -> Result:
+    """Take the host to what is wanted; in check mode say how, touching nothing."""
+    if wanted.check:
+        return _run(paths, wanted)
+    with lock.exclusive(paths):
+        return _run(paths, wanted)
+
+
+def _run(paths: Paths, wanted: Request) -> Result:
+    specs = [wish.spec for wish in wanted.wishes if wish.spec]
+    attached = {item.name for spec in specs for item in spec.networks}
+    seen = observe(paths, [wish.name for wish in wanted.wishes], attached)
+    planned = plan(paths, wanted, seen)
+    failures = {} if wanted.check else apply_all(planned.steps)
+    return result(planned, seen, failures)
+
+
+def up(paths: Paths) -> Result:
+    """After a boot: every sandbox as its record wants it; a broken record fails alone."""
+    with lock.exclusive(paths):
+        records = record.load_all(paths)
+        wishes = tuple(_stored_wish(entry.name, entry.wanted, records) for entry in _whole(records))
+        done = _run(paths, Request(wishes))
+    broken = {name: str(error) for name, error in records.broken.items()}
+    return replace(done, failed={**done.failed, **broken})
+
+
+def _whole(records: Records) -> list[record.Record]:
+    return [entry for entry in records.good.values() if entry.phase != record.REMOVING]
+
+
+def lifecycle(paths: Paths, names: Sequence[str], action: str) -> Result:
+    """`start`, `stop` or `restart` of existing sandboxes; what is wanted outlives a reboot."""
+    state = STOPPED if action == "stop" else STARTED
+    with lock.exclusive(paths):
+        records = record.load_all(paths)
+        wishes = [_stored_wish(name, state, records) for name in names]
+        if action == "restart":
+            wishes = [replace(wish, restart=True) for wish in wishes]
+        return _run(paths, Request(tuple(wishes)))
+
+
+def _stored_wish(name: str, state: str, records: Records) -> Wish:
+    if name in records.broken:
+        raise records.broken[name]
+    if name not in records.good:
+        known = ", ".join(sorted(records.good)) or "there is none"
+        raise SpecError("name", name, "is no sandbox of this host", hint=f"known: {known}")
+    return Wish(name, state, records.good[name].spec, keep_image=True)
+
+
+def remove(paths: Paths, names: Iterable[str], *, check: bool = False) -> Result:
+    return converge(paths, Request(tuple(Wish(name, ABSENT) for name in names), check=check))

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Pure: what one sandbox needs, from what is wished and what is seen."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from ..plan import Change
+from ..spec import Difference, Spec, differences
+from .record import PRESENT, REBUILDING, REMOVING, STARTED, STOPPED, Record
+from .steps import Line
+
+ABSENT = "absent"
+NO_PINS = "none"
+SOME_PINS = "partial"
+ALL_PINS = "whole"
+# Longer values, and those of variables, belong in the diff only.
+_BRIEF = 80
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked of one sandbox; ``spec`` is None for an absent one.
+
+    ``keep_image`` keeps the image the sandbox was made from, though its name means another now.
+    """
+
+    name: str
+    state: str
+    spec: Spec | None = None
+    restart: bool = False
+    recreate: bool = False
+    keep_image: bool = False
+
+
+@dataclass(frozen=True)
+class Target:
+    """A wish with everything resolved: what the record and the kernel should hold."""
+
+    wish: Wish
+    record: Record
+    launch_digest: str
+    namespaces: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What there is of one sandbox; ``namespaces`` and ``running`` are digests."""
+
+    record: Record | None = None
+    layer: bool = False
+    pins: str = NO_PINS
+    namespaces: str | None = None
+    running: str | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which of the steps a sandbox takes, and why; the steps' order is the planner's."""
+
+    name: str
+    record: Record
+    write_record: bool = False
+    new: bool = False
+    rebuild: str = ""
+    destroy: str = ""
+    create: bool = False
+    stop: bool = False
+    start: str = ""
+    differences: tuple[Difference, ...] = ()
+
+    @property
+    def told(self) -> bool:
+        """Whether a line about the whole sandbox makes lines about its files needless."""
+        return self.new or bool(self.rebuild)
+
+
+def wanted(wish: Wish, record: Record | None) -> str:
+    """The run state to keep after this run and over reboots; "present" leaves it alone."""
+    if wish.state in (STARTED, STOPPED):
+        return wish.state
+    return record.wanted if record else STOPPED
+
+
+def decide(target: Target, seen: Seen) -> Decision:
+    record = seen.record
+    rebuild = _rebuild_reason(target, seen)
+    destroy = _destroy_reason(target, seen)
+    stop, start = _run(target, seen, rebuild, destroy)
+    intent = target.record.in_phase(REBUILDING if rebuild else PRESENT)
+    return Decision(
+        name=target.wish.name,
+        record=intent,
+        write_record=record != intent,
+        new=record is None,
+        rebuild=rebuild,
+        destroy=destroy,
+        create=bool(destroy) or seen.pins == NO_PINS,
+        stop=stop,
+        start=start,
+        differences=tuple(differences(record.spec, target.record.spec)) if record else (),
+    )
+
+
+def _rebuild_reason(target: Target, seen: Seen) -> str:
+    record = seen.record
+    if record is None:
+        return ""
+    if record.phase != PRESENT:
+        return "its removal was under way" if record.phase == REMOVING else "begun before"
+    if target.wish.recreate:
+        return "recreate"
+    if record.image.digest != target.record.image.digest:
+        return "image changed"
+    if not seen.layer:
+        return "its layer is missing"
+    changed = differences(record.spec, target.record.spec)
+    options = [entry.option for entry in changed if entry.change is Change.REBUILD]
+    return f"{_listed(options)} changed" if options else ""
+
+
+def _destroy_reason(target: Target, seen: Seen) -> str:
+    if seen.record is None and (seen.pins != NO_PINS or seen.running):
+        return "left over from a lost record"
+    if seen.pins == NO_PINS:
+        return "it runs without" if seen.running else ""
+    if seen.pins == SOME_PINS:
+        return "some are missing"
+    if seen.namespaces != target.namespaces:
+        return "they are made with other settings"
+    return ""
+
+
+def _run(target: Target, seen: Seen, rebuild: str, destroy: str) -> tuple[bool, str]:
+    """Whether to stop, and how a start is to be called ("" for none)."""
+    running = seen.running is not None
+    if target.wish.state == STOPPED:
+        return running, ""
+    reason = _restart_reason(target, seen, rebuild, destroy) if running else ""
+    if reason:
+        return True, f"restart: {reason}"
+    return False, "start" if target.wish.state == STARTED and not running else ""
+
+
+def _restart_reason(target: Target, seen: Seen, rebuild: str, destroy: str) -> str:
+    if target.wish.restart:
+        return "asked"
+    if rebuild:
+        return "rebuilt"
+    if destroy:
+        return "namespaces made again"
+    if seen.running != target.launch_digest:
+        return _changed_options(target, seen) or "launch file changed"
+    return ""
+
+
+def _changed_options(target: Target, seen: Seen) -> str:
+    if seen.record is None:
+        return ""
+    found = differences(seen.record.spec, target.record.spec)
+    options = [entry.option for entry in found if entry.change is not Change.LIVE]
+    return f"{_listed(options)} changed" if options else ""
+
+
+def _listed(options: list[str]) -> str:
+    return ", ".join(sorted(options))
+
+
+def record_lines(decision: Decision) -> list[Line]:
+    """What writing the record means to the user: a new sandbox, a rebuild, changed options."""
+    name = decision.name
+    changed = [_option_line(name, difference) for difference in decision.differences]
+    if decision.new:
+        return [Line(name, f"create from {decision.record.image.name}")]
+    if decision.rebuild:
+        return [*changed, Line(name, f"rebuild: {decision.rebuild}", Change.REBUILD)]
+    if decision.write_record and not changed:
+        return [Line(name, "update record")]
+    return changed
+
+
+def _option_line(name: str, difference: Difference) -> Line:
+    before, after = _shown(difference.before), _shown(difference.after)
+    brief = difference.option != "env" and len(before) + len(after) <= _BRIEF
+    change = f"{before} -> {after}" if brief else "changed"
+    return Line(name, f"{difference.option} {change}", difference.change)
+
+
+def _shown(value: object) -> str:
+    """A value in a line: unset is a word of its own."""
+    if value is None or value == "":
+        return "unset"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def namespace_lines(decision: Decision) -> list[Line]:
+    if decision.destroy:
+        return [
+            Line(decision.name, f"make namespaces again: {decision.destroy}", Change.RESTART),
+        ]
+    if decision.create and not decision.told:
+        return [Line(decision.name, "make namespaces")]
+    return []
+
+
+def run_lines(decision: Decision) -> list[Line]:
+    if decision.start:
+        change = Change.RESTART if decision.stop else Change.LIVE
+        return [Line(decision.name, decision.start, change)]
+    return [Line(decision.name, "stop")] if decision.stop else []

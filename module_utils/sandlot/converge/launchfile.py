@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""launch.json: a record flattened for the processes that make and run the sandbox."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from typing import Any, Dict, Mapping, Sequence
+
+from .. import security, store
+from ..errors import SpecError
+from ..paths import Paths
+from ..security import capabilities, seccomp
+from ..spec import Spec, Tmpfs
+from .record import Record
+
+Json = Dict[str, Any]
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+HOST_FILES = ("hosts", "resolv.conf", "hostname")
+# What init takes over while it runs; anything else only a restart can change.
+_LIVE = frozenset({"schema", "digest", "restart", "stop"})
+# What is fixed when the namespaces are made.
+_NAMESPACES = ("ids", "hostname", "sysctls", "time_offset")
+
+
+def content(paths: Paths, record: Record, cgroups: Sequence[str]) -> Json:
+    data = {**_root(paths, record), **_process(record.spec), **_confinement(record.spec)}
+    data["name"] = record.name
+    data["cgroups"] = list(cgroups)
+    data["digest"] = digest(data)
+    return data
+
+
+def _root(paths: Paths, record: Record) -> Json:
+    sandbox = paths.sandbox(record.name)
+    spec = record.spec
+    return {
+        "ids": {"uid": record.ids.start, "gid": record.ids.start, "size": record.ids.size},
+        "lower": record.image.root,
+        "idmap": True,
+        "upper": sandbox.upper,
+        "work": sandbox.work,
+        "read_only": spec.read_only,
+        "hostname": spec.hostname,
+        "tmpfs": {entry.path: _tmpfs_options(entry) for entry in spec.tmpfs},
+        "files": {f"/etc/{name}": f"{sandbox.etc}/{name}" for name in HOST_FILES},
+    }
+
+
+def _tmpfs_options(entry: Tmpfs) -> str:
+    words = [entry.options] if entry.options else []
+    return ",".join(words if entry.executable else [*words, "noexec"])
+
+
+def _process(spec: Spec) -> Json:
+    return {
+        "argv": argv(spec),
+        "env": environment(spec),
+        "cwd": spec.working_dir,
+        "user": spec.user,
+        "restart": {"policy": spec.restart_policy, "retries": spec.restart_retries},
+        "stop": {"signal": spec.stop_signal, "timeout": float(spec.stop_timeout)},
+        "log_max_size": spec.log_max_size,
+    }
+
+
+def _confinement(spec: Spec) -> Json:
+    return {
+        "rlimits": {entry.name: [entry.soft, entry.hard] for entry in spec.ulimits},
+        "sysctls": {"net.ipv4.ip_unprivileged_port_start": "0", **dict(spec.sysctls)},
+        "capabilities": capabilities.mask(spec.capabilities),
+        "seccomp": _seccomp(spec.seccomp_profile, spec.capabilities),
+        "masked": list(security.MASKED),
+        "readonly": list(security.READONLY),
+        "time_offset": asdict(spec.time_offset) if spec.time_offset else None,
+    }
+
+
+@functools.cache
+def _seccomp(profile: str, granted: tuple[str, ...]) -> str | None:
+    machine = os.uname().machine
+    program = seccomp.program(profile=profile, capabilities=granted, machine=machine)
+    return None if program is None else base64.b64encode(program).decode()
+
+
+def argv(spec: Spec) -> list[str]:
+    """Entry point and command; images bring no default command."""
+    if not spec.argv:
+        raise SpecError(
+            "command", [], f"leaves sandbox {spec.name} nothing to run", hint="give it a command"
+        )
+    return list(spec.argv)
+
+
+def environment(spec: Spec) -> dict[str, str]:
+    return {"PATH": PATH, "HOME": "/root", "HOSTNAME": spec.hostname, **dict(spec.env)}
+
+
+def digest(data: Mapping[str, Any]) -> str:
+    return _hash({key: value for key, value in data.items() if key not in _LIVE})
+
+
+def namespace_digest(data: Mapping[str, Any], record: Record) -> str:
+    """When it changes, the namespaces have to be made again."""
+    parts = {key: data[key] for key in _NAMESPACES}
+    return _hash({**parts, "interfaces": [entry.to_json() for entry in record.interfaces]})
+
+
+def _hash(data: Mapping[str, Any]) -> str:
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def encoded(data: Mapping[str, Any]) -> bytes:
+    return (json.dumps({"schema": store.SCHEMA, **data}, indent=1, sort_keys=True) + "\n").encode()
+
+
+def current(paths: Paths, name: str) -> bytes:
+    """The file as it is, b"" when there is none."""
+    try:
+        with open(paths.sandbox(name).launch, "rb") as handle:
+            return handle.read()
+    except FileNotFoundError:
+        return b""
+
+
+def write(paths: Paths, data: Mapping[str, Any]) -> None:
+    """Not synced: after a crash of the host it is made again from the record."""
+    store.replace(paths.sandbox(data["name"]).launch, encoded(data), durable=False)

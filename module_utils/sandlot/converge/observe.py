@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""One look at the host: all a run needs to know, without a side effect."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Dict, Iterable, Mapping, Sequence
+
+from .. import cgroups, idmap, images, network, runtime, store
+from ..errors import StateError
+from ..network import Interface
+from ..paths import PINNED, Paths
+from . import layer, record
+from .decide import ALL_PINS, NO_PINS, SOME_PINS, Seen
+from .record import Records
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a sandbox's namespaces were made with; kept beside the pins, gone at reboot."""
+
+    digest: str
+    interfaces: tuple[Interface, ...]
+
+
+@dataclass(frozen=True)
+class Observation:
+    records: Records
+    ids: idmap.IdFiles
+    images: Mapping[str, images.Image]
+    networks: Mapping[str, network.Network]
+    network: network.NetworkState
+    cgroups: cgroups.CgroupState
+    traces: frozenset[str]
+    seen: Mapping[str, Seen]
+    made: Mapping[str, Made]
+
+
+def observe(paths: Paths, wished: Iterable[str], attached: Iterable[str] = ()) -> Observation:
+    """``wished`` and ``attached`` are the sandboxes and networks that are asked for."""
+    records = record.load_all(paths)
+    traces = known_names(paths)
+    names = sorted({*wished, *traces})
+    made = _made_all(paths, names)
+    return Observation(
+        records=records,
+        ids=idmap.observe(paths),
+        images=images.observe(paths),
+        networks=network.load_for(paths, {*attached, *_attached(records)}),
+        network=network.observe(paths),
+        cgroups=cgroups.observe(paths, names),
+        traces=frozenset(traces),
+        seen={name: _seen(paths, name, records, made.get(name)) for name in names},
+        made=made,
+    )
+
+
+def _attached(records: Records) -> set[str]:
+    return {item.network for entry in records.good.values() for item in entry.interfaces}
+
+
+def known_names(paths: Paths) -> set[str]:
+    """Every sandbox there is any trace of: directories under state and run, cgroups."""
+    return {*record.names(paths), *runtime.names(paths), *cgroups.names(paths)}
+
+
+def _seen(paths: Paths, name: str, records: Records, made: Made | None) -> Seen:
+    running = runtime.running(paths, name)
+    pins = runtime.pinned(paths, name)
+    return Seen(
+        record=records.good.get(name),
+        layer=layer.complete(paths.sandbox(name)),
+        pins=_pins(pins),
+        namespaces=made.digest if made else None,
+        running=running.digest if running else None,
+    )
+
+
+def _pins(kinds: set[str]) -> str:
+    """Without a time offset there is no time pin; the digest tells when one is due."""
+    if not kinds:
+        return NO_PINS
+    return ALL_PINS if kinds >= set(PINNED) - {"time"} else SOME_PINS
+
+
+def _made_path(paths: Paths, name: str) -> str:
+    return f"{paths.sandbox(name).run}/namespaces.json"
+
+
+def _made_all(paths: Paths, names: Sequence[str]) -> Dict[str, Made]:
+    found = {name: _made(paths, name) for name in names}
+    return {name: made for name, made in found.items() if made}
+
+
+def _made(paths: Paths, name: str) -> Made | None:
+    """Anything unreadable counts as unknown: the namespaces are then made again."""
+    try:
+        data = store.read(_made_path(paths, name))
+        if data is None:
+            return None
+        interfaces = [Interface.from_json(name, entry) for entry in data["interfaces"]]
+        return Made(str(data["digest"]), tuple(interfaces))
+    except (StateError, KeyError, TypeError):
+        return None
+
+
+def write_made(paths: Paths, name: str, made: Made) -> None:
+    os.makedirs(paths.sandbox(name).run, mode=0o700, exist_ok=True)
+    interfaces = [interface.to_json() for interface in made.interfaces]
+    data = {"digest": made.digest, "interfaces": interfaces}
+    store.write(_made_path(paths, name), data, durable=False)

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Removal works from the name: whatever its record says, all of a sandbox is found by its name."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Sequence
+
+from .. import cgroups
+from ..paths import Paths, SandboxPaths
+from . import layer, record
+from .observe import Observation
+from .record import REMOVING
+from .steps import Failures, Line, Step, single
+
+
+def announce(paths: Paths, seen: Observation, names: Sequence[str]) -> list[Step]:
+    """The intent, before anything goes; without a usable record the name alone has to do."""
+    return [_announce_one(paths, seen, name) for name in names]
+
+
+def _announce_one(paths: Paths, seen: Observation, name: str) -> Step:
+    known = seen.records.good.get(name)
+
+    def save(failures: Failures) -> None:
+        if known and known.phase != REMOVING:
+            record.save(paths, known.in_phase(REMOVING))
+
+    return Step(f"{name}: mark for removal", save, (Line(name, "remove"),), name)
+
+
+def clean(paths: Paths, seen: Observation, names: Sequence[str]) -> list[Step]:
+    steps = []
+    for name in names:
+        operations = cgroups.remove_operations(paths, name, seen.cgroups)
+        steps += [single(operation, subject=name, silent=True) for operation in operations]
+        steps.append(_files_step(paths, name))
+    return steps
+
+
+def _files_step(paths: Paths, name: str) -> Step:
+    sandbox = paths.sandbox(name)
+
+    def remove(failures: Failures) -> None:
+        layer.remove_tree(sandbox.run)
+        _remove_state(sandbox)
+
+    return Step(f"{name}: remove files", remove, (), name)
+
+
+def _remove_state(sandbox: SandboxPaths) -> None:
+    """The record goes last: until then a killed removal is known to be one."""
+    layer.discard(sandbox)
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.listdir(sandbox.state):
+            if entry != os.path.basename(sandbox.record):
+                _remove_entry(f"{sandbox.state}/{entry}")
+        record.remove(sandbox.host, sandbox.name)
+        os.rmdir(sandbox.state)
+
+
+def _remove_entry(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        layer.remove_tree(path)
+    else:
+        os.unlink(path)

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Wishes to targets: every check that can refuse a run, and every allocation, before any change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, Iterable, Mapping, Sequence
+
+from .. import cgroups, idmap, images, network
+from ..errors import SpecError
+from ..network import Interface, Publication
+from ..paths import Paths
+from . import launchfile
+from .decide import ABSENT, Target, Wish, wanted
+from .observe import Observation
+from .record import PRESENT, REMOVING, ImageRef, Record
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one run is asked for."""
+
+    wishes: tuple[Wish, ...]
+    purge: bool = False
+    check: bool = False
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The run's goal: sandboxes to make right, to remove, and the others, which only look on."""
+
+    targets: Mapping[str, Target]
+    launches: Mapping[str, Dict[str, Any]]
+    removed: tuple[str, ...]
+    bystanders: Mapping[str, Record]
+    interfaces: Mapping[str, Sequence[Interface]]
+    publications: tuple[Publication, ...]
+
+
+def resolve(paths: Paths, request: Request, seen: Observation) -> Resolved:
+    wishes = {wish.name: wish for wish in request.wishes if wish.state != ABSENT}
+    removed = _removed(request, wishes, seen)
+    _refuse_broken(wishes, seen)
+    bystanders = _bystanders(wishes, removed, seen)
+    kept = _kept_interfaces(removed, seen)
+    attachments = {name: _spec(wish).networks for name, wish in wishes.items()}
+    allocated = network.allocate(paths, seen.networks, attachments, kept)
+    records = _records(paths, wishes, allocated, seen)
+    launches = {name: _launch(paths, record, seen) for name, record in records.items()}
+    everyone = {**bystanders, **records}
+    publications = _published(everyone.values())
+    staying = (record for name, record in seen.records.good.items() if name not in removed)
+    network.check_publications(publications, _published(staying))
+    return Resolved(
+        targets={
+            name: _target(wishes[name], record, launches[name]) for name, record in records.items()
+        },
+        launches=launches,
+        removed=removed,
+        bystanders=bystanders,
+        interfaces={
+            **{name: kept[name] for name in kept if name in seen.records.broken},
+            **{name: record.interfaces for name, record in everyone.items()},
+        },
+        publications=publications,
+    )
+
+
+def _spec(wish: Wish) -> Any:
+    if wish.spec is None:
+        raise SpecError("state", wish.state, f"of sandbox {wish.name} needs a spec")
+    return wish.spec
+
+
+def _removed(request: Request, wishes: Mapping[str, Wish], seen: Observation) -> tuple[str, ...]:
+    """Asked for, not listed while purging, or begun by a run that was killed."""
+    asked = {wish.name for wish in request.wishes if wish.state == ABSENT}
+    begun = {name for name, record in seen.records.good.items() if record.phase == REMOVING}
+    unlisted = seen.traces if request.purge else set()
+    return tuple(sorted(((asked | begun | unlisted) & seen.traces) - set(wishes)))
+
+
+def _refuse_broken(wishes: Iterable[str], seen: Observation) -> None:
+    for name in wishes:
+        if name in seen.records.broken:
+            raise seen.records.broken[name]
+
+
+def _bystanders(
+    wishes: Iterable[str], removed: Sequence[str], seen: Observation
+) -> dict[str, Record]:
+    concerned = {*wishes, *removed}
+    return {name: r for name, r in seen.records.good.items() if name not in concerned}
+
+
+def _kept_interfaces(removed: Sequence[str], seen: Observation) -> dict[str, tuple[Interface, ...]]:
+    """Interfaces in use; of a sandbox with a broken record, those its namespaces were given."""
+    kept = {name: record.interfaces for name, record in seen.records.good.items()}
+    for name in seen.records.broken:
+        if name in seen.made:
+            kept[name] = seen.made[name].interfaces
+    return {name: interfaces for name, interfaces in kept.items() if name not in removed}
+
+
+def _records(
+    paths: Paths,
+    wishes: Mapping[str, Wish],
+    allocated: Mapping[str, Sequence[Interface]],
+    seen: Observation,
+) -> dict[str, Record]:
+    good = seen.records.good
+    fresh = idmap.allocate(seen.ids, [name for name in wishes if name not in good])
+    records = {}
+    for name, wish in wishes.items():
+        old = good.get(name)
+        spec = _spec(wish)
+        cgroups.check(spec.limits, seen.cgroups)
+        records[name] = Record(
+            name=name,
+            phase=PRESENT,
+            wanted=wanted(wish, old),
+            spec=spec,
+            ids=old.ids if old else fresh[name],
+            image=old.image if old and wish.keep_image else _image(paths, spec.image, seen),
+            interfaces=tuple(allocated.get(name, ())),
+        )
+    return records
+
+
+def _image(paths: Paths, name: str, seen: Observation) -> ImageRef:
+    found = seen.images.get(name) or images.lookup(paths, name)
+    return ImageRef(found.name, found.digest, found.root)
+
+
+def _launch(paths: Paths, record: Record, seen: Observation) -> dict[str, Any]:
+    directories = cgroups.directories(paths, record.name, seen.cgroups)
+    return launchfile.content(paths, record, directories)
+
+
+def _target(wish: Wish, record: Record, launch: Mapping[str, Any]) -> Target:
+    namespaces = launchfile.namespace_digest(launch, record)
+    return Target(wish, record, str(launch["digest"]), namespaces)
+
+
+def _published(records: Iterable[Record]) -> tuple[Publication, ...]:
+    return tuple(
+        entry
+        for record in records
+        for entry in network.publications(
+            record.name, record.interfaces, record.spec.published_ports
+        )
+    )

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What every module does around its one call into the engine."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Callable, Dict, Mapping, NoReturn, Protocol
+
+from .errors import HostError, SandlotError
+from .paths import Paths
+
+Json = Dict[str, Any]
+
+
+class Module(Protocol):
+    """The part of AnsibleModule that is used."""
+
+    params: Mapping[str, Any]
+    check_mode: bool
+
+    def exit_json(self, **kwargs: Any) -> NoReturn: ...
+
+    def fail_json(self, msg: str, **kwargs: Any) -> NoReturn: ...
+
+
+Action = Callable[[Module, Paths], Json]
+
+
+def run(module: Module, action: Action, *, root: bool = True) -> NoReturn:
+    """Exit with what ``action`` returns; an explained error is the module's failure.
+
+    ``failed`` in the result maps items to messages: the others went on, the module fails after.
+    """
+    try:
+        if root and os.geteuid() != 0:
+            raise HostError("only root can manage sandboxes", hint="set become: true")
+        result = action(module, Paths.from_environment())
+    except SandlotError as error:
+        module.fail_json(msg=str(error))
+    failed = result.pop("failed", {})
+    if failed:
+        told = "; ".join(f"{name}: {message}" for name, message in sorted(failed.items()))
+        module.fail_json(msg=told, failed_items=failed, **result)
+    module.exit_json(**result)
