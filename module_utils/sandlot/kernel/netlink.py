@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Reads links, IPv4 addresses and routes of a network namespace (rtnetlink(7) dumps). Never writes.
+
+A socket belongs to the network namespace its creator was in, whatever that process joins later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Iterator
+
+from .namespaces import CLONE_NEWNET, setns
+
+NLMSG_ERROR = 2
+NLMSG_DONE = 3
+NLM_F_REQUEST = 0x1
+NLM_F_DUMP = 0x300
+NLM_F_DUMP_INTR = 0x10
+RTM_NEWLINK = 16
+RTM_GETLINK = 18
+RTM_NEWADDR = 20
+RTM_GETADDR = 22
+RTM_NEWROUTE = 24
+RTM_GETROUTE = 26
+IFLA_ADDRESS = 1
+IFLA_IFNAME = 3
+IFLA_MTU = 4
+IFLA_LINK = 5
+IFLA_MASTER = 10
+IFLA_LINKINFO = 18
+IFLA_GROUP = 27
+IFLA_EXT_MASK = 29
+RTEXT_FILTER_SKIP_STATS = 8
+IFLA_INFO_KIND = 1
+IFLA_INFO_SLAVE_DATA = 5
+IFLA_BRPORT_MODE = 4
+IFLA_BRPORT_ISOLATED = 33
+IFA_LOCAL = 2
+RTA_DST = 1
+RTA_OIF = 4
+RTA_GATEWAY = 5
+RTA_TABLE = 15
+RT_TABLE_MAIN = 254
+IFF_UP = 1
+NLA_TYPE_MASK = 0x3FFF
+RECEIVE_SIZE = 1 << 16
+DUMP_ATTEMPTS = 20
+HEADER = struct.Struct("=IHHII")
+LINK = struct.Struct("=BxHiII")
+ADDRESS = struct.Struct("=BBBBi")
+ROUTE = struct.Struct("=BBBBBBBBI")
+ATTRIBUTE = struct.Struct("=HH")
+WORD = struct.Struct("=I")
+
+
+@dataclass(frozen=True)
+class Link:
+    index: int
+    name: str
+    mac: str
+    up: bool
+    mtu: int
+    kind: str = ""
+    master: int = 0
+    peer: int = 0
+    group: int = 0
+    hairpin: bool = False
+    isolated: bool = False
+
+
+@dataclass(frozen=True)
+class Address:
+    index: int
+    address: str
+
+    @property
+    def plain(self) -> str:
+        return self.address.partition("/")[0]
+
+
+@dataclass(frozen=True)
+class Route:
+    """``gateway`` is "" for what is on the link; ``table`` is RT_TABLE_MAIN for ordinary routes."""
+
+    destination: str
+    index: int
+    gateway: str
+    table: int
+
+
+@contextlib.contextmanager
+def entered(path: str) -> Iterator[None]:
+    """Be in the network namespace mounted at ``path``, and leave it again whatever happens."""
+    with opened(path) as target, opened("/proc/thread-self/ns/net") as origin:
+        setns(target, CLONE_NEWNET)
+        try:
+            yield
+        finally:
+            setns(origin, CLONE_NEWNET)
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[int]:
+    """A descriptor of the namespace mounted at ``path``."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def connect() -> socket.socket:
+    """A socket for the dumps below, in the caller's network namespace."""
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+
+
+def links(sock: socket.socket) -> list[Link]:
+    payload = LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + _skip_statistics()
+    return [_link(body) for body in _dump(sock, RTM_GETLINK, RTM_NEWLINK, payload)]
+
+
+def link(sock: socket.socket, name: str) -> Link | None:
+    """The link called ``name``, None when there is none."""
+    try:
+        index = socket.if_nametoindex(name)
+    except OSError:
+        return None
+    payload = LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0) + _skip_statistics()
+    for found in _messages(sock, RTM_GETLINK, NLM_F_REQUEST, payload):
+        return _link(found[2]) if found[0] == RTM_NEWLINK else None
+    return None
+
+
+def addresses(sock: socket.socket) -> list[Address]:
+    payload = ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)
+    return [_address(body) for body in _dump(sock, RTM_GETADDR, RTM_NEWADDR, payload)]
+
+
+def routes(sock: socket.socket) -> list[Route]:
+    payload = ROUTE.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
+    return [_route(body) for body in _dump(sock, RTM_GETROUTE, RTM_NEWROUTE, payload)]
+
+
+def _skip_statistics() -> bytes:
+    return ATTRIBUTE.pack(8, IFLA_EXT_MASK) + WORD.pack(RTEXT_FILTER_SKIP_STATS)
+
+
+def _dump(sock: socket.socket, request: int, reply: int, payload: bytes) -> list[bytes]:
+    """All replies to a dump; asked again when the kernel says the list changed under way."""
+    for _ in range(DUMP_ATTEMPTS):
+        bodies = []
+        interrupted = False
+        for kind, flags, body in _messages(sock, request, NLM_F_REQUEST | NLM_F_DUMP, payload):
+            interrupted = interrupted or bool(flags & NLM_F_DUMP_INTR)
+            if kind == reply:
+                bodies.append(body)
+        if not interrupted:
+            return bodies
+    raise InterruptedError(4, f"netlink dump {request} kept being interrupted by changes")
+
+
+def _messages(
+    sock: socket.socket, request: int, flags: int, payload: bytes
+) -> Iterator[tuple[int, int, bytes]]:
+    """(type, flags, body) of each reply, up to the last one."""
+    sock.send(HEADER.pack(HEADER.size + len(payload), request, flags, 1, 0) + payload)
+    dumping = bool(flags & NLM_F_DUMP)
+    while True:
+        data = sock.recv(RECEIVE_SIZE)
+        offset = 0
+        while offset + HEADER.size <= len(data):
+            length, kind, found, _, _ = HEADER.unpack_from(data, offset)
+            body = data[offset + HEADER.size : offset + length]
+            offset += _aligned(length)
+            if kind == NLMSG_ERROR:
+                _raise(body, request)
+            yield kind, found, body
+            if kind == NLMSG_DONE or not dumping:
+                return
+
+
+def _raise(body: bytes, request: int) -> None:
+    code = -struct.unpack_from("=i", body)[0]
+    raise OSError(code, f"netlink request {request}: {os.strerror(code)}")
+
+
+def _aligned(length: int) -> int:
+    return (length + 3) & ~3
+
+
+def _attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
+    found = {}
+    end = len(data)
+    while offset + ATTRIBUTE.size <= end:
+        length, kind = ATTRIBUTE.unpack_from(data, offset)
+        if length < ATTRIBUTE.size:
+            break
+        found[kind & NLA_TYPE_MASK] = data[offset + ATTRIBUTE.size : offset + length]
+        offset += _aligned(length)
+    return found
+
+
+def _word(attributes: dict[int, bytes], kind: int) -> int:
+    raw = attributes.get(kind)
+    return WORD.unpack(raw)[0] if raw else 0
+
+
+def _link(body: bytes) -> Link:
+    _, _, index, flags, _ = LINK.unpack_from(body)
+    found = _attributes(body, LINK.size)
+    info = _attributes(found.get(IFLA_LINKINFO, b""))
+    master = _word(found, IFLA_MASTER)
+    port = _attributes(info.get(IFLA_INFO_SLAVE_DATA, b"")) if master else {}
+    return Link(
+        index=index,
+        name=found[IFLA_IFNAME].rstrip(b"\0").decode(errors="replace"),
+        mac=found.get(IFLA_ADDRESS, b"").hex(":"),
+        up=bool(flags & IFF_UP),
+        mtu=_word(found, IFLA_MTU),
+        kind=info.get(IFLA_INFO_KIND, b"").rstrip(b"\0").decode(),
+        master=master,
+        peer=_word(found, IFLA_LINK),
+        group=_word(found, IFLA_GROUP),
+        hairpin=port.get(IFLA_BRPORT_MODE) == b"\1",
+        isolated=port.get(IFLA_BRPORT_ISOLATED) == b"\1",
+    )
+
+
+def _address(body: bytes) -> Address:
+    _, prefix, _, _, index = ADDRESS.unpack_from(body)
+    local = _attributes(body, ADDRESS.size)[IFA_LOCAL]
+    return Address(index, f"{socket.inet_ntoa(local)}/{prefix}")
+
+
+def _route(body: bytes) -> Route:
+    prefix, table = body[1], body[4]
+    found = _attributes(body, ROUTE.size)
+    gateway = found.get(RTA_GATEWAY)
+    destination = socket.inet_ntoa(found.get(RTA_DST, bytes(4)))
+    return Route(
+        destination=f"{destination}/{prefix}",
+        index=_word(found, RTA_OIF),
+        gateway=socket.inet_ntoa(gateway) if gateway else "",
+        table=_word(found, RTA_TABLE) or table,
+    )

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Changes to links, addresses and routes: the one place that knows pyroute2 (0.7 to 0.9).
+
+Importing pyroute2 takes a third of a second, so it is imported by the first change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import secrets
+import socket
+from typing import Any, Iterable, Iterator
+
+from ..errors import HostError
+from .model import Interface
+
+_REMEDY = "install the package python3-pyroute2 (or pip install pyroute2) for this Python"
+_shared: list[_Session] = []
+
+
+class _Session:
+    """A connection that is opened when it is first needed."""
+
+    def __init__(self) -> None:
+        self._links: Links | None = None
+
+    def links(self) -> Links:
+        if self._links is None:
+            self._links = Links()
+        return self._links
+
+    def close(self) -> None:
+        if self._links is not None:
+            self._links.close()
+
+
+def require() -> None:
+    """Raise when pyroute2 is missing, without paying for its import."""
+    if importlib.util.find_spec("pyroute2") is None:
+        raise HostError("the Python module pyroute2 was not found", hint=_REMEDY)
+
+
+@contextlib.contextmanager
+def session() -> Iterator[None]:
+    """Operations applied inside share one connection to the kernel."""
+    current = _Session()
+    _shared.append(current)
+    try:
+        yield
+    finally:
+        _shared.remove(current)
+        current.close()
+
+
+@contextlib.contextmanager
+def host() -> Iterator[Links]:
+    """The session's connection, or one of its own. Enter it in the host's network namespace."""
+    if _shared:
+        yield _shared[-1].links()
+        return
+    with opened() as links:
+        yield links
+
+
+@contextlib.contextmanager
+def opened() -> Iterator[Links]:
+    """A connection in the network namespace this thread is in now."""
+    links = Links()
+    try:
+        yield links
+    finally:
+        links.close()
+
+
+class Links:
+    """A netlink connection; it stays in the network namespace it was opened in."""
+
+    def __init__(self) -> None:
+        try:
+            import pyroute2
+        except ImportError as error:
+            raise HostError(f"pyroute2 can't be imported: {error}", hint=_REMEDY) from error
+        self._refused = pyroute2.NetlinkError
+        self._route: Any = pyroute2.IPRoute()
+
+    def close(self) -> None:
+        self._route.close()
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except self._refused as error:
+            raise HostError(f"the kernel refused to {what}: {error}") from error
+
+    def add_bridge(self, name: str, mac: str) -> None:
+        # Multicast snooping would keep timers running and has nothing to snoop on IPv4 only.
+        with self._explained(f"make the bridge {name}"):
+            self._route.link(
+                "add",
+                ifname=name,
+                kind="bridge",
+                address=mac,
+                br_stp_state=0,
+                br_forward_delay=0,
+                br_mcast_snooping=0,
+            )
+
+    def add_veth(
+        self, interface: Interface, mac: str, *, master: int, netns: int, mtu: int | None
+    ) -> None:
+        """A pair with one end in ``netns`` under its final name, which is down yet."""
+        size = {} if mtu is None else {"mtu": mtu}
+        peer = {
+            "ifname": interface.ifname,
+            "address": interface.mac,
+            "net_ns_fd": netns,
+            **size,
+        }
+        with self._explained(f"plug sandbox {interface.sandbox} into network {interface.network}"):
+            self._route.link(
+                "add",
+                ifname=interface.link,
+                kind="veth",
+                address=mac,
+                master=master,
+                state="up",
+                peer=peer,
+                **size,
+            )
+
+    def set_port(self, name: str, *, isolated: bool) -> None:
+        """A port of an isolated network talks to the bridge itself only; of others, also to itself.
+
+        With br_netfilter on, a published port reached from the sandbox that publishes it goes
+        out of the bridge port it came in by, which is what hairpin mode allows.
+        """
+        with self._explained(f"set the bridge port {name}"):
+            self._route.link(
+                "set",
+                index=socket.if_nametoindex(name),
+                kind="bridge_slave",
+                mode=int(not isolated),
+                isolated=int(isolated),
+            )
+
+    def set_link(self, name: str, **changes: Any) -> None:
+        with self._explained(f"set {changes} on {name}"):
+            self._route.link("set", index=socket.if_nametoindex(name), **changes)
+
+    def set_address(self, name: str, address: str, *, instead_of: Iterable[str] = ()) -> None:
+        """Give a link an IPv4 address ("a.b.c.d/p") and take the others from it."""
+        index = socket.if_nametoindex(name)
+        with self._explained(f"give {name} the address {address}"):
+            for old in instead_of:
+                self._address("del", index, old)
+            self._address("replace", index, address)
+
+    def _address(self, command: str, index: int, address: str) -> None:
+        plain, _, prefix = address.partition("/")
+        self._route.addr(command, index=index, address=plain, prefixlen=int(prefix))
+
+    def set_default_route(self, name: str, gateway: str) -> None:
+        with self._explained(f"set the default route via {gateway}"):
+            index = socket.if_nametoindex(name)
+            self._route.route("replace", dst="0.0.0.0/0", gateway=gateway, oif=index)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete links that are there; many cost about as much as one.
+
+        The kernel waits for all processors with each deletion, but once only for a link group.
+        The group is a random one, so that no other link is in it.
+        """
+        group = secrets.randbelow(1 << 30) + (1 << 30)
+        marked = [name for name in names if self._mark(name, group)]
+        if marked:
+            with self._explained(f"delete {', '.join(marked)}"):
+                self._route.link("del", group=group)
+
+    def _mark(self, name: str, group: int) -> bool:
+        try:
+            index = socket.if_nametoindex(name)
+        except OSError:
+            return False
+        try:
+            self._route.link("set", index=index, group=group)
+        except self._refused as error:
+            if error.code == 19:  # ENODEV: went with its network namespace meanwhile
+                return False
+            raise HostError(f"the kernel refused to mark {name}: {error}") from error
+        return True

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The host's side of networks: their bridges, forwarding, and taking all of it away."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Mapping
+
+from .. import store
+from ..errors import HostError, SpecError
+from ..kernel import netlink
+from ..paths import Paths
+from ..plan import Operation
+from . import adapter, declare, nft, overlap, sysctls
+from .model import Network, identity
+from .observe import NetworkState, our_bridges, our_ports, owned
+
+TARGET = "network"
+
+
+def network_operations(
+    paths: Paths, networks: Mapping[str, Network], state: NetworkState
+) -> list[Operation]:
+    """What makes ``networks`` the networks of this host, and removes those not among them."""
+    declare.check_disjoint(networks)
+    overlap.check_subnets(paths, networks, state)
+    stored = declare.load(paths)
+    changes = [
+        *_removals(paths, networks, stored, state),
+        *(op for network in networks.values() for op in _bridge(paths, network, state)),
+    ]
+    if changes:
+        adapter.require()
+    if networks and not state.forwarding.enabled:
+        action = "switch on IPv4 forwarding"
+        changes.insert(0, Operation(TARGET, action, lambda: sysctls.enable_forwarding(paths)))
+    if stored != dict(networks):
+        changes.insert(0, Operation(TARGET, "record the networks", lambda: _save(paths, networks)))
+    return changes
+
+
+def teardown_operations(paths: Paths, state: NetworkState) -> list[Operation]:
+    """Take away every link, table, setting and file of ours; nothing that is not ours."""
+    operations = []
+    links = [*our_ports(paths, state.links), *our_bridges(paths, state.links)]
+    if links:
+        adapter.require()
+        operations.append(
+            Operation(TARGET, f"delete {', '.join(links)}", lambda: _delete(paths, links))
+        )
+    if state.forwarding.prior is not None:
+        summary = "restore IPv4 forwarding"
+        operations.append(Operation(TARGET, summary, lambda: sysctls.restore_forwarding(paths)))
+    if state.tables.applied_text and not state.tables.installed:
+        nft.require(paths, state.tables)
+    if set(state.tables.present) - set(state.tables.foreign):
+        summary = f"delete nftables rules in table {paths.nft_table}"
+        operations.append(Operation(TARGET, summary, lambda: nft.remove(paths)))
+    if os.path.exists(paths.networks_file):
+        operations.append(Operation(TARGET, "forget the networks", lambda: _forget(paths)))
+    return operations
+
+
+def _save(paths: Paths, networks: Mapping[str, Network]) -> None:
+    os.makedirs(paths.state, mode=0o700, exist_ok=True)
+    declare.save(paths, networks)
+
+
+def _forget(paths: Paths) -> None:
+    store.remove(paths.networks_file)
+    store.remove(sysctls.forwarding_file(paths))
+
+
+def _delete(paths: Paths, names: list[str]) -> None:
+    with netlink.connect() as sock:
+        links = {link.name: link for link in netlink.links(sock)}
+    ours = {*our_ports(paths, links), *our_bridges(paths, links)}
+    with adapter.host() as connection:
+        connection.delete(name for name in names if name in ours)
+
+
+def _removals(
+    paths: Paths,
+    networks: Mapping[str, Network],
+    stored: Mapping[str, Network],
+    state: NetworkState,
+) -> list[Operation]:
+    wanted = {network.bridge for network in networks.values()}
+    names = {network.bridge: network.name for network in stored.values()}
+    operations = []
+    for bridge in our_bridges(paths, state.links):
+        if bridge in wanted:
+            continue
+        name = names.get(bridge, bridge)
+        _refuse_used(paths, name, bridge, state)
+        operations.append(_removal(paths, name, bridge))
+    return operations
+
+
+def _removal(paths: Paths, name: str, bridge: str) -> Operation:
+    summary = f"delete bridge {bridge}"
+    return Operation(f"network {name}", summary, lambda: _delete(paths, [bridge]))
+
+
+def _refuse_used(paths: Paths, name: str, bridge: str, state: NetworkState) -> None:
+    ports = state.ports(bridge)
+    if ports:
+        raise SpecError(
+            "networks",
+            name,
+            f"can't be removed: {len(ports)} interface(s) are plugged into it",
+            hint="remove its sandboxes or attach them to another network first",
+        )
+
+
+def _bridge(paths: Paths, network: Network, state: NetworkState) -> list[Operation]:
+    link = owned(paths, state.links, network.bridge, "bridge")
+    where = f"{network.bridge} with {network.gateway_interface}"
+    if link is None:
+        summary = f"create bridge {where}"
+    else:
+        problems = _problems(network, link, state)
+        if not problems:
+            return []
+        summary = f"repair bridge {where} ({', '.join(problems)})"
+    return [Operation(f"network {network.name}", summary, lambda: ensure_bridge(paths, network))]
+
+
+def _problems(network: Network, link: netlink.Link, state: NetworkState) -> list[str]:
+    addresses = state.addresses.get(link.index, ())
+    found = []
+    if addresses != (network.gateway_interface,):
+        found.append(f"addresses {', '.join(addresses) or 'none'}")
+    if not link.up:
+        found.append("down")
+    if network.mtu not in (None, link.mtu):
+        found.append(f"mtu {link.mtu}")
+    found += [f"setting {key}" for key in state.wrong_settings.get(network.bridge, ())]
+    return found
+
+
+def ensure_bridge(paths: Paths, network: Network) -> None:
+    """Make the bridge what it should be, whatever it is now."""
+    with netlink.connect() as sock, adapter.host() as connection:
+        link = netlink.link(sock, network.bridge)
+        if owned(paths, {link.name: link} if link else {}, network.bridge, "bridge") is None:
+            connection.add_bridge(network.bridge, identity(paths, network.bridge))
+            link = netlink.link(sock, network.bridge)
+        if link is None:
+            raise HostError(f"the bridge {network.bridge} went away while it was being set up")
+        # Before it comes up, so that it never speaks IPv6.
+        for key, value in sysctls.wrong_settings(network.bridge).items():
+            sysctls.write(key, value)
+        _set_mtu(connection, network, link)
+        _set_address(sock, connection, network, link)
+        if not link.up:
+            connection.set_link(network.bridge, state="up")
+
+
+def _set_mtu(connection: adapter.Links, network: Network, link: netlink.Link) -> None:
+    if network.mtu not in (None, link.mtu):
+        connection.set_link(network.bridge, mtu=network.mtu)
+
+
+def _set_address(
+    sock: socket.socket, connection: adapter.Links, network: Network, link: netlink.Link
+) -> None:
+    current = [item.address for item in netlink.addresses(sock) if item.index == link.index]
+    if current != [network.gateway_interface]:
+        others = [address for address in current if address != network.gateway_interface]
+        connection.set_address(network.bridge, network.gateway_interface, instead_of=others)

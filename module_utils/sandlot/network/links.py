@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Veth pairs: one end a port of a network's bridge, the other in a sandbox's network namespace."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import Iterable, Mapping, Sequence
+
+from ..errors import HostError
+from ..kernel import netlink
+from ..kernel.namespaces import is_namespace_file
+from ..kernel.netlink import RT_TABLE_MAIN, Link, entered, opened
+from ..paths import Paths
+from ..plan import Operation
+from . import adapter, sysctls
+from .model import MAX_INTERFACES, Interface, Network, identity
+from .observe import NetworkState, is_ours, owned
+
+DEFAULT_ROUTE = "0.0.0.0/0"
+
+
+@dataclass(frozen=True)
+class Inside:
+    """A sandbox's network namespace."""
+
+    links: Mapping[str, Link]
+    addresses: Mapping[int, tuple[str, ...]]
+    default_routes: frozenset[tuple[str, int]]
+
+
+def look_inside(netns: str) -> Inside:
+    with entered(netns), netlink.connect() as sock:
+        links = {link.name: link for link in netlink.links(sock)}
+        addresses: dict[int, tuple[str, ...]] = {}
+        for item in netlink.addresses(sock):
+            addresses[item.index] = (*addresses.get(item.index, ()), item.address)
+        routes = netlink.routes(sock)
+    defaults = frozenset(
+        (route.gateway, route.index)
+        for route in routes
+        if route.destination == DEFAULT_ROUTE and route.table == RT_TABLE_MAIN
+    )
+    return Inside(links, addresses, defaults)
+
+
+def link_operations(
+    paths: Paths, interfaces: Sequence[Interface], netns: str, state: NetworkState
+) -> list[Operation]:
+    """What plugs one sandbox in; [] when the host's links and those inside are right already."""
+    if not interfaces:
+        return []
+    found = [owned(paths, state.links, item.link, "veth") for item in interfaces]
+    # Without all host ends there is no use in looking inside.
+    if all(found) and is_namespace_file(netns):
+        problems = _problems(interfaces, look_inside(netns), state)
+        if not problems:
+            return []
+        summary = f"repair interfaces ({', '.join(problems)})"
+    else:
+        plugs = [f"{item.ifname} {item.ipv4} into {item.network}" for item in interfaces]
+        summary = f"plug {', '.join(plugs)}"
+    adapter.require()
+    networks = {item.network: state.networks[item.network] for item in interfaces}
+    return [
+        Operation(interfaces[0].sandbox, summary, lambda: plug(paths, networks, interfaces, netns))
+    ]
+
+
+def unlink_operations(paths: Paths, sandbox: str, state: NetworkState) -> list[Operation]:
+    """What unplugs one sandbox, found by names derived from its own."""
+    names = _links_of(paths, sandbox, state)
+    if not names:
+        return []
+    adapter.require()
+    summary = f"unplug {', '.join(names)}"
+    return [Operation(sandbox, summary, lambda: _unplug(paths, names))]
+
+
+def unlink_all(paths: Paths, sandboxes: Iterable[str], state: NetworkState) -> list[Operation]:
+    """The same for many sandboxes at once, which takes hardly longer than for one."""
+    names = [name for sandbox in sandboxes for name in _links_of(paths, sandbox, state)]
+    if not names:
+        return []
+    adapter.require()
+    return [
+        Operation("network", f"unplug {len(names)} interface(s)", lambda: _unplug(paths, names))
+    ]
+
+
+def _links_of(paths: Paths, sandbox: str, state: NetworkState) -> list[str]:
+    names = [paths.link(sandbox, f"eth{index}") for index in range(MAX_INTERFACES)]
+    return [name for name in names if owned(paths, state.links, name, "veth")]
+
+
+def _unplug(paths: Paths, names: Sequence[str]) -> None:
+    with netlink.connect() as sock:
+        found = [netlink.link(sock, name) for name in names]
+    ours = [link.name for link in found if link is not None and is_ours(paths, link)]
+    if ours:
+        with adapter.host() as connection:
+            connection.delete(ours)
+
+
+def _problems(interfaces: Sequence[Interface], inside: Inside, state: NetworkState) -> list[str]:
+    found = [] if _is_up(inside, "lo") else ["lo is down"]
+    for item in interfaces:
+        network = state.networks[item.network]
+        bridge = state.links.get(network.bridge)
+        outer = state.links[item.link]
+        inner = inside.links.get(item.ifname)
+        if bridge is None or not _is_port(outer, bridge, network):
+            found.append(f"{item.link} is not a port of its bridge")
+        elif not outer.up:
+            found.append(f"{item.link} is down")
+        elif network.mtu not in (None, outer.mtu):
+            found.append(f"{item.link} has mtu {outer.mtu}")
+        if inner is None or not _is_pair(outer, inner):
+            found.append(f"{item.ifname} is missing")
+        else:
+            found += _inner_problems(item, inner, inside)
+    return [*found, *_route_problems(interfaces[0], inside)]
+
+
+def _is_up(inside: Inside, ifname: str) -> bool:
+    link = inside.links.get(ifname)
+    return link is not None and link.up
+
+
+def _is_port(outer: Link, bridge: Link, network: Network) -> bool:
+    modes = (outer.isolated, outer.hairpin)
+    return outer.master == bridge.index and modes == (network.isolated, not network.isolated)
+
+
+def _is_pair(outer: Link, inner: Link | None) -> bool:
+    return inner is not None and (inner.index, inner.peer) == (outer.peer, outer.index)
+
+
+def _inner_problems(item: Interface, inner: Link, inside: Inside) -> list[str]:
+    found = []
+    if inner.mac != item.mac:
+        found.append(f"{item.ifname} has MAC {inner.mac}")
+    if not inner.up:
+        found.append(f"{item.ifname} is down")
+    addresses = inside.addresses.get(inner.index, ())
+    if addresses != (item.ipv4,):
+        found.append(f"{item.ifname} has {', '.join(addresses) or 'no address'}")
+    return found
+
+
+def _route_problems(first: Interface, inside: Inside) -> list[str]:
+    inner = inside.links.get(first.ifname)
+    wanted = {(first.gateway, inner.index)} if inner else set()
+    return [] if inside.default_routes == wanted else ["default route differs"]
+
+
+def plug(
+    paths: Paths, networks: Mapping[str, Network], interfaces: Sequence[Interface], netns: str
+) -> None:
+    """Make the links of one sandbox right, whatever they are now."""
+    inside = look_inside(netns)
+    with netlink.connect() as sock, adapter.host() as host:
+        for item in interfaces:
+            outer = netlink.link(sock, item.link)
+            owned(paths, {outer.name: outer} if outer else {}, item.link, "veth")
+            if outer is None or not _is_pair(outer, inside.links.get(item.ifname)):
+                _make_pair(paths, host, item, networks[item.network], netns)
+            else:
+                _mend_outer(host, outer, networks[item.network])
+    _settle_inside(interfaces, netns)
+
+
+def _make_pair(
+    paths: Paths, host: adapter.Links, item: Interface, network: Network, netns: str
+) -> None:
+    host.delete([item.link])
+    bridge = _bridge_index(network)
+    _clear_name(item.ifname, netns)
+    with opened(netns) as descriptor:
+        mac = identity(paths, item.link)
+        host.add_veth(item, mac, master=bridge, netns=descriptor, mtu=network.mtu)
+    # The link has no carrier before its other end comes up, so it has not spoken yet.
+    sysctls.silence_ipv6(item.link)
+    host.set_port(item.link, isolated=network.isolated)
+
+
+def _clear_name(ifname: str, netns: str) -> None:
+    """Delete what a killed run may have left inside under that name."""
+    with entered(netns):
+        if any(name == ifname for _, name in socket.if_nameindex()):
+            with adapter.opened() as within:
+                within.delete([ifname])
+
+
+def _mend_outer(host: adapter.Links, outer: Link, network: Network) -> None:
+    host.set_link(outer.name, master=_bridge_index(network), state="up")
+    host.set_port(outer.name, isolated=network.isolated)
+    if network.mtu not in (None, outer.mtu):
+        host.set_link(outer.name, mtu=network.mtu)
+
+
+def _bridge_index(network: Network) -> int:
+    try:
+        return socket.if_nametoindex(network.bridge)
+    except OSError as error:
+        raise HostError(
+            f"the bridge {network.bridge} of network {network.name} is missing",
+            hint="run again: the networks are put right before the sandboxes",
+        ) from error
+
+
+def _settle_inside(interfaces: Sequence[Interface], netns: str) -> None:
+    inside = look_inside(netns)
+    with entered(netns), adapter.opened() as within:
+        if not _is_up(inside, "lo"):
+            within.set_link("lo", state="up")
+        for item in interfaces:
+            inner = inside.links[item.ifname]
+            _mend_inner(within, item, inner, inside.addresses.get(inner.index, ()))
+        first = interfaces[0]
+        wanted = {(first.gateway, inside.links[first.ifname].index)}
+        if inside.default_routes != wanted:
+            within.set_default_route(first.ifname, first.gateway)
+
+
+def _mend_inner(
+    within: adapter.Links, item: Interface, inner: Link, addresses: tuple[str, ...]
+) -> None:
+    if inner.mac != item.mac:
+        within.set_link(item.ifname, address=item.mac)
+    if not inner.up:
+        sysctls.silence_ipv6(item.ifname)
+        within.set_link(item.ifname, state="up")
+    if addresses != (item.ipv4,):
+        others = [address for address in addresses if address != item.ipv4]
+        within.set_address(item.ifname, item.ipv4, instead_of=others)

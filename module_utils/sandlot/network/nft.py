@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Our two nftables tables in the kernel: what is there, and replacing both in one transaction."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+from .. import store
+from ..errors import ForeignError, HostError
+from ..paths import Paths
+from .model import owner_mark
+
+FAMILIES = ("inet", "bridge")
+SEARCH = "/usr/sbin:/sbin:/usr/bin:/bin"
+ELEMENTS = re.compile(r"elements = \{([^}]*)\}")
+
+
+@dataclass(frozen=True)
+class Tables:
+    """``listed`` digests what the kernel holds ("" unless both tables are there);
+    ``applied_text`` and ``applied_listing`` are the digests recorded when we last applied."""
+
+    installed: bool
+    present: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
+    listed: str = ""
+    applied_text: str = ""
+    applied_listing: str = ""
+
+    def hold(self, text: str) -> bool:
+        """Whether the kernel holds exactly the rules that ``text`` makes."""
+        unchanged = bool(self.listed) and self.listed == self.applied_listing
+        return unchanged and self.applied_text == digest(text)
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def observe(paths: Paths) -> Tables:
+    program = _program()
+    if program is None:
+        return Tables(installed=False)
+    listings = {family: _list(program, family, paths.nft_table) for family in FAMILIES}
+    present = {family: text for family, text in listings.items() if text is not None}
+    mark = f"chain {owner_mark(paths)} {{"
+    record = store.read(_record_file(paths)) or {}
+    return Tables(
+        installed=True,
+        present=tuple(present),
+        foreign=tuple(family for family, text in present.items() if mark not in text),
+        listed=_listing_digest(present) if len(present) == len(FAMILIES) else "",
+        applied_text=record.get("text", ""),
+        applied_listing=record.get("listing", ""),
+    )
+
+
+def require(paths: Paths, tables: Tables) -> None:
+    """Raise when our rules can't be put in place."""
+    if not tables.installed:
+        raise HostError("the program nft was not found", hint="install the package nftables")
+    if tables.foreign:
+        raise ForeignError(
+            f"the nftables table {tables.foreign[0]} {paths.nft_table} was not made by sandlot",
+            hint="rename or delete it; sandlot needs that name",
+        )
+
+
+def apply(paths: Paths, text: str) -> None:
+    """Replace both tables and record what the kernel made of them."""
+    require(paths, observe(paths))
+    _transaction(_replacing(paths, text))
+    os.makedirs(paths.run, mode=0o700, exist_ok=True)
+    record = {"text": digest(text), "listing": observe(paths).listed}
+    store.write(_record_file(paths), record, durable=False)
+
+
+def remove(paths: Paths) -> None:
+    """Delete our tables; foreign ones of that name stay."""
+    tables = observe(paths)
+    ours = [family for family in tables.present if family not in tables.foreign]
+    if ours:
+        _transaction("".join(f"delete table {family} {paths.nft_table}\n" for family in ours))
+    store.remove(_record_file(paths))
+
+
+def _record_file(paths: Paths) -> str:
+    # Sandboxes' directories lie beside it; their names never begin with a dot.
+    return f"{paths.run}/.rules.json"
+
+
+def _replacing(paths: Paths, text: str) -> str:
+    """``text`` preceded by what makes it a replacement, whether or not the tables are there."""
+    lines = [
+        f"{verb} table {family} {paths.nft_table}\n"
+        for family in FAMILIES
+        for verb in ("add", "delete")
+    ]
+    return "".join(lines) + text
+
+
+def _program() -> str | None:
+    return shutil.which("nft", path=f"{os.environ.get('PATH', '')}:{SEARCH}")
+
+
+def _list(program: str, family: str, table: str) -> str | None:
+    command = [program, "--stateless", "list", "table", family, table]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout if result.returncode == 0 else None
+
+
+def _listing_digest(listings: dict[str, str]) -> str:
+    """nft prints the elements of a set in an order that is not promised."""
+    return digest("".join(ELEMENTS.sub(_sorted, listings[family]) for family in FAMILIES))
+
+
+def _sorted(match: re.Match[str]) -> str:
+    return ",".join(sorted(element.strip() for element in match[1].split(",")))
+
+
+def _transaction(text: str) -> None:
+    program = _program()
+    if program is None:
+        raise HostError("the program nft was not found", hint="install the package nftables")
+    result = subprocess.run(
+        [program, "-f", "-"], input=text, capture_output=True, text=True, check=False
+    )
+    if result.returncode:
+        raise HostError(
+            f"nft refused the rules: {result.stderr.strip()}",
+            hint="the kernel needs nf_tables with nat, fib and bridge support (Linux 5.2 or newer)",
+        )

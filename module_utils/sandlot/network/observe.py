@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What the host's network is now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Mapping
+
+from ..errors import ForeignError
+from ..kernel import netlink
+from ..kernel.netlink import Link, Route
+from ..paths import Paths
+from . import declare, nft, sysctls
+from .model import DEFAULT_NAME, MAX_INTERFACES, Network, identity
+from .nft import Tables
+from .sysctls import Forwarding
+
+
+@dataclass(frozen=True)
+class NetworkState:
+    """Stored networks and links by name, IPv4 addresses ("a.b.c.d/p") by link index, our rules."""
+
+    paths: Paths
+    networks: Mapping[str, Network]
+    links: Mapping[str, Link]
+    addresses: Mapping[int, tuple[str, ...]]
+    routes: tuple[Route, ...]
+    wrong_settings: Mapping[str, Mapping[str, str]]
+    forwarding: Forwarding
+    tables: Tables
+
+    def ports(self, bridge: str) -> list[str]:
+        """Links that are plugged into a bridge."""
+        found = self.links.get(bridge)
+        index = found.index if found else -1
+        return [name for name, link in self.links.items() if link.master == index]
+
+    def without(self, sandbox: str) -> NetworkState:
+        """The same host without the links of one sandbox, which go with its namespace."""
+        gone = {self.paths.link(sandbox, f"eth{index}") for index in range(MAX_INTERFACES)}
+        links = {name: link for name, link in self.links.items() if name not in gone}
+        return replace(self, links=links)
+
+
+def observe(paths: Paths) -> NetworkState:
+    with netlink.connect() as sock:
+        links = {link.name: link for link in netlink.links(sock)}
+        addresses = netlink.addresses(sock)
+        routes = tuple(netlink.routes(sock))
+    by_index: dict[int, tuple[str, ...]] = {}
+    for item in addresses:
+        by_index[item.index] = (*by_index.get(item.index, ()), item.address)
+    return NetworkState(
+        paths=paths,
+        networks=declare.load_for(paths, [DEFAULT_NAME]),
+        links=links,
+        addresses=by_index,
+        routes=routes,
+        wrong_settings={name: sysctls.wrong_settings(name) for name in our_bridges(paths, links)},
+        forwarding=sysctls.observe_forwarding(paths),
+        tables=nft.observe(paths),
+    )
+
+
+def is_ours(paths: Paths, link: Link) -> bool:
+    """Our links carry a MAC address derived from our root and their name."""
+    return link.mac == identity(paths, link.name)
+
+
+def our_bridges(paths: Paths, links: Mapping[str, Link]) -> list[str]:
+    return _ours(paths, links, "bridge")
+
+
+def our_ports(paths: Paths, links: Mapping[str, Link]) -> list[str]:
+    """Host ends of sandboxes' veth pairs."""
+    return _ours(paths, links, "veth")
+
+
+def _ours(paths: Paths, links: Mapping[str, Link], kind: str) -> list[str]:
+    return [name for name, link in links.items() if link.kind == kind and is_ours(paths, link)]
+
+
+def owned(paths: Paths, links: Mapping[str, Link], name: str, kind: str) -> Link | None:
+    """Our link of that name, None when there is none; ForeignError when it is somebody else's."""
+    link = links.get(name)
+    if link is None or (link.kind == kind and is_ours(paths, link)):
+        return link
+    raise ForeignError(
+        f"the link {name} ({link.kind or 'no'} kind, {link.mac}) was not made by sandlot",
+        hint=f"rename or remove it (ip link show {name}); sandlot needs that name",
+    )

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Refuses a subnet the host already has a use for, before anything is changed."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Iterable, Mapping
+
+from ..errors import SpecError
+from ..paths import Paths
+from .files import host_resolvers
+from .model import Network
+from .observe import NetworkState, our_bridges
+from .ports import management_peers
+
+ANOTHER = "choose another ipv4_subnet for this network in sandbox_networks"
+
+
+def check_subnets(paths: Paths, networks: Mapping[str, Network], state: NetworkState) -> None:
+    """SpecError when a network that is not up yet overlaps something of the host.
+
+    A network that is up is left alone: it works, and what came later must not stop a deploy.
+    """
+    fresh = [network for network in networks.values() if not _is_up(network, state)]
+    if not fresh:
+        return
+    routes = foreign_routes(paths, state)
+    peers = {**_as_networks("the SSH client at", management_peers())}
+    peers.update(_as_networks("the resolver", host_resolvers()))
+    for network in fresh:
+        for what, taken in {**routes, **peers}.items():
+            if network.addresses().overlaps(taken):
+                raise SpecError(
+                    "ipv4_subnet",
+                    network.ipv4_subnet,
+                    f"of network {network.name} overlaps {what} {taken} of this host",
+                    hint=ANOTHER,
+                )
+
+
+def _is_up(network: Network, state: NetworkState) -> bool:
+    link = state.links.get(network.bridge)
+    return link is not None and network.gateway_interface in state.addresses.get(link.index, ())
+
+
+def foreign_routes(paths: Paths, state: NetworkState) -> dict[str, ipaddress.IPv4Network]:
+    """Routes of the host that don't lead to a bridge of ours; the default route is everywhere."""
+    ours = {state.links[name].index for name in our_bridges(paths, state.links)}
+    found = {}
+    for route in state.routes:
+        destination = ipaddress.IPv4Network(route.destination)
+        if route.index not in ours and destination.prefixlen:
+            found[f"the route to {destination}:"] = destination
+    return found
+
+
+def _as_networks(what: str, addresses: Iterable[str]) -> dict[str, ipaddress.IPv4Network]:
+    found = {}
+    for text in addresses:
+        try:
+            address = ipaddress.IPv4Address(text)
+        except ValueError:
+            continue
+        found[f"{what} {address}:"] = ipaddress.IPv4Network(address)
+    return found

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Refuses published ports that something else holds: a sandbox, a listener, the management port."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Iterable, Iterator
+
+from ..errors import SpecError
+from .model import ANY, Publication
+
+SSH_PORT = 22
+TCP_ESTABLISHED = "01"
+LISTENING = {"tcp": "0A", "udp": "07"}
+FREE_IT = "publish another host_port, or stop what holds it"
+
+
+@dataclass(frozen=True)
+class Socket:
+    protocol: str
+    address: str
+    port: int
+    state: str
+    peer: str
+
+
+def check_publications(publications: Iterable[Publication], ours: Iterable[Publication]) -> None:
+    """SpecError("published_ports") for a port that can't be had.
+
+    ``publications`` is all this host is to publish, ``ours`` all it publishes now. What is
+    published already is not checked against listeners again: it works, and a listener that
+    came later must not stop a deploy.
+    """
+    wanted = list(publications)
+    _check_each_other(wanted)
+    published = {str(item) for item in ours}
+    fresh = [item for item in wanted if str(item) not in published]
+    if fresh:
+        _check_host(fresh)
+
+
+def _check_each_other(wanted: list[Publication]) -> None:
+    by_port: dict[tuple[str, int], list[Publication]] = {}
+    for publication in wanted:
+        same = by_port.setdefault((publication.protocol, publication.host_port), [])
+        for other in same:
+            if publication.collides(other):
+                raise SpecError(
+                    "published_ports",
+                    str(publication),
+                    f"of sandbox {publication.sandbox} is published by sandbox {other.sandbox}",
+                    hint="publish another host_port, or bind each to an address of its own",
+                )
+        same.append(publication)
+
+
+def _check_host(publications: list[Publication]) -> None:
+    listeners = [item for item in sockets() if item.state == LISTENING[item.protocol]]
+    management = management_ports(listeners)
+    for publication in publications:
+        if publication.protocol == "tcp" and publication.host_port in management:
+            raise SpecError(
+                "published_ports",
+                str(publication),
+                f"of sandbox {publication.sandbox} is the port this host is managed through",
+                hint="publish another host_port",
+            )
+        for listener in listeners:
+            if _holds(listener, publication):
+                where = f"{listener.address}:{listener.port}/{listener.protocol}"
+                problem = f"of sandbox {publication.sandbox} is taken by a listener on {where}"
+                raise SpecError("published_ports", str(publication), problem, hint=FREE_IT)
+
+
+def _holds(listener: Socket, publication: Publication) -> bool:
+    if (listener.protocol, listener.port) != (publication.protocol, publication.host_port):
+        return False
+    # A socket bound to :: takes IPv4 too unless IPV6_V6ONLY, which /proc does not show.
+    everywhere = (ANY, "::")
+    return publication.host_ip == ANY or listener.address in (*everywhere, publication.host_ip)
+
+
+def management_ports(listeners: Iterable[Socket]) -> set[int]:
+    """The port of the SSH session this runs in, and 22 when something listens there."""
+    ports = {SSH_PORT for item in listeners if item.protocol == "tcp" and item.port == SSH_PORT}
+    session = os.environ.get("SSH_CONNECTION", "").split()
+    if len(session) == 4 and session[3].isdigit():
+        ports.add(int(session[3]))
+    return ports
+
+
+def management_peers() -> set[str]:
+    """Addresses that have a connection to a management port, as far as the host can tell."""
+    session = os.environ.get("SSH_CONNECTION", "").split()
+    peers = {session[0]} if len(session) == 4 else set()
+    found = list(sockets())
+    ports = management_ports(item for item in found if item.state == LISTENING[item.protocol])
+    for item in found:
+        if item.protocol == "tcp" and item.state == TCP_ESTABLISHED and item.port in ports:
+            peers.add(item.peer)
+    return peers
+
+
+def sockets() -> Iterator[Socket]:
+    """Sockets of this network namespace, from /proc/net."""
+    for protocol in LISTENING:
+        for suffix in ("", "6"):
+            yield from _table(protocol, f"/proc/net/{protocol}{suffix}")
+
+
+def _table(protocol: str, path: str) -> Iterator[Socket]:
+    try:
+        with open(path, encoding="ascii") as handle:
+            lines = handle.readlines()[1:]
+    except FileNotFoundError:  # a kernel booted with ipv6.disable=1
+        return
+    for line in lines:
+        local, remote, state = line.split()[1:4]
+        address, _, port = local.partition(":")
+        peer = remote.partition(":")[0]
+        yield Socket(protocol, _address(address), int(port, 16), state, _address(peer))
+
+
+def _address(text: str) -> str:
+    """Words of an address in host byte order, as /proc/net prints them."""
+    words = [int(text[start : start + 8], 16) for start in range(0, len(text), 8)]
+    raw = struct.pack(f"={len(words)}I", *words)
+    if len(raw) == 4:
+        return socket.inet_ntop(socket.AF_INET, raw)
+    if raw.startswith(bytes(10) + b"\xff\xff"):
+        return socket.inet_ntop(socket.AF_INET, raw[12:])
+    return socket.inet_ntop(socket.AF_INET6, raw)

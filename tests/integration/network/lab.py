@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""A host, its LAN and its sandboxes, played by network namespaces.
+
+The machine's own network is never touched: the engine runs in a child process inside the
+namespace that plays the host, with a moved root.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import struct
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sandlot import network
+from sandlot.kernel import netlink
+from sandlot.kernel.namespaces import CLONE_NEWNET, setns
+from sandlot.network.model import Publication
+from sandlot.paths import Paths
+from sandlot.plan import apply_all, descriptions
+from sandlot.spec.values import Attachment
+
+HOST_LAN = "192.0.2.2"
+PEER_LAN = "192.0.2.9"
+# A dropped packet is silence; this is how long we listen to it.
+SILENCE = 0.4
+PATIENCE = 10.0
+
+
+class Failed(Exception):
+    """The function failed in the namespace; the message says how."""
+
+
+def call(netns, function, *arguments):
+    """``function(*arguments)`` run by a child process in a network namespace."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        outcome = _outcome(netns, function, arguments)
+        with os.fdopen(writing, "wb") as pipe:
+            pickle.dump(outcome, pipe)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        data = pipe.read()
+    os.waitpid(pid, 0)
+    value, error = pickle.loads(data)
+    if error is not None:
+        raise error
+    return value
+
+
+def _outcome(netns, function, arguments):
+    try:
+        with netlink.opened(netns) as fd:
+            setns(fd, CLONE_NEWNET)
+        return function(*arguments), None
+    except Exception as error:  # noqa: BLE001 - handed to the parent, which raises it
+        with suppress(Exception):
+            return None, pickle.loads(pickle.dumps(error))
+        return None, Failed(f"{type(error).__name__}: {error}")
+
+
+def make_netns(path):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).touch()
+    subprocess.run(["unshare", f"--net={path}", "true"], check=True)
+
+
+def drop_netns(path):
+    subprocess.run(["umount", path], check=True)
+    os.unlink(path)
+
+
+def ip(netns, *words):
+    run(netns, "ip", *words)
+
+
+def run(netns, *command, text=None, check=True):
+    def in_child():
+        return subprocess.run(
+            command, input=text, capture_output=True, text=True, check=False
+        )  # fmt: skip
+
+    result = call(netns, in_child)
+    if check and result.returncode:
+        raise Failed(f"{command}: {result.stderr}")
+    return result.stdout
+
+
+@dataclass
+class Lab:
+    """The host under test; ``sandboxes`` maps names to their interfaces."""
+
+    directory: Path
+    networks: list = field(default_factory=lambda: [{"name": "default"}])
+    sandboxes: dict = field(default_factory=dict)
+    ports: list = field(default_factory=list)
+    servers: list = field(default_factory=list)
+
+    def __post_init__(self):
+        self.paths = Paths(str(self.directory / "root"))
+        self.host = str(self.directory / "host")
+        self.peer = str(self.directory / "peer")
+        self.namespaces = []
+        for path in (self.host, self.peer):
+            self._make(path)
+        # On a new host these are 0; what forwards is to be shown by the engine.
+        ip(self.host, "link", "set", "lo", "up")
+        ip(self.peer, "link", "set", "lo", "up")
+        pair = ("link", "add", "lan0", "type", "veth", "peer", "name", "lan0", "netns", self.peer)
+        ip(self.host, *pair)
+        for netns, address in ((self.host, HOST_LAN), (self.peer, PEER_LAN)):
+            ip(netns, "address", "add", f"{address}/24", "dev", "lan0")
+            ip(netns, "link", "set", "lan0", "up")
+
+    def _make(self, path):
+        make_netns(path)
+        self.namespaces.append(path)
+
+    def close(self):
+        for pid in self.servers:
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+        for path in self.namespaces:
+            drop_netns(path)
+
+    def pin(self, sandbox):
+        return self.paths.sandbox(sandbox).pin("net")
+
+    def add(self, *names, network_name="default"):
+        wanted = {name: [Attachment(network_name)] for name in names}
+        known = network.normalise(self.paths, self.networks)
+        self.sandboxes.update(network.allocate(self.paths, known, wanted, self.sandboxes))
+        for name in names:
+            self._make(self.pin(name))
+
+    def address(self, sandbox):
+        return self.sandboxes[sandbox][0].address
+
+    def publish(self, sandbox, host_port, port, host_ip="0.0.0.0", protocol="tcp"):
+        self.ports.append(
+            Publication(sandbox, host_ip, host_port, protocol, self.address(sandbox), port)
+        )
+
+    def operations(self):
+        known = network.normalise(self.paths, self.networks)
+        state = network.observe(self.paths)
+        interfaces = [item for items in self.sandboxes.values() for item in items]
+        found = network.rules_operations(self.paths, known, interfaces, self.ports, state)
+        found += network.network_operations(self.paths, known, state)
+        for name, items in self.sandboxes.items():
+            found += network.link_operations(self.paths, items, self.pin(name), state)
+        return found
+
+    def plan(self):
+        """What a run would do now."""
+        return call(self.host, lambda: descriptions(self.operations()))
+
+    def converge(self):
+        def apply():
+            operations = self.operations()
+            with network.session():
+                apply_all(operations)
+            return descriptions(operations)
+
+        return call(self.host, apply)
+
+    def teardown(self):
+        def apply():
+            operations = network.teardown_operations(self.paths, network.observe(self.paths))
+            with network.session():
+                apply_all(operations)
+            return descriptions(operations)
+
+        return call(self.host, apply)
+
+    def serve(self, netns, port, protocol="tcp", address="0.0.0.0"):
+        """Answer each connection or datagram with the client's address."""
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(reading)
+            with netlink.opened(netns) as fd:
+                setns(fd, CLONE_NEWNET)
+            kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+            with socket.socket(socket.AF_INET, kind) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind((address, port))
+                _answer(sock, writing)
+        os.close(writing)
+        os.read(reading, 1)
+        os.close(reading)
+        self.servers.append(pid)
+
+    def fingerprint(self):
+        """Everything of the host's network that a teardown has to leave as it was."""
+        commands = (
+            ("ip", "-details", "link"),
+            ("ip", "address"),
+            ("ip", "route", "show", "table", "all"),
+            ("nft", "list", "ruleset"),
+            ("sysctl", "-a", "--pattern", r"^net\.(ipv4|ipv6)\.(ip_forward|conf)"),
+        )
+        text = "".join(run(self.host, *command) for command in commands)
+        volatile = ("_lft", "mtu_expires")
+        return [line for line in text.splitlines() if not any(word in line for word in volatile)]
+
+
+def _answer(sock, ready):
+    stream = sock.type == socket.SOCK_STREAM
+    if stream:
+        sock.listen()
+    os.close(ready)
+    while True:
+        if stream:
+            connection, client = sock.accept()
+            with connection:
+                connection.sendall(client[0].encode())
+        else:
+            _, client = sock.recvfrom(2048)
+            sock.sendto(client[0].encode(), client)
+
+
+def ask(netns, address, port, protocol="tcp"):
+    """Which client address the server at the other end sees; None when nothing answers."""
+
+    def connect():
+        kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+        with socket.socket(socket.AF_INET, kind) as sock:
+            sock.settimeout(SILENCE)
+            try:
+                sock.connect((address, port))
+                if protocol == "udp":
+                    sock.send(b"?")
+                return sock.recv(64).decode()
+            except (TimeoutError, ConnectionError, OSError):
+                return None
+
+    return call(netns, connect)
+
+
+def pings(netns, address):
+    result = run(netns, "ping", "-c", "1", "-W", "1", address, check=False)
+    return " 1 received" in result or "1 packets received" in result
+
+
+def frames(netns, device, send, accept):
+    """Whether, after ``send()``, a frame for which ``accept`` is true comes out of ``device``."""
+
+    def listen():
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as sock:
+            sock.bind((device, 0))
+            send()
+            deadline = time.monotonic() + SILENCE
+            while (left := deadline - time.monotonic()) > 0:
+                sock.settimeout(left)
+                try:
+                    if accept(sock.recv(4096)):
+                        return True
+                except TimeoutError:
+                    return False
+                except OSError:
+                    return False
+            return False
+
+    return call(netns, listen)
+
+
+def inject(netns, device, frame):
+    def send():
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+            sock.bind((device, 0))
+            sock.send(frame)
+
+    return call(netns, send)
+
+
+def raw(mac):
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+def ethernet(destination, source, kind, payload):
+    return raw(destination) + raw(source) + struct.pack("!H", kind) + payload
+
+
+def arp_reply(source_mac, source, target_mac, target):
+    head = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 2)
+    return (
+        head
+        + raw(source_mac)
+        + socket.inet_aton(source)
+        + raw(target_mac)
+        + socket.inet_aton(target)
+    )
+
+
+def udp(source, destination, port, payload=b"spoof", sport=4000):
+    datagram = struct.pack("!HHHH", sport, port, 8 + len(payload), 0) + payload
+    head = struct.pack(
+        "!BBHHHBBH4s4s",
+        0x45,
+        0,
+        20 + len(datagram),
+        0,
+        0,
+        64,
+        17,
+        0,
+        socket.inet_aton(source),
+        socket.inet_aton(destination),
+    )
+    return head[:10] + struct.pack("!H", _checksum(head)) + head[12:] + datagram
+
+
+def _checksum(data):
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
