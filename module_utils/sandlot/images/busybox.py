@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Source "busybox": a root file system around the distribution's static busybox."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import struct
+import subprocess
+from dataclasses import dataclass
+
+from ..errors import HostError
+from .model import ImageSpec
+
+# Part of the digest: raise it when the tree that is made of one binary changes.
+LAYOUT = "1"
+CANDIDATES = ("/bin/busybox", "/usr/bin/busybox")
+_PT_INTERP = 3
+
+_DIRECTORIES = {
+    "bin": 0o755,
+    "dev": 0o755,
+    "etc": 0o755,
+    "home": 0o755,
+    "proc": 0o755,
+    "root": 0o700,
+    "run": 0o755,
+    "sys": 0o755,
+    "tmp": 0o1777,
+    "usr": 0o755,
+    "var": 0o755,
+    "var/log": 0o755,
+    "var/tmp": 0o1777,
+    "var/www": 0o755,
+}
+_LINKS = {"sbin": "bin", "usr/bin": "../bin", "usr/sbin": "../bin", "var/run": "../run"}
+_FILES = {
+    "etc/passwd": (
+        "root:x:0:0:root:/root:/bin/sh\n"
+        "www-data:x:33:33:www-data:/var/www:/bin/false\n"
+        "nobody:x:65534:65534:nobody:/:/bin/false\n"
+    ),
+    "etc/group": "root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n",
+    "etc/shells": "/bin/sh\n/bin/ash\n",
+}
+
+
+@dataclass(frozen=True)
+class Binary:
+    path: str
+    content: bytes
+
+    @property
+    def digest(self) -> str:
+        layout = f"busybox layout {LAYOUT}\n".encode()
+        return hashlib.sha256(layout + self.content).hexdigest()
+
+
+def digest(spec: ImageSpec) -> str | None:
+    """None when this host has no static busybox; an image made earlier stays then."""
+    binary = find()
+    return binary.digest if binary else None
+
+
+def build(spec: ImageSpec, root: str) -> list[str]:
+    binary = find()
+    if binary is None:
+        raise HostError(
+            f"image {spec.name!r}: this host has no statically linked busybox",
+            hint="install it (Debian: apt install busybox-static)",
+        )
+    for name, mode in _DIRECTORIES.items():
+        os.mkdir(f"{root}/{name}")
+        os.chmod(f"{root}/{name}", mode)
+    for name, target in _LINKS.items():
+        os.symlink(target, f"{root}/{name}")
+    for name, text in _FILES.items():
+        _write(f"{root}/{name}", text.encode(), mode=0o644)
+    _write(f"{root}/bin/busybox", binary.content, mode=0o755)
+    for applet in _applets(f"{root}/bin/busybox"):
+        os.symlink("busybox", f"{root}/bin/{applet}")
+    return []
+
+
+def find() -> Binary | None:
+    """The first static busybox of this host."""
+    on_path = shutil.which("busybox")
+    for path in dict.fromkeys((*CANDIDATES, on_path)):
+        content = _read(path) if path else None
+        if path and content and is_static(content):
+            return Binary(path, content)
+    return None
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as handle:
+            return handle.read()
+    except FileNotFoundError:
+        return None
+
+
+def is_static(content: bytes) -> bool:
+    """Whether this is an ELF program that asks for no interpreter (the dynamic linker)."""
+    if content[:4] != b"\x7fELF" or len(content) < 64:
+        return False
+    order = "<" if content[5] == 1 else ">"
+    if content[4] == 2:
+        (offset,) = struct.unpack_from(f"{order}Q", content, 32)
+        size, count = struct.unpack_from(f"{order}HH", content, 54)
+    else:
+        (offset,) = struct.unpack_from(f"{order}I", content, 28)
+        size, count = struct.unpack_from(f"{order}HH", content, 42)
+    if not count or offset + size * count > len(content):
+        return False
+    types = (struct.unpack_from(f"{order}I", content, offset + size * n)[0] for n in range(count))
+    return _PT_INTERP not in types
+
+
+def _applets(binary: str) -> list[str]:
+    output = subprocess.run([binary, "--list"], capture_output=True, check=False, env={})
+    names = output.stdout.decode("ascii", "replace").split()
+    if output.returncode or "sh" not in names:
+        raise HostError(
+            f"{binary} --list ended with status {output.returncode} and named no shell",
+            hint="install a busybox with applets (Debian: apt install busybox-static)",
+        )
+    return [name for name in names if name != "busybox" and "/" not in name]
+
+
+def _write(path: str, content: bytes, *, mode: int) -> None:
+    with open(path, "xb") as handle:
+        handle.write(content)
+        os.fchmod(handle.fileno(), mode)

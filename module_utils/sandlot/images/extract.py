@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Extracts an archive in a confined child whose root directory is the destination."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import locale
+import lzma
+import os
+import resource
+import signal
+import sys
+import zlib
+from typing import Any, BinaryIO, NoReturn, cast
+
+from ..kernel.confine import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, prctl, set_capabilities
+from .tarstream import ArchiveError, Stream, TarStream
+from .unpack import Bounds, Unpacker
+
+# CHOWN, DAC_OVERRIDE, FOWNER, FSETID: what placing files with any owner and mode takes.
+_CAPABILITIES = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4
+_MEMORY = 2 << 30
+_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_MAGIC_LENGTH = 6
+
+
+def extract(fd: int, destination: str, bounds: Bounds) -> list[str]:
+    """Unpack the archive read from ``fd`` into an empty directory; returns warnings."""
+    report, reporter = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _child(fd, destination, bounds, reporter)
+    os.close(reporter)
+    with open(report, "rb") as handle:
+        text = handle.read()
+    _, status = os.waitpid(child, 0)
+    if not text:
+        raise ArchiveError(f"the extracting process {_ending(status)}")
+    outcome = json.loads(text)
+    if outcome["error"]:
+        raise ArchiveError(outcome["error"], hint=outcome["hint"])
+    return list(outcome["warnings"])
+
+
+def _ending(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    return f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+
+
+def _child(fd: int, destination: str, bounds: Bounds, reporter: int) -> NoReturn:
+    status = 1
+    try:
+        parent = os.getppid()
+        _confine(fd, destination, reporter)
+        # The parent may have died before it could take this child along.
+        if os.getppid() == parent:
+            data = json.dumps(_outcome(fd, bounds)).encode()
+            while data:
+                data = data[os.write(reporter, data) :]
+            status = 0
+    finally:
+        os._exit(status)
+
+
+def _confine(fd: int, destination: str, reporter: int) -> None:
+    # In a locale other than C, the text of an error is looked up in files, below the new root.
+    locale.setlocale(locale.LC_ALL, "C")
+    # Nothing may be imported from the image: what is needed has been imported by now.
+    sys.meta_path.clear()
+    low, high = sorted((fd, reporter))
+    os.chroot(destination)
+    os.chdir("/")
+    os.umask(0)
+    os.closerange(0, low)
+    os.closerange(low + 1, high)
+    os.closerange(high + 1, os.sysconf("SC_OPEN_MAX"))
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    set_capabilities(_CAPABILITIES, _CAPABILITIES, 0)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _outcome(fd: int, bounds: Bounds) -> dict[str, Any]:
+    error, hint, warnings = "", "", []
+    try:
+        with open(fd, "rb", closefd=False) as raw:
+            warnings = Unpacker(TarStream(open_archive(raw)), bounds).run()
+    except ArchiveError as problem:
+        error, hint = problem.message, problem.hint
+    except _DAMAGED as problem:
+        error = f"the archive is truncated or corrupt: {problem}"
+        hint = "make or fetch the archive again, and update its checksum"
+    except MemoryError:
+        error = f"unpacking the archive takes more than {_MEMORY} bytes of memory"
+    except OSError as problem:
+        error = f"unpacking the archive failed: {problem.strerror or problem}"
+    return {"error": error, "hint": hint, "warnings": warnings}
+
+
+def open_archive(raw: BinaryIO) -> Stream:
+    """The uncompressed stream, by what the data begins with."""
+    magic = raw.read(_MAGIC_LENGTH)
+    raw.seek(0)
+    if magic.startswith(b"\x1f\x8b"):
+        return cast(Stream, gzip.GzipFile(fileobj=raw))
+    if magic.startswith(b"BZh"):
+        return bz2.BZ2File(raw)
+    if magic.startswith(b"\xfd7zXZ\0"):
+        return lzma.LZMAFile(raw)
+    _check_plain(raw, magic)
+    return raw
+
+
+def _check_plain(raw: BinaryIO, magic: bytes) -> None:
+    hint = "use a tar archive, plain or compressed with gzip, xz or bzip2"
+    if not magic:
+        raise ArchiveError("the archive is empty", hint=hint)
+    if magic.startswith(_ZSTD):
+        raise ArchiveError("the archive is compressed with zstd", hint=hint)
+    header = raw.read(512)
+    raw.seek(0)
+    if looks_like_html(header):
+        raise ArchiveError("it is an HTML page and no archive", hint="check the URL")
+    # v7 archives have no magic, but zeros around their short texts.
+    if header[257:262] != b"ustar" and header[257:512].strip(b"\0"):
+        raise ArchiveError("it is not a tar archive", hint=hint)
+
+
+def looks_like_html(data: bytes) -> bool:
+    return data.lstrip()[:1] == b"<"

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Copies of an image with owners moved into a sandbox's range, for hosts whose kernel or file
+system can't map ids on a mount."""
+
+from __future__ import annotations
+
+import functools
+import os
+import stat
+from contextlib import ExitStack
+from typing import Dict, Tuple
+
+from ..errors import SandlotError
+from ..idmap import IdRange
+from ..paths import Paths
+from ..plan import Operation
+from .model import Image
+from .store import install, private_directory, temporary, tree
+
+_CHUNK = 1 << 24
+_Copied = Dict[Tuple[int, int], str]
+
+
+def shifted(paths: Paths, image: Image, ids: IdRange) -> str:
+    """Where the copy for this range is, or would be."""
+    return f"{tree(paths, image.digest)}/shifted-{ids.start}"
+
+
+def shift_operations(paths: Paths, image: Image, ids: IdRange) -> list[Operation]:
+    destination = shifted(paths, image, ids)
+    if os.path.isdir(destination):
+        return []
+    summary = f"copy with owners moved to {ids.start}"
+    action = functools.partial(_shift, paths, image, ids)
+    return [Operation(f"image {image.name}", summary, action)]
+
+
+def _shift(paths: Paths, image: Image, ids: IdRange) -> None:
+    destination = shifted(paths, image, ids)
+    try:
+        private_directory(paths.images)
+        with temporary(paths, f"{image.digest}-{ids.start}") as directory:
+            _copy_tree(image.root, f"{directory}/root", ids)
+            if not os.path.isdir(destination):
+                install(paths, f"{directory}/root", destination)
+    except OSError as error:
+        raise SandlotError(
+            f"image {image.name!r} can't be copied for the ids {ids.start}: {error}",
+            hint=f"see to space and rights in {paths.images}, then run again",
+        ) from error
+
+
+def _copy_tree(source: str, destination: str, ids: IdRange) -> None:
+    copied: _Copied = {}
+    os.mkdir(destination)
+    for here, directories, files, fd in os.fwalk(source, topdown=True):
+        relative = os.path.relpath(here, source)
+        with ExitStack() as stack:
+            target = os.open(f"{destination}/{relative}", os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, target)
+            for name in [*directories, *files]:
+                _copy_entry(fd, target, name, f"{destination}/{relative}/{name}", ids, copied)
+    # Times last: filling a directory changes its own.
+    for here, _, _, fd in os.fwalk(source, topdown=False):
+        _directory_attributes(fd, f"{destination}/{os.path.relpath(here, source)}", ids)
+
+
+def _copy_entry(
+    source: int, target: int, name: str, path: str, ids: IdRange, copied: _Copied
+) -> None:
+    status = os.stat(name, dir_fd=source, follow_symlinks=False)
+    if stat.S_ISDIR(status.st_mode):
+        os.mkdir(name, 0o700, dir_fd=target)
+        return
+    identity = (status.st_dev, status.st_ino)
+    if identity in copied:
+        os.link(copied[identity], name, dst_dir_fd=target, follow_symlinks=False)
+        return
+    if stat.S_ISLNK(status.st_mode):
+        os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
+    elif stat.S_ISREG(status.st_mode):
+        _copy_file(source, target, name)
+    else:
+        raise SandlotError(f"{path} is neither file, directory nor link", hint="make it again")
+    _attributes(name, target, status, ids)
+    if status.st_nlink > 1:
+        copied[identity] = path
+
+
+def _copy_file(source: int, target: int, name: str) -> None:
+    reading = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with ExitStack() as stack:
+        stack.callback(os.close, reading)
+        writing = os.open(name, flags, 0o600, dir_fd=target)
+        stack.callback(os.close, writing)
+        while os.sendfile(writing, reading, None, _CHUNK):
+            pass
+
+
+def _attributes(name: str, target: int, status: os.stat_result, ids: IdRange) -> None:
+    uid, gid = _moved(status, ids)
+    os.chown(name, uid, gid, dir_fd=target, follow_symlinks=False)
+    if not stat.S_ISLNK(status.st_mode):
+        # After chown, which clears the setuid bit. The name was made here and is no link.
+        os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=target)
+    times = (status.st_atime_ns, status.st_mtime_ns)
+    os.utime(name, ns=times, dir_fd=target, follow_symlinks=False)
+
+
+def _directory_attributes(source: int, path: str, ids: IdRange) -> None:
+    status = os.fstat(source)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchown(fd, *_moved(status, ids))
+        os.fchmod(fd, stat.S_IMODE(status.st_mode))
+        os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+    finally:
+        os.close(fd)
+
+
+def _moved(status: os.stat_result, ids: IdRange) -> tuple[int, int]:
+    for value in (status.st_uid, status.st_gid):
+        if value >= ids.size:
+            problem = f"a file of the image belongs to {value}, beyond the {ids.size} ids"
+            raise SandlotError(problem, hint="remove the image and make it again")
+    return ids.start + status.st_uid, ids.start + status.st_gid

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Reads tar streams (v7, ustar, GNU, pax) that may be hostile, in bounded memory and time.
+
+Debian 12's tarfile module has no extraction filters, reads names of any length into memory and
+has known loops on crafted headers. Names are bytes here, as the kernel takes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Iterator, Mapping, Protocol
+
+from ..errors import SandlotError
+
+BLOCK = 512
+CHUNK = 1 << 20
+MAX_EXTENSION = 1 << 20
+MAX_EXTENSIONS_IN_A_ROW = 8
+
+FILE = "file"
+HARD_LINK = "hard link"
+SYMLINK = "symbolic link"
+CHARACTER = "character device"
+BLOCK_DEVICE = "block device"
+DIRECTORY = "directory"
+FIFO = "FIFO"
+_KINDS = {
+    b"0": FILE,
+    b"\0": FILE,
+    b"7": FILE,
+    b"1": HARD_LINK,
+    b"2": SYMLINK,
+    b"3": CHARACTER,
+    b"4": BLOCK_DEVICE,
+    b"5": DIRECTORY,
+    b"6": FIFO,
+}
+_TRUNCATED = "the archive is truncated"
+_CORRUPT = "the archive is corrupt"
+_FETCH_AGAIN = "make or fetch the archive again, and update its checksum"
+
+
+class ArchiveError(SandlotError):
+    """An archive that is damaged, or has a member that must not be extracted."""
+
+
+class Stream(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Member:
+    name: bytes
+    kind: str
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime: float
+    link: bytes
+
+    def __str__(self) -> str:
+        return shown(self.name)
+
+
+def shown(name: bytes) -> str:
+    text = name.decode("utf-8", "backslashreplace")
+    return repr(text if len(text) <= 200 else f"{text[:200]}...")
+
+
+class TarStream:
+    """Iterates over members; the data of a file can be read until the next member is asked for."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._left = 0
+        self._padding = 0
+        self._globals: dict[str, bytes] = {}
+
+    def __iter__(self) -> Iterator[Member]:
+        while True:
+            member = self._next()
+            if member is None:
+                return
+            self._left = member.size
+            self._padding = -member.size % BLOCK
+            yield member
+
+    def data(self) -> Iterator[bytes]:
+        """What is left of the current member's data."""
+        while self._left:
+            chunk = self._exactly(min(self._left, CHUNK))
+            self._left -= len(chunk)
+            yield chunk
+
+    def _next(self) -> Member | None:
+        for _ in self.data():
+            pass
+        self._exactly(self._padding)
+        self._padding = 0
+        extended: dict[str, bytes] = {}
+        for _ in range(MAX_EXTENSIONS_IN_A_ROW):
+            header = self._exactly(BLOCK)
+            if not any(header):
+                return None
+            _check_sum(header)
+            if header[156:157] not in (b"L", b"K", b"x", b"X", b"g", b"V"):
+                return _member(header, {**self._globals, **extended})
+            self._extension(header, extended)
+        raise ArchiveError(f"{_CORRUPT}: endless extension headers", hint=_FETCH_AGAIN)
+
+    def _extension(self, header: bytes, extended: dict[str, bytes]) -> None:
+        """A header that describes the next member, or all that follow."""
+        size = _number(header[124:136])
+        if not 0 <= size <= MAX_EXTENSION:
+            raise ArchiveError(f"{_CORRUPT}: an extension header of {size} bytes")
+        data = self._exactly(size)
+        self._exactly(-size % BLOCK)
+        kind = header[156:157]
+        if kind == b"L":
+            extended["path"] = _text(data)
+        elif kind == b"K":
+            extended["linkpath"] = _text(data)
+        elif kind == b"g":
+            self._globals.update(_pax(data))
+        elif kind in (b"x", b"X"):
+            extended.update(_pax(data))
+
+    def _exactly(self, size: int) -> bytes:
+        parts = []
+        while size:
+            part = self._stream.read(size)
+            if not part:
+                raise ArchiveError(_TRUNCATED, hint=_FETCH_AGAIN)
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+
+def _check_sum(header: bytes) -> None:
+    blank = header[:148] + b" " * 8 + header[156:]
+    unsigned = sum(blank)
+    # Some old tars summed signed characters.
+    signed = unsigned - 256 * sum(byte > 127 for byte in blank)
+    if _number(header[148:156]) not in (unsigned, signed):
+        raise ArchiveError(f"{_CORRUPT}: a header's checksum is wrong", hint=_FETCH_AGAIN)
+
+
+def _member(header: bytes, extended: Mapping[str, bytes]) -> Member:
+    name = extended.get("path") or _header_name(header)
+    kind = _kind(header, name, extended)
+    member = Member(
+        name=name,
+        kind=kind,
+        mode=_number(header[100:108]) & 0o7777,
+        uid=_extended_number(extended, "uid", header[108:116]),
+        gid=_extended_number(extended, "gid", header[116:124]),
+        size=_extended_number(extended, "size", header[124:136]) if kind == FILE else 0,
+        mtime=_time(extended, header[136:148]),
+        link=extended.get("linkpath") or _text(header[157:257]),
+    )
+    if member.size < 0:
+        raise ArchiveError(f"{_CORRUPT}: member {member} has a negative size")
+    return member
+
+
+def _header_name(header: bytes) -> bytes:
+    name, prefix = _text(header[0:100]), _text(header[345:500])
+    # GNU's magic is "ustar " and keeps other things where ustar has the prefix.
+    is_ustar = header[257:263] == b"ustar\0"
+    return prefix + b"/" + name if is_ustar and prefix else name
+
+
+def _kind(header: bytes, name: bytes, extended: Mapping[str, bytes]) -> str:
+    flag = header[156:157]
+    if flag == b"S" or any(key.startswith("GNU.sparse.") for key in extended):
+        raise ArchiveError(
+            f"member {shown(name)} is stored as a sparse file",
+            hint="make the archive without --sparse",
+        )
+    if flag not in _KINDS:
+        kind = flag.decode("latin-1")
+        raise ArchiveError(f"member {shown(name)} has a type that is not supported: {kind!r}")
+    kind = _KINDS[flag]
+    return DIRECTORY if kind == FILE and name.endswith(b"/") else kind
+
+
+def _text(field: bytes) -> bytes:
+    return field.split(b"\0", 1)[0]
+
+
+def _number(field: bytes) -> int:
+    """Octal digits, or GNU's base 256 when the first bit is set."""
+    if field[0] & 0x80:
+        negative = field[0] == 0xFF
+        value = int.from_bytes(field, "big", signed=negative)
+        return value if negative else value & ~(0x80 << 8 * (len(field) - 1))
+    digits = _text(field).strip(b" ")
+    if digits.strip(b"01234567"):
+        raise ArchiveError(f"{_CORRUPT}: a header holds {digits!r} where a number belongs")
+    return int(digits or b"0", 8)
+
+
+def _extended_number(extended: Mapping[str, bytes], key: str, field: bytes) -> int:
+    text = extended.get(key)
+    if text is None:
+        return _number(field)
+    if not text.isdigit() or len(text) > 20:
+        raise ArchiveError(f"{_CORRUPT}: a header holds {text[:40]!r} as {key}")
+    return int(text)
+
+
+def _time(extended: Mapping[str, bytes], field: bytes) -> float:
+    try:
+        return float(extended["mtime"][:40]) if "mtime" in extended else float(_number(field))
+    except ValueError as error:
+        raise ArchiveError(f"{_CORRUPT}: {error}") from error
+
+
+def _pax(data: bytes) -> dict[str, bytes]:
+    """Records "LENGTH KEY=VALUE\\n", the length counting itself."""
+    found: dict[str, bytes] = {}
+    position = 0
+    while position < len(data):
+        digits = data[position : position + 8].split(b" ", 1)[0]
+        length = int(digits) if digits.isdigit() else 0
+        record = data[position : position + length]
+        key, equals, value = record[len(digits) + 1 : -1].partition(b"=")
+        if not equals or len(record) != length or record[-1:] != b"\n":
+            raise ArchiveError(f"{_CORRUPT}: a pax header is malformed", hint=_FETCH_AGAIN)
+        found[key.decode("utf-8", "replace")] = value
+        position += length
+    return found

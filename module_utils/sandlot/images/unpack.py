@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Places the members of an archive below the current root directory.
+
+Runs in a process whose root is the destination: whatever links the archive holds, no path can
+leave it. What is refused here is refused for what it would mean to a sandbox or to its host.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+
+from .tarstream import (
+    BLOCK_DEVICE,
+    CHARACTER,
+    DIRECTORY,
+    FIFO,
+    FILE,
+    HARD_LINK,
+    SYMLINK,
+    ArchiveError,
+    Member,
+    TarStream,
+    shown,
+)
+
+MAX_ID = 65535
+MAX_WARNINGS = 20
+_LAST_TIME = 2**33
+# Directories a sandbox gets mounts in; the builder must find no link there.
+MOUNTPOINTS = {"dev": 0o755, "proc": 0o755, "sys": 0o755, "etc": 0o755, "run": 0o755, "tmp": 0o1777}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    max_size: int
+    max_files: int
+
+
+class Unpacker:
+    def __init__(self, archive: TarStream, bounds: Bounds) -> None:
+        self._archive = archive
+        self._bounds = bounds
+        self._size = 0
+        self._count = 0
+        self._dropped: set[bytes] = set()
+        self._directories: dict[bytes, Member] = {}
+
+    def run(self) -> list[str]:
+        """Extract everything; returns warnings about what was left out."""
+        for member in self._archive:
+            self._check_bounds(member)
+            try:
+                self._place(member, _relative(member, member.name))
+            except OSError as error:
+                raise ArchiveError(f"member {member}: {error.strerror}") from error
+        if not self._count:
+            raise ArchiveError("the archive has no members", hint="make the archive again")
+        self._finish_directories()
+        _check_mountpoints()
+        return self._warnings()
+
+    def _check_bounds(self, member: Member) -> None:
+        self._count += 1
+        self._size += member.size
+        if self._size > self._bounds.max_size:
+            hint = "raise max_size if that much is right"
+            raise ArchiveError(f"it unpacks to more than {self._bounds.max_size} bytes", hint=hint)
+        if self._count > self._bounds.max_files:
+            hint = "raise max_files if that many are right"
+            raise ArchiveError(f"it has more than {self._bounds.max_files} members", hint=hint)
+        if not (0 <= member.uid <= MAX_ID and 0 <= member.gid <= MAX_ID):
+            owner = f"{member.uid}:{member.gid}"
+            hint = f"a sandbox has the ids 0 to {MAX_ID}; change the owner and make it again"
+            raise ArchiveError(f"member {member} belongs to {owner}", hint=hint)
+
+    def _place(self, member: Member, path: bytes) -> None:
+        if member.kind in (CHARACTER, BLOCK_DEVICE, FIFO):
+            self._dropped.add(path)
+        elif member.kind == DIRECTORY:
+            self._directory(member, path)
+        elif path == b".":
+            raise ArchiveError(f"member {member} replaces the root with a {member.kind}")
+        elif member.kind == HARD_LINK:
+            self._hard_link(member, path)
+        else:
+            _make_way(path)
+            if member.kind == SYMLINK:
+                os.symlink(member.link, path)
+                os.lchown(path, member.uid, member.gid)
+                os.utime(path, ns=_times(member), follow_symlinks=False)
+            elif member.kind == FILE:
+                self._file(member, path)
+
+    def _file(self, member: Member, path: bytes) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(path, flags, 0o600)
+        try:
+            for chunk in self._archive.data():
+                view = memoryview(chunk)
+                while view:
+                    view = view[os.write(fd, view) :]
+            # chown clears the setuid bit, so the mode comes after it.
+            os.fchown(fd, member.uid, member.gid)
+            os.fchmod(fd, member.mode)
+            os.utime(fd, ns=_times(member))
+        finally:
+            os.close(fd)
+
+    def _directory(self, member: Member, path: bytes) -> None:
+        if path != b"." and not _is_directory(path):
+            _make_way(path)
+            os.mkdir(path, 0o755)
+        os.lchown(path, member.uid, member.gid)
+        self._directories[path] = member
+
+    def _hard_link(self, member: Member, path: bytes) -> None:
+        target = _relative(member, member.link)
+        if target in self._dropped:
+            self._dropped.add(path)
+            return
+        if path == target:
+            return
+        _make_way(path)
+        try:
+            os.link(target, path, follow_symlinks=False)
+        except FileNotFoundError as error:
+            problem = f"member {member} links to {shown(member.link)}, which is not in the archive"
+            raise ArchiveError(problem) from error
+
+    def _finish_directories(self) -> None:
+        """Modes and times, deepest first; a later member may have taken a directory's place."""
+        for path, member in sorted(self._directories.items(), reverse=True):
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            try:
+                fd = os.open(path, flags)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            try:
+                os.fchmod(fd, member.mode)
+                os.utime(fd, ns=_times(member))
+            finally:
+                os.close(fd)
+
+    def _warnings(self) -> list[str]:
+        names = sorted(self._dropped)
+        warnings = [f"left out {shown(name)}: a device or FIFO" for name in names[:MAX_WARNINGS]]
+        if len(names) > MAX_WARNINGS:
+            warnings.append(f"left out {len(names) - MAX_WARNINGS} more devices and FIFOs")
+        return warnings
+
+
+def _relative(member: Member, name: bytes) -> bytes:
+    """``name`` as a path below the root; refused when it points elsewhere."""
+    parts = name.split(b"/")
+    if name.startswith(b"/") or b".." in parts or not name:
+        what = "has the name" if name == member.name else "links to"
+        problem = f"member {member} {what} {shown(name)}, which leaves the image"
+        raise ArchiveError(problem, hint="make the archive with relative names")
+    return b"/".join(part for part in parts if part not in (b"", b".")) or b"."
+
+
+def _is_directory(path: bytes) -> bool:
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _make_way(path: bytes) -> None:
+    """Remove what has this name, and make the directories that lead to it."""
+    try:
+        (os.rmdir if _is_directory(path) else os.unlink)(path)
+    except FileNotFoundError:
+        parent = os.path.dirname(path)
+        if parent:
+            os.makedirs(parent, 0o755, exist_ok=True)
+
+
+def _times(member: Member) -> tuple[int, int]:
+    seconds = min(max(member.mtime, 0.0), _LAST_TIME) if member.mtime == member.mtime else 0.0
+    return int(seconds * 1e9), int(seconds * 1e9)
+
+
+def _check_mountpoints() -> None:
+    for name, mode in MOUNTPOINTS.items():
+        try:
+            is_directory = stat.S_ISDIR(os.lstat(name).st_mode)
+        except FileNotFoundError:
+            os.mkdir(name)
+            os.chmod(name, mode)
+            continue
+        if not is_directory:
+            problem = f"member {name!r} is not a directory, and a sandbox mounts something there"
+            raise ArchiveError(problem, hint="make it a directory in the image")
