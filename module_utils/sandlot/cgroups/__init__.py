@@ -1,2 +1,25 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
+"""Cgroups of sandboxes: observed, made, limited live, measured and removed."""
+
+from .apply import operations
+from .layout import Layout, detect, names
+from .parents import teardown_operations
+from .removal import remove_operations
+from .state import CgroupState, check, directories, observe
+from .usage import Usage, usage
+
+__all__ = [
+    "CgroupState",
+    "Layout",
+    "Usage",
+    "check",
+    "detect",
+    "directories",
+    "names",
+    "observe",
+    "operations",
+    "remove_operations",
+    "teardown_operations",
+    "usage",
+]

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Making a sandbox's cgroups and setting its limits, all of it while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from typing import TYPE_CHECKING, Mapping, NamedTuple
+
+from ..errors import HostError, SandlotError
+from ..paths import Paths
+from ..plan import Operation
+from . import files, parents
+from .knobs import UNLIMITED, Knob
+from .layout import Hierarchy
+from .state import CgroupState, check, observe_one, wanted
+from .usage import used_memory
+
+if TYPE_CHECKING:
+    from ..spec import Limits
+
+_MEMORY_FILES = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.max")
+
+
+class _Change(NamedTuple):
+    hierarchy: Hierarchy
+    knob: Knob
+    before: str | None
+    after: str
+
+    def describe(self) -> str:
+        show = self.knob.show
+        before = "none" if self.before is None else show(self.before) or "any"
+        return f"{self.knob.label} {before} -> {show(self.after) or 'any'}"
+
+
+def operations(paths: Paths, name: str, limits: Limits, state: CgroupState) -> list[Operation]:
+    """One operation with all that differs, or none; every limit changes live."""
+    check(limits, state)
+    observed = state.sandboxes[name]
+    changes = _changes(limits, state, observed.values)
+    if not observed.missing and not changes:
+        return []
+    if observed.existing:
+        summary = ", ".join(change.describe() for change in changes) or "complete"
+    else:
+        summary = "create"
+    return [Operation(name, f"cgroup: {summary}", lambda: _apply(paths, name, limits, state))]
+
+
+def _changes(limits: Limits, state: CgroupState, values: Mapping[str, str | None]) -> list[_Change]:
+    changes = []
+    for hierarchy, knob, after in wanted(limits, state):
+        before = values.get(knob.file)
+        if before != after:
+            changes.append(_Change(hierarchy, knob, before, after))
+    return changes
+
+
+def _apply(paths: Paths, name: str, limits: Limits, state: CgroupState) -> None:
+    parents.ensure(paths, state.layout, state.host)
+    for hierarchy in state.layout.hierarchies:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(hierarchy.sandbox(paths, name), 0o755)
+    values = observe_one(paths, name, state.layout).values
+    for change in _ordered(_changes(limits, state, values)):
+        _set(change, change.hierarchy.sandbox(paths, name), name)
+
+
+def _ordered(changes: list[_Change]) -> list[_Change]:
+    """Version 1 never lets memory exceed memory and swap: lower the one first, raise the other."""
+    swap = [change for change in changes if change.knob.file == "memory.memsw.limit_in_bytes"]
+    if not swap or _amount(swap[0].after) >= _amount(swap[0].before):
+        return changes
+    return [change for change in changes if change not in swap] + swap
+
+
+def _amount(value: str | None) -> float:
+    return float("inf") if value is None or value == UNLIMITED else int(value)
+
+
+def _set(change: _Change, directory: str, name: str) -> None:
+    knob, path = change.knob, f"{directory}/{change.knob.file}"
+    if knob.file == "memory.max" and change.after != UNLIMITED:
+        _make_room(change, directory, name)
+    try:
+        files.write(path, knob.spelled(change.after))
+    except OSError as error:
+        if error.errno == errno.EBUSY and knob.file in _MEMORY_FILES:
+            raise _too_much_used(change, directory, name) from error
+        raise HostError(
+            f"{knob.label} can't be set to {knob.show(change.after)}: {path}: {error.strerror}",
+            hint=f"the kernel refuses it; leave {knob.label.split()[0]} out or use another value",
+        ) from error
+
+
+def _make_room(change: _Change, directory: str, name: str) -> None:
+    """Version 2 kills what is above a lowered limit; version 1 refuses the limit, and so do we."""
+    excess = (used_memory(directory) or 0) - int(change.after)
+    if excess <= 0:
+        return
+    # Fails with EAGAIN when less than that could be reclaimed; older kernels lack the file.
+    with contextlib.suppress(FileNotFoundError, BlockingIOError):
+        files.write(f"{directory}/memory.reclaim", str(excess))
+    if (used_memory(directory) or 0) > int(change.after):
+        raise _too_much_used(change, directory, name)
+
+
+def _too_much_used(change: _Change, directory: str, name: str) -> SandlotError:
+    label, used = change.knob.label, used_memory(directory)
+    return SandlotError(
+        f"{label} of {name} can't be lowered to {change.after}: {used} bytes are in use",
+        hint=f"stop the sandbox and deploy again, or use a higher {label.split()[0]}",
+    )

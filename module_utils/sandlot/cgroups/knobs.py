@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What a spec's limits are in the files of each version of cgroups.
+
+Values are compared in the form the kernel shows them, with "unlimited" for both versions' ways to
+say it. An option that is not set stands for the kernel's default, so a withdrawn one is noticed.
+
+``memory_swap`` is docker's: memory and swap together, unlimited when -1, and twice ``memory`` when
+only that is set. Version 2 counts swap by itself, so there it is the difference.
+
+``cpu_shares`` becomes a weight of version 2 by the curve the OCI runtimes agreed on, which takes
+2, 1024 and 262144 to 1, 100 and 10000.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Callable, Mapping
+
+from . import cpulist
+
+if TYPE_CHECKING:
+    from ..spec import Limits
+
+UNLIMITED = "unlimited"
+PERIOD = 100000
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_MOST = (2**63 - 1) // _PAGE * _PAGE  # what version 1 shows for no limit
+_SHARES = (2, 262144)
+
+
+@dataclass(frozen=True)
+class Host:
+    """CPUs and memory nodes a sandbox may use."""
+
+    cpus: frozenset[int]
+    mems: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One file: whose option it is, what the limits make of it, how "unlimited" is written."""
+
+    label: str
+    controller: str
+    file: str
+    wanted: Callable[[Limits, Host], str]
+    unlimited: str = "max"
+    show: Callable[[str], str] = str
+    parse: Callable[[str], str] = str
+
+    def canonical(self, text: str | None) -> str | None:
+        if text is None:
+            return None
+        if text in ("max", "-1") or (text.isdigit() and int(text) >= _MOST):
+            return UNLIMITED
+        return self.parse(text)
+
+    def spelled(self, value: str) -> str:
+        return self.unlimited if value == UNLIMITED else value
+
+
+def memory(limits: Limits) -> int | None:
+    return None if limits.memory is None else _pages(limits.memory)
+
+
+def memory_and_swap(limits: Limits) -> int | None:
+    if limits.memory is None or limits.memory_swap == -1:
+        return None
+    return _pages(limits.memory_swap or 2 * limits.memory)
+
+
+def quota(limits: Limits) -> int | None:
+    return None if limits.cpus is None else round(limits.cpus * PERIOD)
+
+
+def weight(shares: int) -> int:
+    low, high = _SHARES
+    logarithm = math.log2(min(max(shares, low), high))
+    exponent = (logarithm**2 + 125 * logarithm) / 612 - 7 / 34
+    # Rounded first: the curve meets whole numbers, and a float may be a hair above them.
+    return max(1, math.ceil(round(10**exponent, 6)))
+
+
+def _pages(size: int) -> int:
+    return size // _PAGE * _PAGE
+
+
+def _or_unlimited(value: int | None) -> str:
+    return UNLIMITED if value is None or value >= _MOST else str(value)
+
+
+def _pids(limits: Limits, host: Host) -> str:
+    return _or_unlimited(None if limits.pids_limit < 0 else limits.pids_limit)
+
+
+def _memory(limits: Limits, host: Host) -> str:
+    return _or_unlimited(memory(limits))
+
+
+def _memory_and_swap(limits: Limits, host: Host) -> str:
+    return _or_unlimited(memory_and_swap(limits))
+
+
+def _swap(limits: Limits, host: Host) -> str:
+    total, own = memory_and_swap(limits), memory(limits)
+    return _or_unlimited(None if total is None or own is None else total - own)
+
+
+def _quota(limits: Limits, host: Host) -> str:
+    return _or_unlimited(quota(limits))
+
+
+def _bandwidth(limits: Limits, host: Host) -> str:
+    return UNLIMITED if limits.cpus is None else f"{quota(limits)} {PERIOD}"
+
+
+def _shares(limits: Limits, host: Host) -> str:
+    low, high = _SHARES
+    return "1024" if limits.cpu_shares is None else str(min(max(limits.cpu_shares, low), high))
+
+
+def _weight(limits: Limits, host: Host) -> str:
+    return "100" if limits.cpu_shares is None else str(weight(limits.cpu_shares))
+
+
+def _cpus_of_host(limits: Limits, host: Host) -> str:
+    return _list(limits.cpuset_cpus) if limits.cpuset_cpus else cpulist.render(host.cpus)
+
+
+def _cpus_or_all(limits: Limits, host: Host) -> str:
+    return _list(limits.cpuset_cpus) if limits.cpuset_cpus else ""
+
+
+def _list(text: str) -> str:
+    return cpulist.render(cpulist.parse(text))
+
+
+def _parse_bandwidth(text: str) -> str:
+    return UNLIMITED if text.startswith("max") else text
+
+
+def _show_bandwidth(value: str) -> str:
+    words = value.split()
+    return value if value == UNLIMITED else f"{int(words[0]) / int(words[1]):.6g}"
+
+
+def _show_quota(value: str) -> str:
+    return value if value == UNLIMITED else f"{int(value) / PERIOD:.6g}"
+
+
+# In the order they are written in; a process may join only where cpuset has CPUs and nodes.
+VERSION_1: tuple[Knob, ...] = (
+    Knob("cpuset_mems", "cpuset", "cpuset.mems", lambda limits, host: cpulist.render(host.mems)),
+    Knob("cpuset_cpus", "cpuset", "cpuset.cpus", _cpus_of_host),
+    Knob("memory_swap", "memory", "memory.memsw.limit_in_bytes", _memory_and_swap, "-1"),
+    Knob("memory", "memory", "memory.limit_in_bytes", _memory, "-1"),
+    Knob("cpus period", "cpu", "cpu.cfs_period_us", lambda limits, host: str(PERIOD)),
+    Knob("cpus", "cpu", "cpu.cfs_quota_us", _quota, "-1", _show_quota),
+    Knob("cpu_shares", "cpu", "cpu.shares", _shares),
+    Knob("pids_limit", "pids", "pids.max", _pids),
+    Knob("freezer", "freezer", "freezer.state", lambda limits, host: "THAWED"),
+)
+VERSION_2: tuple[Knob, ...] = (
+    Knob("cpuset_cpus", "cpuset", "cpuset.cpus", _cpus_or_all),
+    Knob("memory_swap beyond memory", "memory", "memory.swap.max", _swap),
+    Knob("memory", "memory", "memory.max", _memory),
+    Knob("cpus", "cpu", "cpu.max", _bandwidth, "max", _show_bandwidth, _parse_bandwidth),
+    Knob("cpu_shares as weight", "cpu", "cpu.weight", _weight),
+    Knob("pids_limit", "pids", "pids.max", _pids),
+    Knob("freezer", "cgroup", "cgroup.freeze", lambda limits, host: "0"),
+)
+
+SWAP_FILES = frozenset(("memory.memsw.limit_in_bytes", "memory.swap.max"))
+
+# Which controller an option needs, in the option's own name.
+CONTROLLERS: Mapping[str, str] = {
+    "memory": "memory",
+    "memory_swap": "memory",
+    "cpus": "cpu",
+    "cpu_shares": "cpu",
+    "cpuset_cpus": "cpuset",
+    "pids_limit": "pids",
+}

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Where the host mounted its cgroup hierarchies: version 2, version 1, or some of each.
+
+All sandboxes of a host are children of one cgroup directly below each hierarchy's root, named
+after ``paths.cgroup``. Below systemd that is a cgroup no unit is named after, so systemd leaves it
+alone; and as it hands its controllers on to its children, the kernel refuses to take them away at
+the root while sandboxes exist, whatever the units of the host need.
+
+A sandbox joins every hierarchy that has a controller, limited or not, so that all of it is
+accounted to it, and the unified one beside version 1 for its ``cgroup.kill``. A named hierarchy of
+version 1 (``name=systemd``) is its owner's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+from ..paths import Paths
+
+MOUNTINFO = "/proc/self/mountinfo"
+
+_VERSION_1 = frozenset(
+    """
+    blkio cpu cpuacct cpuset devices freezer hugetlb memory misc net_cls net_prio perf_event pids
+    rdma
+    """.split()
+)
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """One mounted hierarchy and the controllers it has."""
+
+    directory: str
+    controllers: frozenset[str]
+    unified: bool = False
+
+    def parent(self, paths: Paths) -> str:
+        return f"{self.directory}/{paths.cgroup}"
+
+    def sandbox(self, paths: Paths, name: str) -> str:
+        return f"{self.directory}/{paths.cgroup}/{name}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    hierarchies: tuple[Hierarchy, ...]
+
+    def having(self, controller: str) -> Hierarchy | None:
+        """The hierarchy a controller is attached to; it can be one only."""
+        for hierarchy in self.hierarchies:
+            if controller in hierarchy.controllers:
+                return hierarchy
+        return None
+
+
+def detect(mountinfo: str = MOUNTINFO) -> Layout:
+    found: dict[frozenset[str] | bool, Hierarchy] = {}
+    with open(mountinfo, encoding="utf-8", errors="surrogateescape") as handle:
+        for line in handle:
+            hierarchy = _hierarchy(line) if " - cgroup" in line else None
+            # The same hierarchy may be mounted several times, with the same content.
+            if hierarchy:
+                found.setdefault(hierarchy.unified or hierarchy.controllers, hierarchy)
+    return Layout(tuple(found.values()))
+
+
+def _hierarchy(line: str) -> Hierarchy | None:
+    before, _, after = line.rstrip("\n").partition(" - ")
+    directory = _unescape(before.split(" ")[4])
+    kind, _, options = after.split(" ")[:3]
+    if kind == "cgroup2":
+        return _unified(directory)
+    controllers = _VERSION_1.intersection(options.split(","))
+    return Hierarchy(directory, controllers) if kind == "cgroup" and controllers else None
+
+
+def _unified(directory: str) -> Hierarchy | None:
+    try:
+        with open(f"{directory}/cgroup.controllers", encoding="ascii") as handle:
+            return Hierarchy(directory, frozenset(handle.read().split()), unified=True)
+    except FileNotFoundError:
+        return None  # covered by another mount
+
+
+def _unescape(path: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
+
+
+def names(paths: Paths, layout: Layout | None = None) -> set[str]:
+    """Sandboxes that have a cgroup in any hierarchy."""
+    found: set[str] = set()
+    for hierarchy in (layout or detect()).hierarchies:
+        found.update(children(hierarchy.parent(paths)))
+    return found
+
+
+def children(directory: str) -> list[str]:
+    try:
+        with os.scandir(directory) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The one cgroup all sandboxes are children of, in each hierarchy: making and removing it.
+
+Version 2 hands a controller down one level at a time. Those that we had to turn on at the root
+are recorded, before they are, and turned off again with the last sandbox, unless the host
+has begun to rely on them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from typing import Iterable, Mapping
+
+from .. import store
+from ..errors import ForeignError, HostError
+from ..paths import Paths
+from ..plan import Operation
+from . import cpulist, files
+from .knobs import VERSION_2, Host
+from .layout import Hierarchy, Layout, children
+from .state import CgroupState
+
+_CONTROLLERS = frozenset(knob.controller for knob in VERSION_2)
+
+# What shows that a top-level cgroup of the host relies on a controller at its own level.
+_UNUSED: Mapping[str, Mapping[str, str]] = {
+    "cpu": {"cpu.max": "max 100000", "cpu.weight": "100"},
+    "cpuset": {"cpuset.cpus": "", "cpuset.mems": ""},
+    "memory": {
+        "memory.max": "max",
+        "memory.high": "max",
+        "memory.low": "0",
+        "memory.min": "0",
+        "memory.swap.max": "max",
+    },
+    "pids": {"pids.max": "max"},
+}
+
+
+def ensure(paths: Paths, layout: Layout, host: Host) -> None:
+    for hierarchy in layout.hierarchies:
+        parent = hierarchy.parent(paths)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(parent, 0o755)
+        if hierarchy.unified:
+            _hand_down(paths, hierarchy)
+        elif "cpuset" in hierarchy.controllers:
+            _widen(f"{parent}/cpuset.cpus", cpulist.render(host.cpus))
+            _widen(f"{parent}/cpuset.mems", cpulist.render(host.mems))
+
+
+def _widen(path: str, value: str) -> None:
+    if files.read(path) != value:
+        files.write(path, value)
+
+
+def _hand_down(paths: Paths, hierarchy: Hierarchy) -> None:
+    ours = _CONTROLLERS & hierarchy.controllers
+    missing = ours - _enabled(hierarchy.directory)
+    if missing:
+        _record(paths, _recorded(paths) | missing)
+        _enable(hierarchy.directory, missing)
+    parent = hierarchy.parent(paths)
+    _enable(parent, ours - _enabled(parent))
+
+
+def _enabled(directory: str) -> set[str]:
+    return set((files.read(f"{directory}/cgroup.subtree_control") or "").split())
+
+
+def _enable(directory: str, controllers: Iterable[str]) -> None:
+    for controller in sorted(controllers):
+        try:
+            files.write(f"{directory}/cgroup.subtree_control", f"+{controller}")
+        except OSError as error:
+            raise HostError(
+                f"the {controller} controller can't be enabled in {directory}: {error.strerror}",
+                hint="end realtime processes (cpu), or move processes out of that cgroup",
+            ) from error
+
+
+def _record_path(paths: Paths) -> str:
+    return f"{paths.state}/cgroups.json"
+
+
+def _recorded(paths: Paths) -> set[str]:
+    """Controllers we turned on at the root since this boot."""
+    data = store.read(_record_path(paths)) or {}
+    return set(data["enabled"]) if data.get("boot_id") == store.boot_id() else set()
+
+
+def _record(paths: Paths, enabled: Iterable[str]) -> None:
+    os.makedirs(paths.state, mode=0o700, exist_ok=True)
+    store.write(_record_path(paths), {"boot_id": store.boot_id(), "enabled": sorted(enabled)})
+
+
+def teardown_operations(paths: Paths, state: CgroupState) -> list[Operation]:
+    """Removal of our cgroup from each hierarchy, once no sandbox has one any more."""
+    if not state.parents and not os.path.exists(_record_path(paths)):
+        return []
+    summary = f"remove {paths.cgroup} from each hierarchy"
+    return [Operation("cgroups", summary, lambda: _teardown(paths, state.layout))]
+
+
+def _teardown(paths: Paths, layout: Layout) -> None:
+    for hierarchy in layout.hierarchies:
+        _remove(hierarchy.parent(paths))
+        if hierarchy.unified:
+            _take_back(hierarchy.directory, _recorded(paths))
+    store.remove(_record_path(paths))
+
+
+def _remove(parent: str) -> None:
+    try:
+        os.rmdir(parent)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+            raise
+        inside = ", ".join(children(parent)) or "processes"
+        raise ForeignError(
+            f"{parent} still contains {inside}",
+            hint="remove these sandboxes first; move away what is not a sandbox",
+        ) from error
+
+
+def _take_back(root: str, controllers: Iterable[str]) -> None:
+    others = [f"{root}/{child}" for child in children(root)]
+    for controller in sorted(_enabled(root).intersection(controllers)):
+        if not any(_relies(other, controller) for other in others):
+            files.write(f"{root}/cgroup.subtree_control", f"-{controller}")
+
+
+def _relies(directory: str, controller: str) -> bool:
+    if controller in _enabled(directory):
+        return True
+    unused = _UNUSED.get(controller, {})
+    return any(
+        files.read(f"{directory}/{file}") not in (None, value) for file, value in unused.items()
+    )

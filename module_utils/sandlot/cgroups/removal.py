@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Removing a sandbox's cgroups, with whatever still lives in them.
+
+Only what is below our own cgroup is ever looked at. Leftover processes are killed, also frozen
+ones, and cgroups that a tenant made inside go first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import time
+
+from ..errors import SandlotError
+from ..paths import Paths
+from ..plan import Operation
+from . import files
+from .layout import Hierarchy, Layout
+from .state import CgroupState
+
+_DEADLINE_SECONDS = 10.0
+_POLL_SECONDS = 0.005
+
+
+def remove_operations(paths: Paths, name: str, state: CgroupState) -> list[Operation]:
+    if not state.sandboxes[name].existing:
+        return []
+    return [Operation(name, "cgroup: remove", lambda: remove(paths, name, state.layout))]
+
+
+def remove(paths: Paths, name: str, layout: Layout) -> None:
+    # The unified hierarchy first: it kills all at once, and tells when all are gone.
+    left = sorted(layout.hierarchies, key=lambda hierarchy: not hierarchy.unified)
+    deadline = time.monotonic() + _DEADLINE_SECONDS
+    while True:
+        left = [one for one in left if not _remove_tree(one.sandbox(paths, name))]
+        if not left:
+            return
+        if time.monotonic() >= deadline:
+            raise _stuck([one.sandbox(paths, name) for one in left])
+        for hierarchy in left:
+            _kill(hierarchy, paths, name)
+        _wait(left[0], left[0].sandbox(paths, name), deadline)
+
+
+def _remove_tree(directory: str) -> bool:
+    """Whether the cgroup and all below it are gone; not when there are processes."""
+    try:
+        if _is_removed(directory):
+            return True
+        return all([_is_removed(path) for path in _tree(directory)])
+    except FileNotFoundError:
+        return True
+
+
+def _tree(directory: str) -> list[str]:
+    """The cgroup and all below it, children first."""
+    return [path for path, _, _ in os.walk(directory, topdown=False)]
+
+
+def _is_removed(directory: str) -> bool:
+    try:
+        os.rmdir(directory)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno in (errno.EBUSY, errno.ENOTEMPTY):
+            return False
+        raise
+    return True
+
+
+def _kill(hierarchy: Hierarchy, paths: Paths, name: str) -> None:
+    directory = hierarchy.sandbox(paths, name)
+    if _try_write(f"{directory}/cgroup.kill", "1"):
+        return
+    for path in _tree(directory):
+        _try_write(f"{path}/pids.max", "0")  # no more forks while we read and kill
+        for pid in _processes(path):
+            _kill_member(pid, f"/{paths.cgroup}/{name}")
+        # Last: a frozen process takes its SIGKILL when it thaws, before it runs on.
+        _try_write(f"{path}/cgroup.freeze", "0")
+        _try_write(f"{path}/freezer.state", "THAWED")
+
+
+def _try_write(path: str, value: str) -> bool:
+    """Whether there is such a file; ENODEV is a cgroup that is gone."""
+    try:
+        files.write(path, value)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENODEV):
+            return False
+        raise
+    return True
+
+
+def _processes(directory: str) -> list[int]:
+    try:
+        with open(f"{directory}/cgroup.procs", encoding="ascii") as handle:
+            return [int(line) for line in handle]
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENODEV):
+            return []
+        raise
+
+
+def _kill_member(pid: int, cgroup: str) -> None:
+    """SIGKILL, unless the pid was given to a process outside the cgroup since it was read."""
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            if _is_member(pid, cgroup):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        finally:
+            os.close(pidfd)
+
+
+def _is_member(pid: int, cgroup: str) -> bool:
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as handle:
+            lines = [f"{line.rstrip()}/" for line in handle]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return any(f"{cgroup}/" in line for line in lines)
+
+
+def _wait(hierarchy: Hierarchy, directory: str, deadline: float) -> None:
+    """Until the cgroup is empty. Version 1 has no event to wait for; dying takes milliseconds."""
+    if not hierarchy.unified:
+        time.sleep(_POLL_SECONDS)
+        return
+    with contextlib.suppress(FileNotFoundError), open(f"{directory}/cgroup.events") as events:
+        poll = select.poll()
+        poll.register(events, select.POLLPRI)
+        while "populated 1" in events.read() and time.monotonic() < deadline:
+            poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+            events.seek(0)
+
+
+def _stuck(directories: list[str]) -> SandlotError:
+    pids = sorted({pid for directory in directories for pid in _processes(directory)})
+    listed = ", ".join(map(str, pids)) or "none listed"
+    return SandlotError(
+        f"{directories[0]} is still in use {_DEADLINE_SECONDS:.0f} seconds after SIGKILL"
+        f" (processes: {listed})",
+        hint="they wait inside the kernel, see /proc/PID/stack; run again when they are gone",
+    )

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What the kernel holds now, and which limits this host can enforce at all."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Iterable, Iterator, Mapping
+
+from ..errors import HostError, SpecError
+from ..paths import Paths
+from . import cpulist, files
+from .knobs import (
+    CONTROLLERS,
+    PERIOD,
+    SWAP_FILES,
+    VERSION_1,
+    VERSION_2,
+    Host,
+    Knob,
+    quota,
+)
+from .layout import Hierarchy, Layout, children, detect
+
+if TYPE_CHECKING:
+    from ..spec import Limits
+
+_SHORTEST_QUOTA = 1000  # microseconds; the kernel takes no less
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One sandbox: cgroups it has and lacks, and the text of each knob's file."""
+
+    existing: tuple[str, ...]
+    missing: tuple[str, ...]
+    values: Mapping[str, str | None]
+
+
+@dataclass(frozen=True)
+class CgroupState:
+    layout: Layout
+    host: Host
+    swap: bool
+    sandboxes: Mapping[str, Observed]
+    parents: tuple[str, ...]
+
+
+def observe(paths: Paths, names: Iterable[str], layout: Layout | None = None) -> CgroupState:
+    layout = layout or detect()
+    parents = (hierarchy.parent(paths) for hierarchy in layout.hierarchies)
+    return CgroupState(
+        layout=layout,
+        host=_host(layout),
+        swap=_accounts_swap(layout),
+        sandboxes={name: observe_one(paths, name, layout) for name in names},
+        parents=tuple(parent for parent in parents if os.path.isdir(parent)),
+    )
+
+
+def observe_one(paths: Paths, name: str, layout: Layout) -> Observed:
+    all_directories = [hierarchy.sandbox(paths, name) for hierarchy in layout.hierarchies]
+    existing = tuple(path for path in all_directories if os.path.isdir(path))
+    missing = tuple(path for path in all_directories if path not in existing)
+    values: dict[str, str | None] = {}
+    if existing:
+        for hierarchy, knob in offered(layout):
+            text = files.read(f"{hierarchy.sandbox(paths, name)}/{knob.file}")
+            values[knob.file] = knob.canonical(text)
+    return Observed(existing, missing, values)
+
+
+def offered(layout: Layout) -> Iterator[tuple[Hierarchy, Knob]]:
+    """The knobs of this host: each controller's, in the version it is mounted as."""
+    for knobs, unified in ((VERSION_1, False), (VERSION_2, True)):
+        for knob in knobs:
+            hierarchy = _home(layout, knob, unified=unified)
+            if hierarchy and hierarchy.unified is unified:
+                yield hierarchy, knob
+
+
+def _home(layout: Layout, knob: Knob, *, unified: bool) -> Hierarchy | None:
+    if not unified or knob.controller != "cgroup":
+        return layout.having(knob.controller)
+    return next((hierarchy for hierarchy in layout.hierarchies if hierarchy.unified), None)
+
+
+def _host(layout: Layout) -> Host:
+    hierarchy = layout.having("cpuset")
+    if hierarchy is None:
+        return Host(frozenset(os.sched_getaffinity(0)), frozenset())
+    suffix = ".effective" if hierarchy.unified else ""
+    cpus = files.read(f"{hierarchy.directory}/cpuset.cpus{suffix}")
+    mems = files.read(f"{hierarchy.directory}/cpuset.mems{suffix}")
+    return Host(cpulist.parse(cpus or ""), cpulist.parse(mems or ""))
+
+
+def _accounts_swap(layout: Layout) -> bool:
+    """Version 2 shows its swap file below the root only; without any cgroup there it is assumed."""
+    hierarchy = layout.having("memory")
+    if hierarchy is None:
+        return False
+    if not hierarchy.unified:
+        return os.path.exists(f"{hierarchy.directory}/memory.memsw.limit_in_bytes")
+    below = [f"{hierarchy.directory}/{child}" for child in children(hierarchy.directory)]
+    limited = [path for path in below if os.path.exists(f"{path}/memory.max")]
+    return not limited or os.path.exists(f"{limited[0]}/memory.swap.max")
+
+
+def wanted(limits: Limits, state: CgroupState) -> Iterator[tuple[Hierarchy, Knob, str]]:
+    for hierarchy, knob in offered(state.layout):
+        if state.swap or knob.file not in SWAP_FILES:
+            yield hierarchy, knob, knob.wanted(limits, state.host)
+
+
+def directories(paths: Paths, name: str, state: CgroupState) -> list[str]:
+    """Where a process of the sandbox has to be written into ``cgroup.procs``."""
+    return [hierarchy.sandbox(paths, name) for hierarchy in state.layout.hierarchies]
+
+
+def check(limits: Limits, state: CgroupState) -> None:
+    """SpecError or HostError for a limit that can't be enforced here; nothing is changed."""
+    for option in _asked(limits):
+        controller = CONTROLLERS[option]
+        if state.layout.having(controller) is None:
+            raise HostError(
+                f"{option} can't be enforced: the {controller} cgroup controller is missing",
+                hint=_remedy(option, controller),
+            )
+    if limits.memory_swap is not None and not state.swap:
+        raise HostError(
+            "memory_swap can't be enforced: the kernel does not account swap",
+            hint="boot the host with swapaccount=1, or leave memory_swap out",
+        )
+    _check_cpus(limits, state)
+
+
+def _asked(limits: Limits) -> list[str]:
+    asked = [option for option in CONTROLLERS if getattr(limits, option) is not None]
+    return [option for option in asked if option != "pids_limit" or limits.pids_limit >= 0]
+
+
+def _remedy(option: str, controller: str) -> str:
+    without = "set pids_limit to -1" if option == "pids_limit" else f"leave {option} out"
+    disabled = f"boot the host with cgroup_enable={controller} if it is disabled"
+    return f"mount cgroups with that controller ({disabled}), or {without}"
+
+
+def _check_cpus(limits: Limits, state: CgroupState) -> None:
+    if limits.cpus is not None and (quota(limits) or 0) < _SHORTEST_QUOTA:
+        hint = f"use {_SHORTEST_QUOTA / PERIOD:g} or more"
+        raise SpecError("cpus", limits.cpus, "is less than the kernel can enforce", hint=hint)
+    if limits.cpuset_cpus is None:
+        return
+    try:
+        unknown = cpulist.parse(limits.cpuset_cpus) - state.host.cpus
+    except ValueError as error:
+        hint = "write it like 0-3 or 0,2"
+        raise SpecError("cpuset_cpus", limits.cpuset_cpus, "is no CPU list", hint=hint) from error
+    if unknown:
+        problem = f"names CPUs this host does not have: {cpulist.render(unknown)}"
+        hint = f"use CPUs of {cpulist.render(state.host.cpus)}"
+        raise SpecError("cpuset_cpus", limits.cpuset_cpus, problem, hint=hint)

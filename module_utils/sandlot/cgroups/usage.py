@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What a sandbox uses now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..paths import Paths
+from . import files
+from .layout import Hierarchy, Layout, detect
+
+
+@dataclass(frozen=True)
+class Usage:
+    """None where the host lacks the controller or the sandbox its cgroup."""
+
+    memory: int | None
+    cpu_seconds: float | None
+    pids: int | None
+    oom_kills: int | None
+
+
+def usage(paths: Paths, name: str, layout: Layout | None = None) -> Usage:
+    layout = layout or detect()
+
+    def directory(controller: str) -> str:
+        hierarchy = layout.having(controller) or _unified(layout)
+        return hierarchy.sandbox(paths, name) if hierarchy else ""
+
+    memory = directory("memory")
+    return Usage(
+        memory=used_memory(memory),
+        cpu_seconds=_cpu_seconds(directory("cpuacct")),
+        pids=files.number(f"{directory('pids')}/pids.current"),
+        oom_kills=_oom_kills(memory),
+    )
+
+
+def _unified(layout: Layout) -> Hierarchy | None:
+    return next((hierarchy for hierarchy in layout.hierarchies if hierarchy.unified), None)
+
+
+def used_memory(directory: str) -> int | None:
+    new = files.number(f"{directory}/memory.current")
+    return new if new is not None else files.number(f"{directory}/memory.usage_in_bytes")
+
+
+def _cpu_seconds(directory: str) -> float | None:
+    nanoseconds = files.number(f"{directory}/cpuacct.usage")
+    if nanoseconds is not None:
+        return nanoseconds / 1e9
+    microseconds = files.field(f"{directory}/cpu.stat", "usage_usec")
+    return None if microseconds is None else microseconds / 1e6
+
+
+def _oom_kills(directory: str) -> int | None:
+    new = files.field(f"{directory}/memory.events", "oom_kill")
+    return new if new is not None else files.field(f"{directory}/memory.oom_control", "oom_kill")
