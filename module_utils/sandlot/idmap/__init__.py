@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from .allocate import FIRST, LAST, allocate
 from .edit import operations
-from .files import SIZE, IdFile, IdFiles, IdRange, observe, owner
+from .files import SIZE, IdFile, IdFiles, IdRange, observe, owner, recorded
 
 __all__ = [
     "FIRST",
@@ -19,4 +19,5 @@ __all__ = [
     "observe",
     "operations",
     "owner",
+    "recorded",
 ]

@@ -104,6 +104,12 @@ def observe(paths: Paths) -> IdFiles:
     )
 
 
+def recorded(files: IdFiles) -> dict[str, IdRange]:
+    """The ranges of all sandboxes that have a readable line, whether or not they are sound."""
+    lines = [line for file in reversed(files.both) for line in file.lines]
+    return {line.name: line.ids for line in lines if line.name is not None and line.ids}
+
+
 def _id_file(paths: Paths, path: str) -> IdFile:
     target = os.path.realpath(path)
     content = read(target)

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from .model import SOURCES, Image, ImageSpec, normalise, normalise_all
 from .shifted import shift_operations, shifted
-from .store import lookup, observe, operations, prune_operations
+from .store import desired, facts, lookup, observe, operations, prune_operations
 
 __all__ = [
     "SOURCES",
     "Image",
     "ImageSpec",
+    "desired",
+    "facts",
     "lookup",
     "normalise",
     "normalise_all",

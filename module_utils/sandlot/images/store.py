@@ -15,7 +15,7 @@ import functools
 import os
 import shutil
 import stat
-from typing import Callable, Iterable, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Sequence
 
 from .. import store
 from ..errors import ForeignError, SandlotError, SpecError, StateError
@@ -94,10 +94,10 @@ def lookup(paths: Paths, name: str) -> Image:
     return images[name]
 
 
-def warnings(paths: Paths, digest: str) -> list[str]:
-    """What was left out when this tree was made."""
-    about = store.read(f"{tree(paths, digest)}/about.json") or {}
-    return [str(each) for each in about.get("warnings", [])]
+def facts(paths: Paths, image: Image) -> dict[str, Any]:
+    """An image for people: its record, and what was left out when its tree was made."""
+    about = store.read(f"{tree(paths, image.digest)}/about.json") or {}
+    return {**image.to_json(), "warnings": list(about.get("warnings", []))}
 
 
 def uses(paths: Paths) -> list[Use]:
@@ -118,20 +118,29 @@ def uses(paths: Paths) -> list[Use]:
 def operations(paths: Paths, specs: Sequence[ImageSpec], *, purge: bool = False) -> list[Operation]:
     """What makes the host have these images; ``purge`` removes those that are not listed."""
     known = observe(paths)
-    wanted = {spec.name: spec for spec in specs if spec.state == "present"}
-    gone = [spec.name for spec in specs if spec.state == "absent" and spec.name in known]
-    if purge:
-        gone += [name for name in known if name not in wanted and name not in gone]
+    wanted = desired(paths, specs, purge=purge)
+    gone = [name for name in known if name not in wanted]
     _check_unused(paths, gone)
-    digests = {name: _digest(spec, known.get(name)) for name, spec in wanted.items()}
-    planned = [_present(paths, wanted[name], known.get(name), digests[name]) for name in wanted]
+    listed = [spec for spec in specs if spec.state == "present"]
+    planned = [_present(paths, spec, known.get(spec.name), wanted[spec.name]) for spec in listed]
     found = _leftovers(paths) + [operation for operation in planned if operation]
     found += [_removal(paths, known[name]) for name in gone]
     if not found and not purge:
         return []
-    kept = {digest for digest in digests.values() if digest}
-    kept |= {image.digest for image in known.values() if image.name not in (*gone, *wanted)}
-    return found + _prune(paths, kept)
+    return found + _prune(paths, {image.digest for image in wanted.values()})
+
+
+def desired(paths: Paths, specs: Sequence[ImageSpec], *, purge: bool = False) -> dict[str, Image]:
+    """The images the host is to have; a digest is empty while its source is not there."""
+    known = observe(paths)
+    wanted = {} if purge else dict(known)
+    for spec in specs:
+        if spec.state == "present":
+            digest = _digest(spec, known.get(spec.name)) or ""
+            wanted[spec.name] = _image(paths, spec, digest)
+        else:
+            wanted.pop(spec.name, None)
+    return wanted
 
 
 def prune_operations(paths: Paths) -> list[Operation]:
@@ -146,28 +155,26 @@ def _digest(spec: ImageSpec, image: Image | None) -> str | None:
     return image.digest if found is None and image is not None and same else found
 
 
-def _present(
-    paths: Paths, spec: ImageSpec, image: Image | None, digest: str | None
-) -> Operation | None:
-    root = f"{tree(paths, digest)}/root" if digest else ""
-    made = bool(root) and os.path.isdir(root)
-    if digest and made and image == _image(spec, digest, root):
+def _present(paths: Paths, spec: ImageSpec, image: Image | None, wanted: Image) -> Operation | None:
+    made = bool(wanted.digest) and os.path.isdir(wanted.root)
+    if made and image == wanted:
         return None
-    verb, change = _verb(image, digest, made=made)
-    short = f" {digest[:12]}" if digest else ""
-    action = functools.partial(_make, paths, spec, digest)
+    verb, change = _verb(image, wanted, made=made)
+    short = f" {wanted.digest[:12]}" if wanted.digest else ""
+    action = functools.partial(_make, paths, spec, wanted.digest)
     return Operation(f"image {spec.name}", f"{verb}{short} from {spec.source}", action, change)
 
 
-def _verb(image: Image | None, digest: str | None, *, made: bool) -> tuple[str, Change]:
+def _verb(image: Image | None, wanted: Image, *, made: bool) -> tuple[str, Change]:
     if image is None:
         return "make", Change.LIVE
-    if image.digest != digest:
+    if image.digest != wanted.digest:
         return "replace", Change.REBUILD
     return ("record" if made else "make again"), Change.LIVE
 
 
-def _image(spec: ImageSpec, digest: str, root: str) -> Image:
+def _image(paths: Paths, spec: ImageSpec, digest: str) -> Image:
+    root = f"{tree(paths, digest)}/root" if digest else ""
     return Image(spec.name, digest, root, spec.source or "", spec.parameters())
 
 
@@ -224,7 +231,7 @@ def _unused(paths: Paths, kept: set[str]) -> list[tuple[str, str]]:
 # -- doing ----------------------------------------------------------------------------------------
 
 
-def _make(paths: Paths, spec: ImageSpec, digest: str | None) -> None:
+def _make(paths: Paths, spec: ImageSpec, digest: str) -> None:
     try:
         _build(paths, spec, digest)
     except OSError as error:
@@ -234,29 +241,26 @@ def _make(paths: Paths, spec: ImageSpec, digest: str | None) -> None:
         ) from error
 
 
-def _build(paths: Paths, spec: ImageSpec, digest: str | None) -> None:
+def _build(paths: Paths, spec: ImageSpec, digest: str) -> None:
     for directory in (paths.state, paths.images, trees(paths)):
         private_directory(directory)
-    source = _SOURCES[spec.source or ""]
-    if digest is None or not os.path.isdir(f"{tree(paths, digest)}/root"):
-        with temporary(paths, digest or spec.name) as directory:
-            os.mkdir(f"{directory}/root")
-            os.chmod(f"{directory}/root", 0o755)
-            left_out = source.build(spec, f"{directory}/root")
-            digest = _unchanged(spec, digest)
-            store.write(f"{directory}/about.json", {"warnings": left_out})
-            install(paths, directory, tree(paths, digest))
-    image = _image(spec, digest, f"{tree(paths, digest)}/root")
+    image = _image(paths, spec, digest)
+    if not digest or not os.path.isdir(image.root):
+        _build_tree(paths, spec, digest)
     store.write(_record(paths, spec.name), image.to_json())
 
 
-def _unchanged(spec: ImageSpec, digest: str | None) -> str:
-    found = _SOURCES[spec.source or ""].digest(spec)
-    if found is None or found != digest:
-        raise SandlotError(
-            f"image {spec.name!r}: its source changed while it was made", hint="run again"
-        )
-    return found
+def _build_tree(paths: Paths, spec: ImageSpec, digest: str) -> None:
+    source = _SOURCES[spec.source or ""]
+    with temporary(paths, digest or "unknown") as directory:
+        os.mkdir(f"{directory}/root")
+        os.chmod(f"{directory}/root", 0o755)
+        left_out = source.build(spec, f"{directory}/root")
+        if source.digest(spec) != digest:
+            problem = f"image {spec.name!r}: its source changed while it was made"
+            raise SandlotError(problem, hint="run again")
+        store.write(f"{directory}/about.json", {"warnings": left_out})
+        install(paths, directory, tree(paths, digest))
 
 
 def private_directory(path: str) -> None:

@@ -1,0 +1,124 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: sandbox_subid
+short_description: Reserve subordinate id ranges for sandboxes
+version_added: "0.1.0"
+author: the sandlot developers (@sandlot)
+description:
+  - Reserves 65536 subordinate user and group ids per name in C(/etc/subuid) and C(/etc/subgid).
+  - The owner of a range is C(sandlot.NAME), its start is the same in both files.
+  - A range never overlaps one of another line, a user, a group or the default ranges of useradd,
+    systemd and SSSD.
+  - Sandboxes reserve their ranges themselves. This module is for ranges without a sandbox, and
+    for reserving them ahead.
+extends_documentation_fragment:
+  - ansible.builtin.action_common_attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  platform:
+    platforms: linux
+options:
+  names:
+    description:
+      - Names of sandboxes, one range each.
+    type: list
+    elements: str
+    required: true
+    aliases: [name]
+  state:
+    description:
+      - Whether the ranges are reserved.
+      - The range of an existing sandbox can't be removed.
+    type: str
+    choices: [present, absent]
+    default: present
+notes:
+  - An existing range is kept, wherever it is.
+  - Takes the locks that useradd takes. Every line of another owner stays as it is.
+"""
+
+EXAMPLES = r"""
+- name: Reserve two ranges
+  sandlot.sandlot.sandbox_subid:
+    names: [web, worker]
+  register: reserved
+
+- name: Give one back
+  sandlot.sandlot.sandbox_subid:
+    name: worker
+    state: absent
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, or would be in check mode, one sentence each.
+  returned: always
+  type: list
+  elements: str
+  sample: ["/etc/subuid: add web worker", "/etc/subgid: add web worker"]
+ranges:
+  description: First id and number of ids of each name.
+  returned: always
+  type: dict
+  sample: {web: {start: 2000224256, size: 65536}, worker: {start: 2000289792, size: 65536}}
+"""
+
+import contextlib
+import dataclasses
+import os
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.sandlot import idmap, lock, plan, shell
+from ..module_utils.sandlot.errors import SpecError
+from ..module_utils.sandlot.paths import Paths
+
+
+def check_unused(paths: Paths, names: list[str]) -> None:
+    for name in names:
+        if os.path.exists(paths.sandbox(name).record):
+            raise SpecError("names", name, "is a sandbox", hint="remove the sandbox instead")
+
+
+def action(module: shell.Module, paths: Paths) -> shell.Json:
+    names = list(dict.fromkeys(module.params["names"]))
+    gone = names if module.params["state"] == "absent" else []
+    held = contextlib.nullcontext() if module.check_mode else lock.exclusive(paths)
+    with held:
+        files = idmap.observe(paths)
+        ranges = {} if gone else idmap.allocate(files, names)
+        check_unused(paths, gone)
+        operations = idmap.operations(paths, files, ranges, gone)
+        if not module.check_mode:
+            plan.apply_all(operations)
+    before = {name: ids for name, ids in idmap.recorded(files).items() if name in names}
+    return {
+        "changed": bool(operations),
+        "actions": plan.descriptions(operations),
+        "ranges": {name: dataclasses.asdict(ids) for name, ids in ranges.items()},
+        "diff": {
+            "before": {name: dataclasses.asdict(ids) for name, ids in before.items()},
+            "after": {name: dataclasses.asdict(ids) for name, ids in ranges.items()},
+        },
+    }
+
+
+def main() -> None:
+    spec = {
+        "names": {"type": "list", "elements": "str", "required": True, "aliases": ["name"]},
+        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    }
+    shell.run(AnsibleModule(argument_spec=spec, supports_check_mode=True), action)
+
+
+if __name__ == "__main__":
+    main()
