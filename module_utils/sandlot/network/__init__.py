@@ -14,6 +14,7 @@ from .bridges import network_operations, teardown_operations
 from .declare import default, load, load_for, normalise
 from .files import hosts_file, resolv_conf
 from .links import link_operations, unlink_all, unlink_operations
+from .manage import Managed, declared, removed
 from .model import Interface, Network, Publication
 from .observe import NetworkState, observe
 from .ports import check_publications
@@ -21,11 +22,13 @@ from .rules import rules_operations
 
 __all__ = [
     "Interface",
+    "Managed",
     "Network",
     "NetworkState",
     "Publication",
     "allocate",
     "check_publications",
+    "declared",
     "default",
     "hosts_file",
     "link_operations",
@@ -35,6 +38,7 @@ __all__ = [
     "normalise",
     "observe",
     "publications",
+    "removed",
     "resolv_conf",
     "rules_operations",
     "session",

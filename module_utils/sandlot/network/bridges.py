@@ -44,23 +44,23 @@ def network_operations(
 def teardown_operations(paths: Paths, state: NetworkState) -> list[Operation]:
     """Take away every link, table, setting and file of ours; nothing that is not ours."""
     operations = []
-    links = [*our_ports(paths, state.links), *our_bridges(paths, state.links)]
-    if links:
+    ports, bridges = our_ports(paths, state.links), our_bridges(paths, state.links)
+    if ports or bridges:
         adapter.require()
-        operations.append(
-            Operation(TARGET, f"delete {', '.join(links)}", lambda: _delete(paths, links))
-        )
+        summary = f"delete {len(ports)} interface(s) and {len(bridges)} bridge(s)"
+        links = [*ports, *bridges]
+        operations.append(Operation(TARGET, summary, lambda: _delete(paths, links)))
     if state.forwarding.prior is not None:
         summary = "restore IPv4 forwarding"
         operations.append(Operation(TARGET, summary, lambda: sysctls.restore_forwarding(paths)))
-    if state.tables.applied_text and not state.tables.installed:
-        nft.require(paths, state.tables)
-    if set(state.tables.present) - set(state.tables.foreign):
-        summary = f"delete nftables rules in table {paths.nft_table}"
-        operations.append(Operation(TARGET, summary, lambda: nft.remove(paths)))
-    if os.path.exists(paths.networks_file):
+    operations += nft.remove_operations(paths, state.tables)
+    if any(os.path.exists(path) for path in _files(paths)):
         operations.append(Operation(TARGET, "forget the networks", lambda: _forget(paths)))
     return operations
+
+
+def _files(paths: Paths) -> tuple[str, str]:
+    return paths.networks_file, sysctls.forwarding_file(paths)
 
 
 def _save(paths: Paths, networks: Mapping[str, Network]) -> None:
@@ -69,8 +69,8 @@ def _save(paths: Paths, networks: Mapping[str, Network]) -> None:
 
 
 def _forget(paths: Paths) -> None:
-    store.remove(paths.networks_file)
-    store.remove(sysctls.forwarding_file(paths))
+    for path in _files(paths):
+        store.remove(path)
 
 
 def _delete(paths: Paths, names: list[str]) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from .. import store
 from ..errors import ForeignError, HostError
 from ..paths import Paths
+from ..plan import Operation
 from .model import owner_mark
 
 FAMILIES = ("inet", "bridge")
@@ -88,6 +89,15 @@ def remove(paths: Paths) -> None:
     if ours:
         _transaction("".join(f"delete table {family} {paths.nft_table}\n" for family in ours))
     store.remove(_record_file(paths))
+
+
+def remove_operations(paths: Paths, tables: Tables) -> list[Operation]:
+    if tables.applied_text and not tables.installed:
+        require(paths, tables)
+    if not set(tables.present) - set(tables.foreign):
+        return []
+    summary = f"delete nftables rules in table {paths.nft_table}"
+    return [Operation("network", summary, lambda: remove(paths))]
 
 
 def _record_file(paths: Paths) -> str:

@@ -132,7 +132,10 @@ def rules_operations(
     """One operation that replaces our tables, or none when the kernel holds these rules.
 
     Apply it before networks and links come up: rules name links that need not exist yet.
+    A host without networks has no tables.
     """
+    if not networks:
+        return nft.remove_operations(paths, state.tables)
     nft.require(paths, state.tables)
     text = render(
         paths, networks, list(interfaces), list(publications), guarded=state.forwarding.ours

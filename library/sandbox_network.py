@@ -1,0 +1,217 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: sandbox_network
+short_description: Converge the networks that sandboxes attach to
+version_added: "0.1.0"
+author: the sandlot developers (@sandlot)
+description:
+  - Makes, changes and removes networks. Each is a bridge of the host with an IPv4 subnet; the
+    packet filter between networks, sandboxes, host and outside is one nftables table of its own.
+  - Sandboxes reach the outside and, unless the network is isolated, each other. They reach no
+    service of the host, no link-local or metadata address and no other network.
+    Nobody reaches a sandbox from outside but by a published port.
+  - A network named V(default) exists as soon as a sandbox uses it, declared or not.
+  - IPv4 forwarding is switched on when it is off. As long as it was this module that did so,
+    forwarded IPv4 traffic of others stays dropped. Switch it on by other means, before the first
+    run, on a host that is to be a router too.
+  - Where the last network goes, the tables go and forwarding is put back to what it was.
+requirements:
+  - nft
+  - pyroute2 0.7 or later (only when interfaces change)
+extends_documentation_fragment:
+  - ansible.builtin.action_common_attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  platform:
+    platforms: linux
+options:
+  networks:
+    description:
+      - The networks.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description:
+          - Name of the network, up to 63 lower-case letters, digits, C(_), C(.) and C(-).
+        type: str
+        required: true
+      ipv4_subnet:
+        description:
+          - Range of addresses, for instance V(10.77.4.0/24).
+          - Required unless the network is V(default), which has V(10.77.0.0/22).
+          - A range that overlaps a route of the host, another network, the address of the SSH
+            client or of a resolver is refused.
+        type: str
+      ipv4_gateway:
+        description:
+          - Address of the host in this network; the first of the range unless given.
+        type: str
+      nat:
+        description:
+          - Whether traffic to the outside gets the host's address.
+          - Without it, the networks outside need a route to O(networks[].ipv4_subnet).
+        type: bool
+        default: true
+      isolated:
+        description:
+          - Whether sandboxes of this network are kept from talking to each other,
+            also by way of ports they publish.
+        type: bool
+        default: false
+      mtu:
+        description:
+          - Largest packet; the kernel's default unless given.
+        type: int
+      dns_servers:
+        description:
+          - Resolvers for sandboxes of this network that name none themselves.
+          - The host's own unless given, without those on a loopback address.
+        type: list
+        elements: str
+        default: []
+  state:
+    description:
+      - Whether the listed networks are to exist.
+      - With V(absent) only their names matter.
+    type: str
+    choices: [present, absent]
+    default: present
+  purge:
+    description:
+      - Whether to remove every network that is not listed. A network that sandboxes use is refused,
+        except that V(default) stays while it is in use.
+      - Only used with O(state=present).
+    type: bool
+    default: false
+"""
+
+EXAMPLES = r"""
+- name: A network for all, and one whose sandboxes don't see each other
+  sandlot.sandlot.sandbox_network:
+    networks:
+      - name: default
+      - name: tenants
+        ipv4_subnet: 10.77.4.0/24
+        isolated: true
+
+- name: Remove one network
+  sandlot.sandlot.sandbox_network:
+    networks:
+      - name: tenants
+    state: absent
+
+- name: Remove all networks
+  sandlot.sandlot.sandbox_network:
+    networks: []
+    purge: true
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, or would be in check mode, one sentence each.
+  returned: always
+  type: list
+  elements: str
+  sample: ["network default: create bridge sandlot0 with 10.77.0.1/22"]
+networks:
+  description: The networks of the host by name.
+  returned: always
+  type: dict
+  sample:
+    default:
+      name: default
+      bridge: sandlot0
+      ipv4_subnet: 10.77.0.0/22
+      ipv4_gateway: 10.77.0.1
+      nat: true
+      isolated: false
+      mtu: null
+      dns_servers: []
+"""
+
+import contextlib
+import json
+from typing import Any, Mapping
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.sandlot import lock, network, shell
+from ..module_utils.sandlot.converge import record
+from ..module_utils.sandlot.paths import Paths
+from ..module_utils.sandlot.plan import apply_all, descriptions
+
+NETWORK = {
+    "name": {"type": "str", "required": True},
+    "ipv4_subnet": {"type": "str"},
+    "ipv4_gateway": {"type": "str"},
+    "nat": {"type": "bool", "default": True},
+    "isolated": {"type": "bool", "default": False},
+    "mtu": {"type": "int"},
+    "dns_servers": {"type": "list", "elements": "str", "default": []},
+}
+ARGUMENTS = {
+    "networks": {"type": "list", "elements": "dict", "required": True, "options": NETWORK},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "purge": {"type": "bool", "default": False},
+}
+
+
+def plan(params: Mapping[str, Any], paths: Paths) -> network.Managed:
+    records = record.load_all(paths).good.values()
+    interfaces = [item for entry in records for item in entry.interfaces]
+    publications = [
+        item
+        for entry in records
+        for item in network.publications(entry.name, entry.interfaces, entry.spec.published_ports)
+    ]
+    if params["state"] == "absent":
+        names = [item["name"] for item in params["networks"]]
+        return network.removed(paths, names, interfaces, publications)
+    return network.declared(
+        paths, params["networks"], interfaces, publications, purge=params["purge"]
+    )
+
+
+def action(module: shell.Module, paths: Paths) -> shell.Json:
+    with contextlib.ExitStack() as stack:
+        if not module.check_mode:
+            stack.enter_context(lock.exclusive(paths))
+        managed = plan(module.params, paths)
+        if not module.check_mode:
+            stack.enter_context(network.session())
+            apply_all(managed.operations)
+    return {
+        "changed": bool(managed.operations),
+        "actions": descriptions(managed.operations),
+        "networks": facts(managed.after),
+        "diff": {"before": text(managed.before), "after": text(managed.after)},
+    }
+
+
+def facts(networks: Mapping[str, network.Network]) -> shell.Json:
+    return {
+        name: {**item.to_json(), "bridge": item.bridge} for name, item in sorted(networks.items())
+    }
+
+
+def text(networks: Mapping[str, network.Network]) -> str:
+    return json.dumps(facts(networks), indent=4, sort_keys=True) + "\n"
+
+
+def main() -> None:
+    shell.run(AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True), action)
+
+
+if __name__ == "__main__":
+    main()
