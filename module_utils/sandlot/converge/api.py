@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Iterable, Sequence
 
-from .. import lock
+from .. import lock, network
 from ..errors import SpecError
 from ..paths import Paths
 from ..spec import Spec
@@ -57,7 +57,10 @@ def _run(paths: Paths, wanted: Request) -> Result:
     attached = {item.name for spec in specs for item in spec.networks}
     seen = observe(paths, [wish.name for wish in wanted.wishes], attached)
     planned = plan(paths, wanted, seen)
-    failures = {} if wanted.check else apply_all(planned.steps)
+    if wanted.check:
+        return result(planned, seen, {})
+    with network.session():
+        failures = apply_all(planned.steps)
     return result(planned, seen, failures)
 
 

@@ -17,7 +17,7 @@ from ..errors import SpecError
 from ..paths import Paths
 from ..security import capabilities, seccomp
 from ..spec import Spec, Tmpfs
-from .record import Record
+from .record import ImageRef, Record
 
 Json = Dict[str, Any]
 
@@ -37,13 +37,18 @@ def content(paths: Paths, record: Record, cgroups: Sequence[str]) -> Json:
     return data
 
 
+def is_shifted(image: ImageRef) -> bool:
+    """Whether the tree is a copy with moved owners, for hosts that can't map ids on a mount."""
+    return os.path.basename(image.root).startswith("shifted-")
+
+
 def _root(paths: Paths, record: Record) -> Json:
     sandbox = paths.sandbox(record.name)
     spec = record.spec
     return {
         "ids": {"uid": record.ids.start, "gid": record.ids.start, "size": record.ids.size},
         "lower": record.image.root,
-        "idmap": True,
+        "idmap": not is_shifted(record.image),
         "upper": sandbox.upper,
         "work": sandbox.work,
         "read_only": spec.read_only,
@@ -119,6 +124,15 @@ def _hash(data: Mapping[str, Any]) -> str:
 
 def encoded(data: Mapping[str, Any]) -> bytes:
     return (json.dumps({"schema": store.SCHEMA, **data}, indent=1, sort_keys=True) + "\n").encode()
+
+
+def decoded(content: bytes) -> Json:
+    """{} for what no longer is a launch file."""
+    try:
+        data = json.loads(content)
+    except ValueError:
+        return {}
+    return data if isinstance(data, dict) else {}
 
 
 def current(paths: Paths, name: str) -> bytes:

@@ -4,15 +4,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
-from typing import Dict, Iterable, Mapping, Sequence
+from typing import Callable, Dict, Iterable, Mapping, Sequence
 
 from .. import cgroups, idmap, images, network, runtime, store
 from ..errors import StateError
 from ..network import Interface
 from ..paths import PINNED, Paths
-from . import layer, record
+from . import layer, probe, record
 from .decide import ALL_PINS, NO_PINS, SOME_PINS, Seen
 from .record import Records
 
@@ -27,12 +28,15 @@ class Made:
 
 @dataclass(frozen=True)
 class Observation:
+    """``maps_ids`` is asked only when a layer is to be made, and then once."""
+
     records: Records
     ids: idmap.IdFiles
     images: Mapping[str, images.Image]
     networks: Mapping[str, network.Network]
     network: network.NetworkState
     cgroups: cgroups.CgroupState
+    maps_ids: Callable[[], bool]
     traces: frozenset[str]
     seen: Mapping[str, Seen]
     made: Mapping[str, Made]
@@ -51,6 +55,7 @@ def observe(paths: Paths, wished: Iterable[str], attached: Iterable[str] = ()) -
         networks=network.load_for(paths, {*attached, *_attached(records)}),
         network=network.observe(paths),
         cgroups=cgroups.observe(paths, names),
+        maps_ids=functools.cache(lambda: probe.maps_ids(paths.images)),
         traces=frozenset(traces),
         seen={name: _seen(paths, name, records, made.get(name)) for name in names},
         made=made,

@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Mapping, Sequence
 
-from .. import cgroups, idmap, network
+from .. import cgroups, idmap, images, network
 from ..launcher.client import Launcher
 from ..paths import Paths
 from ..plan import Operation
-from . import etcfiles, launchfile, layer, record, removal
+from . import etcfiles, launchfile, layer, live, record, removal
 from .decide import NO_PINS, Decision, decide, namespace_lines, record_lines, run_lines
 from .observe import Made, Observation, write_made
 from .record import PRESENT, REBUILDING, Record
@@ -36,13 +36,41 @@ class _Context:
     seen: Observation
     resolved: Resolved
     decisions: Mapping[str, Decision]
+    files: Mapping[str, _Files]
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The host-made files of one sandbox, and which of them are not right yet."""
+
+    record: Record
+    contents: etcfiles.Files
+    outdated: Sequence[str]
+
+    def due(self) -> etcfiles.Files:
+        return {file: self.contents[file] for file in self.outdated}
 
 
 def plan(paths: Paths, request: Request, seen: Observation) -> Plan:
     resolved = resolve(paths, request, seen)
     decisions = {name: decide(target, seen.seen[name]) for name, target in resolved.targets.items()}
-    context = _Context(paths, seen, resolved, decisions)
+    context = _Context(paths, seen, resolved, decisions, _all_files(paths, seen, resolved))
     return Plan(_steps(context), resolved, decisions)
+
+
+def _all_files(paths: Paths, seen: Observation, resolved: Resolved) -> dict[str, _Files]:
+    """Of the wished sandboxes, and of the others as far as they have namespaces."""
+    records = {name: target.record for name, target in resolved.targets.items()}
+    records.update(
+        (name, entry)
+        for name, entry in resolved.bystanders.items()
+        if seen.seen[name].pins != NO_PINS
+    )
+    files = {}
+    for name, entry in records.items():
+        contents = etcfiles.contents(entry, seen.networks, resolved.interfaces)
+        files[name] = _Files(entry, contents, etcfiles.outdated(paths, name, contents))
+    return files
 
 
 def _steps(context: _Context) -> list[Step]:
@@ -54,6 +82,7 @@ def _steps(context: _Context) -> list[Step]:
         *_destroy(context),
         *_shared(context),
         *removal.clean(paths, seen, removed),
+        *_shift(context),
         *_prepare(context),
         *_update_hosts(context),
         *_create(context),
@@ -124,6 +153,18 @@ def _shared(context: _Context) -> list[Step]:
     return [single(operation) for operation in operations]
 
 
+def _shift(context: _Context) -> list[Step]:
+    """Copies of images for the sandboxes of a host that can't map ids on a mount."""
+    steps = []
+    for name, decision in context.decisions.items():
+        ref = decision.record.image
+        image = context.seen.images.get(ref.name)
+        if image and image.digest == ref.digest and launchfile.is_shifted(ref):
+            found = images.shift_operations(context.paths, image, decision.record.ids)
+            steps += _of_one(name, found, silent=False)
+    return steps
+
+
 def _prepare(context: _Context) -> list[Step]:
     """Layer, host-made files and launch file of each sandbox; one step, for it is one sandbox's."""
     steps = [_prepare_one(context, decision) for decision in context.decisions.values()]
@@ -133,50 +174,39 @@ def _prepare(context: _Context) -> list[Step]:
 def _prepare_one(context: _Context, decision: Decision) -> Step | None:
     paths, name = context.paths, decision.name
     fresh = decision.told or not context.seen.seen[name].layer
-    files = _files(context, decision.record)
-    outdated = etcfiles.outdated(paths, name, files)
+    files = context.files[name]
     launch = context.resolved.launches[name]
-    relaunch = launchfile.current(paths, name) != launchfile.encoded(launch)
-    if outdated == ["hosts"] and not fresh and not relaunch:
-        return None
+    current = launchfile.current(paths, name)
+    relaunch = current != launchfile.encoded(launch)
+    stays = context.seen.seen[name].running and not decision.stop
+    told_live = relaunch and stays and live.differs(launchfile.decoded(current), launch)
 
     def prepare(failures: Failures) -> None:
         if fresh:
             layer.make(paths.sandbox(name), decision.record.ids)
-        if outdated:
-            etcfiles.write(paths, decision.record, {file: files[file] for file in outdated})
+        if files.outdated:
+            etcfiles.write(paths, decision.record, files.due())
+        if told_live:
+            live.configure(paths.sandbox(name), launch)
         if relaunch:
             launchfile.write(paths, launch)
 
-    parts = [*(["layer"] if fresh else []), *outdated, *(["launch.json"] if relaunch else [])]
-    if not parts:
+    parts = [*(["layer"] if fresh else []), *files.outdated]
+    parts += ["launch.json"] if relaunch else []
+    if parts in ([], ["hosts"]):
         return None
     told = decision.told or decision.write_record
     lines = () if told else (Line(name, f"write {', '.join(parts)}"),)
     return Step(f"{name}: prepare", prepare, lines, name)
 
 
-def _files(context: _Context, entry: Record) -> etcfiles.Files:
-    return etcfiles.contents(entry, context.seen.networks, context.resolved.interfaces)
-
-
 def _update_hosts(context: _Context) -> list[Step]:
     """Neighbours come and go, so hosts files of sandboxes that do not change otherwise follow."""
-    everyone = {name: target.record for name, target in context.resolved.targets.items()}
-    everyone.update(
-        (name, entry)
-        for name, entry in context.resolved.bystanders.items()
-        if context.seen.seen[name].pins != NO_PINS
-    )
-    due = {}
-    for name, entry in everyone.items():
-        files = _files(context, entry)
-        if etcfiles.outdated(context.paths, name, files) == ["hosts"]:
-            due[name] = (entry, {"hosts": files["hosts"]})
+    due = {name: files for name, files in context.files.items() if files.outdated == ["hosts"]}
 
     def update(names: list[str], failures: Failures) -> None:
         for name in names:
-            etcfiles.write(context.paths, *due[name])
+            etcfiles.write(context.paths, due[name].record, due[name].due())
 
     told = any(decision.told for decision in context.decisions.values())
     count = f"{len(due)} file{'s' if len(due) > 1 else ''}"

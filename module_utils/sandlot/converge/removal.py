@@ -10,9 +10,9 @@ from typing import Sequence
 
 from .. import cgroups
 from ..paths import Paths, SandboxPaths
-from . import layer, record
+from . import launchfile, layer, record
 from .observe import Observation
-from .record import REMOVING
+from .record import REMOVING, Record
 from .steps import Failures, Line, Step, single
 
 
@@ -36,14 +36,16 @@ def clean(paths: Paths, seen: Observation, names: Sequence[str]) -> list[Step]:
     for name in names:
         operations = cgroups.remove_operations(paths, name, seen.cgroups)
         steps += [single(operation, subject=name, silent=True) for operation in operations]
-        steps.append(_files_step(paths, name))
+        steps.append(_files_step(paths, name, seen.records.good.get(name)))
     return steps
 
 
-def _files_step(paths: Paths, name: str) -> Step:
+def _files_step(paths: Paths, name: str, known: Record | None) -> Step:
     sandbox = paths.sandbox(name)
 
     def remove(failures: Failures) -> None:
+        if known and launchfile.is_shifted(known.image):
+            layer.remove_tree(known.image.root)
         layer.remove_tree(sandbox.run)
         _remove_state(sandbox)
 

@@ -116,21 +116,31 @@ def _records(
         old = good.get(name)
         spec = _spec(wish)
         cgroups.check(spec.limits, seen.cgroups)
+        ids = old.ids if old else fresh[name]
         records[name] = Record(
             name=name,
             phase=PRESENT,
             wanted=wanted(wish, old),
             spec=spec,
-            ids=old.ids if old else fresh[name],
-            image=old.image if old and wish.keep_image else _image(paths, spec.image, seen),
+            ids=ids,
+            image=_image(paths, wish, old, ids, seen),
             interfaces=tuple(allocated.get(name, ())),
         )
     return records
 
 
-def _image(paths: Paths, name: str, seen: Observation) -> ImageRef:
+def _image(
+    paths: Paths, wish: Wish, old: Record | None, ids: idmap.IdRange, seen: Observation
+) -> ImageRef:
+    """The image and the tree of it that the layer lies on; a tree in use stays what it is."""
+    if old and wish.keep_image:
+        return old.image
+    name = _spec(wish).image
     found = seen.images.get(name) or images.lookup(paths, name)
-    return ImageRef(found.name, found.digest, found.root)
+    if old and (old.image.name, old.image.digest) == (found.name, found.digest):
+        return old.image
+    root = found.root if seen.maps_ids() else images.shifted(paths, found, ids)
+    return ImageRef(found.name, found.digest, root)
 
 
 def _launch(paths: Paths, record: Record, seen: Observation) -> dict[str, Any]:

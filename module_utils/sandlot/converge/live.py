@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Tells a running init what it can take over without a restart."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from ..errors import LaunchError
+from ..launcher import protocol
+from ..paths import SandboxPaths
+
+KEYS = ("restart", "stop", "log_max_size")
+ANSWER_SECONDS = 10.0
+
+
+def differs(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    return any(before.get(key) != after[key] for key in KEYS)
+
+
+def configure(sandbox: SandboxPaths, launch: Mapping[str, Any]) -> None:
+    config = {key: launch[key] for key in KEYS}
+    try:
+        with protocol.connect(sandbox.socket) as connection:
+            connection.settimeout(ANSWER_SECONDS)
+            protocol.send(connection, {"op": "configure", "config": config})
+            answer, _ = protocol.receive(connection)
+    except OSError as error:
+        raise _unreachable(sandbox, str(error)) from error
+    if answer is None or "error" in answer:
+        raise _unreachable(sandbox, str(answer))
+
+
+def _unreachable(sandbox: SandboxPaths, problem: str) -> LaunchError:
+    return LaunchError(
+        f"init of {sandbox.name} did not take over its new settings: {problem}",
+        hint="run again with restart: true",
+    )

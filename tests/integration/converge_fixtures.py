@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""A host of its own under a moved root, with the runtime and an image; taken down completely."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sandlot import cgroups, converge, images, network, runtime
+from sandlot.converge import Result, host
+from sandlot.launcher.client import Launcher
+from sandlot.paths import Paths
+from sandlot.plan import apply_all
+from sandlot.spec import normalise_all
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import fingerprint  # noqa: E402
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces, links and cgroups")
+IDLE = ["sleep", "1000000"]
+
+
+def sandbox(name: str, **options: Any) -> dict[str, Any]:
+    return {"name": name, "image": "busybox", "command": IDLE, **options}
+
+
+class Deployment:
+    """What a user does to one host, by the engine's own calls."""
+
+    def __init__(self, root: str) -> None:
+        self.paths = Paths(root)
+        Path(root, "etc").mkdir(parents=True, exist_ok=True)
+
+    def prepare(self) -> None:
+        host.present(self.paths, check=False)
+        spec = images.normalise_all([{"name": "busybox", "source": "busybox"}])
+        apply_all(images.operations(self.paths, spec))
+
+    def run(self, *specs: dict[str, Any], **options: Any) -> Result:
+        request = converge.request(normalise_all(list(specs)), **options)
+        return converge.converge(self.paths, request)
+
+    def converged(self, *specs: dict[str, Any], **options: Any) -> Result:
+        """A run without failures, after which there is nothing to do."""
+        result = self.run(*specs, **options)
+        assert not result.failed, result.failed
+        again = self.run(*specs, purge=options.get("purge", False))
+        assert again.actions == []
+        return result
+
+    def info(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = converge.info(self.paths, [name])[0]
+        return found
+
+    def pid(self, name: str) -> int:
+        running = runtime.running(self.paths, name)
+        assert running is not None, f"{name} does not run: {runtime.status(self.paths, name)}"
+        return running.pid
+
+    def inside(self, name: str, path: str) -> str:
+        """A file as the sandbox sees it."""
+        return Path(f"/proc/{self.pid(name)}/root{path}").read_text()
+
+    def kill(self, name: str) -> None:
+        """End init as a crash would; returns when it is dead."""
+        pidfd = os.pidfd_open(self.pid(name))
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            wait_readable(pidfd)
+        finally:
+            os.close(pidfd)
+
+    def reboot(self) -> None:
+        """What a boot leaves: state, and nothing in the kernel or under run."""
+        launcher = Launcher(self.paths)
+        names = [entry["name"] for entry in converge.info(self.paths)]
+        launcher.stop(names)
+        launcher.destroy(names)
+        launcher.quit()
+        state = network.observe(self.paths)
+        networks = self.paths.networks_file
+        kept = Path(networks).read_bytes()
+        apply_all(network.teardown_operations(self.paths, state))
+        Path(networks).write_bytes(kept)
+        observed = cgroups.observe(self.paths, names)
+        for name in names:
+            apply_all(cgroups.remove_operations(self.paths, name, observed))
+        shutil.rmtree(self.paths.run)
+
+    def teardown(self) -> None:
+        result = self.run(purge=True)
+        assert not result.failed, result.failed
+        host.absent(self.paths, check=False)
+
+
+def wait_readable(fd: int, seconds: float = 20.0) -> None:
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    assert poller.poll(seconds * 1000), "timed out"
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """For what no descriptor tells of."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        os.sched_yield()
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def fetch(address: str, port: int) -> str:
+    with socket.create_connection((address, port), timeout=10) as sock:
+        sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        return b"".join(iter(lambda: sock.recv(65536), b"")).decode()
+
+
+def tree(root: str) -> list[str]:
+    """Every file under a root with what a write would change; sockets' and logs' times aside."""
+    found = []
+    for directory, names, files in os.walk(root):
+        for name in [*names, *files]:
+            path = os.path.join(directory, name)
+            status = os.lstat(path)
+            found.append(f"{path} {status.st_mode:o} {status.st_size} {status.st_mtime_ns}")
+    return sorted(found)
+
+
+@contextlib.contextmanager
+def short_directory() -> Iterator[str]:
+    """Short, because the path of a unix socket is at most 107 bytes long."""
+    root = tempfile.mkdtemp(prefix="sl", dir="/var/tmp")
+    try:
+        yield root
+    finally:
+        shutil.rmtree(root)
+
+
+@contextlib.contextmanager
+def untouched_host(root: str) -> Iterator[None]:
+    """Asserts that the host is left as it was found.
+
+    SANDLOT_SHARED_HOST=1 is for a machine on which other tests run at the same time: then only
+    what carries the root's own names is looked at.
+    """
+    before = fingerprint.fingerprint(root)
+    yield
+    changes = fingerprint.diff(before, fingerprint.fingerprint(root))
+    if os.environ.get("SANDLOT_SHARED_HOST"):
+        own = (root, Paths(root).tag)
+        changes = [line for line in changes if any(mark in line for mark in own)]
+    assert changes == []
+
+
+@contextlib.contextmanager
+def deployed() -> Iterator[Deployment]:
+    with short_directory() as root:
+        deployment = Deployment(root)
+        with untouched_host(root):
+            try:
+                deployment.prepare()
+                yield deployment
+            finally:
+                deployment.teardown()
+        assert_gone(deployment.paths)
+
+
+def assert_gone(paths: Paths) -> None:
+    assert not os.path.exists(paths.state)
+    assert not os.path.exists(paths.run)
+    assert not os.path.exists(paths.lib)
+    links = json.loads(subprocess.check_output(["ip", "-json", "link"]))
+    assert not [link["ifname"] for link in links if paths.tag in link["ifname"]]
