@@ -93,10 +93,12 @@ def _opened(spec: ImageSpec) -> Iterator[_Readable]:
     except OSError as error:
         hint = "path is a file on the managed host; copy the archive there first"
         raise SpecError("path", path, f"can't be read: {error.strerror}", hint=hint) from error
-    with open(fd, "rb", buffering=0) as handle:
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, fd)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise SpecError("path", path, "is not a regular file")
-        yield handle
+            hint = "path is an archive, a single file"
+            raise SpecError("path", path, "is not a regular file", hint=hint)
+        yield stack.enter_context(open(fd, "rb", buffering=0, closefd=False))
 
 
 @contextlib.contextmanager

@@ -1,0 +1,628 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The image store on a real file system: sources, replacement, kills, copies, the module."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import http.server
+import io
+import json
+import multiprocessing
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+from pathlib import Path
+from typing import Callable, Iterator
+
+import pytest
+from sandlot import images, store
+from sandlot.errors import ForeignError, HostError, SandlotError, SpecError
+from sandlot.idmap import IdRange
+from sandlot.images import busybox
+from sandlot.paths import Paths
+from sandlot.plan import Change, apply_all, descriptions
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(busybox.find() is None, reason="no static busybox"),
+]
+BUSYBOX = {"name": "busybox", "source": "busybox"}
+FORK = multiprocessing.get_context("fork")
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    return Paths(str(tmp_path / "root"))
+
+
+def converge(paths: Paths, *raw: dict, purge: bool = False) -> list[str]:
+    specs = images.normalise_all(list(raw))
+    operations = images.operations(paths, specs, purge=purge)
+    apply_all(operations)
+    assert images.operations(paths, specs, purge=purge) == []
+    return descriptions(operations)
+
+
+def archive(directory: Path, files: dict[str, bytes], name: str = "a.tar.gz") -> dict:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as writer:
+        for path, content in files.items():
+            member = tarfile.TarInfo(path)
+            member.size = len(content)
+            writer.addfile(member, io.BytesIO(content))
+    data = gzip.compress(buffer.getvalue())
+    (directory / name).write_bytes(data)
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return {"name": "t", "source": "tarball", "path": str(directory / name), "checksum": digest}
+
+
+def listing(paths: Paths) -> list[str]:
+    found = subprocess.run(
+        ["find", paths.images, "-printf", "%P %m %U %G %s %l\n"], capture_output=True, text=True
+    )
+    return sorted(found.stdout.splitlines())
+
+
+def sandbox(paths: Paths, name: str, image: images.Image, start: int = 200000) -> None:
+    os.makedirs(paths.sandbox(name).state)
+    record = {"image": {"name": image.name, "digest": image.digest}, "ids": {"uid": start}}
+    store.write(paths.sandbox(name).record, record)
+
+
+# -- busybox --------------------------------------------------------------------------------------
+
+
+def test_a_busybox_image_runs(paths: Paths) -> None:
+    found = busybox.find()
+    assert found
+    assert converge(paths, BUSYBOX) == [f"image busybox: make {found.digest[:12]} from busybox"]
+    image = images.lookup(paths, "busybox")
+    for command in (
+        ["/bin/busybox", "echo", "hello"],
+        ["/bin/sh", "-c", "echo hello"],
+        ["/usr/bin/env", "/sbin/../usr/sbin/chroot", "/", "echo", "hello"],
+    ):
+        done = subprocess.run(["chroot", image.root, *command], capture_output=True)
+        assert done.stdout == b"hello\n"
+    done = subprocess.run(["chroot", image.root, "/bin/httpd", "--help"], capture_output=True)
+    assert b"httpd" in done.stderr
+
+
+def test_the_tree_is_closed_and_owned_by_root(paths: Paths) -> None:
+    old = os.umask(0o000)
+    try:
+        converge(paths, BUSYBOX)
+    finally:
+        os.umask(old)
+    image = images.lookup(paths, "busybox")
+    for directory in (paths.images, os.path.dirname(image.root)):
+        assert os.stat(directory).st_mode & 0o777 == 0o700
+    assert os.stat(image.root).st_mode & 0o7777 == 0o755
+    assert os.stat(f"{image.root}/tmp").st_mode & 0o7777 == 0o1777
+    writable = ["find", image.root, "-not", "-type", "l", "-perm", "/022", "-not", "-name", "tmp"]
+    assert subprocess.run(writable, capture_output=True).stdout == b""
+    assert (
+        subprocess.run(["find", image.root, "-not", "-uid", "0"], capture_output=True).stdout == b""
+    )
+
+
+def test_all_links_are_relative_and_lead_to_busybox(paths: Paths) -> None:
+    converge(paths, BUSYBOX)
+    root = Path(images.lookup(paths, "busybox").root)
+    for path in root.rglob("*"):
+        if path.is_symlink():
+            assert not os.readlink(path).startswith("/")
+            assert path.resolve().is_relative_to(root) and path.exists()
+    for name in ("sh", "httpd", "ip", "wget", "sleep"):
+        for directory in ("bin", "sbin", "usr/bin"):
+            assert (root / directory / name).resolve() == root / "bin/busybox"
+
+
+def test_another_binary_is_another_image(
+    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converge(paths, BUSYBOX)
+    old = images.lookup(paths, "busybox")
+    sandbox(paths, "web", old)
+    other = tmp_path / "busybox"
+    shutil.copy("/bin/busybox", other)
+    with open(other, "ab") as handle:
+        handle.write(b"newer")
+    monkeypatch.setattr(busybox, "CANDIDATES", (str(other),))
+    planned = images.operations(paths, images.normalise_all([BUSYBOX]))
+    assert [each.change for each in planned] == [Change.REBUILD]
+    assert len(converge(paths, BUSYBOX)) == 1
+    assert images.lookup(paths, "busybox").digest != old.digest and os.path.isdir(old.root)
+    shutil.rmtree(paths.sandbox("web").state)
+    assert converge(paths, BUSYBOX, purge=True) == [f"images: remove unused {old.digest[:12]}"]
+    assert not os.path.exists(old.root)
+
+
+def test_an_image_outlives_the_package(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    converge(paths, BUSYBOX)
+    monkeypatch.setattr(busybox, "find", lambda: None)
+    assert converge(paths, BUSYBOX) == []
+    new = images.normalise_all([{**BUSYBOX, "name": "other"}])
+    operations = images.operations(paths, new)
+    assert descriptions(operations) == ["image other: make from busybox"]
+    before = listing(paths)
+    with pytest.raises(HostError, match="no statically linked busybox; install"):
+        apply_all(operations)
+    assert listing(paths) == before
+
+
+def test_a_dynamic_busybox_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dynamic = tmp_path / "busybox"
+    shutil.copy(os.path.realpath("/bin/sh"), dynamic)
+    monkeypatch.setattr(busybox, "CANDIDATES", (str(dynamic),))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert busybox.find() is None
+
+
+# -- tarball --------------------------------------------------------------------------------------
+
+
+def test_a_tarball_from_a_path(paths: Paths, tmp_path: Path) -> None:
+    raw = archive(tmp_path, {"bin/tool": b"tool"})
+    converge(paths, raw)
+    image = images.lookup(paths, "t")
+    assert image.digest == raw["checksum"].partition(":")[2]
+    assert Path(image.root, "bin/tool").read_bytes() == b"tool"
+    assert images.facts(paths, image)["warnings"] == []
+
+
+def test_an_unchanged_image_needs_no_archive(paths: Paths, tmp_path: Path) -> None:
+    raw = archive(tmp_path, {"f": b"1"})
+    converge(paths, raw)
+    os.unlink(raw["path"])
+    assert converge(paths, raw) == []
+    assert converge(paths, {**raw, "path": "/elsewhere"}) == [
+        f"image t: record {raw['checksum'][7:19]} from tarball"
+    ]
+
+
+def test_two_names_share_a_tree(paths: Paths, tmp_path: Path) -> None:
+    raw = archive(tmp_path, {"f": b"1"})
+    other = {**raw, "name": "registry/other:1"}
+    converge(paths, raw, other)
+    found = images.observe(paths)
+    assert found["t"].root == found["registry/other:1"].root
+    assert len(converge(paths, raw, {"name": other["name"], "state": "absent"})) == 1
+    assert os.path.isdir(found["t"].root)
+
+
+def test_a_sha512_checksum(paths: Paths, tmp_path: Path) -> None:
+    raw = archive(tmp_path, {"f": b"1"})
+    data = Path(raw["path"]).read_bytes()
+    converge(paths, {**raw, "checksum": f"sha512:{hashlib.sha512(data).hexdigest()}"})
+
+
+BAD_FILES: dict[str, tuple[Callable[[bytes], bytes], bool, str]] = {
+    "wrong checksum": (lambda good: good + b"x", False, "has the checksum sha256:.*, not sha256"),
+    "HTML page": (lambda good: b"<html>404</html>", False, "an HTML page.*has the checksum"),
+    "HTML page, checksum of it": (lambda good: b"<html></html>", True, "HTML page"),
+    "empty": (lambda good: b"", True, "is empty"),
+    "truncated": (lambda good: good[:100], True, "truncated"),
+    "corrupt": (lambda good: good[:60] + b"\xff" * 60 + good[120:], True, "corrupt|checksum"),
+    "wrong format": (lambda good: b"\x7fELF" + os.urandom(999), True, "not a tar archive"),
+}
+
+
+@pytest.mark.parametrize("change, matching, message", BAD_FILES.values(), ids=BAD_FILES.keys())
+def test_a_bad_archive_changes_nothing(
+    paths: Paths, tmp_path: Path, change: Callable[[bytes], bytes], matching: bool, message: str
+) -> None:
+    converge(paths, archive(tmp_path, {"f": b"old"}))
+    before = listing(paths)
+    raw = archive(tmp_path, {"f": b"new", "g": os.urandom(1000)}, "new")
+    data = change(Path(raw["path"]).read_bytes())
+    Path(raw["path"]).write_bytes(data)
+    if matching:
+        raw["checksum"] = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    with pytest.raises(SandlotError, match=f"(?s)image 't'.*{message}"):
+        converge(paths, raw)
+    assert listing(paths) == before
+    assert Path(images.lookup(paths, "t").root, "f").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("kind", ["missing", "directory", "fifo"])
+def test_a_path_that_is_no_file(paths: Paths, tmp_path: Path, kind: str) -> None:
+    raw = archive(tmp_path, {"f": b"1"})
+    os.unlink(raw["path"])
+    if kind != "missing":
+        (os.mkfifo if kind == "fifo" else os.mkdir)(raw["path"])
+    with pytest.raises(SpecError, match="path: "):
+        converge(paths, raw)
+    assert not [each for each in os.listdir(paths.images) if each.startswith(".tmp")]
+
+
+def test_an_archive_larger_than_its_bound(paths: Paths, tmp_path: Path) -> None:
+    raw = archive(tmp_path, {"f": os.urandom(5000)})
+    with pytest.raises(SandlotError, match="larger than 2048 bytes"):
+        converge(paths, {**raw, "max_size": 2048})
+    zeros = archive(tmp_path, {"f": bytes(100_000)}, "zeros")
+    with pytest.raises(SandlotError, match="unpacks to more than 2048 bytes"):
+        converge(paths, {**zeros, "max_size": 2048})
+
+
+def test_what_was_verified_is_what_is_extracted(
+    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is rewritten in place between verification and extraction."""
+    raw = archive(tmp_path, {"f": b"good"})
+    evil = Path(archive(tmp_path, {"f": b"evil"}, "evil")["path"]).read_bytes()
+    from sandlot.images import tarball
+
+    real = tarball.extract
+
+    def swapped(*arguments):
+        Path(raw["path"]).write_bytes(evil)
+        return real(*arguments)
+
+    monkeypatch.setattr(tarball, "extract", swapped)
+    apply_all(images.operations(paths, images.normalise_all([raw])))
+    assert Path(images.lookup(paths, "t").root, "f").read_bytes() == b"good"
+
+
+def test_left_out_members_are_kept_as_warnings(paths: Paths, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x", "w") as writer:
+        member = tarfile.TarInfo("dev/null")
+        member.type = tarfile.CHRTYPE
+        writer.addfile(member)
+    digest = hashlib.sha256((tmp_path / "x").read_bytes()).hexdigest()
+    raw = {"name": "t", "source": "tarball", "path": str(tmp_path / "x")}
+    converge(paths, {**raw, "checksum": f"sha256:{digest}"})
+    facts = images.facts(paths, images.lookup(paths, "t"))
+    assert facts["warnings"] == ["left out 'dev/null': a device or FIFO"]
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    def __init__(self, data: bytes, *arguments: object) -> None:
+        self.data = data
+        super().__init__(*arguments)  # type: ignore[arg-type]
+
+    def do_GET(self) -> None:
+        if self.path == "/moved":
+            self._answer(302, location="/good")
+        elif self.path.startswith("/to-"):
+            self._answer(
+                302, location={"/to-file": "file:///etc/passwd"}.get(self.path, "ftp://x/")
+            )
+        elif self.path in ("/good", "/short"):
+            self._answer(200, length=len(self.data) + (self.path == "/short") * 10)
+            self.wfile.write(self.data)
+        else:
+            self._answer(404)
+
+    def _answer(self, status: int, *, location: str = "", length: int = 0) -> None:
+        self.send_response(status)
+        if location:
+            self.send_header("Location", location)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict]:
+    monkeypatch.setenv("no_proxy", "*")
+    raw = archive(tmp_path, {"f": b"fetched"})
+    data = Path(raw.pop("path")).read_bytes()
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(_Handler, data)
+    ) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield {**raw, "url": f"http://127.0.0.1:{running.server_port}"}
+        running.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("path", ["/good", "/moved"])
+def test_a_tarball_from_a_url(paths: Paths, server: dict, path: str) -> None:
+    converge(paths, {**server, "url": server["url"] + path})
+    assert Path(images.lookup(paths, "t").root, "f").read_bytes() == b"fetched"
+
+
+@pytest.mark.parametrize(
+    "path, message",
+    [
+        ("/missing", "404"),
+        ("/short", "early|IncompleteRead"),
+        ("/to-file", "can't be downloaded"),
+        ("/to-ftp", "can't be downloaded"),
+    ],
+)
+def test_downloads_that_fail(paths: Paths, server: dict, path: str, message: str) -> None:
+    with pytest.raises(HostError, match=message):
+        converge(paths, {**server, "url": server["url"] + path})
+    assert os.listdir(paths.images) == ["trees"]
+
+
+def test_an_unreachable_server(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    raw = {"name": "t", "source": "tarball", "url": "http://127.0.0.1:9/x"}
+    with pytest.raises(HostError, match="127.0.0.1:9/x can't be downloaded: .*refused"):
+        converge(paths, {**raw, "checksum": "sha256:" + "0" * 64})
+
+
+# -- removal --------------------------------------------------------------------------------------
+
+
+def test_an_image_in_use_stays(paths: Paths) -> None:
+    converge(paths, BUSYBOX)
+    image = images.lookup(paths, "busybox")
+    sandbox(paths, "web", image)
+    sandbox(paths, "worker", image)
+    gone = images.normalise_all([{"name": "busybox", "state": "absent"}])
+    for specs, purge in ((gone, False), ([], True)):
+        with pytest.raises(SpecError, match="'busybox' is used by the sandboxes web, worker"):
+            images.operations(paths, specs, purge=purge)
+    assert images.lookup(paths, "busybox") == image
+
+
+def test_an_image_that_came_into_use_after_planning_stays(paths: Paths) -> None:
+    converge(paths, BUSYBOX)
+    planned = images.operations(paths, [], purge=True)
+    sandbox(paths, "web", images.lookup(paths, "busybox"))
+    with pytest.raises(SpecError, match="is used by"):
+        apply_all(planned)
+    apply_all(planned[1:])
+    assert os.path.isdir(images.lookup(paths, "busybox").root)
+
+
+def test_purge_removes_all(paths: Paths, tmp_path: Path) -> None:
+    converge(paths, BUSYBOX, archive(tmp_path, {"f": b"1"}))
+    assert len(converge(paths, purge=True)) == 3
+    assert os.listdir(paths.images) == ["trees"] and os.listdir(f"{paths.images}/trees") == []
+
+
+def test_removal_does_not_follow_links(paths: Paths, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    canary.mkdir()
+    (canary / "file").touch()
+    converge(paths, BUSYBOX)
+    os.symlink(canary, f"{images.lookup(paths, 'busybox').root}/link")
+    converge(paths, purge=True)
+    assert (canary / "file").exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "owner"])
+def test_a_planted_store_is_refused(paths: Paths, tmp_path: Path, kind: str) -> None:
+    os.makedirs(paths.state)
+    if kind == "link":
+        os.symlink(tmp_path, paths.images)
+    else:
+        os.mkdir(paths.images)
+        os.chown(paths.images, 65534, 65534)
+    with pytest.raises(ForeignError, match="images is not a directory of user 0"):
+        converge(paths, BUSYBOX)
+
+
+# -- interrupted runs -----------------------------------------------------------------------------
+
+
+def _die_at(paths: Paths, raw: list, call: str, number: int) -> None:
+    operations = images.operations(paths, images.normalise_all(raw), purge=True)
+    real, count = getattr(os, call), 0
+
+    def deadly(*arguments: object, **keywords: object) -> object:
+        nonlocal count
+        count += 1
+        if count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **keywords)
+
+    setattr(os, call, deadly)
+    apply_all(operations)
+    os._exit(0)
+
+
+@pytest.mark.parametrize(
+    "call", ["mkdir", "symlink", "chmod", "rename", "fsync", "unlink", "rmdir"]
+)
+def test_killed_anywhere_it_converges(paths: Paths, tmp_path: Path, call: str) -> None:
+    """Replace one image and remove another, killed at every (of links: every 40th) call."""
+    old, new = archive(tmp_path, {"f": b"1"}), archive(tmp_path, {"f": b"2"}, "new")
+    gone = archive(tmp_path, {"d/e/f": b"3"}, "gone")
+    step = 40 if call in ("symlink", "unlink") else 1
+    converge(paths, BUSYBOX, new, purge=True)
+    names = [line.split()[0] for line in listing(paths)]
+    for number in range(1, 2000, step):
+        converge(paths, old, {**gone, "name": "gone"}, purge=True)
+        job = FORK.Process(target=_die_at, args=(paths, [BUSYBOX, new], call, number))
+        job.start()
+        job.join()
+        converge(paths, BUSYBOX, new, purge=True)
+        assert [line.split()[0] for line in listing(paths)] == names
+        converge(paths, purge=True)
+        assert listing(paths)[1:] == [line for line in listing(paths) if line.startswith("trees ")]
+        if job.exitcode == 0:
+            break
+    assert number > 1 and job.exitcode == 0
+
+
+def test_the_extractor_dies_with_the_run(paths: Paths, tmp_path: Path) -> None:
+    raw = archive(tmp_path, {"f": bytes(300 << 20)})
+    job = FORK.Process(target=converge, args=(paths, raw))
+    job.start()
+    children = Path(f"/proc/{job.pid}/task/{job.pid}/children")
+    while not (found := children.read_text().split()):
+        assert job.is_alive()
+    extractor = os.pidfd_open(int(found[0]))
+    assert job.pid
+    os.kill(job.pid, signal.SIGKILL)
+    job.join()
+    assert select.select([extractor], [], [], 30)[0]
+    os.close(extractor)
+    assert [each for each in os.listdir(paths.images) if each.startswith(".tmp-")]
+    assert converge(paths, raw)[0] == "images: clean up after an interrupted run"
+    assert not [each for each in os.listdir(paths.images) if each.startswith(".tmp-")]
+
+
+def test_a_full_disk_is_explained(
+    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converge(paths, archive(tmp_path, {"f": b"1"}))
+    before = listing(paths)
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(SandlotError, match="image 't' can't be made: .*No space left"):
+        converge(paths, archive(tmp_path, {"f": b"2"}, "new"))
+    assert listing(paths) == before
+
+
+# -- shifted copies -------------------------------------------------------------------------------
+
+IDS = IdRange(2000224256)
+
+
+def _rich_image(paths: Paths, tmp_path: Path) -> images.Image:
+    """Odd owners, setuid, hard links, and links to files of the host."""
+    raw = archive(tmp_path, {"f": b"x"})
+    converge(paths, raw)
+    root = Path(images.lookup(paths, "t").root)
+    (tmp_path / "canary").touch()
+    os.symlink(tmp_path / "canary", root / "link")
+    os.symlink(tmp_path, root / "folder")
+    (root / "d" / "e").mkdir(parents=True)
+    (root / "d" / "su").write_bytes(b"su" * 100_000)
+    os.link(root / "d" / "su", root / "d" / "e" / "hard")
+    os.chown(root / "d" / "su", 33, 65535)
+    os.chmod(root / "d" / "su", 0o6711)
+    os.chmod(root / "d", 0o3750)
+    os.utime(root / "d", (1, 2))
+    return images.lookup(paths, "t")
+
+
+def test_a_shifted_copy(paths: Paths, tmp_path: Path) -> None:
+    image = _rich_image(paths, tmp_path)
+    assert descriptions(images.shift_operations(paths, image, IDS)) == [
+        "image t: copy with owners moved to 2000224256"
+    ]
+    apply_all(images.shift_operations(paths, image, IDS))
+    assert images.shift_operations(paths, image, IDS) == []
+    copy, root = Path(images.shifted(paths, image, IDS)), Path(image.root)
+    for mine in [copy, *copy.rglob("*")]:
+        theirs = root / mine.relative_to(copy)
+        a, b = mine.lstat(), theirs.lstat()
+        assert (a.st_uid, a.st_gid) == (b.st_uid + IDS.start, b.st_gid + IDS.start)
+        assert (a.st_mode, a.st_mtime_ns, a.st_nlink) == (b.st_mode, b.st_mtime_ns, b.st_nlink)
+        assert not mine.is_file() or mine.is_symlink() or mine.read_bytes() == theirs.read_bytes()
+    assert len(list(copy.rglob("*"))) == len(list(root.rglob("*")))
+    assert os.readlink(copy / "link") == str(tmp_path / "canary")
+    assert (tmp_path / "canary").stat().st_uid == 0
+
+
+def _shift_and_die_at(paths: Paths, image: images.Image, call: str, number: int) -> None:
+    real, count = getattr(os, call), 0
+
+    def deadly(*arguments: object, **keywords: object) -> object:
+        nonlocal count
+        count += 1
+        if count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **keywords)
+
+    setattr(os, call, deadly)
+    apply_all(images.shift_operations(paths, image, IDS))
+    os._exit(0)
+
+
+@pytest.mark.parametrize("call", ["chown", "fchown", "link", "mkdir", "rename"])
+def test_a_killed_shift_is_done_again_from_the_start(
+    paths: Paths, tmp_path: Path, call: str
+) -> None:
+    image = _rich_image(paths, tmp_path)
+    for number in range(1, 100):
+        job = FORK.Process(target=_shift_and_die_at, args=(paths, image, call, number))
+        job.start()
+        job.join()
+        apply_all(images.shift_operations(paths, image, IDS))
+        copy = images.shifted(paths, image, IDS)
+        wrong = ["find", copy, "(", "-uid", "-2000224256", "-o", "-uid", "+2000289791", ")"]
+        assert subprocess.run(wrong, capture_output=True).stdout == b""
+        assert (tmp_path / "canary").stat().st_uid == 0
+        apply_all(images.prune_operations(paths))
+        assert not os.path.exists(copy)
+        if job.exitcode == 0:
+            break
+    assert number > 1 and job.exitcode == 0
+
+
+def test_copies_of_gone_sandboxes_are_pruned(paths: Paths, tmp_path: Path) -> None:
+    image = _rich_image(paths, tmp_path)
+    sandbox(paths, "web", image, IDS.start)
+    for start in (IDS.start, IDS.start + 65536):
+        apply_all(images.shift_operations(paths, image, IdRange(start)))
+    operations = images.prune_operations(paths)
+    assert descriptions(operations) == [
+        f"images: remove unused {image.digest[:12]}/shifted-{IDS.start + 65536}"
+    ]
+    apply_all(operations)
+    assert os.path.isdir(images.shifted(paths, image, IDS))
+
+
+# -- the modules ----------------------------------------------------------------------------------
+
+
+def _module(paths: Paths, name: str, options: dict, *flags: str) -> dict:
+    environment = {
+        **os.environ,
+        "SANDLOT_ROOT": paths.root,
+        "ANSIBLE_LOCAL_TEMP": f"{paths.root}/tmp",
+        "ANSIBLE_REMOTE_TEMP": f"{paths.root}/tmp",
+        "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+        "ANSIBLE_LIBRARY": str(REPOSITORY / "library"),
+        "ANSIBLE_MODULE_UTILS": str(REPOSITORY / "module_utils"),
+    }
+    command = [sys.executable, "-m", "ansible", "adhoc", "localhost", "-c", "local"]
+    command += ["-i", "localhost,", "-e", f"ansible_python_interpreter={sys.executable}"]
+    command += ["-m", name, "-a", json.dumps(options), *flags]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=REPOSITORY)
+    shutil.rmtree(f"{paths.root}/tmp", ignore_errors=True)
+    assert "=> {" in done.stdout, done.stdout + done.stderr
+    return dict(json.loads(done.stdout[done.stdout.index("=> {") + 3 :]))
+
+
+def test_sandbox_rootfs(paths: Paths) -> None:
+    os.makedirs(paths.root)
+    options = {"images": [BUSYBOX]}
+    checked = _module(paths, "sandbox_rootfs", options, "--check")
+    assert checked["changed"] and not os.listdir(paths.root)
+    made = _module(paths, "sandbox_rootfs", options)
+    assert made["actions"] == checked["actions"]
+    assert made["images"]["busybox"]["digest"] == images.lookup(paths, "busybox").digest
+    again = _module(paths, "sandbox_rootfs", options)
+    assert (again["changed"], again["actions"]) == (False, [])
+    failed = _module(paths, "sandbox_rootfs", {"images": [{"name": "x", "source": "tarball"}]})
+    assert "images[0]: 'x' has neither path nor url; give one of them" in failed["msg"]
+
+
+def test_sandbox_subid(paths: Paths) -> None:
+    os.makedirs(f"{paths.root}/etc")
+    checked = _module(paths, "sandbox_subid", {"name": ["web"]}, "--check")
+    assert checked["changed"] and not os.listdir(f"{paths.root}/etc")
+    made = _module(paths, "sandbox_subid", {"name": ["web"]})
+    assert made["ranges"] == checked["ranges"] == {"web": {"start": 2000224256, "size": 65536}}
+    assert not _module(paths, "sandbox_subid", {"name": ["web"]})["changed"]
+    sandbox(paths, "web", images.Image("x", "0", ""))
+    failed = _module(paths, "sandbox_subid", {"name": ["web"], "state": "absent"})
+    assert "names: 'web' is a sandbox" in failed["msg"]
+    shutil.rmtree(paths.sandboxes)
+    assert _module(paths, "sandbox_subid", {"name": ["web"], "state": "absent"})["changed"]
+    assert not os.listdir(f"{paths.root}/etc")

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Images without a kernel: options, records, the tar reader."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import struct
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+from sandlot import images, store
+from sandlot.errors import SpecError, StateError
+from sandlot.images import busybox
+from sandlot.images.tarstream import MAX_EXTENSION, ArchiveError, TarStream
+from sandlot.paths import Paths
+
+SHA256 = "sha256:" + "0a" * 32
+TARBALL = {"name": "debian", "source": "tarball", "path": "/srv/x.tar", "checksum": SHA256}
+
+
+# -- options --------------------------------------------------------------------------------------
+
+
+def test_a_tarball_is_normalised() -> None:
+    spec = images.normalise({**TARBALL, "checksum": SHA256.upper(), "max_size": "1g", "url": None})
+    assert spec.parameters() == {
+        "path": "/srv/x.tar",
+        "checksum": SHA256,
+        "max_size": 1 << 30,
+        "max_files": 500_000,
+    }
+
+
+def test_a_busybox_image_takes_no_option() -> None:
+    assert images.normalise({"name": "b", "source": "busybox"}).parameters() == {}
+
+
+BAD = {
+    "no name": ({"source": "busybox"}, "image.name"),
+    "no source": ({"name": "x"}, "image.source"),
+    "unknown source": ({"name": "x", "source": "oci"}, "image.source"),
+    "unknown option": ({"name": "x", "source": "busybox", "colour": "red"}, "colour"),
+    "option of another source": (
+        {"name": "x", "source": "busybox", "path": "/x"},
+        "is not an option of source busybox",
+    ),
+    "slashes out": ({**TARBALL, "name": "../x"}, "image.name"),
+    "newline": ({**TARBALL, "name": "a\nb"}, "image.name"),
+    "long": ({**TARBALL, "name": "a" * 81}, "image.name"),
+    "hidden": ({**TARBALL, "name": ".tmp"}, "image.name"),
+    "no checksum": ({**TARBALL, "checksum": None}, "has no checksum"),
+    "bad checksum": ({**TARBALL, "checksum": "md5:00"}, "image.checksum"),
+    "short checksum": ({**TARBALL, "checksum": SHA256[:-1]}, "image.checksum"),
+    "neither": ({**TARBALL, "path": None}, "neither path nor url"),
+    "both": ({**TARBALL, "url": "http://h/x"}, "both path and url"),
+    "relative path": ({**TARBALL, "path": "x.tar"}, "image.path"),
+    "file url": ({**TARBALL, "path": None, "url": "file:///etc/passwd"}, "image.url"),
+    "ftp url": ({**TARBALL, "path": None, "url": "ftp://h/x"}, "image.url"),
+    "url with password": ({**TARBALL, "path": None, "url": "https://u:p@h/x"}, "image.url"),
+    "url with newline": ({**TARBALL, "path": None, "url": "https://h/x\nY: z"}, "image.url"),
+    "negative size": ({**TARBALL, "max_size": -1}, "image.max_size"),
+    "zero files": ({**TARBALL, "max_files": 0}, "image.max_files"),
+    "bad state": ({"name": "x", "state": "gone"}, "image.state"),
+    "no mapping": ("busybox", "image"),
+}
+
+
+@pytest.mark.parametrize("raw, message", BAD.values(), ids=BAD.keys())
+def test_bad_options_are_named(raw: object, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        images.normalise(raw)
+
+
+def test_items_are_named_by_index_and_names_are_unique() -> None:
+    with pytest.raises(SpecError, match=r"images\[1\].source"):
+        images.normalise_all([{"name": "a", "source": "busybox"}, {"name": "b"}])
+    with pytest.raises(SpecError, match="twice"):
+        images.normalise_all([TARBALL, TARBALL])
+
+
+# -- records --------------------------------------------------------------------------------------
+
+
+def test_an_unknown_image_names_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="image: 'x' is not an image.*known images: none"):
+        images.lookup(Paths(str(tmp_path)), "x")
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", b'{"schema": 1}', b'{"schema": 99}', b"\xff", b'{"schema": 1, "na']
+)
+def test_a_damaged_record_is_named(tmp_path: Path, text: bytes) -> None:
+    paths = Paths(str(tmp_path))
+    os.makedirs(paths.images)
+    Path(f"{paths.images}/x.json").write_bytes(text)
+    with pytest.raises(StateError, match="x.json"):
+        images.observe(paths)
+
+
+def test_a_lost_tree_is_told(tmp_path: Path) -> None:
+    paths = Paths(str(tmp_path))
+    os.makedirs(paths.images)
+    record = images.Image("x", "00", f"{paths.images}/trees/00/root", "busybox").to_json()
+    store.write(f"{paths.images}/x.json", record)
+    assert images.observe(paths)["x"].digest == "00"
+    with pytest.raises(StateError, match="lost its tree"):
+        images.lookup(paths, "x")
+
+
+def test_planning_touches_nothing(tmp_path: Path) -> None:
+    paths = Paths(str(tmp_path))
+    specs = images.normalise_all([{"name": "b", "source": "busybox"}, TARBALL])
+    found = [each.describe() for each in images.operations(paths, specs, purge=True)]
+    assert len(found) == 2
+    assert found[1] == f"image debian: make {'0a' * 6} from tarball"
+    assert os.listdir(tmp_path) == []
+
+
+# -- busybox --------------------------------------------------------------------------------------
+
+
+def _elf(*types: int, bits: int = 64, order: str = "<") -> bytes:
+    ident = b"\x7fELF" + bytes([bits // 32, 1 if order == "<" else 2, 1]) + bytes(9)
+    if bits == 64:
+        head = struct.pack(
+            f"{order}HHIQQQIHHHHHH", 2, 62, 1, 0, 64, 0, 0, 64, 56, len(types), 0, 0, 0
+        )
+        size = 56
+    else:
+        head = struct.pack(
+            f"{order}HHIIIIIHHHHHH", 2, 3, 1, 0, 52, 0, 0, 52, 32, len(types), 0, 0, 0
+        )
+        size = 32
+    headers = b"".join(struct.pack(f"{order}I", each).ljust(size, b"\0") for each in types)
+    return ident + head + headers
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_static_means_no_interpreter(bits: int, order: str) -> None:
+    assert busybox.is_static(_elf(1, 1, 2, bits=bits, order=order))
+    assert not busybox.is_static(_elf(1, 3, 2, bits=bits, order=order))
+
+
+@pytest.mark.parametrize("content", [b"", b"#!/bin/sh\n" + b" " * 100, _elf(), _elf(1, 1)[:100]])
+def test_what_is_no_program_is_not_static(content: bytes) -> None:
+    assert not busybox.is_static(content)
+
+
+def test_real_programs() -> None:
+    assert not busybox.is_static(Path("/bin/sh").resolve().read_bytes())
+    found = busybox.find()
+    assert found is None or busybox.is_static(found.content)
+
+
+# -- the tar reader -------------------------------------------------------------------------------
+
+LONG = "d" * 90 + "/" + "f" * 250
+NAMES = ["./", "./a", "b/", "b/ünïcode", "b/" + LONG, "c" * 150 + "/x"]
+
+
+def _sample(form: int) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
+        for number, name in enumerate(NAMES):
+            if form == tarfile.USTAR_FORMAT and len(name) > 255:
+                continue
+            member = tarfile.TarInfo(name)
+            member.mode, member.uid, member.gid, member.mtime = 0o4751, 33, 34, 1_500_000_000
+            if name.endswith("/"):
+                member.type = tarfile.DIRTYPE
+            else:
+                member.size = number * 700
+            archive.addfile(member, io.BytesIO(bytes([number]) * member.size))
+        for kind, target in ((tarfile.SYMTYPE, "x" * 90), (tarfile.LNKTYPE, "./a")):
+            member = tarfile.TarInfo(f"link{kind!r}")
+            member.type, member.linkname = kind, target
+            archive.addfile(member)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_the_reader_agrees_with_tarfile(form: int) -> None:
+    data = _sample(form)
+    stream = TarStream(io.BytesIO(data))
+    mine = [(m.name.rstrip(b"/"), m.mode, m.uid, m.gid, m.size, m.mtime, m.link) for m in stream]
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        theirs = [
+            (
+                m.name.encode().rstrip(b"/"),
+                m.mode,
+                m.uid,
+                m.gid,
+                m.size,
+                m.mtime,
+                m.linkname.encode(),
+            )
+            for m in archive
+        ]
+    assert mine == theirs and len(mine) >= 6
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_data_can_be_read_or_skipped(form: int) -> None:
+    stream = TarStream(io.BytesIO(_sample(form)))
+    for number, member in enumerate(stream):
+        if number % 2 and member.size:
+            data = b"".join(stream.data())
+            assert data == data[:1] * member.size
+
+
+@pytest.mark.parametrize("command", [["tar"], ["busybox", "tar"]])
+@pytest.mark.parametrize("options", [[], ["--format=v7"], ["--format=posix"], ["--format=oldgnu"]])
+def test_archives_of_other_programs(tmp_path: Path, command: list[str], options: list[str]) -> None:
+    if not shutil.which(command[0]) or (command[0] == "busybox" and options):
+        pytest.skip("not here")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "f").write_bytes(b"content")
+    os.symlink("f", tmp_path / "d" / "l")
+    made = subprocess.run([*command, *options, "-cf", "-", "d"], cwd=tmp_path, capture_output=True)
+    stream = TarStream(io.BytesIO(made.stdout))
+    found = {m.name.rstrip(b"/"): (m.kind, b"".join(stream.data()), m.link) for m in stream}
+    assert found[b"d/f"] == ("file", b"content", b"")
+    assert found[b"d/l"][0] == "symbolic link" and found[b"d/l"][2] == b"f"
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_every_truncation_is_noticed(form: int) -> None:
+    data = _sample(form).rstrip(b"\0")
+    for length in range(0, len(data), 97):
+        with pytest.raises(ArchiveError, match="truncated"):
+            list(TarStream(io.BytesIO(data[:length])))
+
+
+def _header(**changes: bytes) -> bytes:
+    fields = {
+        "name": (0, b"x"),
+        "mode": (100, b"0000644\0"),
+        "uid": (108, b"0000000\0"),
+        "gid": (116, b"0000000\0"),
+        "size": (124, b"00000000000\0"),
+        "mtime": (136, b"00000000000\0"),
+        "type": (156, b"0"),
+        "magic": (257, b"ustar\x0000"),
+    }
+    block = bytearray(512)
+    for key, (offset, default) in fields.items():
+        value = changes.get(key, default)
+        block[offset : offset + len(value)] = value
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+HOSTILE = {
+    "negative size": _header(size=b"\xff" * 12),
+    "huge size": _header(size=b"\x80" + b"\x7f" * 11),
+    "negative extension": _header(type=b"L", size=b"\xff" * 12),
+    "huge name": _header(type=b"L", size=b"%011o\0" % (MAX_EXTENSION + 1)),
+    "huge pax": _header(type=b"x", size=b"77777777777\0"),
+    "endless extensions": _header(type=b"L", size=b"00000000001\0") + bytes(512),
+    "not a number": _header(size=b"12x45678901\0"),
+    "bad checksum": _header()[:-1] + b"x",
+    "pax of length zero": _header(type=b"x", size=b"00000000006\0") + b"0 a=b\n".ljust(512, b"\0"),
+    "pax beyond its end": _header(type=b"x", size=b"00000000006\0") + b"99 a=b".ljust(512, b"\0"),
+    "pax of digits": _header(type=b"x", size=b"00000001000\0") + b"1" * 512,
+    "pax size": _header(type=b"x", size=b"00000000013\0") + b"11 size=-1\n".ljust(512, b"\0"),
+    "unknown type": _header(type=b"Q"),
+    "sparse": _header(type=b"S"),
+    "multi volume": _header(type=b"M"),
+}
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE.keys())
+def test_crafted_headers_end_in_an_error(data: bytes) -> None:
+    class Endless(io.RawIOBase):
+        """Goes on for ever: only a bounded reader comes back."""
+
+        position = 0
+
+        def read(self, size: int = -1, /) -> bytes:
+            start = self.position
+            self.position += size
+            return (data * (2 + size // len(data)))[start % len(data) :][:size]
+
+    stream = TarStream(Endless())
+    with pytest.raises(ArchiveError):
+        for _, member in zip(range(10), stream):
+            if member.size > 1 << 40:
+                raise ArchiveError("the unpacker's bound")
