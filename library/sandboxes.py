@@ -8,18 +8,17 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: sandboxes
 short_description: Converge all sandboxes of a host
-version_added: "0.1.0"
+version_added: 0.1.0
 author: the sandlot developers (@sandlot)
 description:
   - Makes, changes, starts, stops and removes the sandboxes of a host in one call.
-  - Only what differs is touched. A changed option restarts at most the sandbox it belongs to;
-    an option that is withdrawn goes back to its default.
+  - Only what differs is touched. A changed option restarts at most the sandbox it belongs
+    to; an option that is withdrawn goes back to its default.
   - Every check is made before the first change.
 requirements:
   - Linux 5.10 or later, nft
   - pyroute2 (only when interfaces change)
-extends_documentation_fragment:
-  - ansible.builtin.action_common_attributes
+extends_documentation_fragment: [ansible.builtin.action_common_attributes]
 attributes:
   check_mode:
     support: full
@@ -34,7 +33,223 @@ options:
     type: list
     elements: dict
     required: true
-    suboptions: {}
+    suboptions:
+      name:
+        description:
+          - Name of the sandbox, unique on its host.
+          - 1 to 63 ASCII letters, digits, C(_), C(.) and C(-); a letter or digit first.
+        type: str
+        required: true
+      image:
+        description:
+          - Name of the image that is the sandbox's root filesystem.
+          - Required unless O(sandboxes[].state=absent). Another image means a new, empty
+            writable layer.
+        type: str
+      state:
+        description:
+          - V(present) makes the sandbox and leaves it running or stopped as it is.
+          - V(started) also starts it, V(stopped) also stops it.
+          - V(absent) removes it with its writable layer.
+          - Defaults to V(started).
+        type: str
+        choices: [present, started, stopped, absent]
+      restart:
+        description:
+          - Whether to restart the sandbox even if nothing about it changed.
+          - Defaults to V(false).
+        type: bool
+      recreate:
+        description:
+          - Whether to make the sandbox anew even if nothing about it changed.
+          - Its writable layer is lost; name, addresses and ids stay.
+          - Defaults to V(false).
+        type: bool
+      command:
+        description:
+          - What to run, appended to O(sandboxes[].entrypoint). A sandbox needs one of both.
+          - A list of arguments, or a string that is split into words as a shell does; no
+            shell runs and nothing is expanded.
+        type: raw
+      entrypoint:
+        description:
+          - Program and arguments put before O(sandboxes[].command); a list or a string,
+            as there.
+        type: raw
+      env:
+        description:
+          - Environment variables. Quote values that YAML would read as booleans or numbers.
+        type: dict
+      working_dir:
+        description:
+          - Directory the workload starts in, an absolute path in the sandbox.
+          - Defaults to V(/).
+        type: str
+      user:
+        description:
+          - Who the workload runs as in the sandbox, as V(USER) or V(USER:GROUP).
+          - Each is a name from the image or an id from 0 to 65535; quote ids with a colon.
+          - Defaults to V(0).
+        type: str
+      hostname:
+        description:
+          - Host name inside the sandbox.
+          - Defaults to O(sandboxes[].name), with V(-) for each character a host name can't
+            have.
+        type: str
+      tmpfs:
+        description:
+          - Filesystems in memory, each as V(PATH) or V(PATH:OPTIONS).
+          - Options are C(size=), C(nr_inodes=), C(mode=), C(uid=), C(gid=) and C(exec),
+            separated by commas. They are mounted nosuid, nodev and, without C(exec), noexec.
+        type: list
+        elements: str
+      read_only:
+        description:
+          - Whether the root filesystem is mounted read-only.
+          - Defaults to V(false).
+        type: bool
+      networks:
+        description:
+          - Networks the sandbox is on, one interface each, in this order.
+          - An empty list leaves it with a loopback interface only.
+          - Defaults to one interface on the network V(default).
+        type: list
+        elements: dict
+        suboptions:
+          name:
+            description:
+              - Name of a network of the host.
+            type: str
+            required: true
+          ipv4_address:
+            description:
+              - The sandbox's IPv4 address on this network, without a prefix.
+              - Without it, a free address is chosen once and kept.
+            type: str
+          mac_address:
+            description:
+              - The interface's unicast MAC address. Without it, one is made from the sandbox's
+                name.
+            type: str
+      published_ports:
+        description:
+          - Ports of the host that lead into the sandbox, each as
+            V([HOST_IP:]HOST_PORT:PORT[/tcp|/udp]).
+          - 'Two ranges of one length publish port by port, up to 1024 ports in all. Quote
+            them: YAML reads V(53:53) as a number.'
+        type: list
+        elements: str
+      etc_hosts:
+        description:
+          - Lines added to C(/etc/hosts), as host name to IP address.
+        type: dict
+      dns_servers:
+        description:
+          - Name servers, at most 3.
+          - Without them, those of the first network are used.
+        type: list
+        elements: str
+      memory:
+        description:
+          - Memory limit, at least V(6m); a number of bytes, or with a unit of V(b), V(k),
+            V(m), V(g) or V(t).
+        type: str
+      memory_swap:
+        description:
+          - Limit of memory and swap together, not below O(sandboxes[].memory), which it
+            needs.
+          - V(-1) leaves swap without a limit.
+        type: str
+      cpus:
+        description:
+          - CPU time limit, in CPUs; V(0.5) is half of one.
+        type: float
+      cpu_shares:
+        description:
+          - Weight when CPUs are contended, from 2 to 262144; 1024 is that of other processes.
+        type: int
+      cpuset_cpus:
+        description:
+          - CPUs the sandbox may run on, such as V(0-3) or V(0,2).
+        type: str
+      pids_limit:
+        description:
+          - How many processes and threads may exist in the sandbox, its init included.
+          - Defaults to V(2048).
+        type: int
+      ulimits:
+        description:
+          - Resource limits of each process, as V(NAME:SOFT:HARD) or V(NAME:BOTH).
+          - 'V(-1) is unlimited. Names are those of setrlimit(2), in lower case: V(nofile).'
+        type: list
+        elements: str
+      capabilities:
+        description:
+          - Capabilities granted in the sandbox's own user namespace; without this, none.
+          - With or without C(CAP_), in any case. V(ALL) is refused.
+        type: list
+        elements: str
+      seccomp_profile:
+        description:
+          - System calls the sandbox may make; V(unconfined) leaves out the filter.
+          - Defaults to V(default).
+        type: str
+        choices: [default, unconfined]
+      sysctls:
+        description:
+          - Kernel parameters of the sandbox's namespaces.
+          - Only C(net.*), C(kernel.shm*), C(kernel.msg*), C(kernel.sem) and C(fs.mqueue.*).
+        type: dict
+      time_offset:
+        description:
+          - Gives the sandbox a time namespace, with clocks ahead of the host's by these
+            seconds.
+          - Fractions count to the microsecond. Negative seconds turn a clock back, never
+            below zero.
+        type: dict
+        suboptions:
+          monotonic:
+            description:
+              - Seconds added to C(CLOCK_MONOTONIC).
+              - Defaults to V(0).
+            type: float
+          boottime:
+            description:
+              - Seconds added to C(CLOCK_BOOTTIME).
+              - Defaults to V(0).
+            type: float
+      restart_policy:
+        description:
+          - When the workload is started again after it ended.
+          - Defaults to V(unless-stopped).
+        type: str
+        choices: ['no', on-failure, always, unless-stopped]
+      restart_retries:
+        description:
+          - How often O(sandboxes[].restart_policy=on-failure) tries again; V(0) is without
+            end.
+          - Defaults to V(0).
+        type: int
+      stop_signal:
+        description:
+          - Signal that asks the workload to end, by name or number.
+          - Defaults to V(SIGTERM).
+        type: str
+      stop_timeout:
+        description:
+          - Seconds between O(sandboxes[].stop_signal) and C(SIGKILL), up to a day.
+          - Defaults to V(10).
+        type: int
+      log_max_size:
+        description:
+          - How much of the workload's output is kept, at least V(64k).
+          - Defaults to V(10m).
+        type: str
+      labels:
+        description:
+          - Names and values of your own, kept with the sandbox.
+        type: dict
   defaults:
     description:
       - Options merged under each sandbox; all of O(sandboxes) but C(name).
@@ -43,13 +258,14 @@ options:
     default: {}
   purge:
     description:
-      - Whether to remove every sandbox that is not listed, and what an interrupted run left.
+      - Whether to remove every sandbox that is not listed, and what an interrupted run
+        left.
     type: bool
     default: false
   recreate:
     description:
-      - Whether to make all listed sandboxes anew. Their writable layers are lost;
-        names, addresses and ids stay.
+      - Whether to make all listed sandboxes anew. Their writable layers are lost; names,
+        addresses and ids stay.
     type: bool
     default: false
   restart:

@@ -1,0 +1,138 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: sandbox_host
+short_description: Install, upgrade or remove the runtime on a host
+version_added: "0.1.0"
+author: the sandlot developers (@sandlot)
+description:
+  - Puts the engine into C(/usr/local/lib/sandlot), the command into C(/usr/local/bin/sandlot) and,
+    where systemd runs, the unit C(sandlot.service), from the files of this very module.
+  - A running launcher takes over a new version in place; sandboxes go on.
+  - Returns what the host can do and what it lacks.
+extends_documentation_fragment:
+  - ansible.builtin.action_common_attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+  platform:
+    platforms: linux
+options:
+  state:
+    description:
+      - V(absent) removes all that sandlot put on the host, its images and networks included.
+        It is refused while there are sandboxes.
+    type: str
+    choices: [present, absent]
+    default: present
+"""
+
+EXAMPLES = r"""
+- name: Install or upgrade the runtime
+  sandlot.sandlot.sandbox_host:
+  register: runtime
+
+- name: Install what it lacks
+  ansible.builtin.apt:
+    name: "{{ runtime.missing_packages }}"
+  when: runtime.missing_packages | length > 0
+
+- name: Remove the runtime
+  sandlot.sandlot.sandbox_host:
+    state: absent
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, or would be in check mode, one sentence each.
+  returned: always
+  type: list
+  elements: str
+  sample: ["runtime: install version 3f1c9a2b7d10", "runtime: upgrade the launcher"]
+kernel:
+  description: Release of the kernel.
+  returned: always
+  type: str
+  sample: 6.1.0-30-amd64
+machine:
+  description: Architecture of the kernel.
+  returned: always
+  type: str
+  sample: x86_64
+python:
+  description: Interpreter of the runtime, its version, and whether it finds pyroute2.
+  returned: always
+  type: dict
+  sample: {executable: /usr/bin/python3, version: 3.11.2, pyroute2: true}
+cgroups:
+  description: Versions of cgroups that have controllers, and the controllers.
+  returned: always
+  type: dict
+  sample: {versions: [2], controllers: [cpu, cpuset, io, memory, pids]}
+idmapped_mounts:
+  description:
+    - Whether the file system of the state directory can map ids on a mount.
+    - Without it each sandbox gets a copy of its image.
+  returned: always
+  type: bool
+overlay:
+  description: Whether the kernel has overlayfs.
+  returned: always
+  type: bool
+user_namespaces:
+  description: How many user namespaces the host allows.
+  returned: always
+  type: int
+nft:
+  description: Path of nft.
+  returned: when it is installed
+  type: str
+missing_packages:
+  description: Debian packages that have to be installed before sandboxes can be made.
+  returned: always
+  type: list
+  elements: str
+  sample: [nftables]
+problems:
+  description: What is wrong with the host, each with C(what) and C(remedy).
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - what: user namespaces are disabled
+      remedy: set the sysctl user.max_user_namespaces, for instance to 10000
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+# Ansible sends what is imported: these are the roots of all that has to be on a host.
+from ..module_utils.sandlot import cli, shell
+from ..module_utils.sandlot.converge import facts, host
+from ..module_utils.sandlot.launcher import server
+from ..module_utils.sandlot.paths import Paths
+
+ROOTS = (cli, server)
+ARGUMENTS = {
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+}
+
+
+def action(module: shell.Module, paths: Paths) -> shell.Json:
+    converge = {"present": host.present, "absent": host.absent}[module.params["state"]]
+    outcome = converge(paths, check=module.check_mode)
+    return {"changed": outcome.changed, "actions": outcome.actions, **facts.gather(paths)}
+
+
+def main() -> None:
+    shell.run(AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True), action)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What this host can do, which packages it lacks, and what would have to be remedied."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import Any, Dict
+
+from .. import cgroups
+from ..images import busybox
+from ..paths import Paths
+from . import probe
+from .host import python
+
+Json = Dict[str, Any]
+
+SEARCH = "/usr/sbin:/sbin:/usr/bin:/bin"
+_PROBE = """\
+import importlib.util, platform
+print(platform.python_version(), importlib.util.find_spec("pyroute2") is not None)
+"""
+
+
+def gather(paths: Paths) -> Json:
+    """Facts of the host, with ``missing_packages`` (Debian's names) and ``problems``."""
+    interpreter = python()
+    version, pyroute2 = _interpreter(interpreter)
+    facts: Json = {
+        "kernel": os.uname().release,
+        "machine": os.uname().machine,
+        "python": {"executable": interpreter, "version": version, "pyroute2": pyroute2},
+        "cgroups": _cgroups(),
+        "idmapped_mounts": probe.maps_ids(paths.state),
+        "overlay": _overlay(),
+        "user_namespaces": _number("/proc/sys/user/max_user_namespaces"),
+        "nft": shutil.which("nft", path=SEARCH),
+    }
+    return {**facts, "missing_packages": _missing(facts), "problems": _problems(facts)}
+
+
+def _interpreter(path: str) -> tuple[str, bool]:
+    output = subprocess.run(
+        [path, "-I", "-c", _PROBE], stdin=subprocess.DEVNULL, capture_output=True, check=True
+    ).stdout.decode()
+    version, pyroute2 = output.split()
+    return version, pyroute2 == "True"
+
+
+def _cgroups() -> Json:
+    layout = cgroups.detect()
+    controllers = {name for each in layout.hierarchies for name in each.controllers}
+    versions = {2 if each.unified else 1 for each in layout.hierarchies if each.controllers}
+    return {"versions": sorted(versions), "controllers": sorted(controllers)}
+
+
+def _overlay() -> bool:
+    """Whether overlayfs is built in, loaded, or a module that mount(2) loads by itself."""
+    with open("/proc/filesystems", encoding="ascii") as handle:
+        if "\toverlay\n" in handle.read():
+            return True
+    modules = f"/lib/modules/{os.uname().release}/modules.dep"
+    try:
+        with open(modules, encoding="utf-8") as handle:
+            return any("/overlay.ko" in line.partition(":")[0] for line in handle)
+    except FileNotFoundError:
+        return False
+
+
+def _number(path: str) -> int:
+    try:
+        with open(path, encoding="ascii") as handle:
+            return int(handle.read())
+    except FileNotFoundError:
+        return 0
+
+
+def _missing(facts: Json) -> list[str]:
+    missing = []
+    if not facts["nft"]:
+        missing.append("nftables")
+    if not facts["python"]["pyroute2"]:
+        missing.append("python3-pyroute2")
+    if busybox.find() is None:
+        missing.append("busybox-static")
+    return missing
+
+
+def _problems(facts: Json) -> list[Json]:
+    controllers = facts["cgroups"]["controllers"]
+    lacking = [name for name in ("cpu", "memory", "pids") if name not in controllers]
+    found = [
+        (
+            facts["user_namespaces"] == 0,
+            "user namespaces are disabled",
+            "set the sysctl user.max_user_namespaces, for instance to 10000",
+        ),
+        (
+            not facts["overlay"],
+            "the kernel has no overlayfs",
+            "boot a kernel with overlayfs, or install its modules",
+        ),
+        (
+            bool(lacking),
+            f"the cgroup controllers {', '.join(lacking)} are missing",
+            "mount them, or boot with cgroup_enable=memory if that one is disabled",
+        ),
+        (
+            not facts["idmapped_mounts"],
+            "the file system of the state directory can't map ids on a mount",
+            "nothing has to be done: each sandbox gets a copy of its image, which takes space",
+        ),
+    ]
+    return [{"what": what, "remedy": remedy} for wrong, what, remedy in found if wrong]

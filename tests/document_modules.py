@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Writes the options of `sandbox` and `sandboxes` into their documentation, from the option table.
+
+Run it after a change of the table; tests/unit/test_modules.py fails until then.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TOP = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(TOP / "module_utils"))
+
+from sandlot.spec import options_documentation  # noqa: E402
+
+LIBRARY = TOP / "library"
+_BLOCK = re.compile(r'(DOCUMENTATION = r""")\n(.*?)(""")', re.S)
+WIDTH = 86
+LIMIT = 96
+# Names of options are paths from the top in Ansible's markup.
+_OPTION = re.compile(r"\bO\((?=\w)")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Block style with indented lists, as yamllint wants it; short lists of words in one line."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> Any:
+        return super().increase_indent(flow, False)
+
+
+def _sequence(dumper: _Dumper, items: list[Any]) -> yaml.Node:
+    short = all(isinstance(item, str) and " " not in item for item in items)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=short)
+
+
+_Dumper.add_representer(list, _sequence)
+
+
+def dump(data: Any) -> str:
+    text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=WIDTH, allow_unicode=True)
+    return "\n".join(part for line in text.split("\n") for part in _folded(line))
+
+
+def _folded(line: str) -> list[str]:
+    """PyYAML breaks a line after it has become too long; a scalar goes on with any indentation."""
+    if len(line) <= LIMIT:
+        return [line]
+    cut = line.rfind(" ", 0, LIMIT)
+    start = len(line) - len(line.lstrip(" -"))
+    return [line[:cut], " " * start + line[cut + 1 :]]
+
+
+def documented(name: str, documentation: dict[str, Any]) -> dict[str, Any]:
+    """The documentation with the table's options in place."""
+    options = options_documentation()
+    if name == "sandbox":
+        return {**documentation, "options": options}
+    mine = documentation["options"]
+    mine["sandboxes"] = {**mine["sandboxes"], "suboptions": _below("sandboxes[]", options)}
+    return documentation
+
+
+def _below(parent: str, options: Any) -> Any:
+    if isinstance(options, dict):
+        return {key: _below(parent, value) for key, value in options.items()}
+    if isinstance(options, list):
+        return [_below(parent, value) for value in options]
+    return _OPTION.sub(f"O({parent}.", options) if isinstance(options, str) else options
+
+
+def documentation(path: Path) -> dict[str, Any]:
+    found = _BLOCK.search(path.read_text())
+    assert found, path
+    data: dict[str, Any] = yaml.safe_load(found[2])
+    return data
+
+
+def rewrite(path: Path) -> None:
+    text = dump(documented(path.stem, documentation(path)))
+    path.write_text(_BLOCK.sub(lambda found: f"{found[1]}\n{text}{found[3]}", path.read_text()))
+
+
+if __name__ == "__main__":
+    for module in ("sandbox", "sandboxes"):
+        rewrite(LIBRARY / f"{module}.py")
