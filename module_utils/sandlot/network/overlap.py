@@ -26,17 +26,15 @@ def check_subnets(paths: Paths, networks: Mapping[str, Network], state: NetworkS
     if not fresh:
         return
     routes = foreign_routes(paths, state)
-    peers = {**_as_networks("the SSH client at", management_peers())}
-    peers.update(_as_networks("the resolver", host_resolvers()))
+    peers = {
+        **_as_networks("the SSH client", management_peers()),
+        **_as_networks("the resolver", host_resolvers()),
+    }
     for network in fresh:
         for what, taken in {**routes, **peers}.items():
             if network.addresses().overlaps(taken):
-                raise SpecError(
-                    "ipv4_subnet",
-                    network.ipv4_subnet,
-                    f"of network {network.name} overlaps {what} {taken} of this host",
-                    hint=ANOTHER,
-                )
+                problem = f"of network {network.name} overlaps {what}"
+                raise SpecError("ipv4_subnet", network.ipv4_subnet, problem, hint=ANOTHER)
 
 
 def _is_up(network: Network, state: NetworkState) -> bool:
@@ -51,7 +49,7 @@ def foreign_routes(paths: Paths, state: NetworkState) -> dict[str, ipaddress.IPv
     for route in state.routes:
         destination = ipaddress.IPv4Network(route.destination)
         if route.index not in ours and destination.prefixlen:
-            found[f"the route to {destination}:"] = destination
+            found[f"this host's route to {destination}"] = destination
     return found
 
 
@@ -62,5 +60,5 @@ def _as_networks(what: str, addresses: Iterable[str]) -> dict[str, ipaddress.IPv
             address = ipaddress.IPv4Address(text)
         except ValueError:
             continue
-        found[f"{what} {address}:"] = ipaddress.IPv4Network(address)
+        found[f"{what} {address}"] = ipaddress.IPv4Network(address)
     return found

@@ -14,11 +14,12 @@ import socket
 import struct
 import subprocess
 import time
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pyroute2  # noqa: F401 - once here, not in each child
 from sandlot import network
+from sandlot.errors import SandlotError
 from sandlot.kernel import netlink
 from sandlot.kernel.namespaces import CLONE_NEWNET, setns
 from sandlot.network.model import Publication
@@ -33,7 +34,7 @@ SILENCE = 0.4
 PATIENCE = 10.0
 
 
-class Failed(Exception):
+class Failed(SandlotError):
     """The function failed in the namespace; the message says how."""
 
 
@@ -52,9 +53,13 @@ def call(netns, function, *arguments):
         data = pipe.read()
     os.waitpid(pid, 0)
     value, error = pickle.loads(data)
-    if error is not None:
-        raise error
-    return value
+    if error is None:
+        return value
+    kind, message, hint = error
+    # Exceptions with keyword arguments don't survive pickling.
+    raised = kind.__new__(kind, message)
+    SandlotError.__init__(raised, message, hint=hint)
+    raise raised
 
 
 def _outcome(netns, function, arguments):
@@ -62,10 +67,10 @@ def _outcome(netns, function, arguments):
         with netlink.opened(netns) as fd:
             setns(fd, CLONE_NEWNET)
         return function(*arguments), None
-    except Exception as error:  # noqa: BLE001 - handed to the parent, which raises it
-        with suppress(Exception):
-            return None, pickle.loads(pickle.dumps(error))
-        return None, Failed(f"{type(error).__name__}: {error}")
+    except SandlotError as error:
+        return None, (type(error), error.message, error.hint)
+    except Exception as error:  # handed to the parent, which raises it
+        return None, (Failed, f"{type(error).__name__}: {error}", "")
 
 
 def make_netns(path):
@@ -85,9 +90,7 @@ def ip(netns, *words):
 
 def run(netns, *command, text=None, check=True):
     def in_child():
-        return subprocess.run(
-            command, input=text, capture_output=True, text=True, check=False
-        )  # fmt: skip
+        return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
 
     result = call(netns, in_child)
     if check and result.returncode:
@@ -112,7 +115,9 @@ class Lab:
         self.namespaces = []
         for path in (self.host, self.peer):
             self._make(path)
-        # On a new host these are 0; what forwards is to be shown by the engine.
+        # A new namespace inherits what this machine happens to have set.
+        settings = ("net.ipv4.ip_forward=0", "net.ipv4.conf.all.accept_redirects=1")
+        run(self.host, "sysctl", "-qw", *settings)
         ip(self.host, "link", "set", "lo", "up")
         ip(self.peer, "link", "set", "lo", "up")
         pair = ("link", "add", "lan0", "type", "veth", "peer", "name", "lan0", "netns", self.peer)
@@ -152,7 +157,7 @@ class Lab:
 
     def operations(self):
         known = network.normalise(self.paths, self.networks)
-        state = network.observe(self.paths)
+        state = replace(network.observe(self.paths), networks=known)
         interfaces = [item for items in self.sandboxes.values() for item in items]
         found = network.rules_operations(self.paths, known, interfaces, self.ports, state)
         found += network.network_operations(self.paths, known, state)
@@ -248,7 +253,7 @@ def ask(netns, address, port, protocol="tcp"):
 
 
 def pings(netns, address):
-    result = run(netns, "ping", "-c", "1", "-W", "1", address, check=False)
+    result = run(netns, "busybox", "ping", "-c", "1", "-W", "1", address, check=False)
     return " 1 received" in result or "1 packets received" in result
 
 
