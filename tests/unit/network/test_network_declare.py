@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from sandlot.errors import SpecError, StateError
+from sandlot.network import declare
+from sandlot.network.model import Interface, Network, identity, owner_mark, sandbox_mac
+from sandlot.paths import Paths
+
+GOOD = {"name": "lan", "ipv4_subnet": "10.78.0.0/24"}
+
+REFUSED = [
+    ({}, "name", "is no network name"),
+    ({"name": ""}, "name", "is no network name"),
+    ({"name": "../x"}, "name", "is no network name"),
+    ({"name": "-x"}, "name", "is no network name"),
+    ({"name": "a\n"}, "name", "is no network name"),
+    ({"name": "аdmin"}, "name", "is no network name"),
+    ({"name": "a" * 64}, "name", "is no network name"),
+    ({"name": "lan"}, "ipv4_subnet", "is missing for network lan"),
+    ({**GOOD, "ipv4_subnet": "10.78.0.1/24"}, "ipv4_subnet", "host bits set"),
+    ({**GOOD, "ipv4_subnet": "10.78.0.0/31"}, "ipv4_subnet", "no room"),
+    ({**GOOD, "ipv4_subnet": "fd00::/64"}, "ipv4_subnet", "is no IPv4 subnet"),
+    ({**GOOD, "ipv4_subnet": "none"}, "ipv4_subnet", "is no IPv4 subnet"),
+    ({**GOOD, "ipv4_subnet": "127.0.0.0/8"}, "ipv4_subnet", "not a range hosts"),
+    ({**GOOD, "ipv4_subnet": "169.254.0.0/16"}, "ipv4_subnet", "not a range hosts"),
+    ({**GOOD, "ipv4_subnet": "224.0.0.0/8"}, "ipv4_subnet", "not a range hosts"),
+    ({**GOOD, "ipv4_subnet": "0.0.0.0/0"}, "ipv4_subnet", "not a range hosts"),
+    ({**GOOD, "ipv4_subnet": "240.0.0.0/8"}, "ipv4_subnet", "not a range hosts"),
+    ({**GOOD, "ipv4_gateway": "10.79.0.1"}, "ipv4_gateway", "no host address in 10.78.0.0/24"),
+    ({**GOOD, "ipv4_gateway": "10.78.0.0"}, "ipv4_gateway", "no host address"),
+    ({**GOOD, "ipv4_gateway": "10.78.0.255"}, "ipv4_gateway", "no host address"),
+    ({**GOOD, "ipv4_gateway": "x"}, "ipv4_gateway", "is no IPv4 address"),
+    ({**GOOD, "mtu": 100}, "mtu", "is not between"),
+    ({**GOOD, "mtu": 70000}, "mtu", "is not between"),
+    ({**GOOD, "dns_servers": ["resolver"]}, "dns_servers", "is no IP address"),
+    ({**GOOD, "driver": "bridge"}, "networks", "is no option"),
+]
+
+
+@pytest.mark.parametrize(("raw", "option", "problem"), REFUSED)
+def test_refused(raw, option, problem):
+    with pytest.raises(SpecError, match=problem) as caught:
+        declare.normalise(Paths(), [raw])
+    assert caught.value.option == option
+
+
+def test_defaults():
+    networks = declare.normalise(Paths(), [{"name": "default"}, GOOD])
+    assert networks["default"] == Network("default", "sandlot0", "10.77.0.0/22", "10.77.0.1")
+    assert networks["lan"].ipv4_gateway == "10.78.0.1"
+    assert networks["default"].addresses().num_addresses > 1000
+
+
+def test_unset_options_are_defaults():
+    raw = {**GOOD, "ipv4_gateway": None, "mtu": None, "dns_servers": ["::1", "1.1.1.1"]}
+    network = declare.normalise(Paths(), [raw])["lan"]
+    assert network.dns_servers == ("::1", "1.1.1.1")
+    assert network.mtu is None
+
+
+@pytest.mark.parametrize(
+    "subnet", ["10.77.0.0/22", "10.77.1.0/24", "10.64.0.0/10", "10.77.3.252/30"]
+)
+def test_overlapping_networks(subnet):
+    with pytest.raises(SpecError, match="overlaps"):
+        declare.normalise(Paths(), [{"name": "default"}, {"name": "b", "ipv4_subnet": subnet}])
+
+
+def test_listed_twice():
+    with pytest.raises(SpecError, match="listed twice"):
+        declare.normalise(Paths(), [GOOD, GOOD])
+
+
+def test_stored_and_loaded(tmp_path):
+    paths = Paths(str(tmp_path))
+    Path(paths.state).mkdir(parents=True)
+    raw = {**GOOD, "dns_servers": ["1.1.1.1"], "mtu": 1400, "isolated": True}
+    networks = declare.normalise(paths, [{"name": "default"}, raw])
+    assert declare.load(paths) == {}
+    declare.save(paths, networks)
+    assert declare.load(paths) == networks
+
+
+def test_default_network_is_implicit(tmp_path):
+    paths = Paths(str(tmp_path))
+    assert list(declare.load_for(paths, ["lan"])) == []
+    assert list(declare.load_for(paths, ["lan", "default"])) == ["default"]
+
+
+@pytest.mark.parametrize("content", [{}, {"networks": [{}]}, {"networks": [{"name": "a", "x": 1}]}])
+def test_unusable_file(tmp_path, content):
+    paths = Paths(str(tmp_path))
+    Path(paths.state).mkdir(parents=True)
+    Path(paths.networks_file).write_text(json.dumps({"schema": 1, **content}))
+    with pytest.raises(StateError, match="networks"):
+        declare.load(paths)
+
+
+def test_interface_json():
+    interface = Interface(
+        "web", "default", "eth0", "sb-1", "02:00:00:00:00:01", "10.77.0.2/22", "10.77.0.1"
+    )
+    assert Interface.from_json("web", interface.to_json()) == interface
+    assert "sandbox" not in interface.to_json()
+    assert (interface.address, interface.prefix) == ("10.77.0.2", 22)
+
+
+def test_identities_depend_on_root_and_name():
+    here, there = Paths(), Paths("/elsewhere")
+    macs = {
+        identity(here, "sandlot0"),
+        identity(there, "sandlot0"),
+        identity(here, "sb-1"),
+        sandbox_mac(here, "web", "eth0"),
+        sandbox_mac(here, "web", "eth1"),
+        sandbox_mac(there, "web", "eth0"),
+    }
+    assert len(macs) == 6
+    assert all(mac.startswith("02:") and len(mac) == 17 for mac in macs)
+    assert owner_mark(here) != owner_mark(there)

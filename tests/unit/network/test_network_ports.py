@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from sandlot.errors import SpecError
+from sandlot.network import check_publications, ports
+from sandlot.network.model import Publication
+from sandlot.network.ports import Socket
+
+
+def publication(text, sandbox="web"):
+    """'0.0.0.0:80/tcp' as a publication."""
+    where, _, protocol = text.partition("/")
+    host_ip, _, port = where.rpartition(":")
+    return Publication(sandbox, host_ip, int(port), protocol, "10.77.0.2", 80)
+
+
+def check(texts, ours=()):
+    wanted = [publication(text, f"s{number}") for number, text in enumerate(texts)]
+    check_publications(wanted, [publication(text) for text in ours])
+
+
+@pytest.fixture
+def listening(monkeypatch):
+    """Makes the host's sockets exactly those given as 'address:port/protocol'."""
+    found = []
+
+    def add(text, state=None, peer="0.0.0.0"):
+        where, _, protocol = text.partition("/")
+        address, _, port = where.rpartition(":")
+        state = state or ports.LISTENING[protocol]
+        found.append(Socket(protocol, address, int(port), state, peer))
+
+    monkeypatch.setattr(ports, "sockets", lambda: iter(found))
+    monkeypatch.delenv("SSH_CONNECTION", raising=False)
+    return add
+
+
+COLLIDE = [
+    ("0.0.0.0:80/tcp", "0.0.0.0:80/tcp"),
+    ("0.0.0.0:80/tcp", "127.0.0.1:80/tcp"),
+    ("127.0.0.1:80/tcp", "0.0.0.0:80/tcp"),
+    ("127.0.0.1:53/udp", "127.0.0.1:53/udp"),
+]
+AGREE = [
+    ("0.0.0.0:80/tcp", "0.0.0.0:81/tcp"),
+    ("0.0.0.0:80/tcp", "0.0.0.0:80/udp"),
+    ("127.0.0.1:80/tcp", "192.0.2.2:80/tcp"),
+]
+
+
+@pytest.mark.parametrize("pair", COLLIDE)
+def test_two_sandboxes_want_one_port(listening, pair):
+    with pytest.raises(SpecError, match="of sandbox s1 is published by sandbox s0") as caught:
+        check(pair)
+    assert caught.value.option == "published_ports"
+
+
+@pytest.mark.parametrize("pair", AGREE)
+def test_two_sandboxes_agree(listening, pair):
+    check(pair)
+
+
+@pytest.mark.parametrize(
+    ("listener", "wanted", "taken"),
+    [
+        ("0.0.0.0:8080/tcp", "0.0.0.0:8080/tcp", True),
+        ("0.0.0.0:8080/tcp", "127.0.0.1:8080/tcp", True),
+        (":::8080/tcp", "127.0.0.1:8080/tcp", True),
+        ("127.0.0.1:8080/tcp", "0.0.0.0:8080/tcp", True),
+        ("127.0.0.1:8080/tcp", "127.0.0.1:8080/tcp", True),
+        ("127.0.0.1:8080/tcp", "192.0.2.2:8080/tcp", False),
+        ("0.0.0.0:8080/udp", "0.0.0.0:8080/tcp", False),
+        ("0.0.0.0:53/udp", "0.0.0.0:53/udp", True),
+    ],
+)
+def test_listeners(listening, listener, wanted, taken):
+    listening(listener)
+    if not taken:
+        return check([wanted])
+    with pytest.raises(SpecError, match="taken by a listener"):
+        check([wanted])
+    return check([wanted], ours=[wanted])
+
+
+def test_connections_are_no_listeners(listening):
+    listening("192.0.2.2:8080/tcp", state="01", peer="198.51.100.1")
+    check(["0.0.0.0:8080/tcp"])
+
+
+def test_management_port(listening, monkeypatch):
+    check(["0.0.0.0:22/tcp"])
+    listening("192.0.2.2:22/tcp")
+    with pytest.raises(SpecError, match="managed through"):
+        check(["127.0.0.1:22/tcp"])
+    monkeypatch.setenv("SSH_CONNECTION", "198.51.100.1 50000 192.0.2.2 2222")
+    with pytest.raises(SpecError, match="managed through"):
+        check(["127.0.0.1:2222/tcp"])
+    check(["127.0.0.1:2222/udp"])
+
+
+def test_management_peers(listening, monkeypatch):
+    listening("0.0.0.0:22/tcp")
+    listening("192.0.2.2:22/tcp", state="01", peer="198.51.100.1")
+    listening("192.0.2.2:80/tcp", state="01", peer="198.51.100.2")
+    assert ports.management_peers() == {"198.51.100.1"}
+    monkeypatch.setenv("SSH_CONNECTION", "198.51.100.7 50000 192.0.2.2 2222")
+    assert ports.management_peers() == {"198.51.100.1", "198.51.100.7"}
+
+
+def test_real_sockets_are_found():
+    with socket.socket() as four, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+        four.bind(("127.0.0.1", 0))
+        four.listen()
+        datagrams.bind(("127.0.0.1", 0))
+        found = {(item.protocol, item.address, item.port) for item in ports.sockets()}
+        assert ("tcp", *four.getsockname()) in found
+        assert ("udp", *datagrams.getsockname()) in found
+        taken = Publication("web", "0.0.0.0", four.getsockname()[1], "tcp", "10.77.0.2", 80)
+        with pytest.raises(SpecError, match="taken by a listener on 127.0.0.1"):
+            check_publications([taken], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("0100007F", "127.0.0.1"),
+        ("00000000", "0.0.0.0"),
+        ("0" * 32, "::"),
+        ("00000000000000000000000001000000", "::1"),
+        ("0000000000000000FFFF00000100007F", "127.0.0.1"),
+    ],
+)
+def test_addresses_of_proc(text, address):
+    assert ports._address(text) == address

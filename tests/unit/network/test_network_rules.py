@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from sandlot.errors import ForeignError, HostError
+from sandlot.network import allocate, declare, nft, rules
+from sandlot.network.model import Publication
+from sandlot.network.nft import Tables
+from sandlot.paths import Paths
+from sandlot.spec.values import Attachment
+
+GOLDEN = Path(__file__).with_name("rules.nft")
+PATHS = Paths()
+NETWORKS = declare.normalise(
+    PATHS,
+    [
+        {"name": "default"},
+        {"name": "tenants", "ipv4_subnet": "10.78.0.0/24", "isolated": True},
+        {"name": "routed", "ipv4_subnet": "10.79.0.0/24", "nat": False},
+    ],
+)
+
+
+def interfaces():
+    wanted = {
+        "web": [Attachment("default")],
+        "db": [Attachment("default")],
+        "guest": [Attachment("tenants")],
+        "far": [Attachment("routed")],
+    }
+    found = allocate(PATHS, NETWORKS, wanted, {})
+    return [item for items in found.values() for item in items]
+
+
+def published():
+    return [
+        Publication("web", "0.0.0.0", 8080, "tcp", "10.77.0.2", 80),
+        Publication("web", "0.0.0.0", 5353, "udp", "10.77.0.2", 53),
+        Publication("db", "127.0.0.1", 5432, "tcp", "10.77.0.3", 5432),
+    ]
+
+
+def render(guarded=False, **changes):
+    values = {"networks": NETWORKS, "interfaces": interfaces(), "publications": published()}
+    values.update(changes)
+    return rules.render(PATHS, *values.values(), guarded=guarded)
+
+
+def test_text_is_the_reviewed_one():
+    assert render(guarded=True) == GOLDEN.read_text()
+
+
+def test_order_of_input_does_not_matter():
+    reverse = {
+        "networks": dict(reversed(NETWORKS.items())),
+        "interfaces": interfaces()[::-1],
+        "publications": published()[::-1],
+    }
+    assert render(**reverse) == render()
+
+
+def test_number_of_rules_does_not_grow():
+    def count(number):
+        wanted = {f"s{index}": [Attachment("default")] for index in range(number)}
+        found = allocate(PATHS, NETWORKS, wanted, {})
+        items = [item for group in found.values() for item in group]
+        ports = [
+            Publication(item.sandbox, "0.0.0.0", 2000 + index, "tcp", item.address, 80)
+            for index, item in enumerate(items)
+        ]
+        return len(render(interfaces=items, publications=ports).splitlines())
+
+    assert count(1) == count(500)
+
+
+def test_guard_only_when_forwarding_is_ours():
+    guard = "meta nfproto ipv4 drop"
+    assert guard in render(guarded=True)
+    assert guard not in render(guarded=False)
+
+
+def test_no_empty_element_lists():
+    text = render(interfaces=[], publications=[])
+    assert not re.search(r"elements = \{ +\}", text)
+
+
+@pytest.mark.parametrize(
+    ("tables", "error"),
+    [
+        (Tables(installed=False), HostError),
+        (Tables(installed=True, present=("inet",), foreign=("inet",)), ForeignError),
+    ],
+)
+def test_requirements(tables, error):
+    with pytest.raises(error):
+        nft.require(PATHS, tables)
+
+
+def test_tables_hold():
+    text = render()
+    same = Tables(True, ("inet", "bridge"), (), "L", nft.digest(text), "L")
+    assert same.hold(text)
+    assert not same.hold(text + " ")
+    assert not Tables(True, (), (), "", nft.digest(text), "").hold(text)
+    assert not Tables(True, (), (), "other", nft.digest(text), "L").hold(text)
+
+
+def test_order_of_listed_elements_does_not_matter():
+    one = {"inet": "set a { elements = { x . 1,\n\t\t\t y . 2 } }", "bridge": ""}
+    other = {"inet": "set a { elements = { y . 2, x . 1 } }", "bridge": ""}
+    third = {"inet": "set a { elements = { y . 2 } }", "bridge": ""}
+    assert nft._listing_digest(one) == nft._listing_digest(other) != nft._listing_digest(third)
