@@ -98,7 +98,7 @@ def action(module: shell.Module, paths: Paths) -> shell.Json:
     held = contextlib.nullcontext() if module.check_mode else lock.exclusive(paths)
     with held:
         files = idmap.observe(paths)
-        ranges = {} if gone else idmap.allocate(files, names)
+        ranges = {} if gone else idmap.allocate(files, names, reserved=idmap.reserved(paths))
         check_unused(paths, gone)
         operations = idmap.operations(paths, files, ranges, gone)
         if not module.check_mode:

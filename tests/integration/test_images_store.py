@@ -74,7 +74,10 @@ def listing(paths: Paths) -> list[str]:
 
 def sandbox(paths: Paths, name: str, image: images.Image, start: int = 200000) -> None:
     os.makedirs(paths.sandbox(name).state)
-    record = {"image": {"name": image.name, "digest": image.digest}, "ids": {"uid": start}}
+    record = {
+        "image": {"name": image.name, "digest": image.digest},
+        "ids": {"uid": start, "gid": start, "size": 65536},
+    }
     store.write(paths.sandbox(name).record, record)
 
 

@@ -229,6 +229,37 @@ def test_a_foreign_line_that_appears_after_planning_is_not_overlapped(paths: Pat
     assert content(paths) == (f"joe:{FIRST}:65536\n".encode(), b"")
 
 
+def test_a_recorded_range_whose_lines_were_lost_is_not_given_away(paths: Paths) -> None:
+    reserved = {"web": IdRange(FIRST)}
+    got = idmap.allocate(idmap.observe(paths), ["new", "web"], reserved=reserved)
+    assert got == {"new": IdRange(FIRST + SIZE), "web": IdRange(FIRST)}
+
+
+def test_a_record_that_contradicts_a_line_is_named(paths: Paths) -> None:
+    converge(paths, "web")
+    with pytest.raises(ForeignError, match="record of sandbox 'web'.*two ranges"):
+        reserved = {"web": IdRange(FIRST + SIZE)}
+        idmap.allocate(idmap.observe(paths), [], reserved=reserved)
+
+
+def test_ranges_that_overlap_each_other_are_never_written(paths: Paths) -> None:
+    with pytest.raises(ForeignError, match="'a' and 'b' have overlapping ids"):
+        wanted = {"b": IdRange(FIRST + 1), "a": IdRange(FIRST)}
+        idmap.operations(paths, idmap.observe(paths), wanted)
+
+
+def test_a_contradiction_can_be_removed(paths: Paths) -> None:
+    converge(paths, "web")
+    Path(paths.subuid).write_text(f"joe:{FIRST}:65536\nsandlot.web:{FIRST}:65536\n")
+    with pytest.raises(ForeignError):
+        idmap.allocate(idmap.observe(paths), ["new"])
+    files = idmap.observe(paths)
+    new = idmap.allocate(files, ["new"], leaving=["web"])
+    apply_all(idmap.operations(paths, files, new, ["web"]))
+    line = f"sandlot.new:{FIRST + SIZE}:65536\n"
+    assert content(paths) == (f"joe:{FIRST}:65536\n{line}".encode(), line.encode())
+
+
 # -- foreign bytes -------------------------------------------------------------------------------
 
 MESSY = {

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from .allocate import FIRST, LAST, allocate
 from .edit import operations
-from .files import SIZE, IdFile, IdFiles, IdRange, observe, owner, recorded
+from .files import SIZE, IdFile, IdFiles, IdRange, observe, owner, recorded, reserved
 
 __all__ = [
     "FIRST",
@@ -20,4 +20,5 @@ __all__ = [
     "operations",
     "owner",
     "recorded",
+    "reserved",
 ]

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from typing import Iterable, Iterator
+from types import MappingProxyType
+from typing import Iterable, Iterator, Mapping
 
 from ..errors import ForeignError
 from .files import SIZE, IdFiles, IdRange, Line, conflict, owner
@@ -19,29 +20,46 @@ LAST = 2147352575
 _HIGHEST = 2**32 - 2  # (uid_t) -1 means "no change" to the kernel
 
 
-def allocate(files: IdFiles, names: Iterable[str]) -> dict[str, IdRange]:
-    """The range of every name; ForeignError when existing lines contradict each other."""
+def allocate(
+    files: IdFiles,
+    names: Iterable[str],
+    *,
+    reserved: Mapping[str, IdRange] = MappingProxyType({}),
+    leaving: Iterable[str] = (),
+) -> dict[str, IdRange]:
+    """The range of every name; ForeignError when existing lines contradict each other.
+
+    ``reserved`` holds the ranges that records give to sandboxes: a line that was lost does not
+    make its range free. Lines of ``leaving`` are about to go and may contradict others.
+    """
     names = list(dict.fromkeys(names))
     for name in names:
         owner(name)
-    known = _known(files)
+    known = _known(files, {*leaving} - {*names})
+    for name, ids in reserved.items():
+        line = _recorded(name, ids)
+        _check_same(known.setdefault(name, line), line)
     _check_overlaps(files, known)
     missing = [name for name in names if name not in known]
-    free = _free(files, len(missing))
     ranges = {name: line.ids for name, line in known.items() if line.ids is not None}
-    ranges.update(zip(missing, free))
+    ranges.update(zip(missing, _free(files, reserved.values(), len(missing))))
     return {name: ranges[name] for name in names}
 
 
-def _known(files: IdFiles) -> dict[str, Line]:
+def _known(files: IdFiles, leaving: set[str]) -> dict[str, Line]:
     """One line for each sandbox that has any; all its lines must name the same range."""
     known: dict[str, Line] = {}
     for file in files.both:
         for line in file.lines:
-            if line.name is not None:
+            if line.name is not None and line.name not in leaving:
                 _check_line(line)
                 _check_same(known.setdefault(line.name, line), line)
     return known
+
+
+def _recorded(name: str, ids: IdRange) -> Line:
+    raw = f"{owner(name)}:{ids.start}:{ids.size}".encode()
+    return Line(f"the record of sandbox {name!r},", 1, raw, owner(name), ids)
 
 
 def _check_line(line: Line) -> None:
@@ -80,8 +98,8 @@ def _spans(lines: Iterable[tuple[Line, bool]]) -> Iterator[tuple[int, int, Line,
             yield line.ids.start, line.ids.last, line, is_ours
 
 
-def _free(files: IdFiles, count: int) -> list[IdRange]:
-    taken = _taken_slots(files)
+def _free(files: IdFiles, reserved: Iterable[IdRange], count: int) -> list[IdRange]:
+    taken = _taken_slots(files, reserved)
     free = [slot for slot in range((LAST + 1 - FIRST) // SIZE) if slot not in taken][:count]
     if len(free) < count:
         raise ForeignError(
@@ -92,10 +110,10 @@ def _free(files: IdFiles, count: int) -> list[IdRange]:
     return [IdRange(FIRST + slot * SIZE) for slot in free]
 
 
-def _taken_slots(files: IdFiles) -> set[int]:
+def _taken_slots(files: IdFiles, reserved: Iterable[IdRange]) -> set[int]:
     taken: set[int] = set()
-    everything = [*files.uid.lines, *files.gid.lines, *files.accounts]
-    for ids in (line.ids for line in everything):
+    lines = [*files.uid.lines, *files.gid.lines, *files.accounts]
+    for ids in [*(line.ids for line in lines), *reserved]:
         if ids is not None and ids.start <= LAST and ids.last >= FIRST:
             first, last = max(ids.start, FIRST) - FIRST, min(ids.last, LAST) - FIRST
             taken.update(range(first // SIZE, last // SIZE + 1))

@@ -28,11 +28,22 @@ def operations(
     absent: Iterable[str] = (),
 ) -> list[Operation]:
     """At most one operation per file; subuid comes first, a half-written pair is completed."""
-    for name in present:
-        owner(name)
+    _check_apart(present)
     gone = [name for name in absent if name not in present]
     planned = [_operation(paths, file, present, gone) for file in files.both]
     return [operation for operation in planned if operation is not None]
+
+
+def _check_apart(present: Mapping[str, IdRange]) -> None:
+    for name in present:
+        owner(name)
+    ordered = sorted(present.items(), key=lambda item: item[1].start)
+    for (name, ids), (other, following) in zip(ordered, ordered[1:]):
+        if ids.overlaps(following):
+            raise ForeignError(
+                f"the sandboxes {name!r} and {other!r} have overlapping ids at {following.start}",
+                hint="remove the one whose record is wrong",
+            )
 
 
 def _operation(

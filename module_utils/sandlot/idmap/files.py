@@ -10,6 +10,7 @@ import stat
 from dataclasses import dataclass
 from typing import Iterator
 
+from .. import store
 from ..errors import ForeignError, HostError
 from ..paths import Paths
 from ..spec.names import sandbox_name
@@ -108,6 +109,23 @@ def recorded(files: IdFiles) -> dict[str, IdRange]:
     """The ranges of all sandboxes that have a readable line, whether or not they are sound."""
     lines = [line for file in reversed(files.both) for line in file.lines]
     return {line.name: line.ids for line in lines if line.name is not None and line.ids}
+
+
+def reserved(paths: Paths) -> dict[str, IdRange]:
+    """What the records of the sandboxes say, whatever became of the lines."""
+    found: dict[str, IdRange] = {}
+    for name in _names(paths.sandboxes):
+        ids = (store.read(paths.sandbox(name).record) or {}).get("ids")
+        if ids:
+            found[name] = IdRange(ids["uid"], ids["size"])
+    return found
+
+
+def _names(path: str) -> list[str]:
+    try:
+        return sorted(os.listdir(path))
+    except FileNotFoundError:
+        return []
 
 
 def _id_file(paths: Paths, path: str) -> IdFile:
