@@ -23,6 +23,7 @@ import pytest
 from sandlot import cgroups, converge, images, network, runtime
 from sandlot.converge import Result, host
 from sandlot.launcher.client import Launcher
+from sandlot.network import declare
 from sandlot.paths import Paths
 from sandlot.plan import apply_all
 from sandlot.spec import normalise_all
@@ -45,8 +46,19 @@ class Deployment:
         self.paths = Paths(root)
         Path(root, "etc").mkdir(parents=True, exist_ok=True)
 
+    @property
+    def prefix(self) -> str:
+        """The first two bytes of the root's own subnet, so that deployments don't meet."""
+        return f"10.{128 + int(self.paths.tag[:2], 16) % 120}"
+
+    def declare(self) -> None:
+        subnet = {"name": "default", "ipv4_subnet": f"{self.prefix}.0.0/22"}
+        declare.save(self.paths, network.normalise(self.paths, [subnet]))
+
     def prepare(self) -> None:
         host.present(self.paths, check=False)
+        os.makedirs(self.paths.state, mode=0o700, exist_ok=True)
+        self.declare()
         spec = images.normalise_all([{"name": "busybox", "source": "busybox"}])
         apply_all(images.operations(self.paths, spec))
 
@@ -92,10 +104,8 @@ class Deployment:
         launcher.destroy(names)
         launcher.quit()
         state = network.observe(self.paths)
-        networks = self.paths.networks_file
-        kept = Path(networks).read_bytes()
         apply_all(network.teardown_operations(self.paths, state))
-        Path(networks).write_bytes(kept)
+        self.declare()
         observed = cgroups.observe(self.paths, names)
         for name in names:
             apply_all(cgroups.remove_operations(self.paths, name, observed))

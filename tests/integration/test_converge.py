@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -200,11 +201,11 @@ def test_changed_clocks_and_addresses_make_new_namespaces(host: Deployment) -> N
     host.converged(sandbox("a", command=clock, time_offset={"boottime": 864000}))
     eventually(lambda: os.path.exists(f"/proc/{host.pid('a')}/root/tmp/done"))
     assert float(host.inside("a", "/tmp/uptime").split()[0]) > 864000
-    asked = [{"name": "default", "ipv4_address": "10.77.1.77"}]
+    asked = [{"name": "default", "ipv4_address": f"{host.prefix}.1.77"}]
     host.converged(sandbox("a", networks=asked))
-    assert host.info("a")["addresses"] == ["10.77.1.77"]
+    assert host.info("a")["addresses"] == [f"{host.prefix}.1.77"]
     host.converged(sandbox("a"))
-    assert host.info("a")["addresses"] == ["10.77.1.77"]
+    assert host.info("a")["addresses"] == [f"{host.prefix}.1.77"]
 
 
 def test_check_mode_touches_nothing(host: Deployment) -> None:
@@ -241,17 +242,18 @@ def test_one_that_can_not_start_does_not_stop_the_others(host: Deployment) -> No
         ({"command": []}, "command"),
         ({"networks": [{"name": "nowhere"}]}, "networks"),
         ({"networks": [{"name": "default", "ipv4_address": "192.0.2.1"}]}, "ipv4_address"),
-        ({"networks": [{"name": "default", "ipv4_address": "10.77.0.1"}]}, "ipv4_address"),
-        ({"networks": [{"name": "default", "ipv4_address": "10.77.0.2"}]}, "ipv4_address"),
+        ({"networks": [{"name": "default", "ipv4_address": "PREFIX.0.1"}]}, "ipv4_address"),
+        ({"networks": [{"name": "default", "ipv4_address": "PREFIX.0.2"}]}, "ipv4_address"),
         ({"cpuset_cpus": "4000"}, "cpuset_cpus"),
     ],
 )
 def test_refused_before_any_change(host: Deployment, options: dict, option: str) -> None:
     host.converged(sandbox("first"))
-    assert host.info("first")["addresses"] == ["10.77.0.2"]
+    assert host.info("first")["addresses"] == [f"{host.prefix}.0.2"]
     before = tree(host.paths.sandboxes)
+    named = json.loads(json.dumps(options).replace("PREFIX", host.prefix))
     with pytest.raises(SpecError) as caught:
-        host.run(sandbox("a"), sandbox("b", **options))
+        host.run(sandbox("a"), sandbox("b", **named))
     assert caught.value.option == option
     assert tree(host.paths.sandboxes) == before
     assert host.run(sandbox("first")).actions == []

@@ -46,7 +46,7 @@ def resolve(paths: Paths, request: Request, seen: Observation) -> Resolved:
     kept = _kept_interfaces(removed, seen)
     attachments = {name: _spec(wish).networks for name, wish in wishes.items()}
     allocated = network.allocate(paths, seen.networks, attachments, kept)
-    records = _records(paths, wishes, allocated, seen)
+    records = _records(paths, wishes, removed, allocated, seen)
     launches = {name: _launch(paths, record, seen) for name, record in records.items()}
     everyone = {**bystanders, **records}
     publications = _published(everyone.values())
@@ -106,24 +106,25 @@ def _kept_interfaces(removed: Sequence[str], seen: Observation) -> dict[str, tup
 def _records(
     paths: Paths,
     wishes: Mapping[str, Wish],
+    removed: Sequence[str],
     allocated: Mapping[str, Sequence[Interface]],
     seen: Observation,
 ) -> dict[str, Record]:
     good = seen.records.good
-    fresh = idmap.allocate(seen.ids, [name for name in wishes if name not in good])
+    recorded = {name: record.ids for name, record in good.items() if name not in removed}
+    ids = idmap.allocate(seen.ids, wishes, reserved=recorded, leaving=removed)
     records = {}
     for name, wish in wishes.items():
         old = good.get(name)
         spec = _spec(wish)
         cgroups.check(spec.limits, seen.cgroups)
-        ids = old.ids if old else fresh[name]
         records[name] = Record(
             name=name,
             phase=PRESENT,
             wanted=wanted(wish, old),
             spec=spec,
-            ids=ids,
-            image=_image(paths, wish, old, ids, seen),
+            ids=ids[name],
+            image=_image(paths, wish, old, ids[name], seen),
             interfaces=tuple(allocated.get(name, ())),
         )
     return records
