@@ -39,8 +39,8 @@ INET = """\
 		fib daddr type local jump publish
 	}
 	chain publish {
-		meta l4proto { tcp, udp } dnat ip to ip daddr . meta l4proto . th dport map @published
-		meta l4proto { tcp, udp } dnat ip to meta l4proto . th dport map @published_anywhere
+		meta l4proto { tcp, udp } dnat ip to %(at)s map @bound_address : %(at)s map @bound_port
+		meta l4proto { tcp, udp } dnat ip to %(any)s map @any_address : %(any)s map @any_port
 	}
 	chain postrouting {
 		type nat hook postrouting priority 100; policy accept;
@@ -94,6 +94,9 @@ GUARD = """\
 		meta iifkind "bridge" meta oifkind "bridge" accept
 		meta nfproto ipv4 drop
 """
+
+# Address and port have a map each: nft 0.9.8 can't name a map that yields both.
+KEYS = {"at": "ip daddr . meta l4proto . th dport", "any": "meta l4proto . th dport"}
 
 BRIDGE = """\
 	chain prerouting {
@@ -159,7 +162,7 @@ def render(
     plugged = [item for item in interfaces if item.network in networks]
     mark = f"\tchain {owner_mark(paths)} {{\n\t}}\n"
     sets = _sets(networks, plugged) + _maps(publications)
-    inet = mark + sets + INET % {"guard": GUARD if guarded else ""}
+    inet = mark + sets + INET % {"guard": GUARD if guarded else "", **KEYS}
     bridge = mark + _bridge_sets(networks, plugged) + BRIDGE
     return "".join(
         f"table {family} {paths.nft_table} {{\n{body}}}\n"
@@ -190,25 +193,30 @@ def _sets(networks: Mapping[str, Network], interfaces: Sequence[Interface]) -> s
 
 
 def _maps(publications: Sequence[Publication]) -> str:
-    anywhere = [item for item in publications if item.host_ip == ANY]
-    bound = [item for item in publications if item.host_ip != ANY]
     services = {f"{item.address} . {item.protocol} . {item.port}" for item in publications}
     service = "ipv4_addr . inet_proto . inet_service"
-    target = "ipv4_addr . inet_service"
+    anywhere = {
+        f"{item.protocol} . {item.host_port}": item for item in publications if item.host_ip == ANY
+    }
+    bound = {
+        f"{item.host_ip} . {item.protocol} . {item.host_port}": item
+        for item in publications
+        if item.host_ip != ANY
+    }
     return "".join(
         (
             _set("services", service, services),
-            _map(
-                "published",
-                f"{service} : {target}",
-                [f"{item.host_ip} . {_port(item)}" for item in bound],
-            ),
-            _map(
-                "published_anywhere",
-                f"inet_proto . inet_service : {target}",
-                [_port(item) for item in anywhere],
-            ),
+            _targets("bound", service, bound),
+            _targets("any", "inet_proto . inet_service", anywhere),
         )
+    )
+
+
+def _targets(name: str, key: str, publications: Mapping[str, Publication]) -> str:
+    addresses = [f"{text} : {item.address}" for text, item in publications.items()]
+    ports = [f"{text} : {item.port}" for text, item in publications.items()]
+    return _map(f"{name}_address", f"{key} : ipv4_addr", addresses) + _map(
+        f"{name}_port", f"{key} : inet_service", ports
     )
 
 
@@ -230,10 +238,6 @@ def _bridge_sets(networks: Mapping[str, Network], interfaces: Sequence[Interface
 
 def _pair(network: Network) -> str:
     return f"{_quoted(network.bridge)} . {_quoted(network.bridge)}"
-
-
-def _port(item: Publication) -> str:
-    return f"{item.protocol} . {item.host_port} : {item.address} . {item.port}"
 
 
 def _quoted(name: str) -> str:

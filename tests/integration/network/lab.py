@@ -214,7 +214,7 @@ class Lab:
             ("nft", "list", "ruleset"),
             ("sysctl", "-a", "--pattern", r"^net\.(ipv4|ipv6)\.(ip_forward|conf)"),
         )
-        text = "".join(run(self.host, *command) for command in commands)
+        text = "".join(run(self.host, *command) for command in commands).replace(" tentative", "")
         volatile = ("_lft", "mtu_expires")
         return [line for line in text.splitlines() if not any(word in line for word in volatile)]
 
