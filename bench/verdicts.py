@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The budgets, and which of them were met; then the figures without a budget."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict, dataclass
+from typing import Any, Mapping
+
+KIB = 1024
+# Two medians of the same thing differ by this much from run to run.
+NOISE = 0.05
+
+Result = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One budget; ``met`` is None when it was not measured, and ``figure`` says why."""
+
+    what: str
+    figure: str
+    budget: str
+    met: bool | None
+
+    @property
+    def word(self) -> str:
+        return {True: "met", False: "MISSED", None: "-"}[self.met]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def median(figures: Result, key: str) -> float:
+    return float(statistics.median(figures[key]))
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms"
+
+
+def _kb(size: float) -> str:
+    return f"{size / KIB:.0f} kB"
+
+
+def judge(result: Result) -> list[Verdict]:
+    """Every budget of the design, in its order."""
+    return [
+        _addition(result["sandlot"]),
+        _addition_podman(result),
+        _again(result["sandlot"]),
+        _modules(result["sandlot"]),
+        _memory(result["sandlot"]),
+        _memory_conmon(result),
+        _disk(result["sandlot"]),
+        _connection(),
+        _wakeups(result["sandlot"]),
+        _network(result),
+    ]
+
+
+def _addition(ours: Result) -> Verdict:
+    cost, bare = median(ours, "additional"), median(ours, "bare")
+    figure = f"{_ms(cost)} = {cost / bare:.1f} x {_ms(bare)}"
+    return Verdict("one more sandbox: bare unshare", figure, "at most 5x", cost <= 5 * bare)
+
+
+def _addition_podman(result: Result) -> Verdict:
+    what, budget = "one more sandbox: podman's collection", "at least 50x less"
+    if result["podman"] is None:
+        return Verdict(what, _why(result), budget, None)
+    cost, theirs = median(result["sandlot"], "additional"), median(result["podman"], "create")
+    return Verdict(what, f"{_ms(theirs)} = {theirs / cost:.0f} x ours", budget, theirs >= 50 * cost)
+
+
+def _again(ours: Result) -> Verdict:
+    again, pings = median(ours, "again"), median(ours, "pings")
+    figure = f"{again:.2f} s = {again / pings:.2f} x {pings:.2f} s"
+    return Verdict("second run: as many pings", figure, "at most 1.5x", again <= 1.5 * pings)
+
+
+def _modules(ours: Result) -> Verdict:
+    number = ours["modules"]
+    return Verdict("module executions, steady deploy", str(number), "at most 6", number <= 6)
+
+
+def _memory(ours: Result) -> Verdict:
+    size = ours["memory_per_sandbox"]
+    return Verdict("memory per idle sandbox", _kb(size), "at most 450 kB", size <= 450 * KIB)
+
+
+def _memory_conmon(result: Result) -> Verdict:
+    what, budget = "memory per idle sandbox: conmon", "below conmon"
+    if result["podman"] is None:
+        return Verdict(what, _why(result), budget, None)
+    size, theirs = result["sandlot"]["memory_per_sandbox"], result["podman"]["memory_conmon"]
+    return Verdict(what, f"conmon {_kb(theirs)}", budget, size < theirs)
+
+
+def _disk(ours: Result) -> Verdict:
+    size = median(ours, "disk")
+    return Verdict("disk per sandbox", _kb(size), "under 100 kB", size < 100 * KIB)
+
+
+def _connection() -> Verdict:
+    figure = "not measured: needs a host behind SSH"
+    return Verdict("exec through the connection plugin", figure, "at most 1.2x", None)
+
+
+def _wakeups(ours: Result) -> Verdict:
+    number = ours["wakeups"]
+    figure = f"{number} in {ours['wakeups_seconds']:.0f} s"
+    return Verdict("idle wake-ups, all inits and launcher", figure, "none", number == 0)
+
+
+def _network(result: Result) -> Verdict:
+    what, budget = "network: podman's bridge", f"not below (noise {NOISE:.0%})"
+    if result["podman"] is None:
+        return Verdict(what, _why(result), budget, None)
+    speed, theirs = median(result["network"], "sandlot"), median(result["network"], "podman")
+    figure = f"{speed / 1000:.1f} Gbit/s = {speed / theirs:.2f} x {theirs / 1000:.1f}"
+    return Verdict(what, figure, budget, speed >= theirs * (1 - NOISE))
+
+
+def _why(result: Result) -> str:
+    return f"not measured: {result['not_measured']['podman']}"
+
+
+def others(result: Result) -> list[tuple[str, str]]:
+    """Figures that no budget speaks of."""
+    ours, sizes = result["sandlot"], result["sizes"]
+    few, many = sizes["few"], sizes["many"]
+    rows = [
+        (f"T({few}), a bare machine to {few} sandboxes", f"{median(ours, 'deploy_few'):.2f} s"),
+        (f"T({many})", f"{median(ours, 'deploy_many'):.2f} s"),
+        (f"teardown of {many} and of the runtime", f"{median(ours, 'teardown_many'):.2f} s"),
+        ("PSS of an init", _kb(ours["memory_init"])),
+        ("PSS of the launcher", _kb(ours["memory_launcher"])),
+        ("PSS of the workload (busybox sleep)", _kb(ours["memory_workload"])),
+        ("sandlot exec NAME -- true", _ms(median(ours, "exec"))),
+        ("host to sandbox", f"{median(result['network'], 'sandlot') / 1000:.1f} Gbit/s"),
+    ]
+    return rows + (_podman_rows(result["podman"]) if result["podman"] else [])
+
+
+def _podman_rows(theirs: Result) -> list[tuple[str, str]]:
+    labels = {
+        "create": "podman_container, one more",
+        "again": "podman_container, one more that exists",
+        "remove": "podman_container, one more to remove",
+        "batch": "podman_containers (batch), one more",
+        "run": "podman run, without Ansible",
+        "exec": "podman exec NAME true",
+    }
+    return [(label, _ms(median(theirs, key))) for key, label in labels.items()]
