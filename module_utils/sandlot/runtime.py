@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Mapping
 
 from . import store
 from .errors import StateError
@@ -53,6 +54,29 @@ def status(paths: Paths, name: str) -> dict[str, Any]:
         except ValueError:
             continue
     raise StateError(f"{paths.sandbox(name).status} is not valid JSON", hint="restart the sandbox")
+
+
+def state(phase: str, wanted: str, running: Running | None, status: Mapping[str, Any]) -> str:
+    """The workload's state, from a record's words and what runs.
+
+    "created" was never started, "down" not since the host's boot.
+    """
+    if phase == "removing":
+        return phase
+    if running:
+        return str(status.get("state", "starting"))
+    if not status:
+        return "created" if wanted == "stopped" else "down"
+    if wanted == "stopped":
+        return wanted
+    return "exited" if status.get("final") else "crashed"
+
+
+def uptime(running: Running | None, status: Mapping[str, Any]) -> float | None:
+    """Seconds since the workload's state last changed, None when it does not run."""
+    if not running:
+        return None
+    return round(max(0.0, time.time() - float(status.get("since", running.since))), 1)
 
 
 def pinned(paths: Paths, name: str) -> set[str]:

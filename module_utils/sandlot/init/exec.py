@@ -20,6 +20,7 @@ from . import child
 if TYPE_CHECKING:
     from .supervisor import Supervisor
 
+_TIOCSWINSZ = 0x5414
 _TIOCSPTLCK = 0x40045431
 _TIOCGPTPEER = 0x5441
 MAX_CONNECTIONS = 256
@@ -92,7 +93,7 @@ class ExecServer:
     def _run(self, connection: socket.socket, message: Mapping[str, Any], fds: List[int]) -> None:
         tty = bool(message["tty"])
         try:
-            master, stdio = self._open_pty() if tty else ([], fds)
+            master, stdio = self._open_pty(message.get("size")) if tty else ([], fds)
             process = child.spawn(self._command(message), stdio, tty=tty)
         except OSError as error:
             reason = f"starting the command: {error.strerror}"
@@ -114,9 +115,11 @@ class ExecServer:
             "rlimits": config["rlimits"],
         }
 
-    def _open_pty(self) -> Tuple[List[int], List[int]]:
-        """([master], [slave] * 3) of a pty of the sandbox's own devpts."""
+    def _open_pty(self, size: Optional[List[int]]) -> Tuple[List[int], List[int]]:
+        """([master], [slave] * 3) of a pty of the sandbox's own devpts; size is rows, columns."""
         master = os.open("ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=self._pts)
+        if size:
+            fcntl.ioctl(master, _TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
         fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
         slave = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
         return [master], [slave] * 3

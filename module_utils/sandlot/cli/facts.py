@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What a list shows of a sandbox, from its record and the kernel, without importing the engine.
+
+``converge.info`` tells more and the same, but costs a tenth of a second to import.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional
+
+from .. import cgroups, runtime, store
+from ..errors import StateError
+from ..paths import Paths
+from . import names
+
+Json = Dict[str, Any]
+
+
+def all_sandboxes(paths: Paths) -> List[Json]:
+    layout = cgroups.detect()
+    found = (_facts(paths, name, layout) for name in names.known(paths))
+    return [facts for facts in found if facts is not None]
+
+
+def _facts(paths: Paths, name: str, layout: cgroups.Layout) -> Optional[Json]:
+    """None for a directory without a record: nothing is promised of it yet."""
+    try:
+        record = store.read(paths.sandbox(name).record)
+        return None if record is None else _whole(paths, name, record, layout)
+    except StateError as error:
+        return {"name": name, "state": "broken", "error": str(error)}
+    except (KeyError, TypeError, AttributeError) as error:
+        problem = f"{paths.sandbox(name).record} has a missing or wrong field ({error!r})"
+        return {"name": name, "state": "broken", "error": problem}
+
+
+def _whole(paths: Paths, name: str, record: Json, layout: cgroups.Layout) -> Json:
+    running = runtime.running(paths, name)
+    status = runtime.status(paths, name)
+    return {
+        "name": name,
+        "state": runtime.state(record["phase"], record["wanted"], running, status),
+        "image": record["image"]["name"],
+        "addresses": [entry["ipv4"].partition("/")[0] for entry in record["interfaces"]],
+        "published_ports": list(record["spec"]["published_ports"]),
+        "wanted": record["wanted"],
+        "pid": running.pid if running else None,
+        "uptime": runtime.uptime(running, status),
+        "memory": cgroups.usage(paths, name, layout).memory if running else None,
+        "restarts": status.get("restarts", 0),
+        "exit_code": status.get("exit_code"),
+    }

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Waiting for changes in one directory (inotify(7))."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from types import TracebackType
+from typing import Optional, Type
+
+from ..kernel.libc import check, libc
+
+IN_MODIFY = 0x2
+IN_CREATE = 0x100
+IN_DELETE = 0x200
+IN_DELETE_SELF = 0x400
+_BUFFER = 65536
+
+
+class Watch:
+    """Readable when something in the directory has changed; the changes themselves don't matter."""
+
+    def __init__(self, directory: str) -> None:
+        self.fd = check(libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK), "inotify_init1")
+        mask = ctypes.c_uint32(IN_MODIFY | IN_CREATE | IN_DELETE | IN_DELETE_SELF)
+        try:
+            result = libc.inotify_add_watch(self.fd, os.fsencode(directory), mask)
+            check(result, "inotify_add_watch", directory)
+        except OSError:
+            os.close(self.fd)
+            raise
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        os.close(self.fd)
+
+    def clear(self) -> None:
+        """Forget what has been announced, before looking at what it was."""
+        try:
+            while os.read(self.fd, _BUFFER):
+                continue
+        except BlockingIOError:
+            return

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""sandlot list."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any, Dict, List, Sequence
+
+from ..paths import Paths
+from . import facts, output
+
+HEADS = ("NAME", "STATE", "IMAGE", "ADDRESS", "PORTS", "UPTIME", "MEMORY", "RESTARTS")
+_RIGHT = ("UPTIME", "MEMORY", "RESTARTS")
+
+
+def run(paths: Paths, options: argparse.Namespace) -> int:
+    found = facts.all_sandboxes(paths)
+    if options.format == "json":
+        output.print_json(found)
+    else:
+        rows = [_row(each) for each in found]
+        sys.stdout.write(output.table(HEADS, rows, right=_RIGHT))
+    return warn(found)
+
+
+def warn(found: Sequence[Dict[str, Any]]) -> int:
+    """Tell of broken records; they make the command fail, and hide nothing of the others."""
+    broken = [each for each in found if "error" in each]
+    for each in broken:
+        output.say(f"{each['name']}: {each['error']}")
+    return 1 if broken else 0
+
+
+def _row(each: Dict[str, Any]) -> List[str]:
+    if "error" in each:
+        return [each["name"], each["state"], *[output.NOTHING] * (len(HEADS) - 2)]
+    return [
+        each["name"],
+        _state(each),
+        each["image"],
+        ",".join(each["addresses"]) or output.NOTHING,
+        ",".join(_port(port) for port in each["published_ports"]) or output.NOTHING,
+        output.span(each["uptime"]),
+        output.size(each["memory"]),
+        str(each["restarts"]),
+    ]
+
+
+def _state(each: Dict[str, Any]) -> str:
+    ended = each["state"] in ("exited", "crashed", "backoff") and each["exit_code"] is not None
+    return f"{each['state']}({each['exit_code']})" if ended else str(each["state"])
+
+
+def _port(port: str) -> str:
+    """Without what goes without saying: all addresses, and TCP."""
+    shown = port[len("0.0.0.0:") :] if port.startswith("0.0.0.0:") else port
+    return shown[: -len("/tcp")] if shown.endswith("/tcp") else shown

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Names given on the command line: checked before any path is made of them."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import List
+
+from ..errors import SandlotError
+from ..paths import Paths
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
+
+
+def known(paths: Paths) -> List[str]:
+    """Sandboxes that have a directory, with or without a usable record in it."""
+    try:
+        with os.scandir(paths.sandboxes) as entries:
+            return sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
+    except FileNotFoundError:
+        return []
+
+
+def check(paths: Paths, name: str) -> str:
+    """The name of a sandbox of this host; SandlotError otherwise."""
+    if _NAME.fullmatch(name) and os.path.isdir(paths.sandbox(name).state):
+        return name
+    found = ", ".join(known(paths)) or "there is none"
+    raise SandlotError(f"no sandbox is named {name!r}", hint=f"known: {found}")

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What is printed: tables, JSON, human units, errors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, List, Optional, Sequence
+
+from ..errors import SandlotError
+
+_UNITS = "KMGTP"
+_SPANS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+NOTHING = "-"
+
+
+def complain(error: SandlotError) -> None:
+    say(error.message)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
+
+
+def say(message: str) -> None:
+    print(f"sandlot: {message}", file=sys.stderr)
+
+
+def print_json(data: Any) -> None:
+    print(json.dumps(data, indent=2, sort_keys=False))
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> str:
+    """Columns as wide as their longest cell; those named in ``right`` are aligned there."""
+    lines = [list(heads), *rows]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(heads))]
+    return "".join(_line(line, widths, heads, right) for line in lines)
+
+
+def _line(
+    cells: Sequence[str], widths: Sequence[int], heads: Sequence[str], right: Sequence[str]
+) -> str:
+    padded: List[str] = [
+        cell.rjust(width) if head in right else cell.ljust(width)
+        for cell, width, head in zip(cells, widths, heads)
+    ]
+    return "  ".join(padded).rstrip() + "\n"
+
+
+def size(count: Optional[int]) -> str:
+    """Bytes in powers of 1024 with three digits at most before the unit, as 1.2M."""
+    if count is None:
+        return NOTHING
+    if count < 1024:
+        return f"{count}B"
+    value = float(count)
+    for unit in _UNITS:
+        value /= 1024
+        if value < 999.5 or unit == _UNITS[-1]:
+            break
+    return f"{value:.1f}{unit}" if value < 9.95 else f"{value:.0f}{unit}"
+
+
+def span(seconds: Optional[float]) -> str:
+    """The two largest units of a time, as 3d4h, 12m or 5s."""
+    if seconds is None:
+        return NOTHING
+    rest = int(seconds)
+    parts = []
+    for unit, length in _SPANS:
+        count, rest = divmod(rest, length)
+        parts.append((count, unit))
+    while len(parts) > 1 and not parts[0][0]:
+        del parts[0]
+    shown = [f"{count}{unit}" for count, unit in parts[:2] if count] or ["0s"]
+    return "".join(shown)

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Copying between descriptors with bounded buffers, where no reader ever waits for a writer."""
+
+from __future__ import annotations
+
+import os
+import select
+from typing import Callable, Dict, List, Optional
+
+CHUNK = 65536
+# What typing control-D sends to a terminal: end of file for whoever reads a line.
+END_OF_TRANSMISSION = b"\x04"
+
+
+class Pump:
+    """Copies ``source`` to ``target``; neither should block.
+
+    A descriptor it owns is closed when its other one has ended, which tells the peer. ``farewell``
+    is written before the end, for targets where closing says nothing.
+    """
+
+    def __init__(
+        self,
+        source: int,
+        target: int,
+        *,
+        owns_source: bool = False,
+        owns_target: bool = False,
+        farewell: bytes = b"",
+    ) -> None:
+        self.source: Optional[int] = source
+        self._descriptor = source
+        self.target = target
+        self.done = False
+        self._pending = b""
+        self._owns = (owns_source, owns_target)
+        self._farewell = farewell
+
+    def wanted(self) -> Optional[tuple[int, int]]:
+        """(descriptor, poll event) that it waits for; None when there is nothing left to do."""
+        if self.done:
+            return None
+        if self._pending:
+            return self.target, select.POLLOUT
+        return (self.source, select.POLLIN) if self.source is not None else None
+
+    def step(self) -> bool:
+        """Move what can be moved now; whether anything was."""
+        if self._pending:
+            return self._write()
+        return self.source is not None and not self.done and self._read(self.source)
+
+    def _read(self, source: int) -> bool:
+        try:
+            data = os.read(source, CHUNK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""  # EIO: the other end of a pty is closed, or the terminal hung up
+        if data:
+            self._pending = data
+            return self._write()
+        self.source = None
+        self._pending, self._farewell = self._farewell, b""
+        if not self._pending:
+            self.finish()
+        return True
+
+    def _write(self) -> bool:
+        try:
+            written = os.write(self.target, self._pending)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self.finish()  # nobody reads any more
+            return True
+        self._pending = self._pending[written:]
+        if not self._pending and self.source is None:
+            self.finish()
+        return True
+
+    def finish(self) -> None:
+        """Stop, closing what is owned."""
+        if self.done:
+            return
+        self.done = True
+        for fd, owned in zip((self._descriptor, self.target), self._owns):
+            if owned:
+                os.close(fd)
+
+
+class Loop:
+    """Pumps, and handlers of other descriptors, in one poll."""
+
+    def __init__(self) -> None:
+        self.pumps: List[Pump] = []
+        self.handlers: Dict[int, Callable[[], None]] = {}
+
+    def turn(self, timeout: Optional[float] = None) -> bool:
+        """Wait for one event and serve it; False when the time ran out first."""
+        events = self._poll(self._waiting(self.pumps), list(self.handlers), timeout)
+        for pump in self.pumps:
+            wanted = pump.wanted()
+            if wanted and wanted[0] in events:
+                pump.step()
+        for fd in events:
+            handler = self.handlers.get(fd)
+            if handler is not None:
+                handler()
+        return bool(events)
+
+    def drain(self, pump: Pump, *, patience: float = 0.0) -> None:
+        """Copy what the source holds; stop at its end or once it has been silent for a while."""
+        while True:
+            if pump.step():
+                continue
+            wanted = pump.wanted()
+            if wanted is None:
+                return
+            writing = wanted[1] == select.POLLOUT
+            if not self._poll(self._waiting([pump]), [], None if writing else patience):
+                return
+
+    @staticmethod
+    def _waiting(pumps: List[Pump]) -> Dict[int, int]:
+        wanted: Dict[int, int] = {}
+        for fd, event in filter(None, (pump.wanted() for pump in pumps)):
+            wanted[fd] = wanted.get(fd, 0) | event
+        return wanted
+
+    @staticmethod
+    def _poll(wanted: Dict[int, int], readable: List[int], timeout: Optional[float]) -> List[int]:
+        poller = select.poll()
+        for fd, event in wanted.items():
+            poller.register(fd, event)
+        for fd in readable:
+            poller.register(fd, wanted.get(fd, 0) | select.POLLIN)
+        return [fd for fd, _ in poller.poll(None if timeout is None else timeout * 1000)]
