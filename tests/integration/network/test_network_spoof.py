@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import os
 import struct
 
 import pytest
-from lab import HOST_LAN, arp_reply, ethernet, frames, inject, ip, run, udp
+from lab import HOST_LAN, Lab, arp_reply, ethernet, frames, inject, ip, run, udp
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 STRANGER = "02:00:00:00:00:99"
@@ -15,12 +16,23 @@ GATEWAY = "10.77.0.1"
 MARK = b"spoof"
 
 
-@pytest.fixture(params=["0", "1"], ids=["bridge-nf-off", "bridge-nf-on"])
-def tenants(request, lab):
+@pytest.fixture(scope="module", params=["0", "1"], ids=["bridge-nf-off", "bridge-nf-on"])
+def shared(request, tmp_path_factory):
+    if os.geteuid():
+        pytest.skip("needs root")
+    lab = Lab(tmp_path_factory.mktemp("lab"))
     run(lab.host, "sysctl", "-qw", f"net.bridge.bridge-nf-call-iptables={request.param}")
     lab.add("attacker", "victim", "third")
-    lab.converge()
-    return lab
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def tenants(shared):
+    """Three tenants and all rules in place, whatever the test before took away."""
+    shared.converge()
+    run(shared.host, "sysctl", "-qw", "net.bridge.bridge-nf-call-ip6tables=1")
+    return shared
 
 
 def flush(lab):
