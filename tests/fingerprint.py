@@ -43,6 +43,8 @@ LISTED = (
 )
 # Written to be acted upon, or different at each look.
 VOLATILE_SYSCTLS = re.compile(r"/(flush|stable_secret|tcp_fastopen_key|mtu_expires|retrans_time)$")
+# Settings of interfaces of ours; that these are gone is seen among the links.
+OUR_LINKS = re.compile(r"/(conf|neigh)/(sandlot|sb-|sl-)")
 # Units that systemd starts and ends on its own.
 VOLATILE_UNITS = re.compile(r"\.(service|scope|slice|mount|socket)(/|$)")
 
@@ -165,9 +167,8 @@ def sysctls() -> Iterator[str]:
 
 def _volatile(path: str) -> bool:
     counters = ("/kernel/ns_last_pid", "/kernel/pty/nr", "/kernel/random", "/kernel/printk")
-    return bool(VOLATILE_SYSCTLS.search(path)) or path.startswith(
-        tuple(f"/proc/sys{counter}" for counter in counters)
-    )
+    changing = VOLATILE_SYSCTLS.search(path) or OUR_LINKS.search(path)
+    return bool(changing) or path.startswith(tuple(f"/proc/sys{name}" for name in counters))
 
 
 def listeners() -> Iterator[str]:
