@@ -88,9 +88,14 @@ INET = """\
 	}
 """
 
-# Forwarding was off before us: nobody but our sandboxes gets any. Frames that a foreign bridge
-# passes between its own ports come by here too when br_netfilter is on, and stay as they were.
+# Forwarding was off before us: nobody but sandboxes gets any. Those of another root (a test
+# beside a deployment) have rules of their own. Frames that a foreign bridge passes between its
+# own ports come by here too when br_netfilter is on, and stay as they were.
 GUARD = """\
+		iifname "sandlot*" accept
+		oifname "sandlot*" accept
+		iifname "sl-*" accept
+		oifname "sl-*" accept
 		meta iifkind "bridge" meta oifkind "bridge" accept
 		meta nfproto ipv4 drop
 """

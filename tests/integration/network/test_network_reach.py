@@ -23,6 +23,7 @@ from lab import (
     run,
     udp,
 )
+from sandlot.paths import Paths
 
 GATEWAY = "10.77.0.1"
 
@@ -305,3 +306,27 @@ def test_engine_returns_to_the_hosts_namespace(lab):
         return before == os.readlink("/proc/thread-self/ns/net")
 
     assert call(lab.host, converge_and_look)
+
+
+def test_two_roots_on_one_host(lab):
+    """A test beside a deployment: the rules of one let the other's sandboxes through."""
+    lab.add("a")
+    lab.converge()
+    beside = Paths(str(lab.directory / "beside"))
+    first, lab.paths = lab.paths, beside
+    kept, lab.sandboxes = lab.sandboxes, {}
+    lab.networks = [{"name": "default", "ipv4_subnet": "10.79.0.0/24"}]
+    lab.add("b")
+    lab.publish("b", 8080, 80)
+    lab.converge()
+    lab.serve(lab.pin("b"), 80)
+    lab.serve(lab.peer, 7000)
+    assert ask(lab.peer, HOST_LAN, 8080) == PEER_LAN
+    assert ask(lab.pin("b"), PEER_LAN, 7000) == HOST_LAN
+    b = lab.address("b")
+    lab.teardown()
+    lab.paths, lab.sandboxes, lab.ports = first, kept, []
+    lab.networks = [{"name": "default"}]
+    assert lab.plan() == []
+    assert ask(lab.pin("a"), PEER_LAN, 7000) == HOST_LAN
+    assert ask(lab.pin("a"), b, 80) is None
