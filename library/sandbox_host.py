@@ -12,7 +12,8 @@ version_added: "0.1.0"
 author: the sandlot developers (@sandlot)
 description:
   - Puts the engine into C(/usr/local/lib/sandlot), the command into C(/usr/local/bin/sandlot) and,
-    where systemd runs, the unit C(sandlot.service), from the files of this very module.
+    where systemd runs, the units C(sandlot.service) and C(sandlot-up.service), from the files of
+    this very module.
   - A running launcher takes over a new version in place; sandboxes go on.
   - Returns what the host can do and what it lacks.
 extends_documentation_fragment:
@@ -112,13 +113,22 @@ problems:
 
 from ansible.module_utils.basic import AnsibleModule
 
-# Ansible sends what is imported: these are the roots of all that has to be on a host.
-from ..module_utils.sandlot import cli, shell
+# Ansible sends what is imported by name: these are the roots of all that has to be on a host.
+from ..module_utils.sandlot import shell
+from ..module_utils.sandlot.cli import (
+    execute,
+    inspection,
+    lifecycle,
+    listing,
+    logs,
+    service,
+    top,
+)
 from ..module_utils.sandlot.converge import facts, host
 from ..module_utils.sandlot.launcher import server
 from ..module_utils.sandlot.paths import Paths
 
-ROOTS = (cli, server)
+ROOTS = (execute, inspection, lifecycle, listing, logs, server, service, top)
 ARGUMENTS = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }

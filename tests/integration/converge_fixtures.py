@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from sandlot import cgroups, converge, images, network, runtime
 from sandlot.converge import Result, host
+from sandlot.launcher import creator
 from sandlot.launcher.client import Launcher
 from sandlot.network import declare
 from sandlot.paths import Paths
@@ -112,9 +113,25 @@ class Deployment:
         shutil.rmtree(self.paths.run)
 
     def teardown(self) -> None:
-        result = self.run(purge=True)
-        assert not result.failed, result.failed
-        host.absent(self.paths, check=False)
+        """As a user would; what that leaves behind is a failure, and removed all the same."""
+        try:
+            result = self.run(purge=True)
+            assert not result.failed, result.failed
+            host.absent(self.paths, check=False)
+        finally:
+            scrub(self.paths)
+
+
+def scrub(paths: Paths) -> None:
+    """Nothing of this root in the kernel, whatever the state files say."""
+    Launcher(paths).quit()
+    names = [*cgroups.names(paths), *runtime.names(paths)]
+    observed = cgroups.observe(paths, names)
+    for name in names:
+        apply_all(cgroups.remove_operations(paths, name, observed))
+        creator.destroy(paths.sandbox(name))
+    apply_all(cgroups.teardown_operations(paths, cgroups.observe(paths, [])))
+    apply_all(network.teardown_operations(paths, network.observe(paths)))
 
 
 def wait_readable(fd: int, seconds: float = 20.0) -> None:

@@ -12,8 +12,7 @@ from typing import Any, Dict
 from .. import cgroups
 from ..images import busybox
 from ..paths import Paths
-from . import probe
-from .host import python
+from . import payload, probe
 
 Json = Dict[str, Any]
 
@@ -26,7 +25,7 @@ print(platform.python_version(), importlib.util.find_spec("pyroute2") is not Non
 
 def gather(paths: Paths) -> Json:
     """Facts of the host, with ``missing_packages`` (Debian's names) and ``problems``."""
-    interpreter = python()
+    interpreter = payload.python()
     version, pyroute2 = _interpreter(interpreter)
     facts: Json = {
         "kernel": os.uname().release,

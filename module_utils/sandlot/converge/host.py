@@ -6,24 +6,18 @@ from __future__ import annotations
 
 import functools
 import os
-import shlex
 import subprocess
-import sys
 from dataclasses import dataclass
-from typing import Any, Dict, Mapping
+from typing import Mapping, Sequence
 
 from .. import cgroups, idmap, lock, network, store
 from ..errors import SandlotError
 from ..launcher.client import UNIT, Launcher
-from ..launcher.server import command as launcher_command
 from ..paths import Paths
 from ..plan import Operation, apply_all, descriptions
 from . import layer, observe, payload
 
-Json = Dict[str, Any]
-
 SYSTEMD = "/run/systemd/system"
-SYSTEM_PYTHON = "/usr/bin/python3"
 COMMAND = """\
 #!{python} -I
 import sys
@@ -33,37 +27,44 @@ from sandlot.cli import main
 
 sys.exit(main())
 """
-SERVICE = """\
+BOOT_UNIT = "sandlot-up.service"
+# Two units, for a deploy that holds the lock starts the first, and `up` waits for that lock.
+UNITS = {
+    UNIT: """\
 [Unit]
 Description=Launcher of the sandboxes of sandlot
-Documentation=file:{lib}
-After=local-fs.target network.target nftables.service firewalld.service
-Before=multi-user.target
+After=local-fs.target
 
 [Service]
-Type=simple
-ExecStart={launcher}
-ExecStartPost={command} up
+ExecStart={command} launcher
 KillMode=process
 Restart=always
 RestartSec=1
 TasksMax=infinity
 LimitNOFILE=65536
+""",
+    BOOT_UNIT: """\
+[Unit]
+Description=Sandboxes of sandlot
+Wants={unit}
+After={unit} local-fs.target network.target nftables.service firewalld.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart={command} up
+TimeoutStartSec=infinity
 
 [Install]
 WantedBy=multi-user.target
-"""
+""",
+}
 
 
 @dataclass(frozen=True)
 class Outcome:
     changed: bool
     actions: list[str]
-
-
-def python() -> str:
-    """The interpreter of the runtime: the distribution's, else the one that runs this."""
-    return SYSTEM_PYTHON if os.access(SYSTEM_PYTHON, os.X_OK) else sys.executable
 
 
 def present(paths: Paths, *, check: bool) -> Outcome:
@@ -104,7 +105,7 @@ def _present(paths: Paths) -> list[Operation]:
         if _read(path) != text
     ]
     if _has_systemd(paths) and not os.path.lexists(_wanted(paths)):
-        operations.append(Operation("runtime", f"enable {UNIT}", _enable))
+        operations.append(Operation("runtime", f"enable {BOOT_UNIT}", _enable))
     if operations or os.path.exists(_pending(paths)):
         operations.append(Operation("runtime", "upgrade the launcher", lambda: _upgrade(paths)))
     return operations
@@ -122,17 +123,17 @@ def _pending(paths: Paths) -> str:
 
 
 def _upgrade(paths: Paths) -> None:
-    Launcher(paths, python=python()).upgrade()
+    Launcher(paths, python=payload.python()).upgrade()
     store.remove(_pending(paths))
 
 
 def _texts(paths: Paths) -> dict[str, tuple[str, int]]:
     """Small files with their content and mode."""
-    texts = {paths.command: (COMMAND.format(python=python(), lib=paths.lib), 0o755)}
+    texts = {paths.command: (COMMAND.format(python=payload.python(), lib=paths.lib), 0o755)}
     if _has_systemd(paths):
-        launcher = shlex.join([python(), *launcher_command(paths)[1:]])
-        unit = SERVICE.format(lib=paths.lib, launcher=launcher, command=paths.command)
-        texts[_unit(paths)] = (unit, 0o644)
+        for name, text in UNITS.items():
+            content = text.format(command=paths.command, unit=UNIT)
+            texts[_unit(paths, name)] = (content, 0o644)
     return texts
 
 
@@ -140,12 +141,12 @@ def _has_systemd(paths: Paths) -> bool:
     return not paths.root and os.path.isdir(SYSTEMD)
 
 
-def _unit(paths: Paths) -> str:
-    return f"{paths.root}/etc/systemd/system/{UNIT}"
+def _unit(paths: Paths, name: str) -> str:
+    return f"{paths.root}/etc/systemd/system/{name}"
 
 
 def _wanted(paths: Paths) -> str:
-    return f"{paths.root}/etc/systemd/system/multi-user.target.wants/{UNIT}"
+    return f"{paths.root}/etc/systemd/system/multi-user.target.wants/{BOOT_UNIT}"
 
 
 def _read(path: str) -> str | None:
@@ -163,7 +164,7 @@ def _write(path: str, text: str, mode: int) -> None:
 
 def _enable() -> None:
     _systemctl("daemon-reload")
-    _systemctl("enable", UNIT)
+    _systemctl("enable", BOOT_UNIT)
 
 
 def _systemctl(*words: str) -> None:
@@ -184,9 +185,11 @@ def _absent(paths: Paths) -> list[Operation]:
         *cgroups.teardown_operations(paths, cgroups.observe(paths, [])),
         *idmap.operations(paths, idmap.observe(paths), {}),
     ]
-    launcher = Launcher(paths, python=python())
-    if os.path.lexists(_unit(paths)):
-        operations.append(Operation("runtime", f"remove {UNIT}", lambda: _remove_unit(paths)))
+    launcher = Launcher(paths, python=payload.python())
+    units = [name for name in UNITS if os.path.lexists(_unit(paths, name))]
+    if units:
+        summary = f"remove {', '.join(units)}"
+        operations.append(Operation("runtime", summary, lambda: _remove_units(paths, units)))
     if launcher.ping() is not None:
         operations.append(Operation("runtime", "end the launcher", launcher.quit))
     return operations + [
@@ -196,9 +199,10 @@ def _absent(paths: Paths) -> list[Operation]:
     ]
 
 
-def _remove_unit(paths: Paths) -> None:
-    _systemctl("disable", "--now", UNIT)
-    os.unlink(_unit(paths))
+def _remove_units(paths: Paths, names: Sequence[str]) -> None:
+    _systemctl("disable", "--now", *names)
+    for name in names:
+        os.unlink(_unit(paths, name))
     _systemctl("daemon-reload")
 
 

@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import os
 import pkgutil
+import sys
 from typing import Iterator, Mapping
 
 from ..paths import Paths
@@ -15,6 +16,12 @@ from .layer import remove_tree
 
 ENGINE = __package__.rpartition(".")[0]
 PACKAGE = "sandlot"
+SYSTEM_PYTHON = "/usr/bin/python3"
+
+
+def python() -> str:
+    """The interpreter of the runtime: the distribution's, else the one that runs this."""
+    return SYSTEM_PYTHON if os.access(SYSTEM_PYTHON, os.X_OK) else sys.executable
 
 
 def sources() -> dict[str, bytes]:

@@ -15,7 +15,7 @@ from .. import cgroups, idmap, images, network
 from ..launcher.client import Launcher
 from ..paths import Paths
 from ..plan import Operation
-from . import etcfiles, launchfile, layer, live, record, removal
+from . import etcfiles, launchfile, layer, live, payload, record, removal
 from .decide import NO_PINS, Decision, decide, namespace_lines, record_lines, run_lines
 from .observe import Made, Observation, write_made
 from .record import PRESENT, REBUILDING, Record
@@ -113,7 +113,7 @@ def _stop(context: _Context) -> list[Step]:
     stopping = {name: d for name, d in context.decisions.items() if d.stop}
     lines = [line for d in stopping.values() if not d.start for line in run_lines(d)]
     running = [name for name in context.resolved.removed if context.seen.seen[name].running]
-    launcher = Launcher(context.paths)
+    launcher = Launcher(context.paths, python=payload.python())
 
     def stop(names: list[str], failures: Failures) -> None:
         failures.update(launcher.stop(names))
@@ -124,7 +124,7 @@ def _stop(context: _Context) -> list[Step]:
 def _destroy(context: _Context) -> list[Step]:
     removed = [n for n in context.resolved.removed if context.seen.seen[n].pins != NO_PINS]
     remade = [name for name, d in context.decisions.items() if d.destroy]
-    launcher = Launcher(context.paths)
+    launcher = Launcher(context.paths, python=payload.python())
 
     def destroy(names: list[str], failures: Failures) -> None:
         failures.update(launcher.destroy(names))
@@ -218,7 +218,7 @@ def _create(context: _Context) -> list[Step]:
     making = {name: d for name, d in context.decisions.items() if d.create}
     lines = [line for decision in making.values() for line in namespace_lines(decision)]
     targets = context.resolved.targets
-    launcher = Launcher(context.paths)
+    launcher = Launcher(context.paths, python=payload.python())
 
     def create(names: list[str], failures: Failures) -> None:
         for name in names:
@@ -260,7 +260,7 @@ def _of_one(name: str, operations: Sequence[Operation], *, silent: bool) -> list
 def _start(context: _Context) -> list[Step]:
     starting = {name: d for name, d in context.decisions.items() if d.start}
     lines = [line for decision in starting.values() for line in run_lines(decision)]
-    launcher = Launcher(context.paths)
+    launcher = Launcher(context.paths, python=payload.python())
 
     def start(names: list[str], failures: Failures) -> None:
         failures.update(launcher.start(names))

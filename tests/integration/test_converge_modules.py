@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The modules as Ansible runs them: packed, sent, and told what happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from converge_fixtures import IDLE, Deployment, needs_root, short_directory, untouched_host
+
+pytestmark = [needs_root, pytest.mark.slow]
+
+TOP = Path(__file__).resolve().parent.parent.parent
+BIN = Path(sys.executable).parent
+SPECS = {
+    "defaults": {"image": "busybox", "command": IDLE},
+    "sandboxes": [{"name": "a"}, {"name": "b", "capabilities": ["NET_RAW"], "memory": "32m"}],
+}
+
+
+@pytest.fixture
+def host() -> Iterator[Deployment]:
+    with short_directory() as root, untouched_host(root):
+        deployment = Deployment(root)
+        yield deployment
+        deployment.teardown()
+
+
+def play(host: Deployment, *tasks: dict[str, Any], fails: bool = False) -> list[dict[str, Any]]:
+    """Results of the tasks, in their order."""
+    results = Path(host.paths.root, "results.json")
+    names = ", ".join(f"result{number}" for number in range(len(tasks)))
+    content = f"{{{{ [{names}] | to_json }}}}"
+    kept = {"ansible.builtin.copy": {"content": content, "dest": str(results), "mode": "0600"}}
+    registered = [
+        {**task, "register": f"result{number}", "ignore_errors": fails}
+        for number, task in enumerate(tasks)
+    ]
+    whole = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "environment": {"SANDLOT_ROOT": host.paths.root},
+        "tasks": [*registered, kept],
+    }
+    path = Path(host.paths.root, "play.json")
+    path.write_text(json.dumps([whole]))
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(TOP / "ansible.cfg")}
+    command = [str(BIN / "ansible-playbook"), "-i", str(TOP / "inventory/local"), str(path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: list[dict[str, Any]] = json.loads(results.read_text())
+    assert any(result.get("failed") for result in found) == fails
+    for leftover in (path, results):
+        leftover.unlink()
+    return found
+
+
+def test_from_nothing_to_nothing(host: Deployment) -> None:
+    network = {"networks": [{"name": "default", "ipv4_subnet": f"{host.prefix}.0.0/22"}]}
+    runtime, image, _, said, done, again, info, gone, _, _, absent = play(
+        host,
+        {"sandbox_host": {}},
+        {"sandbox_rootfs": {"images": [{"name": "busybox", "source": "busybox"}]}},
+        {"sandbox_network": network},
+        {"sandboxes": SPECS, "check_mode": True, "diff": True},
+        {"sandboxes": SPECS, "diff": True},
+        {"sandboxes": SPECS},
+        {"sandbox_info": {"name": "b"}},
+        {"sandbox": {"name": "b", "state": "absent"}},
+        {"sandboxes": {"sandboxes": [], "purge": True}},
+        {"sandbox_network": {"networks": [], "purge": True}},
+        {"sandbox_host": {"state": "absent"}},
+    )
+    assert runtime["changed"] and image["changed"]
+    assert runtime["kernel"] == os.uname().release and runtime["idmapped_mounts"]
+    assert said["changed"] and said["actions"] == done["actions"]
+    assert said["diff"] == done["diff"] and set(said["diff"]["after"]) == {"a", "b"}
+    assert not again["changed"] and again["actions"] == []
+    assert done["relaxed"] == {"b": ["capabilities: NET_RAW"]}
+    assert done["sandboxes"]["a"]["addresses"] == [f"{host.prefix}.0.2"]
+    assert [entry["state"] for entry in info["sandboxes"]] == ["running"]
+    assert "b: remove" in gone["actions"] and gone["sandbox"]["state"] == "absent"
+    assert absent["changed"] and not os.path.exists(host.paths.state)
+
+
+def test_the_installed_runtime_is_the_engine(host: Deployment) -> None:
+    first, again = play(host, {"sandbox_host": {}}, {"sandbox_host": {}})
+    assert first["changed"] and not again["changed"]
+    installed, engine = Path(host.paths.lib, "sandlot"), TOP / "module_utils" / "sandlot"
+    names = {str(path.relative_to(engine)) for path in engine.rglob("*.py")}
+    assert {str(path.relative_to(installed)) for path in installed.rglob("*.py")} == names
+    for name in names:
+        assert (installed / name).read_bytes() == (engine / name).read_bytes()
+    damaged = installed / "paths.py"
+    damaged.write_text("damaged")
+    (repaired,) = play(host, {"sandbox_host": {}})
+    assert repaired["changed"] and damaged.read_bytes() == (engine / "paths.py").read_bytes()
+
+
+def test_errors_name_the_option_and_the_remedy(host: Deployment) -> None:
+    host.prepare()
+    (result,) = play(host, {"sandbox": {"name": "a", "image": "none", "command": IDLE}}, fails=True)
+    assert result["msg"].startswith("image: 'none' is not an image of this host; known images:")
+    bad = {**SPECS, "sandboxes": [{"name": "a"}, {"name": "b", "command": ["/no/such"]}]}
+    (result,) = play(host, {"sandboxes": bad}, fails=True)
+    assert set(result["failed_items"]) == {"b"} and "/no/such" in result["msg"]
+    assert "a: start" in result["actions"]
+    (result,) = play(host, {"sandbox_host": {"state": "absent"}}, fails=True)
+    assert "there are sandboxes on this host: a, b" in result["msg"]
