@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from sandlot.kernel import netlink
+
+
+def message(kind, flags=0, body=b""):
+    return netlink.HEADER.pack(netlink.HEADER.size + len(body), kind, flags, 1, 0) + body
+
+
+def address(text, index):
+    body = netlink.ADDRESS.pack(2, 24, 0, 0, index)
+    raw = bytes(int(part) for part in text.split("."))
+    return body + netlink.ATTRIBUTE.pack(8, netlink.IFA_LOCAL) + raw
+
+
+DONE = message(netlink.NLMSG_DONE)
+
+
+class Replies:
+    """A socket to a kernel that answers as told."""
+
+    def __init__(self, *replies):
+        self.replies = list(replies)
+        self.requests = 0
+
+    def send(self, data):
+        self.requests += 1
+
+    def recv(self, size):
+        return self.replies.pop(0)
+
+
+def test_loopback_is_found():
+    with netlink.connect() as sock:
+        links = {link.name: link for link in netlink.links(sock)}
+        lo = netlink.link(sock, "lo")
+        assert links["lo"] == lo
+        assert (lo.index, lo.mac, lo.kind) == (1, "00:00:00:00:00:00", "")
+        assert netlink.link(sock, "no-such-link") is None
+        assert all(item.address.count("/") == 1 for item in netlink.addresses(sock))
+        netlink.routes(sock)
+
+
+def test_replies_in_several_datagrams():
+    sock = Replies(
+        message(netlink.RTM_NEWADDR, 2, address("10.0.0.1", 1))
+        + message(netlink.RTM_NEWADDR, 2, address("10.0.0.2", 2)),
+        message(netlink.RTM_NEWADDR, 2, address("10.0.0.3", 3)),
+        DONE,
+    )
+    found = netlink.addresses(sock)
+    assert [item.address for item in found] == ["10.0.0.1/24", "10.0.0.2/24", "10.0.0.3/24"]
+    assert found[0].plain == "10.0.0.1"
+
+
+def test_interrupted_dump_is_asked_again():
+    torn = message(netlink.RTM_NEWADDR, netlink.NLM_F_DUMP_INTR, address("10.0.0.1", 1))
+    whole = message(netlink.RTM_NEWADDR, 2, address("10.0.0.2", 1))
+    sock = Replies(torn, DONE, whole, DONE)
+    assert [item.address for item in netlink.addresses(sock)] == ["10.0.0.2/24"]
+    assert sock.requests == 2
+
+
+def test_dump_that_is_always_interrupted():
+    torn = message(netlink.NLMSG_DONE, netlink.NLM_F_DUMP_INTR)
+    with pytest.raises(InterruptedError):
+        netlink.addresses(Replies(*[torn] * netlink.DUMP_ATTEMPTS))
+
+
+def test_error_of_the_kernel():
+    refusal = message(netlink.NLMSG_ERROR, 0, struct.pack("=i", -1) + bytes(16))
+    with pytest.raises(PermissionError):
+        netlink.routes(Replies(refusal))
+
+
+@pytest.mark.parametrize("garbage", [b"", b"\0", b"\0\0\0\0", b"\3\0\1\0"])
+def test_attributes_of_nonsense_length(garbage):
+    assert netlink._attributes(garbage) == {}
