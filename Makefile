@@ -58,6 +58,7 @@ integration: test-packages $(VENV)/.dev ## Tests that make real sandboxes
 	@$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/integration
 
 molecule: test-packages $(VENV)/.dev ## Deploy, crash, repair and remove, as a user would
+	@$(AS_ROOT) MOLECULE_GLOB='molecule/*/molecule.yml' $(BIN)/molecule reset
 	@$(AS_ROOT) MOLECULE_GLOB='molecule/*/molecule.yml' $(BIN)/molecule test
 
 bench: test-packages $(VENV)/.bench ## Measure, and compare with public tools
