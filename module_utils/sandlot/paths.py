@@ -8,22 +8,31 @@ The root is "/" on a host. Tests move it (environment variable SANDLOT_ROOT); th
 
 from __future__ import annotations
 
-import hashlib
 import os
-from dataclasses import dataclass
 
 PINNED = ("user", "net", "uts", "ipc", "time")
 
 
 def _short_hash(text: str, length: int) -> str:
+    # Not needed by the launcher, whose memory is every sandbox's.
+    import hashlib
+
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
-@dataclass(frozen=True)
 class Paths:
     """Locations under one root; ``root`` is absolute and without a trailing slash ("" is "/")."""
 
-    root: str = ""
+    __slots__ = ("root",)
+
+    def __init__(self, root: str = "") -> None:
+        self.root = root
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Paths) and other.root == self.root
+
+    def __hash__(self) -> int:
+        return hash(self.root)
 
     @classmethod
     def from_environment(cls) -> Paths:
@@ -100,12 +109,14 @@ class Paths:
         return SandboxPaths(self, name)
 
 
-@dataclass(frozen=True)
 class SandboxPaths:
     """Files of one sandbox; ``name`` has been validated by the spec."""
 
-    host: Paths
-    name: str
+    __slots__ = ("host", "name")
+
+    def __init__(self, host: Paths, name: str) -> None:
+        self.host = host
+        self.name = name
 
     @property
     def state(self) -> str:

@@ -4,29 +4,36 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from dataclasses import dataclass
-from typing import Any, Mapping
 
 from . import store
-from .errors import StateError
 from .kernel import namespaces
-from .paths import PINNED, Paths
+from .paths import PINNED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Mapping
+
+    from .paths import Paths
 
 # Init rewrites its status in place while others read; a torn read is over at the next try.
 _TORN_READS = 10
+_STATUS_MAX = 4096
+_STATES = frozenset(("starting", "running", "backoff", "stopping", "exited", "crashed"))
+_NUMBERS = ("pid", "since", "restarts", "exit_code", "lost_log_bytes")
 
 
-@dataclass(frozen=True)
 class Running:
     """A live init: pid plus start time name it beyond doubt within one boot."""
 
-    pid: int
-    start_time: int
-    digest: str
-    since: float
+    __slots__ = ("pid", "start_time", "digest", "since")
+
+    def __init__(self, pid: int, start_time: int, digest: str, since: float) -> None:
+        self.pid = pid
+        self.start_time = start_time
+        self.digest = digest
+        self.since = since
 
 
 def running(paths: Paths, name: str) -> Running | None:
@@ -34,26 +41,62 @@ def running(paths: Paths, name: str) -> Running | None:
     data = store.read(paths.sandbox(name).init)
     if data is None or data["boot_id"] != store.boot_id():
         return None
-    if namespaces.start_time(data["pid"]) != data["start_time"]:
+    started = namespaces.start_time(data["pid"])
+    if started is None or started != data["start_time"]:
         return None
-    return Running(data["pid"], data["start_time"], data["digest"], data["since"])
+    return Running(data["pid"], started, data["digest"], data["since"])
+
+
+def open_init(paths: Paths, name: str) -> int | None:
+    """A pidfd of the sandbox's init, None when it does not run."""
+    found = running(paths, name)
+    if found is None:
+        return None
+    try:
+        pidfd = namespaces.pidfd_open(found.pid)
+    except ProcessLookupError:
+        return None
+    # The pid may have been given away between the two looks at it.
+    if namespaces.start_time(found.pid) == found.start_time:
+        return pidfd
+    os.close(pidfd)
+    return None
 
 
 def status(paths: Paths, name: str) -> dict[str, Any]:
-    """What init last said of the workload; {} before the first start.
+    """What init last said of the workload; {} before the first start or if it said nonsense.
 
     Keys: state (starting, running, backoff, stopping, exited, crashed), pid (inside), since,
-    restarts, exit_code, final (init has ended on purpose), lost_log_bytes.
+    restarts, exit_code, final (init has ended on purpose), lost_log_bytes. Init is as confined as
+    the workload and no more trusted: its word is checked.
     """
     for _ in range(_TORN_READS):
         try:
             with open(paths.sandbox(name).status, "rb") as handle:
-                return dict(json.loads(handle.read() or b"{}"))
+                return _checked(handle.read(_STATUS_MAX))
         except FileNotFoundError:
             return {}
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-    raise StateError(f"{paths.sandbox(name).status} is not valid JSON", hint="restart the sandbox")
+    return {}
+
+
+def _checked(raw: bytes) -> dict[str, Any]:
+    import json
+
+    data = json.loads(raw or b"{}")
+    if not isinstance(data, dict):
+        return {}
+    values = {key: data[key] for key in _NUMBERS if _is_number(data.get(key))}
+    if data.get("state") in _STATES:
+        values["state"] = data["state"]
+    if data.get("final") is True:
+        values["final"] = True
+    return values
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value < 1 << 62  # type: ignore[operator]
 
 
 def state(phase: str, wanted: str, running: Running | None, status: Mapping[str, Any]) -> str:

@@ -6,13 +6,17 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Dict, Mapping
 
 from .errors import StateError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Mapping
+
+    Json = Dict[str, Any]
+
 SCHEMA = 1
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
-Json = Dict[str, Any]
 
 
 def boot_id() -> str:

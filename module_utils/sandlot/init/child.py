@@ -6,44 +6,52 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
-import signal
-import termios
-from typing import Any, Mapping, NoReturn, Optional, Sequence
 
 from ..errors import LaunchError
+from ..kernel.signals import signal
 from ..launcher import users
 from . import limits
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Mapping, NoReturn, Optional, Sequence, Tuple
+
+    Failure = Tuple[int, str]
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MAX_REPORT = 4096
+_TIOCSCTTY = 0x540E
 
 
 class Child:
-    """A forked process that is about to exec, or has."""
+    """A forked process that is about to exec, or has; ``report`` is open until that is known."""
 
     def __init__(self, pid: int, report: int) -> None:
         self.pid = pid
         self.report: Optional[int] = report
+        self.failure: Optional[Failure] = None
 
-    def outcome(self) -> Mapping[str, Any] | None:
-        """{} once exec succeeded, {"error", "code"} when it failed, None while undecided."""
+    def decided(self) -> bool:
+        """Whether exec has succeeded or failed (then ``failure`` says how), asked when readable."""
         if self.report is None:
-            return {}
+            return True
         try:
             data = os.read(self.report, _MAX_REPORT)
         except BlockingIOError:
-            return None
+            return False
         os.close(self.report)
         self.report = None
-        return dict(json.loads(data)) if data else {}
+        if data:
+            code, _, text = data.decode("utf-8", "replace").partition(" ")
+            self.failure = (int(code), text)
+        return True
 
 
 def spawn(command: Mapping[str, Any], stdio: Sequence[int], *, tty: bool = False) -> Child:
-    """Run ``command`` (argv, env, cwd, user or None) on three descriptors; never blocks."""
+    """Run ``command`` (argv, env, cwd, user, rlimits) on three descriptors; never blocks."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -54,30 +62,32 @@ def spawn(command: Mapping[str, Any], stdio: Sequence[int], *, tty: bool = False
 
 
 def _child(command: Mapping[str, Any], stdio: Sequence[int], report: int, *, tty: bool) -> NoReturn:
+    code, text = NOT_EXECUTABLE, "preparing the command failed"
     try:
         _prepare(command, stdio, tty=tty)
-        failure = execute(command["argv"], command["env"])
+        code, text = execute(command["argv"], command["env"])
     except LaunchError as error:
-        failure = (NOT_EXECUTABLE, str(error))
-    except OSError as error:
-        failure = (NOT_EXECUTABLE, f"{error.strerror} ({error.filename or command['cwd']})")
-    code, text = failure
-    os.write(report, json.dumps({"code": code, "error": text}).encode()[:_MAX_REPORT])
-    os._exit(code)
+        text = str(error)
+    except (OSError, ValueError) as error:
+        text = f"{error} (in {command['cwd']})"
+    finally:
+        # Whatever happens, this process must not return into init's own code.
+        os.write(report, f"{code} {text}".encode("utf-8", "backslashreplace")[:_MAX_REPORT])
+        os._exit(code)
 
 
 def _prepare(command: Mapping[str, Any], stdio: Sequence[int], *, tty: bool) -> None:
     signal.set_wakeup_fd(-1)
     # Python ignores these two; exec would pass that on (signal(7)).
-    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(ignored, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     os.setsid()
     if tty:
-        fcntl.ioctl(stdio[0], termios.TIOCSCTTY, 0)
-    duplicates = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in stdio]
+        fcntl.ioctl(stdio[0], _TIOCSCTTY, 0)
+    duplicates = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in stdio[:3]]
     for target, fd in enumerate(duplicates):
         os.dup2(fd, target)
-    if command.get("user"):
+    if command["user"]:
         _switch_user(command["user"])
     limits.apply(command["rlimits"])
     os.chdir(command["cwd"])
@@ -99,7 +109,7 @@ def _switch_user(user: str) -> None:
         ) from error
 
 
-def execute(argv: Sequence[str], env: Mapping[str, str]) -> tuple[int, str]:
+def execute(argv: Sequence[str], env: Mapping[str, str]) -> Failure:
     """execvpe(3); returns only on failure, with the exit code a shell would use and the reason."""
     name = argv[0]
     if "/" in name:

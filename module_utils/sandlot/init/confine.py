@@ -4,11 +4,24 @@
 
 from __future__ import annotations
 
-import base64
 import os
-from typing import Any, Mapping
 
 from ..kernel import confine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Mapping, Optional
+
+
+def plan(mask: int, seccomp: Optional[bytes]) -> Dict[str, Any]:
+    """What ``apply`` needs, worked out beforehand by a process that may look at the kernel."""
+    known = range(confine.last_capability() + 1)
+    return {
+        "granted": [number for number in known if mask >> number & 1],
+        "dropped": [number for number in known if not mask >> number & 1],
+        "mask": mask,
+        "seccomp": seccomp,
+    }
 
 
 def apply(config: Mapping[str, Any]) -> None:
@@ -17,18 +30,17 @@ def apply(config: Mapping[str, Any]) -> None:
     For uid 0 the bounding set decides what exec yields; for another uid granted capabilities have
     to be ambient to survive exec (capabilities(7)).
     """
-    mask, uid = config["capabilities"], config["uid"]
-    kept = mask if uid else 0
+    mask, uid, gid = config["mask"], config["uid"], config["gid"]
     confine.new_session_keyring()
-    confine.drop_bounding_except(mask)
+    confine.drop_bounding(config["dropped"])
     os.setgroups(config["groups"])
-    os.setresgid(config["gid"], config["gid"], config["gid"])
+    os.setresgid(gid, gid, gid)
     confine.prctl(confine.PR_SET_KEEPCAPS, 1)
     os.setresuid(uid, uid, uid)
     confine.prctl(confine.PR_SET_KEEPCAPS, 0)
-    confine.set_capabilities(mask, mask, kept)
-    confine.set_ambient(kept)
+    confine.set_capabilities(mask, mask, mask if uid else 0)
+    confine.set_ambient(config["granted"] if uid else ())
     confine.prctl(confine.PR_SET_NO_NEW_PRIVS, 1)
     confine.prctl(confine.PR_SET_DUMPABLE, 0)
     if config["seccomp"] is not None:
-        confine.load_seccomp(base64.b64decode(config["seccomp"]))
+        confine.load_seccomp(config["seccomp"])

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
 import struct
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
 
+from ..errors import LaunchError
 from ..launcher import protocol
 from . import child
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
+    from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
     from .supervisor import Supervisor
 
 _TIOCSWINSZ = 0x5414
@@ -29,7 +32,7 @@ MAX_CONNECTIONS = 256
 class _Command:
     """One exec: its process, who asked, and the pty's master until it is handed over."""
 
-    def __init__(self, process: child.Child, connection: socket.socket, master: List[int]) -> None:
+    def __init__(self, process: child.Child, connection: _socket.socket, master: List[int]) -> None:
         self.process = process
         self.connection = connection
         self.master = master
@@ -38,45 +41,44 @@ class _Command:
 class ExecServer:
     """Connections and the commands they started."""
 
-    def __init__(self, supervisor: Supervisor, listener: socket.socket, pts: int) -> None:
+    def __init__(self, supervisor: Supervisor, listener: _socket.socket, pts: int) -> None:
         self._supervisor = supervisor
         self._listener = listener
         self._pts = pts
-        self._connections: Dict[int, socket.socket] = {}
+        self._connections: Dict[int, _socket.socket] = {}
         self._commands: Dict[int, _Command] = {}
-        listener.setblocking(False)
         supervisor.watch(listener.fileno(), self._accept)
 
     def _accept(self) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except BlockingIOError:
-            return
-        if len(self._connections) >= MAX_CONNECTIONS:
-            _reply(connection, {"error": "too many exec sessions", "code": child.NOT_EXECUTABLE})
-            connection.close()
+        connection = protocol.accept(self._listener)
+        if connection is None:
             return
         connection.setblocking(False)
+        if len(self._connections) >= MAX_CONNECTIONS:
+            _answer(connection, {"error": "too many exec sessions", "code": child.NOT_EXECUTABLE})
+            connection.close()
+            return
         self._connections[connection.fileno()] = connection
         self._supervisor.watch(connection.fileno(), lambda: self._on_message(connection))
 
-    def _on_message(self, connection: socket.socket) -> None:
+    def _on_message(self, connection: _socket.socket) -> None:
+        fds: List[int] = []
         try:
-            message, fds = protocol.receive(connection)
+            message, fds = protocol.receive_request(connection)
+            if message is None:
+                self._close(connection)
+            else:
+                self._dispatch(connection, message, fds)
         except BlockingIOError:
             return
-        except (OSError, ValueError):
-            message, fds = None, []
-        if message is None:
+        except (OSError, LaunchError, LookupError, TypeError, ValueError):
+            # Not a request: whoever sent it is not the client this was made for.
             self._close(connection)
-            return
-        try:
-            self._dispatch(connection, message, fds)
         finally:
             protocol.close_all(fds)
 
     def _dispatch(
-        self, connection: socket.socket, message: protocol.Message, fds: List[int]
+        self, connection: _socket.socket, message: protocol.Message, fds: List[int]
     ) -> None:
         operation = message["op"]
         if operation == "exec":
@@ -84,26 +86,33 @@ class ExecServer:
         elif operation == "signal":
             self._signal(connection, message["signal"])
         elif operation == "stop":
-            _reply(connection, {})
+            _answer(connection, {})
             self._supervisor.stop()
         elif operation == "configure":
             self._supervisor.configure(message["config"])
-            _reply(connection, {})
+            _answer(connection, {})
 
-    def _run(self, connection: socket.socket, message: Mapping[str, Any], fds: List[int]) -> None:
+    def _run(self, connection: _socket.socket, message: Mapping[str, Any], fds: List[int]) -> None:
+        command = self._command(message)
         tty = bool(message["tty"])
+        master: List[int] = []
+        stdio: Sequence[int] = [] if tty else fds
         try:
-            master, stdio = self._open_pty(message.get("size")) if tty else ([], fds)
-            process = child.spawn(self._command(message), stdio, tty=tty)
+            if tty:
+                master.append(self._open_master(message.get("size")))
+                stdio = [_open_slave(master[0])] * 3
+            process = child.spawn(command, stdio, tty=tty)
         except OSError as error:
+            protocol.close_all(master)
             reason = f"starting the command: {error.strerror}"
-            _reply(connection, {"error": reason, "code": child.NOT_EXECUTABLE})
+            _answer(connection, {"error": reason, "code": child.NOT_EXECUTABLE})
             return
-        if tty:
-            os.close(stdio[0])
-        command = self._commands[process.pid] = _Command(process, connection, master)
+        finally:
+            if tty and stdio:
+                os.close(stdio[0])
+        entry = self._commands[process.pid] = _Command(process, connection, master)
         if process.report is not None:
-            self._supervisor.watch(process.report, lambda: self._decided(command))
+            self._supervisor.watch(process.report, lambda: self._decided(entry))
 
     def _command(self, message: Mapping[str, Any]) -> Dict[str, Any]:
         config = self._supervisor.config
@@ -115,35 +124,34 @@ class ExecServer:
             "rlimits": config["rlimits"],
         }
 
-    def _open_pty(self, size: Optional[List[int]]) -> Tuple[List[int], List[int]]:
-        """([master], [slave] * 3) of a pty of the sandbox's own devpts; size is rows, columns."""
+    def _open_master(self, size: Optional[Tuple[int, int]]) -> int:
+        """A pty of the sandbox's own devpts; size is rows and columns."""
         master = os.open("ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=self._pts)
         if size:
-            fcntl.ioctl(master, _TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+            fcntl.ioctl(master, _TIOCSWINSZ, struct.pack("4H", *size, 0, 0))
         fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
-        slave = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-        return [master], [slave] * 3
+        return master
 
     def _decided(self, command: _Command) -> None:
         """Exec worked or failed: say so once, and hand over the pty."""
         report = command.process.report
-        outcome = command.process.outcome()
-        if report is None or outcome is None:
+        if report is None or not command.process.decided():
             return
         self._supervisor.unwatch(report)
-        if outcome:
+        if command.process.failure:
             del self._commands[command.process.pid]
-            _reply(command.connection, outcome)
+            code, text = command.process.failure
+            _answer(command.connection, {"error": text, "code": code})
         else:
-            _reply(command.connection, {"pid": command.process.pid}, command.master)
+            _answer(command.connection, {"pid": command.process.pid}, command.master)
         protocol.close_all(command.master)
 
-    def _signal(self, connection: socket.socket, number: int) -> None:
+    def _signal(self, connection: _socket.socket, number: int) -> None:
         for pid in [p for p, c in self._commands.items() if c.connection is connection]:
             try:
                 os.kill(pid, number)
-            except (ProcessLookupError, PermissionError):
-                continue
+            except OSError:
+                continue  # it has ended, changed its user, or the number is none
 
     def on_exit(self, pid: int, code: int) -> None:
         command = self._commands.get(pid)
@@ -151,20 +159,22 @@ class ExecServer:
             return
         self._decided(command)
         if self._commands.pop(pid, None) is not None:
-            _reply(command.connection, {"exit": code})
+            _answer(command.connection, {"exit": code})
 
-    def _close(self, connection: socket.socket) -> None:
+    def _close(self, connection: _socket.socket) -> None:
         """The caller is gone; its command goes on, as with other runtimes."""
         self._supervisor.unwatch(connection.fileno())
         del self._connections[connection.fileno()]
         connection.close()
 
 
-def _reply(
-    connection: socket.socket, message: Mapping[str, Any], fds: Optional[List[int]] = None
-) -> None:
+def _open_slave(master: int) -> int:
+    return fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+def _answer(connection: _socket.socket, message: protocol.Message, fds: Sequence[int] = ()) -> None:
     """Answer, unless the caller has gone."""
     try:
-        protocol.send(connection, dict(message), fds or [])
+        protocol.answer(connection, message, fds)
     except OSError:
         return

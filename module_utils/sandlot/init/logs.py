@@ -10,17 +10,21 @@ from __future__ import annotations
 import os
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Tuple
+
 MAX_LINE = 16384
 
 
 class LogRing:
     """Appends to one of two files; when it is full the other one is emptied and becomes current."""
 
-    def __init__(self, fds: tuple[int, int], max_size: int) -> None:
+    def __init__(self, fds: Tuple[int, int], max_size: int) -> None:
         self.lost = 0
         self.half = max_size // 2
         self._fds = fds
-        self._partial: dict[str, bytes] = {"stdout": b"", "stderr": b""}
+        self._partial = {"stdout": b"", "stderr": b""}
         states = [os.fstat(fd) for fd in fds]
         newer = states[1].st_size and states[1].st_mtime_ns > states[0].st_mtime_ns
         self._current = 1 if newer else 0
@@ -31,32 +35,59 @@ class LogRing:
         lines = (self._partial[stream] + data).split(b"\n")
         rest = lines.pop()
         stamp = _timestamp()
-        full = f"{stamp} {stream} F ".encode()
-        parts = [b"%s%s\n" % (full, line) for line in lines]
+        entries = [entry for line in lines for entry in _entries(stamp, stream, line)]
         while len(rest) >= MAX_LINE:
-            parts.append(f"{stamp} {stream} P ".encode() + rest[:MAX_LINE] + b"\n")
+            entries.append(_entry(stamp, stream, b"P", rest[:MAX_LINE]))
             rest = rest[MAX_LINE:]
         self._partial[stream] = rest
-        if parts:
-            self._append(b"".join(parts))
+        self._append(entries)
 
     def flush(self, stream: str) -> None:
         """End of file of a stream: what is left is a line of its own."""
         rest, self._partial[stream] = self._partial[stream], b""
         if rest:
-            self._append(f"{_timestamp()} {stream} F ".encode() + rest + b"\n")
+            self._append(_entries(_timestamp(), stream, rest))
 
-    def _append(self, data: bytes) -> None:
-        if self._size + len(data) > self.half:
-            self._current = 1 - self._current
-            os.ftruncate(self._fds[self._current], 0)
-            self._size = 0
-            data = data[-self.half :]
+    def _append(self, entries: list[bytes]) -> None:
+        """Write as many entries at once as the current file has room for."""
+        batch: list[bytes] = []
+        size = self._size
+        for entry in entries:
+            if size + len(entry) > self.half and size:
+                self._write(b"".join(batch))
+                self._turn()
+                batch, size = [], 0
+            batch.append(entry)
+            size += len(entry)
+        self._write(b"".join(batch))
+
+    def _turn(self) -> None:
+        self._current = 1 - self._current
+        os.ftruncate(self._fds[self._current], 0)
+        self._size = 0
+
+    def _write(self, data: bytes) -> None:
+        written = 0
         try:
-            self._size += os.pwrite(self._fds[self._current], data, self._size)
+            if data:
+                written = os.pwrite(self._fds[self._current], data, self._size)
         except OSError:
-            # A full host disk must not stop the workload; the loss is counted and shown in status.
-            self.lost += len(data)
+            pass  # a full host disk must not stop the workload; the loss shows in its status
+        self._size += written
+        self.lost += len(data) - written
+
+
+def _entries(stamp: str, stream: str, line: bytes) -> list[bytes]:
+    """A whole line: parts of MAX_LINE bytes, the last one marked as full."""
+    entries = []
+    while len(line) > MAX_LINE:
+        entries.append(_entry(stamp, stream, b"P", line[:MAX_LINE]))
+        line = line[MAX_LINE:]
+    return [*entries, _entry(stamp, stream, b"F", line)]
+
+
+def _entry(stamp: str, stream: str, tag: bytes, text: bytes) -> bytes:
+    return f"{stamp} {stream} ".encode() + tag + b" " + text + b"\n"
 
 
 def _timestamp() -> str:

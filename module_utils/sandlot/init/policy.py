@@ -5,7 +5,10 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Mapping, Optional
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Mapping, Optional
 
 FIRST_DELAY = 0.1
 LONGEST_DELAY = 60.0

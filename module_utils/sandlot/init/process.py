@@ -8,28 +8,29 @@ nothing after the fork and leave the building to disposable processes.
 
 from __future__ import annotations
 
+import _socket
 import os
-import socket
-from typing import NoReturn
 
-from ..errors import LaunchError
 from ..kernel import namespaces
 from ..kernel.confine import set_name
 from ..launcher import protocol
-from . import confine, limits
+from . import confine
 from .logs import LogRing
 from .supervisor import Supervisor
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
-def join(peer: socket.socket) -> NoReturn:
+
+def join(peer: _socket.socket) -> NoReturn:
     """In the joiner: enter the builder's pins, make the pid namespace, fork init, report it."""
-    message, fds = protocol.receive(peer)
+    message, fds = protocol.receive_request(peer)
     if message is None:
         os._exit(1)
     try:
-        limits.raise_hard(message["rlimits"])
-        for kind, fd in zip(message["kinds"], fds):
-            namespaces.setns(fd, namespaces.FLAGS[kind])
+        for flag, fd in zip(message["flags"], fds):
+            namespaces.setns(fd, flag)
             os.close(fd)
         os.setgroups([])
         os.setresgid(0, 0, 0)
@@ -37,21 +38,18 @@ def join(peer: socket.socket) -> NoReturn:
         namespaces.unshare(namespaces.CLONE_NEWPID | namespaces.CLONE_NEWCGROUP)
         pid = os.fork()
     except OSError as error:
-        protocol.send(peer, {"error": f"entering the namespaces: {error.strerror}"})
-        os._exit(1)
-    except LaunchError as error:
-        protocol.send(peer, {"error": error.message, "hint": error.hint})
+        protocol.answer(peer, {"error": f"entering the namespaces: {error.strerror}"})
         os._exit(1)
     if pid:
-        protocol.send(peer, {"pid": pid})
+        protocol.answer(peer, {"pid": pid})
         os._exit(0)
     _init(peer)
 
 
-def _init(peer: socket.socket) -> NoReturn:
+def _init(peer: _socket.socket) -> NoReturn:
     os.setsid()
     set_name("sandlot-init")
-    config, fds = protocol.receive(peer)
+    config, fds = protocol.receive_request(peer)
     if config is None:
         os._exit(1)
     mnt, null, pts, listener, log0, log1, status = fds
@@ -59,10 +57,10 @@ def _init(peer: socket.socket) -> NoReturn:
         _settle(mnt, null)
         confine.apply(config)
     except OSError as error:
-        protocol.send(peer, {"error": f"confining init: {error.strerror}"})
+        protocol.answer(peer, {"error": f"confining init: {error.strerror}"})
         os._exit(1)
     logs = LogRing((log0, log1), config["log_max_size"])
-    server = socket.socket(fileno=listener)
+    server = _socket.socket(fileno=listener)
     Supervisor(config, peer, server, logs, status=status, null=null, pts=pts).run()
     os._exit(0)
 

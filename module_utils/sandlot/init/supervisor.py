@@ -6,11 +6,9 @@ from __future__ import annotations
 
 import os
 import select
-import signal
-import socket
 import time
-from typing import Any, Callable, Dict, Mapping, Optional
 
+from ..kernel.signals import signal
 from ..launcher import protocol
 from . import child
 from .exec import ExecServer
@@ -18,18 +16,23 @@ from .logs import LogRing
 from .policy import Policy
 from .status import Status
 
-READ_SIZE = 65536
-# Left to the kernel: it ignores them when sent from inside, as PID 1 has no handler (kill(2)).
-_FAULTS = {
-    signal.SIGSEGV,
-    signal.SIGBUS,
-    signal.SIGFPE,
-    signal.SIGILL,
-    signal.SIGTRAP,
-    signal.SIGSYS,
-}
-_NOT_FORWARDED = _FAULTS | {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}
-Handler = Callable[[], None]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+    from typing import Any, Callable, Dict, Mapping, Optional
+
+    Handler = Callable[[], object]
+
+READ_SIZE = 16384
+# fs.pipe-max-size, which an unprivileged process may make its pipes.
+_MAX_PIPE = 1 << 20
+# Faults are left to the kernel, which ignores them when sent to PID 1 from inside (kill(2)). What
+# init writes into closed pipes and full files must not reach the workload as SIGPIPE or SIGXFSZ.
+NOT_FORWARDED = frozenset(
+    int(getattr(signal, f"SIG{name}"))
+    for name in "SEGV BUS FPE ILL TRAP SYS KILL STOP PIPE XFSZ".split()
+)
+CAUGHT = tuple(sorted(int(number) for number in signal.valid_signals() - NOT_FORWARDED))
 
 
 class Supervisor:
@@ -38,8 +41,8 @@ class Supervisor:
     def __init__(
         self,
         config: Mapping[str, Any],
-        peer: socket.socket,
-        listener: socket.socket,
+        peer: _socket.socket,
+        listener: _socket.socket,
         logs: LogRing,
         *,
         status: int,
@@ -47,12 +50,13 @@ class Supervisor:
         pts: int,
     ) -> None:
         self.config = config
-        self.peer: Optional[socket.socket] = peer
+        self.peer: Optional[_socket.socket] = peer
         self.logs = logs
-        self.status = Status(status)
+        self.status = Status(status, config["restarts"])
         self.policy = Policy(config["restart"], config["stop"])
         self.null = null
         self.main: Optional[child.Child] = None
+        self.streams: Dict[int, str] = {}
         self.poller = select.poll()
         self.handlers: Dict[int, Handler] = {}
         self.exec = ExecServer(self, listener, pts)
@@ -99,9 +103,8 @@ class Supervisor:
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
         os.set_blocking(writer, False)
+        # The handlers are the launcher's: installing them here would cost memory in each sandbox.
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        for number in signal.valid_signals() - _NOT_FORWARDED:
-            signal.signal(number, _noted)
         self.wakeup = reader
         return reader
 
@@ -147,45 +150,66 @@ class Supervisor:
             self.watch(report, lambda: self._exec_decided(main, report))
 
     def _watch_output(self, stream: str, reader: int) -> None:
-        def read() -> None:
-            try:
-                data = os.read(reader, READ_SIZE)
-            except BlockingIOError:
-                return
-            if data:
-                self.logs.feed(stream, data)
-                return
-            self.logs.flush(stream)
-            self.unwatch(reader)
-            os.close(reader)
+        self.streams[reader] = stream
+        self.watch(reader, lambda: self._on_output(reader))
 
-        self.watch(reader, read)
+    def _on_output(self, reader: int) -> bool:
+        """Log what is there; False when there is no more for now."""
+        stream = self.streams[reader]
+        try:
+            data = os.read(reader, READ_SIZE)
+        except BlockingIOError:
+            return False
+        if data:
+            self.logs.feed(stream, data)
+            return True
+        self.logs.flush(stream)
+        del self.streams[reader]
+        self.unwatch(reader)
+        os.close(reader)
+        return False
+
+    def _drain_output(self) -> None:
+        """What the workload wrote last may still be in its pipes."""
+        for reader in list(self.streams):
+            for _ in range(_MAX_PIPE // READ_SIZE):
+                if not self._on_output(reader):
+                    break
+        for stream in self.streams.values():
+            self.logs.flush(stream)
 
     def _exec_decided(self, main: child.Child, report: int) -> None:
-        outcome = main.outcome()
-        if outcome is None:
+        if not main.decided():
             return
         self.unwatch(report)
-        if outcome:
-            self.logs.feed("stderr", f"sandlot: {outcome['error']}\n".encode())
+        if main.failure:
+            self.logs.feed("stderr", f"sandlot: {main.failure[1]}\n".encode())
         else:
             self.policy.started()
             self.status.update(state="running", pid=main.pid, since=time.time())
         if self.peer is not None:
-            self._report_first_start(self.peer, dict(outcome) or {"started": main.pid})
+            self._report_first_start(self.peer, main)
 
-    def _report_first_start(self, peer: socket.socket, answer: Dict[str, Any]) -> None:
+    def _report_first_start(self, peer: _socket.socket, main: child.Child) -> None:
         """The builder waits for this; a command that can't be run at all ends the sandbox."""
-        if "error" in answer:
-            self.status.update(state="exited", exit_code=answer["code"], final=True)
+        answer: protocol.Message = {"started": main.pid}
+        if main.failure:
+            code, text = main.failure
+            answer = {"error": text, "code": code}
+            self.status.update(state="exited", exit_code=code, final=True)
             self.done = True
-        protocol.send(peer, answer)
+        try:
+            protocol.answer(peer, answer)
+        except OSError:
+            pass  # the builder was killed; the sandbox is known and goes on
         peer.close()
         self.peer = None
 
     def _main_exited(self, main: child.Child, code: int) -> None:
         if main.report is not None:
             self._exec_decided(main, main.report)
+        if self.done:
+            return
         self.main = None
         self.ending = True
         self.status.update(state="stopping", exit_code=code, lost_log_bytes=self.logs.lost)
@@ -205,13 +229,14 @@ class Supervisor:
         """Nothing of the last run is left: restart by policy, or end."""
         self.ending = False
         self.deadline = None
-        code = self.status.values["exit_code"]
+        code = int(self.status.values.get("exit_code", 0))
         delay = self.policy.restart_delay(code)
         if delay is None:
-            self.status.update(state="exited", final=True)
+            self._drain_output()
+            self.status.update(state="exited", final=True, lost_log_bytes=self.logs.lost)
             self.done = True
             return
-        self.status.update(state="backoff", restarts=self.status.values["restarts"] + 1)
+        self.status.update(state="backoff", restarts=int(self.status.values["restarts"]) + 1)
         self.after(delay, self.start)
 
     # -- requests of the host
@@ -233,10 +258,6 @@ class Supervisor:
     def configure(self, config: Mapping[str, Any]) -> None:
         self.policy.configure(config["restart"], config["stop"])
         self.logs.half = config["log_max_size"] // 2
-
-
-def _noted(_number: int, _frame: object) -> None:
-    """The wake-up descriptor carries the signal; a handler is needed for it to be caught."""
 
 
 def send_signal(pid: int, number: int) -> None:

@@ -2,14 +2,18 @@
 # Copyright: the sandlot developers
 """The way into the kernel: libc through ctypes, errors as OSError(errno, what, path).
 
-Imported by the launcher and so by every init: imports nothing beyond ctypes and os.
+Imported by the launcher and so by every init: imports nothing beyond ctypes and os. What init calls
+is bound here once, as looking a function up makes objects in every process that does it.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -20,8 +24,6 @@ AT_RECURSIVE = 0x8000
 
 # Calls that glibc 2.31 has no wrapper for. From 424 on the numbers are the same everywhere.
 SYS_PIVOT_ROOT = 41 if AARCH64 else 155
-SYS_CAPGET = 90 if AARCH64 else 125
-SYS_CAPSET = 91 if AARCH64 else 126
 SYS_KEYCTL = 219 if AARCH64 else 250
 SYS_SECCOMP = 277 if AARCH64 else 317
 SYS_PIDFD_SEND_SIGNAL = 424
@@ -31,8 +33,17 @@ SYS_FSOPEN = 430
 SYS_FSCONFIG = 431
 SYS_FSMOUNT = 432
 SYS_PIDFD_OPEN = 434
+SYS_CLOSE_RANGE = 436
 SYS_OPENAT2 = 437
 SYS_MOUNT_SETATTR = 442
+
+
+def bind(name: str, *types: Any) -> Callable[..., int]:
+    """A function of libc whose arguments are converted by ctypes."""
+    # Not getattr, which hands out one object per symbol whoever asks.
+    function = libc[name]
+    function.argtypes = types
+    return function  # type: ignore[no-any-return]
 
 
 def check(result: int, what: str, path: str = "") -> int:
@@ -47,3 +58,14 @@ def syscall(number: int, what: str, *arguments: Any, path: str = "") -> int:
     """A raw system call; ints travel as C long, bytes and ctypes objects as they are."""
     converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
     return check(libc.syscall(ctypes.c_long(number), *converted), what, path)
+
+
+def close_from(first: int) -> None:
+    """Close every descriptor from ``first`` on (close_range(2))."""
+    syscall(SYS_CLOSE_RANGE, "close_range", first, 0xFFFFFFFF, 0)
+
+
+def close_between(first: int, last: int) -> None:
+    """Close descriptors ``first`` to ``last``, both included."""
+    if first <= last:
+        syscall(SYS_CLOSE_RANGE, "close_range", first, last, 0)

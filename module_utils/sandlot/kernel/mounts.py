@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Mapping
 
 from .libc import (
     AT_EMPTY_PATH,
@@ -24,6 +23,10 @@ from .libc import (
     libc,
     syscall,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Mapping
 
 MS_RDONLY = 1
 MS_NOSUID = 2

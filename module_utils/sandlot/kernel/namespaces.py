@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import os
+from ctypes import c_char_p, c_int, c_size_t
 
-from .libc import SYS_PIDFD_OPEN, SYS_PIDFD_SEND_SIGNAL, check, libc, syscall
+from .libc import SYS_PIDFD_OPEN, SYS_PIDFD_SEND_SIGNAL, bind, check, syscall
 
 CLONE_NEWTIME = 0x00000080
 CLONE_NEWNS = 0x00020000
@@ -28,14 +29,18 @@ FLAGS = {
     "cgroup": CLONE_NEWCGROUP,
 }
 
+_unshare = bind("unshare", c_int)
+_setns = bind("setns", c_int, c_int)
+_sethostname = bind("sethostname", c_char_p, c_size_t)
+
 
 def unshare(flags: int) -> None:
-    check(libc.unshare(flags), f"unshare {flags:#x}")
+    check(_unshare(flags), "unshare")
 
 
 def setns(fd: int, kind: int = 0) -> None:
     """Join the namespace ``fd`` refers to; ``kind`` (a CLONE_NEW flag) makes a mix-up an error."""
-    check(libc.setns(fd, kind), f"setns {kind:#x}")
+    check(_setns(fd, kind), "setns")
 
 
 def pidfd_open(pid: int) -> int:
@@ -61,7 +66,7 @@ def start_time(pid: int) -> int | None:
 
 def set_hostname(name: str) -> None:
     raw = name.encode()
-    check(libc.sethostname(raw, len(raw)), f"sethostname {name}")
+    check(_sethostname(raw, len(raw)), f"sethostname {name}")
 
 
 def is_namespace_file(path: str) -> bool:

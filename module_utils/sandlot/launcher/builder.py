@@ -9,16 +9,15 @@ sandbox's user namespace: pivot_root and the mounts inside).
 
 from __future__ import annotations
 
+import _socket
+import base64
 import os
-import signal
-import socket
+import select
 import time
-from dataclasses import dataclass
-from typing import Any, Mapping
 
 from .. import store
 from ..errors import LaunchError
-from ..init import limits
+from ..init import confine, limits, status
 from ..kernel import mounts, namespaces
 from ..kernel.mounts import (
     MOUNT_ATTR_NODEV,
@@ -26,77 +25,81 @@ from ..kernel.mounts import (
     MOUNT_ATTR_NOSUID,
     MOUNT_ATTR_RDONLY,
 )
-from ..paths import PINNED, SandboxPaths
+from ..kernel.signals import signal
 from . import protocol, rootfs, users
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Mapping
+
+    from ..paths import SandboxPaths
+
 _READ_ONLY = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
-STATUS_SIZE = 512
-_INIT_KEYS = (
-    "argv",
-    "env",
-    "cwd",
-    "capabilities",
-    "seccomp",
-    "restart",
-    "stop",
-    "log_max_size",
-)
+# For one step of a start; a host that swaps needs time to do what usually takes a millisecond.
+STEP_SECONDS = 60.0
+_INIT_KEYS = ("argv", "env", "cwd", "restart", "stop", "log_max_size")
 
 
-@dataclass(frozen=True)
 class _Build:
-    """One start: the plan, the way to the joiner, and what was opened on the host for it."""
+    """One start: the plan, and what was opened on the host for it."""
 
-    launch: Mapping[str, Any]
-    peer: socket.socket
-    pins: Mapping[str, int]
-    merged: str
-    devices: Mapping[str, int]
-    files: Mapping[str, int]
+    def __init__(self, paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
+        self.launch = launch
+        self.pins = _open_pins(paths)
+        namespaces.unshare(namespaces.CLONE_NEWNS)
+        mounts.mount("none", "/", flags=mounts.MS_REC | mounts.MS_PRIVATE)
+        self.merged = _stage(paths, launch, self.pins["user"])
+        self.devices = {name: _device(name, number) for name, number in rootfs.DEVICES.items()}
+        self.files = {path: _file(source) for path, source in launch["files"].items()}
 
 
 def start(
-    paths: SandboxPaths, launch: Mapping[str, Any], peer: socket.socket, joiner: int, restarts: int
-) -> int:
-    """Bring up init in the pinned namespaces; returns its pid once the workload was exec'ed.
+    paths: SandboxPaths,
+    launch: Mapping[str, Any],
+    peer: _socket.socket,
+    joiner: int,
+    restarts: int,
+) -> None:
+    """Bring up init in the pinned namespaces; done once the workload was exec'ed.
 
     ``peer`` leads to the joiner, the clean process that becomes init.
     """
-    build = _prepare(paths, launch, peer)
+    peer.settimeout(STEP_SECONDS)
+    build = _Build(paths, launch)
     for directory in launch["cgroups"]:
         _write(f"{directory}/cgroup.procs", str(joiner))
     rlimits = limits.complete(launch["rlimits"])
-    pins = {"kinds": list(build.pins), "rlimits": rlimits}
-    protocol.send(peer, pins, list(build.pins.values()))
-    pid = _expect(peer, "pid")
+    limits.raise_hard(joiner, rlimits)
+    flags = [namespaces.FLAGS[kind] for kind in build.pins]
+    protocol.send(peer, {"flags": flags}, list(build.pins.values()))
+    pid = _expect(peer, "pid")["pid"]
+    pidfd = namespaces.pidfd_open(pid)
     try:
-        _identify(paths, pid, launch["digest"])
+        _identify(paths, pid, pidfd, launch["digest"])
         _forget_oom_adjustment(pid)
-        _mount_in_pid_namespace(build, pid, _descriptors(paths, restarts))
+        found, fds = _mount_in_pid_namespace(build, pid)
+        config = {key: launch[key] for key in _INIT_KEYS}
+        config.update(_confinement(launch), user=None, rlimits=rlimits, restarts=restarts)
+        config.update(found)
+        protocol.send(peer, config, [*fds, *_descriptors(paths, restarts)])
         _expect(peer, "started")
     except (OSError, LaunchError):
-        _abandon(paths, pid)
+        _abandon(paths, pidfd)
         raise
-    return pid
 
 
-def _abandon(paths: SandboxPaths, pid: int) -> None:
+def _confinement(launch: Mapping[str, Any]) -> dict[str, Any]:
+    program = launch["seccomp"]
+    return confine.plan(launch["capabilities"], base64.b64decode(program) if program else None)
+
+
+def _abandon(paths: SandboxPaths, pidfd: int) -> None:
     """A start that failed leaves no init, and none that a launcher would think had crashed."""
     try:
-        os.kill(pid, signal.SIGKILL)
+        namespaces.pidfd_send_signal(pidfd, signal.SIGKILL)
     except ProcessLookupError:
         pass  # it reported the failure and went
     store.remove(paths.init)
-
-
-def _prepare(paths: SandboxPaths, launch: Mapping[str, Any], peer: socket.socket) -> _Build:
-    pins = _open_pins(paths)
-    namespaces.unshare(namespaces.CLONE_NEWNS)
-    mounts.mount("none", "/", flags=mounts.MS_REC | mounts.MS_PRIVATE)
-    merged = _stage(paths, launch, pins["user"])
-    devices = {name: _device(name, number) for name, number in rootfs.DEVICES.items()}
-    files = {path: _file(source) for path, source in launch["files"].items()}
-    return _Build(launch, peer, pins, merged, devices, files)
 
 
 def _open_pins(paths: SandboxPaths) -> dict[str, int]:
@@ -104,8 +107,8 @@ def _open_pins(paths: SandboxPaths) -> dict[str, int]:
 
     User comes last: joining it gives up the rights over the others (setns(2)).
     """
-    kinds = [k for k in ("net", "uts", "ipc", "time", "user") if k in PINNED]
-    present = [k for k in kinds if namespaces.is_namespace_file(paths.pin(k))]
+    kinds = ("net", "uts", "ipc", "time", "user")
+    present = [kind for kind in kinds if namespaces.is_namespace_file(paths.pin(kind))]
     missing = {"net", "uts", "ipc", "user"} - set(present)
     if missing:
         raise LaunchError(
@@ -158,19 +161,30 @@ def _write(path: str, text: str) -> None:
         os.close(fd)
 
 
-def _expect(peer: socket.socket, key: str) -> int:
-    """The value under ``key`` in the next message of the joiner or init; LaunchError otherwise."""
-    message, _ = protocol.receive(peer)
+def _expect(peer: _socket.socket, key: str, fds: list[int] | None = None) -> protocol.Message:
+    """The next message of the joiner, the mounter or init, which has to have ``key``."""
+    try:
+        message, received = protocol.receive(peer)
+    except _socket.timeout as error:
+        raise LaunchError(f"no answer within {STEP_SECONDS:.0f} seconds of the start") from error
+    if fds is None:
+        protocol.close_all(received)
+    else:
+        fds += received
     if message is None:
         raise LaunchError("init died before it was ready", hint="see launcher.log in /run/sandlot")
-    if "error" in message:
-        raise LaunchError(message["error"], hint=message.get("hint", ""))
-    return int(message[key])
+    if "error" in message or key not in message:
+        problem = message.get("error", "init sent something unexpected")
+        raise LaunchError(problem, hint=message.get("hint", ""))
+    return message
 
 
-def _identify(paths: SandboxPaths, pid: int, digest: str) -> None:
+def _identify(paths: SandboxPaths, pid: int, pidfd: int, digest: str) -> None:
     """Record init before anything can run in it, so that no init is ever unknown."""
-    identity = {"pid": pid, "start_time": namespaces.start_time(pid), "boot_id": store.boot_id()}
+    started = namespaces.start_time(pid)
+    if started is None or select.select([pidfd], [], [], 0)[0]:
+        raise LaunchError("init died before it was ready")
+    identity = {"pid": pid, "start_time": started, "boot_id": store.boot_id()}
     record = {**identity, "digest": digest, "since": time.time()}
     store.write(paths.init, record, durable=False)
 
@@ -187,43 +201,55 @@ def _forget_oom_adjustment(pid: int) -> None:
 def _descriptors(paths: SandboxPaths, restarts: int) -> list[int]:
     """What init holds of the host: its listener, the log ring and its status file."""
     listener = protocol.listen(paths.socket)
-    logs = [
-        os.open(p, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600) for p in paths.logs
-    ]
-    status = os.open(paths.status, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    first = store.json_bytes({"state": "starting", "restarts": restarts, "since": time.time()})
-    os.pwrite(status, first.ljust(STATUS_SIZE), 0)
-    return [listener.detach(), *logs, status]
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    fds = [os.open(path, flags, 0o600) for path in (*paths.logs, paths.status)]
+    first = status.encoded({"state": "starting", "restarts": restarts, "since": time.time()})
+    os.ftruncate(fds[-1], 0)
+    os.pwrite(fds[-1], first, 0)
+    return [listener.detach(), *fds]
 
 
-def _mount_in_pid_namespace(build: _Build, pid: int, descriptors: list[int]) -> None:
-    """Fork the mounter into init's pid namespace, as procfs shows its mounter's; await its word."""
+def _mount_in_pid_namespace(build: _Build, pid: int) -> tuple[protocol.Message, list[int]]:
+    """Fork the mounter into init's pid namespace, as procfs shows its mounter's; await its word.
+
+    It is gone before init is told to go on, so no workload ever meets it.
+    """
     pidns = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     namespaces.setns(pidns, namespaces.CLONE_NEWPID)
     ours, theirs = protocol.pair()
     child = os.fork()
     if child == 0:
         ours.close()
-        protocol.send(theirs, _mounter(build, descriptors))
+        _mounter(build, theirs)
         os._exit(0)
     theirs.close()
+    ours.settimeout(STEP_SECONDS)
+    fds: list[int] = []
     try:
-        _expect(ours, "mounted")
+        message = _expect(ours, "uid", fds)
+    except LaunchError:
+        os.kill(child, signal.SIGKILL)
+        raise
     finally:
         ours.close()
         os.waitpid(child, 0)
+    groups = [int(gid) for gid in message["what"].split()]
+    return {"uid": message["uid"], "gid": message["gid"], "groups": groups}, fds
 
 
-def _mounter(build: _Build, descriptors: list[int]) -> protocol.Message:
+def _mounter(build: _Build, peer: _socket.socket) -> None:
+    fds: list[int] = []
     try:
         _enter(build.merged, build.pins)
-        _mount_and_hand_over(build, descriptors)
+        root = rootfs.pivot()
+        fds += _mount(root, build)
+        answer = _user(root, build.launch)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        return {"error": f"preparing the root: {error.strerror}{where}"}
+        answer = {"error": f"preparing the root: {error.strerror}{where}"}
     except LaunchError as error:
-        return {"error": error.message, "hint": error.hint}
-    return {"mounted": 1}
+        answer = {"error": error.message, "hint": error.hint}
+    protocol.answer(peer, answer, fds)
 
 
 def _enter(merged: str, pins: Mapping[str, int]) -> None:
@@ -243,18 +269,20 @@ def _enter(merged: str, pins: Mapping[str, int]) -> None:
     namespaces.unshare(namespaces.CLONE_NEWNS)
 
 
-def _mount_and_hand_over(build: _Build, descriptors: list[int]) -> None:
-    launch = build.launch
-    root = rootfs.pivot()
-    pts = rootfs.populate(root, launch, build.devices)
+def _mount(root: int, build: _Build) -> list[int]:
+    """Everything below the root; descriptors of the mount namespace, /dev/null and /dev/pts."""
+    pts = rootfs.populate(root, build.launch, build.devices)
     rootfs.bind_files(root, build.files)
-    os.close(rootfs.directory(root, launch["cwd"], follow=True))
-    uid, gid, groups = users.resolve(root, launch["user"])
-    if launch["read_only"]:
-        mounts.set_attributes(root, MOUNT_ATTR_RDONLY)
+    # Only now, as the kernel wants a complete proc and sysfs in sight to allow new ones.
     rootfs.detach_old_root(root)
+    os.close(rootfs.directory(root, build.launch["cwd"], follow=True))
+    if build.launch["read_only"]:
+        mounts.set_attributes(root, MOUNT_ATTR_RDONLY)
     mnt = os.open("proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=root)
     null = os.open("dev/null", os.O_RDWR | os.O_CLOEXEC, dir_fd=root)
-    config = {key: launch[key] for key in _INIT_KEYS}
-    config.update(uid=uid, gid=gid, groups=groups, rlimits=limits.complete(launch["rlimits"]))
-    protocol.send(build.peer, config, [mnt, null, pts, *descriptors])
+    return [mnt, null, pts]
+
+
+def _user(root: int, launch: Mapping[str, Any]) -> protocol.Message:
+    uid, gid, groups = users.resolve(root, launch["user"])
+    return {"uid": uid, "gid": gid, "what": " ".join(str(number) for number in groups)}

@@ -17,6 +17,8 @@ from . import protocol, server
 
 START_SECONDS = 20.0
 ANSWER_SECONDS = 300.0
+# Descriptors are limited; the launcher works on fewer at a time anyway.
+IN_FLIGHT = 64
 _SYSTEMD = "/run/systemd/system"
 UNIT = "sandlot.service"
 
@@ -42,30 +44,28 @@ class Launcher:
 
     def ping(self) -> protocol.Message | None:
         """{"version", "pid"} of the launcher, None when none runs."""
-        try:
-            connection = protocol.connect(self.paths.launcher_socket)
-        except (FileNotFoundError, ConnectionRefusedError):
-            return None
-        with connection:
-            protocol.send(connection, {"op": "ping"})
-            return protocol.receive(connection)[0]
+        return self._ask("ping")
 
     def upgrade(self) -> None:
-        """Have a running launcher re-execute the installed code."""
-        self._control("upgrade")
+        """Have a running launcher re-execute the installed code; done when the new one answers."""
+        if self._ask("upgrade", to_end=True) is not None:
+            self._await()
 
     def quit(self) -> None:
         """End a running launcher; sandboxes go on."""
-        self._control("quit")
+        self._ask("quit", to_end=True)
 
-    def _control(self, operation: str) -> None:
+    def _ask(self, operation: str, *, to_end: bool = False) -> protocol.Message | None:
+        """Its answer; with ``to_end``, once it has closed the connection as well."""
         try:
-            connection = protocol.connect(self.paths.launcher_socket)
-        except (FileNotFoundError, ConnectionRefusedError):
-            return
-        with connection:
-            protocol.send(connection, {"op": operation})
-            protocol.receive(connection)
+            with protocol.connect(self.paths.launcher_socket, timeout=ANSWER_SECONDS) as connection:
+                protocol.send(connection, {"op": operation})
+                message, _ = protocol.receive(connection)
+                while to_end and protocol.receive(connection)[0] is not None:
+                    continue
+                return message
+        except (FileNotFoundError, ConnectionError):
+            return None
 
     def ensure(self) -> None:
         """A launcher that answers: the running one, the system service, or one of our own."""
@@ -114,21 +114,18 @@ class Launcher:
     def _all(self, operation: str, names: Iterable[str]) -> dict[str, LaunchError]:
         """Do ``operation`` for every name; the failures by name."""
         self.ensure()
-        pending = {}
+        waiting = list(names)[::-1]
+        pending: dict[int, tuple[str, socket.socket]] = {}
         poller = select.poll()
-        for name in names:
-            connection = protocol.connect(self.paths.launcher_socket)
-            protocol.send(connection, {"op": operation, "name": name})
-            pending[connection.fileno()] = (name, connection)
-            poller.register(connection.fileno(), select.POLLIN)
         failures: dict[str, LaunchError] = {}
-        while pending:
-            events = poller.poll(ANSWER_SECONDS * 1000)
-            if not events:
-                raise LaunchError(
-                    f"the launcher did not answer within {ANSWER_SECONDS:.0f} seconds"
-                )
-            for fd, _ in events:
+        while waiting or pending:
+            while waiting and len(pending) < IN_FLIGHT:
+                name = waiting.pop()
+                connection = protocol.connect(self.paths.launcher_socket, timeout=ANSWER_SECONDS)
+                protocol.send(connection, {"op": operation, "name": name})
+                pending[connection.fileno()] = (name, connection)
+                poller.register(connection.fileno(), select.POLLIN)
+            for fd in _ready(poller):
                 poller.unregister(fd)
                 name, connection = pending.pop(fd)
                 failure = _answer(connection, operation, name)
@@ -137,9 +134,19 @@ class Launcher:
         return failures
 
 
+def _ready(poller: select.poll) -> list[int]:
+    events = poller.poll(ANSWER_SECONDS * 1000)
+    if not events:
+        raise LaunchError(f"the launcher did not answer within {ANSWER_SECONDS:.0f} seconds")
+    return [fd for fd, _ in events]
+
+
 def _answer(connection: socket.socket, operation: str, name: str) -> LaunchError | None:
-    with connection:
-        message, _ = protocol.receive(connection)
+    try:
+        with connection:
+            message, _ = protocol.receive(connection)
+    except ConnectionError:
+        message = None
     if message is None:
         return LaunchError(f"{name}: the launcher died during {operation}", hint="run again")
     if "error" in message:

@@ -9,20 +9,28 @@ taken the sandbox's own uid, so the kernel charges its per-user limits to that u
 
 from __future__ import annotations
 
+import _socket
 import fcntl
 import os
-import socket
 import struct
-from typing import Any, Mapping
 
+from .. import runtime
+from ..errors import LaunchError
 from ..kernel import confine, mounts, namespaces
-from ..paths import PINNED, SandboxPaths
+from ..paths import PINNED
 from . import protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Mapping
+
+    from ..paths import SandboxPaths
 
 _BASE = namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWNET
 _BASE |= namespaces.CLONE_NEWUTS | namespaces.CLONE_NEWIPC
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
+STEP_SECONDS = 60.0
 
 
 def create(paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
@@ -39,18 +47,20 @@ def create(paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
         ours.close()
         _unshare_as(launch["ids"], theirs, time=bool(launch["time_offset"]))
     theirs.close()
+    ours.settimeout(STEP_SECONDS)
     try:
         _receive_or_raise(ours)
         _write_maps(pid, launch)
+        # Pins come last: complete ones mean that nothing is left to be done.
+        _configure(pid, launch)
         for kind in kinds:
             _pin(paths, pid, kind)
     finally:
         ours.close()
         os.waitpid(pid, 0)
-    _configure(paths, launch)
 
 
-def _unshare_as(ids: Mapping[str, int], peer: socket.socket, *, time: bool) -> None:
+def _unshare_as(ids: Mapping[str, int], peer: _socket.socket, *, time: bool) -> None:
     """In the grandchild: become the sandbox's uid, keep what unshare needs, unshare, wait."""
     try:
         confine.prctl(confine.PR_SET_KEEPCAPS, 1)
@@ -60,14 +70,14 @@ def _unshare_as(ids: Mapping[str, int], peer: socket.socket, *, time: bool) -> N
         confine.set_capabilities(1 << confine.CAP_SYS_ADMIN, 1 << confine.CAP_SYS_ADMIN, 0)
         namespaces.unshare(_BASE | (namespaces.CLONE_NEWTIME if time else 0))
     except OSError as error:
-        protocol.send(peer, {"errno": error.errno, "what": error.strerror})
+        protocol.answer(peer, {"errno": error.errno, "what": error.strerror})
         os._exit(1)
-    protocol.send(peer, {})
+    protocol.answer(peer, {})
     peer.recv(1)  # end of file: everything is pinned, or the creator died
     os._exit(0)
 
 
-def _receive_or_raise(sock: socket.socket) -> None:
+def _receive_or_raise(sock: _socket.socket) -> None:
     message, _ = protocol.receive(sock)
     if message is None:
         raise OSError(0, "the process that unshares the namespaces died")
@@ -101,21 +111,26 @@ def _pin(paths: SandboxPaths, pid: int, kind: str) -> None:
     mounts.mount(f"/proc/{pid}/ns/{source}", target, flags=mounts.MS_BIND)
 
 
-def _configure(paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
+def _configure(pid: int, launch: Mapping[str, Any]) -> None:
     """Host name, lo and sysctls, set by host root from inside the net, uts and ipc namespaces."""
     for kind in ("net", "uts", "ipc"):
-        fd = os.open(paths.pin(kind), os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
         namespaces.setns(fd, namespaces.FLAGS[kind])
         os.close(fd)
     namespaces.set_hostname(launch["hostname"])
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+    sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+    fcntl.ioctl(sock.fileno(), _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+    sock.close()
     for key, value in launch["sysctls"].items():
         _write("/proc/sys/" + key.replace(".", "/"), str(value))
 
 
 def destroy(paths: SandboxPaths) -> None:
     """Unpin every namespace, also pins mounted more than once by an interrupted run."""
+    if runtime.running(paths.host, paths.name) is not None:
+        raise LaunchError(
+            f"{paths.name} runs in the namespaces that are to be removed", hint="stop it first"
+        )
     for kind in PINNED:
         target = paths.pin(kind)
         while namespaces.is_namespace_file(target):

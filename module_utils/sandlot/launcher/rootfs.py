@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Any, Mapping
 
 from ..errors import LaunchError
 from ..kernel import mounts
@@ -24,6 +23,10 @@ from ..kernel.mounts import (
     RESOLVE_IN_ROOT,
     RESOLVE_NO_SYMLINKS,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Mapping
 
 DEVICES = {
     "null": (1, 3),

@@ -2,74 +2,88 @@
 # Copyright: the sandlot developers
 """The launcher: a fork server, one per host. It knows names and pids, never a spec.
 
-Import budget: the standard library modules below and no others (tests/unit/test_imports.py); its
-size is paid once, what a child touches is paid per sandbox. It sleeps in poll without a timer
-unless a crashed init is due for another start.
+Import budget: what tests/unit/test_imports.py lists and no more, as every sandbox shares this
+process's memory. Hence C modules (_socket, _signal) in place of their wrappers, which import enum,
+and no typing, dataclasses, subprocess or hashlib. It sleeps in poll without a timer unless a
+crashed init is due for another start.
 """
 
 from __future__ import annotations
 
+import _socket
+import errno
+import fcntl
 import gc
 import os
 import resource
 import select
-import signal
-import socket
 import sys
 import time
-from typing import Callable, Dict, List, NoReturn, Optional, Tuple
 
 from .. import __version__, runtime, store
-from ..errors import SandlotError
+from ..errors import LaunchError, SandlotError
 from ..init import process
 from ..init.policy import SETTLED, back_off
-from ..kernel import confine, namespaces
+from ..init.supervisor import CAUGHT
+from ..kernel import confine, libc
+from ..kernel.signals import signal
 from ..paths import Paths
-from . import builder, creator, protocol, stopper
+from . import protocol, worker
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Dict, List, NoReturn, Optional, Tuple
+
+    Connection = Optional[_socket.socket]
+    Request = Tuple[str, str, Connection]
 
 MAX_WORKERS = 4
-_LISTENER_VARIABLE = "SANDLOT_LISTENER"
-Connection = Optional[socket.socket]
+_INHERITED = "SANDLOT_DESCRIPTORS"
 
 
 class Sandbox:
-    """What the launcher remembers of a sandbox that runs: a pidfd and the history of crashes."""
+    """What the launcher remembers of a sandbox that runs."""
 
     def __init__(self, pidfd: int) -> None:
         self.pidfd = pidfd
         self.started = time.monotonic()
-        self.failures = 0
 
 
 class Server:
-    def __init__(self, paths: Paths, listener: socket.socket) -> None:
+    def __init__(self, paths: Paths, listener: _socket.socket, lock: int) -> None:
         self.paths = paths
         self.listener = listener
+        self.lock = lock
         self.poller = select.poll()
         self.handlers: Dict[int, Callable[[], None]] = {}
         self.running: Dict[str, Sandbox] = {}
         self.workers: Dict[int, Tuple[str, str]] = {}
-        self.queue: List[Tuple[str, str, Connection]] = []
+        self.queue: List[Request] = []
         self.restarts: Dict[str, float] = {}
         self.failures: Dict[str, int] = {}
+        self.last: Optional[Callable[[], None]] = None
 
     # -- the loop
 
     def run(self) -> NoReturn:
-        self._watch(self._install_signals(), self._on_child)
+        self._watch(self._install_signals(), self._on_signals)
         self._watch(self.listener.fileno(), self._accept)
         for name in runtime.names(self.paths):
             self._adopt(name)
+        gc.collect()
         gc.freeze()
         while True:
             for fd, _ in self.poller.poll(self._timeout()):
                 handler = self.handlers.get(fd)
                 if handler is not None:
                     handler()
-            self._restart_due()
+            if self.last is not None and not self.workers:
+                self.last()
+            elif self.last is None:
+                self._restart_due()
 
     def _timeout(self) -> Optional[int]:
-        if not self.restarts:
+        if not self.restarts or self.last is not None:
             return None
         return max(0, int((min(self.restarts.values()) - time.monotonic()) * 1000) + 1)
 
@@ -82,40 +96,50 @@ class Server:
         self.poller.unregister(fd)
 
     def _install_signals(self) -> int:
+        """Handlers for all that init forwards, as it inherits them from here."""
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
         os.set_blocking(writer, False)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, _noted)
+        for number in CAUGHT:
+            signal.signal(number, _noted)
         self.wakeup = reader
         return reader
+
+    def _on_signals(self) -> None:
+        numbers = os.read(self.wakeup, 4096)
+        if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+            self._finish(lambda: sys.exit(0))
+        self._on_child()
 
     # -- requests
 
     def _accept(self) -> None:
-        connection, _ = self.listener.accept()
-        connection.setblocking(False)
-        self._watch(connection.fileno(), lambda: self._on_request(connection))
+        connection = protocol.accept(self.listener)
+        if connection is not None:
+            connection.setblocking(False)
+            self._watch(connection.fileno(), lambda: self._on_request(connection))
 
-    def _on_request(self, connection: socket.socket) -> None:
+    def _on_request(self, connection: _socket.socket) -> None:
         self._unwatch(connection.fileno())
-        connection.setblocking(True)
         try:
-            message, fds = protocol.receive(connection)
-        except (OSError, ValueError):
-            message, fds = None, []
-        protocol.close_all(fds)
-        if message is None:
-            connection.close()
-        elif message["op"] == "ping":
+            message, fds = protocol.receive_request(connection)
+            protocol.close_all(fds)
+            operation, name = (message["op"], message.get("name", "")) if message else ("", "")
+        except (OSError, LaunchError, LookupError, TypeError, ValueError, EOFError):
+            operation, name = "", ""
+        connection.setblocking(True)
+        if operation == "ping":
             _answer(connection, {"version": __version__, "pid": os.getpid()})
-        elif message["op"] == "upgrade":
-            self._upgrade(connection)
-        elif message["op"] == "quit":
-            _answer(connection, {})
-            sys.exit(0)
+        elif operation == "upgrade":
+            self._finish(lambda: self._upgrade(connection))
+        elif operation == "quit":
+            self._finish(lambda: self._quit(connection))
+        elif operation in worker.OPERATIONS:
+            self._submit(operation, name, connection)
         else:
-            self._submit(message["op"], message["name"], connection)
+            connection.close()
 
     def _submit(self, operation: str, name: str, connection: Connection) -> None:
         self.queue.append((operation, name, connection))
@@ -123,14 +147,17 @@ class Server:
 
     def _dispatch(self) -> None:
         """Start workers for what is queued: one at a time per sandbox, a few at a time in all."""
-        waiting: List[Tuple[str, str, Connection]] = []
+        waiting: List[Request] = []
         busy = {name for _, name in self.workers.values()}
         for operation, name, connection in self.queue:
             if name in busy or len(self.workers) >= MAX_WORKERS:
                 waiting.append((operation, name, connection))
+                busy.add(name)
+            elif operation == "start" and name in self.running and connection is not None:
+                _answer(connection, {})
             else:
                 self._fork_worker(operation, name, connection)
-            busy.add(name)
+                busy.add(name)
         self.queue = waiting
 
     def _fork_worker(self, operation: str, name: str, connection: Connection) -> None:
@@ -139,29 +166,24 @@ class Server:
         if operation == "stop":
             self.failures.pop(name, None)
             self._forget(name)
-        peers = protocol.pair() if operation in ("start", "revive") else None
-        joiner = self._fork_joiner(peers[1]) if peers else 0
+        ours = theirs = None
+        joiner = 0
+        if operation in ("start", "revive"):
+            ours, theirs = protocol.pair()
+            joiner = _fork_joiner(theirs)
+            theirs.close()
         pid = os.fork()
         if pid == 0:
-            keep = [s for s in (connection, peers[0] if peers else None) if s is not None]
-            _shed(keep)
-            work(self.paths, operation, name, connection, peers[0] if peers else None, joiner)
+            _shed(connection, ours)
+            worker.run(self.paths, operation, name, connection, ours, joiner)
         self.workers[pid] = (operation, name)
-        for sock in (connection, *(peers or ())):
+        for sock in (connection, ours):
             if sock is not None:
                 sock.close()
-
-    def _fork_joiner(self, peer: socket.socket) -> int:
-        pid = os.fork()
-        if pid == 0:
-            _shed([peer])
-            process.join(peer)
-        return pid
 
     # -- children and running sandboxes
 
     def _on_child(self) -> None:
-        _drain(self.wakeup)
         while True:
             try:
                 pid, wait_status = os.waitpid(-1, os.WNOHANG)
@@ -180,21 +202,16 @@ class Server:
         """Watch a sandbox that runs; restart one whose init died unnoticed."""
         if name in self.running:
             return
-        record = runtime.running(self.paths, name)
-        if record is None:
-            self._consider_restart(name)
-            return
         try:
-            sandbox = Sandbox(namespaces.pidfd_open(record.pid))
-        except ProcessLookupError:
-            self._consider_restart(name)
+            pidfd = runtime.open_init(self.paths, name)
+            if pidfd is None:
+                self._consider_restart(name)
+                return
+        except SandlotError as error:
+            _log(f"{name}: {error}")
             return
-        if namespaces.start_time(record.pid) != record.start_time:
-            os.close(sandbox.pidfd)
-            self._consider_restart(name)
-            return
-        self.running[name] = sandbox
-        self._watch(sandbox.pidfd, lambda: self._on_init_death(name))
+        self.running[name] = Sandbox(pidfd)
+        self._watch(pidfd, lambda: self._on_init_death(name))
 
     def _forget(self, name: str) -> None:
         sandbox = self.running.pop(name, None)
@@ -211,11 +228,11 @@ class Server:
 
     def _consider_restart(self, name: str) -> None:
         """Revive an init that did not end on purpose, with back-off; its policy is read then."""
-        status = runtime.status(self.paths, name)
         started = store.read(self.paths.sandbox(name).init)
-        if started is None or started["boot_id"] != store.boot_id() or status.get("final"):
+        if started is None or started["boot_id"] != store.boot_id():
             return
-        self._schedule(name)
+        if not runtime.status(self.paths, name).get("final"):
+            self._schedule(name)
 
     def _schedule(self, name: str) -> None:
         self.failures[name] = self.failures.get(name, 0) + 1
@@ -227,13 +244,25 @@ class Server:
             del self.restarts[name]
             self._submit("revive", name, None)
 
-    # -- upgrade
+    # -- the end
 
-    def _upgrade(self, connection: socket.socket) -> None:
+    def _finish(self, action: Callable[[], None]) -> None:
+        """Do ``action`` once no worker runs; new requests wait for the next launcher."""
+        if self.last is None:
+            self._unwatch(self.listener.fileno())
+        self.last = action
+
+    def _quit(self, connection: _socket.socket) -> None:
+        _answer(connection, {})
+        sys.exit(0)
+
+    def _upgrade(self, connection: _socket.socket) -> None:
         """Re-execute in place: same pid, same listener; sandboxes are adopted again."""
         _answer(connection, {"pid": os.getpid()})
-        os.set_inheritable(self.listener.fileno(), True)
-        environment = {**os.environ, _LISTENER_VARIABLE: str(self.listener.fileno())}
+        kept = [self.listener.fileno(), self.lock]
+        for fd in kept:
+            os.set_inheritable(fd, True)
+        environment = {**os.environ, _INHERITED: " ".join(str(fd) for fd in kept)}
         os.execve(sys.executable, command(self.paths), environment)
 
 
@@ -243,81 +272,38 @@ def command(paths: Paths) -> List[str]:
         f"import sys; sys.path.insert(0, {paths.lib!r}); "
         "from sandlot.launcher.server import main; main(sys.argv[1])"
     )
-    return [sys.executable, "-ISE", "-c", code, paths.root or "/"]
+    # UTF-8 whatever the host's locale, so that arguments keep their bytes.
+    return [sys.executable, "-ISE", "-X", "utf8", "-c", code, paths.root or "/"]
 
 
-def work(
-    paths: Paths,
-    operation: str,
-    name: str,
-    connection: Connection,
-    peer: Optional[socket.socket],
-    joiner: int,
-) -> NoReturn:
-    """In a worker: do it, answer, end. What is not explained here ends in launcher.log."""
-    answer: protocol.Message = {}
-    try:
-        _work(paths, operation, name, peer, joiner)
-    except SandlotError as error:
-        answer = {"error": error.message, "hint": error.hint}
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        answer = {"error": f"{name}: {operation}: {error.strerror or error}{where}"}
-    if connection is not None:
-        _answer(connection, answer)
-    os._exit(1 if answer else 0)
+def _fork_joiner(peer: _socket.socket) -> int:
+    pid = os.fork()
+    if pid == 0:
+        _shed(peer)
+        process.join(peer)
+    return pid
 
 
-def _work(
-    paths: Paths, operation: str, name: str, peer: Optional[socket.socket], joiner: int
-) -> None:
-    sandbox = paths.sandbox(name)
-    if operation == "destroy":
-        creator.destroy(sandbox)
-        return
-    launch = store.read(sandbox.launch)
-    if operation == "stop":
-        stopper.stop(sandbox, launch)
-        return
-    if launch is None:
-        raise SandlotError(f"{name}: there is no {sandbox.launch}", hint="deploy the sandbox again")
-    if operation == "create":
-        creator.create(sandbox, launch)
-    elif peer is not None and runtime.running(paths, name) is None:
-        restarts = (
-            int(runtime.status(paths, name).get("restarts", 0)) if operation == "revive" else 0
-        )
-        if operation == "revive" and launch["restart"]["policy"] == "no":
-            stopper.mark_crashed(sandbox)
-            return
-        builder.start(sandbox, launch, peer, joiner, restarts + (operation == "revive"))
-
-
-def _shed(keep: List[socket.socket]) -> None:
-    """In a fresh child: default signals, and no descriptor of the launcher but those named."""
+def _shed(*kept: Connection) -> None:
+    """In a fresh child: no descriptor of the launcher but the standard streams and those named."""
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    kept = sorted(sock.fileno() for sock in keep)
     low = 3
-    for fd in kept:
-        os.closerange(low, fd)
+    for fd in sorted(sock.fileno() for sock in kept if sock is not None):
+        libc.close_between(low, fd - 1)
         low = fd + 1
-    os.closerange(low, os.sysconf("SC_OPEN_MAX") if low > 4096 else 4096)
+    libc.close_from(low)
 
 
-def _answer(connection: socket.socket, message: protocol.Message) -> None:
+def _answer(connection: _socket.socket, message: protocol.Message) -> None:
     try:
-        protocol.send(connection, message)
+        protocol.answer(connection, message)
     except OSError:
         pass  # the client has gone; the work is done all the same
     connection.close()
 
 
-def _drain(fd: int) -> None:
-    try:
-        os.read(fd, 65536)
-    except BlockingIOError:
-        return
+def _log(text: str) -> None:
+    os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))
 
 
 def _noted(_number: int, _frame: object) -> None:
@@ -334,11 +320,26 @@ def main(root: str) -> NoReturn:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     paths = Paths(root.rstrip("/"))
-    inherited = os.environ.pop(_LISTENER_VARIABLE, "")
+    os.makedirs(paths.run, mode=0o700, exist_ok=True)
+    inherited = [int(word) for word in os.environ.pop(_INHERITED, "").split()]
+    for fd in inherited:
+        os.set_inheritable(fd, False)
     if inherited:
-        listener = socket.socket(fileno=int(inherited))
-        os.set_inheritable(listener.fileno(), False)
-    else:
-        os.makedirs(paths.run, mode=0o700, exist_ok=True)
-        listener = protocol.listen(paths.launcher_socket)
-    Server(paths, listener).run()
+        listener = _socket.socket(fileno=inherited[0])
+        listener.setblocking(False)
+        Server(paths, listener, inherited[1]).run()
+    lock = _lock(paths)
+    Server(paths, protocol.listen(paths.launcher_socket), lock).run()
+
+
+def _lock(paths: Paths) -> int:
+    """Held until this process ends: one launcher per root."""
+    fd = os.open(f"{paths.run}/launcher.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno != errno.EAGAIN:
+            raise
+        _log("another launcher serves this host")
+        sys.exit(0)
+    return fd

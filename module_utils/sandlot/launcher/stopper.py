@@ -2,21 +2,27 @@
 # Copyright: the sandlot developers
 """Stop: ask init over its socket, wait on its pidfd, kill it when the time is up.
 
-Killing init ends everything in its pid namespace (pid_namespaces(7)), a fork bomb included.
+Killing init ends everything in its pid namespace (pid_namespaces(7)), a fork bomb included. Nothing
+here waits for an init without a limit, as it may have been taken over by the workload.
 """
 
 from __future__ import annotations
 
 import os
 import select
-import signal
-from typing import Any, Mapping
 
 from .. import runtime, store
 from ..errors import LaunchError
+from ..init import status
 from ..kernel import namespaces
-from ..paths import SandboxPaths
+from ..kernel.signals import signal
 from . import protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Mapping
+
+    from ..paths import SandboxPaths
 
 # On top of stop_timeout: init has to notice, kill what is left and go.
 MARGIN = 2.0
@@ -25,16 +31,13 @@ KILL_DEADLINE = 30.0
 
 def stop(paths: SandboxPaths, launch: Mapping[str, Any] | None) -> None:
     """End the sandbox's init, gracefully when it answers; forget it only when it is gone."""
-    running = runtime.running(paths.host, paths.name)
-    if running is not None:
-        pidfd = namespaces.pidfd_open(running.pid)
+    pidfd = runtime.open_init(paths.host, paths.name)
+    if pidfd is not None:
         try:
-            if namespaces.start_time(running.pid) == running.start_time:
-                timeout = launch["stop"]["timeout"] if launch else 0.0
-                _end(paths, pidfd, timeout)
+            _end(paths, pidfd, launch["stop"]["timeout"] if launch else 0.0)
         finally:
             os.close(pidfd)
-        _mark_stopped(paths)
+    finish(paths, "exited")
     store.remove(paths.init)
     store.remove(paths.socket)
 
@@ -55,12 +58,11 @@ def _end(paths: SandboxPaths, pidfd: int, timeout: float) -> None:
 
 def _ask(paths: SandboxPaths) -> bool:
     try:
-        with protocol.connect(paths.socket) as connection:
-            connection.settimeout(MARGIN)
-            protocol.send(connection, {"op": "stop"})
-            return protocol.receive(connection)[0] is not None
-    except OSError:
-        return False  # init hangs or its socket is gone: it is killed instead
+        connection = protocol.dial(paths.socket, timeout=MARGIN)
+        protocol.send(connection, {"op": "stop"})
+        return protocol.receive(connection)[0] is not None
+    except (OSError, LaunchError):
+        return False  # init hangs, talks nonsense or its socket is gone: it is killed instead
 
 
 def _gone(pidfd: int, seconds: float) -> bool:
@@ -70,19 +72,11 @@ def _gone(pidfd: int, seconds: float) -> bool:
     return bool(poller.poll(seconds * 1000))
 
 
-def _mark_stopped(paths: SandboxPaths) -> None:
-    """An init killed in mid-run could not say so itself."""
-    _finish(paths, "exited")
-
-
-def mark_crashed(paths: SandboxPaths) -> None:
-    """Init died and the restart policy is "no"."""
-    _finish(paths, "crashed")
-
-
-def _finish(paths: SandboxPaths, state: str) -> None:
-    status = runtime.status(paths.host, paths.name)
-    if status and not status.get("final"):
-        status.update(state=state, final=True)
-        status.setdefault("exit_code", 128 + signal.SIGKILL)
-        store.write(paths.status, status, durable=False)
+def finish(paths: SandboxPaths, state: str) -> None:
+    """Say for an init that was killed in mid-run what it could not say itself."""
+    found = runtime.status(paths.host, paths.name)
+    if not os.path.exists(paths.status) or found.get("final"):
+        return
+    found.update(state=state, final=True)
+    found.setdefault("exit_code", 128 + signal.SIGKILL)
+    store.replace(paths.status, status.encoded(found), durable=False)

@@ -8,6 +8,7 @@ import os
 import stat
 
 from ..errors import LaunchError
+from ..kernel import mounts
 
 _MAX_FILE = 1 << 20
 
@@ -47,9 +48,10 @@ def _number(row: list[str] | None, field: int) -> int:
 
 def _rows(root: int, name: str) -> list[list[str]]:
     """Fields of etc/NAME below ``root``: a regular file of at most 1 MiB, not through a symlink."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    flags = os.O_RDONLY | os.O_NONBLOCK
+    resolve = mounts.RESOLVE_BENEATH | mounts.RESOLVE_NO_SYMLINKS
     try:
-        fd = os.open(f"etc/{name}", flags, dir_fd=root)
+        fd = mounts.openat2(root, f"etc/{name}", flags, resolve)
     except FileNotFoundError:
         return []
     try:

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Init as PID 1: exit codes, reaping, signals, restarts, idleness, argument vectors."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from pathlib import Path
+
+import pytest
+from sandboxes import Host, Sandbox, pid_inside, status_fields, until, wait_dead
+from sandlot.errors import LaunchError
+from sandlot.kernel import namespaces
+
+SLEEP = ["sleep", "100000"]
+# Ignored or stopping by default (signal(7)); the rest kill.
+HARMLESS = {"CHLD", "CONT", "URG", "WINCH", "STOP", "TSTP", "TTIN", "TTOU"}
+DEADLY = [n for n in range(1, 65) if n not in {getattr(signal, f"SIG{s}") for s in HARMLESS}]
+# Not passed on: faults are init's own, SIGPIPE and SIGXFSZ are caused by what init writes, and
+# SIGCHLD tells it of its children.
+KEPT = {"SEGV", "BUS", "FPE", "ILL", "TRAP", "SYS", "PIPE", "XFSZ", "CHLD", "KILL", "STOP"}
+FORWARDED = sorted(
+    set(range(1, 65)) - {32, 33} - {int(getattr(signal, f"SIG{name}")) for name in KEPT}
+)
+
+
+def codes(host: Host, scripts: dict[str, str]) -> dict[str, int]:
+    """Exit codes in status of one sandbox per script, started together."""
+    boxes = [host.sandbox(name, ["sh", "-c", script]) for name, script in scripts.items()]
+    assert not host.launcher.create([box.name for box in boxes])
+    assert not host.launcher.start([box.name for box in boxes])
+    return {box.name: box.until_final()["exit_code"] for box in boxes}
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_exit_codes_are_exact(sandbox_host: Host, block: int) -> None:
+    expected = {f"x{code}": code for code in range(block * 32, block * 32 + 32)}
+    assert codes(sandbox_host, {name: f"exit {c}" for name, c in expected.items()}) == expected
+
+
+@pytest.mark.parametrize("half", [DEADLY[:28], DEADLY[28:]], ids=["low", "high"])
+def test_death_by_signal_is_128_plus_its_number(sandbox_host: Host, half: list[int]) -> None:
+    boxes = {n: sandbox_host.sandbox(f"s{n}", SLEEP) for n in half}
+    names = [box.name for box in boxes.values()]
+    assert not sandbox_host.launcher.create(names)
+    assert not sandbox_host.launcher.start(names)
+    for number, box in boxes.items():
+        os.kill(box.workload, number)
+    assert {n: box.until_final()["exit_code"] for n, box in boxes.items()} == {
+        n: 128 + n for n in half
+    }
+
+
+def test_exit_codes_of_exec(sandbox_host: Host) -> None:
+    box = sandbox_host.started("a", SLEEP)
+    assert [box.shell(f"exit {code}").code for code in range(0, 256, 5)] == list(range(0, 256, 5))
+    assert [box.shell(f"kill -{n} $$").code for n in (1, 9, 15, 34, 64)] == [
+        129,
+        137,
+        143,
+        162,
+        192,
+    ]
+
+
+def test_ten_thousand_orphans_are_reaped(sandbox_host: Host) -> None:
+    box = sandbox_host.started("a", SLEEP)
+    burst = "i=0; while [ $i -lt 1000 ]; do (true &) ; i=$((i+1)); done"
+    for _ in range(10):
+        assert box.shell(burst).code == 0
+    box.until(lambda: len(box.pids()) == 2)
+
+
+def caught(box: Sandbox) -> set[int]:
+    return {int(line.split()[1]) for line in box.log() if line.startswith("got ")}
+
+
+def test_every_catchable_signal_reaches_the_workload(sandbox_host: Host) -> None:
+    traps = "; ".join(f"trap 'echo got {n}' {n}" for n in FORWARDED)
+    script = f"{traps}; echo ready; sleep 100000 & while :; do wait; done"
+    box = sandbox_host.started("a", ["sh", "-c", script], stop={"signal": 9, "timeout": 5.0})
+    box.until(lambda: "ready" in box.log())
+    for number in FORWARDED:
+        # One by one, as the kernel lets a pending stop signal and SIGCONT cancel each other.
+        os.kill(box.init, number)
+        box.until(lambda n=number: n in caught(box))
+    assert caught(box) == set(FORWARDED)
+
+
+def test_signals_from_inside_do_not_end_init(sandbox_host: Host) -> None:
+    box = sandbox_host.started("a", SLEEP)
+    init = box.init
+    for number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV, signal.SIGILL):
+        box.shell(f"kill -{int(number)} 1")
+    assert box.shell("echo alive").stdout == b"alive\n"
+    assert box.init == init
+
+
+def test_stop_sends_the_stop_signal(sandbox_host: Host) -> None:
+    stop = {"signal": int(signal.SIGUSR1), "timeout": 20.0}
+    box = sandbox_host.started(
+        "a", ["sh", "-c", "trap 'exit 7' USR1; echo ready; while :; do sleep 0.1; done"], stop=stop
+    )
+    box.until(lambda: "ready" in box.log())
+    box.stop()
+    status = box.status()
+    assert (status["state"], status["exit_code"], status["final"]) == ("exited", 7, True)
+    assert box.running() is None
+
+
+def test_stop_kills_after_the_timeout(sandbox_host: Host) -> None:
+    script = "trap '' TERM; echo ready; while :; do sleep 0.1; done"
+    box = sandbox_host.started("a", ["sh", "-c", script], stop={"signal": 15, "timeout": 0.3})
+    box.until(lambda: "ready" in box.log())
+    init = box.init
+    box.stop()
+    assert box.status()["exit_code"] == 137
+    wait_dead(init)
+
+
+def test_stop_of_a_program_that_forks_when_told_to_end(sandbox_host: Host) -> None:
+    bomb = "while :; do sleep 1000 & sleep 0.01; done"
+    script = f"trap '{bomb}' TERM; echo ready; while :; do sleep 0.1; done"
+    box = sandbox_host.started("a", ["sh", "-c", script], stop={"signal": 15, "timeout": 0.3})
+    box.until(lambda: "ready" in box.log())
+    init = box.init
+    box.stop()
+    wait_dead(init)
+
+
+def test_daemons_left_behind_get_term_then_kill(sandbox_host: Host) -> None:
+    polite = "(trap 'echo told' TERM; echo up; while :; do sleep 0.1; done) &"
+    script = f"{polite} (trap '' TERM; sleep 1000) & sleep 0.3; exit 4"
+    box = sandbox_host.started("a", ["sh", "-c", script], stop={"signal": 15, "timeout": 1.0})
+    assert box.until_final()["exit_code"] == 4
+    assert "told" in box.log()
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "word"),
+    [
+        (["no-such-command"], 127, "not found"),
+        (["/bin/no-such"], 127, "not found"),
+        (["/etc/passwd"], 126, "denied"),
+        (["/etc"], 126, "denied"),
+        (["/bin/busybox/x"], 127, "not found"),
+    ],
+)
+def test_command_that_can_not_run_is_reported(
+    sandbox_host: Host, argv: list[str], code: int, word: str
+) -> None:
+    box = sandbox_host.created("a", argv, restart={"policy": "always", "retries": 0})
+    with pytest.raises(LaunchError, match=word):
+        box.start()
+    assert box.status()["exit_code"] == code
+    assert box.status()["final"]
+    assert box.running() is None
+    assert box.log("stderr")
+
+
+def counter(box: Sandbox) -> int:
+    return len([line for line in box.log() if line == "run"])
+
+
+@pytest.mark.parametrize(
+    ("policy", "retries", "code", "runs"),
+    [("no", 0, 1, 1), ("on-failure", 0, 0, 1), ("on-failure", 2, 1, 3)],
+)
+def test_policies_that_end(
+    sandbox_host: Host, policy: str, retries: int, code: int, runs: int
+) -> None:
+    restart = {"policy": policy, "retries": retries}
+    box = sandbox_host.started("a", ["sh", "-c", f"echo run; exit {code}"], restart=restart)
+    status = box.until_final()
+    assert (counter(box), status["exit_code"], status["restarts"]) == (runs, code, runs - 1)
+
+
+@pytest.mark.parametrize(
+    ("policy", "code"), [("always", 0), ("unless-stopped", 0), ("on-failure", 1)]
+)
+def test_policies_that_go_on_until_stopped(sandbox_host: Host, policy: str, code: int) -> None:
+    restart = {"policy": policy, "retries": 0}
+    box = sandbox_host.started("a", ["sh", "-c", f"echo run; exit {code}"], restart=restart)
+    init = box.init
+    box.until(lambda: counter(box) >= 3)
+    box.until(lambda: box.state() == "backoff")
+    box.stop()
+    wait_dead(init)
+    status = box.status()
+    assert (status["state"], status["final"], status["exit_code"]) == ("exited", True, code)
+    assert box.running() is None
+
+
+def test_back_off_doubles(sandbox_host: Host) -> None:
+    restart = {"policy": "always", "retries": 0}
+    box = sandbox_host.started(
+        "a", ["sh", "-c", "read up rest </proc/uptime; echo $up"], restart=restart
+    )
+    box.until(lambda: len(box.log()) >= 5)
+    times = [float(line) for line in box.log()[:5]]
+    gaps = [later - earlier for earlier, later in zip(times, times[1:])]
+    assert all(0.09 * 2**n <= gap for n, gap in enumerate(gaps)), gaps
+
+
+def test_idle_sandbox_never_wakes_up(sandbox_host: Host) -> None:
+    box = sandbox_host.started("a", SLEEP)
+    watched = [box.init, sandbox_host.launcher_pid()]
+    until(lambda: sandbox_host.launcher.ping())
+    pidfds = [namespaces.pidfd_open(pid) for pid in watched]
+
+    def quiet() -> bool:
+        before = [switches(pid) for pid in watched]
+        assert not select.select(pidfds, [], [], 3.0)[0], "a process died"
+        return before == [switches(pid) for pid in watched]
+
+    until(quiet, what="no context switch of init and launcher for three seconds")
+    for pidfd in pidfds:
+        os.close(pidfd)
+
+
+def switches(pid: int) -> tuple[str, str]:
+    fields = status_fields(pid)
+    return fields["voluntary_ctxt_switches"], fields["nonvoluntary_ctxt_switches"]
+
+
+EVERY_BYTE = os.fsdecode(bytes(range(1, 256)))
+
+
+def test_arguments_and_environment_are_byte_exact(sandbox_host: Host) -> None:
+    argv = ["sh", "-c", "sleep 100000; :", EVERY_BYTE, "", " a  b ", "\n", "\u65e5\u672c"]
+    env = {"PATH": "/bin", "EVERY": EVERY_BYTE, "EMPTY": "", "EQ": "a=b"}
+    box = sandbox_host.started("a", argv, env=env)
+    expected = {os.fsencode(f"{key}={value}") for key, value in env.items()}
+    with box.session(argv):
+        box.until(lambda: len(box.pids()) == 5)
+        shells = [
+            pid for pid in box.pids() if Path(f"/proc/{pid}/cmdline").read_bytes()[:2] == b"sh"
+        ]
+        assert len(shells) == 2
+        for pid in shells:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
+            assert words == [os.fsencode(word) for word in argv]
+            assert set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")[:-1]) == expected
+
+
+def test_workload_environment_is_the_given_one_alone(
+    fresh_host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSH_AUTH_SOCK", "/marker-of-the-host")
+    box = fresh_host.started("a", SLEEP, env={"PATH": "/bin", "A": "b"})
+    for pid in (box.init, fresh_host.launcher_pid()):
+        assert b"marker-of-the-host" not in Path(f"/proc/{pid}/environ").read_bytes()
+    assert Path(f"/proc/{box.workload}/environ").read_bytes() == b"A=b\0PATH=/bin\0"
+
+
+def test_workload_starts_with_default_signals_and_three_descriptors(sandbox_host: Host) -> None:
+    box = sandbox_host.started("a", SLEEP)
+    fields = status_fields(box.workload)
+    for name in ("SigBlk", "SigIgn", "SigCgt", "SigPnd", "ShdPnd"):
+        assert int(fields[name], 16) == 0, (name, fields[name])
+    assert sorted(os.listdir(f"/proc/{box.workload}/fd")) == ["0", "1", "2"]
+    assert os.readlink(f"/proc/{box.workload}/cwd") == os.readlink(f"/proc/{box.workload}/root")
+
+
+def test_closed_stdio_does_not_make_init_spin(sandbox_host: Host) -> None:
+    box = sandbox_host.started("a", ["sh", "-c", "exec <&- >&- 2>&-; exec sleep 100000"])
+    box.until(lambda: not os.listdir(f"/proc/{box.workload}/fd"))
+    box.until(lambda: quiet_for(box.init, 1.0))
+
+
+def quiet_for(pid: int, seconds: float) -> bool:
+    before = switches(pid)
+    pidfd = namespaces.pidfd_open(pid)
+    try:
+        assert not select.select([pidfd], [], [], seconds)[0]
+    finally:
+        os.close(pidfd)
+    return before == switches(pid)
+
+
+def test_pid_one_is_init(sandbox_host: Host) -> None:
+    box = sandbox_host.started("a", SLEEP)
+    assert pid_inside(box.init) == 1
+    assert Path(f"/proc/{box.init}/comm").read_text() == "sandlot-init\n"
