@@ -8,7 +8,7 @@ made right for the new whole; the removed are cleaned up; the rest is prepared, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Mapping, Sequence
 
 from .. import cgroups, idmap, images, network
@@ -235,9 +235,7 @@ def _plug(context: _Context) -> list[Step]:
         interfaces = decision.record.interfaces
         state = context.seen.network
         if decision.create:
-            ours = {interface.link for interface in interfaces}
-            links = {link: entry for link, entry in state.links.items() if link not in ours}
-            state = replace(state, links=links)
+            state = state.without(name)
         netns = context.paths.sandbox(name).pin("net")
         found = network.link_operations(context.paths, interfaces, netns, state)
         steps += _of_one(name, found, silent=decision.create)
