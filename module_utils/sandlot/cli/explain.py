@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""sandlot explain: a sandbox as a script of unshare, mount, ip and nsenter.
+
+For util-linux 2.36 and later, iproute2, setpriv, prlimit, tar and bash.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import os
+import resource
+from typing import Any, Dict, Iterator, List, Mapping
+
+from .. import cgroups, network, store
+from ..converge import record
+from ..errors import SandlotError
+from ..init import limits
+from ..launcher import users
+from ..paths import Paths
+from . import names, output, recipe, recipe_root
+from .recipe import Section, Subject
+
+_INSTRUCTION = 8  # bytes of struct sock_filter
+# RLIMIT_OFILE is another name of RLIMIT_NOFILE.
+_RLIMITS = {
+    getattr(resource, constant): constant[len("RLIMIT_") :].lower()
+    for constant in dir(resource)
+    if constant.startswith("RLIMIT_") and constant != "RLIMIT_OFILE"
+}
+_USAGE = """\
+#!/bin/bash
+# Sandbox {name} of this host as commands, by "sandlot explain {name}".
+#
+# As root: bash THIS_FILE DIRECTORY     an empty one, somewhere all may enter, as below /tmp
+#
+# It runs until the workload ends or it is told to (control-C), then takes everything down but the
+# files in DIRECTORY.
+#
+# What it does differently:
+"""
+
+
+def run(paths: Paths, options: argparse.Namespace) -> int:
+    subject = look(paths, names.check(paths, options.name))
+    if options.format == "json":
+        steps = [{"title": s.title, "commands": s.commands} for s in sections(subject)]
+        data = {"name": subject.name, "differences": differences(subject), "steps": steps}
+        output.print_json(data)
+    else:
+        print(script(subject), end="")
+    return 0
+
+
+def look(paths: Paths, name: str) -> Subject:
+    """All that the script is made of; what is read here is not read again when it runs."""
+    known = record.load(paths, name)
+    launch = store.read(paths.sandbox(name).launch)
+    if known is None or launch is None:
+        raise SandlotError(f"{name} has not been deployed completely", hint="deploy it again")
+    uid, gid, groups = _user(launch)
+    return Subject(
+        name=name,
+        launch=launch,
+        interfaces=known.interfaces,
+        networks=network.load_for(paths, {entry.network for entry in known.interfaces}),
+        cgroups=recipe.cgroup_files(paths, name, known.spec.limits, cgroups.observe(paths, [])),
+        published=tuple(str(port) for port in known.spec.published_ports),
+        files={path: _content(source) for path, source in launch["files"].items()},
+        rlimits=_rlimits(launch["rlimits"]),
+        uid=uid,
+        gid=gid,
+        groups=tuple(groups),
+    )
+
+
+def _user(launch: Dict[str, Any]) -> tuple[int, int, List[int]]:
+    """By the image alone: what the sandbox wrote into its own passwd is not asked."""
+    root = os.open(launch["lower"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return users.resolve(root, launch["user"])
+    finally:
+        os.close(root)
+
+
+def _rlimits(given: Mapping[str, List[int]]) -> Dict[str, tuple[int, int]]:
+    """By the names of prlimit(1)."""
+    values = limits.complete(given)
+    return {_RLIMITS.get(key, str(key)): (soft, hard) for key, (soft, hard) in values.items()}
+
+
+def _content(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as handle:
+            return handle.read()
+    except FileNotFoundError as error:
+        raise SandlotError(f"{path} is missing", hint="deploy the sandbox again") from error
+
+
+def sections(subject: Subject) -> List[Section]:
+    return [*recipe.before(subject), *recipe_root.root_and_start(subject)]
+
+
+def differences(subject: Subject) -> List[str]:
+    return list(_differences(subject))
+
+
+def _differences(subject: Subject) -> Iterator[str]:
+    program = subject.launch["seccomp"]
+    if program:
+        count = len(base64.b64decode(program)) // _INSTRUCTION
+        yield f"no seccomp filter ({count} instructions): no command loads one"
+    yield "no session keyring of its own, and its processes can be dumped"
+    yield (
+        "mounts are made by path inside, following links of the image; sandlot attaches "
+        "detached mounts by descriptor and refuses links"
+    )
+    yield "before util-linux 2.39 the image is copied with shifted owners, not id-mapped"
+    yield (
+        "process 1 is the workload: no init that restarts it, forwards signals, reaps orphans, "
+        "bounds its log and serves exec"
+    )
+    yield "it starts with an empty layer in DIRECTORY, not with the files the sandbox has written"
+    if subject.interfaces:
+        yield "packet filter and NAT are the host's: nft list ruleset"
+    if subject.published:
+        yield f"ports are not published: {' '.join(subject.published)}"
+    if recipe.has_fractions(subject):
+        yield "offsets of its clocks are whole seconds"
+
+
+def script(subject: Subject) -> str:
+    notes = "".join(f"# - {text}\n" for text in differences(subject))
+    parts = [_USAGE.format(name=subject.name), notes, "set -euo pipefail\n"]
+    body: List[str] = []
+    for section in sections(subject):
+        target = parts if section.function else body
+        target.append(_rendered(section))
+    parts.append("\nsandbox() {\n" + "".join(body) + "}\n")
+    parts.append(recipe_root.CALL)
+    return "".join(parts)
+
+
+def _rendered(section: Section) -> str:
+    text = "".join(f"{command}\n" for command in section.commands)
+    if section.function:
+        text = f"{section.function}() {{\n{text}}}\n"
+    return f"\n# {section.title}\n{text}"

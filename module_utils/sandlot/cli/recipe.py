@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Commands for namespaces, network and cgroup of a sandbox; what the script is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from shlex import quote
+from typing import Any, Iterator, List, Mapping, NamedTuple
+
+from ..cgroups import CgroupState
+from ..cgroups.knobs import VERSION_2, Knob
+from ..cgroups.layout import Hierarchy
+from ..cgroups.state import wanted
+from ..network import Interface, Network
+from ..paths import Paths
+from ..spec import Limits
+
+_NETNS = 'nsenter --net="$scratch/ns/net"'
+_IPV6 = "/proc/sys/net/ipv6/conf/{}/disable_ipv6"
+_NO_LIMITS = Limits(
+    memory=None, memory_swap=None, cpus=None, cpu_shares=None, cpuset_cpus=None, pids_limit=-1
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """Commands with what they are for; those of a ``function`` run in another process."""
+
+    title: str
+    commands: List[str]
+    function: str = ""
+
+
+class CgroupFiles(NamedTuple):
+    """One hierarchy: the sandbox's directory, and what is written above and in it."""
+
+    parent: str
+    directory: str
+    above: List[tuple[str, str]]
+    inside: List[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A sandbox, flattened."""
+
+    name: str
+    launch: Mapping[str, Any]
+    interfaces: tuple[Interface, ...]
+    networks: Mapping[str, Network]
+    cgroups: List[CgroupFiles]
+    published: tuple[str, ...]
+    files: Mapping[str, str]
+    rlimits: Mapping[str, tuple[int, int]]
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+    @property
+    def kinds(self) -> List[str]:
+        """Namespaces that are pinned."""
+        return ["user", "net", "uts", "ipc", *(["time"] if self.launch["time_offset"] else [])]
+
+
+def has_fractions(subject: Subject) -> bool:
+    offsets = subject.launch["time_offset"] or {}
+    return any(float(seconds) % 1 for seconds in offsets.values())
+
+
+def before(subject: Subject) -> List[Section]:
+    return [
+        Section("Where things go", list(_scratch(subject))),
+        Section("What is made outside of DIRECTORY, and taken down at the end", list(_cleanup())),
+        Section(
+            "Namespaces, made under the sandbox's own uid so that limits per user are its own",
+            list(_namespaces(subject)),
+        ),
+        Section("Pins, host name and settings of the namespaces", list(_pins(subject))),
+        *(_network(subject, entry, first=index == 0) for index, entry in _interfaces(subject)),
+        Section("The pins hold the namespaces now", list(_release())),
+        Section("Cgroup and limits", list(_cgroups(subject))),
+    ]
+
+
+def _interfaces(subject: Subject) -> Iterator[tuple[int, Interface]]:
+    return iter(enumerate(subject.interfaces))
+
+
+def _scratch(subject: Subject) -> Iterator[str]:
+    yield 'scratch=$(realpath "$1")'
+    yield 'chmod 711 "$scratch"'
+    yield "made=() links=()"
+    for entry in subject.interfaces:
+        yield f'if ip link show up dev {entry.link} 2>&1 | grep -q ",UP"; then'
+        told = (
+            f"{subject.name} holds {entry.address}, so first: "
+            f"sandlot stop {subject.name}; ip link set dev {entry.link} down"
+        )
+        yield f"  echo {quote(told)} >&2"
+        yield "  exit 1"
+        yield "fi"
+    yield 'mkdir "$scratch/ns" "$scratch/layer" "$scratch/layer/upper" "$scratch/layer/work"'
+    yield 'mkdir "$scratch/root"'
+    yield 'mkfifo "$scratch/to" "$scratch/from"'
+
+
+def _cleanup() -> Iterator[str]:
+    yield "make_cgroup() {"
+    yield '  [ -d "$1" ] || { mkdir "$1"; made=("$1" "${made[@]}"); }'
+    yield "}"
+    yield "cleanup() {"
+    yield "  trap - EXIT"
+    yield '  [ -z "${pid:-}" ] || kill -KILL "$pid" 2>/dev/null || :'
+    yield '  [ -z "${holder:-}" ] || kill -KILL "$holder" 2>/dev/null || :'
+    yield "  wait"
+    yield '  for link in "${links[@]}"; do ip link delete "$link" 2>/dev/null || :; done'
+    yield '  for directory in "${made[@]}"; do rmdir "$directory"; done'
+    yield '  rm -f "$scratch/to" "$scratch/from"'
+    yield "}"
+    yield "trap cleanup EXIT"
+    yield "trap 'exit 130' INT"
+    yield "trap 'exit 143' TERM"
+
+
+def _namespaces(subject: Subject) -> Iterator[str]:
+    ids = subject.launch["ids"]
+    kinds = " ".join(f"--{kind}" for kind in subject.kinds)
+    offsets = subject.launch["time_offset"] or {}
+    clocks = "".join(f" --{clock}={int(seconds // 1)}" for clock, seconds in offsets.items())
+    yield f"setpriv --reuid={ids['uid']} --regid={ids['gid']} --clear-groups \\"
+    yield "  --inh-caps=-all,+sys_admin --ambient-caps=-all,+sys_admin \\"
+    yield f'  unshare {kinds}{clocks} cat <"$scratch/to" >"$scratch/from" &'
+    yield "holder=$!"
+    yield 'exec {to}>"$scratch/to" {from}<"$scratch/from"'
+    yield "# cat runs once they are made, and keeps them until they are pinned"
+    yield 'echo made >&"$to"'
+    yield 'read -r -u "$from"'
+    for kind in ("uid", "gid"):
+        yield f'echo "0 {ids[kind]} {ids["size"]}" >"/proc/$holder/{kind}_map"'
+
+
+def _pins(subject: Subject) -> Iterator[str]:
+    for kind in subject.kinds:
+        source = "time_for_children" if kind == "time" else kind
+        yield f': >"$scratch/ns/{kind}"'
+        yield f'mount --bind "/proc/$holder/ns/{source}" "$scratch/ns/{kind}"'
+    yield f'nsenter --uts="$scratch/ns/uts" hostname {quote(subject.launch["hostname"])}'
+    yield f"{_NETNS} ip link set dev lo up"
+    for key, value in subject.launch["sysctls"].items():
+        path = "/proc/sys/" + key.replace(".", "/")
+        yield _write_inside(path, str(value))
+
+
+def _release() -> Iterator[str]:
+    yield "exec {to}>&- {from}<&-"
+    yield 'wait "$holder"'
+    yield "holder="
+
+
+def _write_inside(path: str, value: str) -> str:
+    """For files under /proc/sys, which show the namespaces of whoever opens them."""
+    return f'{_NETNS} sh -c \'echo "$2" >"$1"\' sh {quote(path)} {quote(value)}'
+
+
+def _network(subject: Subject, entry: Interface, *, first: bool) -> Section:
+    network = subject.networks[entry.network]
+    commands = [*_bridge(network), *_plug(entry, network), *_address(entry, first=first)]
+    return Section(f"Interface {entry.ifname} on network {network.name}", commands)
+
+
+def _bridge(network: Network) -> Iterator[str]:
+    yield f"if [ ! -e /sys/class/net/{network.bridge} ]; then"
+    yield f"  ip link add name {network.bridge} type bridge stp_state 0 mcast_snooping 0"
+    yield f"  links+=({network.bridge})"
+    yield f"  ip address add {network.gateway_interface} dev {network.bridge}"
+    yield f"  ip link set dev {network.bridge} up"
+    yield "fi"
+
+
+def _plug(entry: Interface, network: Network) -> Iterator[str]:
+    link = _link(entry)
+    mtu = f" mtu {network.mtu}" if network.mtu else ""
+    yield f"ip link add name {link}{mtu} type veth \\"
+    yield f'  peer name {entry.ifname} address {entry.mac}{mtu} netns "$holder"'
+    yield f"links+=({link})"
+    yield f"[ ! -e {_IPV6.format(link)} ] || echo 1 >{_IPV6.format(link)}"
+    yield f"ip link set dev {link} master {network.bridge} up"
+    isolated, hairpin = ("on", "off") if network.isolated else ("off", "on")
+    yield f"ip link set dev {link} type bridge_slave isolated {isolated} hairpin {hairpin}"
+
+
+def _link(entry: Interface) -> str:
+    """A name of its own: the sandbox's is taken as long as it is deployed."""
+    return entry.link.replace("sb-", "sx-", 1)
+
+
+def _address(entry: Interface, *, first: bool) -> Iterator[str]:
+    path = _IPV6.format(entry.ifname)
+    yield f"{_NETNS} sh -c '[ ! -e {path} ] || echo 1 >{path}'"
+    yield f"{_NETNS} ip address add {entry.ipv4} dev {entry.ifname}"
+    yield f"{_NETNS} ip link set dev {entry.ifname} up"
+    if first:
+        yield f"{_NETNS} ip route add default via {entry.gateway} dev {entry.ifname} proto static"
+
+
+def cgroup_files(paths: Paths, name: str, limits: Limits, state: CgroupState) -> List[CgroupFiles]:
+    return [_hierarchy(paths, name, limits, state, each) for each in state.layout.hierarchies]
+
+
+def _hierarchy(
+    paths: Paths, name: str, limits: Limits, state: CgroupState, hierarchy: Hierarchy
+) -> CgroupFiles:
+    parent = hierarchy.parent(paths)
+    above = list(_above(hierarchy, parent, state))
+    inside = [
+        (knob.file, knob.spelled(value))
+        for home, knob, value in wanted(limits, state)
+        if home == hierarchy and (_is_set(knob, value, state) or "cpuset.cpus" in dict(above))
+    ]
+    # Version 1 takes no limit of memory and swap below that of memory.
+    inside.sort(key=lambda item: item[0].startswith("memory.memsw"))
+    return CgroupFiles(parent, hierarchy.sandbox(paths, name), above, inside)
+
+
+def _is_set(knob: Knob, value: str, state: CgroupState) -> bool:
+    return value != knob.wanted(_NO_LIMITS, state.host)
+
+
+def _above(hierarchy: Hierarchy, parent: str, state: CgroupState) -> Iterator[tuple[str, str]]:
+    if hierarchy.unified:
+        ours = {knob.controller for knob in VERSION_2} & hierarchy.controllers
+        words = " ".join(f"+{controller}" for controller in sorted(ours))
+        if words:
+            yield f"{hierarchy.directory}/cgroup.subtree_control", words
+            yield f"{parent}/cgroup.subtree_control", words
+    elif "cpuset" in hierarchy.controllers:
+        for home, knob, value in wanted(_NO_LIMITS, state):
+            if home == hierarchy:
+                yield f"{parent}/{knob.file}", value
+
+
+def _cgroups(subject: Subject) -> Iterator[str]:
+    for each in subject.cgroups:
+        yield f"make_cgroup {quote(each.parent)}"
+        for path, value in each.above:
+            yield f"echo {quote(value)} >{quote(path)}"
+        yield f"make_cgroup {quote(each.directory)}"
+        for file, value in each.inside:
+            yield f"echo {quote(value)} >{quote(f'{each.directory}/{file}')}"

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Commands for the root of a sandbox and for its process."""
+
+from __future__ import annotations
+
+from shlex import quote
+from typing import Iterator, List, Mapping
+
+from ..launcher import rootfs
+from ..security.capabilities import NAMES
+from .recipe import Section, Subject
+
+CALL = """
+# A mount namespace of its own: whatever happens, no mount is left behind.
+export -f sandbox enter prepare_root
+exec unshare --mount --propagation private \\
+  bash -euo pipefail -c 'sandbox "$1"' bash "${1:?DIRECTORY}"
+"""
+_SAFE = "nosuid,nodev,noexec"
+_TMPFS = {"size": "256m", "mode": "1777", "nr_inodes": "100k"}
+_DEV_LINKS = {
+    "ptmx": "pts/ptmx",
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+}
+# The shell stays until the root is in place; then the workload takes its place.
+_WAITING = 'echo ready; read -r go; cd "$0"; unset PWD OLDPWD; exec "$@" </dev/null 2>&1'
+
+
+def root_and_start(subject: Subject) -> List[Section]:
+    return [
+        Section("Runs in the cgroup: joins the namespaces", list(_enter(subject)), "enter"),
+        Section(
+            "Runs inside: mounts, then gives up all rights and waits for its root",
+            list(_inside(subject)),
+            "prepare_root",
+        ),
+        Section("Root: the sandbox's layer over the shared image", list(_root(subject))),
+        Section("Files that the host makes", list(_files(subject))),
+        Section("Process 1, whose old root is taken away from outside", list(_start())),
+        Section("Its output, until it ends", list(_wait())),
+    ]
+
+
+def _root(subject: Subject) -> Iterator[str]:
+    launch = subject.launch
+    uid, gid = launch["ids"]["uid"], launch["ids"]["gid"]
+    lower = quote(launch["lower"])
+    yield 'chmod 755 "$scratch/layer/upper"'
+    yield f'chown {uid}:{gid} "$scratch/layer/upper"'
+    yield 'mount -t tmpfs -o mode=755 none "$scratch/root"'
+    yield 'mkdir "$scratch/root/lower" "$scratch/root/merged" "$scratch/root/files"'
+    if launch["idmap"]:
+        yield "version=$(mount --version | sed 's/.*linux \\([0-9.]*\\).*/\\1/')"
+        yield "if printf '2.39\\n%s\\n' \"$version\" | sort --check=quiet --version-sort; then"
+        yield f'  mount --bind -o X-mount.idmap="$scratch/ns/user" {lower} "$scratch/root/lower"'
+        yield "else"
+        yield f'  mkdir "$scratch/image" && chown {uid}:{gid} "$scratch/image"'
+        yield f"  tar --create --file=- --directory={lower} --exclude='./dev/*' . |"
+        yield '    (cd "$scratch/image" && nsenter --user="$scratch/ns/user" \\'
+        yield "      tar --extract --file=- --preserve-permissions --numeric-owner)"
+        yield '  mount --bind "$scratch/image" "$scratch/root/lower"'
+        yield "fi"
+    else:
+        yield f'mount --bind {lower} "$scratch/root/lower"'
+    yield 'mount -o remount,bind,ro,nosuid,nodev "$scratch/root/lower"'
+    layers = (
+        "lowerdir=$scratch/root/lower,upperdir=$scratch/layer/upper,workdir=$scratch/layer/work"
+    )
+    yield "mount -t overlay -o nosuid,nodev,index=off,metacopy=off \\"
+    yield f'  -o "{layers}" overlay "$scratch/root/merged"'
+
+
+def _files(subject: Subject) -> Iterator[str]:
+    ids = subject.launch["ids"]
+    for number, content in enumerate(subject.files.values()):
+        target = f'"$scratch/root/files/{number}"'
+        yield f"printf %s {quote(content)} >{target}"
+        yield f"chown {ids['uid']}:{ids['gid']} {target}"
+
+
+def _enter(subject: Subject) -> Iterator[str]:
+    for directory in subject.launch["cgroups"]:
+        yield f'echo "$BASHPID" >{quote(f"{directory}/cgroup.procs")}'
+    yield 'cd "$scratch/root/merged"'
+    rlimits = " ".join(f"--{name}={_pair(pair)}" for name, pair in subject.rlimits.items())
+    pins = " ".join(f'--{kind}="$scratch/ns/{kind}"' for kind in subject.kinds)
+    yield f"exec prlimit {rlimits} setsid \\"
+    yield f"  nsenter {pins} \\"
+    yield "  unshare --mount --pid --cgroup --fork --kill-child \\"
+    yield "  bash -euo pipefail -c prepare_root"
+
+
+def _pair(pair: tuple[int, int]) -> str:
+    return ":".join("unlimited" if value < 0 else str(value) for value in pair)
+
+
+def _inside(subject: Subject) -> Iterator[str]:
+    launch = subject.launch
+    yield "umask 022"
+    yield "for fd in /proc/self/fd/*; do"
+    yield '  [ "${fd##*/}" -le 2 ] || eval "exec ${fd##*/}>&-"'
+    yield "done"
+    yield "# the inherited mounts are locked; a copy of this one can become the root"
+    yield "mount --rbind . ."
+    yield "cd ../merged"
+    yield f"mkdir -p {' '.join(_directories(subject))}"
+    yield f"mount -t proc -o {_SAFE} none ./proc"
+    yield f"mount -t sysfs -o ro,{_SAFE} none ./sys"
+    yield from _dev()
+    for path, options in {"/tmp": "", **launch["tmpfs"]}.items():
+        yield f"mount -t tmpfs -o {quote(_tmpfs(options))} none {_below(path)}"
+    yield from _protected(launch["readonly"], launch["masked"])
+    for number, path in enumerate(subject.files):
+        yield f"rm -f {_below(path)} && touch {_below(path)}"
+        yield f"mount --bind ../files/{number} {_below(path)}"
+        yield f"mount -o remount,bind,ro,{_SAFE} {_below(path)}"
+    if launch["read_only"]:
+        yield "mount -o remount,bind,ro,nosuid,nodev ."
+    yield from _become(subject)
+
+
+def _directories(subject: Subject) -> List[str]:
+    files = [path.rpartition("/")[0] for path in subject.files]
+    wanted = ["/proc", "/sys", "/dev", "/tmp", *subject.launch["tmpfs"], *files]
+    wanted.append(subject.launch["cwd"])
+    return [_below(path) for path in dict.fromkeys(wanted) if path.strip("/")]
+
+
+def _below(path: str) -> str:
+    return quote("./" + path.strip("/"))
+
+
+def _dev() -> Iterator[str]:
+    yield "mount -t tmpfs -o nosuid,noexec,mode=755,size=64k,nr_inodes=64 none ./dev"
+    yield f"for name in {' '.join(rootfs.DEVICES)}; do"
+    yield '  touch "./dev/$name" && mount --bind "/dev/$name" "./dev/$name"'
+    yield "done"
+    for name, target in _DEV_LINKS.items():
+        yield f"ln -s {target} ./dev/{name}"
+    yield "mkdir ./dev/pts ./dev/shm ./dev/mqueue"
+    yield (
+        "mount -t devpts -o nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5,max=1024 "
+        "none ./dev/pts"
+    )
+    yield f"mount -t tmpfs -o {_SAFE},mode=1777,size=64m none ./dev/shm"
+    yield f"mount -t mqueue -o {_SAFE} none ./dev/mqueue"
+
+
+def _tmpfs(text: str) -> str:
+    given = [word for word in text.split(",") if word]
+    named = {word.partition("=")[0] for word in given}
+    defaults = [f"{key}={value}" for key, value in _TMPFS.items() if key not in named]
+    return ",".join(["nosuid", "nodev", *defaults, *given])
+
+
+def _protected(readonly: List[str], masked: List[str]) -> Iterator[str]:
+    yield f"for path in {' '.join(_below(path) for path in readonly)}; do"
+    yield '  [ -e "$path" ] || continue'
+    yield '  mount --rbind "$path" "$path"'
+    yield f'  mount -o remount,bind,ro,{_SAFE} "$path"'
+    yield "done"
+    yield f"for path in {' '.join(_below(path) for path in masked)}; do"
+    yield '  if [ -d "$path" ]; then'
+    yield f'    mount -t tmpfs -o ro,{_SAFE},size=4k,nr_inodes=1,mode=555 none "$path"'
+    yield '  elif [ -e "$path" ]; then'
+    yield '    mount --bind ./dev/null "$path"'
+    yield "  fi"
+    yield "done"
+
+
+def _become(subject: Subject) -> Iterator[str]:
+    launch = subject.launch
+    kept = [name.lower() for bit, name in enumerate(NAMES) if launch["capabilities"] >> bit & 1]
+    granted = ",".join(["-all", *(f"+{name}" for name in kept)])
+    ambient = granted if subject.uid else "-all"
+    groups = ",".join(map(str, subject.groups))
+    yield f"exec setpriv --reuid={subject.uid} --regid={subject.gid} --groups={groups} \\"
+    yield f"  --bounding-set={granted} --inh-caps={ambient} --ambient-caps={ambient} \\"
+    yield "  --no-new-privs \\"
+    yield f"  env --ignore-environment --default-signal {_assignments(launch['env'])} \\"
+    yield f"  sh -euc {quote(_WAITING)} {quote(launch['cwd'])} \\"
+    yield f"  {' '.join(quote(word) for word in launch['argv'])}"
+
+
+def _assignments(env: Mapping[str, str]) -> str:
+    return " ".join(quote(f"{key}={value}") for key, value in env.items())
+
+
+def _start() -> Iterator[str]:
+    yield "export scratch"
+    yield 'enter <"$scratch/to" >"$scratch/from" &'
+    yield "init=$!"
+    yield 'exec {to}>"$scratch/to" {from}<"$scratch/from"'
+    yield 'read -r -u "$from"'
+    yield 'pid=$(<"/proc/$init/task/$init/children")'
+    yield "pid=${pid% }"
+    yield 'nsenter --target "$pid" --mount --wd pivot_root . .'
+    yield "# the old root lies on the new one now, and is what a newcomer finds at /"
+    yield 'nsenter --target "$pid" --mount umount --lazy --no-canonicalize /'
+    yield 'echo go >&"$to"'
+    yield 'echo "running as process $pid: nsenter --target $pid --all" >&2'
+
+
+def _wait() -> Iterator[str]:
+    yield "code=0"
+    yield 'cat <&"$from" &'
+    yield "output=$!"
+    yield 'wait "$init" || code=$?'
+    yield 'wait "$output"'
+    yield "pid="
+    yield 'exit "$code"'

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The script that `sandlot explain` prints makes the sandbox that sandlot makes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from converge_fixtures import Deployment, deployed, needs_root, sandbox
+from sandlot.cli import explain
+
+pytestmark = needs_root
+
+NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
+CONFINEMENT = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Uid", "Gid")
+LIMITS = {
+    "memory.limit_in_bytes",
+    "memory.memsw.limit_in_bytes",
+    "memory.max",
+    "memory.swap.max",
+    "cpu.max",
+    "cpu.cfs_quota_us",
+    "cpu.shares",
+    "cpu.weight",
+    "cpuset.cpus",
+    "pids.max",
+}
+
+
+@pytest.fixture
+def host() -> Iterator[Deployment]:
+    with deployed() as deployment:
+        yield deployment
+
+
+def facts(pid: int) -> dict[str, Any]:
+    """What the kernel says of a sandbox's process; the same for the same sandbox."""
+    return {
+        "mounts": mounts(pid),
+        "hostname": inside(pid, "--uts", "hostname"),
+        "addresses": addresses(pid),
+        "routes": inside(pid, "--net", "ip", "-4", "route"),
+        "cgroups": sorted(Path(f"/proc/{pid}/cgroup").read_text().splitlines()),
+        "limits": limits(pid),
+        "confinement": {k: v for k, v in status(pid).items() if k in CONFINEMENT},
+        "groups": status(pid)["Groups"],
+        "uid_map": Path(f"/proc/{pid}/uid_map").read_text(),
+        "gid_map": Path(f"/proc/{pid}/gid_map").read_text(),
+        "rlimits": Path(f"/proc/{pid}/limits").read_text(),
+        "umask": status(pid)["Umask"],
+        "cwd": os.readlink(f"/proc/{pid}/cwd"),
+        "environment": sorted(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")),
+        "hosts": Path(f"/proc/{pid}/root/etc/hosts").read_text(),
+        "ports": inside(pid, "--net", "cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start"),
+        "clocks": Path(f"/proc/{pid}/timens_offsets").read_text(),
+    }
+
+
+def mounts(pid: int) -> list[list[str]]:
+    """Path, options of the mount, and type, which for files of the host is where /run lies."""
+    found = []
+    for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        path, options = before.split()[4:6]
+        found.append([path, options, "" if path.startswith("/etc/") else after.split()[0]])
+    return sorted(found)
+
+
+def inside(pid: int, *command: str) -> str:
+    argv = ["nsenter", "--target", str(pid), *command]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+
+def addresses(pid: int) -> list[tuple[str, str, list[str]]]:
+    links = json.loads(inside(pid, "--net", "ip", "-4", "-json", "address"))
+    return [
+        (link["ifname"], link["operstate"], [a["local"] for a in link["addr_info"]])
+        for link in links
+    ]
+
+
+def status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def limits(pid: int) -> dict[str, str]:
+    found = {}
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        directory = Path("/sys/fs/cgroup", controllers or "unified")
+        if not directory.is_dir():
+            directory = Path("/sys/fs/cgroup")
+        for name in LIMITS:
+            file = Path(f"{directory}{path}", name)
+            if file.exists() and path != "/":
+                found[name] = file.read_text()
+    return found
+
+
+@contextlib.contextmanager
+def running_script(script: str) -> Iterator[int]:
+    """Runs a script of explain; yields its process 1, as the host sees it."""
+    with tempfile.TemporaryDirectory(prefix="slx", dir="/tmp") as scratch:
+        command = ["bash", "-s", scratch]
+        with tempfile.TemporaryFile("w+") as text:
+            text.write(script)
+            text.seek(0)
+            process = subprocess.Popen(
+                command, stdin=text, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        try:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            assert line.startswith("running as process "), line + process.stderr.read()
+            yield int(line.split()[3].rstrip(":"))
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=20)
+        assert process.returncode == 143
+
+
+def release(host: Deployment, name: str) -> None:
+    """Make the address free, as the script asks for."""
+    host_link = host.info(name)["interfaces"][0]["link"]
+    subprocess.run(["ip", "link", "set", "dev", host_link, "down"], check=True)
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "limited": {
+        "memory": "64m",
+        "cpus": 0.5,
+        "pids_limit": 50,
+        "cpu_shares": 512,
+        "ulimits": ["nofile=512:1024"],
+        "cpuset_cpus": "0",
+    },
+    "fancy": {
+        "hostname": "other.example",
+        "read_only": True,
+        "tmpfs": ["/scratch/deep:size=1m,mode=700"],
+        "working_dir": "/scratch",
+        "env": {"WORDS": 'it\'s "quoted" $HOME\nand more'},
+        "time_offset": {"monotonic": 100, "boottime": 1000},
+        "etc_hosts": {"db": "192.0.2.1"},
+        "published_ports": ["127.0.0.1:18099:80"],
+    },
+    "user": {"user": "www-data", "capabilities": ["NET_BIND_SERVICE", "CHOWN"]},
+    "capable": {"capabilities": ["NET_RAW", "SETUID", "SETGID"]},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_script_makes_the_same_sandbox(host: Deployment, options: dict[str, Any]) -> None:
+    host.converged(sandbox("web", **options))
+    real = workload(host.pid("web"))
+    expected = facts(real)
+    script = explain.script(explain.look(host.paths, "web"))
+    host.run(sandbox("web", state="stopped", **options))
+    release(host, "web")
+    with running_script(script) as pid:
+        found = facts(pid)
+        assert {k: (found[k], v) for k, v in expected.items() if found[k] != v} == {}
+        assert sorted(os.listdir(f"/proc/{pid}/fd")) == ["0", "1", "2"]
+        for kind in NAMESPACES:
+            mine, other = (
+                os.readlink(f"/proc/self/ns/{kind}"),
+                os.readlink(f"/proc/{pid}/ns/{kind}"),
+            )
+            assert (mine != other) or (kind == "time" and "time_offset" not in options)
+    # Host names of the script's own are gone with it, and the sandbox comes back as it was.
+    links = json.loads(subprocess.check_output(["ip", "-json", "link"]))
+    assert not [link["ifname"] for link in links if link["ifname"].startswith("sx-")]
+    host.converged(sandbox("web", **options))
+    assert addresses(workload(host.pid("web"))) == expected["addresses"]
+
+
+def workload(init: int) -> int:
+    return int(Path(f"/proc/{init}/task/{init}/children").read_text().split()[0])
+
+
+def test_script_refuses_to_take_an_address_that_is_in_use(host: Deployment, tmp_path: Path) -> None:
+    host.converged(sandbox("web"))
+    script = explain.script(explain.look(host.paths, "web"))
+    done = subprocess.run(
+        ["bash", "-s", str(tmp_path)], input=script, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "so first: sandlot stop web" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_script_says_what_it_leaves_out(host: Deployment) -> None:
+    host.converged(sandbox("web", published_ports=["127.0.0.1:18098:80"]))
+    subject = explain.look(host.paths, "web")
+    told = explain.script(subject)
+    for text in explain.differences(subject):
+        assert f"# - {text}\n" in told
+    assert "no seccomp filter" in told
+    assert "ports are not published: 127.0.0.1:18098:80/tcp" in told
