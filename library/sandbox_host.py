@@ -117,6 +117,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils.sandlot import shell
 from ..module_utils.sandlot.cli import (
     execute,
+    explain,
     inspection,
     lifecycle,
     listing,
@@ -128,7 +129,7 @@ from ..module_utils.sandlot.converge import facts, host
 from ..module_utils.sandlot.launcher import server
 from ..module_utils.sandlot.paths import Paths
 
-ROOTS = (execute, inspection, lifecycle, listing, logs, server, service, top)
+ROOTS = (execute, explain, inspection, lifecycle, listing, logs, server, service, top)
 ARGUMENTS = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -15,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from converge_fixtures import Deployment, deployed, needs_root, sandbox, short_directory
+from converge_fixtures import Deployment, deployed, needs_root, sandbox, short_directory, tree
 from sandlot import converge, lock
-from sandlot.errors import SandlotError, StateError
+from sandlot.converge import probe
+from sandlot.errors import HostError, SandlotError, StateError
 from sandlot.kernel import mounts
+from sandlot.network import nft
 from test_faults_kill import ENGINE, RUN
 
 pytestmark = needs_root
@@ -173,3 +176,45 @@ def explained(host: Deployment, specs: list[dict[str, Any]]) -> bool:
         return True
     assert all("space" in message for message in result.failed.values()), result.failed
     return bool(result.failed)
+
+
+def without_nft(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nft, "_program", lambda: None)
+
+
+def without_pyroute2(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    missing = {"pyroute2"}
+    lookup = lambda name, package=None: None if name in missing else found(name, package)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", lookup)
+
+
+def without_overlay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "overlay", lambda: False)
+
+
+def without_user_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "user_namespaces", lambda: 0)
+
+
+@pytest.mark.parametrize(
+    ("remove", "message"),
+    [
+        (without_nft, "nft was not found; install the package nftables"),
+        (without_pyroute2, "pyroute2 was not found; install the package python3-pyroute2"),
+        (without_overlay, "no overlayfs; boot a kernel with overlayfs"),
+        (without_user_namespaces, "user namespaces are disabled on this host; set the sysctl"),
+    ],
+)
+def test_what_the_host_lacks_is_named_before_any_change(
+    host: Deployment, monkeypatch: pytest.MonkeyPatch, remove: Any, message: str
+) -> None:
+    with monkeypatch.context() as patched:
+        remove(patched)
+        before = tree(host.paths.root)
+        with pytest.raises(HostError) as caught:
+            host.run(sandbox("a"))
+        assert message in str(caught.value)
+        new = {line.split()[0] for line in tree(host.paths.root) if line not in before}
+        assert new <= {host.paths.lock, host.paths.state}
+    host.converged(sandbox("a"))

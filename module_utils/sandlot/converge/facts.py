@@ -33,8 +33,8 @@ def gather(paths: Paths) -> Json:
         "python": {"executable": interpreter, "version": version, "pyroute2": pyroute2},
         "cgroups": _cgroups(),
         "idmapped_mounts": probe.maps_ids(paths.state),
-        "overlay": _overlay(),
-        "user_namespaces": _number("/proc/sys/user/max_user_namespaces"),
+        "overlay": probe.overlay(),
+        "user_namespaces": probe.user_namespaces(),
         "nft": shutil.which("nft", path=SEARCH),
     }
     return {**facts, "missing_packages": _missing(facts), "problems": _problems(facts)}
@@ -55,27 +55,6 @@ def _cgroups() -> Json:
     return {"versions": sorted(versions), "controllers": sorted(controllers)}
 
 
-def _overlay() -> bool:
-    """Whether overlayfs is built in, loaded, or a module that mount(2) loads by itself."""
-    with open("/proc/filesystems", encoding="ascii") as handle:
-        if "\toverlay\n" in handle.read():
-            return True
-    modules = f"/lib/modules/{os.uname().release}/modules.dep"
-    try:
-        with open(modules, encoding="utf-8") as handle:
-            return any("/overlay.ko" in line.partition(":")[0] for line in handle)
-    except FileNotFoundError:
-        return False
-
-
-def _number(path: str) -> int:
-    try:
-        with open(path, encoding="ascii") as handle:
-            return int(handle.read())
-    except FileNotFoundError:
-        return 0
-
-
 def _missing(facts: Json) -> list[str]:
     missing = []
     if not facts["nft"]:
@@ -91,16 +70,8 @@ def _problems(facts: Json) -> list[Json]:
     controllers = facts["cgroups"]["controllers"]
     lacking = [name for name in ("cpu", "memory", "pids") if name not in controllers]
     found = [
-        (
-            facts["user_namespaces"] == 0,
-            "user namespaces are disabled",
-            "set the sysctl user.max_user_namespaces, for instance to 10000",
-        ),
-        (
-            not facts["overlay"],
-            "the kernel has no overlayfs",
-            "boot a kernel with overlayfs, or install its modules",
-        ),
+        (facts["user_namespaces"] == 0, *probe.NO_USER_NAMESPACES),
+        (not facts["overlay"], *probe.NO_OVERLAY),
         (
             bool(lacking),
             f"the cgroup controllers {', '.join(lacking)} are missing",

@@ -15,7 +15,7 @@ from .. import cgroups, idmap, images, network
 from ..launcher.client import Launcher
 from ..paths import Paths
 from ..plan import Operation
-from . import etcfiles, launchfile, layer, live, payload, record, removal
+from . import etcfiles, launchfile, layer, live, payload, probe, record, removal
 from .decide import NO_PINS, Decision, decide, namespace_lines, record_lines, run_lines
 from .observe import Made, Observation, write_made
 from .record import PRESENT, REBUILDING, Record
@@ -54,6 +54,8 @@ class _Files:
 def plan(paths: Paths, request: Request, seen: Observation) -> Plan:
     resolved = resolve(paths, request, seen)
     decisions = {name: decide(target, seen.seen[name]) for name, target in resolved.targets.items()}
+    if any(decision.create or decision.start for decision in decisions.values()):
+        probe.require()
     context = _Context(paths, seen, resolved, decisions, _all_files(paths, seen, resolved))
     return Plan(_steps(context), resolved, decisions)
 

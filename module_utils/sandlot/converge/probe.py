@@ -9,9 +9,50 @@ import errno
 import os
 from typing import Iterator
 
+from ..errors import HostError
 from ..kernel import mounts, namespaces
 
+FILESYSTEMS = "/proc/filesystems"
+USER_NAMESPACES = "/proc/sys/user/max_user_namespaces"
+NO_USER_NAMESPACES = (
+    "user namespaces are disabled on this host",
+    "set the sysctl user.max_user_namespaces, for instance to 10000",
+)
+NO_OVERLAY = (
+    "the kernel has no overlayfs",
+    "boot a kernel with overlayfs, or install its modules",
+)
 _REFUSALS = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP})
+
+
+def require() -> None:
+    """HostError when this kernel can't run any sandbox."""
+    if not user_namespaces():
+        raise HostError(NO_USER_NAMESPACES[0], hint=NO_USER_NAMESPACES[1])
+    if not overlay():
+        raise HostError(NO_OVERLAY[0], hint=NO_OVERLAY[1])
+
+
+def user_namespaces() -> int:
+    """How many user namespaces the host allows."""
+    try:
+        with open(USER_NAMESPACES, encoding="ascii") as handle:
+            return int(handle.read())
+    except FileNotFoundError:
+        return 0
+
+
+def overlay() -> bool:
+    """Whether overlayfs is built in, loaded, or a module that mount(2) loads by itself."""
+    with open(FILESYSTEMS, encoding="ascii") as handle:
+        if "\toverlay\n" in handle.read():
+            return True
+    modules = f"/lib/modules/{os.uname().release}/modules.dep"
+    try:
+        with open(modules, encoding="utf-8") as handle:
+            return any("/overlay.ko" in line.partition(":")[0] for line in handle)
+    except FileNotFoundError:
+        return False
 
 
 def maps_ids(directory: str) -> bool:
