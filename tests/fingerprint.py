@@ -101,10 +101,10 @@ def routes() -> Iterator[str]:
 
 
 def rules() -> Iterator[str]:
-    chain = ""
+    table = ""
     for line in _output("nft", "--stateless", "list", "ruleset").splitlines():
-        chain = line.strip() if line and not line.startswith("\t") else chain
-        yield f"{chain} {line.strip()}"
+        table = line.removesuffix(" {") if line.startswith("table ") else table
+        yield f"{table}: {line.strip()}"
 
 
 def cgroups() -> Iterator[str]:
