@@ -23,14 +23,17 @@ Json = Dict[str, Any]
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HOST_FILES = ("hosts", "resolv.conf", "hostname")
-# What init takes over while it runs; anything else only a restart can change.
+# Outside the digest: what init takes over while it runs, and what follows from the host and the
+# version of sandlot. Neither an upgrade nor a new cgroup hierarchy of the host restarts a sandbox.
 _LIVE = frozenset({"schema", "digest", "restart", "stop"})
+_DERIVED = frozenset({"cgroups", "seccomp", "masked", "readonly"})
 # What is fixed when the namespaces are made.
 _NAMESPACES = ("ids", "hostname", "sysctls", "time_offset")
 
 
 def content(paths: Paths, record: Record, cgroups: Sequence[str]) -> Json:
     data = {**_root(paths, record), **_process(record.spec), **_confinement(record.spec)}
+    data["sysctls"] = sysctls(record)
     data["name"] = record.name
     data["cgroups"] = list(cgroups)
     data["digest"] = digest(data)
@@ -78,13 +81,23 @@ def _process(spec: Spec) -> Json:
 def _confinement(spec: Spec) -> Json:
     return {
         "rlimits": {entry.name: [entry.soft, entry.hard] for entry in spec.ulimits},
-        "sysctls": {"net.ipv4.ip_unprivileged_port_start": "0", **dict(spec.sysctls)},
         "capabilities": capabilities.mask(spec.capabilities),
+        "seccomp_profile": spec.seccomp_profile,
         "seccomp": _seccomp(spec.seccomp_profile, spec.capabilities),
         "masked": list(security.MASKED),
         "readonly": list(security.READONLY),
         "time_offset": asdict(spec.time_offset) if spec.time_offset else None,
     }
+
+
+def sysctls(record: Record) -> dict[str, str]:
+    """Servers and ping need no capability inside; the writer of the ids is host root."""
+    first, last = record.ids.start, record.ids.last
+    ours = {
+        "net.ipv4.ip_unprivileged_port_start": "0",
+        "net.ipv4.ping_group_range": f"{first} {last}",
+    }
+    return {**ours, **dict(record.spec.sysctls)}
 
 
 @functools.cache
@@ -108,7 +121,7 @@ def environment(spec: Spec) -> dict[str, str]:
 
 
 def digest(data: Mapping[str, Any]) -> str:
-    return _hash({key: value for key, value in data.items() if key not in _LIVE})
+    return _hash({key: value for key, value in data.items() if key not in _LIVE | _DERIVED})
 
 
 def namespace_digest(data: Mapping[str, Any], record: Record) -> str:

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Records, layers, steps and host-made files, without root."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from sandlot.converge import etcfiles, launchfile, layer, record
+from sandlot.converge.record import ImageRef, Record
+from sandlot.converge.steps import Failures, Line, Step, apply_all, batch, lines, single
+from sandlot.errors import HostError, SandlotError, SpecError
+from sandlot.idmap import IdRange
+from sandlot.network import Interface, Network
+from sandlot.paths import Paths
+from sandlot.plan import Change, Operation
+from sandlot.spec import normalise
+
+NETWORK = Network("default", "sandlot0", "10.77.0.0/22", "10.77.0.1", dns_servers=("192.0.2.53",))
+IMAGE = ImageRef("busybox", "0f" * 32, "/var/lib/sandlot/images/trees/0f/root")
+
+
+def a_record(name: str = "web", **options: object) -> Record:
+    spec = normalise({"name": name, "image": "busybox", "command": ["true"], **options})
+    interface = Interface(
+        name, "default", "eth0", "sb-1", "02:00:00:00:00:02", "10.77.0.2/22", "10.77.0.1"
+    )
+    return Record(name, record.PRESENT, "started", spec, IdRange(200000), IMAGE, (interface,))
+
+
+def test_a_record_is_read_back_as_it_was(tmp_path: Path) -> None:
+    paths = Paths(str(tmp_path))
+    written = a_record(memory="64m", env={"A": "ä\n"}, published_ports=["8080:80"])
+    record.save(paths, written)
+    assert record.load(paths, "web") == written
+    assert record.load(paths, "other") is None
+    assert record.load_all(paths).names() == {"web"}
+    mode = os.stat(paths.sandbox("web").record).st_mode & 0o777
+    assert mode == 0o600
+
+
+def test_a_broken_record_is_kept_as_its_error(tmp_path: Path) -> None:
+    paths = Paths(str(tmp_path))
+    for name in ("good", "bad"):
+        record.save(paths, a_record(name))
+    Path(paths.sandbox("bad").record).write_text('{"schema": 1, "name": "bad"}')
+    os.mkdir(f"{paths.sandboxes}/empty")
+    found = record.load_all(paths)
+    assert set(found.good) == {"good"} and set(found.broken) == {"bad"}
+    assert "bad" in found.broken["bad"].hint
+    assert record.names(paths) == ["bad", "empty", "good"]
+
+
+def deep(top: Path, depth: int) -> None:
+    """Deeper than paths may be long, as a tenant makes it: step by step."""
+    back = os.open(".", os.O_RDONLY)
+    os.chdir(top)
+    for _ in range(depth):
+        os.mkdir("d")
+        os.chdir("d")
+        Path("f").touch()
+    os.fchdir(back)
+    os.close(back)
+
+
+def test_a_tree_of_any_depth_is_removed(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    deep(tree, 5000)
+    layer.remove_tree(str(tree))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_removal_follows_no_link(tmp_path: Path) -> None:
+    outside, tree = tmp_path / "outside", tmp_path / "tree"
+    outside.mkdir()
+    (outside / "kept").touch()
+    (tree / "sub").mkdir(parents=True)
+    (tree / "link").symlink_to(outside)
+    (tree / "sub" / "link").symlink_to(outside)
+    (tree / "sub" / "dangling").symlink_to("/no/such")
+    os.mkfifo(tree / "sub" / "fifo")
+    layer.remove_tree(str(tree))
+    assert not tree.exists() and (outside / "kept").exists()
+    (tmp_path / "top").symlink_to(outside)
+    with pytest.raises(OSError):
+        layer.remove_tree(str(tmp_path / "top"))
+    layer.remove_tree(str(tmp_path / "none"))
+
+
+def test_a_failed_sandbox_is_left_out_of_what_follows() -> None:
+    done: list[str] = []
+
+    def fail(failures: Failures) -> None:
+        raise SandlotError("broken", hint="mend it")
+
+    steps = [
+        Step("a: plug", fail, (), "a"),
+        Step("a: limit", lambda failures: done.append("a limit"), (), "a"),
+        Step("b: limit", lambda failures: done.append("b limit"), (), "b"),
+        *batch("start", ["a", "b"], lambda names, failures: done.extend(names)),
+        *batch("stop", ["a"], lambda names, failures: done.append("never")),
+    ]
+    failures = apply_all(steps)
+    assert done == ["b limit", "b"]
+    assert {name: str(error) for name, error in failures.items()} == {
+        "a": "a: plug: broken; mend it"
+    }
+
+
+def test_what_is_not_one_sandboxes_own_ends_the_run() -> None:
+    def full(failures: Failures) -> None:
+        raise OSError(28, "No space left on device", "/x")
+
+    with pytest.raises(HostError, match=r"a: write record: .*No space left on device"):
+        apply_all([Step("a: write record", full, (), "a")])
+
+    def refuse() -> None:
+        raise SpecError("x", 1, "is wrong")
+
+    with pytest.raises(SandlotError, match="rules: replace: x: 1 is wrong"):
+        apply_all([single(Operation("rules", "replace", refuse))])
+
+
+def test_lines_say_what_steps_do() -> None:
+    silent = single(Operation("web", "plug", lambda: None), silent=True)
+    told = single(Operation("web", "restart", lambda: None, Change.RESTART), subject="web")
+    assert lines([silent, told]) == [Line("web", "restart", Change.RESTART)]
+    assert lines([told])[0].describe() == "web: restart (restart)"
+
+
+def test_host_made_files() -> None:
+    entry = a_record(etc_hosts={"db": "192.0.2.1"}, hostname="www")
+    files = etcfiles.contents(entry, {"default": NETWORK}, {"web": entry.interfaces})
+    assert files["hostname"] == b"www\n"
+    assert b"nameserver 192.0.2.53\n" in files["resolv.conf"]
+    assert b"192.0.2.1\tdb" in files["hosts"] or b"192.0.2.1 db" in files["hosts"]
+    own = a_record(dns_servers=["192.0.2.1"])
+    files = etcfiles.contents(own, {"default": NETWORK}, {})
+    assert b"192.0.2.53" not in files["resolv.conf"]
+
+
+def test_live_options_are_outside_of_the_launch_digest() -> None:
+    paths = Paths("/moved")
+
+    def launch(**options: object) -> dict[str, object]:
+        return launchfile.content(paths, a_record(**options), ["/sys/fs/cgroup/sandlot/web"])
+
+    base = launch()["digest"]
+    live = {
+        "memory": "64m",
+        "labels": {"a": "b"},
+        "stop_timeout": 3,
+        "restart_policy": "no",
+        "published_ports": ["80:80"],
+        "etc_hosts": {"a": "192.0.2.1"},
+    }
+    for option, value in live.items():
+        assert launch(**{option: value})["digest"] == base, option
+    restarting = {
+        "env": {"A": "b"},
+        "user": "33",
+        "capabilities": ["NET_RAW"],
+        "seccomp_profile": "unconfined",
+        "tmpfs": ["/x"],
+        "read_only": True,
+        "time_offset": {"boottime": 5},
+    }
+    for option, value in restarting.items():
+        assert launch(**{option: value})["digest"] != base, option
+
+
+def test_host_and_version_are_outside_of_the_launch_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = Paths("/moved")
+    base = launchfile.content(paths, a_record(), ["/sys/fs/cgroup/sandlot/web"])
+    monkeypatch.setattr(launchfile.security, "MASKED", ("/proc/new",))
+    monkeypatch.setattr(launchfile, "_seccomp", lambda profile, granted: "AAAA")
+    other = launchfile.content(paths, a_record(), ["/sys/fs/cgroup/hugetlb/sandlot/web"])
+    assert other != base
+    assert other["digest"] == base["digest"]
+
+
+def test_a_sandbox_without_a_command_is_refused() -> None:
+    with pytest.raises(SpecError, match="command"):
+        launchfile.argv(a_record(command=[]).spec)
