@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,9 +25,12 @@ from converge_fixtures import (
     wait_readable,
 )
 from sandlot import converge, runtime
+from sandlot.converge import host as runtime_of_host
 from sandlot.converge import probe
 from sandlot.errors import SandlotError, SpecError
 from sandlot.idmap import observe as observe_ids
+from sandlot.kernel import mounts
+from sandlot.launcher.client import Launcher
 
 pytestmark = needs_root
 
@@ -154,8 +159,6 @@ def test_lost_pins_are_repaired(host: Deployment) -> None:
     host.converged(sandbox("a"), sandbox("b"))
     pin = host.paths.sandbox("a").pin("uts")
     other = host.pid("b")
-    from sandlot.kernel import mounts
-
     mounts.umount(pin)
     result = host.converged(sandbox("a"), sandbox("b"))
     assert result.actions[0] == "a: make namespaces again: some are missing (restart)"
@@ -163,8 +166,6 @@ def test_lost_pins_are_repaired(host: Deployment) -> None:
 
 
 def test_a_removed_link_and_an_edited_file_are_repaired(host: Deployment) -> None:
-    import subprocess
-
     host.converged(sandbox("a"), sandbox("b"))
     link = host.info("a")["interfaces"][0]["link"]
     subprocess.run(["ip", "link", "delete", link], check=True)
@@ -260,8 +261,6 @@ def test_refused_before_any_change(host: Deployment, options: dict, option: str)
 
 
 def test_ports_that_are_taken_are_refused(host: Deployment) -> None:
-    import socket
-
     port = free_port()
     host.converged(sandbox("a", published_ports=[f"{port}:80"]))
     with pytest.raises(SpecError, match="published by sandbox a"):
@@ -328,9 +327,25 @@ def test_no_ids_are_left_behind(host: Deployment) -> None:
 
 
 def test_the_runtime_stays_while_there_are_sandboxes(host: Deployment) -> None:
-    from sandlot.converge import host as runtime_of_host
-
     host.converged(sandbox("a", command=IDLE))
     with pytest.raises(SandlotError, match="there are sandboxes on this host: a"):
         runtime_of_host.absent(host.paths, check=False)
     assert host.info("a")["state"] == "running"
+
+
+def test_an_upgrade_leaves_sandboxes_alone(host: Deployment) -> None:
+    host.converged(sandbox("a"))
+    launcher = Launcher(host.paths)
+    before = host.pid("a"), (launcher.ping() or {})["pid"]
+    installed = Path(host.paths.lib, "sandlot", "__init__.py")
+    content = installed.read_bytes()
+    installed.write_bytes(content + b"# older\n")
+    outcome = runtime_of_host.present(host.paths, check=True)
+    assert outcome.changed and installed.read_bytes() != content
+    assert runtime_of_host.present(host.paths, check=False).actions == outcome.actions
+    assert installed.read_bytes() == content
+    assert runtime_of_host.present(host.paths, check=False).actions == []
+    eventually(lambda: launcher.ping() is not None)
+    assert (host.pid("a"), (launcher.ping() or {})["pid"]) == before
+    assert host.run(sandbox("a")).actions == []
+    assert host.run(sandbox("a"), restart=True).actions == ["a: restart: asked (restart)"]
