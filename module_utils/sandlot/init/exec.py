@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _TIOCSWINSZ = 0x5414
 _TIOCSPTLCK = 0x40045431
 _TIOCGPTPEER = 0x5441
-MAX_CONNECTIONS = 256
+MAX_COMMANDS = 256
 
 
 class _Command:
@@ -54,10 +54,6 @@ class ExecServer:
         if connection is None:
             return
         connection.setblocking(False)
-        if len(self._connections) >= MAX_CONNECTIONS:
-            _answer(connection, {"error": "too many exec sessions", "code": child.NOT_EXECUTABLE})
-            connection.close()
-            return
         self._connections[connection.fileno()] = connection
         self._supervisor.watch(connection.fileno(), lambda: self._on_message(connection))
 
@@ -94,6 +90,10 @@ class ExecServer:
 
     def _run(self, connection: _socket.socket, message: Mapping[str, Any], fds: List[int]) -> None:
         command = self._command(message)
+        if len(self._commands) >= MAX_COMMANDS:
+            reason = f"{MAX_COMMANDS} commands run in this sandbox already"
+            _answer(connection, {"error": reason, "code": child.NOT_EXECUTABLE})
+            return
         tty = bool(message["tty"])
         master: List[int] = []
         stdio: Sequence[int] = [] if tty else fds

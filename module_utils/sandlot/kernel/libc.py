@@ -43,7 +43,7 @@ def bind(name: str, *types: Any) -> Callable[..., int]:
     # Not getattr, which hands out one object per symbol whoever asks.
     function = libc[name]
     function.argtypes = types
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def check(result: int, what: str, path: str = "") -> int:

@@ -153,8 +153,6 @@ class Server:
             if name in busy or len(self.workers) >= MAX_WORKERS:
                 waiting.append((operation, name, connection))
                 busy.add(name)
-            elif operation == "start" and name in self.running and connection is not None:
-                _answer(connection, {})
             else:
                 self._fork_worker(operation, name, connection)
                 busy.add(name)

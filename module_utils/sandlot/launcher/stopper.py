@@ -56,6 +56,18 @@ def _end(paths: SandboxPaths, pidfd: int, timeout: float) -> None:
         )
 
 
+def still_runs(paths: SandboxPaths) -> bool:
+    """Whether init runs and is not about to end, which is waited for."""
+    pidfd = runtime.open_init(paths.host, paths.name)
+    if pidfd is None:
+        return False
+    try:
+        ending = runtime.status(paths.host, paths.name).get("final")
+        return not (ending and _gone(pidfd, MARGIN))
+    finally:
+        os.close(pidfd)
+
+
 def _ask(paths: SandboxPaths) -> bool:
     try:
         connection = protocol.dial(paths.socket, timeout=MARGIN)

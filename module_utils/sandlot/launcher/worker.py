@@ -71,7 +71,7 @@ def _work(
         )
     elif operation == "create":
         creator.create(sandbox, launch)
-    elif peer is not None and runtime.running(sandbox.host, sandbox.name) is None:
+    elif peer is not None and not stopper.still_runs(sandbox):
         _start(sandbox, launch, peer, joiner, revived=operation == "revive")
 
 
