@@ -22,6 +22,8 @@ CODE = (".py", ".sh", ".yml", ".yaml", ".toml", ".cfg", ".txt", "")
 # The licence is its own header; links have none; git reads .gitignore only.
 BARE = ("LICENSE", ".gitignore")
 LONGEST_FILE = 500
+# Tests hold tables of cases.
+LONGEST_TEST_FILE = 700
 LONGEST_FUNCTION = 80
 DOCUMENTS = ("README.md", "CONTRIBUTING.md")
 
@@ -36,6 +38,7 @@ def _files() -> list[Path]:
 FILES = _files()
 SOURCES = [path for path in FILES if path.suffix in CODE and path.name not in BARE]
 PYTHON = [path for path in FILES if path.suffix == ".py"]
+SHIPPED = [path for path in PYTHON if ROOT / "tests" not in path.parents]
 
 
 def _name(path: Path) -> str:
@@ -62,7 +65,8 @@ def _documentation(tree: ast.Module) -> int:
 @pytest.mark.parametrize("path", PYTHON, ids=_name)
 def test_file_length(path: Path) -> None:
     text = path.read_text()
-    assert len(text.splitlines()) - _documentation(ast.parse(text)) <= LONGEST_FILE
+    limit = LONGEST_FILE if path in SHIPPED else LONGEST_TEST_FILE
+    assert len(text.splitlines()) - _documentation(ast.parse(text)) <= limit
 
 
 def _functions(path: Path) -> Iterator[tuple[str, int]]:
@@ -90,7 +94,7 @@ def test_engine_knows_no_ansible(path: Path) -> None:
     assert not re.search(r"^\s*(from|import) ansible\b", path.read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=_name)
+@pytest.mark.parametrize("path", SHIPPED, ids=_name)
 def test_no_catch_all(path: Path) -> None:
     caught = [
         node.lineno
