@@ -22,9 +22,21 @@ from sandlot.converge import probe
 from sandlot.errors import HostError, SandlotError, StateError
 from sandlot.kernel import mounts
 from sandlot.network import nft
-from test_faults_kill import ENGINE, RUN
 
 pytestmark = needs_root
+
+ENGINE = Path(__file__).resolve().parent.parent.parent / "module_utils"
+RUN = """\
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from sandlot import converge
+from sandlot.paths import Paths
+from sandlot.spec import normalise_all
+
+specs = normalise_all(json.loads(sys.argv[3]))
+result = converge.converge(Paths(sys.argv[2]), converge.request(specs, purge=True))
+sys.exit(1 if result.failed else 0)
+"""
 
 
 @pytest.fixture

@@ -10,10 +10,9 @@ there before.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,18 +29,6 @@ from sandlot.plan import apply_all
 
 pytestmark = [needs_root, pytest.mark.slow]
 
-ENGINE = Path(__file__).resolve().parent.parent.parent / "module_utils"
-RUN = """\
-import json, sys
-sys.path.insert(0, sys.argv[1])
-from sandlot import converge
-from sandlot.paths import Paths
-from sandlot.spec import normalise_all
-
-specs = normalise_all(json.loads(sys.argv[3]))
-result = converge.converge(Paths(sys.argv[2]), converge.request(specs, purge=True))
-sys.exit(1 if result.failed else 0)
-"""
 FAMILIES = {
     "rename": "rename,renameat,renameat2",
     "netlink": "sendto,sendmsg",
@@ -82,16 +69,39 @@ def host() -> Iterator[Deployment]:
         yield deployment
 
 
-def killed(command: list[str], calls: str, number: int, log: Path) -> bool:
-    """Run under strace; whether the run or its nft was killed at the ``number``th call."""
-    inject = ["-e", f"trace={calls}", "-e", f"inject={calls}:signal=KILL:when={number}"]
-    strace = ["strace", "-f", "-o", str(log), *inject]
-    subprocess.run([*strace, *command], stderr=subprocess.DEVNULL, check=False)
+def killed(
+    host: Deployment, specs: list[dict[str, Any]], calls: str, number: int, log: Path
+) -> bool:
+    """Whether a run, or its nft, was killed at its ``number``th call of ``calls``.
+
+    The run is a fork of this process, which spares it the imports; it waits to be traced.
+    """
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.kill(os.getpid(), signal.SIGSTOP)
+            host.run(*specs, purge=True)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, os.WUNTRACED)
+    with traced(pid, calls, number, log):
+        os.kill(pid, signal.SIGCONT)
+        os.waitpid(pid, 0)
     return KILLED in log.read_text()
 
 
-def command(host: Deployment, specs: list[dict[str, Any]]) -> list[str]:
-    return [sys.executable, "-c", RUN, str(ENGINE), host.paths.root, json.dumps(specs)]
+@contextlib.contextmanager
+def traced(pid: int, calls: str, number: int, log: Path) -> Iterator[None]:
+    """strace kills ``pid`` and whatever it forks at the ``number``th call."""
+    inject = ["-e", f"trace={calls}", "-e", f"inject={calls}:signal=KILL:when={number}"]
+    command = ["strace", "-f", "-o", str(log), *inject, "-p", str(pid)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
+        assert strace.stderr
+        assert "attached" in strace.stderr.readline()
+        try:
+            yield
+        finally:
+            strace.terminate()
 
 
 def clear(host: Deployment) -> None:
@@ -139,47 +149,31 @@ def converges(host: Deployment, specs: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_killed_run(host: Deployment, name: str, family: str, tmp_path: Path) -> None:
-    scenario = SCENARIOS[name]
+    scenario, log = SCENARIOS[name], tmp_path / "strace"
     clean = baseline(host)
     number, interrupted = 1 - STRIDES.get(family, 1), True
     while interrupted:
         number += STRIDES.get(family, 1)
         if scenario.before:
             host.run(*scenario.before, purge=True)
-        arguments = command(host, scenario.after)
-        interrupted = killed(arguments, FAMILIES[family], number, tmp_path / "strace")
+        interrupted = killed(host, scenario.after, FAMILIES[family], number, log)
         converges(host, scenario.after)
         clear(host)
         assert left_over(host) == clean, f"killed at call {number}"
     assert number > 1
 
 
-@contextlib.contextmanager
-def injected(host: Deployment, calls: str, number: int, log: Path) -> Iterator[None]:
-    """Kill whatever the launcher forks, and itself, at its ``number``th call of ``calls``."""
-    answer = Launcher(host.paths).ping()
-    assert answer
-    inject = ["-e", f"trace={calls}", "-e", f"inject={calls}:signal=KILL:when={number}"]
-    arguments = ["strace", "-f", "-o", str(log), *inject, "-p", str(answer["pid"])]
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as strace:
-        assert strace.stderr
-        assert "attached" in strace.stderr.readline()
-        try:
-            yield
-        finally:
-            strace.terminate()
-
-
 @pytest.mark.parametrize("family", WORKER_FAMILIES)
 def test_killed_workers(host: Deployment, family: str, tmp_path: Path) -> None:
     """The launcher or its children killed at the Nth call: explained, and repaired by a run."""
-    specs = [WEB, sandbox("worker")]
+    specs, log = [WEB, sandbox("worker")], tmp_path / "strace"
     clean = baseline(host)
     number, interrupted = 0, True
     while interrupted:
         number += 1
-        log = tmp_path / str(number)
-        with injected(host, WORKER_FAMILIES[family], number, log):
+        answer = Launcher(host.paths).ping()
+        assert answer
+        with traced(answer["pid"], WORKER_FAMILIES[family], number, log):
             run_or_explained(host, specs)
         interrupted = KILLED in log.read_text()
         converges(host, specs)
