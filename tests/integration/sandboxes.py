@@ -238,6 +238,7 @@ class Host:
         self.paths = Paths(str(root))
         self.launcher = Launcher(self.paths)
         self.boxes: dict[str, Sandbox] = {}
+        self.last_id = FIRST_ID
         os.makedirs(self.paths.sandboxes, mode=0o700)
         os.makedirs(self.paths.run, mode=0o700)
         shutil.copytree(
@@ -254,9 +255,10 @@ class Host:
     def sandbox(self, name: str, argv: Sequence[str], **changes: Any) -> Sandbox:
         """Writes layer, host files and launch.json; nothing runs yet."""
         box = self.boxes.get(name) or Sandbox(self, name, {})
-        number = list(self.boxes).index(name) if name in self.boxes else len(self.boxes)
-        self.boxes[name] = box
-        base = FIRST_ID + IDS * number
+        if name not in self.boxes:
+            self.boxes[name] = box
+            self.last_id += IDS
+        base = box.config.get("ids", {}).get("uid", self.last_id)
         for directory in (box.paths.upper, box.paths.work, box.paths.etc):
             os.makedirs(directory, mode=0o755, exist_ok=True)
         os.chown(box.paths.upper, base, base)
@@ -281,15 +283,15 @@ class Host:
         assert answer is not None
         return int(answer["pid"])
 
-    def clear(self) -> None:
-        """Stop and remove every sandbox; the launcher stays."""
-        names = sorted({*self.boxes, *runtime.names(self.paths)})
+    def clear(self, *, keep: Iterable[str] = ()) -> None:
+        """Stop and remove sandboxes; the launcher stays."""
+        names = sorted({*self.boxes, *runtime.names(self.paths)} - set(keep))
         assert not self.launcher.stop(names)
         assert not self.launcher.destroy(names)
         for name in names:
             shutil.rmtree(self.paths.sandbox(name).run, ignore_errors=True)
             shutil.rmtree(self.paths.sandbox(name).state, ignore_errors=True)
-        self.boxes.clear()
+            self.boxes.pop(name, None)
 
     def close(self) -> None:
         self.clear()
@@ -393,11 +395,12 @@ def module_host() -> Iterator[Host]:
 
 @pytest.fixture
 def sandbox_host(module_host: Host) -> Iterator[Host]:
-    """The module's host without any sandbox, before and after each test."""
+    """The module's host; what a test adds is removed after it."""
+    before = set(module_host.boxes)
     try:
         yield module_host
     finally:
-        module_host.clear()
+        module_host.clear(keep=before)
 
 
 @pytest.fixture
