@@ -26,7 +26,7 @@ class Sizes:
     few: int = 10
     many: int = 100
     peer_few: int = 2
-    peer_many: int = 12
+    peer_many: int = 10
     quick: int = 15
     """Repetitions of what takes a fraction of a second."""
     idle_seconds: float = 10.0

@@ -68,9 +68,13 @@ def _bars(axes: Axes, title: str, bars: Bars, *, log: bool = False) -> None:
     labels, values = zip(*bars)
     colours = [OURS if label.startswith("sandlot") else OTHERS for label in labels]
     drawn = axes.barh(labels, values, color=colours, log=log)
-    axes.bar_label(drawn, fmt="%.3g", padding=3)
-    axes.margins(x=0.2)
+    axes.bar_label(drawn, [_number(value) for value in values], padding=3)
+    axes.margins(x=0.3)
     axes.invert_yaxis()
     axes.set_title(title, loc="left", fontsize=10)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

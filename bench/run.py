@@ -129,11 +129,17 @@ def report(result: Result) -> None:
         f"\n{machine['cpus']} CPUs, kernel {machine['kernel']}, load {machine['load']:.2f}"
         f" at the start, {result['seconds']:.0f} s; medians\n"
     )
-    for verdict in verdicts.judge(result):
-        print(f"{verdict.what:<40}{verdict.figure:<36}{verdict.budget:<24}{verdict.word}")
+    judged = verdicts.judge(result)
+    rows = [(each.what, each.figure, each.budget, each.word) for each in judged]
+    print_table([("what", "figure", "budget", ""), *rows])
     print()
-    for what, figure in verdicts.others(result):
-        print(f"{what:<40}{figure}")
+    print_table(verdicts.others(result))
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 
 
 def write(result: Result) -> None:
