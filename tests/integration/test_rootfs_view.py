@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What a sandbox sees of files, images that try to reach the host, and what init opens."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+from sandboxes import Host, Sandbox, status_fields, until
+from sandlot.errors import LaunchError
+from sandlot.kernel import mounts
+from sandlot.security import capabilities
+
+SLEEP = ["sleep", "100000"]
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Path:
+    (tmp_path / "file").write_text("untouched")
+    (tmp_path / "directory").mkdir()
+    return tmp_path
+
+
+def untouched(canary: Path) -> bool:
+    names = sorted(os.listdir(canary)), os.listdir(canary / "directory")
+    return names == (["directory", "file"], []) and (canary / "file").read_text() == "untouched"
+
+
+def planted(box: Sandbox, name: str) -> Path:
+    """A place in the sandbox's layer for something in the way of what is mounted."""
+    path = Path(box.paths.upper, name)
+    if path.parent != Path(box.paths.upper):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.chown(path.parent, box.config["ids"]["uid"], box.config["ids"]["gid"])
+    return path
+
+
+@pytest.mark.parametrize("absolute", [True, False], ids=["absolute", "relative"])
+@pytest.mark.parametrize("name", ["dev", "proc", "sys", "tmp", "etc", "data"])
+def test_symlink_in_place_of_a_mount_point(
+    sandbox_host: Host, canary: Path, name: str, absolute: bool
+) -> None:
+    box = sandbox_host.created("a", SLEEP, tmpfs={"/data": ""})
+    target = str(canary / "directory")
+    planted(box, name).symlink_to(target if absolute else "../" * 30 + target)
+    with pytest.raises(LaunchError, match="symlink|symbolic"):
+        box.start()
+    assert untouched(canary)
+    assert box.running() is None
+
+
+@pytest.mark.parametrize("kind", ["symlink", "relative", "fifo", "device", "file", "dangling"])
+@pytest.mark.parametrize("name", ["hosts", "resolv.conf", "hostname"])
+def test_something_in_place_of_a_host_made_file(
+    sandbox_host: Host, canary: Path, name: str, kind: str
+) -> None:
+    source = canary.parent / f"{name}-{os.getpid()}"
+    source.write_text("made by the host\n")
+    box = sandbox_host.created("a", SLEEP, files={f"/etc/{name}": str(source)})
+    path = planted(box, f"etc/{name}")
+    if kind in ("symlink", "relative", "dangling"):
+        target = str(canary / ("file" if kind != "dangling" else "made-by-mistake"))
+        path.symlink_to(target if kind != "relative" else "../" * 30 + target)
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        os.mknod(path, 0o20666, os.makedev(1, 3))
+    else:
+        path.write_text("of the image")
+    box.start()
+    assert box.exec(["cat", f"/etc/{name}"]).stdout == b"made by the host\n"
+    assert box.shell(f"echo x > /etc/{name}").code != 0
+    assert box.shell(f"rm /etc/{name}").code != 0
+    assert untouched(canary)
+    assert source.read_text() == "made by the host\n"
+    source.unlink()
+
+
+def test_directory_in_place_of_a_host_made_file(sandbox_host: Host) -> None:
+    box = sandbox_host.created("a", SLEEP)
+    planted(box, "etc/hosts").mkdir()
+    with pytest.raises(LaunchError, match="directory"):
+        box.start()
+
+
+@pytest.mark.parametrize("kind", ["file", "fifo", "device"])
+def test_no_directory_where_one_is_needed(sandbox_host: Host, kind: str) -> None:
+    box = sandbox_host.created("a", SLEEP)
+    path = planted(box, "dev")
+    if kind == "file":
+        path.write_text("")
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        os.mknod(path, 0o60600, os.makedev(7, 0))
+    with pytest.raises(LaunchError):
+        box.start()
+
+
+def test_missing_directories_are_made(sandbox_host: Host) -> None:
+    box = sandbox_host.created("a", SLEEP, tmpfs={"/run/app": "mode=700"}, cwd="/srv/app")
+    for name in ("dev", "proc", "sys", "tmp"):
+        # An overlay's mark for "not there".
+        os.mknod(planted(box, name), 0o20000, os.makedev(0, 0))
+    box.start()
+    assert box.shell("ls /dev/null /proc/1 /sys/class /tmp").code == 0
+    assert box.exec(["pwd"]).stdout == b"/srv/app\n"
+
+
+def test_dev_is_private_and_small(sandbox_host: Host) -> None:
+    box = sandbox_host.started("a", SLEEP)
+    names = box.shell("ls /dev").stdout.split()
+    assert sorted(names) == sorted(
+        b"fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero".split()
+    )
+    root = Path(f"/proc/{box.init}/root/dev")
+    numbers = {name: os.stat(root / name).st_rdev for name in ("null", "zero", "full", "urandom")}
+    assert numbers == {name: os.stat(f"/dev/{name}").st_rdev for name in numbers}
+    assert (
+        not (box.shell("ls /dev/pts").stdout.split()) or b"ptmx" in box.shell("ls /dev/pts").stdout
+    )
+    for command in (
+        "mknod /dev/x c 1 3",
+        "mknod /tmp/x b 7 0",
+        "chmod 777 /dev/null",
+        "rm /dev/null",
+    ):
+        assert box.shell(command).code != 0, command
+
+
+def mount_options(box: Sandbox) -> dict[str, set[str]]:
+    """Options by mount point; the last mount on a point counts."""
+    lines = Path(f"/proc/{box.workload}/mountinfo").read_text().splitlines()
+    return {line.split()[4]: set(line.split()[5].split(",")) for line in lines}
+
+
+def test_mounts_carry_the_safe_flags(sandbox_host: Host) -> None:
+    tmpfs = {"/cache": "size=1m,noexec", "/work": "mode=700,exec,size=2m"}
+    box = sandbox_host.started("a", SLEEP, tmpfs=tmpfs)
+    found = mount_options(box)
+    assert {"nosuid", "nodev"} <= found["/"]
+    safe = {"nosuid", "nodev", "noexec"}
+    for path in ("/proc", "/dev/shm", "/dev/mqueue", "/cache"):
+        assert safe <= found[path], path
+    for path in ("/sys", "/proc/sys", "/proc/irq", "/etc/hosts"):
+        assert {*safe, "ro"} <= found[path], path
+    assert "noexec" not in found["/work"]
+    assert b"1.0M" in box.shell("df -h /cache").stdout
+
+
+def test_read_only_root(sandbox_host: Host) -> None:
+    box = sandbox_host.started("a", SLEEP, read_only=True)
+    assert box.shell("echo x > /file").code != 0
+    assert box.shell("echo x > /tmp/file && cat /tmp/file").stdout == b"x\n"
+
+
+def test_layer_persists_and_the_image_stays(sandbox_host: Host) -> None:
+    box = sandbox_host.started("a", SLEEP, capabilities=capabilities.mask(["CHOWN"]))
+    other = sandbox_host.started("b", SLEEP)
+    assert box.shell("echo mine > /etc/own; rm /etc/group; chown 33:33 /root").code == 0
+    assert other.shell("test ! -e /etc/own && test -e /etc/group").code == 0
+    box.stop()
+    box.start()
+    assert box.shell("cat /etc/own; stat -c %u:%g /root /etc/own").stdout == b"mine\n33:33\n0:0\n"
+    assert (sandbox_host.image / "etc/group").exists()
+    owner = os.stat(Path(box.paths.upper, "etc/own")).st_uid
+    assert owner == box.config["ids"]["uid"]
+
+
+def test_ownership_is_mapped_to_the_range_of_the_sandbox(sandbox_host: Host) -> None:
+    box = sandbox_host.started("a", SLEEP)
+    assert box.shell("stat -c %u:%g / /bin/busybox /etc /dev").stdout == b"0:0\n" * 4
+    fields = status_fields(box.workload)
+    base = str(box.config["ids"]["uid"])
+    assert fields["Uid"].split() == fields["Gid"].split() == [base] * 4
+
+
+def test_mounts_do_not_propagate(fresh_host: Host, tmp_path: Path) -> None:
+    """From a shared part of the host into the sandbox, nor back."""
+    mounts.mount(str(tmp_path), str(tmp_path), flags=mounts.MS_BIND)
+    try:
+        mounts.mount("none", str(tmp_path), flags=1 << 20)
+        image = tmp_path / "image"
+        shutil.copytree(fresh_host.image, image, symlinks=True)
+        (image / "late").mkdir()
+        box = fresh_host.started("a", SLEEP, lower=image, capabilities=1 << 21, seccomp=None)
+        mounts.mount("tmpfs", str(image / "late"), "tmpfs")
+        (image / "late" / "of-the-host").write_text("")
+        before = Path("/proc/self/mountinfo").read_text()
+        assert box.shell("ls -A /late").stdout == b""
+        assert box.shell("mount -t tmpfs none /late && touch /late/inside").code == 0
+        assert Path("/proc/self/mountinfo").read_text() == before
+        assert os.listdir(image / "late") == ["of-the-host"]
+        text = Path(f"/proc/{box.workload}/mountinfo").read_text()
+        assert "shared:" not in text
+        assert "master:" not in text
+        fresh_host.clear()
+    finally:
+        for path in (tmp_path / "image" / "late", tmp_path):
+            if os.path.ismount(path) or path == tmp_path:
+                mounts.umount(str(path))
+
+
+def test_no_host_path_shows_in_mountinfo(sandbox_host: Host) -> None:
+    box = sandbox_host.started("a", SLEEP)
+    text = box.shell("cat /proc/self/mountinfo").stdout.decode()
+    points = [line.split()[4] for line in text.splitlines()]
+    assert all(re.match(r"/($|proc|sys|dev|tmp|etc/hosts)", point) for point in points), points
+
+
+def test_time_offsets(sandbox_host: Host) -> None:
+    offset = {"monotonic": -0.5, "boottime": 86400.25}
+    box = sandbox_host.started("a", SLEEP, time_offset=offset)
+    inside = float(box.exec(["cat", "/proc/uptime"]).stdout.split()[0])
+    outside = float(Path("/proc/uptime").read_text().split()[0])
+    assert 86395 < inside - outside < 86405
+    init, host = os.readlink(f"/proc/{box.init}/ns/time"), os.readlink("/proc/self/ns/time")
+    assert init != host
+    plain = sandbox_host.started("b", SLEEP)
+    assert os.readlink(f"/proc/{plain.init}/ns/time") == host
+
+
+def test_namespaces_are_the_pinned_ones(sandbox_host: Host) -> None:
+    box = sandbox_host.started("a", SLEEP, time_offset={"monotonic": 0, "boottime": 5})
+    for kind in ("user", "net", "uts", "ipc", "time"):
+        pin = os.stat(box.paths.pin(kind))
+        found = os.stat(f"/proc/{box.workload}/ns/{kind}")
+        assert (pin.st_dev, pin.st_ino) == (found.st_dev, found.st_ino), kind
+        assert stat.S_ISREG(pin.st_mode)
+    assert box.exec(["hostname"]).stdout == b"a\n"
+
+
+def test_rejoined_namespaces_keep_their_settings(sandbox_host: Host) -> None:
+    box = sandbox_host.started("a", SLEEP, sysctls={"net.ipv4.ip_unprivileged_port_start": "7"})
+    path = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
+    for _ in range(2):
+        assert box.exec(["cat", path]).stdout == b"7\n"
+        assert b"UP" in box.shell("ip link show lo").stdout
+        box.stop()
+        box.start()
+
+
+# -- rule 4: nothing of the tenant's is opened between entering the sandbox and exec
+
+
+OPENING = re.compile(r"^(\d+) +(?:\d+\.\d+ )?(\w+)\((.*)$")
+PATH_CALLS = ("open", "openat", "openat2", "execve", "readlink", "stat", "newfstatat", "access")
+
+
+def test_init_opens_nothing_by_path_inside(fresh_host: Host, tmp_path: Path) -> None:
+    box = fresh_host.created("a", SLEEP)
+    for name in ("ld.so.preload", "locale.alias", "nsswitch.conf", "localtime"):
+        planted(box, f"etc/{name}").write_text("hostile\n")
+    trace = tmp_path / "trace"
+    calls = ",".join(("setns", "fork", "vfork", "clone", "clone3", "prctl", *PATH_CALLS))
+    pid = str(fresh_host.launcher_pid())
+    command = [
+        "strace",
+        "-f",
+        "-qq",
+        "--decode-pids=pidns",
+        "-e",
+        f"trace={calls}",
+        "-o",
+        str(trace),
+        "-p",
+        pid,
+    ]
+    strace = subprocess.Popen(command, stderr=subprocess.PIPE)
+    try:
+        until(lambda: status_fields(int(pid))["TracerPid"] != "0", what="strace attaches")
+        box.start()
+        init = box.init
+        assert box.exec(["true"]).code == 0
+        box.stop()
+    finally:
+        strace.send_signal(signal.SIGINT)
+        strace.communicate()
+    lines = trace.read_text().splitlines()
+    inside = opened_inside(lines, init)
+    allowed = ("/bin/sleep", "/bin/true")
+    found = {
+        next((path for path in allowed if f'execve("{path}"' in f"{c}({t}"), t) for c, t in inside
+    }
+    assert found == set(allowed), lines
+
+
+def opened_inside(lines: list[str], init: int) -> list[tuple[str, str]]:
+    """Calls with a path of init after it entered the mount namespace, and of its children."""
+    family, entered, found = {init}, False, []
+    executed: set[int] = set()
+    for line in lines:
+        match = OPENING.match(line)
+        if not match or int(match[1]) not in family:
+            continue
+        pid, call, text = int(match[1]), match[2], match[3]
+        if call == "setns" and "CLONE_NEWNS" in text:
+            entered = True
+        elif call in ("clone", "fork", "vfork", "clone3") and "= " in text:
+            outside = re.search(r"/\* (\d+) in strace", text)
+            family.add(int(outside[1]) if outside else 0)
+        elif entered and call in PATH_CALLS and pid not in executed and ', "", ' not in text:
+            found.append((call, text))
+            if call == "execve" and text.endswith("= 0"):
+                executed.add(pid)
+    return found
