@@ -88,8 +88,9 @@ def _checked(raw: bytes) -> dict[str, Any]:
     if not isinstance(data, dict):
         return {}
     values = {key: data[key] for key in _NUMBERS if _is_number(data.get(key))}
-    if data.get("state") in _STATES:
-        values["state"] = data["state"]
+    state = data.get("state")
+    if isinstance(state, str) and state in _STATES:
+        values["state"] = state
     if data.get("final") is True:
         values["final"] = True
     return values

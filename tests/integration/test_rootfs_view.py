@@ -11,6 +11,7 @@ import signal
 import stat
 import subprocess
 from pathlib import Path
+from typing import Iterator
 
 import pytest
 from sandboxes import Host, Sandbox, status_fields, until
@@ -250,7 +251,7 @@ def test_rejoined_namespaces_keep_their_settings(sandbox_host: Host) -> None:
 # -- rule 4: nothing of the tenant's is opened between entering the sandbox and exec
 
 
-OPENING = re.compile(r"^(\d+) +(?:\d+\.\d+ )?(\w+)\((.*)$")
+CALL = re.compile(r"(\d+) +(\w+)\((.*)")
 PATH_CALLS = ("open", "openat", "openat2", "execve", "readlink", "stat", "newfstatat", "access")
 
 
@@ -261,19 +262,8 @@ def test_init_opens_nothing_by_path_inside(fresh_host: Host, tmp_path: Path) -> 
     trace = tmp_path / "trace"
     calls = ",".join(("setns", "fork", "vfork", "clone", "clone3", "prctl", *PATH_CALLS))
     pid = str(fresh_host.launcher_pid())
-    command = [
-        "strace",
-        "-f",
-        "-qq",
-        "--decode-pids=pidns",
-        "-e",
-        f"trace={calls}",
-        "-o",
-        str(trace),
-        "-p",
-        pid,
-    ]
-    strace = subprocess.Popen(command, stderr=subprocess.PIPE)
+    options = ["-f", "-qq", "--decode-pids=pidns", "-e", f"trace={calls}"]
+    strace = subprocess.Popen(["strace", *options, "-o", trace, "-p", pid], stderr=subprocess.PIPE)
     try:
         until(lambda: status_fields(int(pid))["TracerPid"] != "0", what="strace attaches")
         box.start()
@@ -296,14 +286,12 @@ def opened_inside(lines: list[str], init: int) -> list[tuple[str, str]]:
     """Calls with a path of init after it entered the mount namespace, and of its children."""
     family, entered, found = {init}, False, []
     executed: set[int] = set()
-    for line in lines:
-        match = OPENING.match(line)
-        if not match or int(match[1]) not in family:
+    for pid, call, text in whole_calls(lines):
+        if pid not in family:
             continue
-        pid, call, text = int(match[1]), match[2], match[3]
         if call == "setns" and "CLONE_NEWNS" in text:
             entered = True
-        elif call in ("clone", "fork", "vfork", "clone3") and "= " in text:
+        elif call in ("clone", "fork", "vfork", "clone3"):
             outside = re.search(r"/\* (\d+) in strace", text)
             family.add(int(outside[1]) if outside else 0)
         elif entered and call in PATH_CALLS and pid not in executed and ', "", ' not in text:
@@ -311,3 +299,18 @@ def opened_inside(lines: list[str], init: int) -> list[tuple[str, str]]:
             if call == "execve" and text.endswith("= 0"):
                 executed.add(pid)
     return found
+
+
+def whole_calls(lines: list[str]) -> Iterator[tuple[int, str, str]]:
+    """Pid, name and the rest, with calls that strace had to interrupt put together again."""
+    begun: dict[str, str] = {}
+    for line in lines:
+        pid, _, rest = line.partition(" ")
+        if rest.endswith("<unfinished ...>"):
+            begun[pid] = line[: -len("<unfinished ...>")]
+            continue
+        if " resumed>" in rest:
+            line = begun.pop(pid, "") + rest.split(" resumed>", 1)[1]
+        match = CALL.match(line)
+        if match:
+            yield int(match[1]), match[2], match[3]

@@ -18,6 +18,7 @@ import time
 from .. import store
 from ..errors import LaunchError
 from ..init import confine, limits, status
+from ..init.child import NOT_EXECUTABLE
 from ..kernel import mounts, namespaces
 from ..kernel.mounts import (
     MOUNT_ATTR_NODEV,
@@ -26,7 +27,7 @@ from ..kernel.mounts import (
     MOUNT_ATTR_RDONLY,
 )
 from ..kernel.signals import signal
-from . import protocol, rootfs, users
+from . import protocol, rootfs, stopper, users
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,13 +76,15 @@ def start(
     pid = _expect(peer, "pid")["pid"]
     pidfd = namespaces.pidfd_open(pid)
     try:
+        # Before init is known, so that nobody takes the last one's status for its own.
+        descriptors = _descriptors(paths, restarts)
         _identify(paths, pid, pidfd, launch["digest"])
         _forget_oom_adjustment(pid)
         found, fds = _mount_in_pid_namespace(build, pid)
         config = {key: launch[key] for key in _INIT_KEYS}
         config.update(_confinement(launch), user=None, rlimits=rlimits, restarts=restarts)
         config.update(found)
-        protocol.send(peer, config, [*fds, *_descriptors(paths, restarts)])
+        protocol.send(peer, config, [*fds, *descriptors])
         _expect(peer, "started")
     except (OSError, LaunchError):
         _abandon(paths, pidfd)
@@ -99,6 +102,7 @@ def _abandon(paths: SandboxPaths, pidfd: int) -> None:
         namespaces.pidfd_send_signal(pidfd, signal.SIGKILL)
     except ProcessLookupError:
         pass  # it reported the failure and went
+    stopper.finish(paths, "crashed", NOT_EXECUTABLE)
     store.remove(paths.init)
 
 

@@ -142,11 +142,8 @@ def _ready(poller: select.poll) -> list[int]:
 
 
 def _answer(connection: socket.socket, operation: str, name: str) -> LaunchError | None:
-    try:
-        with connection:
-            message, _ = protocol.receive(connection)
-    except ConnectionError:
-        message = None
+    with connection:
+        message, _ = protocol.receive(connection)
     if message is None:
         return LaunchError(f"{name}: the launcher died during {operation}", hint="run again")
     if "error" in message:

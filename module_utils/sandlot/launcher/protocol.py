@@ -47,9 +47,12 @@ def send(sock: Socket, message: Message, fds: Sequence[int] = ()) -> None:
 
 def receive_request(sock: Socket) -> Tuple[Optional[Message], List[int]]:
     """The next request and its descriptors; (None, []) when the peer is gone."""
-    # The size first: a buffer for the longest message would stay with the process.
-    size = sock.recv_into(bytearray(1), 1, _socket.MSG_PEEK | _socket.MSG_TRUNC)
-    data, fds = _receive(sock, min(size, MAX_MESSAGE))
+    try:
+        # The size first: a buffer for the longest message would stay with the process.
+        size = sock.recv_into(bytearray(1), 1, _socket.MSG_PEEK | _socket.MSG_TRUNC)
+        data, fds = _receive(sock, min(size, MAX_MESSAGE))
+    except ConnectionResetError:
+        return None, []
     return (marshal.loads(data), fds) if data else (None, [])
 
 
@@ -61,7 +64,10 @@ def answer(sock: Socket, message: Message, fds: Sequence[int] = ()) -> None:
 
 def receive(sock: Socket) -> Tuple[Optional[Message], List[int]]:
     """The next answer and its descriptors; (None, []) when the peer is gone."""
-    data, fds = _receive(sock, _MAX_ANSWER)
+    try:
+        data, fds = _receive(sock, _MAX_ANSWER)
+    except ConnectionResetError:
+        return None, []
     if not data:
         return None, []
     try:

@@ -126,7 +126,7 @@ class Server:
         try:
             message, fds = protocol.receive_request(connection)
             protocol.close_all(fds)
-            operation, name = (message["op"], message.get("name", "")) if message else ("", "")
+            operation, name = _words(message) if message else ("", "")
         except (OSError, LaunchError, LookupError, TypeError, ValueError, EOFError):
             operation, name = "", ""
         connection.setblocking(True)
@@ -136,7 +136,7 @@ class Server:
             self._finish(lambda: self._upgrade(connection))
         elif operation == "quit":
             self._finish(lambda: self._quit(connection))
-        elif operation in worker.OPERATIONS:
+        elif operation in worker.OPERATIONS and name:
             self._submit(operation, name, connection)
         else:
             connection.close()
@@ -290,6 +290,13 @@ def _shed(*kept: Connection) -> None:
         libc.close_between(low, fd - 1)
         low = fd + 1
     libc.close_from(low)
+
+
+def _words(message: protocol.Message) -> Tuple[str, str]:
+    operation, name = message["op"], message.get("name", "")
+    if not isinstance(operation, str) or not isinstance(name, str):
+        raise TypeError("an operation and a name have to be text")
+    return operation, name
 
 
 def _answer(connection: _socket.socket, message: protocol.Message) -> None:

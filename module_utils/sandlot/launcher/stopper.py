@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # On top of stop_timeout: init has to notice, kill what is left and go.
 MARGIN = 2.0
 KILL_DEADLINE = 30.0
+KILLED = 128 + int(signal.SIGKILL)
 
 
 def stop(paths: SandboxPaths, launch: Mapping[str, Any] | None) -> None:
@@ -84,11 +85,11 @@ def _gone(pidfd: int, seconds: float) -> bool:
     return bool(poller.poll(seconds * 1000))
 
 
-def finish(paths: SandboxPaths, state: str) -> None:
+def finish(paths: SandboxPaths, state: str, exit_code: int = KILLED) -> None:
     """Say for an init that was killed in mid-run what it could not say itself."""
     found = runtime.status(paths.host, paths.name)
     if not os.path.exists(paths.status) or found.get("final"):
         return
     found.update(state=state, final=True)
-    found.setdefault("exit_code", 128 + signal.SIGKILL)
+    found.setdefault("exit_code", exit_code)
     store.replace(paths.status, status.encoded(found), durable=False)
