@@ -136,7 +136,9 @@ def _hash(data: Mapping[str, Any]) -> str:
 
 
 def encoded(data: Mapping[str, Any]) -> bytes:
-    return (json.dumps({"schema": store.SCHEMA, **data}, indent=1, sort_keys=True) + "\n").encode()
+    """Without indentation, which Python's fast encoder can't do."""
+    whole = {"schema": store.SCHEMA, **data}
+    return json.dumps(whole, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
 def decoded(content: bytes) -> Json:
@@ -157,6 +159,6 @@ def current(paths: Paths, name: str) -> bytes:
         return b""
 
 
-def write(paths: Paths, data: Mapping[str, Any]) -> None:
+def write(paths: Paths, name: str, content: bytes) -> None:
     """Not synced: after a crash of the host it is made again from the record."""
-    store.replace(paths.sandbox(data["name"]).launch, encoded(data), durable=False)
+    store.replace(paths.sandbox(name).launch, content, durable=False)

@@ -179,7 +179,8 @@ def _prepare_one(context: _Context, decision: Decision) -> Step | None:
     files = context.files[name]
     launch = context.resolved.launches[name]
     current = launchfile.current(paths, name)
-    relaunch = current != launchfile.encoded(launch)
+    encoded = launchfile.encoded(launch)
+    relaunch = current != encoded
     stays = context.seen.seen[name].running and not decision.stop
     told_live = relaunch and stays and live.differs(launchfile.decoded(current), launch)
 
@@ -191,7 +192,7 @@ def _prepare_one(context: _Context, decision: Decision) -> Step | None:
         if told_live:
             live.configure(paths.sandbox(name), launch)
         if relaunch:
-            launchfile.write(paths, launch)
+            launchfile.write(paths, name, encoded)
 
     parts = [*(["layer"] if fresh else []), *files.outdated]
     parts += ["launch.json"] if relaunch else []
