@@ -27,6 +27,8 @@ from .terminal import Terminal
 KILLED = 128 + 9
 _NULL = (1, 3)
 _PTMX = (5, 2)
+# What a message needs beside the words: for each, and for the rest of the request.
+_WORD, _MARGIN = 16, 16384
 # A pty that somebody in the sandbox has opened anew never ends; this ends the wait for it.
 _PTY_SILENCE = 0.2
 
@@ -58,11 +60,22 @@ def run(
         "user": user,
         "tty": tty,
     }
+    _check_size(name, argv, env or {})
     with _connect(paths, name) as connection:
         session = _Session(name, connection, (stdin_fd, stdout_fd, stderr_fd), tty=tty)
         with Forwarder(session.on_signal, active=forward_signals) as forwarder:
             session.watch(forwarder)
             return session.run(request)
+
+
+def _check_size(name: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
+    """Init drops a request it can't take in one piece; that would look like its death."""
+    words = [*argv, *env, *env.values()]
+    if sum(len(os.fsencode(word)) + _WORD for word in words) > protocol.MAX_MESSAGE - _MARGIN:
+        raise SandlotError(
+            f"{name}: arguments and environment take too much room",
+            hint=f"pass what is beyond {protocol.MAX_MESSAGE >> 10} KiB on standard input",
+        )
 
 
 def _text(word: str) -> str:
@@ -129,10 +142,7 @@ class _Session:
         try:
             protocol.send(self._connection, request, fds)
         except OSError as error:
-            raise SandlotError(
-                f"{self._name}: the request can't be sent: {error.strerror}",
-                hint=f"arguments and environment may take {protocol.MAX_MESSAGE >> 10} KiB",
-            ) from error
+            raise SandlotError(f"{self._name}: init takes no request: {error.strerror}") from error
 
     # -- descriptors
 
@@ -213,9 +223,15 @@ class _Session:
         if self._terminal and self._terminal.is_resize(number):
             self._terminal.resize()
         elif self._started:
-            self._send({"op": "signal", "signal": number}, [])
+            self._signal(number)
         else:
             raise KeyboardInterrupt
+
+    def _signal(self, number: int) -> None:
+        try:
+            protocol.send(self._connection, {"op": "signal", "signal": number})
+        except OSError:
+            return  # init has just died, which its end of the connection tells
 
     def _drain(self) -> None:
         """What the command wrote before it ended is on its way still."""

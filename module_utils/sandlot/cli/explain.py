@@ -86,8 +86,7 @@ def _user(launch: Dict[str, Any]) -> tuple[int, int, List[int]]:
 
 def _rlimits(given: Mapping[str, List[int]]) -> Dict[str, tuple[int, int]]:
     """By the names of prlimit(1)."""
-    values = limits.complete(given)
-    return {_RLIMITS.get(key, str(key)): (soft, hard) for key, (soft, hard) in values.items()}
+    return {_RLIMITS[number]: values for number, values in limits.complete(given).items()}
 
 
 def _content(path: str) -> str:

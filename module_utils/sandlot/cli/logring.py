@@ -61,16 +61,20 @@ class _File:
         head = self._beginning()
         return bool(head) and not (self._head and head.startswith(self._head))
 
+    def restart(self) -> None:
+        """Read it from its beginning."""
+        self._offset = 0
+        self._head = self._beginning()
+
     def read(self) -> bytes:
-        """What was added since the last call."""
-        head = self._beginning()
-        if self._fd is None:
+        """What was added since the last call; nothing once it has begun anew."""
+        if self._fd is None or self.begun_anew():
             return b""
-        if self.begun_anew():
-            self._offset = 0
+        self._head = self._beginning() or self._head
         data = os.pread(self._fd, CHUNK, self._offset)
+        if self.begun_anew():
+            return b""
         self._offset += len(data)
-        self._head = head if data or self._offset else b""
         return data
 
 
@@ -89,13 +93,22 @@ class Ring:
     def lines(self) -> Iterator[Line]:
         """All lines since the last call."""
         while True:
+            if self._files[0].begun_anew():
+                # The first look, or the writer has come round meanwhile.
+                self._files.sort(key=_File.age)
+                self._begin()
             yield from self._read_current()
-            if not self._files[1].begun_anew():
+            if self._files[1].begun_anew():
+                # Nothing is written to the current file any more: what it got since is the last.
+                yield from self._read_current()
+                self._files.reverse()
+                self._begin()
+            elif not self._files[0].begun_anew():
                 return
-            # Nothing is written to the current file any more: what it has got since is the last.
-            yield from self._read_current()
-            self._files.reverse()
-            self._rest = b""
+
+    def _begin(self) -> None:
+        self._files[0].restart()
+        self._rest = b""
 
     def _read_current(self) -> Iterator[Line]:
         while True:

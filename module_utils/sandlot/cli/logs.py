@@ -18,7 +18,6 @@ from typing import BinaryIO, Callable, Iterable, Iterator, Optional
 
 from .. import runtime
 from ..errors import SandlotError
-from ..kernel import namespaces
 from ..paths import Paths
 from . import names
 from .inotify import Watch
@@ -78,11 +77,7 @@ def _selected(lines: Iterable[Line], since: str, tail: Optional[int] = None) -> 
 @contextlib.contextmanager
 def _init(paths: Paths, name: str) -> Iterator[Optional[int]]:
     """A descriptor that is readable once init has ended; None when there is none."""
-    running = runtime.running(paths, name)
-    try:
-        pidfd = namespaces.pidfd_open(running.pid) if running else None
-    except ProcessLookupError:
-        pidfd = None
+    pidfd = runtime.open_init(paths, name)
     try:
         yield pidfd
     finally:

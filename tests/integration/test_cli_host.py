@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The installed command on a deployed host: list, inspect, top, start, stop, restart, up."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from converge_fixtures import Deployment, deployed, eventually, free_port, needs_root, sandbox
+from sandlot import converge
+from sandlot.launcher.client import Launcher
+
+pytestmark = needs_root
+
+
+@pytest.fixture
+def host() -> Iterator[Deployment]:
+    with deployed() as deployment:
+        yield deployment
+
+
+def sandlot(host: Deployment, *words: str) -> subprocess.CompletedProcess[str]:
+    """The installed command, with a Python that has pyroute2."""
+    return subprocess.run(
+        [sys.executable, "-I", host.paths.command, *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "SANDLOT_ROOT": host.paths.root},
+        check=False,
+        timeout=120,
+    )
+
+
+def data(host: Deployment, *words: str) -> Any:
+    done = sandlot(host, *words, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_list(host: Deployment) -> None:
+    assert data(host, "list") == []
+    assert sandlot(host, "list").stdout.split() == [
+        *("NAME", "STATE", "IMAGE", "ADDRESS", "PORTS", "UPTIME", "MEMORY", "RESTARTS")
+    ]
+    port = free_port()
+    host.run(
+        sandbox("web", memory="64m", published_ports=[f"{port}:80"]),
+        sandbox("done", command=["sh", "-c", "exit 3"], restart_policy="no", networks=[]),
+        sandbox("off", state="stopped"),
+    )
+    address = host.info("web")["addresses"][0]
+    eventually(lambda: host.info("done")["state"] == "exited")
+    found = {each["name"]: each for each in data(host, "list")}
+    assert found["web"]["addresses"] == [address]
+    assert found["web"]["memory"] > 0
+    rows = {line.split()[0]: line.split() for line in sandlot(host, "list").stdout.splitlines()}
+    assert rows["web"][1:5] == ["running", "busybox", address, f"{port}:80"]
+    assert rows["web"][7] == "0"
+    assert rows["off"][1] == "created"
+    assert rows["done"][1] == "exited(3)"
+    assert max(map(len, sandlot(host, "list").stdout.splitlines())) <= 80
+
+
+def test_list_agrees_with_info(host: Deployment) -> None:
+    host.converged(sandbox("a"), sandbox("b", state="stopped"))
+    sandlot(host, "stop", "a")
+    host.run(sandbox("c", restart_policy="no", command=["false"]))
+    eventually(lambda: host.info("c")["pid"] is None)
+    info = {each["name"]: each for each in converge.info(host.paths)}
+    for each in data(host, "list"):
+        same = set(each) - {"memory", "uptime"}
+        assert {key: info[each["name"]][key] for key in same} == {key: each[key] for key in same}
+
+
+def test_a_corrupt_record_does_not_hide_the_others(host: Deployment) -> None:
+    host.converged(sandbox("a"), sandbox("b"))
+    record = Path(host.paths.sandbox("b").record)
+    whole = record.read_bytes()
+    record.write_bytes(whole[:100])
+    try:
+        done = sandlot(host, "list")
+        assert done.returncode == 1
+        states = [line.split()[:2] for line in done.stdout.splitlines()[1:]]
+        assert states == [["a", "running"], ["b", "broken"]]
+        assert f"sandlot: b: {record} is not valid JSON" in done.stderr
+        assert sandlot(host, "inspect", "b").returncode == 1
+        assert sandlot(host, "stop", "b").returncode == 1
+        assert sandlot(host, "exec", "b", "true").returncode == 0
+    finally:
+        record.write_bytes(whole)
+
+
+def test_inspect(host: Deployment) -> None:
+    host.converged(sandbox("a", memory="64m", labels={"x": "y"}), sandbox("b"))
+    (found,) = data(host, "inspect", "a")
+    assert found["spec"]["memory"] == 64 << 20
+    assert found["pid"] == host.pid("a")
+    assert [each["name"] for each in data(host, "inspect", "b", "a", "b")] == ["b", "a"]
+    text = sandlot(host, "inspect", "a").stdout
+    assert "name: a\n" in text and "labels:\n  x: y\n" in text
+    missing = sandlot(host, "inspect", "a", "c")
+    assert missing.returncode == 1
+    assert missing.stderr == "sandlot: no sandbox is named 'c'\nhint: known: a, b\n"
+
+
+def test_top(host: Deployment) -> None:
+    host.converged(sandbox("a"), sandbox("b", state="stopped"))
+    (found,) = data(host, "top")
+    assert found["name"] == "a" and found["pids"] == 2 and found["memory"] > 0
+    assert sandlot(host, "top", "a").stdout.splitlines()[1].split()[:2] == ["a", "2"]
+
+
+def test_stop_start_and_restart(host: Deployment) -> None:
+    host.converged(sandbox("a"), sandbox("b"))
+    first, other = host.pid("a"), host.pid("b")
+    assert sandlot(host, "stop", "a").returncode == 0
+    assert host.info("a")["state"] == "stopped"
+    assert sandlot(host, "stop", "a").returncode == 0
+    assert sandlot(host, "start", "a").returncode == 0
+    second = host.pid("a")
+    assert sandlot(host, "restart", "a").returncode == 0
+    assert len({first, second, host.pid("a")}) == 3
+    assert host.pid("b") == other
+    done = sandlot(host, "start", "a", "nobody")
+    assert done.returncode == 1 and "no sandbox is named 'nobody'" in done.stderr
+
+
+def test_stopped_stays_stopped_and_started_comes_back(host: Deployment) -> None:
+    host.converged(sandbox("a"), sandbox("b"))
+    sandlot(host, "stop", "a")
+    host.reboot()
+    assert host.info("b")["state"] == "down"
+    done = sandlot(host, "up")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert host.info("a")["state"] != "running"
+    assert host.info("b")["state"] == "running"
+
+
+def test_launcher_in_the_foreground(host: Deployment) -> None:
+    launcher = Launcher(host.paths)
+    launcher.quit()
+    process = subprocess.Popen(
+        [sys.executable, "-I", host.paths.command, "launcher"],
+        env={**os.environ, "SANDLOT_ROOT": host.paths.root},
+    )
+    try:
+        launcher._await()
+        answer = launcher.ping()
+        assert answer is not None and answer["pid"] == process.pid
+    finally:
+        launcher.quit()
+        process.wait(20)
+
+
+def test_only_root(host: Deployment) -> None:
+    command = ["setpriv", "--reuid=65534", "--clear-groups", "/usr/bin/python3", "-I", "-c"]
+    engine = f"{os.path.dirname(os.path.dirname(converge.__file__))}/.."
+    code = f"import sys; sys.path.insert(0, {engine!r}); from sandlot.cli import main; "
+    done = subprocess.run(
+        [*command, code + "sys.exit(main(['list']))"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == "sandlot: only root can manage sandboxes\nhint: use sudo\n"

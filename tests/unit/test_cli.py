@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The parts of the command that need no sandbox."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sandlot import store
+from sandlot.cli import facts, listing, logs, names, output
+from sandlot.cli.main import main, parse
+from sandlot.cli.relay import Loop, Pump
+from sandlot.errors import SandlotError
+from sandlot.paths import Paths
+
+ENGINE = Path(__file__).resolve().parents[2] / "module_utils"
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (None, "-"),
+        (0, "0B"),
+        (1023, "1023B"),
+        (1024, "1.0K"),
+        (10239, "10K"),
+        (1 << 20, "1.0M"),
+        (1023 << 10, "1.0M"),
+        (999 << 10, "999K"),
+        (64 << 20, "64M"),
+        (1536 << 20, "1.5G"),
+        (1 << 62, "4096P"),
+    ],
+)
+def test_sizes(count: int | None, shown: str) -> None:
+    assert output.size(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (None, "-"),
+        (0, "0s"),
+        (59.9, "59s"),
+        (60, "1m"),
+        (61, "1m1s"),
+        (3600, "1h"),
+        (3661, "1h1m"),
+        (86400 * 3 + 3600 * 4 + 5, "3d4h"),
+        (86400 * 400 + 59, "400d"),
+    ],
+)
+def test_spans(seconds: float | None, shown: str) -> None:
+    assert output.span(seconds) == shown
+
+
+def test_tables_are_aligned_and_without_trailing_blanks() -> None:
+    table = output.table(("NAME", "N"), [["a", "1"], ["long", "10"]], right=("N",))
+    assert table == "NAME   N\na      1\nlong  10\n"
+    assert output.table(("NAME", "STATE"), []) == "NAME  STATE\n"
+
+
+@pytest.mark.parametrize(
+    ("port", "shown"),
+    [
+        ("0.0.0.0:8080:80/tcp", "8080:80"),
+        ("0.0.0.0:53:53/udp", "53:53/udp"),
+        ("127.0.0.1:8080:80/tcp", "127.0.0.1:8080:80"),
+    ],
+)
+def test_ports(port: str, shown: str) -> None:
+    row = {"name": "a", "state": "running", "image": "i", "addresses": ["10.0.0.2"]}
+    rest = {"published_ports": [port], "uptime": 1, "memory": 1, "restarts": 0, "exit_code": None}
+    assert listing._row({**row, **rest})[4] == shown
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "argv", "flags"),
+    [
+        (["web", "--", "ls", "-l"], "web", ["ls", "-l"], ""),
+        (["web", "ls", "-l"], "web", ["ls", "-l"], ""),
+        (["-it", "web", "--", "sh"], "web", ["sh"], "it"),
+        (["-i", "web", "sh", "-c", "x", "--", "y"], "web", ["sh", "-c", "x", "--", "y"], "i"),
+        (["web", "--", "--", "x"], "web", ["--", "x"], ""),
+        (["-e", "A=1", "-u", "0", "web", "--", "-i"], "web", ["-i"], ""),
+    ],
+)
+def test_exec_takes_the_command_as_it_is(
+    words: list[str], name: str, argv: list[str], flags: str
+) -> None:
+    options = parse(["exec", *words])
+    assert (options.name, options.argv) == (name, argv)
+    assert (options.interactive, options.tty) == ("i" in flags, "t" in flags)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["nonsense"],
+        ["exec"],
+        ["exec", "web"],
+        ["exec", "web", "--"],
+        ["inspect"],
+        ["start"],
+        ["list", "--", "x"],
+        ["list", "--format", "yaml"],
+        ["logs", "--tail", "-1", "web"],
+    ],
+)
+def test_wrong_usage_ends_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(words)
+    assert raised.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["--help"])
+    assert raised.value.code == 0
+    shown = capsys.readouterr().out
+    words = "list inspect exec logs start stop restart top explain up launcher"
+    assert all(f"\n    {word} " in shown for word in words.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("2026-01-31T12:00:00Z", "2026-01-31T12:00:00.000000"),
+        ("2026-01-31T12:00:00.5+01:00", "2026-01-31T11:00:00.500000"),
+        ("1000000000", "2001-09-09T01:46:40.000000"),
+    ],
+)
+def test_moments(text: str, shown: str) -> None:
+    assert logs._moment(text) == shown
+
+
+def test_ages_count_back_from_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs.time, "time", lambda: 1_000_000_000.0)
+    assert logs._moment("90s") == "2001-09-09T01:45:10.000000"
+    assert logs._moment("1d") == "2001-09-08T01:46:40.000000"
+
+
+@pytest.mark.parametrize("text", ["", "x", "10", "1e400", "9" * 30, "10y"][:2] + ["9" * 30, "10y"])
+def test_moments_that_are_none(text: str) -> None:
+    with pytest.raises(SandlotError, match="is no time"):
+        logs._moment(text)
+
+
+def test_a_log_can_not_command_the_terminal() -> None:
+    shown = logs._visible(b"\x1b]0;title\x07 \tok \x1b[31mred \xc2\x9b2J \xc3\xa9")
+    assert shown == b"\\x1b]0;title\\x07 \tok \x1b[31mred \\xc2\\x9b2J \xc3\xa9\x1b[0m"
+    assert logs._visible(b"plain") == b"plain"
+
+
+# -- records
+
+
+def write_record(paths: Paths, name: str, **changes: Any) -> None:
+    os.makedirs(paths.sandbox(name).state)
+    record = {
+        "name": name,
+        "phase": "present",
+        "wanted": "started",
+        "image": {"name": "busybox", "digest": "d", "root": "/r"},
+        "interfaces": [{"ipv4": "10.77.0.2/22"}],
+        "spec": {"published_ports": ["0.0.0.0:8080:80/tcp"]},
+    }
+    store.write(paths.sandbox(name).record, {**record, **changes})
+
+
+def test_a_host_without_sandboxes(tmp_path: Path) -> None:
+    assert facts.all_sandboxes(Paths(str(tmp_path))) == []
+
+
+def test_a_broken_record_hides_nothing(tmp_path: Path) -> None:
+    paths = Paths(str(tmp_path))
+    for name in ("good", "truncated", "newer", "partial"):
+        write_record(paths, name)
+    record = Path(paths.sandbox("truncated").record)
+    record.write_bytes(record.read_bytes()[:40])
+    Path(paths.sandbox("newer").record).write_text(json.dumps({"schema": 99}))
+    Path(paths.sandbox("partial").record).write_text(json.dumps({"schema": 1, "name": "partial"}))
+    os.makedirs(paths.sandbox("begun").state)
+    found = {each["name"]: each for each in facts.all_sandboxes(paths)}
+    assert sorted(found) == ["good", "newer", "partial", "truncated"]
+    assert found["good"]["state"] == "down"
+    assert all(found[name]["state"] == "broken" for name in ("newer", "partial", "truncated"))
+    assert "schema 99" in found["newer"]["error"]
+    assert listing.warn(list(found.values())) == 1
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\nb", "-x", "missing", "é"])
+def test_names_are_checked_before_paths_are_made(tmp_path: Path, name: str) -> None:
+    paths = Paths(str(tmp_path))
+    write_record(paths, "good")
+    with pytest.raises(SandlotError, match="no sandbox is named"):
+        names.check(paths, name)
+    assert names.check(paths, "good") == "good"
+
+
+def test_list_imports_no_engine() -> None:
+    """Its start is half of what it costs: neither netlink, nor the option table, nor ctypes."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(ENGINE)!r}); from sandlot.cli import listing, main; "
+        "print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, check=True)
+    loaded = done.stdout.decode().split()
+    heavy = ("pyroute2", "subprocess", "sandlot.converge", "sandlot.network", "sandlot.spec")
+    assert [name for name in loaded if name in heavy] == []
+
+
+# -- relay
+
+
+def test_pump_copies_exactly_and_tells_the_end() -> None:
+    source, feed = os.pipe()
+    drain, target = os.pipe()
+    for fd in (source, target):
+        os.set_blocking(fd, False)
+    pump = Pump(source, target, owns_source=True, owns_target=True)
+    loop = Loop()
+    loop.pumps.append(pump)
+    data = os.urandom(3_000_000)
+    child = os.fork()
+    if child == 0:
+        os.close(drain)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(feed, view) :]
+        os._exit(0)
+    os.close(feed)
+    received: list[bytes] = []
+    loop.handlers[drain] = lambda: received.append(os.read(drain, 5000))
+    while not pump.done or (received and received[-1]):
+        loop.turn()
+    os.waitpid(child, 0)
+    os.close(drain)
+    assert b"".join(received) == data
+
+
+def test_pump_ends_its_source_when_nobody_reads() -> None:
+    source, feed = os.pipe()
+    drain, target = os.pipe()
+    os.close(drain)
+    pump = Pump(source, target, owns_source=True)
+    os.write(feed, b"x")
+    pump.step()
+    assert pump.done
+    with pytest.raises(BrokenPipeError):
+        os.write(feed, b"x")
+    os.close(feed)
+    os.close(target)
+
+
+def test_pump_says_farewell() -> None:
+    source, feed = os.pipe()
+    drain, target = os.pipe()
+    os.set_blocking(source, False)
+    pump = Pump(source, target, farewell=b"\x04")
+    os.write(feed, b"x")
+    os.close(feed)
+    Loop().drain(pump)
+    assert pump.done and os.read(drain, 10) == b"x\x04"
+    for fd in (source, drain, target):
+        os.close(fd)
