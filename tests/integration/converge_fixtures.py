@@ -195,7 +195,7 @@ def untouched_host(root: str) -> Iterator[None]:
     if os.environ.get("SANDLOT_SHARED_HOST"):
         own = (root, Paths(root).tag)
         changes = [line for line in changes if any(mark in line for mark in own)]
-    assert changes == []
+    assert not changes, "\n".join(changes)
 
 
 @contextlib.contextmanager
