@@ -20,7 +20,7 @@ EXIT_SECONDS = 10.0
 
 def find(paths: Paths) -> list[str]:
     """One line per object of ``paths`` that still exists outside its directory."""
-    found = [f"process {pid}" for pid in processes.mentioning(paths.root)]
+    found = [f"process {pid}" for pid in processes.mentioning(paths.lib)]
     found += [f"mount {point}" for point in _mounts(paths)]
     found += [f"interface {name}" for name in _links(paths)]
     found += [f"table {family} {name}" for family, name in _tables(paths)]
@@ -28,7 +28,7 @@ def find(paths: Paths) -> list[str]:
 
 
 def remove(paths: Paths) -> None:
-    for pid in processes.mentioning(paths.root):
+    for pid in processes.mentioning(paths.lib):
         os.kill(pid, signal.SIGKILL)
     for point in reversed(_mounts(paths)):
         subprocess.run(["umount", "--lazy", point], check=True)
@@ -55,7 +55,7 @@ def remove_cgroup(path: Path) -> None:
 def _mounts(paths: Paths) -> list[str]:
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     points = [line.split()[4] for line in lines]
-    return [point for point in points if point.startswith(f"{paths.root}/")]
+    return [point for point in points if point.startswith((f"{paths.run}/", f"{paths.state}/"))]
 
 
 def _links(paths: Paths) -> list[str]:

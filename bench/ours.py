@@ -44,6 +44,7 @@ class Ours:
         self.root = directory / "host"
         self.root.mkdir()
         self.paths = Paths(str(self.root))
+        self._mount_run()
         variables = {
             "sandbox_environment": {"SANDLOT_ROOT": str(self.root)},
             "sandbox_images": [{"name": "busybox", "source": "busybox"}],
@@ -53,6 +54,15 @@ class Ours:
         inventory = directory / "ours.json"
         plays.write_inventory(inventory, "sandbox_hosts", variables)
         self.runner = plays.Runner(inventory)
+
+    def _mount_run(self) -> None:
+        """/run is memory on every host; on a disk, pins and sockets would cost what they don't."""
+        os.mkdir(self.run)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", self.run], check=True)
+
+    @property
+    def run(self) -> str:
+        return os.path.dirname(self.paths.run)
 
     def deploy(self, number: int, *, verbose: bool = False) -> plays.Play:
         instances = [{"name": name, "command": WORKLOAD} for name in names(number)]
@@ -112,13 +122,14 @@ class Ours:
     def clean_up(self) -> list[str]:
         """Tear down whatever there is; what remained of it, by force removed."""
         problems = []
-        if any(self.root.iterdir()):
+        if os.path.exists(self.paths.state) or os.path.exists(self.paths.lib):
             try:
                 self.teardown()
             except (plays.PlayError, subprocess.TimeoutExpired) as error:
                 problems.append(str(error))
         remains = leftovers.find(self.paths)
         leftovers.remove(self.paths)
+        subprocess.run(["umount", self.run], check=True)
         return problems + remains
 
 
