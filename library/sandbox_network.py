@@ -146,8 +146,7 @@ from typing import Any, Mapping
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.sandlot import lock, network, shell
-from ..module_utils.sandlot.converge import record
+from ..module_utils.sandlot import lock, network, record, shell
 from ..module_utils.sandlot.paths import Paths
 from ..module_utils.sandlot.plan import apply_all, descriptions
 

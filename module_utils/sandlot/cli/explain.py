@@ -13,8 +13,7 @@ import os
 import resource
 from typing import Any, Dict, Iterator, List, Mapping
 
-from .. import cgroups, network, store
-from ..converge import record
+from .. import cgroups, network, record, store
 from ..errors import SandlotError
 from ..init import limits
 from ..launcher import users

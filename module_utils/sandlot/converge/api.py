@@ -7,15 +7,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Iterable, Sequence
 
-from .. import lock, network
+from .. import lock, network, record
 from ..errors import SpecError
 from ..paths import Paths
+from ..record import STARTED, STOPPED, Records
 from ..spec import Spec
-from . import record
 from .decide import ABSENT, Wish
 from .observe import observe
 from .planner import plan
-from .record import STARTED, STOPPED, Records
 from .report import Result, result
 from .resolve import Request
 from .steps import apply_all

@@ -8,8 +8,8 @@ import json
 from dataclasses import dataclass
 
 from ..plan import Change
+from ..record import PRESENT, REBUILDING, REMOVING, STARTED, STOPPED, Record
 from ..spec import Difference, Spec, differences
-from .record import PRESENT, REBUILDING, REMOVING, STARTED, STOPPED, Record
 from .steps import Line
 
 ABSENT = "absent"

@@ -10,7 +10,7 @@ from typing import Dict, Mapping, Sequence
 from .. import network
 from ..network import Interface, Network
 from ..paths import Paths
-from .record import Record
+from ..record import Record
 
 Files = Dict[str, bytes]
 HOST_RESOLV_CONF = "/etc/resolv.conf"

@@ -6,10 +6,9 @@ from __future__ import annotations
 
 from typing import Any, Dict, Iterable
 
-from .. import cgroups, runtime
+from .. import cgroups, record, runtime
 from ..paths import Paths
-from . import record
-from .record import Records
+from ..record import Records
 from .report import facts
 
 Json = Dict[str, Any]

@@ -15,9 +15,9 @@ from typing import Any, Dict, Mapping, Sequence
 from .. import security, store
 from ..errors import SpecError
 from ..paths import Paths
+from ..record import ImageRef, Record
 from ..security import capabilities, seccomp
 from ..spec import Spec, Tmpfs
-from .record import ImageRef, Record
 
 Json = Dict[str, Any]
 

@@ -9,13 +9,13 @@ import os
 from dataclasses import dataclass
 from typing import Callable, Dict, Iterable, Mapping, Sequence
 
-from .. import cgroups, idmap, images, network, runtime, store
+from .. import cgroups, idmap, images, network, record, runtime, store
 from ..errors import StateError
 from ..network import Interface
 from ..paths import PINNED, Paths
-from . import layer, probe, record
+from ..record import Records
+from . import layer, probe
 from .decide import ALL_PINS, NO_PINS, SOME_PINS, Seen
-from .record import Records
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Mapping, Sequence
 
-from .. import cgroups, idmap, images, network
+from .. import cgroups, idmap, images, network, record
 from ..launcher.client import Launcher
 from ..paths import Paths
 from ..plan import Operation
-from . import etcfiles, launchfile, layer, live, payload, probe, record, removal
+from ..record import PRESENT, REBUILDING, Record
+from . import etcfiles, launchfile, layer, live, payload, probe, removal
 from .decide import NO_PINS, Decision, decide, namespace_lines, record_lines, run_lines
 from .observe import Made, Observation, write_made
-from .record import PRESENT, REBUILDING, Record
 from .resolve import Request, Resolved, resolve
 from .steps import Failures, Line, Step, batch, single
 

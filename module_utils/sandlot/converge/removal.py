@@ -8,11 +8,11 @@ import contextlib
 import os
 from typing import Sequence
 
-from .. import cgroups
+from .. import cgroups, record
 from ..paths import Paths, SandboxPaths
-from . import launchfile, layer, record
+from ..record import REMOVING, Record
+from . import launchfile, layer
 from .observe import Observation
-from .record import REMOVING, Record
 from .steps import Failures, Line, Step, single
 
 

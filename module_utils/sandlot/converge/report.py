@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping
 
 from .. import security
+from ..record import Record
 from ..spec import differences, render, render_differences
 from .observe import Observation
 from .planner import Plan
-from .record import Record
 from .steps import Failures, lines
 
 Json = Dict[str, Any]

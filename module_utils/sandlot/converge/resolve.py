@@ -11,10 +11,10 @@ from .. import cgroups, idmap, images, network
 from ..errors import SpecError
 from ..network import Interface, Publication
 from ..paths import Paths
+from ..record import PRESENT, REMOVING, ImageRef, Record
 from . import launchfile
 from .decide import ABSENT, Target, Wish, wanted
 from .observe import Observation
-from .record import PRESENT, REMOVING, ImageRef, Record
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from sandlot.converge.decide import (
     run_lines,
     wanted,
 )
-from sandlot.converge.record import PRESENT, ImageRef, Record
 from sandlot.idmap import IdRange
 from sandlot.network import Interface
 from sandlot.paths import Paths
+from sandlot.record import PRESENT, ImageRef, Record
 from sandlot.spec import Spec, normalise
 
 CASES = json.loads((Path(__file__).parent / "cases/decide.json").read_text())

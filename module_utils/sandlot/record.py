@@ -8,12 +8,12 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import Any, Dict
 
-from .. import store
-from ..errors import StateError
-from ..idmap import IdRange
-from ..network import Interface
-from ..paths import Paths
-from ..spec import Spec
+from . import store
+from .errors import StateError
+from .idmap import IdRange
+from .network import Interface
+from .paths import Paths
+from .spec import Spec
 
 Json = Dict[str, Any]
 
