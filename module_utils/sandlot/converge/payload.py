@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import os
 import pkgutil
+import subprocess
 import sys
 from typing import Iterator, Mapping
 
@@ -82,6 +83,7 @@ def install(paths: Paths, files: Mapping[str, bytes]) -> None:
         _write(f"{fresh}/{path}", content)
     for directory in {paths.lib, *(os.path.dirname(f"{fresh}/{path}") for path in files)}:
         os.chmod(directory, 0o755)
+    _compile(fresh)
     remove_tree(release)
     os.rename(fresh, release)
     _switch(f"{os.path.basename(release)}/{PACKAGE}", f"{paths.lib}/{PACKAGE}")
@@ -93,6 +95,14 @@ def _write(path: str, content: bytes) -> None:
     with open(path, "wb") as handle:
         os.fchmod(handle.fileno(), 0o644)
         handle.write(content)
+
+
+def _compile(directory: str) -> None:
+    """Bytecode for the runtime and for later module executions, which look for it here."""
+    interpreters = {python(), sys.executable}
+    for interpreter in sorted(interpreters):
+        command = [interpreter, "-I", "-m", "compileall", "-q", directory]
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
 def _switch(target: str, link: str) -> None:
