@@ -201,6 +201,13 @@ def test_inventory_is_valid(source: str) -> None:
     assert len(set(names)) == len(names)
 
 
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_named_files_exist(document: str) -> None:
+    text = (ROOT / document).read_text()
+    named = re.findall(r"\b((?:tests|playbooks|docs)/[\w/.-]+\.(?:py|yml|md))\b", text)
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
 def test_readme_inventory_is_short() -> None:
     assert len(INVENTORIES["README.md"].splitlines()) <= 22
 
