@@ -273,6 +273,21 @@ options:
       - Whether to restart all listed sandboxes that run.
     type: bool
     default: false
+  expected_images:
+    description:
+      - Images that check mode takes as made, with the options of
+        M(sandlot.sandlot.sandbox_rootfs).
+      - A play in check mode does not make those it lists before the sandboxes.
+    type: list
+    elements: dict
+    default: []
+  expected_networks:
+    description:
+      - Networks that check mode takes as made, with the options of
+        M(sandlot.sandlot.sandbox_network).
+    type: list
+    elements: dict
+    default: []
 """
 
 EXAMPLES = r"""
@@ -329,7 +344,7 @@ failed_items:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.sandlot import converge, shell
+from ..module_utils.sandlot import converge, images, network, shell
 from ..module_utils.sandlot.paths import Paths
 from ..module_utils.sandlot.spec import argument_spec, normalise_all
 
@@ -344,6 +359,8 @@ ARGUMENTS = {
     "purge": {"type": "bool", "default": False},
     "recreate": {"type": "bool", "default": False},
     "restart": {"type": "bool", "default": False},
+    "expected_images": {"type": "list", "elements": "dict", "default": []},
+    "expected_networks": {"type": "list", "elements": "dict", "default": []},
 }
 
 
@@ -355,6 +372,8 @@ def action(module: shell.Module, paths: Paths) -> shell.Json:
         recreate=params["recreate"],
         restart=params["restart"],
         check=module.check_mode,
+        expected_images=images.normalise_all(params["expected_images"], "expected_images"),
+        expected_networks=network.normalise(paths, params["expected_networks"]),
     )
     result = converge.converge(paths, request)
     return {

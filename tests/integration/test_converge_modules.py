@@ -90,6 +90,25 @@ def test_from_nothing_to_nothing(host: Deployment) -> None:
     assert absent["changed"] and not os.path.exists(host.paths.state)
 
 
+def test_a_check_of_a_fresh_host(host: Deployment) -> None:
+    """It takes the images and networks that the play would make as made, and makes none."""
+    declared = [{"name": "back", "ipv4_subnet": f"{host.prefix}.4.0/24"}]
+    attached = [{"name": "back", "ipv4_address": f"{host.prefix}.4.9"}]
+    wanted = {
+        "sandboxes": [{"name": "a"}, {"name": "b", "networks": attached}],
+        "defaults": SPECS["defaults"],
+        "expected_images": [{"name": "busybox", "source": "busybox"}],
+        "expected_networks": declared,
+    }
+    (said,) = play(host, {"sandboxes": wanted, "check_mode": True, "diff": True})
+    assert {"a: start", "b: start"} <= set(said["actions"])
+    assert said["sandboxes"]["b"]["addresses"] == [f"{host.prefix}.4.9"]
+    assert said["diff"]["after"]["b"]["networks"] == attached
+    assert not os.path.exists(host.paths.state)
+    (refused,) = play(host, {"sandboxes": wanted}, fails=True)
+    assert "networks: 'back' of sandbox b is not a network of this host" in refused["msg"]
+
+
 def test_the_installed_runtime_is_the_engine(host: Deployment) -> None:
     first, again = play(host, {"sandbox_host": {}}, {"sandbox_host": {}})
     assert first["changed"] and not again["changed"]
@@ -107,10 +126,17 @@ def test_the_installed_runtime_is_the_engine(host: Deployment) -> None:
 def test_errors_name_the_option_and_the_remedy(host: Deployment) -> None:
     host.prepare()
     (result,) = play(host, {"sandbox": {"name": "a", "image": "none", "command": IDLE}}, fails=True)
-    assert result["msg"].startswith("image: 'none' is not an image of this host; known images:")
+    assert result["msg"].startswith("sandbox 'a': image: 'none' is not an image of this host;")
     bad = {**SPECS, "sandboxes": [{"name": "a"}, {"name": "b", "command": ["/no/such"]}]}
     (result,) = play(host, {"sandboxes": bad}, fails=True)
     assert set(result["failed_items"]) == {"b"} and "/no/such" in result["msg"]
     assert "a: start" in result["actions"]
+    odd = {"name": "c", "image": "busybox", "command": IDLE, "sysctls": {"net.ipv4.none": "1"}}
+    (result,) = play(host, {"sandbox": odd}, fails=True)
+    assert "sysctls: 'net.ipv4.none' does not exist in a sandbox of this kernel;" in result["msg"]
+    odd["sysctls"] = {"net.ipv4.ip_default_ttl": "900"}
+    (result,) = play(host, {"sandbox": odd}, fails=True)
+    assert "can't be set to '900': Invalid argument; correct the value" in result["msg"]
+    play(host, {"sandbox": {"name": "c", "state": "absent"}})
     (result,) = play(host, {"sandbox_host": {"state": "absent"}}, fails=True)
     assert "there are sandboxes on this host: a, b" in result["msg"]

@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Iterable, Sequence
+from typing import Iterable, Mapping, Sequence
 
 from .. import lock, network, record
 from ..errors import SpecError
+from ..images import ImageSpec
 from ..paths import Paths
 from ..record import STARTED, STOPPED, Records
 from ..spec import Spec
@@ -16,7 +17,7 @@ from .decide import ABSENT, Wish
 from .observe import observe
 from .planner import plan
 from .report import Result, result
-from .resolve import Request
+from .resolve import Request, foresee
 from .steps import apply_all
 
 
@@ -27,10 +28,17 @@ def request(
     recreate: bool = False,
     restart: bool = False,
     check: bool = False,
+    expected_images: Iterable[ImageSpec] = (),
+    expected_networks: Mapping[str, network.Network] | None = None,
 ) -> Request:
     """A request for these specs, with the state each of them asks for."""
-    wishes = tuple(_wish(spec, recreate=recreate, restart=restart) for spec in specs)
-    return Request(wishes, purge=purge, check=check)
+    return Request(
+        tuple(_wish(spec, recreate=recreate, restart=restart) for spec in specs),
+        purge=purge,
+        check=check,
+        images=tuple(expected_images),
+        networks=expected_networks or {},
+    )
 
 
 def _wish(spec: Spec, *, recreate: bool, restart: bool) -> Wish:
@@ -55,6 +63,8 @@ def _run(paths: Paths, wanted: Request) -> Result:
     specs = [wish.spec for wish in wanted.wishes if wish.spec]
     attached = {item.name for spec in specs for item in spec.networks}
     seen = observe(paths, [wish.name for wish in wanted.wishes], attached)
+    if wanted.check:
+        seen = foresee(paths, wanted, seen)
     planned = plan(paths, wanted, seen)
     if wanted.check:
         return result(planned, seen, {})

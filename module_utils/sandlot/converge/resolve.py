@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Dict, Iterable, Mapping, Sequence
+import contextlib
+from dataclasses import dataclass, field, replace
+from typing import Any, Dict, Iterable, Iterator, Mapping, Sequence
 
 from .. import cgroups, idmap, images, network
-from ..errors import SpecError
+from ..errors import SandlotError, SpecError
 from ..network import Interface, Publication
 from ..paths import Paths
 from ..record import PRESENT, REMOVING, ImageRef, Record
@@ -19,11 +20,16 @@ from .observe import Observation
 
 @dataclass(frozen=True)
 class Request:
-    """What one run is asked for."""
+    """What one run is asked for.
+
+    ``images`` and ``networks`` are what a check takes as made: a play makes them before sandboxes.
+    """
 
     wishes: tuple[Wish, ...]
     purge: bool = False
     check: bool = False
+    images: tuple[images.ImageSpec, ...] = ()
+    networks: Mapping[str, network.Network] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,17 @@ def resolve(paths: Paths, request: Request, seen: Observation) -> Resolved:
             **{name: record.interfaces for name, record in everyone.items()},
         },
         publications=publications,
+    )
+
+
+def foresee(paths: Paths, request: Request, seen: Observation) -> Observation:
+    """What a check looks at: the host with the images and networks that are to come."""
+    stored = {**seen.network.networks, **request.networks}
+    return replace(
+        seen,
+        images=images.desired(paths, request.images),
+        networks={**seen.networks, **request.networks},
+        network=replace(seen.network, networks=stored),
     )
 
 
@@ -117,17 +134,29 @@ def _records(
     for name, wish in wishes.items():
         old = good.get(name)
         spec = _spec(wish)
-        cgroups.check(spec.limits, seen.cgroups)
+        with _named(name):
+            cgroups.check(spec.limits, seen.cgroups)
+            image = _image(paths, wish, old, ids[name], seen)
         records[name] = Record(
             name=name,
             phase=PRESENT,
             wanted=wanted(wish, old),
             spec=spec,
             ids=ids[name],
-            image=_image(paths, wish, old, ids[name], seen),
+            image=image,
             interfaces=tuple(allocated.get(name, ())),
         )
     return records
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Errors about one value of many sandboxes say whose it is."""
+    try:
+        yield
+    except SandlotError as error:
+        error.message = f"sandbox {name!r}: {error.message}"
+        raise
 
 
 def _image(

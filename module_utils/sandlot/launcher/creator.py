@@ -15,7 +15,7 @@ import os
 import struct
 
 from .. import runtime
-from ..errors import LaunchError
+from ..errors import LaunchError, SpecError
 from ..kernel import confine, mounts, namespaces
 from ..paths import PINNED
 from . import protocol
@@ -122,7 +122,18 @@ def _configure(pid: int, launch: Mapping[str, Any]) -> None:
     fcntl.ioctl(sock.fileno(), _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
     sock.close()
     for key, value in launch["sysctls"].items():
-        _write("/proc/sys/" + key.replace(".", "/"), str(value))
+        _set_sysctl(key, str(value))
+
+
+def _set_sysctl(key: str, value: str) -> None:
+    try:
+        _write("/proc/sys/" + key.replace(".", "/"), value)
+    except FileNotFoundError as error:
+        problem = "does not exist in a sandbox of this kernel"
+        raise SpecError("sysctls", key, problem, hint="correct its name or leave it out") from error
+    except OSError as error:
+        problem = f"can't be set to {value!r}: {error.strerror}"
+        raise SpecError("sysctls", key, problem, hint="correct the value") from error
 
 
 def destroy(paths: SandboxPaths) -> None:

@@ -45,6 +45,7 @@ class Pool:
                 "ipv4_address",
                 address,
                 f"of sandbox {sandbox} is no host address in {self._range} of network {name}",
+                hint=f"use one from {self._range[1]} to {self._range[-2]}, or none",
             )
         holder = self.holder(address)
         if holder is not None:
@@ -129,14 +130,16 @@ def _check_attachments(
         names = [attachment.name for attachment in attachments]
         for name in names:
             if name not in networks:
+                there = ", ".join(sorted(networks)) or "none"
                 raise SpecError(
                     "networks",
                     name,
                     f"of sandbox {sandbox} is not a network of this host",
-                    hint=f"declare it in sandbox_networks; there are: {sorted(networks) or 'none'}",
+                    hint=f"declare it in sandbox_networks; there are: {there}",
                 )
             if names.count(name) > 1:
-                raise SpecError("networks", name, f"is listed twice for sandbox {sandbox}")
+                problem = f"is listed twice for sandbox {sandbox}"
+                raise SpecError("networks", name, problem, hint="keep one of them")
 
 
 def _hold_unchanged(

@@ -28,7 +28,7 @@ def normalise(paths: Paths, raw: Iterable[Mapping[str, Any]]) -> dict[str, Netwo
     for item in raw:
         network = _network(paths, {key: value for key, value in item.items() if value is not None})
         if network.name in networks:
-            raise SpecError("name", network.name, "is listed twice")
+            raise SpecError("name", network.name, "is listed twice", hint="keep one of them")
         networks[network.name] = network
     check_disjoint(networks)
     return networks
@@ -84,7 +84,10 @@ def _network(paths: Paths, raw: Mapping[str, Any]) -> Network:
     unknown = sorted(set(raw) - OPTIONS)
     if unknown:
         raise SpecError(
-            "networks", unknown[0], "is no option of a network", hint=f"use {sorted(OPTIONS)}"
+            "networks",
+            unknown[0],
+            "is no option of a network",
+            hint=f"use {', '.join(sorted(OPTIONS))}",
         )
     name = _name(raw.get("name"))
     subnet = _subnet(name, raw.get("ipv4_subnet"))
@@ -113,7 +116,8 @@ def _name(name: object) -> str:
 
 def _subnet(name: str, value: object) -> ipaddress.IPv4Network:
     if value is None and name != DEFAULT_NAME:
-        raise SpecError("ipv4_subnet", None, f"is missing for network {name}")
+        hint = "give an IPv4 range such as 10.77.4.0/24"
+        raise SpecError("ipv4_subnet", None, f"is missing for network {name}", hint=hint)
     text = DEFAULT_SUBNET if value is None else str(value)
     try:
         subnet = ipaddress.IPv4Network(text)
@@ -123,7 +127,9 @@ def _subnet(name: str, value: object) -> ipaddress.IPv4Network:
     if subnet.prefixlen > MAX_PREFIX:
         raise SpecError("ipv4_subnet", value, "has no room for a sandbox", hint="use /30 or larger")
     if not _assignable(subnet.network_address) or not _assignable(subnet.broadcast_address):
-        raise SpecError("ipv4_subnet", value, "is not a range hosts can have addresses in")
+        problem = "is not a range hosts can have addresses in"
+        hint = "give a private range such as 10.77.4.0/24"
+        raise SpecError("ipv4_subnet", value, problem, hint=hint)
     return subnet
 
 
@@ -140,9 +146,11 @@ def _gateway(subnet: ipaddress.IPv4Network, value: object) -> str:
     try:
         address = ipaddress.IPv4Address(str(value))
     except ValueError as error:
-        raise SpecError("ipv4_gateway", value, "is no IPv4 address") from error
+        hint = "write it like 10.77.0.1, without a prefix"
+        raise SpecError("ipv4_gateway", value, "is no IPv4 address", hint=hint) from error
     if address not in subnet or address in (subnet.network_address, subnet.broadcast_address):
-        raise SpecError("ipv4_gateway", value, f"is no host address in {subnet}")
+        hint = f"use one from {subnet[1]} to {subnet[-2]}"
+        raise SpecError("ipv4_gateway", value, f"is no host address in {subnet}", hint=hint)
     return str(address)
 
 
@@ -151,11 +159,13 @@ def _mtu(value: Any) -> int | None:
         return None
     if isinstance(value, int) and MIN_MTU <= value <= MAX_MTU:
         return value
-    raise SpecError("mtu", value, f"is not between {MIN_MTU} and {MAX_MTU}")
+    hint = f"use a number from {MIN_MTU} to {MAX_MTU}"
+    raise SpecError("mtu", value, "is out of range", hint=hint)
 
 
 def _server(value: object) -> str:
     try:
         return str(ipaddress.ip_address(str(value)))
     except ValueError as error:
-        raise SpecError("dns_servers", value, "is no IP address") from error
+        hint = "write it like 9.9.9.9 or 2620:fe::fe"
+        raise SpecError("dns_servers", value, "is no IP address", hint=hint) from error

@@ -36,8 +36,8 @@ REFUSED = [
     ({**GOOD, "ipv4_gateway": "10.78.0.0"}, "ipv4_gateway", "no host address"),
     ({**GOOD, "ipv4_gateway": "10.78.0.255"}, "ipv4_gateway", "no host address"),
     ({**GOOD, "ipv4_gateway": "x"}, "ipv4_gateway", "is no IPv4 address"),
-    ({**GOOD, "mtu": 100}, "mtu", "is not between"),
-    ({**GOOD, "mtu": 70000}, "mtu", "is not between"),
+    ({**GOOD, "mtu": 100}, "mtu", "use a number from 576"),
+    ({**GOOD, "mtu": 70000}, "mtu", "is out of range"),
     ({**GOOD, "dns_servers": ["resolver"]}, "dns_servers", "is no IP address"),
     ({**GOOD, "driver": "bridge"}, "networks", "is no option"),
 ]
