@@ -97,6 +97,18 @@ def test_a_corrupt_record_does_not_hide_the_others(host: Deployment) -> None:
         record.write_bytes(whole)
 
 
+def test_an_answer_that_can_not_be_written(host: Deployment) -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", host.paths.command, "list"],
+        stdout=open("/dev/full", "w"),
+        stderr=subprocess.PIPE,
+        env={**os.environ, "SANDLOT_ROOT": host.paths.root},
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == b"sandlot: the output can't be written: No space left on device\n"
+
+
 def test_inspect(host: Deployment) -> None:
     host.converged(sandbox("a", memory="64m", labels={"x": "y"}), sandbox("b"))
     (found,) = data(host, "inspect", "a")
@@ -120,7 +132,7 @@ def test_top(host: Deployment) -> None:
 def test_stop_start_and_restart(host: Deployment) -> None:
     host.converged(sandbox("a"), sandbox("b"))
     first, other = host.pid("a"), host.pid("b")
-    assert sandlot(host, "stop", "a").returncode == 0
+    assert sandlot(host, "stop", "a").stdout == ""
     assert host.info("a")["state"] == "stopped"
     assert sandlot(host, "stop", "a").returncode == 0
     assert sandlot(host, "start", "a").returncode == 0
@@ -128,6 +140,10 @@ def test_stop_start_and_restart(host: Deployment) -> None:
     assert sandlot(host, "restart", "a").returncode == 0
     assert len({first, second, host.pid("a")}) == 3
     assert host.pid("b") == other
+    (told,) = data(host, "restart", "a")
+    assert (told["name"], told["changed"]) == ("a", True)
+    assert told["actions"] == ["a: restart: asked (restart)"]
+    assert data(host, "start", "a")[0]["actions"] == []
     done = sandlot(host, "start", "a", "nobody")
     assert done.returncode == 1 and "no sandbox is named 'nobody'" in done.stderr
 

@@ -16,6 +16,8 @@ def run(paths: Paths, options: argparse.Namespace) -> int:
     for name in options.name:
         names.check(paths, name)
     result = converge.lifecycle(paths, list(dict.fromkeys(options.name)), options.command)
+    if options.format == "json":
+        output.print_json(list(result.results.values()))
     return report(result.failed)
 
 

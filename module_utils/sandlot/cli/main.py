@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -38,6 +39,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # Python flushes at exit and would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    except OSError as error:
+        # Errors of the host are explained further down; this one is of writing the answer.
+        if error.errno != errno.ENOSPC or error.filename:
+            raise
+        output.say(f"the output can't be written: {error.strerror}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
 
@@ -76,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         ("stop", "stop sandboxes; they stay stopped after the next boot"),
         ("restart", "stop sandboxes and start them again"),
     ):
-        _command(commands, action, "lifecycle", text).add_argument("name", nargs="+")
+        _formatted(_command(commands, action, "lifecycle", text)).add_argument("name", nargs="+")
     _add_top(commands)
     _add_explain(commands)
     _command(commands, "up", "service", "start what is to run after a boot")
@@ -122,7 +130,7 @@ def _add_exec(commands: _Commands) -> None:
 def _add_logs(commands: _Commands) -> None:
     parser = _formatted(_command(commands, "logs", "logs", "show what a sandbox wrote"))
     parser.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
-    parser.add_argument("--tail", type=_count, metavar="N", help="only the last N lines")
+    parser.add_argument("-n", "--tail", type=_count, metavar="N", help="only the last N lines")
     text = "an age (90s, 10m, 2h, 1d), a date and time (ISO 8601), or seconds since 1970"
     parser.add_argument("--since", metavar="TIME", help=text)
     parser.add_argument("-t", "--timestamps", action="store_true")
