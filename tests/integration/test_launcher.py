@@ -179,9 +179,36 @@ def launchers(host: Host) -> list[int]:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if os.fsencode(host.root) in words and b"sandlot.launcher.server" in b" ".join(words):
+        is_launcher = status_or_empty(int(pid)).get("Name") == "sandlot"
+        if is_launcher and os.fsencode(host.root) in words:
             found.append(int(pid))
     return found
+
+
+def test_killed_zygote_is_replaced(fresh_host: Host) -> None:
+    box = fresh_host.started("a", SLEEP, restart=ALWAYS)
+    pid, init = fresh_host.launcher_pid(), box.init
+    zygote = zygote_of(pid)
+    os.kill(zygote, signal.SIGKILL)
+    until(lambda: zygote_of(pid) not in (0, zygote), what="the launcher starts anew")
+    assert fresh_host.launcher_pid() == pid
+    assert box.init == init
+    assert fresh_host.started("b", SLEEP).running()
+
+
+def test_zygote_ends_with_the_launcher_and_holds_nothing(fresh_host: Host) -> None:
+    fresh_host.started("a", SLEEP)
+    pid = fresh_host.launcher_pid()
+    zygote = zygote_of(pid)
+    until(lambda: children(zygote) == [])
+    assert len(os.listdir(f"/proc/{zygote}/fd")) == 4
+    os.kill(pid, signal.SIGKILL)
+    wait_dead(zygote)
+
+
+def zygote_of(launcher: int) -> int:
+    names = {p: status_or_empty(p).get("Name") for p in children(launcher)}
+    return next((p for p, name in names.items() if name == "sandlot-zygote"), 0)
 
 
 def test_launcher_ends_on_sigterm(fresh_host: Host) -> None:
@@ -462,7 +489,7 @@ def test_launcher_killed_in_the_middle(fresh_host: Host) -> None:
         pid = fresh_host.launcher_pid()
         thread = threading.Thread(target=attempt, args=(operation, names))
         thread.start()
-        until(lambda p=pid, t=thread: len(children(p)) > 1 or not t.is_alive())
+        until(lambda p=pid, t=thread: len(children(p)) > 2 or not t.is_alive())
         os.kill(pid, signal.SIGKILL)
         thread.join()
         assert not operation(names)
@@ -495,7 +522,8 @@ def test_two_hundred_rounds_leave_nothing(sandbox_host: Host) -> None:
     assert after["fds"] == before["fds"]
     assert after["memory"] <= before["memory"] + 256, (before, after)
     assert ours(Path("/proc/self/mountinfo").read_text(), box) == ours(table, box) == []
-    until(lambda: children(pid) == [])
+    until(lambda: children(pid) == [zygote_of(pid)])
+    until(lambda: children(zygote_of(pid)) == [])
     assert processes_of(box) == []
 
 

@@ -9,6 +9,7 @@ import fcntl
 import os
 
 from ..errors import LaunchError
+from ..kernel import libc
 from ..kernel.signals import signal
 from ..launcher import users
 from . import limits
@@ -53,7 +54,7 @@ class Child:
 def spawn(command: Mapping[str, Any], stdio: Sequence[int], *, tty: bool = False) -> Child:
     """Run ``command`` (argv, env, cwd, user, rlimits) on three descriptors; never blocks."""
     reader, writer = os.pipe()
-    pid = os.fork()
+    pid = libc.fork()
     if pid == 0:
         _child(command, stdio, writer, tty=tty)
     os.close(writer)

@@ -20,15 +20,15 @@ MAX_LINE = 16384
 class LogRing:
     """Appends to one of two files; when it is full the other one is emptied and becomes current."""
 
-    def __init__(self, fds: Tuple[int, int], max_size: int) -> None:
+    def __init__(
+        self, fds: Tuple[int, int], max_size: int, place: Tuple[int, int] = (0, 0)
+    ) -> None:
+        """``place`` is what ``newest`` found."""
         self.lost = 0
         self.half = max_size // 2
         self._fds = fds
         self._partial = {"stdout": b"", "stderr": b""}
-        states = [os.fstat(fd) for fd in fds]
-        newer = states[1].st_size and states[1].st_mtime_ns > states[0].st_mtime_ns
-        self._current = 1 if newer else 0
-        self._size = states[self._current].st_size
+        self._current, self._size = place
 
     def feed(self, stream: str, data: bytes) -> None:
         """Log what the workload wrote; an unfinished line waits for its end."""
@@ -75,6 +75,14 @@ class LogRing:
             pass  # a full host disk must not stop the workload; the loss shows in its status
         self._size += written
         self.lost += len(data) - written
+
+
+def newest(fds: Tuple[int, int]) -> Tuple[int, int]:
+    """Which of the two files is written to, and where it ends; found by the builder."""
+    states = [os.fstat(fd) for fd in fds]
+    newer = states[1].st_size and states[1].st_mtime_ns > states[0].st_mtime_ns
+    current = 1 if newer else 0
+    return current, states[current].st_size
 
 
 def _entries(stamp: str, stream: str, line: bytes) -> list[bytes]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import _socket
 import os
 
-from ..kernel import namespaces
+from ..kernel import libc, namespaces
 from ..kernel.confine import set_name
 from ..launcher import protocol
 from . import confine
@@ -36,12 +36,13 @@ def join(peer: _socket.socket) -> NoReturn:
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
         namespaces.unshare(namespaces.CLONE_NEWPID | namespaces.CLONE_NEWCGROUP)
-        pid = os.fork()
+        pid = libc.fork()
     except OSError as error:
         protocol.answer(peer, {"error": f"entering the namespaces: {error.strerror}"})
         os._exit(1)
     if pid:
-        protocol.answer(peer, {"pid": pid})
+        # The kernel's word on who init is would be in another pid namespace; this is ours.
+        peer.send(b"pid %d" % pid)
         os._exit(0)
     _init(peer)
 
@@ -59,7 +60,7 @@ def _init(peer: _socket.socket) -> NoReturn:
     except OSError as error:
         protocol.answer(peer, {"error": f"confining init: {error.strerror}"})
         os._exit(1)
-    logs = LogRing((log0, log1), config["log_max_size"])
+    logs = LogRing((log0, log1), config["log_max_size"], config["log_place"])
     server = _socket.socket(fileno=listener)
     Supervisor(config, peer, server, logs, status=status, null=null, pts=pts).run()
     os._exit(0)

@@ -79,6 +79,15 @@ class Supervisor:
                 self.deadline = None
                 self.due()
 
+    def rehearse(self) -> None:
+        """Touch what a start and an idle life touch, but run nothing."""
+        self.watch(self._install_signals(), self._on_signals)
+        os.close(signal.set_wakeup_fd(-1))
+        self.status.update(state="running", pid=1, since=time.time())
+        self.logs.feed("stderr", b"x\n")
+        self.poller.poll(0)
+        os.close(self.wakeup)
+
     def _timeout(self) -> Optional[int]:
         if self.deadline is None:
             return None
@@ -192,14 +201,14 @@ class Supervisor:
 
     def _report_first_start(self, peer: _socket.socket, main: child.Child) -> None:
         """The builder waits for this; a command that can't be run at all ends the sandbox."""
-        answer: protocol.Message = {"started": main.pid}
-        if main.failure:
-            code, text = main.failure
-            answer = {"error": text, "code": code}
-            self.status.update(state="exited", exit_code=code, final=True)
-            self.done = True
         try:
-            protocol.answer(peer, answer)
+            if main.failure:
+                code, text = main.failure
+                self.status.update(state="exited", exit_code=code, final=True)
+                self.done = True
+                protocol.answer(peer, {"error": text, "code": code})
+            else:
+                peer.send(b"started 1")
         except OSError:
             pass  # the builder was killed; the sandbox is known and goes on
         peer.close()
@@ -217,12 +226,12 @@ class Supervisor:
         if self.policy.stopping:
             self._drained()
             return
-        send_signal(-1, signal.SIGTERM)
+        signal_all(signal.SIGTERM)
         self.after(self.policy.stop_timeout, self._kill_rest)
 
     def _kill_rest(self) -> None:
         """What ignored SIGTERM is killed; what can't be (another uid, no CAP_KILL) ends with us."""
-        send_signal(-1, signal.SIGKILL)
+        signal_all(signal.SIGKILL)
         self.after(1.0, self._drained)
 
     def _drained(self) -> None:
@@ -253,7 +262,7 @@ class Supervisor:
         self.after(self.policy.stop_timeout, self._kill_main)
 
     def _kill_main(self) -> None:
-        send_signal(-1, signal.SIGKILL)
+        signal_all(signal.SIGKILL)
 
     def configure(self, config: Mapping[str, Any]) -> None:
         self.policy.configure(config["restart"], config["stop"])
@@ -265,6 +274,12 @@ def send_signal(pid: int, number: int) -> None:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):
         return
+
+
+def signal_all(number: int) -> None:
+    """Everything in the sandbox; anywhere but in PID 1 this would be everything on the host."""
+    if os.getpid() == 1:
+        send_signal(-1, number)
 
 
 def exit_code(wait_status: int) -> int:

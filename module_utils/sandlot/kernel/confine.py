@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from ctypes import addressof, c_char_p, c_int, c_long, c_ulong, create_string_buffer
+from ctypes import POINTER, Structure, byref, c_char_p, c_int, c_long, c_ulong, c_ushort
 
 from .libc import SYS_KEYCTL, SYS_SECCOMP, bind, check
 
@@ -27,14 +27,25 @@ _PR_CAP_AMBIENT_RAISE = 2
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _SECCOMP_SET_MODE_FILTER = 1
-_CAPABILITY_VERSION_3 = 0x20080522
+
+_LOW = 0xFFFFFFFF
 
 CAP_SYS_ADMIN = 21
 ALL_CAPABILITIES = (1 << 64) - 1
 
 _prctl = bind("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
+_prctl_text = bind("prctl", c_int, c_char_p)
 _capset = bind("capset", c_char_p, c_char_p)
-_syscall = bind("syscall", c_long, c_long, c_long, c_char_p)
+_keyctl = bind("syscall", c_long, c_long, c_char_p)
+
+
+class _SockFprog(Structure):
+    _fields_ = [("length", c_ushort), ("filter", c_char_p)]
+
+
+_seccomp = bind("syscall", c_long, c_long, c_long, POINTER(_SockFprog))
+_CAPABILITY_HEADER = struct.pack("Ii", 0x20080522, 0)
+_CAPABILITY_SETS = struct.Struct("6I")
 
 
 def prctl(option: int, first: int = 0, second: int = 0) -> int:
@@ -43,8 +54,7 @@ def prctl(option: int, first: int = 0, second: int = 0) -> int:
 
 def set_name(name: str) -> None:
     """What ps shows, at most 15 characters."""
-    buffer = create_string_buffer(name.encode())
-    prctl(PR_SET_NAME, addressof(buffer))
+    check(_prctl_text(PR_SET_NAME, name.encode()), "prctl")
 
 
 def last_capability() -> int:
@@ -55,10 +65,9 @@ def last_capability() -> int:
 
 def set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
     """capset(2) of the calling process; each set is a bit mask."""
-    sets = (effective, permitted, inheritable)
-    low_high = [(s >> shift) & 0xFFFFFFFF for shift in (0, 32) for s in sets]
-    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
-    check(_capset(header, struct.pack("6I", *low_high)), "capset")
+    low = (effective & _LOW, permitted & _LOW, inheritable & _LOW)
+    high = (effective >> 32, permitted >> 32, inheritable >> 32)
+    check(_capset(_CAPABILITY_HEADER, _CAPABILITY_SETS.pack(*low, *high)), "capset")
 
 
 def drop_bounding(numbers: Iterable[int]) -> None:
@@ -77,7 +86,7 @@ def set_ambient(numbers: Iterable[int]) -> None:
 def new_session_keyring() -> None:
     """An empty session keyring keeps the operator's keys out; ENOSYS is a kernel without keys."""
     try:
-        check(_syscall(SYS_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, 0, None), "keyctl")
+        check(_keyctl(SYS_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, None), "keyctl")
     except OSError as error:
         if error.errno != errno.ENOSYS:
             raise
@@ -85,6 +94,5 @@ def new_session_keyring() -> None:
 
 def load_seccomp(program: bytes) -> None:
     """Install a classic BPF program (struct sock_filter[], 8 bytes each); needs no_new_privs."""
-    buffer = create_string_buffer(program, len(program))
-    fprog = struct.pack("HP", len(program) // 8, addressof(buffer))
-    check(_syscall(SYS_SECCOMP, _SECCOMP_SET_MODE_FILTER, 0, fprog), "seccomp")
+    fprog = _SockFprog(len(program) // 8, program)
+    check(_seccomp(SYS_SECCOMP, _SECCOMP_SET_MODE_FILTER, 0, byref(fprog)), "seccomp")

@@ -17,7 +17,7 @@ import time
 
 from .. import store
 from ..errors import LaunchError
-from ..init import confine, limits, status
+from ..init import confine, limits, logs, status
 from ..init.child import NOT_EXECUTABLE
 from ..kernel import mounts, namespaces
 from ..kernel.mounts import (
@@ -83,7 +83,7 @@ def start(
         found, fds = _mount_in_pid_namespace(build, pid)
         config = {key: launch[key] for key in _INIT_KEYS}
         config.update(_confinement(launch), user=None, rlimits=rlimits, restarts=restarts)
-        config.update(found)
+        config.update(found, log_place=logs.newest((descriptors[1], descriptors[2])))
         protocol.send(peer, config, [*fds, *descriptors])
         _expect(peer, "started")
     except (OSError, LaunchError):

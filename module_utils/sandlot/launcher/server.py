@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The launcher: a fork server, one per host. It knows names and pids, never a spec.
+"""The launcher: serves requests, watches inits, revives them. It knows names and pids, no spec.
 
-Import budget: what tests/unit/test_imports.py lists and no more, as every sandbox shares this
-process's memory. Hence C modules (_socket, _signal) in place of their wrappers, which import enum,
-and no typing, dataclasses, subprocess or hashlib. It sleeps in poll without a timer unless a
-crashed init is due for another start.
+Everything that touches a sandbox is done by disposable workers; inits are forked by the zygote. It
+sleeps in poll without a timer unless a crashed init is due for another start.
 """
 
 from __future__ import annotations
@@ -15,16 +13,13 @@ import errno
 import fcntl
 import gc
 import os
-import resource
 import select
 import sys
 import time
 
 from .. import __version__, runtime, store
 from ..errors import LaunchError, SandlotError
-from ..init import process
 from ..init.policy import SETTLED, back_off
-from ..init.supervisor import CAUGHT
 from ..kernel import confine, libc
 from ..kernel.signals import signal
 from ..paths import Paths
@@ -33,6 +28,8 @@ from . import protocol, worker
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Dict, List, NoReturn, Optional, Tuple
+
+    from .zygote import Zygote
 
     Connection = Optional[_socket.socket]
     Request = Tuple[str, str, Connection]
@@ -50,8 +47,9 @@ class Sandbox:
 
 
 class Server:
-    def __init__(self, paths: Paths, listener: _socket.socket, lock: int) -> None:
+    def __init__(self, paths: Paths, zygote: Zygote, listener: _socket.socket, lock: int) -> None:
         self.paths = paths
+        self.zygote = zygote
         self.listener = listener
         self.lock = lock
         self.poller = select.poll()
@@ -96,13 +94,11 @@ class Server:
         self.poller.unregister(fd)
 
     def _install_signals(self) -> int:
-        """Handlers for all that init forwards, as it inherits them from here."""
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
         os.set_blocking(writer, False)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        for number in CAUGHT:
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _noted)
         self.wakeup = reader
         return reader
@@ -164,20 +160,28 @@ class Server:
         if operation == "stop":
             self.failures.pop(name, None)
             self._forget(name)
-        ours = theirs = None
-        joiner = 0
-        if operation in ("start", "revive"):
-            ours, theirs = protocol.pair()
-            joiner = _fork_joiner(theirs)
-            theirs.close()
+        joiner, peer = 0, None
+        try:
+            if operation in ("start", "revive"):
+                joiner, peer = self._fork_joiner()
+        except LaunchError as error:
+            if connection is not None:
+                _answer(connection, {"error": error.message, "hint": error.hint})
+            return
         pid = os.fork()
         if pid == 0:
-            _shed(connection, ours)
-            worker.run(self.paths, operation, name, connection, ours, joiner)
+            _shed(connection, peer)
+            worker.run(self.paths, operation, name, connection, peer, joiner)
         self.workers[pid] = (operation, name)
-        for sock in (connection, ours):
+        for sock in (connection, peer):
             if sock is not None:
                 sock.close()
+
+    def _fork_joiner(self) -> Tuple[int, _socket.socket]:
+        ours, theirs = protocol.pair()
+        joiner = self.zygote.fork(theirs)
+        theirs.close()
+        return joiner, ours
 
     # -- children and running sandboxes
 
@@ -189,7 +193,11 @@ class Server:
                 break
             if pid == 0:
                 break
+            if pid == self.zygote.pid:
+                self._finish(self._reexecute)
             operation, name = self.workers.pop(pid, ("", ""))
+            if operation in ("start", "revive"):
+                self.zygote.reap()
             if operation == "revive" and wait_status:
                 self._schedule(name)
             elif operation in ("start", "stop", "revive"):
@@ -257,6 +265,9 @@ class Server:
     def _upgrade(self, connection: _socket.socket) -> None:
         """Re-execute in place: same pid, same listener; sandboxes are adopted again."""
         _answer(connection, {"pid": os.getpid()})
+        self._reexecute()
+
+    def _reexecute(self) -> None:
         kept = [self.listener.fileno(), self.lock]
         for fd in kept:
             os.set_inheritable(fd, True)
@@ -268,23 +279,17 @@ def command(paths: Paths) -> List[str]:
     """How to start a launcher of the installed runtime."""
     code = (
         f"import sys; sys.path.insert(0, {paths.lib!r}); "
-        "from sandlot.launcher.server import main; main(sys.argv[1])"
+        "from sandlot.launcher.zygote import main; main(sys.argv[1])"
     )
     # UTF-8 whatever the host's locale, so that arguments keep their bytes.
     return [sys.executable, "-ISE", "-X", "utf8", "-c", code, paths.root or "/"]
 
 
-def _fork_joiner(peer: _socket.socket) -> int:
-    pid = os.fork()
-    if pid == 0:
-        _shed(peer)
-        process.join(peer)
-    return pid
-
-
 def _shed(*kept: Connection) -> None:
     """In a fresh child: no descriptor of the launcher but the standard streams and those named."""
     signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
     low = 3
     for fd in sorted(sock.fileno() for sock in kept if sock is not None):
         libc.close_between(low, fd - 1)
@@ -315,15 +320,8 @@ def _noted(_number: int, _frame: object) -> None:
     """Caught, so that the wake-up descriptor tells."""
 
 
-def main(root: str) -> NoReturn:
-    """Serve for the root; the standard streams are the caller's business."""
-    gc.disable()
-    os.umask(0o077)
-    confine.prctl(confine.PR_SET_DUMPABLE, 0)
-    confine.prctl(confine.PR_SET_CHILD_SUBREAPER, 1)
+def serve(root: str, zygote: Zygote) -> NoReturn:
     confine.set_name("sandlot")
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     paths = Paths(root.rstrip("/"))
     os.makedirs(paths.run, mode=0o700, exist_ok=True)
     inherited = [int(word) for word in os.environ.pop(_INHERITED, "").split()]
@@ -332,9 +330,9 @@ def main(root: str) -> NoReturn:
     if inherited:
         listener = _socket.socket(fileno=inherited[0])
         listener.setblocking(False)
-        Server(paths, listener, inherited[1]).run()
+        Server(paths, zygote, listener, inherited[1]).run()
     lock = _lock(paths)
-    Server(paths, protocol.listen(paths.launcher_socket), lock).run()
+    Server(paths, zygote, protocol.listen(paths.launcher_socket), lock).run()
 
 
 def _lock(paths: Paths) -> int:

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What init will do, done once before it is forked, without any effect.
+
+The first time Python runs a piece of code it rewrites it, fills caches and makes objects. Done in
+the zygote, the pages this writes to are shared by all sandboxes instead of being copied in each.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+
+from ..kernel import confine, namespaces
+from ..launcher import protocol
+from .logs import LogRing
+from .supervisor import Supervisor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict
+
+# The interpreter rewrites a function after a few calls.
+ROUNDS = 10
+
+
+def perform() -> None:
+    fds = [os.memfd_create("rehearsal") for _ in range(7)]
+    config = _messages(fds)
+    _system_calls()
+    supervisor = Supervisor(
+        config,
+        _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET),
+        _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET),
+        LogRing((fds[0], fds[1]), 1 << 20),
+        status=fds[2],
+        null=fds[3],
+        pts=fds[4],
+    )
+    supervisor.rehearse()
+    protocol.close_all(fds)
+
+
+def _messages(fds: list[int]) -> protocol.Message:
+    """A request such as the builder's, there and back, and an answer."""
+    ours, theirs = protocol.pair()
+    command = {"argv": ["/"], "env": {"PATH": "/"}, "cwd": "/", "user": None, "rlimits": {}}
+    restart = {"policy": "no", "retries": 0}
+    stop = {"signal": 15, "timeout": 1.0}
+    limits: Dict[str, object] = {"restart": restart, "stop": stop, "log_max_size": 0, "restarts": 0}
+    protocol.send(ours, {**command, **limits}, fds)
+    config, received = protocol.receive_request(theirs)
+    protocol.close_all(received)
+    protocol.answer(theirs, {"pid": 1})
+    ours.close()
+    theirs.close()
+    return config or {}
+
+
+def _system_calls() -> None:
+    confine.drop_bounding(())
+    for number in range(8):
+        confine.prctl(confine.PR_CAPBSET_READ, number)
+    try:
+        namespaces.setns(-1, namespaces.CLONE_NEWNS)
+    except OSError:
+        pass  # as meant: no such descriptor

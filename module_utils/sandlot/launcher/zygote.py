@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Entry point of the launcher, and the process all inits are forked from.
+
+A page that either side of a fork writes to is no longer shared. The launcher writes to its memory
+with every request, so inits are forked from a process that does nothing else: the zygote, forked
+before the launcher imports what only it and its workers need. Its import budget is what
+tests/unit/test_imports.py lists and no more; hence C modules (_socket, _signal) in place of their
+wrappers, which import enum, and no typing, dataclasses, re or json.
+"""
+
+from __future__ import annotations
+
+import _socket
+import gc
+import os
+import resource
+import struct
+
+from ..errors import LaunchError
+from ..init import process, rehearsal
+from ..init.supervisor import CAUGHT
+from ..kernel import confine, libc
+from ..kernel.signals import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+_FORK, _REAP = b"f", b"r"
+_INT = struct.Struct("i")
+_ANCILLARY_SIZE = _socket.CMSG_SPACE(_INT.size)
+
+
+class Zygote:
+    """The launcher's way to it."""
+
+    def __init__(self, pid: int, control: _socket.socket) -> None:
+        self.pid = pid
+        self._control = control
+
+    def fork(self, peer: _socket.socket) -> int:
+        """Fork a joiner that listens to ``peer``; its pid."""
+        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _INT.pack(peer.fileno()))]
+        try:
+            self._control.sendmsg([_FORK], rights, _socket.MSG_NOSIGNAL)
+            answer = self._control.recv(_INT.size)
+        except ConnectionError:
+            answer = b""
+        if not answer:
+            raise LaunchError("the zygote has died", hint="run again; the launcher starts anew")
+        return int(_INT.unpack(answer)[0])
+
+    def reap(self) -> None:
+        """Have it collect joiners that have become init's parent and ended."""
+        try:
+            self._control.send(_REAP, _socket.MSG_NOSIGNAL)
+        except ConnectionError:
+            return  # noticed and made good when its end is reported
+
+
+def main(root: str) -> NoReturn:
+    """Be the launcher for the root; the standard streams are the caller's business."""
+    gc.disable()
+    os.umask(0o077)
+    confine.prctl(confine.PR_SET_DUMPABLE, 0)
+    confine.prctl(confine.PR_SET_CHILD_SUBREAPER, 1)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    zygote = _spawn()
+    # Only now, so that no init carries what the launcher and its workers need.
+    from . import server
+
+    server.serve(root, zygote)
+
+
+def _spawn() -> Zygote:
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        libc.close_between(3, theirs.fileno() - 1)
+        libc.close_from(theirs.fileno() + 1)
+        ours.detach()
+        _serve(theirs)
+    theirs.close()
+    return Zygote(pid, ours)
+
+
+def _serve(control: _socket.socket) -> NoReturn:
+    confine.set_name("sandlot-zygote")
+    # Inherited by init, which forwards these; installing them there would cost memory each time.
+    for number in CAUGHT:
+        signal.signal(number, _noted)
+    for _ in range(rehearsal.ROUNDS):
+        rehearsal.perform()
+    gc.collect()
+    gc.freeze()
+    while True:
+        data, ancillary, _, _ = control.recvmsg(1, _ANCILLARY_SIZE, _socket.MSG_CMSG_CLOEXEC)
+        if not data:
+            os._exit(0)
+        if ancillary:
+            _fork(control, _INT.unpack(ancillary[0][2])[0])
+        _collect()
+
+
+def _fork(control: _socket.socket, peer: int) -> None:
+    pid = libc.fork()
+    if pid == 0:
+        control.close()
+        process.join(_socket.socket(fileno=peer))
+    os.close(peer)
+    control.send(_INT.pack(pid))
+
+
+def _collect() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            continue
+    except ChildProcessError:
+        return
+
+
+def _noted(_number: int, _frame: object) -> None:
+    """Caught, so that the wake-up descriptor tells."""
