@@ -126,10 +126,10 @@ from ..module_utils.sandlot.cli import (
     top,
 )
 from ..module_utils.sandlot.converge import facts, host
-from ..module_utils.sandlot.launcher import server
+from ..module_utils.sandlot.launcher import zygote
 from ..module_utils.sandlot.paths import Paths
 
-ROOTS = (execute, explain, inspection, lifecycle, listing, logs, server, service, top)
+ROOTS = (execute, explain, inspection, lifecycle, listing, logs, service, top, zygote)
 ARGUMENTS = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }

@@ -303,6 +303,17 @@ def test_start_stop_restart_by_name(host: Deployment) -> None:
         converge.lifecycle(host.paths, ["a", "../b"], "stop")
 
 
+def test_a_dead_launcher_is_noticed_and_replaced(host: Deployment) -> None:
+    host.converged(sandbox("a"))
+    pid = host.pid("a")
+    Launcher(host.paths).quit()
+    assert host.run(sandbox("a"), check=True).actions == ["launcher: start"]
+    assert not Launcher(host.paths).listening()
+    assert host.converged(sandbox("a")).actions == ["launcher: start"]
+    assert Launcher(host.paths).listening()
+    assert host.pid("a") == pid
+
+
 def test_hosts_that_can_not_map_ids_get_a_shifted_copy(
     host: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:

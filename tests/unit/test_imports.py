@@ -34,7 +34,7 @@ ENGINE_ZYGOTE = {
 }
 ENGINE_LAUNCHER = {
     *("paths", "runtime", "store", "launcher.builder", "launcher.creator", "launcher.rootfs"),
-    *("launcher.server", "launcher.stopper", "launcher.worker"),
+    *("launcher.command", "launcher.server", "launcher.stopper", "launcher.worker"),
 }
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 
 from ..paths import Paths
 
@@ -23,7 +24,7 @@ def _up(paths: Paths) -> int:
 
 def _launcher(paths: Paths) -> int:
     """In place of this process: what the launcher's memory holds is paid for by every sandbox."""
-    from ..launcher.server import command
+    from ..launcher.command import command
 
-    argv = command(paths)
+    argv = command(paths, sys.executable)
     os.execv(argv[0], argv)

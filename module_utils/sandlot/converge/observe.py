@@ -11,6 +11,7 @@ from typing import Callable, Dict, Iterable, Mapping, Sequence
 
 from .. import cgroups, idmap, images, network, record, runtime, store
 from ..errors import StateError
+from ..launcher.client import Launcher
 from ..network import Interface
 from ..paths import PINNED, Paths
 from ..record import Records
@@ -37,6 +38,7 @@ class Observation:
     network: network.NetworkState
     cgroups: cgroups.CgroupState
     maps_ids: Callable[[], bool]
+    launcher: bool
     traces: frozenset[str]
     seen: Mapping[str, Seen]
     made: Mapping[str, Made]
@@ -56,6 +58,7 @@ def observe(paths: Paths, wished: Iterable[str], attached: Iterable[str] = ()) -
         network=network.observe(paths),
         cgroups=cgroups.observe(paths, names),
         maps_ids=functools.cache(lambda: probe.maps_ids(paths.images)),
+        launcher=Launcher(paths).listening(),
         traces=frozenset(traces),
         seen={name: _seen(paths, name, records, made.get(name)) for name in names},
         made=made,

@@ -92,6 +92,7 @@ def _steps(context: _Context) -> list[Step]:
         *_limit(context),
         *_start(context),
         *_settle(context),
+        *_watch(context),
     ]
 
 
@@ -267,6 +268,19 @@ def _start(context: _Context) -> list[Step]:
         failures.update(launcher.start(names))
 
     return batch("start", list(starting), start, lines)
+
+
+def _watch(context: _Context) -> list[Step]:
+    """Sandboxes outlive their launcher; who crashes without one is not revived."""
+    running = any(context.seen.seen[name].running for name in context.decisions)
+    if context.seen.launcher or not running:
+        return []
+    launcher = Launcher(context.paths, python=payload.python())
+
+    def ensure(failures: Failures) -> None:
+        launcher.ensure()
+
+    return [Step("launcher: start", ensure, (Line("launcher", "start"),))]
 
 
 def _settle(context: _Context) -> list[Step]:

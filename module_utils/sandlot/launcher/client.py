@@ -13,7 +13,8 @@ from typing import Iterable
 
 from ..errors import LaunchError
 from ..paths import Paths
-from . import protocol, server
+from . import protocol
+from .command import command
 
 START_SECONDS = 20.0
 ANSWER_SECONDS = 300.0
@@ -45,6 +46,14 @@ class Launcher:
     def ping(self) -> protocol.Message | None:
         """{"version", "pid"} of the launcher, None when none runs."""
         return self._ask("ping")
+
+    def listening(self) -> bool:
+        """Whether there is a launcher, busy or not."""
+        try:
+            protocol.connect(self.paths.launcher_socket, timeout=ANSWER_SECONDS).close()
+        except (FileNotFoundError, ConnectionError):
+            return False
+        return True
 
     def upgrade(self) -> None:
         """Have a running launcher re-execute the installed code; done when the new one answers."""
@@ -89,7 +98,7 @@ class Launcher:
             f"{self.paths.run}/launcher.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
         )
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
-        argv = [self.python, *server.command(self.paths)[1:]]
+        argv = command(self.paths, self.python)
         process = subprocess.Popen(
             ["/usr/bin/setsid", "--fork", *argv],
             stdin=subprocess.DEVNULL,

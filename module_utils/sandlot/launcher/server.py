@@ -24,6 +24,7 @@ from ..kernel import confine, libc
 from ..kernel.signals import signal
 from ..paths import Paths
 from . import protocol, worker
+from .command import command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -272,17 +273,7 @@ class Server:
         for fd in kept:
             os.set_inheritable(fd, True)
         environment = {**os.environ, _INHERITED: " ".join(str(fd) for fd in kept)}
-        os.execve(sys.executable, command(self.paths), environment)
-
-
-def command(paths: Paths) -> List[str]:
-    """How to start a launcher of the installed runtime."""
-    code = (
-        f"import sys; sys.path.insert(0, {paths.lib!r}); "
-        "from sandlot.launcher.zygote import main; main(sys.argv[1])"
-    )
-    # UTF-8 whatever the host's locale, so that arguments keep their bytes.
-    return [sys.executable, "-ISE", "-X", "utf8", "-c", code, paths.root or "/"]
+        os.execve(sys.executable, command(self.paths, sys.executable), environment)
 
 
 def _shed(*kept: Connection) -> None:
