@@ -223,6 +223,20 @@ def status_fields(pid: int) -> dict[str, str]:
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
+def status_or_empty(pid: int) -> dict[str, str]:
+    """The same of a process that may have ended."""
+    try:
+        return status_fields(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+
+
+def zygote_of(launcher: int) -> int:
+    """Pid of the process that forks inits, 0 when there is none."""
+    names = {p: status_or_empty(p).get("Name") for p in children(launcher)}
+    return next((p for p, name in names.items() if name == "sandlot-zygote"), 0)
+
+
 def pid_inside(pid: int) -> int:
     try:
         return int(status_fields(pid)["NSpid"].split()[-1])

@@ -10,7 +10,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from sandboxes import Host, Sandbox, children, pid_inside, status_fields, until, wait_dead
+from sandboxes import Host, Sandbox, pid_inside, status_fields, until, wait_dead, zygote_of
 from sandlot.errors import LaunchError
 from sandlot.kernel import namespaces
 
@@ -207,8 +207,7 @@ def test_back_off_doubles(sandbox_host: Host) -> None:
 def test_idle_sandbox_never_wakes_up(sandbox_host: Host) -> None:
     box = sandbox_host.started("a", SLEEP)
     launcher = sandbox_host.launcher_pid()
-    zygotes = [p for p in children(launcher) if status_fields(p)["Name"] == "sandlot-zygote"]
-    watched = [box.init, launcher, *zygotes]
+    watched = [box.init, launcher, zygote_of(launcher)]
     until(lambda: sandbox_host.launcher.ping())
     pidfds = [namespaces.pidfd_open(pid) for pid in watched]
 

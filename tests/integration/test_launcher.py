@@ -15,7 +15,16 @@ from typing import Any, Callable
 
 import pytest
 from fingerprint import diff, fingerprint
-from sandboxes import Host, Sandbox, children, open_host, status_fields, until, wait_dead
+from sandboxes import (
+    Host,
+    Sandbox,
+    children,
+    open_host,
+    status_or_empty,
+    until,
+    wait_dead,
+    zygote_of,
+)
 from sandlot import runtime, store
 from sandlot.errors import LaunchError
 from sandlot.kernel import mounts
@@ -204,11 +213,6 @@ def test_zygote_ends_with_the_launcher_and_holds_nothing(fresh_host: Host) -> No
     assert len(os.listdir(f"/proc/{zygote}/fd")) == 4
     os.kill(pid, signal.SIGKILL)
     wait_dead(zygote)
-
-
-def zygote_of(launcher: int) -> int:
-    names = {p: status_or_empty(p).get("Name") for p in children(launcher)}
-    return next((p for p, name in names.items() if name == "sandlot-zygote"), 0)
 
 
 def test_launcher_ends_on_sigterm(fresh_host: Host) -> None:
@@ -445,13 +449,6 @@ def killed_after(host: Host, operation: Callable[[list[str]], Any], delay: float
                 os.kill(pid, signal.SIGKILL)
     thread.join()
     return bool(results and results[0])
-
-
-def status_or_empty(pid: int) -> dict[str, str]:
-    try:
-        return status_fields(pid)
-    except (FileNotFoundError, ProcessLookupError):
-        return {}
 
 
 @pytest.mark.parametrize("round_number", range(24))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
-from sandboxes import Host, Sandbox, status_fields, until
+from sandboxes import Host, Sandbox, status_fields, until, zygote_of
 from sandlot.errors import LaunchError
 from sandlot.kernel import mounts
 from sandlot.security import capabilities
@@ -261,7 +261,7 @@ def test_init_opens_nothing_by_path_inside(fresh_host: Host, tmp_path: Path) -> 
         planted(box, f"etc/{name}").write_text("hostile\n")
     trace = tmp_path / "trace"
     calls = ",".join(("setns", "fork", "vfork", "clone", "clone3", "prctl", *PATH_CALLS))
-    pid = str(fresh_host.launcher_pid())
+    pid = str(zygote_of(fresh_host.launcher_pid()))
     options = ["-f", "-qq", "--decode-pids=pidns", "-e", f"trace={calls}"]
     strace = subprocess.Popen(["strace", *options, "-o", trace, "-p", pid], stderr=subprocess.PIPE)
     try:
