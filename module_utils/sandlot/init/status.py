@@ -13,6 +13,21 @@ if TYPE_CHECKING:
     Value = Union[bool, int, float, str]
 
 SIZE = 512
+# JSON in one formatting operation: an encoder's memory would be taken in each sandbox.
+_FORMAT = (
+    b'{"state": "%s", "pid": %d, "since": %.6f, "restarts": %d, "exit_code": %d, "final": %s, '
+    b'"lost_log_bytes": %d}\n'
+)
+# Negative is not known, which readers leave out.
+_UNKNOWN: Dict[str, Value] = {
+    "state": "starting",
+    "pid": -1,
+    "since": 0.0,
+    "restarts": 0,
+    "exit_code": -1,
+    "final": False,
+    "lost_log_bytes": 0,
+}
 
 
 class Status:
@@ -20,20 +35,20 @@ class Status:
 
     def __init__(self, fd: int, restarts: int) -> None:
         self._fd = fd
-        self.values: Dict[str, Value] = {"restarts": restarts}
+        self.values = _UNKNOWN.copy()
+        self.values["restarts"] = restarts
 
     def update(self, **changes: Value) -> None:
         self.values.update(changes)
-        os.pwrite(self._fd, encoded(self.values), 0)
+        os.pwrite(self._fd, _encoded(self.values), 0)
 
 
 def encoded(values: Dict[str, Value]) -> bytes:
-    """JSON of numbers and plain words, without the memory a JSON encoder takes in each sandbox."""
-    members = ", ".join(f'"{key}": {_literal(value)}' for key, value in values.items())
-    return f"{{{members}}}\n".encode().ljust(SIZE)
+    """The file's content for what is known."""
+    return _encoded({**_UNKNOWN, **values})
 
 
-def _literal(value: Value) -> str:
-    if isinstance(value, str):
-        return f'"{value}"'
-    return ("false", "true")[value] if isinstance(value, bool) else f"{value}"
+def _encoded(v: Dict[str, Value]) -> bytes:
+    state, final = str(v["state"]).encode(), b"true" if v["final"] else b"false"
+    known = (v["pid"], v["since"], v["restarts"], v["exit_code"], final, v["lost_log_bytes"])
+    return (_FORMAT % (state, *known)).ljust(SIZE)

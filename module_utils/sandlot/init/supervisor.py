@@ -238,7 +238,7 @@ class Supervisor:
         """Nothing of the last run is left: restart by policy, or end."""
         self.ending = False
         self.deadline = None
-        code = int(self.status.values.get("exit_code", 0))
+        code = int(self.status.values["exit_code"])
         delay = self.policy.restart_delay(code)
         if delay is None:
             self._drain_output()
