@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from typing import List, Mapping, Optional, Sequence
+from typing import List, Mapping, Optional, Sequence, Set
 
 from .. import runtime
 from ..errors import SandlotError
@@ -111,7 +111,8 @@ class _Session:
         self._loop = Loop()
         self._outputs: List[Pump] = []
         self._opened: List[int] = []
-        self._started = False
+        self._asked = self._started = False
+        self._early: Set[int] = set()
         self._code: Optional[int] = None
 
     def watch(self, forwarder: Forwarder) -> None:
@@ -125,6 +126,7 @@ class _Session:
             if self._terminal:
                 request["size"] = self._terminal.size()
             self._send(request, fds)
+            self._asked = True
             self._close(fds)
             self._loop.handlers[self._connection.fileno()] = self._on_message
             while self._code is None:
@@ -222,10 +224,11 @@ class _Session:
     def on_signal(self, number: int) -> None:
         if self._terminal and self._terminal.is_resize(number):
             self._terminal.resize()
-        elif self._started:
+        elif self._started or (self._asked and number not in self._early):
+            self._early.add(number)
             self._signal(number)
         else:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt  # there is no command yet, or init does not say so
 
     def _signal(self, number: int) -> None:
         try:
