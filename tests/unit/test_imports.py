@@ -34,7 +34,13 @@ ENGINE_ZYGOTE = {
 }
 ENGINE_LAUNCHER = {
     *("paths", "runtime", "store", "launcher.builder", "launcher.creator", "launcher.rootfs"),
-    *("launcher.command", "launcher.server", "launcher.stopper", "launcher.worker"),
+    *(
+        "launcher.command",
+        "launcher.server",
+        "launcher.stage",
+        "launcher.stopper",
+        "launcher.worker",
+    ),
 }
 
 

@@ -3,8 +3,8 @@
 """Start: everything around an init that has to be done with more rights than init will have.
 
 Runs in disposable children of the launcher, so that the memory they touch is gone when init runs:
-the builder (host root: overlay, cgroup, descriptors) and its child, the mounter (root of the
-sandbox's user namespace: pivot_root and the mounts inside).
+the builder (host root: cgroup, descriptors of all that is needed of the host) and its child, the
+mounter (the overlay, then as root of the sandbox's user namespace the rest of its root).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..kernel.mounts import (
     MOUNT_ATTR_RDONLY,
 )
 from ..kernel.signals import signal
-from . import protocol, rootfs, stopper, users
+from . import protocol, rootfs, stage, stopper, users
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,15 +41,24 @@ STEP_SECONDS = 60.0
 _INIT_KEYS = ("argv", "env", "cwd", "restart", "stop", "log_max_size")
 
 
+class Means:
+    """What the launcher hands to a start: the stage, and the joiner with the way to it."""
+
+    def __init__(self, stage: int, joiner: int, peer: _socket.socket) -> None:
+        self.stage = stage
+        self.joiner = joiner
+        self.peer = peer
+
+
 class _Build:
     """One start: the plan, and what was opened on the host for it."""
 
-    def __init__(self, paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
+    def __init__(self, paths: SandboxPaths, launch: Mapping[str, Any], stage_fd: int) -> None:
+        self.stage = stage_fd
         self.launch = launch
         self.pins = _open_pins(paths)
-        namespaces.unshare(namespaces.CLONE_NEWNS)
-        mounts.mount("none", "/", flags=mounts.MS_REC | mounts.MS_PRIVATE)
-        self.merged = _stage(paths, launch, self.pins["user"])
+        self.lower = _lower(launch, self.pins["user"])
+        self.layer = mounts.clone_tree(os.path.dirname(launch["upper"]))
         self.devices = {name: _device(name, number) for name, number in rootfs.DEVICES.items()}
         self.files = {path: _file(source) for path, source in launch["files"].items()}
 
@@ -57,16 +66,16 @@ class _Build:
 def start(
     paths: SandboxPaths,
     launch: Mapping[str, Any],
-    peer: _socket.socket,
-    joiner: int,
+    means: Means,
     restarts: int,
 ) -> None:
     """Bring up init in the pinned namespaces; done once the workload was exec'ed.
 
-    ``peer`` leads to the joiner, the clean process that becomes init.
+    The joiner is the clean process that becomes init.
     """
+    peer, joiner = means.peer, means.joiner
     peer.settimeout(STEP_SECONDS)
-    build = _Build(paths, launch)
+    build = _Build(paths, launch, means.stage)
     for directory in launch["cgroups"]:
         _write(f"{directory}/cgroup.procs", str(joiner))
     rlimits = limits.complete(launch["rlimits"])
@@ -122,25 +131,11 @@ def _open_pins(paths: SandboxPaths) -> dict[str, int]:
     return {k: os.open(paths.pin(k), os.O_RDONLY | os.O_CLOEXEC) for k in present}
 
 
-def _stage(paths: SandboxPaths, launch: Mapping[str, Any], userns: int) -> str:
-    """Mount the sandbox's overlay in our private mount namespace; returns its path.
-
-    Mounted by host root, so overlayfs keeps its attributes in trusted.* where no tenant reaches
-    them; the shared image is id-mapped to the sandbox's range instead of copied.
-    """
-    stage = f"{paths.run}/root"
-    os.makedirs(stage, mode=0o700, exist_ok=True)
-    mounts.mount("tmpfs", stage, "tmpfs", data="mode=755,size=64k")
-    for name in ("lower", "merged"):
-        os.mkdir(f"{stage}/{name}")
-    lower = mounts.clone_tree(launch["lower"])
-    mounts.set_attributes(lower, _READ_ONLY, userns=userns if launch["idmap"] else None)
-    mounts.attach(lower, f"{stage}/lower")
-    os.close(lower)
-    layers = f"lowerdir={stage}/lower,upperdir={launch['upper']},workdir={launch['work']}"
-    flags = mounts.MS_NODEV | mounts.MS_NOSUID
-    mounts.mount("overlay", f"{stage}/merged", "overlay", flags, f"{layers},index=off,metacopy=off")
-    return f"{stage}/merged"
+def _lower(launch: Mapping[str, Any], userns: int) -> int:
+    """A detached mount of the shared image, id-mapped to the sandbox's range instead of copied."""
+    fd = mounts.clone_tree(launch["lower"])
+    mounts.set_attributes(fd, _READ_ONLY, userns=userns if launch["idmap"] else None)
+    return fd
 
 
 def _device(name: str, number: tuple[int, int]) -> int:
@@ -244,7 +239,8 @@ def _mount_in_pid_namespace(build: _Build, pid: int) -> tuple[protocol.Message, 
 def _mounter(build: _Build, peer: _socket.socket) -> None:
     fds: list[int] = []
     try:
-        _enter(build.merged, build.pins)
+        stage.enter(build.stage, build.lower, build.layer)
+        _become_sandbox_root(build.pins)
         root = rootfs.pivot()
         fds += _mount(root, build)
         answer = _user(root, build.launch)
@@ -256,13 +252,11 @@ def _mounter(build: _Build, peer: _socket.socket) -> None:
     protocol.answer(peer, answer, fds)
 
 
-def _enter(merged: str, pins: Mapping[str, int]) -> None:
-    """Become root of the sandbox's user namespace, standing in the staged root.
+def _become_sandbox_root(pins: Mapping[str, int]) -> None:
+    """Become root of the sandbox's user namespace, in a mount namespace that it owns.
 
-    The working directory is how the staged mount is found again in the new mount namespace: the
-    path to it is closed to the sandbox's uid, and unshare(2) carries the directory over.
+    unshare(2) carries the working directory over, which is the sandbox's root to be.
     """
-    os.chdir(merged)
     for kind in pins:
         if kind != "time":
             namespaces.setns(pins[kind], namespaces.FLAGS[kind])

@@ -23,7 +23,7 @@ from ..init.policy import SETTLED, back_off
 from ..kernel import confine, libc
 from ..kernel.signals import signal
 from ..paths import Paths
-from . import protocol, worker
+from . import builder, protocol, stage, worker
 from .command import command
 
 TYPE_CHECKING = False
@@ -50,6 +50,7 @@ class Sandbox:
 class Server:
     def __init__(self, paths: Paths, zygote: Zygote, listener: _socket.socket, lock: int) -> None:
         self.paths = paths
+        self.stage = stage.make(paths.run)
         self.zygote = zygote
         self.listener = listener
         self.lock = lock
@@ -161,28 +162,30 @@ class Server:
         if operation == "stop":
             self.failures.pop(name, None)
             self._forget(name)
-        joiner, peer = 0, None
+        means = None
         try:
             if operation in ("start", "revive"):
-                joiner, peer = self._fork_joiner()
+                means = self._means()
         except LaunchError as error:
             if connection is not None:
                 _answer(connection, {"error": error.message, "hint": error.hint})
             return
         pid = os.fork()
         if pid == 0:
-            _shed(connection, peer)
-            worker.run(self.paths, operation, name, connection, peer, joiner)
+            _shed(connection, means)
+            worker.run(self.paths, operation, name, connection, means)
         self.workers[pid] = (operation, name)
-        for sock in (connection, peer):
-            if sock is not None:
-                sock.close()
+        if connection is not None:
+            connection.close()
+        if means is not None:
+            means.peer.close()
 
-    def _fork_joiner(self) -> Tuple[int, _socket.socket]:
+    def _means(self) -> builder.Means:
+        """For one start: the stage, and a new joiner."""
         ours, theirs = protocol.pair()
         joiner = self.zygote.fork(theirs)
         theirs.close()
-        return joiner, ours
+        return builder.Means(self.stage, joiner, ours)
 
     # -- children and running sandboxes
 
@@ -276,13 +279,15 @@ class Server:
         os.execve(sys.executable, command(self.paths, sys.executable), environment)
 
 
-def _shed(*kept: Connection) -> None:
+def _shed(connection: Connection, means: Optional[builder.Means]) -> None:
     """In a fresh child: no descriptor of the launcher but the standard streams and those named."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     low = 3
-    for fd in sorted(sock.fileno() for sock in kept if sock is not None):
+    kept = [] if connection is None else [connection.fileno()]
+    kept += [] if means is None else [means.stage, means.peer.fileno()]
+    for fd in sorted(kept):
         libc.close_between(low, fd - 1)
         low = fd + 1
     libc.close_from(low)

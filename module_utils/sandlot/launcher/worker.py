@@ -27,13 +27,12 @@ def run(
     operation: str,
     name: str,
     connection: Optional[_socket.socket],
-    peer: Optional[_socket.socket],
-    joiner: int,
+    means: Optional[builder.Means],
 ) -> NoReturn:
     """Do it, answer, end. What is not explained here ends in launcher.log."""
     answer: protocol.Message = {}
     try:
-        _work(paths.sandbox(name), operation, peer, joiner)
+        _work(paths.sandbox(name), operation, means)
     except SandlotError as error:
         answer = {"error": error.message, "hint": error.hint}
     except OSError as error:
@@ -53,9 +52,7 @@ def _answer(connection: _socket.socket, answer: protocol.Message) -> None:
         pass  # the client has gone; the work is done all the same
 
 
-def _work(
-    sandbox: SandboxPaths, operation: str, peer: Optional[_socket.socket], joiner: int
-) -> None:
+def _work(sandbox: SandboxPaths, operation: str, means: Optional[builder.Means]) -> None:
     launch = store.read(sandbox.launch)
     if operation in ("create", "start"):
         os.makedirs(sandbox.run, mode=0o700, exist_ok=True)
@@ -71,8 +68,8 @@ def _work(
         )
     elif operation == "create":
         creator.create(sandbox, launch)
-    elif peer is not None and not stopper.still_runs(sandbox):
-        _start(sandbox, launch, peer, joiner, revived=operation == "revive")
+    elif means is not None and not stopper.still_runs(sandbox):
+        _start(sandbox, launch, means, revived=operation == "revive")
 
 
 def _locked(sandbox: SandboxPaths) -> bool:
@@ -88,8 +85,7 @@ def _locked(sandbox: SandboxPaths) -> bool:
 def _start(
     sandbox: SandboxPaths,
     launch: Mapping[str, Any],
-    peer: _socket.socket,
-    joiner: int,
+    means: builder.Means,
     *,
     revived: bool,
 ) -> None:
@@ -97,7 +93,7 @@ def _start(
     if revived and not _may_restart(launch["restart"], restarts):
         stopper.finish(sandbox, "crashed")
         return
-    builder.start(sandbox, launch, peer, joiner, restarts + revived)
+    builder.start(sandbox, launch, means, restarts + revived)
 
 
 def _may_restart(restart: Mapping[str, Any], restarts: int) -> bool:
