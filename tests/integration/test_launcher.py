@@ -37,8 +37,13 @@ ALWAYS = {"policy": "unless-stopped", "retries": 0}
 
 def revived(box: Sandbox, before: int) -> int:
     """Pid of the next init once its workload runs."""
-    box.until(lambda: box.running() and box.init != before and box.state() == "running")
+    box.until(lambda: pid_of(box) not in (0, before) and box.state() == "running")
     return box.init
+
+
+def pid_of(box: Sandbox) -> int:
+    running = box.running()
+    return running.pid if running else 0
 
 
 def identity(box: Sandbox) -> dict[str, Any]:
@@ -288,7 +293,7 @@ def test_nonsense_in_the_status_file_is_survived(sandbox_host: Host, content: by
     for value in box.status().values():
         assert isinstance(value, (int, float, str))
     os.kill(pid, signal.SIGKILL)
-    box.until(lambda: box.running() and box.init != pid)
+    box.until(lambda: pid_of(box) not in (0, pid))
     Path(box.paths.status).write_bytes(content)
     box.stop()
     assert box.running() is None

@@ -24,6 +24,10 @@ _SYSTEMD = "/run/systemd/system"
 UNIT = "sandlot.service"
 
 
+class _Died(LaunchError):
+    """No answer came."""
+
+
 class Launcher:
     """The client. Lists of names are sent at once; the launcher bounds how many run in parallel."""
 
@@ -121,7 +125,18 @@ class Launcher:
             time.sleep(0.005)
 
     def _all(self, operation: str, names: Iterable[str]) -> dict[str, LaunchError]:
-        """Do ``operation`` for every name; the failures by name."""
+        """Do ``operation`` for every name; the failures by name.
+
+        What a launcher did not answer, because it was killed or replaced, is asked of the next
+        one, once: every operation may be done twice.
+        """
+        failures = self._once(operation, names)
+        unanswered = [name for name, failure in failures.items() if isinstance(failure, _Died)]
+        for name in unanswered:
+            del failures[name]
+        return {**failures, **self._once(operation, unanswered)} if unanswered else failures
+
+    def _once(self, operation: str, names: Iterable[str]) -> dict[str, LaunchError]:
         self.ensure()
         waiting = list(names)[::-1]
         pending: dict[int, tuple[str, socket.socket]] = {}
@@ -154,7 +169,7 @@ def _answer(connection: socket.socket, operation: str, name: str) -> LaunchError
     with connection:
         message, _ = protocol.receive(connection)
     if message is None:
-        return LaunchError(f"{name}: the launcher died during {operation}", hint="run again")
+        return _Died(f"{name}: the launcher died during {operation}", hint="run again")
     if "error" in message:
         return LaunchError(str(message["error"]), hint=str(message.get("hint", "")))
     return None
