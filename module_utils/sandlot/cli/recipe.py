@@ -187,7 +187,9 @@ def _plug(entry: Interface, network: Network) -> Iterator[str]:
     yield f"[ ! -e {_IPV6.format(link)} ] || echo 1 >{_IPV6.format(link)}"
     yield f"ip link set dev {link} master {network.bridge} up"
     isolated, hairpin = ("on", "off") if network.isolated else ("off", "on")
-    yield f"ip link set dev {link} type bridge_slave isolated {isolated} hairpin {hairpin}"
+    modes = f"isolated {isolated} hairpin {hairpin} learning off"
+    yield f"ip link set dev {link} type bridge_slave {modes}"
+    yield f"bridge fdb append {entry.mac} dev {link} master static"
 
 
 def _link(entry: Interface) -> str:

@@ -39,6 +39,7 @@ RTEXT_FILTER_SKIP_STATS = 8
 IFLA_INFO_KIND = 1
 IFLA_INFO_SLAVE_DATA = 5
 IFLA_BRPORT_MODE = 4
+IFLA_BRPORT_LEARNING = 8
 IFLA_BRPORT_ISOLATED = 33
 IFA_LOCAL = 2
 RTA_DST = 1
@@ -71,6 +72,7 @@ class Link:
     group: int = 0
     hairpin: bool = False
     isolated: bool = False
+    learning: bool = False
 
 
 @dataclass(frozen=True)
@@ -228,6 +230,7 @@ def _link(body: bytes) -> Link:
         group=_word(found, IFLA_GROUP),
         hairpin=port.get(IFLA_BRPORT_MODE) == b"\1",
         isolated=port.get(IFLA_BRPORT_ISOLATED) == b"\1",
+        learning=port.get(IFLA_BRPORT_LEARNING) == b"\1",
     )
 
 

@@ -16,6 +16,8 @@ from typing import Any, Iterable, Iterator
 from ..errors import HostError
 from .model import Interface
 
+NUD_NOARP = 0x40  # of a bridge: static
+NTF_MASTER = 0x04
 _REMEDY = "install the package python3-pyroute2 (or pip install pyroute2) for this Python"
 _shared: list[_Session] = []
 
@@ -131,20 +133,26 @@ class Links:
                 **size,
             )
 
-    def set_port(self, name: str, *, isolated: bool) -> None:
+    def set_port(self, name: str, mac: str, *, isolated: bool) -> None:
         """A port of an isolated network talks to the bridge itself only; of others, also to itself.
 
         With br_netfilter on, a published port reached from the sandbox that publishes it goes
         out of the bridge port it came in by, which is what hairpin mode allows.
+
+        The bridge is told who is behind the port: it would learn it from link-local frames too
+        (LLDP), which no hook of the packet filter sees.
         """
+        index = socket.if_nametoindex(name)
         with self._explained(f"set the bridge port {name}"):
             self._route.link(
                 "set",
-                index=socket.if_nametoindex(name),
+                index=index,
                 kind="bridge_slave",
                 mode=int(not isolated),
                 isolated=int(isolated),
+                learning=0,
             )
+            self._route.fdb("append", ifindex=index, lladdr=mac, state=NUD_NOARP, flags=NTF_MASTER)
 
     def set_link(self, name: str, **changes: Any) -> None:
         with self._explained(f"set {changes} on {name}"):

@@ -129,8 +129,9 @@ def _is_up(inside: Inside, ifname: str) -> bool:
 
 
 def _is_port(outer: Link, bridge: Link, network: Network) -> bool:
-    modes = (outer.isolated, outer.hairpin)
-    return outer.master == bridge.index and modes == (network.isolated, not network.isolated)
+    modes = (outer.isolated, outer.hairpin, outer.learning)
+    wanted = (network.isolated, not network.isolated, False)
+    return outer.master == bridge.index and modes == wanted
 
 
 def _is_pair(outer: Link, inner: Link | None) -> bool:
@@ -167,7 +168,7 @@ def plug(
             if outer is None or not _is_pair(outer, inside.links.get(item.ifname)):
                 _make_pair(paths, host, item, networks[item.network], netns)
             else:
-                _mend_outer(host, outer, networks[item.network])
+                _mend_outer(host, outer, item, networks[item.network])
     _settle_inside(interfaces, netns)
 
 
@@ -182,7 +183,7 @@ def _make_pair(
         host.add_veth(item, mac, master=bridge, netns=descriptor, mtu=network.mtu)
     # The link has no carrier before its other end comes up, so it has not spoken yet.
     sysctls.silence_ipv6(item.link)
-    host.set_port(item.link, isolated=network.isolated)
+    host.set_port(item.link, item.mac, isolated=network.isolated)
 
 
 def _clear_name(ifname: str, netns: str) -> None:
@@ -193,9 +194,9 @@ def _clear_name(ifname: str, netns: str) -> None:
                 within.delete([ifname])
 
 
-def _mend_outer(host: adapter.Links, outer: Link, network: Network) -> None:
+def _mend_outer(host: adapter.Links, outer: Link, item: Interface, network: Network) -> None:
     host.set_link(outer.name, master=_bridge_index(network), state="up")
-    host.set_port(outer.name, isolated=network.isolated)
+    host.set_port(outer.name, item.mac, isolated=network.isolated)
     if network.mtu not in (None, outer.mtu):
         host.set_link(outer.name, mtu=network.mtu)
 

@@ -29,6 +29,7 @@ HOST_DAMAGE = {
     "link down": ("ip", "link", "set", LINK, "down"),
     "link unplugged": ("ip", "link", "set", LINK, "nomaster"),
     "link without hairpin": ("bridge", "link", "set", "dev", LINK, "hairpin", "off"),
+    "link that learns": ("bridge", "link", "set", "dev", LINK, "learning", "on"),
     "forwarding off": ("sysctl", "-qw", "net.ipv4.ip_forward=0"),
     "localnet off": ("sysctl", "-qw", f"net.ipv4.conf.{BRIDGE}.route_localnet=0"),
 }

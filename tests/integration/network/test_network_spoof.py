@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 
@@ -79,6 +80,33 @@ def test_forged_mac(tenants):
     assert STRANGER not in run(tenants.host, "bridge", "fdb"), "not learned either"
     flush(tenants)
     assert arrives(tenants, frame)
+
+
+LINK_LOCAL = {"lldp": "01:80:c2:00:00:0e", "other": "01:80:c2:00:00:03"}
+
+
+@pytest.mark.parametrize("group", LINK_LOCAL)
+def test_forged_mac_in_a_link_local_frame(tenants, group):
+    """Bridges take these frames for themselves before the rules see them, and learn from them."""
+    attacker, victim = interface(tenants, "attacker"), interface(tenants, "victim")
+    forged = ethernet(LINK_LOCAL[group], victim.mac, 0x0800, MARK.ljust(60, b"\0"))
+
+    def diverted():
+        """Whether the attacker gets what a third sandbox sends to the victim."""
+        third = interface(tenants, "third")
+        packet = udp(third.address, victim.address, 9)
+        frame = ethernet(victim.mac, third.mac, 0x0800, packet)
+        inject(tenants.pin("attacker"), "eth0", forged)
+        send = functools.partial(inject, tenants.pin("third"), "eth0", frame)
+        return frames(tenants.pin("attacker"), "eth0", send, lambda received: MARK in received)
+
+    assert not diverted()
+    port, learning = attacker.link, ("bridge", "link", "set", "dev", attacker.link, "learning")
+    run(tenants.host, *learning, "on")
+    run(tenants.host, "bridge", "fdb", "del", victim.mac, "dev", victim.link, "master")
+    assert diverted()
+    run(tenants.host, "bridge", "fdb", "del", victim.mac, "dev", port, "master", check=False)
+    run(tenants.host, "ip", "link", "set", victim.link, "nomaster")
 
 
 @pytest.mark.parametrize("claimed", ["gateway", "third"])
