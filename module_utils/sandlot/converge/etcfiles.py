@@ -62,14 +62,17 @@ def write(paths: Paths, record: Record, wanted: Files) -> None:
     os.makedirs(sandbox.run, mode=0o700, exist_ok=True)
     os.makedirs(sandbox.etc, mode=0o755, exist_ok=True)
     for file, content in wanted.items():
-        _rewrite(f"{sandbox.etc}/{file}", content, record.ids.start)
+        _rewrite(f"{sandbox.etc}/{file}", content)
 
 
-def _rewrite(path: str, content: bytes, owner: int) -> None:
-    """Same inode, never empty in between: the new text first, then the end cut off."""
+def _rewrite(path: str, content: bytes) -> None:
+    """Same inode, never empty in between: the new text first, then the end cut off.
+
+    Host root's, as a sandbox that is granted SYS_ADMIN can make its mount of it writable.
+    """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
-        os.fchown(fd, owner, owner)
+        os.fchown(fd, 0, 0)
         os.fchmod(fd, 0o644)
         os.pwrite(fd, content, 0)
         os.ftruncate(fd, len(content))

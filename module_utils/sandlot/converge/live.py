@@ -21,8 +21,8 @@ def differs(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
 def configure(sandbox: SandboxPaths, launch: Mapping[str, Any]) -> None:
     config = {key: launch[key] for key in KEYS}
     try:
-        with protocol.connect(sandbox.socket) as connection:
-            connection.settimeout(ANSWER_SECONDS)
+        # Also for connecting: an init that accepts nobody must not keep the host's lock.
+        with protocol.connect(sandbox.socket, timeout=ANSWER_SECONDS) as connection:
             protocol.send(connection, {"op": "configure", "config": config})
             answer, _ = protocol.receive(connection)
     except OSError as error:

@@ -17,7 +17,7 @@ from ..paths import Paths
 from ..plan import Operation
 from ..record import PRESENT, REBUILDING, Record
 from . import etcfiles, launchfile, layer, live, payload, probe, removal
-from .decide import NO_PINS, Decision, decide, namespace_lines, record_lines, run_lines
+from .decide import NO_PINS, Decision, Seen, decide, namespace_lines, record_lines, run_lines
 from .observe import Made, Observation, write_made
 from .resolve import Request, Resolved, resolve
 from .steps import Failures, Line, Step, batch, single
@@ -112,16 +112,27 @@ def _record_step(paths: Paths, entry: Record, lines: Sequence[Line] = ()) -> Ste
 
 
 def _stop(context: _Context) -> list[Step]:
-    """Those that only stop say so here; a restart is told where it starts."""
-    stopping = {name: d for name, d in context.decisions.items() if d.stop}
-    lines = [line for d in stopping.values() if not d.start for line in run_lines(d)]
-    running = [name for name in context.resolved.removed if context.seen.seen[name].running]
+    """Those that only stop say so here; a restart is told where it starts.
+
+    So are those that this run changes and that do not run: they may have crashed, and the launcher
+    would revive them in the middle of it.
+    """
+    seen = context.seen.seen
+    decisions = context.decisions
+    stopping = [name for name, d in decisions.items() if d.stop or _may_revive(d, seen[name])]
+    lines = [ln for d in decisions.values() if d.stop and not d.start for ln in run_lines(d)]
+    removed = [n for n in context.resolved.removed if seen[n].running or seen[n].pins != NO_PINS]
     launcher = Launcher(context.paths, python=payload.python())
 
     def stop(names: list[str], failures: Failures) -> None:
         failures.update(launcher.stop(names))
 
-    return batch("stop", [*running, *stopping], stop, lines)
+    return batch("stop", [*removed, *stopping], stop, lines)
+
+
+def _may_revive(decision: Decision, seen: Seen) -> bool:
+    changes = decision.write_record or decision.start or decision.rebuild or decision.destroy
+    return bool(changes) and not seen.running and seen.pins != NO_PINS
 
 
 def _destroy(context: _Context) -> list[Step]:
