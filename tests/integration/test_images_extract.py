@@ -9,6 +9,7 @@ import gzip
 import io
 import lzma
 import os
+import shutil
 import stat
 import tarfile
 import zlib
@@ -18,7 +19,7 @@ from typing import Callable
 import pytest
 from sandlot.images.extract import extract
 from sandlot.images.tarstream import ArchiveError
-from sandlot.images.unpack import Bounds
+from sandlot.images.unpack import MAX_DEPTH, Bounds
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 BOUNDS = Bounds(100 << 20, 1000)
@@ -386,3 +387,15 @@ def test_the_extractor_is_confined(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert unpack(b"x", tmp_path / "in") == ["False", "False", "False", "2"]
     finally:
         os.close(proc)
+
+
+@pytest.mark.parametrize("depth", [MAX_DEPTH, MAX_DEPTH + 1])
+def test_depth_is_bounded(tmp_path: Path, out: Path, depth: int) -> None:
+    """Deeper trees could be made, and then not be removed by code that recurses."""
+    member = folder("/".join(["d"] * depth))
+    if depth > MAX_DEPTH:
+        with pytest.raises(ArchiveError, match="directories deep"):
+            unpack(pack(member), tmp_path / "in")
+    else:
+        unpack(pack(member), tmp_path / "in")
+        shutil.rmtree(tmp_path / "in")

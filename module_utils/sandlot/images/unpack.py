@@ -28,6 +28,8 @@ from .tarstream import (
 
 MAX_ID = 65535
 MAX_WARNINGS = 20
+# Removing and copying a tree recurses; Python stops at a thousand levels.
+MAX_DEPTH = 200
 _LAST_TIME = 2**33
 # Directories a sandbox gets mounts in; the builder must find no link there.
 MOUNTPOINTS = {"dev": 0o755, "proc": 0o755, "sys": 0o755, "etc": 0o755, "run": 0o755, "tmp": 0o1777}
@@ -159,7 +161,11 @@ def _relative(member: Member, name: bytes) -> bytes:
         what = "has the name" if name == member.name else "links to"
         problem = f"member {member} {what} {shown(name)}, which leaves the image"
         raise ArchiveError(problem, hint="make the archive with relative names")
-    return b"/".join(part for part in parts if part not in (b"", b".")) or b"."
+    kept = [part for part in parts if part not in (b"", b".")]
+    if len(kept) > MAX_DEPTH:
+        problem = f"member {member} lies more than {MAX_DEPTH} directories deep"
+        raise ArchiveError(problem, hint="make the archive without it")
+    return b"/".join(kept) or b"."
 
 
 def _is_directory(path: bytes) -> bool:
