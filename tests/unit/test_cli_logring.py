@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import random
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,4 +127,20 @@ def test_damage_is_skipped(pair: Pair) -> None:
     os.write(pair.fds[0], b"rest of a line\n\n\xff\xfe x y z\n2026 stdout F good\n")
     ring = Ring(pair.paths)
     assert [line.text for line in ring.lines()] == [b"good"]
+    ring.close()
+
+
+def test_a_line_without_an_end_takes_no_memory(pair: Pair) -> None:
+    """Init has the files open: taken over, it can give them holes of any size."""
+    pair.writer.feed("stdout", b"x" * 16384 + b"\n")
+    ring = Ring(pair.paths)
+    assert [len(line.text) for line in ring.lines()] == [16384], "the longest that init writes"
+    end = os.fstat(pair.fds[0]).st_size + (64 << 20)
+    os.pwrite(pair.fds[0], b"\n2026-01-01T00:00:00.000000000Z stdout F after\n", end)
+    tracemalloc.start()
+    try:
+        assert [line.text for line in ring.lines()] == [b"after"]
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
     ring.close()

@@ -17,6 +17,7 @@ from ..paths import SandboxPaths
 CHUNK = 1 << 18
 # A line starts with its time in nanoseconds: this much of a file tells it from its successor.
 _HEAD = 64
+_LONGEST = 1 << 15
 _STREAMS = (b"stdout", b"stderr")
 
 
@@ -116,7 +117,9 @@ class Ring:
             if not data:
                 return
             whole = (self._rest + data).split(b"\n")
-            self._rest = whole.pop()
+            # Init writes no such line; one that was taken over may, and a file with holes for free.
+            rest = whole.pop()
+            self._rest = rest if len(rest) <= _LONGEST else b""
             yield from self._parse(whole)
 
     def _parse(self, raw: List[bytes]) -> Iterator[Line]:
