@@ -79,6 +79,23 @@ def test_a_rebuild_is_not_overtaken_by_a_revival(
     assert Path(host.paths.sandbox("a").upper, "root/mark").exists() == stopped_first
 
 
+def test_ids_are_not_given_away_before_a_removal_has_ended(
+    host: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An init that hangs in the kernel survives its removal, and its line in /etc/subuid."""
+    host.converged(sandbox("a"))
+    first = host.info("a")["ids"]
+    with monkeypatch.context() as unkillable:
+        error = LaunchError("init survived SIGKILL")
+        unkillable.setattr(Launcher, "stop", lambda self, names: dict.fromkeys(names, error))
+        assert host.run(sandbox("a", state="absent")).failed
+        assert host.run(sandbox("b")).failed.keys() == {"a"}
+        assert host.info("b")["ids"] != first
+    assert not host.run(sandbox("b")).failed
+    host.converged(sandbox("b"), sandbox("c"))
+    assert host.info("c")["ids"] == first
+
+
 ATTACK = ["sh", "-c", "mount -o remount,bind,rw /etc/hosts && echo attack >>/etc/hosts"]
 
 

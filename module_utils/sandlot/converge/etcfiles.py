@@ -13,7 +13,6 @@ from ..paths import Paths
 from ..record import Record
 
 Files = Dict[str, bytes]
-HOST_RESOLV_CONF = "/etc/resolv.conf"
 
 
 def contents(

@@ -128,7 +128,7 @@ def _records(
     seen: Observation,
 ) -> dict[str, Record]:
     good = seen.records.good
-    recorded = {name: record.ids for name, record in good.items() if name not in removed}
+    recorded = {name: record.ids for name, record in good.items()}
     ids = idmap.allocate(seen.ids, wishes, reserved=recorded, leaving=removed)
     records = {}
     for name, wish in wishes.items():

@@ -30,13 +30,17 @@ def allocate(
     """The range of every name; ForeignError when existing lines contradict each other.
 
     ``reserved`` holds the ranges that records give to sandboxes: a line that was lost does not
-    make its range free. Lines of ``leaving`` are about to go and may contradict others.
+    make its range free, nor does a removal that has not ended. Lines of ``leaving`` are about to
+    go and may contradict others.
     """
     names = list(dict.fromkeys(names))
     for name in names:
         owner(name)
-    known = _known(files, {*leaving} - {*names})
+    gone = {*leaving} - {*names}
+    known = _known(files, gone)
     for name, ids in reserved.items():
+        if name in gone:
+            continue
         line = _recorded(name, ids)
         _check_same(known.setdefault(name, line), line)
     _check_overlaps(files, known)
