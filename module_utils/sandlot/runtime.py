@@ -8,6 +8,7 @@ import os
 import time
 
 from . import store
+from .errors import StateError
 from .kernel import namespaces
 from .paths import PINNED
 
@@ -38,13 +39,27 @@ class Running:
 
 def running(paths: Paths, name: str) -> Running | None:
     """The sandbox's init, None unless the very process that was started is alive."""
-    data = store.read(paths.sandbox(name).init)
-    if data is None or data["boot_id"] != store.boot_id():
+    found = last_started(paths, name)
+    alive = found is not None and namespaces.start_time(found.pid) == found.start_time
+    return found if alive else None
+
+
+def last_started(paths: Paths, name: str) -> Running | None:
+    """The init that was started last, dead or alive; None if there was none in this boot."""
+    path = paths.sandbox(name).init
+    data = store.read(path)
+    if data is None:
         return None
-    started = namespaces.start_time(data["pid"])
-    if started is None or started != data["start_time"]:
-        return None
-    return Running(data["pid"], started, data["digest"], data["since"])
+    try:
+        found = Running(
+            int(data["pid"]), int(data["start_time"]), str(data["digest"]), float(data["since"])
+        )
+        boot_id = data["boot_id"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise StateError(
+            f"{path} names no process", hint="end the sandbox's init, remove the file, run again"
+        ) from error
+    return found if boot_id == store.boot_id() else None
 
 
 def open_init(paths: Paths, name: str) -> int | None:

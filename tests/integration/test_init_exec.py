@@ -353,3 +353,12 @@ def test_hostile_passwd_is_refused_in_bounds_by_start(sandbox_host: Host, kind: 
     with pytest.raises(LaunchError, match="passwd|no id"):
         box.start()
     assert box.running() is None
+
+
+@pytest.mark.parametrize("user", ["4294967295", "65536", "0:4294967295", "\u00b2", "-1", "9" * 30])
+def test_ids_beyond_the_map_are_refused(sandbox_host: Host, user: str) -> None:
+    """setresuid(2) takes -1 for "as it is": such a number must not end as root."""
+    box = sandbox_host.started("ids", SLEEP, capabilities=SWITCHING)
+    assert box.exec(["id", "-u"], user="33").stdout == b"33\n"
+    with pytest.raises(LaunchError, match="no id from 0 to 65535|is not in the sandbox"):
+        box.exec(["id", "-u"], user=user)

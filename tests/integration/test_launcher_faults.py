@@ -24,7 +24,7 @@ from sandboxes import (
     zygote_of,
 )
 from sandlot import runtime
-from sandlot.errors import LaunchError
+from sandlot.errors import LaunchError, StateError
 
 SLEEP = ["sleep", "100000"]
 ALWAYS = {"policy": "unless-stopped", "retries": 0}
@@ -148,3 +148,20 @@ def test_host_is_as_before(tmp_path: Path) -> None:
         host.close()
     changes = diff(before, fingerprint())
     assert [line for line in changes if str(host.root) in line] == []
+
+
+def test_a_damaged_identity_of_one_init_stops_neither_launcher_nor_others(fresh_host: Host) -> None:
+    damaged = fresh_host.started("damaged", SLEEP)
+    other = fresh_host.started("other", SLEEP)
+    damaged_pid, other_pid = damaged.init, other.init
+    path = fresh_host.paths.sandbox("damaged").init
+    whole = Path(path).read_bytes()
+    Path(path).write_text('{"schema": 1}\n')
+    fresh_host.launcher.quit()
+    fresh_host.launcher.ensure()
+    assert other.init == other_pid
+    with pytest.raises(StateError, match="names no process"):
+        damaged.running()
+    assert "names no process" in str(fresh_host.launcher.start(["damaged"])["damaged"])
+    Path(path).write_bytes(whole)
+    assert damaged.init == damaged_pid

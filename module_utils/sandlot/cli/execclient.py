@@ -25,6 +25,7 @@ from .signals import Forwarder
 from .terminal import Terminal
 
 KILLED = 128 + 9
+CONNECT_SECONDS = 10.0
 _NULL = (1, 3)
 _PTMX = (5, 2)
 # What a message needs beside the words: for each, and for the rest of the request.
@@ -88,7 +89,11 @@ def _connect(paths: Paths, name: str) -> socket.socket:
     if runtime.running(paths, name) is None:
         raise SandlotError(f"{name} is not running", hint=f"start it: sandlot start {name}")
     try:
-        return protocol.connect(paths.sandbox(name).socket)
+        connection = protocol.connect(paths.sandbox(name).socket, timeout=CONNECT_SECONDS)
+        connection.settimeout(None)
+        return connection
+    except (BlockingIOError, socket.timeout) as error:
+        raise SandlotError(f"init of {name} does not answer", hint="restart the sandbox") from error
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise SandlotError(f"{name} is starting or ending now", hint="try again") from error
 

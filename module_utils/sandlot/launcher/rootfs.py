@@ -45,7 +45,8 @@ _DEV_LINKS = {
 }
 _SAFE = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
 _STRICT = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
-_PTY_MAX = "1024"
+# The kernel has 4096 for all (kernel.pty.max); a few sandboxes must not exhaust it.
+_PTY_MAX = "256"
 _TMPFS = {"size": "256m", "mode": "1777", "nr_inodes": "100k"}
 _TMPFS_FLAGS = {
     "noexec": MOUNT_ATTR_NOEXEC,

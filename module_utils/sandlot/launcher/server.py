@@ -17,7 +17,7 @@ import select
 import sys
 import time
 
-from .. import __version__, runtime, store
+from .. import __version__, runtime
 from ..errors import LaunchError, SandlotError
 from ..init.policy import SETTLED, back_off
 from ..kernel import confine, libc
@@ -238,10 +238,12 @@ class Server:
 
     def _consider_restart(self, name: str) -> None:
         """Revive an init that did not end on purpose, with back-off; its policy is read then."""
-        started = store.read(self.paths.sandbox(name).init)
-        if started is None or started["boot_id"] != store.boot_id():
+        try:
+            started = runtime.last_started(self.paths, name)
+        except SandlotError as error:
+            _log(f"{name}: {error}")
             return
-        if not runtime.status(self.paths, name).get("final"):
+        if started is not None and not runtime.status(self.paths, name).get("final"):
             self._schedule(name)
 
     def _schedule(self, name: str) -> None:

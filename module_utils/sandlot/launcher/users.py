@@ -17,13 +17,13 @@ def resolve(root: int, user: str) -> tuple[int, int, list[int]]:
     """(uid, gid, supplementary gids) inside the sandbox; a number is a number, never a name."""
     name, _, group = user.partition(":")
     passwd = _rows(root, "passwd")
-    row = next((r for r in passwd if len(r) > 3 and r[2 if name.isdigit() else 0] == name), None)
-    if row is None and not name.isdigit():
+    row = next((r for r in passwd if len(r) > 3 and r[2 if _is_number(name) else 0] == name), None)
+    if row is None and not _is_number(name):
         raise LaunchError(f"user: {name!r} is not in the sandbox's /etc/passwd", hint="use a uid")
-    uid = int(name) if name.isdigit() else _number(row, 2)
+    uid = _bounded(name, "user") if _is_number(name) else _number(row, 2)
     groups = _rows(root, "group")
     if group:
-        gid = int(group) if group.isdigit() else _group_id(groups, group)
+        gid = _bounded(group, "user") if _is_number(group) else _group_id(groups, group)
     else:
         gid = _number(row, 3) if row else 0
     members = [r for r in groups if len(r) > 3 and row and row[0] in r[3].split(",")]
@@ -40,9 +40,17 @@ def _group_id(groups: list[list[str]], name: str) -> int:
 
 
 def _number(row: list[str] | None, field: int) -> int:
-    text = row[field] if row else ""
-    if not text.isascii() or not text.isdigit() or int(text) > 65535:
-        raise LaunchError(f"user: {text!r} in the sandbox's user files is no id from 0 to 65535")
+    return _bounded(row[field] if row else "", "user: in the sandbox's user files")
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _bounded(text: str, where: str) -> int:
+    """An id the sandbox's map holds; beyond it lies -1, which setresuid(2) takes for "as it is"."""
+    if not _is_number(text) or len(text) > 5 or int(text) > 65535:
+        raise LaunchError(f"{where}: {text[:20]!r} is no id from 0 to 65535")
     return int(text)
 
 
