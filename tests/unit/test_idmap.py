@@ -402,6 +402,38 @@ def test_the_lock_of_a_live_process_is_honoured(paths: Paths) -> None:
     converge(paths, "web")
 
 
+def test_a_lock_taken_while_another_is_found_stale_stays(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The holder lets go and ends after its pid was read; a third process wants the lock then."""
+    lock = f"{paths.subuid}.lock"
+    Path(lock).write_bytes(b"%d\0" % _dead_pid())
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+
+    def take() -> None:
+        theirs.recv()
+        theirs.send(lockfile._link(paths.subuid, lock))
+        theirs.recv()
+
+    def ended(pid: int) -> bool:
+        os.unlink(lock)
+        ours.send("take it")
+        ours.poll(0.5)
+        return False
+
+    # Started first: a child would share the open file that its parent has locked.
+    taker = context.Process(target=take, daemon=True)
+    taker.start()
+    with monkeypatch.context() as patched:
+        patched.setattr(lockfile, "_alive", ended)
+        lockfile._break_stale(lock)
+    assert ours.poll(20) and ours.recv() is True
+    assert lockfile.holder(lock) == taker.pid
+    ours.send("end")
+    taker.join()
+
+
 @pytest.mark.parametrize("text", [b"", b"joe\0"])
 def test_a_lock_without_a_pid_is_nobodys_to_break(paths: Paths, text: bytes) -> None:
     Path(f"{paths.subuid}.lock").write_bytes(text)

@@ -80,7 +80,8 @@ def _link(path: str, lock: str) -> bool:
     fd = os.open(source, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.write(fd, b"%d\0" % os.getpid())
-        os.link(source, lock)
+        with _directory_lock(lock):
+            os.link(source, lock)
     except FileExistsError:
         return False
     finally:
@@ -90,15 +91,22 @@ def _link(path: str, lock: str) -> bool:
 
 
 def _break_stale(lock: str) -> bool:
-    """Remove the lock of a dead process. The flock keeps two of us from removing each other's."""
-    directory = os.open(os.path.dirname(lock), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
+    """Remove the lock of a dead process."""
+    with _directory_lock(lock):
         if not _is_stale(lock):
             return False
         with contextlib.suppress(FileNotFoundError):
             os.unlink(lock)
         return True
+
+
+@contextlib.contextmanager
+def _directory_lock(lock: str) -> Iterator[None]:
+    """None of us takes a lock while one of us looks whether it is stale: it would be removed."""
+    directory = os.open(os.path.dirname(lock), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(directory)
 
