@@ -176,6 +176,7 @@ options:
       pids_limit:
         description:
           - How many processes and threads may exist in the sandbox, its init included.
+          - V(-1) leaves it without a limit.
           - Defaults to V(2048).
         type: int
       ulimits:

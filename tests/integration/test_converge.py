@@ -256,6 +256,7 @@ def test_refused_before_any_change(host: Deployment, options: dict, option: str)
     with pytest.raises(SpecError) as caught:
         host.run(sandbox("a"), sandbox("b", **named))
     assert caught.value.option == option
+    assert caught.value.hint
     assert tree(host.paths.sandboxes) == before
     assert host.run(sandbox("first")).actions == []
 

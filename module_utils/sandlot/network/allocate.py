@@ -210,7 +210,8 @@ def _check_ipv4(address: str) -> None:
     try:
         ipaddress.IPv4Address(address)
     except ValueError as error:
-        raise SpecError("ipv4_address", address, "is no IPv4 address") from error
+        hint = "write it like 10.77.0.5, without a prefix"
+        raise SpecError("ipv4_address", address, "is no IPv4 address", hint=hint) from error
 
 
 def _unicast(mac: str, sandbox: str) -> str:

@@ -308,8 +308,11 @@ _LIMITS = (
     Option(
         "pids_limit",
         "int",
-        partial(quantities.integer, minimum=2, maximum=MAX_PIDS),
-        ["How many processes and threads may exist in the sandbox, its init included."],
+        partial(quantities.pids, maximum=MAX_PIDS),
+        [
+            "How many processes and threads may exist in the sandbox, its init included.",
+            "V(-1) leaves it without a limit.",
+        ],
         change=LIVE,
         default=2048,
     ),

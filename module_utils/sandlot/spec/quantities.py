@@ -69,6 +69,13 @@ def swap(option: str, value: Any) -> int:
     return UNLIMITED if _digits(value) == "-1" else size(option, value)
 
 
+def pids(option: str, value: Any, *, maximum: int) -> int:
+    """At least two, for init and the workload; or -1 for no bound."""
+    return (
+        UNLIMITED if _digits(value) == "-1" else integer(option, value, minimum=2, maximum=maximum)
+    )
+
+
 def integer(option: str, value: Any, *, minimum: int, maximum: int) -> int:
     span = f"from {minimum} to {maximum}"
     if not isinstance(value, float) and _INTEGER.fullmatch(_digits(value)):

@@ -89,6 +89,7 @@ def test_refused(before, now, option, problem):
     with pytest.raises(SpecError, match=problem) as caught:
         run(now, run(before))
     assert caught.value.option == option
+    assert caught.value.hint
 
 
 def test_pool_is_used_to_the_last_address():

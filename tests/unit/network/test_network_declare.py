@@ -48,6 +48,7 @@ def test_refused(raw, option, problem):
     with pytest.raises(SpecError, match=problem) as caught:
         declare.normalise(Paths(), [raw])
     assert caught.value.option == option
+    assert caught.value.hint
 
 
 def test_defaults():

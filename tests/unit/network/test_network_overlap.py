@@ -60,6 +60,7 @@ def test_routes(destination, index, refused):
     with pytest.raises(SpecError, match="overlaps this host's route") as caught:
         return check(observed)
     assert caught.value.option == "ipv4_subnet"
+    assert caught.value.hint
     return None
 
 

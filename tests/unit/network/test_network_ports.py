@@ -58,6 +58,7 @@ def test_two_sandboxes_want_one_port(listening, pair):
     with pytest.raises(SpecError, match="of sandbox s1 is published by sandbox s0") as caught:
         check(pair)
     assert caught.value.option == "published_ports"
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("pair", AGREE)
