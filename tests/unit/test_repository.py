@@ -25,7 +25,7 @@ LONGEST_FILE = 500
 # Tests hold tables of cases.
 LONGEST_TEST_FILE = 700
 LONGEST_FUNCTION = 80
-DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/testing.md")
 
 
 def _files() -> list[Path]:
@@ -151,7 +151,9 @@ def _commands() -> Iterator[list[str]]:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document: str) -> None:
     targets = re.findall(r"\]\(([^):#]+)\)", (ROOT / document).read_text())
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+    assert [
+        target for target in targets if not (ROOT / document).parent.joinpath(target).exists()
+    ] == []
 
 
 def test_documented_targets_exist() -> None:
@@ -220,3 +222,9 @@ def test_readme_names_every_variable() -> None:
     ]
     names = {name for options in specs for name in options} - {"sandbox_recreate"}
     assert [name for name in sorted(names) if f"`{name}`" not in readme] == []
+
+
+def test_named_tests_exist() -> None:
+    named = re.findall(r"`(tests/[\w/.]+)::(\w+)`", (ROOT / "docs" / "testing.md").read_text())
+    assert named
+    assert [f"{p}::{n}" for p, n in named if f"def {n}(" not in (ROOT / p).read_text()] == []
