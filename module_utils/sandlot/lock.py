@@ -21,17 +21,44 @@ POLL_SECONDS = 0.1
 @contextlib.contextmanager
 def exclusive(paths: Paths, *, wait: float = WAIT_SECONDS) -> Iterator[None]:
     """Hold the host's writer lock; wait up to ``wait`` seconds for another run to finish."""
-    os.makedirs(paths.state, mode=0o700, exist_ok=True)
-    fd = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fresh = not os.path.isdir(paths.state)
+    fd = _locked(paths, time.monotonic() + wait, wait)
     try:
-        _acquire(fd, paths.lock, wait)
         yield
     finally:
+        if fresh:
+            _forget(paths)
         os.close(fd)
 
 
-def _acquire(fd: int, path: str, wait: float) -> None:
-    deadline = time.monotonic() + wait
+def _locked(paths: Paths, deadline: float, wait: float) -> int:
+    """A descriptor of the locked file that is in place: a teardown removes it while it is held."""
+    while True:
+        os.makedirs(paths.state, mode=0o700, exist_ok=True)
+        fd = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with contextlib.ExitStack() as closing:
+            closing.callback(os.close, fd)
+            _acquire(fd, paths.lock, deadline, wait)
+            if _in_place(fd, paths.lock):
+                closing.pop_all()
+                return fd
+
+
+def _in_place(fd: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
+def _forget(paths: Paths) -> None:
+    """A run that found no state and made none leaves none."""
+    if os.path.isdir(paths.state) and os.listdir(paths.state) == [os.path.basename(paths.lock)]:
+        os.unlink(paths.lock)
+        os.rmdir(paths.state)
+
+
+def _acquire(fd: int, path: str, deadline: float, wait: float) -> None:
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

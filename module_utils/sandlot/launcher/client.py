@@ -62,7 +62,7 @@ class Launcher:
     def upgrade(self) -> None:
         """Have a running launcher re-execute the installed code; done when the new one answers."""
         if self._ask("upgrade", to_end=True) is not None:
-            self._await()
+            self.ensure()
 
     def quit(self) -> None:
         """End a running launcher; sandboxes go on."""

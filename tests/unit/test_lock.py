@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The writer lock: one holder, no trace, no two holders around a teardown."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from sandlot import lock
+from sandlot.errors import SandlotError
+from sandlot.paths import Paths
+
+
+def test_a_run_that_makes_no_state_leaves_none(tmp_path: Path) -> None:
+    paths = Paths(str(tmp_path))
+    with lock.exclusive(paths):
+        assert os.path.exists(paths.lock)
+    assert not os.path.exists(paths.state)
+
+
+def test_state_that_a_run_made_stays(tmp_path: Path) -> None:
+    paths = Paths(str(tmp_path))
+    with lock.exclusive(paths):
+        Path(paths.networks_file).write_text("{}")
+    assert sorted(os.listdir(paths.state)) == ["lock", "networks.json"]
+
+
+def test_a_second_writer_is_told_what_it_waits_for(tmp_path: Path) -> None:
+    paths = Paths(str(tmp_path))
+    with lock.exclusive(paths), pytest.raises(SandlotError, match="another sandlot run has held"):
+        with lock.exclusive(paths, wait=0.0):
+            pass
+
+
+def test_who_waited_for_a_removed_lock_takes_the_one_in_place(tmp_path: Path) -> None:
+    paths = Paths(str(tmp_path))
+    os.makedirs(paths.state)
+    entered = threading.Event()
+
+    def wait() -> None:
+        with lock.exclusive(paths):
+            entered.set()
+
+    waiter = threading.Thread(target=wait)
+    with lock.exclusive(paths):
+        waiter.start()
+        os.unlink(paths.lock)
+    waiter.join(30)
+    assert entered.is_set()
+    assert os.path.exists(paths.lock)
