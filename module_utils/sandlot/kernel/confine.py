@@ -31,7 +31,6 @@ _SECCOMP_SET_MODE_FILTER = 1
 _LOW = 0xFFFFFFFF
 
 CAP_SYS_ADMIN = 21
-ALL_CAPABILITIES = (1 << 64) - 1
 
 _prctl = bind("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 _prctl_text = bind("prctl", c_int, c_char_p)

@@ -7,17 +7,9 @@ from __future__ import annotations
 from typing import Iterable
 
 from ..errors import SpecError
+from ..spec.confinement import CAPABILITIES
 
-# In the order of include/uapi/linux/capability.h: a name's index is its number.
-NAMES: tuple[str, ...] = tuple(
-    """
-    CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE
-    NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO
-    SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME
-    SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG
-    WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE
-    """.split()
-)
+NAMES = CAPABILITIES
 NUMBERS: dict[str, int] = {name: number for number, name in enumerate(NAMES)}
 
 

@@ -12,7 +12,7 @@ from .quantities import UNLIMITED, integer, size
 from .text import line, refusal, sequence, text, unique
 from .values import Tmpfs, Ulimit
 
-# In the kernel's order: the index is the capability's number.
+# In the order of include/uapi/linux/capability.h: the index is the capability's number.
 CAPABILITIES = tuple(
     """
     CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE
