@@ -51,10 +51,10 @@ def last_started(paths: Paths, name: str) -> Running | None:
     if data is None:
         return None
     try:
-        found = Running(
-            int(data["pid"]), int(data["start_time"]), str(data["digest"]), float(data["since"])
-        )
-        boot_id = data["boot_id"]
+        pid, started, boot_id = int(data["pid"]), data["start_time"], data["boot_id"]
+        # No process starts at -1: one whose start was not known is taken for dead.
+        started = started if isinstance(started, int) else -1
+        found = Running(pid, started, str(data["digest"]), float(data["since"]))
     except (KeyError, TypeError, ValueError) as error:
         raise StateError(
             f"{path} names no process", hint="end the sandbox's init, remove the file, run again"
