@@ -84,12 +84,18 @@ class Ours:
         answer: dict[str, Any] = Launcher(self.paths).ping() or {}
         return int(answer["pid"])
 
+    def outside(self) -> list[int]:
+        """The launcher and its zygote; inits without a parent are children of the launcher, too."""
+        launcher = self.launcher()
+        running = set(self.inits().values())
+        return [launcher, *(pid for pid in processes.children(launcher) if pid not in running)]
+
     def memory(self) -> Memory:
         inits = self.inits().values()
         workloads = [child for pid in inits for child in processes.children(pid)]
         return Memory(
             init=[processes.pss(pid) for pid in inits],
-            launcher=processes.pss(self.launcher()),
+            launcher=sum(processes.pss(pid) for pid in self.outside()),
             workload=[processes.pss(pid) for pid in workloads],
         )
 
@@ -97,7 +103,7 @@ class Ours:
         return [processes.disk_usage(self.paths.sandbox(name).state) for name in self.inits()]
 
     def wakeups(self, seconds: float) -> int:
-        pids = [self.launcher(), *self.inits().values()]
+        pids = [*self.outside(), *self.inits().values()]
         return sum(processes.wakeups_during(pids, seconds).values())
 
     def exec_seconds(self, name: str) -> float:

@@ -111,7 +111,7 @@ def _connection() -> Verdict:
 def _wakeups(ours: Result) -> Verdict:
     number = ours["wakeups"]
     figure = f"{number} in {ours['wakeups_seconds']:.0f} s"
-    return Verdict("idle wake-ups, all inits and launcher", figure, "none", number == 0)
+    return Verdict("idle wake-ups, all inits, launcher, zygote", figure, "none", number == 0)
 
 
 def _network(result: Result) -> Verdict:
@@ -136,7 +136,7 @@ def others(result: Result) -> list[tuple[str, str]]:
         (f"T({many})", f"{median(ours, 'deploy_many'):.2f} s"),
         (f"teardown of {many} and of the runtime", f"{median(ours, 'teardown_many'):.2f} s"),
         ("PSS of an init", _kb(ours["memory_init"])),
-        ("PSS of the launcher", _kb(ours["memory_launcher"])),
+        ("PSS of launcher and zygote", _kb(ours["memory_launcher"])),
         ("PSS of the workload (busybox sleep)", _kb(ours["memory_workload"])),
         ("sandlot exec NAME -- true", _ms(median(ours, "exec"))),
         ("host to sandbox", f"{median(result['network'], 'sandlot') / 1000:.1f} Gbit/s"),
