@@ -28,9 +28,11 @@ READ_SIZE = 16384
 _MAX_PIPE = 1 << 20
 # Faults are left to the kernel, which ignores them when sent to PID 1 from inside (kill(2)). What
 # init writes into closed pipes and full files must not reach the workload as SIGPIPE or SIGXFSZ.
+FAULTS = tuple(
+    int(getattr(signal, f"SIG{name}")) for name in ("SEGV", "BUS", "FPE", "ILL", "TRAP", "SYS")
+)
 NOT_FORWARDED = frozenset(
-    int(getattr(signal, f"SIG{name}"))
-    for name in "SEGV BUS FPE ILL TRAP SYS KILL STOP PIPE XFSZ".split()
+    (*FAULTS, *(int(getattr(signal, f"SIG{name}")) for name in ("KILL", "STOP", "PIPE", "XFSZ")))
 )
 CAUGHT = tuple(sorted(int(number) for number in signal.valid_signals() - NOT_FORWARDED))
 

@@ -23,6 +23,7 @@ AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 
 # Calls that glibc 2.31 has no wrapper for. From 424 on the numbers are the same everywhere.
+SYS_RT_SIGACTION = 134 if AARCH64 else 13
 SYS_PIVOT_ROOT = 41 if AARCH64 else 155
 SYS_KEYCTL = 219 if AARCH64 else 250
 SYS_SECCOMP = 277 if AARCH64 else 317
@@ -58,6 +59,21 @@ def syscall(number: int, what: str, *arguments: Any, path: str = "") -> int:
     """A raw system call; ints travel as C long, bytes and ctypes objects as they are."""
     converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
     return check(libc.syscall(ctypes.c_long(number), *converted), what, path)
+
+
+_SIGNAL_SET_SIZE = 8
+_INTERNAL_SIGNALS = (32, 33)
+
+
+def default_signals() -> None:
+    """Undo that glibc's own two signals are ignored, which would reach every workload.
+
+    posix_spawn(3), which make uses, ignores them in its child; only the raw call resets them.
+    """
+    action = bytes(40)  # struct sigaction of the kernel: SIG_DFL, no flags, no mask
+    for number in _INTERNAL_SIGNALS:
+        what = f"rt_sigaction {number}"
+        syscall(SYS_RT_SIGACTION, what, number, action, 0, _SIGNAL_SET_SIZE)
 
 
 # Keeps the interpreter's lock across the call, as the child goes on in the interpreter.

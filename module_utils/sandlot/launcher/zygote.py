@@ -19,7 +19,7 @@ import struct
 
 from ..errors import LaunchError
 from ..init import process, rehearsal
-from ..init.supervisor import CAUGHT
+from ..init.supervisor import CAUGHT, FAULTS
 from ..kernel import confine, libc
 from ..kernel.signals import signal
 
@@ -68,6 +68,9 @@ def main(root: str) -> NoReturn:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    libc.default_signals()
+    for number in FAULTS:
+        signal.signal(number, signal.SIG_DFL)
     zygote = _spawn()
     # Only now, so that no init carries what the launcher and its workers need.
     from . import server
