@@ -67,14 +67,14 @@ def replace(path: str, content: bytes, *, mode: int = 0o600, durable: bool = Tru
         _write_file(temporary, content, mode=mode, durable=durable)
         os.rename(temporary, path)
     except OSError:
-        _unlink(temporary)
+        unlink(temporary)
         raise
     if durable:
-        _sync_directory(os.path.dirname(path))
+        sync_directory(os.path.dirname(path))
 
 
 def _write_file(path: str, content: bytes, *, mode: int, durable: bool) -> None:
-    _unlink(path)
+    unlink(path)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         os.fchmod(fd, mode)
@@ -87,7 +87,7 @@ def _write_file(path: str, content: bytes, *, mode: int, durable: bool) -> None:
         os.close(fd)
 
 
-def _sync_directory(path: str) -> None:
+def sync_directory(path: str) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -96,11 +96,12 @@ def _sync_directory(path: str) -> None:
 
 
 def remove(path: str) -> None:
-    _unlink(path)
-    _unlink(f"{path}.new")
+    unlink(path)
+    unlink(f"{path}.new")
 
 
-def _unlink(path: str) -> None:
+def unlink(path: str) -> None:
+    """Remove a file that may be gone already."""
     try:
         os.unlink(path)
     except FileNotFoundError:

@@ -18,14 +18,6 @@ exec unshare --mount --propagation private \\
   bash -euo pipefail -c 'sandbox "$1"' bash "${1:?DIRECTORY}"
 """
 _SAFE = "nosuid,nodev,noexec"
-_TMPFS = {"size": "256m", "mode": "1777", "nr_inodes": "100k"}
-_DEV_LINKS = {
-    "ptmx": "pts/ptmx",
-    "fd": "/proc/self/fd",
-    "stdin": "/proc/self/fd/0",
-    "stdout": "/proc/self/fd/1",
-    "stderr": "/proc/self/fd/2",
-}
 # The shell stays until the root is in place; then the workload takes its place.
 _WAITING = 'echo ready; read -r go; cd "$0"; unset PWD OLDPWD; exec "$@" </dev/null 2>&1'
 
@@ -139,13 +131,11 @@ def _dev() -> Iterator[str]:
     yield f"for name in {' '.join(rootfs.DEVICES)}; do"
     yield '  touch "./dev/$name" && mount --bind "/dev/$name" "./dev/$name"'
     yield "done"
-    for name, target in _DEV_LINKS.items():
+    for name, target in rootfs.DEV_LINKS.items():
         yield f"ln -s {target} ./dev/{name}"
     yield "mkdir ./dev/pts ./dev/shm ./dev/mqueue"
-    yield (
-        "mount -t devpts -o nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5,max=1024 "
-        "none ./dev/pts"
-    )
+    options = [f"{key}={value}" if value else key for key, value in rootfs.DEVPTS.items()]
+    yield f"mount -t devpts -o nosuid,noexec,{','.join(options)} none ./dev/pts"
     yield f"mount -t tmpfs -o {_SAFE},mode=1777,size=64m none ./dev/shm"
     yield f"mount -t mqueue -o {_SAFE} none ./dev/mqueue"
 
@@ -153,7 +143,7 @@ def _dev() -> Iterator[str]:
 def _tmpfs(text: str) -> str:
     given = [word for word in text.split(",") if word]
     named = {word.partition("=")[0] for word in given}
-    defaults = [f"{key}={value}" for key, value in _TMPFS.items() if key not in named]
+    defaults = [f"{key}={value}" for key, value in rootfs.TMPFS.items() if key not in named]
     return ",".join(["nosuid", "nodev", *defaults, *given])
 
 

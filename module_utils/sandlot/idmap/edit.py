@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import os
 import stat
 from typing import Iterable, Mapping
 
+from .. import store
 from ..errors import ForeignError, HostError
 from ..paths import Paths
 from ..plan import Operation
@@ -132,25 +132,25 @@ def _sweep(path: str, target: str) -> None:
     for leftover in lockfile.stale_files(path, target):
         # FILE.lock names this process now.
         if leftover != f"{path}.lock":
-            _unlink(leftover)
+            store.unlink(leftover)
 
 
 def _remove(paths: Paths, path: str, target: str) -> None:
-    _unlink(target)
+    store.unlink(target)
     created.forget(paths, path)
 
 
 def _replace(target: str, content: bytes) -> None:
     """Rename a complete file into place, with the mode, owner and attributes of the old one."""
     new = lockfile.temporary(target)
-    _unlink(new)
+    store.unlink(new)
     try:
         _write(new, target, content)
         os.rename(new, target)
     except OSError:
-        _unlink(new)
+        store.unlink(new)
         raise
-    _sync_directory(os.path.dirname(target))
+    store.sync_directory(os.path.dirname(target))
 
 
 def _write(new: str, target: str, content: bytes) -> None:
@@ -181,16 +181,3 @@ def _attributes(target: str) -> set[str]:
         if error.errno != errno.ENOTSUP:
             raise
         return set()
-
-
-def _sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _unlink(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)

@@ -28,6 +28,7 @@ from ..kernel.mounts import (
 )
 from ..kernel.signals import signal
 from . import protocol, rootfs, stage, stopper, users
+from .creator import write_value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def start(
     peer.settimeout(STEP_SECONDS)
     build = _Build(paths, launch, means.stage)
     for directory in launch["cgroups"]:
-        _write(f"{directory}/cgroup.procs", str(joiner))
+        write_value(f"{directory}/cgroup.procs", str(joiner))
     rlimits = limits.complete(launch["rlimits"])
     limits.raise_hard(joiner, rlimits)
     flags = [namespaces.FLAGS[kind] for kind in build.pins]
@@ -152,14 +153,6 @@ def _file(source: str) -> int:
     return fd
 
 
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
-
-
 def _expect(peer: _socket.socket, key: str, fds: list[int] | None = None) -> protocol.Message:
     """The next message of the joiner, the mounter or init, which has to have ``key``."""
     try:
@@ -194,7 +187,7 @@ def _forget_oom_adjustment(pid: int) -> None:
     with open(path, encoding="ascii") as handle:
         inherited = int(handle.read())
     if inherited < 0:
-        _write(path, "0")
+        write_value(path, "0")
 
 
 def _descriptors(paths: SandboxPaths, restarts: int) -> list[int]:

@@ -87,15 +87,16 @@ def _receive_or_raise(sock: _socket.socket) -> None:
 
 def _write_maps(pid: int, launch: Mapping[str, Any]) -> None:
     ids = launch["ids"]
-    _write(f"/proc/{pid}/uid_map", f"0 {ids['uid']} {ids['size']}\n")
-    _write(f"/proc/{pid}/gid_map", f"0 {ids['gid']} {ids['size']}\n")
+    write_value(f"/proc/{pid}/uid_map", f"0 {ids['uid']} {ids['size']}\n")
+    write_value(f"/proc/{pid}/gid_map", f"0 {ids['gid']} {ids['size']}\n")
     for clock, seconds in (launch["time_offset"] or {}).items():
         whole = int(seconds // 1)
         nanoseconds = int(round((seconds - whole) * 1_000_000_000))
-        _write(f"/proc/{pid}/timens_offsets", f"{clock} {whole} {nanoseconds}\n")
+        write_value(f"/proc/{pid}/timens_offsets", f"{clock} {whole} {nanoseconds}\n")
 
 
-def _write(path: str, text: str) -> None:
+def write_value(path: str, text: str) -> None:
+    """Into a file of procfs or a cgroup, which take a value in one call."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, text.encode())
@@ -127,7 +128,7 @@ def _configure(pid: int, launch: Mapping[str, Any]) -> None:
 
 def _set_sysctl(key: str, value: str) -> None:
     try:
-        _write("/proc/sys/" + key.replace(".", "/"), value)
+        write_value("/proc/sys/" + key.replace(".", "/"), value)
     except FileNotFoundError as error:
         problem = "does not exist in a sandbox of this kernel"
         raise SpecError("sysctls", key, problem, hint="correct its name or leave it out") from error

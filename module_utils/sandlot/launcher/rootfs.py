@@ -36,7 +36,7 @@ DEVICES = {
     "urandom": (1, 9),
     "tty": (5, 0),
 }
-_DEV_LINKS = {
+DEV_LINKS = {
     "ptmx": "pts/ptmx",
     "fd": "/proc/self/fd",
     "stdin": "/proc/self/fd/0",
@@ -45,9 +45,9 @@ _DEV_LINKS = {
 }
 _SAFE = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
 _STRICT = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
-# The kernel has 4096 for all (kernel.pty.max); a few sandboxes must not exhaust it.
-_PTY_MAX = "256"
-_TMPFS = {"size": "256m", "mode": "1777", "nr_inodes": "100k"}
+# The kernel has 4096 ptys for all (kernel.pty.max); a few sandboxes must not exhaust them.
+DEVPTS = {"newinstance": "", "ptmxmode": "0666", "mode": "0620", "gid": "5", "max": "256"}
+TMPFS = {"size": "256m", "mode": "1777", "nr_inodes": "100k"}
 _TMPFS_FLAGS = {
     "noexec": MOUNT_ATTR_NOEXEC,
     "nosuid": MOUNT_ATTR_NOSUID,
@@ -138,10 +138,9 @@ def _mount_dev(root: int, devices: Mapping[str, int]) -> int:
         node = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=dev)
         mounts.attach(device, target_fd=node)
         os.close(node)
-    for name, target in _DEV_LINKS.items():
+    for name, target in DEV_LINKS.items():
         os.symlink(target, name, dir_fd=dev)
-    options = {"newinstance": "", "ptmxmode": "0666", "mode": "0620", "gid": "5", "max": _PTY_MAX}
-    pts = mounts.new_mount("devpts", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC)
+    pts = mounts.new_mount("devpts", DEVPTS, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC)
     shm = mounts.new_mount("tmpfs", {"mode": "1777", "size": "64m"}, _SAFE)
     mqueue = mounts.new_mount("mqueue", {}, _SAFE)
     for name, mount in {"pts": pts, "shm": shm, "mqueue": mqueue}.items():
@@ -151,7 +150,7 @@ def _mount_dev(root: int, devices: Mapping[str, int]) -> int:
 
 
 def _mount_tmpfs(root: int, path: str, text: str) -> None:
-    options, flags = dict(_TMPFS), MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
+    options, flags = dict(TMPFS), MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
     for word in [w for w in text.split(",") if w]:
         key, _, value = word.partition("=")
         if key in _TMPFS_FLAGS:
