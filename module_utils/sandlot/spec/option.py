@@ -20,6 +20,10 @@ def as_is(value: Any) -> Any:
     return value
 
 
+def strings(items: Iterable[Any]) -> list[str]:
+    return [str(item) for item in items]
+
+
 @dataclass(frozen=True)
 class Option:
     """What an option is called, takes, falls back to and costs to change.

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Options of what a sandbox is: its name, image and state."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ...plan import Change
+from .. import names, text
+from ..option import Option
+
+STATES = ("present", "started", "stopped", "absent")
+
+OPTIONS = (
+    Option(
+        "name",
+        "str",
+        names.sandbox_name,
+        [
+            "Name of the sandbox, unique on its host.",
+            "1 to 63 ASCII letters, digits, C(_), C(.) and C(-); a letter or digit first.",
+        ],
+        change=Change.REBUILD,
+        required=True,
+    ),
+    Option(
+        "image",
+        "str",
+        names.image_name,
+        [
+            "Name of the image that is the sandbox's root filesystem.",
+            "Required unless O(state=absent). Another image means a new, empty writable layer.",
+        ],
+        change=Change.REBUILD,
+    ),
+    Option(
+        "state",
+        "str",
+        partial(text.choice, choices=STATES),
+        [
+            "V(present) makes the sandbox and leaves it running or stopped as it is.",
+            "V(started) also starts it, V(stopped) also stops it.",
+            "V(absent) removes it with its writable layer.",
+        ],
+        default="started",
+        choices=STATES,
+    ),
+    Option(
+        "restart",
+        "bool",
+        text.flag,
+        ["Whether to restart the sandbox even if nothing about it changed."],
+        default=False,
+    ),
+    Option(
+        "recreate",
+        "bool",
+        text.flag,
+        [
+            "Whether to make the sandbox anew even if nothing about it changed.",
+            "Its writable layer is lost; name, addresses and ids stay.",
+        ],
+        default=False,
+    ),
+)

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Options of resource limits."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ...plan import Change
+from .. import confinement, quantities
+from ..option import Option, strings
+
+MAX_PIDS = 4_194_304
+
+OPTIONS = (
+    Option(
+        "memory",
+        "str",
+        partial(quantities.size, minimum=quantities.MEMORY_MINIMUM),
+        [
+            "Memory limit, at least V(6m); a number of bytes, or with a unit of "
+            "V(b), V(k), V(m), V(g) or V(t).",
+        ],
+        change=Change.LIVE,
+    ),
+    Option(
+        "memory_swap",
+        "str",
+        quantities.swap,
+        [
+            "Limit of memory and swap together, not below O(memory), which it needs.",
+            "V(-1) leaves swap without a limit.",
+        ],
+        change=Change.LIVE,
+    ),
+    Option(
+        "cpus",
+        "float",
+        partial(quantities.number, minimum=0.01, maximum=quantities.MAX_CPUS, digits=5),
+        ["CPU time limit, in CPUs; V(0.5) is half of one."],
+        change=Change.LIVE,
+    ),
+    Option(
+        "cpu_shares",
+        "int",
+        partial(quantities.integer, minimum=2, maximum=262144),
+        ["Weight when CPUs are contended, from 2 to 262144; 1024 is that of other processes."],
+        change=Change.LIVE,
+    ),
+    Option(
+        "cpuset_cpus",
+        "str",
+        quantities.cpu_set,
+        ["CPUs the sandbox may run on, such as V(0-3) or V(0,2)."],
+        change=Change.LIVE,
+    ),
+    Option(
+        "pids_limit",
+        "int",
+        partial(quantities.pids, maximum=MAX_PIDS),
+        [
+            "How many processes and threads may exist in the sandbox, its init included.",
+            "V(-1) leaves it without a limit.",
+        ],
+        change=Change.LIVE,
+        default=2048,
+    ),
+    Option(
+        "ulimits",
+        "list",
+        confinement.ulimits,
+        [
+            "Resource limits of each process, as V(NAME:SOFT:HARD) or V(NAME:BOTH).",
+            "V(-1) is unlimited. Names are those of setrlimit(2), in lower case: V(nofile).",
+        ],
+        change=Change.RESTART,
+        default=[],
+        dump=strings,
+        elements="str",
+    ),
+)

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Options of networks, ports and names."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from ...plan import Change
+from .. import addresses, names
+from ..option import Option, records, strings
+from ..values import Attachment
+
+_NETWORK_FIELDS = (
+    Option(
+        "name",
+        "str",
+        names.network_name,
+        ["Name of a network of the host."],
+        required=True,
+    ),
+    Option(
+        "ipv4_address",
+        "str",
+        addresses.interface_address,
+        [
+            "The sandbox's IPv4 address on this network, without a prefix.",
+            "Without it, a free address is chosen once and kept.",
+        ],
+    ),
+    Option(
+        "mac_address",
+        "str",
+        addresses.mac,
+        ["The interface's unicast MAC address. Without it, one is made from the sandbox's name."],
+    ),
+)
+
+
+def _networks(option: str, value: Any) -> tuple[Attachment, ...]:
+    items = records(option, value, fields=_NETWORK_FIELDS, make=Attachment)
+    return addresses.attachments(option, items)
+
+
+def _dump_networks(items: tuple[Attachment, ...]) -> list[dict[str, Any]]:
+    return [{key: x for key, x in vars(item).items() if x is not None} for item in items]
+
+
+OPTIONS = (
+    Option(
+        "networks",
+        "list",
+        _networks,
+        [
+            "Networks the sandbox is on, one interface each, in this order.",
+            "An empty list leaves it with a loopback interface only.",
+        ],
+        change=Change.RESTART,
+        default=[{"name": "default"}],
+        dump=_dump_networks,
+        elements="dict",
+        suboptions=_NETWORK_FIELDS,
+    ),
+    Option(
+        "published_ports",
+        "list",
+        addresses.published_ports,
+        [
+            "Ports of the host that lead into the sandbox, each as "
+            "V([HOST_IP:]HOST_PORT:PORT[/tcp|/udp]).",
+            "Two ranges of one length publish port by port, up to "
+            f"{addresses.MAX_PORTS} ports in all. Quote them: YAML reads V(53:53) as a number.",
+        ],
+        change=Change.LIVE,
+        default=[],
+        dump=strings,
+        elements="str",
+    ),
+    Option(
+        "etc_hosts",
+        "dict",
+        partial(names.pairs, key=addresses.hosts_name, item=addresses.address_text),
+        ["Lines added to C(/etc/hosts), as host name to IP address."],
+        change=Change.LIVE,
+        default={},
+        dump=dict,
+    ),
+    Option(
+        "dns_servers",
+        "list",
+        addresses.dns_servers,
+        [
+            f"Name servers, at most {addresses.MAX_SERVERS}.",
+            "Without them, those of the first network are used.",
+        ],
+        change=Change.LIVE,
+        default=[],
+        dump=list,
+        elements="str",
+    ),
+)

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Options of what runs, as whom, and on which files."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ...plan import Change
+from .. import confinement, names, text
+from ..option import Option, strings
+
+OPTIONS = (
+    Option(
+        "command",
+        "raw",
+        names.command,
+        [
+            "What to run, appended to O(entrypoint). A sandbox needs one of both.",
+            "A list of arguments, or a string that is split into words as a shell does; "
+            "no shell runs and nothing is expanded.",
+        ],
+        change=Change.RESTART,
+        default=[],
+        dump=list,
+    ),
+    Option(
+        "entrypoint",
+        "raw",
+        names.command,
+        ["Program and arguments put before O(command); a list or a string, as there."],
+        change=Change.RESTART,
+        default=[],
+        dump=list,
+    ),
+    Option(
+        "env",
+        "dict",
+        partial(names.pairs, key=names.environment_name, item=names.environment_value),
+        ["Environment variables. Quote values that YAML would read as booleans or numbers."],
+        change=Change.RESTART,
+        default={},
+        dump=dict,
+    ),
+    Option(
+        "working_dir",
+        "str",
+        names.absolute_path,
+        ["Directory the workload starts in, an absolute path in the sandbox."],
+        change=Change.RESTART,
+        default="/",
+    ),
+    Option(
+        "user",
+        "str",
+        names.user,
+        [
+            "Who the workload runs as in the sandbox, as V(USER) or V(USER:GROUP).",
+            "Each is a name from the image or an id from 0 to 65535; quote ids with a colon.",
+        ],
+        change=Change.RESTART,
+        default="0",
+    ),
+    Option(
+        "hostname",
+        "str",
+        names.hostname,
+        [
+            "Host name inside the sandbox.",
+            "Defaults to O(name), with V(-) for each character a host name can't have.",
+        ],
+        change=Change.RESTART,
+    ),
+    Option(
+        "tmpfs",
+        "list",
+        confinement.tmpfs,
+        [
+            "Filesystems in memory, each as V(PATH) or V(PATH:OPTIONS).",
+            "Options are C(size=), C(nr_inodes=), C(mode=), C(uid=), C(gid=) and C(exec), "
+            "separated by commas. They are mounted nosuid, nodev and, without C(exec), noexec.",
+        ],
+        change=Change.RESTART,
+        default=[],
+        dump=strings,
+        elements="str",
+    ),
+    Option(
+        "read_only",
+        "bool",
+        text.flag,
+        ["Whether the root filesystem is mounted read-only."],
+        change=Change.RESTART,
+        default=False,
+    ),
+)
