@@ -35,8 +35,12 @@ options:
     required: true
   image:
     description:
-      - Name of the image that is the sandbox's root filesystem.
-      - Required unless O(state=absent). Another image means a new, empty writable layer.
+      - Name of the image that is the sandbox's root filesystem. Required unless
+        O(state=absent).
+      - 'V(NAME) follows the image: when it is updated, the sandbox is restarted on the
+        new one and keeps its writable layer.'
+      - 'V(NAME@sha256:DIGEST) pins it: the sandbox stays on what has that digest, or the
+        start of one. Another name means a new, empty writable layer.'
     type: str
   state:
     description:
@@ -59,28 +63,31 @@ options:
     type: bool
   command:
     description:
-      - What to run, appended to O(entrypoint). A sandbox needs one of both.
+      - What to run, appended to O(entrypoint). Without both, those of the image are used;
+        a sandbox needs one of them.
       - A list of arguments, or a string that is split into words as a shell does; no shell
         runs and nothing is expanded.
     type: raw
   entrypoint:
     description:
       - Program and arguments put before O(command); a list or a string, as there.
+      - Without it, that of the image is used. With it, the image's command is not.
     type: raw
   env:
     description:
-      - Environment variables. Quote values that YAML would read as booleans or numbers.
+      - Environment variables, beside those of the image. Quote values that YAML would read
+        as booleans or numbers.
     type: dict
   working_dir:
     description:
       - Directory the workload starts in, an absolute path in the sandbox.
-      - Defaults to V(/).
+      - Without it, that of the image, else V(/).
     type: str
   user:
     description:
       - Who the workload runs as in the sandbox, as V(USER) or V(USER:GROUP).
       - Each is a name from the image or an id from 0 to 65535; quote ids with a colon.
-      - Defaults to V(0).
+      - Without it, that of the image, else V(0).
     type: str
   hostname:
     description:
@@ -222,7 +229,7 @@ options:
   stop_signal:
     description:
       - Signal that asks the workload to end, by name or number.
-      - Defaults to V(SIGTERM).
+      - Without it, that of the image, else V(SIGTERM).
     type: str
   stop_timeout:
     description:
@@ -236,7 +243,7 @@ options:
     type: str
   labels:
     description:
-      - Names and values of your own, kept with the sandbox.
+      - Names and values of your own, kept with the sandbox beside those of its image.
     type: dict
 """
 

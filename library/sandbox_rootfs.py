@@ -131,35 +131,28 @@ images:
       warnings: []
 """
 
-import contextlib
-
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.sandlot import images, lock, plan, shell
+from ..module_utils.sandlot import images, plan, shell, spec
 from ..module_utils.sandlot.paths import Paths
 
 IMAGE = {
     "name": {"type": "str", "required": True},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "source": {"type": "str", "choices": list(images.SOURCES)},
-    "path": {"type": "path"},
-    "url": {"type": "str"},
-    "checksum": {"type": "str"},
-    "max_size": {"type": "str"},
-    "max_files": {"type": "int"},
+    **spec.arguments(images.options()),
 }
 
 
 def action(module: AnsibleModule, paths: Paths) -> shell.Json:
     specs = images.normalise_all(module.params["images"])
     purge = module.params["purge"]
-    held = contextlib.nullcontext() if module.check_mode else lock.exclusive(paths)
-    with held:
-        before = images.observe(paths)
-        after = images.desired(paths, specs, purge=purge)
-        operations = images.operations(paths, specs, purge=purge)
-        if not module.check_mode:
-            plan.apply_all(operations)
+    before = images.observe(paths)
+    after = images.desired(paths, specs, purge=purge)
+    operations = images.operations(paths, specs, purge=purge)
+    if not module.check_mode:
+        plan.apply_all(operations)
+        after = {name: image for name, image in images.observe(paths).items() if name in after}
     facts = {name: images.facts(paths, image) for name, image in after.items()}
     left_out = [(name, text) for name, each in facts.items() for text in each["warnings"]]
     for name, text in left_out if operations else ():

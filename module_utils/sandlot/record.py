@@ -27,11 +27,24 @@ STOPPED = "stopped"
 
 @dataclass(frozen=True)
 class ImageRef:
-    """The image a sandbox's layer lies on; ``root`` is its lower directory."""
+    """The image a sandbox's layer lies on; the fields are those of images.Image."""
 
     name: str
     digest: str
-    root: str
+    layers: tuple[str, ...] = ()
+    host: Json = field(default_factory=dict, hash=False)
+    tmpfs: str = ""
+    config: Json = field(default_factory=dict, hash=False)
+
+    def to_json(self) -> Json:
+        return {**vars(self), "layers": list(self.layers)}
+
+    @classmethod
+    def from_json(cls, data: Json) -> ImageRef:
+        # Records of the first version name one root.
+        layers = data["layers"] if "layers" in data else [data["root"]]
+        known = {key: value for key, value in data.items() if key not in ("layers", "root")}
+        return cls(**known, layers=tuple(layers))
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,7 @@ class Record:
             "spec": self.spec.to_json(),
             "digest": self.spec.digest(),
             "ids": {"uid": self.ids.start, "gid": self.ids.start, "size": self.ids.size},
-            "image": vars(self.image),
+            "image": self.image.to_json(),
             "interfaces": [interface.to_json() for interface in self.interfaces],
         }
 
@@ -104,7 +117,7 @@ def _parse(data: Json) -> Record:
         wanted=data["wanted"],
         spec=Spec.from_json(data["spec"]),
         ids=IdRange(int(ids["uid"]), int(ids["size"])),
-        image=ImageRef(**data["image"]),
+        image=ImageRef.from_json(data["image"]),
         interfaces=tuple(Interface.from_json(name, entry) for entry in data["interfaces"]),
     )
 

@@ -142,7 +142,7 @@ def test_another_binary_is_another_image(
         handle.write(b"newer")
     monkeypatch.setattr(busybox, "CANDIDATES", (str(other),))
     planned = images.operations(paths, images.normalise_all([BUSYBOX]))
-    assert [each.change for each in planned] == [Change.REBUILD]
+    assert [each.change for each in planned] == [Change.RESTART]
     assert len(converge(paths, BUSYBOX)) == 1
     assert images.lookup(paths, "busybox").digest != old.digest and os.path.isdir(old.root)
     shutil.rmtree(paths.sandbox("web").state)

@@ -28,7 +28,7 @@ TARBALL = {"name": "debian", "source": "tarball", "path": "/srv/x.tar", "checksu
 
 def test_a_tarball_is_normalised() -> None:
     spec = images.normalise({**TARBALL, "checksum": SHA256.upper(), "max_size": "1g", "url": None})
-    assert spec.parameters() == {
+    assert images.SOURCES["tarball"].parameters(spec) == {
         "path": "/srv/x.tar",
         "checksum": SHA256,
         "max_size": 1 << 30,
@@ -37,13 +37,15 @@ def test_a_tarball_is_normalised() -> None:
 
 
 def test_a_busybox_image_takes_no_option() -> None:
-    assert images.normalise({"name": "b", "source": "busybox"}).parameters() == {}
+    spec = images.normalise({"name": "b", "source": "busybox"})
+    assert images.SOURCES["busybox"].parameters(spec) == {}
 
 
 BAD = {
     "no name": ({"source": "busybox"}, "image.name"),
     "no source": ({"name": "x"}, "image.source"),
-    "unknown source": ({"name": "x", "source": "oci"}, "image.source"),
+    "unknown source": ({"name": "x", "source": "docker"}, "image.source"),
+    "a digest in a name": ({**TARBALL, "name": "a@sha256:00"}, "image.name"),
     "unknown option": ({"name": "x", "source": "busybox", "colour": "red"}, "colour"),
     "option of another source": (
         {"name": "x", "source": "busybox", "path": "/x"},

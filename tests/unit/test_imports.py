@@ -36,6 +36,7 @@ ENGINE_LAUNCHER = {
     *("paths", "runtime", "store", "launcher.builder", "launcher.creator", "launcher.rootfs"),
     *(
         "launcher.command",
+        "launcher.lowers",
         "launcher.server",
         "launcher.stage",
         "launcher.stopper",

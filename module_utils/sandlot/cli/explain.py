@@ -16,7 +16,7 @@ from typing import Any, Dict, Iterator, List, Mapping
 from .. import cgroups, network, record, store
 from ..errors import SandlotError
 from ..init import limits
-from ..launcher import users
+from ..launcher import lowers, users
 from ..paths import Paths
 from . import names, output, recipe, recipe_root
 from .recipe import Section, Subject
@@ -76,11 +76,16 @@ def look(paths: Paths, name: str) -> Subject:
 
 def _user(launch: Dict[str, Any]) -> tuple[int, int, List[int]]:
     """By the image alone: what the sandbox wrote into its own passwd is not asked."""
-    root = os.open(launch["lower"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    root = os.open(_layer_with_users(launch), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return users.resolve(root, launch["user"])
     finally:
         os.close(root)
+
+
+def _layer_with_users(launch: Dict[str, Any]) -> str:
+    layers = [*lowers.paths(launch), *(["/"] if launch.get("host_root") else [])]
+    return next((each for each in layers if os.path.isfile(f"{each}/etc/passwd")), layers[-1])
 
 
 def _rlimits(given: Mapping[str, List[int]]) -> Dict[str, tuple[int, int]]:

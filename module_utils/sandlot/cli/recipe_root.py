@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from shlex import quote
-from typing import Iterator, List, Mapping
+from typing import Any, Iterator, List, Mapping
 
-from ..launcher import rootfs
+from ..launcher import lowers, rootfs
 from ..security.capabilities import NAMES
 from .recipe import Section, Subject
 
@@ -40,30 +40,41 @@ def root_and_start(subject: Subject) -> List[Section]:
 def _root(subject: Subject) -> Iterator[str]:
     launch = subject.launch
     uid, gid = launch["ids"]["uid"], launch["ids"]["gid"]
-    lower = quote(launch["lower"])
     yield 'chmod 755 "$scratch/layer/upper"'
     yield f'chown {uid}:{gid} "$scratch/layer/upper"'
     yield 'mount -t tmpfs -o mode=755 none "$scratch/root"'
-    yield 'mkdir "$scratch/root/lower" "$scratch/root/merged" "$scratch/root/files"'
-    if launch["idmap"]:
-        yield "version=$(mount --version | sed 's/.*linux \\([0-9.]*\\).*/\\1/')"
-        yield "if printf '2.39\\n%s\\n' \"$version\" | sort --check=quiet --version-sort; then"
-        yield f'  mount --bind -o X-mount.idmap="$scratch/ns/user" {lower} "$scratch/root/lower"'
-        yield "else"
-        yield f'  mkdir "$scratch/image" && chown {uid}:{gid} "$scratch/image"'
-        yield f"  tar --create --file=- --directory={lower} --exclude='./dev/*' . |"
-        yield '    (cd "$scratch/image" && nsenter --user="$scratch/ns/user" \\'
-        yield "      tar --extract --file=- --preserve-permissions --numeric-owner)"
-        yield '  mount --bind "$scratch/image" "$scratch/root/lower"'
-        yield "fi"
-    else:
-        yield f'mount --bind {lower} "$scratch/root/lower"'
-    yield 'mount -o remount,bind,ro,nosuid,nodev "$scratch/root/lower"'
+    yield 'mkdir "$scratch/root/merged" "$scratch/root/files"'
+    directories = []
+    for number, lower in enumerate(lowers.paths(launch)):
+        yield from _lower(launch, quote(lower), number)
+        directories.append(f"$scratch/root/lower{number}")
     layers = (
-        "lowerdir=$scratch/root/lower,upperdir=$scratch/layer/upper,workdir=$scratch/layer/work"
+        f"lowerdir={':'.join(directories)},"
+        "upperdir=$scratch/layer/upper,workdir=$scratch/layer/work"
     )
     yield "mount -t overlay -o nosuid,nodev,index=off,metacopy=off \\"
     yield f'  -o "{layers}" overlay "$scratch/root/merged"'
+
+
+def _lower(launch: Mapping[str, Any], lower: str, number: int) -> Iterator[str]:
+    """One layer of the image, where the sandbox's ids own what host root owns."""
+    uid, gid = launch["ids"]["uid"], launch["ids"]["gid"]
+    target, image = f"$scratch/root/lower{number}", f"$scratch/image{number}"
+    yield f'mkdir "{target}"'
+    if launch["idmap"]:
+        yield "version=$(mount --version | sed 's/.*linux \\([0-9.]*\\).*/\\1/')"
+        yield "if printf '2.39\\n%s\\n' \"$version\" | sort --check=quiet --version-sort; then"
+        yield f'  mount --bind -o X-mount.idmap="$scratch/ns/user" {lower} "{target}"'
+        yield "else"
+        yield f'  mkdir "{image}" && chown {uid}:{gid} "{image}"'
+        yield f"  tar --create --file=- --directory={lower} --exclude='./dev/*' . |"
+        yield f'    (cd "{image}" && nsenter --user="$scratch/ns/user" \\'
+        yield "      tar --extract --file=- --preserve-permissions --numeric-owner)"
+        yield f'  mount --bind "{image}" "{target}"'
+        yield "fi"
+    else:
+        yield f'mount --bind {lower} "{target}"'
+    yield f'mount -o remount,bind,ro,nosuid,nodev "{target}"'
 
 
 def _files(subject: Subject) -> Iterator[str]:

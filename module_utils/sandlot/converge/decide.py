@@ -70,6 +70,7 @@ class Decision:
     stop: bool = False
     start: str = ""
     differences: tuple[Difference, ...] = ()
+    old_image: str = ""
 
     @property
     def told(self) -> bool:
@@ -101,6 +102,7 @@ def decide(target: Target, seen: Seen) -> Decision:
         stop=stop,
         start=start,
         differences=tuple(differences(record.spec, target.record.spec)) if record else (),
+        old_image=record.image.digest if record else "",
     )
 
 
@@ -112,8 +114,6 @@ def _rebuild_reason(target: Target, seen: Seen) -> str:
         return "its removal was under way" if record.phase == REMOVING else "begun before"
     if target.wish.recreate:
         return "recreate"
-    if record.image.digest != target.record.image.digest:
-        return "image changed"
     if not seen.layer:
         return "its layer is missing"
     changed = differences(record.spec, target.record.spec)
@@ -152,8 +152,13 @@ def _restart_reason(target: Target, seen: Seen, rebuild: str, destroy: str) -> s
     if destroy:
         return "namespaces made again"
     if seen.running != target.launch_digest:
-        return _changed_options(target, seen) or "launch file changed"
+        updated = "image updated" if _image_updated(target, seen) else ""
+        return _changed_options(target, seen) or updated or "launch file changed"
     return ""
+
+
+def _image_updated(target: Target, seen: Seen) -> bool:
+    return bool(seen.record and seen.record.image.digest != target.record.image.digest)
 
 
 def _changed_options(target: Target, seen: Seen) -> str:
@@ -172,6 +177,7 @@ def record_lines(decision: Decision) -> list[Line]:
     """What writing the record means to the user: a new sandbox, a rebuild, changed options."""
     name = decision.name
     changed = [_option_line(name, difference) for difference in decision.differences]
+    changed += _image_line(decision)
     if decision.new:
         return [Line(name, f"create from {decision.record.image.name}")]
     if decision.rebuild:
@@ -179,6 +185,15 @@ def record_lines(decision: Decision) -> list[Line]:
     if decision.write_record and not changed:
         return [Line(name, "update record")]
     return changed
+
+
+def _image_line(decision: Decision) -> list[Line]:
+    """The tree below a layer that is kept."""
+    old, new = decision.old_image, decision.record.image.digest
+    if decision.rebuild or decision.new or old == new:
+        return []
+    summary = f"image updated, {old[:12]} -> {new[:12]}"
+    return [Line(decision.name, summary, Change.RESTART)]
 
 
 def _option_line(name: str, difference: Difference) -> Line:

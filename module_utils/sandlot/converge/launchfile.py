@@ -13,15 +13,14 @@ from dataclasses import asdict
 from typing import Any, Dict, Mapping, Sequence
 
 from .. import security, store
-from ..errors import SpecError
 from ..paths import Paths
 from ..record import ImageRef, Record
 from ..security import capabilities, seccomp
 from ..spec import Spec, Tmpfs
+from .process import process
 
 Json = Dict[str, Any]
 
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HOST_FILES = ("hosts", "resolv.conf", "hostname")
 # Outside the digest: what init takes over while it runs, and what follows from the host and the
 # version of sandlot. Neither an upgrade nor a new cgroup hierarchy of the host restarts a sandbox.
@@ -32,7 +31,7 @@ _NAMESPACES = ("ids", "hostname", "sysctls", "time_offset")
 
 
 def content(paths: Paths, record: Record, cgroups: Sequence[str]) -> Json:
-    data = {**_root(paths, record), **_process(record.spec), **_confinement(record.spec)}
+    data = {**_root(paths, record), **_process(record), **_confinement(record.spec)}
     data["sysctls"] = sysctls(record)
     data["name"] = record.name
     data["cgroups"] = list(cgroups)
@@ -42,7 +41,7 @@ def content(paths: Paths, record: Record, cgroups: Sequence[str]) -> Json:
 
 def is_shifted(image: ImageRef) -> bool:
     """Whether the tree is a copy with moved owners, for hosts that can't map ids on a mount."""
-    return os.path.basename(image.root).startswith("shifted-")
+    return any(os.path.basename(layer).startswith("shifted-") for layer in image.layers)
 
 
 def _root(paths: Paths, record: Record) -> Json:
@@ -50,7 +49,9 @@ def _root(paths: Paths, record: Record) -> Json:
     spec = record.spec
     return {
         "ids": {"uid": record.ids.start, "gid": record.ids.start, "size": record.ids.size},
-        "lower": record.image.root,
+        "lower": list(record.image.layers),
+        "host_root": record.image.host,
+        "tmpfs_root": record.image.tmpfs,
         "idmap": not is_shifted(record.image),
         "upper": sandbox.upper,
         "work": sandbox.work,
@@ -66,14 +67,15 @@ def _tmpfs_options(entry: Tmpfs) -> str:
     return ",".join(words if entry.executable else [*words, "noexec"])
 
 
-def _process(spec: Spec) -> Json:
+def _process(record: Record) -> Json:
+    spec, runs = record.spec, process(record)
     return {
-        "argv": argv(spec),
-        "env": environment(spec),
-        "cwd": spec.working_dir,
-        "user": spec.user,
+        "argv": list(runs.argv),
+        "env": runs.env,
+        "cwd": runs.working_dir,
+        "user": runs.user,
         "restart": {"policy": spec.restart_policy, "retries": spec.restart_retries},
-        "stop": {"signal": spec.stop_signal, "timeout": float(spec.stop_timeout)},
+        "stop": {"signal": runs.stop_signal, "timeout": float(spec.stop_timeout)},
         "log_max_size": spec.log_max_size,
     }
 
@@ -107,21 +109,10 @@ def _seccomp(profile: str, granted: tuple[str, ...]) -> str | None:
     return None if program is None else base64.b64encode(program).decode()
 
 
-def argv(spec: Spec) -> list[str]:
-    """Entry point and command; images bring no default command."""
-    if not spec.argv:
-        raise SpecError(
-            "command", [], f"leaves sandbox {spec.name} nothing to run", hint="give it a command"
-        )
-    return list(spec.argv)
-
-
-def environment(spec: Spec) -> dict[str, str]:
-    return {"PATH": PATH, "HOME": "/root", "HOSTNAME": spec.hostname, **dict(spec.env)}
-
-
 def digest(data: Mapping[str, Any]) -> str:
-    return _hash({key: value for key, value in data.items() if key not in _LIVE | _DERIVED})
+    """Empty values don't count, so that a key which a newer version adds restarts nothing."""
+    counted = {key: value for key, value in data.items() if key not in _LIVE | _DERIVED}
+    return _hash({key: value for key, value in counted.items() if value or value == 0})
 
 
 def namespace_digest(data: Mapping[str, Any], record: Record) -> str:

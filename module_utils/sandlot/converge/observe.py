@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from dataclasses import dataclass
 from typing import Callable, Dict, Iterable, Mapping, Sequence
@@ -37,7 +36,7 @@ class Observation:
     networks: Mapping[str, network.Network]
     network: network.NetworkState
     cgroups: cgroups.CgroupState
-    maps_ids: Callable[[], bool]
+    maps_ids: Callable[[str], bool]
     launcher: bool
     traces: frozenset[str]
     seen: Mapping[str, Seen]
@@ -57,12 +56,27 @@ def observe(paths: Paths, wished: Iterable[str], attached: Iterable[str] = ()) -
         networks=network.load_for(paths, {*attached, *_attached(records)}),
         network=network.observe(paths),
         cgroups=cgroups.observe(paths, names),
-        maps_ids=functools.cache(lambda: probe.maps_ids(paths.images)),
+        maps_ids=_mapping(),
         launcher=Launcher(paths).listening(),
         traces=frozenset(traces),
         seen={name: _seen(paths, name, records, made.get(name)) for name in names},
         made=made,
     )
+
+
+def _mapping() -> Callable[[str], bool]:
+    """Whether mounts at a path can map ids, asked once for each file system."""
+    known: Dict[int, bool] = {}
+
+    def maps(path: str) -> bool:
+        while not os.path.exists(path):
+            path = os.path.dirname(path)
+        device = os.stat(path).st_dev
+        if device not in known:
+            known[device] = probe.maps_ids(path)
+        return known[device]
+
+    return maps
 
 
 def _attached(records: Records) -> set[str]:

@@ -45,7 +45,8 @@ def _files_step(paths: Paths, name: str, known: Record | None) -> Step:
 
     def remove(failures: Failures) -> None:
         if known and launchfile.is_shifted(known.image):
-            layer.remove_tree(known.image.root)
+            for copy in known.image.layers:
+                layer.remove_tree(copy)
         layer.remove_tree(sandbox.run)
         _remove_state(sandbox)
 

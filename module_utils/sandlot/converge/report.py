@@ -10,6 +10,7 @@ from typing import Any, Dict, Mapping
 from .. import security
 from ..record import Record
 from ..spec import differences, render, render_differences
+from . import process
 from .observe import Observation
 from .planner import Plan
 from .steps import Failures, lines
@@ -63,7 +64,7 @@ def facts(record: Record) -> Json:
         "interfaces": [interface.to_json() for interface in record.interfaces],
         "published_ports": [str(port) for port in record.spec.published_ports],
         "relaxed": security.relaxed(record.spec),
-        "labels": dict(record.spec.labels),
+        "labels": process.labels(record),
     }
 
 

@@ -166,11 +166,34 @@ def _image(
     if old and wish.keep_image:
         return old.image
     name = _spec(wish).image
-    found = seen.images.get(name) or images.lookup(paths, name)
+    if old and images.is_pinned_to(name, old.image.name, old.image.digest):
+        return old.image
+    found = images.find(seen.images, name)
     if old and (old.image.name, old.image.digest) == (found.name, found.digest):
         return old.image
-    root = found.root if seen.maps_ids() else images.shifted(paths, found, ids)
-    return ImageRef(found.name, found.digest, root)
+    images.check_made(found)
+    layers = found.layers if _maps_ids(found, seen) else _shifted(paths, found, ids)
+    return ImageRef(
+        found.name, found.digest, layers, dict(found.host), found.tmpfs, dict(found.config)
+    )
+
+
+def _maps_ids(image: images.Image, seen: Observation) -> bool:
+    needed = [*image.layers, *(["/"] if image.host else [])]
+    return all(seen.maps_ids(path) for path in needed)
+
+
+def _shifted(paths: Paths, image: images.Image, ids: idmap.IdRange) -> tuple[str, ...]:
+    """A copy with moved owners stands in for one tree of our own, and for nothing else."""
+    if image.host or not images.is_one_tree(paths, image):
+        raise SpecError(
+            "image",
+            image.name,
+            "needs id-mapped mounts, which the file system it lies on does not have",
+            hint="use a source that makes one tree (tarball, debootstrap, oci) without setup, "
+            "or another file system or kernel",
+        )
+    return (images.shifted(paths, image, ids),)
 
 
 def _launch(paths: Paths, record: Record, seen: Observation) -> dict[str, Any]:

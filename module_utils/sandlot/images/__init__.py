@@ -4,21 +4,29 @@
 
 from __future__ import annotations
 
-from .model import SOURCES, Image, ImageSpec, normalise, normalise_all
+from .model import Image, ImageSpec
+from .normalise import normalise, normalise_all, options
+from .records import check_made, facts, find, is_one_tree, is_pinned_to, lookup, observe
 from .shifted import shift_operations, shifted
-from .store import desired, facts, lookup, observe, operations, prune_operations
+from .sources import SOURCES
+from .store import desired, operations, prune_operations
 
 __all__ = [
     "SOURCES",
     "Image",
     "ImageSpec",
+    "check_made",
     "desired",
     "facts",
+    "find",
+    "is_one_tree",
+    "is_pinned_to",
     "lookup",
     "normalise",
     "normalise_all",
     "observe",
     "operations",
+    "options",
     "prune_operations",
     "shift_operations",
     "shifted",

@@ -12,7 +12,7 @@ import subprocess
 from dataclasses import dataclass
 
 from ..errors import HostError
-from .model import ImageSpec
+from .model import Image, ImageSpec, Job, Made, Source
 
 # Part of the digest: raise it when the tree that is made of one binary changes.
 LAYOUT = "1"
@@ -58,17 +58,17 @@ class Binary:
         return hashlib.sha256(layout + self.content).hexdigest()
 
 
-def digest(spec: ImageSpec) -> str | None:
+def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
     """None when this host has no static busybox; an image made earlier stays then."""
     binary = find()
     return binary.digest if binary else None
 
 
-def build(spec: ImageSpec, root: str) -> list[str]:
-    binary = find()
+def build(job: Job) -> Made:
+    root, binary = job.root, find()
     if binary is None:
         raise HostError(
-            f"image {spec.name!r}: this host has no statically linked busybox",
+            f"image {job.spec.name!r}: this host has no statically linked busybox",
             hint="install it (Debian: apt install busybox-static)",
         )
     for name, mode in _DIRECTORIES.items():
@@ -81,7 +81,7 @@ def build(spec: ImageSpec, root: str) -> list[str]:
     _write(f"{root}/bin/busybox", binary.content, mode=0o755)
     for applet in _applets(f"{root}/bin/busybox"):
         os.symlink("busybox", f"{root}/bin/{applet}")
-    return []
+    return Made()
 
 
 def find() -> Binary | None:
@@ -134,3 +134,10 @@ def _write(path: str, content: bytes, *, mode: int) -> None:
     with open(path, "xb") as handle:
         handle.write(content)
         os.fchmod(handle.fileno(), mode)
+
+
+SOURCE = Source(
+    description="the host's own static busybox with links for its applets",
+    digest=digest,
+    build=build,
+)

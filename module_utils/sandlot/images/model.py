@@ -1,143 +1,134 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What an image is to be (ImageSpec) and what is there (Image)."""
+"""What an image is to be (ImageSpec), what is there (Image), and what a source has to offer."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field, fields
-from typing import Any, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Mapping, Sequence, Tuple
 
-from ..errors import SpecError
-from ..spec.names import absolute_path, image_name
-from ..spec.quantities import integer, size
-from ..spec.text import brief, choice, line, mapping, missing, refusal, sequence, unique
+from ..spec.option import Option
+
+Json = Dict[str, Any]
 
 MAX_SIZE = 8 << 30
 MAX_FILES = 500_000
-# A record's file name is the image's name with "/" written as three characters.
-MAX_NAME = 80
-# Source -> the options it takes.
-SOURCES: Mapping[str, tuple[str, ...]] = {
-    "busybox": (),
-    "tarball": ("path", "url", "checksum", "max_size", "max_files"),
-}
-_CHECKSUM = re.compile(r"(sha256):([0-9a-f]{64})|(sha512):([0-9a-f]{128})")
-_URL = re.compile(r"https?://[^/?#@\s]+(?:/[^#\s]*)?", re.I)
 
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """One item of ``images``; options of other sources stay None."""
+    """One item of ``images``; ``options`` are the source's own, normalised, without None."""
 
     name: str
-    source: str | None = None
+    source: str = ""
     state: str = "present"
-    path: str | None = None
-    url: str | None = None
-    checksum: str | None = None
-    max_size: int | None = None
-    max_files: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    setup: tuple[Json, ...] = field(default=(), hash=False)
 
-    def parameters(self) -> dict[str, Any]:
-        values = {option: getattr(self, option) for option in SOURCES[self.source or "busybox"]}
-        return {option: value for option, value in values.items() if value is not None}
+    def get(self, option: str) -> Any:
+        return self.options.get(option)
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image of this host; ``root`` is its tree, owned by host root."""
+    """An image of this host.
+
+    ``layers`` are directories owned by host root, the topmost first; ``host``, when not empty, puts
+    the host's own root below them and says which paths to "show" and to "hide" beyond the usual.
+    ``tmpfs`` are mount options of a writable layer in memory, "" for one on disk. ``base`` is the
+    digest of what the source made, ``digest`` that of the whole. ``config`` are defaults for
+    sandboxes (entrypoint, command, env, user, working_dir, stop_signal, labels). ``config``,
+    ``size`` (bytes of files) and ``made`` (seconds since 1970) are facts of the build.
+    """
 
     name: str
     digest: str
-    root: str
+    layers: tuple[str, ...] = ()
     source: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    base: str = ""
+    host: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    tmpfs: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
+    size: int = field(default=0, compare=False)
+    made: float = field(default=0.0, compare=False)
 
-    def to_json(self) -> dict[str, Any]:
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+    @property
+    def root(self) -> str:
+        """The topmost layer; "" when nothing is made yet, or nothing is to be."""
+        return self.layers[0] if self.layers else ""
 
+    def to_json(self) -> Json:
+        return {**vars(self), "layers": list(self.layers)}
 
-def normalise_all(raw: Any, option: str = "images") -> list[ImageSpec]:
-    items = sequence(option, raw)
-    specs = [normalise(item, f"{option}[{index}]") for index, item in enumerate(items)]
-    unique(option, (spec.name for spec in specs), what="name")
-    return specs
-
-
-def normalise(raw: Any, option: str = "image") -> ImageSpec:
-    """The spec of one image; SpecError names the option."""
-    given = {key: value for key, value in mapping(option, raw).items() if value is not None}
-    name = _name(option, given)
-    state = choice(f"{option}.state", given.get("state", "present"), choices=("present", "absent"))
-    if state == "absent":
-        return ImageSpec(name, state=state)
-    if "source" not in given:
-        raise missing(f"{option}.source")
-    source = choice(f"{option}.source", given["source"], choices=SOURCES)
-    _check_options(option, source, given)
-    values = {key: _PARSERS[key](f"{option}.{key}", given[key]) for key in _known(source, given)}
-    return _checked(option, ImageSpec(name, source, state, **values))
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Image:
+        known = {key: value for key, value in data.items() if key not in ("schema", "root")}
+        # Records of the first version name one root.
+        layers = data["layers"] if "layers" in data else [data["root"]]
+        known["base"] = data.get("base") or data["digest"]
+        return cls(**{**known, "layers": tuple(layers), "parameters": dict(data["parameters"])})
 
 
-def _name(option: str, given: Mapping[str, Any]) -> str:
-    if "name" not in given:
-        raise missing(f"{option}.name")
-    name = image_name(f"{option}.name", given["name"])
-    if len(name) > MAX_NAME:
-        hint = f"use at most {MAX_NAME} characters"
-        raise refusal(f"{option}.name", name, "is too long", hint=hint)
-    return name
+@dataclass(frozen=True)
+class Job:
+    """What a source is given to build with.
+
+    ``root`` is an empty directory to fill, ``scratch`` a private one for whatever the work needs;
+    ``report(phase, done, total)`` tells bytes of progress, ``total`` 0 when nobody knows.
+    """
+
+    spec: ImageSpec
+    digest: str
+    root: str
+    scratch: str
+    report: Callable[[str, int, int], None]
 
 
-def _check_options(option: str, source: str, given: Mapping[str, Any]) -> None:
-    for key in given:
-        if key not in ("name", "source", "state", *SOURCES[source]):
-            everywhere = {each for options in SOURCES.values() for each in options}
-            problem = f"is not an option of source {source}" if key in everywhere else "is unknown"
-            hint = f"it takes {', '.join(('name', 'source', 'state', *SOURCES[source]))}"
-            raise SpecError(option, key, problem, hint=hint)
+@dataclass(frozen=True)
+class Made:
+    """``warnings`` are about what was left out."""
+
+    warnings: Sequence[str] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _known(source: str, given: Mapping[str, Any]) -> Iterable[str]:
-    return (key for key in SOURCES[source] if key in given)
+def _nothing(option: str, spec: ImageSpec) -> None:
+    """No rule beyond each option's own."""
 
 
-def _checked(option: str, spec: ImageSpec) -> ImageSpec:
-    if spec.source != "tarball":
-        return spec
-    if (spec.path is None) == (spec.url is None):
-        both = "both path and url" if spec.path else "neither path nor url"
-        raise SpecError(option, spec.name, f"has {both}", hint="give one of them")
-    if spec.checksum is None:
-        hint = "give it as sha256:HEX or sha512:HEX; sha256sum prints the HEX of a file"
-        raise SpecError(option, spec.name, "has no checksum", hint=hint)
-    defaults = {"max_size": spec.max_size or MAX_SIZE, "max_files": spec.max_files or MAX_FILES}
-    return ImageSpec(
-        spec.name, spec.source, spec.state, spec.path, spec.url, spec.checksum, **defaults
-    )
+def _no_layers(spec: ImageSpec) -> Tuple[str, ...]:
+    return ()
 
 
-def _checksum(option: str, value: Any) -> str:
-    text = line(option, value).strip().lower()
-    if not _CHECKSUM.fullmatch(text):
-        hint = "write sha256: and 64, or sha512: and 128 hexadecimal digits"
-        raise refusal(option, value, "is not a checksum", hint=hint)
-    return text
+@dataclass(frozen=True)
+class Source:
+    """One way to get an image.
 
+    ``digest(spec, known)`` names what the spec leads to, before it is made; None while that can't
+    be told, as the origin is not there. ``known`` is the image of that name and source, if any.
+    ``build`` fills a tree; without it the image consists of ``layers(spec)`` and the host's root.
+    ``check(option, spec)`` refuses options that make no sense together. ``secret`` options are
+    never stored. ``settled`` says that a digest stands for its content, so that there is no need to
+    ask again after building whether the origin has changed meanwhile.
+    """
 
-def _url(option: str, value: Any) -> str:
-    text = line(option, value)
-    if not text.isascii() or not _URL.fullmatch(text):
-        hint = "write http://HOST/PATH or https://HOST/PATH, without user, password or fragment"
-        raise refusal(option, brief(value), "is not a URL that can be fetched", hint=hint)
-    return text
+    description: str
+    digest: Callable[[ImageSpec, Image | None], str | None]
+    options: Sequence[Option] = ()
+    build: Callable[[Job], Made] | None = None
+    layers: Callable[[ImageSpec], Tuple[str, ...]] = _no_layers
+    check: Callable[[str, ImageSpec], None] = _nothing
+    host: Callable[[ImageSpec], Mapping[str, Any]] | None = None
+    tmpfs: Callable[[ImageSpec], str] | None = None
+    secret: frozenset[str] = frozenset()
+    settled: bool = False
 
-
-_PARSERS: Mapping[str, Callable[[str, Any], Any]] = {
-    "path": absolute_path,
-    "url": _url,
-    "checksum": _checksum,
-    "max_size": lambda option, value: size(option, value, minimum=1 << 10),
-    "max_files": lambda option, value: integer(option, value, minimum=1, maximum=100_000_000),
-}
+    def parameters(self, spec: ImageSpec) -> Json:
+        """The options as they are stored and compared, the setup among them."""
+        shown = {
+            option.name: option.dump(spec.options[option.name])
+            for option in self.options
+            if option.name in spec.options and option.name not in self.secret
+        }
+        return {**shown, **({"setup": list(spec.setup)} if spec.setup else {})}

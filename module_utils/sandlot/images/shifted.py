@@ -16,7 +16,7 @@ from ..idmap import IdRange
 from ..paths import Paths
 from ..plan import Operation
 from .model import Image
-from .store import install, private_directory, temporary, tree
+from .workspace import install, private_directory, temporary, tree
 
 _CHUNK = 1 << 24
 _Copied = Dict[Tuple[int, int], str]

@@ -27,7 +27,7 @@ from ..kernel.mounts import (
     MOUNT_ATTR_RDONLY,
 )
 from ..kernel.signals import signal
-from . import protocol, rootfs, stage, stopper, users
+from . import lowers, protocol, rootfs, stage, stopper, users
 from .creator import write_value
 
 TYPE_CHECKING = False
@@ -58,8 +58,8 @@ class _Build:
         self.stage = stage_fd
         self.launch = launch
         self.pins = _open_pins(paths)
-        self.lower = _lower(launch, self.pins["user"])
-        self.layer = mounts.clone_tree(os.path.dirname(launch["upper"]))
+        self.lowers = lowers.opened(launch, self.pins["user"])
+        self.layer = lowers.layer(launch)
         self.devices = {name: _device(name, number) for name, number in rootfs.DEVICES.items()}
         self.files = {path: _file(source) for path, source in launch["files"].items()}
 
@@ -130,13 +130,6 @@ def _open_pins(paths: SandboxPaths) -> dict[str, int]:
             hint="deploy again, or run 'sandlot start' which creates them",
         )
     return {k: os.open(paths.pin(k), os.O_RDONLY | os.O_CLOEXEC) for k in present}
-
-
-def _lower(launch: Mapping[str, Any], userns: int) -> int:
-    """A detached mount of the shared image, id-mapped to the sandbox's range instead of copied."""
-    fd = mounts.clone_tree(launch["lower"])
-    mounts.set_attributes(fd, _READ_ONLY, userns=userns if launch["idmap"] else None)
-    return fd
 
 
 def _device(name: str, number: tuple[int, int]) -> int:
@@ -232,7 +225,7 @@ def _mount_in_pid_namespace(build: _Build, pid: int) -> tuple[protocol.Message, 
 def _mounter(build: _Build, peer: _socket.socket) -> None:
     fds: list[int] = []
     try:
-        stage.enter(build.stage, build.lower, build.layer)
+        stage.enter(build.stage, build.lowers, build.layer)
         _become_sandbox_root(build.pins)
         root = rootfs.pivot()
         fds += _mount(root, build)

@@ -13,7 +13,15 @@ import os
 from ..errors import LaunchError
 from ..kernel import mounts, namespaces
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .lowers import Opened
+
 LOWER, LAYER, MERGED = "/lower", "/layer", "/merged"
+VEIL, HOST, VEILED = "/veil", "/host", "/veiled"
+# Of an image: what its source made, and what setup put above it.
+MAX_LAYERS = 4
+_FLAGS = mounts.MS_NODEV | mounts.MS_NOSUID
 
 
 def make(directory: str) -> int:
@@ -46,7 +54,8 @@ def _furnish(directory: str) -> None:
     for name in ("proc", "sys"):
         os.mkdir(f"{directory}/{name}")
         mounts.attach(mounts.clone_tree(f"/{name}"), f"{directory}/{name}")
-    for path in (LOWER, LAYER, MERGED):
+    lowers = [f"{LOWER}{number}" for number in range(MAX_LAYERS)]
+    for path in (*lowers, LAYER, MERGED, VEIL, HOST, VEILED):
         os.mkdir(f"{directory}{path}", 0o755)
         os.chmod(f"{directory}{path}", 0o755)
     os.chdir(directory)
@@ -54,17 +63,33 @@ def _furnish(directory: str) -> None:
     mounts.umount(".", mounts.MNT_DETACH)
 
 
-def enter(stage: int, lower: int, layer: int) -> None:
+def enter(stage: int, lowers: Opened, layer: int) -> None:
     """Stand in a sandbox's merged root, in a copy of the stage of our own.
 
     Mounted by host root, so overlayfs keeps its attributes in trusted.* where no tenant reaches
-    them. ``lower`` and ``layer`` are detached mounts.
+    them. ``layer`` is a detached mount too.
     """
     namespaces.setns(stage, namespaces.CLONE_NEWNS)
     namespaces.unshare(namespaces.CLONE_NEWNS)
-    mounts.attach(lower, LOWER)
+    directories = [f"{LOWER}{number}" for number in range(len(lowers.layers))]
+    for fd, directory in zip(lowers.layers, directories):
+        mounts.attach(fd, directory)
+    if lowers.host is not None:
+        directories.append(_veiled(lowers))
     mounts.attach(layer, LAYER)
-    layers = f"lowerdir={LOWER},upperdir={LAYER}/upper,workdir={LAYER}/work"
-    flags = mounts.MS_NODEV | mounts.MS_NOSUID
-    mounts.mount("overlay", MERGED, "overlay", flags, f"{layers},index=off,metacopy=off")
+    layers = f"lowerdir={':'.join(directories)},upperdir={LAYER}/upper,workdir={LAYER}/work"
+    mounts.mount("overlay", MERGED, "overlay", _FLAGS, f"{layers},index=off,metacopy=off")
     os.chdir(MERGED)
+
+
+def _veiled(lowers: Opened) -> str:
+    """The host's root below its veil, as an overlay of its own.
+
+    The kernel refuses a writable layer that lies within a lower one (ovl_check_layer), and ours is
+    on the host's root; it looks for that within one file system only.
+    """
+    mounts.attach(lowers.veil or -1, VEIL)
+    mounts.attach(lowers.host or -1, HOST)
+    flags = _FLAGS | mounts.MS_RDONLY
+    mounts.mount("overlay", VEILED, "overlay", flags, f"lowerdir={VEIL}:{HOST},index=off")
+    return VEILED

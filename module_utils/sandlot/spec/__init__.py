@@ -6,8 +6,10 @@ from __future__ import annotations
 
 from .argspec import (
     argument_spec,
+    arguments,
     defaults_argument_spec,
     defaults_documentation,
+    documentation,
     options_documentation,
 )
 from .differences import Difference, change_of, cost, differences, render, render_differences
@@ -27,11 +29,13 @@ __all__ = [
     "Tmpfs",
     "Ulimit",
     "argument_spec",
+    "arguments",
     "change_of",
     "cost",
     "defaults_argument_spec",
     "defaults_documentation",
     "differences",
+    "documentation",
     "normalise",
     "normalise_all",
     "options_documentation",

@@ -18,15 +18,16 @@ Json = Dict[str, Any]
 
 def argument_spec() -> Json:
     """Argument spec of one sandbox."""
-    return _arguments(OPTIONS)
+    return arguments(OPTIONS)
 
 
 def defaults_argument_spec() -> Json:
     """Argument spec of what can be shared by all sandboxes of a host: all but the name."""
-    return _arguments(option for option in OPTIONS if option.name != "name")
+    return arguments(option for option in OPTIONS if option.name != "name")
 
 
-def _arguments(options: Iterable[Option]) -> Json:
+def arguments(options: Iterable[Option]) -> Json:
+    """Argument spec of these rows."""
     return {option.name: _argument(option) for option in options}
 
 
@@ -35,7 +36,7 @@ def _argument(option: Option) -> Json:
     # Given a number for a dict with suboptions, Ansible's own check ends in a traceback; the engine
     # knows suboptions anyway.
     if option.suboptions and option.type == "list":
-        row["options"] = _arguments(option.suboptions)
+        row["options"] = arguments(option.suboptions)
     return row
 
 
@@ -52,14 +53,15 @@ def _typing(option: Option) -> Json:
 
 def options_documentation() -> Json:
     """The `options` of a module's DOCUMENTATION."""
-    return _documentation(OPTIONS)
+    return documentation(OPTIONS)
 
 
 def defaults_documentation() -> Json:
-    return _documentation(option for option in OPTIONS if option.name != "name")
+    return documentation(option for option in OPTIONS if option.name != "name")
 
 
-def _documentation(options: Iterable[Option]) -> Json:
+def documentation(options: Iterable[Option]) -> Json:
+    """The `options` of a DOCUMENTATION for these rows."""
     return {option.name: _documented(option) for option in options}
 
 
@@ -67,7 +69,7 @@ def _documented(option: Option) -> Json:
     row: Json = {"description": [*option.description, *_default_sentence(option)]}
     row.update(_typing(option))
     if option.suboptions:
-        row["suboptions"] = _documentation(option.suboptions)
+        row["suboptions"] = documentation(option.suboptions)
     return row
 
 

@@ -47,7 +47,8 @@ def differences(before: Spec | None, after: Spec) -> list[Difference]:
 
 
 def _difference(option: Option, before: Any, after: Any) -> Difference:
-    return Difference(option.name, before, after, option.change or Change.LIVE)
+    change = option.cost(before, after) if option.cost else option.change
+    return Difference(option.name, before, after, change or Change.LIVE)
 
 
 def cost(found: Iterable[Difference]) -> Change | None:

@@ -30,8 +30,8 @@ class Spec:
     command: tuple[str, ...]
     entrypoint: tuple[str, ...]
     env: Pairs
-    working_dir: str
-    user: str
+    working_dir: str | None
+    user: str | None
     hostname: str
     tmpfs: tuple[Tmpfs, ...]
     read_only: bool
@@ -52,17 +52,13 @@ class Spec:
     time_offset: TimeOffset | None
     restart_policy: str
     restart_retries: int
-    stop_signal: int
+    stop_signal: int | None
     stop_timeout: int
     log_max_size: int
     labels: Pairs
     state: str = field(default="started", compare=False)
     restart: bool = field(default=False, compare=False)
     recreate: bool = field(default=False, compare=False)
-
-    @property
-    def argv(self) -> tuple[str, ...]:
-        return self.entrypoint + self.command
 
     @property
     def limits(self) -> Limits:

@@ -8,6 +8,7 @@ import re
 import shlex
 from typing import Any, Callable, Tuple
 
+from ..plan import Change
 from .text import brief, line, mapping, refusal, sequence, text
 
 Pairs = Tuple[Tuple[str, str], ...]
@@ -54,6 +55,12 @@ def image_name(option: str, value: Any) -> str:
         hint = "use ASCII letters, digits and '_.:@/+-', a letter or digit first, no '..'"
         raise refusal(option, value, "is not a valid image name", hint=hint)
     return name
+
+
+def image_cost(before: str | None, after: str) -> Change:
+    """Pinning an image or following it again is no other image."""
+    same = before is not None and before.partition("@")[0] == after.partition("@")[0]
+    return Change.LIVE if same else Change.REBUILD
 
 
 def is_hostname(name: str, *, longest: int = 63) -> bool:

@@ -30,6 +30,7 @@ class Option:
 
     ``default`` is raw, as a user would write it; ``change`` is None for an action, which is no part
     of the stored spec. ``type``, ``elements`` and ``choices`` are Ansible's.
+    ``cost(before, after)`` is for an option whose changes are not all of one class.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Option:
     choices: Sequence[str] = ()
     suboptions: Sequence[Option] = field(default=())
     required: bool = False
+    cost: Callable[[Any, Any], Change] | None = None
 
     def value(self, raw: Any, prefix: str = "") -> Any:
         """The normalised value; None stands for "not given", as it does in Ansible."""

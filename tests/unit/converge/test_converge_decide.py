@@ -50,7 +50,8 @@ def record_of(spec: Spec, case: dict[str, Any]) -> Record:
         )
         for index, item in enumerate(spec.networks)
     )
-    image = ImageRef(spec.image, case.get("image", "sha-1"), "/images/root")
+    digest = case.get("image", "sha-1")
+    image = ImageRef(spec.image.partition("@")[0], digest, (f"/images/trees/{digest}/root",))
     return Record(
         name=spec.name,
         phase=case.get("phase", PRESENT),

@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import os
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sandlot import record
-from sandlot.converge import etcfiles, launchfile, layer
+from sandlot.converge import etcfiles, launchfile, layer, process
 from sandlot.converge.steps import Failures, Line, Step, apply_all, batch, lines, single
 from sandlot.errors import HostError, SandlotError, SpecError
 from sandlot.idmap import IdRange
@@ -20,7 +22,7 @@ from sandlot.record import ImageRef, Record
 from sandlot.spec import normalise
 
 NETWORK = Network("default", "sandlot0", "10.77.0.0/22", "10.77.0.1", dns_servers=("192.0.2.53",))
-IMAGE = ImageRef("busybox", "0f" * 32, "/var/lib/sandlot/images/trees/0f/root")
+IMAGE = ImageRef("busybox", "0f" * 32, ("/var/lib/sandlot/images/trees/0f/root",))
 
 
 def a_record(name: str = "web", **options: object) -> Record:
@@ -183,6 +185,42 @@ def test_host_and_version_are_outside_of_the_launch_digest(monkeypatch: pytest.M
     assert other["digest"] == base["digest"]
 
 
+# -- what the image brings ------------------------------------------------------------------------
+
+CONFIG = {
+    "entrypoint": ["/entry"],
+    "command": ["serve"],
+    "env": {"A": "image", "PATH": "/opt/bin"},
+    "user": "redis",
+    "working_dir": "/data",
+    "stop_signal": "SIGQUIT",
+    "labels": {"maintainer": "them"},
+}
+
+
+def with_config(**options: object) -> Record:
+    options.setdefault("command", [])
+    return replace(a_record(**options), image=replace(IMAGE, config=CONFIG))
+
+
 def test_a_sandbox_without_a_command_is_refused() -> None:
     with pytest.raises(SpecError, match="command"):
-        launchfile.argv(a_record(command=[]).spec)
+        process.process(a_record(command=[]))
+
+
+def test_the_image_brings_defaults() -> None:
+    found = process.process(with_config())
+    assert found.argv == ("/entry", "serve")
+    assert (found.user, found.working_dir, found.stop_signal) == ("redis", "/data", signal.SIGQUIT)
+    assert found.env == {"PATH": "/opt/bin", "HOME": "/root", "HOSTNAME": "web", "A": "image"}
+    assert process.labels(with_config(labels={"mine": "1"})) == {"maintainer": "them", "mine": "1"}
+
+
+def test_a_spec_overrides_its_image() -> None:
+    given = {"user": "0", "working_dir": "/", "stop_signal": "TERM", "env": {"A": "mine"}}
+    found = process.process(with_config(**given))
+    assert (found.user, found.working_dir, found.stop_signal) == ("0", "/", signal.SIGTERM)
+    assert found.env["A"] == "mine"
+    assert process.process(with_config(command=["other"])).argv == ("/entry", "other")
+    # As with docker: another entry point leaves the image's command out.
+    assert process.process(with_config(entrypoint=["/mine"])).argv == ("/mine",)

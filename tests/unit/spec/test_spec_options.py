@@ -129,7 +129,7 @@ def test_diff_shows_each_option_with_its_class() -> None:
     found = differences(before, after)
     assert cost(found) is Change.RESTART
     assert render_differences(found) == {
-        "before": {"user (restart)": "0", "memory (live)": 67108864},
+        "before": {"user (restart)": None, "memory (live)": 67108864},
         "after": {"user (restart)": "1000", "memory (live)": None},
     }
 

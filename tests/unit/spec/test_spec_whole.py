@@ -29,9 +29,9 @@ def test_unusual_values_of_nothing_given() -> None:
     spec = normalise(BASE)
     assert spec.limits == Limits(None, None, None, None, None, 2048)
     assert [item.name for item in spec.networks] == ["default"]
-    assert (spec.user, spec.working_dir, spec.argv) == ("0", "/", ())
+    assert (spec.user, spec.working_dir, spec.command) == (None, None, ())
     assert (spec.restart_policy, spec.restart_retries) == ("unless-stopped", 0)
-    assert (spec.stop_signal, spec.stop_timeout, spec.log_max_size) == (15, 10, 10 << 20)
+    assert (spec.stop_signal, spec.stop_timeout, spec.log_max_size) == (None, 10, 10 << 20)
     assert (spec.state, spec.restart, spec.recreate) == ("started", False, False)
     assert (spec.capabilities, spec.seccomp_profile, spec.time_offset) == ((), "default", None)
 

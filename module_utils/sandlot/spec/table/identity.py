@@ -29,10 +29,15 @@ OPTIONS = (
         "str",
         names.image_name,
         [
-            "Name of the image that is the sandbox's root filesystem.",
-            "Required unless O(state=absent). Another image means a new, empty writable layer.",
+            "Name of the image that is the sandbox's root filesystem. Required unless "
+            "O(state=absent).",
+            "V(NAME) follows the image: when it is updated, the sandbox is restarted on the new "
+            "one and keeps its writable layer.",
+            "V(NAME@sha256:DIGEST) pins it: the sandbox stays on what has that digest, or the "
+            "start of one. Another name means a new, empty writable layer.",
         ],
         change=Change.REBUILD,
+        cost=names.image_cost,
     ),
     Option(
         "state",

@@ -13,6 +13,11 @@ from ..option import Option
 RESTART_POLICIES = ("no", "on-failure", "always", "unless-stopped")
 DAY = 86400
 
+
+def _signal_name(number: int | None) -> str | int | None:
+    return None if number is None else quantities.signal_name(number)
+
+
 OPTIONS = (
     Option(
         "restart_policy",
@@ -35,10 +40,12 @@ OPTIONS = (
         "stop_signal",
         "str",
         quantities.signal_number,
-        ["Signal that asks the workload to end, by name or number."],
+        [
+            "Signal that asks the workload to end, by name or number.",
+            "Without it, that of the image, else V(SIGTERM).",
+        ],
         change=Change.LIVE,
-        default="SIGTERM",
-        dump=quantities.signal_name,
+        dump=_signal_name,
     ),
     Option(
         "stop_timeout",
@@ -60,7 +67,7 @@ OPTIONS = (
         "labels",
         "dict",
         partial(names.pairs, key=names.label_name, item=text.text),
-        ["Names and values of your own, kept with the sandbox."],
+        ["Names and values of your own, kept with the sandbox beside those of its image."],
         change=Change.LIVE,
         default={},
         dump=dict,

@@ -16,7 +16,8 @@ OPTIONS = (
         "raw",
         names.command,
         [
-            "What to run, appended to O(entrypoint). A sandbox needs one of both.",
+            "What to run, appended to O(entrypoint). Without both, those of the image are used; "
+            "a sandbox needs one of them.",
             "A list of arguments, or a string that is split into words as a shell does; "
             "no shell runs and nothing is expanded.",
         ],
@@ -28,7 +29,10 @@ OPTIONS = (
         "entrypoint",
         "raw",
         names.command,
-        ["Program and arguments put before O(command); a list or a string, as there."],
+        [
+            "Program and arguments put before O(command); a list or a string, as there.",
+            "Without it, that of the image is used. With it, the image's command is not.",
+        ],
         change=Change.RESTART,
         default=[],
         dump=list,
@@ -37,7 +41,10 @@ OPTIONS = (
         "env",
         "dict",
         partial(names.pairs, key=names.environment_name, item=names.environment_value),
-        ["Environment variables. Quote values that YAML would read as booleans or numbers."],
+        [
+            "Environment variables, beside those of the image. Quote values that YAML would read "
+            "as booleans or numbers.",
+        ],
         change=Change.RESTART,
         default={},
         dump=dict,
@@ -46,9 +53,11 @@ OPTIONS = (
         "working_dir",
         "str",
         names.absolute_path,
-        ["Directory the workload starts in, an absolute path in the sandbox."],
+        [
+            "Directory the workload starts in, an absolute path in the sandbox.",
+            "Without it, that of the image, else V(/).",
+        ],
         change=Change.RESTART,
-        default="/",
     ),
     Option(
         "user",
@@ -57,9 +66,9 @@ OPTIONS = (
         [
             "Who the workload runs as in the sandbox, as V(USER) or V(USER:GROUP).",
             "Each is a name from the image or an id from 0 to 65535; quote ids with a colon.",
+            "Without it, that of the image, else V(0).",
         ],
         change=Change.RESTART,
-        default="0",
     ),
     Option(
         "hostname",

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Makes the trees of an image, each once per host, without holding the host's writer lock."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from typing import Any, Callable, Mapping, Tuple
+
+from .. import lock, store
+from ..errors import SandlotError
+from ..paths import Paths
+from . import progress, records, workspace
+from .model import Image, ImageSpec, Job, Made
+from .setup import Runner
+from .sources import of
+
+Report = Callable[[str, int, int], None]
+_ATTEMPTS = 3
+
+
+def make(paths: Paths, spec: ImageSpec, wanted: Image, run_setup: Runner | None) -> None:
+    """Make what is missing of ``wanted`` and record it."""
+    try:
+        workspace.prepare(paths)
+        with progress.Progress(paths, spec.name) as report:
+            # Until it is recorded, another run may remove a tree that nothing refers to.
+            for _ in range(_ATTEMPTS):
+                _make(paths, spec, wanted, run_setup, report.update)
+                if _record(paths, wanted):
+                    return
+    except OSError as error:
+        raise SandlotError(
+            f"image {spec.name!r} can't be made: {error}",
+            hint=f"see to space and rights in {paths.images}, then run again",
+        ) from error
+    raise SandlotError(f"image {spec.name!r}: other runs keep removing it", hint="run again")
+
+
+def _make(
+    paths: Paths, spec: ImageSpec, wanted: Image, run_setup: Runner | None, report: Report
+) -> None:
+    build = of(spec).build
+    # What is not known yet is found by the attempt, whose error tells what is missing.
+    if build and not is_made(paths, wanted.base):
+        _tree(paths, spec, wanted.base, build, report)
+    if spec.setup and not is_made(paths, wanted.digest):
+        _set_up(paths, spec, wanted, run_setup, report)
+
+
+def _set_up(
+    paths: Paths, spec: ImageSpec, wanted: Image, run_setup: Runner | None, report: Report
+) -> None:
+    if run_setup is None:
+        raise SandlotError(f"image {spec.name!r}: setup needs the runtime of a host")
+    below = replace(_with_facts(paths, wanted, wanted.base), layers=wanted.layers[1:])
+    runner = run_setup
+
+    def build(job: Job) -> Made:
+        return replace(runner(job, below), config=below.config)
+
+    _tree(paths, spec, wanted.digest, build, report)
+
+
+def _record(paths: Paths, wanted: Image) -> bool:
+    with lock.exclusive(paths):
+        if not all(os.path.isdir(layer) for layer in wanted.layers):
+            return False
+        entry = _with_facts(paths, wanted, wanted.digest)
+        store.write(records.path(paths, wanted.name), entry.to_json())
+    return True
+
+
+def is_made(paths: Paths, digest: str) -> bool:
+    return bool(digest) and os.path.isdir(f"{workspace.tree(paths, digest)}/root")
+
+
+def _with_facts(paths: Paths, image: Image, digest: str) -> Image:
+    about = records.about(paths, digest)
+    if not about:
+        return image
+    return replace(
+        image,
+        config=about.get("config", {}),
+        size=about.get("size", 0),
+        made=about.get("made", 0.0),
+    )
+
+
+def _tree(
+    paths: Paths,
+    spec: ImageSpec,
+    digest: str,
+    build: Callable[[Job], Made],
+    report: Report,
+) -> None:
+    with workspace.temporary(paths, digest or "unknown") as directory:
+        if is_made(paths, digest):
+            return  # by the run that was waited for
+        tree = f"{directory}/tree"
+        for path, mode in ((tree, 0o700), (f"{tree}/root", 0o755), (f"{directory}/scratch", 0o700)):
+            os.mkdir(path)
+            os.chmod(path, mode)
+        made = build(Job(spec, digest, f"{tree}/root", f"{directory}/scratch", report))
+        if build is of(spec).build and not of(spec).settled:
+            _check_unchanged(spec, digest)
+        report("install", 0, 0)
+        store.write(f"{tree}/about.json", _about(made, f"{tree}/root"))
+        workspace.install(paths, tree, workspace.tree(paths, digest))
+
+
+def _check_unchanged(spec: ImageSpec, digest: str) -> None:
+    if of(spec).digest(spec, None) != digest:
+        problem = f"image {spec.name!r}: its source changed while it was made"
+        raise SandlotError(problem, hint="run again")
+
+
+def _about(made: Made, root: str) -> Mapping[str, Any]:
+    size, files = measured(root)
+    facts = {"size": size, "files": files, "made": time.time()}
+    return {"warnings": list(made.warnings), "config": dict(made.config), **facts}
+
+
+def measured(root: str) -> Tuple[int, int]:
+    """Bytes of regular files and number of entries, hard links counted once."""
+    seen, size, count = set(), 0, 0
+    for _, directories, files, fd in os.fwalk(root):
+        count += len(directories) + len(files)
+        for name in files:
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if status.st_nlink > 1:
+                if status.st_ino in seen:
+                    continue
+                seen.add(status.st_ino)
+            size += status.st_size
+    return size, count

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Records of images, and what the records of sandboxes say they need.
+
+images/NAME.json             record of one image
+images/trees/DIGEST/root     a tree; DIGEST is closed, for the tree holds setuid programs
+images/trees/DIGEST/about.json       what was found when it was made
+images/trees/DIGEST/shifted-START    a copy for one sandbox, where mounts can't map ids
+images/.tmp-...              what is being made or removed
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Sequence
+
+from .. import store
+from ..errors import SpecError, StateError
+from ..paths import Paths
+from . import workspace
+from .model import Image
+
+PIN = "@sha256:"
+
+
+class Use(NamedTuple):
+    """What one sandbox's record says it needs."""
+
+    sandbox: str
+    image: str
+    digest: str
+    start: int
+    layers: Sequence[str] = ()
+
+
+def path(paths: Paths, name: str) -> str:
+    # "%" is not a character of image names.
+    return f"{paths.images}/{name.replace('/', '%2F')}.json"
+
+
+def observe(paths: Paths) -> Dict[str, Image]:
+    """Every image of this host by name."""
+    images: Dict[str, Image] = {}
+    for entry in workspace.names(paths.images):
+        if entry.endswith(".json") and not entry.startswith("."):
+            image = _read(f"{paths.images}/{entry}")
+            images[image.name] = image
+    return images
+
+
+def _read(path: str) -> Image:
+    data = store.read(path) or {}
+    try:
+        return Image.from_json(data)
+    except (KeyError, TypeError, ValueError) as error:
+        hint = f"remove {path}; the next run makes the image again"
+        raise StateError(f"{path} is not the record of an image: {error}", hint=hint) from error
+
+
+def find(images: Mapping[str, Image], name: str) -> Image:
+    """The image meant by ``name`` or ``name@sha256:DIGEST``; the start of a digest is enough."""
+    plain, pinned, _ = name.partition(PIN)
+    image = images.get(plain)
+    if image is None:
+        known = ", ".join(sorted(images)) or "none"
+        hint = f"known images: {known}; add it to sandbox_images"
+        raise SpecError("image", name, "is not an image of this host", hint=hint)
+    if pinned and not is_pinned_to(name, plain, image.digest):
+        hint = f"it has {image.digest} now; name that one, or leave the digest out to follow it"
+        raise SpecError("image", name, "is not what the image has become", hint=hint)
+    return image
+
+
+def is_pinned_to(name: str, image: str, digest: str) -> bool:
+    plain, pinned, wanted = name.partition(PIN)
+    return bool(pinned and wanted) and plain == image and digest.startswith(wanted)
+
+
+def lookup(paths: Paths, name: str) -> Image:
+    image = find(observe(paths), name)
+    check_made(image)
+    return image
+
+
+def check_made(image: Image) -> None:
+    if not all(os.path.isdir(layer) for layer in image.layers):
+        raise StateError(f"image {image.name!r} has lost its tree", hint="run sandbox_rootfs again")
+
+
+def is_one_tree(paths: Paths, image: Image) -> bool:
+    return len(image.layers) == 1 and bool(trees_of(paths, image.layers))
+
+
+def about(paths: Paths, digest: str) -> Dict[str, Any]:
+    """What was found when a tree was made; {} for one that is not there."""
+    return store.read(f"{workspace.tree(paths, digest)}/about.json") or {} if digest else {}
+
+
+def facts(paths: Paths, image: Image) -> Dict[str, Any]:
+    """An image for people: its record, and what was left out when its tree was made."""
+    warnings = list(about(paths, image.base).get("warnings", []))
+    if image.digest != image.base:
+        warnings += about(paths, image.digest).get("warnings", [])
+    return {**image.to_json(), "root": image.root, "warnings": warnings}
+
+
+def uses(paths: Paths) -> List[Use]:
+    """What the records of the sandboxes refer to."""
+    found = []
+    for sandbox in workspace.names(paths.sandboxes):
+        record = store.read(paths.sandbox(sandbox).record) or {}
+        image, ids = record.get("image") or {}, record.get("ids") or {}
+        layers = image.get("layers") or [image.get("root", "")]
+        name, digest = image.get("name", ""), image.get("digest", "")
+        found.append(Use(sandbox, name, digest, ids.get("uid", -1), tuple(layers)))
+    return found
+
+
+def trees_of(paths: Paths, layers: Iterable[str]) -> List[str]:
+    """Names of the stored trees among these layers."""
+    prefix = f"{workspace.trees(paths)}/"
+    found = (layer[len(prefix) :].split("/")[0] for layer in layers if layer.startswith(prefix))
+    return list(found)
+
+
+def check_unused(paths: Paths, names: Iterable[str]) -> None:
+    wanted = set(names)
+    users: Dict[str, List[str]] = {}
+    for use in uses(paths) if wanted else []:
+        if use.image in wanted:
+            users.setdefault(use.image, []).append(use.sandbox)
+    for name, sandboxes in users.items():
+        problem = f"is used by the sandboxes {', '.join(sandboxes)}"
+        raise SpecError("images", name, problem, hint="remove them first, or keep the image")

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The table of sources; a new one is a module of its own and a row here."""
+
+from __future__ import annotations
+
+from typing import Mapping
+
+from . import busybox, tarball
+from .model import ImageSpec, Source
+
+SOURCES: Mapping[str, Source] = {
+    "busybox": busybox.SOURCE,
+    "tarball": tarball.SOURCE,
+}
+
+
+def of(spec: ImageSpec) -> Source:
+    return SOURCES[spec.source]

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Directories of the image store: private, made aside, locked while they are made, then renamed.
+
+images/.tmp-KEY is flocked by its maker, so that a second run waits for the first one's work and a
+sweep tells what a killed run left from what is being made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+from typing import Iterator
+
+from ..errors import ForeignError
+from ..paths import Paths
+
+TEMPORARY = ".tmp-"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def trees(paths: Paths) -> str:
+    return f"{paths.images}/trees"
+
+
+def tree(paths: Paths, digest: str) -> str:
+    return f"{trees(paths)}/{digest}"
+
+
+def names(path: str) -> list[str]:
+    try:
+        return sorted(os.listdir(path))
+    except FileNotFoundError:
+        return []
+
+
+def prepare(paths: Paths) -> None:
+    for directory in (paths.state, paths.images, trees(paths)):
+        private_directory(directory)
+
+
+def private_directory(path: str) -> None:
+    """A directory of ours that no other user can enter; one that somebody else made is refused."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    status = os.lstat(path)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        problem = f"{path} is not a directory of user {os.geteuid()}"
+        raise ForeignError(problem, hint="move it away; sandlot makes its own")
+    if stat.S_IMODE(status.st_mode) != 0o700:
+        os.chmod(path, 0o700)
+
+
+@contextlib.contextmanager
+def temporary(paths: Paths, key: str) -> Iterator[str]:
+    """An empty directory to build ``key`` in, alone; waits for another run that has it.
+
+    Whatever is left in it at the end is removed.
+    """
+    path = f"{paths.images}/{TEMPORARY}{key}"
+    fd = _held(path)
+    try:
+        for name in os.listdir(path):
+            remove_tree(f"{path}/{name}")
+        yield path
+    finally:
+        remove_tree(path)
+        os.close(fd)
+
+
+def _held(path: str) -> int:
+    """A locked descriptor of the directory that is in place: its last holder removed its own."""
+    while True:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        with contextlib.suppress(FileNotFoundError):
+            fd = os.open(path, _DIRECTORY)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if _in_place(fd, path):
+                return fd
+            os.close(fd)
+
+
+def _in_place(fd: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def is_abandoned(path: str) -> bool:
+    """Whether nobody is building in this temporary directory."""
+    try:
+        fd = os.open(path, _DIRECTORY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def install(paths: Paths, directory: str, destination: str) -> None:
+    """Rename a finished tree into place, once it has reached the disk."""
+    os.sync()
+    if os.path.isdir(destination):
+        discard(paths, destination)
+    os.rename(directory, destination)
+
+
+def discard(paths: Paths, path: str) -> None:
+    """Take a tree away at once, then remove it: a half-removed one is never taken for a whole."""
+    parts = os.path.relpath(path, trees(paths)).replace("/", "-")
+    with temporary(paths, f"removed-{parts}") as aside:
+        os.rename(path, f"{aside}/tree")
+
+
+def remove_tree(path: str) -> None:
+    """Without following links; a mount below it would be a bug of ours and stops the removal."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
