@@ -9,6 +9,7 @@ from typing import Any, Iterator, List, Mapping
 
 from ..launcher import lowers, rootfs
 from ..security.capabilities import NAMES
+from . import recipe_host
 from .recipe import Section, Subject
 
 CALL = """
@@ -40,7 +41,7 @@ def root_and_start(subject: Subject) -> List[Section]:
 def _root(subject: Subject) -> Iterator[str]:
     launch = subject.launch
     uid, gid = launch["ids"]["uid"], launch["ids"]["gid"]
-    yield 'chmod 755 "$scratch/layer/upper"'
+    yield from _layer(launch)
     yield f'chown {uid}:{gid} "$scratch/layer/upper"'
     yield 'mount -t tmpfs -o mode=755 none "$scratch/root"'
     yield 'mkdir "$scratch/root/merged" "$scratch/root/files"'
@@ -48,6 +49,9 @@ def _root(subject: Subject) -> Iterator[str]:
     for number, lower in enumerate(lowers.paths(launch)):
         yield from _lower(launch, quote(lower), number)
         directories.append(f"$scratch/root/lower{number}")
+    if launch.get("host_root"):
+        yield from recipe_host.veiled(launch)
+        directories.append("$scratch/root/veiled")
     layers = (
         f"lowerdir={':'.join(directories)},"
         "upperdir=$scratch/layer/upper,workdir=$scratch/layer/work"
@@ -56,14 +60,22 @@ def _root(subject: Subject) -> Iterator[str]:
     yield f'  -o "{layers}" overlay "$scratch/root/merged"'
 
 
+def _layer(launch: Mapping[str, Any]) -> Iterator[str]:
+    options, mode = launch.get("tmpfs_root", ""), 0o755
+    if options:
+        mode = lowers.tmpfs_mode(options)
+        yield f'mount -t tmpfs -o {options} none "$scratch/layer"'
+        yield 'mkdir "$scratch/layer/upper" "$scratch/layer/work"'
+    yield f'chmod {mode:o} "$scratch/layer/upper"'
+
+
 def _lower(launch: Mapping[str, Any], lower: str, number: int) -> Iterator[str]:
     """One layer of the image, where the sandbox's ids own what host root owns."""
     uid, gid = launch["ids"]["uid"], launch["ids"]["gid"]
     target, image = f"$scratch/root/lower{number}", f"$scratch/image{number}"
     yield f'mkdir "{target}"'
     if launch["idmap"]:
-        yield "version=$(mount --version | sed 's/.*linux \\([0-9.]*\\).*/\\1/')"
-        yield "if printf '2.39\\n%s\\n' \"$version\" | sort --check=quiet --version-sort; then"
+        yield from recipe_host.asks_for_idmap()
         yield f'  mount --bind -o X-mount.idmap="$scratch/ns/user" {lower} "{target}"'
         yield "else"
         yield f'  mkdir "{image}" && chown {uid}:{gid} "{image}"'

@@ -49,6 +49,8 @@ def _root(paths: Paths, record: Record) -> Json:
     spec = record.spec
     return {
         "ids": {"uid": record.ids.start, "gid": record.ids.start, "size": record.ids.size},
+        # A directory that the user changed has the path it had.
+        "image": record.image.digest,
         "lower": list(record.image.layers),
         "host_root": record.image.host,
         "tmpfs_root": record.image.tmpfs,

@@ -63,9 +63,17 @@ def facts(record: Record) -> Json:
         "addresses": [interface.ipv4.split("/")[0] for interface in record.interfaces],
         "interfaces": [interface.to_json() for interface in record.interfaces],
         "published_ports": [str(port) for port in record.spec.published_ports],
-        "relaxed": security.relaxed(record.spec),
+        "relaxed": relaxed(record),
         "labels": process.labels(record),
     }
+
+
+def relaxed(record: Record) -> list[str]:
+    """What spec and image loosened."""
+    shown = record.image.host.get("show", [])
+    host = [f"image: {record.image.name} (the host's programs and configuration)"]
+    host += [f"image: {record.image.name} (the host's {path})" for path in shown]
+    return [*(host if record.image.host else []), *security.relaxed(record.spec)]
 
 
 def _diff(plan: Plan, seen: Observation) -> Json:

@@ -29,7 +29,7 @@ def make(paths: Paths, spec: ImageSpec, wanted: Image, run_setup: Runner | None)
             # Until it is recorded, another run may remove a tree that nothing refers to.
             for _ in range(_ATTEMPTS):
                 _make(paths, spec, wanted, run_setup, report.update)
-                if _record(paths, wanted):
+                if _record(paths, spec, wanted):
                     return
     except OSError as error:
         raise SandlotError(
@@ -42,7 +42,7 @@ def make(paths: Paths, spec: ImageSpec, wanted: Image, run_setup: Runner | None)
 def _make(
     paths: Paths, spec: ImageSpec, wanted: Image, run_setup: Runner | None, report: Report
 ) -> None:
-    build = of(spec).build
+    build = None if spec.get("base") else of(spec).build
     # What is not known yet is found by the attempt, whose error tells what is missing.
     if build and not is_made(paths, wanted.base):
         _tree(paths, spec, wanted.base, build, report)
@@ -59,16 +59,16 @@ def _set_up(
     runner = run_setup
 
     def build(job: Job) -> Made:
-        return replace(runner(job, below), config=below.config)
+        return replace(runner(job, below), config=below.config, evidence=below.evidence)
 
     _tree(paths, spec, wanted.digest, build, report)
 
 
-def _record(paths: Paths, wanted: Image) -> bool:
+def _record(paths: Paths, spec: ImageSpec, wanted: Image) -> bool:
     with lock.exclusive(paths):
         if not all(os.path.isdir(layer) for layer in wanted.layers):
             return False
-        entry = _with_facts(paths, wanted, wanted.digest)
+        entry = _with_facts(paths, wanted, wanted.digest if spec.setup else wanted.base)
         store.write(records.path(paths, wanted.name), entry.to_json())
     return True
 
@@ -80,12 +80,15 @@ def is_made(paths: Paths, digest: str) -> bool:
 def _with_facts(paths: Paths, image: Image, digest: str) -> Image:
     about = records.about(paths, digest)
     if not about:
-        return image
+        # Nothing was made: it is the user's own, or the host's.
+        size = sum(measured(layer)[0] for layer in image.layers)
+        return replace(image, size=size, made=time.time())
     return replace(
         image,
         config=about.get("config", {}),
         size=about.get("size", 0),
         made=about.get("made", 0.0),
+        evidence=about.get("evidence", {}),
     )
 
 
@@ -120,7 +123,8 @@ def _check_unchanged(spec: ImageSpec, digest: str) -> None:
 def _about(made: Made, root: str) -> Mapping[str, Any]:
     size, files = measured(root)
     facts = {"size": size, "files": files, "made": time.time()}
-    return {"warnings": list(made.warnings), "config": dict(made.config), **facts}
+    told = {"warnings": list(made.warnings), "config": dict(made.config)}
+    return {**told, "evidence": dict(made.evidence), **facts}
 
 
 def measured(root: str) -> Tuple[int, int]:

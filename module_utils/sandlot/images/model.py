@@ -38,7 +38,8 @@ class Image:
     ``tmpfs`` are mount options of a writable layer in memory, "" for one on disk. ``base`` is the
     digest of what the source made, ``digest`` that of the whole. ``config`` are defaults for
     sandboxes (entrypoint, command, env, user, working_dir, stop_signal, labels). ``config``,
-    ``size`` (bytes of files) and ``made`` (seconds since 1970) are facts of the build.
+    ``evidence``, ``size`` (bytes of files) and ``made`` (seconds since 1970) are facts of the
+    build.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Image:
     config: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
     size: int = field(default=0, compare=False)
     made: float = field(default=0.0, compare=False)
+    evidence: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
 
     @property
     def root(self) -> str:
@@ -87,10 +89,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Made:
-    """``warnings`` are about what was left out."""
+    """``warnings`` are about what was left out; ``evidence`` is what the source's ``digest`` is
+    shown later, to tell whether the origin has changed without reading all of it."""
 
     warnings: Sequence[str] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _nothing(option: str, spec: ImageSpec) -> None:

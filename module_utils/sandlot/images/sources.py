@@ -6,12 +6,16 @@ from __future__ import annotations
 
 from typing import Mapping
 
-from . import busybox, tarball
+from . import busybox, directory, host, host_overlay, tarball, tmpfs
 from .model import ImageSpec, Source
 
 SOURCES: Mapping[str, Source] = {
     "busybox": busybox.SOURCE,
     "tarball": tarball.SOURCE,
+    "host": host.SOURCE,
+    "host_overlay": host_overlay.SOURCE,
+    "directory": directory.SOURCE,
+    "tmpfs": tmpfs.SOURCE,
 }
 
 

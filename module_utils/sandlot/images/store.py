@@ -7,9 +7,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from typing import Dict, Iterable, List, Sequence, Set, Tuple
+from dataclasses import replace
+from typing import Dict, Iterable, List, Mapping, Sequence, Set, Tuple
 
 from .. import lock, store
+from ..errors import SpecError
 from ..paths import Paths
 from ..plan import Change, Operation
 from . import build, records, setup, workspace
@@ -49,7 +51,7 @@ def desired(paths: Paths, specs: Sequence[ImageSpec], *, purge: bool = False) ->
     wanted = {} if purge else dict(known)
     for spec in specs:
         if spec.state == "present":
-            wanted[spec.name] = _wanted(paths, spec, known.get(spec.name))
+            wanted[spec.name] = _wanted(paths, spec, known.get(spec.name), wanted)
         else:
             wanted.pop(spec.name, None)
     return wanted
@@ -60,34 +62,59 @@ def prune_operations(paths: Paths) -> List[Operation]:
     return _leftovers(paths) + _prune(paths, _trees(paths, records.observe(paths).values()))
 
 
-def _wanted(paths: Paths, spec: ImageSpec, known: Image | None) -> Image:
+def _wanted(
+    paths: Paths, spec: ImageSpec, known: Image | None, others: Mapping[str, Image]
+) -> Image:
     source = of(spec)
     same = known if known is not None and known.source == spec.source else None
-    # Without an answer, the source is gone from this host: what was made of it stays.
-    base = source.digest(spec, same) or (same.base if same else "")
-    layers = source.layers(spec)
-    if source.build:
-        layers = (_root(paths, base),) if base else ()
-    digest = setup.digest(base, spec.setup) if base and spec.setup else base
-    if digest != base:
+    below = _below(paths, spec, same, others)
+    digest, layers = below.digest, below.layers
+    if spec.setup and digest:
+        digest = setup.digest(digest, spec.setup)
         layers = (_root(paths, digest), *layers)
     tmpfs = source.tmpfs(spec) if source.tmpfs else ""
-    if tmpfs:
-        digest = hashlib.sha256(f"{digest} tmpfs {tmpfs}".encode()).hexdigest() if digest else ""
-    return Image(
+    if tmpfs and digest:
+        digest = hashlib.sha256(f"{digest} tmpfs {tmpfs}".encode()).hexdigest()
+    return replace(
+        below,
         name=spec.name,
         digest=digest,
         layers=layers,
         source=spec.source,
         parameters=source.parameters(spec),
-        base=base,
-        host=source.host(spec) if source.host else {},
         tmpfs=tmpfs,
-        # A plain copy of these keeps the facts in a result of check mode.
-        config=same.config if same else {},
-        size=same.size if same else 0,
-        made=same.made if same else 0.0,
     )
+
+
+def _below(
+    paths: Paths, spec: ImageSpec, known: Image | None, others: Mapping[str, Image]
+) -> Image:
+    """What the source makes, or the image that the spec names as its base.
+
+    Facts of the last build are kept, so that a check can show them.
+    """
+    base = spec.get("base")
+    if base:
+        return _base(spec, base, others)
+    source = of(spec)
+    # Without an answer, the source is gone from this host: what was made of it stays.
+    digest = source.digest(spec, known) or (known.base if known else "")
+    layers = source.layers(spec)
+    if source.build:
+        layers = (_root(paths, digest),) if digest else ()
+    host = source.host(spec) if source.host else {}
+    empty = known or Image(spec.name, digest)
+    return replace(empty, digest=digest, base=digest, layers=layers, host=host)
+
+
+def _base(spec: ImageSpec, name: str, others: Mapping[str, Image]) -> Image:
+    if name == spec.name or name not in others:
+        known = ", ".join(sorted(set(others) - {spec.name})) or "none"
+        hint = f"list it before this one; known images: {known}"
+        raise SpecError("base", name, "is not an image of this host", hint=hint)
+    if others[name].tmpfs:
+        raise SpecError("base", name, "is in memory itself", hint="name the image below it")
+    return others[name]
 
 
 def _root(paths: Paths, digest: str) -> str:

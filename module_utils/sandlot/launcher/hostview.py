@@ -18,7 +18,7 @@ from ..kernel.mounts import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, Mapping
+    from typing import Any, Dict, Iterator, List, Mapping
 
 # Programs, libraries and their configuration. All else at the top is covered.
 SHOWN = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "sbin", "usr")
@@ -31,38 +31,74 @@ SECRETS = (
     *("etc/security/opasswd", "etc/subuid", "etc/subgid", "etc/ppp", "etc/NetworkManager"),
     *(f"etc/ssh/ssh_host_{kind}_key" for kind in ("rsa", "dsa", "ecdsa", "ed25519")),
 )
-# What stands in for covered directories, and for those that programs expect.
+# What stands in for covered directories, and what programs expect.
 EMPTY = {
     **{"dev": 0o755, "home": 0o755, "mnt": 0o755, "proc": 0o755, "root": 0o700, "run": 0o755},
     **{"srv": 0o755, "sys": 0o755, "tmp": 0o1777, "var": 0o755, "var/cache": 0o755},
     **{"var/lib": 0o755, "var/log": 0o755, "var/tmp": 0o1777},
 }
-_OPAQUE = ("trusted.overlay.opaque", b"y")
+OPAQUE = "trusted.overlay.opaque"
+OPTIONS = {"mode": "755", "size": "16m", "nr_inodes": "50k"}
 
 
-def veil(ids: Mapping[str, int], choice: Mapping[str, List[str]], root: str = "/") -> int:
-    """A detached mount; ``choice`` has paths to show and to hide beyond the usual."""
-    options = {"mode": "755", "size": "16m", "nr_inodes": "50k"}
-    fd = mounts.new_mount("tmpfs", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)
-    _Veil(fd, root.rstrip("/"), ids).cover(choice)
+class Entry:
+    """One thing of the veil; ``mode`` None is a whiteout, else a directory."""
+
+    def __init__(
+        self, path: str, mode: int | None, owner: tuple[int, int], *, opaque: bool
+    ) -> None:
+        self.path = path
+        self.mode = mode
+        self.owner = owner
+        self.opaque = opaque
+
+
+def veil(ids: Mapping[str, int], choice: Mapping[str, List[str]]) -> int:
+    """A detached mount; ``choice`` has paths to "show" and to "hide" beyond the usual."""
+    fd = mounts.new_mount("tmpfs", OPTIONS, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)
+    for entry in entries(ids, choice):
+        _make(fd, entry)
     return fd
 
 
+def entries(
+    ids: Mapping[str, int], choice: Mapping[str, List[str]], root: str = "/"
+) -> List[Entry]:
+    """What covers the host's root as it is now; parents come before what is in them."""
+    found = _Veil(root.rstrip("/"), ids)
+    found.cover(choice)
+    return list(found.entries.values())
+
+
+def _make(fd: int, entry: Entry) -> None:
+    if entry.mode is None:
+        os.mknod(entry.path, stat.S_IFCHR | 0o600, os.makedev(0, 0), dir_fd=fd)
+        return
+    if entry.path != ".":
+        os.mkdir(entry.path, 0o700, dir_fd=fd)
+    os.chown(entry.path, *entry.owner, dir_fd=fd)
+    os.chmod(entry.path, entry.mode, dir_fd=fd)
+    if entry.opaque:
+        directory = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+        os.setxattr(directory, OPAQUE, b"y")
+        os.close(directory)
+
+
 class _Veil:
-    def __init__(self, fd: int, root: str, ids: Mapping[str, int]) -> None:
-        self._fd = fd
+    def __init__(self, root: str, ids: Mapping[str, int]) -> None:
         self._root = root
         self._ids = ids
+        self.entries: Dict[str, Entry] = {}
 
     def cover(self, choice: Mapping[str, List[str]]) -> None:
         shown = [path.strip("/") for path in choice.get("show", [])]
-        self._own(".", 0o755, 0, 0)
+        self._directory(".", 0o755)
         for name in sorted({*os.listdir(self._root or "/"), *EMPTY}):
             if "/" not in name and name not in SHOWN:
                 self._cover_top(name, [path for path in shown if _is_below(path, name)])
         for path, mode in EMPTY.items():
-            if "/" in path:
-                self._directory(path, mode, opaque=True)
+            if path not in self.entries and path not in shown and _is_opaque(self.entries, path):
+                self._directory(path, mode)
         for top in SCANNED:
             self._scan(top, shown)
         for path in (*SECRETS, *(path.strip("/") for path in choice.get("hide", []))):
@@ -72,78 +108,65 @@ class _Veil:
     def _cover_top(self, name: str, shown: List[str]) -> None:
         if name in shown:
             return
-        mode = self._mode(name)
-        if name not in EMPTY and not stat.S_ISDIR(mode):
+        if name not in EMPTY and not stat.S_ISDIR(self._mode(name)):
             self._whiteout(name)
-        elif not shown:
-            self._directory(name, EMPTY.get(name, 0o755), opaque=True)
-        else:
+        elif shown and stat.S_ISDIR(self._mode(name)):
             self._open_way(name, shown)
+        else:
+            self._directory(name, EMPTY.get(name, 0o755), opaque=True)
 
     def _open_way(self, path: str, shown: List[str]) -> None:
         """Cover a directory's entries but for those that lead to what is shown."""
-        self._copy_directory(path)
-        for entry in os.listdir(f"{self._root}/{path}"):
+        self._copied(path)
+        for entry in sorted(os.listdir(f"{self._root}/{path}")):
             below = f"{path}/{entry}"
             ways = [wanted for wanted in shown if _is_below(wanted, below)]
-            if not ways:
-                self._whiteout(below)
-            elif below not in ways:
+            if below in ways:
+                continue
+            if ways and stat.S_ISDIR(self._mode(below)):
                 self._open_way(below, ways)
+            else:
+                self._whiteout(below)
 
     def _scan(self, path: str, shown: List[str]) -> None:
         """Cover what others than its owner and group can't read."""
-        for entry in _entries(f"{self._root}/{path}"):
+        for entry in _scanned(f"{self._root}/{path}"):
             below = f"{path}/{entry.name}"
-            status = entry.stat(follow_symlinks=False)
-            if below in shown or stat.S_ISLNK(status.st_mode):
+            mode = entry.stat(follow_symlinks=False).st_mode
+            if below in shown or stat.S_ISLNK(mode):
                 continue
-            needed = 0o005 if stat.S_ISDIR(status.st_mode) else 0o004
-            if status.st_mode & needed != needed:
+            needed = 0o005 if stat.S_ISDIR(mode) else 0o004
+            if mode & needed != needed:
                 self._whiteout(below)
-            elif stat.S_ISDIR(status.st_mode):
+            elif stat.S_ISDIR(mode):
                 self._scan(below, shown)
 
     def _whiteout(self, path: str) -> None:
         parent = os.path.dirname(path)
-        if parent and not self._ensure(parent):
-            return
-        try:
-            os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(0, 0), dir_fd=self._fd)
-        except FileExistsError:
-            pass  # covered before
+        if path not in self.entries and (not parent or self._merged(parent)):
+            self.entries[path] = Entry(path, None, (0, 0), opaque=False)
 
-    def _ensure(self, path: str) -> bool:
-        """A directory of the veil that merges with the host's; False where the host has none."""
-        try:
-            return stat.S_ISDIR(os.stat(path, dir_fd=self._fd, follow_symlinks=False).st_mode)
-        except FileNotFoundError:
-            pass
+    def _merged(self, path: str) -> bool:
+        """A directory of the veil that shows the host's; False where nothing of it is seen."""
+        if path in self.entries:
+            return self.entries[path].mode is not None and not self.entries[path].opaque
         parent = os.path.dirname(path)
-        if not stat.S_ISDIR(self._mode(path)) or (parent and not self._ensure(parent)):
+        if not stat.S_ISDIR(self._mode(path)) or (parent and not self._merged(parent)):
             return False
-        self._copy_directory(path)
+        self._copied(path)
         return True
 
-    def _copy_directory(self, path: str) -> None:
+    def _copied(self, path: str) -> None:
         status = os.stat(f"{self._root}/{path}", follow_symlinks=False)
-        os.mkdir(path, 0o700, dir_fd=self._fd)
-        self._own(path, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+        self._directory(path, stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid))
 
-    def _directory(self, path: str, mode: int, *, opaque: bool) -> None:
-        os.mkdir(path, 0o700, dir_fd=self._fd)
-        self._own(path, mode, 0, 0)
-        if opaque:
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
-            os.setxattr(fd, *_OPAQUE)
-            os.close(fd)
-
-    def _own(self, path: str, mode: int, uid: int, gid: int) -> None:
-        """As an id-mapped mount shows it: an id beyond the range is nobody's."""
+    def _directory(
+        self, path: str, mode: int, owner: tuple[int, int] = (0, 0), *, opaque: bool = False
+    ) -> None:
+        """As an id-mapped mount shows it, but an id beyond the range is the range's last."""
         last = self._ids["size"] - 1
-        owner = (self._ids["uid"] + min(uid, last), self._ids["gid"] + min(gid, last))
-        os.chown(path, *owner, dir_fd=self._fd)
-        os.chmod(path, mode, dir_fd=self._fd)
+        mapped = (self._ids["uid"] + min(owner[0], last), self._ids["gid"] + min(owner[1], last))
+        self.entries[path] = Entry(path, mode, mapped, opaque=opaque)
 
     def _mode(self, path: str) -> int:
         try:
@@ -156,9 +179,14 @@ def _is_below(path: str, top: str) -> bool:
     return path == top or path.startswith(f"{top}/")
 
 
-def _entries(path: str) -> List[Any]:
+def _is_opaque(found: Mapping[str, Entry], path: str) -> bool:
+    parent = found.get(os.path.dirname(path))
+    return parent is not None and parent.opaque
+
+
+def _scanned(path: str) -> Iterator[os.DirEntry[Any]]:
     try:
         with os.scandir(path) as found:
-            return list(found)
-    except FileNotFoundError:
-        return []
+            yield from sorted(found, key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return

@@ -54,12 +54,19 @@ def layer(launch: Mapping[str, Any]) -> int:
     options = launch.get("tmpfs_root", "")
     if not options:
         return mounts.clone_tree(os.path.dirname(launch["upper"]))
-    words = dict(word.partition("=")[::2] for word in options.split(","))
-    mode = int(words.pop("mode", "755"), 8)
-    fd = mounts.new_mount("tmpfs", {**words, "mode": "700"}, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)
+    fd = mounts.new_mount("tmpfs", _words(options), MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)
     os.mkdir("work", 0o700, dir_fd=fd)
     os.mkdir("upper", 0o700, dir_fd=fd)
     os.chown("upper", launch["ids"]["uid"], launch["ids"]["gid"], dir_fd=fd)
     # After chown, which clears set-id bits.
-    os.chmod("upper", mode, dir_fd=fd)
+    os.chmod("upper", tmpfs_mode(options), dir_fd=fd)
     return fd
+
+
+def tmpfs_mode(options: str) -> int:
+    """The mode of the sandbox's root, which is a directory of the file system in memory."""
+    return int(_words(options).get("mode", "755"), 8)
+
+
+def _words(options: str) -> Mapping[str, str]:
+    return dict(word.partition("=")[::2] for word in options.split(","))

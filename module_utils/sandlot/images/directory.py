@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Source "directory": an unpacked tree that the user keeps; sandlot only ever reads it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from typing import Iterator, Tuple
+
+from ..errors import SpecError
+from ..spec.names import absolute_path
+from ..spec.option import Option
+from .host_overlay import OURS
+from .model import Image, ImageSpec, Source
+from .unpack import MOUNTPOINTS
+
+
+def digest(spec: ImageSpec, known: Image | None = None) -> str:
+    """Of names, types, modes, owners, sizes and times of change; contents are not read."""
+    path = spec.get("path")
+    _check_tree(path)
+    found = hashlib.sha256(f"directory 1\n{path}\n".encode("utf-8", "surrogateescape"))
+    for line in _lines(path):
+        found.update(line.encode("utf-8", "surrogateescape"))
+    return found.hexdigest()
+
+
+def _lines(top: str) -> Iterator[str]:
+    pending = [top]
+    while pending:
+        directory = pending.pop()
+        with os.scandir(directory) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    pending.append(entry.path)
+                yield f"{entry.path[len(top) :]!r} {_shown(status)}\n"
+
+
+def _shown(status: os.stat_result) -> str:
+    # The size of a directory is the file system's affair.
+    size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
+    owner = f"{status.st_uid}:{status.st_gid}"
+    return f"{status.st_mode:o} {owner} {size} {status.st_mtime_ns}"
+
+
+def _check_tree(path: str) -> None:
+    """What the launcher would refuse at each start is refused once, here."""
+    try:
+        is_directory = stat.S_ISDIR(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        is_directory = False
+    if not is_directory:
+        hint = "name a directory of the managed host that holds a root file system"
+        raise SpecError("path", path, "is not a directory", hint=hint)
+    for name in MOUNTPOINTS:
+        inside = f"{path}/{name}"
+        if os.path.lexists(inside) and (os.path.islink(inside) or not os.path.isdir(inside)):
+            problem = f"has a {name} that is not a directory, and a sandbox mounts something there"
+            raise SpecError("path", path, problem, hint="make it a directory")
+
+
+def _layers(spec: ImageSpec) -> Tuple[str, ...]:
+    return (spec.get("path"),)
+
+
+def _check(option: str, spec: ImageSpec) -> None:
+    path = spec.get("path")
+    if path is None:
+        raise SpecError(option, spec.name, "has no path", hint="name the directory")
+    if path == "/":
+        hint = "source host_overlay is for that, and hides the host's secrets"
+        raise SpecError(f"{option}.path", path, "is the host's root", hint=hint)
+    for own in OURS:
+        if f"{path}/".startswith(f"{own}/") or own.startswith(f"{path}/"):
+            hint = "keep the tree elsewhere"
+            raise SpecError(f"{option}.path", path, f"is or holds {own}", hint=hint)
+
+
+SOURCE = Source(
+    description="an unpacked root file system on the host, never written to",
+    digest=digest,
+    layers=_layers,
+    check=_check,
+    options=(
+        Option(
+            "path",
+            "path",
+            absolute_path,
+            [
+                "Directory on the managed host. When something in it changes, the sandboxes that "
+                "follow the image are restarted by the next run."
+            ],
+        ),
+    ),
+)

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Source "host": a small root file system of named host programs and what they need to run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+from typing import Any, Dict, Iterator, List, Mapping, Tuple
+
+from ..errors import SpecError
+from ..spec.names import absolute_path
+from ..spec.option import Option
+from ..spec.text import line, refusal, sequence
+from . import programs
+from .model import Image, ImageSpec, Job, Made, Source
+
+# Part of the digest: raise it when the tree that is made of the same files changes.
+LAYOUT = "1"
+_DIRECTORIES = {
+    **{"dev": 0o755, "etc": 0o755, "home": 0o755, "proc": 0o755, "root": 0o700, "run": 0o755},
+    **{"sys": 0o755, "tmp": 0o1777, "usr": 0o755, "var": 0o755, "var/tmp": 0o1777},
+}
+_FILES = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+    "etc/group": "root:x:0:\nnogroup:x:65534:\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+}
+_CHUNK = 1 << 20
+_MOUNTED = ("/dev", "/proc", "/sys", "/tmp")
+_Evidence = Dict[str, List[Any]]
+
+
+def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
+    """Of every file's name, mode and content; a file with the times it had is not read again."""
+    return _hashed(_found(spec), known.evidence if known else {})[0]
+
+
+def _hashed(found: programs.Found, evidence: Mapping[str, Any]) -> Tuple[str, _Evidence]:
+    whole = hashlib.sha256(f"host programs {LAYOUT}\n".encode())
+    noted: _Evidence = {}
+    for path in sorted(found.files):
+        status = os.stat(path)
+        signature = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+        before = evidence.get(path, [])
+        content = before[-1] if before[:-1] == signature else _content(path)
+        noted[path] = [*signature, content]
+        whole.update(f"{path} {stat.S_IMODE(status.st_mode):o} {content}\n".encode())
+    for path, target in sorted(found.links.items()):
+        whole.update(f"{path} -> {target}\n".encode())
+    return whole.hexdigest(), noted
+
+
+def _content(path: str) -> str:
+    hashed = hashlib.sha256()
+    with open(path, "rb") as handle:
+        for chunk in iter(lambda: handle.read(_CHUNK), b""):
+            hashed.update(chunk)
+    return hashed.hexdigest()
+
+
+def _found(spec: ImageSpec) -> programs.Found:
+    found = programs.Found()
+    for name in spec.get("programs") or ():
+        found.program(programs.which(name))
+    for name in spec.get("packages") or ():
+        for path in programs.of_package(name):
+            found.program(path)
+    for path in spec.get("files") or ():
+        found.tree(path)
+    return found
+
+
+def build(job: Job) -> Made:
+    found = _found(job.spec)
+    evidence = _hashed(found, {})[1]
+    for name, mode in _DIRECTORIES.items():
+        _directory(f"{job.root}/{name}", mode)
+    for path, target in sorted(found.links.items()):
+        _parents(job.root, path)
+        os.symlink(target, f"{job.root}{path}")
+    for path in sorted(found.directories):
+        _parents(job.root, f"{path}/x")
+    for number, path in enumerate(sorted(found.files)):
+        job.report("copy", number, len(found.files))
+        _parents(job.root, path)
+        _copy(path, f"{job.root}{path}")
+    for name, text in _FILES.items():
+        if not os.path.lexists(f"{job.root}/{name}"):
+            with open(f"{job.root}/{name}", "x", encoding="ascii") as handle:
+                handle.write(text)
+                os.fchmod(handle.fileno(), 0o644)
+    programs.make_loader_cache(job.root, found.library_directories())
+    return Made(evidence=evidence)
+
+
+def _directory(path: str, mode: int) -> None:
+    if not os.path.isdir(path):
+        os.mkdir(path)
+        os.chmod(path, mode)
+
+
+def _parents(root: str, path: str) -> None:
+    """Directories that lead to ``path``, whose links are resolved: open to all, as on the host."""
+    walked = root
+    for part in path.split("/")[1:-1]:
+        walked = f"{walked}/{part}"
+        _directory(walked, 0o755)
+
+
+def _copy(source: str, target: str) -> None:
+    shutil.copyfile(source, target)
+    # Without set-id bits: they mean nothing in a sandbox, and something on the host.
+    os.chmod(target, stat.S_IMODE(os.stat(source).st_mode) & 0o777)
+
+
+# -- options
+
+
+def _programs(option: str, value: Any) -> Tuple[str, ...]:
+    found = tuple(line(f"{option}[{i}]", item) for i, item in enumerate(sequence(option, value)))
+    for name in found:
+        if not name or ("/" in name and not name.startswith("/")):
+            hint = "write the name of a program, or its absolute path"
+            raise refusal(option, name, "is no program", hint=hint)
+        if name.startswith("/"):
+            _check_in_sight(option, absolute_path(option, name))
+    return found
+
+
+def _check_in_sight(option: str, path: str) -> None:
+    for mounted in _MOUNTED:
+        if f"{path}/".startswith(f"{mounted}/"):
+            problem = f"can't be seen inside: a sandbox has a {mounted} of its own"
+            raise refusal(option, path, problem, hint="keep it elsewhere")
+
+
+def _packages(option: str, value: Any) -> Tuple[str, ...]:
+    return tuple(_package(option, item) for item in sequence(option, value))
+
+
+def _package(option: str, value: Any) -> str:
+    name = line(option, value)
+    if not programs.PACKAGE.fullmatch(name):
+        raise refusal(option, value, "is no name of a Debian package", hint="as dpkg -l shows it")
+    return name
+
+
+def _files(option: str, value: Any) -> Tuple[str, ...]:
+    items = enumerate(sequence(option, value))
+    found = tuple(absolute_path(f"{option}[{index}]", item) for index, item in items)
+    for path in found:
+        _check_in_sight(option, path)
+    return found
+
+
+def _check(option: str, spec: ImageSpec) -> None:
+    if not (spec.get("programs") or spec.get("packages")):
+        hint = "name programs, as [bash, ls], or Debian packages, as [coreutils]"
+        raise SpecError(option, spec.name, "has neither programs nor packages", hint=hint)
+
+
+def _rows() -> Iterator[Option]:
+    yield Option(
+        "programs",
+        "list",
+        _programs,
+        [
+            "Programs of the host, by name or absolute path. The libraries they need come along, "
+            "and so does the interpreter of a script."
+        ],
+        elements="str",
+        dump=list,
+    )
+    yield Option(
+        "packages",
+        "list",
+        _packages,
+        ["Debian packages of the host, all of whose programs are taken."],
+        elements="str",
+        dump=list,
+    )
+    yield Option(
+        "files",
+        "list",
+        _files,
+        ["Files and directories of the host that are copied as well, such as data of programs."],
+        elements="str",
+        dump=list,
+    )
+
+
+SOURCE = Source(
+    description="named programs of the host and the libraries they need",
+    digest=digest,
+    build=build,
+    check=_check,
+    options=tuple(_rows()),
+)

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Source "host_overlay": the host's own root, below a veil, as the lowest layer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Mapping, Tuple
+
+from ..errors import SpecError
+from ..spec.names import absolute_path
+from ..spec.option import Option
+from ..spec.text import sequence
+from .model import Image, ImageSpec, Source
+
+# Never shown, whoever asks: state and sockets of all sandboxes.
+OURS = ("/var/lib/sandlot", "/run/sandlot")
+
+
+def digest(spec: ImageSpec, known: Image | None = None) -> str:
+    """Of what is asked for: the host changes all the time, and its sandboxes see it at once."""
+    text = json.dumps([view(spec)], sort_keys=True)
+    return hashlib.sha256(f"host overlay 1\n{text}".encode()).hexdigest()
+
+
+def view(spec: ImageSpec) -> Mapping[str, Any]:
+    return {"show": list(spec.get("show") or ()), "hide": list(spec.get("hide") or ())}
+
+
+def _paths(option: str, value: Any) -> Tuple[str, ...]:
+    items = enumerate(sequence(option, value))
+    return tuple(absolute_path(f"{option}[{index}]", item) for index, item in items)
+
+
+def _shown_paths(option: str, value: Any) -> Tuple[str, ...]:
+    found = _paths(option, value)
+    for path in found:
+        if path == "/":
+            hint = "name the directories that the sandbox needs"
+            raise SpecError(option, path, "is the whole host", hint=hint)
+        for own in OURS:
+            if f"{path}/".startswith(f"{own}/"):
+                hint = "it holds what other sandboxes are made of"
+                raise SpecError(option, path, "is never shown", hint=hint)
+    return found
+
+
+_ROWS = (
+    Option(
+        "show",
+        "list",
+        _shown_paths,
+        [
+            "Paths of the host that are shown beside C(/usr), C(/etc), C(/bin), C(/sbin) and "
+            "C(/lib*), with all that is in them.",
+        ],
+        elements="str",
+        dump=list,
+    ),
+    Option(
+        "hide",
+        "list",
+        _paths,
+        [
+            "Paths of the host that are hidden beside the usual: what is not shown, files and "
+            "directories in C(/etc) and C(/usr/local) that only some users can read, and "
+            "well-known secrets.",
+        ],
+        elements="str",
+        dump=list,
+    ),
+)
+
+
+SOURCE = Source(
+    description="the host's own root, read-only and without its secrets",
+    digest=digest,
+    host=view,
+    options=_ROWS,
+)

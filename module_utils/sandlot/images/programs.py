@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What programs of the host need to run elsewhere, found with their own dynamic linker."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import struct
+import subprocess
+from typing import Dict, List, Set
+
+from ..errors import HostError, SandlotError, SpecError
+
+PACKAGE = re.compile(r"[a-z0-9][a-z0-9.+-]+")
+SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_MAX_LINKS = 40
+_MAX_SCRIPTS = 4
+_PT_INTERP = 3
+# "libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x0000...)", or the linker's own absolute path.
+_NEEDED = re.compile(r"^\s*(\S+)(?: => (\S+))?(?: \(0x[0-9a-f]+\))?$")
+
+
+class Found:
+    """Files, directories and links by the absolute paths they have on the host."""
+
+    def __init__(self) -> None:
+        self.files: Set[str] = set()
+        self.links: Dict[str, str] = {}
+        self.directories: Set[str] = set()
+        self._libraries: Set[str] = set()
+
+    def program(self, path: str, depth: int = 0) -> None:
+        real = self.path(path)
+        interpreter = elf_interpreter(real)
+        if interpreter:
+            for library in needed(interpreter, real):
+                self._libraries.add(os.path.dirname(self.path(library)))
+            self.path(interpreter)
+            return
+        for word in _shebang(real):
+            if depth >= _MAX_SCRIPTS:
+                raise SpecError("programs", path, "is a script of scripts", hint="leave it out")
+            self.program(which(word), depth + 1)
+
+    def path(self, path: str) -> str:
+        """Takes along a file and every link on the way to it; returns where it really is."""
+        done, rest = "", [part for part in path.split("/") if part]
+        for _ in range(_MAX_LINKS * 20):
+            if not rest:
+                self._end(done)
+                return done
+            part = rest.pop(0)
+            if part in (".", ".."):
+                done = os.path.dirname(done) if part == ".." else done
+                continue
+            step = f"{done}/{part}"
+            if os.path.islink(step):
+                target = os.readlink(step)
+                self.links[step] = target
+                rest = [word for word in target.split("/") if word] + rest
+                done = "" if target.startswith("/") else done
+            else:
+                done = step
+        raise SpecError("programs", path, "has too many links", hint="leave it out")
+
+    def _end(self, path: str) -> None:
+        mode = os.lstat(path).st_mode
+        if stat.S_ISREG(mode):
+            self.files.add(path)
+        elif stat.S_ISDIR(mode):
+            self.directories.add(path)
+        else:
+            raise SpecError("files", path, "is neither file nor directory", hint="leave it out")
+
+    def tree(self, path: str) -> None:
+        if not os.path.lexists(path):
+            raise SpecError("files", path, "is not on this host", hint="correct or leave it out")
+        top = self.path(path)
+        if not os.path.isdir(top):
+            return
+        for directory, directories, files in os.walk(top):
+            self.directories.add(directory)
+            for name in (*directories, *files):
+                entry = f"{directory}/{name}"
+                if os.path.islink(entry):
+                    self.links[entry] = os.readlink(entry)
+                elif not os.path.isdir(entry):
+                    self._end(entry)
+
+    def library_directories(self) -> List[str]:
+        return sorted(self._libraries)
+
+
+def which(name: str) -> str:
+    path = shutil.which(name, path=SEARCH)
+    if path is None:
+        hint = "install it on the host, or correct the name"
+        raise SpecError("programs", name, "is no program of this host", hint=hint)
+    return path
+
+
+def of_package(name: str) -> List[str]:
+    """The programs of an installed Debian package."""
+    if shutil.which("dpkg-query", path=SEARCH) is None:
+        hint = "name programs instead of packages on this distribution"
+        raise HostError("the program dpkg-query was not found", hint=hint)
+    done = _run(["dpkg-query", "--listfiles", name])
+    if done.returncode:
+        hint = "install it on the host, or correct the name"
+        raise SpecError("packages", name, "is no installed package of this host", hint=hint)
+    directories = set(SEARCH.split(":"))
+    paths = [path for path in done.stdout.splitlines() if os.path.dirname(path) in directories]
+    return [path for path in paths if os.path.isfile(path) and os.access(path, os.X_OK)]
+
+
+def _run(command: List[str]) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": SEARCH, "LC_ALL": "C"}
+    return subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        env=environment,
+        check=False,
+    )
+
+
+def elf_interpreter(path: str) -> str:
+    """The dynamic linker that an ELF program asks for; "" for a static one and for no ELF."""
+    with open(path, "rb") as handle:
+        head = handle.read(64)
+        if head[:4] != b"\x7fELF" or len(head) < 64:
+            return ""
+        order, wide = "<" if head[5] == 1 else ">", head[4] == 2
+        start = struct.unpack_from(f"{order}{'Q' if wide else 'I'}", head, 32 if wide else 28)[0]
+        size, count = struct.unpack_from(f"{order}HH", head, 54 if wide else 42)
+        for number in range(count):
+            handle.seek(start + number * size)
+            header = handle.read(size)
+            if struct.unpack_from(f"{order}I", header)[0] != _PT_INTERP:
+                continue
+            fields = f"{order}{'Q' if wide else 'I'}"
+            offset = struct.unpack_from(fields, header, 8 if wide else 4)[0]
+            length = struct.unpack_from(fields, header, 32 if wide else 16)[0]
+            handle.seek(offset)
+            return handle.read(length).rstrip(b"\0").decode("ascii")
+    return ""
+
+
+def needed(interpreter: str, path: str) -> List[str]:
+    """Libraries as the dynamic linker resolves them, without running the program (ld.so(8))."""
+    done = _run([interpreter, "--list", path])
+    if done.returncode:
+        problem = (done.stderr or done.stdout).strip() or f"status {done.returncode}"
+        raise SandlotError(f"{path}: the libraries it needs can't be found: {problem}")
+    found = []
+    for line in done.stdout.splitlines():
+        match = _NEEDED.match(line)
+        if "not found" in line:
+            raise SandlotError(f"{path}: {line.strip()}", hint="install that library on the host")
+        library = match and (match[2] or match[1])
+        if library and library.startswith("/"):
+            found.append(library)
+    return found
+
+
+def _shebang(path: str) -> List[str]:
+    """The programs that the first line of a script names: the interpreter, and what env runs."""
+    with open(path, "rb") as handle:
+        head = handle.read(256)
+    if not head.startswith(b"#!"):
+        return []
+    words = head[2:].split(b"\n", 1)[0].decode("utf-8", "replace").split()
+    if not words or not os.path.exists(words[0]):
+        return []
+    runs_another = os.path.basename(words[0]) == "env" and len(words) == 2
+    return [words[0], words[1]] if runs_another else words[:1]
+
+
+def make_loader_cache(root: str, directories: List[str]) -> None:
+    """The linker looks beyond its usual directories only in its cache (ldconfig(8))."""
+    ldconfig = shutil.which("ldconfig", path=SEARCH)
+    if ldconfig is None or not directories:
+        return
+    with open(f"{root}/etc/ld.so.conf", "w", encoding="utf-8") as handle:
+        handle.writelines(f"{directory}\n" for directory in directories)
+        os.fchmod(handle.fileno(), 0o644)
+    done = _run([ldconfig, "-X", "-r", root])
+    if done.returncode:
+        raise SandlotError(f"ldconfig: {done.stderr.strip()}")
