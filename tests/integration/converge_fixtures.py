@@ -72,7 +72,7 @@ class Deployment:
         result = self.run(*specs, **options)
         assert not result.failed, result.failed
         again = self.run(*specs, purge=options.get("purge", False))
-        assert again.actions == []
+        assert again.actions == [], again.actions
         return result
 
     def info(self, name: str) -> dict[str, Any]:

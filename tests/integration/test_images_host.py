@@ -17,8 +17,7 @@ from converge_fixtures import Deployment, deployed, needs_root, sandbox
 from image_fixtures import BUSYBOX, output, prepare, run
 from sandlot import images, store
 from sandlot.errors import SandlotError, SpecError
-from sandlot.images import host as host_source
-from sandlot.images import programs
+from sandlot.images import evidence, programs
 
 pytestmark = needs_root
 
@@ -83,9 +82,9 @@ def test_unchanged_programs_are_not_read_again(
 ) -> None:
     prepare(host, TOOLS)
     read: list[str] = []
-    real = host_source._content
-    monkeypatch.setattr(host_source, "_content", lambda path: read.append(path) or real(path))
-    specs = images.normalise_all([TOOLS])
+    real = evidence.content_digest
+    monkeypatch.setattr(evidence, "content_digest", lambda path: read.append(path) or real(path))
+    specs = images.normalise_all([TOOLS, BUSYBOX])
     assert images.operations(host.paths, specs) == [] and read == []
     path = f"{host.paths.images}/tools.json"
     record = store.read(path)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from sandlot import images, store
 from sandlot.errors import SpecError, StateError
-from sandlot.images import busybox
+from sandlot.images import busybox, elf
 from sandlot.images.tarstream import MAX_EXTENSION, ArchiveError, TarStream
 from sandlot.paths import Paths
 
@@ -142,22 +142,31 @@ def _elf(*types: int, bits: int = 64, order: str = "<") -> bytes:
     return ident + head + headers
 
 
+def is_static(content: bytes) -> bool:
+    return elf.interpreter(io.BytesIO(content)) is None
+
+
 @pytest.mark.parametrize("bits", [32, 64])
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_static_means_no_interpreter(bits: int, order: str) -> None:
-    assert busybox.is_static(_elf(1, 1, 2, bits=bits, order=order))
-    assert not busybox.is_static(_elf(1, 3, 2, bits=bits, order=order))
+    assert is_static(_elf(1, 1, 2, bits=bits, order=order))
+    assert not is_static(_elf(1, 3, 2, bits=bits, order=order))
 
 
 @pytest.mark.parametrize("content", [b"", b"#!/bin/sh\n" + b" " * 100, _elf(), _elf(1, 1)[:100]])
-def test_what_is_no_program_is_not_static(content: bytes) -> None:
-    assert not busybox.is_static(content)
+def test_what_is_no_program_is_not_static(content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(elf.NotElf):
+        is_static(content)
+    (tmp_path / "busybox").write_bytes(content)
+    assert not busybox.is_static(str(tmp_path / "busybox"))
 
 
 def test_real_programs() -> None:
-    assert not busybox.is_static(Path("/bin/sh").resolve().read_bytes())
+    with open("/bin/sh", "rb") as handle:
+        assert os.path.exists(elf.interpreter(handle) or "")
+    assert not busybox.is_static("/bin/sh") and not busybox.is_static("/no/such")
     found = busybox.find()
-    assert found is None or busybox.is_static(found.content)
+    assert found is None or busybox.is_static(found)
 
 
 # -- the tar reader -------------------------------------------------------------------------------

@@ -7,17 +7,15 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import struct
 import subprocess
-from dataclasses import dataclass
 
 from ..errors import HostError
+from . import elf, evidence
 from .model import Image, ImageSpec, Job, Made, Source
 
 # Part of the digest: raise it when the tree that is made of one binary changes.
 LAYOUT = "1"
 CANDIDATES = ("/bin/busybox", "/usr/bin/busybox")
-_PT_INTERP = 3
 
 _DIRECTORIES = {
     "bin": 0o755,
@@ -47,21 +45,15 @@ _FILES = {
 }
 
 
-@dataclass(frozen=True)
-class Binary:
-    path: str
-    content: bytes
-
-    @property
-    def digest(self) -> str:
-        layout = f"busybox layout {LAYOUT}\n".encode()
-        return hashlib.sha256(layout + self.content).hexdigest()
-
-
 def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
     """None when this host has no static busybox; an image made earlier stays then."""
     binary = find()
-    return binary.digest if binary else None
+    return _digest(evidence.hashed([binary], known.evidence if known else {})) if binary else None
+
+
+def _digest(found: evidence.Evidence) -> str:
+    contents = "".join(entry[-1] for entry in found.values())
+    return hashlib.sha256(f"busybox layout {LAYOUT}\n{contents}".encode()).hexdigest()
 
 
 def build(job: Job) -> Made:
@@ -78,45 +70,29 @@ def build(job: Job) -> Made:
         os.symlink(target, f"{root}/{name}")
     for name, text in _FILES.items():
         _write(f"{root}/{name}", text.encode(), mode=0o644)
-    _write(f"{root}/bin/busybox", binary.content, mode=0o755)
+    shutil.copyfile(binary, f"{root}/bin/busybox")
+    os.chmod(f"{root}/bin/busybox", 0o755)
     for applet in _applets(f"{root}/bin/busybox"):
         os.symlink("busybox", f"{root}/bin/{applet}")
-    return Made()
+    return Made(evidence=evidence.hashed([binary], {}))
 
 
-def find() -> Binary | None:
+def find() -> str | None:
     """The first static busybox of this host."""
     on_path = shutil.which("busybox")
     for path in dict.fromkeys((*CANDIDATES, on_path)):
-        content = _read(path) if path else None
-        if path and content and is_static(content):
-            return Binary(path, content)
+        if path and is_static(path):
+            return path
     return None
 
 
-def _read(path: str) -> bytes | None:
+def is_static(path: str) -> bool:
+    """Whether this is an ELF program that asks for no dynamic linker."""
     try:
         with open(path, "rb") as handle:
-            return handle.read()
-    except FileNotFoundError:
-        return None
-
-
-def is_static(content: bytes) -> bool:
-    """Whether this is an ELF program that asks for no interpreter (the dynamic linker)."""
-    if content[:4] != b"\x7fELF" or len(content) < 64:
+            return elf.interpreter(handle) is None
+    except (FileNotFoundError, elf.NotElf):
         return False
-    order = "<" if content[5] == 1 else ">"
-    if content[4] == 2:
-        (offset,) = struct.unpack_from(f"{order}Q", content, 32)
-        size, count = struct.unpack_from(f"{order}HH", content, 54)
-    else:
-        (offset,) = struct.unpack_from(f"{order}I", content, 28)
-        size, count = struct.unpack_from(f"{order}HH", content, 42)
-    if not count or offset + size * count > len(content):
-        return False
-    types = (struct.unpack_from(f"{order}I", content, offset + size * n)[0] for n in range(count))
-    return _PT_INTERP not in types
 
 
 def _applets(binary: str) -> list[str]:

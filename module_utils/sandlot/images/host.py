@@ -8,13 +8,13 @@ import hashlib
 import os
 import shutil
 import stat
-from typing import Any, Dict, Iterator, List, Mapping, Tuple
+from typing import Any, Iterator, Tuple
 
 from ..errors import SpecError
 from ..spec.names import absolute_path
 from ..spec.option import Option
 from ..spec.text import line, refusal, sequence
-from . import programs
+from . import evidence, programs
 from .model import Image, ImageSpec, Job, Made, Source
 
 # Part of the digest: raise it when the tree that is made of the same files changes.
@@ -28,37 +28,22 @@ _FILES = {
     "etc/group": "root:x:0:\nnogroup:x:65534:\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 }
-_CHUNK = 1 << 20
 _MOUNTED = ("/dev", "/proc", "/sys", "/tmp")
-_Evidence = Dict[str, List[Any]]
 
 
 def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
     """Of every file's name, mode and content; a file with the times it had is not read again."""
-    return _hashed(_found(spec), known.evidence if known else {})[0]
+    found = _found(spec)
+    return _digest(found, evidence.hashed(sorted(found.files), known.evidence if known else {}))
 
 
-def _hashed(found: programs.Found, evidence: Mapping[str, Any]) -> Tuple[str, _Evidence]:
+def _digest(found: programs.Found, hashed: evidence.Evidence) -> str:
     whole = hashlib.sha256(f"host programs {LAYOUT}\n".encode())
-    noted: _Evidence = {}
-    for path in sorted(found.files):
-        status = os.stat(path)
-        signature = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-        before = evidence.get(path, [])
-        content = before[-1] if before[:-1] == signature else _content(path)
-        noted[path] = [*signature, content]
-        whole.update(f"{path} {stat.S_IMODE(status.st_mode):o} {content}\n".encode())
+    for path, entry in hashed.items():
+        whole.update(f"{path} {stat.S_IMODE(os.stat(path).st_mode):o} {entry[-1]}\n".encode())
     for path, target in sorted(found.links.items()):
         whole.update(f"{path} -> {target}\n".encode())
-    return whole.hexdigest(), noted
-
-
-def _content(path: str) -> str:
-    hashed = hashlib.sha256()
-    with open(path, "rb") as handle:
-        for chunk in iter(lambda: handle.read(_CHUNK), b""):
-            hashed.update(chunk)
-    return hashed.hexdigest()
+    return whole.hexdigest()
 
 
 def _found(spec: ImageSpec) -> programs.Found:
@@ -75,7 +60,6 @@ def _found(spec: ImageSpec) -> programs.Found:
 
 def build(job: Job) -> Made:
     found = _found(job.spec)
-    evidence = _hashed(found, {})[1]
     for name, mode in _DIRECTORIES.items():
         _directory(f"{job.root}/{name}", mode)
     for path, target in sorted(found.links.items()):
@@ -93,7 +77,7 @@ def build(job: Job) -> Made:
                 handle.write(text)
                 os.fchmod(handle.fileno(), 0o644)
     programs.make_loader_cache(job.root, found.library_directories())
-    return Made(evidence=evidence)
+    return Made(evidence=evidence.hashed(sorted(found.files), {}))
 
 
 def _directory(path: str, mode: int) -> None:

@@ -8,17 +8,16 @@ import os
 import re
 import shutil
 import stat
-import struct
 import subprocess
 from typing import Dict, List, Set
 
 from ..errors import HostError, SandlotError, SpecError
+from . import elf
 
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9.+-]+")
 SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MAX_LINKS = 40
 _MAX_SCRIPTS = 4
-_PT_INTERP = 3
 # "libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x0000...)", or the linker's own absolute path.
 _NEEDED = re.compile(r"^\s*(\S+)(?: => (\S+))?(?: \(0x[0-9a-f]+\))?$")
 
@@ -34,7 +33,7 @@ class Found:
 
     def program(self, path: str, depth: int = 0) -> None:
         real = self.path(path)
-        interpreter = elf_interpreter(real)
+        interpreter = _linker(real)
         if interpreter:
             for library in needed(interpreter, real):
                 self._libraries.add(os.path.dirname(self.path(library)))
@@ -129,26 +128,13 @@ def _run(command: List[str]) -> subprocess.CompletedProcess[str]:
     )
 
 
-def elf_interpreter(path: str) -> str:
+def _linker(path: str) -> str:
     """The dynamic linker that an ELF program asks for; "" for a static one and for no ELF."""
-    with open(path, "rb") as handle:
-        head = handle.read(64)
-        if head[:4] != b"\x7fELF" or len(head) < 64:
-            return ""
-        order, wide = "<" if head[5] == 1 else ">", head[4] == 2
-        start = struct.unpack_from(f"{order}{'Q' if wide else 'I'}", head, 32 if wide else 28)[0]
-        size, count = struct.unpack_from(f"{order}HH", head, 54 if wide else 42)
-        for number in range(count):
-            handle.seek(start + number * size)
-            header = handle.read(size)
-            if struct.unpack_from(f"{order}I", header)[0] != _PT_INTERP:
-                continue
-            fields = f"{order}{'Q' if wide else 'I'}"
-            offset = struct.unpack_from(fields, header, 8 if wide else 4)[0]
-            length = struct.unpack_from(fields, header, 32 if wide else 16)[0]
-            handle.seek(offset)
-            return handle.read(length).rstrip(b"\0").decode("ascii")
-    return ""
+    try:
+        with open(path, "rb") as handle:
+            return elf.interpreter(handle) or ""
+    except elf.NotElf:
+        return ""
 
 
 def needed(interpreter: str, path: str) -> List[str]:

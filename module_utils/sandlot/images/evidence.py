@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Digests of files of the host, which are not read again while they look as they did."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any, Dict, Iterable, List, Mapping
+
+_CHUNK = 1 << 20
+# Path -> size, times of change of content and inode, inode, digest.
+Evidence = Dict[str, List[Any]]
+
+
+def hashed(paths: Iterable[str], known: Mapping[str, Any]) -> Evidence:
+    """SHA-256 of each file, with what tells next time that it has not changed."""
+    found: Evidence = {}
+    for path in paths:
+        status = os.stat(path)
+        signature = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+        before = known.get(path) or []
+        content = before[-1] if before[:-1] == signature else content_digest(path)
+        found[path] = [*signature, content]
+    return found
+
+
+def content_digest(path: str) -> str:
+    found = hashlib.sha256()
+    with open(path, "rb") as handle:
+        for chunk in iter(lambda: handle.read(_CHUNK), b""):
+            found.update(chunk)
+    return found.hexdigest()
