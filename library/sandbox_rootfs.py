@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: sandbox_rootfs
 short_description: Make the images that sandboxes start from
-version_added: "0.1.0"
+version_added: 0.1.0
 author: the sandlot developers (@sandlot)
 description:
   - Makes, replaces and removes images, which are root file systems kept once per host.
@@ -16,8 +16,7 @@ description:
   - A sandbox keeps the tree it was made from until it is rebuilt.
 requirements:
   - A statically linked busybox, for O(images[].source=busybox)
-extends_documentation_fragment:
-  - ansible.builtin.action_common_attributes
+extends_documentation_fragment: [ansible.builtin.action_common_attributes]
 attributes:
   check_mode:
     support: full
@@ -54,33 +53,105 @@ options:
           - What the image is made of. Required when O(images[].state=present).
           - V(busybox) is the host's own static busybox with links for its applets.
           - V(tarball) is an archive of a root file system.
+          - V(host) is named programs of the host and the libraries they need.
+          - V(host_overlay) is the host's own root, read-only and without its secrets.
+          - V(directory) is an unpacked root file system on the host, never written to.
+          - 'V(tmpfs) is an ephemeral root: an image below a writable layer in memory.'
         type: str
-        choices: [busybox, tarball]
+        choices: [busybox, tarball, host, host_overlay, directory, tmpfs]
+      setup:
+        description:
+          - Steps run once, in order, in a throw-away sandbox of the image, and kept as
+            a layer.
+          - A string is a line for the shell of the image.
+          - For all sources but O(images[].source=tmpfs).
+        type: list
+        elements: raw
       path:
         description:
-          - Archive on the managed host, plain or compressed with gzip, xz or bzip2.
-          - Only for O(images[].source=tarball), where either this or O(images[].url) is required.
+          - Archive on the managed host, plain or compressed with gzip, xz or bzip2. Either
+            this or O(images[].url) is required.
+          - For O(images[].source=tarball).
+          - Directory on the managed host. When something in it changes, the sandboxes that
+            follow the image are restarted by the next run.
+          - For O(images[].source=directory).
         type: path
       url:
         description:
-          - Where the managed host fetches the archive, with http or https.
-          - Only for O(images[].source=tarball).
+          - Where the managed host fetches the archive, http or https.
+          - For O(images[].source=tarball).
         type: str
       checksum:
         description:
-          - Checksum of the archive, as V(sha256:HEX) or V(sha512:HEX).
-          - Required for O(images[].source=tarball). It also tells whether the image has changed.
+          - Checksum of the archive, as V(sha256:HEX) or V(sha512:HEX). Required.
+          - It also tells whether the image has changed.
+          - For O(images[].source=tarball).
         type: str
       max_size:
         description:
-          - Most bytes the archive may unpack to, such as V(2g).
-          - Without it, V(8g).
+          - Most bytes the image may unpack to, such as V(2g).
+          - For O(images[].source=tarball).
+          - Defaults to V(8g).
         type: str
       max_files:
         description:
-          - Most members the archive may have.
-          - Without it, V(500000).
+          - Most members it may have.
+          - For O(images[].source=tarball).
+          - Defaults to V(500000).
         type: int
+      programs:
+        description:
+          - Programs of the host, by name or absolute path. The libraries they need come
+            along, and so does the interpreter of a script.
+          - For O(images[].source=host).
+        type: list
+        elements: str
+      packages:
+        description:
+          - Debian packages of the host, all of whose programs are taken.
+          - For O(images[].source=host).
+        type: list
+        elements: str
+      files:
+        description:
+          - Files and directories of the host that are copied as well, such as data of programs.
+          - For O(images[].source=host).
+        type: list
+        elements: str
+      show:
+        description:
+          - Paths of the host that are shown beside C(/usr), C(/etc), C(/bin), C(/sbin)
+            and C(/lib*), with all that is in them.
+          - For O(images[].source=host_overlay).
+        type: list
+        elements: str
+      hide:
+        description:
+          - 'Paths of the host that are hidden beside the usual: what is not shown, files
+            and directories in C(/etc) and C(/usr/local) that only some users can read,
+            and well-known secrets.'
+          - For O(images[].source=host_overlay).
+        type: list
+        elements: str
+      size:
+        description:
+          - Most bytes of the layer in memory. They count as the sandbox's memory; what
+            was written is gone when the sandbox stops.
+          - For O(images[].source=tmpfs).
+          - Defaults to V(67108864).
+        type: str
+      mode:
+        description:
+          - Mode of the root directory, octal.
+          - For O(images[].source=tmpfs).
+          - Defaults to V(0755).
+        type: str
+      base:
+        description:
+          - Image below the layer, of this list or of the host. Without it, what source
+            V(busybox) makes.
+          - For O(images[].source=tmpfs).
+        type: str
   purge:
     description:
       - Whether images that are not listed are removed, and trees nothing refers to.
@@ -121,13 +192,51 @@ images:
   description: All images of the host by name.
   returned: always
   type: dict
+  contains:
+    source:
+      description: What it is made of.
+      type: str
+    parameters:
+      description: Options of the source.
+      type: dict
+    digest:
+      description: Names all that the image is made of. Empty while that is not known.
+      type: str
+    base:
+      description: Names what the source alone makes.
+      type: str
+    root:
+      description: The topmost of C(layers), empty when there is none.
+      type: str
+    layers:
+      description: Directories it consists of, the topmost first.
+      type: list
+      elements: str
+    config:
+      description: Defaults for its sandboxes, such as C(entrypoint), C(command), C(env), C(user).
+      type: dict
+    size:
+      description: Bytes of its regular files.
+      type: int
+    made:
+      description: When it was made, in seconds since 1970.
+      type: float
+    warnings:
+      description: What was left out when it was made.
+      type: list
+      elements: str
   sample:
     busybox:
       name: busybox
       source: busybox
       parameters: {}
       digest: 33797cfa5d26...
+      base: 33797cfa5d26...
       root: /var/lib/sandlot/images/trees/33797cfa5d26.../root
+      layers: [/var/lib/sandlot/images/trees/33797cfa5d26.../root]
+      config: {}
+      size: 2001312
+      made: 1764075600.0
       warnings: []
 """
 
@@ -141,6 +250,10 @@ IMAGE = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "source": {"type": "str", "choices": list(images.SOURCES)},
     **spec.arguments(images.options()),
+}
+ARGUMENTS = {
+    "images": {"type": "list", "elements": "dict", "required": True, "options": IMAGE},
+    "purge": {"type": "bool", "default": False},
 }
 
 
@@ -169,11 +282,7 @@ def action(module: AnsibleModule, paths: Paths) -> shell.Json:
 
 
 def main() -> None:
-    spec = {
-        "images": {"type": "list", "elements": "dict", "required": True, "options": IMAGE},
-        "purge": {"type": "bool", "default": False},
-    }
-    shell.run(AnsibleModule(argument_spec=spec, supports_check_mode=True), action)
+    shell.run(AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True), action)
 
 
 if __name__ == "__main__":

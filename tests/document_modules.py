@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Writes the options of `sandbox` and `sandboxes` into their documentation, from the option table.
+"""Writes the options of sandboxes and images into the modules' documentation, from the tables.
 
-Run it after a change of the table; tests/unit/test_modules.py fails until then.
+Run it after a change of a table; tests/unit/test_modules.py fails until then.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import yaml
 TOP = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP / "module_utils"))
 
-from sandlot.spec import options_documentation  # noqa: E402
+from sandlot import images  # noqa: E402
+from sandlot import spec as sandbox_spec  # noqa: E402
 
 LIBRARY = TOP / "library"
 _BLOCK = re.compile(r'(DOCUMENTATION = r""")\n(.*?)(""")', re.S)
+WRITTEN = ("sandbox", "sandboxes", "sandbox_rootfs")
 WIDTH = 86
 LIMIT = 96
 # Names of options are paths from the top in Ansible's markup.
@@ -59,12 +61,29 @@ def _folded(line: str) -> list[str]:
 
 def documented(name: str, documentation: dict[str, Any]) -> dict[str, Any]:
     """The documentation with the table's options in place."""
-    options = options_documentation()
+    if name == "sandbox_rootfs":
+        listed = documentation["options"]["images"]
+        listed["suboptions"] = _image_options(listed["suboptions"])
+        return documentation
+    options = sandbox_spec.options_documentation()
     if name == "sandbox":
         return {**documentation, "options": options}
     mine = documentation["options"]
     mine["sandboxes"] = {**mine["sandboxes"], "suboptions": _below("sandboxes[]", options)}
     return documentation
+
+
+def _image_options(written: dict[str, Any]) -> dict[str, Any]:
+    """What all images take is written by hand, the rest is the table of sources."""
+    about = "What the image is made of. Required when O(images[].state=present)."
+    kinds = [f"V({kind}) is {source.description}." for kind, source in images.SOURCES.items()]
+    source = {
+        "description": [about, *kinds],
+        "type": "str",
+        "choices": list(images.SOURCES),
+    }
+    by_hand = {name: written[name] for name in ("name", "state")}
+    return {**by_hand, "source": source, **sandbox_spec.documentation(images.options())}
 
 
 def _below(parent: str, options: Any) -> Any:
@@ -88,5 +107,5 @@ def rewrite(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    for module in ("sandbox", "sandboxes"):
+    for module in WRITTEN:
         rewrite(LIBRARY / f"{module}.py")

@@ -21,7 +21,7 @@ sys.path.insert(0, str(TOP / "tests"))
 
 import document_modules  # noqa: E402
 
-MODULES = ["sandbox", "sandboxes", "sandbox_info", "sandbox_host"]
+MODULES = ["sandbox", "sandboxes", "sandbox_info", "sandbox_host", "sandbox_rootfs"]
 TYPING = ("type", "elements", "choices", "required", "default", "aliases")
 
 
@@ -69,7 +69,7 @@ def test_options_are_documented_as_they_are(name: str, legacy: None) -> None:
     assert taken(documentation(name)["options"]) == taken(arguments(name))
 
 
-@pytest.mark.parametrize("name", ["sandbox", "sandboxes"])
+@pytest.mark.parametrize("name", document_modules.WRITTEN)
 def test_the_table_is_documented(name: str) -> None:
     found = documentation(name)
     assert document_modules.documented(name, found) == found, "run tests/document_modules.py"

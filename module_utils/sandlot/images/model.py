@@ -11,7 +11,8 @@ from ..spec.option import Option
 
 Json = Dict[str, Any]
 
-MAX_SIZE = 8 << 30
+# As a user would write it.
+MAX_SIZE = "8g"
 MAX_FILES = 500_000
 
 

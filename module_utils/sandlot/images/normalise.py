@@ -81,16 +81,27 @@ def _check_options(
 def options() -> List[Option]:
     """The rows of all sources by name; rows of one name are described together."""
     found: Dict[str, Option] = {}
-    takers: Dict[str, List[str]] = {}
+    takers: Dict[str, Dict[Sequence[str], List[str]]] = {}
     for kind, source in SOURCES.items():
         for row in _rows(source):
-            known = found.setdefault(row.name, row)
-            lines = [text for text in row.description if text not in known.description]
-            found[row.name] = replace(known, description=(*known.description, *lines))
-            takers.setdefault(row.name, []).append(kind)
+            found.setdefault(row.name, row)
+            by_text = takers.setdefault(row.name, {})
+            by_text.setdefault(tuple(row.description), []).append(kind)
     return [_told(row, takers[row.name]) for row in found.values()]
 
 
-def _told(row: Option, kinds: Sequence[str]) -> Option:
-    shown = " and ".join(f"O(images[].source={kind})" for kind in kinds)
-    return replace(row, description=(*row.description, f"For {shown}."))
+def _told(row: Option, by_text: Mapping[Sequence[str], Sequence[str]]) -> Option:
+    texts = []
+    for description, kinds in by_text.items():
+        texts += [*description, f"For {_listed(kinds)}."]
+    return replace(row, description=tuple(texts))
+
+
+def _listed(kinds: Sequence[str]) -> str:
+    """Sources as Ansible's markup; most of them by what they are not."""
+    others = [kind for kind in SOURCES if kind not in kinds]
+    if len(kinds) > len(others) > 0:
+        return f"all sources but {_listed(others)}"
+    if not others:
+        return "all sources"
+    return " and ".join(f"O(images[].source={kind})" for kind in kinds)
