@@ -61,14 +61,16 @@ class Ours:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", self.run], check=True)
 
     @property
+    def playbook(self) -> Path:
+        return PLAYS / "deploy_sandbox.yml"
+
+    @property
     def run(self) -> str:
         return os.path.dirname(self.paths.run)
 
     def deploy(self, number: int, *, verbose: bool = False) -> plays.Play:
         instances = [{"name": name, "command": WORKLOAD} for name in names(number)]
-        return self.runner.run(
-            PLAYS / "deploy_sandbox.yml", verbose=verbose, sandbox_instances=instances
-        )
+        return self.runner.run(self.playbook, verbose=verbose, sandbox_instances=instances)
 
     def teardown(self) -> plays.Play:
         return self.runner.run(PLAYS / "teardown_sandbox.yml")

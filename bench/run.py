@@ -23,6 +23,7 @@ from typing import Any, Dict, Sequence
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "module_utils"))
 
+import imagery  # noqa: E402
 import measure  # noqa: E402
 import verdicts  # noqa: E402
 from collection import NotAvailable  # noqa: E402
@@ -98,6 +99,7 @@ def _measured(ours: Ours, peer: Peer | None, sizes: Sizes, directory: Path) -> R
     figures |= measure.idle(ours, sizes)
     figures |= measure.commands(ours, sizes)
     network = measure.throughput(ours, peer, sizes)
+    figures |= imagery.measure(ours, directory)
     return {"sizes": asdict(sizes), "sandlot": figures, "podman": theirs, "network": network}
 
 

@@ -54,6 +54,8 @@ def judge(result: Result) -> list[Verdict]:
         _memory(result["sandlot"]),
         _memory_conmon(result),
         _disk(result["sandlot"]),
+        _image_size(result["sandlot"]),
+        _image_modules(result["sandlot"]),
         _connection(),
         _wakeups(result["sandlot"]),
         _network(result),
@@ -101,6 +103,21 @@ def _memory_conmon(result: Result) -> Verdict:
 def _disk(ours: Result) -> Verdict:
     size = median(ours, "disk")
     return Verdict("disk per sandbox", _kb(size), "under 100 kB", size < 100 * KIB)
+
+
+def _image_size(ours: Result) -> Verdict:
+    small, large = median(ours, "start_small"), median(ours, "start_large")
+    what = f"start from {ours['large_bytes'] >> 20} MB: from busybox"
+    figure = f"{_ms(large)} = {large / small:.2f} x {_ms(small)}"
+    return Verdict(what, figure, f"as fast (noise {NOISE:.0%})", large <= small * (1 + NOISE))
+
+
+def _image_modules(ours: Result) -> Verdict:
+    number, changed = ours["images_modules"], ours["images_changed"]
+    what = f"second run over {ours['images_number']} images"
+    figure = f"{number} module execution, {median(ours, 'images_again'):.2f} s"
+    figure += f" (one image: {median(ours, 'images_single'):.2f} s)"
+    return Verdict(what, figure, "one execution, nothing changed", number == 1 and not changed)
 
 
 def _connection() -> Verdict:
