@@ -87,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
         _formatted(_command(commands, action, "lifecycle", text)).add_argument("name", nargs="+")
     _add_top(commands)
     _add_explain(commands)
+    text = "say what this host has and lacks for sandboxes, and the remedies"
+    _formatted(_command(commands, "doctor", "doctor", text))
     _command(commands, "up", "service", "start what is to run after a boot")
     _command(commands, "launcher", "service", "run the launcher in the foreground")
     return parser
