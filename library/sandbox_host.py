@@ -33,11 +33,23 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  image_sources:
+    description:
+      - What the host's images will be made of, as O(sandlot.sandlot.sandbox_rootfs#module:images[].source).
+      - RV(missing_packages) then has what these sources need, too.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
 - name: Install or upgrade the runtime
   sandlot.sandlot.sandbox_host:
+  register: runtime
+
+- name: Ask what images from a registry need, too
+  sandlot.sandlot.sandbox_host:
+    image_sources: [busybox, oci]
   register: runtime
 
 - name: Install what it lacks
@@ -132,13 +144,15 @@ from ..module_utils.sandlot.paths import Paths
 ROOTS = (execute, explain, inspection, lifecycle, listing, logs, service, top, zygote)
 ARGUMENTS = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "image_sources": {"type": "list", "elements": "str", "default": []},
 }
 
 
 def action(module: shell.Module, paths: Paths) -> shell.Json:
+    sources = facts.known_sources("image_sources", module.params["image_sources"])
     converge = {"present": host.present, "absent": host.absent}[module.params["state"]]
     outcome = converge(paths, check=module.check_mode)
-    return {"changed": outcome.changed, "actions": outcome.actions, **facts.gather(paths)}
+    return {"changed": outcome.changed, "actions": outcome.actions, **facts.gather(paths, sources)}
 
 
 def main() -> None:
