@@ -35,7 +35,8 @@ options:
     default: present
   image_sources:
     description:
-      - What the host's images will be made of, as O(sandlot.sandlot.sandbox_rootfs#module:images[].source).
+      - What the host's images are made of, as the option C(source) of
+        M(sandlot.sandlot.sandbox_rootfs).
       - RV(missing_packages) then has what these sources need, too.
     type: list
     elements: str

@@ -41,7 +41,8 @@ def gather(paths: Paths, image_sources: Iterable[str] = ()) -> Json:
         "user_namespaces": probe.user_namespaces(),
         "nft": shutil.which("nft", path=SEARCH),
     }
-    return {**facts, "missing_packages": _missing(facts, image_sources), "problems": _problems(facts)}
+    missing = _missing(facts, image_sources)
+    return {**facts, "missing_packages": missing, "problems": _problems(facts)}
 
 
 def known_sources(option: str, names: Sequence[str]) -> list[str]:
