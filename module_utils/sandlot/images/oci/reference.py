@@ -21,9 +21,13 @@ _FOREIGN = ("containers-storage", "dir", "docker-daemon", "ostree", "sif", "tarb
 _DEFAULT_REGISTRY = "docker.io"
 
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
-_HOST = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?"
+_PORT = r":[0-9]{1,5}"
+# Without a dot or a port it would be a part of the name, but for this one.
+_HOST = (
+    rf"{_LABEL}(?:\.{_LABEL})+(?:{_PORT})?|{_LABEL}{_PORT}|\[[0-9a-fA-F:]+\](?:{_PORT})?|localhost"
+)
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_NAME = re.compile(rf"(?:{_HOST}/)?{_PART}(?:/{_PART})*")
+_NAME = re.compile(rf"(?:(?:{_HOST})/)?{_PART}(?:/{_PART})*")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127}")
 _OCI_TAG = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._:/@+-]{0,255}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
