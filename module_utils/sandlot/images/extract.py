@@ -24,7 +24,7 @@ from .unpack import Bounds, Unpacker
 # CHOWN, DAC_OVERRIDE, FOWNER, FSETID: what placing files with any owner and mode takes.
 _CAPABILITIES = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4
 _MEMORY = 2 << 30
-_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
+DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _MAGIC_LENGTH = 6
 _INTERVAL = 0.5
@@ -120,7 +120,7 @@ def explained(work: Callable[[], list[str]]) -> Outcome:
         warnings = work()
     except ArchiveError as problem:
         error, hint = problem.message, problem.hint
-    except _DAMAGED as problem:
+    except DAMAGED as problem:
         error = f"the archive is truncated or corrupt: {problem}"
         hint = "make or fetch the archive again, and update its checksum"
     except MemoryError:

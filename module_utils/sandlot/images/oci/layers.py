@@ -16,7 +16,7 @@ import shutil
 from dataclasses import replace
 from typing import Callable, List, Sequence, Set
 
-from ..extract import Outcome, confined, explained, open_archive
+from ..extract import DAMAGED, Outcome, confined, explained, open_archive
 from ..tarstream import (
     BLOCK_DEVICE,
     CHARACTER,
@@ -36,6 +36,8 @@ WHITEOUT = b".wh."
 _RESERVED = WHITEOUT + WHITEOUT
 _OPAQUE = _RESERVED + b".opq"
 _LEFT_OUT = (CHARACTER, BLOCK_DEVICE, FIFO)
+# Archives end with zeros up to the size of a tape's record.
+_PADDING = 1 << 20
 _MAKE_AGAIN = "build the image again, or fetch it from where it is whole"
 
 
@@ -72,6 +74,8 @@ def _unpacked(fds: Sequence[int], diff_ids: Sequence[str], bounds: Bounds) -> Li
                 stream.finish(diff_id)
         except ArchiveError as error:
             raise ArchiveError(f"layer {number}: {error.message}", hint=error.hint) from error
+        except DAMAGED as error:
+            raise ArchiveError(f"layer {number} is truncated or corrupt: {error}") from error
     return unpacker.finish()
 
 
@@ -95,7 +99,7 @@ class _Hashed:
             if not chunk:
                 break
             rest += len(chunk)
-            if rest > self._limit:
+            if rest > self._limit + _PADDING:
                 raise ArchiveError(f"more than {self._limit} bytes follow its end")
         found = f"sha256:{self._hash.hexdigest()}"
         if found != digest:
@@ -118,6 +122,8 @@ class LayerUnpacker(Unpacker):
             self._check_bounds(member)
             try:
                 self._apply(_inside(member))
+            except DAMAGED:  # some of them are OSErrors
+                raise
             except OSError as error:
                 raise ArchiveError(f"member {member}: {error.strerror}") from error
         self._finish_directories()
