@@ -30,6 +30,7 @@ Json = Dict[str, Any]
 PULL = ("missing", "always", "never")
 # How an image is got, which is no part of what it is.
 ACCESS = ("pull", "tls_verify", "ca_path", "username", "password", "auth_file")
+_HEADERS = 16 << 20
 _AGAIN = "build or push the image again"
 
 
@@ -114,7 +115,8 @@ def _planned(job: Job) -> Tuple[Reference, Platform, int]:
     exact = found.at(f"sha256:{job.digest}")
     data = manifest.document(skopeo.manifest(job.spec, exact), _shown(job.spec))
     size = manifest.parse(data, _shown(job.spec)).size
-    if size > job.spec.get("max_size"):
+    # Headers and what can't be compressed make layers larger than their files.
+    if size > job.spec.get("max_size") + _HEADERS:
         problem = f"{_shown(job.spec)} has {size} bytes of layers, more than max_size"
         raise ImageError(problem, hint="raise max_size if that much is right")
     return exact, want, size
