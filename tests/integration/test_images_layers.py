@@ -10,15 +10,17 @@ import io
 import os
 import shutil
 import stat
+import subprocess
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from oci_images import digest, entry, folder, layer, link
+from sandlot.images.extract import extract
 from sandlot.images.oci import layers
 from sandlot.images.tarstream import ArchiveError
-from sandlot.images.unpack import Bounds
+from sandlot.images.unpack import MAX_DEPTH, Bounds
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 BOUNDS = Bounds(100 << 20, 1000)
@@ -357,3 +359,35 @@ def test_an_image_without_files_is_refused(tmp_path: Path) -> None:
 def test_damaged_layers_are_named(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(ArchiveError, match="layer 2:? "):
         unpack([LOWER, data], tmp_path / "in")
+
+
+def _deep(*, implied: bool) -> list[list[tuple[tarfile.TarInfo, bytes]]]:
+    """Links to links: no name is long, and what they lead to lies a thousand levels deep."""
+    found, above, step = [], "", "/".join(["d"] * (MAX_DEPTH - 10))
+    for number in range(6):
+        inner = entry(f"{above}{step}/f") if implied else folder(f"{above}{step}")
+        found.append([inner, link(f"l{number}", f"{above}{step}")])
+        above = f"l{number}/"
+    return found
+
+
+@pytest.mark.parametrize("implied", [True, False])
+def test_links_lead_no_deeper_than_names(tmp_path: Path, implied: bool) -> None:
+    content = [layer(*entries) for entries in _deep(implied=implied)]
+    with pytest.raises(ArchiveError, match=f"lies more than {MAX_DEPTH} directories deep"):
+        unpack(content, tmp_path / "in")
+    naive(content, tmp_path / "naive")
+    try:
+        with pytest.raises(RecursionError):
+            shutil.rmtree(tmp_path / "naive")
+    finally:
+        subprocess.run(["rm", "-rf", tmp_path / "naive"], check=True)
+
+
+def test_archives_lead_no_deeper_than_names(tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    archive.write_bytes(layer(*(each for entries in _deep(implied=False) for each in entries)))
+    (tmp_path / "in").mkdir()
+    with open(archive, "rb") as handle:
+        with pytest.raises(ArchiveError, match=f"lies more than {MAX_DEPTH} directories deep"):
+            extract(handle.fileno(), str(tmp_path / "in"), BOUNDS)

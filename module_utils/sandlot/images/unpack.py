@@ -115,6 +115,7 @@ class Unpacker:
         if path != b"." and not is_directory(path):
             _make_way(path)
             os.mkdir(path, 0o755)
+            check_depth(path)
         os.lchown(path, member.uid, member.gid)
         self._directories[path] = member
 
@@ -168,6 +169,18 @@ def relative(member: Member, name: bytes) -> bytes:
     return b"/".join(kept) or b"."
 
 
+def check_depth(directory: bytes) -> None:
+    """Links lead deeper than names tell."""
+    os.chdir(directory)
+    try:
+        depth = os.getcwdb().count(b"/")
+    finally:
+        os.chdir("/")
+    if depth > MAX_DEPTH:
+        problem = f"directory {shown(directory)} lies more than {MAX_DEPTH} directories deep"
+        raise ArchiveError(problem, hint="make the archive without it")
+
+
 def is_directory(path: bytes) -> bool:
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)
@@ -183,6 +196,7 @@ def _make_way(path: bytes) -> None:
         parent = os.path.dirname(path)
         if parent:
             os.makedirs(parent, 0o755, exist_ok=True)
+            check_depth(parent)
 
 
 def _times(member: Member) -> tuple[int, int]:

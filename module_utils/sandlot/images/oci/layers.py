@@ -29,7 +29,7 @@ from ..tarstream import (
     Stream,
     TarStream,
 )
-from ..unpack import Bounds, Unpacker, check_mountpoints, is_directory, relative
+from ..unpack import Bounds, Unpacker, check_depth, check_mountpoints, is_directory, relative
 
 WHITEOUT = b".wh."
 # AUFS keeps its own things under such names.
@@ -204,3 +204,4 @@ def _make_parents(path: bytes) -> None:
     parent = os.path.dirname(path)
     if parent and not os.path.isdir(parent):
         os.makedirs(os.path.realpath(parent), 0o755, exist_ok=True)
+        check_depth(parent)
