@@ -230,6 +230,27 @@ EXAMPLES = r"""
         url: https://images.example.com/debian-12.tar.xz
         checksum: sha256:2f3a1c9d1b6f5f3f0d6f5c1e7a9b8c4d2e1f0a3b5c7d9e8f6a4b2c0d1e3f5a7b
     purge: true
+
+- name: Images of a registry, one that follows a tag and one that does not
+  sandlot.sandlot.sandbox_rootfs:
+    images:
+      - name: redis
+        source: oci
+        reference: registry.example.com/library/redis:7
+        pull: always
+        username: deploy
+        password: "{{ vault_registry_password }}"
+      - name: tool
+        source: oci
+        reference: registry.example.com/tools/x@sha256:2f3a1c9d1b6f5f3f0d6f5c1e7a9b8c4d2e1f0a3b5c7d9e8f6a4b2c0d1e3f5a7b
+        platform: linux/arm64
+
+- name: An image that docker saved
+  sandlot.sandlot.sandbox_rootfs:
+    images:
+      - name: app
+        source: oci
+        reference: docker-archive:/srv/app.tar
 """
 
 RETURN = r"""

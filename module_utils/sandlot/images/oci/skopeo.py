@@ -41,6 +41,7 @@ _REMEDIES = (
     ("denied", "give credentials that may read it; or the name is wrong"),
     ("manifest unknown", "check name and tag; skopeo list-tags docker://NAME shows the tags"),
     ("name unknown", "check the name"),
+    ("policy.json", "install what has it (Debian: golang-github-containers-common)"),
     ("no space left", "make room in the state directory"),
 )
 _REMEDY = "check the reference, and that this host reaches it"
