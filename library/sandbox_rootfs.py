@@ -242,7 +242,7 @@ EXAMPLES = r"""
         password: "{{ vault_registry_password }}"
       - name: tool
         source: oci
-        reference: registry.example.com/tools/x@sha256:2f3a1c9d1b6f5f3f0d6f5c1e7a9b8c4d2e1f0a3b5c7d9e8f6a4b2c0d1e3f5a7b
+        reference: "registry.example.com/tools/x@{{ tool_digest }}"
         platform: linux/arm64
 
 - name: An image that docker saved

@@ -8,18 +8,17 @@ import contextlib
 import gzip
 import hashlib
 import http.client
-import io
 import json
 import os
 import signal
 import socket
 import ssl
 import subprocess
-import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from archives import entry, folder, link, pack
 from sandboxes import until
 
 REF_NAME = "org.opencontainers.image.ref.name"
@@ -28,30 +27,6 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
-
-
-def entry(name: str, content: bytes = b"", **attributes: object) -> tuple[tarfile.TarInfo, bytes]:
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    for key, value in attributes.items():
-        setattr(member, key, value)
-    return member, content
-
-
-def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tuple[tarfile.TarInfo, bytes]:
-    return entry(name, type=kind, linkname=target)
-
-
-def folder(name: str, mode: int = 0o755) -> tuple[tarfile.TarInfo, bytes]:
-    return entry(name, type=tarfile.DIRTYPE, mode=mode)
-
-
-def layer(*entries: tuple[tarfile.TarInfo, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        for member, content in entries:
-            archive.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 def compressed(data: bytes) -> bytes:
@@ -83,7 +58,7 @@ class Layout:
         layers: Sequence[bytes],
         settings: dict[str, Any] | None = None,
         *,
-        pack: Callable[[bytes], bytes] = compressed,
+        compress: Callable[[bytes], bytes] = compressed,
         kind: str = f"{LAYER}+gzip",
         architecture: str = ARCHITECTURE,
         **changes: Any,
@@ -100,7 +75,7 @@ class Layout:
             "schemaVersion": 2,
             "mediaType": MANIFEST,
             "config": self.blob(json.dumps(config).encode(), CONFIG),
-            "layers": [self.blob(pack(each), kind) for each in layers],
+            "layers": [self.blob(compress(each), kind) for each in layers],
         }
         return self.tag(tag, self.blob(json.dumps(manifest).encode(), MANIFEST))
 
@@ -242,7 +217,7 @@ def busybox_layer() -> bytes:
     content = Path("/bin/busybox").read_bytes()
     applets = ["cat", "env", "httpd", "id", "ls", "nc", "pwd", "sh", "sleep", "test", "touch"]
     passwd = b"root:x:0:0:root:/root:/bin/sh\nweb:x:33:44:web:/srv:/bin/sh\n"
-    return layer(
+    return pack(
         folder("bin"),
         folder("etc"),
         folder("root", 0o700),

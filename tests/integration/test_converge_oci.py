@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from archives import entry, folder, pack
 from converge_fixtures import Deployment, deployed, eventually, fetch, free_port, needs_root
 from image_fixtures import output, prepare
-from oci_images import Layout, Registry, busybox_layer, entry, folder, layer, registry, skopeo
+from oci_images import Layout, Registry, busybox_layer, registry, skopeo
 
 pytestmark = [
     needs_root,
@@ -57,7 +58,7 @@ def layout(tmp_path: Path) -> Layout:
 
 
 def application(page: bytes) -> bytes:
-    return layer(
+    return pack(
         folder("srv/app"), entry("srv/app/run.sh", RUN, mode=0o755),
         entry("srv/app/index.html", page), entry("srv/app/old"),
     )  # fmt: skip
@@ -147,7 +148,7 @@ def test_a_tag_that_moves_restarts_who_follows_it(
     (upper / "kept").write_text("kept\n")
     pids = {name: host.pid(name) for name in ("follows", "pinned")}
     settings = {**SETTINGS, "Env": ["GREETING=again", "PATH=/bin"]}
-    second = layer(entry("srv/app/index.html", b"page two\n"), entry("srv/app/.wh.old"))
+    second = pack(entry("srv/app/index.html", b"page two\n"), entry("srv/app/.wh.old"))
     new = layout.image("v1", [busybox_layer(), application(b"page one\n"), second], settings)
     served.push(layout, "v1", "app:v1")
     assert host.run(*specs).actions == []
@@ -184,7 +185,7 @@ def test_a_registry_from_a_registry(
         "storage": {"filesystem": {"rootdirectory": "/var/lib/registry"}},
         "http": {"addr": ":5000"},
     }
-    written = layer(entry("etc/registry.yml", json.dumps(configuration).encode()))
+    written = pack(entry("etc/registry.yml", json.dumps(configuration).encode()))
     layout.image("v1", [_program("/usr/bin/docker-registry"), written], settings)
     prepare(host, wish(served.push(layout, "v1", "registry:2")))
     port = free_port()
@@ -212,7 +213,7 @@ def _program(path: str) -> bytes:
     listed = subprocess.run(["ldd", path], capture_output=True, text=True, check=True).stdout
     libraries = [word for word in listed.split() if word.startswith("/")]
     files = {path: 0o755, **dict.fromkeys(libraries, 0o755)}
-    return layer(
+    return pack(
         *(
             entry(name.lstrip("/"), Path(name).resolve().read_bytes(), mode=mode)
             for name, mode in files.items()

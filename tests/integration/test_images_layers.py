@@ -9,14 +9,14 @@ import gzip
 import io
 import os
 import shutil
-import stat
 import subprocess
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from oci_images import digest, entry, folder, layer, link
+from archives import entry, folder, link, pack, state
+from oci_images import digest
 from sandlot.images.extract import extract
 from sandlot.images.oci import layers
 from sandlot.images.tarstream import ArchiveError
@@ -32,14 +32,14 @@ def unpack(
     destination: Path,
     bounds: Bounds = BOUNDS,
     digests: Sequence[str] | None = None,
-    pack: Callable[[bytes], bytes] = bytes,
+    compress: Callable[[bytes], bytes] = bytes,
 ) -> list[str]:
     destination.mkdir(parents=True)
     fds = []
     try:
         for number, data in enumerate(content):
             path = destination.parent / f"layer{number}"
-            path.write_bytes(pack(data))
+            path.write_bytes(compress(data))
             fds.append(os.open(path, os.O_RDONLY))
         names = digests or [digest(data) for data in content]
         return layers.apply(fds, names, str(destination), bounds, lambda done: None)
@@ -89,7 +89,7 @@ def _naive_remove(path: str) -> None:
 
 # -- the specification ----------------------------------------------------------------------------
 
-LOWER = layer(
+LOWER = pack(
     folder("a"), entry("a/1", b"one"), entry("a/2", b"two"), folder("a/d"), entry("a/d/3", b"3"),
     link("l", "a"), entry("f", b"f"),
 )  # fmt: skip
@@ -151,12 +151,12 @@ CASES = {
 def test_a_layer_over_another(
     tmp_path: Path, upper: list[tuple[tarfile.TarInfo, bytes]], expected: dict[str, str]
 ) -> None:
-    assert unpack([LOWER, layer(*upper)], tmp_path / "in") == []
+    assert unpack([LOWER, pack(*upper)], tmp_path / "in") == []
     assert files(tmp_path / "in") == expected
 
 
 def test_a_later_layer_shows_what_was_hidden_again(tmp_path: Path) -> None:
-    again = [LOWER, layer(entry(".wh.a")), layer(entry("a/1", b"back"))]
+    again = [LOWER, pack(entry(".wh.a")), pack(entry("a/1", b"back"))]
     unpack(again, tmp_path / "in")
     assert files(tmp_path / "in") == {"a": "/", "a/1": "back", "f": "f", "l": "-> a"}
     # What made the directory anew left no mode for it.
@@ -164,8 +164,8 @@ def test_a_later_layer_shows_what_was_hidden_again(tmp_path: Path) -> None:
 
 
 def test_directories_keep_what_their_last_layer_says(tmp_path: Path) -> None:
-    upper = layer(entry("a", type=tarfile.DIRTYPE, mode=0o2710, uid=3, gid=4, mtime=1_400_000_000))
-    unpack([LOWER, upper, layer(entry("z", b"z"))], tmp_path / "in")
+    upper = pack(entry("a", type=tarfile.DIRTYPE, mode=0o2710, uid=3, gid=4, mtime=1_400_000_000))
+    unpack([LOWER, upper, pack(entry("z", b"z"))], tmp_path / "in")
     status = (tmp_path / "in/a").stat()
     assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o2710, 3, 4)
     assert int(status.st_mtime) == 1_400_000_000
@@ -173,13 +173,13 @@ def test_directories_keep_what_their_last_layer_says(tmp_path: Path) -> None:
 
 def test_a_link_to_a_directory_that_is_missing_yet(tmp_path: Path) -> None:
     """As /var/run in an image without /run."""
-    base = layer(folder("var"), link("var/sub", "../srv/sub"))
-    unpack([base, layer(entry("var/sub/x", b"x"))], tmp_path / "in")
+    base = pack(folder("var"), link("var/sub", "../srv/sub"))
+    unpack([base, pack(entry("var/sub/x", b"x"))], tmp_path / "in")
     assert (tmp_path / "in/srv/sub/x").read_text() == "x"
 
 
 def test_devices_hide_what_was_there_and_are_told(tmp_path: Path) -> None:
-    upper = layer(entry("a/1", type=tarfile.CHRTYPE), link("h", "a/1", tarfile.LNKTYPE))
+    upper = pack(entry("a/1", type=tarfile.CHRTYPE), link("h", "a/1", tarfile.LNKTYPE))
     assert unpack([LOWER, upper], tmp_path / "in") == [
         "left out 'a/1': a device or FIFO",
         "left out 'h': a device or FIFO",
@@ -188,25 +188,25 @@ def test_devices_hide_what_was_there_and_are_told(tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_replaced_is_not_told(tmp_path: Path) -> None:
-    device, upper = layer(entry("x", type=tarfile.FIFOTYPE)), layer(entry("x", b"x"))
+    device, upper = pack(entry("x", type=tarfile.FIFOTYPE)), pack(entry("x", b"x"))
     assert unpack([device, upper], tmp_path / "in") == []
 
 
 def test_empty_layers_are_layers(tmp_path: Path) -> None:
-    unpack([layer(), LOWER, layer()], tmp_path / "in")
+    unpack([pack(), LOWER, pack()], tmp_path / "in")
     assert files(tmp_path / "in") == ALL
 
 
 def test_compressed_layers(tmp_path: Path) -> None:
-    unpack([LOWER, layer(entry(".wh.f"))], tmp_path / "in", pack=gzip.compress)
+    unpack([LOWER, pack(entry(".wh.f"))], tmp_path / "in", compress=gzip.compress)
     assert files(tmp_path / "in") == _without("f")
 
 
 def test_what_follows_the_end_of_a_layer_is_part_of_its_digest(tmp_path: Path) -> None:
-    unpack([LOWER + b"\0" * 3_000_000], tmp_path / "a" / "in", pack=gzip.compress)
+    unpack([LOWER + b"\0" * 3_000_000], tmp_path / "a" / "in", compress=gzip.compress)
     with pytest.raises(ArchiveError, match="layer 1: more than 9999999 bytes follow its end"):
         data = LOWER + b"\0" * 20_000_000
-        unpack([data], tmp_path / "b" / "in", Bounds(9_999_999, 100), pack=gzip.compress)
+        unpack([data], tmp_path / "b" / "in", Bounds(9_999_999, 100), compress=gzip.compress)
 
 
 # -- attacks --------------------------------------------------------------------------------------
@@ -221,45 +221,45 @@ def out(tmp_path: Path) -> Path:
 
 
 ATTACKS: dict[str, Callable[[Path], list[bytes]]] = {
-    "whiteout with dot-dot": lambda out: [LOWER, layer(entry("../out/.wh.secret"))],
-    "whiteout with dot-dot inside": lambda out: [LOWER, layer(entry("a/../../out/.wh.secret"))],
-    "absolute whiteout": lambda out: [LOWER, layer(entry(f"{out}/.wh.secret"))],
-    "opaque with dot-dot": lambda out: [LOWER, layer(entry("../out/.wh..wh..opq"))],
-    "opaque and absolute": lambda out: [LOWER, layer(entry(f"{out}/.wh..wh..opq"))],
-    "whiteout of the parent": lambda out: [LOWER, layer(entry(".wh..."))],
+    "whiteout with dot-dot": lambda out: [LOWER, pack(entry("../out/.wh.secret"))],
+    "whiteout with dot-dot inside": lambda out: [LOWER, pack(entry("a/../../out/.wh.secret"))],
+    "absolute whiteout": lambda out: [LOWER, pack(entry(f"{out}/.wh.secret"))],
+    "opaque with dot-dot": lambda out: [LOWER, pack(entry("../out/.wh..wh..opq"))],
+    "opaque and absolute": lambda out: [LOWER, pack(entry(f"{out}/.wh..wh..opq"))],
+    "whiteout of the parent": lambda out: [LOWER, pack(entry(".wh..."))],
     "whiteout through a link": lambda out: [
-        layer(link("x", str(out))),
-        layer(entry("x/.wh.secret")),
+        pack(link("x", str(out))),
+        pack(entry("x/.wh.secret")),
     ],
     "whiteout through a relative link": lambda out: [
-        layer(link("x", "../out")),
-        layer(entry("x/.wh.secret")),
+        pack(link("x", "../out")),
+        pack(entry("x/.wh.secret")),
     ],
     "opaque through a link": lambda out: [
-        layer(link("x", str(out))),
-        layer(entry("x/.wh..wh..opq")),
+        pack(link("x", str(out))),
+        pack(entry("x/.wh..wh..opq")),
     ],
     "opaque below a link": lambda out: [
-        layer(link("x", "..")),
-        layer(entry("x/out/.wh..wh..opq")),
+        pack(link("x", "..")),
+        pack(entry("x/out/.wh..wh..opq")),
     ],
     "write through a lower link": lambda out: [
-        layer(link("x", str(out))),
-        layer(entry("x/pwned", b"x")),
+        pack(link("x", str(out))),
+        pack(entry("x/pwned", b"x")),
     ],
     "a directory made a link": lambda out: [
-        layer(folder("x"), entry("x/f", b"x")),
-        layer(entry(".wh.x"), link("x", "../out")),
-        layer(entry("x/secret", b"pwned")),
+        pack(folder("x"), entry("x/f", b"x")),
+        pack(entry(".wh.x"), link("x", "../out")),
+        pack(entry("x/secret", b"pwned")),
     ],
     "mode through a lower link": lambda out: [
-        layer(link("x", str(out))),
-        layer(entry("x/d", type=tarfile.DIRTYPE, mode=0o777)),
+        pack(link("x", str(out))),
+        pack(entry("x/d", type=tarfile.DIRTYPE, mode=0o777)),
     ],
     "hard link over layers": lambda out: [
-        layer(link("x", "../out")),
-        layer(link("y", "x/secret", tarfile.LNKTYPE)),
-        layer(entry("y", b"pwned")),
+        pack(link("x", "../out")),
+        pack(link("y", "x/secret", tarfile.LNKTYPE)),
+        pack(entry("y", b"pwned")),
     ],
 }
 REFUSED = {
@@ -268,16 +268,6 @@ REFUSED = {
     "opaque with dot-dot": "leaves the image",
     "whiteout of the parent": "whiteout of nothing",
 }
-
-
-def state(directory: Path) -> dict[str, object]:
-    """Everything an attack could change."""
-    found: dict[str, object] = {}
-    for path in [directory, *sorted(directory.rglob("*"))]:
-        status = path.lstat()
-        content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
-        found[str(path)] = (status.st_mode, status.st_uid, status.st_nlink, content)
-    return found
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -300,32 +290,30 @@ def test_nothing_outside_is_touched(tmp_path: Path, out: Path, name: str) -> Non
 @pytest.mark.parametrize("name", [".wh.", ".wh..", "a/.wh.", "a/.wh..", "a/d/.wh...", "./.wh.."])
 def test_whiteouts_of_nothing_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ArchiveError, match="layer 2: member .* is a whiteout of nothing"):
-        unpack([LOWER, layer(entry(name))], tmp_path / "in")
+        unpack([LOWER, pack(entry(name))], tmp_path / "in")
 
 
 def test_members_below_a_whiteout_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="layer 1: member .* lies below a whiteout"):
-        unpack([layer(entry(".wh.a/b", b"x"))], tmp_path / "in")
+        unpack([pack(entry(".wh.a/b", b"x"))], tmp_path / "in")
 
 
 @pytest.mark.parametrize("name", sorted(MOUNTPOINTS))
 def test_mountpoints_are_directories_in_the_end(tmp_path: Path, name: str) -> None:
     with pytest.raises(ArchiveError, match=f"'{name}' is not a directory"):
-        unpack([layer(folder(name)), layer(link(name, "/x"))], tmp_path / "in")
-    unpack(
-        [layer(folder(name)), layer(link(name, "/x")), layer(folder(name))], tmp_path / "b" / "in"
-    )
-    unpack([layer(folder(name)), layer(entry(f".wh.{name}"))], tmp_path / "c" / "in")
+        unpack([pack(folder(name)), pack(link(name, "/x"))], tmp_path / "in")
+    unpack([pack(folder(name)), pack(link(name, "/x")), pack(folder(name))], tmp_path / "b" / "in")
+    unpack([pack(folder(name)), pack(entry(f".wh.{name}"))], tmp_path / "c" / "in")
     assert (tmp_path / "c/in" / name).is_dir()
 
 
 def test_the_root_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="replaces the root"):
-        unpack([LOWER, layer(link("./", "/etc"))], tmp_path / "in")
+        unpack([LOWER, pack(link("./", "/etc"))], tmp_path / "in")
 
 
 def test_bounds_are_those_of_all_layers(tmp_path: Path) -> None:
-    content = [layer(entry(f"f{number}", b"x" * 100)) for number in range(4)]
+    content = [pack(entry(f"f{number}", b"x" * 100)) for number in range(4)]
     with pytest.raises(ArchiveError, match="layer 4: .*more than 399 bytes.*raise max_size"):
         unpack(content, tmp_path / "a" / "in", Bounds(399, 4))
     with pytest.raises(ArchiveError, match="layer 4: .*more than 3 members.*raise max_files"):
@@ -334,14 +322,14 @@ def test_bounds_are_those_of_all_layers(tmp_path: Path) -> None:
 
 
 def test_whiteouts_count_as_members(tmp_path: Path) -> None:
-    many = layer(*(entry(f".wh.{number}") for number in range(50)))
+    many = pack(*(entry(f".wh.{number}") for number in range(50)))
     with pytest.raises(ArchiveError, match="more than 20 members"):
         unpack([LOWER, many], tmp_path / "in", Bounds(1000, 20))
 
 
 def test_owners_beyond_the_range_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="layer 2: member 'odd' belongs to 70000:0"):
-        unpack([LOWER, layer(entry("odd", uid=70000))], tmp_path / "in")
+        unpack([LOWER, pack(entry("odd", uid=70000))], tmp_path / "in")
 
 
 def test_other_content_than_told_is_refused(tmp_path: Path) -> None:
@@ -352,7 +340,7 @@ def test_other_content_than_told_is_refused(tmp_path: Path) -> None:
 
 def test_an_image_without_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="no files"):
-        unpack([layer(), layer()], tmp_path / "in")
+        unpack([pack(), pack()], tmp_path / "in")
 
 
 @pytest.mark.parametrize("data", [b"", b"x" * 2000, gzip.compress(LOWER)[:60]])
@@ -373,7 +361,7 @@ def _deep(*, implied: bool) -> list[list[tuple[tarfile.TarInfo, bytes]]]:
 
 @pytest.mark.parametrize("implied", [True, False])
 def test_links_lead_no_deeper_than_names(tmp_path: Path, implied: bool) -> None:
-    content = [layer(*entries) for entries in _deep(implied=implied)]
+    content = [pack(*entries) for entries in _deep(implied=implied)]
     with pytest.raises(ArchiveError, match=f"lies more than {MAX_DEPTH} directories deep"):
         unpack(content, tmp_path / "in")
     naive(content, tmp_path / "naive")
@@ -386,7 +374,7 @@ def test_links_lead_no_deeper_than_names(tmp_path: Path, implied: bool) -> None:
 
 def test_archives_lead_no_deeper_than_names(tmp_path: Path) -> None:
     archive = tmp_path / "archive"
-    archive.write_bytes(layer(*(each for entries in _deep(implied=False) for each in entries)))
+    archive.write_bytes(pack(*(each for entries in _deep(implied=False) for each in entries)))
     (tmp_path / "in").mkdir()
     with open(archive, "rb") as handle:
         with pytest.raises(ArchiveError, match=f"lies more than {MAX_DEPTH} directories deep"):
