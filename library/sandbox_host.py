@@ -33,11 +33,24 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  image_sources:
+    description:
+      - What the host's images are made of, as the option C(source) of
+        M(sandlot.sandlot.sandbox_rootfs).
+      - RV(missing_packages) then has what these sources need, too.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
 - name: Install or upgrade the runtime
   sandlot.sandlot.sandbox_host:
+  register: runtime
+
+- name: Ask what images from a registry need, too
+  sandlot.sandlot.sandbox_host:
+    image_sources: [busybox, oci]
   register: runtime
 
 - name: Install what it lacks
@@ -156,13 +169,15 @@ ROOTS = (
 )
 ARGUMENTS = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "image_sources": {"type": "list", "elements": "str", "default": []},
 }
 
 
 def action(module: shell.Module, paths: Paths) -> shell.Json:
+    sources = facts.known_sources("image_sources", module.params["image_sources"])
     converge = {"present": host.present, "absent": host.absent}[module.params["state"]]
     outcome = converge(paths, check=module.check_mode)
-    known = facts.gather(paths)
+    known = facts.gather(paths, sources)
     checks = [finding.to_json() for finding in doctor.examine(paths, known)]
     return {"changed": outcome.changed, "actions": outcome.actions, "checks": checks, **known}
 

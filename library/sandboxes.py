@@ -288,6 +288,175 @@ options:
     type: list
     elements: dict
     default: []
+    suboptions:
+      name:
+        description:
+          - Name that sandboxes refer to.
+          - Up to 80 ASCII letters, digits and C(_.:@/+-), a letter or digit first.
+        type: str
+        required: true
+      state:
+        description:
+          - Whether the image is on the host.
+          - An image that a sandbox uses can't be removed.
+        type: str
+        choices: [present, absent]
+        default: present
+      source:
+        description:
+          - What the image is made of. Required when O(expected_images[].state=present).
+          - V(busybox) is the host's own static busybox with links for its applets.
+          - V(tarball) is an archive of a root file system.
+          - V(oci) is an image from a registry, an OCI layout or a docker save archive.
+          - V(host) is named programs of the host and the libraries they need.
+          - V(host_overlay) is the host's own root, read-only and without its secrets.
+          - V(directory) is an unpacked root file system on the host, never written to.
+          - 'V(tmpfs) is an ephemeral root: an image below a writable layer in memory.'
+        type: str
+        choices: [busybox, tarball, oci, host, host_overlay, directory, tmpfs]
+      setup:
+        description:
+          - Steps run once, in order, in a throw-away sandbox of the image, and kept as
+            a layer.
+          - A string is a line for the shell of the image.
+          - For all sources but O(expected_images[].source=tmpfs).
+        type: list
+        elements: raw
+      path:
+        description:
+          - Archive on the managed host, plain or compressed with gzip, xz or bzip2. Either
+            this or O(expected_images[].url) is required.
+          - For O(expected_images[].source=tarball).
+          - Directory on the managed host. When something in it changes, the sandboxes that
+            follow the image are restarted by the next run.
+          - For O(expected_images[].source=directory).
+        type: path
+      url:
+        description:
+          - Where the managed host fetches the archive, http or https.
+          - For O(expected_images[].source=tarball).
+        type: str
+      checksum:
+        description:
+          - Checksum of the archive, as V(sha256:HEX) or V(sha512:HEX). Required.
+          - It also tells whether the image has changed.
+          - For O(expected_images[].source=tarball).
+        type: str
+      max_size:
+        description:
+          - Most bytes the image may unpack to, such as V(2g).
+          - For O(expected_images[].source=tarball) and O(expected_images[].source=oci).
+          - Defaults to V(8g).
+        type: str
+      max_files:
+        description:
+          - Most members it may have.
+          - For O(expected_images[].source=tarball) and O(expected_images[].source=oci).
+          - Defaults to V(500000).
+        type: int
+      reference:
+        description:
+          - What image, as V(REGISTRY/NAME:TAG), which may have V(docker://) before it and
+            V(@sha256:DIGEST) at its end.
+          - Or what lies on the managed host, V(oci:/DIRECTORY:TAG), V(oci-archive:/FILE:TAG),
+            V(docker-archive:/FILE:NAME:TAG); what follows the path can be left out where
+            there is one image. Required.
+          - For O(expected_images[].source=oci).
+        type: str
+      platform:
+        description:
+          - Platform to choose where an image has several, such as V(linux/arm64). Without
+            it, that of the host.
+          - For O(expected_images[].source=oci).
+        type: str
+      pull:
+        description:
+          - 'When to ask the registry: V(missing) for an image that is not on the host yet,
+            V(always) to follow a tag, V(never) not at all. Without it, V(missing).'
+          - For O(expected_images[].source=oci).
+        type: str
+        choices: [missing, always, never]
+      tls_verify:
+        description:
+          - Whether the registry must have a certificate that can be verified. V(false)
+            allows plain HTTP, too. Without it, what C(/etc/containers/registries.conf)
+            says, else V(true).
+          - For O(expected_images[].source=oci).
+        type: bool
+      ca_path:
+        description:
+          - PEM file on the managed host with the CA of the registry's certificate.
+          - For O(expected_images[].source=oci).
+        type: path
+      username:
+        description:
+          - User of the registry, with O(expected_images[].password).
+          - For O(expected_images[].source=oci).
+        type: str
+      password:
+        description:
+          - The user's password. It is neither stored nor written to any file of the host.
+          - For O(expected_images[].source=oci).
+        type: str
+      auth_file:
+        description:
+          - File on the managed host with credentials, as C(podman login) and C(docker login)
+            make it. Without it and a password, those that root has.
+          - For O(expected_images[].source=oci).
+        type: path
+      programs:
+        description:
+          - Programs of the host, by name or absolute path. The libraries they need come
+            along, and so does the interpreter of a script.
+          - For O(expected_images[].source=host).
+        type: list
+        elements: str
+      packages:
+        description:
+          - Debian packages of the host, all of whose programs are taken.
+          - For O(expected_images[].source=host).
+        type: list
+        elements: str
+      files:
+        description:
+          - Files and directories of the host that are copied as well, such as data of programs.
+          - For O(expected_images[].source=host).
+        type: list
+        elements: str
+      show:
+        description:
+          - Paths of the host that are shown beside C(/usr), C(/etc), C(/bin), C(/sbin)
+            and C(/lib*), with all that is in them.
+          - For O(expected_images[].source=host_overlay).
+        type: list
+        elements: str
+      hide:
+        description:
+          - 'Paths of the host that are hidden beside the usual: what is not shown, files
+            and directories in C(/etc) and C(/usr/local) that only some users can read,
+            and well-known secrets.'
+          - For O(expected_images[].source=host_overlay).
+        type: list
+        elements: str
+      size:
+        description:
+          - Most bytes of the layer in memory. They count as the sandbox's memory; what
+            was written is gone when the sandbox stops.
+          - For O(expected_images[].source=tmpfs).
+          - Defaults to V(67108864).
+        type: str
+      mode:
+        description:
+          - Mode of the root directory, octal.
+          - For O(expected_images[].source=tmpfs).
+          - Defaults to V(0755).
+        type: str
+      base:
+        description:
+          - Image below the layer, of this list or of the host. Without it, what source
+            V(busybox) makes.
+          - For O(expected_images[].source=tmpfs).
+        type: str
   expected_networks:
     description:
       - Networks that check mode takes as made, with the options of
@@ -366,7 +535,13 @@ ARGUMENTS = {
     "purge": {"type": "bool", "default": False},
     "recreate": {"type": "bool", "default": False},
     "restart": {"type": "bool", "default": False},
-    "expected_images": {"type": "list", "elements": "dict", "default": []},
+    # In full, so that Ansible knows which values are secrets.
+    "expected_images": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": images.argument_spec(),
+    },
     "expected_networks": {"type": "list", "elements": "dict", "default": []},
 }
 
