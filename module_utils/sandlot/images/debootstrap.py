@@ -19,7 +19,7 @@ from typing import Any, Callable, Pattern, Tuple
 from ..errors import HostError, SpecError
 from ..spec.names import absolute_path
 from ..spec.option import Option
-from ..spec.text import brief, choice, line, refusal, sequence, unique
+from ..spec.text import brief, choice, flag, line, refusal, sequence, unique
 from . import program, tarball
 from .extract import extract
 from .model import Image, ImageSpec, Job, Made, Source
@@ -32,7 +32,16 @@ PACKAGE = "mmdebstrap"
 VARIANTS = ("minbase", "buildd", "important", "essential", "apt")
 # Variants of mmdebstrap alone.
 _SMALLER = ("essential", "apt")
-_DIGESTED = ("suite", "mirror", "variant", "components", "packages", "keyring", "revision")
+_DIGESTED = (
+    "suite",
+    "mirror",
+    "variant",
+    "components",
+    "packages",
+    "keyring",
+    "revision",
+    "check_valid_until",
+)
 # What is the host's or the moment's, and not the system's; the directories themselves stay.
 _LEFT_OUT = (
     "dev/*",
@@ -130,6 +139,8 @@ def arguments(spec: ImageSpec, tool: str, tree: str) -> list[str]:
     words.append(f"--components={','.join(spec.get('components'))}")
     words += [f"--include={','.join(spec.get('packages'))}"] if spec.get("packages") else []
     words += [f"--keyring={spec.get('keyring')}"] if spec.get("keyring") else []
+    if tool == "mmdebstrap" and not spec.get("check_valid_until"):
+        words.append('--aptopt=Acquire::Check-Valid-Until "false"')
     mirror = spec.get("mirror")
     return [*words, spec.get("suite"), tree, *([mirror] if mirror else [])]
 
@@ -261,6 +272,16 @@ SOURCE = Source(
                 "File on the managed host with the keys that packages are signed with.",
                 "Without it, the one that the tool knows for the suite.",
             ],
+        ),
+        Option(
+            "check_valid_until",
+            "bool",
+            flag,
+            [
+                "Whether a mirror whose index has expired is refused, by mmdebstrap and by apt in "
+                "the image; debootstrap never does. V(false) is for frozen mirrors.",
+            ],
+            default=True,
         ),
         Option(
             "revision",

@@ -46,7 +46,7 @@ def run(
     output: int | None = None,
     told: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Run it to its end, with ``told`` each line it says; HostError with its last lines if it fails.
+    """Run it to its end, telling each line it says; HostError with the last ones if it fails.
 
     ``output`` is a descriptor for its stdout; without one, that is part of what it says.
     """
