@@ -243,6 +243,7 @@ images:
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.sandlot import images, plan, shell, spec
+from ..module_utils.sandlot.converge import setup
 from ..module_utils.sandlot.paths import Paths
 
 IMAGE = {
@@ -262,7 +263,9 @@ def action(module: AnsibleModule, paths: Paths) -> shell.Json:
     purge = module.params["purge"]
     before = images.observe(paths)
     after = images.desired(paths, specs, purge=purge)
-    operations = images.operations(paths, specs, purge=purge)
+    operations = setup.leftovers(paths)
+    run_setup = setup.runner(paths)
+    operations += images.operations(paths, specs, purge=purge, run_setup=run_setup)
     if not module.check_mode:
         plan.apply_all(operations)
         after = {name: image for name, image in images.observe(paths).items() if name in after}

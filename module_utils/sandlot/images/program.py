@@ -33,9 +33,12 @@ def find(names: Sequence[str]) -> str | None:
 
 def environment(**more: str) -> Dict[str, str]:
     """Little of our own, and the proxies, which only the environment can tell."""
+    return {"PATH": SEARCH, "HOME": "/root", "LC_ALL": "C.UTF-8", **proxies(), **more}
+
+
+def proxies() -> Dict[str, str]:
     names = [*_PROXIES, *(name.upper() for name in _PROXIES)]
-    proxies = {name: os.environ[name] for name in names if name in os.environ}
-    return {"PATH": SEARCH, "HOME": "/root", "LC_ALL": "C.UTF-8", **proxies, **more}
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def run(

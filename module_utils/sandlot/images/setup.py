@@ -33,6 +33,7 @@ NO_NETWORK = "none"
 DAY = 86400
 # Written by sandlot for each sandbox: what an image has there is never seen.
 HOST_FILES = ("/etc/hosts", "/etc/resolv.conf", "/etc/hostname")
+MOUNTED = ("dev", "proc", "sys", "tmp")
 _MODE = re.compile(r"[0-7]{3,4}")
 _OWNER = re.compile(r"([0-9]+)(?::([0-9]+))?")
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.~:=_/-]{0,127}")
@@ -113,8 +114,8 @@ def _dest(option: str, value: Any) -> str:
     if path in HOST_FILES:
         hint = "use etc_hosts, dns_servers or hostname of the sandboxes"
         raise refusal(option, value, "is written by sandlot for each sandbox", hint=hint)
-    if path == "/":
-        raise refusal(option, value, "is no file", hint="name the file")
+    if path == "/" or path.split("/")[1] in MOUNTED:
+        raise refusal(option, value, "lies where sandboxes have a mount", hint="write it elsewhere")
     return path
 
 
@@ -174,7 +175,7 @@ OPTION = Option(
         "A string is a script for the image's C(sh).",
         "A mapping with C(command) (a list) runs that, with C(env) and as C(user).",
         "A mapping with C(packages) (a list) installs them with C(apt-get) or C(apk).",
-        "A mapping with C(dest) and C(content) writes a file, with C(mode) and C(owner) in numbers.",
+        "A mapping with C(dest) and C(content) writes a file, with C(mode) and a numeric C(owner).",
         "Steps are stored on the host and shown in facts, C(env) and C(content) among them: they "
         "are no place for secrets.",
     ],
