@@ -106,7 +106,7 @@ def test_what_steps_write_is_a_layer_with_owners_from_zero(host: Deployment) -> 
     assert facts["warnings"] == ["left out 'fifo': a socket or FIFO"]
 
     host.converged(sandbox("a", image="made"))
-    assert output(host, "a", "cat", "/srv/note", "/var/www/new") == "text\n1\n"
+    assert output(host, "a", "cat", "/srv/through", "/var/www/new") == "x1\n"
     assert output(host, "a", "ls", "/etc").split() == [
         "group", "hostname", "hosts", "passwd", "resolv.conf",
     ]  # fmt: skip
@@ -254,14 +254,7 @@ BLOCKED = image("echo 1 > /begun; sleep 1000")
 
 def started(host: Deployment, raw: dict[str, Any]) -> int:
     """A run of our own that is at the setup's step; its pid."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            specs = images.normalise_all([BUSYBOX, raw])
-            run_setup = setup.runner(host.paths)
-            apply_all(images.operations(host.paths, specs, run_setup=run_setup))
-        finally:
-            os._exit(0)
+    pid = forked(host, raw)
     eventually(lambda: bool(throwaways(host)) and begun(host, throwaways(host)[0]))
     return pid
 
@@ -291,7 +284,8 @@ def test_a_purge_leaves_a_running_setup_alone(host: Deployment) -> None:
     finally:
         end(pid)
     # Its maker is dead, so it is a left-over now.
-    assert host.run(purge=True).actions == [f"{names[0]}: remove"]
+    assert host.run(purge=True).actions[0] == f"{names[0]}: remove"
+    assert throwaways(host) == []
 
 
 def test_the_next_run_cleans_up_after_a_kill(host: Deployment) -> None:
@@ -325,21 +319,24 @@ def test_a_boot_removes_what_a_setup_left(host: Deployment) -> None:
 
 def test_two_runs_do_the_work_once(host: Deployment) -> None:
     raw = image("cat /proc/sys/kernel/random/uuid > /id; sleep 1")
-    pids = [fork_prepare(host, raw) for _ in range(2)]
+    pids = [forked(host, raw) for _ in range(2)]
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     assert codes == [0, 0]
     assert prepare(host, BUSYBOX, raw) == []
     assert len(os.listdir(f"{host.paths.images}/trees")) == 2
 
 
-def fork_prepare(host: Deployment, raw: dict[str, Any]) -> int:
+def forked(host: Deployment, raw: dict[str, Any]) -> int:
     pid = os.fork()
     if pid == 0:
+        code = 1
         try:
-            prepare(host, BUSYBOX, raw)
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
+            specs = images.normalise_all([BUSYBOX, raw])
+            run_setup = setup.runner(host.paths)
+            apply_all(images.operations(host.paths, specs, run_setup=run_setup))
+            code = 0
+        finally:
+            os._exit(code)
     return pid
 
 

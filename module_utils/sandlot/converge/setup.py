@@ -19,9 +19,9 @@ from typing import Any, Dict, List, Mapping, Sequence
 
 from .. import images, record, runtime, spec
 from ..errors import SandlotError
-from ..images import setup
+from ..images import setup, tarball
 from ..images.harvest import harvest
-from ..images.model import MAX_FILES, MAX_SIZE, Job, Made
+from ..images.model import Job, Made
 from ..images.program import proxies
 from ..images.unpack import Bounds
 from ..launcher.client import Launcher
@@ -159,7 +159,8 @@ class _Throwaway:
             raise SandlotError(f"the record of {self._name} is gone", hint="run again")
         # No process of it is left that could write while it is read.
         Launcher(self._paths).stop([self._name])
-        bounds = Bounds(options.get("max_size") or MAX_SIZE, options.get("max_files") or MAX_FILES)
+        # Sources without bounds of their own have the usual ones.
+        bounds = Bounds(*(row.value(options.get(row.name)) for row in tarball.BOUNDS))
         upper = self._paths.sandbox(self._name).upper
         return harvest(upper, self._job.root, known.ids, bounds)
 

@@ -9,6 +9,7 @@ process in there and takes every mount away.
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import shutil
 import signal
@@ -65,11 +66,10 @@ def run(
         preexec_fn=lambda: _die_with(parent),
     )
     with process:
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(process.kill)
             _listen(process.stdout if output is None else process.stderr, last, told)
-        except BaseException:
-            process.kill()
-            raise
+            stack.pop_all()
     if process.returncode:
         said = "\n".join(last) or "it said nothing"
         raise HostError(f"{what} ended with status {process.returncode}:\n{said}")
