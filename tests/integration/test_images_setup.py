@@ -69,7 +69,8 @@ def left(host: Deployment) -> list[str]:
         file = Path(paths.root, "etc", name)
         found += file.read_text().splitlines() if file.exists() else []
     links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True)
-    found += [line.split(":")[1] for line in links.stdout.splitlines() if "sb-" in line]
+    ours = f" master {paths.bridge('default')} "
+    found += [line.split(":")[1] for line in links.stdout.splitlines() if ours in line]
     return sorted(found)
 
 
@@ -159,6 +160,13 @@ def test_steps_are_confined(host: Deployment) -> None:
     assert (layer(host) / "left").read_text() == "0\n"
     assert "eth0" in (layer(host) / "with").read_text()
     assert "eth0" not in (layer(host, "alone") / "without").read_text()
+
+
+def test_a_check_takes_a_setup_as_made(host: Deployment) -> None:
+    specs = images.normalise_all([image("touch /new")])
+    planned = host.run(sandbox("a", image="made"), check=True, expected_images=specs)
+    assert planned.actions[0] == "a: create from made"
+    assert "made" not in images.observe(host.paths)
 
 
 # -- failures

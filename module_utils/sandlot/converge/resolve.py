@@ -85,6 +85,7 @@ def foresee(paths: Paths, request: Request, seen: Observation) -> Observation:
         images=images.desired(paths, request.images),
         networks={**seen.networks, **request.networks},
         network=replace(seen.network, networks=stored),
+        foreseen=True,
     )
 
 
@@ -177,7 +178,8 @@ def _image(
     found = images.find(seen.images, name)
     if old and (old.image.name, old.image.digest) == (found.name, found.digest):
         return old.image
-    images.check_made(found)
+    if not seen.foreseen:
+        images.check_made(found)
     layers = found.layers if _maps_ids(found, seen) else _shifted(paths, found, ids)
     return ImageRef(
         found.name, found.digest, layers, dict(found.host), found.tmpfs, dict(found.config)

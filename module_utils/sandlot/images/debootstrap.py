@@ -75,7 +75,7 @@ def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
     return hashlib.sha256(f"debootstrap layout {LAYOUT}\n{text}".encode()).hexdigest()
 
 
-def missing() -> list[str]:
+def packages() -> list[str]:
     """Packages that this host needs to make such an image."""
     return [] if program.find(TOOLS) else [PACKAGE]
 
