@@ -13,9 +13,11 @@ author: the sandlot developers (@sandlot)
 description:
   - Makes, replaces and removes images, which are root file systems kept once per host.
   - All sandboxes of an image share its tree, whatever their id ranges.
-  - A sandbox keeps the tree it was made from until it is rebuilt.
+  - A sandbox that follows an image is restarted when the image changes, with its writable
+    layer kept; one that pins a digest keeps the tree it was made from.
 requirements:
   - A statically linked busybox, for O(images[].source=busybox)
+  - mmdebstrap or debootstrap, for O(images[].source=debootstrap)
 extends_documentation_fragment: [ansible.builtin.action_common_attributes]
 attributes:
   check_mode:
@@ -246,6 +248,19 @@ EXAMPLES = r"""
         source: tarball
         url: https://images.example.com/debian-12.tar.xz
         checksum: sha256:2f3a1c9d1b6f5f3f0d6f5c1e7a9b8c4d2e1f0a3b5c7d9e8f6a4b2c0d1e3f5a7b
+    purge: true
+
+- name: Debian with nginx, a page and no other image
+  sandlot.sandlot.sandbox_rootfs:
+    images:
+      - name: web
+        source: debootstrap
+        suite: bookworm
+        setup:
+          - packages: [nginx-light]
+          - dest: /var/www/html/index.html
+            content: "hello\n"
+          - nginx -t
     purge: true
 """
 
