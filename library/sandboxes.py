@@ -307,21 +307,41 @@ options:
           - What the image is made of. Required when O(expected_images[].state=present).
           - V(busybox) is the host's own static busybox with links for its applets.
           - V(tarball) is an archive of a root file system.
+          - V(debootstrap) is a Debian or Ubuntu system made of packages by mmdebstrap or
+            debootstrap.
           - V(oci) is an image from a registry, an OCI layout or a docker save archive.
           - V(host) is named programs of the host and the libraries they need.
           - V(host_overlay) is the host's own root, read-only and without its secrets.
           - V(directory) is an unpacked root file system on the host, never written to.
           - 'V(tmpfs) is an ephemeral root: an image below a writable layer in memory.'
         type: str
-        choices: [busybox, tarball, oci, host, host_overlay, directory, tmpfs]
+        choices: [busybox, tarball, debootstrap, oci, host, host_overlay, directory, tmpfs]
       setup:
         description:
           - Steps run once, in order, in a throw-away sandbox of the image, and kept as
             a layer.
-          - A string is a line for the shell of the image.
+          - A string is a script for the image's C(sh).
+          - A mapping with C(command) (a list) runs that, with C(env) and as C(user).
+          - A mapping with C(packages) (a list) installs them with C(apt-get) or C(apk).
+          - A mapping with C(dest) and C(content) writes a file, with C(mode) and a numeric
+            C(owner).
+          - 'Steps are stored on the host and shown in facts, C(env) and C(content) among
+            them: they are no place for secrets.'
           - For all sources but O(expected_images[].source=tmpfs).
         type: list
         elements: raw
+      setup_network:
+        description:
+          - Network of the throw-away sandbox, V(none) for no network.
+          - For all sources but O(expected_images[].source=tmpfs).
+          - Defaults to V(default).
+        type: str
+      setup_timeout:
+        description:
+          - Most seconds one step may take.
+          - For all sources but O(expected_images[].source=tmpfs).
+          - Defaults to V(3600).
+        type: int
       path:
         description:
           - Archive on the managed host, plain or compressed with gzip, xz or bzip2. Either
@@ -345,15 +365,71 @@ options:
       max_size:
         description:
           - Most bytes the image may unpack to, such as V(2g).
-          - For O(expected_images[].source=tarball) and O(expected_images[].source=oci).
+          - For O(expected_images[].source=tarball) and O(expected_images[].source=debootstrap)
+            and O(expected_images[].source=oci).
           - Defaults to V(8g).
         type: str
       max_files:
         description:
           - Most members it may have.
-          - For O(expected_images[].source=tarball) and O(expected_images[].source=oci).
+          - For O(expected_images[].source=tarball) and O(expected_images[].source=debootstrap)
+            and O(expected_images[].source=oci).
           - Defaults to V(500000).
         type: int
+      suite:
+        description:
+          - Release to install, such as V(bookworm). Required.
+          - For O(expected_images[].source=debootstrap).
+        type: str
+      mirror:
+        description:
+          - Mirror the packages come from, http or https.
+          - Without it, the default of the tool, which for Debian includes security updates.
+          - For O(expected_images[].source=debootstrap).
+        type: str
+      variant:
+        description:
+          - How much is installed. V(minbase) is what is required and apt, V(buildd) has
+            compilers, V(important) is a small server.
+          - V(essential) and V(apt) are smaller and need mmdebstrap.
+          - For O(expected_images[].source=debootstrap).
+          - Defaults to V(minbase).
+        type: str
+        choices: [minbase, buildd, important, essential, apt]
+      components:
+        description:
+          - Parts of the archive to use.
+          - For O(expected_images[].source=debootstrap).
+          - Defaults to V(['main']).
+        type: list
+        elements: str
+      packages:
+        description:
+          - More packages to install.
+          - For O(expected_images[].source=debootstrap).
+          - Debian packages of the host, all of whose programs are taken.
+          - For O(expected_images[].source=host).
+        type: list
+        elements: str
+      keyring:
+        description:
+          - File on the managed host with the keys that packages are signed with.
+          - Without it, the one that the tool knows for the suite.
+          - For O(expected_images[].source=debootstrap).
+        type: path
+      check_valid_until:
+        description:
+          - Whether a mirror whose index has expired is refused, by mmdebstrap and by apt
+            in the image; debootstrap never does. V(false) is for frozen mirrors.
+          - For O(expected_images[].source=debootstrap).
+          - Defaults to V(true).
+        type: bool
+      revision:
+        description:
+          - Any text; another one makes the image anew, from what the mirror has by then.
+          - 'Nothing else does: an archive that changed is no change of these options.'
+          - For O(expected_images[].source=debootstrap).
+        type: str
       reference:
         description:
           - What image, as V(REGISTRY/NAME:TAG), which may have V(docker://) before it and
@@ -408,12 +484,6 @@ options:
         description:
           - Programs of the host, by name or absolute path. The libraries they need come
             along, and so does the interpreter of a script.
-          - For O(expected_images[].source=host).
-        type: list
-        elements: str
-      packages:
-        description:
-          - Debian packages of the host, all of whose programs are taken.
           - For O(expected_images[].source=host).
         type: list
         elements: str

@@ -16,7 +16,10 @@ from typing import Any
 
 import pytest
 from converge_fixtures import Deployment, deployed, needs_root, sandbox
+from sandlot import images
 from sandlot.cli import explain
+from sandlot.converge import setup
+from sandlot.plan import apply_all
 
 pytestmark = needs_root
 
@@ -183,6 +186,42 @@ def test_script_makes_the_same_sandbox(host: Deployment, options: dict[str, Any]
     assert not [link["ifname"] for link in links if link["ifname"].startswith("sx-")]
     host.converged(sandbox("web", **options))
     assert addresses(workload(host.pid("web"))) == expected["addresses"]
+
+
+LAYERED = {
+    "name": "layered",
+    "source": "busybox",
+    "setup": [
+        "rm /etc/shells; rm -r /var/www; mkdir /var/www; echo new > /var/www/index.html; "
+        "echo more >> /etc/group; ln -s /etc /linked; chown 33:33 /var/www/index.html; "
+        "echo x > /tool; chmod 4755 /tool",
+    ],
+}
+LIST = "find / -xdev ! -type p -exec stat -c '%n %a %u %g %s %N' {} + | sort"
+
+
+def listing(pid: int) -> list[str]:
+    return inside(pid, "--mount", "--user", "--root", "--wd", "sh", "-c", LIST).splitlines()
+
+
+def test_script_stacks_the_layers_of_an_image(host: Deployment) -> None:
+    made = images.operations(
+        host.paths, images.normalise_all([LAYERED]), run_setup=setup.runner(host.paths)
+    )
+    apply_all(made)
+    host.converged(sandbox("web", image="layered"))
+    real = workload(host.pid("web"))
+    expected, expected_files = facts(real), listing(real)
+    assert not [line for line in expected_files if line.startswith("/etc/shells ")]
+    assert [line for line in expected_files if line.startswith("/tool 4755 0 0")]
+    assert [line for line in expected_files if line.startswith("/var/www/index.html 644 33 33")]
+    script = explain.script(explain.look(host.paths, "web"))
+    host.run(sandbox("web", image="layered", state="stopped"))
+    release(host, "web")
+    with running_script(script) as pid:
+        found, files = facts(pid), listing(pid)
+    assert {k: (found[k], v) for k, v in expected.items() if found[k] != v} == {}
+    assert sorted(set(files) ^ set(expected_files)) == []
 
 
 def workload(init: int) -> int:

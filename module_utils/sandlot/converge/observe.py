@@ -28,7 +28,10 @@ class Made:
 
 @dataclass(frozen=True)
 class Observation:
-    """``maps_ids`` is asked only when a layer is to be made, and then once."""
+    """``maps_ids`` is asked only when a layer is to be made, and then once.
+
+    ``foreseen`` images need not be there yet.
+    """
 
     records: Records
     ids: idmap.IdFiles
@@ -41,6 +44,7 @@ class Observation:
     traces: frozenset[str]
     seen: Mapping[str, Seen]
     made: Mapping[str, Made]
+    foreseen: bool = False
 
 
 def observe(paths: Paths, wished: Iterable[str], attached: Iterable[str] = ()) -> Observation:

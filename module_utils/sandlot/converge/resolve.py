@@ -10,11 +10,13 @@ from typing import Any, Dict, Iterable, Iterator, Mapping, Sequence
 
 from .. import cgroups, idmap, images, network
 from ..errors import SandlotError, SpecError
+from ..images import Image
 from ..network import Interface, Publication
 from ..paths import Paths
 from ..record import PRESENT, REMOVING, ImageRef, Record
 from . import launchfile
 from .decide import ABSENT, Target, Wish, wanted
+from .names import is_setup_running
 from .observe import Observation
 
 
@@ -23,6 +25,7 @@ class Request:
     """What one run is asked for.
 
     ``images`` and ``networks`` are what a check takes as made: a play makes them before sandboxes.
+    ``made`` are images that are not recorded, as they are being made.
     """
 
     wishes: tuple[Wish, ...]
@@ -30,6 +33,7 @@ class Request:
     check: bool = False
     images: tuple[images.ImageSpec, ...] = ()
     networks: Mapping[str, network.Network] = field(default_factory=dict)
+    made: Mapping[str, Image] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Resolved:
 
 def resolve(paths: Paths, request: Request, seen: Observation) -> Resolved:
     wishes = {wish.name: wish for wish in request.wishes if wish.state != ABSENT}
-    removed = _removed(request, wishes, seen)
+    removed = _removed(paths, request, wishes, seen)
     _refuse_broken(wishes, seen)
     bystanders = _bystanders(wishes, removed, seen)
     kept = _kept_interfaces(removed, seen)
@@ -81,6 +85,7 @@ def foresee(paths: Paths, request: Request, seen: Observation) -> Observation:
         images=images.desired(paths, request.images),
         networks={**seen.networks, **request.networks},
         network=replace(seen.network, networks=stored),
+        foreseen=True,
     )
 
 
@@ -90,11 +95,13 @@ def _spec(wish: Wish) -> Any:
     return wish.spec
 
 
-def _removed(request: Request, wishes: Mapping[str, Wish], seen: Observation) -> tuple[str, ...]:
+def _removed(
+    paths: Paths, request: Request, wishes: Mapping[str, Wish], seen: Observation
+) -> tuple[str, ...]:
     """Asked for, not listed while purging, or begun by a run that was killed."""
     asked = {wish.name for wish in request.wishes if wish.state == ABSENT}
     begun = {name for name, record in seen.records.good.items() if record.phase == REMOVING}
-    unlisted = seen.traces if request.purge else set()
+    unlisted = {name for name in seen.traces if request.purge and not is_setup_running(paths, name)}
     return tuple(sorted(((asked | begun | unlisted) & seen.traces) - set(wishes)))
 
 
@@ -171,7 +178,8 @@ def _image(
     found = images.find(seen.images, name)
     if old and (old.image.name, old.image.digest) == (found.name, found.digest):
         return old.image
-    images.check_made(found)
+    if not seen.foreseen:
+        images.check_made(found)
     layers = found.layers if _maps_ids(found, seen) else _shifted(paths, found, ids)
     return ImageRef(
         found.name, found.digest, layers, dict(found.host), found.tmpfs, dict(found.config)

@@ -51,7 +51,7 @@ def normalise(raw: Any, option: str = "image") -> ImageSpec:
 
 
 def _rows(source: Source) -> Sequence[Option]:
-    return (*source.options, *(() if source.tmpfs else (setup.OPTION,)))
+    return (*source.options, *(() if source.tmpfs else setup.OPTIONS))
 
 
 def _name(option: str, given: Mapping[str, Any]) -> str:
