@@ -13,7 +13,7 @@ from ..errors import SandlotError, SpecError
 from ..network import Interface, Publication
 from ..paths import Paths
 from ..record import PRESENT, REMOVING, ImageRef, Record
-from . import launchfile
+from . import etcfiles, launchfile, sharing
 from .decide import ABSENT, Target, Wish, wanted
 from .observe import Observation
 
@@ -53,8 +53,12 @@ def resolve(paths: Paths, request: Request, seen: Observation) -> Resolved:
     attachments = {name: _spec(wish).networks for name, wish in wishes.items()}
     allocated = network.allocate(paths, seen.networks, attachments, kept)
     records = _records(paths, wishes, removed, allocated, seen)
-    launches = {name: _launch(paths, record, seen) for name, record in records.items()}
     everyone = {**bystanders, **records}
+    sharing.check(wishes, records, bystanders, removed)
+    joining = [record for name, record in records.items() if not wishes[name].keep_image]
+    sharing.check_pins(paths, joining, seen.traces, foreseen=request.check)
+    _check_names(everyone)
+    launches = {name: _launch(paths, record, seen) for name, record in records.items()}
     publications = _published(everyone.values())
     staying = (record for name, record in seen.records.good.items() if name not in removed)
     network.check_publications(publications, _published(staying))
@@ -71,6 +75,11 @@ def resolve(paths: Paths, request: Request, seen: Observation) -> Resolved:
         },
         publications=publications,
     )
+
+
+def _check_names(records: Mapping[str, Record]) -> None:
+    members = {name: [i.network for i in item.interfaces] for name, item in records.items()}
+    network.check_names(members, etcfiles.names(records))
 
 
 def foresee(paths: Paths, request: Request, seen: Observation) -> Observation:

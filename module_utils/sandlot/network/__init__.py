@@ -12,10 +12,11 @@ from .adapter import session
 from .allocate import allocate, publications
 from .bridges import network_operations, teardown_operations
 from .declare import default, load, load_for, normalise
-from .files import hosts_file, resolv_conf
+from .files import hosts_file, resolv_conf, unreachable_resolvers
 from .links import link_operations, unlink_all, unlink_operations
 from .manage import Managed, declared, removed
 from .model import Interface, Network, Publication
+from .names import Names, check_names
 from .observe import NetworkState, observe
 from .ports import check_publications
 from .rules import rules_operations
@@ -23,10 +24,12 @@ from .rules import rules_operations
 __all__ = [
     "Interface",
     "Managed",
+    "Names",
     "Network",
     "NetworkState",
     "Publication",
     "allocate",
+    "check_names",
     "check_publications",
     "declared",
     "default",
@@ -45,4 +48,5 @@ __all__ = [
     "teardown_operations",
     "unlink_all",
     "unlink_operations",
+    "unreachable_resolvers",
 ]
