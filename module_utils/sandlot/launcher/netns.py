@@ -32,6 +32,7 @@ def open_joined(name: str, netns: Mapping[str, str]) -> int:
         hint = f"start sandbox {partner} first" if kind == "container" else error.hint
         raise LaunchError(f"{name}: network_mode {mode}: {error.message}", hint=hint) from error
     if mode != "host" and os.fstat(fd).st_ino == identity(HOST):
+        os.close(fd)
         problem = "is the host's own network namespace"
         hint = "use network_mode: host with allow_host_network: true if that is meant"
         raise LaunchError(f"{name}: network_mode {mode} {problem}", hint=hint)
