@@ -126,18 +126,31 @@ def _configure(pid: int, launch: Mapping[str, Any], kinds: Sequence[str]) -> Non
         fcntl.ioctl(sock.fileno(), _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
         sock.close()
     for key, value in launch["sysctls"].items():
-        _set_sysctl(key, str(value))
+        _set_sysctl(key, str(value), launch["ids"]["uid"])
 
 
-def _set_sysctl(key: str, value: str) -> None:
+def _set_sysctl(key: str, value: str, owner: int) -> None:
+    path = "/proc/sys/" + key.replace(".", "/")
     try:
-        write_value("/proc/sys/" + key.replace(".", "/"), value)
+        try:
+            write_value(path, value)
+        except PermissionError:
+            _write_as(owner, path, value)
     except FileNotFoundError as error:
         problem = "does not exist in a sandbox of this kernel"
         raise SpecError("sysctls", key, problem, hint="correct its name or leave it out") from error
     except OSError as error:
         problem = f"can't be set to {value!r}: {error.strerror}"
         raise SpecError("sysctls", key, problem, hint="correct the value") from error
+
+
+def _write_as(uid: int, path: str, value: str) -> None:
+    """Settings of an ipc namespace are its owner's on newer kernels, which refuse host root."""
+    os.seteuid(uid)
+    try:
+        write_value(path, value)
+    finally:
+        os.seteuid(0)
 
 
 def destroy(paths: SandboxPaths) -> None:

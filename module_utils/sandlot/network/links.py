@@ -15,6 +15,7 @@ from ..kernel.netlink import RT_TABLE_MAIN, Link, entered, opened
 from ..paths import Paths
 from ..plan import Operation
 from . import adapter, sysctls
+from .announce import announce
 from .model import MAX_INTERFACES, Interface, Network, identity
 from .observe import NetworkState, is_ours, owned
 
@@ -255,3 +256,5 @@ def _mend_inner(
     if addresses != (item.ipv4,):
         others = [address for address in addresses if address != item.ipv4]
         within.set_address(item.ifname, item.ipv4, instead_of=others)
+    if inner.up and (inner.mac, addresses) != (item.mac, (item.ipv4,)):
+        announce(item)

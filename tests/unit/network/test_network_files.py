@@ -5,7 +5,14 @@ from __future__ import annotations
 
 import pytest
 from sandlot.errors import SpecError
-from sandlot.network import Names, check_names, hosts_file, resolv_conf, unreachable_resolvers
+from sandlot.network import (
+    Names,
+    announce,
+    check_names,
+    hosts_file,
+    resolv_conf,
+    unreachable_resolvers,
+)
 from sandlot.network.ifnames import interface_names
 from sandlot.network.model import Interface
 
@@ -149,3 +156,12 @@ def test_interfaces_keep_their_names(networks, kept, expected):
         for name, ifname in kept.items()
     ]
     assert interface_names(networks, before) == expected
+
+
+def test_a_gratuitous_arp():
+    item = Interface("web", "a", "eth0", "sb", "02:00:00:00:00:07", "10.0.0.2/24", "10.0.0.1")
+    mac, address = bytes.fromhex("020000000007"), bytes((10, 0, 0, 2))
+    assert announce.frame(item) == (
+        b"\xff" * 6 + mac + bytes.fromhex("0806" "0001" "0800" "06" "04" "0001")
+        + mac + address + bytes(6) + address
+    )  # fmt: skip
