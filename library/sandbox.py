@@ -284,10 +284,18 @@ EXAMPLES = r"""
     published_ports:
       - "8080:80"
 
-- name: Remove it
+- name: A helper that meets it on localhost
   sandlot.sandlot.sandbox:
-    name: web
+    name: helper
+    image: busybox
+    command: [sleep, inf]
+    network_mode: container:web
+
+- name: Remove them, who shares a network before its owner
+  sandlot.sandlot.sandbox:
+    name: "{{ item }}"
     state: absent
+  loop: [helper, web]
 """
 
 RETURN = r"""

@@ -5,14 +5,16 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from converge_fixtures import Deployment, deployed, eventually, needs_root, sandbox, tree
+from converge_fixtures import IDLE, Deployment, deployed, eventually, needs_root, sandbox, tree
 from netmode_fixtures import named_netns, netns, output, pins, remake, run_inside
+from sandboxes import Host
 from sandlot import converge
 from sandlot.errors import SpecError
 from sandlot.launcher.client import Launcher
@@ -158,6 +160,33 @@ def test_low_ports_of_the_host_stay_the_hosts(host: Deployment) -> None:
     done = run_inside(host, "host", *listen)
     assert done.returncode and "denied" in done.stderr
     output(host, "bridge", *listen)
+
+
+REACHES = """
+import socket, sys
+family, address = sys.argv[1:]
+with socket.socket(getattr(socket, family), socket.SOCK_STREAM) as sock:
+    host, _, port = address.partition(":")
+    sock.connect("\\0" + address if family == "AF_UNIX" else (host, int(port)))
+"""
+
+
+@pytest.mark.parametrize("family", ["AF_UNIX", "AF_INET"])
+def test_what_the_hosts_network_opens_is_open_nowhere_else(sandbox_host: Host, family: str) -> None:
+    """Abstract sockets and the loopback interface belong to the network namespace."""
+    joined = {"netns": {"mode": "host", "path": "/proc/self/ns/net"}, "sysctls": {}}
+    image = {"lower": sandbox_host.python_image}
+    with socket.socket(getattr(socket, family), socket.SOCK_STREAM) as listener:
+        address = f"sandlot-test-{os.getpid()}"
+        listener.bind(f"\0{address}" if family == "AF_UNIX" else ("127.0.0.1", 0))
+        listener.listen()
+        if family == "AF_INET":
+            address = ":".join(map(str, listener.getsockname()))
+        own = sandbox_host.started("own", IDLE, **image)
+        opened = sandbox_host.started("opened", IDLE, **image, **joined)
+        done = own.python(REACHES, family, address)
+        assert done.code == 1 and b"ConnectionRefusedError" in done.stderr
+        assert opened.python(REACHES, family, address).code == 0
 
 
 def test_settings_of_a_network_of_others_stay_as_they_are(host: Deployment, pinned: str) -> None:

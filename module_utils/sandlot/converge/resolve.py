@@ -104,7 +104,14 @@ def _removed(request: Request, wishes: Mapping[str, Wish], seen: Observation) ->
     asked = {wish.name for wish in request.wishes if wish.state == ABSENT}
     begun = {name for name, record in seen.records.good.items() if record.phase == REMOVING}
     unlisted = seen.traces if request.purge else set()
-    return tuple(sorted(((asked | begun | unlisted) & seen.traces) - set(wishes)))
+    found = ((asked | begun | unlisted) & seen.traces) - set(wishes)
+    # Who shares another's network goes first: a killed run leaves none behind that can't be.
+    sharing = {name for name in found & set(seen.records.good) if _shares(seen, name)}
+    return (*sorted(sharing), *sorted(found - sharing))
+
+
+def _shares(seen: Observation, name: str) -> bool:
+    return bool(seen.records.good[name].spec.network_partner)
 
 
 def _refuse_broken(wishes: Iterable[str], seen: Observation) -> None:

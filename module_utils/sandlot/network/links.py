@@ -74,11 +74,11 @@ def unlink_operations(
     paths: Paths, sandbox: str, state: NetworkState, keep: Iterable[Interface] = ()
 ) -> list[Operation]:
     """What unplugs one sandbox but for ``keep``, found by names derived from its own."""
-    kept = {item.link for item in keep}
+    kept = {item.ifname for item in keep}
     names = {
         link: ifname
         for link, ifname in _links_of(paths, sandbox, state).items()
-        if link not in kept
+        if ifname not in kept
     }
     if not names:
         return []
