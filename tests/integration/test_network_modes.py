@@ -53,6 +53,12 @@ def mounts(host: Deployment, name: str) -> list[list[str]]:
     return sorted(found)
 
 
+def listing(host: Deployment) -> list[str]:
+    environment = {**os.environ, "SANDLOT_ROOT": host.paths.root}
+    command = [host.paths.command, "list"]
+    return subprocess.check_output(command, env=environment, text=True).splitlines()
+
+
 def links(host: Deployment, name: str) -> list[str]:
     return sorted(os.listdir(f"/proc/{host.pid(name)}/root/sys/class/net"))
 
@@ -88,6 +94,12 @@ def test_each_mode_is_in_its_namespace(host: Deployment, pinned: str) -> None:
         "shared": "container:db",
         "pin": f"ns:{pinned}",
         "host": "host",
+    }
+    listed = {line.split()[0]: line.split()[3] for line in listing(host)[1:]}
+    assert listed == {
+        **{name: mode for name, mode in modes.items() if name in ("shared", "pin", "host")},
+        **{name: host.info(name)["addresses"][0] for name in ("bridge", "db")},
+        "none": "-",
     }
     relaxed = {entry["name"]: entry["relaxed"] for entry in converge.info(host.paths)}
     assert {name: lines for name, lines in relaxed.items() if lines} == {

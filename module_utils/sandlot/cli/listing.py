@@ -9,7 +9,6 @@ import sys
 from typing import Any, Dict, List, Sequence
 
 from ..paths import Paths
-from ..spec.netmode import OWN
 from . import facts, output
 
 HEADS = ("NAME", "STATE", "IMAGE", "ADDRESS", "PORTS", "UPTIME", "MEMORY", "RESTARTS")
@@ -56,7 +55,8 @@ def _state(each: Dict[str, Any]) -> str:
 
 def _network(each: Dict[str, Any]) -> str:
     """Whose network it has, where that says more than an address."""
-    return output.NOTHING if each["network_mode"] in OWN else str(each["network_mode"])
+    mode = str(each["network_mode"])
+    return output.NOTHING if mode in ("bridge", "none") else mode
 
 
 def _port(port: str) -> str:

@@ -9,6 +9,7 @@ nothing is ever up without them.
 from __future__ import annotations
 
 from .adapter import session
+from .aliases import Names, check_names
 from .allocate import allocate, publications
 from .bridges import network_operations, teardown_operations
 from .declare import default, load, load_for, normalise
@@ -16,7 +17,6 @@ from .files import hosts_file, resolv_conf, unreachable_resolvers
 from .links import link_operations, unlink_all, unlink_operations
 from .manage import Managed, declared, removed
 from .model import Interface, Network, Publication
-from .names import Names, check_names
 from .observe import NetworkState, observe
 from .ports import check_publications
 from .rules import rules_operations
