@@ -72,9 +72,10 @@ def check_pins(
 def _check_pin(record: Record, path: str, owners: Mapping[int | None, str]) -> None:
     mode = record.spec.network_mode
     try:
-        os.close(netns.open_joined(record.name, {"mode": mode, "path": path}))
+        os.close(netns.open_foreign(path))
     except LaunchError as error:
-        raise SpecError("network_mode", mode, error.message, hint=error.hint) from error
+        problem = f"of sandbox {record.name} can't be joined: {error.message}"
+        raise SpecError("network_mode", mode, problem, hint=error.hint) from error
     owner = owners.get(netns.identity(path))
     if owner:
         problem = f"of sandbox {record.name} is the network namespace of sandbox {owner}"

@@ -26,17 +26,21 @@ def open_joined(name: str, netns: Mapping[str, str]) -> int:
     """What launch.json says under "netns": ``mode`` as in the spec, and the path to open."""
     mode, path = netns["mode"], netns["path"]
     try:
-        fd = open_verified(path)
+        return open_verified(path) if mode == "host" else open_foreign(path)
     except LaunchError as error:
         kind, _, partner = mode.partition(":")
         hint = f"start sandbox {partner} first" if kind == "container" else error.hint
-        raise LaunchError(f"{name}: network_mode {mode}: {error.message}", hint=hint) from error
-    if mode != "host" and os.fstat(fd).st_ino == identity(HOST):
-        os.close(fd)
-        problem = "is the host's own network namespace"
-        hint = "use network_mode: host with allow_host_network: true if that is meant"
-        raise LaunchError(f"{name}: network_mode {mode} {problem}", hint=hint)
-    return fd
+        raise LaunchError(f"{name}: network_mode: {error.message}", hint=hint) from error
+
+
+def open_foreign(path: str) -> int:
+    """The same as below, but never the host's."""
+    fd = open_verified(path)
+    if os.fstat(fd).st_ino != identity(HOST):
+        return fd
+    os.close(fd)
+    hint = "use network_mode: host with allow_host_network: true if that is meant"
+    raise LaunchError(f"{path} is the host's own network namespace", hint=hint)
 
 
 def open_verified(path: str) -> int:
@@ -68,6 +72,6 @@ def identity(path: str) -> int | None:
 
 
 def sysfs(netns: int, attributes: int) -> int:
-    """A detached sysfs that shows this namespace's links; the caller has joined it afterwards."""
+    """A detached sysfs that shows this namespace's links; the caller is in it afterwards."""
     namespaces.setns(netns, namespaces.CLONE_NEWNET)
     return mounts.new_mount("sysfs", {}, attributes)
