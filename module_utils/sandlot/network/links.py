@@ -234,15 +234,25 @@ def _bridge_index(network: Network) -> int:
 
 def _settle_inside(interfaces: Sequence[Interface], netns: str) -> None:
     inside = look_inside(netns)
-    with entered(netns), adapter.opened() as within:
-        if not _is_up(inside, "lo"):
-            within.set_link("lo", state="up")
+    with entered(netns):
+        with adapter.opened() as within:
+            if not _is_up(inside, "lo"):
+                within.set_link("lo", state="up")
+            for item in interfaces:
+                inner = inside.links[item.ifname]
+                _mend_inner(within, item, inner, inside.addresses.get(inner.index, ()))
+            first = interfaces[0]
+            # The kernel removes routes with the last address of a link.
+            if _has_moved(first, inside) or _route_problems(first, inside):
+                within.set_default_route(first.ifname, first.gateway)
         for item in interfaces:
-            inner = inside.links[item.ifname]
-            _mend_inner(within, item, inner, inside.addresses.get(inner.index, ()))
-        # Only now: the kernel removes routes with the last address of a link.
-        if _route_problems(interfaces[0], look_inside(netns)):
-            within.set_default_route(interfaces[0].ifname, interfaces[0].gateway)
+            if inside.links[item.ifname].up and _has_moved(item, inside):
+                announce(item)
+
+
+def _has_moved(item: Interface, inside: Inside) -> bool:
+    inner = inside.links[item.ifname]
+    return (inner.mac, inside.addresses.get(inner.index, ())) != (item.mac, (item.ipv4,))
 
 
 def _mend_inner(
@@ -256,5 +266,3 @@ def _mend_inner(
     if addresses != (item.ipv4,):
         others = [address for address in addresses if address != item.ipv4]
         within.set_address(item.ifname, item.ipv4, instead_of=others)
-    if inner.up and (inner.mac, addresses) != (item.mac, (item.ipv4,)):
-        announce(item)
