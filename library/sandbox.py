@@ -106,10 +106,30 @@ options:
       - Whether the root filesystem is mounted read-only.
       - Defaults to V(false).
     type: bool
+  network_mode:
+    description:
+      - Whose network the sandbox has. V(bridge) is its own, attached to O(networks). V(none)
+        is its own with a loopback interface only.
+      - V(container:NAME) shares that of another sandbox, which has to have its own.
+      - V(ns:PATH) joins the network namespace pinned at a path, such as one of C(ip netns
+        add). V(host) joins the host's and needs O(allow_host_network).
+      - With the last three, nothing of sandlot's packet filter is between the sandbox and
+        who else is in that namespace.
+      - Defaults to V(bridge).
+    type: str
+  allow_host_network:
+    description:
+      - Whether O(network_mode) may put the sandbox into the host's network namespace, where
+        it reaches every service that listens on the host's loopback interface or on an
+        abstract unix socket.
+      - Defaults to V(false).
+    type: bool
   networks:
     description:
-      - Networks the sandbox is on, one interface each, in this order.
-      - An empty list leaves it with a loopback interface only.
+      - Networks the sandbox is on, one interface each. The first one leads to the outside
+        and has the published ports.
+      - An empty list leaves it with a loopback interface only. Changes reach a running
+        sandbox without a restart; an interface keeps its name as long as its network stays.
       - Defaults to one interface on the network V(default).
     type: list
     elements: dict
@@ -129,6 +149,12 @@ options:
           - The interface's unicast MAC address. Without it, one is made from the sandbox's
             name.
         type: str
+      aliases:
+        description:
+          - More names by which sandboxes on this network find this one.
+          - No other sandbox on the network may have them as name or alias.
+        type: list
+        elements: str
   published_ports:
     description:
       - Ports of the host that lead into the sandbox, each as
@@ -144,7 +170,8 @@ options:
   dns_servers:
     description:
       - Name servers, at most 3.
-      - Without them, those of the first network are used.
+      - Without them, those of the first network that has any, else those of the host that
+        can be reached from a sandbox.
     type: list
     elements: str
   memory:
@@ -257,10 +284,18 @@ EXAMPLES = r"""
     published_ports:
       - "8080:80"
 
-- name: Remove it
+- name: A helper that meets it on localhost
   sandlot.sandlot.sandbox:
-    name: web
+    name: helper
+    image: busybox
+    command: [sleep, inf]
+    network_mode: container:web
+
+- name: Remove them, who shares a network before its owner
+  sandlot.sandlot.sandbox:
+    name: "{{ item }}"
     state: absent
+  loop: [helper, web]
 """
 
 RETURN = r"""
@@ -303,6 +338,7 @@ def action(module: shell.Module, paths: Paths) -> shell.Json:
         "sandbox": result.results.get(spec.name, {"name": spec.name, "state": "absent"}),
         "relaxed": result.relaxed.get(spec.name, []),
         "diff": result.diff,
+        "warnings": list(result.warnings),
         "failed": result.failed,
     }
 

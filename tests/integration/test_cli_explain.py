@@ -163,6 +163,41 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+MODES: dict[str, dict[str, Any]] = {
+    "none": {"network_mode": "none"},
+    "host": {"network_mode": "host", "allow_host_network": True},
+    "shared": {"network_mode": "container:db", "sysctls": {"kernel.shmmni": "99"}},
+}
+
+
+@pytest.mark.parametrize("options", MODES.values(), ids=MODES)
+def test_script_joins_the_same_network(host: Deployment, options: dict[str, Any]) -> None:
+    specs = [sandbox("db"), sandbox("web", **options)]
+    host.converged(*specs)
+    real = workload(host.pid("web"))
+    expected = {**facts(real), "sysfs": sysfs(real), "shm": shm(real)}
+    net = os.readlink(f"/proc/{real}/ns/net")
+    own_shm = Path("/proc/sys/kernel/shmmni").read_text()
+    script = explain.script(explain.look(host.paths, "web"))
+    host.run(sandbox("web", state="stopped", **options))
+    with running_script(script) as pid:
+        found = {**facts(pid), "sysfs": sysfs(pid), "shm": shm(pid)}
+        assert {k: (found[k], v) for k, v in expected.items() if found[k] != v} == {}
+        shared = options["network_mode"] != "none"
+        assert (os.readlink(f"/proc/{pid}/ns/net") == net) == shared
+        told = f"it joins a network namespace that has to be there: {options['network_mode']}"
+        assert (told in script) == shared
+    assert Path("/proc/sys/kernel/shmmni").read_text() == own_shm
+
+
+def sysfs(pid: int) -> list[str]:
+    return sorted(os.listdir(f"/proc/{pid}/root/sys/class/net"))
+
+
+def shm(pid: int) -> str:
+    return inside(pid, "--ipc", "cat", "/proc/sys/kernel/shmmni")
+
+
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_script_makes_the_same_sandbox(host: Deployment, options: dict[str, Any]) -> None:
     host.converged(sandbox("web", **options))

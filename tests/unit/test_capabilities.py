@@ -40,9 +40,15 @@ def test_unknown_names_are_refused(name):
         capabilities.mask([name])
 
 
-def spec(*, granted=(), profile="default", pids=512):
+def spec(*, granted=(), profile="default", pids=512, mode="bridge", pin=""):
     limits = SimpleNamespace(pids_limit=pids)
-    return SimpleNamespace(capabilities=granted, seccomp_profile=profile, limits=limits)
+    return SimpleNamespace(
+        capabilities=granted,
+        seccomp_profile=profile,
+        limits=limits,
+        network_mode=mode,
+        network_pin=pin,
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,6 +63,10 @@ def spec(*, granted=(), profile="default", pids=512):
             spec(profile="unconfined", pids=-1),
             ["seccomp_profile: unconfined", "pids_limit: -1"],
         ),
+        (spec(mode="host"), ["network_mode: host"]),
+        (spec(mode="ns:/run/netns/vpn", pin="/run/netns/vpn"), ["network_mode: ns:/run/netns/vpn"]),
+        (spec(mode="none"), []),
+        (spec(mode="container:db"), []),
     ],
 )
 def test_relaxed_lists_each_loosening(desired, lines):

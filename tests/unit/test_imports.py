@@ -37,6 +37,7 @@ ENGINE_LAUNCHER = {
     *(
         "launcher.command",
         "launcher.lowers",
+        "launcher.netns",
         "launcher.server",
         "launcher.stage",
         "launcher.stopper",

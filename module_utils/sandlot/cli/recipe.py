@@ -15,6 +15,7 @@ from ..cgroups.state import wanted
 from ..network import Interface, Network
 from ..paths import Paths
 from ..spec import Limits
+from ..spec.netmode import HOST
 
 _NETNS = 'nsenter --net="$scratch/ns/net"'
 _IPV6 = "/proc/sys/net/ipv6/conf/{}/disable_ipv6"
@@ -60,7 +61,21 @@ class Subject:
     @property
     def kinds(self) -> List[str]:
         """Namespaces that are pinned."""
-        return ["user", "net", "uts", "ipc", *(["time"] if self.launch["time_offset"] else [])]
+        net = [] if self.joined else ["net"]
+        return ["user", *net, "uts", "ipc", *(["time"] if self.launch["time_offset"] else [])]
+
+    @property
+    def joined(self) -> Mapping[str, str] | None:
+        """The network namespace that it joins; None when it has its own."""
+        found: Mapping[str, str] | None = self.launch.get("netns")
+        return found
+
+    @property
+    def join(self) -> str:
+        """The word of nsenter(1) for that; "" when there is nothing to join."""
+        if self.joined is None or self.joined["mode"] == HOST:
+            return ""
+        return f"--net={quote(self.joined['path'])}"
 
 
 def has_fractions(subject: Subject) -> bool:
@@ -146,10 +161,11 @@ def _pins(subject: Subject) -> Iterator[str]:
         yield f': >"$scratch/ns/{kind}"'
         yield f'mount --bind "/proc/$holder/ns/{source}" "$scratch/ns/{kind}"'
     yield f'nsenter --uts="$scratch/ns/uts" hostname {quote(subject.launch["hostname"])}'
-    yield f"{_NETNS} ip link set dev lo up"
+    if not subject.joined:
+        yield f"{_NETNS} ip link set dev lo up"
     for key, value in subject.launch["sysctls"].items():
         path = "/proc/sys/" + key.replace(".", "/")
-        yield _write_inside(path, str(value))
+        yield _write_inside(subject, path, str(value))
 
 
 def _release() -> Iterator[str]:
@@ -158,9 +174,16 @@ def _release() -> Iterator[str]:
     yield "holder="
 
 
-def _write_inside(path: str, value: str) -> str:
+def _write_inside(subject: Subject, path: str, value: str) -> str:
     """For files under /proc/sys, which show the namespaces of whoever opens them."""
-    return f'{_NETNS} sh -c \'echo "$2" >"$1"\' sh {quote(path)} {quote(value)}'
+    kinds = [kind for kind in subject.kinds if kind in ("net", "ipc")]
+    pins = " ".join(f'--{kind}="$scratch/ns/{kind}"' for kind in kinds)
+    write = f'sh -c \'echo "$2" >"$1"\' sh {quote(path)} {quote(value)}'
+    if path.startswith("/proc/sys/net/"):
+        return f"nsenter {pins} {write}"
+    ids = subject.launch["ids"]
+    owner = f"setpriv --reuid={ids['uid']} --regid={ids['gid']} --clear-groups"
+    return f"nsenter {pins} {write} 2>/dev/null || nsenter {pins} {owner} {write}"
 
 
 def _network(subject: Subject, entry: Interface, *, first: bool) -> Section:

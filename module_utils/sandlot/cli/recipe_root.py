@@ -58,6 +58,11 @@ def _root(subject: Subject) -> Iterator[str]:
     )
     yield "mount -t overlay -o nosuid,nodev,index=off,metacopy=off \\"
     yield f'  -o "{layers}" overlay "$scratch/root/merged"'
+    if subject.joined:
+        yield "# the sandbox's own root may not mount it for a network that is another's"
+        yield 'mkdir "$scratch/root/sys"'
+        enter = f"nsenter {subject.join} " if subject.join else ""
+        yield f'{enter}mount -t sysfs -o ro,{_SAFE} none "$scratch/root/sys"'
 
 
 def _layer(launch: Mapping[str, Any]) -> Iterator[str]:
@@ -116,7 +121,7 @@ def _enter(subject: Subject) -> Iterator[str]:
     rlimits = " ".join(f"--{name}={_pair(pair)}" for name, pair in subject.rlimits.items())
     pins = " ".join(f'--{kind}="$scratch/ns/{kind}"' for kind in subject.kinds)
     yield f"exec prlimit {rlimits} setsid \\"
-    yield f"  nsenter {pins} \\"
+    yield f"  nsenter {' '.join(filter(None, (subject.join, pins)))} \\"
     yield "  unshare --mount --pid --cgroup --fork --kill-child \\"
     yield "  bash -euo pipefail -c prepare_root"
 
@@ -136,7 +141,10 @@ def _inside(subject: Subject) -> Iterator[str]:
     yield "cd ../merged"
     yield f"mkdir -p {' '.join(_directories(subject))}"
     yield f"mount -t proc -o {_SAFE} none ./proc"
-    yield f"mount -t sysfs -o ro,{_SAFE} none ./sys"
+    if subject.joined:
+        yield "mount --bind ../sys ./sys"
+    else:
+        yield f"mount -t sysfs -o ro,{_SAFE} none ./sys"
     yield from _dev()
     for path, options in {"/tmp": "", **launch["tmpfs"]}.items():
         yield f"mount -t tmpfs -o {quote(_tmpfs(options))} none {_below(path)}"

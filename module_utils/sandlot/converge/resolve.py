@@ -14,7 +14,7 @@ from ..images import Image
 from ..network import Interface, Publication
 from ..paths import Paths
 from ..record import PRESENT, REMOVING, ImageRef, Record
-from . import launchfile
+from . import etcfiles, launchfile, sharing
 from .decide import ABSENT, Target, Wish, wanted
 from .names import is_setup_running
 from .observe import Observation
@@ -57,8 +57,12 @@ def resolve(paths: Paths, request: Request, seen: Observation) -> Resolved:
     attachments = {name: _spec(wish).networks for name, wish in wishes.items()}
     allocated = network.allocate(paths, seen.networks, attachments, kept)
     records = _records(paths, wishes, removed, allocated, seen)
-    launches = {name: _launch(paths, record, seen) for name, record in records.items()}
     everyone = {**bystanders, **records}
+    sharing.check(wishes, records, bystanders, removed)
+    joining = [record for name, record in records.items() if not wishes[name].keep_image]
+    sharing.check_pins(paths, joining, seen.traces, foreseen=request.check)
+    _check_names(everyone)
+    launches = {name: _launch(paths, record, seen) for name, record in records.items()}
     publications = _published(everyone.values())
     staying = (record for name, record in seen.records.good.items() if name not in removed)
     network.check_publications(publications, _published(staying))
@@ -75,6 +79,11 @@ def resolve(paths: Paths, request: Request, seen: Observation) -> Resolved:
         },
         publications=publications,
     )
+
+
+def _check_names(records: Mapping[str, Record]) -> None:
+    members = {name: [i.network for i in item.interfaces] for name, item in records.items()}
+    network.check_names(members, etcfiles.names(records))
 
 
 def foresee(paths: Paths, request: Request, seen: Observation) -> Observation:
@@ -102,7 +111,14 @@ def _removed(
     asked = {wish.name for wish in request.wishes if wish.state == ABSENT}
     begun = {name for name, record in seen.records.good.items() if record.phase == REMOVING}
     unlisted = {name for name in seen.traces if request.purge and not is_setup_running(paths, name)}
-    return tuple(sorted(((asked | begun | unlisted) & seen.traces) - set(wishes)))
+    found = ((asked | begun | unlisted) & seen.traces) - set(wishes)
+    # Who shares another's network goes first: a killed run leaves none behind that can't be.
+    sharing = {name for name in found & set(seen.records.good) if _shares(seen, name)}
+    return (*sorted(sharing), *sorted(found - sharing))
+
+
+def _shares(seen: Observation, name: str) -> bool:
+    return bool(seen.records.good[name].spec.network_partner)
 
 
 def _refuse_broken(wishes: Iterable[str], seen: Observation) -> None:

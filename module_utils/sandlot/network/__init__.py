@@ -9,10 +9,11 @@ nothing is ever up without them.
 from __future__ import annotations
 
 from .adapter import session
+from .aliases import Names, check_names
 from .allocate import allocate, publications
 from .bridges import network_operations, teardown_operations
 from .declare import default, load, load_for, normalise
-from .files import hosts_file, resolv_conf
+from .files import hosts_file, resolv_conf, unreachable_resolvers
 from .links import link_operations, unlink_all, unlink_operations
 from .manage import Managed, declared, removed
 from .model import Interface, Network, Publication
@@ -23,10 +24,12 @@ from .rules import rules_operations
 __all__ = [
     "Interface",
     "Managed",
+    "Names",
     "Network",
     "NetworkState",
     "Publication",
     "allocate",
+    "check_names",
     "check_publications",
     "declared",
     "default",
@@ -45,4 +48,5 @@ __all__ = [
     "teardown_operations",
     "unlink_all",
     "unlink_operations",
+    "unreachable_resolvers",
 ]

@@ -18,6 +18,8 @@ def relaxed(spec: Spec) -> list[str]:
     lines = [f"capabilities: {name}" for name in granted]
     if spec.seccomp_profile != "default":
         lines.append(f"seccomp_profile: {spec.seccomp_profile}")
+    if spec.network_mode == "host" or spec.network_pin:
+        lines.append(f"network_mode: {spec.network_mode}")
     if spec.limits.pids_limit < 0:
         lines.append(f"pids_limit: {spec.limits.pids_limit}")
     return lines

@@ -17,6 +17,7 @@ class Attachment:
     name: str
     ipv4_address: str | None = None
     mac_address: str | None = None
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
