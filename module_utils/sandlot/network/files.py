@@ -66,24 +66,27 @@ def hosts_file(
     ``interfaces`` are those it sees, which are another's when it shares that one's network. On the
     ``silent`` networks nobody is listed.
     """
-    lines = [*LOCALHOST, *(_own_line(name, hostname, item, names) for item in interfaces)]
+    lines = [*LOCALHOST]
+    for item in interfaces:
+        lines += _own_lines(name, hostname, item, names)
     if not interfaces:
         lines.append(f"127.0.1.1\t{' '.join(dict.fromkeys((hostname, name)))}")
     shared = {item.network for item in interfaces if item.network not in silent}
     own = {name, *(item.sandbox for item in interfaces)}
     for neighbour in sorted(set(neighbours) - own):
         lines += [
-            f"{item.address}\t{' '.join(names.of(neighbour, item.network))}"
+            f"{address}\t{' '.join(names.of(neighbour, item.network))}"
             for item in neighbours[neighbour]
             if item.network in shared
+            for address in item.addresses
         ]
     lines += [f"{address}\t{host}" for host, address in sorted(extra.items())]
     return "".join(f"{line}\n" for line in lines)
 
 
-def _own_line(name: str, hostname: str, item: Interface, names: Names) -> str:
+def _own_lines(name: str, hostname: str, item: Interface, names: Names) -> list[str]:
     own = dict.fromkeys((hostname, name, *names.of(item.sandbox, item.network)))
-    return f"{item.address}\t{' '.join(own)}"
+    return [f"{address}\t{' '.join(own)}" for address in item.addresses]
 
 
 def _read(path: str) -> list[str]:

@@ -16,10 +16,10 @@ from ..paths import Paths
 from ..plan import Operation
 from . import adapter, sysctls
 from .announce import announce
-from .model import MAX_INTERFACES, Interface, Network, identity
+from .model import MAX_INTERFACES, Interface, Network, by_family, identity
 from .observe import NetworkState, is_ours, owned
 
-DEFAULT_ROUTE = "0.0.0.0/0"
+DEFAULT_ROUTES = ("0.0.0.0/0", "::/0")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def look_inside(netns: str) -> Inside:
     defaults = frozenset(
         (route.gateway, route.index)
         for route in routes
-        if route.destination == DEFAULT_ROUTE and route.table == RT_TABLE_MAIN
+        if route.destination in DEFAULT_ROUTES and route.table == RT_TABLE_MAIN
     )
     return Inside(links, addresses, defaults)
 
@@ -61,7 +61,9 @@ def link_operations(
         summary = f"repair interfaces ({', '.join(problems)})"
     else:
         missing = [item for item, link in zip(interfaces, found) if link is None or all(found)]
-        plugs = [f"{item.ifname} {item.ipv4} into {item.network}" for item in missing]
+        plugs = [
+            f"{item.ifname} {' and '.join(item.cidrs)} into {item.network}" for item in missing
+        ]
         summary = f"plug {', '.join(plugs)}"
     adapter.require()
     networks = {item.network: state.networks[item.network] for item in interfaces}
@@ -131,7 +133,7 @@ def _problems(interfaces: Sequence[Interface], inside: Inside, state: NetworkSta
             found.append(f"{item.ifname} is missing")
         else:
             found += _inner_problems(item, inner, inside)
-    return [*found, *_route_problems(interfaces[0], inside)]
+    return [*found, *_route_problems(interfaces, inside)]
 
 
 def _is_up(inside: Inside, ifname: str) -> bool:
@@ -156,15 +158,27 @@ def _inner_problems(item: Interface, inner: Link, inside: Inside) -> list[str]:
     if not inner.up:
         found.append(f"{item.ifname} is down")
     addresses = inside.addresses.get(inner.index, ())
-    if addresses != (item.ipv4,):
+    if sorted(addresses) != sorted(item.cidrs):
         found.append(f"{item.ifname} has {', '.join(addresses) or 'no address'}")
     return found
 
 
-def _route_problems(first: Interface, inside: Inside) -> list[str]:
-    inner = inside.links.get(first.ifname)
-    wanted = {(first.gateway, inner.index)} if inner else set()
+def _route_problems(interfaces: Sequence[Interface], inside: Inside) -> list[str]:
+    wanted = {
+        (gateway, inside.links[ifname].index)
+        for ifname, gateway in _default_routes(interfaces)
+        if ifname in inside.links
+    }
     return [] if inside.default_routes == wanted else ["default route differs"]
+
+
+def _default_routes(interfaces: Sequence[Interface]) -> list[tuple[str, str]]:
+    """(interface, gateway) in each family, by the first network that has it."""
+    homes = by_family(interfaces)
+    return [
+        (home.ifname, home.gateway6 if version == 6 else home.gateway)
+        for version, home in homes.items()
+    ]
 
 
 def plug(
@@ -241,10 +255,11 @@ def _settle_inside(interfaces: Sequence[Interface], netns: str) -> None:
             for item in interfaces:
                 inner = inside.links[item.ifname]
                 _mend_inner(within, item, inner, inside.addresses.get(inner.index, ()))
-            first = interfaces[0]
             # The kernel removes routes with the last address of a link.
-            if _has_moved(first, inside) or _route_problems(first, inside):
-                within.set_default_route(first.ifname, first.gateway)
+            moved = any(_has_moved(item, inside) for item in interfaces)
+            for ifname, gateway in _default_routes(interfaces):
+                if moved or _route_problems(interfaces, inside):
+                    within.set_default_route(ifname, gateway)
         for item in interfaces:
             if inside.links[item.ifname].up and _has_moved(item, inside):
                 announce(item)
@@ -252,7 +267,8 @@ def _settle_inside(interfaces: Sequence[Interface], netns: str) -> None:
 
 def _has_moved(item: Interface, inside: Inside) -> bool:
     inner = inside.links[item.ifname]
-    return (inner.mac, inside.addresses.get(inner.index, ())) != (item.mac, (item.ipv4,))
+    addresses = inside.addresses.get(inner.index, ())
+    return (inner.mac, sorted(addresses)) != (item.mac, sorted(item.cidrs))
 
 
 def _mend_inner(
@@ -260,9 +276,18 @@ def _mend_inner(
 ) -> None:
     if inner.mac != item.mac:
         within.set_link(item.ifname, address=item.mac)
+    wrong = sorted(addresses) != sorted(item.cidrs)
+    if wrong or not inner.up:
+        _set_ipv6(item)
+        # That takes what there is of IPv6 from it.
+        addresses = tuple(address for address in addresses if ":" not in address)
     if not inner.up:
-        sysctls.silence_ipv6(item.ifname)
         within.set_link(item.ifname, state="up")
-    if addresses != (item.ipv4,):
-        others = [address for address in addresses if address != item.ipv4]
-        within.set_address(item.ifname, item.ipv4, instead_of=others)
+    within.set_addresses(item.ifname, item.cidrs, instead_of=addresses)
+
+
+def _set_ipv6(item: Interface) -> None:
+    if item.ipv6:
+        sysctls.prepare_ipv6(item.ifname)
+    else:
+        sysctls.silence_ipv6(item.ifname)
