@@ -158,6 +158,9 @@ NETWORK = {
     "isolated": {"type": "bool", "default": False},
     "mtu": {"type": "int"},
     "dns_servers": {"type": "list", "elements": "str", "default": []},
+    "internal": {"type": "bool", "default": False},
+    "egress": {"type": "list", "elements": "raw"},
+    "host_access": {"type": "list", "elements": "raw", "default": []},
 }
 ARGUMENTS = {
     "networks": {"type": "list", "elements": "dict", "required": True, "options": NETWORK},
@@ -174,11 +177,17 @@ def plan(params: Mapping[str, Any], paths: Paths) -> network.Managed:
         for entry in records
         for item in network.publications(entry.name, entry.interfaces, entry.spec.published_ports)
     ]
+    policies = {entry.name: entry.policy for entry in records}
     if params["state"] == "absent":
         names = [item["name"] for item in params["networks"]]
-        return network.removed(paths, names, interfaces, publications)
+        return network.removed(paths, names, interfaces, publications, policies=policies)
     return network.declared(
-        paths, params["networks"], interfaces, publications, purge=params["purge"]
+        paths,
+        params["networks"],
+        interfaces,
+        publications,
+        policies=policies,
+        purge=params["purge"],
     )
 
 

@@ -40,9 +40,14 @@ def test_unknown_names_are_refused(name):
         capabilities.mask([name])
 
 
-def spec(*, granted=(), profile="default", pids=512):
-    limits = SimpleNamespace(pids_limit=pids)
-    return SimpleNamespace(capabilities=granted, seccomp_profile=profile, limits=limits)
+def spec(*, granted=(), profile="default", pids=512, egress=None, host_access=None):
+    return SimpleNamespace(
+        capabilities=granted,
+        seccomp_profile=profile,
+        limits=SimpleNamespace(pids_limit=pids),
+        egress=egress,
+        host_access=host_access,
+    )
 
 
 @pytest.mark.parametrize(
@@ -56,6 +61,11 @@ def spec(*, granted=(), profile="default", pids=512):
         (
             spec(profile="unconfined", pids=-1),
             ["seccomp_profile: unconfined", "pids_limit: -1"],
+        ),
+        (spec(egress=("0.0.0.0/0", "10.0.0.1:443/tcp", "dns", "a.example"), host_access=()), []),
+        (
+            spec(egress=("169.254.169.254:80/tcp", "fd00:ec2::254"), host_access=("53/udp",)),
+            ["egress: 169.254.169.254:80/tcp", "egress: fd00:ec2::254", "host_access: 53/udp"],
         ),
     ],
 )

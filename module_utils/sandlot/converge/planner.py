@@ -161,10 +161,23 @@ def _shared(context: _Context) -> list[Step]:
     operations = idmap.operations(paths, seen.ids, present, resolved.removed)
     if seen.networks:
         operations += network.rules_operations(
-            paths, seen.networks, interfaces, resolved.publications, seen.network
+            paths,
+            seen.networks,
+            interfaces,
+            resolved.publications,
+            seen.network,
+            policies=_policies(context),
         )
         operations += network.network_operations(paths, seen.networks, seen.network)
     return [single(operation) for operation in operations]
+
+
+def _policies(context: _Context) -> dict[str, network.Own]:
+    """Of a sandbox with a broken record it is not known, so it reaches nothing."""
+    everyone = {**context.resolved.bystanders}
+    everyone.update((name, target.record) for name, target in context.resolved.targets.items())
+    known = {name: entry.policy for name, entry in everyone.items()}
+    return {name: known.get(name, network.CLOSED) for name in context.resolved.interfaces}
 
 
 def _shift(context: _Context) -> list[Step]:

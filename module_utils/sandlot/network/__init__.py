@@ -17,14 +17,17 @@ from .links import link_operations, unlink_all, unlink_operations
 from .manage import Managed, declared, removed
 from .model import Interface, Network, Publication
 from .observe import NetworkState, observe
+from .policy import CLOSED, Own
 from .ports import check_publications
 from .rules import rules_operations
 
 __all__ = [
+    "CLOSED",
     "Interface",
     "Managed",
     "Network",
     "NetworkState",
+    "Own",
     "Publication",
     "allocate",
     "check_publications",

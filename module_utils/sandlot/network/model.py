@@ -32,6 +32,9 @@ class Network:
     isolated: bool = False
     mtu: int | None = None
     dns_servers: tuple[str, ...] = ()
+    internal: bool = False
+    egress: tuple[str, ...] | None = None
+    host_access: tuple[str, ...] = ()
 
     @property
     def prefix(self) -> int:
@@ -46,14 +49,15 @@ class Network:
         return ipaddress.IPv4Network(self.ipv4_subnet)
 
     def to_json(self) -> Json:
-        data = dict(vars(self), dns_servers=list(self.dns_servers))
+        lists = {key: list(x) for key, x in vars(self).items() if isinstance(x, tuple)}
+        data = {**vars(self), **lists}
         del data["bridge"]
         return data
 
     @classmethod
     def from_json(cls, paths: Paths, data: Mapping[str, Any]) -> Network:
-        servers = tuple(data["dns_servers"])
-        return cls(**{**data, "bridge": paths.bridge(data["name"]), "dns_servers": servers})
+        lists = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
+        return cls(**{**data, "bridge": paths.bridge(data["name"]), **lists})
 
 
 @dataclass(frozen=True)

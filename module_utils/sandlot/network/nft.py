@@ -19,6 +19,8 @@ from .model import owner_mark
 
 FAMILIES = ("inet", "bridge")
 SEARCH = "/usr/sbin:/sbin:/usr/bin:/bin"
+# Whom the kernel counts for is no part of the rules.
+COUNTED = re.compile(r"(flags dynamic\n)\s*elements = \{[^}]*\}\n")
 ELEMENTS = re.compile(r"elements = \{([^}]*)\}")
 
 
@@ -127,7 +129,8 @@ def _list(program: str, family: str, table: str) -> str | None:
 
 def _listing_digest(listings: dict[str, str]) -> str:
     """nft prints the elements of a set in an order that is not promised."""
-    return digest("".join(ELEMENTS.sub(_sorted, listings[family]) for family in FAMILIES))
+    texts = [COUNTED.sub(r"\1", listings[family]) for family in FAMILIES]
+    return digest("".join(ELEMENTS.sub(_sorted, text) for text in texts))
 
 
 def _sorted(match: re.Match[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Iterable, Mapping, Sequence
 
 from ..paths import Paths
 from ..plan import Operation
-from . import nft
+from . import names, nft, policy, policy_rules
 from .model import ANY, Interface, Network, Publication, owner_mark
 from .observe import NetworkState
 
@@ -27,7 +27,7 @@ INET = """\
 		meta nfproto ipv6 drop
 		ip saddr != @addresses drop
 		ip daddr 127.0.0.0/8 drop
-		ip daddr @metadata drop
+		ip daddr @metadata ip saddr . ip daddr != @granted4 drop
 	}
 	chain prerouting {
 		type nat hook prerouting priority -100; policy accept;
@@ -58,6 +58,7 @@ INET = """\
 	}
 	chain to_host {
 		icmp type redirect drop
+		jump host_services
 		ct state established,related accept
 		icmp type echo-request iifname . ip daddr @gateways accept
 		drop
@@ -136,6 +137,8 @@ def rules_operations(
     interfaces: Iterable[Interface],
     publications: Iterable[Publication],
     state: NetworkState,
+    *,
+    policies: Mapping[str, policy.Own],
 ) -> list[Operation]:
     """One operation that replaces our tables, or none when the kernel holds these rules.
 
@@ -145,14 +148,28 @@ def rules_operations(
     if not networks:
         return nft.remove_operations(paths, state.tables)
     nft.require(paths, state.tables)
+    publications = list(publications)
+    policy.check(networks, publications)
+    resolved = names.current(paths, policy.names(networks, policies))
     text = render(
-        paths, networks, list(interfaces), list(publications), guarded=state.forwarding.ours
+        paths,
+        networks,
+        list(interfaces),
+        publications,
+        guarded=state.forwarding.ours,
+        policies=policies,
+        addresses=resolved.seen,
     )
-    if state.tables.hold(text):
+    if state.tables.hold(text) and not resolved.changed:
         return []
     verb = "replace" if state.tables.present else "create"
-    summary = f"{verb} nftables rules in table {paths.nft_table}"
-    return [Operation("network", summary, lambda: nft.apply(paths, text))]
+    summary = f"{verb} nftables rules in table {paths.nft_table}{names.told(resolved)}"
+
+    def apply() -> None:
+        names.save(paths, resolved)
+        nft.apply(paths, text)
+
+    return [Operation("network", summary, apply)]
 
 
 def render(
@@ -162,12 +179,16 @@ def render(
     publications: Sequence[Publication],
     *,
     guarded: bool,
+    policies: Mapping[str, policy.Own] | None = None,
+    addresses: Mapping[str, Iterable[str]] | None = None,
 ) -> str:
     """Both tables, in an order that depends on nothing but the arguments' values."""
     plugged = [item for item in interfaces if item.network in networks]
     mark = f"\tchain {owner_mark(paths)} {{\n\t}}\n"
     sets = _sets(networks, plugged) + _maps(publications)
-    inet = mark + sets + INET % {"guard": GUARD if guarded else "", **KEYS}
+    pairs = policy.effective(networks, plugged, policies or {})
+    inet = mark + sets + policy_rules.render(networks, pairs, addresses or {})
+    inet += INET % {"guard": GUARD if guarded else "", **KEYS}
     bridge = mark + _bridge_sets(networks, plugged) + BRIDGE
     return "".join(
         f"table {family} {paths.nft_table} {{\n{body}}}\n"

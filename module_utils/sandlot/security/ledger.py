@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..spec.grants import relaxations
 from .capabilities import NAMES, canonical
 
 if TYPE_CHECKING:
@@ -20,4 +21,4 @@ def relaxed(spec: Spec) -> list[str]:
         lines.append(f"seccomp_profile: {spec.seccomp_profile}")
     if spec.limits.pids_limit < 0:
         lines.append(f"pids_limit: {spec.limits.pids_limit}")
-    return lines
+    return lines + relaxations(spec.egress, spec.host_access)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from sandlot.errors import ForeignError, HostError
-from sandlot.network import allocate, declare, nft, rules
+from sandlot.network import allocate, declare, nft, policy_rules, rules
 from sandlot.network.model import Publication
 from sandlot.network.nft import Tables
 from sandlot.paths import Paths
@@ -24,6 +24,12 @@ NETWORKS = declare.normalise(
         {"name": "routed", "ipv4_subnet": "10.79.0.0/24", "nat": False},
     ],
 )
+
+
+@pytest.fixture(autouse=True)
+def same_memory(monkeypatch):
+    """The number of connections follows the machine's memory."""
+    monkeypatch.setattr(policy_rules, "connection_limit", lambda: 4096)
 
 
 def interfaces():
