@@ -147,6 +147,7 @@ from typing import Any, Mapping
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.sandlot import lock, network, record, shell
+from ..module_utils.sandlot.launcher.client import Launcher
 from ..module_utils.sandlot.paths import Paths
 from ..module_utils.sandlot.plan import apply_all, descriptions
 
@@ -199,6 +200,7 @@ def action(module: shell.Module, paths: Paths) -> shell.Json:
         if not module.check_mode:
             stack.enter_context(network.session())
             apply_all(managed.operations)
+            Launcher(paths).wake()
     return {
         "changed": bool(managed.operations),
         "actions": descriptions(managed.operations),

@@ -37,6 +37,7 @@ ENGINE_LAUNCHER = {
     *(
         "launcher.command",
         "launcher.lowers",
+        "launcher.refresher",
         "launcher.server",
         "launcher.stage",
         "launcher.stopper",

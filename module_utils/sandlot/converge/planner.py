@@ -166,18 +166,10 @@ def _shared(context: _Context) -> list[Step]:
             interfaces,
             resolved.publications,
             seen.network,
-            policies=_policies(context),
+            policies=resolved.policies,
         )
         operations += network.network_operations(paths, seen.networks, seen.network)
     return [single(operation) for operation in operations]
-
-
-def _policies(context: _Context) -> dict[str, network.Own]:
-    """Of a sandbox with a broken record it is not known, so it reaches nothing."""
-    everyone = {**context.resolved.bystanders}
-    everyone.update((name, target.record) for name, target in context.resolved.targets.items())
-    known = {name: entry.policy for name, entry in everyone.items()}
-    return {name: known.get(name, network.CLOSED) for name in context.resolved.interfaces}
 
 
 def _shift(context: _Context) -> list[Step]:

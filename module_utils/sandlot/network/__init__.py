@@ -18,7 +18,10 @@ from .manage import Managed, declared, removed
 from .model import Interface, Network, Publication
 from .observe import NetworkState, observe
 from .policy import CLOSED, Own
+from .policy import names as policy_names
 from .ports import check_publications
+from .resolution import current as resolve_names
+from .resolution import save as save_names
 from .rules import rules_operations
 
 __all__ = [
@@ -40,10 +43,13 @@ __all__ = [
     "network_operations",
     "normalise",
     "observe",
+    "policy_names",
     "publications",
     "removed",
     "resolv_conf",
+    "resolve_names",
     "rules_operations",
+    "save_names",
     "session",
     "teardown_operations",
     "unlink_all",

@@ -13,7 +13,7 @@ from ..errors import HostError, SpecError
 from ..kernel import netlink
 from ..paths import Paths
 from ..plan import Operation
-from . import adapter, declare, names, nft, overlap, sysctls
+from . import adapter, declare, nft, overlap, sysctls
 from .model import Network, identity
 from .observe import NetworkState, our_bridges, our_ports, owned
 
@@ -60,7 +60,7 @@ def teardown_operations(paths: Paths, state: NetworkState) -> list[Operation]:
 
 
 def _files(paths: Paths) -> tuple[str, ...]:
-    return paths.networks_file, sysctls.forwarding_file(paths), names.names_file(paths)
+    return paths.networks_file, sysctls.forwarding_file(paths), paths.names_file
 
 
 def _save(paths: Paths, networks: Mapping[str, Network]) -> None:

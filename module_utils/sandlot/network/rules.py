@@ -11,7 +11,7 @@ from typing import Iterable, Mapping, Sequence
 
 from ..paths import Paths
 from ..plan import Operation
-from . import names, nft, policy, policy_rules
+from . import nft, policy, policy_rules, resolution
 from .model import ANY, Interface, Network, Publication, owner_mark
 from .observe import NetworkState
 
@@ -139,18 +139,20 @@ def rules_operations(
     state: NetworkState,
     *,
     policies: Mapping[str, policy.Own],
+    resolved: resolution.Resolution | None = None,
 ) -> list[Operation]:
     """One operation that replaces our tables, or none when the kernel holds these rules.
 
     Apply it before networks and links come up: rules name links that need not exist yet.
-    A host without networks has no tables.
+    A host without networks has no tables. ``policies`` are what sandboxes say themselves;
+    ``resolved`` are the addresses behind names, asked for unless given.
     """
     if not networks:
         return nft.remove_operations(paths, state.tables)
     nft.require(paths, state.tables)
     publications = list(publications)
     policy.check(networks, publications)
-    resolved = names.current(paths, policy.names(networks, policies))
+    resolved = resolved or resolution.current(paths, policy.names(networks, policies))
     text = render(
         paths,
         networks,
@@ -163,10 +165,10 @@ def rules_operations(
     if state.tables.hold(text) and not resolved.changed:
         return []
     verb = "replace" if state.tables.present else "create"
-    summary = f"{verb} nftables rules in table {paths.nft_table}{names.told(resolved)}"
+    summary = f"{verb} nftables rules in table {paths.nft_table}{resolution.told(resolved)}"
 
     def apply() -> None:
-        names.save(paths, resolved)
+        resolution.save(paths, resolved)
         nft.apply(paths, text)
 
     return [Operation("network", summary, apply)]

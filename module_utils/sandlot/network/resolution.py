@@ -57,10 +57,6 @@ def told(resolution: Resolution) -> str:
     return f" (addresses of {', '.join(known)} changed)" if known else ""
 
 
-def names_file(paths: Paths) -> str:
-    return f"{paths.state}/names.json"
-
-
 def current(paths: Paths, names: Iterable[str]) -> Resolution:
     """Ask for each name now and add what is stored."""
     wanted = sorted(set(names))
@@ -72,7 +68,7 @@ def current(paths: Paths, names: Iterable[str]) -> Resolution:
 
 
 def load(paths: Paths) -> Seen:
-    path = names_file(paths)
+    path = paths.names_file
     data = store.read(path)
     if data is None:
         return {}
@@ -88,10 +84,10 @@ def load(paths: Paths) -> Seen:
 
 def save(paths: Paths, resolution: Resolution) -> None:
     if not resolution.seen:
-        store.remove(names_file(paths))
+        store.remove(paths.names_file)
         return
     os.makedirs(paths.state, mode=0o700, exist_ok=True)
-    store.write(names_file(paths), {"names": resolution.seen})
+    store.write(paths.names_file, {"names": resolution.seen})
 
 
 def merge(seen: Mapping[str, float], answer: Iterable[str] | None, now: float) -> dict[str, float]:
