@@ -304,7 +304,7 @@ relaxed:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.sandlot import converge, shell
+from ..module_utils.sandlot import converge, network, shell
 from ..module_utils.sandlot.paths import Paths
 from ..module_utils.sandlot.spec import argument_spec, normalise
 
@@ -319,6 +319,7 @@ def action(module: shell.Module, paths: Paths) -> shell.Json:
         "relaxed": result.relaxed.get(spec.name, []),
         "diff": result.diff,
         "failed": result.failed,
+        "warnings": network.name_warnings(paths),
     }
 
 

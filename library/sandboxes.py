@@ -650,6 +650,7 @@ def action(module: shell.Module, paths: Paths) -> shell.Json:
         "relaxed": result.relaxed,
         "diff": result.diff,
         "failed": result.failed,
+        "warnings": network.name_warnings(paths),
     }
 
 

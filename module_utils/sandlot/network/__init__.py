@@ -22,6 +22,7 @@ from .policy import names as policy_names
 from .ports import check_publications
 from .resolution import current as resolve_names
 from .resolution import save as save_names
+from .resolution import warnings as name_warnings
 from .rules import rules_operations
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "link_operations",
     "load",
     "load_for",
+    "name_warnings",
     "network_operations",
     "normalise",
     "observe",

@@ -179,15 +179,20 @@ def disjoint(boxes: Sequence[Box]) -> tuple[Box, ...]:
     return tuple((low, high, *span) for low, high, ports in rows for span in ports)
 
 
-def check(networks: Mapping[str, Network], publications: Iterable[Publication]) -> None:
+def check(
+    networks: Mapping[str, Network],
+    interfaces: Iterable[Interface],
+    publications: Iterable[Publication],
+) -> None:
     """SpecError for what would be published from a network that nobody outside reaches."""
-    internal = [item for item in networks.values() if item.internal]
+    internal = {name for name, network in networks.items() if network.internal}
+    closed = {item.address: item.network for item in interfaces if item.network in internal}
     for publication in publications:
-        for network in internal:
-            if ipaddress.ip_address(publication.address) in network.addresses():
-                raise SpecError(
-                    "published_ports",
-                    str(publication),
-                    f"of sandbox {publication.sandbox} is on the internal network {network.name}",
-                    hint="list a network that is not internal first, or publish nothing",
-                )
+        network = closed.get(publication.address)
+        if network is not None:
+            raise SpecError(
+                "published_ports",
+                str(publication),
+                f"of sandbox {publication.sandbox} is on the internal network {network}",
+                hint="list a network that is not internal first, or publish nothing",
+            )

@@ -46,10 +46,6 @@ class Resolution:
         both = sorted({*self.seen, *self.before})
         return [n for n in both if set(self.seen.get(n, ())) != set(self.before.get(n, ()))]
 
-    @property
-    def unresolved(self) -> list[str]:
-        return sorted(name for name, addresses in self.seen.items() if not addresses)
-
 
 def told(resolution: Resolution) -> str:
     """For a line about rules: whose addresses are others now."""
@@ -65,6 +61,15 @@ def current(paths: Paths, names: Iterable[str]) -> Resolution:
     now = time.time()
     seen = {name: merge(before.get(name, {}), answers.get(name), now) for name in wanted}
     return Resolution(seen, before)
+
+
+def warnings(paths: Paths) -> list[str]:
+    """What a user should know after a run: entries that allow nothing yet."""
+    return [
+        f"{name}, in an egress list, has no address; nothing is allowed for it until it has"
+        for name, seen in sorted(load(paths).items())
+        if not seen
+    ]
 
 
 def load(paths: Paths) -> Seen:

@@ -150,13 +150,13 @@ def rules_operations(
     if not networks:
         return nft.remove_operations(paths, state.tables)
     nft.require(paths, state.tables)
-    publications = list(publications)
-    policy.check(networks, publications)
+    interfaces, publications = list(interfaces), list(publications)
+    policy.check(networks, interfaces, publications)
     resolved = resolved or resolution.current(paths, policy.names(networks, policies))
     text = render(
         paths,
         networks,
-        list(interfaces),
+        interfaces,
         publications,
         guarded=state.forwarding.ours,
         policies=policies,
