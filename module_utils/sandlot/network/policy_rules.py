@@ -52,15 +52,15 @@ CHAINS = """\
 		ct original ip6 saddr . ct original ip6 daddr vmap @host6
 		drop
 	}
-	chain count_forward {
+	chain new_forward {
 		type filter hook forward priority 5; policy accept;
-		iifname @bridges ct state new jump count
+		iifname @bridges ct state new jump limit_connections
 	}
-	chain count_input {
+	chain new_input {
 		type filter hook input priority 5; policy accept;
-		iifname @bridges ct state new jump count
+		iifname @bridges ct state new jump limit_connections
 	}
-	chain count {
+	chain limit_connections {
 		add @connections4 { ip saddr ct count over %(limit)d } drop
 		add @connections6 { ip6 saddr ct count over %(limit)d } drop
 	}
