@@ -20,6 +20,7 @@ from typing import Dict, Iterable, Mapping
 from .. import store
 from ..errors import StateError
 from ..paths import Paths
+from ..plan import Operation
 from ..spec.grants import is_metadata
 
 KEEP = 3600.0
@@ -42,14 +43,19 @@ class Resolution:
 
     @property
     def changed(self) -> list[str]:
-        """Names whose addresses are others than those stored."""
-        both = sorted({*self.seen, *self.before})
-        return [n for n in both if set(self.seen.get(n, ())) != set(self.before.get(n, ()))]
+        """Names that come or go, and those whose addresses are others than those stored."""
+        new, old = _sets(self.seen), _sets(self.before)
+        return [name for name in sorted({*new, *old}) if new.get(name) != old.get(name)]
+
+
+def _sets(seen: Mapping[str, Mapping[str, float]]) -> dict[str, set[str]]:
+    return {name: set(addresses) for name, addresses in seen.items()}
 
 
 def told(resolution: Resolution) -> str:
     """For a line about rules: whose addresses are others now."""
-    known = [name for name in resolution.changed if name in resolution.before]
+    both = resolution.seen.keys() & resolution.before.keys()
+    known = [name for name in resolution.changed if name in both]
     return f" (addresses of {', '.join(known)} changed)" if known else ""
 
 
@@ -61,6 +67,14 @@ def current(paths: Paths, names: Iterable[str]) -> Resolution:
     now = time.time()
     seen = {name: merge(before.get(name, {}), answers.get(name), now) for name in wanted}
     return Resolution(seen, before)
+
+
+def operations(paths: Paths, resolution: Resolution) -> list[Operation]:
+    """For names that make no difference to the rules, as when no sandbox is there to use them."""
+    if not resolution.changed:
+        return []
+    summary = f"record addresses of {', '.join(resolution.changed)}"
+    return [Operation("network", summary, lambda: save(paths, resolution))]
 
 
 def warnings(paths: Paths) -> list[str]:

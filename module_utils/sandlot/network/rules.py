@@ -162,8 +162,8 @@ def rules_operations(
         policies=policies,
         addresses=resolved.seen,
     )
-    if state.tables.hold(text) and not resolved.changed:
-        return []
+    if state.tables.hold(text):
+        return resolution.operations(paths, resolved)
     verb = "replace" if state.tables.present else "create"
     summary = f"{verb} nftables rules in table {paths.nft_table}{resolution.told(resolved)}"
 
