@@ -11,8 +11,9 @@ short_description: Converge the networks that sandboxes attach to
 version_added: "0.1.0"
 author: the sandlot developers (@sandlot)
 description:
-  - Makes, changes and removes networks. Each is a bridge of the host with an IPv4 subnet; the
-    packet filter between networks, sandboxes, host and outside is one nftables table of its own.
+  - Makes, changes and removes networks. Each is a bridge of the host with an IPv4 subnet and, when
+    asked for, an IPv6 subnet; the packet filter between networks, sandboxes, host and outside is
+    one nftables table of its own.
   - Sandboxes reach the outside and, unless the network is isolated, each other. They reach no
     service of the host, no link-local or metadata address and no other network, unless
     O(networks[].host_access) or O(networks[].egress) says so.
@@ -21,9 +22,12 @@ description:
   - One address may have a limited number of connections open, by the host's memory, so that no
     sandbox fills the kernel's table for all.
   - A network named V(default) exists as soon as a sandbox uses it, declared or not.
-  - IPv4 forwarding is switched on when it is off. As long as it was this module that did so,
-    forwarded IPv4 traffic of others stays dropped. Switch it on by other means, before the first
-    run, on a host that is to be a router too.
+  - IPv4 forwarding is switched on when it is off, IPv6 forwarding with the first network that has
+    an IPv6 subnet. As long as it was this module that did so, forwarded traffic of others in that
+    family stays dropped. Switch it on by other means, before the first run, on a host that is to
+    be a router too.
+  - With IPv6 forwarding, the kernel ignores router advertisements on links whose C(accept_ra) is
+    V(1). This module sets them to V(2), so that the host keeps the routes it has from them.
   - Where the last network goes, the tables go and forwarding is put back to what it was.
 requirements:
   - nft
@@ -61,21 +65,33 @@ options:
         description:
           - Address of the host in this network; the first of the range unless given.
         type: str
+      ipv6_subnet:
+        description:
+          - Range of IPv6 addresses, for instance V(fd77:0:0:4::/64), which sandboxes of the network
+            have beside the IPv4 ones. Without it the network has no IPv6, link-local or other.
+          - A range that overlaps a route of the host, another network, the address of the SSH
+            client or of a resolver is refused.
+        type: str
+      ipv6_gateway:
+        description:
+          - IPv6 address of the host in this network; the first of the range unless given.
+        type: str
       nat:
         description:
-          - Whether traffic to the outside gets the host's address.
-          - Without it, the networks outside need a route to O(networks[].ipv4_subnet).
+          - Whether traffic to the outside gets the host's address, in both families.
+          - Without it, the networks outside need a route to O(networks[].ipv4_subnet) and
+            O(networks[].ipv6_subnet).
         type: bool
         default: true
       isolated:
         description:
-          - Whether sandboxes of this network are kept from talking to each other,
-            also by way of ports they publish.
+          - Whether sandboxes of this network are kept from talking to each other, also by way of
+            ports they publish, link-local addresses and multicast.
         type: bool
         default: false
       mtu:
         description:
-          - Largest packet; the kernel's default unless given.
+          - Largest packet; the kernel's default unless given. IPv6 needs 1280 or more.
         type: int
       dns_servers:
         description:
@@ -101,7 +117,7 @@ options:
           - They may also be mappings of C(to), C(ports) and C(protocol).
           - Host names are resolved on the host, by each run and every 5 minutes. An address stays
             for an hour after it was last in an answer. A list with a name in it includes V(dns).
-          - 169.254.0.0/16, 100.100.100.200, fd00:ec2::254 and fe80::/10 have to be listed by
+          - Link-local and metadata addresses (169.254.0.0/16, fd00:ec2::254 and others) have to be listed by
             address; ranges that contain more and host names do not open them.
         type: list
         elements: raw
@@ -152,6 +168,12 @@ EXAMPLES = r"""
         ipv4_subnet: 10.77.6.0/24
         internal: true
 
+- name: IPv6 beside IPv4
+  sandlot.sandlot.sandbox_network:
+    networks:
+      - name: default
+        ipv6_subnet: fd77::/64
+
 - name: Remove one network
   sandlot.sandlot.sandbox_network:
     networks:
@@ -181,6 +203,8 @@ networks:
       bridge: sandlot0
       ipv4_subnet: 10.77.0.0/22
       ipv4_gateway: 10.77.0.1
+      ipv6_subnet: null
+      ipv6_gateway: null
       nat: true
       isolated: false
       mtu: null
@@ -212,6 +236,8 @@ NETWORK = {
     "name": {"type": "str", "required": True},
     "ipv4_subnet": {"type": "str"},
     "ipv4_gateway": {"type": "str"},
+    "ipv6_subnet": {"type": "str"},
+    "ipv6_gateway": {"type": "str"},
     "nat": {"type": "bool", "default": True},
     "isolated": {"type": "bool", "default": False},
     "mtu": {"type": "int"},

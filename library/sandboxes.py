@@ -133,6 +133,11 @@ options:
               - The sandbox's IPv4 address on this network, without a prefix.
               - Without it, a free address is chosen once and kept.
             type: str
+          ipv6_address:
+            description:
+              - The sandbox's IPv6 address on this network, without a prefix.
+              - Without it, a free address is chosen once and kept if the network has IPv6.
+            type: str
           mac_address:
             description:
               - The interface's unicast MAC address. Without it, one is made from the sandbox's
@@ -141,7 +146,11 @@ options:
       published_ports:
         description:
           - Ports of the host that lead into the sandbox, each as
-            V([HOST_IP:]HOST_PORT:PORT[/tcp|/udp]).
+            V([HOST_IP:]HOST_PORT:PORT[/tcp|/udp]),
+            with an IPv6 address in brackets.
+          - Without HOST_IP, on all IPv4 addresses of the host and, when the sandbox has
+            an IPv6 address, on all its IPv6 addresses but V(::1). V(0.0.0.0) and V([::])
+            stand for those of one family.
           - 'Two ranges of one length publish port by port, up to 1024 ports in all. Quote
             them: YAML reads V(53:53) as a number.'
         type: list

@@ -42,7 +42,12 @@ def _whole(paths: Paths, name: str, record: Json, layout: cgroups.Layout) -> Jso
         "name": name,
         "state": runtime.state(record["phase"], record["wanted"], running, status),
         "image": record["image"]["name"],
-        "addresses": [entry["ipv4"].partition("/")[0] for entry in record["interfaces"]],
+        "addresses": [
+            entry[key].partition("/")[0]
+            for entry in record["interfaces"]
+            for key in ("ipv4", "ipv6")
+            if key in entry
+        ],
         "published_ports": list(record["spec"]["published_ports"]),
         "wanted": record["wanted"],
         "pid": running.pid if running else None,

@@ -13,6 +13,8 @@ from ..cgroups.knobs import VERSION_2, Knob
 from ..cgroups.layout import Hierarchy
 from ..cgroups.state import wanted
 from ..network import Interface, Network
+from ..network.model import by_family
+from ..network.sysctls import IPV6_BY_US
 from ..paths import Paths
 from ..spec import Limits
 
@@ -77,14 +79,10 @@ def before(subject: Subject) -> List[Section]:
             list(_namespaces(subject)),
         ),
         Section("Pins, host name and settings of the namespaces", list(_pins(subject))),
-        *(_network(subject, entry, first=index == 0) for index, entry in _interfaces(subject)),
+        *(_network(subject, entry) for entry in subject.interfaces),
         Section("The pins hold the namespaces now", list(_release())),
         Section("Cgroup and limits", list(_cgroups(subject))),
     ]
-
-
-def _interfaces(subject: Subject) -> Iterator[tuple[int, Interface]]:
-    return iter(enumerate(subject.interfaces))
 
 
 def _scratch(subject: Subject) -> Iterator[str]:
@@ -163,9 +161,10 @@ def _write_inside(path: str, value: str) -> str:
     return f'{_NETNS} sh -c \'echo "$2" >"$1"\' sh {quote(path)} {quote(value)}'
 
 
-def _network(subject: Subject, entry: Interface, *, first: bool) -> Section:
+def _network(subject: Subject, entry: Interface) -> Section:
     network = subject.networks[entry.network]
-    commands = [*_bridge(network), *_plug(entry, network), *_address(entry, first=first)]
+    routes = _default_routes(subject, entry)
+    commands = [*_bridge(network), *_plug(entry, network), *_address(entry), *routes]
     return Section(f"Interface {entry.ifname} on network {network.name}", commands)
 
 
@@ -173,7 +172,8 @@ def _bridge(network: Network) -> Iterator[str]:
     yield f"if [ ! -e /sys/class/net/{network.bridge} ]; then"
     yield f"  ip link add name {network.bridge} type bridge stp_state 0 mcast_snooping 0"
     yield f"  links+=({network.bridge})"
-    yield f"  ip address add {network.gateway_interface} dev {network.bridge}"
+    for address in network.gateway_interfaces:
+        yield f"  ip address add {address} dev {network.bridge}{_nodad(address)}"
     yield f"  ip link set dev {network.bridge} up"
     yield "fi"
 
@@ -197,13 +197,27 @@ def _link(entry: Interface) -> str:
     return entry.link.replace("sb-", "sx-", 1)
 
 
-def _address(entry: Interface, *, first: bool) -> Iterator[str]:
+def _address(entry: Interface) -> Iterator[str]:
     path = _IPV6.format(entry.ifname)
     yield f"{_NETNS} sh -c '[ ! -e {path} ] || echo 1 >{path}'"
-    yield f"{_NETNS} ip address add {entry.ipv4} dev {entry.ifname}"
+    if entry.ipv6:
+        for key, value in IPV6_BY_US.items():
+            yield _write_inside(f"/proc/sys/net/{key.format(entry.ifname)}", value)
+    for address in entry.cidrs:
+        yield f"{_NETNS} ip address add {address} dev {entry.ifname}{_nodad(address)}"
     yield f"{_NETNS} ip link set dev {entry.ifname} up"
-    if first:
-        yield f"{_NETNS} ip route add default via {entry.gateway} dev {entry.ifname} proto static"
+
+
+def _nodad(address: str) -> str:
+    return " nodad" if ":" in address else ""
+
+
+def _default_routes(subject: Subject, entry: Interface) -> Iterator[str]:
+    for version, home in by_family(subject.interfaces).items():
+        if home == entry:
+            via = entry.gateway6 if version == 6 else entry.gateway
+            route = f"default via {via} dev {entry.ifname} proto static"
+            yield f"{_NETNS} ip -{version} route add {route}"
 
 
 def cgroup_files(paths: Paths, name: str, limits: Limits, state: CgroupState) -> List[CgroupFiles]:

@@ -60,7 +60,7 @@ def facts(record: Record) -> Json:
         "state": record.wanted,
         "image": record.image.name,
         "ids": {"uid": record.ids.start, "gid": record.ids.start, "size": record.ids.size},
-        "addresses": [interface.ipv4.split("/")[0] for interface in record.interfaces],
+        "addresses": [text for interface in record.interfaces for text in interface.addresses],
         "interfaces": [interface.to_json() for interface in record.interfaces],
         "published_ports": [str(port) for port in record.spec.published_ports],
         "relaxed": relaxed(record),

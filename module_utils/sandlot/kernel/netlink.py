@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Reads links, IPv4 addresses and routes of a network namespace (rtnetlink(7) dumps). Never writes.
+"""Reads links, IP addresses and routes of a network namespace (rtnetlink(7) dumps). Never writes.
 
 A socket belongs to the network namespace its creator was in, whatever that process joins later.
 """
@@ -41,12 +41,15 @@ IFLA_INFO_SLAVE_DATA = 5
 IFLA_BRPORT_MODE = 4
 IFLA_BRPORT_LEARNING = 8
 IFLA_BRPORT_ISOLATED = 33
+IFA_ADDRESS = 1
 IFA_LOCAL = 2
 RTA_DST = 1
 RTA_OIF = 4
 RTA_GATEWAY = 5
 RTA_TABLE = 15
 RT_TABLE_MAIN = 254
+FAMILIES = (socket.AF_INET, socket.AF_INET6)
+RT_SCOPE_LINK = 253
 IFF_UP = 1
 NLA_TYPE_MASK = 0x3FFF
 RECEIVE_SIZE = 1 << 16
@@ -139,13 +142,25 @@ def link(sock: socket.socket, name: str) -> Link | None:
 
 
 def addresses(sock: socket.socket) -> list[Address]:
-    payload = ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)
-    return [_address(body) for body in _dump(sock, RTM_GETADDR, RTM_NEWADDR, payload)]
+    """IPv4 before IPv6; without IPv6 addresses that hold on one link, which the kernel makes."""
+    payload = ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+    bodies = _of_ip(_dump(sock, RTM_GETADDR, RTM_NEWADDR, payload))
+    return [_address(body) for body in bodies if not _is_link_local(body)]
 
 
 def routes(sock: socket.socket) -> list[Route]:
-    payload = ROUTE.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
-    return [_route(body) for body in _dump(sock, RTM_GETROUTE, RTM_NEWROUTE, payload)]
+    """IPv4 before IPv6."""
+    payload = ROUTE.pack(socket.AF_UNSPEC, 0, 0, 0, 0, 0, 0, 0, 0)
+    return [_route(body) for body in _of_ip(_dump(sock, RTM_GETROUTE, RTM_NEWROUTE, payload))]
+
+
+def _of_ip(bodies: list[bytes]) -> list[bytes]:
+    """Each begins with its family; there are others, such as MPLS and multicast routing."""
+    return [body for family in FAMILIES for body in bodies if body[0] == family]
+
+
+def _is_link_local(body: bytes) -> bool:
+    return body[0] == socket.AF_INET6 and body[3] == RT_SCOPE_LINK
 
 
 def _skip_statistics() -> bytes:
@@ -235,19 +250,22 @@ def _link(body: bytes) -> Link:
 
 
 def _address(body: bytes) -> Address:
-    _, prefix, _, _, index = ADDRESS.unpack_from(body)
-    local = _attributes(body, ADDRESS.size)[IFA_LOCAL]
-    return Address(index, f"{socket.inet_ntoa(local)}/{prefix}")
+    family, prefix, _, _, index = ADDRESS.unpack_from(body)
+    found = _attributes(body, ADDRESS.size)
+    # IPv6 tells it twice only where there is a peer.
+    local = found[IFA_LOCAL] if IFA_LOCAL in found else found[IFA_ADDRESS]
+    return Address(index, f"{socket.inet_ntop(family, local)}/{prefix}")
 
 
 def _route(body: bytes) -> Route:
-    prefix, table = body[1], body[4]
+    family, prefix, table = body[0], body[1], body[4]
     found = _attributes(body, ROUTE.size)
     gateway = found.get(RTA_GATEWAY)
-    destination = socket.inet_ntoa(found.get(RTA_DST, bytes(4)))
+    nowhere = bytes(4 if family == socket.AF_INET else 16)
+    destination = socket.inet_ntop(family, found.get(RTA_DST, nowhere))
     return Route(
         destination=f"{destination}/{prefix}",
         index=_word(found, RTA_OIF),
-        gateway=socket.inet_ntoa(gateway) if gateway else "",
+        gateway=socket.inet_ntop(family, gateway) if gateway else "",
         table=_word(found, RTA_TABLE) or table,
     )

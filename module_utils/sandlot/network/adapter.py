@@ -11,13 +11,14 @@ import contextlib
 import importlib.util
 import secrets
 import socket
-from typing import Any, Iterable, Iterator
+from typing import Any, Iterable, Iterator, Sequence
 
 from ..errors import HostError
 from .model import Interface
 
 NUD_NOARP = 0x40  # of a bridge: static
 NTF_MASTER = 0x04
+IFA_F_NODAD = 0x02
 _REMEDY = "install the package python3-pyroute2 (or pip install pyroute2) for this Python"
 _shared: list[_Session] = []
 
@@ -98,7 +99,8 @@ class Links:
             raise HostError(f"the kernel refused to {what}: {error}") from error
 
     def add_bridge(self, name: str, mac: str) -> None:
-        # Multicast snooping would keep timers running and has nothing to snoop on IPv4 only.
+        # Multicast snooping would keep timers running; without it, neighbour discovery works
+        # with no listener reports, which the rules can then drop.
         with self._explained(f"make the bridge {name}"):
             self._route.link(
                 "add",
@@ -158,22 +160,32 @@ class Links:
         with self._explained(f"set {changes} on {name}"):
             self._route.link("set", index=socket.if_nametoindex(name), **changes)
 
-    def set_address(self, name: str, address: str, *, instead_of: Iterable[str] = ()) -> None:
-        """Give a link an IPv4 address ("a.b.c.d/p") and take the others from it."""
+    def set_addresses(
+        self, name: str, addresses: Sequence[str], *, instead_of: Sequence[str] = ()
+    ) -> None:
+        """Give a link these addresses ("address/prefix") and take the others from it."""
         index = socket.if_nametoindex(name)
-        with self._explained(f"give {name} the address {address}"):
+        with self._explained(f"give {name} the address {' and '.join(addresses)}"):
             for old in instead_of:
-                self._address("del", index, old)
-            self._address("replace", index, address)
+                if old not in addresses:
+                    self._address("del", index, old)
+            for address in addresses:
+                if address not in instead_of:
+                    self._address("replace", index, address)
 
     def _address(self, command: str, index: int, address: str) -> None:
         plain, _, prefix = address.partition("/")
-        self._route.addr(command, index=index, address=plain, prefixlen=int(prefix))
+        six = {"family": socket.AF_INET6, "flags": IFA_F_NODAD} if ":" in plain else {}
+        self._route.addr(command, index=index, address=plain, prefixlen=int(prefix), **six)
 
     def set_default_route(self, name: str, gateway: str) -> None:
+        """In the family of ``gateway``."""
+        six = ":" in gateway
+        family = socket.AF_INET6 if six else socket.AF_INET
         with self._explained(f"set the default route via {gateway}"):
             index = socket.if_nametoindex(name)
-            self._route.route("replace", dst="0.0.0.0/0", gateway=gateway, oif=index)
+            everywhere = "::/0" if six else "0.0.0.0/0"
+            self._route.route("replace", family=family, dst=everywhere, gateway=gateway, oif=index)
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete links that are there; many cost about as much as one.

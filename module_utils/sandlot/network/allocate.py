@@ -5,66 +5,81 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import TYPE_CHECKING, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Iterable, Mapping, Sequence, Tuple
 
 from ..errors import SpecError
 from ..paths import Paths
-from .model import ANY, Interface, Network, Publication, sandbox_mac
+from .model import (
+    ANY,
+    ANY6,
+    MAX_INTERFACES,
+    Interface,
+    Network,
+    Publication,
+    Range,
+    by_family,
+    sandbox_mac,
+)
 
 if TYPE_CHECKING:
     from ..spec import Attachment, PublishedPort
 
+VERSIONS = (4, 6)
+EVERYWHERE = {4: ANY, 6: ANY6}
+
+# (sandbox, network, version of IP)
+Key = Tuple[str, str, int]
+
 
 class Pool:
-    """The addresses of one network and who has them."""
+    """The addresses of one network in one family, and who has them."""
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
-        self._range = network.addresses()
-        self._next = int(self._range.network_address) + 1
-        self._holders = {int(ipaddress.IPv4Address(network.ipv4_gateway)): "the gateway"}
+    def __init__(self, name: str, addresses: Range) -> None:
+        self.name = name
+        self._range = addresses
+        self._next = addresses.first
+        self._holders = {int(ipaddress.ip_address(addresses.gateway)): "the gateway"}
 
     def has(self, address: str) -> bool:
-        """Whether ``address`` is a host address of this network."""
-        ends = (self._range.network_address, self._range.broadcast_address)
-        value = ipaddress.IPv4Address(address)
-        return value in self._range and value not in ends
+        return self._range.has(address)
 
     def holder(self, address: str) -> str | None:
-        return self._holders.get(int(ipaddress.IPv4Address(address)))
+        return self._holders.get(int(ipaddress.ip_address(address)))
 
     def take(self, address: str, holder: str) -> None:
-        self._holders[int(ipaddress.IPv4Address(address))] = holder
+        self._holders[int(ipaddress.ip_address(address))] = holder
 
-    def take_asked(self, address: str, sandbox: str) -> None:
+    def take_asked(self, asked: str, sandbox: str) -> str:
         """Reserve an address a user asked for; SpecError when it can't be had."""
-        _check_ipv4(address)
-        name = self.network.name
+        version, subnet = self._range.version, self._range.subnet
+        option = f"ipv{version}_address"
+        address = _checked(version, asked, str(subnet[2]))
         if not self.has(address):
             raise SpecError(
-                "ipv4_address",
-                address,
-                f"of sandbox {sandbox} is no host address in {self._range} of network {name}",
-                hint=f"use one from {self._range[1]} to {self._range[-2]}, or none",
+                option,
+                asked,
+                f"of sandbox {sandbox} is no host address in {subnet} of network {self.name}",
+                hint=f"use one from {subnet[1]} to {subnet[-2]}, or none",
             )
         holder = self.holder(address)
         if holder is not None:
             problem = f"of sandbox {sandbox} is in use by {holder}"
-            raise SpecError("ipv4_address", address, problem, hint="choose another, or none")
+            raise SpecError(option, asked, problem, hint="choose another, or none")
         self.take(address, f"sandbox {sandbox}")
+        return address
 
     def take_free(self, sandbox: str) -> str:
         """Reserve the lowest free address; SpecError when there is none."""
         while self._next in self._holders:
             self._next += 1
-        if self._next >= int(self._range.broadcast_address):
+        if self._next > self._range.last:
             raise SpecError(
                 "networks",
-                self.network.name,
-                f"has no free address in {self._range} for sandbox {sandbox}",
-                hint="declare the network with a larger ipv4_subnet, or use another network",
+                self.name,
+                f"has no free address in {self._range.subnet} for sandbox {sandbox}",
+                hint=f"declare it with a larger {self._range.option}, or use another network",
             )
-        address = str(ipaddress.IPv4Address(self._next))
+        address = str(self._range.subnet[self._next - self._range.first + 1])
         self.take(address, f"sandbox {sandbox}")
         return address
 
@@ -82,15 +97,20 @@ def allocate(
     unless the attachment asks for another or the network no longer contains it.
     """
     _check_attachments(networks, wanted)
-    pools = {name: Pool(network) for name, network in networks.items()}
+    pools = {
+        (name, each.version): Pool(name, each)
+        for name, network in networks.items()
+        for each in network.ranges()
+    }
     _hold_unchanged(pools, wanted, kept)
     chosen = _asked(pools, wanted)
     _keep(pools, wanted, kept, chosen)
     for sandbox, attachments in wanted.items():
         for attachment in attachments:
-            key = (sandbox, attachment.name)
-            if key not in chosen:
-                chosen[key] = pools[attachment.name].take_free(sandbox)
+            for version in VERSIONS:
+                key = (sandbox, attachment.name, version)
+                if key not in chosen and (attachment.name, version) in pools:
+                    chosen[key] = pools[attachment.name, version].take_free(sandbox)
     result = {
         sandbox: [
             _interface(paths, networks[item.name], sandbox, f"eth{index}", item, chosen)
@@ -99,13 +119,17 @@ def allocate(
         for sandbox, attachments in wanted.items()
     }
     _check_macs(result, kept)
+    _check_links(result, kept)
     return result
 
 
 def publications(
     sandbox: str, interfaces: Sequence[Interface], ports: Iterable[PublishedPort]
 ) -> list[Publication]:
-    """Where the published ports of a sandbox lead: to the address of its first interface."""
+    """Where the published ports of a sandbox lead: its first interface that has the family.
+
+    Without a host address a port is published in each family that the sandbox has.
+    """
     ports = list(ports)
     if ports and not interfaces:
         raise SpecError(
@@ -114,13 +138,34 @@ def publications(
             f"can't be published: sandbox {sandbox} is on no network",
             hint="attach it to one with the option networks",
         )
+    homes = by_family(interfaces)
+    targets = {version: home.addresses[version == 6] for version, home in homes.items()}
     return [
         Publication(
-            sandbox, port.host_ip or ANY, port.host_port, port.protocol, interfaces[0].address,
-            port.port,
+            sandbox, host_ip, port.host_port, port.protocol,
+            _target(sandbox, port, host_ip, targets), port.port,
         )
         for port in ports
+        for host_ip in _host_ips(port, targets)
     ]  # fmt: skip
+
+
+def _host_ips(port: PublishedPort, targets: Mapping[int, str]) -> list[str]:
+    if port.host_ip:
+        return [port.host_ip]
+    return [everywhere for version, everywhere in EVERYWHERE.items() if version in targets]
+
+
+def _target(sandbox: str, port: PublishedPort, host_ip: str, targets: Mapping[int, str]) -> str:
+    version = 6 if ":" in host_ip else 4
+    if version in targets:
+        return targets[version]
+    raise SpecError(
+        "published_ports",
+        str(port),
+        f"can't be published: sandbox {sandbox} has no IPv6 address for it to lead to",
+        hint="give a network of the sandbox an ipv6_subnet, or bind an IPv4 address",
+    )
 
 
 def _check_attachments(
@@ -140,10 +185,13 @@ def _check_attachments(
             if names.count(name) > 1:
                 problem = f"is listed twice for sandbox {sandbox}"
                 raise SpecError("networks", name, problem, hint="keep one of them")
+        if len(names) > MAX_INTERFACES:
+            problem = f"are more than {MAX_INTERFACES} for sandbox {sandbox}"
+            raise SpecError("networks", len(names), problem, hint="attach it to fewer networks")
 
 
 def _hold_unchanged(
-    pools: Mapping[str, Pool],
+    pools: Mapping[tuple[str, int], Pool],
     wanted: Mapping[str, Sequence[Attachment]],
     kept: Mapping[str, Sequence[Interface]],
 ) -> None:
@@ -151,39 +199,53 @@ def _hold_unchanged(
         if sandbox in wanted:
             continue
         for interface in interfaces:
-            pool = pools.get(interface.network)
-            if pool is not None and pool.has(interface.address):
-                pool.take(interface.address, f"sandbox {sandbox}")
+            for version, address in zip(VERSIONS, interface.addresses):
+                pool = pools.get((interface.network, version))
+                if pool is not None and pool.has(address):
+                    pool.take(address, f"sandbox {sandbox}")
 
 
 def _asked(
-    pools: Mapping[str, Pool], wanted: Mapping[str, Sequence[Attachment]]
-) -> dict[tuple[str, str], str]:
-    chosen = {}
+    pools: Mapping[tuple[str, int], Pool], wanted: Mapping[str, Sequence[Attachment]]
+) -> dict[Key, str]:
+    chosen: dict[Key, str] = {}
     for sandbox, attachments in wanted.items():
         for attachment in attachments:
-            if attachment.ipv4_address:
-                pools[attachment.name].take_asked(attachment.ipv4_address, sandbox)
-                chosen[sandbox, attachment.name] = attachment.ipv4_address
+            for version, address in _fixed(attachment):
+                pool = pools.get((attachment.name, version))
+                if pool is None:
+                    problem = f"of sandbox {sandbox} is on a network without IPv6"
+                    hint = f"give network {attachment.name} an ipv6_subnet"
+                    raise SpecError("ipv6_address", address, problem, hint=hint)
+                chosen[sandbox, attachment.name, version] = pool.take_asked(address, sandbox)
     return chosen
 
 
+def _fixed(attachment: Attachment) -> list[tuple[int, str]]:
+    asked = ((4, attachment.ipv4_address), (6, attachment.ipv6_address))
+    return [(version, address) for version, address in asked if address]
+
+
 def _keep(
-    pools: Mapping[str, Pool],
+    pools: Mapping[tuple[str, int], Pool],
     wanted: Mapping[str, Sequence[Attachment]],
     kept: Mapping[str, Sequence[Interface]],
-    chosen: dict[tuple[str, str], str],
+    chosen: dict[Key, str],
 ) -> None:
     for sandbox, attachments in wanted.items():
         before = {interface.network: interface for interface in kept.get(sandbox, ())}
         for attachment in attachments:
             interface = before.get(attachment.name)
-            if interface is None or (sandbox, attachment.name) in chosen:
+            if interface is None:
                 continue
-            pool = pools[attachment.name]
-            if pool.has(interface.address) and pool.holder(interface.address) is None:
-                pool.take(interface.address, f"sandbox {sandbox}")
-                chosen[sandbox, attachment.name] = interface.address
+            for version, address in zip(VERSIONS, interface.addresses):
+                pool = pools.get((attachment.name, version))
+                key = (sandbox, attachment.name, version)
+                if key in chosen or pool is None:
+                    continue
+                if pool.has(address) and pool.holder(address) is None:
+                    pool.take(address, f"sandbox {sandbox}")
+                    chosen[key] = address
 
 
 def _interface(
@@ -192,26 +254,34 @@ def _interface(
     sandbox: str,
     ifname: str,
     attachment: Attachment,
-    chosen: Mapping[tuple[str, str], str],
+    chosen: Mapping[Key, str],
 ) -> Interface:
     mac = attachment.mac_address
+    cidrs = {
+        each.version: f"{chosen[sandbox, network.name, each.version]}/{each.subnet.prefixlen}"
+        for each in network.ranges()
+    }
     return Interface(
         sandbox=sandbox,
         network=network.name,
         ifname=ifname,
         link=paths.link(sandbox, ifname),
         mac=_unicast(mac, sandbox) if mac else sandbox_mac(paths, sandbox, ifname),
-        ipv4=f"{chosen[sandbox, network.name]}/{network.prefix}",
+        ipv4=cidrs[4],
         gateway=network.ipv4_gateway,
+        ipv6=cidrs.get(6, ""),
+        gateway6=network.ipv6_gateway or "",
     )
 
 
-def _check_ipv4(address: str) -> None:
+def _checked(version: int, address: str, example: str) -> str:
+    parse = ipaddress.IPv4Address if version == 4 else ipaddress.IPv6Address
     try:
-        ipaddress.IPv4Address(address)
+        return str(parse(address))
     except ValueError as error:
-        hint = "write it like 10.77.0.5, without a prefix"
-        raise SpecError("ipv4_address", address, "is no IPv4 address", hint=hint) from error
+        option, problem = f"ipv{version}_address", f"is no IPv{version} address"
+        hint = f"write it like {example}, without a prefix"
+        raise SpecError(option, address, problem, hint=hint) from error
 
 
 def _unicast(mac: str, sandbox: str) -> str:
@@ -242,3 +312,16 @@ def _check_macs(
             if other != sandbox:
                 problem = f"of sandbox {sandbox} is in use by sandbox {other}"
                 raise SpecError("mac_address", interface.mac, problem, hint="choose another")
+
+
+def _check_links(
+    result: Mapping[str, Sequence[Interface]], kept: Mapping[str, Sequence[Interface]]
+) -> None:
+    """Names on the host are digests cut to what the kernel takes, so two can be the same."""
+    holders: dict[str, str] = {}
+    for sandbox, interfaces in {**kept, **result}.items():
+        for interface in interfaces:
+            other = holders.setdefault(interface.link, sandbox)
+            if other != sandbox:
+                problem = f"would have the same interface, {interface.link}, as sandbox {other}"
+                raise SpecError("name", sandbox, problem, hint="choose another name for one")

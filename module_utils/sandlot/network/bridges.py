@@ -33,12 +33,37 @@ def network_operations(
     ]
     if changes:
         adapter.require()
-    if networks and not state.forwarding.enabled:
-        action = "switch on IPv4 forwarding"
-        changes.insert(0, Operation(TARGET, action, lambda: sysctls.enable_forwarding(paths)))
+    changes = [*_forwarding(paths, networks, state), *changes]
     if stored != dict(networks):
         changes.insert(0, Operation(TARGET, "record the networks", lambda: _save(paths, networks)))
     return changes
+
+
+def _forwarding(
+    paths: Paths, networks: Mapping[str, Network], state: NetworkState
+) -> list[Operation]:
+    found = []
+    if networks and not state.forwarding.enabled:
+        action = "switch on IPv4 forwarding"
+        found.append(Operation(TARGET, action, lambda: sysctls.enable_forwarding(paths)))
+    six = next((network for network in networks.values() if network.ipv6_subnet), None)
+    if six is None:
+        return [*found, *_restore_forwarding6(paths, state)]
+    if not sysctls.has_ipv6():
+        hint = "leave it out, or boot the kernel without ipv6.disable=1"
+        problem = f"of network {six.name} needs IPv6, which this kernel does not have"
+        raise SpecError("ipv6_subnet", six.ipv6_subnet, problem, hint=hint)
+    if not state.forwarding6.enabled:
+        action = "switch on IPv6 forwarding"
+        found.append(Operation(TARGET, action, lambda: sysctls.enable_forwarding6(paths)))
+    return found
+
+
+def _restore_forwarding6(paths: Paths, state: NetworkState) -> list[Operation]:
+    if state.forwarding6.prior is None:
+        return []
+    action = "restore IPv6 forwarding"
+    return [Operation(TARGET, action, lambda: sysctls.restore_forwarding6(paths))]
 
 
 def teardown_operations(paths: Paths, state: NetworkState) -> list[Operation]:
@@ -53,6 +78,7 @@ def teardown_operations(paths: Paths, state: NetworkState) -> list[Operation]:
     if state.forwarding.prior is not None:
         summary = "restore IPv4 forwarding"
         operations.append(Operation(TARGET, summary, lambda: sysctls.restore_forwarding(paths)))
+    operations += _restore_forwarding6(paths, state)
     operations += nft.remove_operations(paths, state.tables)
     if any(os.path.exists(path) for path in _files(paths)):
         operations.append(Operation(TARGET, "forget the networks", lambda: _forget(paths)))
@@ -60,7 +86,12 @@ def teardown_operations(paths: Paths, state: NetworkState) -> list[Operation]:
 
 
 def _files(paths: Paths) -> tuple[str, ...]:
-    return paths.networks_file, sysctls.forwarding_file(paths), paths.names_file
+    return (
+        paths.networks_file,
+        sysctls.forwarding_file(paths),
+        sysctls.forwarding6_file(paths),
+        paths.names_file,
+    )
 
 
 def _save(paths: Paths, networks: Mapping[str, Network]) -> None:
@@ -117,7 +148,7 @@ def _refuse_used(paths: Paths, name: str, bridge: str, state: NetworkState) -> N
 
 def _bridge(paths: Paths, network: Network, state: NetworkState) -> list[Operation]:
     link = owned(paths, state.links, network.bridge, "bridge")
-    where = f"{network.bridge} with {network.gateway_interface}"
+    where = f"{network.bridge} with {' and '.join(network.gateway_interfaces)}"
     if link is None:
         summary = f"create bridge {where}"
     else:
@@ -131,13 +162,14 @@ def _bridge(paths: Paths, network: Network, state: NetworkState) -> list[Operati
 def _problems(network: Network, link: netlink.Link, state: NetworkState) -> list[str]:
     addresses = state.addresses.get(link.index, ())
     found = []
-    if addresses != (network.gateway_interface,):
+    if sorted(addresses) != sorted(network.gateway_interfaces):
         found.append(f"addresses {', '.join(addresses) or 'none'}")
     if not link.up:
         found.append("down")
     if network.mtu not in (None, link.mtu):
         found.append(f"mtu {link.mtu}")
-    found += [f"setting {key}" for key in state.wrong_settings.get(network.bridge, ())]
+    known = state.settings.get(network.bridge, {})
+    found += [f"setting {key}" for key in _wrong_settings(network, known)]
     return found
 
 
@@ -150,11 +182,12 @@ def ensure_bridge(paths: Paths, network: Network) -> None:
             link = netlink.link(sock, network.bridge)
         if link is None:
             raise HostError(f"the bridge {network.bridge} went away while it was being set up")
-        # Before it comes up, so that it never speaks IPv6.
-        for key, value in sysctls.wrong_settings(network.bridge).items():
+        # Before it comes up, so that it never speaks IPv6 that is not wanted.
+        known = sysctls.settings(network.bridge)
+        for key, value in _wrong_settings(network, known).items():
             sysctls.write(key, value)
         _set_mtu(connection, network, link)
-        _set_address(sock, connection, network, link)
+        _set_addresses(sock, connection, network, link)
         if not link.up:
             connection.set_link(network.bridge, state="up")
 
@@ -164,10 +197,12 @@ def _set_mtu(connection: adapter.Links, network: Network, link: netlink.Link) ->
         connection.set_link(network.bridge, mtu=network.mtu)
 
 
-def _set_address(
+def _wrong_settings(network: Network, known: Mapping[str, str]) -> dict[str, str]:
+    return sysctls.wrong_settings(known, network.bridge, ipv6=network.ipv6_subnet is not None)
+
+
+def _set_addresses(
     sock: socket.socket, connection: adapter.Links, network: Network, link: netlink.Link
 ) -> None:
     current = [item.address for item in netlink.addresses(sock) if item.index == link.index]
-    if current != [network.gateway_interface]:
-        others = [address for address in current if address != network.gateway_interface]
-        connection.set_address(network.bridge, network.gateway_interface, instead_of=others)
+    connection.set_addresses(network.bridge, network.gateway_interfaces, instead_of=current)

@@ -6,22 +6,29 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from dataclasses import replace
 from typing import Any, Iterable, Mapping
 
 from .. import store
 from ..errors import SpecError, StateError
 from ..paths import Paths
 from . import policy
-from .model import DEFAULT_NAME, DEFAULT_SUBNET, Network
+from .model import DEFAULT_NAME, DEFAULT_SUBNET, IpNetwork, Network, Range
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}", re.ASCII)
 OPTIONS = frozenset(
-    ("name", "ipv4_subnet", "ipv4_gateway", "nat", "isolated", "mtu", "dns_servers")
-    + ("internal", "egress", "host_access")
-)
+    (
+        "name", "ipv4_subnet", "ipv4_gateway", "ipv6_subnet", "ipv6_gateway", "nat", "isolated",
+        "mtu", "dns_servers", "internal", "egress", "host_access",
+    )
+)  # fmt: skip
 MIN_MTU = 576
 MAX_MTU = 65535
-MAX_PREFIX = 30
+MIN_MTU_IPV6 = 1280
+MAX_PREFIX = {4: 30, 6: 126}
+EXAMPLE = {4: "10.77.4.0/24", 6: "fd77:0:0:4::/64"}
+# Loopback, unspecified and mapped addresses; those of one link; multicast.
+UNFIT6 = tuple(ipaddress.IPv6Network(text) for text in ("::/8", "fe80::/9", "ff00::/8"))
 
 
 def normalise(paths: Paths, raw: Iterable[Mapping[str, Any]]) -> dict[str, Network]:
@@ -33,20 +40,37 @@ def normalise(paths: Paths, raw: Iterable[Mapping[str, Any]]) -> dict[str, Netwo
             raise SpecError("name", network.name, "is listed twice", hint="keep one of them")
         networks[network.name] = network
     check_disjoint(networks)
+    _check_bridges(networks)
     return networks
+
+
+def _check_bridges(networks: Mapping[str, Network]) -> None:
+    """Names of bridges are digests cut to what the kernel takes, so two can be the same."""
+    holders: dict[str, str] = {}
+    for network in networks.values():
+        other = holders.setdefault(network.bridge, network.name)
+        if other != network.name:
+            problem = f"would have the same bridge, {network.bridge}, as network {other}"
+            raise SpecError("name", network.name, problem, hint="choose another name for one")
 
 
 def check_disjoint(networks: Mapping[str, Network]) -> None:
     """SpecError when two networks overlap. Neighbours in order of address are enough to look at."""
-    ordered = sorted(networks.values(), key=lambda network: network.addresses())
-    for lower, upper in zip(ordered, ordered[1:]):
-        if lower.addresses().overlaps(upper.addresses()):
+    pairs = [(each, network.name) for network in networks.values() for each in network.ranges()]
+    ordered = sorted(pairs, key=_place)
+    for (lower, below), (upper, above) in zip(ordered, ordered[1:]):
+        if lower.subnet.overlaps(upper.subnet):
             raise SpecError(
-                "ipv4_subnet",
-                upper.ipv4_subnet,
-                f"of network {upper.name} overlaps {lower.ipv4_subnet} of network {lower.name}",
+                upper.option,
+                str(upper.subnet),
+                f"of network {above} overlaps {lower.subnet} of network {below}",
                 hint="give each network a range of its own",
             )
+
+
+def _place(pair: tuple[Range, str]) -> tuple[int, int, int]:
+    subnet = pair[0].subnet
+    return subnet.version, int(subnet.network_address), subnet.prefixlen
 
 
 def default(paths: Paths) -> Network:
@@ -92,8 +116,8 @@ def _network(paths: Paths, raw: Mapping[str, Any]) -> Network:
             hint=f"use {', '.join(sorted(OPTIONS))}",
         )
     name = _name(raw.get("name"))
-    subnet = _subnet(name, raw.get("ipv4_subnet"))
-    return Network(
+    subnet = _subnet(4, _required(name, raw.get("ipv4_subnet")))
+    network = Network(
         name=name,
         bridge=paths.bridge(name),
         ipv4_subnet=str(subnet),
@@ -104,6 +128,20 @@ def _network(paths: Paths, raw: Mapping[str, Any]) -> Network:
         dns_servers=tuple(_server(server) for server in raw.get("dns_servers", ())),
         **policy.declared(raw),
     )
+    return _with_ipv6(network, raw.get("ipv6_subnet"), raw.get("ipv6_gateway"))
+
+
+def _with_ipv6(network: Network, subnet: object, gateway: object) -> Network:
+    if subnet is None:
+        if gateway is None:
+            return network
+        hint = f"give ipv6_subnet too, such as {EXAMPLE[6]}"
+        raise SpecError("ipv6_gateway", gateway, "has no subnet to be in", hint=hint)
+    found = _subnet(6, subnet)
+    if network.mtu is not None and network.mtu < MIN_MTU_IPV6:
+        hint = f"use {MIN_MTU_IPV6} or more, or leave out ipv6_subnet"
+        raise SpecError("mtu", network.mtu, "is too small for IPv6", hint=hint)
+    return replace(network, ipv6_subnet=str(found), ipv6_gateway=_gateway(found, gateway))
 
 
 def _name(name: object) -> str:
@@ -117,23 +155,37 @@ def _name(name: object) -> str:
     )
 
 
-def _subnet(name: str, value: object) -> ipaddress.IPv4Network:
+def _required(name: str, value: object) -> object:
     if value is None and name != DEFAULT_NAME:
-        hint = "give an IPv4 range such as 10.77.4.0/24"
+        hint = f"give an IPv4 range such as {EXAMPLE[4]}"
         raise SpecError("ipv4_subnet", None, f"is missing for network {name}", hint=hint)
-    text = DEFAULT_SUBNET if value is None else str(value)
+    return DEFAULT_SUBNET if value is None else value
+
+
+def _subnet(version: int, value: object) -> IpNetwork:
+    option = f"ipv{version}_subnet"
+    hint = f"give an IPv{version} range such as {EXAMPLE[version]}"
+    parse = ipaddress.IPv4Network if version == 4 else ipaddress.IPv6Network
     try:
-        subnet = ipaddress.IPv4Network(text)
+        subnet: IpNetwork = parse(str(value))
     except ValueError as error:
-        hint = "give an IPv4 range such as 10.77.4.0/24"
-        raise SpecError("ipv4_subnet", value, f"is no IPv4 subnet ({error})", hint=hint) from error
-    if subnet.prefixlen > MAX_PREFIX:
-        raise SpecError("ipv4_subnet", value, "has no room for a sandbox", hint="use /30 or larger")
-    if not _assignable(subnet.network_address) or not _assignable(subnet.broadcast_address):
+        problem = f"is no IPv{version} subnet ({error})"
+        raise SpecError(option, value, problem, hint=hint) from error
+    longest = MAX_PREFIX[version]
+    if subnet.prefixlen > longest:
+        remedy = f"use /{longest} or larger"
+        raise SpecError(option, value, "has no room for a sandbox", hint=remedy)
+    if not _is_fit(subnet):
         problem = "is not a range hosts can have addresses in"
-        hint = "give a private range such as 10.77.4.0/24"
-        raise SpecError("ipv4_subnet", value, problem, hint=hint)
+        remedy = f"give a private range such as {EXAMPLE[version]}"
+        raise SpecError(option, value, problem, hint=remedy)
     return subnet
+
+
+def _is_fit(subnet: IpNetwork) -> bool:
+    if isinstance(subnet, ipaddress.IPv6Network):
+        return not any(subnet.overlaps(other) for other in UNFIT6)
+    return _assignable(subnet.network_address) and _assignable(subnet.broadcast_address)
 
 
 def _assignable(address: ipaddress.IPv4Address) -> bool:
@@ -143,18 +195,22 @@ def _assignable(address: ipaddress.IPv4Address) -> bool:
     )
 
 
-def _gateway(subnet: ipaddress.IPv4Network, value: object) -> str:
+def _gateway(subnet: IpNetwork, value: object) -> str:
     if value is None:
-        return str(subnet.network_address + 1)
+        return str(subnet[1])
+    version = subnet.version
+    option = f"ipv{version}_gateway"
+    parse = ipaddress.IPv4Address if version == 4 else ipaddress.IPv6Address
     try:
-        address = ipaddress.IPv4Address(str(value))
+        address = str(parse(str(value)))
     except ValueError as error:
-        hint = "write it like 10.77.0.1, without a prefix"
-        raise SpecError("ipv4_gateway", value, "is no IPv4 address", hint=hint) from error
-    if address not in subnet or address in (subnet.network_address, subnet.broadcast_address):
+        hint = f"write it like {subnet[1]}, without a prefix"
+        raise SpecError(option, value, f"is no IPv{version} address", hint=hint) from error
+    known = Range(version, subnet, address)
+    if "%" in address or not known.has(address):
         hint = f"use one from {subnet[1]} to {subnet[-2]}"
-        raise SpecError("ipv4_gateway", value, f"is no host address in {subnet}", hint=hint)
-    return str(address)
+        raise SpecError(option, value, f"is no host address in {subnet}", hint=hint)
+    return address
 
 
 def _mtu(value: Any) -> int | None:

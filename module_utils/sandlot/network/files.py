@@ -42,16 +42,18 @@ def hosts_file(
 ) -> str:
     """The sandbox itself, its neighbours on shared networks, and ``extra`` (host name: address)."""
     own = " ".join(dict.fromkeys((hostname, name)))
-    lines = [*LOCALHOST, *(f"{interface.address}\t{own}" for interface in interfaces)]
+    addresses = [address for interface in interfaces for address in interface.addresses]
+    lines = [*LOCALHOST, *(f"{address}\t{own}" for address in addresses)]
     if not interfaces:
         lines.append(f"127.0.1.1\t{own}")
     shared = {interface.network for interface in interfaces}
     for neighbour in sorted(neighbours):
         if neighbour != name:
             lines += [
-                f"{interface.address}\t{neighbour}"
+                f"{address}\t{neighbour}"
                 for interface in neighbours[neighbour]
                 if interface.network in shared
+                for address in interface.addresses
             ]
     lines += [f"{address}\t{host}" for host, address in sorted(extra.items())]
     return "".join(f"{line}\n" for line in lines)

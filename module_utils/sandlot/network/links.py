@@ -15,10 +15,10 @@ from ..kernel.netlink import RT_TABLE_MAIN, Link, entered, opened
 from ..paths import Paths
 from ..plan import Operation
 from . import adapter, sysctls
-from .model import MAX_INTERFACES, Interface, Network, identity
+from .model import MAX_INTERFACES, Interface, Network, by_family, identity
 from .observe import NetworkState, is_ours, owned
 
-DEFAULT_ROUTE = "0.0.0.0/0"
+DEFAULT_ROUTES = ("0.0.0.0/0", "::/0")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def look_inside(netns: str) -> Inside:
     defaults = frozenset(
         (route.gateway, route.index)
         for route in routes
-        if route.destination == DEFAULT_ROUTE and route.table == RT_TABLE_MAIN
+        if route.destination in DEFAULT_ROUTES and route.table == RT_TABLE_MAIN
     )
     return Inside(links, addresses, defaults)
 
@@ -59,7 +59,9 @@ def link_operations(
             return []
         summary = f"repair interfaces ({', '.join(problems)})"
     else:
-        plugs = [f"{item.ifname} {item.ipv4} into {item.network}" for item in interfaces]
+        plugs = [
+            f"{item.ifname} {' and '.join(item.cidrs)} into {item.network}" for item in interfaces
+        ]
         summary = f"plug {', '.join(plugs)}"
     adapter.require()
     networks = {item.network: state.networks[item.network] for item in interfaces}
@@ -120,7 +122,7 @@ def _problems(interfaces: Sequence[Interface], inside: Inside, state: NetworkSta
             found.append(f"{item.ifname} is missing")
         else:
             found += _inner_problems(item, inner, inside)
-    return [*found, *_route_problems(interfaces[0], inside)]
+    return [*found, *_route_problems(interfaces, inside)]
 
 
 def _is_up(inside: Inside, ifname: str) -> bool:
@@ -145,15 +147,27 @@ def _inner_problems(item: Interface, inner: Link, inside: Inside) -> list[str]:
     if not inner.up:
         found.append(f"{item.ifname} is down")
     addresses = inside.addresses.get(inner.index, ())
-    if addresses != (item.ipv4,):
+    if sorted(addresses) != sorted(item.cidrs):
         found.append(f"{item.ifname} has {', '.join(addresses) or 'no address'}")
     return found
 
 
-def _route_problems(first: Interface, inside: Inside) -> list[str]:
-    inner = inside.links.get(first.ifname)
-    wanted = {(first.gateway, inner.index)} if inner else set()
+def _route_problems(interfaces: Sequence[Interface], inside: Inside) -> list[str]:
+    wanted = {
+        (gateway, inside.links[ifname].index)
+        for ifname, gateway in _default_routes(interfaces)
+        if ifname in inside.links
+    }
     return [] if inside.default_routes == wanted else ["default route differs"]
+
+
+def _default_routes(interfaces: Sequence[Interface]) -> list[tuple[str, str]]:
+    """(interface, gateway) in each family, by the first network that has it."""
+    homes = by_family(interfaces)
+    return [
+        (home.ifname, home.gateway6 if version == 6 else home.gateway)
+        for version, home in homes.items()
+    ]
 
 
 def plug(
@@ -219,10 +233,8 @@ def _settle_inside(interfaces: Sequence[Interface], netns: str) -> None:
         for item in interfaces:
             inner = inside.links[item.ifname]
             _mend_inner(within, item, inner, inside.addresses.get(inner.index, ()))
-        first = interfaces[0]
-        wanted = {(first.gateway, inside.links[first.ifname].index)}
-        if inside.default_routes != wanted:
-            within.set_default_route(first.ifname, first.gateway)
+        for ifname, gateway in _default_routes(interfaces):
+            within.set_default_route(ifname, gateway)
 
 
 def _mend_inner(
@@ -230,9 +242,18 @@ def _mend_inner(
 ) -> None:
     if inner.mac != item.mac:
         within.set_link(item.ifname, address=item.mac)
+    wrong = sorted(addresses) != sorted(item.cidrs)
+    if wrong or not inner.up:
+        _set_ipv6(item)
+        # That takes what there is of IPv6 from it.
+        addresses = tuple(address for address in addresses if ":" not in address)
     if not inner.up:
-        sysctls.silence_ipv6(item.ifname)
         within.set_link(item.ifname, state="up")
-    if addresses != (item.ipv4,):
-        others = [address for address in addresses if address != item.ipv4]
-        within.set_address(item.ifname, item.ipv4, instead_of=others)
+    within.set_addresses(item.ifname, item.cidrs, instead_of=addresses)
+
+
+def _set_ipv6(item: Interface) -> None:
+    if item.ipv6:
+        sysctls.prepare_ipv6(item.ifname)
+    else:
+        sysctls.silence_ipv6(item.ifname)

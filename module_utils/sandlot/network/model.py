@@ -7,17 +7,46 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 from dataclasses import dataclass
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, Iterable, Mapping, Union
 
 from ..paths import Paths
 
 Json = Dict[str, Any]
+IpNetwork = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 DEFAULT_NAME = "default"
 DEFAULT_SUBNET = "10.77.0.0/22"
 ANY = "0.0.0.0"
+ANY6 = "::"
 # More names than a sandbox will ever have; unlinking works from the name, not from a record.
 MAX_INTERFACES = 16
+
+
+@dataclass(frozen=True)
+class Range:
+    """The addresses of a network in one family."""
+
+    version: int
+    subnet: IpNetwork
+    gateway: str
+
+    @property
+    def option(self) -> str:
+        return f"ipv{self.version}_subnet"
+
+    @property
+    def first(self) -> int:
+        return int(self.subnet[1])
+
+    @property
+    def last(self) -> int:
+        """IPv6 has no broadcast address."""
+        return int(self.subnet[-2 if self.version == 4 else -1])
+
+    def has(self, address: str) -> bool:
+        """Whether ``address`` is a host address of this range."""
+        value = ipaddress.ip_address(address)
+        return value in self.subnet and self.first <= int(value) <= self.last
 
 
 @dataclass(frozen=True)
@@ -35,18 +64,20 @@ class Network:
     internal: bool = False
     egress: tuple[str, ...] | None = None
     host_access: tuple[str, ...] = ()
+    ipv6_subnet: str | None = None
+    ipv6_gateway: str | None = None
 
     @property
-    def prefix(self) -> int:
-        return int(self.ipv4_subnet.partition("/")[2])
+    def gateway_interfaces(self) -> tuple[str, ...]:
+        """The bridge's own addresses, as "address/prefix"."""
+        return tuple(f"{each.gateway}/{each.subnet.prefixlen}" for each in self.ranges())
 
-    @property
-    def gateway_interface(self) -> str:
-        """The bridge's own address, as "address/prefix"."""
-        return f"{self.ipv4_gateway}/{self.prefix}"
-
-    def addresses(self) -> ipaddress.IPv4Network:
-        return ipaddress.IPv4Network(self.ipv4_subnet)
+    def ranges(self) -> list[Range]:
+        """What the network has in each family, IPv4 first."""
+        four = Range(4, ipaddress.ip_network(self.ipv4_subnet), self.ipv4_gateway)
+        if self.ipv6_subnet is None or self.ipv6_gateway is None:
+            return [four]
+        return [four, Range(6, ipaddress.ip_network(self.ipv6_subnet), self.ipv6_gateway)]
 
     def to_json(self) -> Json:
         lists = {key: list(x) for key, x in vars(self).items() if isinstance(x, tuple)}
@@ -62,7 +93,10 @@ class Network:
 
 @dataclass(frozen=True)
 class Interface:
-    """One end of a sandbox on a network; ``link`` is the host end, ``ifname`` the end inside."""
+    """One end of a sandbox on a network; ``link`` is the host end, ``ifname`` the end inside.
+
+    ``ipv6`` and ``gateway6`` are "" on a network that has IPv4 only.
+    """
 
     sandbox: str
     network: str
@@ -71,17 +105,40 @@ class Interface:
     mac: str
     ipv4: str
     gateway: str
+    ipv6: str = ""
+    gateway6: str = ""
 
     @property
     def address(self) -> str:
         return self.ipv4.partition("/")[0]
 
     @property
+    def address6(self) -> str:
+        return self.ipv6.partition("/")[0]
+
+    @property
     def prefix(self) -> int:
         return int(self.ipv4.partition("/")[2])
 
+    @property
+    def cidrs(self) -> tuple[str, ...]:
+        """Its addresses, as "address/prefix"."""
+        return (self.ipv4, self.ipv6) if self.ipv6 else (self.ipv4,)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(cidr.partition("/")[0] for cidr in self.cidrs)
+
+    @property
+    def link_local(self) -> str:
+        """What the kernel makes of the MAC address (RFC 4291, appendix A)."""
+        mac = bytes.fromhex(self.mac.replace(":", ""))
+        suffix = bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
+        return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + suffix))
+
     def to_json(self) -> Json:
-        data = dict(vars(self))
+        """Without what is empty: it must read as it did before there was IPv6."""
+        data = {key: value for key, value in vars(self).items() if value}
         del data["sandbox"]
         return data
 
@@ -104,10 +161,32 @@ class Publication:
     def collides(self, other: Publication) -> bool:
         if (self.protocol, self.host_port) != (other.protocol, other.host_port):
             return False
-        return self.host_ip == other.host_ip or ANY in (self.host_ip, other.host_ip)
+        if self.version != other.version:
+            return False
+        return self.host_ip == other.host_ip or self.everywhere or other.everywhere
+
+    @property
+    def version(self) -> int:
+        return 6 if ":" in self.host_ip else 4
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether it is for all addresses of its family."""
+        return self.host_ip in (ANY, ANY6)
 
     def __str__(self) -> str:
-        return f"{self.host_ip}:{self.host_port}/{self.protocol}"
+        host = f"[{self.host_ip}]" if self.version == 6 else self.host_ip
+        return f"{host}:{self.host_port}/{self.protocol}"
+
+
+def by_family(interfaces: Iterable[Interface]) -> dict[int, Interface]:
+    """The first interface of a sandbox with each family: where defaults and ports lead."""
+    found: dict[int, Interface] = {}
+    for interface in interfaces:
+        found.setdefault(4, interface)
+        if interface.ipv6:
+            found.setdefault(6, interface)
+    return found
 
 
 def _mac(seed: str) -> str:

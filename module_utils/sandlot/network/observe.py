@@ -19,16 +19,17 @@ from .sysctls import Forwarding
 
 @dataclass(frozen=True)
 class NetworkState:
-    """Stored networks and links by name, IPv4 addresses ("a.b.c.d/p") by link index, our rules."""
+    """Stored networks and links by name, addresses ("address/prefix") by link index, our rules."""
 
     paths: Paths
     networks: Mapping[str, Network]
     links: Mapping[str, Link]
     addresses: Mapping[int, tuple[str, ...]]
     routes: tuple[Route, ...]
-    wrong_settings: Mapping[str, Mapping[str, str]]
+    settings: Mapping[str, Mapping[str, str]]
     forwarding: Forwarding
     tables: Tables
+    forwarding6: Forwarding = Forwarding(enabled=False, prior=None)
 
     def ports(self, bridge: str) -> list[str]:
         """Links that are plugged into a bridge."""
@@ -57,9 +58,10 @@ def observe(paths: Paths) -> NetworkState:
         links=links,
         addresses=by_index,
         routes=routes,
-        wrong_settings={name: sysctls.wrong_settings(name) for name in our_bridges(paths, links)},
+        settings={name: sysctls.settings(name) for name in our_bridges(paths, links)},
         forwarding=sysctls.observe_forwarding(paths),
         tables=nft.observe(paths),
+        forwarding6=sysctls.observe_forwarding6(paths),
     )
 
 

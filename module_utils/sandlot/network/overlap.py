@@ -10,11 +10,11 @@ from typing import Iterable, Mapping
 from ..errors import SpecError
 from ..paths import Paths
 from .files import host_resolvers
-from .model import Network
+from .model import IpNetwork, Network, Range
 from .observe import NetworkState, our_bridges
 from .ports import management_peers
 
-ANOTHER = "choose another ipv4_subnet for this network in sandbox_networks"
+ANOTHER = "choose another {} for this network in sandbox_networks"
 
 
 def check_subnets(paths: Paths, networks: Mapping[str, Network], state: NetworkState) -> None:
@@ -22,7 +22,12 @@ def check_subnets(paths: Paths, networks: Mapping[str, Network], state: NetworkS
 
     A network that is up is left alone: it works, and what came later must not stop a deploy.
     """
-    fresh = [network for network in networks.values() if not _is_up(network, state)]
+    fresh = [
+        (network, each)
+        for network in networks.values()
+        for each in network.ranges()
+        if not _is_up(network, each, state)
+    ]
     if not fresh:
         return
     routes = foreign_routes(paths, state)
@@ -30,35 +35,37 @@ def check_subnets(paths: Paths, networks: Mapping[str, Network], state: NetworkS
         **_as_networks("the SSH client", management_peers()),
         **_as_networks("the resolver", host_resolvers()),
     }
-    for network in fresh:
+    for network, each in fresh:
         for what, taken in {**routes, **peers}.items():
-            if network.addresses().overlaps(taken):
+            if each.subnet.overlaps(taken):
                 problem = f"of network {network.name} overlaps {what}"
-                raise SpecError("ipv4_subnet", network.ipv4_subnet, problem, hint=ANOTHER)
+                hint = ANOTHER.format(each.option)
+                raise SpecError(each.option, str(each.subnet), problem, hint=hint)
 
 
-def _is_up(network: Network, state: NetworkState) -> bool:
+def _is_up(network: Network, each: Range, state: NetworkState) -> bool:
     link = state.links.get(network.bridge)
-    return link is not None and network.gateway_interface in state.addresses.get(link.index, ())
+    address = f"{each.gateway}/{each.subnet.prefixlen}"
+    return link is not None and address in state.addresses.get(link.index, ())
 
 
-def foreign_routes(paths: Paths, state: NetworkState) -> dict[str, ipaddress.IPv4Network]:
+def foreign_routes(paths: Paths, state: NetworkState) -> dict[str, IpNetwork]:
     """Routes of the host that don't lead to a bridge of ours; the default route is everywhere."""
     ours = {state.links[name].index for name in our_bridges(paths, state.links)}
     found = {}
     for route in state.routes:
-        destination = ipaddress.IPv4Network(route.destination)
+        destination = ipaddress.ip_network(route.destination)
         if route.index not in ours and destination.prefixlen:
             found[f"this host's route to {destination}"] = destination
     return found
 
 
-def _as_networks(what: str, addresses: Iterable[str]) -> dict[str, ipaddress.IPv4Network]:
-    found = {}
+def _as_networks(what: str, addresses: Iterable[str]) -> dict[str, IpNetwork]:
+    found: dict[str, IpNetwork] = {}
     for text in addresses:
         try:
-            address = ipaddress.IPv4Address(text)
+            address = ipaddress.ip_address(text.partition("%")[0])
         except ValueError:
             continue
-        found[f"{what} {address}"] = ipaddress.IPv4Network(address)
+        found[f"{what} {address}"] = ipaddress.ip_network(address)
     return found

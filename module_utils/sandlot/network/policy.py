@@ -186,7 +186,12 @@ def check(
 ) -> None:
     """SpecError for what would be published from a network that nobody outside reaches."""
     internal = {name for name, network in networks.items() if network.internal}
-    closed = {item.address: item.network for item in interfaces if item.network in internal}
+    closed = {
+        address: item.network
+        for item in interfaces
+        if item.network in internal
+        for address in item.addresses
+    }
     for publication in publications:
         network = closed.get(publication.address)
         if network is not None:

@@ -143,7 +143,11 @@ def _family(pairs: Pairs, version: int) -> str:
 
 def _addresses(interface: Interface, version: int) -> list[tuple[str, str]]:
     """Own address and gateway of one family."""
-    return [(interface.address, interface.gateway)] if version == 4 else []
+    pair = {
+        4: (interface.address, interface.gateway),
+        6: (interface.address6, interface.gateway6),
+    }[version]
+    return [pair] if all(pair) else []
 
 
 def _granted(policy: Policy, version: int) -> list[str]:

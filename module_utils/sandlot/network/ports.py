@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Iterable, Iterator
 
 from ..errors import SpecError
-from .model import ANY, Publication
+from .model import ANY, ANY6, Publication
 
 SSH_PORT = 22
+SERVERS = frozenset(("sshd", "dropbear"))
 TCP_ESTABLISHED = "01"
 LISTENING = {"tcp": "0A", "udp": "07"}
 FREE_IT = "publish another host_port, or stop what holds it"
@@ -26,6 +27,7 @@ class Socket:
     port: int
     state: str
     peer: str
+    inode: int = 0
 
 
 def check_publications(publications: Iterable[Publication], ours: Iterable[Publication]) -> None:
@@ -80,17 +82,48 @@ def _holds(listener: Socket, publication: Publication) -> bool:
     if (listener.protocol, listener.port) != (publication.protocol, publication.host_port):
         return False
     # A socket bound to :: takes IPv4 too unless IPV6_V6ONLY, which /proc does not show.
-    everywhere = (ANY, "::")
-    return publication.host_ip == ANY or listener.address in (*everywhere, publication.host_ip)
+    if listener.address == ANY6:
+        return True
+    if (":" in listener.address) != (publication.version == 6):
+        return False
+    return publication.everywhere or listener.address in (ANY, publication.host_ip)
 
 
 def management_ports(listeners: Iterable[Socket]) -> set[int]:
-    """The port of the SSH session this runs in, and 22 when something listens there."""
-    ports = {SSH_PORT for item in listeners if item.protocol == "tcp" and item.port == SSH_PORT}
+    """The port of the SSH session this runs in, those SSH servers listen on, and 22 if in use.
+
+    Become methods drop the session's variables, so the servers are looked for too.
+    """
+    servers = server_sockets()
+    ports = {
+        item.port
+        for item in listeners
+        if item.protocol == "tcp" and (item.port == SSH_PORT or item.inode in servers)
+    }
     session = os.environ.get("SSH_CONNECTION", "").split()
     if len(session) == 4 and session[3].isdigit():
         ports.add(int(session[3]))
     return ports
+
+
+def server_sockets() -> set[int]:
+    """Inodes of the sockets that SSH servers of this host have open."""
+    found: set[int] = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as handle:
+                if handle.read().strip() in SERVERS:
+                    found.update(_inodes(f"/proc/{pid}/fd"))
+        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            continue
+    return found
+
+
+def _inodes(directory: str) -> Iterator[int]:
+    for descriptor in os.listdir(directory):
+        target = os.readlink(f"{directory}/{descriptor}")
+        if target.startswith("socket:["):
+            yield int(target[len("socket:[") : -1])
 
 
 def management_peers() -> set[str]:
@@ -119,10 +152,12 @@ def _table(protocol: str, path: str) -> Iterator[Socket]:
     except FileNotFoundError:  # a kernel booted with ipv6.disable=1
         return
     for line in lines:
-        local, remote, state = line.split()[1:4]
+        words = line.split()
+        local, remote, state = words[1:4]
         address, _, port = local.partition(":")
         peer = remote.partition(":")[0]
-        yield Socket(protocol, _address(address), int(port, 16), state, _address(peer))
+        inode = int(words[9])
+        yield Socket(protocol, _address(address), int(port, 16), state, _address(peer), inode)
 
 
 def _address(text: str) -> str:

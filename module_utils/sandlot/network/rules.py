@@ -7,16 +7,15 @@ Verdicts of ours are final where they drop; what another table drops stays dropp
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Iterable, Mapping, Sequence
 
 from ..paths import Paths
 from ..plan import Operation
+from ..spec.grants import METADATA4, METADATA6
 from . import nft, policy, policy_rules, resolution
-from .model import ANY, Interface, Network, Publication, owner_mark
+from .model import Interface, Network, Publication, owner_mark
 from .observe import NetworkState
-
-# Link-local addresses and the two well-known addresses of cloud metadata services.
-METADATA = ("100.100.100.200", "169.254.0.0/16")
 
 INET = """\
 	chain raw {
@@ -24,10 +23,11 @@ INET = """\
 		iifname @bridges jump leaves_sandbox
 	}
 	chain leaves_sandbox {
-		meta nfproto ipv6 drop
 		ip saddr != @addresses drop
+		ip6 saddr != @addresses6 drop
 		ip daddr 127.0.0.0/8 drop
 		ip daddr @metadata ip saddr . ip daddr != @granted4 drop
+		ip6 daddr @metadata6 ip6 saddr . ip6 daddr != @granted6 drop
 	}
 	chain prerouting {
 		type nat hook prerouting priority -100; policy accept;
@@ -36,21 +36,28 @@ INET = """\
 	}
 	chain output {
 		type nat hook output priority -100; policy accept;
+		ip6 daddr ::1 return
 		fib daddr type local jump publish
 	}
 	chain publish {
-		meta l4proto { tcp, udp } dnat ip to %(at)s map @bound_address : %(at)s map @bound_port
-		meta l4proto { tcp, udp } dnat ip to %(any)s map @any_address : %(any)s map @any_port
+		meta l4proto != { tcp, udp } return
+		dnat ip to %(at)s map @bound_address : %(at)s map @bound_port
+		dnat ip to %(any)s map @any_address : %(any)s map @any_port
+		dnat ip6 to %(at6)s map @bound6_address : %(at6)s map @bound6_port
+		dnat ip6 to %(any)s map @any6_address : %(any)s map @any6_port
 	}
 	chain postrouting {
 		type nat hook postrouting priority 100; policy accept;
 		oifname @bridges ip saddr 127.0.0.0/8 masquerade
 		oifname @bridges ip saddr @subnets ct status dnat masquerade
+		oifname @bridges ip6 saddr @subnets6 ct status dnat masquerade
 		oifname != @bridges ip saddr @translated masquerade
+		oifname != @bridges ip6 saddr @translated6 masquerade
 	}
 	chain from_host {
 		type filter hook output priority filter; policy accept;
 		oifname @bridges icmp type redirect drop
+		oifname @bridges icmpv6 type { nd-router-advert, nd-redirect } drop
 	}
 	chain input {
 		type filter hook input priority filter; policy accept;
@@ -58,9 +65,12 @@ INET = """\
 	}
 	chain to_host {
 		icmp type redirect drop
+		icmpv6 type { nd-router-advert, nd-redirect } drop
 		jump host_services
 		ct state established,related accept
 		icmp type echo-request iifname . ip daddr @gateways accept
+		icmpv6 type echo-request iifname . ip6 daddr @gateways6 accept
+		icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
 		drop
 	}
 	chain forward {
@@ -73,6 +83,7 @@ INET = """\
 		iifname . oifname @isolated drop
 		ct state established,related accept
 		ct status dnat ip daddr . meta l4proto . th dport @services accept
+		ct status dnat ip6 daddr . meta l4proto . th dport @services6 accept
 		ct status dnat drop
 		iifname . oifname @neighbours accept
 		drop
@@ -81,10 +92,12 @@ INET = """\
 		ct state established,related accept
 		ct status dnat drop
 		ip daddr @subnets drop
+		ip6 daddr @subnets6 drop
 	}
 	chain entering {
 		ct state established,related accept
 		ct status dnat ip daddr . meta l4proto . th dport @services accept
+		ct status dnat ip6 daddr . meta l4proto . th dport @services6 accept
 		drop
 	}
 """
@@ -98,21 +111,65 @@ GUARD = """\
 		iifname "sl-*" accept
 		oifname "sl-*" accept
 		meta iifkind "bridge" meta oifkind "bridge" accept
-		meta nfproto ipv4 drop
 """
 
 # Address and port have a map each: nft 0.9.8 can't name a map that yields both.
-KEYS = {"at": "ip daddr . meta l4proto . th dport", "any": "meta l4proto . th dport"}
+KEYS = {
+    "at": "ip daddr . meta l4proto . th dport",
+    "at6": "ip6 daddr . meta l4proto . th dport",
+    "any": "meta l4proto . th dport",
+}
 
+# Neighbours find each other by solicitations and advertisements; everything else of ICMPv6 that
+# speaks about the link is for routers and listeners of multicast, which sandboxes are not.
+#
+# nft can't look up the 128 bits that an advertisement is about before version 1.0.7, so they go
+# through the mark word by word, for each of the two addresses that an interface has.
+#
+# "meta l4proto" fails, and the packet is dropped, when a first fragment does not hold all headers
+# (RFC 7112): what it is would show in the next one only.
 BRIDGE = """\
 	chain prerouting {
 		type filter hook prerouting priority -300; policy accept;
 		iifname @ports goto leaves_sandbox
 	}
 	chain leaves_sandbox {
+		ether type != { ip, ip6, arp } drop
 		iifname . ether saddr . ip saddr @senders accept
+		iifname . ether saddr . ip6 saddr @senders6 goto speaks_ipv6
 		arp htype 1 arp ptype ip goto speaks_arp
 		drop
+	}
+	chain speaks_ipv6 {
+		icmpv6 type nd-neighbor-advert goto advertises
+		icmpv6 type { 130-134, 137-138, 141-143, 148-149, 151-153 } drop
+		meta l4proto != 255 accept
+		drop
+	}
+	chain advertises {
+		jump advertises_address
+		meta mark set @th,64,32
+		meta mark != 0xfe800000 drop
+		meta mark set @th,96,32
+		meta mark != 0 drop
+		meta mark set @th,128,32
+		iifname . meta mark != @link_local_2 drop
+		meta mark set @th,160,32
+		iifname . meta mark != @link_local_3 drop
+		meta mark set 0
+		accept
+	}
+	chain advertises_address {
+		meta mark set @th,64,32
+		iifname . meta mark != @word_0 return
+		meta mark set @th,96,32
+		iifname . meta mark != @word_1 return
+		meta mark set @th,128,32
+		iifname . meta mark != @word_2 return
+		meta mark set @th,160,32
+		iifname . meta mark != @word_3 return
+		meta mark set 0
+		accept
 	}
 	chain speaks_arp {
 		iifname . ether saddr . arp saddr ether . arp saddr ip @speakers accept
@@ -122,11 +179,11 @@ BRIDGE = """\
 		type filter hook forward priority -200; policy accept;
 		iifname @isolated drop
 		oifname @isolated drop
-		iifname @ports udp sport 67 udp dport 68 drop
+		iifname @ports udp dport { 68, 546 } drop
 	}
 	chain input {
 		type filter hook input priority -200; policy accept;
-		iifname @ports ether type != { ip, arp } drop
+		iifname @ports ether type != { ip, ip6, arp } drop
 	}
 """
 
@@ -153,12 +210,14 @@ def rules_operations(
     interfaces, publications = list(interfaces), list(publications)
     policy.check(networks, interfaces, publications)
     resolved = resolved or resolution.current(paths, policy.names(networks, policies))
+    has_ipv6 = any(network.ipv6_subnet for network in networks.values())
+    guarded = {4: state.forwarding.ours, 6: has_ipv6 and state.forwarding6.ours}
     text = render(
         paths,
         networks,
         interfaces,
         publications,
-        guarded=state.forwarding.ours,
+        guarded=[version for version, ours in guarded.items() if ours],
         policies=policies,
         addresses=resolved.seen,
     )
@@ -180,22 +239,30 @@ def render(
     interfaces: Sequence[Interface],
     publications: Sequence[Publication],
     *,
-    guarded: bool,
+    guarded: Iterable[int],
     policies: Mapping[str, policy.Own] | None = None,
     addresses: Mapping[str, Iterable[str]] | None = None,
 ) -> str:
-    """Both tables, in an order that depends on nothing but the arguments' values."""
+    """Both tables, in an order that depends on nothing but the arguments' values.
+
+    ``guarded`` are the versions of IP whose forwarding is for sandboxes only.
+    """
     plugged = [item for item in interfaces if item.network in networks]
     mark = f"\tchain {owner_mark(paths)} {{\n\t}}\n"
     sets = _sets(networks, plugged) + _maps(publications)
     pairs = policy.effective(networks, plugged, policies or {})
     inet = mark + sets + policy_rules.render(networks, pairs, addresses or {})
-    inet += INET % {"guard": GUARD if guarded else "", **KEYS}
+    inet += INET % {"guard": _guard(guarded), **KEYS}
     bridge = mark + _bridge_sets(networks, plugged) + BRIDGE
     return "".join(
         f"table {family} {paths.nft_table} {{\n{body}}}\n"
         for family, body in zip(nft.FAMILIES, (inet, bridge))
     )
+
+
+def _guard(versions: Iterable[int]) -> str:
+    drops = [f"\t\tmeta nfproto ipv{version} drop\n" for version in versions]
+    return "".join([GUARD, *drops]) if drops else ""
 
 
 def _sets(networks: Mapping[str, Network], interfaces: Sequence[Interface]) -> str:
@@ -204,52 +271,86 @@ def _sets(networks: Mapping[str, Network], interfaces: Sequence[Interface]) -> s
         isolated: [_pair(item) for item in all_networks if item.isolated is isolated]
         for isolated in (True, False)
     }
-    gateways = [f"{_quoted(item.bridge)} . {item.ipv4_gateway}" for item in all_networks]
-    translated = [item.ipv4_subnet for item in all_networks if item.nat]
+    own = [item.address for item in interfaces]
+    own6 = [text for item in _with_ipv6(interfaces) for text in (item.address6, item.link_local)]
     return "".join(
         (
             _set("bridges", "ifname", [_quoted(item.bridge) for item in all_networks]),
-            _set("subnets", "ipv4_addr", [item.ipv4_subnet for item in all_networks], ranges=True),
-            _set("translated", "ipv4_addr", translated, ranges=True),
-            _set("metadata", "ipv4_addr", METADATA, ranges=True),
-            _set("gateways", "ifname . ipv4_addr", gateways),
+            _range_sets("", 4, all_networks),
+            _set("metadata", "ipv4_addr", METADATA4, ranges=True),
+            _range_sets("6", 6, all_networks),
+            _set("metadata6", "ipv6_addr", METADATA6, ranges=True),
             _set("isolated", "ifname . ifname", pairs[True]),
             _set("neighbours", "ifname . ifname", pairs[False]),
-            _set("addresses", "ipv4_addr", [item.address for item in interfaces]),
+            _set("addresses", "ipv4_addr", own),
+            _set("addresses6", "ipv6_addr", own6),
         )
     )
 
 
+def _range_sets(suffix: str, version: int, networks: Sequence[Network]) -> str:
+    kind = f"ipv{version}_addr"
+    pairs = [(item, each) for item in networks for each in item.ranges()]
+    found = [(item, each) for item, each in pairs if each.version == version]
+    subnets = [str(each.subnet) for _, each in found]
+    translated = [str(each.subnet) for item, each in found if item.nat]
+    gateways = [f"{_quoted(item.bridge)} . {each.gateway}" for item, each in found]
+    return "".join(
+        (
+            _set(f"subnets{suffix}", kind, subnets, ranges=True),
+            _set(f"translated{suffix}", kind, translated, ranges=True),
+            _set(f"gateways{suffix}", f"ifname . {kind}", gateways),
+        )
+    )
+
+
+def _with_ipv6(interfaces: Iterable[Interface]) -> list[Interface]:
+    return [item for item in interfaces if item.ipv6]
+
+
 def _maps(publications: Sequence[Publication]) -> str:
+    families = {
+        version: [item for item in publications if item.version == version] for version in (4, 6)
+    }
+    return _family_maps("", "ipv4_addr", families[4]) + _family_maps("6", "ipv6_addr", families[6])
+
+
+def _family_maps(suffix: str, kind: str, publications: Sequence[Publication]) -> str:
     services = {f"{item.address} . {item.protocol} . {item.port}" for item in publications}
-    service = "ipv4_addr . inet_proto . inet_service"
+    service = f"{kind} . inet_proto . inet_service"
     anywhere = {
-        f"{item.protocol} . {item.host_port}": item for item in publications if item.host_ip == ANY
+        f"{item.protocol} . {item.host_port}": item for item in publications if item.everywhere
     }
     bound = {
         f"{item.host_ip} . {item.protocol} . {item.host_port}": item
         for item in publications
-        if item.host_ip != ANY
+        if not item.everywhere
     }
     return "".join(
         (
-            _set("services", service, services),
-            _targets("bound", service, bound),
-            _targets("any", "inet_proto . inet_service", anywhere),
+            _set(f"services{suffix}", service, services),
+            _targets(f"bound{suffix}", service, kind, bound),
+            _targets(f"any{suffix}", "inet_proto . inet_service", kind, anywhere),
         )
     )
 
 
-def _targets(name: str, key: str, publications: Mapping[str, Publication]) -> str:
+def _targets(name: str, key: str, kind: str, publications: Mapping[str, Publication]) -> str:
     addresses = [f"{text} : {item.address}" for text, item in publications.items()]
     ports = [f"{text} : {item.port}" for text, item in publications.items()]
-    return _map(f"{name}_address", f"{key} : ipv4_addr", addresses) + _map(
+    return _map(f"{name}_address", f"{key} : {kind}", addresses) + _map(
         f"{name}_port", f"{key} : inet_service", ports
     )
 
 
 def _bridge_sets(networks: Mapping[str, Network], interfaces: Sequence[Interface]) -> str:
     senders = [f"{_quoted(item.link)} . {item.mac} . {item.address}" for item in interfaces]
+    with_ipv6 = _with_ipv6(interfaces)
+    senders6 = [
+        f"{_quoted(item.link)} . {item.mac} . {address}"
+        for item in with_ipv6
+        for address in (item.address6, item.link_local)
+    ]
     speakers = [
         f"{_quoted(item.link)} . {item.mac} . {item.mac} . {item.address}" for item in interfaces
     ]
@@ -259,9 +360,22 @@ def _bridge_sets(networks: Mapping[str, Network], interfaces: Sequence[Interface
             _set("ports", "ifname", [_quoted(item.link) for item in interfaces]),
             _set("isolated", "ifname", isolated),
             _set("senders", "ifname . ether_addr . ipv4_addr", senders),
+            _set("senders6", "ifname . ether_addr . ipv6_addr", senders6),
             _set("speakers", "ifname . ether_addr . ether_addr . ipv4_addr", speakers),
+            *(_words("word", index, with_ipv6, "address6") for index in range(4)),
+            *(_words("link_local", index, with_ipv6, "link_local") for index in (2, 3)),
         )
     )
+
+
+def _words(name: str, index: int, interfaces: Iterable[Interface], attribute: str) -> str:
+    """The address of each link, 32 bits of it."""
+    elements = []
+    for item in interfaces:
+        packed = ipaddress.IPv6Address(getattr(item, attribute)).packed
+        word = packed[4 * index : 4 * index + 4].hex()
+        elements.append(f"{_quoted(item.link)} . 0x{word}")
+    return _set(f"{name}_{index}", "ifname . mark", elements)
 
 
 def _pair(network: Network) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from .names import is_hostname
 from .text import line, refusal, sequence, text, unique
-from .values import ANY_ADDRESS, Attachment, PublishedPort
+from .values import Attachment, PublishedPort
 
 MAX_PORTS = 1024
 # MAXNS of resolv.h: resolvers ignore what follows.
@@ -18,10 +18,13 @@ MAX_SERVERS = 3
 PROTOCOLS = ("tcp", "udp")
 
 _PORT = re.compile(
-    r"(?:(?P<ip>[^:]*):)?(?P<host>[0-9]{1,5}(?:-[0-9]{1,5})?)"
+    r"(?:(?P<ip>\[[^\]]*\]|[^:]*):)?(?P<host>[0-9]{1,5}(?:-[0-9]{1,5})?)"
     r":(?P<inside>[0-9]{1,5}(?:-[0-9]{1,5})?)(?:/(?P<protocol>[a-zA-Z]+))?"
 )
-_PORT_HINT = 'quote it and write "8080:80", "127.0.0.1:8080:80/tcp" or "8000-8010:8000-8010"'
+_PORT_HINT = (
+    'quote it and write "8080:80", "127.0.0.1:8080:80/tcp", "[2001:db8::1]:8080:80" '
+    'or "8000-8010:8000-8010"'
+)
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 
 
@@ -44,6 +47,27 @@ def interface_address(option: str, value: Any) -> str:
         hint = "choose one of the network's subnet"
         raise refusal(option, value, "can't be the address of an interface", hint=hint)
     return str(address)
+
+
+def interface_address6(option: str, value: Any) -> str:
+    address = ipaddress.IPv6Address(ipv6(option, value))
+    special = address.is_multicast or address.is_link_local or address.is_site_local
+    if special or int(address) >> 120 == 0:
+        hint = "choose one of the network's ipv6_subnet"
+        raise refusal(option, value, "can't be the address of an interface", hint=hint)
+    return str(address)
+
+
+def ipv6(option: str, value: Any) -> str:
+    string = text(option, value)
+    hint = "write it like fd77::5, without a prefix"
+    # Python takes any text as the scope of an IPv6 address.
+    if "%" in string:
+        raise refusal(option, value, "has a scope", hint="leave out the '%' and what follows")
+    try:
+        return str(ipaddress.IPv6Address(string))
+    except ValueError as error:
+        raise refusal(option, value, "is not an IPv6 address", hint=hint) from error
 
 
 def address_text(option: str, value: Any) -> str:
@@ -95,7 +119,7 @@ def _published(option: str, value: Any) -> list[PublishedPort]:
     found = _PORT.fullmatch(text(option, value))
     if not found:
         raise refusal(option, value, "is not a published port", hint=_PORT_HINT)
-    address = ANY_ADDRESS if found["ip"] is None else ipv4(option, found["ip"])
+    address = "" if found["ip"] is None else _host_ip(option, found["ip"])
     protocol = (found["protocol"] or "tcp").lower()
     if protocol not in PROTOCOLS:
         raise refusal(option, value, "has an unknown protocol", hint="use /tcp or /udp")
@@ -104,6 +128,20 @@ def _published(option: str, value: Any) -> list[PublishedPort]:
         hint = "make both ranges the same length"
         raise refusal(option, value, "has ranges of different lengths", hint=hint)
     return [PublishedPort(address, ours, theirs, protocol) for ours, theirs in zip(host, inside)]
+
+
+def _host_ip(option: str, value: str) -> str:
+    if not value.startswith("["):
+        return ipv4(option, value)
+    string = ipv6(option, value[1:-1])
+    address = ipaddress.IPv6Address(string)
+    if address.is_loopback:
+        hint = "bind 127.0.0.1, or no address and use an address of the host"
+        raise refusal(option, value, "is where the kernel lets no forwarding begin", hint=hint)
+    if address.ipv4_mapped or address.is_multicast or address.is_link_local:
+        hint = "bind a global or unique local address of the host, [::] or an IPv4 address"
+        raise refusal(option, value, "is no address to publish on", hint=hint)
+    return string
 
 
 def _range(option: str, value: Any, part: str) -> range:

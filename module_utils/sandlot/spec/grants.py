@@ -35,11 +35,17 @@ _PORTS = re.compile(r"[0-9]{1,5}(?:-[0-9]{1,5})?(?:,[0-9]{1,5}(?:-[0-9]{1,5})?)*
 _BRACKETED = re.compile(r"\[(?P<to>[^\]]*)\](?::(?P<ports>.*))?", re.S)
 
 
-# Reached by nobody who does not list them by address, whatever else a list holds.
-METADATA = tuple(
-    ipaddress.ip_network(text)
-    for text in ("100.100.100.200", "169.254.0.0/16", "fd00:ec2::254", "fe80::/10")
+# Link-local addresses and well-known ones of cloud metadata services, which nobody reaches who
+# does not list them by address, whatever else a list holds.
+METADATA4 = ("100.100.100.200", "169.254.0.0/16")
+# The last two are the same as a NAT64 gateway would reach them (RFC 6052).
+METADATA6 = (
+    "fd00:ec2::254",
+    "fd20:ce::254",
+    "64:ff9b::a9fe:0/112",
+    "64:ff9b::6464:64c8",
 )
+METADATA = tuple(ipaddress.ip_network(text) for text in (*METADATA4, *METADATA6))
 
 
 @dataclass(frozen=True)

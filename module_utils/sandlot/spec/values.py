@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 ANY_ADDRESS = "0.0.0.0"
+ANY_ADDRESS6 = "::"
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,12 @@ class Attachment:
     name: str
     ipv4_address: str | None = None
     mac_address: str | None = None
+    ipv6_address: str | None = None
 
 
 @dataclass(frozen=True)
 class PublishedPort:
-    """A port of the host that leads to a port of the sandbox."""
+    """A port of the host that leads to a port of the sandbox; host_ip "" is all addresses."""
 
     host_ip: str
     host_port: int
@@ -29,12 +31,17 @@ class PublishedPort:
     protocol: str
 
     def __str__(self) -> str:
-        return f"{self.host_ip}:{self.host_port}:{self.port}/{self.protocol}"
+        host = f"[{self.host_ip}]" if ":" in self.host_ip else self.host_ip
+        return f"{host}{':' if host else ''}{self.host_port}:{self.port}/{self.protocol}"
 
     def collides(self, other: PublishedPort) -> bool:
-        same = (self.host_port, self.protocol) == (other.host_port, other.protocol)
+        if (self.host_port, self.protocol) != (other.host_port, other.protocol):
+            return False
         hosts = {self.host_ip, other.host_ip}
-        return same and (len(hosts) == 1 or ANY_ADDRESS in hosts)
+        if "" in hosts or len(hosts) == 1:
+            return True
+        one_family = len({":" in host for host in hosts}) == 1
+        return one_family and bool(hosts & {ANY_ADDRESS, ANY_ADDRESS6})
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,14 @@ from sandlot import network
 from sandlot.errors import SandlotError
 from sandlot.kernel import netlink
 from sandlot.kernel.namespaces import CLONE_NEWNET, setns
-from sandlot.network.model import Publication
 from sandlot.paths import Paths
 from sandlot.plan import apply_all, descriptions
-from sandlot.spec.values import Attachment
+from sandlot.spec.values import Attachment, PublishedPort
 
 HOST_LAN = "192.0.2.2"
 PEER_LAN = "192.0.2.9"
+HOST_LAN6 = "2001:db8::2"
+PEER_LAN6 = "2001:db8::9"
 # A dropped packet is silence; this is how long we listen to it.
 SILENCE = 0.3
 
@@ -128,6 +129,13 @@ class Lab:
             ip(netns, "address", "add", f"{address}/24", "dev", "lan0")
             ip(netns, "link", "set", "lan0", "up")
 
+    def enable_ipv6(self):
+        """IPv6 between host and peer; nothing waits for duplicate address detection."""
+        for netns, address in ((self.host, HOST_LAN6), (self.peer, PEER_LAN6)):
+            settings = ("accept_dad=0", "accept_ra=1", "disable_ipv6=0")
+            run(netns, "sysctl", "-qw", *(f"net.ipv6.conf.lan0.{text}" for text in settings))
+            ip(netns, "address", "add", f"{address}/64", "dev", "lan0", "nodad")
+
     def _make(self, path):
         make_netns(path)
         self.namespaces.append(path)
@@ -152,10 +160,12 @@ class Lab:
     def address(self, sandbox):
         return self.sandboxes[sandbox][0].address
 
+    def address6(self, sandbox):
+        return self.sandboxes[sandbox][0].address6
+
     def publish(self, sandbox, host_port, port, host_ip="0.0.0.0", protocol="tcp"):
-        self.ports.append(
-            Publication(sandbox, host_ip, host_port, protocol, self.address(sandbox), port)
-        )
+        wanted = [PublishedPort(host_ip, host_port, port, protocol)]
+        self.ports += network.publications(sandbox, self.sandboxes[sandbox], wanted)
 
     def operations(self):
         known = network.normalise(self.paths, self.networks)
@@ -200,7 +210,9 @@ class Lab:
             with netlink.opened(netns) as fd:
                 setns(fd, CLONE_NEWNET)
             kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
-            with socket.socket(socket.AF_INET, kind) as sock:
+            with socket.socket(family(address), kind) as sock:
+                if sock.family == socket.AF_INET6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 sock.bind((address, port))
                 _answer(sock, writing)
@@ -215,6 +227,7 @@ class Lab:
             ("ip", "-details", "link"),
             ("ip", "address"),
             ("ip", "route", "show", "table", "all"),
+            ("ip", "-6", "route", "show", "table", "all"),
             ("nft", "list", "ruleset"),
             ("sysctl", "-a", "--pattern", r"^net\.(ipv4|ipv6)\.(ip_forward|conf)"),
         )
@@ -243,7 +256,7 @@ def ask(netns, address, port, protocol="tcp"):
 
     def connect():
         kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
-        with socket.socket(socket.AF_INET, kind) as sock:
+        with socket.socket(family(address), kind) as sock:
             sock.settimeout(SILENCE)
             try:
                 sock.connect((address, port))
@@ -254,6 +267,10 @@ def ask(netns, address, port, protocol="tcp"):
                 return None
 
     return call(netns, connect)
+
+
+def family(address):
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 def pings(netns, address):

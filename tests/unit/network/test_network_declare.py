@@ -55,7 +55,7 @@ def test_defaults():
     networks = declare.normalise(Paths(), [{"name": "default"}, GOOD])
     assert networks["default"] == Network("default", "sandlot0", "10.77.0.0/22", "10.77.0.1")
     assert networks["lan"].ipv4_gateway == "10.78.0.1"
-    assert networks["default"].addresses().num_addresses > 1000
+    assert networks["default"].ranges()[0].subnet.num_addresses > 1000
 
 
 def test_unset_options_are_defaults():

@@ -22,6 +22,14 @@ NETWORKS = declare.normalise(
         {"name": "default"},
         {"name": "tenants", "ipv4_subnet": "10.78.0.0/24", "isolated": True},
         {"name": "routed", "ipv4_subnet": "10.79.0.0/24", "nat": False},
+        {"name": "dual", "ipv4_subnet": "10.80.0.0/24", "ipv6_subnet": "fd80::/64"},
+        {
+            "name": "hidden",
+            "ipv4_subnet": "10.81.0.0/24",
+            "ipv6_subnet": "2001:db8:81::/64",
+            "nat": False,
+            "isolated": True,
+        },
     ],
 )
 
@@ -38,6 +46,7 @@ def interfaces():
         "db": [Attachment("default")],
         "guest": [Attachment("tenants")],
         "far": [Attachment("routed")],
+        "both": [Attachment("default"), Attachment("dual"), Attachment("hidden")],
     }
     found = allocate(PATHS, NETWORKS, wanted, {})
     return [item for items in found.values() for item in items]
@@ -48,17 +57,19 @@ def published():
         Publication("web", "0.0.0.0", 8080, "tcp", "10.77.0.2", 80),
         Publication("web", "0.0.0.0", 5353, "udp", "10.77.0.2", 53),
         Publication("db", "127.0.0.1", 5432, "tcp", "10.77.0.3", 5432),
+        Publication("both", "::", 8081, "tcp", "fd80::2", 80),
+        Publication("both", "2001:db8::2", 53, "udp", "fd80::2", 53),
     ]
 
 
-def render(guarded=False, **changes):
+def render(guarded=(), **changes):
     values = {"networks": NETWORKS, "interfaces": interfaces(), "publications": published()}
     values.update(changes)
     return rules.render(PATHS, *values.values(), guarded=guarded)
 
 
 def test_text_is_the_reviewed_one():
-    assert render(guarded=True) == GOLDEN.read_text()
+    assert render(guarded=[4, 6]) == GOLDEN.read_text()
 
 
 def test_order_of_input_does_not_matter():
@@ -85,9 +96,10 @@ def test_number_of_rules_does_not_grow():
 
 
 def test_guard_only_when_forwarding_is_ours():
-    guard = "meta nfproto ipv4 drop"
-    assert guard in render(guarded=True)
-    assert guard not in render(guarded=False)
+    guards = ["meta nfproto ipv4 drop", "meta nfproto ipv6 drop"]
+    for versions, expected in ((), [False, False]), ([4], [True, False]), ([6], [False, True]):
+        text = render(guarded=versions)
+        assert [guard in text for guard in guards] == expected
 
 
 def test_no_empty_element_lists():

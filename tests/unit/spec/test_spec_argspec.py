@@ -67,8 +67,8 @@ def test_what_ansible_passes_the_engine_judges(option: str, value: Any, says: st
 
 
 def test_unknown_suboption_is_named_by_ansible() -> None:
-    result = validated({**BASE, "networks": [{"name": "a", "ipv6_address": "::1"}]})
-    assert "ipv6_address" in result.error_messages[0]
+    result = validated({**BASE, "networks": [{"name": "a", "ipv6_prefix": "::1"}]})
+    assert "ipv6_prefix" in result.error_messages[0]
 
 
 def test_documentation_and_argument_spec_agree() -> None:

@@ -30,6 +30,15 @@ _NETWORK_FIELDS = (
         ],
     ),
     Option(
+        "ipv6_address",
+        "str",
+        addresses.interface_address6,
+        [
+            "The sandbox's IPv6 address on this network, without a prefix.",
+            "Without it, a free address is chosen once and kept if the network has IPv6.",
+        ],
+    ),
+    Option(
         "mac_address",
         "str",
         addresses.mac,
@@ -72,7 +81,10 @@ OPTIONS = (
         addresses.published_ports,
         [
             "Ports of the host that lead into the sandbox, each as "
-            "V([HOST_IP:]HOST_PORT:PORT[/tcp|/udp]).",
+            "V([HOST_IP:]HOST_PORT:PORT[/tcp|/udp]), with an IPv6 address in brackets.",
+            "Without HOST_IP, on all IPv4 addresses of the host and, when the sandbox has an "
+            "IPv6 address, on all its IPv6 addresses but V(::1). V(0.0.0.0) and V([::]) stand "
+            "for those of one family.",
             "Two ranges of one length publish port by port, up to "
             f"{addresses.MAX_PORTS} ports in all. Quote them: YAML reads V(53:53) as a number.",
         ],
