@@ -194,6 +194,21 @@ options:
             that can be reached from a sandbox.
         type: list
         elements: str
+      egress:
+        description:
+          - All that the sandbox may reach beyond its own networks, instead of what its
+            networks say; an empty list is nothing.
+          - Entries are those of C(egress) of a network, such as V(203.0.113.0/24),
+            V(198.51.100.7:443/tcp),
+            V(deb.example.org:443), V(53/udp) or V(dns).
+        type: list
+        elements: raw
+      host_access:
+        description:
+          - Services of the host that the sandbox reaches at the gateway addresses of its
+            networks, such as V(9100/tcp), instead of what its networks say.
+        type: list
+        elements: raw
       memory:
         description:
           - Memory limit, at least V(6m); a number of bytes, or with a unit of V(b), V(k),
@@ -672,7 +687,7 @@ def action(module: shell.Module, paths: Paths) -> shell.Json:
         "sandboxes": result.results,
         "relaxed": result.relaxed,
         "diff": result.diff,
-        "warnings": list(result.warnings),
+        "warnings": [*result.warnings, *network.name_warnings(paths)],
         "failed": result.failed,
     }
 

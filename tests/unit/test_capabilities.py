@@ -40,14 +40,24 @@ def test_unknown_names_are_refused(name):
         capabilities.mask([name])
 
 
-def spec(*, granted=(), profile="default", pids=512, mode="bridge", pin=""):
-    limits = SimpleNamespace(pids_limit=pids)
+def spec(
+    *,
+    granted=(),
+    profile="default",
+    pids=512,
+    mode="bridge",
+    pin="",
+    egress=None,
+    host_access=None,
+):
     return SimpleNamespace(
         capabilities=granted,
         seccomp_profile=profile,
-        limits=limits,
+        limits=SimpleNamespace(pids_limit=pids),
         network_mode=mode,
         network_pin=pin,
+        egress=egress,
+        host_access=host_access,
     )
 
 
@@ -67,6 +77,11 @@ def spec(*, granted=(), profile="default", pids=512, mode="bridge", pin=""):
         (spec(mode="ns:/run/netns/vpn", pin="/run/netns/vpn"), ["network_mode: ns:/run/netns/vpn"]),
         (spec(mode="none"), []),
         (spec(mode="container:db"), []),
+        (spec(egress=("0.0.0.0/0", "10.0.0.1:443/tcp", "dns", "a.example"), host_access=()), []),
+        (
+            spec(egress=("169.254.169.254:80/tcp", "fd00:ec2::254"), host_access=("53/udp",)),
+            ["egress: 169.254.169.254:80/tcp", "egress: fd00:ec2::254", "host_access: 53/udp"],
+        ),
     ],
 )
 def test_relaxed_lists_each_loosening(desired, lines):

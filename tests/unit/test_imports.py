@@ -38,6 +38,7 @@ ENGINE_LAUNCHER = {
         "launcher.command",
         "launcher.lowers",
         "launcher.netns",
+        "launcher.refresher",
         "launcher.server",
         "launcher.stage",
         "launcher.stopper",

@@ -10,6 +10,7 @@ from typing import Iterable, Mapping, Sequence
 from .. import lock, network, record
 from ..errors import SpecError
 from ..images import ImageSpec
+from ..launcher.client import Launcher
 from ..paths import Paths
 from ..record import STARTED, STOPPED, Records
 from ..spec import Spec
@@ -75,6 +76,7 @@ def _run(paths: Paths, wanted: Request) -> Result:
         return result(planned, seen, {})
     with network.session():
         failures = apply_all(planned.steps)
+    Launcher(paths).wake()
     return result(planned, seen, failures)
 
 

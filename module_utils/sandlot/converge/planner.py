@@ -192,7 +192,12 @@ def _shared(context: _Context) -> list[Step]:
     operations = idmap.operations(paths, seen.ids, present, resolved.removed)
     if seen.networks:
         operations += network.rules_operations(
-            paths, seen.networks, interfaces, resolved.publications, seen.network
+            paths,
+            seen.networks,
+            interfaces,
+            resolved.publications,
+            seen.network,
+            policies=resolved.policies,
         )
         operations += network.network_operations(paths, seen.networks, seen.network)
     return [single(operation) for operation in operations]

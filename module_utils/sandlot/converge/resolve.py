@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterable, Iterator, Mapping, Sequence
 from .. import cgroups, idmap, images, network
 from ..errors import SandlotError, SpecError
 from ..images import Image
-from ..network import Interface, Publication
+from ..network import Interface, Own, Publication
 from ..paths import Paths
 from ..record import PRESENT, REMOVING, ImageRef, Record
 from . import etcfiles, launchfile, sharing
@@ -46,6 +46,13 @@ class Resolved:
     bystanders: Mapping[str, Record]
     interfaces: Mapping[str, Sequence[Interface]]
     publications: tuple[Publication, ...]
+
+    @property
+    def policies(self) -> dict[str, Own]:
+        """Of a sandbox with a broken record it is not known, so it reaches nothing."""
+        known = {name: entry.policy for name, entry in self.bystanders.items()}
+        known.update((name, target.record.policy) for name, target in self.targets.items())
+        return {name: known.get(name, network.CLOSED) for name in self.interfaces}
 
 
 def resolve(paths: Paths, request: Request, seen: Observation) -> Resolved:

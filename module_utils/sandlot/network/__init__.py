@@ -18,15 +18,22 @@ from .links import link_operations, unlink_all, unlink_operations
 from .manage import Managed, declared, removed
 from .model import Interface, Network, Publication
 from .observe import NetworkState, observe
+from .policy import CLOSED, Own
+from .policy import names as policy_names
 from .ports import check_publications
+from .resolution import current as resolve_names
+from .resolution import save as save_names
+from .resolution import warnings as name_warnings
 from .rules import rules_operations
 
 __all__ = [
+    "CLOSED",
     "Interface",
     "Managed",
     "Names",
     "Network",
     "NetworkState",
+    "Own",
     "Publication",
     "allocate",
     "check_names",
@@ -37,13 +44,17 @@ __all__ = [
     "link_operations",
     "load",
     "load_for",
+    "name_warnings",
     "network_operations",
     "normalise",
     "observe",
+    "policy_names",
     "publications",
     "removed",
     "resolv_conf",
+    "resolve_names",
     "rules_operations",
+    "save_names",
     "session",
     "teardown_operations",
     "unlink_all",

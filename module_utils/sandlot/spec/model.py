@@ -42,6 +42,8 @@ class Spec:
     published_ports: tuple[PublishedPort, ...]
     etc_hosts: Pairs
     dns_servers: tuple[str, ...]
+    egress: tuple[str, ...] | None
+    host_access: tuple[str, ...] | None
     memory: int | None
     memory_swap: int | None
     cpus: float | None

@@ -33,11 +33,16 @@ def normalise(raw: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = No
     return spec
 
 
+# What speaks of the interfaces that a sandbox has of its own.
+_POLICIES = ("egress", "host_access")
+_OF_NETWORKS = ("networks", *_POLICIES)
+
+
 def _fitting(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """Defaults without the networks of those that have a mode of their own without any."""
     if own.get("network_mode", netmode.BRIDGE) == netmode.BRIDGE:
         return shared
-    return {key: value for key, value in shared.items() if key != "networks"}
+    return {key: value for key, value in shared.items() if key not in _OF_NETWORKS}
 
 
 def normalise_all(
@@ -87,6 +92,11 @@ def _check_network(spec: Spec) -> None:
         hint = "leave networks out, or set network_mode: bridge"
         names = ", ".join(item.name for item in spec.networks)
         raise refusal("networks", names, f"can't be had with network_mode {mode}", hint=hint)
+    for option in _POLICIES:
+        if mode != netmode.BRIDGE and getattr(spec, option) is not None:
+            problem = f"has no effect with network_mode {mode}"
+            hint = "leave it out, or set network_mode: bridge"
+            raise refusal(option, ", ".join(getattr(spec, option)), problem, hint=hint)
     if spec.published_ports and not spec.networks:
         first = str(spec.published_ports[0])
         problem = "leads to a sandbox without a network"

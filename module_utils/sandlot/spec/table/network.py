@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ...plan import Change
-from .. import addresses, names, netmode, text
+from .. import addresses, grants, names, netmode, text
 from ..option import Option, records, strings
 from ..values import Attachment
 
@@ -68,6 +68,10 @@ def _dump_networks(items: tuple[Attachment, ...]) -> list[dict[str, Any]]:
     rows = [{field.name: getattr(item, field.name) for field in _NETWORK_FIELDS} for item in items]
     given = [{key: x for key, x in row.items() if x not in (None, ())} for row in rows]
     return [{k: list(x) if isinstance(x, tuple) else x for k, x in row.items()} for row in given]
+
+
+def _dump_grants(items: tuple[str, ...] | None) -> list[str] | None:
+    return None if items is None else list(items)
 
 
 OPTIONS = (
@@ -155,5 +159,31 @@ OPTIONS = (
         default=[],
         dump=list,
         elements="str",
+    ),
+    Option(
+        "egress",
+        "list",
+        grants.egress,
+        [
+            "All that the sandbox may reach beyond its own networks, instead of what its networks "
+            "say; an empty list is nothing.",
+            "Entries are those of C(egress) of a network, such as V(203.0.113.0/24), "
+            "V(198.51.100.7:443/tcp), V(deb.example.org:443), V(53/udp) or V(dns).",
+        ],
+        change=Change.LIVE,
+        dump=_dump_grants,
+        elements="raw",
+    ),
+    Option(
+        "host_access",
+        "list",
+        grants.host_access,
+        [
+            "Services of the host that the sandbox reaches at the gateway addresses of its "
+            "networks, such as V(9100/tcp), instead of what its networks say.",
+        ],
+        change=Change.LIVE,
+        dump=_dump_grants,
+        elements="raw",
     ),
 )
