@@ -8,6 +8,7 @@ An entry is normalised to one text, such as "198.51.100.7:80,443/tcp", "[2001:db
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from dataclasses import dataclass
@@ -97,6 +98,7 @@ def _all(option: str, value: Any, entry: Any) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+@functools.lru_cache(maxsize=None)
 def parse(text: str) -> Grant:
     """An entry in our own notation; it has been validated before."""
     return _from_text("egress", text)
