@@ -98,7 +98,7 @@ def _all(option: str, value: Any, entry: Any) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def parse(text: str) -> Grant:
     """An entry in our own notation; it has been validated before."""
     return _from_text("egress", text)
