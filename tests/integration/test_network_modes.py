@@ -114,7 +114,7 @@ def test_sysfs_shows_the_links_of_the_namespace_and_nothing_else_of_the_host(
     host.converged(*everything(pinned))
     assert links(host, "shared") == links(host, "db") == ["eth0", "lo"]
     assert links(host, "none") == links(host, "pin") == ["lo"]
-    assert {name for _, name in socket.if_nameindex()} == set(links(host, "host"))
+    eventually(lambda: {name for _, name in socket.if_nameindex()} == set(links(host, "host")))
     for name in ("none", "shared", "pin", "host"):
         assert mounts(host, name) == mounts(host, "bridge")
         assert not list(Path(f"/proc/{host.pid(name)}/root/sys/firmware").iterdir())
