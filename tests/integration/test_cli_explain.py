@@ -125,7 +125,10 @@ def running_script(script: str) -> Iterator[int]:
             assert process.stderr is not None
             line = process.stderr.readline()
             assert line.startswith("running as process "), line + process.stderr.read()
-            yield int(line.split()[3].rstrip(":"))
+            pid = int(line.split()[3].rstrip(":"))
+            # Until it has become the workload, its shell keeps what it is about to replace.
+            eventually(lambda: sorted(os.listdir(f"/proc/{pid}/fd")) == ["0", "1", "2"])
+            yield pid
         finally:
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=20)
@@ -216,7 +219,6 @@ def test_script_makes_the_same_sandbox(host: Deployment, options: dict[str, Any]
     with running_script(script) as pid:
         found = facts(pid)
         assert {k: (found[k], v) for k, v in expected.items() if found[k] != v} == {}
-        assert sorted(os.listdir(f"/proc/{pid}/fd")) == ["0", "1", "2"]
         for kind in NAMESPACES:
             mine, other = (
                 os.readlink(f"/proc/self/ns/{kind}"),

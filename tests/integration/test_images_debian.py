@@ -41,8 +41,8 @@ WITHOUT = {
     "SETGID": "setgroups 65534 failed",
     "SETUID": "seteuid 42 failed",
 }
-# cron has a group of its own and a program that is setgid to it.
-INSTALL = "apt-get update -q && apt-get install -qy --no-install-recommends cron"
+# cron has a group of its own and a program that is setgid to it, man-db files of another user.
+INSTALL = "apt-get update -q && apt-get install -qy --no-install-recommends cron man-db"
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def made(host: Deployment, name: str) -> Path:
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_suites(host: Deployment, suite: str) -> None:
-    raw = debian("suite", suite, variant="apt", packages=["netbase"])
+    raw = debian("suite", suite, packages=["netbase"])
     prepare(host, BUSYBOX, raw)
     assert_clean(made(host, "suite"))
     host.converged(sandbox("s", image="suite"))
@@ -212,7 +212,7 @@ def test_nginx_answers(host: Deployment) -> None:
 def is_served(port: int) -> bool:
     try:
         return bool(fetch("127.0.0.1", port))
-    except ConnectionError:
+    except OSError:
         return False
 
 

@@ -223,6 +223,7 @@ SOURCE = Source(
     digest=digest,
     build=build,
     check=_check,
+    packages=packages,
     settled=True,
     options=(
         Option("suite", "str", _suite, ["Release to install, such as V(bookworm). Required."]),

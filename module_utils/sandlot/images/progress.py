@@ -57,6 +57,25 @@ class Progress:
             os.rmdir(self._directory)
 
 
+def forget_dead(paths: Paths) -> None:
+    """Remove the files of makers that were killed."""
+    directory = _directory(paths)
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.listdir(directory):
+            if entry.endswith(".json") and not _is_alive(f"{directory}/{entry}"):
+                store.remove(f"{directory}/{entry}")
+        with contextlib.suppress(OSError):  # others are at work
+            os.rmdir(directory)
+
+
+def _is_alive(path: str) -> bool:
+    try:
+        data = store.read(path) or {}
+    except StateError:
+        return False
+    return os.path.isdir(f"/proc/{data.get('pid')}")
+
+
 def observe(paths: Paths) -> Dict[str, Dict[str, Any]]:
     """What is being made now, by image; a maker that was killed has left the file only."""
     found: Dict[str, Dict[str, Any]] = {}
@@ -66,7 +85,8 @@ def observe(paths: Paths) -> Dict[str, Dict[str, Any]]:
         return found
     for entry in entries:
         with contextlib.suppress(StateError):
-            data = store.read(f"{_directory(paths)}/{entry}") if entry.endswith(".json") else None
-            if data and os.path.isdir(f"/proc/{data['pid']}"):
+            path = f"{_directory(paths)}/{entry}"
+            data = store.read(path) if entry.endswith(".json") else None
+            if data and _is_alive(path):
                 found[data["name"]] = data
     return found

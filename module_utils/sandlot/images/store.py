@@ -14,7 +14,7 @@ from .. import lock, store
 from ..errors import SpecError
 from ..paths import Paths
 from ..plan import Change, Operation
-from . import build, records, setup, workspace
+from . import build, progress, records, setup, workspace
 from .model import Image, ImageSpec
 from .setup import Runner
 from .sources import of
@@ -198,6 +198,7 @@ def _forget(paths: Paths, name: str) -> None:
 
 
 def _sweep(paths: Paths) -> None:
+    progress.forget_dead(paths)
     for name in workspace.names(paths.images):
         if not _is_leftover(paths, name):
             continue
