@@ -92,8 +92,8 @@ options:
         type: int
       path:
         description:
-          - Archive on the managed host, plain or compressed with gzip, xz or bzip2. Either
-            this or O(images[].url) is required.
+          - Archive on the managed host, plain or compressed with gzip, xz, bzip2 or zstd.
+            This, O(images[].url) or O(images[].src) is required.
           - For O(images[].source=tarball).
           - Directory on the managed host. When something in it changes, the sandboxes that
             follow the image are restarted by the next run.
@@ -101,15 +101,34 @@ options:
         type: path
       url:
         description:
-          - Where the managed host fetches the archive, http or https.
+          - Where the managed host fetches the archive, http or https. A transfer that breaks
+            off is resumed, by the next run as well.
+          - Proxies are taken from the environment of the module.
+          - For O(images[].source=tarball).
+        type: str
+      src:
+        description:
+          - Archive on the controller, found like files of M(ansible.builtin.copy). It is
+            copied to hosts that don't have the image yet.
           - For O(images[].source=tarball).
         type: str
       checksum:
         description:
-          - Checksum of the archive, as V(sha256:HEX) or V(sha512:HEX). Required.
-          - It also tells whether the image has changed.
+          - Checksum of the archive, as V(sha256:HEX) or V(sha512:HEX), or the URL or path
+            of a file that lists it (C(SHA256SUMS)). Required.
+          - It also tells whether the image has changed. A file of checksums is on the managed
+            host and read by each run; with O(images[].src) it is on the controller.
           - For O(images[].source=tarball).
         type: str
+      pull:
+        description:
+          - When to ask for a file of checksums at a URL.
+          - V(missing) asks when there is no image yet, or its options have changed.
+          - V(always) asks in each run, and replaces the image when the file says so.
+          - For O(images[].source=tarball).
+          - Defaults to V(missing).
+        type: str
+        choices: [missing, always]
       max_size:
         description:
           - Most bytes the image may unpack to, such as V(2g).

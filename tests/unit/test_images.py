@@ -58,7 +58,7 @@ BAD = {
     "no checksum": ({**TARBALL, "checksum": None}, "has no checksum"),
     "bad checksum": ({**TARBALL, "checksum": "md5:00"}, "image.checksum"),
     "short checksum": ({**TARBALL, "checksum": SHA256[:-1]}, "image.checksum"),
-    "neither": ({**TARBALL, "path": None}, "neither path nor url"),
+    "neither": ({**TARBALL, "path": None}, "neither path, url nor src"),
     "both": ({**TARBALL, "url": "http://h/x"}, "both path and url"),
     "relative path": ({**TARBALL, "path": "x.tar"}, "image.path"),
     "file url": ({**TARBALL, "path": None, "url": "file:///etc/passwd"}, "image.url"),

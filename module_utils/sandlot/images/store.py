@@ -38,7 +38,8 @@ def operations(
     planned = [
         _present(paths, spec, known.get(spec.name), wanted[spec.name], run_setup) for spec in listed
     ]
-    found = _leftovers(paths) + [operation for operation in planned if operation]
+    found = _leftovers(paths, _awaited(paths, wanted.values()))
+    found += [operation for operation in planned if operation]
     found += [_removal(paths, known[name]) for name in gone]
     if not found and not purge:
         return []
@@ -59,7 +60,7 @@ def desired(paths: Paths, specs: Sequence[ImageSpec], *, purge: bool = False) ->
 
 def prune_operations(paths: Paths) -> List[Operation]:
     """Removes trees and copies that neither an image nor a sandbox refers to."""
-    return _leftovers(paths) + _prune(paths, _trees(paths, records.observe(paths).values()))
+    return _leftovers(paths, set()) + _prune(paths, _trees(paths, records.observe(paths).values()))
 
 
 def _wanted(
@@ -146,17 +147,25 @@ def _removal(paths: Paths, image: Image) -> Operation:
     return Operation(f"image {image.name}", f"remove {image.digest[:12]}", action)
 
 
-def _leftovers(paths: Paths) -> List[Operation]:
-    if not any(_is_leftover(paths, name) for name in workspace.names(paths.images)):
+def _leftovers(paths: Paths, awaited: Set[str]) -> List[Operation]:
+    if not any(_is_leftover(paths, name, awaited) for name in workspace.names(paths.images)):
         return []
-    action = functools.partial(_sweep, paths)
+    action = functools.partial(_sweep, paths, awaited)
     return [Operation("images", "clean up after an interrupted run", action)]
 
 
-def _is_leftover(paths: Paths, name: str) -> bool:
+def _is_leftover(paths: Paths, name: str, awaited: Set[str]) -> bool:
     if name.startswith(workspace.TEMPORARY):
         return workspace.is_abandoned(f"{paths.images}/{name}")
+    if name.startswith(workspace.PARTIAL):
+        key = name[len(workspace.PARTIAL) :]
+        return key not in awaited and workspace.is_free(paths, key)
     return name.endswith(".json.new")
+
+
+def _awaited(paths: Paths, images: Iterable[Image]) -> Set[str]:
+    """Trees that are to be made: what a killed run has left of them is of use."""
+    return {image.base for image in images if not build.is_made(paths, image.base)}
 
 
 def _prune(paths: Paths, kept: Set[str]) -> List[Operation]:
@@ -197,15 +206,19 @@ def _forget(paths: Paths, name: str) -> None:
         store.remove(records.path(paths, name))
 
 
-def _sweep(paths: Paths) -> None:
+def _sweep(paths: Paths, awaited: Set[str]) -> None:
     for name in workspace.names(paths.images):
-        if not _is_leftover(paths, name):
+        path = f"{paths.images}/{name}"
+        if not _is_leftover(paths, name, awaited):
             continue
         if name.startswith(workspace.TEMPORARY):
             with workspace.temporary(paths, name[len(workspace.TEMPORARY) :]):
                 pass
+        elif name.startswith(workspace.PARTIAL):
+            with workspace.temporary(paths, name[len(workspace.PARTIAL) :]):
+                workspace.remove_tree(path)
         else:
-            os.unlink(f"{paths.images}/{name}")
+            os.unlink(path)
 
 
 def _discard_all(paths: Paths) -> None:

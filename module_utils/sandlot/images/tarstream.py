@@ -70,10 +70,15 @@ def shown(name: bytes) -> str:
 
 
 class TarStream:
-    """Iterates over members; the data of a file can be read until the next member is asked for."""
+    """Iterates over members; the data of a file can be read until the next member is asked for.
 
-    def __init__(self, stream: Stream) -> None:
+    Not more than ``limit`` bytes are read: headers can be as endless as data.
+    """
+
+    def __init__(self, stream: Stream, limit: int | None = None) -> None:
         self._stream = stream
+        self.limit = limit
+        self._read = 0
         self._left = 0
         self._padding = 0
         self._globals: dict[str, bytes] = {}
@@ -135,6 +140,10 @@ class TarStream:
                 raise ArchiveError(_TRUNCATED, hint=_FETCH_AGAIN)
             parts.append(part)
             size -= len(part)
+            self._read += len(part)
+            if self.limit is not None and self._read > self.limit:
+                problem = f"more than {self.limit} bytes come out of it, members and headers"
+                raise ArchiveError(problem, hint="raise max_size if that much is right")
         return b"".join(parts)
 
 

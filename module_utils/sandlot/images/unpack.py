@@ -8,6 +8,7 @@ leave it. What is refused here is refused for what it would mean to a sandbox or
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -28,8 +29,12 @@ from .tarstream import (
 
 MAX_ID = 65535
 MAX_WARNINGS = 20
+# Per member: its header, padding, a pax header with long names and a few attributes.
+_HEADERS = 8192
 # Removing and copying a tree recurses; Python stops at a thousand levels.
 MAX_DEPTH = 200
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+SPACE = "free space and inodes where images are kept, then run again"
 _LAST_TIME = 2**33
 # Directories a sandbox gets mounts in; the builder must find no link there.
 MOUNTPOINTS = {"dev": 0o755, "proc": 0o755, "sys": 0o755, "etc": 0o755, "run": 0o755, "tmp": 0o1777}
@@ -40,10 +45,16 @@ class Bounds:
     max_size: int
     max_files: int
 
+    @property
+    def stream(self) -> int:
+        """Most bytes of an archive within these bounds."""
+        return self.max_size + (self.max_files + 1) * _HEADERS
+
 
 class Unpacker:
     def __init__(self, archive: TarStream, bounds: Bounds) -> None:
         self._archive = archive
+        self._archive.limit = bounds.stream
         self._bounds = bounds
         self._size = 0
         self._count = 0
@@ -57,7 +68,8 @@ class Unpacker:
             try:
                 self._place(member, relative(member, member.name))
             except OSError as error:
-                raise ArchiveError(f"member {member}: {error.strerror}") from error
+                hint = SPACE if error.errno in NO_SPACE else ""
+                raise ArchiveError(f"member {member}: {error.strerror}", hint=hint) from error
         if not self._count:
             raise ArchiveError("the archive has no members", hint="make the archive again")
         self._finish_directories()
