@@ -116,8 +116,8 @@ options:
         description:
           - Checksum of the archive, as V(sha256:HEX) or V(sha512:HEX), or the URL or path
             of a file that lists it (C(SHA256SUMS)). Required.
-          - It also tells whether the image has changed. A file of checksums is on the managed
-            host and read by each run; with O(images[].src) it is on the controller.
+          - It also tells whether the image has changed. A file of checksums that is given
+            by its path is on the managed host, and read by each run.
           - For O(images[].source=tarball).
         type: str
       pull:
@@ -299,6 +299,17 @@ options:
       - Whether images that are not listed are removed, and trees nothing refers to.
     type: bool
     default: false
+  prune:
+    description:
+      - Whether trees are removed that neither an image nor a sandbox refers to. Any other
+        change of images removes them as well.
+    type: bool
+    default: false
+  uploads:
+    description:
+      - Where archives of O(images[].src) have been copied to, by image.
+      - Set by the action plugin of this module, which copies those that are needed.
+    type: dict
 notes:
   - Archives are verified before they are read, and unpacked by a confined process.
   - Device nodes and FIFOs in an archive are left out and reported as warnings.
@@ -355,6 +366,23 @@ EXAMPLES = r"""
             content: "hello\n"
           - nginx -t
     purge: true
+
+- name: The latest that a list of checksums names, asked for in each run
+  sandlot.sandlot.sandbox_rootfs:
+    images:
+      - name: alpine
+        source: tarball
+        url: https://images.example.com/alpine-minirootfs-x86_64.tar.gz
+        checksum: https://images.example.com/alpine-minirootfs-x86_64.tar.gz.sha256
+        pull: always
+
+- name: An archive on the controller
+  sandlot.sandlot.sandbox_rootfs:
+    images:
+      - name: app
+        source: tarball
+        src: app-rootfs.tar.zst
+        checksum: sha256:0f3a1c9d1b6f5f3f0d6f5c1e7a9b8c4d2e1f0a3b5c7d9e8f6a4b2c0d1e3f5a7b
 """
 
 RETURN = r"""
@@ -364,6 +392,30 @@ actions:
   type: list
   elements: str
   sample: ["image busybox: make 33797cfa5d26 from busybox"]
+done:
+  description: What each image took that was made, in order.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Its name.
+      type: str
+    verb:
+      description: What was done.
+      type: str
+      choices: [made, made again, replaced]
+    digest:
+      description: Names all that the image is made of.
+      type: str
+    size:
+      description: Bytes of its regular files.
+      type: int
+    seconds:
+      description: How long it took.
+      type: float
+  sample:
+    - {name: busybox, verb: made, digest: 33797cfa5d26..., size: 2001312, seconds: 0.4}
 images:
   description: All images of the host by name.
   returned: always
@@ -430,20 +482,24 @@ ARGUMENTS = {
         "options": images.argument_spec(),
     },
     "purge": {"type": "bool", "default": False},
+    "prune": {"type": "bool", "default": False},
+    "uploads": {"type": "dict"},
 }
 
 
 def action(module: AnsibleModule, paths: Paths) -> shell.Json:
-    specs = images.normalise_all(module.params["images"])
-    purge = module.params["purge"]
+    uploads, purge = module.params["uploads"], module.params["purge"]
+    specs = images.with_uploads(images.normalise_all(module.params["images"]), uploads)
     before = images.observe(paths)
-    operations = setup.leftovers(paths)
-    run_setup = setup.runner(paths)
-    operations += images.operations(paths, specs, purge=purge, run_setup=run_setup)
-    if module.check_mode:
-        after = images.desired(paths, specs, purge=purge)
-    else:
-        plan.apply_all(operations)
+    prune, run_setup = module.params["prune"], setup.runner(paths)
+    after, planned = images.planned(paths, specs, purge=purge, prune=prune, run_setup=run_setup)
+    operations = setup.leftovers(paths) + planned
+    done = []
+    if not module.check_mode:
+        needed = images.uploads_needed(paths, specs, after)
+        if needed and uploads is not None:
+            return {"changed": False, "uploads_needed": needed}
+        done = images.apply(paths, operations)
         after = images.observe(paths)
     facts = {name: images.facts(paths, image) for name, image in after.items()}
     left_out = [(name, text) for name, each in facts.items() for text in each["warnings"]]
@@ -452,6 +508,7 @@ def action(module: AnsibleModule, paths: Paths) -> shell.Json:
     return {
         "changed": bool(operations),
         "actions": plan.descriptions(operations),
+        "done": done,
         "images": facts,
         "diff": {
             "before": {name: image.to_json() for name, image in before.items()},

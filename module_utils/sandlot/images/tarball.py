@@ -259,8 +259,8 @@ SOURCE = Source(
             [
                 "Checksum of the archive, as V(sha256:HEX) or V(sha512:HEX), or the URL or path of "
                 "a file that lists it (C(SHA256SUMS)). Required.",
-                "It also tells whether the image has changed. A file of checksums is on the managed"
-                " host and read by each run; with O(images[].src) it is on the controller.",
+                "It also tells whether the image has changed. A file of checksums that is given by "
+                "its path is on the managed host, and read by each run.",
             ],
         ),
         Option(
