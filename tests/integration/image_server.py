@@ -24,6 +24,8 @@ class Server:
         self.etag: str | None = '"1"'
         self.stalled = threading.Event()
         self.released = threading.Event()
+        self.held = threading.Event()
+        self.freed = threading.Event()
         self.url = ""
 
     def paths(self) -> list[str]:
@@ -67,12 +69,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         self._head(206 if "Content-Range" in headers else 200, len(data) - start, **headers)
         rest = data[start:]
-        if word in ("cut", "stall", "drip"):
+        if word in ("cut", "stall", "hold", "drip"):
             self._write(rest[:number])
             self.close_connection = True
             if word == "stall":
                 told.stalled.set()
                 told.released.wait(60)
+            if word == "hold":
+                told.held.set()
+                told.freed.wait(60)
             while word == "drip" and not told.released.wait(0.01):
                 number += 1
                 self._write(rest[number - 1 : number])
@@ -123,5 +128,6 @@ def serving(certificate: Path | None = None) -> Iterator[Server]:
             yield told
         finally:
             told.released.set()
+            told.freed.set()
             running.shutdown()
             thread.join()
