@@ -34,7 +34,7 @@ BUSYBOX = {"name": "busybox", "source": "busybox"}
 COMMAND = [
     sys.executable,
     "-c",
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); import sandlot.cli; sys.exit(sandlot.cli.main())",
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from sandlot.cli import main; exit(main())",
     str(ENGINE),
     "images",
 ]

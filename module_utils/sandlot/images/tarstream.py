@@ -8,10 +8,11 @@ has known loops on crafted headers. Names are bytes here, as the kernel takes th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Iterator, Mapping, Protocol
 
 from ..errors import SandlotError
+from . import tarsparse
 
 BLOCK = 512
 CHUNK = 1 << 20
@@ -29,6 +30,7 @@ _KINDS = {
     b"0": FILE,
     b"\0": FILE,
     b"7": FILE,
+    b"S": FILE,
     b"1": HARD_LINK,
     b"2": SYMLINK,
     b"3": CHARACTER,
@@ -59,6 +61,13 @@ class Member:
     size: int
     mtime: float
     link: bytes
+    # Of a sparse file: where the parts belong that are stored.
+    parts: tarsparse.Map | None = None
+
+    @property
+    def stored(self) -> int:
+        """Bytes of data in the archive."""
+        return self.size if self.parts is None else sum(length for _, length in self.parts)
 
     def __str__(self) -> str:
         return shown(self.name)
@@ -79,6 +88,7 @@ class TarStream:
         self._stream = stream
         self.limit = limit
         self._read = 0
+        self._member: Member | None = None
         self._left = 0
         self._padding = 0
         self._globals: dict[str, bytes] = {}
@@ -88,8 +98,10 @@ class TarStream:
             member = self._next()
             if member is None:
                 return
-            self._left = member.size
-            self._padding = -member.size % BLOCK
+            self._member = member
+            self._left = member.stored
+            # What a sparse file has before its data are whole blocks.
+            self._padding = -member.stored % BLOCK
             yield member
 
     def data(self) -> Iterator[bytes]:
@@ -98,6 +110,18 @@ class TarStream:
             chunk = self._exactly(min(self._left, CHUNK))
             self._left -= len(chunk)
             yield chunk
+
+    def pieces(self) -> Iterator[tuple[int, bytes]]:
+        """The current member's data, and where in the file it belongs; from its beginning."""
+        assert self._member
+        parts = self._member.parts
+        for offset, length in ((0, self._member.size),) if parts is None else parts:
+            end = offset + length
+            while offset < end:
+                chunk = self._exactly(min(end - offset, CHUNK))
+                self._left -= len(chunk)
+                yield offset, chunk
+                offset += len(chunk)
 
     def _next(self) -> Member | None:
         for _ in self.data():
@@ -111,9 +135,29 @@ class TarStream:
                 return None
             _check_sum(header)
             if header[156:157] not in (b"L", b"K", b"x", b"X", b"g", b"V"):
-                return _member(header, {**self._globals, **extended})
+                return self._described(header, {**self._globals, **extended})
             self._extension(header, extended)
         raise ArchiveError(f"{_CORRUPT}: endless extension headers", hint=_FETCH_AGAIN)
+
+    def _described(self, header: bytes, extended: dict[str, bytes]) -> Member:
+        name = extended.pop("GNU.sparse.name", None)
+        if name:
+            extended["path"] = name
+        member = _member(header, extended)
+        old = header[156:157] == b"S"
+        if member.kind != FILE or not (old or tarsparse.is_pax(extended)):
+            return member
+        stored = member.size
+        try:
+            if old:
+                size, parts = tarsparse.old_gnu(header, self._exactly, _number)
+            else:
+                size, parts, taken = tarsparse.pax(extended, self._exactly)
+                stored -= taken
+            tarsparse.check(size, parts, stored)
+        except tarsparse.Damaged as error:
+            raise ArchiveError(f"member {member}: {error}", hint=_FETCH_AGAIN) from error
+        return replace(member, size=size, parts=parts)
 
     def _extension(self, header: bytes, extended: dict[str, bytes]) -> None:
         """A header that describes the next member, or all that follow."""
@@ -158,7 +202,7 @@ def _check_sum(header: bytes) -> None:
 
 def _member(header: bytes, extended: Mapping[str, bytes]) -> Member:
     name = extended.get("path") or _header_name(header)
-    kind = _kind(header, name, extended)
+    kind = _kind(header, name)
     member = Member(
         name=name,
         kind=kind,
@@ -181,13 +225,8 @@ def _header_name(header: bytes) -> bytes:
     return prefix + b"/" + name if is_ustar and prefix else name
 
 
-def _kind(header: bytes, name: bytes, extended: Mapping[str, bytes]) -> str:
+def _kind(header: bytes, name: bytes) -> str:
     flag = header[156:157]
-    if flag == b"S" or any(key.startswith("GNU.sparse.") for key in extended):
-        raise ArchiveError(
-            f"member {shown(name)} is stored as a sparse file",
-            hint="make the archive without --sparse",
-        )
     if flag not in _KINDS:
         kind = flag.decode("latin-1")
         raise ArchiveError(f"member {shown(name)} has a type that is not supported: {kind!r}")

@@ -112,10 +112,10 @@ class Unpacker:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(path, flags, 0o600)
         try:
-            for chunk in self._archive.data():
-                view = memoryview(chunk)
-                while view:
-                    view = view[os.write(fd, view) :]
+            for offset, chunk in self._archive.pieces():
+                _write(fd, chunk, offset)
+            if member.parts is not None:
+                os.ftruncate(fd, member.size)
             # chown clears the setuid bit, so the mode comes after it.
             os.fchown(fd, member.uid, member.gid)
             os.fchmod(fd, member.mode)
@@ -165,6 +165,13 @@ class Unpacker:
         if len(names) > MAX_WARNINGS:
             warnings.append(f"left out {len(names) - MAX_WARNINGS} more devices and FIFOs")
         return warnings
+
+
+def _write(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
 
 
 def relative(member: Member, name: bytes) -> bytes:
