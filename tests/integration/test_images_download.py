@@ -157,6 +157,39 @@ def test_a_partial_file_in_the_way_is_refused(paths: Paths, server: Server, tmp_
     assert not (tmp_path / "data").exists()
 
 
+def _die_at(paths: Paths, raw: dict, call: str, number: int) -> None:
+    real, count = getattr(os, call), 0
+
+    def deadly(*arguments: object, **keywords: object) -> object:
+        nonlocal count
+        count += 1
+        if count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **keywords)
+
+    setattr(os, call, deadly)
+    _apply(paths, raw)
+    os._exit(0)
+
+
+@pytest.mark.parametrize("call", ["mkdir", "rename", "fsync", "unlink", "rmdir", "open", "pwrite"])
+def test_killed_anywhere_it_goes_on(paths: Paths, server: Server, call: str) -> None:
+    raw = wish(server)
+    for number in range(1, 1000):
+        server.script = ["cut 1500000"]
+        job = FORK.Process(target=_die_at, args=(paths, raw, call, number))
+        job.start()
+        job.join()
+        server.script = []
+        converge(paths, raw)
+        assert content(paths) == CONTENT and left(paths) == []
+        converge(paths, {"name": "t", "state": "absent"})
+        assert os.listdir(paths.images) == ["trees"] and not os.listdir(f"{paths.images}/trees")
+        if job.exitcode == 0:
+            break
+    assert number > 1 and job.exitcode == 0
+
+
 CHANGED = archive(CONTENT[::-1])
 
 

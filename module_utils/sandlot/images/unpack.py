@@ -220,7 +220,9 @@ def _make_way(path: bytes) -> None:
 
 def _times(member: Member) -> tuple[int, int]:
     seconds = min(max(member.mtime, 0.0), _LAST_TIME) if member.mtime == member.mtime else 0.0
-    return int(seconds * 1e9), int(seconds * 1e9)
+    # In two parts: a float has no room for so many nanoseconds.
+    nanoseconds = int(seconds) * 10**9 + int(seconds % 1 * 1e9)
+    return nanoseconds, nanoseconds
 
 
 def check_mountpoints() -> None:
