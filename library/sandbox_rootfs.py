@@ -126,6 +126,9 @@ options:
           - V(missing) asks when there is no image yet, or its options have changed.
           - V(always) asks in each run, and replaces the image when the file says so.
           - For O(images[].source=tarball).
+          - 'When to ask the registry: V(missing) for an image that is not on the host yet,
+            V(always) to follow a tag, V(never) not at all. Without it, V(missing).'
+          - For O(images[].source=oci).
           - Defaults to V(missing).
         type: str
         choices: [missing, always]
@@ -212,13 +215,6 @@ options:
             it, that of the host.
           - For O(images[].source=oci).
         type: str
-      pull:
-        description:
-          - 'When to ask the registry: V(missing) for an image that is not on the host yet,
-            V(always) to follow a tag, V(never) not at all. Without it, V(missing).'
-          - For O(images[].source=oci).
-        type: str
-        choices: [missing, always, never]
       tls_verify:
         description:
           - Whether the registry must have a certificate that can be verified. V(false)

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from archives import entry, folder, link, pack
 from image_server import serving
 from sandlot import images
 from sandlot.errors import SandlotError
@@ -28,7 +29,7 @@ from sandlot.images.tarstream import ArchiveError
 from sandlot.images.unpack import Bounds
 from sandlot.paths import Paths
 from sandlot.plan import apply_all
-from test_images_extract import entry, folder, link, naive, pack, unpack
+from test_images_extract import naive, unpack
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 FORK = multiprocessing.get_context("fork")
