@@ -4,18 +4,17 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import multiprocessing
 import os
 import signal
 import subprocess
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import deadly
 import pytest
+from archives import one_file
 from image_server import Server, serving
 from sandlot import images, lock
 from sandlot.errors import HostError, SandlotError, SpecError
@@ -28,16 +27,7 @@ FORK = multiprocessing.get_context("fork")
 CONTENT = os.urandom(3 << 20)
 
 
-def archive(content: bytes = CONTENT) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as writer:
-        member = tarfile.TarInfo("f")
-        member.size = len(content)
-        writer.addfile(member, io.BytesIO(content))
-    return gzip.compress(buffer.getvalue(), mtime=0)
-
-
-ARCHIVE = archive()
+ARCHIVE = one_file(CONTENT)
 
 
 def checksum(data: bytes) -> str:
@@ -158,16 +148,7 @@ def test_a_partial_file_in_the_way_is_refused(paths: Paths, server: Server, tmp_
 
 
 def _die_at(paths: Paths, raw: dict, call: str, number: int) -> None:
-    real, count = getattr(os, call), 0
-
-    def deadly(*arguments: object, **keywords: object) -> object:
-        nonlocal count
-        count += 1
-        if count == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*arguments, **keywords)
-
-    setattr(os, call, deadly)
+    deadly.arm(call, number)
     _apply(paths, raw)
     os._exit(0)
 
@@ -190,7 +171,7 @@ def test_killed_anywhere_it_goes_on(paths: Paths, server: Server, call: str) -> 
     assert number > 1 and job.exitcode == 0
 
 
-CHANGED = archive(CONTENT[::-1])
+CHANGED = one_file(CONTENT[::-1])
 
 
 @pytest.mark.parametrize("etag", ['"2"', 'W/"2"', None])
@@ -217,7 +198,7 @@ def test_a_server_that_cannot_resume(paths: Paths, server: Server, word: str) ->
 def test_more_has_arrived_than_there_is(
     paths: Paths, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = archive(b"short")
+    short = one_file(b"short")
     server.script = ["cut 1000000"]
     monkeypatch.setattr(download, "DELAYS", ())
     fails(paths, wish(server, short), "can't be downloaded")
@@ -406,7 +387,7 @@ def test_checksums_are_asked_for_once(paths: Paths, server: Server) -> None:
     raw = wish(server, checksum=f"{server.url}/sums")
     converge(paths, raw)
     server.asked.clear()
-    new = archive(b"new")
+    new = one_file(b"new")
     server.files["/sums"] = f"{hashlib.sha256(new).hexdigest()}  a.tar.gz".encode()
     server.files["/a.tar.gz"] = new
     assert converge(paths, raw) == [] and server.asked == []
@@ -423,8 +404,8 @@ def test_a_file_on_the_host_is_read_each_time(paths: Paths, server: Server, tmp_
     sums.write_text(f"{LONG}  a.tar.gz\n")
     raw = wish(server, checksum=str(sums))
     converge(paths, raw)
-    server.files["/a.tar.gz"] = archive(b"new")
-    sums.write_text(f"{hashlib.sha512(archive(b'new')).hexdigest()}  a.tar.gz\n")
+    server.files["/a.tar.gz"] = one_file(b"new")
+    sums.write_text(f"{hashlib.sha512(one_file(b'new')).hexdigest()}  a.tar.gz\n")
     assert converge(paths, raw)[0] == "replace" and content(paths) == b"new"
     sums.unlink()
     assert converge(paths, raw) == []
@@ -459,7 +440,7 @@ def test_the_host_can_be_written_to_meanwhile(paths: Paths, server: Server) -> N
     assert server.stalled.wait(60)
     with lock.exclusive(paths, wait=0):
         assert job.is_alive()
-    small = archive(b"small")
+    small = one_file(b"small")
     server.files["/small.tar.gz"] = small
     converge(paths, wish(server, small, name="small", url=f"{server.url}/small.tar.gz"))
     assert job.is_alive()

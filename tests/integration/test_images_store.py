@@ -19,6 +19,7 @@ import tarfile
 from pathlib import Path
 from typing import Callable
 
+import deadly
 import pytest
 from sandlot import images, store
 from sandlot.errors import ForeignError, HostError, SandlotError, SpecError
@@ -344,16 +345,7 @@ def test_a_planted_store_is_refused(paths: Paths, tmp_path: Path, kind: str) -> 
 
 def _die_at(paths: Paths, raw: list, call: str, number: int) -> None:
     operations = images.operations(paths, images.normalise_all(raw), purge=True)
-    real, count = getattr(os, call), 0
-
-    def deadly(*arguments: object, **keywords: object) -> object:
-        nonlocal count
-        count += 1
-        if count == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*arguments, **keywords)
-
-    setattr(os, call, deadly)
+    deadly.arm(call, number)
     apply_all(operations)
     os._exit(0)
 
@@ -458,16 +450,7 @@ def test_a_shifted_copy(paths: Paths, tmp_path: Path) -> None:
 
 
 def _shift_and_die_at(paths: Paths, image: images.Image, call: str, number: int) -> None:
-    real, count = getattr(os, call), 0
-
-    def deadly(*arguments: object, **keywords: object) -> object:
-        nonlocal count
-        count += 1
-        if count == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*arguments, **keywords)
-
-    setattr(os, call, deadly)
+    deadly.arm(call, number)
     apply_all(images.shift_operations(paths, image, IDS))
     os._exit(0)
 

@@ -4,32 +4,21 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import json
 import os
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
+from archives import one_file
 from sandlot import images
 from sandlot.paths import Paths
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 REPOSITORY = Path(__file__).resolve().parents[2]
 BINARIES = Path(sys.executable).parent
-
-
-def archive(content: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as writer:
-        member = tarfile.TarInfo("f")
-        member.size = len(content)
-        writer.addfile(member, io.BytesIO(content))
-    return gzip.compress(buffer.getvalue(), mtime=0)
 
 
 class Controller:
@@ -43,7 +32,7 @@ class Controller:
         (directory / "root").mkdir()
 
     def wish(self, content: bytes, **options: str) -> dict[str, str]:
-        data = archive(content)
+        data = one_file(content)
         (self.directory / "files" / "a.tar.gz").write_bytes(data)
         checksum = f"sha256:{hashlib.sha256(data).hexdigest()}"
         raw = {"name": "t", "source": "tarball", "src": "a.tar.gz", "checksum": checksum}
