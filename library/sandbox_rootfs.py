@@ -92,8 +92,8 @@ options:
         type: int
       path:
         description:
-          - Archive on the managed host, plain or compressed with gzip, xz or bzip2. Either
-            this or O(images[].url) is required.
+          - Archive on the managed host, plain or compressed with gzip, xz, bzip2 or zstd.
+            This, O(images[].url) or O(images[].src) is required.
           - For O(images[].source=tarball).
           - Directory on the managed host. When something in it changes, the sandboxes that
             follow the image are restarted by the next run.
@@ -101,15 +101,37 @@ options:
         type: path
       url:
         description:
-          - Where the managed host fetches the archive, http or https.
+          - Where the managed host fetches the archive, http or https. A transfer that breaks
+            off is resumed, by the next run as well.
+          - Proxies are taken from the environment of the module.
+          - For O(images[].source=tarball).
+        type: str
+      src:
+        description:
+          - Archive on the controller, found like files of M(ansible.builtin.copy). It is
+            copied to hosts that don't have the image yet.
           - For O(images[].source=tarball).
         type: str
       checksum:
         description:
-          - Checksum of the archive, as V(sha256:HEX) or V(sha512:HEX). Required.
-          - It also tells whether the image has changed.
+          - Checksum of the archive, as V(sha256:HEX) or V(sha512:HEX), or the URL or path
+            of a file that lists it (C(SHA256SUMS)). Required.
+          - It also tells whether the image has changed. A file of checksums that is given
+            by its path is on the managed host, and read by each run.
           - For O(images[].source=tarball).
         type: str
+      pull:
+        description:
+          - When to ask for a file of checksums at a URL.
+          - V(missing) asks when there is no image yet, or its options have changed.
+          - V(always) asks in each run, and replaces the image when the file says so.
+          - For O(images[].source=tarball).
+          - 'When to ask the registry: V(missing) for an image that is not on the host yet,
+            V(always) to follow a tag, V(never) not at all. Without it, V(missing).'
+          - For O(images[].source=oci).
+          - Defaults to V(missing).
+        type: str
+        choices: [missing, always, never]
       max_size:
         description:
           - Most bytes the image may unpack to, such as V(2g).
@@ -193,13 +215,6 @@ options:
             it, that of the host.
           - For O(images[].source=oci).
         type: str
-      pull:
-        description:
-          - 'When to ask the registry: V(missing) for an image that is not on the host yet,
-            V(always) to follow a tag, V(never) not at all. Without it, V(missing).'
-          - For O(images[].source=oci).
-        type: str
-        choices: [missing, always, never]
       tls_verify:
         description:
           - Whether the registry must have a certificate that can be verified. V(false)
@@ -280,6 +295,17 @@ options:
       - Whether images that are not listed are removed, and trees nothing refers to.
     type: bool
     default: false
+  prune:
+    description:
+      - Whether trees are removed that neither an image nor a sandbox refers to. Any other
+        change of images removes them as well.
+    type: bool
+    default: false
+  uploads:
+    description:
+      - Where archives of O(images[].src) have been copied to, by image.
+      - Set by the action plugin of this module, which copies those that are needed.
+    type: dict
 notes:
   - Archives are verified before they are read, and unpacked by a confined process.
   - Device nodes and FIFOs in an archive are left out and reported as warnings.
@@ -336,6 +362,23 @@ EXAMPLES = r"""
             content: "hello\n"
           - nginx -t
     purge: true
+
+- name: The latest that a list of checksums names, asked for in each run
+  sandlot.sandlot.sandbox_rootfs:
+    images:
+      - name: alpine
+        source: tarball
+        url: https://images.example.com/alpine-minirootfs-x86_64.tar.gz
+        checksum: https://images.example.com/alpine-minirootfs-x86_64.tar.gz.sha256
+        pull: always
+
+- name: An archive on the controller
+  sandlot.sandlot.sandbox_rootfs:
+    images:
+      - name: app
+        source: tarball
+        src: app-rootfs.tar.zst
+        checksum: sha256:0f3a1c9d1b6f5f3f0d6f5c1e7a9b8c4d2e1f0a3b5c7d9e8f6a4b2c0d1e3f5a7b
 """
 
 RETURN = r"""
@@ -345,6 +388,30 @@ actions:
   type: list
   elements: str
   sample: ["image busybox: make 33797cfa5d26 from busybox"]
+done:
+  description: What each image took that was made, in order.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Its name.
+      type: str
+    verb:
+      description: What was done.
+      type: str
+      choices: [made, made again, replaced]
+    digest:
+      description: Names all that the image is made of.
+      type: str
+    size:
+      description: Bytes of its regular files.
+      type: int
+    seconds:
+      description: How long it took.
+      type: float
+  sample:
+    - {name: busybox, verb: made, digest: 33797cfa5d26..., size: 2001312, seconds: 0.4}
 images:
   description: All images of the host by name.
   returned: always
@@ -411,20 +478,24 @@ ARGUMENTS = {
         "options": images.argument_spec(),
     },
     "purge": {"type": "bool", "default": False},
+    "prune": {"type": "bool", "default": False},
+    "uploads": {"type": "dict"},
 }
 
 
 def action(module: AnsibleModule, paths: Paths) -> shell.Json:
-    specs = images.normalise_all(module.params["images"])
-    purge = module.params["purge"]
+    uploads, purge = module.params["uploads"], module.params["purge"]
+    specs = images.with_uploads(images.normalise_all(module.params["images"]), uploads)
     before = images.observe(paths)
-    operations = setup.leftovers(paths)
-    run_setup = setup.runner(paths)
-    operations += images.operations(paths, specs, purge=purge, run_setup=run_setup)
-    if module.check_mode:
-        after = images.desired(paths, specs, purge=purge)
-    else:
-        plan.apply_all(operations)
+    prune, run_setup = module.params["prune"], setup.runner(paths)
+    after, planned = images.planned(paths, specs, purge=purge, prune=prune, run_setup=run_setup)
+    operations = setup.leftovers(paths) + planned
+    done = []
+    if not module.check_mode:
+        needed = images.uploads_needed(paths, specs, after)
+        if needed and uploads is not None:
+            return {"changed": False, "uploads_needed": needed}
+        done = images.apply(paths, operations)
         after = images.observe(paths)
     facts = {name: images.facts(paths, image) for name, image in after.items()}
     left_out = [(name, text) for name, each in facts.items() for text in each["warnings"]]
@@ -433,6 +504,7 @@ def action(module: AnsibleModule, paths: Paths) -> shell.Json:
     return {
         "changed": bool(operations),
         "actions": plan.descriptions(operations),
+        "done": done,
         "images": facts,
         "diff": {
             "before": {name: image.to_json() for name, image in before.items()},

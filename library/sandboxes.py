@@ -397,8 +397,8 @@ options:
         type: int
       path:
         description:
-          - Archive on the managed host, plain or compressed with gzip, xz or bzip2. Either
-            this or O(expected_images[].url) is required.
+          - Archive on the managed host, plain or compressed with gzip, xz, bzip2 or zstd.
+            This, O(expected_images[].url) or O(expected_images[].src) is required.
           - For O(expected_images[].source=tarball).
           - Directory on the managed host. When something in it changes, the sandboxes that
             follow the image are restarted by the next run.
@@ -406,15 +406,37 @@ options:
         type: path
       url:
         description:
-          - Where the managed host fetches the archive, http or https.
+          - Where the managed host fetches the archive, http or https. A transfer that breaks
+            off is resumed, by the next run as well.
+          - Proxies are taken from the environment of the module.
+          - For O(expected_images[].source=tarball).
+        type: str
+      src:
+        description:
+          - Archive on the controller, found like files of M(ansible.builtin.copy). It is
+            copied to hosts that don't have the image yet.
           - For O(expected_images[].source=tarball).
         type: str
       checksum:
         description:
-          - Checksum of the archive, as V(sha256:HEX) or V(sha512:HEX). Required.
-          - It also tells whether the image has changed.
+          - Checksum of the archive, as V(sha256:HEX) or V(sha512:HEX), or the URL or path
+            of a file that lists it (C(SHA256SUMS)). Required.
+          - It also tells whether the image has changed. A file of checksums that is given
+            by its path is on the managed host, and read by each run.
           - For O(expected_images[].source=tarball).
         type: str
+      pull:
+        description:
+          - When to ask for a file of checksums at a URL.
+          - V(missing) asks when there is no image yet, or its options have changed.
+          - V(always) asks in each run, and replaces the image when the file says so.
+          - For O(expected_images[].source=tarball).
+          - 'When to ask the registry: V(missing) for an image that is not on the host yet,
+            V(always) to follow a tag, V(never) not at all. Without it, V(missing).'
+          - For O(expected_images[].source=oci).
+          - Defaults to V(missing).
+        type: str
+        choices: [missing, always, never]
       max_size:
         description:
           - Most bytes the image may unpack to, such as V(2g).
@@ -498,13 +520,6 @@ options:
             it, that of the host.
           - For O(expected_images[].source=oci).
         type: str
-      pull:
-        description:
-          - 'When to ask the registry: V(missing) for an image that is not on the host yet,
-            V(always) to follow a tag, V(never) not at all. Without it, V(missing).'
-          - For O(expected_images[].source=oci).
-        type: str
-        choices: [missing, always, never]
       tls_verify:
         description:
           - Whether the registry must have a certificate that can be verified. V(false)

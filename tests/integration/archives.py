@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import stat
 import tarfile
@@ -42,3 +43,8 @@ def state(directory: Path) -> dict[str, object]:
         content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
         found[str(path)] = (status.st_mode, status.st_uid, status.st_nlink, content)
     return found
+
+
+def one_file(content: bytes) -> bytes:
+    """A compressed archive of the file "f", the same each time."""
+    return gzip.compress(pack(entry("f", content)), mtime=0)

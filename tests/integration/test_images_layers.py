@@ -197,8 +197,13 @@ def test_empty_layers_are_layers(tmp_path: Path) -> None:
     assert files(tmp_path / "in") == ALL
 
 
-def test_compressed_layers(tmp_path: Path) -> None:
-    unpack([LOWER, pack(entry(".wh.f"))], tmp_path / "in", compress=gzip.compress)
+def zstd(data: bytes) -> bytes:
+    return subprocess.run(["zstd", "-qc"], input=data, capture_output=True, check=True).stdout
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstd])
+def test_compressed_layers(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    unpack([LOWER, pack(entry(".wh.f"))], tmp_path / "in", compress=compress)
     assert files(tmp_path / "in") == _without("f")
 
 

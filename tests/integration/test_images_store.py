@@ -4,10 +4,8 @@
 
 from __future__ import annotations
 
-import functools
 import gzip
 import hashlib
-import http.server
 import io
 import json
 import multiprocessing
@@ -18,10 +16,10 @@ import signal
 import subprocess
 import sys
 import tarfile
-import threading
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable
 
+import deadly
 import pytest
 from sandlot import images, store
 from sandlot.errors import ForeignError, HostError, SandlotError, SpecError
@@ -289,78 +287,6 @@ def test_left_out_members_are_kept_as_warnings(paths: Paths, tmp_path: Path) -> 
     assert facts["warnings"] == ["left out 'dev/null': a device or FIFO"]
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
-    def __init__(self, data: bytes, *arguments: object) -> None:
-        self.data = data
-        super().__init__(*arguments)  # type: ignore[arg-type]
-
-    def do_GET(self) -> None:
-        if self.path == "/moved":
-            self._answer(302, location="/good")
-        elif self.path.startswith("/to-"):
-            self._answer(
-                302, location={"/to-file": "file:///etc/passwd"}.get(self.path, "ftp://x/")
-            )
-        elif self.path in ("/good", "/short"):
-            self._answer(200, length=len(self.data) + (self.path == "/short") * 10)
-            self.wfile.write(self.data)
-        else:
-            self._answer(404)
-
-    def _answer(self, status: int, *, location: str = "", length: int = 0) -> None:
-        self.send_response(status)
-        if location:
-            self.send_header("Location", location)
-        self.send_header("Content-Length", str(length))
-        self.end_headers()
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict]:
-    monkeypatch.setenv("no_proxy", "*")
-    raw = archive(tmp_path, {"f": b"fetched"})
-    data = Path(raw.pop("path")).read_bytes()
-    with http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(_Handler, data)
-    ) as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield {**raw, "url": f"http://127.0.0.1:{running.server_port}"}
-        running.shutdown()
-        thread.join()
-
-
-@pytest.mark.parametrize("path", ["/good", "/moved"])
-def test_a_tarball_from_a_url(paths: Paths, server: dict, path: str) -> None:
-    converge(paths, {**server, "url": server["url"] + path})
-    assert Path(images.lookup(paths, "t").root, "f").read_bytes() == b"fetched"
-
-
-@pytest.mark.parametrize(
-    "path, message",
-    [
-        ("/missing", "404"),
-        ("/short", "early|IncompleteRead"),
-        ("/to-file", "can't be downloaded"),
-        ("/to-ftp", "can't be downloaded"),
-    ],
-)
-def test_downloads_that_fail(paths: Paths, server: dict, path: str, message: str) -> None:
-    with pytest.raises(HostError, match=message):
-        converge(paths, {**server, "url": server["url"] + path})
-    assert os.listdir(paths.images) == ["trees"]
-
-
-def test_an_unreachable_server(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "*")
-    raw = {"name": "t", "source": "tarball", "url": "http://127.0.0.1:9/x"}
-    with pytest.raises(HostError, match="127.0.0.1:9/x can't be downloaded: .*refused"):
-        converge(paths, {**raw, "checksum": "sha256:" + "0" * 64})
-
-
 # -- removal --------------------------------------------------------------------------------------
 
 
@@ -419,16 +345,7 @@ def test_a_planted_store_is_refused(paths: Paths, tmp_path: Path, kind: str) -> 
 
 def _die_at(paths: Paths, raw: list, call: str, number: int) -> None:
     operations = images.operations(paths, images.normalise_all(raw), purge=True)
-    real, count = getattr(os, call), 0
-
-    def deadly(*arguments: object, **keywords: object) -> object:
-        nonlocal count
-        count += 1
-        if count == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*arguments, **keywords)
-
-    setattr(os, call, deadly)
+    deadly.arm(call, number)
     apply_all(operations)
     os._exit(0)
 
@@ -533,16 +450,7 @@ def test_a_shifted_copy(paths: Paths, tmp_path: Path) -> None:
 
 
 def _shift_and_die_at(paths: Paths, image: images.Image, call: str, number: int) -> None:
-    real, count = getattr(os, call), 0
-
-    def deadly(*arguments: object, **keywords: object) -> object:
-        nonlocal count
-        count += 1
-        if count == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*arguments, **keywords)
-
-    setattr(os, call, deadly)
+    deadly.arm(call, number)
     apply_all(images.shift_operations(paths, image, IDS))
     os._exit(0)
 
@@ -614,7 +522,7 @@ def test_sandbox_rootfs(paths: Paths) -> None:
     again = _module(paths, "sandbox_rootfs", options)
     assert (again["changed"], again["actions"]) == (False, [])
     failed = _module(paths, "sandbox_rootfs", {"images": [{"name": "x", "source": "tarball"}]})
-    assert "images[0]: 'x' has neither path nor url; give one of them" in failed["msg"]
+    assert "images[0]: 'x' has neither path, url nor src; give one of them" in failed["msg"]
 
 
 def test_sandbox_subid(paths: Paths) -> None:

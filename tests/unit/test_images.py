@@ -58,7 +58,7 @@ BAD = {
     "no checksum": ({**TARBALL, "checksum": None}, "has no checksum"),
     "bad checksum": ({**TARBALL, "checksum": "md5:00"}, "image.checksum"),
     "short checksum": ({**TARBALL, "checksum": SHA256[:-1]}, "image.checksum"),
-    "neither": ({**TARBALL, "path": None}, "neither path nor url"),
+    "neither": ({**TARBALL, "path": None}, "neither path, url nor src"),
     "both": ({**TARBALL, "url": "http://h/x"}, "both path and url"),
     "relative path": ({**TARBALL, "path": "x.tar"}, "image.path"),
     "file url": ({**TARBALL, "path": None, "url": "file:///etc/passwd"}, "image.url"),
@@ -258,6 +258,9 @@ def _header(**changes: bytes) -> bytes:
         "mtime": (136, b"00000000000\0"),
         "type": (156, b"0"),
         "magic": (257, b"ustar\x0000"),
+        "parts": (386, b""),
+        "more": (482, b""),
+        "real": (483, b""),
     }
     block = bytearray(512)
     for key, (offset, default) in fields.items():
@@ -266,6 +269,23 @@ def _header(**changes: bytes) -> bytes:
     block[148:156] = b" " * 8
     block[148:156] = b"%06o\0 " % sum(block)
     return bytes(block)
+
+
+def _sparse_header(*parts: tuple[int, int], size: int, stored: int) -> bytes:
+    found = b"".join(b"%011o\0%011o\0" % part for part in parts)
+    return _header(type=b"S", parts=found, real=b"%011o\0" % size, size=b"%011o\0" % stored)
+
+
+def _pax_sparse(records: dict[str, str], data: bytes = b"") -> bytes:
+    text = b""
+    for key, value in records.items():
+        body = f" GNU.sparse.{key}={value}\n".encode()
+        length = len(body) + 1
+        while len(b"%d" % length) + len(body) != length:
+            length += 1
+        text += b"%d" % length + body
+    head = _header(type=b"x", size=b"%011o\0" % len(text))
+    return head + text + bytes(-len(text) % 512) + _header(size=b"%011o\0" % len(data)) + data
 
 
 HOSTILE = {
@@ -282,8 +302,25 @@ HOSTILE = {
     "pax of digits": _header(type=b"x", size=b"00000001000\0") + b"1" * 512,
     "pax size": _header(type=b"x", size=b"00000000013\0") + b"11 size=-1\n".ljust(512, b"\0"),
     "unknown type": _header(type=b"Q"),
-    "sparse": _header(type=b"S"),
+    "sparse, more stored than there is": _header(type=b"S", size=b"00000000001\0"),
     "multi volume": _header(type=b"M"),
+    "sparse, endless": _header(type=b"S", more=b"\1") + b"".ljust(504, b"\0") + b"\1" * 8,
+    "sparse, endless parts": _header(type=b"S", more=b"\1")
+    + b"00000000001\0" * 42
+    + b"\1".ljust(8, b"\0"),
+    "sparse, parts beyond the end": _sparse_header((0, 1), (10, 10), size=19, stored=11),
+    "sparse, parts overlap": _sparse_header((0, 10), (5, 10), size=100, stored=20),
+    "sparse, less stored than parts": _sparse_header((0, 10), size=100, stored=9),
+    "sparse, negative": _header(type=b"S", parts=b"\xff" * 24),
+    "sparse, unknown version": _pax_sparse({"major": "9", "minor": "9"}),
+    "sparse, no numbers": _pax_sparse({"map": "a,b", "size": "9"}),
+    "sparse, odd map": _pax_sparse({"map": "0,1,2", "size": "9"}),
+    "sparse, huge size": _pax_sparse({"map": "0,1", "size": "9" * 30}),
+    "sparse, many parts": _pax_sparse({"map": "0,0," * (1 << 17), "size": "9"}),
+    "sparse, map is no text": _pax_sparse({"major": "1", "minor": "0", "realsize": "9"}),
+    "sparse, map is long": _pax_sparse(
+        {"major": "1", "minor": "0", "realsize": "9"}, b"99999999\n".ljust(512, b"\n")
+    ),
 }
 
 

@@ -12,6 +12,7 @@ from typing import Optional, Type
 from ..kernel.libc import check, libc
 
 IN_MODIFY = 0x2
+IN_MOVED_TO = 0x80
 IN_CREATE = 0x100
 IN_DELETE = 0x200
 IN_DELETE_SELF = 0x400
@@ -23,7 +24,7 @@ class Watch:
 
     def __init__(self, directory: str) -> None:
         self.fd = check(libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK), "inotify_init1")
-        mask = ctypes.c_uint32(IN_MODIFY | IN_CREATE | IN_DELETE | IN_DELETE_SELF)
+        mask = ctypes.c_uint32(IN_MODIFY | IN_MOVED_TO | IN_CREATE | IN_DELETE | IN_DELETE_SELF)
         try:
             result = libc.inotify_add_watch(self.fd, os.fsencode(directory), mask)
             check(result, "inotify_add_watch", directory)

@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "say what this host has and lacks for sandboxes, and the remedies"
     _formatted(_command(commands, "doctor", "doctor", text))
     _add_refresh(commands)
+    _add_images(commands)
     _command(commands, "up", "service", "start what is to run after a boot")
     _command(commands, "launcher", "service", "run the launcher in the foreground")
     return parser
@@ -153,6 +154,16 @@ def _add_explain(commands: _Commands) -> None:
 def _add_refresh(commands: _Commands) -> None:
     text = "resolve the names in egress lists again"
     _formatted(_command(commands, "refresh", "refresh", text))
+
+
+def _add_images(commands: _Commands) -> None:
+    parser = _formatted(_command(commands, "images", "images", "list images, or remove old ones"))
+    text = "prune removes what neither an image nor a sandbox refers to"
+    parser.add_argument("action", nargs="?", choices=("list", "prune"), default="list", help=text)
+    text = "follow what is being made, until nothing is"
+    parser.add_argument("-w", "--watch", action="store_true", help=text)
+    text = "prune images that no sandbox uses as well"
+    parser.add_argument("-a", "--all", action="store_true", help=text)
 
 
 def _count(text: str) -> int:

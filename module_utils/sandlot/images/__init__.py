@@ -6,15 +6,17 @@ from __future__ import annotations
 
 from .model import Image, ImageSpec
 from .normalise import argument_spec, normalise, normalise_all, options
+from .perform import apply, uploads_needed, with_uploads
 from .records import check_made, facts, find, is_one_tree, is_pinned_to, lookup, observe
 from .shifted import shift_operations, shifted
 from .sources import SOURCES
-from .store import desired, operations, prune_operations
+from .store import desired, operations, planned, prune_operations
 
 __all__ = [
     "SOURCES",
     "Image",
     "ImageSpec",
+    "apply",
     "argument_spec",
     "check_made",
     "desired",
@@ -28,7 +30,10 @@ __all__ = [
     "observe",
     "operations",
     "options",
+    "planned",
     "prune_operations",
     "shift_operations",
     "shifted",
+    "uploads_needed",
+    "with_uploads",
 ]

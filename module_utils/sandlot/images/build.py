@@ -113,12 +113,14 @@ def _tree(
         for path, mode in ((tree, 0o700), (f"{tree}/root", 0o755), (f"{directory}/scratch", 0o700)):
             os.mkdir(path)
             os.chmod(path, mode)
-        made = build(Job(spec, digest, f"{tree}/root", f"{directory}/scratch", report))
+        kept = workspace.kept(paths, digest)
+        made = build(Job(spec, digest, f"{tree}/root", f"{directory}/scratch", report, kept))
         if build is of(spec).build and not of(spec).settled:
             _check_unchanged(spec, digest)
         report("install", 0, 0)
         store.write(f"{tree}/about.json", _about(made, f"{tree}/root"))
         workspace.install(paths, tree, workspace.tree(paths, digest))
+        workspace.remove_tree(kept)
 
 
 def _check_unchanged(spec: ImageSpec, digest: str) -> None:

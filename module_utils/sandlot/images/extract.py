@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import locale
 import lzma
@@ -15,26 +16,33 @@ import select
 import signal
 import sys
 import zlib
-from typing import Any, BinaryIO, Callable, Dict, NoReturn, Sequence, cast
+from typing import Any, Callable, Dict, NoReturn, Sequence, cast
 
 from ..kernel.confine import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, prctl, set_capabilities
-from .tarstream import ArchiveError, Stream, TarStream
-from .unpack import Bounds, Unpacker
+from . import decompress
+from .tarstream import BLOCK, ArchiveError, Stream, TarStream
+from .unpack import NO_SPACE, SPACE, Bounds, Unpacker
 
 # CHOWN, DAC_OVERRIDE, FOWNER, FSETID: what placing files with any owner and mode takes.
 _CAPABILITIES = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4
 _MEMORY = 2 << 30
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
-_ZSTD = b"\x28\xb5\x2f\xfd"
-_MAGIC_LENGTH = 6
+# Unpacking 8 GiB of xz takes a few minutes; an endless stream must end.
+_SECONDS = 3600
 _INTERVAL = 0.5
 
 Outcome = Dict[str, Any]
 
 
-def extract(fd: int, destination: str, bounds: Bounds) -> list[str]:
-    """Unpack the archive read from ``fd`` into an empty directory; returns warnings."""
-    return confined([fd], destination, lambda: _outcome(fd, bounds))
+def extract(
+    fd: int, destination: str, bounds: Bounds, watch: Callable[[], None] | None = None
+) -> list[str]:
+    """Unpack the archive ``fd`` into an empty directory; returns warnings.
+
+    Its offset, which ``watch`` may look at, tells how much has been read.
+    """
+    with decompress.readable(fd) as stream:
+        return confined([stream], destination, lambda: _outcome(stream, bounds), watch)
 
 
 def confined(
@@ -67,6 +75,8 @@ def confined(
 
 def _ending(status: int) -> str:
     code = os.waitstatus_to_exitcode(status)
+    if code == -signal.SIGXCPU:
+        return f"has taken more than {_SECONDS} seconds of the processor"
     return f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
 
 
@@ -99,6 +109,7 @@ def _confine(kept: set[int], destination: str) -> None:
     for low, high in zip(bounds, bounds[1:]):
         os.closerange(low + 1, high)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS + 10))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     set_capabilities(_CAPABILITIES, _CAPABILITIES, 0)
@@ -127,35 +138,31 @@ def explained(work: Callable[[], list[str]]) -> Outcome:
         error = f"unpacking the archive takes more than {_MEMORY} bytes of memory"
     except OSError as problem:
         error = f"unpacking the archive failed: {problem.strerror or problem}"
+        hint = SPACE if problem.errno in NO_SPACE else ""
     return {"error": error, "hint": hint, "warnings": warnings}
 
 
-def open_archive(raw: BinaryIO) -> Stream:
+def open_archive(raw: io.BufferedReader) -> Stream:
     """The uncompressed stream, by what the data begins with."""
-    magic = raw.read(_MAGIC_LENGTH)
-    raw.seek(0)
-    if magic.startswith(b"\x1f\x8b"):
+    head = raw.peek(BLOCK)[:BLOCK]
+    if head.startswith(b"\x1f\x8b"):
         return cast(Stream, gzip.GzipFile(fileobj=raw))
-    if magic.startswith(b"BZh"):
+    if head.startswith(b"BZh"):
         return bz2.BZ2File(raw)
-    if magic.startswith(b"\xfd7zXZ\0"):
+    if head.startswith(b"\xfd7zXZ\0"):
         return lzma.LZMAFile(raw)
-    _check_plain(raw, magic)
+    _check_plain(head)
     return raw
 
 
-def _check_plain(raw: BinaryIO, magic: bytes) -> None:
-    hint = "use a tar archive, plain or compressed with gzip, xz or bzip2"
-    if not magic:
+def _check_plain(head: bytes) -> None:
+    hint = "use a tar archive, plain or compressed with gzip, xz, bzip2 or zstd"
+    if not head:
         raise ArchiveError("the archive is empty", hint=hint)
-    if magic.startswith(_ZSTD):
-        raise ArchiveError("the archive is compressed with zstd", hint=hint)
-    header = raw.read(512)
-    raw.seek(0)
-    if looks_like_html(header):
+    if looks_like_html(head):
         raise ArchiveError("it is an HTML page and no archive", hint="check the URL")
     # v7 archives have no magic, but zeros around their short texts.
-    if header[257:262] != b"ustar" and header[257:512].strip(b"\0"):
+    if head[257:262] != b"ustar" and head[257:BLOCK].strip(b"\0"):
         raise ArchiveError("it is not a tar archive", hint=hint)
 
 

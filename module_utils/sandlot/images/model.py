@@ -78,7 +78,9 @@ class Job:
     """What a source is given to build with.
 
     ``root`` is an empty directory to fill, ``scratch`` a private one for whatever the work needs;
-    ``report(phase, done, total)`` tells bytes of progress, ``total`` 0 when nobody knows.
+    ``kept`` may be made and used by the source for what should outlive a killed or failed run; it
+    is removed once nobody wants the image. ``report(phase, done, total)`` tells bytes of progress,
+    ``total`` 0 when nobody knows.
     """
 
     spec: ImageSpec
@@ -86,6 +88,7 @@ class Job:
     root: str
     scratch: str
     report: Callable[[str, int, int], None]
+    kept: str = ""
 
 
 @dataclass(frozen=True)

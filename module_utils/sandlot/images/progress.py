@@ -8,27 +8,84 @@ import contextlib
 import os
 import time
 from types import TracebackType
-from typing import Any, Dict, Optional, Type
+from typing import Any, Dict, List, Optional, Sequence, Type
 
 from .. import store
 from ..errors import StateError
+from ..kernel.namespaces import start_time
 from ..paths import Paths
 
+Json = Dict[str, Any]
+
 _INTERVAL = 0.5
+QUEUED = "queued"
 
 
-def _directory(paths: Paths) -> str:
+def directory(paths: Paths) -> str:
     # Sandboxes' directories lie beside it; their names never begin with a dot.
     return f"{paths.run}/.images"
 
 
-class Progress:
-    """Writes a small file in memory, at most twice a second; it is gone when the work is done."""
+def _myself() -> Json:
+    pid = os.getpid()
+    return {"pid": pid, "start": start_time(pid)}
+
+
+class _File:
+    """A small file in memory for the time of some work."""
 
     def __init__(self, paths: Paths, name: str) -> None:
-        self._directory = _directory(paths)
+        self._directory = directory(paths)
         self._path = f"{self._directory}/{name.replace('/', '%2F')}.json"
-        self._fixed = {"name": name, "pid": os.getpid(), "started": time.time()}
+
+    def write(self, data: Json) -> None:
+        os.makedirs(self._directory, mode=0o700, exist_ok=True)
+        store.write(self._path, data, durable=False)
+
+    def remove(self) -> None:
+        store.remove(self._path)
+        with contextlib.suppress(OSError):  # others are at work, or nothing was told
+            os.rmdir(self._directory)
+
+
+class Run:
+    """Tells which images a run is going to make."""
+
+    def __init__(self, paths: Paths, names: Sequence[str]) -> None:
+        self._names = list(names)
+        self._started = time.time()
+        # Names of images don't begin with a dot.
+        self._file = _File(paths, f".run-{os.getpid()}")
+
+    def __enter__(self) -> Run:
+        self._tell()
+        return self
+
+    def done(self, name: str) -> None:
+        self._names.remove(name)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._names:
+            self._file.write({**_myself(), "queued": self._names, "started": self._started})
+        else:
+            self._file.remove()
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self._file.remove()
+
+
+class Progress:
+    """Tells at most twice a second how far one image is; all is gone when the work is done."""
+
+    def __init__(self, paths: Paths, name: str) -> None:
+        self._file = _File(paths, name)
+        self._fixed = {**_myself(), "name": name, "started": time.time()}
         self._phase = ""
         self._due = 0.0
 
@@ -40,11 +97,11 @@ class Progress:
         if phase == self._phase and now < self._due:
             return
         if phase != self._phase:
-            self._fixed["phase_started"] = time.time()
+            # What a resumed download began with did not arrive at its rate.
+            self._fixed.update(phase_started=time.time(), phase_from=done)
         self._phase, self._due = phase, now + _INTERVAL
-        os.makedirs(self._directory, mode=0o700, exist_ok=True)
-        data = {**self._fixed, "phase": phase, "done": done, "total": total, "now": time.time()}
-        store.write(self._path, data, durable=False)
+        data = {"phase": phase, "done": done, "total": total, "now": time.time()}
+        self._file.write({**self._fixed, **data})
 
     def __exit__(
         self,
@@ -52,20 +109,18 @@ class Progress:
         error: Optional[BaseException],
         trace: Optional[TracebackType],
     ) -> None:
-        store.remove(self._path)
-        with contextlib.suppress(OSError):  # others are at work, or nothing was told
-            os.rmdir(self._directory)
+        self._file.remove()
 
 
 def forget_dead(paths: Paths) -> None:
     """Remove the files of makers that were killed."""
-    directory = _directory(paths)
+    place = directory(paths)
     with contextlib.suppress(FileNotFoundError):
-        for entry in os.listdir(directory):
-            if entry.endswith(".json") and not _is_alive(f"{directory}/{entry}"):
-                store.remove(f"{directory}/{entry}")
+        for entry in os.listdir(place):
+            if entry.endswith(".json") and not _is_alive(f"{place}/{entry}"):
+                store.remove(f"{place}/{entry}")
         with contextlib.suppress(OSError):  # others are at work
-            os.rmdir(directory)
+            os.rmdir(place)
 
 
 def _is_alive(path: str) -> bool:
@@ -73,20 +128,32 @@ def _is_alive(path: str) -> bool:
         data = store.read(path) or {}
     except StateError:
         return False
-    return os.path.isdir(f"/proc/{data.get('pid')}")
+    return "pid" in data and data.get("start") == start_time(data["pid"])
 
 
-def observe(paths: Paths) -> Dict[str, Dict[str, Any]]:
+def observe(paths: Paths) -> Dict[str, Json]:
     """What is being made now, by image; a maker that was killed has left the file only."""
-    found: Dict[str, Dict[str, Any]] = {}
+    found: Dict[str, Json] = {}
+    queued: Dict[str, Json] = {}
+    for data in _files(directory(paths)):
+        if data["start"] != start_time(data["pid"]):
+            continue
+        if "name" in data:
+            found[data["name"]] = data
+        for name in data.get("queued", []):
+            queued[name] = {**data, "name": name, "phase": QUEUED, "done": 0, "total": 0}
+    return {**queued, **found}
+
+
+def _files(path: str) -> List[Json]:
+    found = []
     try:
-        entries = os.listdir(_directory(paths))
+        entries = sorted(os.listdir(path))
     except FileNotFoundError:
-        return found
+        return []
     for entry in entries:
         with contextlib.suppress(StateError):
-            path = f"{_directory(paths)}/{entry}"
-            data = store.read(path) if entry.endswith(".json") else None
-            if data and _is_alive(path):
-                found[data["name"]] = data
+            data = store.read(f"{path}/{entry}") if entry.endswith(".json") else None
+            if data:
+                found.append(data)
     return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Dict, Iterable, List, Mapping, Sequence, Set, Tuple
 
 from .. import lock, store
@@ -22,6 +22,14 @@ from .sources import of
 # -- planning
 
 
+@dataclass(frozen=True)
+class Making(Operation):
+    """An operation that ends with an image in place."""
+
+    image: str = ""
+    verb: str = ""
+
+
 def operations(
     paths: Paths,
     specs: Sequence[ImageSpec],
@@ -29,20 +37,36 @@ def operations(
     purge: bool = False,
     run_setup: Runner | None = None,
 ) -> List[Operation]:
-    """What makes the host have these images; ``purge`` removes those that are not listed."""
+    return planned(paths, specs, purge=purge, run_setup=run_setup)[1]
+
+
+def planned(
+    paths: Paths,
+    specs: Sequence[ImageSpec],
+    *,
+    purge: bool = False,
+    prune: bool = False,
+    run_setup: Runner | None = None,
+) -> Tuple[Dict[str, Image], List[Operation]]:
+    """The images that the host is to have, and what takes it there.
+
+    ``purge`` removes images that are not listed, ``prune`` only trees that nothing refers to, which
+    goes along with any other change as well.
+    """
     known = records.observe(paths)
     wanted = desired(paths, specs, purge=purge)
     gone = [name for name in known if name not in wanted]
     records.check_unused(paths, gone)
     listed = [spec for spec in specs if spec.state == "present"]
-    planned = [
+    making = [
         _present(paths, spec, known.get(spec.name), wanted[spec.name], run_setup) for spec in listed
     ]
-    found = _leftovers(paths) + [operation for operation in planned if operation]
+    found = _leftovers(paths, _awaited(paths, wanted.values()))
+    found += [operation for operation in making if operation]
     found += [_removal(paths, known[name]) for name in gone]
-    if not found and not purge:
-        return []
-    return found + _prune(paths, _trees(paths, wanted.values()))
+    if found or purge or prune:
+        found += _prune(paths, _trees(paths, wanted.values()))
+    return wanted, found
 
 
 def desired(paths: Paths, specs: Sequence[ImageSpec], *, purge: bool = False) -> Dict[str, Image]:
@@ -57,9 +81,15 @@ def desired(paths: Paths, specs: Sequence[ImageSpec], *, purge: bool = False) ->
     return wanted
 
 
-def prune_operations(paths: Paths) -> List[Operation]:
-    """Removes trees and copies that neither an image nor a sandbox refers to."""
-    return _leftovers(paths) + _prune(paths, _trees(paths, records.observe(paths).values()))
+def prune_operations(paths: Paths, *, unused: bool = False) -> List[Operation]:
+    """Removes trees and copies that neither an image nor a sandbox refers to; with ``unused``,
+    images that no sandbox uses as well."""
+    known = records.observe(paths)
+    used = {use.image for use in records.uses(paths)}
+    gone = [name for name in known if unused and name not in used]
+    kept = [image for name, image in known.items() if name not in gone]
+    found = _leftovers(paths, set()) + [_removal(paths, known[name]) for name in gone]
+    return found + _prune(paths, _trees(paths, kept))
 
 
 def _wanted(
@@ -130,7 +160,8 @@ def _present(
     verb, change = _verb(image, wanted, made=made)
     short = f" {wanted.digest[:12]}" if wanted.digest else ""
     action = functools.partial(build.make, paths, spec, wanted, run_setup)
-    return Operation(f"image {spec.name}", f"{verb}{short} from {spec.source}", action, change)
+    summary = f"{verb}{short} from {spec.source}"
+    return Making(f"image {spec.name}", summary, action, change, spec.name, verb)
 
 
 def _verb(image: Image | None, wanted: Image, *, made: bool) -> Tuple[str, Change]:
@@ -146,17 +177,25 @@ def _removal(paths: Paths, image: Image) -> Operation:
     return Operation(f"image {image.name}", f"remove {image.digest[:12]}", action)
 
 
-def _leftovers(paths: Paths) -> List[Operation]:
-    if not any(_is_leftover(paths, name) for name in workspace.names(paths.images)):
+def _leftovers(paths: Paths, awaited: Set[str]) -> List[Operation]:
+    if not any(_is_leftover(paths, name, awaited) for name in workspace.names(paths.images)):
         return []
-    action = functools.partial(_sweep, paths)
+    action = functools.partial(_sweep, paths, awaited)
     return [Operation("images", "clean up after an interrupted run", action)]
 
 
-def _is_leftover(paths: Paths, name: str) -> bool:
+def _is_leftover(paths: Paths, name: str, awaited: Set[str]) -> bool:
     if name.startswith(workspace.TEMPORARY):
         return workspace.is_abandoned(f"{paths.images}/{name}")
+    if name.startswith(workspace.PARTIAL):
+        key = name[len(workspace.PARTIAL) :]
+        return key not in awaited and workspace.is_free(paths, key)
     return name.endswith(".json.new")
+
+
+def _awaited(paths: Paths, images: Iterable[Image]) -> Set[str]:
+    """Trees that are to be made: what a killed run has left of them is of use."""
+    return {image.base for image in images if not build.is_made(paths, image.base)}
 
 
 def _prune(paths: Paths, kept: Set[str]) -> List[Operation]:
@@ -197,16 +236,20 @@ def _forget(paths: Paths, name: str) -> None:
         store.remove(records.path(paths, name))
 
 
-def _sweep(paths: Paths) -> None:
+def _sweep(paths: Paths, awaited: Set[str]) -> None:
     progress.forget_dead(paths)
     for name in workspace.names(paths.images):
-        if not _is_leftover(paths, name):
+        path = f"{paths.images}/{name}"
+        if not _is_leftover(paths, name, awaited):
             continue
         if name.startswith(workspace.TEMPORARY):
             with workspace.temporary(paths, name[len(workspace.TEMPORARY) :]):
                 pass
+        elif name.startswith(workspace.PARTIAL):
+            with workspace.temporary(paths, name[len(workspace.PARTIAL) :]):
+                workspace.remove_tree(path)
         else:
-            os.unlink(f"{paths.images}/{name}")
+            os.unlink(path)
 
 
 def _discard_all(paths: Paths) -> None:

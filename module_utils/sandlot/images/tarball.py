@@ -5,186 +5,185 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
-import re
 import stat
 import tempfile
-from typing import IO, Any, Iterator, Protocol
+import urllib.parse
+from typing import IO, Any, Callable, Iterator
 
-from ..errors import HostError, SpecError
+from ..errors import SpecError
 from ..spec.names import absolute_path
 from ..spec.option import Option
 from ..spec.quantities import integer, size
-from ..spec.text import brief, line, refusal
+from ..spec.text import choice, line
+from . import checksums, workspace
+from .download import CHUNK, Download
 from .extract import extract, looks_like_html
 from .model import MAX_FILES, MAX_SIZE, Image, ImageSpec, Job, Made, Source
 from .tarstream import ArchiveError
 from .unpack import Bounds
 
-CHUNK = 1 << 20
-TIMEOUT = 60.0
-
-
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
+ORIGINS = ("path", "url", "src")
+_PULL = ("missing", "always")
 
 
 def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
-    return _expected(spec)[1]
+    """The archive's checksum. A file of checksums at a URL is asked for once, unless ``pull``
+    says otherwise; one on the host is read by each run."""
+    given = str(spec.get("checksum"))
+    literal = checksums.literal(given)
+    if literal:
+        return literal
+    if given.startswith("/"):
+        return checksums.read(given, _file_name(spec))
+    if known and spec.get("pull") != "always" and _asks_the_same(spec, known):
+        return known.base
+    return checksums.fetched(given, _file_name(spec), f"image {spec.name!r}")
 
 
-def _expected(spec: ImageSpec) -> tuple[str, str]:
-    algorithm, _, value = str(spec.get("checksum")).partition(":")
-    return algorithm, value
+def _asks_the_same(spec: ImageSpec, known: Image) -> bool:
+    names = (*ORIGINS, "checksum")
+    return all(spec.get(name) == known.parameters.get(name) for name in names)
+
+
+def _file_name(spec: ImageSpec) -> str:
+    url = spec.get("url")
+    path = urllib.parse.unquote(urllib.parse.urlsplit(url).path) if url else _origin(spec)
+    return os.path.basename(path)
+
+
+def _origin(spec: ImageSpec) -> str:
+    """Where the archive comes from, for messages: a query may hold a token."""
+    return str(next(spec.get(name) for name in ORIGINS if spec.get(name))).partition("?")[0]
 
 
 def build(job: Job) -> Made:
     """Extract from a private copy that nobody can change after it was verified."""
     spec = job.spec
     bounds = Bounds(spec.get("max_size"), spec.get("max_files"))
-    with tempfile.TemporaryFile(dir=job.scratch) as copy:
-        with _opened(spec) as source:
-            _copy(spec, source, copy, bounds.max_size)
-        copy.seek(0)
+    with contextlib.ExitStack() as stack:
+        if spec.get("url"):
+            fd = stack.enter_context(_downloaded(job, bounds.max_size))
+        else:
+            copy = stack.enter_context(tempfile.TemporaryFile(dir=job.scratch))
+            _copy(job, copy, bounds.max_size)
+            fd = copy.fileno()
         try:
-            return Made(extract(copy.fileno(), job.root, bounds))
+            os.lseek(fd, 0, os.SEEK_SET)
+            return Made(extract(fd, job.root, bounds, functools.partial(_unpacking, job, fd)))
         except ArchiveError as error:
             raise ArchiveError(
                 f"image {spec.name!r} from {_origin(spec)}: {error.message}", hint=error.hint
             ) from error
 
 
-def _origin(spec: ImageSpec) -> str:
-    return str(spec.get("path") or spec.get("url").partition("?")[0])
+def _unpacking(job: Job, fd: int) -> None:
+    # The extractor shares the descriptor's offset.
+    job.report("unpack", os.lseek(fd, 0, os.SEEK_CUR), os.fstat(fd).st_size)
 
 
-def _copy(spec: ImageSpec, source: _Readable, copy: IO[bytes], limit: int) -> None:
-    algorithm, expected = _expected(spec)
-    hashed, size, head = hashlib.new(algorithm), 0, b""
-    while True:
-        chunk = source.read(CHUNK)
+@contextlib.contextmanager
+def _downloaded(job: Job, limit: int) -> Iterator[int]:
+    """The verified archive. What has arrived outlives a lost connection and a killed run."""
+    workspace.private_directory(job.kept)
+    what = f"image {job.spec.name!r}"
+    arrived = Download(job.kept, job.spec.get("url"), limit=limit, what=what, report=job.report)
+    try:
+        _fetch(job, arrived)
+        yield arrived.fd
+    except (ArchiveError, OSError):
+        # Not for want of the network: it would be as bad, or in the way, next time.
+        workspace.remove_tree(job.kept)
+        raise
+    finally:
+        os.close(arrived.fd)
+
+
+def _fetch(job: Job, arrived: Download) -> None:
+    if not arrived.is_whole():
+        arrived.run()
+    resumed = arrived.resumed
+    try:
+        _verify(job, arrived.fd)
+    except ArchiveError:
+        if not resumed:
+            raise
+        # The parts may be of two versions of the file.
+        arrived.restart()
+        arrived.run()
+        _verify(job, arrived.fd)
+
+
+def _verify(job: Job, fd: int) -> None:
+    total = os.fstat(fd).st_size
+    hashed = hashlib.new(checksums.algorithm(job.digest))
+    position = 0
+    while position < total:
+        chunk = os.pread(fd, CHUNK, position)
         if not chunk:
             break
-        head = head or chunk[:512]
-        size += len(chunk)
-        if size > limit:
-            problem = f"image {spec.name!r}: {_origin(spec)} is larger than {limit} bytes"
-            raise ArchiveError(problem, hint="raise max_size if that much is right")
         hashed.update(chunk)
-        copy.write(chunk)
+        position += len(chunk)
+        job.report("verify", position, total)
+    if hashed.hexdigest() != job.digest:
+        raise _mismatch(job, hashed.hexdigest(), total, os.pread(fd, 512, 0))
+
+
+def _copy(job: Job, copy: IO[bytes], limit: int) -> None:
+    """Copy and verify at once."""
+    hashed, done = hashlib.new(checksums.algorithm(job.digest)), 0
+    head = b""
+    with _opened(job.spec) as source:
+        total = os.fstat(source.fileno()).st_size
+        for chunk in iter(functools.partial(source.read, CHUNK), b""):
+            head = head or chunk[:512]
+            done += len(chunk)
+            if done > limit:
+                problem = (
+                    f"image {job.spec.name!r}: {_origin(job.spec)} is larger than {limit} bytes"
+                )
+                raise ArchiveError(problem, hint="raise max_size if that much is right")
+            hashed.update(chunk)
+            copy.write(chunk)
+            job.report("copy", done, total)
     copy.flush()
-    if hashed.hexdigest() != expected:
-        raise _mismatch(spec, f"{algorithm}:{hashed.hexdigest()}", size, head)
+    if hashed.hexdigest() != job.digest:
+        raise _mismatch(job, hashed.hexdigest(), done, head)
 
 
-def _mismatch(spec: ImageSpec, found: str, size: int, head: bytes) -> ArchiveError:
-    what = f"image {spec.name!r}: {_origin(spec)} ({size} bytes"
+def _mismatch(job: Job, found: str, size: int, head: bytes) -> ArchiveError:
+    what = f"image {job.spec.name!r}: {_origin(job.spec)} ({size} bytes"
     what += ", an HTML page)" if looks_like_html(head) else ")"
+    kind = checksums.algorithm(job.digest)
     return ArchiveError(
-        f"{what} has the checksum {found}, not {spec.get('checksum')}",
+        f"{what} has the checksum {kind}:{found}, not {kind}:{job.digest}",
         hint="correct the checksum if this is the archive you want, or fetch the right one",
     )
 
 
 @contextlib.contextmanager
-def _opened(spec: ImageSpec) -> Iterator[_Readable]:
-    if spec.get("url"):
-        with _download(spec, spec.get("url")) as response:
-            yield response
-        return
-    path = spec.get("path")
+def _opened(spec: ImageSpec) -> Iterator[IO[bytes]]:
+    option = "path" if spec.get("path") else "src"
+    path = spec.get("path") or spec.get("uploaded")
+    if not path:
+        hint = "add plugins/action to action_plugins: it copies the archive from the controller"
+        raise SpecError("src", spec.get("src"), "has not been copied to this host", hint=hint)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
-        hint = "path is a file on the managed host; copy the archive there first"
-        raise SpecError("path", path, f"can't be read: {error.strerror}", hint=hint) from error
+        hint = "path is a file on the managed host; use src for one on the controller"
+        raise SpecError(option, path, f"can't be read: {error.strerror}", hint=hint) from error
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, fd)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            hint = "path is an archive, a single file"
-            raise SpecError("path", path, "is not a regular file", hint=hint)
+            hint = "name an archive, a single file"
+            raise SpecError(option, path, "is not a regular file", hint=hint)
         yield stack.enter_context(open(fd, "rb", buffering=0, closefd=False))
 
 
-@contextlib.contextmanager
-def _download(spec: ImageSpec, url: str) -> Iterator[_Readable]:
-    # Imported here: it takes longer than all else of a run that has nothing to fetch.
-    import urllib.request
-
-    opener = urllib.request.OpenerDirector()
-    # A redirection may lead to http and https only: no handler for other schemes.
-    for handler in (
-        urllib.request.ProxyHandler,
-        urllib.request.UnknownHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPRedirectHandler,
-        urllib.request.HTTPErrorProcessor,
-    ):
-        opener.add_handler(handler())
-    with contextlib.ExitStack() as stack:
-        with _explained(spec):
-            response = stack.enter_context(opener.open(url, timeout=TIMEOUT))
-        yield _Download(spec, response)
-
-
-@contextlib.contextmanager
-def _explained(spec: ImageSpec) -> Iterator[None]:
-    import http.client
-
-    try:
-        yield
-    except (OSError, http.client.HTTPException) as error:
-        is_answer = hasattr(error, "code")
-        reason = error if is_answer else getattr(error, "reason", error)
-        raise HostError(
-            f"image {spec.name!r}: {_origin(spec)} can't be downloaded: {reason}",
-            hint="check the URL, and that this host may reach it",
-        ) from error
-
-
-class _Download:
-    """A response that does not take a lost connection for the end of the file."""
-
-    def __init__(self, spec: ImageSpec, response: IO[bytes]) -> None:
-        self._spec = spec
-        self._response = response
-        length = getattr(response, "length", None)
-        self._left: int | None = length if isinstance(length, int) else None
-
-    def read(self, size: int, /) -> bytes:
-        with _explained(self._spec):
-            chunk = self._response.read(size)
-            if self._left is not None:
-                self._left -= len(chunk)
-                if not chunk and self._left > 0:
-                    raise ConnectionError(f"the connection ended {self._left} bytes early")
-        return chunk
-
-
 # -- options
-
-
-_CHECKSUM = re.compile(r"(sha256):([0-9a-f]{64})|(sha512):([0-9a-f]{128})")
-_URL = re.compile(r"https?://[^/?#@\s]+(?:/[^#\s]*)?", re.I)
-
-
-def _checksum(option: str, value: Any) -> str:
-    text = line(option, value).strip().lower()
-    if not _CHECKSUM.fullmatch(text):
-        hint = "write sha256: and 64, or sha512: and 128 hexadecimal digits"
-        raise refusal(option, value, "is not a checksum", hint=hint)
-    return text
-
-
-def _url(option: str, value: Any) -> str:
-    text = line(option, value)
-    if not text.isascii() or not _URL.fullmatch(text):
-        hint = "write http://HOST/PATH or https://HOST/PATH, without user, password or fragment"
-        raise refusal(option, brief(value), "is not a URL that can be fetched", hint=hint)
-    return text
 
 
 def _max_size(option: str, value: Any) -> int:
@@ -196,14 +195,16 @@ def _max_files(option: str, value: Any) -> int:
 
 
 def _check(option: str, spec: ImageSpec) -> None:
-    if ("path" in spec.options) == ("url" in spec.options):
-        both = "both path and url" if "path" in spec.options else "neither path nor url"
-        raise SpecError(option, spec.name, f"has {both}", hint="give one of them")
+    given = [name for name in ORIGINS if name in spec.options]
+    if len(given) != 1:
+        what = f"both {' and '.join(given)}" if given else "neither path, url nor src"
+        raise SpecError(option, spec.name, f"has {what}", hint="give one of them")
     if "checksum" not in spec.options:
         hint = "give it as sha256:HEX or sha512:HEX; sha256sum prints the HEX of a file"
         raise SpecError(option, spec.name, "has no checksum", hint=hint)
 
 
+_pull: Callable[[str, Any], str] = functools.partial(choice, choices=_PULL)
 BOUNDS = (
     Option(
         "max_size",
@@ -220,25 +221,59 @@ SOURCE = Source(
     build=build,
     check=_check,
     settled=True,
+    # When to ask is no part of what the image is.
+    secret=frozenset({"pull"}),
     options=(
         Option(
             "path",
             "path",
             absolute_path,
             [
-                "Archive on the managed host, plain or compressed with gzip, xz or bzip2. "
-                "Either this or O(images[].url) is required."
+                "Archive on the managed host, plain or compressed with gzip, xz, bzip2 or zstd. "
+                "This, O(images[].url) or O(images[].src) is required."
             ],
         ),
-        Option("url", "str", _url, ["Where the managed host fetches the archive, http or https."]),
+        Option(
+            "url",
+            "str",
+            checksums.url,
+            [
+                "Where the managed host fetches the archive, http or https. "
+                "A transfer that breaks off is resumed, by the next run as well.",
+                "Proxies are taken from the environment of the module.",
+            ],
+        ),
+        Option(
+            "src",
+            "str",
+            line,
+            [
+                "Archive on the controller, found like files of M(ansible.builtin.copy). "
+                "It is copied to hosts that don't have the image yet."
+            ],
+        ),
         Option(
             "checksum",
             "str",
-            _checksum,
+            checksums.checksum,
             [
-                "Checksum of the archive, as V(sha256:HEX) or V(sha512:HEX). Required.",
-                "It also tells whether the image has changed.",
+                "Checksum of the archive, as V(sha256:HEX) or V(sha512:HEX), or the URL or path of "
+                "a file that lists it (C(SHA256SUMS)). Required.",
+                "It also tells whether the image has changed. A file of checksums that is given by "
+                "its path is on the managed host, and read by each run.",
             ],
+        ),
+        Option(
+            "pull",
+            "str",
+            _pull,
+            [
+                "When to ask for a file of checksums at a URL.",
+                "V(missing) asks when there is no image yet, or its options have changed.",
+                "V(always) asks in each run, and replaces the image when the file says so.",
+            ],
+            default="missing",
+            choices=_PULL,
         ),
         *BOUNDS,
     ),

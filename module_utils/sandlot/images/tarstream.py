@@ -8,10 +8,11 @@ has known loops on crafted headers. Names are bytes here, as the kernel takes th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Iterator, Mapping, Protocol
 
 from ..errors import SandlotError
+from . import tarsparse
 
 BLOCK = 512
 CHUNK = 1 << 20
@@ -29,6 +30,7 @@ _KINDS = {
     b"0": FILE,
     b"\0": FILE,
     b"7": FILE,
+    b"S": FILE,
     b"1": HARD_LINK,
     b"2": SYMLINK,
     b"3": CHARACTER,
@@ -59,6 +61,13 @@ class Member:
     size: int
     mtime: float
     link: bytes
+    # Of a sparse file: where the parts belong that are stored.
+    parts: tarsparse.Map | None = None
+
+    @property
+    def stored(self) -> int:
+        """Bytes of data in the archive."""
+        return self.size if self.parts is None else sum(length for _, length in self.parts)
 
     def __str__(self) -> str:
         return shown(self.name)
@@ -70,10 +79,16 @@ def shown(name: bytes) -> str:
 
 
 class TarStream:
-    """Iterates over members; the data of a file can be read until the next member is asked for."""
+    """Iterates over members; the data of a file can be read until the next member is asked for.
 
-    def __init__(self, stream: Stream) -> None:
+    Not more than ``limit`` bytes are read: headers can be as endless as data.
+    """
+
+    def __init__(self, stream: Stream, limit: int | None = None) -> None:
         self._stream = stream
+        self.limit = limit
+        self._read = 0
+        self._member: Member | None = None
         self._left = 0
         self._padding = 0
         self._globals: dict[str, bytes] = {}
@@ -83,8 +98,10 @@ class TarStream:
             member = self._next()
             if member is None:
                 return
-            self._left = member.size
-            self._padding = -member.size % BLOCK
+            self._member = member
+            self._left = member.stored
+            # What a sparse file has before its data are whole blocks.
+            self._padding = -member.stored % BLOCK
             yield member
 
     def data(self) -> Iterator[bytes]:
@@ -93,6 +110,18 @@ class TarStream:
             chunk = self._exactly(min(self._left, CHUNK))
             self._left -= len(chunk)
             yield chunk
+
+    def pieces(self) -> Iterator[tuple[int, bytes]]:
+        """The current member's data, and where in the file it belongs; from its beginning."""
+        assert self._member
+        parts = self._member.parts
+        for offset, length in ((0, self._member.size),) if parts is None else parts:
+            end = offset + length
+            while offset < end:
+                chunk = self._exactly(min(end - offset, CHUNK))
+                self._left -= len(chunk)
+                yield offset, chunk
+                offset += len(chunk)
 
     def _next(self) -> Member | None:
         for _ in self.data():
@@ -106,9 +135,29 @@ class TarStream:
                 return None
             _check_sum(header)
             if header[156:157] not in (b"L", b"K", b"x", b"X", b"g", b"V"):
-                return _member(header, {**self._globals, **extended})
+                return self._described(header, {**self._globals, **extended})
             self._extension(header, extended)
         raise ArchiveError(f"{_CORRUPT}: endless extension headers", hint=_FETCH_AGAIN)
+
+    def _described(self, header: bytes, extended: dict[str, bytes]) -> Member:
+        name = extended.pop("GNU.sparse.name", None)
+        if name:
+            extended["path"] = name
+        member = _member(header, extended)
+        old = header[156:157] == b"S"
+        if member.kind != FILE or not (old or tarsparse.is_pax(extended)):
+            return member
+        stored = member.size
+        try:
+            if old:
+                size, parts = tarsparse.old_gnu(header, self._exactly, _number)
+            else:
+                size, parts, taken = tarsparse.pax(extended, self._exactly)
+                stored -= taken
+            tarsparse.check(size, parts, stored)
+        except tarsparse.Damaged as error:
+            raise ArchiveError(f"member {member}: {error}", hint=_FETCH_AGAIN) from error
+        return replace(member, size=size, parts=parts)
 
     def _extension(self, header: bytes, extended: dict[str, bytes]) -> None:
         """A header that describes the next member, or all that follow."""
@@ -135,6 +184,10 @@ class TarStream:
                 raise ArchiveError(_TRUNCATED, hint=_FETCH_AGAIN)
             parts.append(part)
             size -= len(part)
+            self._read += len(part)
+            if self.limit is not None and self._read > self.limit:
+                problem = f"more than {self.limit} bytes come out of it, members and headers"
+                raise ArchiveError(problem, hint="raise max_size if that much is right")
         return b"".join(parts)
 
 
@@ -149,7 +202,7 @@ def _check_sum(header: bytes) -> None:
 
 def _member(header: bytes, extended: Mapping[str, bytes]) -> Member:
     name = extended.get("path") or _header_name(header)
-    kind = _kind(header, name, extended)
+    kind = _kind(header, name)
     member = Member(
         name=name,
         kind=kind,
@@ -172,13 +225,8 @@ def _header_name(header: bytes) -> bytes:
     return prefix + b"/" + name if is_ustar and prefix else name
 
 
-def _kind(header: bytes, name: bytes, extended: Mapping[str, bytes]) -> str:
+def _kind(header: bytes, name: bytes) -> str:
     flag = header[156:157]
-    if flag == b"S" or any(key.startswith("GNU.sparse.") for key in extended):
-        raise ArchiveError(
-            f"member {shown(name)} is stored as a sparse file",
-            hint="make the archive without --sparse",
-        )
     if flag not in _KINDS:
         kind = flag.decode("latin-1")
         raise ArchiveError(f"member {shown(name)} has a type that is not supported: {kind!r}")

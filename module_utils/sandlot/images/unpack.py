@@ -8,6 +8,7 @@ leave it. What is refused here is refused for what it would mean to a sandbox or
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -28,8 +29,12 @@ from .tarstream import (
 
 MAX_ID = 65535
 MAX_WARNINGS = 20
+# Per member: its header, padding, a pax header with long names and a few attributes.
+_HEADERS = 8192
 # Removing and copying a tree recurses; Python stops at a thousand levels.
 MAX_DEPTH = 200
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+SPACE = "free space and inodes where images are kept, then run again"
 _LAST_TIME = 2**33
 # Directories a sandbox gets mounts in; the builder must find no link there.
 MOUNTPOINTS = {"dev": 0o755, "proc": 0o755, "sys": 0o755, "etc": 0o755, "run": 0o755, "tmp": 0o1777}
@@ -40,10 +45,16 @@ class Bounds:
     max_size: int
     max_files: int
 
+    @property
+    def stream(self) -> int:
+        """Most bytes of an archive within these bounds."""
+        return self.max_size + (self.max_files + 1) * _HEADERS
+
 
 class Unpacker:
     def __init__(self, archive: TarStream, bounds: Bounds) -> None:
         self._archive = archive
+        self._archive.limit = bounds.stream
         self._bounds = bounds
         self._size = 0
         self._count = 0
@@ -57,7 +68,8 @@ class Unpacker:
             try:
                 self._place(member, relative(member, member.name))
             except OSError as error:
-                raise ArchiveError(f"member {member}: {error.strerror}") from error
+                hint = SPACE if error.errno in NO_SPACE else ""
+                raise ArchiveError(f"member {member}: {error.strerror}", hint=hint) from error
         if not self._count:
             raise ArchiveError("the archive has no members", hint="make the archive again")
         self._finish_directories()
@@ -100,10 +112,10 @@ class Unpacker:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(path, flags, 0o600)
         try:
-            for chunk in self._archive.data():
-                view = memoryview(chunk)
-                while view:
-                    view = view[os.write(fd, view) :]
+            for offset, chunk in self._archive.pieces():
+                _write(fd, chunk, offset)
+            if member.parts is not None:
+                os.ftruncate(fd, member.size)
             # chown clears the setuid bit, so the mode comes after it.
             os.fchown(fd, member.uid, member.gid)
             os.fchmod(fd, member.mode)
@@ -155,6 +167,13 @@ class Unpacker:
         return warnings
 
 
+def _write(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
+
+
 def relative(member: Member, name: bytes) -> bytes:
     """``name`` as a path below the root; refused when it points elsewhere."""
     parts = name.split(b"/")
@@ -201,7 +220,9 @@ def _make_way(path: bytes) -> None:
 
 def _times(member: Member) -> tuple[int, int]:
     seconds = min(max(member.mtime, 0.0), _LAST_TIME) if member.mtime == member.mtime else 0.0
-    return int(seconds * 1e9), int(seconds * 1e9)
+    # In two parts: a float has no room for so many nanoseconds.
+    nanoseconds = int(seconds) * 10**9 + int(seconds % 1 * 1e9)
+    return nanoseconds, nanoseconds
 
 
 def check_mountpoints() -> None:

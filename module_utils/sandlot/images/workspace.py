@@ -3,7 +3,8 @@
 """Directories of the image store: private, made aside, locked while they are made, then renamed.
 
 images/.tmp-KEY is flocked by its maker, so that a second run waits for the first one's work and a
-sweep tells what a killed run left from what is being made.
+sweep tells what a killed run left from what is being made. images/.part-KEY is what its maker would
+go on with after it was killed; it belongs to the holder of .tmp-KEY.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ..errors import ForeignError
 from ..paths import Paths
 
 TEMPORARY = ".tmp-"
+PARTIAL = ".part-"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -28,6 +30,10 @@ def trees(paths: Paths) -> str:
 
 def tree(paths: Paths, digest: str) -> str:
     return f"{trees(paths)}/{digest}"
+
+
+def kept(paths: Paths, key: str) -> str:
+    return f"{paths.images}/{PARTIAL}{key}"
 
 
 def names(path: str) -> list[str]:
@@ -90,6 +96,12 @@ def _in_place(fd: int, path: str) -> bool:
         return os.path.samestat(os.fstat(fd), os.lstat(path))
     except FileNotFoundError:
         return False
+
+
+def is_free(paths: Paths, key: str) -> bool:
+    """Whether nobody is making ``key``."""
+    path = f"{paths.images}/{TEMPORARY}{key}"
+    return not os.path.isdir(path) or is_abandoned(path)
 
 
 def is_abandoned(path: str) -> bool:

@@ -16,6 +16,7 @@ import shutil
 from dataclasses import replace
 from typing import Callable, List, Sequence, Set
 
+from .. import decompress
 from ..extract import DAMAGED, Outcome, confined, explained, open_archive
 from ..tarstream import (
     BLOCK_DEVICE,
@@ -54,14 +55,17 @@ def apply(
     have been read.
     """
 
-    def work() -> Outcome:
-        return explained(lambda: _unpacked(fds, diff_ids, bounds))
-
     def told() -> None:
         # The child reads through the same descriptions of open files.
         watch(sum(os.lseek(fd, 0, os.SEEK_CUR) for fd in fds))
 
-    return confined(fds, destination, work, told)
+    with contextlib.ExitStack() as stack:
+        streams = [stack.enter_context(decompress.readable(fd)) for fd in fds]
+
+        def work() -> Outcome:
+            return explained(lambda: _unpacked(streams, diff_ids, bounds))
+
+        return confined(streams, destination, work, told)
 
 
 def _unpacked(fds: Sequence[int], diff_ids: Sequence[str], bounds: Bounds) -> List[str]:
@@ -117,6 +121,7 @@ class LayerUnpacker(Unpacker):
 
     def apply(self, archive: TarStream) -> None:
         self._archive = archive
+        self._archive.limit = self._bounds.stream
         self._placed = {b"."}
         for member in archive:
             self._check_bounds(member)

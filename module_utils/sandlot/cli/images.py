@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""sandlot images: what there is, who uses it, what is being made; and prune."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import Any, Dict, List
+
+from .. import images
+from ..errors import SandlotError
+from ..images import progress, records
+from ..paths import Paths
+from ..plan import descriptions
+from . import output
+from .making import Watcher, line
+
+HEADS = ("NAME", "SOURCE", "SIZE", "DIGEST", "LAYERS", "USED-BY", "AGE")
+_RIGHT = ("SIZE", "LAYERS", "AGE")
+_SHORT = 12
+_SHOWN_USERS = 3
+
+
+def run(paths: Paths, options: argparse.Namespace) -> int:
+    if options.action == "prune":
+        return _prune(paths, options)
+    if options.all:
+        raise SandlotError("--all goes with prune", hint="write sandlot images prune --all")
+    if options.watch:
+        Watcher(paths, as_json=options.format == "json").run()
+        return 0
+    found = _all(paths)
+    if options.format == "json":
+        output.print_json(found)
+    else:
+        _print(found)
+    return 0
+
+
+def _all(paths: Paths) -> List[Dict[str, Any]]:
+    """Images by name; one that is made for the first time has nothing but its progress."""
+    known, making = images.observe(paths), progress.observe(paths)
+    users: Dict[str, List[str]] = {}
+    for use in records.uses(paths):
+        users.setdefault(use.image, []).append(use.sandbox)
+    found = []
+    for name in sorted({*known, *making}):
+        about = images.facts(paths, known[name]) if name in known else {"name": name}
+        found.append({**about, "used_by": users.get(name, []), "progress": making.get(name)})
+    return found
+
+
+def _print(found: List[Dict[str, Any]]) -> None:
+    rows = [_row(each) for each in found]
+    sys.stdout.write(output.table(HEADS, rows, right=_RIGHT))
+    for each in found:
+        if each["progress"]:
+            print(line(each["progress"]))
+
+
+def _row(each: Dict[str, Any]) -> List[str]:
+    if "digest" not in each:
+        return [each["name"], *[output.NOTHING] * (len(HEADS) - 1)]
+    made = each["made"]
+    return [
+        each["name"],
+        each["source"],
+        output.size(each["size"]) if made else output.NOTHING,
+        each["digest"][:_SHORT] or output.NOTHING,
+        str(len(each["layers"])),
+        _users(each["used_by"]),
+        output.span(max(time.time() - made, 0)) if made else output.NOTHING,
+    ]
+
+
+def _users(names: List[str]) -> str:
+    if len(names) <= _SHOWN_USERS:
+        return ",".join(names) or output.NOTHING
+    return f"{','.join(names[:_SHOWN_USERS])} and {len(names) - _SHOWN_USERS} more"
+
+
+def _prune(paths: Paths, options: argparse.Namespace) -> int:
+    operations = images.prune_operations(paths, unused=options.all)
+    done = descriptions(operations)
+    images.apply(paths, operations)
+    if options.format == "json":
+        print(json.dumps({"changed": bool(done), "actions": done}))
+    else:
+        for text in done or ["nothing to remove"]:
+            print(text)
+    return 0

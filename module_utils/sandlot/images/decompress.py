@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""zstd, which Python reads from 3.14 on only: the program zstd, as a child with no rights."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import subprocess
+from typing import Callable, Iterator
+
+from ..errors import HostError
+from ..kernel.confine import (
+    PR_SET_NO_NEW_PRIVS,
+    PR_SET_PDEATHSIG,
+    load_seccomp,
+    prctl,
+    set_capabilities,
+)
+from ..kernel.namespaces import unshare
+from ..security import seccomp
+from .tarstream import ArchiveError
+
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_NOBODY = 65534
+_MEMORY = 2 << 30
+# Archives of zstd --ultra --long=30 need as much.
+_WINDOW = "1024MB"
+_SECONDS = 3600
+_FILES = 32
+# CLONE_NEWNS, NEWUTS, NEWIPC, NEWNET
+_NAMESPACES = 0x20000 | 0x4000000 | 0x8000000 | 0x40000000
+_LONGEST_COMPLAINT = 500
+
+
+@contextlib.contextmanager
+def readable(fd: int) -> Iterator[int]:
+    """A descriptor of the archive as the extractor reads it: ``fd``, or what zstd makes of it."""
+    if os.pread(fd, len(_ZSTD), 0) != _ZSTD:
+        yield fd
+        return
+    program = shutil.which("zstd")
+    if program is None:
+        hint = "install the Debian package zstd, or use gzip or xz"
+        raise HostError("the archive is compressed with zstd, which this host lacks", hint=hint)
+    with _helper([program, "-dcq", f"--memory={_WINDOW}"], fd) as helper:
+        assert helper.stdout
+        try:
+            yield helper.stdout.fileno()
+        except ArchiveError as error:
+            raise _blamed(helper, error) from error
+
+
+@contextlib.contextmanager
+def _helper(command: list[str], fd: int) -> Iterator[subprocess.Popen[bytes]]:
+    os.lseek(fd, 0, os.SEEK_SET)
+    with subprocess.Popen(
+        command,
+        stdin=fd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={"LC_ALL": "C"},
+        cwd="/",
+        bufsize=0,
+        preexec_fn=_confined(seccomp.program() or b""),
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _confined(program: bytes) -> Callable[[], None]:
+    parent = os.getpid()
+
+    def confine() -> None:
+        unshare(_NAMESPACES)
+        for limit, value in (
+            (resource.RLIMIT_AS, _MEMORY),
+            (resource.RLIMIT_CPU, _SECONDS),
+            (resource.RLIMIT_NOFILE, _FILES),
+            (resource.RLIMIT_CORE, 0),
+            (resource.RLIMIT_FSIZE, 0),
+        ):
+            resource.setrlimit(limit, (value, value))
+        os.setgroups([])
+        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+        set_capabilities(0, 0, 0)
+        prctl(PR_SET_NO_NEW_PRIVS, 1)
+        # The kernel forgets it with a change of ids.
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        load_seccomp(program)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return confine
+
+
+def _blamed(helper: subprocess.Popen[bytes], error: ArchiveError) -> ArchiveError:
+    """The helper's own complaint when it ended before the extractor did."""
+    assert helper.stdout and helper.stderr
+    # Whoever still writes ends by SIGPIPE.
+    helper.stdout.close()
+    status = helper.wait()
+    complaint = os.read(helper.stderr.fileno(), _LONGEST_COMPLAINT) if status else b""
+    if status == -signal.SIGPIPE or not complaint:
+        return error
+    text = complaint.decode("utf-8", "replace").strip().replace("\n", "; ")
+    return ArchiveError(f"the archive is truncated or corrupt: {text}", hint=error.hint)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Copies archives of images from the controller, to hosts that ask for them.
+
+The module says first which it needs: on a host that has its images it runs once, as any other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+Json = dict[str, Any]
+
+
+class ActionModule(ActionBase):
+    _supports_check_mode = True
+    _supports_async = True
+
+    def run(self, tmp: None = None, task_vars: Json | None = None) -> Json:
+        result: Json = super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        local = self._local(arguments.get("images"))
+        in_background = bool(self._task.async_val) and not self._connection.has_native_async
+        if local and in_background:
+            raise AnsibleActionFail("src of an image can't be copied by a task with async")
+        try:
+            result.update(self._converged(arguments, local, task_vars, in_background))
+        finally:
+            if not in_background:
+                self._remove_tmp_path(self._connection._shell.tmpdir)
+        return result
+
+    def _converged(
+        self, arguments: Json, local: dict[str, str], task_vars: Json | None, in_background: bool
+    ) -> Json:
+        if not local:
+            return self._module(arguments, task_vars, wrap_async=in_background)
+        arguments = {**arguments, "uploads": {}}
+        found = self._module(arguments, task_vars)
+        needed = found.get("uploads_needed", [])
+        if not needed:
+            return found
+        # Numbered, for two images may have archives of one name.
+        uploads = {
+            name: self._copied(local[name], f"image-{number}") for number, name in enumerate(needed)
+        }
+        return self._module({**arguments, "uploads": uploads}, task_vars)
+
+    def _module(self, arguments: Json, task_vars: Json | None, wrap_async: bool = False) -> Json:
+        found: Json = self._execute_module(
+            module_args=arguments, task_vars=task_vars, wrap_async=wrap_async
+        )
+        return found
+
+    def _local(self, images: object) -> dict[str, str]:
+        """src by image, as written; what is malformed is for the module to refuse."""
+        items = images if isinstance(images, list) else []
+        return {
+            item["name"]: item["src"]
+            for item in items
+            if isinstance(item, dict)
+            and isinstance(item.get("name"), str)
+            and isinstance(item.get("src"), str)
+            and item.get("state") != "absent"
+        }
+
+    def _copied(self, src: str, name: str) -> str:
+        source = self._find_needle("files", src)
+        shell = self._connection._shell
+        if not shell.tmpdir:
+            self._make_tmp_path()
+        remote: str = shell.join_path(shell.tmpdir, name)
+        self._transfer_file(source, remote)
+        self._fixup_perms2((shell.tmpdir, remote), execute=False)
+        return remote
