@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from .api import converge, lifecycle, remove, request, up
+from .api import converge, down, lifecycle, remove, request, up
 from .info import info
 from .report import Result
 from .resolve import Request
@@ -13,6 +13,7 @@ __all__ = [
     "Request",
     "Result",
     "converge",
+    "down",
     "info",
     "lifecycle",
     "remove",

@@ -7,12 +7,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Iterable, Mapping, Sequence
 
-from .. import lock, network, record
+from .. import lock, network, record, runtime
 from ..errors import SpecError
 from ..images import ImageSpec
+from ..launcher.client import Launcher
 from ..paths import Paths
 from ..record import STARTED, STOPPED, Records
 from ..spec import Spec
+from . import payload
 from .decide import ABSENT, Wish
 from .observe import observe
 from .planner import plan
@@ -81,6 +83,16 @@ def up(paths: Paths) -> Result:
         done = _run(paths, Request(wishes))
     broken = {name: str(error) for name, error in records.broken.items()}
     return replace(done, failed={**done.failed, **broken})
+
+
+def down(paths: Paths) -> dict[str, str]:
+    """Before the host goes down: end what runs. What is wanted stays, so `up` starts it again."""
+    launcher = Launcher(paths, python=payload.python())
+    with lock.exclusive(paths):
+        if not launcher.listening():
+            return {}
+        failures = launcher.stop(sorted(runtime.names(paths)))
+    return {name: str(failure) for name, failure in failures.items()}
 
 
 def _whole(records: Records) -> list[record.Record]:

@@ -29,14 +29,18 @@ sys.exit(main())
 """
 BOOT_UNIT = "sandlot-up.service"
 # Two units, for a deploy that holds the lock starts the first, and `up` waits for that lock.
+# Sandboxes are in no unit's cgroup: a shutdown would take away their network, filter and pins under
+# them and kill them last, were they not ended by the unit that is stopped before all these.
 UNITS = {
     UNIT: """\
 [Unit]
 Description=Launcher of the sandboxes of sandlot
-After=local-fs.target
+After=local-fs.target network.target nftables.service firewalld.service
 
 [Service]
 ExecStart={command} launcher
+ExecStop={command} down --at-shutdown
+TimeoutStopSec=5min
 KillMode=process
 Restart=always
 RestartSec=1
@@ -47,7 +51,7 @@ LimitNOFILE=65536
 [Unit]
 Description=Sandboxes of sandlot
 Wants={unit}
-After={unit} local-fs.target network.target nftables.service firewalld.service
+After={unit}
 
 [Service]
 Type=oneshot
@@ -100,7 +104,7 @@ def _present(paths: Paths) -> list[Operation]:
         summary = f"install version {payload.digest(files)[:12]}"
         operations.append(Operation("runtime", summary, lambda: _install(paths, files)))
     operations += [
-        Operation("runtime", f"write {path}", functools.partial(_write, path, text, mode))
+        Operation("runtime", f"write {path}", functools.partial(_put, paths, path, text, mode))
         for path, (text, mode) in _texts(paths).items()
         if _read(path) != text
     ]
@@ -112,17 +116,27 @@ def _present(paths: Paths) -> list[Operation]:
 
 
 def _install(paths: Paths, files: Mapping[str, bytes]) -> None:
-    os.makedirs(paths.lib, exist_ok=True)
-    _write(_pending(paths), "", 0o644)
+    _announce(paths)
     payload.install(paths, files)
 
 
+def _put(paths: Paths, path: str, text: str, mode: int) -> None:
+    _announce(paths)
+    _write(path, text, mode)
+
+
+def _announce(paths: Paths) -> None:
+    _write(_pending(paths), "", 0o644)
+
+
 def _pending(paths: Paths) -> str:
-    """Exists from before the switch to new code until a running launcher has taken it over."""
+    """Exists from before the first change until systemd and a running launcher know all of them."""
     return f"{paths.lib}/upgrade-pending"
 
 
 def _upgrade(paths: Paths) -> None:
+    if _has_systemd(paths):
+        _systemctl("daemon-reload")
     Launcher(paths, python=payload.python()).upgrade()
     store.remove(_pending(paths))
 
@@ -163,7 +177,6 @@ def _write(path: str, text: str, mode: int) -> None:
 
 
 def _enable() -> None:
-    _systemctl("daemon-reload")
     _systemctl("enable", BOOT_UNIT)
 
 
