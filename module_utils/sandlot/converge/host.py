@@ -28,9 +28,11 @@ from sandlot.cli import main
 sys.exit(main())
 """
 BOOT_UNIT = "sandlot-up.service"
+WANTED_BY = ("multi-user.target", "nftables.service")
 # Two units, for a deploy that holds the lock starts the first, and `up` waits for that lock.
 # Sandboxes are in no unit's cgroup: a shutdown would take away their network, filter and pins under
 # them and kill them last, were they not ended by the unit that is stopped before all these.
+# nftables.service flushes all tables, ours as well, whenever it is started or reloaded.
 UNITS = {
     UNIT: """\
 [Unit]
@@ -51,16 +53,19 @@ LimitNOFILE=65536
 [Unit]
 Description=Sandboxes of sandlot
 Wants={unit}
-After={unit}
+After={unit} nftables.service
+PartOf=nftables.service
+ReloadPropagatedFrom=nftables.service
 
 [Service]
 Type=oneshot
 RemainAfterExit=yes
 ExecStart={command} up
+ExecReload={command} up
 TimeoutStartSec=infinity
 
 [Install]
-WantedBy=multi-user.target
+WantedBy={wanting}
 """,
 }
 
@@ -108,7 +113,7 @@ def _present(paths: Paths) -> list[Operation]:
         for path, (text, mode) in _texts(paths).items()
         if _read(path) != text
     ]
-    if _has_systemd(paths) and not os.path.lexists(_wanted(paths)):
+    if _has_systemd(paths) and not all(map(os.path.lexists, _wanted(paths))):
         operations.append(Operation("runtime", f"enable {BOOT_UNIT}", _enable))
     if operations or os.path.exists(_pending(paths)):
         operations.append(Operation("runtime", "upgrade the launcher", lambda: _upgrade(paths)))
@@ -137,6 +142,8 @@ def _pending(paths: Paths) -> str:
 def _upgrade(paths: Paths) -> None:
     if _has_systemd(paths):
         _systemctl("daemon-reload")
+        # Active from now on, as after a boot. It waits for the lock, so nobody may wait for it.
+        _systemctl("start", "--no-block", BOOT_UNIT)
     Launcher(paths, python=payload.python()).upgrade()
     store.remove(_pending(paths))
 
@@ -145,8 +152,9 @@ def _texts(paths: Paths) -> dict[str, tuple[str, int]]:
     """Small files with their content and mode."""
     texts = {paths.command: (COMMAND.format(python=payload.python(), lib=paths.lib), 0o755)}
     if _has_systemd(paths):
+        wanting = " ".join(WANTED_BY)
         for name, text in UNITS.items():
-            content = text.format(command=paths.command, unit=UNIT)
+            content = text.format(command=paths.command, unit=UNIT, wanting=wanting)
             texts[_unit(paths, name)] = (content, 0o644)
     return texts
 
@@ -159,8 +167,8 @@ def _unit(paths: Paths, name: str) -> str:
     return f"{paths.root}/etc/systemd/system/{name}"
 
 
-def _wanted(paths: Paths) -> str:
-    return f"{paths.root}/etc/systemd/system/multi-user.target.wants/{BOOT_UNIT}"
+def _wanted(paths: Paths) -> list[str]:
+    return [_unit(paths, f"{wanting}.wants/{BOOT_UNIT}") for wanting in WANTED_BY]
 
 
 def _read(path: str) -> str | None:
