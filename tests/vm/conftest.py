@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Iterator
 
@@ -28,13 +29,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def guest(suite: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+def guest(suite: str) -> Iterator[Guest]:
     """A running guest whose fingerprint was taken before anything was deployed."""
-    machine = Guest(
-        image.cached(suite),
-        tmp_path_factory.mktemp(suite),
-        kvm=os.environ.get("SANDLOT_VM_KVM") == "1",
-    )
+    kvm = os.environ.get("SANDLOT_VM_KVM") == "1"
+    with tempfile.TemporaryDirectory(prefix=f"sandlot-{suite}-") as directory:
+        yield from _running(Guest(image.cached(suite), Path(directory), kvm=kvm))
+
+
+def _running(machine: Guest) -> Iterator[Guest]:
     try:
         machine.boot()
         machine.put(TREE / "tests/fingerprint.py", FINGERPRINT)

@@ -115,9 +115,12 @@ class Guest:
         while not condition():
             alive = self.process is not None and self.process.poll() is None
             if not alive or time.monotonic() > deadline:
-                console = (self.directory / "console.log").read_text(errors="replace")
-                raise TimeoutError(f"the guest did not {what}; its console:\n{console[-4000:]}")
+                tail = self.console()[-4000:]
+                raise TimeoutError(f"the guest did not {what}; its console:\n{tail}")
             time.sleep(POLL_SECONDS)
+
+    def console(self) -> str:
+        return (self.directory / "console.log").read_text(errors="replace")
 
     # -- commands
 

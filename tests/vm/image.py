@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 USER = "deploy"
@@ -88,16 +87,17 @@ def _recipe(suite: str) -> str:
 
 
 def _make(suite: str, directory: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix=f"{suite}-", dir=directory.parent) as scratch:
-        work = Path(scratch)
-        root, made = work / "root", work / "made"
-        _bootstrap(suite, root)
-        _configure(root)
-        made.mkdir()
-        for name, pattern in (("kernel", "vmlinuz-*"), ("initrd", "initrd.img-*")):
-            shutil.copy(next((root / "boot").glob(pattern)), made / name)
-        _disk(root, made / "disk")
-        made.rename(directory)
+    work = directory.with_suffix(".new")
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+    root, made = work / "root", work / "made"
+    made.mkdir(parents=True)
+    _bootstrap(suite, root)
+    _configure(root)
+    for name, pattern in (("kernel", "vmlinuz-*"), ("initrd", "initrd.img-*")):
+        shutil.copy(next((root / "boot").glob(pattern)), made / name)
+    _disk(root, made / "disk")
+    made.rename(directory)
+    shutil.rmtree(work)
 
 
 def _bootstrap(suite: str, root: Path) -> None:

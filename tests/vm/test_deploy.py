@@ -16,7 +16,7 @@ def test_deploy(guest: Guest, deployed: str) -> None:
 
 def test_the_host_is_a_real_one(guest: Guest, deployed: str) -> None:
     assert guest.output("stat -f -c %T /sys/fs/cgroup") == "cgroup2fs"
-    assert guest.output("readlink /proc/1/exe").endswith("/systemd")
+    assert guest.root("readlink /proc/1/exe").endswith("/systemd")
 
 
 def test_a_second_run_changes_nothing(guest: Guest, deployed: str) -> None:
