@@ -15,6 +15,7 @@ AS_ROOT := $(SUDO) env PATH="$(BIN):$$PATH" PYTHONDONTWRITEBYTECODE=1
 STAGE := build/ansible_collections/sandlot/sandlot
 
 TEST_PACKAGES := busybox-static curl iproute2 nftables shellcheck strace util-linux
+SUITES ?= bookworm trixie
 VM_PACKAGES := e2fsprogs mmdebstrap openssh-client qemu-system-x86 qemu-utils
 
 # Installs what is missing of the Debian packages named; says nothing when all are there.
@@ -64,7 +65,7 @@ molecule: test-packages $(VENV)/.dev ## Deploy, crash, repair and remove, as a u
 
 # Emulated unless KVM=1 is given: some machines have a /dev/kvm on which guests hang.
 test-vm: vm-packages $(VENV)/.dev ## Deploy, reboot and cut the power of Debian hosts in QEMU
-	@$(AS_ROOT) SANDLOT_VM_KVM=$(KVM) $(BIN)/pytest -p no:cacheprovider tests/vm
+	@$(AS_ROOT) SANDLOT_VM_KVM=$(KVM) SANDLOT_VM_SUITES="$(SUITES)" $(BIN)/pytest -p no:cacheprovider tests/vm
 
 bench: test-packages $(VENV)/.bench ## Measure, and compare with public tools
 	@$(AS_ROOT) $(BIN)/python bench/run.py

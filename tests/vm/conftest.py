@@ -24,7 +24,7 @@ from hosts import BEFORE, DEMO, DEPLOY, FINGERPRINT  # noqa: E402
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "suite" in metafunc.fixturenames:
-        suites = os.environ.get("SANDLOT_VM_SUITES", "bookworm").split()
+        suites = os.environ.get("SANDLOT_VM_SUITES", "bookworm trixie").split()
         metafunc.parametrize("suite", suites, scope="session")
 
 

@@ -19,7 +19,6 @@ BEFORE = f"{HOME}/before.json"
 CGROUP = "/sys/fs/cgroup/sandlot"
 PATIENCE = 120.0
 
-# Waits for its file, so that a test says when; each attack stays in its sandbox.
 _SERVE = "mkdir -p /srv; echo hello > /srv/index.html; exec httpd -f -p 80 -h /srv"
 DEMO: dict[str, Any] = {
     "sandbox_images": [{"name": "busybox", "source": "busybox"}],
@@ -41,7 +40,7 @@ DEMO: dict[str, Any] = {
 NAMES = [entry["name"] for entry in DEMO["sandbox_instances"]]
 
 
-def demo(**changes: dict[str, Any]) -> dict[str, Any]:
+def demo(changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The demo set with options of single sandboxes changed."""
     variables = copy.deepcopy(DEMO)
     for entry in variables["sandbox_instances"]:

@@ -55,7 +55,7 @@ def test_the_number_of_processes_is_bounded(guest: Guest, deployed: str) -> None
 def test_limits_change_while_it_runs(guest: Guest, deployed: str) -> None:
     """And without the limit the same loop gets more, so that the quota's test means something."""
     pid = inspect(guest, "worker")["pid"]
-    raised = demo(worker={"memory": "96m", "cpus": 2})
+    raised = demo({"worker": {"memory": "96m", "cpus": 2}})
     assert changed(finish(guest.play(DEPLOY, raised))) == 1
     assert guest.root(f"cat {CGROUP}/worker/memory.max") == str(96 << 20)
     assert _cpus_used(guest) > 0.7

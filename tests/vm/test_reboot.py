@@ -19,7 +19,7 @@ _PROBE = "while :; do nc -w 1 10.77.0.1 22 < /dev/null && echo REACHED; echo tri
 @pytest.fixture(scope="module")
 def rebooted(guest: Guest, deployed: str) -> dict[str, object]:
     """Identities from before a reboot, which every sandbox has left a file for."""
-    finish(guest.play(DEPLOY, demo(shell={"command": ["sh", "-c", _PROBE]})))
+    finish(guest.play(DEPLOY, demo({"shell": {"command": ["sh", "-c", _PROBE]}})))
     for name in NAMES:
         inside(guest, name, f"echo kept-{name} > /kept")
     before = identity(guest)

@@ -87,7 +87,7 @@ def test_one_more_run_converges(guest: Guest) -> None:
 
 
 def test_during_an_update(guest: Guest) -> None:
-    updated = demo(web={"command": NEW_COMMAND})
+    updated = demo({"web": {"command": NEW_COMMAND}})
     updated["sandbox_instances"].append({"name": "extra", "command": ["sleep", "1000000"]})
     old = inspect(guest, "web")
     unplugged(guest, DEPLOY, updated, f"+{STATE}/sandboxes/extra/record.json")
