@@ -89,6 +89,7 @@ class Guest:
             self.process.kill()
             self.process.wait()
             self.process = None
+        self.hang_up()
 
     def boot(self) -> None:
         self.power_on()
@@ -108,7 +109,10 @@ class Guest:
     def boot_id(self) -> str:
         """Empty while nobody answers."""
         done = self.ssh("cat /proc/sys/kernel/random/boot_id", check=False, patience=20)
-        return done.stdout.strip() if done.returncode == 0 else ""
+        if done.returncode:
+            self.hang_up()  # QEMU keeps connections to a kernel that is gone
+            return ""
+        return done.stdout.strip()
 
     def _await(self, condition: Any, what: str) -> None:
         deadline = time.monotonic() + BOOT_SECONDS
@@ -128,7 +132,6 @@ class Guest:
         options = {
             "BatchMode": "yes",
             "ConnectTimeout": "10",
-            "ControlMaster": "no",
             "IdentitiesOnly": "yes",
             "LogLevel": "ERROR",
             "StrictHostKeyChecking": "no",
@@ -140,10 +143,10 @@ class Guest:
         self, command: str, *, check: bool = True, patience: float = COMMAND_SECONDS
     ) -> subprocess.CompletedProcess[str]:
         """Run a line of shell as the user with sudo."""
-        words = ["ssh", *self.ssh_options(), "-i", str(self.key), "-p", str(self.port)]
+        words = ["ssh", *self.ssh_options(), *self._shared("ssh"), "-i", str(self.key)]
         try:
             done = subprocess.run(
-                [*words, f"{USER}@127.0.0.1", command],
+                [*words, "-p", str(self.port), f"{USER}@127.0.0.1", command],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -180,7 +183,7 @@ class Guest:
             "ansible_port": self.port,
             "ansible_user": USER,
             "ansible_ssh_private_key_file": str(self.key),
-            "ansible_ssh_common_args": shlex.join(self._play_options()),
+            "ansible_ssh_common_args": shlex.join([*self.ssh_options(), *self._shared("play")]),
         }
         hosts = {"sandbox_hosts": {"hosts": {"guest": host}, "vars": variables}}
         inventory.write_text(json.dumps(hosts))
@@ -195,13 +198,17 @@ class Guest:
             env={**os.environ, "ANSIBLE_TIMEOUT": "60", "ANSIBLE_NOCOLOR": "1"},
         )
 
-    def _play_options(self) -> list[str]:
-        return [*self.ssh_options(), "-o", f"ControlPath={self.directory}/%C"]
+    def _shared(self, whose: str) -> list[str]:
+        """One connection for many commands, for an emulated machine is slow at making one."""
+        path = self.directory / f"{whose}-{self.port}"
+        options = {"ControlMaster": "auto", "ControlPersist": "60s", "ControlPath": str(path)}
+        return [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
 
     def hang_up(self) -> None:
-        """Close the connection that Ansible keeps open: the deploying user logs out."""
-        options = [*self._play_options(), "-p", str(self.port), "-O", "exit"]
-        subprocess.run(["ssh", *options, f"{USER}@127.0.0.1"], capture_output=True, check=False)
+        """Close the connections that are kept open: the deploying user logs out."""
+        for whose in ("play", "ssh"):
+            command = ["ssh", *self._shared(whose), "-O", "exit", f"{USER}@127.0.0.1"]
+            subprocess.run(command, capture_output=True, check=False)
 
 
 def finish(play: subprocess.Popen[str], patience: float = PLAY_SECONDS) -> str:
