@@ -290,6 +290,26 @@ def test_after_a_boot_everything_comes_back(host: Deployment) -> None:
     assert host.run(sandbox("a"), sandbox("b", state="stopped"), purge=True).actions == []
 
 
+def test_before_a_shutdown_everything_ends_and_nothing_is_forgotten(host: Deployment) -> None:
+    trap = "trap 'echo bye > /bye; exit 0' TERM; while :; do sleep 0.1; done"
+    host.converged(sandbox("a", command=["sh", "-c", trap]), sandbox("b", restart_policy="always"))
+    layer = Path(host.paths.sandbox("a").upper)
+    assert converge.down(host.paths) == {}
+    assert [runtime.running(host.paths, name) for name in "ab"] == [None, None]
+    assert (layer / "bye").read_text() == "bye\n"
+    assert [host.info(name)["wanted"] for name in "ab"] == ["started", "started"]
+    assert converge.down(host.paths) == {}
+    assert not converge.up(host.paths).failed
+    assert [host.info(name)["state"] for name in "ab"] == ["running", "running"]
+    launcher = Launcher(host.paths)
+    pidfd = os.pidfd_open((launcher.ping() or {})["pid"])
+    launcher.quit()
+    wait_readable(pidfd)
+    os.close(pidfd)
+    assert converge.down(host.paths) == {}
+    assert [host.info(name)["state"] for name in "ab"] == ["running", "running"]
+
+
 def test_start_stop_restart_by_name(host: Deployment) -> None:
     host.converged(sandbox("a"), sandbox("b"))
     pid = host.pid("b")

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandlot import store
-from sandlot.cli import facts, listing, logs, names, output
+from sandlot import converge, store
+from sandlot.cli import facts, listing, logs, names, output, service
 from sandlot.cli.main import main, parse
 from sandlot.cli.relay import Loop, Pump
 from sandlot.errors import SandlotError
@@ -126,8 +126,23 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert raised.value.code == 0
     shown = capsys.readouterr().out
-    words = "list inspect exec logs start stop restart top explain up launcher"
+    words = "list inspect exec logs start stop restart top explain up down launcher"
     assert all(f"\n    {word} " in shown for word in words.split())
+
+
+@pytest.mark.parametrize(("state", "ended"), [("running", 0), ("stopping", 1)])
+def test_down_at_a_shutdown_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state: str, ended: int
+) -> None:
+    """The launcher's unit is stopped at restarts as well, and those leave sandboxes alone."""
+    calls: list[Paths] = []
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text(f"#!/bin/sh\necho {state}\n")
+    systemctl.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(converge, "down", lambda paths: calls.append(paths) or {})
+    assert service.run(Paths(""), parse(["down", "--at-shutdown"])) == 0
+    assert len(calls) == ended
 
 
 @pytest.mark.parametrize(

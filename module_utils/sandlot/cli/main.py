@@ -92,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_refresh(commands)
     _add_images(commands)
     _command(commands, "up", "service", "start what is to run after a boot")
+    down = _command(commands, "down", "service", "end what runs; it runs again after the next boot")
+    text = "do nothing unless systemd is shutting the host down"
+    down.add_argument("--at-shutdown", action="store_true", help=text)
     _command(commands, "launcher", "service", "run the launcher in the foreground")
     return parser
 

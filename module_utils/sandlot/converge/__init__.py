@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from .api import converge, lifecycle, remove, request, up
+from .api import converge, down, lifecycle, remove, request, up
 from .info import info
 from .refresh import refresh
 from .report import Result
@@ -14,6 +14,7 @@ __all__ = [
     "Request",
     "Result",
     "converge",
+    "down",
     "info",
     "lifecycle",
     "refresh",

@@ -7,13 +7,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Iterable, Mapping, Sequence
 
-from .. import lock, network, record
+from .. import lock, network, record, runtime
 from ..errors import SpecError
 from ..images import ImageSpec
 from ..launcher.client import Launcher
 from ..paths import Paths
 from ..record import STARTED, STOPPED, Records
 from ..spec import Spec
+from . import payload
 from .decide import ABSENT, Wish
 from .names import SETUP, check_free, is_setup_running
 from .observe import observe
@@ -98,6 +99,16 @@ def _wish_at_boot(entry: record.Record, records: Records) -> Wish:
     if SETUP.fullmatch(entry.name):
         return Wish(entry.name, ABSENT)
     return _stored_wish(entry.name, entry.wanted, records)
+
+
+def down(paths: Paths) -> dict[str, str]:
+    """Before the host goes down: end what runs. What is wanted stays, so `up` starts it again."""
+    launcher = Launcher(paths, python=payload.python())
+    with lock.exclusive(paths):
+        if not launcher.listening():
+            return {}
+        failures = launcher.stop(sorted(runtime.names(paths)))
+    return {name: str(failure) for name, failure in failures.items()}
 
 
 def _whole(records: Records) -> list[record.Record]:

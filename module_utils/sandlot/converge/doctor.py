@@ -253,7 +253,7 @@ def _installation(paths: Paths) -> Found:
         status=WARNING,
     )
     if host.has_systemd(paths):
-        enabled = os.path.lexists(host.boot_link(paths))
+        enabled = all(map(os.path.lexists, host.boot_links(paths)))
         yield _finding(
             "start at boot",
             f"{host.BOOT_UNIT} is {'enabled' if enabled else 'not enabled'}",

@@ -28,15 +28,21 @@ from sandlot.cli import main
 sys.exit(main())
 """
 BOOT_UNIT = "sandlot-up.service"
+WANTED_BY = ("multi-user.target", "nftables.service")
 # Two units, for a deploy that holds the lock starts the first, and `up` waits for that lock.
+# Sandboxes are in no unit's cgroup: a shutdown would take away their network, filter and pins under
+# them and kill them last, were they not ended by the unit that is stopped before all these.
+# nftables.service flushes all tables, ours as well, whenever it is started or reloaded.
 UNITS = {
     UNIT: """\
 [Unit]
 Description=Launcher of the sandboxes of sandlot
-After=local-fs.target
+After=local-fs.target network.target nftables.service firewalld.service
 
 [Service]
 ExecStart={command} launcher
+ExecStop={command} down --at-shutdown
+TimeoutStopSec=5min
 KillMode=process
 Restart=always
 RestartSec=1
@@ -47,16 +53,19 @@ LimitNOFILE=65536
 [Unit]
 Description=Sandboxes of sandlot
 Wants={unit}
-After={unit} local-fs.target network.target nftables.service firewalld.service
+After={unit} nftables.service
+PartOf=nftables.service
+ReloadPropagatedFrom=nftables.service
 
 [Service]
 Type=oneshot
 RemainAfterExit=yes
 ExecStart={command} up
+ExecReload={command} up
 TimeoutStartSec=infinity
 
 [Install]
-WantedBy=multi-user.target
+WantedBy={wanting}
 """,
 }
 
@@ -100,11 +109,11 @@ def _present(paths: Paths) -> list[Operation]:
         summary = f"install version {payload.digest(files)[:12]}"
         operations.append(Operation("runtime", summary, lambda: _install(paths, files)))
     operations += [
-        Operation("runtime", f"write {path}", functools.partial(_write, path, text, mode))
+        Operation("runtime", f"write {path}", functools.partial(_put, paths, path, text, mode))
         for path, (text, mode) in _texts(paths).items()
         if _read(path) != text
     ]
-    if has_systemd(paths) and not os.path.lexists(boot_link(paths)):
+    if has_systemd(paths) and not all(map(os.path.lexists, boot_links(paths))):
         operations.append(Operation("runtime", f"enable {BOOT_UNIT}", _enable))
     if operations or os.path.exists(_pending(paths)):
         operations.append(Operation("runtime", "upgrade the launcher", lambda: _upgrade(paths)))
@@ -112,17 +121,29 @@ def _present(paths: Paths) -> list[Operation]:
 
 
 def _install(paths: Paths, files: Mapping[str, bytes]) -> None:
-    os.makedirs(paths.lib, exist_ok=True)
-    _write(_pending(paths), "", 0o644)
+    _announce(paths)
     payload.install(paths, files)
 
 
+def _put(paths: Paths, path: str, text: str, mode: int) -> None:
+    _announce(paths)
+    _write(path, text, mode)
+
+
+def _announce(paths: Paths) -> None:
+    _write(_pending(paths), "", 0o644)
+
+
 def _pending(paths: Paths) -> str:
-    """Exists from before the switch to new code until a running launcher has taken it over."""
+    """Exists from before the first change until systemd and a running launcher know all of them."""
     return f"{paths.lib}/upgrade-pending"
 
 
 def _upgrade(paths: Paths) -> None:
+    if has_systemd(paths):
+        _systemctl("daemon-reload")
+        # Active from now on, as after a boot. It waits for the lock, so nobody may wait for it.
+        _systemctl("start", "--no-block", BOOT_UNIT)
     Launcher(paths, python=payload.python()).upgrade()
     store.remove(_pending(paths))
 
@@ -131,8 +152,9 @@ def _texts(paths: Paths) -> dict[str, tuple[str, int]]:
     """Small files with their content and mode."""
     texts = {paths.command: (COMMAND.format(python=payload.python(), lib=paths.lib), 0o755)}
     if has_systemd(paths):
+        wanting = " ".join(WANTED_BY)
         for name, text in UNITS.items():
-            content = text.format(command=paths.command, unit=UNIT)
+            content = text.format(command=paths.command, unit=UNIT, wanting=wanting)
             texts[_unit(paths, name)] = (content, 0o644)
     return texts
 
@@ -145,8 +167,8 @@ def _unit(paths: Paths, name: str) -> str:
     return f"{paths.root}/etc/systemd/system/{name}"
 
 
-def boot_link(paths: Paths) -> str:
-    return f"{paths.root}/etc/systemd/system/multi-user.target.wants/{BOOT_UNIT}"
+def boot_links(paths: Paths) -> list[str]:
+    return [_unit(paths, f"{wanting}.wants/{BOOT_UNIT}") for wanting in WANTED_BY]
 
 
 def _read(path: str) -> str | None:
@@ -163,7 +185,6 @@ def _write(path: str, text: str, mode: int) -> None:
 
 
 def _enable() -> None:
-    _systemctl("daemon-reload")
     _systemctl("enable", BOOT_UNIT)
 
 

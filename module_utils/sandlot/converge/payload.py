@@ -90,6 +90,7 @@ def install(paths: Paths, files: Mapping[str, bytes]) -> None:
     for directory in {paths.lib, *(os.path.dirname(f"{fresh}/{path}") for path in files)}:
         os.chmod(directory, 0o755)
     _compile(fresh)
+    os.sync()  # a rename may reach the disk before the files it is about
     remove_tree(release)
     os.rename(fresh, release)
     _switch(f"{os.path.basename(release)}/{PACKAGE}", f"{paths.lib}/{PACKAGE}")

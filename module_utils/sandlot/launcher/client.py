@@ -95,7 +95,7 @@ class Launcher:
                 hint="run the sandbox_host module or role first",
             )
         if not self.paths.root and os.path.isdir(_SYSTEMD):
-            subprocess.run(["systemctl", "start", UNIT], check=True, stdin=subprocess.DEVNULL)
+            _start_unit()
         else:
             self._spawn()
         self._await()
@@ -161,6 +161,17 @@ class Launcher:
                 if failure is not None:
                     failures[name] = failure
         return failures
+
+
+def _start_unit() -> None:
+    command = ["systemctl", "start", UNIT]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise LaunchError(
+            f"{' '.join(command)}: {done.stderr.strip()}", hint=f"see journalctl -u {UNIT}"
+        )
 
 
 def _ready(poller: select.poll) -> list[int]:

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Stock Debian for QEMU: a disk, a kernel and an initrd, made once and kept outside the tree.
+
+The directory's name holds a hash of all that is in here, so a changed recipe makes a new image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+USER = "deploy"
+# What an administrator's server has; sandlot's own needs are there, for guests have no network.
+PACKAGES = (
+    "busybox-static",
+    "dbus",
+    "iproute2",
+    "libpam-systemd",
+    "linux-image-cloud-amd64",
+    "nftables",
+    "openssh-server",
+    "python3",
+    "python3-pyroute2",
+    "sudo",
+    "systemd-sysv",
+    "udev",
+)
+FILES = {
+    "etc/fstab": "/dev/vda / ext4 defaults 0 1\n",
+    "etc/hostname": "guest\n",
+    "etc/hosts": "127.0.0.1 localhost\n127.0.1.1 guest\n",
+    "etc/sudoers.d/deploy": f"{USER} ALL=(ALL) NOPASSWD: ALL\n",
+    # The key of a run is the content of the second disk.
+    "etc/ssh/sshd_config.d/run.conf": (
+        "AuthorizedKeysCommand /usr/bin/head --bytes=512 /dev/vdb\n"
+        "AuthorizedKeysCommandUser root\n"
+        "UseDNS no\n"
+    ),
+    "etc/systemd/logind.conf.d/kill.conf": "[Login]\nKillUserProcesses=yes\n",
+    "etc/systemd/network/10-ethernet.network": (
+        "[Match]\nType=ether\nName=en* eth*\n\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\n"
+    ),
+}
+# Timers that fetch or index things, which a guest without a network has no use for.
+DISABLED = (
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+)
+ENABLED = ("systemd-networkd.service", "nftables.service")
+DISK_SIZE = "3G"
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    disk: Path
+    kernel: Path
+    initrd: Path
+
+
+def cached(suite: str) -> Image:
+    """The image of a Debian suite, made when there is none of this recipe."""
+    directory = _cache() / f"{suite}-{_recipe(suite)}"
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with open(directory.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not directory.exists():
+            _make(suite, directory)
+    return Image(directory / "disk", directory / "kernel", directory / "initrd")
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "sandlot" / "vm"
+
+
+def _recipe(suite: str) -> str:
+    return hashlib.sha256(suite.encode() + Path(__file__).read_bytes()).hexdigest()[:16]
+
+
+def _make(suite: str, directory: Path) -> None:
+    work = directory.with_suffix(".new")
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+    root, made = work / "root", work / "made"
+    made.mkdir(parents=True)
+    _bootstrap(suite, root)
+    _configure(root)
+    for name, pattern in (("kernel", "vmlinuz-*"), ("initrd", "initrd.img-*")):
+        shutil.copy(next((root / "boot").glob(pattern)), made / name)
+    _disk(root, made / "disk")
+    made.rename(directory)
+    shutil.rmtree(work)
+
+
+def _bootstrap(suite: str, root: Path) -> None:
+    subprocess.run(
+        [
+            "mmdebstrap",
+            "--quiet",
+            "--mode=root",
+            "--variant=important",
+            f"--include={','.join(PACKAGES)}",
+            '--aptopt=APT::Install-Recommends "false"',
+            suite,
+            str(root),
+            "-",
+        ],
+        input=sources(suite),
+        text=True,
+        check=True,
+    )
+
+
+def sources(suite: str) -> str:
+    """apt's lines for a suite on the mirrors that this host's apt uses for its own."""
+    found = subprocess.run(
+        [
+            "apt-get",
+            "indextargets",
+            "--format",
+            "$(REPO_URI)\t$(RELEASE)",
+            "Created-By: Packages",
+            "Origin: Debian",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    lines = set()
+    for line in found.splitlines():
+        uri, release = line.split("\t")
+        lines.add(f"deb {uri} {re.sub('^[a-z]+', suite, release)} main")
+    if not lines:
+        raise RuntimeError("apt has no Debian archive among its sources; run apt-get update")
+    return "".join(f"{line}\n" for line in sorted(lines))
+
+
+def _configure(root: Path) -> None:
+    for name, text in FILES.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    _chroot(root, "useradd", "--create-home", "--shell", "/bin/bash", USER)
+    _chroot(root, "systemctl", "enable", *ENABLED)
+    _chroot(root, "systemctl", "mask", *DISABLED)
+    # It would have systemd take the boot for the first one, and settle things anew.
+    (root / "etc/machine-id").write_text(f"{hashlib.md5(b'guest').hexdigest()}\n")
+
+
+def _chroot(root: Path, *command: str) -> None:
+    subprocess.run(["chroot", str(root), *command], check=True, stdout=subprocess.DEVNULL)
+
+
+def _disk(root: Path, disk: Path) -> None:
+    subprocess.run(
+        ["mke2fs", "-q", "-t", "ext4", "-d", str(root), str(disk), DISK_SIZE], check=True
+    )

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Limits as version 2 of cgroups enforces them, below a systemd that has cgroups of its own."""
+
+from __future__ import annotations
+
+from guest import Guest, finish
+from hosts import CGROUP, DEMO, DEPLOY, changed, demo, inspect
+
+_TOO_MUCH = 'sandlot exec shell -- sh -c "head -c 100m /dev/zero | tail | wc -c"'
+_SPIN = "sandlot exec worker -- timeout 5 sh -c 'while :; do :; done'"
+_FORKS = "sandlot exec shell -- sh -c 'for i in $(seq 50); do sleep 2 & done; wait'"
+
+
+def _events(guest: Guest, name: str, file: str) -> dict[str, int]:
+    lines = guest.root(f"cat {CGROUP}/{name}/{file}").splitlines()
+    return {key: int(value) for key, value in (line.split() for line in lines)}
+
+
+def _kills(guest: Guest, name: str) -> int:
+    found = guest.json(f"sandlot top --format json {name}")
+    return int(found[0]["oom_kills"])
+
+
+def test_a_memory_kill_is_counted_and_reported(guest: Guest, deployed: str) -> None:
+    before = _kills(guest, "shell")
+    pid = inspect(guest, "shell")["pid"]
+    guest.root(f"{_TOO_MUCH} || true")
+    assert _kills(guest, "shell") == before + 1
+    assert _events(guest, "shell", "memory.events")["oom_kill"] == before + 1
+    # The one that took too much was killed, not its sandbox and nobody else's.
+    assert inspect(guest, "shell")["pid"] == pid
+    assert _kills(guest, "worker") == 0
+
+
+def test_the_cpu_quota_holds(guest: Guest, deployed: str) -> None:
+    assert 0.3 < _cpus_used(guest) < 0.6
+    assert _events(guest, "worker", "cpu.stat")["nr_throttled"] > 0
+
+
+def _cpus_used(guest: Guest) -> float:
+    """CPUs that a busy loop of five seconds got, by the kernel's own account."""
+    usage = f"grep usage_usec {CGROUP}/worker/cpu.stat"
+    before, after = guest.root(f"{usage}; {_SPIN}; {usage}").splitlines()
+    return (int(after.split()[1]) - int(before.split()[1])) / 5e6
+
+
+def test_the_number_of_processes_is_bounded(guest: Guest, deployed: str) -> None:
+    before = _events(guest, "shell", "pids.events")["max"]
+    guest.root(f"{_FORKS} || true")
+    assert _events(guest, "shell", "pids.events")["max"] > before
+    assert int(guest.root(f"cat {CGROUP}/shell/pids.max")) == 32
+
+
+def test_limits_change_while_it_runs(guest: Guest, deployed: str) -> None:
+    """And without the limit the same loop gets more, so that the quota's test means something."""
+    pid = inspect(guest, "worker")["pid"]
+    raised = demo({"worker": {"memory": "96m", "cpus": 2}})
+    assert changed(finish(guest.play(DEPLOY, raised))) == 1
+    assert guest.root(f"cat {CGROUP}/worker/memory.max") == str(96 << 20)
+    assert _cpus_used(guest) > 0.7
+    assert changed(finish(guest.play(DEPLOY, DEMO))) == 1
+    assert inspect(guest, "worker")["pid"] == pid
+
+
+def test_systemd_leaves_our_cgroups_alone(guest: Guest, deployed: str) -> None:
+    guest.root("systemctl daemon-reload")
+    guest.root("systemctl set-property --runtime cron.service CPUWeight=50 CPUQuota=80%")
+    guest.root("systemctl revert cron.service")
+    guest.root("systemctl daemon-reexec")
+    assert guest.root(f"cat {CGROUP}/worker/cpu.max") == "50000 100000"
+    assert guest.root(f"cat {CGROUP}/worker/pids.max") == "32"
+    controllers = guest.root(f"cat {CGROUP}/cgroup.subtree_control").split()
+    assert {"cpu", "cpuset", "memory", "pids"} <= set(controllers)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What is the same after a reboot, in which order it came back, and what systemd did to the filter.
+
+The sandbox `shell` tries to reach the host from its first moment on, and tells when it could.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from guest import Guest, finish
+from hosts import DEMO, DEPLOY, NAMES, changed, demo, fetch, identity, inside, inspect, until
+
+_PROBE = "while :; do nc -w 1 10.77.0.1 22 < /dev/null && echo REACHED; echo tried; sleep 1; done"
+
+
+@pytest.fixture(scope="module")
+def rebooted(guest: Guest, deployed: str) -> dict[str, object]:
+    """Identities from before a reboot, which every sandbox has left a file for."""
+    finish(guest.play(DEPLOY, demo({"shell": {"command": ["sh", "-c", _PROBE]}})))
+    for name in NAMES:
+        inside(guest, name, f"echo kept-{name} > /kept")
+    before = identity(guest)
+    guest.reboot()
+    return before
+
+
+def test_the_same_sandboxes_are_back(guest: Guest, rebooted: dict[str, object]) -> None:
+    assert guest.output("systemctl is-system-running") == "running"
+    assert identity(guest) == rebooted
+    assert {inspect(guest, name)["state"] for name in NAMES} == {"running"}
+    assert [inside(guest, name, "cat /kept") for name in NAMES] == [f"kept-{n}" for n in NAMES]
+    assert fetch(guest) == "hello"
+
+
+def test_the_order_of_the_boot(guest: Guest, rebooted: dict[str, object]) -> None:
+    """Filter before the first link, both after nftables.service, all before multi-user.target."""
+    journal = guest.root("journalctl -b -o short-monotonic --no-pager")
+    marks = (
+        "Finished nftables.service",
+        "Starting sandlot-up.service",
+        r"kernel: sandlot0: port 1\(sb-",
+        "Finished sandlot-up.service",
+        "Reached target multi-user.target",
+    )
+    positions = [re.search(mark, journal) for mark in marks]
+    assert all(positions), journal
+    times = [found.start() for found in positions if found]
+    assert times == sorted(times)
+
+
+def test_no_packet_was_before_the_filter(guest: Guest, rebooted: dict[str, object]) -> None:
+    log = guest.root("sandlot logs shell")
+    assert "tried" in log
+    assert "REACHED" not in log
+    # Positive control: the probe reaches the host once the filter is gone.
+    guest.root("nft delete table inet sandlot; nft delete table bridge sandlot")
+    until(lambda: "REACHED" in guest.root("sandlot logs --tail 5 shell"), "the host is reached")
+    guest.root("sandlot up")
+    assert "table inet sandlot" in guest.root("nft list tables")
+
+
+@pytest.mark.parametrize("action", ["restart", "reload"])
+def test_the_filter_survives_that_of_the_host(
+    guest: Guest, rebooted: dict[str, object], action: str
+) -> None:
+    """nftables.service begins with flushing everybody's tables."""
+    guest.root(f"systemctl {action} nftables")
+    until(lambda: "inet sandlot" in guest.root("nft list tables"), "the filter is back")
+    until(lambda: guest.output("systemctl is-active sandlot-up || true") == "active", "it settled")
+    assert fetch(guest) == "hello"
+
+
+def test_the_order_of_the_shutdown(guest: Guest, rebooted: dict[str, object]) -> None:
+    """Sandboxes end while their network and filter are there, and none has to be killed."""
+    journal = guest.root("journalctl -b -1 -o short-monotonic --no-pager")
+    ended = journal.rindex("Stopped sandlot.service")
+    assert ended < journal.rindex("Stopped systemd-networkd.service")
+    assert ended < journal.rindex("Stopped nftables.service")
+    assert "Waiting for process" not in guest.console()
+
+
+def test_nothing_is_left_to_change(guest: Guest, rebooted: dict[str, object]) -> None:
+    finish(guest.play(DEPLOY, DEMO))
+    assert changed(finish(guest.play(DEPLOY, DEMO))) == 0
