@@ -90,12 +90,17 @@ def argument_spec() -> Dict[str, Any]:
 
 
 def options() -> List[Option]:
-    """The rows of all sources by name; rows of one name are described together."""
+    """The rows of all sources by name; rows of one name are described together.
+
+    Each source refuses the choices of another.
+    """
     found: Dict[str, Option] = {}
     takers: Dict[str, Dict[Sequence[str], List[str]]] = {}
     for kind, source in SOURCES.items():
         for row in _rows(source):
-            found.setdefault(row.name, row)
+            first = found.setdefault(row.name, row)
+            choices = tuple(dict.fromkeys((*first.choices, *row.choices)))
+            found[row.name] = replace(first, choices=choices)
             by_text = takers.setdefault(row.name, {})
             by_text.setdefault(tuple(row.description), []).append(kind)
     return [_told(row, takers[row.name]) for row in found.values()]
