@@ -105,6 +105,10 @@ class Paths:
         """Interface name of the host end of a sandbox's veth pair."""
         return f"sb-{_short_hash(f'{self.root}:{sandbox}:{ifname}', 10)}"
 
+    def shaper(self, sandbox: str, ifname: str) -> str:
+        """Interface name of the link that what a sandbox sends waits in."""
+        return f"sr-{_short_hash(f'{self.root}:{sandbox}:{ifname}', 10)}"
+
     def sandbox(self, name: str) -> SandboxPaths:
         return SandboxPaths(self, name)
 

@@ -254,7 +254,18 @@ def _plug(context: _Context) -> list[Step]:
         netns = context.paths.sandbox(name).pin("net")
         found = network.link_operations(context.paths, interfaces, netns, state)
         steps += _of_one(name, found, silent=decision.create)
+        steps += _shape(context, decision, plugged=bool(found))
     return steps
+
+
+def _shape(context: _Context, decision: Decision, *, plugged: bool) -> list[Step]:
+    """Bandwidth; what plugs a sandbox may make its links anew, without their limits."""
+    spec, interfaces = decision.record.spec, decision.record.interfaces
+    rates = network.Rates(spec.ingress_rate, spec.egress_rate)
+    state = context.seen.network
+    states = [state, state.without(decision.name)] if plugged else [state]
+    plans = (network.rate_operations(context.paths, interfaces, rates, each) for each in states)
+    return _of_one(decision.name, next(filter(None, plans), []), silent=plugged)
 
 
 def _limit(context: _Context) -> list[Step]:

@@ -19,6 +19,8 @@ from .namespaces import CLONE_NEWNET, setns
 NLMSG_ERROR = 2
 NLMSG_DONE = 3
 NLM_F_REQUEST = 0x1
+NLM_F_ACK = 0x4
+NLM_F_ECHO = 0x8
 NLM_F_DUMP = 0x300
 NLM_F_DUMP_INTR = 0x10
 RTM_NEWLINK = 16
@@ -123,7 +125,7 @@ def connect() -> socket.socket:
 
 def links(sock: socket.socket) -> list[Link]:
     payload = LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + _skip_statistics()
-    return [_link(body) for body in _dump(sock, RTM_GETLINK, RTM_NEWLINK, payload)]
+    return [_link(body) for body in dump(sock, RTM_GETLINK, RTM_NEWLINK, payload)]
 
 
 def link(sock: socket.socket, name: str) -> Link | None:
@@ -140,19 +142,19 @@ def link(sock: socket.socket, name: str) -> Link | None:
 
 def addresses(sock: socket.socket) -> list[Address]:
     payload = ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)
-    return [_address(body) for body in _dump(sock, RTM_GETADDR, RTM_NEWADDR, payload)]
+    return [_address(body) for body in dump(sock, RTM_GETADDR, RTM_NEWADDR, payload)]
 
 
 def routes(sock: socket.socket) -> list[Route]:
     payload = ROUTE.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
-    return [_route(body) for body in _dump(sock, RTM_GETROUTE, RTM_NEWROUTE, payload)]
+    return [_route(body) for body in dump(sock, RTM_GETROUTE, RTM_NEWROUTE, payload)]
 
 
 def _skip_statistics() -> bytes:
     return ATTRIBUTE.pack(8, IFLA_EXT_MASK) + WORD.pack(RTEXT_FILTER_SKIP_STATS)
 
 
-def _dump(sock: socket.socket, request: int, reply: int, payload: bytes) -> list[bytes]:
+def dump(sock: socket.socket, request: int, reply: int, payload: bytes) -> list[bytes]:
     """All replies to a dump; asked again when the kernel says the list changed under way."""
     for _ in range(DUMP_ATTEMPTS):
         bodies = []
@@ -166,12 +168,19 @@ def _dump(sock: socket.socket, request: int, reply: int, payload: bytes) -> list
     raise InterruptedError(4, f"netlink dump {request} kept being interrupted by changes")
 
 
+def get(sock: socket.socket, request: int, reply: int, payload: bytes) -> list[bytes]:
+    """The replies to a request for one thing; OSError when the kernel has none."""
+    flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_ECHO
+    bodies = _messages(sock, request, flags, payload)
+    return [body for kind, _, body in bodies if kind == reply]
+
+
 def _messages(
     sock: socket.socket, request: int, flags: int, payload: bytes
 ) -> Iterator[tuple[int, int, bytes]]:
     """(type, flags, body) of each reply, up to the last one."""
     sock.send(HEADER.pack(HEADER.size + len(payload), request, flags, 1, 0) + payload)
-    dumping = bool(flags & NLM_F_DUMP)
+    single = not flags & (NLM_F_DUMP | NLM_F_ACK)
     while True:
         data = sock.recv(RECEIVE_SIZE)
         offset = 0
@@ -180,22 +189,25 @@ def _messages(
             body = data[offset + HEADER.size : offset + length]
             offset += _aligned(length)
             if kind == NLMSG_ERROR:
-                _raise(body, request)
+                _check(body, request)
+                return
             yield kind, found, body
-            if kind == NLMSG_DONE or not dumping:
+            if kind == NLMSG_DONE or single:
                 return
 
 
-def _raise(body: bytes, request: int) -> None:
+def _check(body: bytes, request: int) -> None:
+    """An error of 0 is an acknowledgement."""
     code = -struct.unpack_from("=i", body)[0]
-    raise OSError(code, f"netlink request {request}: {os.strerror(code)}")
+    if code:
+        raise OSError(code, f"netlink request {request}: {os.strerror(code)}")
 
 
 def _aligned(length: int) -> int:
     return (length + 3) & ~3
 
 
-def _attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
+def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
     found = {}
     end = len(data)
     while offset + ATTRIBUTE.size <= end:
@@ -207,17 +219,17 @@ def _attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
     return found
 
 
-def _word(attributes: dict[int, bytes], kind: int) -> int:
-    raw = attributes.get(kind)
+def _word(found: dict[int, bytes], kind: int) -> int:
+    raw = found.get(kind)
     return WORD.unpack(raw)[0] if raw else 0
 
 
 def _link(body: bytes) -> Link:
     _, _, index, flags, _ = LINK.unpack_from(body)
-    found = _attributes(body, LINK.size)
-    info = _attributes(found.get(IFLA_LINKINFO, b""))
+    found = attributes(body, LINK.size)
+    info = attributes(found.get(IFLA_LINKINFO, b""))
     master = _word(found, IFLA_MASTER)
-    port = _attributes(info.get(IFLA_INFO_SLAVE_DATA, b"")) if master else {}
+    port = attributes(info.get(IFLA_INFO_SLAVE_DATA, b"")) if master else {}
     return Link(
         index=index,
         name=found[IFLA_IFNAME].rstrip(b"\0").decode(errors="replace"),
@@ -236,13 +248,13 @@ def _link(body: bytes) -> Link:
 
 def _address(body: bytes) -> Address:
     _, prefix, _, _, index = ADDRESS.unpack_from(body)
-    local = _attributes(body, ADDRESS.size)[IFA_LOCAL]
+    local = attributes(body, ADDRESS.size)[IFA_LOCAL]
     return Address(index, f"{socket.inet_ntoa(local)}/{prefix}")
 
 
 def _route(body: bytes) -> Route:
     prefix, table = body[1], body[4]
-    found = _attributes(body, ROUTE.size)
+    found = attributes(body, ROUTE.size)
     gateway = found.get(RTA_GATEWAY)
     destination = socket.inet_ntoa(found.get(RTA_DST, bytes(4)))
     return Route(

@@ -18,6 +18,7 @@ from .manage import Managed, declared, removed
 from .model import Interface, Network, Publication
 from .observe import NetworkState, observe
 from .ports import check_publications
+from .rates import Rates, rate_operations
 from .rules import rules_operations
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Network",
     "NetworkState",
     "Publication",
+    "Rates",
     "allocate",
     "check_publications",
     "declared",
@@ -38,6 +40,7 @@ __all__ = [
     "normalise",
     "observe",
     "publications",
+    "rate_operations",
     "removed",
     "resolv_conf",
     "rules_operations",

@@ -11,15 +11,27 @@ import contextlib
 import importlib.util
 import secrets
 import socket
-from typing import Any, Iterable, Iterator
+from typing import Any, Iterable, Iterator, NamedTuple
 
 from ..errors import HostError
 from .model import Interface
 
 NUD_NOARP = 0x40  # of a bridge: static
 NTF_MASTER = 0x04
+TC_H_ROOT = 0xFFFFFFFF
+INGRESS = 0xFFFF0000
+ETH_P_ALL = 3
 _REMEDY = "install the package python3-pyroute2 (or pip install pyroute2) for this Python"
 _shared: list[_Session] = []
+
+
+class Bucket(NamedTuple):
+    """A token bucket: bytes a second, bytes at once, bytes that wait."""
+
+    handle: int
+    rate: int
+    burst: int
+    limit: int
 
 
 class _Session:
@@ -42,6 +54,15 @@ def require() -> None:
     """Raise when pyroute2 is missing, without paying for its import."""
     if importlib.util.find_spec("pyroute2") is None:
         raise HostError("the Python module pyroute2 was not found", hint=_REMEDY)
+
+
+def load() -> Any:
+    """pyroute2, imported by now."""
+    try:
+        import pyroute2
+    except ImportError as error:
+        raise HostError(f"pyroute2 can't be imported: {error}", hint=_REMEDY) from error
+    return pyroute2
 
 
 @contextlib.contextmanager
@@ -80,10 +101,7 @@ class Links:
     """A netlink connection; it stays in the network namespace it was opened in."""
 
     def __init__(self) -> None:
-        try:
-            import pyroute2
-        except ImportError as error:
-            raise HostError(f"pyroute2 can't be imported: {error}", hint=_REMEDY) from error
+        pyroute2 = load()
         self._refused = pyroute2.NetlinkError
         self._route: Any = pyroute2.IPRoute()
 
@@ -174,6 +192,52 @@ class Links:
         with self._explained(f"set the default route via {gateway}"):
             index = socket.if_nametoindex(name)
             self._route.route("replace", dst="0.0.0.0/0", gateway=gateway, oif=index)
+
+    def add_ifb(self, name: str, mac: str) -> None:
+        """A link that hands back what is sent to it, behind a queue of its own; down yet."""
+        with self._explained(f"make the link {name} (kernel module ifb)"):
+            self._route.link("add", ifname=name, kind="ifb", address=mac)
+
+    def set_rate(self, name: str, bucket: Bucket) -> None:
+        """Send no faster than ``bucket``; one of ours that is there is changed, not emptied."""
+        with self._explained(f"limit what {name} sends (kernel module sch_tbf)"):
+            self._route.tc(
+                "replace",
+                "tbf",
+                socket.if_nametoindex(name),
+                handle=bucket.handle,
+                # pyroute2 takes bytes a second as a number.
+                rate=bucket.rate,
+                burst=bucket.burst,
+                limit=bucket.limit,
+            )
+
+    def drop_rate(self, name: str) -> None:
+        with self._explained(f"lift the limit of what {name} sends"):
+            self._route.tc("del", index=socket.if_nametoindex(name), parent=TC_H_ROOT)
+
+    def redirect(self, name: str, target: str) -> None:
+        """All that ``name`` receives goes through ``target`` before anything else sees it."""
+        index, other = socket.if_nametoindex(name), socket.if_nametoindex(target)
+        with self._explained(f"queue what {name} receives (kernel module sch_ingress)"):
+            self._route.tc("add", "ingress", index)
+        action = {"kind": "mirred", "direction": "egress", "action": "redirect", "ifindex": other}
+        with self._explained(f"send it to {target} (kernel modules cls_u32, act_mirred)"):
+            self._route.tc(
+                "add-filter",
+                "u32",
+                index,
+                parent=INGRESS,
+                prio=1,
+                protocol=ETH_P_ALL,
+                target=0x10001,
+                keys=["0x0/0x0+0"],
+                action=action,
+            )
+
+    def drop_redirect(self, name: str) -> None:
+        with self._explained(f"no longer queue what {name} receives"):
+            self._route.tc("del", "ingress", socket.if_nametoindex(name))
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete links that are there; many cost about as much as one.

@@ -15,7 +15,7 @@ from ..paths import Paths
 from ..plan import Operation
 from . import adapter, declare, nft, overlap, sysctls
 from .model import Network, identity
-from .observe import NetworkState, our_bridges, our_ports, owned
+from .observe import NetworkState, our_bridges, our_ports, our_shapers, owned
 
 TARGET = "network"
 
@@ -45,6 +45,7 @@ def teardown_operations(paths: Paths, state: NetworkState) -> list[Operation]:
     """Take away every link, table, setting and file of ours; nothing that is not ours."""
     operations = []
     ports, bridges = our_ports(paths, state.links), our_bridges(paths, state.links)
+    ports += our_shapers(paths, state.links)
     if ports or bridges:
         adapter.require()
         summary = f"delete {len(ports)} interface(s) and {len(bridges)} bridge(s)"
@@ -76,7 +77,7 @@ def _forget(paths: Paths) -> None:
 def _delete(paths: Paths, names: list[str]) -> None:
     with netlink.connect() as sock:
         links = {link.name: link for link in netlink.links(sock)}
-    ours = {*our_ports(paths, links), *our_bridges(paths, links)}
+    ours = {*our_ports(paths, links), *our_shapers(paths, links), *our_bridges(paths, links)}
     with adapter.host() as connection:
         connection.delete(name for name in names if name in ours)
 

@@ -90,8 +90,10 @@ def unlink_all(paths: Paths, sandboxes: Iterable[str], state: NetworkState) -> l
 
 
 def _links_of(paths: Paths, sandbox: str, state: NetworkState) -> list[str]:
-    names = [paths.link(sandbox, f"eth{index}") for index in range(MAX_INTERFACES)]
-    return [name for name in names if owned(paths, state.links, name, "veth")]
+    inner = [f"eth{index}" for index in range(MAX_INTERFACES)]
+    names = [(paths.link(sandbox, ifname), "veth") for ifname in inner]
+    names += [(paths.shaper(sandbox, ifname), "ifb") for ifname in inner]
+    return [name for name, kind in names if owned(paths, state.links, name, kind)]
 
 
 def _unplug(paths: Paths, names: Sequence[str]) -> None:

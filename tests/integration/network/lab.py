@@ -105,6 +105,7 @@ class Lab:
     networks: list = field(default_factory=lambda: [{"name": "default"}])
     sandboxes: dict = field(default_factory=dict)
     ports: list = field(default_factory=list)
+    rates: dict = field(default_factory=dict)
     servers: list = field(default_factory=list)
 
     def __post_init__(self):
@@ -164,6 +165,8 @@ class Lab:
         found += network.network_operations(self.paths, known, state)
         for name, items in self.sandboxes.items():
             found += network.link_operations(self.paths, items, self.pin(name), state)
+            rates = self.rates.get(name, network.Rates())
+            found += network.rate_operations(self.paths, items, rates, state)
         return found
 
     def plan(self):
