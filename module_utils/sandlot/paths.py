@@ -79,6 +79,12 @@ class Paths:
         return f"{self.run}/launcher.sock"
 
     @property
+    def watched(self) -> str:
+        """What the launcher looks after, written by the runs that change our rules."""
+        # Sandboxes' directories lie beside it; their names never begin with a dot.
+        return f"{self.run}/.watch.json"
+
+    @property
     def subuid(self) -> str:
         return f"{self.root}/etc/subuid"
 

@@ -35,11 +35,14 @@ ENGINE_ZYGOTE = {
 ENGINE_LAUNCHER = {
     *("paths", "runtime", "store", "launcher.builder", "launcher.creator", "launcher.rootfs"),
     *(
+        "kernel.linkflags",
+        "kernel.nftables",
         "launcher.command",
         "launcher.lowers",
         "launcher.server",
         "launcher.stage",
         "launcher.stopper",
+        "launcher.watch",
         "launcher.worker",
     ),
 }

@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_explain(commands)
     text = "say what this host has and lacks for sandboxes, and the remedies"
     _formatted(_command(commands, "doctor", "doctor", text))
+    _add_repair(commands)
     _command(commands, "up", "service", "start what is to run after a boot")
     _command(commands, "launcher", "service", "run the launcher in the foreground")
     return parser
@@ -147,6 +148,12 @@ def _add_top(commands: _Commands) -> None:
 def _add_explain(commands: _Commands) -> None:
     text = "print a sandbox as a script of unshare, mount, ip and nsenter"
     _formatted(_command(commands, "explain", "explain", text)).add_argument("name")
+
+
+def _add_repair(commands: _Commands) -> None:
+    text = "put back rules, links and limits that others took away"
+    parser = _formatted(_command(commands, "repair", "repair", text))
+    parser.add_argument("--check", action="store_true", help="only say what is wrong")
 
 
 def _count(text: str) -> int:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from .api import converge, lifecycle, remove, request, up
+from .api import converge, lifecycle, remove, repair, request, up
 from .info import info
 from .report import Result
 from .resolve import Request
@@ -16,6 +16,7 @@ __all__ = [
     "info",
     "lifecycle",
     "remove",
+    "repair",
     "request",
     "up",
 ]

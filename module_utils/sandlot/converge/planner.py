@@ -8,7 +8,7 @@ made right for the new whole; the removed are cleaned up; the rest is prepared, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Mapping, Sequence
 
 from .. import cgroups, idmap, images, network, record
@@ -57,7 +57,14 @@ def plan(paths: Paths, request: Request, seen: Observation) -> Plan:
     if any(decision.create or decision.start for decision in decisions.values()):
         probe.require()
     context = _Context(paths, seen, resolved, decisions, _all_files(paths, seen, resolved))
-    return Plan(_steps(context), resolved, decisions)
+    steps = _repairs(context) if request.repair else _steps(context)
+    return Plan(steps, resolved, decisions)
+
+
+def _repairs(context: _Context) -> list[Step]:
+    """The network of what there is: it starts, makes and records nothing."""
+    there = {name: d for name, d in context.decisions.items() if not d.create}
+    return [*_networks(context), *_plug(replace(context, decisions=there))]
 
 
 def _all_files(paths: Paths, seen: Observation, resolved: Resolved) -> dict[str, _Files]:
@@ -157,8 +164,14 @@ def _shared(context: _Context) -> list[Step]:
     paths, seen, resolved = context.paths, context.seen, context.resolved
     present = {name: target.record.ids for name, target in resolved.targets.items()}
     present.update({name: entry.ids for name, entry in resolved.bystanders.items()})
-    interfaces = [entry for entries in resolved.interfaces.values() for entry in entries]
     operations = idmap.operations(paths, seen.ids, present, resolved.removed)
+    return [*(single(operation) for operation in operations), *_networks(context)]
+
+
+def _networks(context: _Context) -> list[Step]:
+    paths, seen, resolved = context.paths, context.seen, context.resolved
+    interfaces = [entry for entries in resolved.interfaces.values() for entry in entries]
+    operations = []
     if seen.networks:
         operations += network.rules_operations(
             paths, seen.networks, interfaces, resolved.publications, seen.network

@@ -23,7 +23,7 @@ from ..init.policy import SETTLED, back_off
 from ..kernel import confine, libc
 from ..kernel.signals import signal
 from ..paths import Paths
-from . import builder, protocol, stage, worker
+from . import builder, protocol, stage, watch, worker
 from .command import command
 
 TYPE_CHECKING = False
@@ -62,12 +62,15 @@ class Server:
         self.restarts: Dict[str, float] = {}
         self.failures: Dict[str, int] = {}
         self.last: Optional[Callable[[], None]] = None
+        self.watch = watch.Watch(paths, lambda: _shed(None, None))
 
     # -- the loop
 
     def run(self) -> NoReturn:
         self._watch(self._install_signals(), self._on_signals)
         self._watch(self.listener.fileno(), self._accept)
+        for fd, on_news in self.watch.sources():
+            self._watch(fd, on_news)
         for name in runtime.names(self.paths):
             self._adopt(name)
         gc.collect()
@@ -81,11 +84,15 @@ class Server:
                 self.last()
             elif self.last is None:
                 self._restart_due()
+                self.watch.act()
 
     def _timeout(self) -> Optional[int]:
-        if not self.restarts or self.last is not None:
+        due = [*self.restarts.values()]
+        if self.watch.due is not None:
+            due.append(self.watch.due)
+        if not due or self.last is not None:
             return None
-        return max(0, int((min(self.restarts.values()) - time.monotonic()) * 1000) + 1)
+        return max(0, int((min(due) - time.monotonic()) * 1000) + 1)
 
     def _watch(self, fd: int, handler: Callable[[], None]) -> None:
         self.handlers[fd] = handler
@@ -199,6 +206,7 @@ class Server:
                 break
             if pid == self.zygote.pid:
                 self._finish(self._reexecute)
+            self.watch.ended(pid, wait_status)
             operation, name = self.workers.pop(pid, ("", ""))
             if operation in ("start", "revive"):
                 self.zygote.reap()

@@ -10,7 +10,7 @@ from typing import Mapping
 
 from .. import store
 from ..errors import HostError, SpecError
-from ..kernel import netlink
+from ..kernel import linkflags, netlink
 from ..paths import Paths
 from ..plan import Operation
 from . import adapter, declare, nft, overlap, sysctls
@@ -18,6 +18,7 @@ from .model import Network, identity
 from .observe import NetworkState, our_bridges, our_ports, our_shapers, owned
 
 TARGET = "network"
+DOWN = "down"
 
 
 def network_operations(
@@ -31,8 +32,6 @@ def network_operations(
         *_removals(paths, networks, stored, state),
         *(op for network in networks.values() for op in _bridge(paths, network, state)),
     ]
-    if changes:
-        adapter.require()
     if networks and not state.forwarding.enabled:
         action = "switch on IPv4 forwarding"
         changes.insert(0, Operation(TARGET, action, lambda: sysctls.enable_forwarding(paths)))
@@ -101,6 +100,7 @@ def _removals(
 
 
 def _removal(paths: Paths, name: str, bridge: str) -> Operation:
+    adapter.require()
     summary = f"delete bridge {bridge}"
     return Operation(f"network {name}", summary, lambda: _delete(paths, [bridge]))
 
@@ -126,6 +126,9 @@ def _bridge(paths: Paths, network: Network, state: NetworkState) -> list[Operati
         if not problems:
             return []
         summary = f"repair bridge {where} ({', '.join(problems)})"
+        if problems == [DOWN]:
+            return [Operation(f"network {network.name}", summary, lambda: _raise(paths, network))]
+    adapter.require()
     return [Operation(f"network {network.name}", summary, lambda: ensure_bridge(paths, network))]
 
 
@@ -135,11 +138,22 @@ def _problems(network: Network, link: netlink.Link, state: NetworkState) -> list
     if addresses != (network.gateway_interface,):
         found.append(f"addresses {', '.join(addresses) or 'none'}")
     if not link.up:
-        found.append("down")
+        found.append(DOWN)
     if network.mtu not in (None, link.mtu):
         found.append(f"mtu {link.mtu}")
     found += [f"setting {key}" for key in state.wrong_settings.get(network.bridge, ())]
     return found
+
+
+def _raise(paths: Paths, network: Network) -> None:
+    """The launcher takes bridges down while rules are missing; up again in no time."""
+    with netlink.connect() as sock:
+        link = netlink.link(sock, network.bridge)
+    found = {link.name: link} if link else {}
+    if owned(paths, found, network.bridge, "bridge") is None:
+        ensure_bridge(paths, network)
+    else:
+        linkflags.change(network.bridge, up=True)
 
 
 def ensure_bridge(paths: Paths, network: Network) -> None:

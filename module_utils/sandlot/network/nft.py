@@ -10,9 +10,11 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from typing import NamedTuple, Sequence
 
 from .. import store
 from ..errors import ForeignError, HostError
+from ..kernel import nftables
 from ..paths import Paths
 from ..plan import Operation
 from .model import owner_mark
@@ -38,6 +40,13 @@ class Tables:
         """Whether the kernel holds exactly the rules that ``text`` makes."""
         unchanged = bool(self.listed) and self.listed == self.applied_listing
         return unchanged and self.applied_text == digest(text)
+
+
+class Watched(NamedTuple):
+    """Links the launcher looks after; it takes the bridges down while the rules are missing."""
+
+    bridges: Sequence[str]
+    links: Sequence[str]
 
 
 def digest(text: str) -> str:
@@ -73,13 +82,27 @@ def require(paths: Paths, tables: Tables) -> None:
         )
 
 
-def apply(paths: Paths, text: str) -> None:
+def apply(paths: Paths, text: str, watched: Watched) -> None:
     """Replace both tables and record what the kernel made of them."""
     require(paths, observe(paths))
+    before = nftables.generation()
     _transaction(_replacing(paths, text))
     os.makedirs(paths.run, mode=0o700, exist_ok=True)
+    _tell_launcher(paths, watched, before)
     record = {"text": digest(text), "listing": observe(paths).listed}
     store.write(_record_file(paths), record, durable=False)
+
+
+def _tell_launcher(paths: Paths, watched: Watched, before: int) -> None:
+    """Which transaction was ours, and what to look after; 0 when another came in between."""
+    after = nftables.generation()
+    record = {
+        "generation": after if after == before + 1 else 0,
+        "table": paths.nft_table,
+        "bridges": list(watched.bridges),
+        "links": [*watched.bridges, *watched.links],
+    }
+    store.write(paths.watched, record, durable=False)
 
 
 def remove(paths: Paths) -> None:
@@ -89,6 +112,7 @@ def remove(paths: Paths) -> None:
     if ours:
         _transaction("".join(f"delete table {family} {paths.nft_table}\n" for family in ours))
     store.remove(_record_file(paths))
+    store.remove(paths.watched)
 
 
 def remove_operations(paths: Paths, tables: Tables) -> list[Operation]:

@@ -145,14 +145,21 @@ def rules_operations(
     if not networks:
         return nft.remove_operations(paths, state.tables)
     nft.require(paths, state.tables)
-    text = render(
-        paths, networks, list(interfaces), list(publications), guarded=state.forwarding.ours
-    )
+    interfaces = list(interfaces)
+    text = render(paths, networks, interfaces, list(publications), guarded=state.forwarding.ours)
     if state.tables.hold(text):
         return []
     verb = "replace" if state.tables.present else "create"
     summary = f"{verb} nftables rules in table {paths.nft_table}"
-    return [Operation("network", summary, lambda: nft.apply(paths, text))]
+    watched = nft.Watched(
+        bridges=[network.bridge for network in networks.values()],
+        links=[
+            name
+            for item in interfaces
+            for name in (item.link, paths.shaper(item.sandbox, item.ifname))
+        ],
+    )
+    return [Operation("network", summary, lambda: nft.apply(paths, text, watched))]
 
 
 def render(
