@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import ipaddress
 import secrets
 import socket
 from typing import Any, Iterable, Iterator, NamedTuple
@@ -18,6 +19,8 @@ from .model import Interface
 
 NUD_NOARP = 0x40  # of a bridge: static
 NTF_MASTER = 0x04
+RT_SCOPE_LINK = 253
+RTPROT_KERNEL = 2
 TC_H_ROOT = 0xFFFFFFFF
 INGRESS = 0xFFFF0000
 ETH_P_ALL = 3
@@ -187,6 +190,19 @@ class Links:
     def _address(self, command: str, index: int, address: str) -> None:
         plain, _, prefix = address.partition("/")
         self._route.addr(command, index=index, address=plain, prefixlen=int(prefix))
+
+    def set_subnet_route(self, name: str, address: str) -> None:
+        """What the kernel makes along with an address, as somebody may have deleted it."""
+        subnet = ipaddress.IPv4Interface(address)
+        with self._explained(f"set the route to {subnet.network}"):
+            self._route.route(
+                "replace",
+                dst=str(subnet.network),
+                oif=socket.if_nametoindex(name),
+                prefsrc=str(subnet.ip),
+                scope=RT_SCOPE_LINK,
+                proto=RTPROT_KERNEL,
+            )
 
     def set_default_route(self, name: str, gateway: str) -> None:
         with self._explained(f"set the default route via {gateway}"):

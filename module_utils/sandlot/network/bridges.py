@@ -139,10 +139,18 @@ def _problems(network: Network, link: netlink.Link, state: NetworkState) -> list
         found.append(f"addresses {', '.join(addresses) or 'none'}")
     if not link.up:
         found.append(DOWN)
+    elif not found and not _is_reached(network, link, state):
+        found.append(f"no route to {network.ipv4_subnet}")
     if network.mtu not in (None, link.mtu):
         found.append(f"mtu {link.mtu}")
     found += [f"setting {key}" for key in state.wrong_settings.get(network.bridge, ())]
     return found
+
+
+def _is_reached(network: Network, link: netlink.Link, state: NetworkState) -> bool:
+    """The kernel makes this route with the address, and takes it away with the link."""
+    wanted = (network.ipv4_subnet, link.index, "")
+    return wanted in ((item.destination, item.index, item.gateway) for item in state.routes)
 
 
 def _raise(paths: Paths, network: Network) -> None:
@@ -172,6 +180,7 @@ def ensure_bridge(paths: Paths, network: Network) -> None:
         _set_address(sock, connection, network, link)
         if not link.up:
             connection.set_link(network.bridge, state="up")
+        connection.set_subnet_route(network.bridge, network.gateway_interface)
 
 
 def _set_mtu(connection: adapter.Links, network: Network, link: netlink.Link) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from dataclasses import dataclass
 from typing import Iterable, Mapping, Sequence
@@ -28,6 +29,7 @@ class Inside:
     links: Mapping[str, Link]
     addresses: Mapping[int, tuple[str, ...]]
     default_routes: frozenset[tuple[str, int]]
+    subnets: frozenset[tuple[str, int]]
 
 
 def look_inside(netns: str) -> Inside:
@@ -42,7 +44,8 @@ def look_inside(netns: str) -> Inside:
         for route in routes
         if route.destination == DEFAULT_ROUTE and route.table == RT_TABLE_MAIN
     )
-    return Inside(links, addresses, defaults)
+    subnets = frozenset((route.destination, route.index) for route in routes if not route.gateway)
+    return Inside(links, addresses, defaults, subnets)
 
 
 def link_operations(
@@ -122,7 +125,7 @@ def _problems(interfaces: Sequence[Interface], inside: Inside, state: NetworkSta
             found.append(f"{item.ifname} is missing")
         else:
             found += _inner_problems(item, inner, inside)
-    return [*found, *_route_problems(interfaces[0], inside)]
+    return [*found, *_route_problems(interfaces, inside)]
 
 
 def _is_up(inside: Inside, ifname: str) -> bool:
@@ -152,10 +155,20 @@ def _inner_problems(item: Interface, inner: Link, inside: Inside) -> list[str]:
     return found
 
 
-def _route_problems(first: Interface, inside: Inside) -> list[str]:
-    inner = inside.links.get(first.ifname)
-    wanted = {(first.gateway, inner.index)} if inner else set()
-    return [] if inside.default_routes == wanted else ["default route differs"]
+def _route_problems(interfaces: Sequence[Interface], inside: Inside) -> list[str]:
+    inner = {item: inside.links.get(item.ifname) for item in interfaces}
+    missing = [item for item, link in inner.items() if link and not _is_reached(item, link, inside)]
+    found = [f"no route to the network of {item.ifname}" for item in missing]
+    first = inner[interfaces[0]]
+    wanted = {(interfaces[0].gateway, first.index)} if first else set()
+    return found if inside.default_routes == wanted else [*found, "default route differs"]
+
+
+def _is_reached(item: Interface, inner: Link, inside: Inside) -> bool:
+    """Of a link that is up with its address; else that comes first and brings the route."""
+    if not inner.up or inside.addresses.get(inner.index, ()) != (item.ipv4,):
+        return True
+    return (str(ipaddress.IPv4Interface(item.ipv4).network), inner.index) in inside.subnets
 
 
 def plug(
@@ -221,6 +234,8 @@ def _settle_inside(interfaces: Sequence[Interface], netns: str) -> None:
         for item in interfaces:
             inner = inside.links[item.ifname]
             _mend_inner(within, item, inner, inside.addresses.get(inner.index, ()))
+            if not _is_reached(item, inner, inside):
+                within.set_subnet_route(item.ifname, item.ipv4)
         first = interfaces[0]
         wanted = {(first.gateway, inside.links[first.ifname].index)}
         if inside.default_routes != wanted:
