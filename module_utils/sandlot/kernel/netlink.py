@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Reads links, IPv4 addresses and routes of a network namespace (rtnetlink(7) dumps). Never writes.
+"""Reads links, IPv4 addresses and routes of a network namespace (rtnetlink(7) dumps).
 
+Sends changes, but makes none of its own.
 A socket belongs to the network namespace its creator was in, whatever that process joins later.
 """
 
@@ -12,7 +13,7 @@ import os
 import socket
 import struct
 from dataclasses import dataclass
-from typing import Iterator
+from typing import Iterator, Sequence
 
 from .namespaces import CLONE_NEWNET, setns
 
@@ -173,6 +174,31 @@ def get(sock: socket.socket, request: int, reply: int, payload: bytes) -> list[b
     flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_ECHO
     bodies = _messages(sock, request, flags, payload)
     return [body for kind, _, body in bodies if kind == reply]
+
+
+def split(data: bytes) -> list[bytes]:
+    """Messages that lie one behind the other."""
+    found = []
+    while len(data) >= HEADER.size:
+        length = HEADER.unpack_from(data)[0]
+        found.append(data[:length])
+        data = data[_aligned(length) :]
+    return found
+
+
+def change(sock: socket.socket, requests: Sequence[bytes]) -> list[int]:
+    """Send requests made elsewhere; the kernel's error for each, 0 where there is none."""
+    for number, data in enumerate(requests):
+        length, kind, flags, _, _ = HEADER.unpack_from(data)
+        head = HEADER.pack(length, kind, flags | NLM_F_REQUEST | NLM_F_ACK, number, 0)
+        sock.send(head + data[HEADER.size :])
+    codes = dict.fromkeys(range(len(requests)), -1)
+    while -1 in codes.values():
+        for reply in split(sock.recv(RECEIVE_SIZE)):
+            _, kind, _, number, _ = HEADER.unpack_from(reply)
+            if kind == NLMSG_ERROR:
+                codes[number] = -struct.unpack_from("=i", reply, HEADER.size)[0]
+    return list(codes.values())
 
 
 def _messages(

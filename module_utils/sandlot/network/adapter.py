@@ -8,13 +8,16 @@ Importing pyroute2 takes a third of a second, so it is imported by the first cha
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import ipaddress
+import os
 import secrets
 import socket
 from typing import Any, Iterable, Iterator, NamedTuple
 
 from ..errors import HostError
+from ..kernel import netlink
 from .model import Interface
 
 NUD_NOARP = 0x40  # of a bridge: static
@@ -100,13 +103,29 @@ def opened() -> Iterator[Links]:
         links.close()
 
 
+@contextlib.contextmanager
+def batched() -> Iterator[Links]:
+    """Changes that reach the kernel together, at the end, in the namespace this thread is in now.
+
+    A connection of pyroute2's own would cost more than the few changes inside a sandbox.
+    """
+    batch = Batch(_compiler())
+    yield batch
+    batch.send()
+
+
+@functools.cache
+def _compiler() -> Any:
+    return load().IPBatch()
+
+
 class Links:
     """A netlink connection; it stays in the network namespace it was opened in."""
 
-    def __init__(self) -> None:
+    def __init__(self, route: Any = None) -> None:
         pyroute2 = load()
         self._refused = pyroute2.NetlinkError
-        self._route: Any = pyroute2.IPRoute()
+        self._route: Any = route or pyroute2.IPRoute()
 
     def close(self) -> None:
         self._route.close()
@@ -279,3 +298,25 @@ class Links:
                 return False
             raise HostError(f"the kernel refused to mark {name}: {error}") from error
         return True
+
+
+class Batch(Links):
+    """Requests that wait to be sent, in order, each with what it asks for in words."""
+
+    def __init__(self, compiler: Any) -> None:
+        super().__init__(compiler)
+        self._route.reset()
+        self._requests: list[tuple[str, bytes]] = []
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        yield
+        self._requests += [(what, data) for data in netlink.split(bytes(self._route.batch))]
+        self._route.reset()
+
+    def send(self) -> None:
+        with netlink.connect() as sock:
+            codes = netlink.change(sock, [data for _, data in self._requests])
+        for (what, _), code in zip(self._requests, codes):
+            if code:
+                raise HostError(f"the kernel refused to {what}: {os.strerror(code)}")

@@ -228,7 +228,7 @@ def _bridge_index(network: Network) -> int:
 
 def _settle_inside(interfaces: Sequence[Interface], netns: str) -> None:
     inside = look_inside(netns)
-    with entered(netns), adapter.opened() as within:
+    with entered(netns), adapter.batched() as within:
         if not _is_up(inside, "lo"):
             within.set_link("lo", state="up")
         for item in interfaces:

@@ -173,23 +173,18 @@ class Lab:
         """What a run would do now."""
         return call(self.host, lambda: descriptions(self.operations()))
 
-    def converge(self):
-        def apply():
-            operations = self.operations()
-            with network.session():
-                apply_all(operations)
-            return descriptions(operations)
+    def apply(self):
+        """A run, by a process in the host's namespace."""
+        return _applied(self.operations())
 
-        return call(self.host, apply)
+    def remove(self):
+        return _applied(network.teardown_operations(self.paths, network.observe(self.paths)))
+
+    def converge(self):
+        return call(self.host, self.apply)
 
     def teardown(self):
-        def apply():
-            operations = network.teardown_operations(self.paths, network.observe(self.paths))
-            with network.session():
-                apply_all(operations)
-            return descriptions(operations)
-
-        return call(self.host, apply)
+        return call(self.host, self.remove)
 
     def serve(self, netns, port, protocol="tcp", address="0.0.0.0"):
         """Answer each connection or datagram with the client's address."""
@@ -221,6 +216,12 @@ class Lab:
         text = "".join(run(self.host, *command) for command in commands)
         volatile = ("_lft", "mtu_expires")
         return [line for line in text.splitlines() if not any(word in line for word in volatile)]
+
+
+def _applied(operations):
+    with network.session():
+        apply_all(operations)
+    return descriptions(operations)
 
 
 def _answer(sock, ready):
