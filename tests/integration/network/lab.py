@@ -127,6 +127,10 @@ class Lab:
             run(netns, "sysctl", "-qw", "net.ipv6.conf.lan0.disable_ipv6=1")
             ip(netns, "address", "add", f"{address}/24", "dev", "lan0")
             ip(netns, "link", "set", "lan0", "up")
+        # The kernel says so a little later; a fingerprint has to find it the same twice.
+        deadline = time.monotonic() + 10
+        while "state UP" not in run(self.host, "ip", "link", "show", "lan0"):
+            assert time.monotonic() < deadline
 
     def _make(self, path):
         make_netns(path)
