@@ -9,6 +9,7 @@ import socket
 import time
 
 import pytest
+from converge_fixtures import deployed, sandbox
 from lab import call, ip, run
 from sandlot import network
 from sandlot.errors import ForeignError, HostError
@@ -229,3 +230,29 @@ def test_what_the_kernel_lacks_is_refused_with_its_reason(pair, monkeypatch):
     with pytest.raises(HostError, match="sch_tbf"):
         pair.converge()
     assert [run(pair.host, *words) for words in shown] == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces, links and cgroups")
+def test_options_change_live_and_check_and_diff_tell_it():
+    with deployed() as host:
+        host.converged(sandbox("a"))
+        pid = host.pid("a")
+        for options in (
+            {"ingress_rate": "10mbit"},
+            {"ingress_rate": "20mbit", "egress_rate": "1.5mbit"},
+            {"egress_rate": 1500000},
+            {},
+        ):
+            said = host.run(sandbox("a", **options), check=True)
+            done = host.converged(sandbox("a", **options))
+            assert said.actions == done.actions != []
+            assert said.diff == done.diff
+            assert set(done.diff["after"]["a"]) <= {f"{option} (live)" for option in RATES}
+            assert host.pid("a") == pid
+        rated = sandbox("a", **dict.fromkeys(RATES, "1mbit"))
+        host.converged(rated, purge=True)
+        host.converged(sandbox("a", networks=[]), purge=True)
+        host.converged(rated, restart=True, purge=True)
+
+
+RATES = ("ingress_rate", "egress_rate")
