@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 from dataclasses import dataclass
-from typing import NamedTuple, Sequence
+from typing import Iterator, NamedTuple, Sequence
 
 from .. import store
 from ..errors import ForeignError, HostError
@@ -85,24 +86,30 @@ def require(paths: Paths, tables: Tables) -> None:
 def apply(paths: Paths, text: str, watched: Watched) -> None:
     """Replace both tables and record what the kernel made of them."""
     require(paths, observe(paths))
-    before = nftables.generation()
-    _transaction(_replacing(paths, text))
-    os.makedirs(paths.run, mode=0o700, exist_ok=True)
-    _tell_launcher(paths, watched, before)
+    with announced(paths, watched):
+        _transaction(_replacing(paths, text))
     record = {"text": digest(text), "listing": observe(paths).listed}
     store.write(_record_file(paths), record, durable=False)
 
 
-def _tell_launcher(paths: Paths, watched: Watched, before: int) -> None:
-    """Which transaction was ours, and what to look after; 0 when another came in between."""
+@contextlib.contextmanager
+def announced(paths: Paths, watched: Watched | None = None) -> Iterator[None]:
+    """One transaction of ours, told from those of others by its number; inside the writer lock.
+
+    The launcher takes the bridges down after any other. Without ``watched`` it looks after the
+    links it did before.
+    """
+    before = nftables.generation()
+    yield
     after = nftables.generation()
-    record = {
-        "generation": after if after == before + 1 else 0,
-        "table": paths.nft_table,
-        "bridges": list(watched.bridges),
-        "links": [*watched.bridges, *watched.links],
-    }
-    store.write(paths.watched, record, durable=False)
+    record = dict(store.read(paths.watched) or {"bridges": [], "links": []})
+    if watched is not None:
+        record["bridges"] = list(watched.bridges)
+        record["links"] = [*watched.bridges, *watched.links]
+    # 0, which is no number, when another transaction came in between.
+    record["generation"] = after if after == before + 1 else 0
+    os.makedirs(paths.run, mode=0o700, exist_ok=True)
+    store.write(paths.watched, {**record, "table": paths.nft_table}, durable=False)
 
 
 def remove(paths: Paths) -> None:
