@@ -273,6 +273,7 @@ class Server:
         self.last = action
 
     def _quit(self, connection: _socket.socket) -> None:
+        self.watch.end()
         _answer(connection, {})
         sys.exit(0)
 

@@ -18,6 +18,7 @@ import time
 from .. import store
 from ..errors import SandlotError
 from ..kernel import linkflags, nftables
+from ..kernel.signals import signal
 from .command import repair_command
 
 TYPE_CHECKING = False
@@ -211,6 +212,12 @@ class Watch:
                 self._schedule()
             else:
                 self._judge(waited=True)
+
+    def end(self) -> None:
+        """What still waits for a teardown has nothing left to do."""
+        for pid in filter(None, (self._waiter, self._repair)):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def close_link(name: str) -> None:
