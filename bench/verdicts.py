@@ -136,8 +136,10 @@ def _network(result: Result) -> Verdict:
     if result["podman"] is None:
         return Verdict(what, _why(result), budget, None)
     speed, theirs = median(result["network"], "sandlot"), median(result["network"], "podman")
-    figure = f"{speed / 1000:.1f} Gbit/s = {speed / theirs:.2f} x {theirs / 1000:.1f}"
-    return Verdict(what, figure, budget, speed >= theirs * (1 - NOISE))
+    pairs = zip(result["network"]["sandlot"], result["network"]["podman"])
+    ratio = statistics.median(one / other for one, other in pairs)
+    figure = f"{ratio:.2f} ({speed / 1000:.1f} and {theirs / 1000:.1f} Gbit/s)"
+    return Verdict(what, figure, budget, ratio >= 1 - NOISE)
 
 
 def _why(result: Result) -> str:

@@ -232,6 +232,18 @@ options:
       - 'V(-1) is unlimited. Names are those of setrlimit(2), in lower case: V(nofile).'
     type: list
     elements: str
+  ingress_rate:
+    description:
+      - Bits a second that each of the sandbox's interfaces takes in, from V(8kbit) to
+        V(34gbit);
+        a number, or with a unit of V(k), V(m) or V(g), as in V(10mbit).
+    type: str
+  egress_rate:
+    description:
+      - Bits a second that each of the sandbox's interfaces sends, in the notation of
+        O(ingress_rate).
+        It is kept outside the sandbox, out of its reach.
+    type: str
   capabilities:
     description:
       - Capabilities granted in the sandbox's own user namespace; without this, none.

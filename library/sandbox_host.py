@@ -148,6 +148,7 @@ from ..module_utils.sandlot.cli import (
     lifecycle,
     listing,
     logs,
+    repair,
     service,
     top,
 )
@@ -163,6 +164,7 @@ ROOTS = (
     lifecycle,
     listing,
     logs,
+    repair,
     service,
     top,
     zygote,

@@ -21,8 +21,7 @@ POLL_SECONDS = 0.1
 @contextlib.contextmanager
 def exclusive(paths: Paths, *, wait: float = WAIT_SECONDS) -> Iterator[None]:
     """Hold the host's writer lock; wait up to ``wait`` seconds for another run to finish."""
-    fresh = not os.path.isdir(paths.state)
-    fd = _locked(paths, time.monotonic() + wait, wait)
+    fd, fresh = _locked(paths, time.monotonic() + wait, wait)
     try:
         yield
     finally:
@@ -31,9 +30,13 @@ def exclusive(paths: Paths, *, wait: float = WAIT_SECONDS) -> Iterator[None]:
         os.close(fd)
 
 
-def _locked(paths: Paths, deadline: float, wait: float) -> int:
-    """A descriptor of the locked file that is in place: a teardown removes it while it is held."""
+def _locked(paths: Paths, deadline: float, wait: float) -> tuple[int, bool]:
+    """The locked file that is in place, and whether there was no state before it.
+
+    A teardown removes the file while it holds it, and the state with it.
+    """
     while True:
+        fresh = not os.path.isdir(paths.state)
         os.makedirs(paths.state, mode=0o700, exist_ok=True)
         fd = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         with contextlib.ExitStack() as closing:
@@ -41,7 +44,7 @@ def _locked(paths: Paths, deadline: float, wait: float) -> int:
             _acquire(fd, paths.lock, deadline, wait)
             if _in_place(fd, paths.lock):
                 closing.pop_all()
-                return fd
+                return fd, fresh
 
 
 def _in_place(fd: int, path: str) -> bool:

@@ -84,6 +84,12 @@ class Paths:
         return f"{self.run}/launcher.sock"
 
     @property
+    def watched(self) -> str:
+        """What the launcher looks after, written by the runs that change our rules."""
+        # Sandboxes' directories lie beside it; their names never begin with a dot.
+        return f"{self.run}/.watch.json"
+
+    @property
     def subuid(self) -> str:
         return f"{self.root}/etc/subuid"
 
@@ -109,6 +115,10 @@ class Paths:
     def link(self, sandbox: str, ifname: str) -> str:
         """Interface name of the host end of a sandbox's veth pair."""
         return f"sb-{_short_hash(f'{self.root}:{sandbox}:{ifname}', 10)}"
+
+    def shaper(self, sandbox: str, ifname: str) -> str:
+        """Interface name of the link that what a sandbox sends waits in."""
+        return f"sr-{_short_hash(f'{self.root}:{sandbox}:{ifname}', 10)}"
 
     def sandbox(self, name: str) -> SandboxPaths:
         return SandboxPaths(self, name)

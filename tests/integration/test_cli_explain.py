@@ -284,10 +284,12 @@ def test_script_refuses_to_take_an_address_that_is_in_use(host: Deployment, tmp_
 
 
 def test_script_says_what_it_leaves_out(host: Deployment) -> None:
-    host.converged(sandbox("web", published_ports=["127.0.0.1:18098:80"]))
+    options = {"published_ports": ["127.0.0.1:18098:80"], "egress_rate": "10mbit"}
+    host.converged(sandbox("web", **options))
     subject = explain.look(host.paths, "web")
     told = explain.script(subject)
     for text in explain.differences(subject):
         assert f"# - {text}\n" in told
     assert "no seccomp filter" in told
     assert "ports are not published: 127.0.0.1:18098:80/tcp" in told
+    assert "bandwidth is not limited: out 10mbit" in told

@@ -35,6 +35,8 @@ ENGINE_ZYGOTE = {
 ENGINE_LAUNCHER = {
     *("paths", "runtime", "store", "launcher.builder", "launcher.creator", "launcher.rootfs"),
     *(
+        "kernel.linkflags",
+        "kernel.nftables",
         "launcher.command",
         "launcher.lowers",
         "launcher.netns",
@@ -42,6 +44,7 @@ ENGINE_LAUNCHER = {
         "launcher.server",
         "launcher.stage",
         "launcher.stopper",
+        "launcher.watch",
         "launcher.worker",
     ),
 }

@@ -66,6 +66,7 @@ def look(paths: Paths, name: str) -> Subject:
         networks=network.load_for(paths, {entry.network for entry in known.interfaces}),
         cgroups=recipe.cgroup_files(paths, name, known.spec.limits, cgroups.observe(paths, [])),
         published=tuple(str(port) for port in known.spec.published_ports),
+        rates=str(network.Rates(known.spec.ingress_rate, known.spec.egress_rate)),
         files={path: _content(source) for path, source in launch["files"].items()},
         rlimits=_rlimits(launch["rlimits"]),
         uid=uid,
@@ -131,6 +132,8 @@ def _differences(subject: Subject) -> Iterator[str]:
         yield f"it joins a network namespace that has to be there: {subject.joined['mode']}"
     if subject.published:
         yield f"ports are not published: {' '.join(subject.published)}"
+    if subject.rates:
+        yield f"bandwidth is not limited: {subject.rates}"
     if recipe.has_fractions(subject):
         yield "offsets of its clocks are whole seconds"
 

@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     _formatted(_command(commands, "doctor", "doctor", text))
     _add_refresh(commands)
     _add_images(commands)
+    _add_repair(commands)
     _command(commands, "up", "service", "start what is to run after a boot")
     down = _command(commands, "down", "service", "end what runs; it runs again after the next boot")
     text = "do nothing unless systemd is shutting the host down"
@@ -167,6 +168,12 @@ def _add_images(commands: _Commands) -> None:
     parser.add_argument("-w", "--watch", action="store_true", help=text)
     text = "prune images that no sandbox uses as well"
     parser.add_argument("-a", "--all", action="store_true", help=text)
+
+
+def _add_repair(commands: _Commands) -> None:
+    text = "put back rules, links and limits that others took away"
+    parser = _formatted(_command(commands, "repair", "repair", text))
+    parser.add_argument("--check", action="store_true", help="only say what is wrong")
 
 
 def _count(text: str) -> int:

@@ -54,6 +54,7 @@ class Subject:
     networks: Mapping[str, Network]
     cgroups: List[CgroupFiles]
     published: tuple[str, ...]
+    rates: str
     files: Mapping[str, str]
     rlimits: Mapping[str, tuple[int, int]]
     uid: int

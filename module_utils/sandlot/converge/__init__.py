@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from .api import converge, down, lifecycle, remove, request, up
+from .api import converge, down, lifecycle, remove, repair, request, up
 from .info import info
 from .refresh import refresh
 from .report import Result
@@ -19,6 +19,7 @@ __all__ = [
     "lifecycle",
     "refresh",
     "remove",
+    "repair",
     "request",
     "up",
 ]

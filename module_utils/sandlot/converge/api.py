@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Iterable, Mapping, Sequence
 
@@ -87,6 +88,20 @@ def up(paths: Paths) -> Result:
         records = record.load_all(paths)
         wishes = tuple(_wish_at_boot(entry, records) for entry in _idle(paths, records))
         done = _run(paths, Request(wishes))
+    broken = {name: str(error) for name, error in records.broken.items()}
+    return replace(done, failed={**done.failed, **broken})
+
+
+def repair(paths: Paths, *, check: bool = False) -> Result:
+    """The network as the records want it; a broken record fails alone."""
+    with contextlib.ExitStack() as stack:
+        if not check:
+            stack.enter_context(lock.exclusive(paths))
+        records = record.load_all(paths)
+        wishes = tuple(
+            _stored_wish(entry.name, "present", records) for entry in _idle(paths, records)
+        )
+        done = _run(paths, Request(wishes, check=check, repair=True))
     broken = {name: str(error) for name, error in records.broken.items()}
     return replace(done, failed={**done.failed, **broken})
 

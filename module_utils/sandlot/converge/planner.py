@@ -8,7 +8,7 @@ made right for the new whole; the removed are cleaned up; the rest is prepared, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Mapping, Sequence
 
 from .. import cgroups, idmap, images, network, record
@@ -63,7 +63,14 @@ def plan(paths: Paths, request: Request, seen: Observation) -> Plan:
     context = _Context(paths, seen, resolved, decisions, followers, files)
     records = [target.record for target in resolved.targets.values()]
     warnings = etcfiles.warnings(records, seen.networks)
-    return Plan(_steps(context), resolved, decisions, warnings)
+    steps = _repairs(context) if request.repair else _steps(context)
+    return Plan(steps, resolved, decisions, warnings)
+
+
+def _repairs(context: _Context) -> list[Step]:
+    """The network of what there is: it starts, makes and records nothing."""
+    there = {name: d for name, d in context.decisions.items() if not d.create}
+    return [*_networks(context), *_plug(replace(context, decisions=there))]
 
 
 def _decisions(resolved: Resolved, seen: Observation) -> dict[str, Decision]:
@@ -188,8 +195,14 @@ def _shared(context: _Context) -> list[Step]:
     paths, seen, resolved = context.paths, context.seen, context.resolved
     present = {name: target.record.ids for name, target in resolved.targets.items()}
     present.update({name: entry.ids for name, entry in resolved.bystanders.items()})
-    interfaces = [entry for entries in resolved.interfaces.values() for entry in entries]
     operations = idmap.operations(paths, seen.ids, present, resolved.removed)
+    return [*(single(operation) for operation in operations), *_networks(context)]
+
+
+def _networks(context: _Context) -> list[Step]:
+    paths, seen, resolved = context.paths, context.seen, context.resolved
+    interfaces = [entry for entries in resolved.interfaces.values() for entry in entries]
+    operations = []
     if seen.networks:
         operations += network.rules_operations(
             paths,
@@ -295,6 +308,7 @@ def _plug(context: _Context) -> list[Step]:
         if found and not decision.create:
             steps.append(_note_interfaces(context, decision))
         steps += _of_one(name, found, silent=decision.create)
+        steps += _shape(context, decision, plugged=bool(found))
     return steps
 
 
@@ -307,6 +321,16 @@ def _note_interfaces(context: _Context, decision: Decision) -> Step:
         write_made(context.paths, name, made)
 
     return Step(f"{name}: note interfaces", note, (), name)
+
+
+def _shape(context: _Context, decision: Decision, *, plugged: bool) -> list[Step]:
+    """Bandwidth; what plugs a sandbox may make its links anew, without their limits."""
+    spec, interfaces = decision.record.spec, decision.record.interfaces
+    rates = network.Rates(spec.ingress_rate, spec.egress_rate)
+    state = context.seen.network
+    states = [state, state.without(decision.name)] if plugged else [state]
+    plans = (network.rate_operations(context.paths, interfaces, rates, each) for each in states)
+    return _of_one(decision.name, next(filter(None, plans), []), silent=plugged)
 
 
 def _limit(context: _Context) -> list[Step]:

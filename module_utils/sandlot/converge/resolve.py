@@ -24,13 +24,15 @@ from .observe import Observation
 class Request:
     """What one run is asked for.
 
-    ``images`` and ``networks`` are what a check takes as made: a play makes them before sandboxes.
-    ``made`` are images that are not recorded, as they are being made.
+    ``repair`` puts only the network of these sandboxes right. ``images`` and ``networks`` are what
+    a check takes as made: a play makes them before sandboxes. ``made`` are images that are not
+    recorded, as they are being made.
     """
 
     wishes: tuple[Wish, ...]
     purge: bool = False
     check: bool = False
+    repair: bool = False
     images: tuple[images.ImageSpec, ...] = ()
     networks: Mapping[str, network.Network] = field(default_factory=dict)
     made: Mapping[str, Image] = field(default_factory=dict)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Reads links, IP addresses and routes of a network namespace (rtnetlink(7) dumps). Never writes.
+"""Reads links, IP addresses and routes of a network namespace (rtnetlink(7) dumps).
 
+Sends changes, but makes none of its own.
 A socket belongs to the network namespace its creator was in, whatever that process joins later.
 """
 
@@ -12,13 +13,15 @@ import os
 import socket
 import struct
 from dataclasses import dataclass
-from typing import Iterator
+from typing import Iterator, Sequence
 
 from .namespaces import CLONE_NEWNET, setns
 
 NLMSG_ERROR = 2
 NLMSG_DONE = 3
 NLM_F_REQUEST = 0x1
+NLM_F_ACK = 0x4
+NLM_F_ECHO = 0x8
 NLM_F_DUMP = 0x300
 NLM_F_DUMP_INTR = 0x10
 RTM_NEWLINK = 16
@@ -126,7 +129,7 @@ def connect() -> socket.socket:
 
 def links(sock: socket.socket) -> list[Link]:
     payload = LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + _skip_statistics()
-    return [_link(body) for body in _dump(sock, RTM_GETLINK, RTM_NEWLINK, payload)]
+    return [_link(body) for body in dump(sock, RTM_GETLINK, RTM_NEWLINK, payload)]
 
 
 def link(sock: socket.socket, name: str) -> Link | None:
@@ -144,14 +147,14 @@ def link(sock: socket.socket, name: str) -> Link | None:
 def addresses(sock: socket.socket) -> list[Address]:
     """IPv4 before IPv6; without IPv6 addresses that hold on one link, which the kernel makes."""
     payload = ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-    bodies = _of_ip(_dump(sock, RTM_GETADDR, RTM_NEWADDR, payload))
+    bodies = _of_ip(dump(sock, RTM_GETADDR, RTM_NEWADDR, payload))
     return [_address(body) for body in bodies if not _is_link_local(body)]
 
 
 def routes(sock: socket.socket) -> list[Route]:
     """IPv4 before IPv6."""
     payload = ROUTE.pack(socket.AF_UNSPEC, 0, 0, 0, 0, 0, 0, 0, 0)
-    return [_route(body) for body in _of_ip(_dump(sock, RTM_GETROUTE, RTM_NEWROUTE, payload))]
+    return [_route(body) for body in _of_ip(dump(sock, RTM_GETROUTE, RTM_NEWROUTE, payload))]
 
 
 def _of_ip(bodies: list[bytes]) -> list[bytes]:
@@ -167,7 +170,7 @@ def _skip_statistics() -> bytes:
     return ATTRIBUTE.pack(8, IFLA_EXT_MASK) + WORD.pack(RTEXT_FILTER_SKIP_STATS)
 
 
-def _dump(sock: socket.socket, request: int, reply: int, payload: bytes) -> list[bytes]:
+def dump(sock: socket.socket, request: int, reply: int, payload: bytes) -> list[bytes]:
     """All replies to a dump; asked again when the kernel says the list changed under way."""
     for _ in range(DUMP_ATTEMPTS):
         bodies = []
@@ -181,12 +184,44 @@ def _dump(sock: socket.socket, request: int, reply: int, payload: bytes) -> list
     raise InterruptedError(4, f"netlink dump {request} kept being interrupted by changes")
 
 
+def get(sock: socket.socket, request: int, reply: int, payload: bytes) -> list[bytes]:
+    """The replies to a request for one thing; OSError when the kernel has none."""
+    flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_ECHO
+    bodies = _messages(sock, request, flags, payload)
+    return [body for kind, _, body in bodies if kind == reply]
+
+
+def split(data: bytes) -> list[bytes]:
+    """Messages that lie one behind the other."""
+    found = []
+    while len(data) >= HEADER.size:
+        length = HEADER.unpack_from(data)[0]
+        found.append(data[:length])
+        data = data[_aligned(length) :]
+    return found
+
+
+def change(sock: socket.socket, requests: Sequence[bytes]) -> list[int]:
+    """Send requests made elsewhere; the kernel's error for each, 0 where there is none."""
+    for number, data in enumerate(requests):
+        length, kind, flags, _, _ = HEADER.unpack_from(data)
+        head = HEADER.pack(length, kind, flags | NLM_F_REQUEST | NLM_F_ACK, number, 0)
+        sock.send(head + data[HEADER.size :])
+    codes = dict.fromkeys(range(len(requests)), -1)
+    while -1 in codes.values():
+        for reply in split(sock.recv(RECEIVE_SIZE)):
+            _, kind, _, number, _ = HEADER.unpack_from(reply)
+            if kind == NLMSG_ERROR:
+                codes[number] = -struct.unpack_from("=i", reply, HEADER.size)[0]
+    return list(codes.values())
+
+
 def _messages(
     sock: socket.socket, request: int, flags: int, payload: bytes
 ) -> Iterator[tuple[int, int, bytes]]:
     """(type, flags, body) of each reply, up to the last one."""
     sock.send(HEADER.pack(HEADER.size + len(payload), request, flags, 1, 0) + payload)
-    dumping = bool(flags & NLM_F_DUMP)
+    single = not flags & (NLM_F_DUMP | NLM_F_ACK)
     while True:
         data = sock.recv(RECEIVE_SIZE)
         offset = 0
@@ -195,22 +230,25 @@ def _messages(
             body = data[offset + HEADER.size : offset + length]
             offset += _aligned(length)
             if kind == NLMSG_ERROR:
-                _raise(body, request)
+                _check(body, request)
+                return
             yield kind, found, body
-            if kind == NLMSG_DONE or not dumping:
+            if kind == NLMSG_DONE or single:
                 return
 
 
-def _raise(body: bytes, request: int) -> None:
+def _check(body: bytes, request: int) -> None:
+    """An error of 0 is an acknowledgement."""
     code = -struct.unpack_from("=i", body)[0]
-    raise OSError(code, f"netlink request {request}: {os.strerror(code)}")
+    if code:
+        raise OSError(code, f"netlink request {request}: {os.strerror(code)}")
 
 
 def _aligned(length: int) -> int:
     return (length + 3) & ~3
 
 
-def _attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
+def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
     found = {}
     end = len(data)
     while offset + ATTRIBUTE.size <= end:
@@ -222,17 +260,17 @@ def _attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
     return found
 
 
-def _word(attributes: dict[int, bytes], kind: int) -> int:
-    raw = attributes.get(kind)
+def _word(found: dict[int, bytes], kind: int) -> int:
+    raw = found.get(kind)
     return WORD.unpack(raw)[0] if raw else 0
 
 
 def _link(body: bytes) -> Link:
     _, _, index, flags, _ = LINK.unpack_from(body)
-    found = _attributes(body, LINK.size)
-    info = _attributes(found.get(IFLA_LINKINFO, b""))
+    found = attributes(body, LINK.size)
+    info = attributes(found.get(IFLA_LINKINFO, b""))
     master = _word(found, IFLA_MASTER)
-    port = _attributes(info.get(IFLA_INFO_SLAVE_DATA, b"")) if master else {}
+    port = attributes(info.get(IFLA_INFO_SLAVE_DATA, b"")) if master else {}
     return Link(
         index=index,
         name=found[IFLA_IFNAME].rstrip(b"\0").decode(errors="replace"),
@@ -251,7 +289,7 @@ def _link(body: bytes) -> Link:
 
 def _address(body: bytes) -> Address:
     family, prefix, _, _, index = ADDRESS.unpack_from(body)
-    found = _attributes(body, ADDRESS.size)
+    found = attributes(body, ADDRESS.size)
     # IPv6 tells it twice only where there is a peer.
     local = found[IFA_LOCAL] if IFA_LOCAL in found else found[IFA_ADDRESS]
     return Address(index, f"{socket.inet_ntop(family, local)}/{prefix}")
@@ -259,7 +297,7 @@ def _address(body: bytes) -> Address:
 
 def _route(body: bytes) -> Route:
     family, prefix, table = body[0], body[1], body[4]
-    found = _attributes(body, ROUTE.size)
+    found = attributes(body, ROUTE.size)
     gateway = found.get(RTA_GATEWAY)
     nowhere = bytes(4 if family == socket.AF_INET else 16)
     destination = socket.inet_ntop(family, found.get(RTA_DST, nowhere))

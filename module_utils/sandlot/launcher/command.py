@@ -18,3 +18,12 @@ def command(paths: Paths, python: str) -> List[str]:
     )
     # UTF-8 whatever the host's locale, so that arguments keep their bytes.
     return [python, "-ISE", "-X", "utf8", "-c", code, paths.root or "/"]
+
+
+def repair_command(paths: Paths, python: str) -> List[str]:
+    """`sandlot repair`; site packages are where pyroute2 is."""
+    code = (
+        f"import sys; sys.path.insert(0, {paths.lib!r}); "
+        "from sandlot.cli.main import main; sys.exit(main(['repair']))"
+    )
+    return [python, "-I", "-X", "utf8", "-c", code]

@@ -23,7 +23,7 @@ from ..init.policy import SETTLED, back_off
 from ..kernel import confine, libc
 from ..kernel.signals import signal
 from ..paths import Paths
-from . import builder, protocol, stage, worker
+from . import builder, protocol, stage, watch, worker
 from .command import command
 from .refresher import Refresher
 
@@ -64,12 +64,15 @@ class Server:
         self.failures: Dict[str, int] = {}
         self.last: Optional[Callable[[], None]] = None
         self.refresher = Refresher(paths)
+        self.watch = watch.Watch(paths, lambda: _shed(None, None))
 
     # -- the loop
 
     def run(self) -> NoReturn:
         self._watch(self._install_signals(), self._on_signals)
         self._watch(self.listener.fileno(), self._accept)
+        for fd, on_news in self.watch.sources():
+            self._watch(fd, on_news)
         for name in runtime.names(self.paths):
             self._adopt(name)
         gc.collect()
@@ -84,11 +87,14 @@ class Server:
             elif self.last is None:
                 self._restart_due()
                 self.refresher.act()
+                self.watch.act()
 
     def _timeout(self) -> Optional[int]:
-        waits = [due - time.monotonic() for due in self.restarts.values()]
-        names = self.refresher.wait()
+        now = time.monotonic()
+        names, watched = self.refresher.wait(), self.watch.due
+        waits = [due - now for due in self.restarts.values()]
         waits += [] if names is None else [names]
+        waits += [] if watched is None else [watched - now]
         if not waits or self.last is not None:
             return None
         return max(0, int(min(waits) * 1000) + 1)
@@ -205,6 +211,7 @@ class Server:
                 break
             if pid == self.zygote.pid:
                 self._finish(self._reexecute)
+            self.watch.ended(pid, wait_status)
             operation, name = self.workers.pop(pid, ("", ""))
             if operation in ("start", "revive"):
                 self.zygote.reap()
@@ -271,6 +278,7 @@ class Server:
         self.last = action
 
     def _quit(self, connection: _socket.socket) -> None:
+        self.watch.end()
         _answer(connection, {})
         sys.exit(0)
 

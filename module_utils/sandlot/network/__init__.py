@@ -21,6 +21,7 @@ from .observe import NetworkState, observe
 from .policy import CLOSED, Own
 from .policy import names as policy_names
 from .ports import check_publications
+from .rates import Rates, rate_operations
 from .resolution import current as resolve_names
 from .resolution import save as save_names
 from .resolution import warnings as name_warnings
@@ -35,6 +36,7 @@ __all__ = [
     "NetworkState",
     "Own",
     "Publication",
+    "Rates",
     "allocate",
     "check_names",
     "check_publications",
@@ -50,6 +52,7 @@ __all__ = [
     "observe",
     "policy_names",
     "publications",
+    "rate_operations",
     "removed",
     "resolv_conf",
     "resolve_names",

@@ -8,19 +8,37 @@ Importing pyroute2 takes a third of a second, so it is imported by the first cha
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
+import ipaddress
+import os
 import secrets
 import socket
-from typing import Any, Iterable, Iterator, Sequence
+from typing import Any, Iterable, Iterator, NamedTuple, Sequence
 
 from ..errors import HostError
+from ..kernel import netlink
 from .model import Interface
 
 NUD_NOARP = 0x40  # of a bridge: static
 NTF_MASTER = 0x04
 IFA_F_NODAD = 0x02
+RT_SCOPE_LINK = 253
+RTPROT_KERNEL = 2
+TC_H_ROOT = 0xFFFFFFFF
+INGRESS = 0xFFFF0000
+ETH_P_ALL = 3
 _REMEDY = "install the package python3-pyroute2 (or pip install pyroute2) for this Python"
 _shared: list[_Session] = []
+
+
+class Bucket(NamedTuple):
+    """A token bucket: bytes a second, bytes at once, bytes that wait."""
+
+    handle: int
+    rate: int
+    burst: int
+    limit: int
 
 
 class _Session:
@@ -43,6 +61,15 @@ def require() -> None:
     """Raise when pyroute2 is missing, without paying for its import."""
     if importlib.util.find_spec("pyroute2") is None:
         raise HostError("the Python module pyroute2 was not found", hint=_REMEDY)
+
+
+def load() -> Any:
+    """pyroute2, imported by now."""
+    try:
+        import pyroute2
+    except ImportError as error:
+        raise HostError(f"pyroute2 can't be imported: {error}", hint=_REMEDY) from error
+    return pyroute2
 
 
 @contextlib.contextmanager
@@ -77,16 +104,29 @@ def opened() -> Iterator[Links]:
         links.close()
 
 
+@contextlib.contextmanager
+def batched() -> Iterator[Links]:
+    """Changes that reach the kernel together, at the end, in the namespace this thread is in now.
+
+    A connection of pyroute2's own would cost more than the few changes inside a sandbox.
+    """
+    batch = Batch(_compiler())
+    yield batch
+    batch.send()
+
+
+@functools.cache
+def _compiler() -> Any:
+    return load().IPBatch()
+
+
 class Links:
     """A netlink connection; it stays in the network namespace it was opened in."""
 
-    def __init__(self) -> None:
-        try:
-            import pyroute2
-        except ImportError as error:
-            raise HostError(f"pyroute2 can't be imported: {error}", hint=_REMEDY) from error
+    def __init__(self, route: Any = None) -> None:
+        pyroute2 = load()
         self._refused = pyroute2.NetlinkError
-        self._route: Any = pyroute2.IPRoute()
+        self._route: Any = route or pyroute2.IPRoute()
 
     def close(self) -> None:
         self._route.close()
@@ -178,6 +218,21 @@ class Links:
         six = {"family": socket.AF_INET6, "flags": IFA_F_NODAD} if ":" in plain else {}
         self._route.addr(command, index=index, address=plain, prefixlen=int(prefix), **six)
 
+    def set_subnet_route(self, name: str, address: str) -> None:
+        """What the kernel makes along with an address, as somebody may have deleted it."""
+        subnet = ipaddress.ip_interface(address)
+        # IPv6 knows no such scope, and chooses the source by itself.
+        four = {"prefsrc": str(subnet.ip), "scope": RT_SCOPE_LINK} if subnet.version == 4 else {}
+        with self._explained(f"set the route to {subnet.network}"):
+            self._route.route(
+                "replace",
+                family=socket.AF_INET if subnet.version == 4 else socket.AF_INET6,
+                dst=str(subnet.network),
+                oif=socket.if_nametoindex(name),
+                proto=RTPROT_KERNEL,
+                **four,
+            )
+
     def set_default_route(self, name: str, gateway: str) -> None:
         """In the family of ``gateway``."""
         six = ":" in gateway
@@ -186,6 +241,52 @@ class Links:
             index = socket.if_nametoindex(name)
             everywhere = "::/0" if six else "0.0.0.0/0"
             self._route.route("replace", family=family, dst=everywhere, gateway=gateway, oif=index)
+
+    def add_ifb(self, name: str, mac: str) -> None:
+        """A link that hands back what is sent to it, behind a queue of its own; down yet."""
+        with self._explained(f"make the link {name} (kernel module ifb)"):
+            self._route.link("add", ifname=name, kind="ifb", address=mac)
+
+    def set_rate(self, name: str, bucket: Bucket) -> None:
+        """Send no faster than ``bucket``; one of ours that is there is changed, not emptied."""
+        with self._explained(f"limit what {name} sends (kernel module sch_tbf)"):
+            self._route.tc(
+                "replace",
+                "tbf",
+                socket.if_nametoindex(name),
+                handle=bucket.handle,
+                # pyroute2 takes bytes a second as a number.
+                rate=bucket.rate,
+                burst=bucket.burst,
+                limit=bucket.limit,
+            )
+
+    def drop_rate(self, name: str) -> None:
+        with self._explained(f"lift the limit of what {name} sends"):
+            self._route.tc("del", index=socket.if_nametoindex(name), parent=TC_H_ROOT)
+
+    def redirect(self, name: str, target: str) -> None:
+        """All that ``name`` receives goes through ``target`` before anything else sees it."""
+        index, other = socket.if_nametoindex(name), socket.if_nametoindex(target)
+        with self._explained(f"queue what {name} receives (kernel module sch_ingress)"):
+            self._route.tc("add", "ingress", index)
+        action = {"kind": "mirred", "direction": "egress", "action": "redirect", "ifindex": other}
+        with self._explained(f"send it to {target} (kernel modules cls_u32, act_mirred)"):
+            self._route.tc(
+                "add-filter",
+                "u32",
+                index,
+                parent=INGRESS,
+                prio=1,
+                protocol=ETH_P_ALL,
+                target=0x10001,
+                keys=["0x0/0x0+0"],
+                action=action,
+            )
+
+    def drop_redirect(self, name: str) -> None:
+        with self._explained(f"no longer queue what {name} receives"):
+            self._route.tc("del", "ingress", socket.if_nametoindex(name))
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete links that are there; many cost about as much as one.
@@ -211,3 +312,25 @@ class Links:
                 return False
             raise HostError(f"the kernel refused to mark {name}: {error}") from error
         return True
+
+
+class Batch(Links):
+    """Requests that wait to be sent, in order, each with what it asks for in words."""
+
+    def __init__(self, compiler: Any) -> None:
+        super().__init__(compiler)
+        self._route.reset()
+        self._requests: list[tuple[str, bytes]] = []
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        yield
+        self._requests += [(what, data) for data in netlink.split(bytes(self._route.batch))]
+        self._route.reset()
+
+    def send(self) -> None:
+        with netlink.connect() as sock:
+            codes = netlink.change(sock, [data for _, data in self._requests])
+        for (what, _), code in zip(self._requests, codes):
+            if code:
+                raise HostError(f"the kernel refused to {what}: {os.strerror(code)}")

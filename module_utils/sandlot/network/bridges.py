@@ -10,14 +10,15 @@ from typing import Mapping
 
 from .. import store
 from ..errors import HostError, SpecError
-from ..kernel import netlink
+from ..kernel import linkflags, netlink
 from ..paths import Paths
 from ..plan import Operation
 from . import adapter, declare, nft, overlap, sysctls
-from .model import Network, identity
-from .observe import NetworkState, our_bridges, our_ports, owned
+from .model import Network, Range, identity
+from .observe import NetworkState, our_bridges, our_ports, our_shapers, owned
 
 TARGET = "network"
+DOWN = "down"
 
 
 def network_operations(
@@ -31,8 +32,6 @@ def network_operations(
         *_removals(paths, networks, stored, state),
         *(op for network in networks.values() for op in _bridge(paths, network, state)),
     ]
-    if changes:
-        adapter.require()
     changes = [*_forwarding(paths, networks, state), *changes]
     if stored != dict(networks):
         changes.insert(0, Operation(TARGET, "record the networks", lambda: _save(paths, networks)))
@@ -70,6 +69,7 @@ def teardown_operations(paths: Paths, state: NetworkState) -> list[Operation]:
     """Take away every link, table, setting and file of ours; nothing that is not ours."""
     operations = []
     ports, bridges = our_ports(paths, state.links), our_bridges(paths, state.links)
+    ports += our_shapers(paths, state.links)
     if ports or bridges:
         adapter.require()
         summary = f"delete {len(ports)} interface(s) and {len(bridges)} bridge(s)"
@@ -107,7 +107,7 @@ def _forget(paths: Paths) -> None:
 def _delete(paths: Paths, names: list[str]) -> None:
     with netlink.connect() as sock:
         links = {link.name: link for link in netlink.links(sock)}
-    ours = {*our_ports(paths, links), *our_bridges(paths, links)}
+    ours = {*our_ports(paths, links), *our_shapers(paths, links), *our_bridges(paths, links)}
     with adapter.host() as connection:
         connection.delete(name for name in names if name in ours)
 
@@ -131,6 +131,7 @@ def _removals(
 
 
 def _removal(paths: Paths, name: str, bridge: str) -> Operation:
+    adapter.require()
     summary = f"delete bridge {bridge}"
     return Operation(f"network {name}", summary, lambda: _delete(paths, [bridge]))
 
@@ -156,6 +157,9 @@ def _bridge(paths: Paths, network: Network, state: NetworkState) -> list[Operati
         if not problems:
             return []
         summary = f"repair bridge {where} ({', '.join(problems)})"
+        if problems == [DOWN]:
+            return [Operation(f"network {network.name}", summary, lambda: _raise(paths, network))]
+    adapter.require()
     return [Operation(f"network {network.name}", summary, lambda: ensure_bridge(paths, network))]
 
 
@@ -165,12 +169,31 @@ def _problems(network: Network, link: netlink.Link, state: NetworkState) -> list
     if sorted(addresses) != sorted(network.gateway_interfaces):
         found.append(f"addresses {', '.join(addresses) or 'none'}")
     if not link.up:
-        found.append("down")
+        found.append(DOWN)
+    elif not found:
+        found += [f"no route to {each.subnet}" for each in _unreached(network, link, state)]
     if network.mtu not in (None, link.mtu):
         found.append(f"mtu {link.mtu}")
     known = state.settings.get(network.bridge, {})
     found += [f"setting {key}" for key in _wrong_settings(network, known)]
     return found
+
+
+def _unreached(network: Network, link: netlink.Link, state: NetworkState) -> list[Range]:
+    """The kernel makes these routes with the addresses, and takes them away with the link."""
+    routes = {(item.destination, item.index, item.gateway) for item in state.routes}
+    return [each for each in network.ranges() if (str(each.subnet), link.index, "") not in routes]
+
+
+def _raise(paths: Paths, network: Network) -> None:
+    """The launcher takes bridges down while rules are missing; up again in no time."""
+    with netlink.connect() as sock:
+        link = netlink.link(sock, network.bridge)
+    found = {link.name: link} if link else {}
+    if owned(paths, found, network.bridge, "bridge") is None:
+        ensure_bridge(paths, network)
+    else:
+        linkflags.change(network.bridge, up=True)
 
 
 def ensure_bridge(paths: Paths, network: Network) -> None:
@@ -190,6 +213,8 @@ def ensure_bridge(paths: Paths, network: Network) -> None:
         _set_addresses(sock, connection, network, link)
         if not link.up:
             connection.set_link(network.bridge, state="up")
+        for address in network.gateway_interfaces:
+            connection.set_subnet_route(network.bridge, address)
 
 
 def _set_mtu(connection: adapter.Links, network: Network, link: netlink.Link) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from dataclasses import dataclass
 from typing import Iterable, Mapping, Sequence
@@ -29,6 +30,7 @@ class Inside:
     links: Mapping[str, Link]
     addresses: Mapping[int, tuple[str, ...]]
     default_routes: frozenset[tuple[str, int]]
+    subnets: frozenset[tuple[str, int]]
 
 
 def look_inside(netns: str) -> Inside:
@@ -43,7 +45,8 @@ def look_inside(netns: str) -> Inside:
         for route in routes
         if route.destination in DEFAULT_ROUTES and route.table == RT_TABLE_MAIN
     )
-    return Inside(links, addresses, defaults)
+    subnets = frozenset((route.destination, route.index) for route in routes if not route.gateway)
+    return Inside(links, addresses, defaults, subnets)
 
 
 def link_operations(
@@ -101,10 +104,16 @@ def unlink_all(paths: Paths, sandboxes: Iterable[str], state: NetworkState) -> l
 
 
 def _links_of(paths: Paths, sandbox: str, state: NetworkState) -> dict[str, str]:
-    """Host ends that there are, with the interface each is the other end of."""
-    ifnames = [f"eth{index}" for index in range(MAX_INTERFACES)]
-    names = {paths.link(sandbox, ifname): ifname for ifname in ifnames}
-    return {link: name for link, name in names.items() if owned(paths, state.links, link, "veth")}
+    """Host ends that there are, with the interface each is the other end of, or shapes."""
+    names = {}
+    for ifname in (f"eth{index}" for index in range(MAX_INTERFACES)):
+        for link, kind in (
+            (paths.link(sandbox, ifname), "veth"),
+            (paths.shaper(sandbox, ifname), "ifb"),
+        ):
+            if owned(paths, state.links, link, kind):
+                names[link] = ifname
+    return names
 
 
 def _unplug(paths: Paths, names: Sequence[str]) -> None:
@@ -164,12 +173,28 @@ def _inner_problems(item: Interface, inner: Link, inside: Inside) -> list[str]:
 
 
 def _route_problems(interfaces: Sequence[Interface], inside: Inside) -> list[str]:
+    found = [
+        f"no route to {subnet}"
+        for item in interfaces
+        for subnet, _ in _lost_subnets(item, inside.links.get(item.ifname), inside)
+    ]
     wanted = {
         (gateway, inside.links[ifname].index)
         for ifname, gateway in _default_routes(interfaces)
         if ifname in inside.links
     }
-    return [] if inside.default_routes == wanted else ["default route differs"]
+    return found if inside.default_routes == wanted else [*found, "default route differs"]
+
+
+def _lost_subnets(item: Interface, inner: Link | None, inside: Inside) -> list[tuple[str, str]]:
+    """(subnet, address) of routes that are gone; of a link that is up with its addresses, else
+    these come first and bring the routes."""
+    if inner is None or not inner.up or _has_moved(item, inside):
+        return []
+    subnets = [(str(ipaddress.ip_interface(cidr).network), cidr) for cidr in item.cidrs]
+    return [
+        (subnet, cidr) for subnet, cidr in subnets if (subnet, inner.index) not in inside.subnets
+    ]
 
 
 def _default_routes(interfaces: Sequence[Interface]) -> list[tuple[str, str]]:
@@ -249,12 +274,14 @@ def _bridge_index(network: Network) -> int:
 def _settle_inside(interfaces: Sequence[Interface], netns: str) -> None:
     inside = look_inside(netns)
     with entered(netns):
-        with adapter.opened() as within:
+        with adapter.batched() as within:
             if not _is_up(inside, "lo"):
                 within.set_link("lo", state="up")
             for item in interfaces:
                 inner = inside.links[item.ifname]
                 _mend_inner(within, item, inner, inside.addresses.get(inner.index, ()))
+                for _, address in _lost_subnets(item, inner, inside):
+                    within.set_subnet_route(item.ifname, address)
             # The kernel removes routes with the last address of a link.
             moved = any(_has_moved(item, inside) for item in interfaces)
             for ifname, gateway in _default_routes(interfaces):

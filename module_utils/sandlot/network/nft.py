@@ -4,15 +4,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from typing import Iterator, NamedTuple, Sequence
 
 from .. import store
 from ..errors import ForeignError, HostError
+from ..kernel import nftables
 from ..paths import Paths
 from ..plan import Operation
 from . import nft_delta
@@ -41,6 +44,13 @@ class Tables:
         """Whether the kernel holds exactly the rules that ``text`` makes."""
         unchanged = bool(self.listed) and self.listed == self.applied_listing
         return unchanged and self.applied_text == digest(text)
+
+
+class Watched(NamedTuple):
+    """Links the launcher looks after; it takes the bridges down while the rules are missing."""
+
+    bridges: Sequence[str]
+    links: Sequence[str]
 
 
 def digest(text: str) -> str:
@@ -76,17 +86,38 @@ def require(paths: Paths, tables: Tables) -> None:
         )
 
 
-def apply(paths: Paths, text: str) -> None:
+def apply(paths: Paths, text: str, watched: Watched) -> None:
     """Bring both tables to ``text`` and record what the kernel made of them."""
     tables = observe(paths)
     require(paths, tables)
     before = _in_force(paths)
     script = nft_delta.script(before, text) if tables.hold(before) else None
-    _transaction(_replacing(paths, text) if script is None else script)
+    with announced(paths, watched):
+        _transaction(_replacing(paths, text) if script is None else script)
     os.makedirs(paths.run, mode=0o700, exist_ok=True)
     store.replace(_text_file(paths), text.encode(), mode=0o600)
     record = {"text": digest(text), "listing": observe(paths).listed}
     store.write(_record_file(paths), record, durable=False)
+
+
+@contextlib.contextmanager
+def announced(paths: Paths, watched: Watched | None = None) -> Iterator[None]:
+    """One transaction of ours, told from those of others by its number; inside the writer lock.
+
+    The launcher takes the bridges down after any other. Without ``watched`` it looks after the
+    links it did before.
+    """
+    before = nftables.generation()
+    yield
+    after = nftables.generation()
+    record = dict(store.read(paths.watched) or {"bridges": [], "links": []})
+    if watched is not None:
+        record["bridges"] = list(watched.bridges)
+        record["links"] = [*watched.bridges, *watched.links]
+    # 0, which is no number, when another transaction came in between.
+    record["generation"] = after if after == before + 1 else 0
+    os.makedirs(paths.run, mode=0o700, exist_ok=True)
+    store.write(paths.watched, {**record, "table": paths.nft_table}, durable=False)
 
 
 def remove(paths: Paths) -> None:
@@ -97,6 +128,7 @@ def remove(paths: Paths) -> None:
         _transaction("".join(f"delete table {family} {paths.nft_table}\n" for family in ours))
     store.remove(_record_file(paths))
     store.remove(_text_file(paths))
+    store.remove(paths.watched)
 
 
 def remove_operations(paths: Paths, tables: Tables) -> list[Operation]:

@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Mapping
 
 from ..errors import ForeignError
-from ..kernel import netlink
+from ..kernel import netlink, traffic
 from ..kernel.netlink import Link, Route
+from ..kernel.traffic import Traffic
 from ..paths import Paths
 from . import declare, nft, sysctls
 from .model import DEFAULT_NAME, MAX_INTERFACES, Network, identity
@@ -30,6 +31,7 @@ class NetworkState:
     forwarding: Forwarding
     tables: Tables
     forwarding6: Forwarding = Forwarding(enabled=False, prior=None)
+    traffic: Mapping[int, Traffic] = field(default_factory=dict)
 
     def ports(self, bridge: str) -> list[str]:
         """Links that are plugged into a bridge."""
@@ -40,6 +42,7 @@ class NetworkState:
     def without(self, sandbox: str) -> NetworkState:
         """The same host without the links of one sandbox, which go with its namespace."""
         gone = {self.paths.link(sandbox, f"eth{index}") for index in range(MAX_INTERFACES)}
+        gone |= {self.paths.shaper(sandbox, f"eth{index}") for index in range(MAX_INTERFACES)}
         links = {name: link for name, link in self.links.items() if name not in gone}
         return replace(self, links=links)
 
@@ -49,6 +52,8 @@ def observe(paths: Paths) -> NetworkState:
         links = {link.name: link for link in netlink.links(sock)}
         addresses = netlink.addresses(sock)
         routes = tuple(netlink.routes(sock))
+        limited = [*our_ports(paths, links), *our_shapers(paths, links)]
+        shaped = traffic.traffic(sock, (links[name].index for name in limited))
     by_index: dict[int, tuple[str, ...]] = {}
     for item in addresses:
         by_index[item.index] = (*by_index.get(item.index, ()), item.address)
@@ -62,6 +67,7 @@ def observe(paths: Paths) -> NetworkState:
         forwarding=sysctls.observe_forwarding(paths),
         tables=nft.observe(paths),
         forwarding6=sysctls.observe_forwarding6(paths),
+        traffic=shaped,
     )
 
 
@@ -77,6 +83,11 @@ def our_bridges(paths: Paths, links: Mapping[str, Link]) -> list[str]:
 def our_ports(paths: Paths, links: Mapping[str, Link]) -> list[str]:
     """Host ends of sandboxes' veth pairs."""
     return _ours(paths, links, "veth")
+
+
+def our_shapers(paths: Paths, links: Mapping[str, Link]) -> list[str]:
+    """Links that what sandboxes send waits in."""
+    return _ours(paths, links, "ifb")
 
 
 def _ours(paths: Paths, links: Mapping[str, Link], kind: str) -> list[str]:

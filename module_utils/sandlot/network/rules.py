@@ -225,10 +225,18 @@ def rules_operations(
         return resolution.operations(paths, resolved)
     verb = "replace" if state.tables.present else "create"
     summary = f"{verb} nftables rules in table {paths.nft_table}{resolution.told(resolved)}"
+    watched = nft.Watched(
+        bridges=[network.bridge for network in networks.values()],
+        links=[
+            name
+            for item in interfaces
+            for name in (item.link, paths.shaper(item.sandbox, item.ifname))
+        ],
+    )
 
     def apply() -> None:
         resolution.save(paths, resolved)
-        nft.apply(paths, text)
+        nft.apply(paths, text, watched)
 
     return [Operation("network", summary, apply)]
 

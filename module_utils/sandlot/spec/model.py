@@ -51,6 +51,8 @@ class Spec:
     cpuset_cpus: str | None
     pids_limit: int
     ulimits: tuple[Ulimit, ...]
+    ingress_rate: int | None
+    egress_rate: int | None
     capabilities: tuple[str, ...]
     seccomp_profile: str
     sysctls: Pairs

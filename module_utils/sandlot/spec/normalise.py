@@ -34,8 +34,8 @@ def normalise(raw: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = No
 
 
 # What speaks of the interfaces that a sandbox has of its own.
-_POLICIES = ("egress", "host_access")
-_OF_NETWORKS = ("networks", *_POLICIES)
+_OF_INTERFACES = ("egress", "host_access", "ingress_rate", "egress_rate")
+_OF_NETWORKS = ("networks", *_OF_INTERFACES)
 
 
 def _fitting(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -92,11 +92,12 @@ def _check_network(spec: Spec) -> None:
         hint = "leave networks out, or set network_mode: bridge"
         names = ", ".join(item.name for item in spec.networks)
         raise refusal("networks", names, f"can't be had with network_mode {mode}", hint=hint)
-    for option in _POLICIES:
-        if mode != netmode.BRIDGE and getattr(spec, option) is not None:
+    for option in _OF_INTERFACES:
+        value = getattr(spec, option)
+        if mode != netmode.BRIDGE and value is not None:
             problem = f"has no effect with network_mode {mode}"
             hint = "leave it out, or set network_mode: bridge"
-            raise refusal(option, ", ".join(getattr(spec, option)), problem, hint=hint)
+            raise refusal(option, value, problem, hint=hint)
     if spec.published_ports and not spec.networks:
         first = str(spec.published_ports[0])
         problem = "leads to a sandbox without a network"

@@ -16,8 +16,12 @@ UNLIMITED = -1
 # NR_CPUS of the largest distribution kernels.
 MAX_CPUS = 8192
 MAX_SIGNAL = 64
+RATE_MINIMUM = 8_000
+# Of 32 bits that count bytes a second in the kernel's token bucket.
+RATE_MAXIMUM = 34_000_000_000
 
 _SIZE = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,9}))? ?(?:([kmgt])i?)?b?", re.I | re.A)
+_RATE = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,9}))? ?([kmg]?)(?:bit)?", re.I | re.A)
 _NUMBER = re.compile(r"[+-]?[0-9]{1,19}(?:\.[0-9]{1,19})?")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 _CPU_RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
@@ -62,6 +66,22 @@ def _readable(amount: int) -> str:
         if amount % (1 << _SHIFTS[unit]) == 0:
             return f"{amount >> _SHIFTS[unit]}{unit}"
     return f"{amount}b"
+
+
+def bit_rate(option: str, value: Any) -> int:
+    """Bits a second, from tc's and Incus's notation (units of 1000) or a plain number."""
+    found = _RATE.fullmatch(_digits(value))
+    hint = "write it like 10mbit or 1.5gbit (bit, kbit, mbit, gbit), or as bits a second"
+    if not found:
+        raise refusal(option, value, "is not a rate", hint=hint)
+    whole, fraction, unit = found.groups(default="")
+    scale = int(1000 ** ("", "k", "m", "g").index(unit.lower()))
+    amount = int(whole) * scale
+    if fraction:
+        amount += int(fraction) * scale // 10 ** len(fraction)
+    if RATE_MINIMUM <= amount <= RATE_MAXIMUM:
+        return amount
+    raise refusal(option, value, "is out of range", hint="use a rate from 8kbit to 34gbit")
 
 
 def swap(option: str, value: Any) -> int:

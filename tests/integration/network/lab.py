@@ -106,6 +106,7 @@ class Lab:
     networks: list = field(default_factory=lambda: [{"name": "default"}])
     sandboxes: dict = field(default_factory=dict)
     ports: list = field(default_factory=list)
+    rates: dict = field(default_factory=dict)
     servers: list = field(default_factory=list)
     policies: dict = field(default_factory=dict)
 
@@ -128,6 +129,10 @@ class Lab:
             run(netns, "sysctl", "-qw", "net.ipv6.conf.lan0.disable_ipv6=1")
             ip(netns, "address", "add", f"{address}/24", "dev", "lan0")
             ip(netns, "link", "set", "lan0", "up")
+        # The kernel says so a little later; a fingerprint has to find it the same twice.
+        deadline = time.monotonic() + 10
+        while "state UP" not in run(self.host, "ip", "link", "show", "lan0"):
+            assert time.monotonic() < deadline
 
     def enable_ipv6(self):
         """IPv6 between host and peer; nothing waits for duplicate address detection."""
@@ -177,29 +182,26 @@ class Lab:
         found += network.network_operations(self.paths, known, state)
         for name, items in self.sandboxes.items():
             found += network.link_operations(self.paths, items, self.pin(name), state)
+            rates = self.rates.get(name, network.Rates())
+            found += network.rate_operations(self.paths, items, rates, state)
         return found
 
     def plan(self):
         """What a run would do now."""
         return call(self.host, lambda: descriptions(self.operations()))
 
-    def converge(self):
-        def apply():
-            operations = self.operations()
-            with network.session():
-                apply_all(operations)
-            return descriptions(operations)
+    def apply(self):
+        """A run, by a process in the host's namespace."""
+        return _applied(self.operations())
 
-        return call(self.host, apply)
+    def remove(self):
+        return _applied(network.teardown_operations(self.paths, network.observe(self.paths)))
+
+    def converge(self):
+        return call(self.host, self.apply)
 
     def teardown(self):
-        def apply():
-            operations = network.teardown_operations(self.paths, network.observe(self.paths))
-            with network.session():
-                apply_all(operations)
-            return descriptions(operations)
-
-        return call(self.host, apply)
+        return call(self.host, self.remove)
 
     def serve(self, netns, port, protocol="tcp", address="0.0.0.0"):
         """Answer each connection or datagram with the client's address."""
@@ -234,6 +236,12 @@ class Lab:
         text = "".join(run(self.host, *command) for command in commands)
         volatile = ("_lft", "mtu_expires")
         return [line for line in text.splitlines() if not any(word in line for word in volatile)]
+
+
+def _applied(operations):
+    with network.session():
+        apply_all(operations)
+    return descriptions(operations)
 
 
 def _answer(sock, ready):

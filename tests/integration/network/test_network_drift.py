@@ -25,6 +25,7 @@ HOST_DAMAGE = {
     "bridge down": ("ip", "link", "set", BRIDGE, "down"),
     "bridge without address": ("ip", "address", "flush", "dev", BRIDGE),
     "address added": ("ip", "address", "add", "10.99.0.1/24", "dev", BRIDGE),
+    "bridge without route": ("ip", "route", "flush", "dev", BRIDGE),
     "link deleted": ("ip", "link", "del", LINK),
     "link down": ("ip", "link", "set", LINK, "down"),
     "link unplugged": ("ip", "link", "set", LINK, "nomaster"),
@@ -32,12 +33,17 @@ HOST_DAMAGE = {
     "link that learns": ("bridge", "link", "set", "dev", LINK, "learning", "on"),
     "forwarding off": ("sysctl", "-qw", "net.ipv4.ip_forward=0"),
     "localnet off": ("sysctl", "-qw", f"net.ipv4.conf.{BRIDGE}.route_localnet=0"),
+    "sources unchecked": ("sysctl", "-qw", f"net.ipv4.conf.{BRIDGE}.rp_filter=0"),
+    "answers for others": ("sysctl", "-qw", f"net.ipv4.conf.{BRIDGE}.arp_ignore=0"),
+    "asks as others": ("sysctl", "-qw", f"net.ipv4.conf.{BRIDGE}.arp_announce=0"),
+    "link isolated": ("bridge", "link", "set", "dev", LINK, "isolated", "on"),
 }
 INNER_DAMAGE = {
     "inner address deleted": ("ip", "address", "flush", "dev", "eth0"),
     "inner address changed": ("ip", "address", "add", "10.77.3.3/22", "dev", "eth0"),
     "inner link down": ("ip", "link", "set", "eth0", "down"),
     "inner route deleted": ("ip", "route", "del", "default"),
+    "inner subnet unreachable": ("ip", "route", "del", "10.77.0.0/22"),
     "inner link deleted": ("ip", "link", "del", "eth0"),
     "inner mac changed": ("ip", "link", "set", "eth0", "address", "02:00:00:00:00:98"),
     "inner name changed": ("ip", "link", "set", "eth0", "down", "name", "other0"),
@@ -86,6 +92,18 @@ def test_damage_on_the_host(web, damage):
 def test_damage_inside(web, damage):
     run(web.pin("web"), *INNER_DAMAGE[damage])
     assert repaired(web)
+
+
+def test_a_port_of_an_isolated_network_that_is_opened(lab):
+    lab.networks[0]["isolated"] = True
+    lab.add("a", "b")
+    lab.converge()
+    link = lab.sandboxes["a"][0].link
+    for flags in (("isolated", "off"), ("hairpin", "on"), ("learning", "on")):
+        run(lab.host, "bridge", "link", "set", "dev", link, *flags)
+        assert lab.plan() == [f"a: repair interfaces ({link} is not a port of its bridge)"]
+        lab.converge()
+        assert lab.plan() == []
 
 
 def test_each_part_is_told(lab):

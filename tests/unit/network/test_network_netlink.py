@@ -81,4 +81,4 @@ def test_error_of_the_kernel():
 
 @pytest.mark.parametrize("garbage", [b"", b"\0", b"\0\0\0\0", b"\3\0\1\0"])
 def test_attributes_of_nonsense_length(garbage):
-    assert netlink._attributes(garbage) == {}
+    assert netlink.attributes(garbage) == {}

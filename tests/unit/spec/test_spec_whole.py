@@ -99,6 +99,7 @@ def test_a_sandbox_is_a_mapping(raw: Any) -> None:
         ({"network_mode": "container:db", "networks": [{"name": "default"}]}, "networks"),
         ({"network_mode": "container:db", "egress": ["dns"]}, "egress"),
         ({"network_mode": "none", "host_access": ["53/udp"]}, "host_access"),
+        ({"network_mode": "container:db", "ingress_rate": "1mbit"}, "ingress_rate"),
         ({"network_mode": "none", "published_ports": ["80:80"]}, "published_ports"),
         ({"network_mode": "container:db", "published_ports": ["80:80"]}, "published_ports"),
         ({"network_mode": "ns:/run/netns/a", "published_ports": ["80:80"]}, "published_ports"),

@@ -78,4 +78,24 @@ OPTIONS = (
         dump=strings,
         elements="str",
     ),
+    Option(
+        "ingress_rate",
+        "str",
+        quantities.bit_rate,
+        [
+            "Bits a second that each of the sandbox's interfaces takes in, from V(8kbit) to "
+            "V(34gbit); a number, or with a unit of V(k), V(m) or V(g), as in V(10mbit).",
+        ],
+        change=Change.LIVE,
+    ),
+    Option(
+        "egress_rate",
+        "str",
+        quantities.bit_rate,
+        [
+            "Bits a second that each of the sandbox's interfaces sends, in the notation of "
+            "O(ingress_rate). It is kept outside the sandbox, out of its reach.",
+        ],
+        change=Change.LIVE,
+    ),
 )

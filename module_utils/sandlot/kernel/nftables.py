@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Tells of changes to nftables and of links that go away (nfnetlink, rtnetlink(7)). Never writes.
+
+Imported by the launcher, hence as little as possible.
+"""
+
+from __future__ import annotations
+
+import _socket
+import ctypes
+import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterator, Optional, Tuple
+
+NETLINK_ROUTE = 0
+NETLINK_NETFILTER = 12
+# RTNLGRP_LINK and NFNLGRP_NFTABLES as bits.
+LINKS = 1 << 0
+NFTABLES = 1 << 6
+SUBSYSTEM = 10
+INET = 1
+NEWTABLE = 0
+GETTABLE = 1
+DELTABLE = 2
+NEWGEN = 15
+GETGEN = 16
+NLM_F_REQUEST = 1
+RTM_DELLINK = 17
+IFLA_IFNAME = 3
+# The table's name in messages of all kinds, the number of the transaction in NEWGEN.
+FIRST = 1
+RECEIVE_SIZE = 1 << 17
+SO_ATTACH_FILTER = 26
+_HEADER = struct.Struct("=IHHII")
+_ATTRIBUTE = struct.Struct("=HH")
+_FAMILY = 4
+_IFINFO = 16
+_TYPE_OFFSET = 4
+
+
+def changes() -> _socket.socket:
+    """Tells of each transaction of this network namespace's nftables."""
+    return _subscribed(NETLINK_NETFILTER, NFTABLES)
+
+
+def departures() -> _socket.socket:
+    """Tells of links that are deleted or leave their bridge, and of nothing else."""
+    sock = _subscribed(NETLINK_ROUTE, LINKS)
+    _accept_only(sock, RTM_DELLINK)
+    return sock
+
+
+def _subscribed(protocol: int, groups: int) -> _socket.socket:
+    kind = _socket.SOCK_RAW | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
+    sock = _socket.socket(_socket.AF_NETLINK, kind, protocol)
+    sock.bind((0, groups))
+    return sock
+
+
+def _accept_only(sock: _socket.socket, kind: int) -> None:
+    """A filter in the kernel, so that other news wake nobody up (bpf(4): ldh, jeq, ret)."""
+    # Filters load numbers in network order.
+    program = struct.pack(
+        "=HBBIHBBIHBBIHBBI",
+        *(0x28, 0, 0, _TYPE_OFFSET),
+        *(0x15, 0, 1, _socket.htons(kind)),
+        *(0x06, 0, 0, 0xFFFFFFFF),
+        *(0x06, 0, 0, 0),
+    )
+    buffer = ctypes.create_string_buffer(program)
+    head = struct.pack("@HP", 4, ctypes.addressof(buffer))
+    sock.setsockopt(_socket.SOL_SOCKET, SO_ATTACH_FILTER, head)
+
+
+def drained(sock: Optional[_socket.socket]) -> Iterator[bytes]:
+    """Datagrams that wait; OSError (ENOBUFS) when the kernel had to drop some."""
+    while sock is not None:
+        try:
+            data = sock.recv(RECEIVE_SIZE)
+        except BlockingIOError:
+            return
+        yield data
+
+
+def transactions(data: bytes) -> Iterator[Tuple[int, bytes]]:
+    """(message, table) of each change; (NEWGEN, number of 4 bytes) at each transaction's end."""
+    for kind, body in _messages(data):
+        if kind >> 8 == SUBSYSTEM:
+            value = _attribute(body, _FAMILY, FIRST)
+            if value is not None:
+                yield kind & 0xFF, value if kind & 0xFF == NEWGEN else value.rstrip(b"\0")
+
+
+def departed(data: bytes) -> Iterator[bytes]:
+    """Names of links."""
+    for kind, body in _messages(data):
+        name = _attribute(body, _IFINFO, IFLA_IFNAME) if kind == RTM_DELLINK else None
+        if name is not None:
+            yield name.rstrip(b"\0")
+
+
+def generation() -> int:
+    """The number of the latest transaction, 0 when the kernel does not tell."""
+    for message, value in transactions(_asked(GETGEN, b"")):
+        if message == NEWGEN:
+            return int.from_bytes(value, "big")
+    return 0
+
+
+def has_table(family: int, name: bytes) -> bool:
+    length = _ATTRIBUTE.size + len(name) + 1
+    attribute = _ATTRIBUTE.pack(length, FIRST) + name + bytes(1 + -length % 4)
+    answer = _asked(GETTABLE, attribute, family)
+    return any(message == NEWTABLE for message, _ in transactions(answer))
+
+
+def _asked(message: int, attributes: bytes, family: int = 0) -> bytes:
+    kind = _socket.SOCK_RAW | _socket.SOCK_CLOEXEC
+    body = bytes((family, 0, 0, 0)) + attributes
+    size = _HEADER.size + len(body)
+    header = _HEADER.pack(size, SUBSYSTEM << 8 | message, NLM_F_REQUEST, 1, 0)
+    sock = _socket.socket(_socket.AF_NETLINK, kind, NETLINK_NETFILTER)
+    try:
+        sock.send(header + body)
+        return sock.recv(RECEIVE_SIZE)
+    finally:
+        sock.close()
+
+
+def _messages(data: bytes) -> Iterator[Tuple[int, bytes]]:
+    offset = 0
+    while offset + _HEADER.size <= len(data):
+        length, kind, _, _, _ = _HEADER.unpack_from(data, offset)
+        if length < _HEADER.size:
+            return
+        yield kind, data[offset + _HEADER.size : offset + length]
+        offset += (length + 3) & ~3
+
+
+def _attribute(body: bytes, offset: int, wanted: int) -> Optional[bytes]:
+    while offset + _ATTRIBUTE.size <= len(body):
+        length, kind = _ATTRIBUTE.unpack_from(body, offset)
+        if length < _ATTRIBUTE.size:
+            return None
+        if kind & 0x3FFF == wanted:
+            return body[offset + _ATTRIBUTE.size : offset + length]
+        offset += (length + 3) & ~3
+    return None

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Reads queueing disciplines and filters of links (rtnetlink(7), tc(8)). Never writes."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Iterable
+
+from .netlink import attributes, dump, get
+
+RTM_NEWQDISC = 36
+RTM_GETQDISC = 38
+RTM_NEWTFILTER = 44
+RTM_GETTFILTER = 46
+TC_H_ROOT = 0xFFFFFFFF
+TC_H_INGRESS = 0xFFFFFFF1
+INGRESS = 0xFFFF0000
+TCA_KIND = 1
+TCA_OPTIONS = 2
+TCA_TBF_PARMS = 1
+TCA_U32_SEL = 5
+TCA_U32_ACT = 7
+TCA_ACT_KIND = 1
+TCA_ACT_OPTIONS = 2
+TCA_MIRRED_PARMS = 2
+TCA_EGRESS_REDIR = 1
+ALL_PROTOCOLS = socket.htons(3)
+MESSAGE = struct.Struct("=BxxxiIII")
+# A rate and a peak rate, each with four fields before it; then the length of the queue.
+TOKEN_BUCKET = struct.Struct("=8xI8x4xI")
+SELECTOR = struct.Struct("=BBBxHHhhI")
+KEY = struct.Struct("=IIii")
+MIRRED = struct.Struct("=20xiI")
+
+
+@dataclass(frozen=True)
+class Qdisc:
+    """``rate`` (bytes a second) and ``limit`` (bytes queued) are a token bucket's, else 0."""
+
+    index: int
+    kind: str
+    handle: int
+    parent: int
+    rate: int = 0
+    limit: int = 0
+
+
+@dataclass(frozen=True)
+class Filter:
+    """``redirect`` is the link all packets are sent to, 0 when it is gone; None for other rules."""
+
+    priority: int
+    redirect: int | None
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What shapes one link: what it sends by ``root``, what it receives by ``ingress``."""
+
+    root: Qdisc | None = None
+    ingress: Qdisc | None = None
+    filters: tuple[Filter, ...] = ()
+
+
+def traffic(sock: socket.socket, indexes: Iterable[int]) -> dict[int, Traffic]:
+    """Of the links that have more than the kernel's defaults; those have the handle 0."""
+    wanted = set(indexes)
+    payload = MESSAGE.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+    bodies = dump(sock, RTM_GETQDISC, RTM_NEWQDISC, payload)
+    found = [item for item in map(_qdisc, bodies) if item.index in wanted and item.handle]
+    roots = {item.index: item for item in found if item.parent == TC_H_ROOT}
+    ingress = {item.index: item for item in found if item.handle == INGRESS}
+    filters = {index: tuple(_filters(sock, index)) for index in ingress}
+    return {
+        index: Traffic(roots.get(index), ingress.get(index), filters.get(index, ()))
+        for index in {*roots, *ingress}
+    }
+
+
+def traffic_of(sock: socket.socket, index: int) -> Traffic:
+    """The same of one link, without asking for all."""
+    root = _one(sock, index, TC_H_ROOT)
+    ingress = _one(sock, index, TC_H_INGRESS)
+    return Traffic(root, ingress, tuple(_filters(sock, index)) if ingress else ())
+
+
+def _one(sock: socket.socket, index: int, parent: int) -> Qdisc | None:
+    """None for a default one. The kernel says nothing of some of those, hence the empty reply."""
+    payload = MESSAGE.pack(socket.AF_UNSPEC, index, 0, parent, 0)
+    try:
+        replies = [_qdisc(body) for body in get(sock, RTM_GETQDISC, RTM_NEWQDISC, payload)]
+    except FileNotFoundError:
+        return None
+    return next((item for item in replies if item.handle), None)
+
+
+def _filters(sock: socket.socket, index: int) -> list[Filter]:
+    """Rules for what a link receives."""
+    payload = MESSAGE.pack(socket.AF_UNSPEC, index, 0, INGRESS, 0)
+    bodies = dump(sock, RTM_GETTFILTER, RTM_NEWTFILTER, payload)
+    return [found for found in map(_filter, bodies) if found is not None]
+
+
+def _qdisc(body: bytes) -> Qdisc:
+    _, index, handle, parent, _ = MESSAGE.unpack_from(body)
+    found = attributes(body, MESSAGE.size)
+    kind = _name(found.get(TCA_KIND))
+    rate, limit = 0, 0
+    if kind == "tbf":
+        parameters = attributes(found.get(TCA_OPTIONS, b"")).get(TCA_TBF_PARMS, b"")
+        rate, limit = TOKEN_BUCKET.unpack_from(parameters)
+    return Qdisc(index, kind, handle, parent, rate, limit)
+
+
+def _filter(body: bytes) -> Filter | None:
+    """None for a table of rules, which a dump lists beside the rules in it."""
+    _, _, _, _, info = MESSAGE.unpack_from(body)
+    found = attributes(body, MESSAGE.size)
+    options = attributes(found.get(TCA_OPTIONS, b""))
+    if _name(found.get(TCA_KIND)) == "u32" and TCA_U32_SEL not in options:
+        return None
+    everything = _takes_all(options.get(TCA_U32_SEL, b"")) and info & 0xFFFF == ALL_PROTOCOLS
+    return Filter(info >> 16, _redirect(options) if everything else None)
+
+
+def _takes_all(selector: bytes) -> bool:
+    if len(selector) != SELECTOR.size + KEY.size:
+        return False
+    mask, value, _, _ = KEY.unpack_from(selector, SELECTOR.size)
+    return bool(mask == value == 0)
+
+
+def _redirect(options: dict[int, bytes]) -> int | None:
+    actions = attributes(options.get(TCA_U32_ACT, b""))
+    action = attributes(actions.get(1, b""))
+    if len(actions) != 1 or _name(action.get(TCA_ACT_KIND)) != "mirred":
+        return None
+    parameters = attributes(action.get(TCA_ACT_OPTIONS, b"")).get(TCA_MIRRED_PARMS, b"")
+    kind, index = MIRRED.unpack_from(parameters)
+    return int(index) if kind == TCA_EGRESS_REDIR else None
+
+
+def _name(raw: bytes | None) -> str:
+    return (raw or b"").rstrip(b"\0").decode(errors="replace")

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Keeps the networks of running sandboxes whole: notices what others take away, and acts.
+
+The kernel tells of changes, so nothing is polled. Whoever holds the writer lock is a run of ours,
+and so is a transaction whose number our rules' record has. After any other change to our rules
+the bridges are taken down at once, since without rules all is open; `sandlot repair`, a process
+of its own, puts everything right.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import time
+
+from .. import store
+from ..errors import SandlotError
+from ..kernel import linkflags, nftables
+from ..kernel.signals import signal
+from .command import repair_command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+    from typing import Callable, Iterator, List, Optional, Tuple
+
+    from ..paths import Paths
+    from ..store import Json
+
+    Source = Tuple[int, Callable[[], None]]
+
+FIRST_DELAY = 1.0
+LONGEST_DELAY = 60.0
+# So long after the last repair the next one is the first again.
+QUIET = 300.0
+MAX_FAILURES = 5
+
+
+class Watch:
+    """``due`` is when the next repair starts, None when none is needed."""
+
+    def __init__(self, paths: Paths, shed: Callable[[], None]) -> None:
+        self.paths = paths
+        self.due: Optional[float] = None
+        self._shed = shed
+        self._rules: Optional[_socket.socket] = None
+        self._links: Optional[_socket.socket] = None
+        self._waiter = self._repair = 0
+        self._delay, self._started, self._failures = 0.0, -QUIET, 0
+        # Transactions: the last that touched our table, and the last that was looked into.
+        self._generation = self._looked = self._settled = 0
+        self._gone = self._again = False
+
+    def sources(self) -> List[Source]:
+        """Descriptors to poll, with what to do when one is readable."""
+        try:
+            self._rules, self._links = nftables.changes(), nftables.departures()
+        except OSError as error:
+            _log(f"the packet filter can't be watched: {error}")
+            return []
+        record = self._record()
+        if record is not None and not nftables.has_table(nftables.INET, _table(record)):
+            self._gone, self._generation = True, nftables.generation()
+            self._judge()
+        return [
+            (self._rules.fileno(), self._on_rules),
+            (self._links.fileno(), self._on_links),
+        ]
+
+    # -- what the kernel tells
+
+    def _on_rules(self) -> None:
+        if self._read_rules():
+            self._judge()
+
+    def _read_rules(self) -> bool:
+        """Whether one of the transactions that wait touched our table; notes the last such."""
+        record = self._record()
+        table = _table(record) if record else b""
+        found = touched = gone = False
+        for message, value in self._news(table):
+            if message == nftables.NEWGEN:
+                if touched:
+                    self._generation, self._gone = int.from_bytes(value, "big"), gone
+                    found = True
+                touched = gone = False
+            elif value == table:
+                touched = True
+                if message in (nftables.DELTABLE, nftables.NEWTABLE):
+                    gone = message == nftables.DELTABLE
+        return found
+
+    def _news(self, table: bytes) -> Iterator[Tuple[int, bytes]]:
+        """Changes that wait; lost ones count as a change to our table."""
+        try:
+            for data in nftables.drained(self._rules):
+                yield from nftables.transactions(data)
+        except OSError:
+            yield nftables.NEWGEN + 1, table
+            yield nftables.NEWGEN, bytes(4)
+
+    def _on_links(self) -> None:
+        record = self._record()
+        ours = {str(name).encode() for name in record["links"]} if record else set()
+        try:
+            waiting = list(nftables.drained(self._links))
+            gone = {name for data in waiting for name in nftables.departed(data)}
+        except OSError:
+            gone = ours
+        if not ours & gone:
+            return
+        if self._repair:
+            self._again = True
+        elif not self._is_locked():
+            self._schedule()
+
+    # -- whose it was, and what to do
+
+    def _judge(self, *, waited: bool = False) -> None:
+        """Our table is missing only for a moment of ours, or when there is no record either."""
+        if self._gone:
+            self._close()
+        if self._repair or self._waiter:
+            return
+        if self._is_locked():
+            self._wait()
+            return
+        self._read_rules()
+        record = self._record()
+        if record is None or self._generation in (record["generation"], self._settled):
+            return
+        # After a run whose own number is not known, it is most likely that one's.
+        if not waited or record["generation"]:
+            self._close()
+        self._schedule()
+
+    def _record(self) -> Optional[Json]:
+        """What the last run noted of our rules; None when there are none."""
+        try:
+            return store.read(self.paths.watched)
+        except SandlotError as error:
+            _log(str(error))
+            return None
+
+    def _is_locked(self) -> bool:
+        """Whether a run of ours is under way."""
+        try:
+            fd = os.open(self.paths.lock, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+
+    def _wait(self) -> None:
+        """A child that ends with the run that is under way."""
+        self._waiter = os.fork()
+        if self._waiter == 0:
+            self._shed()
+            fd = os.open(self.paths.lock, os.O_RDONLY)
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            os._exit(0)
+
+    def _close(self) -> None:
+        record = self._record()
+        for name in record["bridges"] if record else ():
+            close_link(str(name))
+
+    # -- repairs
+
+    def _schedule(self) -> None:
+        """At once, unless the last one was a moment ago: another tool may undo it each time."""
+        now = time.monotonic()
+        if now - self._started >= QUIET:
+            self._delay = 0.0
+        self.due = max(now, self._started + self._delay)
+
+    def act(self) -> None:
+        """Start the repair that is due."""
+        now = time.monotonic()
+        if self.due is None or self._repair or self.due > now:
+            return
+        self.due = None
+        self._again = False
+        self._started, self._looked = now, self._generation
+        self._delay = min(LONGEST_DELAY, self._delay * 2 or FIRST_DELAY)
+        argv = repair_command(self.paths, sys.executable)
+        environment = {
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "LC_ALL": "C.UTF-8",
+            "SANDLOT_ROOT": self.paths.root,
+        }
+        self._repair = os.posix_spawn(argv[0], argv, environment)
+
+    def ended(self, pid: int, status: int) -> None:
+        """A child of the launcher, perhaps one of ours."""
+        if pid == self._waiter:
+            self._waiter = 0
+            self._judge(waited=True)
+        elif pid == self._repair:
+            self._repair = 0
+            self._failures = self._failures + 1 if status else 0
+            if not status:
+                self._settled = self._looked
+            if self._again or 0 < self._failures < MAX_FAILURES:
+                self._schedule()
+            else:
+                self._judge(waited=True)
+
+    def end(self) -> None:
+        """What still waits for a teardown has nothing left to do."""
+        for pid in filter(None, (self._waiter, self._repair)):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def close_link(name: str) -> None:
+    """Take a link down; without it, what is behind it reaches nothing."""
+    # The kernel would throw away its IPv6 addresses, too.
+    try:
+        with open(f"/proc/sys/net/ipv6/conf/{name}/keep_addr_on_down", "w") as setting:
+            setting.write("1")
+    except OSError:
+        pass  # there is no IPv6, or the link is gone
+    linkflags.change(name, up=False)
+
+
+def _table(record: Json) -> bytes:
+    return str(record["table"]).encode()
+
+
+def _log(text: str) -> None:
+    os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))
