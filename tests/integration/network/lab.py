@@ -256,7 +256,7 @@ def ask(netns, address, port, protocol="tcp"):
         with socket.socket(family(address), kind) as sock:
             sock.settimeout(SILENCE)
             try:
-                sock.connect((address, port))
+                sock.connect(socket.getaddrinfo(address, port)[0][4])
                 if protocol == "udp":
                     sock.send(b"?")
                 return sock.recv(64).decode()
