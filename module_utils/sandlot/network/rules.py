@@ -133,8 +133,9 @@ KEYS = {
 # nft before 1.0.8 can't look up the address that an advertisement is about, but it can put a
 # digest of it into the mark. Two of them, as one of 32 bits could be that of another address.
 #
-# "meta l4proto" fails, and the packet is dropped, when a first fragment does not hold all headers
-# (RFC 7112): what it is would show in the next one only.
+# A first fragment that ends before its transport header is dropped (RFC 7112): what it is would
+# show in the next one only, which nothing looks into. "@th" and "meta l4proto" match nothing
+# where there is no such header.
 BRIDGE = """\
 	chain prerouting {
 		type filter hook prerouting priority -300; policy accept;
@@ -150,7 +151,8 @@ BRIDGE = """\
 	chain speaks_ipv6 {
 		icmpv6 type nd-neighbor-advert goto advertises
 		icmpv6 type { 130-134, 137-138, 141-143, 148-149, 151-153 } drop
-		meta l4proto != 255 accept
+		meta l4proto != 255 frag frag-off != 0 accept
+		@th,0,32 & 0x0 == 0x0 accept
 		drop
 	}
 	chain advertises {

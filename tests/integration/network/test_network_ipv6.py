@@ -12,6 +12,7 @@ from lab import (
     PEER_LAN6,
     ask,
     drop_netns,
+    flush,
     ip,
     make_netns,
     pings,
@@ -44,11 +45,6 @@ def bridge_nf(request, dual):
     for family in ("iptables", "ip6tables"):
         run(dual.host, "sysctl", "-qw", f"net.bridge.bridge-nf-call-{family}={request.param}")
     return request.param
-
-
-def flush(lab):
-    for family in ("inet", "bridge"):
-        run(lab.host, "nft", "delete", "table", family, lab.paths.nft_table)
 
 
 def let_peer_route(lab, subnet="fd77::/64"):
