@@ -14,7 +14,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 AS_ROOT := $(SUDO) env PATH="$(BIN):$$PATH" PYTHONDONTWRITEBYTECODE=1
 STAGE := build/ansible_collections/sandlot/sandlot
 
-TEST_PACKAGES := busybox-static curl iproute2 nftables shellcheck strace util-linux
+TEST_PACKAGES := busybox-static curl debootstrap docker-registry iproute2 mmdebstrap nftables openssl shellcheck skopeo strace util-linux
 
 # Installs what is missing of the Debian packages named; says nothing when all are there.
 define packages

@@ -106,10 +106,30 @@ options:
       - Whether the root filesystem is mounted read-only.
       - Defaults to V(false).
     type: bool
+  network_mode:
+    description:
+      - Whose network the sandbox has. V(bridge) is its own, attached to O(networks). V(none)
+        is its own with a loopback interface only.
+      - V(container:NAME) shares that of another sandbox, which has to have its own.
+      - V(ns:PATH) joins the network namespace pinned at a path, such as one of C(ip netns
+        add). V(host) joins the host's and needs O(allow_host_network).
+      - With the last three, nothing of sandlot's packet filter is between the sandbox and
+        who else is in that namespace.
+      - Defaults to V(bridge).
+    type: str
+  allow_host_network:
+    description:
+      - Whether O(network_mode) may put the sandbox into the host's network namespace, where
+        it reaches every service that listens on the host's loopback interface or on an
+        abstract unix socket.
+      - Defaults to V(false).
+    type: bool
   networks:
     description:
-      - Networks the sandbox is on, one interface each, in this order.
-      - An empty list leaves it with a loopback interface only.
+      - Networks the sandbox is on, one interface each. The first one leads to the outside
+        and has the published ports.
+      - An empty list leaves it with a loopback interface only. Changes reach a running
+        sandbox without a restart; an interface keeps its name as long as its network stays.
       - Defaults to one interface on the network V(default).
     type: list
     elements: dict
@@ -134,6 +154,12 @@ options:
           - The interface's unicast MAC address. Without it, one is made from the sandbox's
             name.
         type: str
+      aliases:
+        description:
+          - More names by which sandboxes on this network find this one.
+          - No other sandbox on the network may have them as name or alias.
+        type: list
+        elements: str
   published_ports:
     description:
       - Ports of the host that lead into the sandbox, each as
@@ -153,9 +179,25 @@ options:
   dns_servers:
     description:
       - Name servers, at most 3.
-      - Without them, those of the first network are used.
+      - Without them, those of the first network that has any, else those of the host that
+        can be reached from a sandbox.
     type: list
     elements: str
+  egress:
+    description:
+      - All that the sandbox may reach beyond its own networks, instead of what its networks
+        say; an empty list is nothing.
+      - Entries are those of C(egress) of a network, such as V(203.0.113.0/24),
+        V(198.51.100.7:443/tcp),
+        V(deb.example.org:443), V(53/udp) or V(dns).
+    type: list
+    elements: raw
+  host_access:
+    description:
+      - Services of the host that the sandbox reaches at the gateway addresses of its networks,
+        such as V(9100/tcp), instead of what its networks say.
+    type: list
+    elements: raw
   memory:
     description:
       - Memory limit, at least V(6m); a number of bytes, or with a unit of V(b), V(k), V(m),
@@ -266,10 +308,18 @@ EXAMPLES = r"""
     published_ports:
       - "8080:80"
 
-- name: Remove it
+- name: A helper that meets it on localhost
   sandlot.sandlot.sandbox:
-    name: web
+    name: helper
+    image: busybox
+    command: [sleep, inf]
+    network_mode: container:web
+
+- name: Remove them, who shares a network before its owner
+  sandlot.sandlot.sandbox:
+    name: "{{ item }}"
     state: absent
+  loop: [helper, web]
 """
 
 RETURN = r"""
@@ -298,7 +348,7 @@ relaxed:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.sandlot import converge, shell
+from ..module_utils.sandlot import converge, network, shell
 from ..module_utils.sandlot.paths import Paths
 from ..module_utils.sandlot.spec import argument_spec, normalise
 
@@ -312,6 +362,7 @@ def action(module: shell.Module, paths: Paths) -> shell.Json:
         "sandbox": result.results.get(spec.name, {"name": spec.name, "state": "absent"}),
         "relaxed": result.relaxed.get(spec.name, []),
         "diff": result.diff,
+        "warnings": [*result.warnings, *network.name_warnings(paths)],
         "failed": result.failed,
     }
 

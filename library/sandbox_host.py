@@ -33,11 +33,24 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  image_sources:
+    description:
+      - What the host's images are made of, as the option C(source) of
+        M(sandlot.sandlot.sandbox_rootfs).
+      - RV(missing_packages) then has what these sources need, too.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
 - name: Install or upgrade the runtime
   sandlot.sandlot.sandbox_host:
+  register: runtime
+
+- name: Ask what images from a registry need, too
+  sandlot.sandlot.sandbox_host:
+    image_sources: [busybox, oci]
   register: runtime
 
 - name: Install what it lacks
@@ -101,6 +114,18 @@ missing_packages:
   type: list
   elements: str
   sample: [nftables]
+checks:
+  description: What C(sandlot doctor) says of the host.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name: {description: What was looked at., type: str}
+    status: {description: V(ok) or V(warning) or V(failure)., type: str}
+    detail: {description: What was found., type: str}
+    remedy: {description: What to do about it., type: str}
+  sample:
+    - {name: cgroup controllers, status: ok, detail: "version 2: cpu io memory pids", remedy: ""}
 problems:
   description: What is wrong with the host, each with C(what) and C(remedy).
   returned: always
@@ -115,6 +140,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 # Ansible sends what is imported by name: these are the roots of all that has to be on a host.
 from ..module_utils.sandlot import shell
+from ..module_utils.sandlot.cli import doctor as doctor_command
 from ..module_utils.sandlot.cli import (
     execute,
     explain,
@@ -125,20 +151,35 @@ from ..module_utils.sandlot.cli import (
     service,
     top,
 )
-from ..module_utils.sandlot.converge import facts, host
+from ..module_utils.sandlot.converge import doctor, facts, host
 from ..module_utils.sandlot.launcher import zygote
 from ..module_utils.sandlot.paths import Paths
 
-ROOTS = (execute, explain, inspection, lifecycle, listing, logs, service, top, zygote)
+ROOTS = (
+    doctor_command,
+    execute,
+    explain,
+    inspection,
+    lifecycle,
+    listing,
+    logs,
+    service,
+    top,
+    zygote,
+)
 ARGUMENTS = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "image_sources": {"type": "list", "elements": "str", "default": []},
 }
 
 
 def action(module: shell.Module, paths: Paths) -> shell.Json:
+    sources = facts.known_sources("image_sources", module.params["image_sources"])
     converge = {"present": host.present, "absent": host.absent}[module.params["state"]]
     outcome = converge(paths, check=module.check_mode)
-    return {"changed": outcome.changed, "actions": outcome.actions, **facts.gather(paths)}
+    known = facts.gather(paths, sources)
+    checks = [finding.to_json() for finding in doctor.examine(paths, known)]
+    return {"changed": outcome.changed, "actions": outcome.actions, "checks": checks, **known}
 
 
 def main() -> None:

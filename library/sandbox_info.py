@@ -71,6 +71,10 @@ sandboxes:
       description: Name of its image.
       type: str
       returned: success
+    network_mode:
+      description: Whose network it has.
+      type: str
+      returned: success
     addresses:
       description: Its IPv4 addresses.
       type: list

@@ -15,8 +15,12 @@ description:
     asked for, an IPv6 subnet; the packet filter between networks, sandboxes, host and outside is
     one nftables table of its own.
   - Sandboxes reach the outside and, unless the network is isolated, each other. They reach no
-    service of the host, no link-local or metadata address and no other network.
+    service of the host, no link-local or metadata address and no other network, unless
+    O(networks[].host_access) or O(networks[].egress) says so.
     Nobody reaches a sandbox from outside but by a published port.
+  - What sandboxes may reach changes while they run. Connections that are no longer allowed stop.
+  - One address may have a limited number of connections open, by the host's memory, so that no
+    sandbox fills the kernel's table for all.
   - A network named V(default) exists as soon as a sandbox uses it, declared or not.
   - IPv4 forwarding is switched on when it is off, IPv6 forwarding with the first network that has
     an IPv6 subnet. As long as it was this module that did so, forwarded traffic of others in that
@@ -96,6 +100,35 @@ options:
         type: list
         elements: str
         default: []
+      internal:
+        description:
+          - Whether the network has no way out of the host and none in. Sandboxes reach each other
+            and what O(networks[].host_access) lists; publishing their ports is refused.
+        type: bool
+        default: false
+      egress:
+        description:
+          - All that sandboxes of this network may reach beyond it; everything unless given, nothing
+            if empty. A sandbox's own C(egress) replaces it.
+          - Entries are addresses and ranges (V(203.0.113.0/24), V(2001:db8::/32)), those with ports
+            (V(198.51.100.7:443/tcp), V([2001:db8::/32]:80,8000-8010)), host names
+            (V(deb.example.org:443)), ports anywhere (V(53/udp)), or V(dns), the sandbox's own name
+            servers. Without a protocol, a port is one of TCP.
+          - They may also be mappings of C(to), C(ports) and C(protocol).
+          - Host names are resolved on the host, by each run and every 5 minutes. An address stays
+            for an hour after it was last in an answer. A list with a name in it includes V(dns).
+          - Link-local and metadata addresses (169.254.0.0/16, fd00:ec2::254 and others) have to be
+            listed by address; ranges that contain more and host names do not open them.
+        type: list
+        elements: raw
+      host_access:
+        description:
+          - Services of the host that sandboxes of this network reach, at the network's gateway
+            address only, such as V(53/udp) or V(9100/tcp). A sandbox's own C(host_access)
+            replaces it.
+        type: list
+        elements: raw
+        default: []
   state:
     description:
       - Whether the listed networks are to exist.
@@ -120,6 +153,20 @@ EXAMPLES = r"""
       - name: tenants
         ipv4_subnet: 10.77.4.0/24
         isolated: true
+
+- name: A network with a package mirror and a metrics service of the host, and one without a way out
+  sandlot.sandlot.sandbox_network:
+    networks:
+      - name: builders
+        ipv4_subnet: 10.77.5.0/24
+        egress:
+          - deb.example.org:443
+          - to: 198.51.100.0/24
+            ports: [80, 8000-8010]
+        host_access: ["9100/tcp"]
+      - name: backend
+        ipv4_subnet: 10.77.6.0/24
+        internal: true
 
 - name: IPv6 beside IPv4
   sandlot.sandlot.sandbox_network:
@@ -162,6 +209,15 @@ networks:
       isolated: false
       mtu: null
       dns_servers: []
+      internal: false
+      egress: null
+      host_access: []
+relaxed:
+  description: What networks open that is closed by default, by name.
+  returned: always
+  type: dict
+  sample:
+    builders: ["host_access: 9100/tcp"]
 """
 
 import contextlib
@@ -171,8 +227,10 @@ from typing import Any, Mapping
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.sandlot import lock, network, record, shell
+from ..module_utils.sandlot.launcher.client import Launcher
 from ..module_utils.sandlot.paths import Paths
 from ..module_utils.sandlot.plan import apply_all, descriptions
+from ..module_utils.sandlot.spec.grants import relaxations
 
 NETWORK = {
     "name": {"type": "str", "required": True},
@@ -184,6 +242,9 @@ NETWORK = {
     "isolated": {"type": "bool", "default": False},
     "mtu": {"type": "int"},
     "dns_servers": {"type": "list", "elements": "str", "default": []},
+    "internal": {"type": "bool", "default": False},
+    "egress": {"type": "list", "elements": "raw"},
+    "host_access": {"type": "list", "elements": "raw", "default": []},
 }
 ARGUMENTS = {
     "networks": {"type": "list", "elements": "dict", "required": True, "options": NETWORK},
@@ -200,11 +261,17 @@ def plan(params: Mapping[str, Any], paths: Paths) -> network.Managed:
         for entry in records
         for item in network.publications(entry.name, entry.interfaces, entry.spec.published_ports)
     ]
+    policies = {entry.name: entry.policy for entry in records}
     if params["state"] == "absent":
         names = [item["name"] for item in params["networks"]]
-        return network.removed(paths, names, interfaces, publications)
+        return network.removed(paths, names, interfaces, publications, policies=policies)
     return network.declared(
-        paths, params["networks"], interfaces, publications, purge=params["purge"]
+        paths,
+        params["networks"],
+        interfaces,
+        publications,
+        policies=policies,
+        purge=params["purge"],
     )
 
 
@@ -216,10 +283,13 @@ def action(module: shell.Module, paths: Paths) -> shell.Json:
         if not module.check_mode:
             stack.enter_context(network.session())
             apply_all(managed.operations)
+            Launcher(paths).wake()
     return {
         "changed": bool(managed.operations),
         "actions": descriptions(managed.operations),
         "networks": facts(managed.after),
+        "relaxed": relaxed(managed.after),
+        "warnings": network.name_warnings(paths),
         "diff": {"before": text(managed.before), "after": text(managed.after)},
     }
 
@@ -228,6 +298,11 @@ def facts(networks: Mapping[str, network.Network]) -> shell.Json:
     return {
         name: {**item.to_json(), "bridge": item.bridge} for name, item in sorted(networks.items())
     }
+
+
+def relaxed(networks: Mapping[str, network.Network]) -> dict[str, list[str]]:
+    found = {name: relaxations(item.egress, item.host_access) for name, item in networks.items()}
+    return {name: lines for name, lines in sorted(found.items()) if lines}
 
 
 def text(networks: Mapping[str, network.Network]) -> str:

@@ -13,9 +13,11 @@ author: the sandlot developers (@sandlot)
 description:
   - Makes, replaces and removes images, which are root file systems kept once per host.
   - All sandboxes of an image share its tree, whatever their id ranges.
-  - A sandbox keeps the tree it was made from until it is rebuilt.
+  - A sandbox that follows an image is restarted when the image changes, with its writable
+    layer kept; one that pins a digest keeps the tree it was made from.
 requirements:
   - A statically linked busybox, for O(images[].source=busybox)
+  - mmdebstrap or debootstrap, for O(images[].source=debootstrap)
 extends_documentation_fragment: [ansible.builtin.action_common_attributes]
 attributes:
   check_mode:
@@ -53,20 +55,41 @@ options:
           - What the image is made of. Required when O(images[].state=present).
           - V(busybox) is the host's own static busybox with links for its applets.
           - V(tarball) is an archive of a root file system.
+          - V(debootstrap) is a Debian or Ubuntu system made of packages by mmdebstrap or
+            debootstrap.
+          - V(oci) is an image from a registry, an OCI layout or a docker save archive.
           - V(host) is named programs of the host and the libraries they need.
           - V(host_overlay) is the host's own root, read-only and without its secrets.
           - V(directory) is an unpacked root file system on the host, never written to.
           - 'V(tmpfs) is an ephemeral root: an image below a writable layer in memory.'
         type: str
-        choices: [busybox, tarball, host, host_overlay, directory, tmpfs]
+        choices: [busybox, tarball, debootstrap, oci, host, host_overlay, directory, tmpfs]
       setup:
         description:
           - Steps run once, in order, in a throw-away sandbox of the image, and kept as
             a layer.
-          - A string is a line for the shell of the image.
+          - A string is a script for the image's C(sh).
+          - A mapping with C(command) (a list) runs that, with C(env) and as C(user).
+          - A mapping with C(packages) (a list) installs them with C(apt-get) or C(apk).
+          - A mapping with C(dest) and C(content) writes a file, with C(mode) and a numeric
+            C(owner).
+          - 'Steps are stored on the host and shown in facts, C(env) and C(content) among
+            them: they are no place for secrets.'
           - For all sources but O(images[].source=tmpfs).
         type: list
         elements: raw
+      setup_network:
+        description:
+          - Network of the throw-away sandbox, V(none) for no network.
+          - For all sources but O(images[].source=tmpfs).
+          - Defaults to V(default).
+        type: str
+      setup_timeout:
+        description:
+          - Most seconds one step may take.
+          - For all sources but O(images[].source=tmpfs).
+          - Defaults to V(3600).
+        type: int
       path:
         description:
           - Archive on the managed host, plain or compressed with gzip, xz or bzip2. Either
@@ -90,25 +113,125 @@ options:
       max_size:
         description:
           - Most bytes the image may unpack to, such as V(2g).
-          - For O(images[].source=tarball).
+          - For O(images[].source=tarball) and O(images[].source=debootstrap) and
+            O(images[].source=oci).
           - Defaults to V(8g).
         type: str
       max_files:
         description:
           - Most members it may have.
-          - For O(images[].source=tarball).
+          - For O(images[].source=tarball) and O(images[].source=debootstrap) and
+            O(images[].source=oci).
           - Defaults to V(500000).
         type: int
-      programs:
+      suite:
         description:
-          - Programs of the host, by name or absolute path. The libraries they need come
-            along, and so does the interpreter of a script.
-          - For O(images[].source=host).
+          - Release to install, such as V(bookworm). Required.
+          - For O(images[].source=debootstrap).
+        type: str
+      mirror:
+        description:
+          - Mirror the packages come from, http or https.
+          - Without it, the default of the tool, which for Debian includes security updates.
+          - For O(images[].source=debootstrap).
+        type: str
+      variant:
+        description:
+          - How much is installed. V(minbase) is what is required and apt, V(buildd) has
+            compilers, V(important) is a small server.
+          - V(essential) and V(apt) are smaller and need mmdebstrap.
+          - For O(images[].source=debootstrap).
+          - Defaults to V(minbase).
+        type: str
+        choices: [minbase, buildd, important, essential, apt]
+      components:
+        description:
+          - Parts of the archive to use.
+          - For O(images[].source=debootstrap).
+          - Defaults to V(['main']).
         type: list
         elements: str
       packages:
         description:
+          - More packages to install.
+          - For O(images[].source=debootstrap).
           - Debian packages of the host, all of whose programs are taken.
+          - For O(images[].source=host).
+        type: list
+        elements: str
+      keyring:
+        description:
+          - File on the managed host with the keys that packages are signed with.
+          - Without it, the one that the tool knows for the suite.
+          - For O(images[].source=debootstrap).
+        type: path
+      check_valid_until:
+        description:
+          - Whether a mirror whose index has expired is refused, by mmdebstrap and by apt
+            in the image; debootstrap never does. V(false) is for frozen mirrors.
+          - For O(images[].source=debootstrap).
+          - Defaults to V(true).
+        type: bool
+      revision:
+        description:
+          - Any text; another one makes the image anew, from what the mirror has by then.
+          - 'Nothing else does: an archive that changed is no change of these options.'
+          - For O(images[].source=debootstrap).
+        type: str
+      reference:
+        description:
+          - What image, as V(REGISTRY/NAME:TAG), which may have V(docker://) before it and
+            V(@sha256:DIGEST) at its end.
+          - Or what lies on the managed host, V(oci:/DIRECTORY:TAG), V(oci-archive:/FILE:TAG),
+            V(docker-archive:/FILE:NAME:TAG); what follows the path can be left out where
+            there is one image. Required.
+          - For O(images[].source=oci).
+        type: str
+      platform:
+        description:
+          - Platform to choose where an image has several, such as V(linux/arm64). Without
+            it, that of the host.
+          - For O(images[].source=oci).
+        type: str
+      pull:
+        description:
+          - 'When to ask the registry: V(missing) for an image that is not on the host yet,
+            V(always) to follow a tag, V(never) not at all. Without it, V(missing).'
+          - For O(images[].source=oci).
+        type: str
+        choices: [missing, always, never]
+      tls_verify:
+        description:
+          - Whether the registry must have a certificate that can be verified. V(false)
+            allows plain HTTP, too. Without it, what C(/etc/containers/registries.conf)
+            says, else V(true).
+          - For O(images[].source=oci).
+        type: bool
+      ca_path:
+        description:
+          - PEM file on the managed host with the CA of the registry's certificate.
+          - For O(images[].source=oci).
+        type: path
+      username:
+        description:
+          - User of the registry, with O(images[].password).
+          - For O(images[].source=oci).
+        type: str
+      password:
+        description:
+          - The user's password. It is neither stored nor written to any file of the host.
+          - For O(images[].source=oci).
+        type: str
+      auth_file:
+        description:
+          - File on the managed host with credentials, as C(podman login) and C(docker login)
+            make it. Without it and a password, those that root has.
+          - For O(images[].source=oci).
+        type: path
+      programs:
+        description:
+          - Programs of the host, by name or absolute path. The libraries they need come
+            along, and so does the interpreter of a script.
           - For O(images[].source=host).
         type: list
         elements: str
@@ -179,6 +302,40 @@ EXAMPLES = r"""
         url: https://images.example.com/debian-12.tar.xz
         checksum: sha256:2f3a1c9d1b6f5f3f0d6f5c1e7a9b8c4d2e1f0a3b5c7d9e8f6a4b2c0d1e3f5a7b
     purge: true
+
+- name: Images of a registry, one that follows a tag and one that does not
+  sandlot.sandlot.sandbox_rootfs:
+    images:
+      - name: redis
+        source: oci
+        reference: registry.example.com/library/redis:7
+        pull: always
+        username: deploy
+        password: "{{ vault_registry_password }}"
+      - name: tool
+        source: oci
+        reference: "registry.example.com/tools/x@{{ tool_digest }}"
+        platform: linux/arm64
+
+- name: An image that docker saved
+  sandlot.sandlot.sandbox_rootfs:
+    images:
+      - name: app
+        source: oci
+        reference: docker-archive:/srv/app.tar
+
+- name: Debian with nginx, a page and no other image
+  sandlot.sandlot.sandbox_rootfs:
+    images:
+      - name: web
+        source: debootstrap
+        suite: bookworm
+        setup:
+          - packages: [nginx-light]
+          - dest: /var/www/html/index.html
+            content: "hello\n"
+          - nginx -t
+    purge: true
 """
 
 RETURN = r"""
@@ -242,17 +399,17 @@ images:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.sandlot import images, plan, shell, spec
+from ..module_utils.sandlot import images, plan, shell
+from ..module_utils.sandlot.converge import setup
 from ..module_utils.sandlot.paths import Paths
 
-IMAGE = {
-    "name": {"type": "str", "required": True},
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "source": {"type": "str", "choices": list(images.SOURCES)},
-    **spec.arguments(images.options()),
-}
 ARGUMENTS = {
-    "images": {"type": "list", "elements": "dict", "required": True, "options": IMAGE},
+    "images": {
+        "type": "list",
+        "elements": "dict",
+        "required": True,
+        "options": images.argument_spec(),
+    },
     "purge": {"type": "bool", "default": False},
 }
 
@@ -261,11 +418,14 @@ def action(module: AnsibleModule, paths: Paths) -> shell.Json:
     specs = images.normalise_all(module.params["images"])
     purge = module.params["purge"]
     before = images.observe(paths)
-    after = images.desired(paths, specs, purge=purge)
-    operations = images.operations(paths, specs, purge=purge)
-    if not module.check_mode:
+    operations = setup.leftovers(paths)
+    run_setup = setup.runner(paths)
+    operations += images.operations(paths, specs, purge=purge, run_setup=run_setup)
+    if module.check_mode:
+        after = images.desired(paths, specs, purge=purge)
+    else:
         plan.apply_all(operations)
-        after = {name: image for name, image in images.observe(paths).items() if name in after}
+        after = images.observe(paths)
     facts = {name: images.facts(paths, image) for name, image in after.items()}
     left_out = [(name, text) for name, each in facts.items() for text in each["warnings"]]
     for name, text in left_out if operations else ():

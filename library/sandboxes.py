@@ -115,10 +115,32 @@ options:
           - Whether the root filesystem is mounted read-only.
           - Defaults to V(false).
         type: bool
+      network_mode:
+        description:
+          - Whose network the sandbox has. V(bridge) is its own, attached to
+            O(sandboxes[].networks).
+            V(none) is its own with a loopback interface only.
+          - V(container:NAME) shares that of another sandbox, which has to have its own.
+          - V(ns:PATH) joins the network namespace pinned at a path, such as one of C(ip
+            netns add). V(host) joins the host's and needs O(sandboxes[].allow_host_network).
+          - With the last three, nothing of sandlot's packet filter is between the sandbox
+            and who else is in that namespace.
+          - Defaults to V(bridge).
+        type: str
+      allow_host_network:
+        description:
+          - Whether O(sandboxes[].network_mode) may put the sandbox into the host's network
+            namespace, where it reaches every service that listens on the host's loopback
+            interface or on an abstract unix socket.
+          - Defaults to V(false).
+        type: bool
       networks:
         description:
-          - Networks the sandbox is on, one interface each, in this order.
-          - An empty list leaves it with a loopback interface only.
+          - Networks the sandbox is on, one interface each. The first one leads to the outside
+            and has the published ports.
+          - An empty list leaves it with a loopback interface only. Changes reach a running
+            sandbox without a restart; an interface keeps its name as long as its network
+            stays.
           - Defaults to one interface on the network V(default).
         type: list
         elements: dict
@@ -143,6 +165,12 @@ options:
               - The interface's unicast MAC address. Without it, one is made from the sandbox's
                 name.
             type: str
+          aliases:
+            description:
+              - More names by which sandboxes on this network find this one.
+              - No other sandbox on the network may have them as name or alias.
+            type: list
+            elements: str
       published_ports:
         description:
           - Ports of the host that lead into the sandbox, each as
@@ -162,9 +190,25 @@ options:
       dns_servers:
         description:
           - Name servers, at most 3.
-          - Without them, those of the first network are used.
+          - Without them, those of the first network that has any, else those of the host
+            that can be reached from a sandbox.
         type: list
         elements: str
+      egress:
+        description:
+          - All that the sandbox may reach beyond its own networks, instead of what its
+            networks say; an empty list is nothing.
+          - Entries are those of C(egress) of a network, such as V(203.0.113.0/24),
+            V(198.51.100.7:443/tcp),
+            V(deb.example.org:443), V(53/udp) or V(dns).
+        type: list
+        elements: raw
+      host_access:
+        description:
+          - Services of the host that the sandbox reaches at the gateway addresses of its
+            networks, such as V(9100/tcp), instead of what its networks say.
+        type: list
+        elements: raw
       memory:
         description:
           - Memory limit, at least V(6m); a number of bytes, or with a unit of V(b), V(k),
@@ -297,6 +341,245 @@ options:
     type: list
     elements: dict
     default: []
+    suboptions:
+      name:
+        description:
+          - Name that sandboxes refer to.
+          - Up to 80 ASCII letters, digits and C(_.:@/+-), a letter or digit first.
+        type: str
+        required: true
+      state:
+        description:
+          - Whether the image is on the host.
+          - An image that a sandbox uses can't be removed.
+        type: str
+        choices: [present, absent]
+        default: present
+      source:
+        description:
+          - What the image is made of. Required when O(expected_images[].state=present).
+          - V(busybox) is the host's own static busybox with links for its applets.
+          - V(tarball) is an archive of a root file system.
+          - V(debootstrap) is a Debian or Ubuntu system made of packages by mmdebstrap or
+            debootstrap.
+          - V(oci) is an image from a registry, an OCI layout or a docker save archive.
+          - V(host) is named programs of the host and the libraries they need.
+          - V(host_overlay) is the host's own root, read-only and without its secrets.
+          - V(directory) is an unpacked root file system on the host, never written to.
+          - 'V(tmpfs) is an ephemeral root: an image below a writable layer in memory.'
+        type: str
+        choices: [busybox, tarball, debootstrap, oci, host, host_overlay, directory, tmpfs]
+      setup:
+        description:
+          - Steps run once, in order, in a throw-away sandbox of the image, and kept as
+            a layer.
+          - A string is a script for the image's C(sh).
+          - A mapping with C(command) (a list) runs that, with C(env) and as C(user).
+          - A mapping with C(packages) (a list) installs them with C(apt-get) or C(apk).
+          - A mapping with C(dest) and C(content) writes a file, with C(mode) and a numeric
+            C(owner).
+          - 'Steps are stored on the host and shown in facts, C(env) and C(content) among
+            them: they are no place for secrets.'
+          - For all sources but O(expected_images[].source=tmpfs).
+        type: list
+        elements: raw
+      setup_network:
+        description:
+          - Network of the throw-away sandbox, V(none) for no network.
+          - For all sources but O(expected_images[].source=tmpfs).
+          - Defaults to V(default).
+        type: str
+      setup_timeout:
+        description:
+          - Most seconds one step may take.
+          - For all sources but O(expected_images[].source=tmpfs).
+          - Defaults to V(3600).
+        type: int
+      path:
+        description:
+          - Archive on the managed host, plain or compressed with gzip, xz or bzip2. Either
+            this or O(expected_images[].url) is required.
+          - For O(expected_images[].source=tarball).
+          - Directory on the managed host. When something in it changes, the sandboxes that
+            follow the image are restarted by the next run.
+          - For O(expected_images[].source=directory).
+        type: path
+      url:
+        description:
+          - Where the managed host fetches the archive, http or https.
+          - For O(expected_images[].source=tarball).
+        type: str
+      checksum:
+        description:
+          - Checksum of the archive, as V(sha256:HEX) or V(sha512:HEX). Required.
+          - It also tells whether the image has changed.
+          - For O(expected_images[].source=tarball).
+        type: str
+      max_size:
+        description:
+          - Most bytes the image may unpack to, such as V(2g).
+          - For O(expected_images[].source=tarball) and O(expected_images[].source=debootstrap)
+            and O(expected_images[].source=oci).
+          - Defaults to V(8g).
+        type: str
+      max_files:
+        description:
+          - Most members it may have.
+          - For O(expected_images[].source=tarball) and O(expected_images[].source=debootstrap)
+            and O(expected_images[].source=oci).
+          - Defaults to V(500000).
+        type: int
+      suite:
+        description:
+          - Release to install, such as V(bookworm). Required.
+          - For O(expected_images[].source=debootstrap).
+        type: str
+      mirror:
+        description:
+          - Mirror the packages come from, http or https.
+          - Without it, the default of the tool, which for Debian includes security updates.
+          - For O(expected_images[].source=debootstrap).
+        type: str
+      variant:
+        description:
+          - How much is installed. V(minbase) is what is required and apt, V(buildd) has
+            compilers, V(important) is a small server.
+          - V(essential) and V(apt) are smaller and need mmdebstrap.
+          - For O(expected_images[].source=debootstrap).
+          - Defaults to V(minbase).
+        type: str
+        choices: [minbase, buildd, important, essential, apt]
+      components:
+        description:
+          - Parts of the archive to use.
+          - For O(expected_images[].source=debootstrap).
+          - Defaults to V(['main']).
+        type: list
+        elements: str
+      packages:
+        description:
+          - More packages to install.
+          - For O(expected_images[].source=debootstrap).
+          - Debian packages of the host, all of whose programs are taken.
+          - For O(expected_images[].source=host).
+        type: list
+        elements: str
+      keyring:
+        description:
+          - File on the managed host with the keys that packages are signed with.
+          - Without it, the one that the tool knows for the suite.
+          - For O(expected_images[].source=debootstrap).
+        type: path
+      check_valid_until:
+        description:
+          - Whether a mirror whose index has expired is refused, by mmdebstrap and by apt
+            in the image; debootstrap never does. V(false) is for frozen mirrors.
+          - For O(expected_images[].source=debootstrap).
+          - Defaults to V(true).
+        type: bool
+      revision:
+        description:
+          - Any text; another one makes the image anew, from what the mirror has by then.
+          - 'Nothing else does: an archive that changed is no change of these options.'
+          - For O(expected_images[].source=debootstrap).
+        type: str
+      reference:
+        description:
+          - What image, as V(REGISTRY/NAME:TAG), which may have V(docker://) before it and
+            V(@sha256:DIGEST) at its end.
+          - Or what lies on the managed host, V(oci:/DIRECTORY:TAG), V(oci-archive:/FILE:TAG),
+            V(docker-archive:/FILE:NAME:TAG); what follows the path can be left out where
+            there is one image. Required.
+          - For O(expected_images[].source=oci).
+        type: str
+      platform:
+        description:
+          - Platform to choose where an image has several, such as V(linux/arm64). Without
+            it, that of the host.
+          - For O(expected_images[].source=oci).
+        type: str
+      pull:
+        description:
+          - 'When to ask the registry: V(missing) for an image that is not on the host yet,
+            V(always) to follow a tag, V(never) not at all. Without it, V(missing).'
+          - For O(expected_images[].source=oci).
+        type: str
+        choices: [missing, always, never]
+      tls_verify:
+        description:
+          - Whether the registry must have a certificate that can be verified. V(false)
+            allows plain HTTP, too. Without it, what C(/etc/containers/registries.conf)
+            says, else V(true).
+          - For O(expected_images[].source=oci).
+        type: bool
+      ca_path:
+        description:
+          - PEM file on the managed host with the CA of the registry's certificate.
+          - For O(expected_images[].source=oci).
+        type: path
+      username:
+        description:
+          - User of the registry, with O(expected_images[].password).
+          - For O(expected_images[].source=oci).
+        type: str
+      password:
+        description:
+          - The user's password. It is neither stored nor written to any file of the host.
+          - For O(expected_images[].source=oci).
+        type: str
+      auth_file:
+        description:
+          - File on the managed host with credentials, as C(podman login) and C(docker login)
+            make it. Without it and a password, those that root has.
+          - For O(expected_images[].source=oci).
+        type: path
+      programs:
+        description:
+          - Programs of the host, by name or absolute path. The libraries they need come
+            along, and so does the interpreter of a script.
+          - For O(expected_images[].source=host).
+        type: list
+        elements: str
+      files:
+        description:
+          - Files and directories of the host that are copied as well, such as data of programs.
+          - For O(expected_images[].source=host).
+        type: list
+        elements: str
+      show:
+        description:
+          - Paths of the host that are shown beside C(/usr), C(/etc), C(/bin), C(/sbin)
+            and C(/lib*), with all that is in them.
+          - For O(expected_images[].source=host_overlay).
+        type: list
+        elements: str
+      hide:
+        description:
+          - 'Paths of the host that are hidden beside the usual: what is not shown, files
+            and directories in C(/etc) and C(/usr/local) that only some users can read,
+            and well-known secrets.'
+          - For O(expected_images[].source=host_overlay).
+        type: list
+        elements: str
+      size:
+        description:
+          - Most bytes of the layer in memory. They count as the sandbox's memory; what
+            was written is gone when the sandbox stops.
+          - For O(expected_images[].source=tmpfs).
+          - Defaults to V(67108864).
+        type: str
+      mode:
+        description:
+          - Mode of the root directory, octal.
+          - For O(expected_images[].source=tmpfs).
+          - Defaults to V(0755).
+        type: str
+      base:
+        description:
+          - Image below the layer, of this list or of the host. Without it, what source
+            V(busybox) makes.
+          - For O(expected_images[].source=tmpfs).
+        type: str
   expected_networks:
     description:
       - Networks that check mode takes as made, with the options of
@@ -375,7 +658,13 @@ ARGUMENTS = {
     "purge": {"type": "bool", "default": False},
     "recreate": {"type": "bool", "default": False},
     "restart": {"type": "bool", "default": False},
-    "expected_images": {"type": "list", "elements": "dict", "default": []},
+    # In full, so that Ansible knows which values are secrets.
+    "expected_images": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": images.argument_spec(),
+    },
     "expected_networks": {"type": "list", "elements": "dict", "default": []},
 }
 
@@ -398,6 +687,7 @@ def action(module: shell.Module, paths: Paths) -> shell.Json:
         "sandboxes": result.results,
         "relaxed": result.relaxed,
         "diff": result.diff,
+        "warnings": [*result.warnings, *network.name_warnings(paths)],
         "failed": result.failed,
     }
 

@@ -59,22 +59,23 @@ def _folded(line: str) -> list[str]:
     return [line[:cut], " " * start + line[cut + 1 :]]
 
 
-def documented(name: str, documentation: dict[str, Any]) -> dict[str, Any]:
-    """The documentation with the table's options in place."""
-    if name == "sandbox_rootfs":
-        listed = documentation["options"]["images"]
-        listed["suboptions"] = _image_options(listed["suboptions"])
-        return documentation
-    options = sandbox_spec.options_documentation()
+def documented(name: str, found: dict[str, Any]) -> dict[str, Any]:
+    """The documentation with the tables' options in place."""
     if name == "sandbox":
-        return {**documentation, "options": options}
-    mine = documentation["options"]
-    mine["sandboxes"] = {**mine["sandboxes"], "suboptions": _below("sandboxes[]", options)}
-    return documentation
+        return {**found, "options": sandbox_spec.options_documentation()}
+    mine = found["options"]
+    if name == "sandbox_rootfs":
+        mine["images"]["suboptions"] = _image_options()
+        return found
+    mine["sandboxes"]["suboptions"] = _below("sandboxes[]", sandbox_spec.options_documentation())
+    expected = _moved("images[]", "expected_images[]", _image_options())
+    mine["expected_images"]["suboptions"] = expected
+    return found
 
 
-def _image_options(written: dict[str, Any]) -> dict[str, Any]:
+def _image_options() -> dict[str, Any]:
     """What all images take is written by hand, the rest is the table of sources."""
+    written = documentation(LIBRARY / "sandbox_rootfs.py")["options"]["images"]["suboptions"]
     about = "What the image is made of. Required when O(images[].state=present)."
     kinds = [f"V({kind}) is {source.description}." for kind, source in images.SOURCES.items()]
     source = {
@@ -92,6 +93,14 @@ def _below(parent: str, options: Any) -> Any:
     if isinstance(options, list):
         return [_below(parent, value) for value in options]
     return _OPTION.sub(f"O({parent}.", options) if isinstance(options, str) else options
+
+
+def _moved(old: str, new: str, options: Any) -> Any:
+    if isinstance(options, dict):
+        return {key: _moved(old, new, value) for key, value in options.items()}
+    if isinstance(options, list):
+        return [_moved(old, new, value) for value in options]
+    return options.replace(f"O({old}", f"O({new}") if isinstance(options, str) else options
 
 
 def documentation(path: Path) -> dict[str, Any]:

@@ -71,6 +71,11 @@ class Paths:
         return f"{self.state}/networks.json"
 
     @property
+    def names_file(self) -> str:
+        """Addresses behind the names of egress lists; there is none without names."""
+        return f"{self.state}/names.json"
+
+    @property
     def lock(self) -> str:
         return f"{self.state}/lock"
 

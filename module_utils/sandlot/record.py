@@ -11,7 +11,7 @@ from typing import Any, Dict
 from . import store
 from .errors import StateError
 from .idmap import IdRange
-from .network import Interface
+from .network import Interface, Own
 from .paths import Paths
 from .spec import Spec
 
@@ -68,6 +68,11 @@ class Record:
             "image": self.image.to_json(),
             "interfaces": [interface.to_json() for interface in self.interfaces],
         }
+
+    @property
+    def policy(self) -> Own:
+        """What the sandbox itself says about what it may reach."""
+        return Own(self.spec.egress, self.spec.host_access, self.spec.dns_servers)
 
     def in_phase(self, phase: str) -> Record:
         return self if self.phase == phase else replace(self, phase=phase)

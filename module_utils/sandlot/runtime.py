@@ -151,4 +151,6 @@ def names(paths: Paths) -> list[str]:
     except FileNotFoundError:
         return []
     with entries:
-        return sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
+        # No name of a sandbox begins with a dot; what does is the image store's.
+        found = (e for e in entries if not e.name.startswith("."))
+        return sorted(e.name for e in found if e.is_dir(follow_symlinks=False))

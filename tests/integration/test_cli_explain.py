@@ -16,7 +16,10 @@ from typing import Any
 
 import pytest
 from converge_fixtures import Deployment, deployed, needs_root, sandbox
+from sandlot import images
 from sandlot.cli import explain
+from sandlot.converge import setup
+from sandlot.plan import apply_all
 
 pytestmark = needs_root
 
@@ -160,6 +163,41 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+MODES: dict[str, dict[str, Any]] = {
+    "none": {"network_mode": "none"},
+    "host": {"network_mode": "host", "allow_host_network": True},
+    "shared": {"network_mode": "container:db", "sysctls": {"kernel.shmmni": "99"}},
+}
+
+
+@pytest.mark.parametrize("options", MODES.values(), ids=MODES)
+def test_script_joins_the_same_network(host: Deployment, options: dict[str, Any]) -> None:
+    specs = [sandbox("db"), sandbox("web", **options)]
+    host.converged(*specs)
+    real = workload(host.pid("web"))
+    expected = {**facts(real), "sysfs": sysfs(real), "shm": shm(real)}
+    net = os.readlink(f"/proc/{real}/ns/net")
+    own_shm = Path("/proc/sys/kernel/shmmni").read_text()
+    script = explain.script(explain.look(host.paths, "web"))
+    host.run(sandbox("web", state="stopped", **options))
+    with running_script(script) as pid:
+        found = {**facts(pid), "sysfs": sysfs(pid), "shm": shm(pid)}
+        assert {k: (found[k], v) for k, v in expected.items() if found[k] != v} == {}
+        shared = options["network_mode"] != "none"
+        assert (os.readlink(f"/proc/{pid}/ns/net") == net) == shared
+        told = f"it joins a network namespace that has to be there: {options['network_mode']}"
+        assert (told in script) == shared
+    assert Path("/proc/sys/kernel/shmmni").read_text() == own_shm
+
+
+def sysfs(pid: int) -> list[str]:
+    return sorted(os.listdir(f"/proc/{pid}/root/sys/class/net"))
+
+
+def shm(pid: int) -> str:
+    return inside(pid, "--ipc", "cat", "/proc/sys/kernel/shmmni")
+
+
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_script_makes_the_same_sandbox(host: Deployment, options: dict[str, Any]) -> None:
     host.converged(sandbox("web", **options))
@@ -183,6 +221,42 @@ def test_script_makes_the_same_sandbox(host: Deployment, options: dict[str, Any]
     assert not [link["ifname"] for link in links if link["ifname"].startswith("sx-")]
     host.converged(sandbox("web", **options))
     assert addresses(workload(host.pid("web"))) == expected["addresses"]
+
+
+LAYERED = {
+    "name": "layered",
+    "source": "busybox",
+    "setup": [
+        "rm /etc/shells; rm -r /var/www; mkdir /var/www; echo new > /var/www/index.html; "
+        "echo more >> /etc/group; ln -s /etc /linked; chown 33:33 /var/www/index.html; "
+        "echo x > /tool; chmod 4755 /tool",
+    ],
+}
+LIST = "find / -xdev ! -type p -exec stat -c '%n %a %u %g %s %N' {} + | sort"
+
+
+def listing(pid: int) -> list[str]:
+    return inside(pid, "--mount", "--user", "--root", "--wd", "sh", "-c", LIST).splitlines()
+
+
+def test_script_stacks_the_layers_of_an_image(host: Deployment) -> None:
+    made = images.operations(
+        host.paths, images.normalise_all([LAYERED]), run_setup=setup.runner(host.paths)
+    )
+    apply_all(made)
+    host.converged(sandbox("web", image="layered"))
+    real = workload(host.pid("web"))
+    expected, expected_files = facts(real), listing(real)
+    assert not [line for line in expected_files if line.startswith("/etc/shells ")]
+    assert [line for line in expected_files if line.startswith("/tool 4755 0 0")]
+    assert [line for line in expected_files if line.startswith("/var/www/index.html 644 33 33")]
+    script = explain.script(explain.look(host.paths, "web"))
+    host.run(sandbox("web", image="layered", state="stopped"))
+    release(host, "web")
+    with running_script(script) as pid:
+        found, files = facts(pid), listing(pid)
+    assert {k: (found[k], v) for k, v in expected.items() if found[k] != v} == {}
+    assert sorted(set(files) ^ set(expected_files)) == []
 
 
 def workload(init: int) -> int:

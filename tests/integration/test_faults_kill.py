@@ -56,10 +56,15 @@ class Scenario:
 
 PORT = free_port()
 WEB = sandbox("web", published_ports=[f"{PORT}:80"], memory="64m")
+SIDE = sandbox("side", network_mode="container:web")
+PLUGGED = {"name": "default", "mac_address": "02:00:00:00:00:77", "aliases": ["www"]}
 SCENARIOS = {
     "create": Scenario([], [WEB, sandbox("worker")]),
     "change": Scenario([WEB, sandbox("worker")], [{**WEB, "hostname": "www"}, sandbox("other")]),
     "remove": Scenario([WEB, sandbox("worker")], []),
+    "network": Scenario([WEB, SIDE], [{**WEB, "networks": [PLUGGED]}, SIDE]),
+    "sharer": Scenario([WEB, SIDE], [{**WEB, "hostname": "www"}, SIDE]),
+    "both": Scenario([WEB, SIDE], []),
 }
 
 

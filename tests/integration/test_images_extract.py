@@ -17,36 +17,13 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
+from archives import entry, folder, link, pack, state
 from sandlot.images.extract import extract
 from sandlot.images.tarstream import ArchiveError
 from sandlot.images.unpack import MAX_DEPTH, Bounds
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 BOUNDS = Bounds(100 << 20, 1000)
-
-
-def entry(name: str, content: bytes = b"", **attributes: object) -> tuple[tarfile.TarInfo, bytes]:
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    for key, value in attributes.items():
-        setattr(member, key, value)
-    return member, content
-
-
-def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tuple[tarfile.TarInfo, bytes]:
-    return entry(name, type=kind, linkname=target)
-
-
-def folder(name: str, mode: int = 0o755) -> tuple[tarfile.TarInfo, bytes]:
-    return entry(name, type=tarfile.DIRTYPE, mode=mode)
-
-
-def pack(*entries: tuple[tarfile.TarInfo, bytes], form: int = tarfile.GNU_FORMAT) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
-        for member, content in entries:
-            archive.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 def unpack(data: bytes, destination: Path, bounds: Bounds = BOUNDS) -> list[str]:
@@ -66,16 +43,6 @@ def naive(data: bytes, destination: Path) -> None:
         if hasattr(archive, "extraction_filter"):
             archive.extraction_filter = staticmethod(lambda member, path: member)
         archive.extractall(destination)
-
-
-def state(directory: Path) -> dict[str, object]:
-    """Everything an attack could change."""
-    found: dict[str, object] = {}
-    for path in [directory, *sorted(directory.rglob("*"))]:
-        status = path.lstat()
-        content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
-        found[str(path)] = (status.st_mode, status.st_uid, status.st_nlink, content)
-    return found
 
 
 def _chain(out: Path) -> list[tuple[tarfile.TarInfo, bytes]]:

@@ -40,9 +40,25 @@ def test_unknown_names_are_refused(name):
         capabilities.mask([name])
 
 
-def spec(*, granted=(), profile="default", pids=512):
-    limits = SimpleNamespace(pids_limit=pids)
-    return SimpleNamespace(capabilities=granted, seccomp_profile=profile, limits=limits)
+def spec(
+    *,
+    granted=(),
+    profile="default",
+    pids=512,
+    mode="bridge",
+    pin="",
+    egress=None,
+    host_access=None,
+):
+    return SimpleNamespace(
+        capabilities=granted,
+        seccomp_profile=profile,
+        limits=SimpleNamespace(pids_limit=pids),
+        network_mode=mode,
+        network_pin=pin,
+        egress=egress,
+        host_access=host_access,
+    )
 
 
 @pytest.mark.parametrize(
@@ -56,6 +72,15 @@ def spec(*, granted=(), profile="default", pids=512):
         (
             spec(profile="unconfined", pids=-1),
             ["seccomp_profile: unconfined", "pids_limit: -1"],
+        ),
+        (spec(mode="host"), ["network_mode: host"]),
+        (spec(mode="ns:/run/netns/vpn", pin="/run/netns/vpn"), ["network_mode: ns:/run/netns/vpn"]),
+        (spec(mode="none"), []),
+        (spec(mode="container:db"), []),
+        (spec(egress=("0.0.0.0/0", "10.0.0.1:443/tcp", "dns", "a.example"), host_access=()), []),
+        (
+            spec(egress=("169.254.169.254:80/tcp", "fd00:ec2::254"), host_access=("53/udp",)),
+            ["egress: 169.254.169.254:80/tcp", "egress: fd00:ec2::254", "host_access: 53/udp"],
         ),
     ],
 )

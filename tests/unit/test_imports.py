@@ -37,6 +37,8 @@ ENGINE_LAUNCHER = {
     *(
         "launcher.command",
         "launcher.lowers",
+        "launcher.netns",
+        "launcher.refresher",
         "launcher.server",
         "launcher.stage",
         "launcher.stopper",

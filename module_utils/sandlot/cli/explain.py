@@ -127,6 +127,8 @@ def _differences(subject: Subject) -> Iterator[str]:
     yield "it starts with an empty layer in DIRECTORY, not with the files the sandbox has written"
     if subject.interfaces:
         yield "packet filter and NAT are the host's: nft list ruleset"
+    if subject.joined:
+        yield f"it joins a network namespace that has to be there: {subject.joined['mode']}"
     if subject.published:
         yield f"ports are not published: {' '.join(subject.published)}"
     if recipe.has_fractions(subject):

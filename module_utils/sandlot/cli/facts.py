@@ -42,6 +42,7 @@ def _whole(paths: Paths, name: str, record: Json, layout: cgroups.Layout) -> Jso
         "name": name,
         "state": runtime.state(record["phase"], record["wanted"], running, status),
         "image": record["image"]["name"],
+        "network_mode": record["spec"].get("network_mode", "bridge"),
         "addresses": [
             entry[key].partition("/")[0]
             for entry in record["interfaces"]

@@ -40,7 +40,7 @@ def _row(each: Dict[str, Any]) -> List[str]:
         each["name"],
         _state(each),
         each["image"],
-        ",".join(each["addresses"]) or output.NOTHING,
+        ",".join(each["addresses"]) or _network(each),
         ",".join(_port(port) for port in each["published_ports"]) or output.NOTHING,
         output.span(each["uptime"]),
         output.size(each["memory"]),
@@ -51,6 +51,12 @@ def _row(each: Dict[str, Any]) -> List[str]:
 def _state(each: Dict[str, Any]) -> str:
     ended = each["state"] in ("exited", "crashed", "backoff") and each["exit_code"] is not None
     return f"{each['state']}({each['exit_code']})" if ended else str(each["state"])
+
+
+def _network(each: Dict[str, Any]) -> str:
+    """Whose network it has, where that says more than an address."""
+    mode = str(each["network_mode"])
+    return output.NOTHING if mode in ("bridge", "none") else mode
 
 
 def _port(port: str) -> str:

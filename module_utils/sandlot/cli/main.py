@@ -87,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
         _formatted(_command(commands, action, "lifecycle", text)).add_argument("name", nargs="+")
     _add_top(commands)
     _add_explain(commands)
+    text = "say what this host has and lacks for sandboxes, and the remedies"
+    _formatted(_command(commands, "doctor", "doctor", text))
+    _add_refresh(commands)
     _command(commands, "up", "service", "start what is to run after a boot")
     _command(commands, "launcher", "service", "run the launcher in the foreground")
     return parser
@@ -145,6 +148,11 @@ def _add_top(commands: _Commands) -> None:
 def _add_explain(commands: _Commands) -> None:
     text = "print a sandbox as a script of unshare, mount, ip and nsenter"
     _formatted(_command(commands, "explain", "explain", text)).add_argument("name")
+
+
+def _add_refresh(commands: _Commands) -> None:
+    text = "resolve the names in egress lists again"
+    _formatted(_command(commands, "refresh", "refresh", text))
 
 
 def _count(text: str) -> int:

@@ -17,6 +17,7 @@ from ..network.model import by_family
 from ..network.sysctls import IPV6_BY_US
 from ..paths import Paths
 from ..spec import Limits
+from ..spec.netmode import HOST
 
 _NETNS = 'nsenter --net="$scratch/ns/net"'
 _IPV6 = "/proc/sys/net/ipv6/conf/{}/disable_ipv6"
@@ -62,7 +63,21 @@ class Subject:
     @property
     def kinds(self) -> List[str]:
         """Namespaces that are pinned."""
-        return ["user", "net", "uts", "ipc", *(["time"] if self.launch["time_offset"] else [])]
+        net = [] if self.joined else ["net"]
+        return ["user", *net, "uts", "ipc", *(["time"] if self.launch["time_offset"] else [])]
+
+    @property
+    def joined(self) -> Mapping[str, str] | None:
+        """The network namespace that it joins; None when it has its own."""
+        found: Mapping[str, str] | None = self.launch.get("netns")
+        return found
+
+    @property
+    def join(self) -> str:
+        """The word of nsenter(1) for that; "" when there is nothing to join."""
+        if self.joined is None or self.joined["mode"] == HOST:
+            return ""
+        return f"--net={quote(self.joined['path'])}"
 
 
 def has_fractions(subject: Subject) -> bool:
@@ -144,10 +159,11 @@ def _pins(subject: Subject) -> Iterator[str]:
         yield f': >"$scratch/ns/{kind}"'
         yield f'mount --bind "/proc/$holder/ns/{source}" "$scratch/ns/{kind}"'
     yield f'nsenter --uts="$scratch/ns/uts" hostname {quote(subject.launch["hostname"])}'
-    yield f"{_NETNS} ip link set dev lo up"
+    if not subject.joined:
+        yield f"{_NETNS} ip link set dev lo up"
     for key, value in subject.launch["sysctls"].items():
         path = "/proc/sys/" + key.replace(".", "/")
-        yield _write_inside(path, str(value))
+        yield _write_inside(subject, path, str(value))
 
 
 def _release() -> Iterator[str]:
@@ -156,15 +172,22 @@ def _release() -> Iterator[str]:
     yield "holder="
 
 
-def _write_inside(path: str, value: str) -> str:
+def _write_inside(subject: Subject, path: str, value: str) -> str:
     """For files under /proc/sys, which show the namespaces of whoever opens them."""
-    return f'{_NETNS} sh -c \'echo "$2" >"$1"\' sh {quote(path)} {quote(value)}'
+    kinds = [kind for kind in subject.kinds if kind in ("net", "ipc")]
+    pins = " ".join(f'--{kind}="$scratch/ns/{kind}"' for kind in kinds)
+    write = f'sh -c \'echo "$2" >"$1"\' sh {quote(path)} {quote(value)}'
+    if path.startswith("/proc/sys/net/"):
+        return f"nsenter {pins} {write}"
+    ids = subject.launch["ids"]
+    owner = f"setpriv --reuid={ids['uid']} --regid={ids['gid']} --clear-groups"
+    return f"nsenter {pins} {write} 2>/dev/null || nsenter {pins} {owner} {write}"
 
 
 def _network(subject: Subject, entry: Interface) -> Section:
     network = subject.networks[entry.network]
     routes = _default_routes(subject, entry)
-    commands = [*_bridge(network), *_plug(entry, network), *_address(entry), *routes]
+    commands = [*_bridge(network), *_plug(entry, network), *_address(subject, entry), *routes]
     return Section(f"Interface {entry.ifname} on network {network.name}", commands)
 
 
@@ -197,12 +220,12 @@ def _link(entry: Interface) -> str:
     return entry.link.replace("sb-", "sx-", 1)
 
 
-def _address(entry: Interface) -> Iterator[str]:
+def _address(subject: Subject, entry: Interface) -> Iterator[str]:
     path = _IPV6.format(entry.ifname)
     yield f"{_NETNS} sh -c '[ ! -e {path} ] || echo 1 >{path}'"
     if entry.ipv6:
         for key, value in IPV6_BY_US.items():
-            yield _write_inside(f"/proc/sys/net/{key.format(entry.ifname)}", value)
+            yield _write_inside(subject, f"/proc/sys/net/{key.format(entry.ifname)}", value)
     for address in entry.inner_addresses:
         yield f"{_NETNS} ip address add {address} dev {entry.ifname}{_nodad(address)}"
     yield f"{_NETNS} ip link set dev {entry.ifname} up"

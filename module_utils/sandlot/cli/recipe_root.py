@@ -58,6 +58,11 @@ def _root(subject: Subject) -> Iterator[str]:
     )
     yield "mount -t overlay -o nosuid,nodev,index=off,metacopy=off \\"
     yield f'  -o "{layers}" overlay "$scratch/root/merged"'
+    if subject.joined:
+        yield "# the sandbox's own root may not mount it for a network that is another's"
+        yield 'mkdir "$scratch/root/sys"'
+        enter = f"nsenter {subject.join} " if subject.join else ""
+        yield f'{enter}mount -t sysfs -o ro,{_SAFE} none "$scratch/root/sys"'
 
 
 def _layer(launch: Mapping[str, Any]) -> Iterator[str]:
@@ -71,30 +76,42 @@ def _layer(launch: Mapping[str, Any]) -> Iterator[str]:
 
 def _lower(launch: Mapping[str, Any], lower: str, number: int) -> Iterator[str]:
     """One layer of the image, where the sandbox's ids own what host root owns."""
-    uid, gid = launch["ids"]["uid"], launch["ids"]["gid"]
-    target, image = f"$scratch/root/lower{number}", f"$scratch/image{number}"
+    target = f"$scratch/root/lower{number}"
     yield f'mkdir "{target}"'
     if launch["idmap"]:
         yield from recipe_host.asks_for_idmap()
         yield f'  mount --bind -o X-mount.idmap="$scratch/ns/user" {lower} "{target}"'
         yield "else"
-        yield f'  mkdir "{image}" && chown {uid}:{gid} "{image}"'
-        yield f"  tar --create --file=- --directory={lower} --exclude='./dev/*' . |"
-        yield f'    (cd "{image}" && nsenter --user="$scratch/ns/user" \\'
-        yield "      tar --extract --file=- --preserve-permissions --numeric-owner)"
-        yield f'  mount --bind "{image}" "{target}"'
+        yield from _shifted(launch, lower, f"$scratch/images/{number}")
+        yield f'  mount --bind "$scratch/images/{number}" "{target}"'
         yield "fi"
     else:
         yield f'mount --bind {lower} "{target}"'
     yield f'mount -o remount,bind,ro,nosuid,nodev "{target}"'
 
 
+def _shifted(launch: Mapping[str, Any], lower: str, image: str) -> Iterator[str]:
+    """A copy in which the sandbox's ids own all, with overlayfs's marks for what is removed.
+
+    By host root, as a user namespace can make none of these marks; its directory is closed, for
+    the copy holds setuid programs.
+    """
+    xattrs = "--xattrs --xattrs-include='trusted.overlay.*'"
+    yield f'  mkdir -p -m 700 "$scratch/images" && mkdir "{image}"'
+    for file, letter, kind in (("owners", "U", "uid"), ("groups", "G", "gid")):
+        yield f"  find {lower} -printf '+%{letter}\\n' | sort -u | while read -r id; do"
+        yield f'    echo "$id shifted:$((id + {launch["ids"][kind]}))"'
+        yield f'  done >"$scratch/images/{file}"'
+    yield f"  tar --create --file=- --directory={lower} --exclude='./dev/*' {xattrs} \\"
+    yield '    --owner-map="$scratch/images/owners" --group-map="$scratch/images/groups" . |'
+    yield f'    tar --extract --file=- --directory="{image}" {xattrs} \\'
+    yield "      --preserve-permissions --numeric-owner"
+
+
 def _files(subject: Subject) -> Iterator[str]:
-    ids = subject.launch["ids"]
     for number, content in enumerate(subject.files.values()):
         target = f'"$scratch/root/files/{number}"'
-        yield f"printf %s {quote(content)} >{target}"
-        yield f"chown {ids['uid']}:{ids['gid']} {target}"
+        yield f"printf %s {quote(content)} >{target} && chmod 644 {target}"
 
 
 def _enter(subject: Subject) -> Iterator[str]:
@@ -104,7 +121,7 @@ def _enter(subject: Subject) -> Iterator[str]:
     rlimits = " ".join(f"--{name}={_pair(pair)}" for name, pair in subject.rlimits.items())
     pins = " ".join(f'--{kind}="$scratch/ns/{kind}"' for kind in subject.kinds)
     yield f"exec prlimit {rlimits} setsid \\"
-    yield f"  nsenter {pins} \\"
+    yield f"  nsenter {' '.join(filter(None, (subject.join, pins)))} \\"
     yield "  unshare --mount --pid --cgroup --fork --kill-child \\"
     yield "  bash -euo pipefail -c prepare_root"
 
@@ -124,7 +141,10 @@ def _inside(subject: Subject) -> Iterator[str]:
     yield "cd ../merged"
     yield f"mkdir -p {' '.join(_directories(subject))}"
     yield f"mount -t proc -o {_SAFE} none ./proc"
-    yield f"mount -t sysfs -o ro,{_SAFE} none ./sys"
+    if subject.joined:
+        yield "mount --bind ../sys ./sys"
+    else:
+        yield f"mount -t sysfs -o ro,{_SAFE} none ./sys"
     yield from _dev()
     for path, options in {"/tmp": "", **launch["tmpfs"]}.items():
         yield f"mount -t tmpfs -o {quote(_tmpfs(options))} none {_below(path)}"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from .api import converge, lifecycle, remove, request, up
 from .info import info
+from .refresh import refresh
 from .report import Result
 from .resolve import Request
 
@@ -15,6 +16,7 @@ __all__ = [
     "converge",
     "info",
     "lifecycle",
+    "refresh",
     "remove",
     "request",
     "up",

@@ -10,10 +10,12 @@ from typing import Iterable, Mapping, Sequence
 from .. import lock, network, record
 from ..errors import SpecError
 from ..images import ImageSpec
+from ..launcher.client import Launcher
 from ..paths import Paths
 from ..record import STARTED, STOPPED, Records
 from ..spec import Spec
 from .decide import ABSENT, Wish
+from .names import SETUP, check_free, is_setup_running
 from .observe import observe
 from .planner import plan
 from .report import Result, result
@@ -32,6 +34,8 @@ def request(
     expected_networks: Mapping[str, network.Network] | None = None,
 ) -> Request:
     """A request for these specs, with the state each of them asks for."""
+    specs = tuple(specs)
+    check_free(spec.name for spec in specs if spec.state != ABSENT)
     return Request(
         tuple(_wish(spec, recreate=recreate, restart=restart) for spec in specs),
         purge=purge,
@@ -63,6 +67,8 @@ def _run(paths: Paths, wanted: Request) -> Result:
     specs = [wish.spec for wish in wanted.wishes if wish.spec]
     attached = {item.name for spec in specs for item in spec.networks}
     seen = observe(paths, [wish.name for wish in wanted.wishes], attached)
+    if wanted.made:
+        seen = replace(seen, images={**seen.images, **wanted.made})
     if wanted.check:
         seen = foresee(paths, wanted, seen)
     planned = plan(paths, wanted, seen)
@@ -70,6 +76,7 @@ def _run(paths: Paths, wanted: Request) -> Result:
         return result(planned, seen, {})
     with network.session():
         failures = apply_all(planned.steps)
+    Launcher(paths).wake()
     return result(planned, seen, failures)
 
 
@@ -77,10 +84,20 @@ def up(paths: Paths) -> Result:
     """After a boot: every sandbox as its record wants it; a broken record fails alone."""
     with lock.exclusive(paths):
         records = record.load_all(paths)
-        wishes = tuple(_stored_wish(entry.name, entry.wanted, records) for entry in _whole(records))
+        wishes = tuple(_wish_at_boot(entry, records) for entry in _idle(paths, records))
         done = _run(paths, Request(wishes))
     broken = {name: str(error) for name, error in records.broken.items()}
     return replace(done, failed={**done.failed, **broken})
+
+
+def _idle(paths: Paths, records: Records) -> list[record.Record]:
+    return [entry for entry in _whole(records) if not is_setup_running(paths, entry.name)]
+
+
+def _wish_at_boot(entry: record.Record, records: Records) -> Wish:
+    if SETUP.fullmatch(entry.name):
+        return Wish(entry.name, ABSENT)
+    return _stored_wish(entry.name, entry.wanted, records)
 
 
 def _whole(records: Records) -> list[record.Record]:

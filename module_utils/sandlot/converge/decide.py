@@ -47,13 +47,17 @@ class Target:
 
 @dataclass(frozen=True)
 class Seen:
-    """What there is of one sandbox; ``namespaces`` and ``running`` are digests."""
+    """What there is of one sandbox; ``namespaces`` and ``running`` are digests.
+
+    ``strayed`` is one that runs in a network namespace that is no longer at the place it joins.
+    """
 
     record: Record | None = None
     layer: bool = False
     pins: str = NO_PINS
     namespaces: str | None = None
     running: str | None = None
+    strayed: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,11 +89,12 @@ def wanted(wish: Wish, record: Record | None) -> str:
     return record.wanted if record else STOPPED
 
 
-def decide(target: Target, seen: Seen) -> Decision:
+def decide(target: Target, seen: Seen, rejoin: str = "") -> Decision:
+    """``rejoin`` is why it has to join another's network namespace anew, "" if it has not."""
     record = seen.record
     rebuild = _rebuild_reason(target, seen)
     destroy = _destroy_reason(target, seen)
-    stop, start = _run(target, seen, rebuild, destroy)
+    stop, start = _run(target, seen, rebuild, destroy, rejoin)
     intent = target.record.in_phase(REBUILDING if rebuild else PRESENT)
     return Decision(
         name=target.wish.name,
@@ -133,12 +138,12 @@ def _destroy_reason(target: Target, seen: Seen) -> str:
     return ""
 
 
-def _run(target: Target, seen: Seen, rebuild: str, destroy: str) -> tuple[bool, str]:
+def _run(target: Target, seen: Seen, rebuild: str, destroy: str, rejoin: str) -> tuple[bool, str]:
     """Whether to stop, and how a start is to be called ("" for none)."""
     running = seen.running is not None
     if target.wish.state == STOPPED:
         return running, ""
-    reason = _restart_reason(target, seen, rebuild, destroy) if running else ""
+    reason = _restart_reason(target, seen, rebuild, destroy) or rejoin if running else ""
     if reason:
         return True, f"restart: {reason}"
     return False, "start" if target.wish.state == STARTED and not running else ""

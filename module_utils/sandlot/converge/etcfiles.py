@@ -5,30 +5,89 @@
 from __future__ import annotations
 
 import os
-from typing import Dict, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Dict, Iterable, Mapping, Sequence
 
 from .. import network
 from ..network import Interface, Network
 from ..paths import Paths
 from ..record import Record
+from ..spec.netmode import HOST
 
 Files = Dict[str, bytes]
 
 
-def contents(
-    record: Record,
+@dataclass(frozen=True)
+class Surroundings:
+    """What the files tell of others: networks, and every sandbox with its interfaces and names."""
+
+    networks: Mapping[str, Network]
+    records: Mapping[str, Record]
+    interfaces: Mapping[str, Sequence[Interface]]
+    names: network.Names
+
+    @property
+    def isolated(self) -> set[str]:
+        return {name for name, item in self.networks.items() if item.isolated}
+
+
+def surroundings(
     networks: Mapping[str, Network],
-    neighbours: Mapping[str, Sequence[Interface]],
-) -> Files:
-    name = record.spec.hostname
+    records: Mapping[str, Record],
+    interfaces: Mapping[str, Sequence[Interface]],
+) -> Surroundings:
+    return Surroundings(networks, records, interfaces, names(records))
+
+
+def names(records: Mapping[str, Record]) -> network.Names:
+    aliases = {
+        (name, item.name): item.aliases
+        for name, record in records.items()
+        for item in record.spec.networks
+        if item.aliases
+    }
+    sharers: dict[str, list[str]] = {}
+    for name in sorted(records):
+        partner = records[name].spec.network_partner
+        if partner:
+            sharers.setdefault(partner, []).append(name)
+    return network.Names(aliases, sharers)
+
+
+def contents(record: Record, around: Surroundings) -> Files:
+    """Who shares another's network sees what that one sees, and has its own lines besides."""
+    spec = record.spec
+    owner = around.records.get(spec.network_partner, record)
     hosts = network.hosts_file(
-        record.name, name, record.interfaces, neighbours, dict(record.spec.etc_hosts)
+        record.name,
+        spec.hostname,
+        owner.interfaces,
+        around.interfaces,
+        {**dict(owner.spec.etc_hosts), **dict(spec.etc_hosts)},
+        names=around.names,
+        silent=around.isolated,
     )
+    servers = spec.dns_servers or _servers(owner, around.networks)
+    resolver = network.resolv_conf(servers, in_host_network=spec.network_mode == HOST)
     return {
         "hosts": hosts.encode(),
-        "hostname": f"{name}\n".encode(),
-        "resolv.conf": network.resolv_conf(_servers(record, networks)).encode(),
+        "hostname": f"{spec.hostname}\n".encode(),
+        "resolv.conf": resolver.encode(),
     }
+
+
+def warnings(records: Iterable[Record], networks: Mapping[str, Network]) -> list[str]:
+    """Sandboxes on a network that are left without a name server, because of the host's."""
+    without = [
+        record.name for record in records if record.interfaces and not _servers(record, networks)
+    ]
+    found = network.unreachable_resolvers() if without else []
+    if not found:
+        return []
+    return [
+        f"no name server for {', '.join(sorted(without))}: sandboxes can't reach those of this "
+        f"host ({', '.join(found)}); set dns_servers, of the sandbox or of its network"
+    ]
 
 
 def _servers(record: Record, networks: Mapping[str, Network]) -> Sequence[str]:

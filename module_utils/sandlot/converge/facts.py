@@ -7,11 +7,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from typing import Any, Dict
+from typing import Any, Dict, Iterable, Sequence
 
 from .. import cgroups
-from ..images import busybox
+from ..images import SOURCES, busybox
 from ..paths import Paths
+from ..spec.text import choice
 from . import payload, probe
 
 Json = Dict[str, Any]
@@ -23,8 +24,11 @@ print(platform.python_version(), importlib.util.find_spec("pyroute2") is not Non
 """
 
 
-def gather(paths: Paths) -> Json:
-    """Facts of the host, with ``missing_packages`` (Debian's names) and ``problems``."""
+def gather(paths: Paths, image_sources: Iterable[str] = ()) -> Json:
+    """Facts of the host, with ``missing_packages`` (Debian's names) and ``problems``.
+
+    What images are made of tells more of the packages that are needed.
+    """
     interpreter = payload.python()
     version, pyroute2 = _interpreter(interpreter)
     facts: Json = {
@@ -37,7 +41,12 @@ def gather(paths: Paths) -> Json:
         "user_namespaces": probe.user_namespaces(),
         "nft": shutil.which("nft", path=SEARCH),
     }
-    return {**facts, "missing_packages": _missing(facts), "problems": _problems(facts)}
+    missing = _missing(facts, image_sources)
+    return {**facts, "missing_packages": missing, "problems": _problems(facts)}
+
+
+def known_sources(option: str, names: Sequence[str]) -> list[str]:
+    return [choice(f"{option}[{n}]", name, choices=SOURCES) for n, name in enumerate(names)]
 
 
 def _interpreter(path: str) -> tuple[str, bool]:
@@ -55,7 +64,7 @@ def _cgroups() -> Json:
     return {"versions": sorted(versions), "controllers": sorted(controllers)}
 
 
-def _missing(facts: Json) -> list[str]:
+def _missing(facts: Json, image_sources: Iterable[str]) -> list[str]:
     missing = []
     if not facts["nft"]:
         missing.append("nftables")
@@ -63,6 +72,8 @@ def _missing(facts: Json) -> list[str]:
         missing.append("python3-pyroute2")
     if busybox.find() is None:
         missing.append("busybox-static")
+    for source in sorted(set(image_sources)):
+        missing += SOURCES[source].packages()
     return missing
 
 

@@ -104,7 +104,7 @@ def _present(paths: Paths) -> list[Operation]:
         for path, (text, mode) in _texts(paths).items()
         if _read(path) != text
     ]
-    if _has_systemd(paths) and not os.path.lexists(_wanted(paths)):
+    if has_systemd(paths) and not os.path.lexists(boot_link(paths)):
         operations.append(Operation("runtime", f"enable {BOOT_UNIT}", _enable))
     if operations or os.path.exists(_pending(paths)):
         operations.append(Operation("runtime", "upgrade the launcher", lambda: _upgrade(paths)))
@@ -130,14 +130,14 @@ def _upgrade(paths: Paths) -> None:
 def _texts(paths: Paths) -> dict[str, tuple[str, int]]:
     """Small files with their content and mode."""
     texts = {paths.command: (COMMAND.format(python=payload.python(), lib=paths.lib), 0o755)}
-    if _has_systemd(paths):
+    if has_systemd(paths):
         for name, text in UNITS.items():
             content = text.format(command=paths.command, unit=UNIT)
             texts[_unit(paths, name)] = (content, 0o644)
     return texts
 
 
-def _has_systemd(paths: Paths) -> bool:
+def has_systemd(paths: Paths) -> bool:
     return not paths.root and os.path.isdir(SYSTEMD)
 
 
@@ -145,7 +145,7 @@ def _unit(paths: Paths, name: str) -> str:
     return f"{paths.root}/etc/systemd/system/{name}"
 
 
-def _wanted(paths: Paths) -> str:
+def boot_link(paths: Paths) -> str:
     return f"{paths.root}/etc/systemd/system/multi-user.target.wants/{BOOT_UNIT}"
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any, Dict, Mapping, Sequence
 
 from .. import security, store
+from ..launcher.netns import HOST
 from ..paths import Paths
 from ..record import ImageRef, Record
 from ..security import capabilities, seccomp
@@ -33,6 +34,9 @@ _NAMESPACES = ("ids", "hostname", "sysctls", "time_offset")
 def content(paths: Paths, record: Record, cgroups: Sequence[str]) -> Json:
     data = {**_root(paths, record), **_process(record), **_confinement(record.spec)}
     data["sysctls"] = sysctls(record)
+    joined = netns(paths, record.spec)
+    if joined:
+        data["netns"] = joined
     data["name"] = record.name
     data["cgroups"] = list(cgroups)
     data["digest"] = digest(data)
@@ -94,8 +98,19 @@ def _confinement(spec: Spec) -> Json:
     }
 
 
+def netns(paths: Paths, spec: Spec) -> dict[str, str] | None:
+    """The network namespace to join; None when the sandbox has its own."""
+    if spec.owns_network:
+        return None
+    partner = spec.network_partner
+    pin = paths.sandbox(partner).pin("net") if partner else spec.network_pin
+    return {"mode": spec.network_mode, "path": pin or HOST}
+
+
 def sysctls(record: Record) -> dict[str, str]:
     """Servers and ping need no capability inside; the writer of the ids is host root."""
+    if not record.spec.owns_network:
+        return dict(record.spec.sysctls)
     first, last = record.ids.start, record.ids.last
     ours = {
         "net.ipv4.ip_unprivileged_port_start": "0",
@@ -120,7 +135,7 @@ def digest(data: Mapping[str, Any]) -> str:
 def namespace_digest(data: Mapping[str, Any], record: Record) -> str:
     """When it changes, the namespaces have to be made again."""
     parts = {key: data[key] for key in _NAMESPACES}
-    return _hash({**parts, "interfaces": [entry.to_json() for entry in record.interfaces]})
+    return _hash({**parts, "network_mode": record.spec.network_mode})
 
 
 def _hash(data: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from ..launcher.client import Launcher
 from ..network import Interface
 from ..paths import PINNED, Paths
 from ..record import Records
-from . import layer, probe
+from . import layer, probe, sharing
 from .decide import ALL_PINS, NO_PINS, SOME_PINS, Seen
 
 
@@ -28,7 +28,10 @@ class Made:
 
 @dataclass(frozen=True)
 class Observation:
-    """``maps_ids`` is asked only when a layer is to be made, and then once."""
+    """``maps_ids`` is asked only when a layer is to be made, and then once.
+
+    ``foreseen`` images need not be there yet.
+    """
 
     records: Records
     ids: idmap.IdFiles
@@ -41,6 +44,7 @@ class Observation:
     traces: frozenset[str]
     seen: Mapping[str, Seen]
     made: Mapping[str, Made]
+    foreseen: bool = False
 
 
 def observe(paths: Paths, wished: Iterable[str], attached: Iterable[str] = ()) -> Observation:
@@ -90,21 +94,23 @@ def known_names(paths: Paths) -> set[str]:
 
 def _seen(paths: Paths, name: str, records: Records, made: Made | None) -> Seen:
     running = runtime.running(paths, name)
-    pins = runtime.pinned(paths, name)
+    known = records.good.get(name)
     return Seen(
-        record=records.good.get(name),
+        record=known,
         layer=layer.complete(paths.sandbox(name)),
-        pins=_pins(pins),
+        pins=_pins(runtime.pinned(paths, name), joins=bool(known and not known.spec.owns_network)),
         namespaces=made.digest if made else None,
         running=running.digest if running else None,
+        strayed=running is not None and sharing.strayed(paths, known, running.pid),
     )
 
 
-def _pins(kinds: set[str]) -> str:
+def _pins(kinds: set[str], *, joins: bool) -> str:
     """Without a time offset there is no time pin; the digest tells when one is due."""
     if not kinds:
         return NO_PINS
-    return ALL_PINS if kinds >= set(PINNED) - {"time"} else SOME_PINS
+    due = set(PINNED) - {"time"} - ({"net"} if joins else set())
+    return ALL_PINS if kinds >= due else SOME_PINS
 
 
 def _made_path(paths: Paths, name: str) -> str:

@@ -66,6 +66,12 @@ def installed(paths: Paths, files: Mapping[str, bytes]) -> bool:
     return all(_content(f"{release}/{path}") == content for path, content in files.items())
 
 
+def current(paths: Paths) -> str:
+    """Directory of the installed engine, "" when there is none."""
+    target = f"{paths.lib}/{PACKAGE}"
+    return os.path.realpath(target) if os.path.exists(target) else ""
+
+
 def _content(path: str) -> bytes | None:
     try:
         with open(path, "rb") as handle:

@@ -14,9 +14,9 @@ from typing import Mapping, Sequence
 from .. import cgroups, idmap, images, network, record
 from ..launcher.client import Launcher
 from ..paths import Paths
-from ..plan import Operation
+from ..plan import Change, Operation
 from ..record import PRESENT, REBUILDING, Record
-from . import etcfiles, launchfile, layer, live, payload, probe, removal
+from . import etcfiles, launchfile, layer, live, payload, probe, removal, sharing
 from .decide import NO_PINS, Decision, Seen, decide, namespace_lines, record_lines, run_lines
 from .observe import Made, Observation, write_made
 from .resolve import Request, Resolved, resolve
@@ -28,6 +28,7 @@ class Plan:
     steps: Sequence[Step]
     resolved: Resolved
     decisions: Mapping[str, Decision]
+    warnings: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class _Context:
     seen: Observation
     resolved: Resolved
     decisions: Mapping[str, Decision]
+    followers: Mapping[str, str]
     files: Mapping[str, _Files]
 
 
@@ -53,11 +55,37 @@ class _Files:
 
 def plan(paths: Paths, request: Request, seen: Observation) -> Plan:
     resolved = resolve(paths, request, seen)
-    decisions = {name: decide(target, seen.seen[name]) for name, target in resolved.targets.items()}
+    decisions = _decisions(resolved, seen)
     if any(decision.create or decision.start for decision in decisions.values()):
         probe.require()
-    context = _Context(paths, seen, resolved, decisions, _all_files(paths, seen, resolved))
-    return Plan(_steps(context), resolved, decisions)
+    followers = _followers(resolved, decisions, seen)
+    files = _all_files(paths, seen, resolved)
+    context = _Context(paths, seen, resolved, decisions, followers, files)
+    records = [target.record for target in resolved.targets.values()]
+    warnings = etcfiles.warnings(records, seen.networks)
+    return Plan(_steps(context), resolved, decisions, warnings)
+
+
+def _decisions(resolved: Resolved, seen: Observation) -> dict[str, Decision]:
+    """Those that share another's network come last, as they follow what happens to it."""
+    decisions: dict[str, Decision] = {}
+    ordered = sorted(resolved.targets.items(), key=lambda item: item[1].record.spec.network_partner)
+    for name, target in ordered:
+        rejoin = sharing.reason(target.record, decisions, seen.seen[name])
+        decisions[name] = decide(target, seen.seen[name], rejoin)
+    return {name: decisions[name] for name in resolved.targets}
+
+
+def _followers(
+    resolved: Resolved, decisions: Mapping[str, Decision], seen: Observation
+) -> dict[str, str]:
+    """Running bystanders that share the network of one of this run's sandboxes: why to restart."""
+    reasons = {
+        name: sharing.reason(entry, decisions, seen.seen[name])
+        for name, entry in resolved.bystanders.items()
+        if entry.spec.network_partner in decisions and seen.seen[name].running
+    }
+    return {name: reason for name, reason in reasons.items() if reason}
 
 
 def _all_files(paths: Paths, seen: Observation, resolved: Resolved) -> dict[str, _Files]:
@@ -68,9 +96,11 @@ def _all_files(paths: Paths, seen: Observation, resolved: Resolved) -> dict[str,
         for name, entry in resolved.bystanders.items()
         if seen.seen[name].pins != NO_PINS
     )
+    everyone = {**resolved.bystanders, **{n: t.record for n, t in resolved.targets.items()}}
+    around = etcfiles.surroundings(seen.networks, everyone, resolved.interfaces)
     files = {}
     for name, entry in records.items():
-        contents = etcfiles.contents(entry, seen.networks, resolved.interfaces)
+        contents = etcfiles.contents(entry, around)
         files[name] = _Files(entry, contents, etcfiles.outdated(paths, name, contents))
     return files
 
@@ -120,6 +150,7 @@ def _stop(context: _Context) -> list[Step]:
     seen = context.seen.seen
     decisions = context.decisions
     stopping = [name for name, d in decisions.items() if d.stop or _may_revive(d, seen[name])]
+    stopping += context.followers
     lines = [ln for d in decisions.values() if d.stop and not d.start for ln in run_lines(d)]
     removed = [n for n in context.resolved.removed if seen[n].running or seen[n].pins != NO_PINS]
     launcher = Launcher(context.paths, python=payload.python())
@@ -161,7 +192,12 @@ def _shared(context: _Context) -> list[Step]:
     operations = idmap.operations(paths, seen.ids, present, resolved.removed)
     if seen.networks:
         operations += network.rules_operations(
-            paths, seen.networks, interfaces, resolved.publications, seen.network
+            paths,
+            seen.networks,
+            interfaces,
+            resolved.publications,
+            seen.network,
+            policies=resolved.policies,
         )
         operations += network.network_operations(paths, seen.networks, seen.network)
     return [single(operation) for operation in operations]
@@ -252,9 +288,25 @@ def _plug(context: _Context) -> list[Step]:
         if decision.create:
             state = state.without(name)
         netns = context.paths.sandbox(name).pin("net")
-        found = network.link_operations(context.paths, interfaces, netns, state)
+        found = [
+            *network.unlink_operations(context.paths, name, state, interfaces),
+            *network.link_operations(context.paths, interfaces, netns, state),
+        ]
+        if found and not decision.create:
+            steps.append(_note_interfaces(context, decision))
         steps += _of_one(name, found, silent=decision.create)
     return steps
+
+
+def _note_interfaces(context: _Context, decision: Decision) -> Step:
+    """Beside the pins, where they are found when the record is damaged."""
+    name = decision.name
+
+    def note(failures: Failures) -> None:
+        made = Made(context.resolved.targets[name].namespaces, decision.record.interfaces)
+        write_made(context.paths, name, made)
+
+    return Step(f"{name}: note interfaces", note, (), name)
 
 
 def _limit(context: _Context) -> list[Step]:
@@ -273,12 +325,16 @@ def _of_one(name: str, operations: Sequence[Operation], *, silent: bool) -> list
 def _start(context: _Context) -> list[Step]:
     starting = {name: d for name, d in context.decisions.items() if d.start}
     lines = [line for decision in starting.values() for line in run_lines(decision)]
+    lines += [
+        Line(name, f"restart: {reason}", Change.RESTART)
+        for name, reason in context.followers.items()
+    ]
     launcher = Launcher(context.paths, python=payload.python())
 
     def start(names: list[str], failures: Failures) -> None:
         failures.update(launcher.start(names))
 
-    return batch("start", list(starting), start, lines)
+    return batch("start", [*starting, *context.followers], start, lines)
 
 
 def _watch(context: _Context) -> list[Step]:

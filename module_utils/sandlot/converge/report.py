@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, Mapping, Sequence
 
 from .. import security
 from ..record import Record
@@ -28,6 +28,7 @@ class Result:
     diff: Json
     relaxed: dict[str, list[str]]
     failed: dict[str, str] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 def result(plan: Plan, seen: Observation, failures: Failures) -> Result:
@@ -50,6 +51,7 @@ def result(plan: Plan, seen: Observation, failures: Failures) -> Result:
         diff=_diff(plan, seen),
         relaxed={name: entry["relaxed"] for name, entry in results.items() if entry.get("relaxed")},
         failed={name: str(error) for name, error in failures.items()},
+        warnings=plan.warnings,
     )
 
 
@@ -60,6 +62,7 @@ def facts(record: Record) -> Json:
         "state": record.wanted,
         "image": record.image.name,
         "ids": {"uid": record.ids.start, "gid": record.ids.start, "size": record.ids.size},
+        "network_mode": record.spec.network_mode,
         "addresses": [text for interface in record.interfaces for text in interface.addresses],
         "interfaces": [interface.to_json() for interface in record.interfaces],
         "published_ports": [str(port) for port in record.spec.published_ports],

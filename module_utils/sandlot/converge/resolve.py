@@ -10,11 +10,13 @@ from typing import Any, Dict, Iterable, Iterator, Mapping, Sequence
 
 from .. import cgroups, idmap, images, network
 from ..errors import SandlotError, SpecError
-from ..network import Interface, Publication
+from ..images import Image
+from ..network import Interface, Own, Publication
 from ..paths import Paths
 from ..record import PRESENT, REMOVING, ImageRef, Record
-from . import launchfile
+from . import etcfiles, launchfile, sharing
 from .decide import ABSENT, Target, Wish, wanted
+from .names import is_setup_running
 from .observe import Observation
 
 
@@ -23,6 +25,7 @@ class Request:
     """What one run is asked for.
 
     ``images`` and ``networks`` are what a check takes as made: a play makes them before sandboxes.
+    ``made`` are images that are not recorded, as they are being made.
     """
 
     wishes: tuple[Wish, ...]
@@ -30,6 +33,7 @@ class Request:
     check: bool = False
     images: tuple[images.ImageSpec, ...] = ()
     networks: Mapping[str, network.Network] = field(default_factory=dict)
+    made: Mapping[str, Image] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,18 +47,29 @@ class Resolved:
     interfaces: Mapping[str, Sequence[Interface]]
     publications: tuple[Publication, ...]
 
+    @property
+    def policies(self) -> dict[str, Own]:
+        """Of a sandbox with a broken record it is not known, so it reaches nothing."""
+        known = {name: entry.policy for name, entry in self.bystanders.items()}
+        known.update((name, target.record.policy) for name, target in self.targets.items())
+        return {name: known.get(name, network.CLOSED) for name in self.interfaces}
+
 
 def resolve(paths: Paths, request: Request, seen: Observation) -> Resolved:
     wishes = {wish.name: wish for wish in request.wishes if wish.state != ABSENT}
-    removed = _removed(request, wishes, seen)
+    removed = _removed(paths, request, wishes, seen)
     _refuse_broken(wishes, seen)
     bystanders = _bystanders(wishes, removed, seen)
     kept = _kept_interfaces(removed, seen)
     attachments = {name: _spec(wish).networks for name, wish in wishes.items()}
     allocated = network.allocate(paths, seen.networks, attachments, kept)
     records = _records(paths, wishes, removed, allocated, seen)
-    launches = {name: _launch(paths, record, seen) for name, record in records.items()}
     everyone = {**bystanders, **records}
+    sharing.check(wishes, records, bystanders, removed)
+    joining = [record for name, record in records.items() if not wishes[name].keep_image]
+    sharing.check_pins(paths, joining, seen.traces, foreseen=request.check)
+    _check_names(everyone)
+    launches = {name: _launch(paths, record, seen) for name, record in records.items()}
     publications = _published(everyone.values())
     staying = (record for name, record in seen.records.good.items() if name not in removed)
     network.check_publications(publications, _published(staying))
@@ -73,6 +88,11 @@ def resolve(paths: Paths, request: Request, seen: Observation) -> Resolved:
     )
 
 
+def _check_names(records: Mapping[str, Record]) -> None:
+    members = {name: [i.network for i in item.interfaces] for name, item in records.items()}
+    network.check_names(members, etcfiles.names(records))
+
+
 def foresee(paths: Paths, request: Request, seen: Observation) -> Observation:
     """What a check looks at: the host with the images and networks that are to come."""
     stored = {**seen.network.networks, **request.networks}
@@ -81,6 +101,7 @@ def foresee(paths: Paths, request: Request, seen: Observation) -> Observation:
         images=images.desired(paths, request.images),
         networks={**seen.networks, **request.networks},
         network=replace(seen.network, networks=stored),
+        foreseen=True,
     )
 
 
@@ -90,12 +111,21 @@ def _spec(wish: Wish) -> Any:
     return wish.spec
 
 
-def _removed(request: Request, wishes: Mapping[str, Wish], seen: Observation) -> tuple[str, ...]:
+def _removed(
+    paths: Paths, request: Request, wishes: Mapping[str, Wish], seen: Observation
+) -> tuple[str, ...]:
     """Asked for, not listed while purging, or begun by a run that was killed."""
     asked = {wish.name for wish in request.wishes if wish.state == ABSENT}
     begun = {name for name, record in seen.records.good.items() if record.phase == REMOVING}
-    unlisted = seen.traces if request.purge else set()
-    return tuple(sorted(((asked | begun | unlisted) & seen.traces) - set(wishes)))
+    unlisted = {name for name in seen.traces if request.purge and not is_setup_running(paths, name)}
+    found = ((asked | begun | unlisted) & seen.traces) - set(wishes)
+    # Who shares another's network goes first: a killed run leaves none behind that can't be.
+    sharing = {name for name in found & set(seen.records.good) if _shares(seen, name)}
+    return (*sorted(sharing), *sorted(found - sharing))
+
+
+def _shares(seen: Observation, name: str) -> bool:
+    return bool(seen.records.good[name].spec.network_partner)
 
 
 def _refuse_broken(wishes: Iterable[str], seen: Observation) -> None:
@@ -171,7 +201,8 @@ def _image(
     found = images.find(seen.images, name)
     if old and (old.image.name, old.image.digest) == (found.name, found.digest):
         return old.image
-    images.check_made(found)
+    if not seen.foreseen:
+        images.check_made(found)
     layers = found.layers if _maps_ids(found, seen) else _shifted(paths, found, ids)
     return ImageRef(
         found.name, found.digest, layers, dict(found.host), found.tmpfs, dict(found.config)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from .allocate import FIRST, LAST, allocate
+from .allocate import FIRST, LAST, allocate, available
 from .edit import operations
 from .files import SIZE, IdFile, IdFiles, IdRange, observe, owner, recorded, reserved
 
@@ -16,6 +16,7 @@ __all__ = [
     "IdFiles",
     "IdRange",
     "allocate",
+    "available",
     "observe",
     "operations",
     "owner",

@@ -102,6 +102,11 @@ def _spans(lines: Iterable[tuple[Line, bool]]) -> Iterator[tuple[int, int, Line,
             yield line.ids.start, line.ids.last, line, is_ours
 
 
+def available(files: IdFiles) -> int:
+    """How many ranges of the pool are free."""
+    return (LAST + 1 - FIRST) // SIZE - len(_taken_slots(files, []))
+
+
 def _free(files: IdFiles, reserved: Iterable[IdRange], count: int) -> list[IdRange]:
     taken = _taken_slots(files, reserved)
     free = [slot for slot in range((LAST + 1 - FIRST) // SIZE) if slot not in taken][:count]

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from .model import Image, ImageSpec
-from .normalise import normalise, normalise_all, options
+from .normalise import argument_spec, normalise, normalise_all, options
 from .records import check_made, facts, find, is_one_tree, is_pinned_to, lookup, observe
 from .shifted import shift_operations, shifted
 from .sources import SOURCES
@@ -15,6 +15,7 @@ __all__ = [
     "SOURCES",
     "Image",
     "ImageSpec",
+    "argument_spec",
     "check_made",
     "desired",
     "facts",

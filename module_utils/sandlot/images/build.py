@@ -55,7 +55,7 @@ def _set_up(
 ) -> None:
     if run_setup is None:
         raise SandlotError(f"image {spec.name!r}: setup needs the runtime of a host")
-    below = replace(_with_facts(paths, wanted, wanted.base), layers=wanted.layers[1:])
+    below = _with_facts(paths, replace(wanted, layers=wanted.layers[1:]), wanted.base)
     runner = run_setup
 
     def build(job: Job) -> Made:
@@ -79,17 +79,24 @@ def is_made(paths: Paths, digest: str) -> bool:
 
 def _with_facts(paths: Paths, image: Image, digest: str) -> Image:
     about = records.about(paths, digest)
+    size = sum(_size(paths, layer) for layer in image.layers)
     if not about:
         # Nothing was made: it is the user's own, or the host's.
-        size = sum(measured(layer)[0] for layer in image.layers)
         return replace(image, size=size, made=time.time())
     return replace(
         image,
         config=about.get("config", {}),
-        size=about.get("size", 0),
+        size=size,
         made=about.get("made", 0.0),
         evidence=about.get("evidence", {}),
     )
+
+
+def _size(paths: Paths, layer: str) -> int:
+    """Bytes of its files; those of a tree of ours were counted when it was made."""
+    digests = records.trees_of(paths, [layer])
+    about = records.about(paths, digests[0]) if digests else {}
+    return int(about["size"]) if "size" in about else measured(layer)[0]
 
 
 def _tree(

@@ -11,10 +11,11 @@ import locale
 import lzma
 import os
 import resource
+import select
 import signal
 import sys
 import zlib
-from typing import Any, BinaryIO, NoReturn, cast
+from typing import Any, BinaryIO, Callable, Dict, NoReturn, Sequence, cast
 
 from ..kernel.confine import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, prctl, set_capabilities
 from .tarstream import ArchiveError, Stream, TarStream
@@ -23,19 +24,37 @@ from .unpack import Bounds, Unpacker
 # CHOWN, DAC_OVERRIDE, FOWNER, FSETID: what placing files with any owner and mode takes.
 _CAPABILITIES = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4
 _MEMORY = 2 << 30
-_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
+DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _MAGIC_LENGTH = 6
+_INTERVAL = 0.5
+
+Outcome = Dict[str, Any]
 
 
 def extract(fd: int, destination: str, bounds: Bounds) -> list[str]:
     """Unpack the archive read from ``fd`` into an empty directory; returns warnings."""
+    return confined([fd], destination, lambda: _outcome(fd, bounds))
+
+
+def confined(
+    fds: Sequence[int],
+    destination: str,
+    work: Callable[[], Outcome],
+    watch: Callable[[], None] | None = None,
+) -> list[str]:
+    """Warnings of ``work``, done by a child whose root is ``destination`` and who has these files.
+
+    ``watch`` is called now and then meanwhile.
+    """
     report, reporter = os.pipe()
     child = os.fork()
     if child == 0:
-        _child(fd, destination, bounds, reporter)
+        _child(fds, destination, work, reporter)
     os.close(reporter)
     with open(report, "rb") as handle:
+        while watch and not select.select([handle], [], [], _INTERVAL)[0]:
+            watch()
         text = handle.read()
     _, status = os.waitpid(child, 0)
     if not text:
@@ -51,14 +70,16 @@ def _ending(status: int) -> str:
     return f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
 
 
-def _child(fd: int, destination: str, bounds: Bounds, reporter: int) -> NoReturn:
+def _child(
+    fds: Sequence[int], destination: str, work: Callable[[], Outcome], reporter: int
+) -> NoReturn:
     status = 1
     try:
         parent = os.getppid()
-        _confine(fd, destination, reporter)
+        _confine({*fds, reporter}, destination)
         # The parent may have died before it could take this child along.
         if os.getppid() == parent:
-            data = json.dumps(_outcome(fd, bounds)).encode()
+            data = json.dumps(work()).encode()
             while data:
                 data = data[os.write(reporter, data) :]
             status = 0
@@ -66,18 +87,17 @@ def _child(fd: int, destination: str, bounds: Bounds, reporter: int) -> NoReturn
         os._exit(status)
 
 
-def _confine(fd: int, destination: str, reporter: int) -> None:
+def _confine(kept: set[int], destination: str) -> None:
     # In a locale other than C, the text of an error is looked up in files, below the new root.
     locale.setlocale(locale.LC_ALL, "C")
     # Nothing may be imported from the image: what is needed has been imported by now.
     sys.meta_path.clear()
-    low, high = sorted((fd, reporter))
     os.chroot(destination)
     os.chdir("/")
     os.umask(0)
-    os.closerange(0, low)
-    os.closerange(low + 1, high)
-    os.closerange(high + 1, os.sysconf("SC_OPEN_MAX"))
+    bounds = [-1, *sorted(kept), os.sysconf("SC_OPEN_MAX")]
+    for low, high in zip(bounds, bounds[1:]):
+        os.closerange(low + 1, high)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     prctl(PR_SET_NO_NEW_PRIVS, 1)
@@ -85,14 +105,22 @@ def _confine(fd: int, destination: str, reporter: int) -> None:
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _outcome(fd: int, bounds: Bounds) -> dict[str, Any]:
+def _outcome(fd: int, bounds: Bounds) -> Outcome:
+    def work() -> list[str]:
+        with open(fd, "rb", closefd=False) as raw:
+            return Unpacker(TarStream(open_archive(raw)), bounds).run()
+
+    return explained(work)
+
+
+def explained(work: Callable[[], list[str]]) -> Outcome:
+    """The warnings of ``work``, or what was wrong with the archive."""
     error, hint, warnings = "", "", []
     try:
-        with open(fd, "rb", closefd=False) as raw:
-            warnings = Unpacker(TarStream(open_archive(raw)), bounds).run()
+        warnings = work()
     except ArchiveError as problem:
         error, hint = problem.message, problem.hint
-    except _DAMAGED as problem:
+    except DAMAGED as problem:
         error = f"the archive is truncated or corrupt: {problem}"
         hint = "make or fetch the archive again, and update its checksum"
     except MemoryError:

@@ -102,6 +102,10 @@ def _nothing(option: str, spec: ImageSpec) -> None:
     """No rule beyond each option's own."""
 
 
+def _no_packages() -> Tuple[str, ...]:
+    return ()
+
+
 def _no_layers(spec: ImageSpec) -> Tuple[str, ...]:
     return ()
 
@@ -114,8 +118,9 @@ class Source:
     be told, as the origin is not there. ``known`` is the image of that name and source, if any.
     ``build`` fills a tree; without it the image consists of ``layers(spec)`` and the host's root.
     ``check(option, spec)`` refuses options that make no sense together. ``secret`` options are
-    never stored. ``settled`` says that a digest stands for its content, so that there is no need to
-    ask again after building whether the origin has changed meanwhile.
+    neither stored nor compared. ``packages()`` are Debian's that this host lacks. ``settled`` says
+    that a digest stands for its content, so that there is no need to ask again after building
+    whether the origin has changed meanwhile.
     """
 
     description: str
@@ -127,6 +132,7 @@ class Source:
     host: Callable[[ImageSpec], Mapping[str, Any]] | None = None
     tmpfs: Callable[[ImageSpec], str] | None = None
     secret: frozenset[str] = frozenset()
+    packages: Callable[[], Sequence[str]] = _no_packages
     settled: bool = False
 
     def parameters(self, spec: ImageSpec) -> Json:

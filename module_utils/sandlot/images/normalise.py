@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Dict, List, Mapping, Sequence
 
 from ..errors import SpecError
+from ..spec.argspec import arguments
 from ..spec.names import image_name
 from ..spec.option import Option
 from ..spec.text import choice, mapping, missing, refusal, sequence, unique
@@ -50,7 +51,7 @@ def normalise(raw: Any, option: str = "image") -> ImageSpec:
 
 
 def _rows(source: Source) -> Sequence[Option]:
-    return (*source.options, *(() if source.tmpfs else (setup.OPTION,)))
+    return (*source.options, *(() if source.tmpfs else setup.OPTIONS))
 
 
 def _name(option: str, given: Mapping[str, Any]) -> str:
@@ -76,6 +77,16 @@ def _check_options(
             known = key in everywhere
             problem = f"is not an option of source {source}" if known else "is unknown"
             raise SpecError(option, key, problem, hint=f"it takes {', '.join(taken)}")
+
+
+def argument_spec() -> Dict[str, Any]:
+    """Ansible's argument spec of one image."""
+    return {
+        "name": {"type": "str", "required": True},
+        "state": {"type": "str", "choices": list(STATES), "default": STATES[0]},
+        "source": {"type": "str", "choices": list(SOURCES)},
+        **arguments(options()),
+    }
 
 
 def options() -> List[Option]:

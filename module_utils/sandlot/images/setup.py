@@ -6,16 +6,57 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Callable, Dict, Sequence, Tuple
+import re
+from functools import partial
+from typing import Any, Callable, Dict, Mapping, Sequence, Tuple
 
+from ..spec.names import (
+    absolute_path,
+    command,
+    environment_name,
+    environment_value,
+    network_name,
+    pairs,
+    user,
+)
 from ..spec.option import Option
-from ..spec.text import line, mapping, refusal, sequence
+from ..spec.quantities import integer
+from ..spec.text import line, mapping, refusal, sequence, text
 from .model import Image, Job, Made
 
 Json = Dict[str, Any]
 
 # Runs the steps of ``job.spec`` in a sandbox of the image; fills ``job.root`` with what they wrote.
 Runner = Callable[[Job, Image], Made]
+
+NO_NETWORK = "none"
+DAY = 86400
+# Written by sandlot for each sandbox: what an image has there is never seen.
+HOST_FILES = ("/etc/hosts", "/etc/resolv.conf", "/etc/hostname")
+MOUNTED = ("dev", "proc", "sys", "tmp")
+_MODE = re.compile(r"[0-7]{3,4}")
+_OWNER = re.compile(r"([0-9]+)(?::([0-9]+))?")
+_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.~:=_/-]{0,127}")
+_SHAPES = "write a line for sh, or a mapping with command, packages, or dest and content"
+_INSTALL = """\
+set -e
+if command -v apt-get >/dev/null; then
+  if ! [ -e /usr/sbin/policy-rc.d ]; then
+    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d
+    chmod 755 /usr/sbin/policy-rc.d
+  fi
+  apt-get -q -o APT::Update::Error-Mode=any update
+  apt-get -qy --no-install-recommends install -- "$@"
+  apt-get clean
+  rm -rf /var/lib/apt/lists/*
+elif command -v apk >/dev/null; then
+  apk add --no-cache -- "$@"
+else
+  echo "the image has neither apt-get nor apk" >&2
+  exit 127
+fi
+"""
 
 
 def _steps(option: str, value: Any) -> Tuple[Json, ...]:
@@ -25,13 +66,104 @@ def _steps(option: str, value: Any) -> Tuple[Json, ...]:
 
 def _step(option: str, value: Any) -> Json:
     if isinstance(value, str):
-        return {"command": ["sh", "-c", line(option, value)]}
-    given = mapping(option, value)
-    if set(given) != {"command"}:
-        raise refusal(
-            option, value, "is no step", hint="write a line for a shell, or command: [..]"
-        )
-    return {"command": [line(f"{option}.command", word) for word in given["command"]]}
+        return {"command": ["sh", "-c", text(option, value)]}
+    given = {key: item for key, item in mapping(option, value).items() if item is not None}
+    for name, (parsers, needed) in _FORMS.items():
+        if name in given:
+            _check_keys(option, value, given, parsers, needed)
+            rows = ((key, parse) for key, parse in parsers.items() if key in given)
+            return {key: parse(f"{option}.{key}", given[key]) for key, parse in rows}
+    raise refusal(option, value, "is no step", hint=_SHAPES)
+
+
+def _check_keys(
+    option: str,
+    value: Any,
+    given: Mapping[str, Any],
+    parsers: Mapping[str, Any],
+    needed: Sequence[str],
+) -> None:
+    if not set(needed) <= set(given) <= set(parsers):
+        raise refusal(option, value, "is no step", hint=f"such a step takes {', '.join(parsers)}")
+
+
+def _command(option: str, value: Any) -> list[str]:
+    words = list(command(option, value))
+    if not words or not words[0]:
+        raise refusal(option, value, "names nothing to run", hint="write [PROGRAM, ARGUMENT...]")
+    return words
+
+
+def _env(option: str, value: Any) -> Dict[str, str]:
+    return dict(pairs(option, value, key=environment_name, item=environment_value))
+
+
+def _packages(option: str, value: Any) -> list[str]:
+    names = [line(f"{option}[{i}]", item) for i, item in enumerate(sequence(option, value))]
+    for name in names:
+        if not _PACKAGE.fullmatch(name):
+            hint = "use names as apt-get or apk takes them, such as nginx or nginx=1.22.1-9"
+            raise refusal(option, name, "is not the name of a package", hint=hint)
+    if not names:
+        raise refusal(option, value, "names no package", hint="name one, or leave the step out")
+    return names
+
+
+def _dest(option: str, value: Any) -> str:
+    path = absolute_path(option, value)
+    if path in HOST_FILES:
+        hint = "use etc_hosts, dns_servers or hostname of the sandboxes"
+        raise refusal(option, value, "is written by sandlot for each sandbox", hint=hint)
+    if path == "/" or path.split("/")[1] in MOUNTED:
+        raise refusal(option, value, "lies where sandboxes have a mount", hint="write it elsewhere")
+    return path
+
+
+def _mode(option: str, value: Any) -> str:
+    # YAML reads a bare 0644 as a number.
+    if not isinstance(value, str) or not _MODE.fullmatch(value):
+        raise refusal(option, value, "is not a mode", hint='write it in octal and quoted, "0644"')
+    return f"{int(value, 8):04o}"
+
+
+def _owner(option: str, value: Any) -> str:
+    plain = user(option, value)
+    if not _OWNER.fullmatch(plain):
+        hint = 'write the ids, such as "33:33": names are those of the image'
+        raise refusal(option, value, "is not UID or UID:GID", hint=hint)
+    return plain
+
+
+# By the key that tells them apart: what each takes, and must have.
+_FORMS: Mapping[str, Tuple[Mapping[str, Callable[[str, Any], Any]], Sequence[str]]] = {
+    "command": ({"command": _command, "env": _env, "user": user}, ("command",)),
+    "packages": ({"packages": _packages, "env": _env}, ("packages",)),
+    "dest": (
+        {"dest": _dest, "content": text, "mode": _mode, "owner": _owner},
+        ("dest", "content"),
+    ),
+}
+
+
+def argv(step: Mapping[str, Any]) -> list[str]:
+    """What a step runs; [] for one that only writes a file."""
+    if "packages" in step:
+        return ["sh", "-c", _INSTALL, "sh", *step["packages"]]
+    return list(step.get("command", []))
+
+
+def told(step: Mapping[str, Any]) -> str:
+    """A step in a message; without its environment, which may hold secrets."""
+    if "dest" in step:
+        return f"write {step['dest']}"
+    if "packages" in step:
+        return f"install {' '.join(step['packages'])}"
+    words = step["command"]
+    return str(words[2] if words[:2] == ["sh", "-c"] and len(words) == 3 else " ".join(words))
+
+
+def _network(option: str, value: Any) -> str:
+    return network_name(option, value)
 
 
 OPTION = Option(
@@ -40,11 +172,31 @@ OPTION = Option(
     _steps,
     [
         "Steps run once, in order, in a throw-away sandbox of the image, and kept as a layer.",
-        "A string is a line for the shell of the image.",
+        "A string is a script for the image's C(sh).",
+        "A mapping with C(command) (a list) runs that, with C(env) and as C(user).",
+        "A mapping with C(packages) (a list) installs them with C(apt-get) or C(apk).",
+        "A mapping with C(dest) and C(content) writes a file, with C(mode) and a numeric C(owner).",
+        "Steps are stored on the host and shown in facts, C(env) and C(content) among them: they "
+        "are no place for secrets.",
     ],
     dump=list,
     elements="raw",
 )
+NETWORK = Option(
+    "setup_network",
+    "str",
+    _network,
+    ["Network of the throw-away sandbox, V(none) for no network."],
+    default="default",
+)
+TIMEOUT = Option(
+    "setup_timeout",
+    "int",
+    partial(integer, minimum=1, maximum=DAY),
+    ["Most seconds one step may take."],
+    default=3600,
+)
+OPTIONS = (OPTION, NETWORK, TIMEOUT)
 
 
 def digest(base: str, steps: Sequence[Json]) -> str:

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from typing import Mapping
 
-from . import busybox, directory, host, host_overlay, tarball, tmpfs
+from . import busybox, debootstrap, directory, host, host_overlay, oci, tarball, tmpfs
 from .model import ImageSpec, Source
 
 SOURCES: Mapping[str, Source] = {
     "busybox": busybox.SOURCE,
     "tarball": tarball.SOURCE,
+    "debootstrap": debootstrap.SOURCE,
+    "oci": oci.SOURCE,
     "host": host.SOURCE,
     "host_overlay": host_overlay.SOURCE,
     "directory": directory.SOURCE,

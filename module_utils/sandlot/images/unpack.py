@@ -55,13 +55,13 @@ class Unpacker:
         for member in self._archive:
             self._check_bounds(member)
             try:
-                self._place(member, _relative(member, member.name))
+                self._place(member, relative(member, member.name))
             except OSError as error:
                 raise ArchiveError(f"member {member}: {error.strerror}") from error
         if not self._count:
             raise ArchiveError("the archive has no members", hint="make the archive again")
         self._finish_directories()
-        _check_mountpoints()
+        check_mountpoints()
         return self._warnings()
 
     def _check_bounds(self, member: Member) -> None:
@@ -112,14 +112,15 @@ class Unpacker:
             os.close(fd)
 
     def _directory(self, member: Member, path: bytes) -> None:
-        if path != b"." and not _is_directory(path):
+        if path != b"." and not is_directory(path):
             _make_way(path)
             os.mkdir(path, 0o755)
+            check_depth(path)
         os.lchown(path, member.uid, member.gid)
         self._directories[path] = member
 
     def _hard_link(self, member: Member, path: bytes) -> None:
-        target = _relative(member, member.link)
+        target = relative(member, member.link)
         if target in self._dropped:
             self._dropped.add(path)
             return
@@ -154,7 +155,7 @@ class Unpacker:
         return warnings
 
 
-def _relative(member: Member, name: bytes) -> bytes:
+def relative(member: Member, name: bytes) -> bytes:
     """``name`` as a path below the root; refused when it points elsewhere."""
     parts = name.split(b"/")
     if name.startswith(b"/") or b".." in parts or not name:
@@ -168,7 +169,19 @@ def _relative(member: Member, name: bytes) -> bytes:
     return b"/".join(kept) or b"."
 
 
-def _is_directory(path: bytes) -> bool:
+def check_depth(directory: bytes) -> None:
+    """Links lead deeper than names tell."""
+    os.chdir(directory)
+    try:
+        depth = os.getcwdb().count(b"/")
+    finally:
+        os.chdir("/")
+    if depth > MAX_DEPTH:
+        problem = f"directory {shown(directory)} lies more than {MAX_DEPTH} directories deep"
+        raise ArchiveError(problem, hint="make the archive without it")
+
+
+def is_directory(path: bytes) -> bool:
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -178,11 +191,12 @@ def _is_directory(path: bytes) -> bool:
 def _make_way(path: bytes) -> None:
     """Remove what has this name, and make the directories that lead to it."""
     try:
-        (os.rmdir if _is_directory(path) else os.unlink)(path)
+        (os.rmdir if is_directory(path) else os.unlink)(path)
     except FileNotFoundError:
         parent = os.path.dirname(path)
         if parent:
             os.makedirs(parent, 0o755, exist_ok=True)
+            check_depth(parent)
 
 
 def _times(member: Member) -> tuple[int, int]:
@@ -190,7 +204,7 @@ def _times(member: Member) -> tuple[int, int]:
     return int(seconds * 1e9), int(seconds * 1e9)
 
 
-def _check_mountpoints() -> None:
+def check_mountpoints() -> None:
     for name, mode in MOUNTPOINTS.items():
         try:
             is_directory = stat.S_ISDIR(os.lstat(name).st_mode)

@@ -107,6 +107,12 @@ def is_abandoned(path: str) -> bool:
     return True
 
 
+def is_busy(paths: Paths, start: str) -> bool:
+    """Whether somebody is building what has a key that begins so."""
+    found = (name for name in names(paths.images) if name.startswith(f"{TEMPORARY}{start}"))
+    return any(not is_abandoned(f"{paths.images}/{name}") for name in found)
+
+
 def install(paths: Paths, directory: str, destination: str) -> None:
     """Rename a finished tree into place, once it has reached the disk."""
     os.sync()

@@ -27,7 +27,7 @@ from ..kernel.mounts import (
     MOUNT_ATTR_RDONLY,
 )
 from ..kernel.signals import signal
-from . import lowers, protocol, rootfs, stage, stopper, users
+from . import lowers, netns, protocol, rootfs, stage, stopper, users
 from .creator import write_value
 
 TYPE_CHECKING = False
@@ -57,7 +57,7 @@ class _Build:
     def __init__(self, paths: SandboxPaths, launch: Mapping[str, Any], stage_fd: int) -> None:
         self.stage = stage_fd
         self.launch = launch
-        self.pins = _open_pins(paths)
+        self.pins = _open_pins(paths, launch)
         self.lowers = lowers.opened(launch, self.pins["user"])
         self.layer = lowers.layer(launch)
         self.devices = {name: _device(name, number) for name, number in rootfs.DEVICES.items()}
@@ -116,20 +116,24 @@ def _abandon(paths: SandboxPaths, pidfd: int) -> None:
     store.remove(paths.init)
 
 
-def _open_pins(paths: SandboxPaths) -> dict[str, int]:
+def _open_pins(paths: SandboxPaths, launch: Mapping[str, Any]) -> dict[str, int]:
     """Descriptors of the pinned namespaces, in the order in which they have to be joined.
 
-    User comes last: joining it gives up the rights over the others (setns(2)).
+    User comes last: joining it gives up the rights over the others (setns(2)). A network namespace
+    that is another's is opened where it is.
     """
-    kinds = ("net", "uts", "ipc", "time", "user")
+    joined = launch.get("netns")
+    kinds = (*(() if joined else ("net",)), "uts", "ipc", "time", "user")
     present = [kind for kind in kinds if namespaces.is_namespace_file(paths.pin(kind))]
-    missing = {"net", "uts", "ipc", "user"} - set(present)
+    missing = set(kinds) - {"time"} - set(present)
     if missing:
         raise LaunchError(
             f"{paths.name}: namespaces {', '.join(sorted(missing))} are not pinned",
             hint="deploy again, or run 'sandlot start' which creates them",
         )
-    return {k: os.open(paths.pin(k), os.O_RDONLY | os.O_CLOEXEC) for k in present}
+    pins = {"net": netns.open_joined(paths.name, joined)} if joined else {}
+    pins.update((k, os.open(paths.pin(k), os.O_RDONLY | os.O_CLOEXEC)) for k in present)
+    return pins
 
 
 def _device(name: str, number: tuple[int, int]) -> int:
@@ -226,9 +230,10 @@ def _mounter(build: _Build, peer: _socket.socket) -> None:
     fds: list[int] = []
     try:
         stage.enter(build.stage, build.lowers, build.layer)
+        sysfs = _joined_sysfs(build)
         _become_sandbox_root(build.pins)
         root = rootfs.pivot()
-        fds += _mount(root, build)
+        fds += _mount(root, build, sysfs)
         answer = _user(root, build.launch)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
@@ -236,6 +241,13 @@ def _mounter(build: _Build, peer: _socket.socket) -> None:
     except LaunchError as error:
         answer = {"error": error.message, "hint": error.hint}
     protocol.answer(peer, answer, fds)
+
+
+def _joined_sysfs(build: _Build) -> int | None:
+    """The sandbox's root may not mount sysfs in a network namespace that it does not own."""
+    if not build.launch.get("netns"):
+        return None
+    return netns.sysfs(build.pins["net"], rootfs.SYSFS)
 
 
 def _become_sandbox_root(pins: Mapping[str, int]) -> None:
@@ -253,9 +265,9 @@ def _become_sandbox_root(pins: Mapping[str, int]) -> None:
     namespaces.unshare(namespaces.CLONE_NEWNS)
 
 
-def _mount(root: int, build: _Build) -> list[int]:
+def _mount(root: int, build: _Build, sysfs: int | None) -> list[int]:
     """Everything below the root; descriptors of the mount namespace, /dev/null and /dev/pts."""
-    pts = rootfs.populate(root, build.launch, build.devices)
+    pts = rootfs.populate(root, build.launch, build.devices, sysfs)
     rootfs.bind_files(root, build.files)
     # Only now, as the kernel wants a complete proc and sysfs in sight to allow new ones.
     rootfs.detach_old_root(root)

@@ -59,6 +59,11 @@ class Launcher:
             return False
         return True
 
+    def wake(self) -> None:
+        """Have one that sleeps look at the clock, if there may be names to resolve again."""
+        if os.path.exists(self.paths.names_file):
+            self.ping()
+
     def upgrade(self) -> None:
         """Have a running launcher re-execute the installed code; done when the new one answers."""
         if self._ask("upgrade", to_end=True) is not None:

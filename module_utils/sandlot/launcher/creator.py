@@ -22,12 +22,10 @@ from . import protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Mapping
+    from typing import Any, Mapping, Sequence
 
     from ..paths import SandboxPaths
 
-_BASE = namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWNET
-_BASE |= namespaces.CLONE_NEWUTS | namespaces.CLONE_NEWIPC
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
 STEP_SECONDS = 60.0
@@ -35,7 +33,8 @@ STEP_SECONDS = 60.0
 
 def create(paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
     """Make and pin the namespaces ``launch`` asks for; complete pins are left as they are."""
-    kinds = [k for k in PINNED if k != "time" or launch["time_offset"]]
+    left_out = {"net": bool(launch.get("netns")), "time": not launch["time_offset"]}
+    kinds = [kind for kind in PINNED if not left_out.get(kind)]
     present = [k for k in PINNED if namespaces.is_namespace_file(paths.pin(k))]
     if present == kinds:
         return
@@ -45,14 +44,14 @@ def create(paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
     pid = os.fork()
     if pid == 0:
         ours.close()
-        _unshare_as(launch["ids"], theirs, time=bool(launch["time_offset"]))
+        _unshare_as(launch["ids"], theirs, kinds)
     theirs.close()
     ours.settimeout(STEP_SECONDS)
     try:
         _receive_or_raise(ours)
         _write_maps(pid, launch)
         # Pins come last: complete ones mean that nothing is left to be done.
-        _configure(pid, launch)
+        _configure(pid, launch, kinds)
         for kind in kinds:
             _pin(paths, pid, kind)
     finally:
@@ -60,7 +59,7 @@ def create(paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
         os.waitpid(pid, 0)
 
 
-def _unshare_as(ids: Mapping[str, int], peer: _socket.socket, *, time: bool) -> None:
+def _unshare_as(ids: Mapping[str, int], peer: _socket.socket, kinds: Sequence[str]) -> None:
     """In the grandchild: become the sandbox's uid, keep what unshare needs, unshare, wait."""
     try:
         confine.prctl(confine.PR_SET_KEEPCAPS, 1)
@@ -68,7 +67,10 @@ def _unshare_as(ids: Mapping[str, int], peer: _socket.socket, *, time: bool) -> 
         os.setresgid(ids["gid"], ids["gid"], ids["gid"])
         os.setresuid(ids["uid"], ids["uid"], ids["uid"])
         confine.set_capabilities(1 << confine.CAP_SYS_ADMIN, 1 << confine.CAP_SYS_ADMIN, 0)
-        namespaces.unshare(_BASE | (namespaces.CLONE_NEWTIME if time else 0))
+        flags = 0
+        for kind in kinds:
+            flags |= namespaces.FLAGS[kind]
+        namespaces.unshare(flags)
     except OSError as error:
         protocol.answer(peer, {"errno": error.errno, "what": error.strerror})
         os._exit(1)
@@ -112,29 +114,43 @@ def _pin(paths: SandboxPaths, pid: int, kind: str) -> None:
     mounts.mount(f"/proc/{pid}/ns/{source}", target, flags=mounts.MS_BIND)
 
 
-def _configure(pid: int, launch: Mapping[str, Any]) -> None:
+def _configure(pid: int, launch: Mapping[str, Any], kinds: Sequence[str]) -> None:
     """Host name, lo and sysctls, set by host root from inside the net, uts and ipc namespaces."""
-    for kind in ("net", "uts", "ipc"):
+    for kind in set(kinds) & {"net", "uts", "ipc"}:
         fd = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
         namespaces.setns(fd, namespaces.FLAGS[kind])
         os.close(fd)
     namespaces.set_hostname(launch["hostname"])
-    sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
-    fcntl.ioctl(sock.fileno(), _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
-    sock.close()
+    if "net" in kinds:
+        sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+        fcntl.ioctl(sock.fileno(), _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+        sock.close()
     for key, value in launch["sysctls"].items():
-        _set_sysctl(key, str(value))
+        _set_sysctl(key, str(value), launch["ids"]["uid"])
 
 
-def _set_sysctl(key: str, value: str) -> None:
+def _set_sysctl(key: str, value: str, owner: int) -> None:
+    path = "/proc/sys/" + key.replace(".", "/")
     try:
-        write_value("/proc/sys/" + key.replace(".", "/"), value)
+        try:
+            write_value(path, value)
+        except PermissionError:
+            _write_as(owner, path, value)
     except FileNotFoundError as error:
         problem = "does not exist in a sandbox of this kernel"
         raise SpecError("sysctls", key, problem, hint="correct its name or leave it out") from error
     except OSError as error:
         problem = f"can't be set to {value!r}: {error.strerror}"
         raise SpecError("sysctls", key, problem, hint="correct the value") from error
+
+
+def _write_as(uid: int, path: str, value: str) -> None:
+    """Settings of an ipc namespace are its owner's on newer kernels, which refuse host root."""
+    os.seteuid(uid)
+    try:
+        write_value(path, value)
+    finally:
+        os.seteuid(0)
 
 
 def destroy(paths: SandboxPaths) -> None:

@@ -44,6 +44,7 @@ DEV_LINKS = {
     "stderr": "/proc/self/fd/2",
 }
 _SAFE = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
+SYSFS = _SAFE | MOUNT_ATTR_RDONLY
 _STRICT = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 # The kernel has 4096 ptys for all (kernel.pty.max); a few sandboxes must not exhaust them.
 DEVPTS = {"newinstance": "", "ptmxmode": "0666", "mode": "0620", "gid": "5", "max": "256"}
@@ -74,10 +75,15 @@ def detach_old_root(root: int) -> None:
     mounts.umount(".", mounts.MNT_DETACH)
 
 
-def populate(root: int, launch: Mapping[str, Any], devices: Mapping[str, int]) -> int:
-    """Mount everything below the root; returns a descriptor of /dev/pts."""
+def populate(
+    root: int, launch: Mapping[str, Any], devices: Mapping[str, int], sysfs: int | None
+) -> int:
+    """Mount everything below the root; returns a descriptor of /dev/pts.
+
+    ``sysfs`` is a detached mount of it, None when it can be made here.
+    """
     _mount_at(root, "proc", mounts.new_mount("proc", {}, _SAFE))
-    _mount_at(root, "sys", mounts.new_mount("sysfs", {}, _SAFE | MOUNT_ATTR_RDONLY))
+    _mount_at(root, "sys", mounts.new_mount("sysfs", {}, SYSFS) if sysfs is None else sysfs)
     pts = _mount_dev(root, devices)
     for path, options in {"/tmp": "", **launch["tmpfs"]}.items():
         _mount_tmpfs(root, path, options)

@@ -25,6 +25,7 @@ from ..kernel.signals import signal
 from ..paths import Paths
 from . import builder, protocol, stage, worker
 from .command import command
+from .refresher import Refresher
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Server:
         self.restarts: Dict[str, float] = {}
         self.failures: Dict[str, int] = {}
         self.last: Optional[Callable[[], None]] = None
+        self.refresher = Refresher(paths)
 
     # -- the loop
 
@@ -81,11 +83,15 @@ class Server:
                 self.last()
             elif self.last is None:
                 self._restart_due()
+                self.refresher.act()
 
     def _timeout(self) -> Optional[int]:
-        if not self.restarts or self.last is not None:
+        waits = [due - time.monotonic() for due in self.restarts.values()]
+        names = self.refresher.wait()
+        waits += [] if names is None else [names]
+        if not waits or self.last is not None:
             return None
-        return max(0, int((min(self.restarts.values()) - time.monotonic()) * 1000) + 1)
+        return max(0, int(min(waits) * 1000) + 1)
 
     def _watch(self, fd: int, handler: Callable[[], None]) -> None:
         self.handlers[fd] = handler

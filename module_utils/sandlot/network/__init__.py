@@ -9,24 +9,34 @@ nothing is ever up without them.
 from __future__ import annotations
 
 from .adapter import session
+from .aliases import Names, check_names
 from .allocate import allocate, publications
 from .bridges import network_operations, teardown_operations
 from .declare import default, load, load_for, normalise
-from .files import hosts_file, resolv_conf
+from .files import hosts_file, resolv_conf, unreachable_resolvers
 from .links import link_operations, unlink_all, unlink_operations
 from .manage import Managed, declared, removed
 from .model import Interface, Network, Publication
 from .observe import NetworkState, observe
+from .policy import CLOSED, Own
+from .policy import names as policy_names
 from .ports import check_publications
+from .resolution import current as resolve_names
+from .resolution import save as save_names
+from .resolution import warnings as name_warnings
 from .rules import rules_operations
 
 __all__ = [
+    "CLOSED",
     "Interface",
     "Managed",
+    "Names",
     "Network",
     "NetworkState",
+    "Own",
     "Publication",
     "allocate",
+    "check_names",
     "check_publications",
     "declared",
     "default",
@@ -34,15 +44,20 @@ __all__ = [
     "link_operations",
     "load",
     "load_for",
+    "name_warnings",
     "network_operations",
     "normalise",
     "observe",
+    "policy_names",
     "publications",
     "removed",
     "resolv_conf",
+    "resolve_names",
     "rules_operations",
+    "save_names",
     "session",
     "teardown_operations",
     "unlink_all",
     "unlink_operations",
+    "unreachable_resolvers",
 ]

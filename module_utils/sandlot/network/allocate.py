@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Iterable, Mapping, Sequence, Tuple
 
 from ..errors import SpecError
 from ..paths import Paths
+from .ifnames import interface_names
 from .model import (
     ANY,
     ANY6,
@@ -111,13 +112,13 @@ def allocate(
                 key = (sandbox, attachment.name, version)
                 if key not in chosen and (attachment.name, version) in pools:
                     chosen[key] = pools[attachment.name, version].take_free(sandbox)
-    result = {
-        sandbox: [
-            _interface(paths, networks[item.name], sandbox, f"eth{index}", item, chosen)
-            for index, item in enumerate(attachments)
+    result = {}
+    for sandbox, attachments in wanted.items():
+        names = interface_names([item.name for item in attachments], kept.get(sandbox, ()))
+        result[sandbox] = [
+            _interface(paths, networks[item.name], sandbox, names[item.name], item, chosen)
+            for item in attachments
         ]
-        for sandbox, attachments in wanted.items()
-    }
     _check_macs(result, kept)
     _check_links(result, kept)
     return result

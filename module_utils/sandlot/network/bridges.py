@@ -90,6 +90,7 @@ def _files(paths: Paths) -> tuple[str, ...]:
         paths.networks_file,
         sysctls.forwarding_file(paths),
         sysctls.forwarding6_file(paths),
+        paths.names_file,
     )
 
 

@@ -12,13 +12,14 @@ from typing import Any, Iterable, Mapping
 from .. import store
 from ..errors import SpecError, StateError
 from ..paths import Paths
+from . import policy
 from .model import DEFAULT_NAME, DEFAULT_SUBNET, IpNetwork, Network, Range
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}", re.ASCII)
 OPTIONS = frozenset(
     (
         "name", "ipv4_subnet", "ipv4_gateway", "ipv6_subnet", "ipv6_gateway", "nat", "isolated",
-        "mtu", "dns_servers",
+        "mtu", "dns_servers", "internal", "egress", "host_access",
     )
 )  # fmt: skip
 MIN_MTU = 576
@@ -125,6 +126,7 @@ def _network(paths: Paths, raw: Mapping[str, Any]) -> Network:
         isolated=bool(raw.get("isolated", False)),
         mtu=_mtu(raw.get("mtu")),
         dns_servers=tuple(_server(server) for server in raw.get("dns_servers", ())),
+        **policy.declared(raw),
     )
     return _with_ipv6(network, raw.get("ipv6_subnet"), raw.get("ipv6_gateway"))
 

@@ -5,32 +5,50 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Mapping, Sequence
+from typing import Container, Mapping, Sequence
 
+from .aliases import Names
 from .model import Interface
 
-RESOLV_CONF = "/etc/resolv.conf"
-# Where systemd-resolved lists the servers behind its stub on 127.0.0.53.
-BEHIND_STUB = "/run/systemd/resolve/resolv.conf"
+# The host's, and where systemd-resolved and NetworkManager list the servers behind their stubs.
+SOURCES = (
+    "/etc/resolv.conf",
+    "/run/systemd/resolve/resolv.conf",
+    "/run/NetworkManager/no-stub-resolv.conf",
+)
 KEPT_KEYWORDS = ("search", "domain", "options")
+_NO_NAMES = Names()
 LOCALHOST = ("127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback")
 
 
-def resolv_conf(servers: Sequence[str], sources: Sequence[str] = (RESOLV_CONF, BEHIND_STUB)) -> str:
-    """The given servers, or those of the host that a sandbox can reach (no loopback address)."""
+def resolv_conf(
+    servers: Sequence[str], sources: Sequence[str] = SOURCES, *, in_host_network: bool = False
+) -> str:
+    """The given servers, or those of the host that a sandbox can reach.
+
+    The first source that has such a server also says what is searched, and with which options.
+    """
     lines = _read(sources[0])
-    if not servers:
-        for source in sources:
-            lines = _read(source)
-            servers = [server for server in _servers(lines) if not _is_loopback(server)]
-            if servers:
-                break
+    if in_host_network:
+        servers = servers or _servers(lines)
+    for source in () if servers else sources:
+        found = _read(source)
+        servers = [server for server in _servers(found) if is_reachable(server)]
+        if servers:
+            lines = found
+            break
     kept = [line for line in lines if line.split()[0] in KEPT_KEYWORDS]
     return "".join(f"{line}\n" for line in [*(f"nameserver {item}" for item in servers), *kept])
 
 
-def host_resolvers(sources: Sequence[str] = (RESOLV_CONF, BEHIND_STUB)) -> list[str]:
+def host_resolvers(sources: Sequence[str] = SOURCES) -> list[str]:
     return [server for source in sources for server in _servers(_read(source))]
+
+
+def unreachable_resolvers(sources: Sequence[str] = SOURCES) -> list[str]:
+    """The host's name servers when no sandbox can reach any of them, else none."""
+    found = host_resolvers(sources)
+    return [] if any(map(is_reachable, found)) else list(dict.fromkeys(found))
 
 
 def hosts_file(
@@ -39,24 +57,36 @@ def hosts_file(
     interfaces: Sequence[Interface],
     neighbours: Mapping[str, Sequence[Interface]],
     extra: Mapping[str, str],
+    *,
+    names: Names = _NO_NAMES,
+    silent: Container[str] = (),
 ) -> str:
-    """The sandbox itself, its neighbours on shared networks, and ``extra`` (host name: address)."""
-    own = " ".join(dict.fromkeys((hostname, name)))
-    addresses = [address for interface in interfaces for address in interface.addresses]
-    lines = [*LOCALHOST, *(f"{address}\t{own}" for address in addresses)]
+    """The sandbox itself, its neighbours on shared networks, and ``extra`` (host name: address).
+
+    ``interfaces`` are those it sees, which are another's when it shares that one's network. On the
+    ``silent`` networks nobody is listed.
+    """
+    lines = [*LOCALHOST]
+    for item in interfaces:
+        lines += _own_lines(name, hostname, item, names)
     if not interfaces:
-        lines.append(f"127.0.1.1\t{own}")
-    shared = {interface.network for interface in interfaces}
-    for neighbour in sorted(neighbours):
-        if neighbour != name:
-            lines += [
-                f"{address}\t{neighbour}"
-                for interface in neighbours[neighbour]
-                if interface.network in shared
-                for address in interface.addresses
-            ]
+        lines.append(f"127.0.1.1\t{' '.join(dict.fromkeys((hostname, name)))}")
+    shared = {item.network for item in interfaces if item.network not in silent}
+    own = {name, *(item.sandbox for item in interfaces)}
+    for neighbour in sorted(set(neighbours) - own):
+        lines += [
+            f"{address}\t{' '.join(names.of(neighbour, item.network))}"
+            for item in neighbours[neighbour]
+            if item.network in shared
+            for address in item.addresses
+        ]
     lines += [f"{address}\t{host}" for host, address in sorted(extra.items())]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _own_lines(name: str, hostname: str, item: Interface, names: Names) -> list[str]:
+    own = dict.fromkeys((hostname, name, *names.of(item.sandbox, item.network)))
+    return [f"{address}\t{' '.join(own)}" for address in item.addresses]
 
 
 def _read(path: str) -> list[str]:
@@ -74,8 +104,10 @@ def _servers(lines: Sequence[str]) -> list[str]:
     return [word[1] for word in words if word[0] == "nameserver" and len(word) > 1]
 
 
-def _is_loopback(server: str) -> bool:
+def is_reachable(server: str) -> bool:
+    """Whether a sandbox's own network can lead there: loopback and link-local addresses can't."""
     try:
-        return ipaddress.ip_address(server.partition("%")[0]).is_loopback
+        address = ipaddress.ip_address(server.partition("%")[0])
     except ValueError:
-        return True
+        return False
+    return not (address.is_loopback or address.is_link_local)

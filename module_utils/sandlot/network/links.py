@@ -15,6 +15,7 @@ from ..kernel.netlink import RT_TABLE_MAIN, Link, entered, opened
 from ..paths import Paths
 from ..plan import Operation
 from . import adapter, sysctls
+from .announce import announce
 from .model import MAX_INTERFACES, Interface, Network, by_family, identity
 from .observe import NetworkState, is_ours, owned
 
@@ -59,8 +60,9 @@ def link_operations(
             return []
         summary = f"repair interfaces ({', '.join(problems)})"
     else:
+        missing = [item for item, link in zip(interfaces, found) if link is None or all(found)]
         plugs = [
-            f"{item.ifname} {' and '.join(item.cidrs)} into {item.network}" for item in interfaces
+            f"{item.ifname} {' and '.join(item.cidrs)} into {item.network}" for item in missing
         ]
         summary = f"plug {', '.join(plugs)}"
     adapter.require()
@@ -70,14 +72,21 @@ def link_operations(
     ]
 
 
-def unlink_operations(paths: Paths, sandbox: str, state: NetworkState) -> list[Operation]:
-    """What unplugs one sandbox, found by names derived from its own."""
-    names = _links_of(paths, sandbox, state)
+def unlink_operations(
+    paths: Paths, sandbox: str, state: NetworkState, keep: Iterable[Interface] = ()
+) -> list[Operation]:
+    """What unplugs one sandbox but for ``keep``, found by names derived from its own."""
+    kept = {item.ifname for item in keep}
+    names = {
+        link: ifname
+        for link, ifname in _links_of(paths, sandbox, state).items()
+        if ifname not in kept
+    }
     if not names:
         return []
     adapter.require()
-    summary = f"unplug {', '.join(names)}"
-    return [Operation(sandbox, summary, lambda: _unplug(paths, names))]
+    summary = f"unplug {', '.join(names.values())}"
+    return [Operation(sandbox, summary, lambda: _unplug(paths, list(names)))]
 
 
 def unlink_all(paths: Paths, sandboxes: Iterable[str], state: NetworkState) -> list[Operation]:
@@ -91,9 +100,11 @@ def unlink_all(paths: Paths, sandboxes: Iterable[str], state: NetworkState) -> l
     ]
 
 
-def _links_of(paths: Paths, sandbox: str, state: NetworkState) -> list[str]:
-    names = [paths.link(sandbox, f"eth{index}") for index in range(MAX_INTERFACES)]
-    return [name for name in names if owned(paths, state.links, name, "veth")]
+def _links_of(paths: Paths, sandbox: str, state: NetworkState) -> dict[str, str]:
+    """Host ends that there are, with the interface each is the other end of."""
+    ifnames = [f"eth{index}" for index in range(MAX_INTERFACES)]
+    names = {paths.link(sandbox, ifname): ifname for ifname in ifnames}
+    return {link: name for link, name in names.items() if owned(paths, state.links, link, "veth")}
 
 
 def _unplug(paths: Paths, names: Sequence[str]) -> None:
@@ -179,11 +190,21 @@ def plug(
         for item in interfaces:
             outer = netlink.link(sock, item.link)
             owned(paths, {outer.name: outer} if outer else {}, item.link, "veth")
-            if outer is None or not _is_pair(outer, inside.links.get(item.ifname)):
+            inner = inside.links.get(item.ifname)
+            if (
+                outer is None
+                or not _is_pair(outer, inner)
+                or _is_elsewhere(outer, networks[item.network])
+            ):
                 _make_pair(paths, host, item, networks[item.network], netns)
             else:
                 _mend_outer(host, outer, item, networks[item.network])
     _settle_inside(interfaces, netns)
+
+
+def _is_elsewhere(outer: Link, network: Network) -> bool:
+    """On another network's bridge, whose MTU and forwarding entries it would bring along."""
+    return outer.master not in (0, _bridge_index(network))
 
 
 def _make_pair(
@@ -227,14 +248,27 @@ def _bridge_index(network: Network) -> int:
 
 def _settle_inside(interfaces: Sequence[Interface], netns: str) -> None:
     inside = look_inside(netns)
-    with entered(netns), adapter.opened() as within:
-        if not _is_up(inside, "lo"):
-            within.set_link("lo", state="up")
+    with entered(netns):
+        with adapter.opened() as within:
+            if not _is_up(inside, "lo"):
+                within.set_link("lo", state="up")
+            for item in interfaces:
+                inner = inside.links[item.ifname]
+                _mend_inner(within, item, inner, inside.addresses.get(inner.index, ()))
+            # The kernel removes routes with the last address of a link.
+            moved = any(_has_moved(item, inside) for item in interfaces)
+            for ifname, gateway in _default_routes(interfaces):
+                if moved or _route_problems(interfaces, inside):
+                    within.set_default_route(ifname, gateway)
         for item in interfaces:
-            inner = inside.links[item.ifname]
-            _mend_inner(within, item, inner, inside.addresses.get(inner.index, ()))
-        for ifname, gateway in _default_routes(interfaces):
-            within.set_default_route(ifname, gateway)
+            if inside.links[item.ifname].up and _has_moved(item, inside):
+                announce(item)
+
+
+def _has_moved(item: Interface, inside: Inside) -> bool:
+    inner = inside.links[item.ifname]
+    addresses = inside.addresses.get(inner.index, ())
+    return (inner.mac, sorted(addresses)) != (item.mac, sorted(item.cidrs))
 
 
 def _mend_inner(

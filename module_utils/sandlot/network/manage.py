@@ -14,6 +14,7 @@ from .bridges import network_operations, teardown_operations
 from .declare import load, normalise
 from .model import DEFAULT_NAME, Interface, Network, Publication
 from .observe import observe
+from .policy import Own
 from .rules import rules_operations
 
 
@@ -32,16 +33,17 @@ def declared(
     interfaces: Sequence[Interface],
     publications: Sequence[Publication],
     *,
+    policies: Mapping[str, Own],
     purge: bool = False,
 ) -> Managed:
     """The listed networks exist; with ``purge`` no others do, unless as the default one in use.
 
-    ``interfaces`` and ``publications`` are those recorded for this host's sandboxes.
+    ``interfaces``, ``publications`` and ``policies`` are those recorded for this host's sandboxes.
     """
     listed = normalise(paths, raw)
     before = load(paths)
     kept = _implicit(before, interfaces) if purge else before
-    return _managed(paths, before, {**kept, **listed}, interfaces, publications)
+    return _managed(paths, before, {**kept, **listed}, interfaces, publications, policies)
 
 
 def removed(
@@ -49,12 +51,14 @@ def removed(
     names: Iterable[str],
     interfaces: Sequence[Interface],
     publications: Sequence[Publication],
+    *,
+    policies: Mapping[str, Own],
 ) -> Managed:
     """The named networks do not exist."""
     before = load(paths)
     gone = set(names)
     after = {name: network for name, network in before.items() if name not in gone}
-    return _managed(paths, before, after, interfaces, publications)
+    return _managed(paths, before, after, interfaces, publications, policies)
 
 
 def _implicit(before: Mapping[str, Network], interfaces: Iterable[Interface]) -> dict[str, Network]:
@@ -68,13 +72,14 @@ def _managed(
     after: Mapping[str, Network],
     interfaces: Sequence[Interface],
     publications: Sequence[Publication],
+    policies: Mapping[str, Own],
 ) -> Managed:
     _refuse_used(before, after, interfaces)
     state = observe(paths)
     # Also finds and refuses what is plugged into a bridge that is to go, recorded or not.
     operations = network_operations(paths, after, state)
     if after:
-        rules = rules_operations(paths, after, interfaces, publications, state)
+        rules = rules_operations(paths, after, interfaces, publications, state, policies=policies)
         operations = [*rules, *operations]
     else:
         operations = teardown_operations(paths, state)

@@ -62,6 +62,9 @@ class Network:
     isolated: bool = False
     mtu: int | None = None
     dns_servers: tuple[str, ...] = ()
+    internal: bool = False
+    egress: tuple[str, ...] | None = None
+    host_access: tuple[str, ...] = ()
     ipv6_subnet: str | None = None
     ipv6_gateway: str | None = None
 
@@ -84,14 +87,15 @@ class Network:
         return [four, Range(6, ipaddress.ip_network(self.ipv6_subnet), self.ipv6_gateway)]
 
     def to_json(self) -> Json:
-        data = dict(vars(self), dns_servers=list(self.dns_servers))
+        lists = {key: list(x) for key, x in vars(self).items() if isinstance(x, tuple)}
+        data = {**vars(self), **lists}
         del data["bridge"]
         return data
 
     @classmethod
     def from_json(cls, paths: Paths, data: Mapping[str, Any]) -> Network:
-        servers = tuple(data["dns_servers"])
-        return cls(**{**data, "bridge": paths.bridge(data["name"]), "dns_servers": servers})
+        lists = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
+        return cls(**{**data, "bridge": paths.bridge(data["name"]), **lists})
 
 
 @dataclass(frozen=True)

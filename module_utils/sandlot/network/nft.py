@@ -15,10 +15,13 @@ from .. import store
 from ..errors import ForeignError, HostError
 from ..paths import Paths
 from ..plan import Operation
+from . import nft_delta
 from .model import owner_mark
 
 FAMILIES = ("inet", "bridge")
 SEARCH = "/usr/sbin:/sbin:/usr/bin:/bin"
+# Whom the kernel counts for is no part of the rules.
+COUNTED = re.compile(r"(flags dynamic\n)\s*elements = \{[^}]*\}\n")
 ELEMENTS = re.compile(r"elements = \{([^}]*)\}")
 
 
@@ -74,10 +77,14 @@ def require(paths: Paths, tables: Tables) -> None:
 
 
 def apply(paths: Paths, text: str) -> None:
-    """Replace both tables and record what the kernel made of them."""
-    require(paths, observe(paths))
-    _transaction(_replacing(paths, text))
+    """Bring both tables to ``text`` and record what the kernel made of them."""
+    tables = observe(paths)
+    require(paths, tables)
+    before = _in_force(paths)
+    script = nft_delta.script(before, text) if tables.hold(before) else None
+    _transaction(_replacing(paths, text) if script is None else script)
     os.makedirs(paths.run, mode=0o700, exist_ok=True)
+    store.replace(_text_file(paths), text.encode(), mode=0o600)
     record = {"text": digest(text), "listing": observe(paths).listed}
     store.write(_record_file(paths), record, durable=False)
 
@@ -89,6 +96,7 @@ def remove(paths: Paths) -> None:
     if ours:
         _transaction("".join(f"delete table {family} {paths.nft_table}\n" for family in ours))
     store.remove(_record_file(paths))
+    store.remove(_text_file(paths))
 
 
 def remove_operations(paths: Paths, tables: Tables) -> list[Operation]:
@@ -103,6 +111,19 @@ def remove_operations(paths: Paths, tables: Tables) -> list[Operation]:
 def _record_file(paths: Paths) -> str:
     # Sandboxes' directories lie beside it; their names never begin with a dot.
     return f"{paths.run}/.rules.json"
+
+
+def _text_file(paths: Paths) -> str:
+    return f"{paths.run}/.rules.nft"
+
+
+def _in_force(paths: Paths) -> str:
+    """The rules last applied; the digests tell whether the kernel still has them."""
+    try:
+        with open(_text_file(paths), encoding="utf-8") as handle:
+            return handle.read()
+    except FileNotFoundError:
+        return ""
 
 
 def _replacing(paths: Paths, text: str) -> str:
@@ -127,7 +148,8 @@ def _list(program: str, family: str, table: str) -> str | None:
 
 def _listing_digest(listings: dict[str, str]) -> str:
     """nft prints the elements of a set in an order that is not promised."""
-    return digest("".join(ELEMENTS.sub(_sorted, listings[family]) for family in FAMILIES))
+    texts = [COUNTED.sub(r"\1", listings[family]) for family in FAMILIES]
+    return digest("".join(ELEMENTS.sub(_sorted, text) for text in texts))
 
 
 def _sorted(match: re.Match[str]) -> str:

@@ -11,19 +11,10 @@ from typing import Iterable, Mapping, Sequence
 
 from ..paths import Paths
 from ..plan import Operation
-from . import jhash, nft
+from ..spec.grants import METADATA4, METADATA6
+from . import jhash, nft, policy, policy_rules, resolution
 from .model import Interface, Network, Publication, owner_mark
 from .observe import NetworkState
-
-# Link-local addresses and the two well-known addresses of cloud metadata services.
-METADATA = ("100.100.100.200", "169.254.0.0/16")
-# The last two are the same as a NAT64 gateway would reach them (RFC 6052).
-METADATA6 = (
-    "fd00:ec2::254",
-    "fd20:ce::254",
-    "64:ff9b::a9fe:0/112",
-    "64:ff9b::6464:64c8",
-)
 
 INET = """\
 	chain raw {
@@ -34,8 +25,8 @@ INET = """\
 		ip saddr != @addresses drop
 		ip6 saddr != @addresses6 drop
 		ip daddr 127.0.0.0/8 drop
-		ip daddr @metadata drop
-		ip6 daddr @metadata6 drop
+		ip daddr @metadata ip saddr . ip daddr != @granted4 drop
+		ip6 daddr @metadata6 ip6 saddr . ip6 daddr != @granted6 drop
 	}
 	chain prerouting {
 		type nat hook prerouting priority -100; policy accept;
@@ -74,6 +65,7 @@ INET = """\
 	chain to_host {
 		icmp type redirect drop
 		icmpv6 type { nd-router-advert, nd-redirect } drop
+		jump host_services
 		ct state established,related accept
 		icmp type echo-request iifname . ip daddr @gateways accept
 		icmpv6 type echo-request iifname . ip6 daddr @gateways6 accept
@@ -186,29 +178,43 @@ def rules_operations(
     interfaces: Iterable[Interface],
     publications: Iterable[Publication],
     state: NetworkState,
+    *,
+    policies: Mapping[str, policy.Own],
+    resolved: resolution.Resolution | None = None,
 ) -> list[Operation]:
     """One operation that replaces our tables, or none when the kernel holds these rules.
 
     Apply it before networks and links come up: rules name links that need not exist yet.
-    A host without networks has no tables.
+    A host without networks has no tables. ``policies`` are what sandboxes say themselves;
+    ``resolved`` are the addresses behind names, asked for unless given.
     """
     if not networks:
         return nft.remove_operations(paths, state.tables)
     nft.require(paths, state.tables)
+    interfaces, publications = list(interfaces), list(publications)
+    policy.check(networks, interfaces, publications)
+    resolved = resolved or resolution.current(paths, policy.names(networks, policies))
     has_ipv6 = any(network.ipv6_subnet for network in networks.values())
     guarded = {4: state.forwarding.ours, 6: has_ipv6 and state.forwarding6.ours}
     text = render(
         paths,
         networks,
-        list(interfaces),
-        list(publications),
+        interfaces,
+        publications,
         guarded=[version for version, ours in guarded.items() if ours],
+        policies=policies,
+        addresses=resolved.seen,
     )
     if state.tables.hold(text):
-        return []
+        return resolution.operations(paths, resolved)
     verb = "replace" if state.tables.present else "create"
-    summary = f"{verb} nftables rules in table {paths.nft_table}"
-    return [Operation("network", summary, lambda: nft.apply(paths, text))]
+    summary = f"{verb} nftables rules in table {paths.nft_table}{resolution.told(resolved)}"
+
+    def apply() -> None:
+        resolution.save(paths, resolved)
+        nft.apply(paths, text)
+
+    return [Operation("network", summary, apply)]
 
 
 def render(
@@ -218,6 +224,8 @@ def render(
     publications: Sequence[Publication],
     *,
     guarded: Iterable[int],
+    policies: Mapping[str, policy.Own] | None = None,
+    addresses: Mapping[str, Iterable[str]] | None = None,
 ) -> str:
     """Both tables, in an order that depends on nothing but the arguments' values.
 
@@ -226,7 +234,9 @@ def render(
     plugged = [item for item in interfaces if item.network in networks]
     mark = f"\tchain {owner_mark(paths)} {{\n\t}}\n"
     sets = _sets(networks, plugged) + _maps(publications)
-    inet = mark + sets + INET % {"guard": _guard(guarded), **KEYS}
+    pairs = policy.effective(networks, plugged, policies or {})
+    inet = mark + sets + policy_rules.render(networks, pairs, addresses or {})
+    inet += INET % {"guard": _guard(guarded), **KEYS}
     bridge = mark + _bridge_sets(networks, plugged) + BRIDGE % {"modulus": jhash.MODULUS}
     return "".join(
         f"table {family} {paths.nft_table} {{\n{body}}}\n"
@@ -251,7 +261,7 @@ def _sets(networks: Mapping[str, Network], interfaces: Sequence[Interface]) -> s
         (
             _set("bridges", "ifname", [_quoted(item.bridge) for item in all_networks]),
             _range_sets("", 4, all_networks),
-            _set("metadata", "ipv4_addr", METADATA, ranges=True),
+            _set("metadata", "ipv4_addr", METADATA4, ranges=True),
             _range_sets("6", 6, all_networks),
             _set("metadata6", "ipv6_addr", METADATA6, ranges=True),
             _set("isolated", "ifname . ifname", pairs[True]),

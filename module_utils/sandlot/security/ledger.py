@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..spec.grants import relaxations
 from .capabilities import NAMES, canonical
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ def relaxed(spec: Spec) -> list[str]:
     lines = [f"capabilities: {name}" for name in granted]
     if spec.seccomp_profile != "default":
         lines.append(f"seccomp_profile: {spec.seccomp_profile}")
+    if spec.network_mode == "host" or spec.network_pin:
+        lines.append(f"network_mode: {spec.network_mode}")
     if spec.limits.pids_limit < 0:
         lines.append(f"pids_limit: {spec.limits.pids_limit}")
-    return lines
+    return lines + relaxations(spec.egress, spec.host_access)

@@ -15,6 +15,9 @@ from .values import Attachment, PublishedPort
 MAX_PORTS = 1024
 # MAXNS of resolv.h: resolvers ignore what follows.
 MAX_SERVERS = 3
+# Links of a sandbox are found by names derived from eth0 to eth15.
+MAX_ATTACHMENTS = 16
+MAX_ALIASES = 64
 PROTOCOLS = ("tcp", "udp")
 
 _PORT = re.compile(
@@ -100,7 +103,29 @@ def attachments(option: str, items: tuple[Attachment, ...]) -> tuple[Attachment,
     unique(option, (item.name for item in items), what="network")
     macs = (item.mac_address for item in items if item.mac_address)
     unique(option, macs, what="mac_address")
+    if len(items) > MAX_ATTACHMENTS:
+        hint = f"keep {MAX_ATTACHMENTS}"
+        raise refusal(option, len(items), "are too many networks for a sandbox", hint=hint)
     return items
+
+
+def aliases(option: str, value: Any) -> tuple[str, ...]:
+    """In lower case, as names are compared; sorted, so that another order is no change."""
+    items = enumerate(sequence(option, value))
+    found = [_alias(f"{option}[{index}]", item) for index, item in items]
+    unique(option, found, what="alias")
+    if len(found) > MAX_ALIASES:
+        raise refusal(option, len(found), "are too many aliases", hint=f"keep {MAX_ALIASES}")
+    return tuple(sorted(found))
+
+
+def _alias(option: str, value: Any) -> str:
+    name = hosts_name(option, value).lower()
+    if name == "localhost" or name.startswith("ip6-"):
+        raise refusal(option, value, "is what a host calls itself", hint="choose another alias")
+    if name.rpartition(".")[2].isdigit():
+        raise refusal(option, value, "would be read as an address", hint="choose another alias")
+    return name
 
 
 def published_ports(option: str, value: Any) -> tuple[PublishedPort, ...]:

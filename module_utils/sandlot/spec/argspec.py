@@ -33,6 +33,8 @@ def arguments(options: Iterable[Option]) -> Json:
 
 def _argument(option: Option) -> Json:
     row = _typing(option)
+    if option.no_log:
+        row["no_log"] = True
     # Given a number for a dict with suboptions, Ansible's own check ends in a traceback; the engine
     # knows suboptions anyway.
     if option.suboptions and option.type == "list":

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping
 
 from ..errors import SpecError, StateError
+from . import netmode
 from .names import Pairs, default_hostname
 from .option import read
 from .options import OPTIONS, STORED
@@ -35,10 +36,14 @@ class Spec:
     hostname: str
     tmpfs: tuple[Tmpfs, ...]
     read_only: bool
+    network_mode: str
+    allow_host_network: bool
     networks: tuple[Attachment, ...]
     published_ports: tuple[PublishedPort, ...]
     etc_hosts: Pairs
     dns_servers: tuple[str, ...]
+    egress: tuple[str, ...] | None
+    host_access: tuple[str, ...] | None
     memory: int | None
     memory_swap: int | None
     cpus: float | None
@@ -59,6 +64,21 @@ class Spec:
     state: str = field(default="started", compare=False)
     restart: bool = field(default=False, compare=False)
     recreate: bool = field(default=False, compare=False)
+
+    @property
+    def owns_network(self) -> bool:
+        """Whether its network namespace is its own."""
+        return self.network_mode in netmode.OWN
+
+    @property
+    def network_partner(self) -> str:
+        """The sandbox whose network namespace it shares, "" for none."""
+        return netmode.partner(self.network_mode)
+
+    @property
+    def network_pin(self) -> str:
+        """The path of the network namespace it joins, "" for none."""
+        return netmode.pin(self.network_mode)
 
     @property
     def limits(self) -> Limits:
@@ -91,6 +111,8 @@ class Spec:
 
 def from_table(raw: Mapping[str, Any]) -> Spec:
     """Each option by itself; what options ask of each other is the caller's to check."""
+    if raw.get("networks") is None and raw.get("network_mode") not in (None, netmode.BRIDGE):
+        raw = {**raw, "networks": []}
     fields = read(OPTIONS, raw)
     fields["image"] = fields["image"] or ""
     fields["hostname"] = fields["hostname"] or default_hostname(fields["name"])

@@ -8,6 +8,7 @@ import time
 from typing import Any, Mapping, Sequence
 
 from ..errors import SpecError
+from . import netmode
 from .model import Spec, from_table
 from .option import check_known
 from .options import NAMES
@@ -27,9 +28,21 @@ def normalise(raw: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = No
     shared = _given("defaults", defaults or {})
     check_known(NAMES, own)
     check_known(_DEFAULT_NAMES, shared, "defaults.")
-    spec = from_table({**shared, **own})
+    spec = from_table({**_fitting(shared, own), **own})
     _check_together(spec)
     return spec
+
+
+# What speaks of the interfaces that a sandbox has of its own.
+_POLICIES = ("egress", "host_access")
+_OF_NETWORKS = ("networks", *_POLICIES)
+
+
+def _fitting(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Defaults without the networks of those that have a mode of their own without any."""
+    if own.get("network_mode", netmode.BRIDGE) == netmode.BRIDGE:
+        return shared
+    return {key: value for key, value in shared.items() if key not in _OF_NETWORKS}
 
 
 def normalise_all(
@@ -61,12 +74,46 @@ def _check_together(spec: Spec) -> None:
         raise refusal("image", None, "names no image", hint="name one of the host's images")
     _check_swap(spec)
     _check_retries(spec)
-    if spec.published_ports and not spec.networks:
-        hint = "attach it to a network, or publish nothing"
-        first = str(spec.published_ports[0])
-        raise refusal("published_ports", first, "leads to a sandbox without a network", hint=hint)
+    _check_network(spec)
     if spec.time_offset:
         _check_clocks(spec.time_offset)
+
+
+def _check_network(spec: Spec) -> None:
+    mode = spec.network_mode
+    if mode == netmode.HOST and not spec.allow_host_network:
+        problem = "gives the sandbox the host's network"
+        hint = "set allow_host_network: true if that is meant; it is then listed in relaxed"
+        raise refusal("network_mode", mode, problem, hint=hint)
+    if spec.network_partner == spec.name:
+        hint = "name another sandbox, or use bridge"
+        raise refusal("network_mode", mode, "names the sandbox itself", hint=hint)
+    if mode != netmode.BRIDGE and spec.networks:
+        hint = "leave networks out, or set network_mode: bridge"
+        names = ", ".join(item.name for item in spec.networks)
+        raise refusal("networks", names, f"can't be had with network_mode {mode}", hint=hint)
+    for option in _POLICIES:
+        if mode != netmode.BRIDGE and getattr(spec, option) is not None:
+            problem = f"has no effect with network_mode {mode}"
+            hint = "leave it out, or set network_mode: bridge"
+            raise refusal(option, ", ".join(getattr(spec, option)), problem, hint=hint)
+    if spec.published_ports and not spec.networks:
+        first = str(spec.published_ports[0])
+        problem = "leads to a sandbox without a network"
+        raise refusal("published_ports", first, problem, hint=_publishing_hint(spec))
+    foreign = [key for key, _ in spec.sysctls if key.startswith("net.")]
+    if foreign and not spec.owns_network:
+        problem = f"is not this sandbox's to set with network_mode {mode}"
+        hint = "set it for the owner of that network, or leave it out"
+        raise refusal("sysctls", foreign[0], problem, hint=hint)
+
+
+def _publishing_hint(spec: Spec) -> str:
+    if spec.network_mode == netmode.HOST:
+        return "leave it out: in the host's network its ports are the host's"
+    if spec.network_partner:
+        return f"publish it at sandbox {spec.network_partner}, whose network it shares"
+    return "attach it to a network, or publish nothing"
 
 
 def _check_swap(spec: Spec) -> None:

@@ -30,7 +30,8 @@ class Option:
 
     ``default`` is raw, as a user would write it; ``change`` is None for an action, which is no part
     of the stored spec. ``type``, ``elements`` and ``choices`` are Ansible's.
-    ``cost(before, after)`` is for an option whose changes are not all of one class.
+    ``cost(before, after)`` is for an option whose changes are not all of one class. ``no_log`` is
+    for values that Ansible must not show.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Option:
     suboptions: Sequence[Option] = field(default=())
     required: bool = False
     cost: Callable[[Any, Any], Change] | None = None
+    no_log: bool = False
 
     def value(self, raw: Any, prefix: str = "") -> Any:
         """The normalised value; None stands for "not given", as it does in Ansible."""

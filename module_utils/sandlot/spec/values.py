@@ -19,6 +19,7 @@ class Attachment:
     ipv4_address: str | None = None
     mac_address: str | None = None
     ipv6_address: str | None = None
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

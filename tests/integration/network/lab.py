@@ -107,6 +107,7 @@ class Lab:
     sandboxes: dict = field(default_factory=dict)
     ports: list = field(default_factory=list)
     servers: list = field(default_factory=list)
+    policies: dict = field(default_factory=dict)
 
     def __post_init__(self):
         self.paths = Paths(str(self.directory / "root"))
@@ -170,7 +171,9 @@ class Lab:
         known = network.normalise(self.paths, self.networks)
         state = replace(network.observe(self.paths), networks=known)
         interfaces = [item for items in self.sandboxes.values() for item in items]
-        found = network.rules_operations(self.paths, known, interfaces, self.ports, state)
+        found = network.rules_operations(
+            self.paths, known, interfaces, self.ports, state, policies=self.policies
+        )
         found += network.network_operations(self.paths, known, state)
         for name, items in self.sandboxes.items():
             found += network.link_operations(self.paths, items, self.pin(name), state)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from lab import run
+from sandlot import network
 
 REPOSITORY = Path(__file__).parents[3]
 TWO = [{"name": "default"}, {"name": "tenants", "ipv4_subnet": "10.78.0.0/24", "isolated": True}]
@@ -61,9 +62,51 @@ def test_networks_from_first_to_last(lab, module):
     assert not module(networks=[], purge=True)["changed"]
 
 
+POLICIES = [
+    {},
+    {"egress": []},
+    {"egress": ["203.0.113.0/24", {"to": "198.51.100.7", "ports": [443]}]},
+    {"egress": ["169.254.169.254:80"]},
+    {},
+    {"host_access": [53]},
+    {"host_access": ["53/udp"]},
+    {},
+    {"internal": True},
+    {},
+]
+
+
+def test_policy_is_set_changed_and_removed(module):
+    """Beside nothing else: each step is noticed once, and says what it opens."""
+    for number, options in enumerate(POLICIES):
+        networks = [{"name": "default", **options}]
+        assert module("--check", networks=networks)["changed"]
+        made = module(networks=networks)
+        assert made["changed"]
+        assert not module(networks=networks)["changed"]
+        told = [f"egress: {text}/tcp" for text in options.get("egress", ()) if "254" in str(text)]
+        told += ["host_access: 53/tcp"] if options.get("host_access") == [53] else []
+        told += ["host_access: 53/udp"] if options.get("host_access") == ["53/udp"] else []
+        assert made["relaxed"] == ({"default": told} if told else {}), number
+
+
+def test_a_name_without_an_address_is_a_warning(lab, module):
+    """ "localhost" needs no name server, and what it means grants nothing."""
+    made = module(networks=[{"name": "default", "egress": ["localhost:80"]}])
+    assert made["networks"]["default"]["egress"] == ["localhost:80/tcp"]
+    (warning,) = network.name_warnings(lab.paths)
+    assert "localhost, in an egress list, has no address" in warning
+    module(networks=[{"name": "default"}])
+    assert network.name_warnings(lab.paths) == []
+
+
 def test_refusals(lab, module):
     refused = module(networks=[{"name": "default", "ipv4_subnet": "192.0.2.0/24"}])
     assert "overlaps this host's route" in refused["msg"]
     refused = module(networks=[{"name": "other"}])
     assert "ipv4_subnet" in refused["msg"]
+    refused = module(networks=[{"name": "default", "egress": ["example.org/24"]}])
+    assert "egress[0]" in refused["msg"]
+    refused = module(networks=[{"name": "default", "host_access": ["10.0.0.1:53"]}])
+    assert "host_access[0]" in refused["msg"]
     assert not Path(lab.paths.networks_file).exists()

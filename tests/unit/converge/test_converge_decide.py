@@ -87,7 +87,9 @@ def decision_of(case: dict[str, Any]) -> Decision:
     wish = Wish(spec.name, spec.state, spec, restart=spec.restart, recreate=spec.recreate)
     record = record_of(spec, {"image": case.get("image", "sha-1"), "wanted": wanted(wish, before)})
     launch, namespaces = digests(record)
-    return decide(Target(wish, record, launch, namespaces), seen_of(case, before))
+    return decide(
+        Target(wish, record, launch, namespaces), seen_of(case, before), case.get("rejoin", "")
+    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])

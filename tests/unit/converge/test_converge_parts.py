@@ -134,14 +134,64 @@ def test_lines_say_what_steps_do() -> None:
     assert lines([told])[0].describe() == "web: restart (restart)"
 
 
+def around(*records: Record) -> etcfiles.Surroundings:
+    interfaces = {entry.name: entry.interfaces for entry in records}
+    return etcfiles.surroundings({"default": NETWORK}, {e.name: e for e in records}, interfaces)
+
+
+def test_who_shares_a_network_has_the_files_of_its_owner_and_its_own() -> None:
+    owner = a_record(etc_hosts={"db": "192.0.2.1"}, dns_servers=["192.0.2.54"])
+    options = {"network_mode": "container:web", "etc_hosts": {"x": "192.0.2.9"}}
+    sharer = replace(a_record("side", **options), interfaces=())
+    files = etcfiles.contents(sharer, around(owner, sharer))
+    assert files["hostname"] == b"side\n"
+    assert files["hosts"].splitlines()[2:] == [
+        b"10.77.0.2\tside web",
+        b"192.0.2.1\tdb",
+        b"192.0.2.9\tx",
+    ]
+    assert b"nameserver 192.0.2.54\n" in files["resolv.conf"]
+    assert b"10.77.0.2\tweb side\n" in etcfiles.contents(owner, around(owner, sharer))["hosts"]
+
+
+def test_a_host_without_a_reachable_resolver_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = {"default": replace(NETWORK, dns_servers=())}
+    monkeypatch.setattr(etcfiles.network, "unreachable_resolvers", lambda: ["127.0.0.1"])
+    (told,) = etcfiles.warnings([a_record()], bare)
+    assert "no name server for web" in told and "127.0.0.1" in told and "dns_servers" in told
+    assert etcfiles.warnings([a_record()], {"default": NETWORK}) == []
+    assert etcfiles.warnings([a_record(dns_servers=["192.0.2.1"])], bare) == []
+    assert etcfiles.warnings([replace(a_record(), interfaces=())], bare) == []
+    monkeypatch.setattr(etcfiles.network, "unreachable_resolvers", list)
+    assert etcfiles.warnings([a_record()], bare) == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "path"),
+    [
+        ("bridge", None),
+        ("none", None),
+        ("host", "/proc/self/ns/net"),
+        ("container:db", "/moved/run/sandlot/db/ns/net"),
+        ("ns:/run/netns/vpn", "/run/netns/vpn"),
+    ],
+)
+def test_a_foreign_network_is_joined_and_not_configured(mode: str, path: str | None) -> None:
+    entry = a_record(network_mode=mode, allow_host_network=True, sysctls={"kernel.shmmax": "9"})
+    launch = launchfile.content(Paths("/moved"), entry, [])
+    assert launch.get("netns") == ({"mode": mode, "path": path} if path else None)
+    assert ("net.ipv4.ip_unprivileged_port_start" in launch["sysctls"]) == (path is None)
+    assert launch["sysctls"]["kernel.shmmax"] == "9"
+
+
 def test_host_made_files() -> None:
     entry = a_record(etc_hosts={"db": "192.0.2.1"}, hostname="www")
-    files = etcfiles.contents(entry, {"default": NETWORK}, {"web": entry.interfaces})
+    files = etcfiles.contents(entry, around(entry))
     assert files["hostname"] == b"www\n"
     assert b"nameserver 192.0.2.53\n" in files["resolv.conf"]
     assert b"192.0.2.1\tdb" in files["hosts"] or b"192.0.2.1 db" in files["hosts"]
     own = a_record(dns_servers=["192.0.2.1"])
-    files = etcfiles.contents(own, {"default": NETWORK}, {})
+    files = etcfiles.contents(own, around())
     assert b"192.0.2.53" not in files["resolv.conf"]
 
 

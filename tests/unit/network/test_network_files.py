@@ -4,7 +4,16 @@
 from __future__ import annotations
 
 import pytest
-from sandlot.network import hosts_file, resolv_conf
+from sandlot.errors import SpecError
+from sandlot.network import (
+    Names,
+    announce,
+    check_names,
+    hosts_file,
+    resolv_conf,
+    unreachable_resolvers,
+)
+from sandlot.network.ifnames import interface_names
 from sandlot.network.model import Interface
 
 STUB = "# managed\nnameserver 127.0.0.53\noptions edns0 trust-ad\nsearch lan\n"
@@ -16,7 +25,14 @@ CASES = [
     (["1.1.1.1"], STUB, REAL, ["nameserver 1.1.1.1", "options edns0 trust-ad", "search lan"]),
     (["1.1.1.1"], None, None, ["nameserver 1.1.1.1"]),
     ([], "nameserver 2001:db8::1\n", None, ["nameserver 2001:db8::1"]),
-    ([], "nameserver fe80::1%eth0\n", None, ["nameserver fe80::1%eth0"]),
+    (
+        [],
+        "nameserver fe80::1%eth0\nnameserver 169.254.169.253\noptions rotate\n",
+        None,
+        ["options rotate"],
+    ),
+    ([], "nameserver 127.0.0.1\nnameserver 192.0.2.9\n", REAL, ["nameserver 192.0.2.9"]),
+    ([], "nameserver 127.0.0.1\nsearch lan\n", "nameserver ::1\n", ["search lan"]),
     ([], "nameserver\n; nameserver 192.0.2.1\n", None, []),
     ([], None, None, []),
 ]
@@ -55,3 +71,97 @@ def test_hosts_file():
 
 def test_hosts_file_without_network():
     assert "127.0.1.1\tweb" in hosts_file("web", "web", [], {}, {}).splitlines()
+
+
+def test_the_third_source_is_asked_last(tmp_path):
+    sources = [str(tmp_path / name) for name in ("a", "b", "c")]
+    (tmp_path / "a").write_text("nameserver 127.0.0.1\n")
+    (tmp_path / "c").write_text("nameserver 192.0.2.3\nsearch corp\n")
+    assert resolv_conf([], sources) == "nameserver 192.0.2.3\nsearch corp\n"
+    assert unreachable_resolvers(sources) == []
+    (tmp_path / "c").write_text("nameserver 127.0.0.2\n")
+    assert unreachable_resolvers(sources) == ["127.0.0.1", "127.0.0.2"]
+    assert unreachable_resolvers([]) == []
+
+
+def test_in_the_hosts_network_its_stub_is_reachable(tmp_path):
+    source = tmp_path / "resolv.conf"
+    source.write_text(STUB)
+    text = resolv_conf([], [str(source)], in_host_network=True)
+    assert text.splitlines()[0] == "nameserver 127.0.0.53"
+
+
+NEAR = {
+    "web": [interface("web", "a", "10.0.0.2")],
+    "near": [interface("near", "a", "10.0.0.3"), interface("near", "b", "10.1.0.3")],
+}
+NAMES = Names({("near", "a"): ("api",), ("web", "a"): ("www",)}, {"near": ("side",)})
+
+
+def test_neighbours_have_aliases_and_sharers():
+    lines = hosts_file("web", "web", NEAR["web"], NEAR, {}, names=NAMES).splitlines()
+    assert lines[2:] == ["10.0.0.2\tweb www", "10.0.0.3\tnear api side"]
+
+
+def test_who_shares_a_network_sees_it_as_its_owner_does():
+    lines = hosts_file("side", "side", NEAR["near"], NEAR, {}, names=NAMES).splitlines()
+    assert lines[2:] == [
+        "10.0.0.3\tside near api",
+        "10.1.0.3\tside near",
+        "10.0.0.2\tweb www",
+    ]
+
+
+def test_isolated_networks_list_nobody():
+    lines = hosts_file("web", "web", NEAR["web"], NEAR, {}, names=NAMES, silent={"a"}).splitlines()
+    assert lines[2:] == ["10.0.0.2\tweb www"]
+
+
+MEMBERS = {"web": ["a"], "near": ["a", "b"], "far": ["b"]}
+
+
+@pytest.mark.parametrize(
+    ("names", "holder"),
+    [
+        (Names({("web", "a"): ("near",)}), "near"),
+        (Names({("web", "a"): ("NEAR",)}), "near"),
+        (Names({("web", "a"): ("x",), ("near", "a"): ("x",)}), "web"),
+        (Names({("web", "a"): ("side",)}, {"near": ("side",)}), "near"),
+    ],
+)
+def test_a_name_means_one_sandbox(names, holder):
+    with pytest.raises(SpecError, match=f"is a name of sandbox {holder} on network a") as caught:
+        check_names(MEMBERS, names)
+    assert caught.value.option == "aliases" and caught.value.hint
+
+
+def test_names_of_other_networks_are_free():
+    check_names(MEMBERS, Names({("web", "a"): ("far", "web"), ("near", "b"): ("x",)}))
+    check_names(MEMBERS, Names({("web", "a"): ("x",), ("far", "b"): ("x",)}))
+
+
+@pytest.mark.parametrize(
+    ("networks", "kept", "expected"),
+    [
+        (["a", "b"], {}, {"a": "eth0", "b": "eth1"}),
+        (["b"], {"a": "eth0", "b": "eth1"}, {"b": "eth1"}),
+        (["b", "c"], {"a": "eth0", "b": "eth1"}, {"b": "eth1", "c": "eth0"}),
+        (["b", "a"], {"a": "eth0", "b": "eth1"}, {"b": "eth1", "a": "eth0"}),
+        (["c", "b", "d"], {"b": "eth1"}, {"c": "eth0", "b": "eth1", "d": "eth2"}),
+    ],
+)
+def test_interfaces_keep_their_names(networks, kept, expected):
+    before = [
+        Interface("web", name, ifname, "sb", "02", "10.0.0.2/24", "10.0.0.1")
+        for name, ifname in kept.items()
+    ]
+    assert interface_names(networks, before) == expected
+
+
+def test_a_gratuitous_arp():
+    item = Interface("web", "a", "eth0", "sb", "02:00:00:00:00:07", "10.0.0.2/24", "10.0.0.1")
+    mac, address = bytes.fromhex("020000000007"), bytes((10, 0, 0, 2))
+    assert announce.frame(item) == (
+        b"\xff" * 6 + mac + bytes.fromhex("0806" "0001" "0800" "06" "04" "0001")
+        + mac + address + bytes(6) + address
+    )  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from sandlot.errors import ForeignError, HostError
-from sandlot.network import allocate, declare, nft, rules
+from sandlot.network import allocate, declare, nft, policy_rules, rules
 from sandlot.network.model import Publication
 from sandlot.network.nft import Tables
 from sandlot.paths import Paths
@@ -32,6 +32,12 @@ NETWORKS = declare.normalise(
         },
     ],
 )
+
+
+@pytest.fixture(autouse=True)
+def same_memory(monkeypatch):
+    """The number of connections follows the machine's memory."""
+    monkeypatch.setattr(policy_rules, "connection_limit", lambda: 4096)
 
 
 def interfaces():

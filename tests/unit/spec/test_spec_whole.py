@@ -93,10 +93,52 @@ def test_a_sandbox_is_a_mapping(raw: Any) -> None:
         ({"restart_retries": 3, "restart_policy": "always"}, "restart_retries"),
         ({"networks": [], "published_ports": ["80:80"]}, "published_ports"),
         ({"image": None}, "image"),
+        ({"network_mode": "host"}, "network_mode"),
+        ({"network_mode": "host", "allow_host_network": False}, "network_mode"),
+        ({"network_mode": "none", "networks": [{"name": "default"}]}, "networks"),
+        ({"network_mode": "container:db", "networks": [{"name": "default"}]}, "networks"),
+        ({"network_mode": "container:db", "egress": ["dns"]}, "egress"),
+        ({"network_mode": "none", "host_access": ["53/udp"]}, "host_access"),
+        ({"network_mode": "none", "published_ports": ["80:80"]}, "published_ports"),
+        ({"network_mode": "container:db", "published_ports": ["80:80"]}, "published_ports"),
+        ({"network_mode": "ns:/run/netns/a", "published_ports": ["80:80"]}, "published_ports"),
+        (
+            {"network_mode": "host", "allow_host_network": True, "published_ports": ["80:80"]},
+            "published_ports",
+        ),
+        ({"network_mode": "container:db", "sysctls": {"net.core.somaxconn": "9"}}, "sysctls"),
+        ({"networks": [{"name": f"n{number}"} for number in range(17)]}, "networks"),
     ],
 )
 def test_options_that_contradict_each_other(extra: dict[str, Any], option: str) -> None:
     assert refused({**BASE, **extra}).option == option
+
+
+def test_hints_lead_to_who_has_the_network() -> None:
+    mode = {"network_mode": "container:db", "published_ports": ["80:80"]}
+    assert "publish it at sandbox db" in refused({**BASE, **mode}).hint
+    mode = {"network_mode": "host", "allow_host_network": True, "published_ports": ["80:80"]}
+    assert "its ports are the host's" in refused({**BASE, **mode}).hint
+    assert "allow_host_network: true" in refused({**BASE, "network_mode": "host"}).hint
+
+
+@pytest.mark.parametrize("mode", ["none", "container:db", "ns:/run/netns/a"])
+def test_modes_without_networks_do_not_take_the_default_ones(mode: str) -> None:
+    defaults = {"networks": [{"name": "lab"}], "network_mode": "bridge"}
+    for spec in (
+        normalise({**BASE, "network_mode": mode}),
+        normalise({**BASE, "network_mode": mode}, defaults=defaults),
+        normalise(BASE, defaults={"network_mode": mode}),
+    ):
+        assert spec.networks == () and spec.network_mode == mode
+        assert Spec.from_json(spec.to_json()) == spec
+    assert normalise(BASE, defaults=defaults).networks[0].name == "lab"
+
+
+def test_a_spec_stored_before_there_were_modes_has_a_bridge() -> None:
+    stored = normalise(BASE).to_json()
+    del stored["network_mode"], stored["allow_host_network"]
+    assert Spec.from_json(stored) == normalise(BASE)
 
 
 def test_absent_needs_a_name_only() -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ...plan import Change
-from .. import addresses, names
+from .. import addresses, grants, names, netmode, text
 from ..option import Option, records, strings
 from ..values import Attachment
 
@@ -44,6 +44,18 @@ _NETWORK_FIELDS = (
         addresses.mac,
         ["The interface's unicast MAC address. Without it, one is made from the sandbox's name."],
     ),
+    Option(
+        "aliases",
+        "list",
+        addresses.aliases,
+        [
+            "More names by which sandboxes on this network find this one.",
+            "No other sandbox on the network may have them as name or alias.",
+        ],
+        default=[],
+        dump=list,
+        elements="str",
+    ),
 )
 
 
@@ -53,19 +65,55 @@ def _networks(option: str, value: Any) -> tuple[Attachment, ...]:
 
 
 def _dump_networks(items: tuple[Attachment, ...]) -> list[dict[str, Any]]:
-    return [{key: x for key, x in vars(item).items() if x is not None} for item in items]
+    rows = [{field.name: getattr(item, field.name) for field in _NETWORK_FIELDS} for item in items]
+    given = [{key: x for key, x in row.items() if x not in (None, ())} for row in rows]
+    return [{k: list(x) if isinstance(x, tuple) else x for k, x in row.items()} for row in given]
+
+
+def _dump_grants(items: tuple[str, ...] | None) -> list[str] | None:
+    return None if items is None else list(items)
 
 
 OPTIONS = (
+    Option(
+        "network_mode",
+        "str",
+        netmode.network_mode,
+        [
+            "Whose network the sandbox has. V(bridge) is its own, attached to O(networks). "
+            "V(none) is its own with a loopback interface only.",
+            "V(container:NAME) shares that of another sandbox, which has to have its own.",
+            "V(ns:PATH) joins the network namespace pinned at a path, such as one of "
+            "C(ip netns add). V(host) joins the host's and needs O(allow_host_network).",
+            "With the last three, nothing of sandlot's packet filter is between the sandbox and "
+            "who else is in that namespace.",
+        ],
+        change=Change.RESTART,
+        default=netmode.BRIDGE,
+    ),
+    Option(
+        "allow_host_network",
+        "bool",
+        text.flag,
+        [
+            "Whether O(network_mode) may put the sandbox into the host's network namespace, "
+            "where it reaches every service that listens on the host's loopback interface or on "
+            "an abstract unix socket.",
+        ],
+        change=Change.LIVE,
+        default=False,
+    ),
     Option(
         "networks",
         "list",
         _networks,
         [
-            "Networks the sandbox is on, one interface each, in this order.",
-            "An empty list leaves it with a loopback interface only.",
+            "Networks the sandbox is on, one interface each. The first one leads to the outside "
+            "and has the published ports.",
+            "An empty list leaves it with a loopback interface only. Changes reach a running "
+            "sandbox without a restart; an interface keeps its name as long as its network stays.",
         ],
-        change=Change.RESTART,
+        change=Change.LIVE,
         default=[{"name": "default"}],
         dump=_dump_networks,
         elements="dict",
@@ -104,11 +152,38 @@ OPTIONS = (
         addresses.dns_servers,
         [
             f"Name servers, at most {addresses.MAX_SERVERS}.",
-            "Without them, those of the first network are used.",
+            "Without them, those of the first network that has any, else those of the host that "
+            "can be reached from a sandbox.",
         ],
         change=Change.LIVE,
         default=[],
         dump=list,
         elements="str",
+    ),
+    Option(
+        "egress",
+        "list",
+        grants.egress,
+        [
+            "All that the sandbox may reach beyond its own networks, instead of what its networks "
+            "say; an empty list is nothing.",
+            "Entries are those of C(egress) of a network, such as V(203.0.113.0/24), "
+            "V(198.51.100.7:443/tcp), V(deb.example.org:443), V(53/udp) or V(dns).",
+        ],
+        change=Change.LIVE,
+        dump=_dump_grants,
+        elements="raw",
+    ),
+    Option(
+        "host_access",
+        "list",
+        grants.host_access,
+        [
+            "Services of the host that the sandbox reaches at the gateway addresses of its "
+            "networks, such as V(9100/tcp), instead of what its networks say.",
+        ],
+        change=Change.LIVE,
+        dump=_dump_grants,
+        elements="raw",
     ),
 )

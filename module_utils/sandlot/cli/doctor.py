@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""sandlot doctor."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from ..converge import doctor, facts
+from ..paths import Paths
+from . import output
+
+
+def run(paths: Paths, options: argparse.Namespace) -> int:
+    """Fails when something keeps sandboxes from working as they should."""
+    findings = doctor.examine(paths, facts.gather(paths))
+    if options.format == "json":
+        output.print_json([finding.to_json() for finding in findings])
+    else:
+        rows = [(each.status, each.name, each.detail) for each in findings]
+        sys.stdout.write(output.table(("STATUS", "WHAT", "FOUND"), rows))
+        for each in findings:
+            if each.status != doctor.OK:
+                sys.stdout.write(f"\n{each.name}: {each.detail}\n  {each.remedy}\n")
+    return 1 if doctor.worst(findings) == doctor.FAILURE else 0

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""sandlot refresh: by the launcher when it is due, by hand or by cron whenever one likes."""
+
+from __future__ import annotations
+
+import argparse
+
+from .. import converge
+from ..paths import Paths
+from . import output
+
+
+def run(paths: Paths, options: argparse.Namespace) -> int:
+    actions = converge.refresh(paths)
+    if options.format == "json":
+        output.print_json({"actions": actions})
+    else:
+        print("".join(f"{action}\n" for action in actions), end="")
+    return 0

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Addresses behind the names of egress lists, brought up to date between runs."""
+
+from __future__ import annotations
+
+import os
+
+from .. import lock, network
+from ..paths import Paths
+from ..plan import apply_all, descriptions
+from .observe import observe
+from .resolve import Request, resolve
+
+
+def refresh(paths: Paths) -> list[str]:
+    """Resolve all names again; what was changed. A host without names is left alone."""
+    if not os.path.exists(paths.names_file):
+        return []
+    with lock.exclusive(paths):
+        # A teardown may have been under way.
+        return _refresh(paths) if os.path.exists(paths.names_file) else []
+
+
+def _refresh(paths: Paths) -> list[str]:
+    seen = observe(paths, [])
+    whole = resolve(paths, Request(()), seen)
+    stored = seen.network.networks
+    found = network.resolve_names(paths, network.policy_names(stored, whole.policies))
+    operations = network.rules_operations(
+        paths,
+        stored,
+        [item for items in whole.interfaces.values() for item in items],
+        whole.publications,
+        seen.network,
+        policies=whole.policies,
+        resolved=found,
+    )
+    apply_all(operations)
+    # Also when nothing else has changed: addresses live on from when they were last seen.
+    network.save_names(paths, found)
+    return descriptions(operations)

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Runs the setup of an image in a throw-away sandbox, and keeps what it wrote.
+
+It is a sandbox like any other, as the records see it, with ids, network and confinement of its own;
+each step is its workload once, so that nothing a step leaves behind runs on. Its name tells which
+image is being made, and the lock of that (images.workspace) tells whether its maker still lives.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import time
+from dataclasses import replace
+from functools import partial
+from typing import Any, Dict, List, Mapping, Sequence
+
+from .. import images, record, runtime, spec
+from ..errors import SandlotError
+from ..images import setup, tarball
+from ..images.harvest import harvest
+from ..images.model import Job, Made
+from ..images.program import proxies
+from ..images.unpack import Bounds
+from ..launcher.client import Launcher
+from ..paths import Paths
+from ..plan import Operation
+from ..record import STARTED, STOPPED
+from . import layerfile, observe
+from .api import converge
+from .decide import ABSENT, Wish
+from .names import SETUP, is_setup_running
+from .resolve import Request
+
+# What package managers need as root of a sandbox; docs/images-debian.md says what for.
+CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETGID", "SETUID")
+_SHOWN_LINES = 15
+_LOG_TAIL = 1 << 15
+_POLL_SECONDS = 1.0
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def runner(paths: Paths) -> setup.Runner:
+    return partial(run, paths)
+
+
+def run(paths: Paths, job: Job, below: images.Image) -> Made:
+    sandbox = _Throwaway(paths, job, below)
+    # One that a killed run left is not trusted to have done anything right.
+    sandbox.remove()
+    try:
+        sandbox.make()
+        steps = job.spec.setup
+        for number, step in enumerate(steps, 1):
+            job.report(f"setup step {number} of {len(steps)}", 0, 0)
+            sandbox.do(step, f"setup step {number} of {len(steps)} ({_brief(setup.told(step))})")
+        job.report("keep what was written", 0, 0)
+        return Made(sandbox.harvest())
+    finally:
+        sandbox.remove()
+
+
+def leftovers(paths: Paths) -> List[Operation]:
+    """Removes throw-away sandboxes whose makers were killed."""
+    names = [name for name in sorted(observe.known_names(paths)) if SETUP.fullmatch(name)]
+    return [
+        Operation(name, "remove what an interrupted setup left", partial(_remove, paths, name))
+        for name in names
+        if not is_setup_running(paths, name)
+    ]
+
+
+def _remove(paths: Paths, name: str) -> None:
+    if name in observe.known_names(paths):
+        result = converge(paths, Request((Wish(name, ABSENT),)))
+        if result.failed:
+            raise SandlotError("; ".join(result.failed.values()))
+
+
+class _Throwaway:
+    def __init__(self, paths: Paths, job: Job, below: images.Image) -> None:
+        self._paths = paths
+        self._job = job
+        self._name = f"setup-{job.digest[:32]}"
+        self._image = replace(below, name=self._name)
+        self._spec = spec.normalise(self._options())
+
+    def _options(self) -> Dict[str, Any]:
+        network = self._job.spec.get(setup.NETWORK.name)
+        return {
+            "name": self._name,
+            "image": self._name,
+            "hostname": "setup",
+            "working_dir": "/",
+            "user": "0",
+            "networks": [] if network == setup.NO_NETWORK else [{"name": network}],
+            "capabilities": list(CAPABILITIES),
+            "tmpfs": ["/tmp:size=1g,mode=1777,exec"],
+            "restart_policy": "no",
+        }
+
+    def remove(self) -> None:
+        _remove(self._paths, self._name)
+
+    def make(self) -> None:
+        # Nothing runs yet; a spec has to name something that could.
+        self._converge(self._spec_for(["true"]), STOPPED)
+
+    def do(self, step: Mapping[str, Any], what: str) -> None:
+        what = f"image {self._job.spec.name!r}: {what}"
+        if "dest" in step:
+            layerfile.write(self._paths, self._name, self._job.scratch, step, what)
+            return
+        asked = self._spec_for(setup.argv(step), step)
+        self._converge(asked, STARTED, what)
+        self._await(what)
+
+    def _spec_for(self, argv: Sequence[str], step: Mapping[str, Any] | None = None) -> spec.Spec:
+        """Entry point and not command: that of the image must not come before it."""
+        step = step or {}
+        given = {"DEBIAN_FRONTEND": "noninteractive", **proxies(), **step.get("env", {})}
+        env = tuple(sorted(given.items()))
+        user = step.get("user", "0")
+        return replace(self._spec, entrypoint=tuple(argv), env=env, user=user)
+
+    def _converge(self, asked: spec.Spec, state: str, what: str = "") -> None:
+        wish = Wish(self._name, state, asked)
+        result = converge(self._paths, Request((wish,), made={self._name: self._image}))
+        if self._name in result.failed:
+            where = what or f"image {self._job.spec.name!r}: setup"
+            raise SandlotError(f"{where} can't be run: {result.failed[self._name]}")
+
+    def _await(self, what: str) -> None:
+        limit = self._job.spec.get(setup.TIMEOUT.name)
+        pidfd = runtime.open_init(self._paths, self._name)
+        if pidfd is not None:
+            try:
+                if not _ended(pidfd, limit):
+                    hint = "raise setup_timeout if it may take that long"
+                    said = f"{what} took more than {limit} seconds{self._said()}"
+                    raise SandlotError(said, hint=hint)
+            finally:
+                os.close(pidfd)
+        status = runtime.status(self._paths, self._name)
+        if not status.get("final"):
+            raise SandlotError(f"{what} was killed, and its sandbox with it{self._said()}")
+        if status.get("exit_code"):
+            raise SandlotError(f"{what} ended with status {status['exit_code']}{self._said()}")
+
+    def _said(self) -> str:
+        lines = _last_lines(self._paths.sandbox(self._name).logs)
+        return ":\n" + "\n".join(lines) if lines else " and said nothing"
+
+    def harvest(self) -> List[str]:
+        options, known = self._job.spec, record.load(self._paths, self._name)
+        if known is None:
+            raise SandlotError(f"the record of {self._name} is gone", hint="run again")
+        # No process of it is left that could write while it is read.
+        Launcher(self._paths).stop([self._name])
+        # Sources without bounds of their own have the usual ones.
+        bounds = Bounds(*(row.value(options.get(row.name)) for row in tarball.BOUNDS))
+        upper = self._paths.sandbox(self._name).upper
+        return harvest(upper, self._job.root, known.ids, bounds)
+
+
+def _ended(pidfd: int, seconds: float) -> bool:
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if poller.poll(_POLL_SECONDS * 1000):
+            return True
+    return False
+
+
+def _brief(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 200 else f"{line[:200]}..."
+
+
+def _last_lines(logs: Sequence[str]) -> List[str]:
+    """Of the log ring, without stamps and without what could command a terminal."""
+    found: List[bytes] = []
+    for path in sorted((path for path in logs if os.path.exists(path)), key=_changed):
+        with open(path, "rb") as handle:
+            handle.seek(max(0, os.fstat(handle.fileno()).st_size - _LOG_TAIL))
+            found += handle.read().splitlines()
+    texts = (line.split(b" ", 3)[-1].decode("utf-8", "replace") for line in found[-_SHOWN_LINES:])
+    return [_CONTROL.sub("?", text) for text in texts]
+
+
+def _changed(path: str) -> int:
+    return os.stat(path).st_mtime_ns

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Copies what a sandbox wrote into its layer, as a layer for images: owners from 0 on.
+
+The sandbox is stopped, but its files are those of a tenant: reached by descriptors only, bounded in
+number, size and depth, and nothing is taken over but files, directories, links and the marks by
+which overlayfs hides what lies below.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import ExitStack
+from typing import Dict, List, Tuple
+
+from ..errors import SandlotError
+from ..idmap import IdRange
+from .unpack import MAX_DEPTH, MAX_WARNINGS, Bounds
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# Only the kernel and host root can set these.
+_MARKS = ("trusted.overlay.opaque", "trusted.overlay.redirect")
+_CHUNK = 1 << 24
+# Mount points of the host-made files, put there by the launcher (rootfs.bind_files).
+_PLACEHOLDERS = frozenset(("etc/hosts", "etc/resolv.conf", "etc/hostname"))
+
+
+def harvest(upper: str, root: str, ids: IdRange, bounds: Bounds) -> List[str]:
+    """Fill the empty directory ``root``; returns warnings about what was left out."""
+    with ExitStack() as stack:
+        source = os.open(upper, _DIRECTORY)
+        stack.callback(os.close, source)
+        target = os.open(root, _DIRECTORY)
+        stack.callback(os.close, target)
+        copy = _Harvest(target, ids, bounds)
+        copy.directory(source, target, "", 1)
+        return copy.warnings()
+
+
+class _Harvest:
+    def __init__(self, root: int, ids: IdRange, bounds: Bounds) -> None:
+        self._root = root
+        self._ids = ids
+        self._bounds = bounds
+        self._count = 0
+        self._size = 0
+        self._linked: Dict[Tuple[int, int], str] = {}
+        self._dropped: List[str] = []
+
+    def directory(self, source: int, target: int, path: str, depth: int) -> None:
+        """Everything in it, then what it is itself."""
+        if depth > MAX_DEPTH:
+            raise _refused(f"/{path[:200]} lies more than {MAX_DEPTH} directories deep")
+        for name in sorted(os.listdir(source)):
+            below = f"{path}/{name}" if path else name
+            status = os.stat(name, dir_fd=source, follow_symlinks=False)
+            self._check_bounds(status)
+            if stat.S_ISDIR(status.st_mode):
+                self._subdirectory(source, target, name, below, depth)
+            elif below not in _PLACEHOLDERS:
+                self._entry(source, target, name, below, status)
+        status = os.fstat(source)
+        if path:
+            os.fchown(target, *self._owner(status, path))
+            os.fchmod(target, stat.S_IMODE(status.st_mode))
+        for name in set(os.listxattr(source)) & set(_MARKS):
+            os.setxattr(target, name, os.getxattr(source, name))
+        os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
+
+    def _check_bounds(self, status: os.stat_result) -> None:
+        self._count += 1
+        self._size += status.st_size if stat.S_ISREG(status.st_mode) else 0
+        if self._count > self._bounds.max_files:
+            raise _refused(f"there are more than {self._bounds.max_files} files (max_files)")
+        if self._size > self._bounds.max_size:
+            raise _refused(f"they take more than {self._bounds.max_size} bytes (max_size)")
+
+    def _subdirectory(self, source: int, target: int, name: str, path: str, depth: int) -> None:
+        os.mkdir(name, 0o700, dir_fd=target)
+        with ExitStack() as stack:
+            inner = os.open(name, _DIRECTORY, dir_fd=source)
+            stack.callback(os.close, inner)
+            made = os.open(name, _DIRECTORY, dir_fd=target)
+            stack.callback(os.close, made)
+            self.directory(inner, made, path, depth + 1)
+
+    def _entry(
+        self, source: int, target: int, name: str, path: str, status: os.stat_result
+    ) -> None:
+        if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+            # Hides what lies below; the kernel shares one node of them, owned by host root.
+            os.mknod(name, stat.S_IFCHR, 0, dir_fd=target)
+            return
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
+            self._dropped.append(path)
+            return
+        identity = (status.st_dev, status.st_ino)
+        if identity in self._linked:
+            known = self._linked[identity]
+            os.link(known, name, src_dir_fd=self._root, dst_dir_fd=target, follow_symlinks=False)
+            return
+        if stat.S_ISLNK(status.st_mode):
+            os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
+            os.chown(name, *self._owner(status, path), dir_fd=target, follow_symlinks=False)
+        else:
+            self._file(source, target, name, path, status)
+        times = (status.st_mtime_ns, status.st_mtime_ns)
+        os.utime(name, ns=times, dir_fd=target, follow_symlinks=False)
+        if status.st_nlink > 1:
+            self._linked[identity] = path
+
+    def _file(self, source: int, target: int, name: str, path: str, status: os.stat_result) -> None:
+        with ExitStack() as stack:
+            reading = os.open(name, _FILE, dir_fd=source)
+            stack.callback(os.close, reading)
+            writing = os.open(name, _NEW, 0o600, dir_fd=target)
+            stack.callback(os.close, writing)
+            left = status.st_size
+            while left:
+                sent = os.sendfile(writing, reading, None, min(left, _CHUNK))
+                if not sent:
+                    break
+                left -= sent
+            # chown clears the setuid bit, so the mode comes after it.
+            os.fchown(writing, *self._owner(status, path))
+            os.fchmod(writing, stat.S_IMODE(status.st_mode))
+
+    def _owner(self, status: os.stat_result, path: str) -> Tuple[int, int]:
+        owner = (status.st_uid - self._ids.start, status.st_gid - self._ids.start)
+        if not all(0 <= number < self._ids.size for number in owner):
+            shown = f"{status.st_uid}:{status.st_gid}"
+            raise _refused(f"/{path[:200]} belongs to {shown}, which is none of the sandbox's ids")
+        return owner
+
+    def warnings(self) -> List[str]:
+        shown = [f"left out {path!r}: a socket or FIFO" for path in self._dropped[:MAX_WARNINGS]]
+        more = len(self._dropped) - MAX_WARNINGS
+        return [*shown, *([f"left out {more} more sockets and FIFOs"] if more > 0 else [])]
+
+
+def _refused(problem: str) -> SandlotError:
+    return SandlotError(f"what the setup wrote can't be kept: {problem}", hint="change the steps")

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""An image's config as defaults of sandboxes, checked before the image is made."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Callable, Dict, List, Mapping
+
+from ...errors import SpecError
+from ...spec import names, quantities, text
+from .manifest import ImageError
+
+Json = Dict[str, Any]
+
+_HINT = "build the image again with a value that a sandbox can have, or use another image"
+
+
+def defaults(config: Json, what: str) -> Json:
+    """Keys and values in the words of sandboxes' options; what is not set is left out."""
+    data = config.get("config")
+    if data is None:
+        return {}
+    if not isinstance(data, Mapping):
+        raise ImageError(f"the config of {what} has no mapping config", hint=_HINT)
+    found = {}
+    for key, (option, parse) in _KEYS.items():
+        if data.get(key):
+            found[option] = _parsed(what, key, data[key], parse)
+    return found
+
+
+def _parsed(what: str, key: str, value: Any, parse: Callable[[str, Any], Any]) -> Any:
+    try:
+        return parse(f"{what}: {key} in its config", value)
+    except SpecError as error:
+        raise ImageError(error.message, hint=_HINT) from error
+
+
+def _words(option: str, value: Any) -> List[str]:
+    items = enumerate(text.sequence(option, value))
+    return [_string(f"{option}[{index}]", item) for index, item in items]
+
+
+def _string(option: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise text.refusal(option, value, f"is {text.a_type(value)}, not a string")
+    return text.text(option, value)
+
+
+def _environment(option: str, value: Any) -> Dict[str, str]:
+    """The last of several values counts, as in docker."""
+    found = {}
+    for index, item in enumerate(text.sequence(option, value)):
+        path = f"{option}[{index}]"
+        name, equals, content = _string(path, item).partition("=")
+        if not equals:
+            raise text.refusal(path, item, "is not NAME=VALUE")
+        found[names.environment_name(path, name)] = content
+    return found
+
+
+def _user(option: str, value: Any) -> str:
+    return names.user(option, _string(option, value))
+
+
+def _directory(option: str, value: Any) -> str:
+    """Docker takes a relative one from the root."""
+    return names.absolute_path(option, os.path.join("/", _string(option, value)))
+
+
+def _signal(option: str, value: Any) -> str:
+    quantities.signal_number(option, _string(option, value))
+    return str(value)
+
+
+def _labels(option: str, value: Any) -> Dict[str, str]:
+    found = text.mapping(option, value)
+    return {
+        names.label_name(option, key): _string(f"{option}[{text.brief(key)}]", item)
+        for key, item in found.items()
+    }
+
+
+def _keys(option: str, value: Any) -> List[str]:
+    """Docker keeps a set as a mapping to nothing."""
+    return sorted(_string(option, key) for key in text.mapping(option, value))
+
+
+_KEYS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
+    "Entrypoint": ("entrypoint", _words),
+    "Cmd": ("command", _words),
+    "Env": ("env", _environment),
+    "User": ("user", _user),
+    "WorkingDir": ("working_dir", _directory),
+    "StopSignal": ("stop_signal", _signal),
+    "Labels": ("labels", _labels),
+    "ExposedPorts": ("exposed_ports", _keys),
+    "Volumes": ("volumes", _keys),
+}

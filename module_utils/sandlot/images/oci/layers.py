@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Applies an image's layers in order, with their whiteouts, as the OCI image specification says.
+
+Like all unpacking it runs in a process whose root is the destination: links in one layer lead
+members of the next one no further than that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+from dataclasses import replace
+from typing import Callable, List, Sequence, Set
+
+from ..extract import DAMAGED, Outcome, confined, explained, open_archive
+from ..tarstream import (
+    BLOCK_DEVICE,
+    CHARACTER,
+    CHUNK,
+    DIRECTORY,
+    FIFO,
+    HARD_LINK,
+    ArchiveError,
+    Member,
+    Stream,
+    TarStream,
+)
+from ..unpack import Bounds, Unpacker, check_depth, check_mountpoints, is_directory, relative
+
+WHITEOUT = b".wh."
+# AUFS keeps its own things under such names.
+_RESERVED = WHITEOUT + WHITEOUT
+_OPAQUE = _RESERVED + b".opq"
+_LEFT_OUT = (CHARACTER, BLOCK_DEVICE, FIFO)
+# Archives end with zeros up to the size of a tape's record.
+_PADDING = 1 << 20
+_MAKE_AGAIN = "build the image again, or fetch it from where it is whole"
+
+
+def apply(
+    fds: Sequence[int],
+    diff_ids: Sequence[str],
+    destination: str,
+    bounds: Bounds,
+    watch: Callable[[int], None],
+) -> List[str]:
+    """Unpack the layers read from these files, the lowest first; returns warnings.
+
+    ``diff_ids`` are the digests of what is in them, uncompressed; ``watch`` is told how many bytes
+    have been read.
+    """
+
+    def work() -> Outcome:
+        return explained(lambda: _unpacked(fds, diff_ids, bounds))
+
+    def told() -> None:
+        # The child reads through the same descriptions of open files.
+        watch(sum(os.lseek(fd, 0, os.SEEK_CUR) for fd in fds))
+
+    return confined(fds, destination, work, told)
+
+
+def _unpacked(fds: Sequence[int], diff_ids: Sequence[str], bounds: Bounds) -> List[str]:
+    unpacker = LayerUnpacker(bounds)
+    for number, (fd, diff_id) in enumerate(zip(fds, diff_ids), start=1):
+        try:
+            with open(fd, "rb", closefd=False) as raw:
+                stream = _Hashed(open_archive(raw), bounds.max_size)
+                unpacker.apply(TarStream(stream))
+                stream.finish(diff_id)
+        except ArchiveError as error:
+            raise ArchiveError(f"layer {number}: {error.message}", hint=error.hint) from error
+        except DAMAGED as error:
+            raise ArchiveError(f"layer {number} is truncated or corrupt: {error}") from error
+    return unpacker.finish()
+
+
+class _Hashed:
+    """A stream that is what it is said to be, once it was read to its end."""
+
+    def __init__(self, stream: Stream, limit: int) -> None:
+        self._stream = stream
+        self._limit = limit
+        self._hash = hashlib.sha256()
+
+    def read(self, size: int, /) -> bytes:
+        chunk = self._stream.read(size)
+        self._hash.update(chunk)
+        return chunk
+
+    def finish(self, digest: str) -> None:
+        rest = 0
+        while True:
+            chunk = self.read(CHUNK)
+            if not chunk:
+                break
+            rest += len(chunk)
+            if rest > self._limit + _PADDING:
+                raise ArchiveError(f"more than {self._limit} bytes follow its end")
+        found = f"sha256:{self._hash.hexdigest()}"
+        if found != digest:
+            problem = f"its content has the digest {found}, not {digest} as the config says"
+            raise ArchiveError(problem, hint=_MAKE_AGAIN)
+
+
+class LayerUnpacker(Unpacker):
+    """Places one layer after another; bounds are those of the whole image."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        super().__init__(TarStream(io.BytesIO()), bounds)
+        # What this layer has placed, and the directories that lead there.
+        self._placed: Set[bytes] = set()
+
+    def apply(self, archive: TarStream) -> None:
+        self._archive = archive
+        self._placed = {b"."}
+        for member in archive:
+            self._check_bounds(member)
+            try:
+                self._apply(_inside(member))
+            except DAMAGED:  # some of them are OSErrors
+                raise
+            except OSError as error:
+                raise ArchiveError(f"member {member}: {error.strerror}") from error
+        self._finish_directories()
+        self._directories.clear()
+
+    def finish(self) -> List[str]:
+        if not self._count:
+            raise ArchiveError("the image has no files", hint=_MAKE_AGAIN)
+        check_mountpoints()
+        return self._warnings()
+
+    def _apply(self, member: Member) -> None:
+        path = relative(member, member.name)
+        *above, name = path.split(b"/")
+        if any(part.startswith(_RESERVED) for part in above):
+            return
+        if any(part.startswith(WHITEOUT) for part in above):
+            problem = f"member {member} lies below a whiteout"
+            raise ArchiveError(problem, hint=_MAKE_AGAIN)
+        if name.startswith(WHITEOUT):
+            self._whiteout(member, b"/".join(above), name[len(WHITEOUT) :])
+        else:
+            self._replace(member, path)
+
+    def _replace(self, member: Member, path: bytes) -> None:
+        if path != b".":
+            if member.kind != DIRECTORY or not is_directory(path):
+                _remove(path)
+            _make_parents(path)
+        self._dropped.discard(path)
+        self._place(member, path)
+        if member.kind not in _LEFT_OUT:
+            self._mark(path)
+
+    def _mark(self, path: bytes) -> None:
+        while path and path not in self._placed:
+            self._placed.add(path)
+            path = os.path.dirname(path)
+
+    def _whiteout(self, member: Member, parent: bytes, name: bytes) -> None:
+        """Hides what lower layers have there; what this layer has stays, in whatever order."""
+        if WHITEOUT + name == _OPAQUE:
+            if is_directory(parent or b"."):
+                self._empty(parent)
+        elif name in (b"", b".", b".."):
+            raise ArchiveError(f"member {member} is a whiteout of nothing", hint=_MAKE_AGAIN)
+        elif not name.startswith(WHITEOUT):
+            self._hide(os.path.join(parent, name))
+
+    def _hide(self, path: bytes) -> None:
+        if path not in self._placed:
+            _remove(path)
+        elif is_directory(path):
+            self._empty(path)
+
+    def _empty(self, directory: bytes) -> None:
+        for name in os.listdir(directory or b"."):
+            self._hide(os.path.join(directory, name))
+
+
+def _inside(member: Member) -> Member:
+    """Docker takes an absolute name from the image's root; some builders write them."""
+    name = member.name.lstrip(b"/") or b"."
+    link = member.link.lstrip(b"/") if member.kind == HARD_LINK else member.link
+    return replace(member, name=name, link=link)
+
+
+def _remove(path: bytes) -> None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if is_directory(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+
+
+def _make_parents(path: bytes) -> None:
+    """Also those that a link leads to, such as /run for /var/run."""
+    parent = os.path.dirname(path)
+    if parent and not os.path.isdir(parent):
+        os.makedirs(os.path.realpath(parent), 0o755, exist_ok=True)
+        check_depth(parent)

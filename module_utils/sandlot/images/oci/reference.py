@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""References to images, in skopeo's words; a plain one is docker's."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...errors import SpecError
+from ...spec.names import absolute_path
+from ...spec.text import line, refusal
+
+DOCKER = "docker"
+OCI = "oci"
+OCI_ARCHIVE = "oci-archive"
+DOCKER_ARCHIVE = "docker-archive"
+LOCAL = (OCI, OCI_ARCHIVE, DOCKER_ARCHIVE)
+_FOREIGN = ("containers-storage", "dir", "docker-daemon", "ostree", "sif", "tarball")
+_DEFAULT_REGISTRY = "docker.io"
+
+_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
+_PORT = r":[0-9]{1,5}"
+# Without a dot or a port it would be a part of the name, but for this one.
+_HOST = (
+    rf"{_LABEL}(?:\.{_LABEL})+(?:{_PORT})?|{_LABEL}{_PORT}|\[[0-9a-fA-F:]+\](?:{_PORT})?|localhost"
+)
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_NAME = re.compile(rf"(?:(?:{_HOST})/)?{_PART}(?:/{_PART})*")
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127}")
+_OCI_TAG = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._:/@+-]{0,255}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_INDEX = re.compile(r"@[0-9]{1,6}")
+_MAX_NAME = 255
+_HINT = (
+    "write REGISTRY/NAME:TAG, NAME@sha256:DIGEST, oci:/DIRECTORY:TAG, oci-archive:/FILE:TAG or "
+    "docker-archive:/FILE:NAME:TAG"
+)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """``name`` is a repository, or the path of what lies on this host.
+
+    ``tag`` chooses an image there; in a docker save archive by a whole name, or "@" and a number.
+    """
+
+    transport: str
+    name: str
+    tag: str = ""
+    digest: str = ""
+
+    def __str__(self) -> str:
+        prefix = "" if self.transport == DOCKER else f"{self.transport}:"
+        tag = f":{self.tag}" if self.tag else ""
+        digest = f"@{self.digest}" if self.digest else ""
+        return f"{prefix}{self.name}{tag}{digest}"
+
+    @property
+    def is_remote(self) -> bool:
+        return self.transport == DOCKER
+
+    @property
+    def registry(self) -> str:
+        """As credentials are filed."""
+        first, slash, _ = self.name.partition("/")
+        is_host = slash and ("." in first or ":" in first or first == "localhost")
+        return first if is_host else _DEFAULT_REGISTRY
+
+    def at(self, digest: str) -> Reference:
+        """What the manifest ``digest`` names, where this can be told apart."""
+        return replace(self, tag="", digest=digest) if self.is_remote else self
+
+    def argument(self) -> str:
+        """For skopeo, which refuses a tag beside a digest."""
+        shown = replace(self, tag="") if self.digest else self
+        return f"docker://{shown}" if self.is_remote else str(self)
+
+
+def parse(option: str, value: Any) -> Reference:
+    text = line(option, value)
+    transport, colon, rest = text.partition(":")
+    if colon and transport in _FOREIGN:
+        hint = f"{transport}: is not supported; {_HINT}"
+        raise refusal(option, value, "is not a reference to an image", hint=hint)
+    if colon and transport in LOCAL:
+        return _local(option, value, transport, rest)
+    if colon and transport == DOCKER and rest.startswith("//"):
+        return _remote(option, value, rest[2:])
+    return _remote(option, value, text)
+
+
+def normalised(option: str, value: Any) -> str:
+    return str(parse(option, value))
+
+
+def _remote(option: str, value: Any, text: str) -> Reference:
+    rest, at, digest = text.partition("@")
+    name, tag = _tagged(rest)
+    if not _NAME.fullmatch(name) or len(name) > _MAX_NAME:
+        raise refusal(option, value, "is not a reference to an image", hint=_HINT)
+    _check(option, value, tag, digest, tagged=rest != name)
+    if at and not digest:
+        raise refusal(option, value, "has no digest after the @", hint=_HINT)
+    return Reference(DOCKER, name, tag or ("" if digest else "latest"), digest)
+
+
+def _tagged(text: str) -> tuple[str, str]:
+    """A colon after the last slash begins a tag; one before it, a port."""
+    head, slash, last = text.rpartition("/")
+    name, _, tag = last.partition(":")
+    return f"{head}{slash}{name}", tag
+
+
+def _check(option: str, value: Any, tag: str, digest: str, *, tagged: bool) -> None:
+    if tagged and not _TAG.fullmatch(tag):
+        hint = "a tag has up to 128 ASCII letters, digits and '_.-'"
+        raise refusal(option, value, "has a tag that is none", hint=hint)
+    if digest and not _DIGEST.fullmatch(digest):
+        raise refusal(option, value, "has a digest that is none", hint="write @sha256:64 HEX")
+
+
+def _local(option: str, value: Any, transport: str, rest: str) -> Reference:
+    path, colon, tag = rest.partition(":")
+    absolute = absolute_path(option, path)
+    if colon and not tag:
+        raise refusal(option, value, "has nothing after the last colon", hint=_HINT)
+    if transport == DOCKER_ARCHIVE:
+        return Reference(transport, absolute, _inner(option, value, tag))
+    if tag and not _OCI_TAG.fullmatch(tag):
+        raise refusal(option, value, "has a tag that is none", hint=_HINT)
+    return Reference(transport, absolute, tag)
+
+
+def _inner(option: str, value: Any, name: str) -> str:
+    """What chooses an image in a docker save archive."""
+    if not name or _INDEX.fullmatch(name):
+        return name
+    inner = _remote(option, value, name)
+    if inner.digest:
+        hint = "name an image in the archive by NAME:TAG or @NUMBER"
+        raise refusal(option, value, "names a digest in an archive", hint=hint)
+    return str(inner)
+
+
+def familiar(text: str) -> str:
+    """A name in a docker save archive, with what docker leaves out."""
+    try:
+        found = _remote("", text, text)
+    except SpecError:
+        return text
+    if found.registry != _DEFAULT_REGISTRY:
+        return str(found)
+    name = found.name[len("docker.io/") :] if found.name.startswith("docker.io/") else found.name
+    library = "" if "/" in name else "library/"
+    return str(replace(found, name=f"{_DEFAULT_REGISTRY}/{library}{name}"))

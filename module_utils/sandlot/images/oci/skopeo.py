@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Runs skopeo: credentials in a file in memory, and nothing of them anywhere else."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from typing import IO, Callable, Iterator, List, NamedTuple, Sequence, Tuple
+
+from ...errors import HostError, SandlotError, SpecError
+from ...kernel.confine import PR_SET_PDEATHSIG, prctl
+from ..model import ImageSpec
+from .manifest import MAX_MANIFEST
+from .platforms import Platform
+from .reference import Reference
+
+SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PACKAGE = "skopeo"
+_ASK_SECONDS = 120.0
+# A transfer that brings nothing for that long has ended.
+_STALLED_SECONDS = 120.0
+_INTERVAL = 0.1
+_SLACK = 16 << 20
+_MAX_TOLD = 4096
+_FATAL = re.compile(r'level=fatal msg="((?:[^"\\]|\\.)*)"')
+# What the end of a message means to the user.
+_REMEDIES = (
+    ("HTTP response to HTTPS client", "set tls_verify: false for a registry without TLS"),
+    ("x509", "name the registry's CA with ca_path, or set tls_verify: false"),
+    ("unauthorized", "give username and password, or auth_file; or the name is wrong"),
+    ("authentication required", "give username and password, or auth_file"),
+    ("denied", "give credentials that may read it; or the name is wrong"),
+    ("manifest unknown", "check name and tag; skopeo list-tags docker://NAME shows the tags"),
+    ("name unknown", "check the name"),
+    ("policy.json", "install what has it (Debian: golang-github-containers-common)"),
+    ("no space left", "make room in the state directory"),
+)
+_REMEDY = "check the reference, and that this host reaches it"
+
+
+class _Access(NamedTuple):
+    options: List[str]
+    fds: Tuple[int, ...]
+
+
+def find() -> str | None:
+    return shutil.which(PACKAGE, path=SEARCH)
+
+
+def missing() -> Tuple[str, ...]:
+    """Debian packages to install."""
+    return () if find() else (PACKAGE,)
+
+
+def program() -> str:
+    path = find()
+    if path is None:
+        raise HostError(
+            "this host has no skopeo, which source oci needs",
+            hint=f"install it (Debian: apt install {PACKAGE})",
+        )
+    return path
+
+
+def manifest(spec: ImageSpec, reference: Reference) -> bytes:
+    """The manifest, or list of them, that the reference leads to."""
+    with _access(spec, reference) as access, tempfile.TemporaryFile() as errors:
+        verify = _tls(spec, reference, "--tls-verify")
+        words = [program(), "inspect", *access.options, *verify, "--raw", reference.argument()]
+        with _started(words, spec, access, errors, subprocess.PIPE) as process:
+            try:
+                data, _ = process.communicate(timeout=_ASK_SECONDS)
+            except subprocess.TimeoutExpired as error:
+                problem = f"{reference} gave no answer within {_ASK_SECONDS:.0f} seconds"
+                raise HostError(f"image {spec.name!r}: {problem}", hint=_REMEDY) from error
+        _check(spec, reference, process, errors)
+    if len(data) > MAX_MANIFEST:
+        raise SandlotError(f"image {spec.name!r}: the manifest of {reference} is too large")
+    return data
+
+
+def copy(
+    spec: ImageSpec,
+    reference: Reference,
+    platform: Platform,
+    directory: str,
+    watch: Callable[[int], None],
+    limit: int,
+) -> None:
+    """Bring an image's manifest and blobs into a new directory, as they are.
+
+    ``watch`` is told how many bytes are there; more than ``limit`` end it.
+    """
+    scratch = os.path.dirname(directory)
+    chosen = ["--override-os", "linux", "--override-arch", platform.architecture]
+    chosen += ["--override-variant", platform.variant] if platform.variant else []
+    with _access(spec, reference) as access, tempfile.TemporaryFile(dir=scratch) as errors:
+        verify = _tls(spec, reference, "--src-tls-verify")
+        words = [program(), "--tmpdir", scratch, *chosen, "copy", "--quiet", "--retry-times", "2"]
+        words += [*access.options, *verify, reference.argument(), f"dir:{directory}"]
+        with _started(words, spec, access, errors, subprocess.DEVNULL) as process:
+            _follow(process, spec, reference, scratch, watch, limit)
+        _check(spec, reference, process, errors)
+
+
+@contextlib.contextmanager
+def _started(
+    words: Sequence[str], spec: ImageSpec, access: _Access, errors: IO[bytes], output: int
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that ends with this one, and with the block."""
+    environment = {**os.environ, "LC_ALL": "C"}
+    if spec.get("ca_path"):
+        # Go reads it in place of the system's file, and the system's directory as well.
+        environment["SSL_CERT_FILE"] = _readable("ca_path", spec.get("ca_path"))
+    process = subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=errors,
+        env=environment,
+        cwd="/",
+        pass_fds=access.fds,
+        preexec_fn=_die_with_parent,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+def _die_with_parent() -> None:
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _follow(
+    process: subprocess.Popen[bytes],
+    spec: ImageSpec,
+    reference: Reference,
+    scratch: str,
+    watch: Callable[[int], None],
+    limit: int,
+) -> None:
+    done, since = -1, time.monotonic()
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_INTERVAL)
+            return
+        now = _used(scratch)
+        watch(now)
+        if now != done:
+            done, since = now, time.monotonic()
+        problem = ""
+        if now > limit + _SLACK:
+            problem = f"sends more than the {limit} bytes that its manifest tells"
+        elif time.monotonic() - since > _STALLED_SECONDS:
+            problem = f"has sent nothing for {_STALLED_SECONDS:.0f} seconds"
+        if problem:
+            process.kill()
+            raise HostError(f"image {spec.name!r}: {reference} {problem}", hint="run again")
+
+
+def _used(directory: str) -> int:
+    total = 0
+    for parent, _, files in os.walk(directory):
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):  # renamed when complete
+                total += os.lstat(f"{parent}/{name}").st_size
+    return total
+
+
+def _check(
+    spec: ImageSpec, reference: Reference, process: subprocess.Popen[bytes], errors: IO[bytes]
+) -> None:
+    if process.returncode == 0:
+        return
+    errors.seek(0, os.SEEK_END)
+    errors.seek(max(0, errors.tell() - _MAX_TOLD))
+    told = errors.read().decode("utf-8", "replace").strip()
+    found = _FATAL.findall(told)
+    reason = (found[-1].replace('\\"', '"') if found else told) or _ending(process.returncode)
+    # A server may send back what it was sent.
+    for secret in (spec.get("password"), _basic(spec)):
+        reason = reason.replace(secret, "********") if secret else reason
+    hint = next((hint for end, hint in _REMEDIES if end in reason), _REMEDY)
+    raise HostError(f"image {spec.name!r}: {reference}: {reason}", hint=hint)
+
+
+def _ending(status: int) -> str:
+    return f"skopeo was killed by signal {-status}" if status < 0 else f"skopeo ended with {status}"
+
+
+# -- access
+
+
+def _tls(spec: ImageSpec, reference: Reference, option: str) -> List[str]:
+    """Nothing unless it is given: registries.conf may know better."""
+    if not reference.is_remote or spec.get("tls_verify") is None:
+        return []
+    return [f"{option}={'true' if spec.get('tls_verify') else 'false'}"]
+
+
+def _basic(spec: ImageSpec) -> str:
+    if not spec.get("password"):
+        return ""
+    pair = f"{spec.get('username')}:{spec.get('password')}"
+    return base64.b64encode(pair.encode()).decode()
+
+
+@contextlib.contextmanager
+def _access(spec: ImageSpec, reference: Reference) -> Iterator[_Access]:
+    """The options that lead to credentials, and the descriptors they need."""
+    if spec.get("password"):
+        fd = os.memfd_create("auth", os.MFD_CLOEXEC)
+        try:
+            os.fchmod(fd, 0o600)
+            content = {"auths": {reference.registry: {"auth": _basic(spec)}}}
+            with open(fd, "wb", closefd=False) as handle:
+                handle.write(json.dumps(content).encode())
+            yield _Access(["--authfile", f"/proc/self/fd/{fd}"], (fd,))
+        finally:
+            os.close(fd)
+    elif spec.get("auth_file"):
+        yield _Access(["--authfile", _readable("auth_file", spec.get("auth_file"))], ())
+    else:
+        yield _Access([], ())
+
+
+def _readable(option: str, path: str) -> str:
+    if not os.path.isfile(path):
+        hint = "it names a file on the managed host"
+        raise SpecError(option, path, "is not there", hint=hint)
+    return path

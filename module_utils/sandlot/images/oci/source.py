@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""From a reference to a digest, and from there to a tree.
+
+A digest is that of the manifest for one platform, and of the config for an image that docker saved.
+From it on each digest is in what the one before it names: manifest, config, content of the layers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import Any, Dict, List, Tuple
+
+from ...errors import HostError, SpecError
+from ...spec.names import absolute_path
+from ...spec.option import Option
+from ...spec.text import choice, flag, line, missing, refusal, text
+from ..model import Image, ImageSpec, Job, Made, Source
+from ..tarball import BOUNDS
+from ..tarstream import ArchiveError
+from ..unpack import Bounds
+from . import config, layers, local, manifest, platforms, reference, skopeo
+from .manifest import MAX_MANIFEST, Blob, ImageError, Manifest
+from .platforms import Platform
+from .reference import DOCKER_ARCHIVE, Reference
+
+Json = Dict[str, Any]
+
+PULL = ("missing", "always", "never")
+# How an image is got, which is no part of what it is.
+ACCESS = ("pull", "tls_verify", "ca_path", "username", "password", "auth_file")
+_HEADERS = 16 << 20
+_AGAIN = "build or push the image again"
+
+
+def _reference(spec: ImageSpec) -> Reference:
+    return reference.parse("reference", spec.get("reference"))
+
+
+def _shown(spec: ImageSpec) -> str:
+    return f"image {spec.name!r}: {_reference(spec)}"
+
+
+# -- digests
+
+
+def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
+    """Without asking a registry for what is known already, unless ``pull`` says so."""
+    found = _reference(spec)
+    if not found.is_remote:
+        local_image = local.find(spec, found, platforms.wanted(spec.get("platform")))
+        return local_image[0] if local_image else None
+    if known and _same(spec, known) and (found.digest or spec.get("pull") != "always"):
+        return known.base
+    if spec.get("pull") == "never":
+        hint = "set pull: missing to let the host fetch it"
+        raise SpecError("pull", "never", f"but {_shown(spec)} is not on this host", hint=hint)
+    if known is None and skopeo.find() is None:
+        return None  # making it tells what is missing
+    return _resolve(spec, found)[0].partition(":")[2]
+
+
+def _same(spec: ImageSpec, known: Image) -> bool:
+    origin = ("reference", "platform")
+    return all(known.parameters.get(option) == spec.get(option) for option in origin)
+
+
+def _resolve(spec: ImageSpec, found: Reference) -> Tuple[str, Platform]:
+    """The digest of the manifest for the platform that is wanted."""
+    want = platforms.wanted(spec.get("platform"))
+    data = skopeo.manifest(spec, found)
+    named = manifest.digest(data)
+    if found.digest and named != found.digest:
+        raise ImageError(f"{_shown(spec)}: the registry sent {named} instead")
+    parsed = manifest.document(data, _shown(spec))
+    if not manifest.is_list(parsed):
+        manifest.parse(parsed, _shown(spec))
+        return named, want
+    chosen, platform = manifest.choose(parsed, want, _shown(spec))
+    return chosen.digest, platform
+
+
+# -- trees
+
+
+def build(job: Job) -> Made:
+    spec, what = job.spec, _shown(job.spec)
+    job.report("fetch", 0, 0)
+    found, platform, size = _planned(job)
+    blobs = f"{job.scratch}/blobs"
+    # Archives are copied twice: skopeo unpacks them first.
+    limit = size or 2 * spec.get("max_size")
+    report = functools.partial(_fetched, job, size)
+    skopeo.copy(spec, found, platform, blobs, report, limit)
+    image = _manifest(job, blobs, found)
+    settings = manifest.document(_blob(blobs, image.config, what), f"the config of {what}")
+    _check_platform(settings, what, platforms.wanted(spec.get("platform")))
+    defaults = config.defaults(settings, what)
+    return Made(_unpack(job, blobs, image, settings), defaults)
+
+
+def _planned(job: Job) -> Tuple[Reference, Platform, int]:
+    """What to copy, for which platform, and its size if that can be told."""
+    found, want = _reference(job.spec), platforms.wanted(job.spec.get("platform"))
+    if not found.is_remote:
+        there = local.find(job.spec, found, want)
+        if there is None:
+            hint = "it lies on the managed host; copy the image there first"
+            raise SpecError("reference", str(found), "is not there", hint=hint)
+        return found, there[1], 0
+    if not job.digest:
+        skopeo.program()
+        raise HostError(f"{_shown(job.spec)}: skopeo was not there before", hint="run again")
+    exact = found.at(f"sha256:{job.digest}")
+    data = manifest.document(skopeo.manifest(job.spec, exact), _shown(job.spec))
+    size = manifest.parse(data, _shown(job.spec)).size
+    # Headers and what can't be compressed make layers larger than their files.
+    if size > job.spec.get("max_size") + _HEADERS:
+        problem = f"{_shown(job.spec)} has {size} bytes of layers, more than max_size"
+        raise ImageError(problem, hint="raise max_size if that much is right")
+    return exact, want, size
+
+
+def _fetched(job: Job, size: int, done: int) -> None:
+    job.report("fetch", min(done, size) if size else done, size)
+
+
+def _manifest(job: Job, blobs: str, found: Reference) -> Manifest:
+    what = _shown(job.spec)
+    with open(f"{blobs}/manifest.json", "rb") as handle:
+        data = handle.read(MAX_MANIFEST)
+    image = manifest.parse(manifest.document(data, what), what)
+    named = image.config.digest if found.transport == DOCKER_ARCHIVE else manifest.digest(data)
+    if named != f"sha256:{job.digest}":
+        hint = "run again; it was changed meanwhile, or whoever sent it sent something else"
+        raise ImageError(f"{what} is {named}, not sha256:{job.digest}", hint=hint)
+    return image
+
+
+def _blob(blobs: str, blob: Blob, what: str) -> bytes:
+    with open(f"{blobs}/{blob.hex}", "rb") as handle:
+        data = handle.read(blob.size + 1)
+    if manifest.digest(data) != blob.digest:
+        raise ImageError(f"{what}: its config is not what its manifest says", hint=_AGAIN)
+    return data
+
+
+def _check_platform(settings: Json, what: str, want: Platform) -> None:
+    """A single manifest is taken by its config's word; some builders say nothing there."""
+    if not settings.get("architecture") and not settings.get("os"):
+        return
+    found = platforms.described(settings)
+    if found not in platforms.acceptable(want):
+        shown = found or f"{settings.get('os')}/{settings.get('architecture')}"[:80]
+        hint = f"set platform: {found} if that is right" if found else "use an image for linux"
+        raise ImageError(f"{what} is for {shown}, not for {want}", hint=hint)
+
+
+def _unpack(job: Job, blobs: str, image: Manifest, settings: Json) -> List[str]:
+    diff_ids = manifest.diff_ids(settings, len(image.layers), _shown(job.spec))
+    bounds = Bounds(job.spec.get("max_size"), job.spec.get("max_files"))
+    total = sum(layer.size for layer in image.layers)
+    report = functools.partial(job.report, "unpack")
+    with contextlib.ExitStack() as stack:
+        fds = [
+            stack.enter_context(open(f"{blobs}/{layer.hex}", "rb")).fileno()
+            for layer in image.layers
+        ]
+        try:
+            return layers.apply(fds, diff_ids, job.root, bounds, lambda done: report(done, total))
+        except ArchiveError as error:
+            hint = error.hint if error.hint.startswith("raise") else _AGAIN
+            raise ArchiveError(f"{_shown(job.spec)}: {error.message}", hint=hint) from error
+
+
+# -- options
+
+
+def _check(option: str, spec: ImageSpec) -> None:
+    if "reference" not in spec.options:
+        hint = "give it, such as registry.example.com/name:tag"
+        raise SpecError(option, spec.name, "has no reference", hint=hint)
+    given = [name for name in ACCESS if name in spec.options]
+    if given and not _reference(spec).is_remote:
+        hint = "leave it out for what lies on the host"
+        problem = f"is for registries, and {_reference(spec)} is none"
+        raise SpecError(f"{option}.{given[0]}", spec.name, problem, hint=hint)
+    if ("username" in given) != ("password" in given):
+        hint = "give both, or auth_file"
+        raise SpecError(option, spec.name, "has only one of username and password", hint=hint)
+    if "password" in given and "auth_file" in given:
+        hint = "keep one of them"
+        raise SpecError(option, spec.name, "has both a password and an auth_file", hint=hint)
+
+
+def _username(option: str, value: Any) -> str:
+    name = line(option, value)
+    if not name or ":" in name:
+        hint = "give the name alone; the password has an option of its own"
+        raise refusal(option, value, "is not a user of a registry", hint=hint)
+    return name
+
+
+def _password(option: str, value: Any) -> str:
+    given = text(option, value, secret=True)
+    if not given:
+        raise missing(option)
+    return given
+
+
+def _pull(option: str, value: Any) -> str:
+    return choice(option, value, choices=PULL)
+
+
+SOURCE = Source(
+    description="an image from a registry, an OCI layout or a docker save archive",
+    digest=digest,
+    build=build,
+    check=_check,
+    secret=frozenset(ACCESS),
+    settled=True,
+    packages=skopeo.missing,
+    options=(
+        Option(
+            "reference",
+            "str",
+            reference.normalised,
+            [
+                "What image, as V(REGISTRY/NAME:TAG), which may have V(docker://) before it and "
+                "V(@sha256:DIGEST) at its end.",
+                "Or what lies on the managed host, V(oci:/DIRECTORY:TAG), "
+                "V(oci-archive:/FILE:TAG), V(docker-archive:/FILE:NAME:TAG); what follows the "
+                "path can be left out where there is one image. Required.",
+            ],
+        ),
+        Option(
+            "platform",
+            "str",
+            platforms.normalised,
+            [
+                "Platform to choose where an image has several, such as V(linux/arm64). "
+                "Without it, that of the host."
+            ],
+        ),
+        Option(
+            "pull",
+            "str",
+            _pull,
+            [
+                "When to ask the registry: V(missing) for an image that is not on the host yet, "
+                "V(always) to follow a tag, V(never) not at all. Without it, V(missing).",
+            ],
+            choices=PULL,
+        ),
+        Option(
+            "tls_verify",
+            "bool",
+            flag,
+            [
+                "Whether the registry must have a certificate that can be verified. V(false) "
+                "allows plain HTTP, too. Without it, what C(/etc/containers/registries.conf) "
+                "says, else V(true).",
+            ],
+        ),
+        Option(
+            "ca_path",
+            "path",
+            absolute_path,
+            ["PEM file on the managed host with the CA of the registry's certificate."],
+        ),
+        Option("username", "str", _username, ["User of the registry, with O(images[].password)."]),
+        Option(
+            "password",
+            "str",
+            _password,
+            ["The user's password. It is neither stored nor written to any file of the host."],
+            no_log=True,
+        ),
+        Option(
+            "auth_file",
+            "path",
+            absolute_path,
+            [
+                "File on the managed host with credentials, as C(podman login) and "
+                "C(docker login) make it. Without it and a password, those that root has.",
+            ],
+        ),
+        *BOUNDS,
+    ),
+)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Runs a program of the host that makes an image, and all it starts, so that nothing outlives us.
+
+It gets a pid and a mount namespace of its own: when it ends, or we do, the kernel ends every
+process in there and takes every mount away.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from typing import IO, Callable, Deque, Dict, Sequence
+
+from ..errors import HostError
+from ..kernel.confine import PR_SET_PDEATHSIG, prctl
+
+SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
+_ISOLATED = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child")
+_LAST_LINES = 15
+_LONGEST_LINE = 4096
+
+
+def find(names: Sequence[str]) -> str | None:
+    """The path of the first of these programs that the host has."""
+    found = (shutil.which(name, path=SEARCH) for name in names)
+    return next((path for path in found if path), None)
+
+
+def environment(**more: str) -> Dict[str, str]:
+    """Little of our own, and the proxies, which only the environment can tell."""
+    return {"PATH": SEARCH, "HOME": "/root", "LC_ALL": "C.UTF-8", **proxies(), **more}
+
+
+def proxies() -> Dict[str, str]:
+    names = [*_PROXIES, *(name.upper() for name in _PROXIES)]
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    what: str,
+    env: Dict[str, str],
+    output: int | None = None,
+    told: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Run it to its end, telling each line it says; HostError with the last ones if it fails.
+
+    ``output`` is a descriptor for its stdout; without one, that is part of what it says.
+    """
+    last: Deque[str] = collections.deque(maxlen=_LAST_LINES)
+    parent = os.getpid()
+    process = subprocess.Popen(
+        [*_ISOLATED, "--mount-proc", *argv],
+        env=env,
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if output is None else output,
+        stderr=subprocess.STDOUT if output is None else subprocess.PIPE,
+        preexec_fn=lambda: _die_with(parent),
+    )
+    with process:
+        with contextlib.ExitStack() as stack:
+            stack.callback(process.kill)
+            _listen(process.stdout if output is None else process.stderr, last, told)
+            stack.pop_all()
+    if process.returncode:
+        said = "\n".join(last) or "it said nothing"
+        raise HostError(f"{what} ended with status {process.returncode}:\n{said}")
+
+
+def _die_with(parent: int) -> None:
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The parent may have died before it could take this child along.
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _listen(stream: IO[bytes] | None, last: Deque[str], told: Callable[[str], None]) -> None:
+    assert stream is not None
+    while True:
+        raw = stream.readline(_LONGEST_LINE)
+        if not raw:
+            return
+        line = raw.decode("utf-8", "replace").strip()
+        if line:
+            last.append(line)
+            told(line)

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Tells neighbours at once that an address or its MAC address has changed (RFC 5227, section 2.3).
+
+Their caches would send to where it was for some ten seconds.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+from .model import Interface
+
+_ETHERTYPE_ARP = 0x0806
+_HEADER = struct.Struct("!6s6sH")
+# Ethernet, IPv4, lengths of their addresses, request; sender and target.
+_REQUEST = struct.Struct("!HHBBH6s4s6s4s")
+
+
+def frame(item: Interface) -> bytes:
+    mac, address = bytes.fromhex(item.mac.replace(":", "")), socket.inet_aton(item.address)
+    header = _HEADER.pack(b"\xff" * 6, mac, _ETHERTYPE_ARP)
+    return header + _REQUEST.pack(1, 0x0800, 6, 4, 1, mac, address, bytes(6), address)
+
+
+def announce(item: Interface) -> None:
+    """In the sandbox's network namespace, on an interface that is up."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC) as sock:
+        sock.bind((item.ifname, 0))
+        sock.send(frame(item))

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""From rules in force to others that differ in elements of sets and maps only.
+
+Replacing a table makes the kernel forget whom it counted connections for; a sandbox that comes, a
+port or an address behind a name must not do that.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Dict, Tuple
+
+TABLE = re.compile(r"table (\w+ \w+) \{")
+BLOCK = re.compile(r"\t(set|map) (\w+) \{")
+ELEMENTS = re.compile(r"\t\telements = \{ (.*) \}")
+
+# Family and table, then set or map, then its name.
+Key = Tuple[str, str, str]
+
+
+def script(before: str, after: str) -> str | None:
+    """nft commands from one to the other; None when more than elements differ."""
+    (old_frame, old), (new_frame, new) = _taken_apart(before), _taken_apart(after)
+    if not before or old_frame != new_frame:
+        return None
+    gone = {key: old[key] - new[key] for key in sorted(old)}
+    come = {key: new[key] - old[key] for key in sorted(old)}
+    return "".join([*_lines("delete", gone), *_lines("add", come)])
+
+
+def _lines(verb: str, elements: Dict[Key, set[str]]) -> list[str]:
+    return [
+        f"{verb} element {table} {name} {{ {', '.join(sorted(found))} }}\n"
+        for (table, _, name), found in elements.items()
+        if found
+    ]
+
+
+def _taken_apart(text: str) -> tuple[list[str], Dict[Key, set[str]]]:
+    """All lines but those of elements, and the elements of each set and map."""
+    frame, found, table = [], {}, ""  # type: list[str], Dict[Key, set[str]], str
+    key = ("", "", "")
+    for line in text.splitlines():
+        elements = ELEMENTS.fullmatch(line)
+        if elements:
+            found[key] = set(elements[1].split(", "))
+            continue
+        frame.append(line)
+        opened, block = TABLE.fullmatch(line), BLOCK.fullmatch(line)
+        table = opened[1] if opened else table
+        if block:
+            key = (table, block[1], block[2])
+            found[key] = set()
+    return frame, found

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What each interface may reach: its sandbox's own lists, else those of its network."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from dataclasses import dataclass
+from typing import Any, Iterable, Mapping, Sequence, Tuple, TypedDict
+
+from ..errors import SpecError
+from ..spec import grants
+from ..spec.grants import DNS, DNS_PORT, Grant, IPNetwork, merged
+from .files import host_resolvers
+from .model import Interface, Network, Publication
+
+ANYWHERE = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
+
+# First and last address, first and last port.
+Box = Tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a sandbox says itself; None follows its networks."""
+
+    egress: tuple[str, ...] | None = None
+    host_access: tuple[str, ...] | None = None
+    dns_servers: tuple[str, ...] = ()
+
+
+# For a sandbox of which it is not known what it may reach.
+CLOSED = Own(egress=(), host_access=())
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What holds for one interface; ``egress`` None is no restriction."""
+
+    egress: tuple[str, ...] | None
+    host_access: tuple[str, ...]
+    resolvers: tuple[str, ...] = ()
+
+    @property
+    def egress_key(self) -> str:
+        return _key(*(self.egress or ()), "", *self.resolvers)
+
+    @property
+    def host_key(self) -> str:
+        return _key(*self.host_access)
+
+
+def _key(*words: str) -> str:
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:10]
+
+
+class Declared(TypedDict):
+    """The options of a network that are about policy."""
+
+    internal: bool
+    egress: tuple[str, ...] | None
+    host_access: tuple[str, ...]
+
+
+def declared(raw: Mapping[str, Any]) -> Declared:
+    """Of a network as the user wrote it, without unset options."""
+    internal, egress = bool(raw.get("internal", False)), raw.get("egress")
+    if internal and egress:
+        hint = "leave egress out, or make the network one that is not internal"
+        raise SpecError("egress", egress, "has no meaning on an internal network", hint=hint)
+    return {
+        "internal": internal,
+        "egress": None if egress is None else grants.egress("egress", egress),
+        "host_access": grants.host_access("host_access", raw.get("host_access", [])),
+    }
+
+
+def effective(
+    networks: Mapping[str, Network], interfaces: Iterable[Interface], own: Mapping[str, Own]
+) -> list[tuple[Interface, Policy]]:
+    """Interfaces that are plugged into a network, with their policies."""
+    host = tuple(_global(host_resolvers()))
+    plugged = [item for item in interfaces if item.network in networks]
+    return [
+        (item, _effective(networks[item.network], own.get(item.sandbox, Own()), host))
+        for item in plugged
+    ]
+
+
+def _effective(network: Network, own: Own, host: tuple[str, ...]) -> Policy:
+    egress = network.egress if own.egress is None else own.egress
+    services = network.host_access if own.host_access is None else own.host_access
+    servers: Sequence[str] = ()
+    if egress and any(asks_dns(grants.parse(text)) for text in egress):
+        servers = own.dns_servers or network.dns_servers or host
+    return Policy(egress, services, tuple(servers))
+
+
+def asks_dns(grant: Grant) -> bool:
+    """Whoever may reach a name has to be able to look it up."""
+    return isinstance(grant.to, str)
+
+
+def _global(servers: Iterable[str]) -> list[str]:
+    """Servers a sandbox is given; see files.resolv_conf."""
+    found = []
+    for server in servers:
+        try:
+            address = ipaddress.ip_address(server)
+        except ValueError:
+            continue
+        if not address.is_loopback and str(address) not in found:
+            found.append(str(address))
+    return found
+
+
+def names(networks: Mapping[str, Network], own: Mapping[str, Own]) -> set[str]:
+    """Host names in any list."""
+    lists = [item.egress or () for item in networks.values()]
+    lists += [item.egress or () for item in own.values()]
+    found = {grants.parse(text).name for texts in lists for text in texts}
+    return {name for name in found if name is not None}
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What one list allows in one family: whole ranges, and boxes by protocol."""
+
+    ranges: tuple[tuple[int, int], ...]
+    tcp: tuple[Box, ...]
+    udp: tuple[Box, ...]
+
+
+def reach(policy: Policy, addresses: Mapping[str, Iterable[str]], version: int) -> Reach:
+    """``addresses`` are those behind the names of the list."""
+    ranges, boxes = [], {"tcp": [], "udp": []}  # type: list[tuple[int, int]], dict[str, list[Box]]
+    for text in policy.egress or ():
+        grant = grants.parse(text)
+        for low, high in _spans(_targets(grant, addresses), version):
+            if grant.protocol is None:
+                ranges.append((low, high))
+            else:
+                boxes[grant.protocol] += [(low, high, *ports) for ports in grant.ports]
+    for low, high in _spans([ipaddress.ip_network(item) for item in policy.resolvers], version):
+        for found in boxes.values():
+            found.append((low, high, DNS_PORT, DNS_PORT))
+    return Reach(merged(ranges), disjoint(boxes["tcp"]), disjoint(boxes["udp"]))
+
+
+def _targets(grant: Grant, addresses: Mapping[str, Iterable[str]]) -> Sequence[IPNetwork]:
+    if grant.to is None:
+        return ANYWHERE
+    if grant.to == DNS:
+        return ()
+    if isinstance(grant.to, str):
+        return [ipaddress.ip_network(item) for item in addresses.get(grant.to, ())]
+    return [grant.to]
+
+
+def _spans(ranges: Iterable[IPNetwork], version: int) -> list[tuple[int, int]]:
+    return [
+        (int(item.network_address), int(item.broadcast_address))
+        for item in ranges
+        if item.version == version
+    ]
+
+
+def disjoint(boxes: Sequence[Box]) -> tuple[Box, ...]:
+    """The same addresses and ports in boxes of which no two overlap, as the kernel wants them."""
+    cuts = sorted({box[0] for box in boxes} | {box[1] + 1 for box in boxes})
+    rows: list[tuple[int, int, tuple[tuple[int, int], ...]]] = []
+    for low, end in zip(cuts, cuts[1:]):
+        ports = merged((box[2], box[3]) for box in boxes if box[0] <= low and end - 1 <= box[1])
+        if rows and ports == rows[-1][2] and rows[-1][1] == low - 1:
+            rows[-1] = (rows[-1][0], end - 1, ports)
+        elif ports:
+            rows.append((low, end - 1, ports))
+    return tuple((low, high, *span) for low, high, ports in rows for span in ports)
+
+
+def check(
+    networks: Mapping[str, Network],
+    interfaces: Iterable[Interface],
+    publications: Iterable[Publication],
+) -> None:
+    """SpecError for what would be published from a network that nobody outside reaches."""
+    internal = {name for name, network in networks.items() if network.internal}
+    closed = {
+        address: item.network
+        for item in interfaces
+        if item.network in internal
+        for address in item.addresses
+    }
+    for publication in publications:
+        network = closed.get(publication.address)
+        if network is not None:
+            raise SpecError(
+                "published_ports",
+                str(publication),
+                f"of sandbox {publication.sandbox} is on the internal network {network}",
+                hint="list a network that is not internal first, or publish nothing",
+            )

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What a network or a sandbox may reach: entries of `egress` and `host_access`.
+
+An entry is normalised to one text, such as "198.51.100.7:80,443/tcp", "[2001:db8::]:443/tcp",
+"deb.example.org:443/tcp", "53/udp" or "dns"; `parse` takes it apart again.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Any, Iterable, Mapping, Sequence, Tuple, Union
+
+from .names import is_hostname
+from .text import line, mapping, refusal, sequence
+
+DNS = "dns"
+DNS_PORT = 53
+PROTOCOLS = ("tcp", "udp")
+MAX_GRANTS = 256
+LAST_PORT = 65535
+
+IPNetwork = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+Ports = Tuple[Tuple[int, int], ...]
+
+_HINT = (
+    'quote it and write "203.0.113.0/24", "198.51.100.7:443/tcp", "[2001:db8::/32]:443", '
+    '"deb.example.org:443", "53/udp" or "dns"'
+)
+_SERVICE_HINT = 'quote it and write "53/udp", "9100/tcp" or "8000-8010/tcp"'
+_SUFFIX = re.compile(r"(.*)/(tcp|udp)", re.I | re.S)
+_PORTS = re.compile(r"[0-9]{1,5}(?:-[0-9]{1,5})?(?:,[0-9]{1,5}(?:-[0-9]{1,5})?)*", re.ASCII)
+_BRACKETED = re.compile(r"\[(?P<to>[^\]]*)\](?::(?P<ports>.*))?", re.S)
+
+
+# Link-local addresses and well-known ones of cloud metadata services, which nobody reaches who
+# does not list them by address, whatever else a list holds.
+METADATA4 = ("100.100.100.200", "169.254.0.0/16")
+# The last two are the same as a NAT64 gateway would reach them (RFC 6052).
+METADATA6 = (
+    "fd00:ec2::254",
+    "fd20:ce::254",
+    "64:ff9b::a9fe:0/112",
+    "64:ff9b::6464:64c8",
+)
+METADATA = tuple(ipaddress.ip_network(text) for text in (*METADATA4, *METADATA6))
+
+
+@dataclass(frozen=True)
+class Grant:
+    """``to`` is a range, a host name, the word dns or, for anywhere, None; no ports are all."""
+
+    to: IPNetwork | str | None
+    protocol: str | None = None
+    ports: Ports = ()
+
+    @property
+    def name(self) -> str | None:
+        return self.to if isinstance(self.to, str) and self.to != DNS else None
+
+    def __str__(self) -> str:
+        target = "" if self.to is None else _target_text(self.to)
+        if not self.ports:
+            return target
+        bracketed = f"[{target}]" if ":" in target else target
+        ports = ",".join(_range_text(first, last) for first, last in self.ports)
+        return f"{bracketed}{':' if target else ''}{ports}/{self.protocol}"
+
+
+def _target_text(to: IPNetwork | str) -> str:
+    if isinstance(to, str):
+        return to
+    return str(to.network_address) if to.prefixlen == to.max_prefixlen else str(to)
+
+
+def _range_text(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def egress(option: str, value: Any) -> tuple[str, ...]:
+    """Entries in one notation and order, so that writing them otherwise is no change."""
+    return _all(option, value, _egress_entry)
+
+
+def host_access(option: str, value: Any) -> tuple[str, ...]:
+    return _all(option, value, _service)
+
+
+def _all(option: str, value: Any, entry: Any) -> tuple[str, ...]:
+    items = sequence(option, value)
+    if len(items) > MAX_GRANTS:
+        hint = "write ranges instead of single addresses"
+        raise refusal(option, value, f"has more than {MAX_GRANTS} entries", hint=hint)
+    found = {str(entry(f"{option}[{index}]", item)) for index, item in enumerate(items)}
+    return tuple(sorted(found))
+
+
+def parse(text: str) -> Grant:
+    """An entry in our own notation; it has been validated before."""
+    return _from_text("egress", text)
+
+
+def _egress_entry(option: str, value: Any) -> Grant:
+    return _from_mapping(option, value) if isinstance(value, Mapping) else _from_text(option, value)
+
+
+def _service(option: str, value: Any) -> Grant:
+    if isinstance(value, Mapping):
+        fields = _fields(option, value, ("ports", "protocol"), _SERVICE_HINT)
+        grant = Grant(None, *_transport(option, fields))
+    else:
+        grant = _from_text(option, value, _SERVICE_HINT)
+    if grant.to is not None or not grant.ports:
+        raise refusal(option, value, "is no port of this host", hint=_SERVICE_HINT)
+    return grant
+
+
+def _from_text(option: str, value: Any, hint: str = _HINT) -> Grant:
+    whole = line(option, value)
+    suffix = _SUFFIX.fullmatch(whole)
+    rest, protocol = (suffix[1], suffix[2].lower()) if suffix else (whole, "tcp")
+    target, ports = _split(rest)
+    if suffix and not ports:
+        hint = f'give ports too: "{rest}:1-{LAST_PORT}/{protocol}"'
+        raise refusal(option, value, "has a protocol but no port", hint=hint)
+    to = _target(option, target, hint) if target is not None else None
+    if to == DNS:
+        if ports:
+            raise refusal(option, value, "has a port", hint='write just "dns"')
+        return Grant(DNS)
+    if ports is None:
+        return Grant(to)
+    return Grant(to, protocol, _ports(option, value, ports, hint))
+
+
+def _split(text: str) -> tuple[str | None, str | None]:
+    """Target and ports; either may be missing."""
+    if _PORTS.fullmatch(text):
+        return None, text
+    found = _BRACKETED.fullmatch(text)
+    if found:
+        return found["to"], found["ports"]
+    if text.count(":") != 1:
+        return text, None
+    target, _, ports = text.partition(":")
+    return target, ports
+
+
+def _fields(
+    option: str, value: Mapping[str, Any], known: Sequence[str], hint: str
+) -> dict[str, Any]:
+    fields = mapping(option, value)
+    for key in fields:
+        if key not in known:
+            problem = f"is none of {', '.join(known)}"
+            raise refusal(f"{option}.{key}", fields[key], problem, hint=hint)
+    return {key: item for key, item in fields.items() if item is not None}
+
+
+def _from_mapping(option: str, value: Mapping[str, Any]) -> Grant:
+    fields = _fields(option, value, ("to", "ports", "protocol"), _HINT)
+    to = _target(f"{option}.to", line(f"{option}.to", fields["to"])) if "to" in fields else None
+    protocol, ports = _transport(option, fields)
+    if to == DNS and ports:
+        raise refusal(option, value, "has a port", hint='write just "dns"')
+    if to is None and not ports:
+        raise refusal(option, value, "allows nothing", hint="give `to`, `ports` or both")
+    return Grant(to, protocol, ports)
+
+
+def _transport(option: str, fields: Mapping[str, Any]) -> tuple[str | None, Ports]:
+    """Protocol and ports of a mapping; a protocol alone is all its ports."""
+    ports, protocol = fields.get("ports"), fields.get("protocol")
+    if ports is None and protocol is None:
+        return None, ()
+    known = str(protocol or "tcp").lower()
+    if known not in PROTOCOLS:
+        hint = f"use {' or '.join(PROTOCOLS)}"
+        raise refusal(f"{option}.protocol", protocol, "is an unknown protocol", hint=hint)
+    if ports is None:
+        return known, ((1, LAST_PORT),)
+    path = f"{option}.ports"
+    items = list(ports) if isinstance(ports, (list, tuple)) else [ports]
+    text = ",".join(line(f"{path}[{index}]", item) for index, item in enumerate(items))
+    return known, _ports(path, ports, text, 'write [80, "8000-8010"]')
+
+
+def _ports(option: str, value: Any, text: str, hint: str) -> Ports:
+    if not _PORTS.fullmatch(text):
+        raise refusal(option, value, "has ports that are none", hint=hint)
+    ranges = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        ports = int(first), int(last or first)
+        if not 1 <= ports[0] <= ports[1] <= LAST_PORT:
+            hint = f"ports go from 1 to {LAST_PORT}, ranges upwards"
+            raise refusal(option, value, "has a port out of range", hint=hint)
+        ranges.append(ports)
+    return merged(ranges)
+
+
+def merged(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """The same numbers in as few ranges as can be, in order."""
+    found: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if found and first <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], max(last, found[-1][1]))
+        else:
+            found.append((first, last))
+    return tuple(found)
+
+
+def _target(option: str, text: str, hint: str = _HINT) -> IPNetwork | str:
+    if text == DNS:
+        return DNS
+    address = text.partition("/")[0]
+    if ":" in text or re.fullmatch(r"[0-9./]*", text, re.ASCII):
+        return _range(option, text, address, hint)
+    name = text.lower()
+    name = name[:-1] if name.endswith(".") else name
+    # A last label of digits would be read as an IPv4 address by some resolvers.
+    if not is_hostname(name, longest=253) or name.rpartition(".")[2].isdigit():
+        raise refusal(option, text, "is no address, range, name, port or known word", hint=hint)
+    return name
+
+
+def _range(option: str, text: str, address: str, hint: str) -> IPNetwork:
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError as error:
+        raise refusal(option, text, f"is no address or range ({error})", hint=hint) from error
+    # Python before 3.9.5 reads leading zeros as decimal, libc as octal.
+    if "%" in text or (network.version == 4 and str(network.network_address) != address):
+        raise refusal(option, text, "is no plain address or range", hint=hint)
+    if network.network_address.is_unspecified and network.prefixlen == network.max_prefixlen:
+        anywhere = "0.0.0.0/0" if network.version == 4 else "::/0"
+        raise refusal(option, text, "is no destination", hint=f"for anywhere, write {anywhere}")
+    return network
+
+
+def is_metadata(address: str) -> bool:
+    parsed = ipaddress.ip_address(address)
+    return any(parsed in item for item in METADATA)
+
+
+def granted_metadata(entries: Iterable[str] | None) -> list[IPNetwork]:
+    """Ranges of a list that lie within those which are closed otherwise."""
+    found = (parse(text).to for text in entries or ())
+    return [to for to in found if not isinstance(to, str) and to is not None and _is_closed(to)]
+
+
+def _is_closed(to: IPNetwork) -> bool:
+    first, last = to.network_address, to.broadcast_address
+    return any(first in item and last in item for item in METADATA)
+
+
+def relaxations(egress: Iterable[str] | None, host_access: Iterable[str] | None) -> list[str]:
+    """What lists open that is closed by default, as "option: value"."""
+    special = [text for text in egress or () if granted_metadata([text])]
+    return [f"egress: {text}" for text in special] + [
+        f"host_access: {text}" for text in host_access or ()
+    ]

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Sandboxes of images from a real registry: what the image says is what runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from archives import entry, folder, pack
+from converge_fixtures import Deployment, deployed, eventually, fetch, free_port, needs_root
+from image_fixtures import output, prepare
+from oci_images import Layout, Registry, busybox_layer, registry, skopeo
+
+pytestmark = [
+    needs_root,
+    pytest.mark.skipif(not shutil.which("docker-registry"), reason="no docker-registry"),
+]
+RUN = b"""#!/bin/sh
+echo "as $(id -u):$(id -g) in $PWD with $GREETING and $*"
+trap 'echo told to end; exit 7' USR1
+httpd -f -p 8080 -h . & wait
+"""
+SETTINGS = {
+    "Entrypoint": ["/srv/app/run.sh"],
+    "Cmd": ["one", "two words"],
+    "Env": ["GREETING=hello", "PATH=/bin"],
+    "User": "web",
+    "WorkingDir": "/srv/app",
+    "StopSignal": "SIGUSR1",
+    "Labels": {"from": "image"},
+    "ExposedPorts": {"8080/tcp": {}},
+}
+
+
+@pytest.fixture
+def host() -> Iterator[Deployment]:
+    with deployed() as deployment:
+        yield deployment
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Registry]:
+    with registry(tmp_path / "registry") as found:
+        yield found
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(tmp_path / "layout")
+
+
+def application(page: bytes) -> bytes:
+    return pack(
+        folder("srv/app"), entry("srv/app/run.sh", RUN, mode=0o755),
+        entry("srv/app/index.html", page), entry("srv/app/old"),
+    )  # fmt: skip
+
+
+def wish(reference: str, **options: Any) -> dict[str, Any]:
+    return {"name": "app", "source": "oci", "reference": reference, "tls_verify": False, **options}
+
+
+def logged(host: Deployment, name: str) -> str:
+    command = [host.paths.command, "logs", name]
+    environment = {**os.environ, "SANDLOT_ROOT": host.paths.root}
+    return subprocess.run(command, env=environment, capture_output=True, text=True).stdout
+
+
+def test_an_image_runs_as_it_says(host: Deployment, layout: Layout, served: Registry) -> None:
+    layout.image("v1", [busybox_layer(), application(b"page one\n")], SETTINGS)
+    prepare(host, wish(served.push(layout, "v1", "app:v1")))
+    port = free_port()
+    plain = {"name": "web", "image": "app", "published_ports": [f"{port}:8080"]}
+    host.converged(plain)
+    eventually(lambda: "page one" in _page(port))
+    assert logged(host, "web") == "as 33:44 in /srv/app with hello and one two words\n"
+    assert host.info("web")["labels"] == {"from": "image"}
+    assert output(host, "web", "pwd") == "/srv/app\n"
+    host.converged({**plain, "state": "stopped"})
+    assert logged(host, "web").endswith("told to end\n")
+    assert host.info("web")["exit_code"] == 7
+
+
+def _page(port: int) -> str:
+    try:
+        return fetch("127.0.0.1", port)
+    except OSError:
+        return ""
+
+
+def test_options_win_over_the_image(host: Deployment, layout: Layout, served: Registry) -> None:
+    layout.image("v1", [busybox_layer(), application(b"")], SETTINGS)
+    prepare(host, wish(served.push(layout, "v1", "app:v1")))
+    script = 'echo "$(id -u) $PWD $GREETING $*"; trap "exit 3" TERM; sleep 1000000 & wait'
+    mine = {
+        "name": "web", "image": "app", "entrypoint": ["sh", "-c", script, "x"], "user": "0",
+        "working_dir": "/bin", "env": {"GREETING": "bye"}, "stop_signal": "TERM",
+        "labels": {"from": "me"},
+    }  # fmt: skip
+    host.converged(mine)
+    eventually(lambda: "/bin" in logged(host, "web"))
+    assert logged(host, "web") == "0 /bin bye \n"
+    host.converged({**mine, "command": ["args"]})
+    eventually(lambda: "args" in logged(host, "web"))
+    host.converged({"name": "web", "image": "app", "command": ["three"], "state": "started"})
+    eventually(lambda: "with hello and three" in logged(host, "web"))
+
+
+def test_a_working_directory_that_is_not_there(
+    host: Deployment, layout: Layout, served: Registry
+) -> None:
+    settings = {"Cmd": ["sleep", "1000000"], "WorkingDir": "/not/there/yet"}
+    layout.image("v1", [busybox_layer()], settings)
+    prepare(host, wish(served.push(layout, "v1", "app:v1")))
+    host.converged({"name": "a", "image": "app"})
+    assert output(host, "a", "pwd") == "/not/there/yet\n"
+
+
+def test_an_image_without_a_command(host: Deployment, layout: Layout, served: Registry) -> None:
+    layout.image("v1", [busybox_layer()])
+    prepare(host, wish(served.push(layout, "v1", "app:v1")))
+    with pytest.raises(Exception, match="nothing to run; give it a command"):
+        host.run({"name": "a", "image": "app"})
+
+
+def test_a_tag_that_moves_restarts_who_follows_it(
+    host: Deployment, layout: Layout, served: Registry
+) -> None:
+    old = layout.image("v1", [busybox_layer(), application(b"page one\n")], SETTINGS)
+    reference = served.push(layout, "v1", "app:v1")
+    prepare(host, wish(reference, pull="always"))
+    ports = free_port(), free_port()
+    specs = [
+        {"name": "follows", "image": "app", "published_ports": [f"{ports[0]}:8080"]},
+        {"name": "pinned", "image": f"app@{old}", "published_ports": [f"{ports[1]}:8080"]},
+    ]
+    host.converged(*specs)
+    output(host, "follows", "sh", "-c", "echo mine >/tmp/x; cat /tmp/x")
+    upper = Path(host.paths.sandbox("follows").upper)
+    (upper / "kept").write_text("kept\n")
+    pids = {name: host.pid(name) for name in ("follows", "pinned")}
+    settings = {**SETTINGS, "Env": ["GREETING=again", "PATH=/bin"]}
+    second = pack(entry("srv/app/index.html", b"page two\n"), entry("srv/app/.wh.old"))
+    new = layout.image("v1", [busybox_layer(), application(b"page one\n"), second], settings)
+    served.push(layout, "v1", "app:v1")
+    assert host.run(*specs).actions == []
+    prepare(host, wish(reference))
+    assert host.run(*specs).actions == []
+    assert prepare(host, wish(reference, pull="always")) == [
+        f"image app: replace {new[7:19]} from oci (restart)"
+    ]
+    result = host.converged(*specs)
+    assert result.actions == [
+        f"follows: image updated, {old[7:19]} -> {new[7:19]} (restart)",
+        "follows: restart: image updated (restart)",
+    ]
+    assert host.pid("follows") != pids["follows"] and host.pid("pinned") == pids["pinned"]
+    eventually(lambda: "page two" in _page(ports[0]))
+    assert "page one" in _page(ports[1])
+    assert output(host, "follows", "cat", "/kept") == "kept\n"
+    assert output(host, "follows", "ls", "/srv/app") == "index.html\nrun.sh\n"
+    assert "with again and" in logged(host, "follows")
+
+
+def test_a_registry_from_a_registry(
+    host: Deployment, layout: Layout, served: Registry, tmp_path: Path
+) -> None:
+    """A real program with its libraries, by the entry point of its image; then it serves images."""
+    settings = {
+        "Entrypoint": ["/usr/bin/docker-registry"],
+        "Cmd": ["serve", "/etc/registry.yml"],
+        "ExposedPorts": {"5000/tcp": {}},
+        "Volumes": {"/var/lib/registry": {}},
+    }
+    configuration = {
+        "version": "0.1",
+        "storage": {"filesystem": {"rootdirectory": "/var/lib/registry"}},
+        "http": {"addr": ":5000"},
+    }
+    written = pack(entry("etc/registry.yml", json.dumps(configuration).encode()))
+    layout.image("v1", [_program("/usr/bin/docker-registry"), written], settings)
+    prepare(host, wish(served.push(layout, "v1", "registry:2")))
+    port = free_port()
+    host.converged({"name": "registry", "image": "app", "published_ports": [f"{port}:5000"]})
+    base = f"http://127.0.0.1:{port}/v2/"
+    eventually(lambda: _answers(base))
+    pushed = f"docker://127.0.0.1:{port}/a/b:1"
+    skopeo("copy", "--dest-tls-verify=false", f"oci:{layout.path}:v1", pushed)
+    with urllib.request.urlopen(f"{base}_catalog") as answer:
+        assert json.load(answer) == {"repositories": ["a/b"]}
+    stored = Path(host.paths.sandbox("registry").upper, "var/lib/registry/docker/registry/v2")
+    assert stored.is_dir()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _program(path: str) -> bytes:
+    """A layer with a program and the libraries that the dynamic linker names."""
+    listed = subprocess.run(["ldd", path], capture_output=True, text=True, check=True).stdout
+    libraries = [word for word in listed.split() if word.startswith("/")]
+    files = {path: 0o755, **dict.fromkeys(libraries, 0o755)}
+    return pack(
+        *(
+            entry(name.lstrip("/"), Path(name).resolve().read_bytes(), mode=mode)
+            for name, mode in files.items()
+        )
+    )

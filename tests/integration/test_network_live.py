@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Networks of a running sandbox change under it: the workload goes on, the kernel follows."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from converge_fixtures import Deployment, deployed, needs_root, sandbox
+from netmode_fixtures import declare_networks, output, run_inside, workload
+from sandboxes import until
+from sandlot.converge import Result
+from sandlot.errors import SpecError
+
+pytestmark = needs_root
+
+ECHO = ["sh", "-c", "exec nc -ll -p 7 -e cat"]
+FIRST = {"name": "default"}
+
+
+@pytest.fixture
+def host() -> Iterator[Deployment]:
+    with deployed() as deployment:
+        declare_networks(deployment, one={}, two={"mtu": 1400}, quiet={"isolated": True})
+        yield deployment
+
+
+def web(*networks: dict[str, Any]) -> dict[str, Any]:
+    return sandbox("web", command=ECHO, networks=list(networks), capabilities=["NET_RAW"])
+
+
+def changed(host: Deployment, *specs: dict[str, Any]) -> Result:
+    """A change that is said beforehand as it is done, and leaves the workload of "web" alone."""
+    before = workload(host, "web")
+    said = host.run(*specs, check=True)
+    done = host.converged(*specs)
+    assert said.actions == done.actions and said.diff == done.diff
+    assert workload(host, "web") == before
+    assert not [line for line in done.actions if line.endswith("(restart)")], done.actions
+    return done
+
+
+def interfaces(host: Deployment, name: str = "web") -> dict[str, tuple[str, list[str]]]:
+    """MAC and IPv4 addresses of each interface, as the kernel has them."""
+    command = ["nsenter", f"--net=/proc/{host.pid(name)}/ns/net", "ip", "-json", "address"]
+    links = json.loads(subprocess.check_output(command))
+    return {
+        link["ifname"]: (
+            link["address"],
+            [item["local"] for item in link["addr_info"] if item["family"] == "inet"],
+        )
+        for link in links
+        if link["ifname"] != "lo"
+    }
+
+
+def default_route(host: Deployment) -> list[str]:
+    return output(host, "web", "ip", "route", "show", "default").split()
+
+
+def address(host: Deployment, network: str, name: str = "web") -> str:
+    found = host.info(name)["interfaces"]
+    return str(next(i["ipv4"] for i in found if i["network"] == network).partition("/")[0])
+
+
+def link_of(host: Deployment, network: str) -> str:
+    found = host.info("web")["interfaces"]
+    return str(next(i["link"] for i in found if i["network"] == network))
+
+
+def echoes(connection: socket.socket, word: bytes) -> bool:
+    connection.sendall(word)
+    return connection.recv(64) == word
+
+
+def connected(host: Deployment, network: str) -> socket.socket:
+    """A connection to the workload, once it listens."""
+    place = (address(host, network), 7)
+    connection: socket.socket = until(lambda: attempt(place), what=f"connecting to {place}")
+    assert echoes(connection, b"first")
+    return connection
+
+
+def attempt(place: tuple[str, int]) -> socket.socket | None:
+    try:
+        return socket.create_connection(place, timeout=10)
+    except ConnectionRefusedError:
+        return None
+
+
+def test_a_second_network_comes_and_goes(host: Deployment) -> None:
+    host.converged(web(FIRST))
+    with connected(host, "default") as connection:
+        result = changed(host, web(FIRST, {"name": "one"}))
+        assert result.actions[0].startswith('web: networks [{"name": "default"}] -> ')
+        one = address(host, "one")
+        assert f"web: plug eth1 {one}/24 into one" in result.actions
+        assert interfaces(host)["eth1"][1] == [one]
+        connected(host, "one").close()
+        gone = link_of(host, "one")
+        result = changed(host, web(FIRST))
+        assert "web: unplug eth1" in result.actions
+        assert list(interfaces(host)) == ["eth0"]
+        assert not os.path.exists(f"/sys/class/net/{gone}")
+        assert default_route(host)[:3] == ["default", "via", f"{host.prefix}.0.1"]
+        assert echoes(connection, b"last")
+
+
+def test_address_and_mac_of_the_second_interface(host: Deployment) -> None:
+    peer = sandbox("peer", networks=[{"name": "one"}], capabilities=["NET_RAW"])
+    host.converged(web(FIRST, {"name": "one"}), peer)
+    with connected(host, "default") as connection:
+        asked = {"name": "one", "ipv4_address": f"{host.prefix}.16.77"}
+        changed(host, web(FIRST, asked), peer)
+        assert interfaces(host)["eth1"][1] == [f"{host.prefix}.16.77"]
+        connected(host, "one").close()
+        asked["mac_address"] = "02:00:00:00:00:77"
+        changed(host, web(FIRST, asked), peer)
+        assert interfaces(host)["eth1"] == ("02:00:00:00:00:77", [f"{host.prefix}.16.77"])
+        output(host, "peer", "ping", "-c", "1", "-W", "10", f"{host.prefix}.16.77")
+        connected(host, "one").close()
+        # An address stays when it is no longer asked for; a derived MAC address comes back.
+        changed(host, web(FIRST, {"name": "one"}), peer)
+        mac, addresses = interfaces(host)["eth1"]
+        assert mac != "02:00:00:00:00:77" and addresses == [f"{host.prefix}.16.77"]
+        connected(host, "one").close()
+        assert echoes(connection, b"last")
+
+
+def test_address_of_the_first_interface(host: Deployment) -> None:
+    host.converged(web(FIRST))
+    changed(host, web({"name": "default", "ipv4_address": f"{host.prefix}.2.9"}))
+    assert interfaces(host)["eth0"][1] == [f"{host.prefix}.2.9"]
+    assert default_route(host)[:3] == ["default", "via", f"{host.prefix}.0.1"]
+    connected(host, "default").close()
+    output(host, "web", "ping", "-c", "1", "-W", "10", f"{host.prefix}.0.1")
+
+
+def test_interfaces_keep_their_names_and_the_first_network_leads_outside(host: Deployment) -> None:
+    host.converged(web(FIRST, {"name": "one"}))
+    before = interfaces(host)
+    with connected(host, "one") as connection:
+        changed(host, web({"name": "one"}, FIRST))
+        assert interfaces(host) == before
+        assert default_route(host)[:5] == ["default", "via", f"{host.prefix}.16.1", "dev", "eth1"]
+        changed(host, web({"name": "one"}))
+        assert interfaces(host) == {"eth1": before["eth1"]}
+        changed(host, web({"name": "two"}, {"name": "one"}))
+        assert set(interfaces(host)) == {"eth0", "eth1"}
+        assert default_route(host)[:5] == ["default", "via", f"{host.prefix}.17.1", "dev", "eth0"]
+        assert echoes(connection, b"last")
+
+
+def mtu(host: Deployment, ifname: str) -> str:
+    return Path(f"/proc/{host.pid('web')}/root/sys/class/net/{ifname}/mtu").read_text().strip()
+
+
+def test_another_network_in_place_of_one_brings_its_settings(host: Deployment) -> None:
+    host.converged(web({"name": "two"}))
+    assert mtu(host, "eth0") == "1400"
+    changed(host, web({"name": "one"}))
+    assert mtu(host, "eth0") == "1500"
+    connected(host, "one").close()
+    changed(host, web({"name": "two"}))
+    assert mtu(host, "eth0") == "1400"
+    connected(host, "two").close()
+
+
+def test_no_network_at_all_and_back(host: Deployment) -> None:
+    host.converged(web(FIRST, {"name": "one"}))
+    result = changed(host, web())
+    assert "web: unplug eth0, eth1" in result.actions
+    assert interfaces(host) == {} and default_route(host) == []
+    assert "127.0.1.1\tweb" in host.inside("web", "/etc/hosts")
+    changed(host, web(FIRST))
+    connected(host, "default").close()
+
+
+def test_who_shares_a_network_meets_its_changes(host: Deployment) -> None:
+    side = sandbox("side", network_mode="container:web")
+    host.converged(web(FIRST), side)
+    before = workload(host, "side")
+    changed(host, web(FIRST, {"name": "one"}), side)
+    assert interfaces(host, "side") == interfaces(host)
+    assert address(host, "one") in host.inside("side", "/etc/hosts")
+    assert workload(host, "side") == before
+
+
+def test_published_ports_follow_the_first_network(host: Deployment) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    ports = {"published_ports": [f"127.0.0.1:{port}:7"]}
+    host.converged({**web(FIRST), **ports})
+    for networks in ([{"name": "one"}, FIRST], [{"name": "one"}], [FIRST]):
+        changed(host, {**web(*networks), **ports})
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            assert echoes(connection, b"x")
+
+
+def test_what_is_held_of_a_broken_record_follows(host: Deployment) -> None:
+    """The addresses of a sandbox with a damaged record are not given to others."""
+    host.converged(web(FIRST))
+    changed(host, web({"name": "default", "ipv4_address": f"{host.prefix}.2.9"}))
+    record = Path(host.paths.sandbox("web").record)
+    kept = record.read_text()
+    record.write_text("{")
+    try:
+        taken = [{"name": "default", "ipv4_address": f"{host.prefix}.2.9"}]
+        with pytest.raises(SpecError, match="in use by sandbox web"):
+            host.run(sandbox("other", networks=taken))
+    finally:
+        record.write_text(kept)
+
+
+def names(host: Deployment, name: str) -> dict[str, set[str]]:
+    """Names by address, beyond the loopback ones."""
+    lines = [line.split() for line in host.inside(name, "/etc/hosts").splitlines()]
+    return {words[0]: set(words[1:]) for words in lines if words[0] not in ("127.0.0.1", "::1")}
+
+
+def test_aliases_are_live_and_of_their_network_only(host: Deployment) -> None:
+    peers = [
+        sandbox("near", networks=[{"name": "one"}], capabilities=["NET_RAW"]),
+        sandbox("far", networks=[{"name": "two"}], capabilities=["NET_RAW"]),
+        sandbox("both", networks=[{"name": "two"}, {"name": "one"}]),
+    ]
+    host.converged(web({"name": "one"}), *peers)
+    pid = workload(host, "near")
+    changed(host, web({"name": "one", "aliases": ["API", "www.example"]}), *peers)
+    mine = address(host, "one")
+    assert names(host, "web")[mine] == {"web", "api", "www.example"}
+    assert names(host, "near")[mine] == names(host, "both")[mine] == {"web", "api", "www.example"}
+    assert mine not in names(host, "far")
+    assert names(host, "near").keys() == {
+        address(host, "one", "near"),
+        mine,
+        address(host, "one", "both"),
+    }
+    output(host, "near", "ping", "-c", "1", "-W", "10", "www.example")
+    assert run_inside(host, "far", "ping", "-c", "1", "-W", "10", "api").returncode
+    changed(host, web({"name": "one", "aliases": ["api"]}), *peers)
+    assert names(host, "near")[mine] == {"web", "api"}
+    changed(host, web({"name": "one"}), *peers)
+    assert names(host, "near")[mine] == {"web"}
+    assert workload(host, "near") == pid
+
+
+def test_isolated_networks_list_nobody(host: Deployment) -> None:
+    quiet = [{"name": "quiet"}]
+    host.converged(web(*quiet), sandbox("other", networks=quiet))
+    assert set(names(host, "web")) == {address(host, "quiet")}
+    assert set(names(host, "other")) == {address(host, "quiet", "other")}
+
+
+@pytest.mark.parametrize("alias", ["other", "OTHER", "taken"])
+def test_an_alias_of_somebody_else_is_refused(host: Deployment, alias: str) -> None:
+    other = sandbox("other", networks=[{"name": "one", "aliases": ["taken"]}])
+    host.converged(web({"name": "one"}), other)
+    with pytest.raises(SpecError, match="is a name of sandbox (other|web) on network one"):
+        host.run(web({"name": "one", "aliases": [alias]}), other)
+    # On another network it means nobody else.
+    host.converged(web({"name": "one"}, {"name": "two", "aliases": [alias]}), other)
