@@ -196,7 +196,7 @@ def _bridge(network: Network) -> Iterator[str]:
     yield f"if [ ! -e /sys/class/net/{network.bridge} ]; then"
     yield f"  ip link add name {network.bridge} type bridge stp_state 0 mcast_snooping 0"
     yield f"  links+=({network.bridge})"
-    for address in network.gateway_interfaces:
+    for address in network.bridge_addresses:
         yield f"  ip address add {address} dev {network.bridge}{_nodad(address)}"
     yield f"  ip link set dev {network.bridge} up"
     yield "fi"
@@ -227,7 +227,7 @@ def _address(subject: Subject, entry: Interface) -> Iterator[str]:
     if entry.ipv6:
         for key, value in IPV6_BY_US.items():
             yield _write_inside(subject, f"/proc/sys/net/{key.format(entry.ifname)}", value)
-    for address in entry.cidrs:
+    for address in entry.inner_addresses:
         yield f"{_NETNS} ip address add {address} dev {entry.ifname}{_nodad(address)}"
     yield f"{_NETNS} ip link set dev {entry.ifname} up"
 

@@ -52,7 +52,6 @@ RTA_GATEWAY = 5
 RTA_TABLE = 15
 RT_TABLE_MAIN = 254
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
-RT_SCOPE_LINK = 253
 IFF_UP = 1
 NLA_TYPE_MASK = 0x3FFF
 RECEIVE_SIZE = 1 << 16
@@ -145,10 +144,9 @@ def link(sock: socket.socket, name: str) -> Link | None:
 
 
 def addresses(sock: socket.socket) -> list[Address]:
-    """IPv4 before IPv6; without IPv6 addresses that hold on one link, which the kernel makes."""
+    """IPv4 before IPv6."""
     payload = ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-    bodies = _of_ip(dump(sock, RTM_GETADDR, RTM_NEWADDR, payload))
-    return [_address(body) for body in bodies if not _is_link_local(body)]
+    return [_address(body) for body in _of_ip(dump(sock, RTM_GETADDR, RTM_NEWADDR, payload))]
 
 
 def routes(sock: socket.socket) -> list[Route]:
@@ -160,10 +158,6 @@ def routes(sock: socket.socket) -> list[Route]:
 def _of_ip(bodies: list[bytes]) -> list[bytes]:
     """Each begins with its family; there are others, such as MPLS and multicast routing."""
     return [body for family in FAMILIES for body in bodies if body[0] == family]
-
-
-def _is_link_local(body: bytes) -> bool:
-    return body[0] == socket.AF_INET6 and body[3] == RT_SCOPE_LINK
 
 
 def _skip_statistics() -> bytes:

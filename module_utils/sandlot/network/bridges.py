@@ -166,7 +166,7 @@ def _bridge(paths: Paths, network: Network, state: NetworkState) -> list[Operati
 def _problems(network: Network, link: netlink.Link, state: NetworkState) -> list[str]:
     addresses = state.addresses.get(link.index, ())
     found = []
-    if sorted(addresses) != sorted(network.gateway_interfaces):
+    if sorted(addresses) != sorted(network.bridge_addresses):
         found.append(f"addresses {', '.join(addresses) or 'none'}")
     if not link.up:
         found.append(DOWN)
@@ -210,9 +210,9 @@ def ensure_bridge(paths: Paths, network: Network) -> None:
         for key, value in _wrong_settings(network, known).items():
             sysctls.write(key, value)
         _set_mtu(connection, network, link)
-        _set_addresses(sock, connection, network, link)
         if not link.up:
             connection.set_link(network.bridge, state="up")
+        _set_addresses(sock, connection, network, link)
         for address in network.gateway_interfaces:
             connection.set_subnet_route(network.bridge, address)
 
@@ -230,4 +230,4 @@ def _set_addresses(
     sock: socket.socket, connection: adapter.Links, network: Network, link: netlink.Link
 ) -> None:
     current = [item.address for item in netlink.addresses(sock) if item.index == link.index]
-    connection.set_addresses(network.bridge, network.gateway_interfaces, instead_of=current)
+    connection.set_addresses(network.bridge, network.bridge_addresses, instead_of=current)

@@ -167,7 +167,7 @@ def _inner_problems(item: Interface, inner: Link, inside: Inside) -> list[str]:
     if not inner.up:
         found.append(f"{item.ifname} is down")
     addresses = inside.addresses.get(inner.index, ())
-    if sorted(addresses) != sorted(item.cidrs):
+    if sorted(addresses) != sorted(item.inner_addresses):
         found.append(f"{item.ifname} has {', '.join(addresses) or 'no address'}")
     return found
 
@@ -295,7 +295,7 @@ def _settle_inside(interfaces: Sequence[Interface], netns: str) -> None:
 def _has_moved(item: Interface, inside: Inside) -> bool:
     inner = inside.links[item.ifname]
     addresses = inside.addresses.get(inner.index, ())
-    return (inner.mac, sorted(addresses)) != (item.mac, sorted(item.cidrs))
+    return (inner.mac, sorted(addresses)) != (item.mac, sorted(item.inner_addresses))
 
 
 def _mend_inner(
@@ -303,14 +303,14 @@ def _mend_inner(
 ) -> None:
     if inner.mac != item.mac:
         within.set_link(item.ifname, address=item.mac)
-    wrong = sorted(addresses) != sorted(item.cidrs)
+    wrong = sorted(addresses) != sorted(item.inner_addresses)
     if wrong or not inner.up:
         _set_ipv6(item)
         # That takes what there is of IPv6 from it.
         addresses = tuple(address for address in addresses if ":" not in address)
     if not inner.up:
         within.set_link(item.ifname, state="up")
-    within.set_addresses(item.ifname, item.cidrs, instead_of=addresses)
+    within.set_addresses(item.ifname, item.inner_addresses, instead_of=addresses)
 
 
 def _set_ipv6(item: Interface) -> None:

@@ -18,6 +18,7 @@ DEFAULT_NAME = "default"
 DEFAULT_SUBNET = "10.77.0.0/22"
 ANY = "0.0.0.0"
 ANY6 = "::"
+BRIDGE_LINK_LOCAL = "fe80::1/64"
 # More names than a sandbox will ever have; unlinking works from the name, not from a record.
 MAX_INTERFACES = 16
 
@@ -71,6 +72,12 @@ class Network:
     def gateway_interfaces(self) -> tuple[str, ...]:
         """The bridge's own addresses, as "address/prefix"."""
         return tuple(f"{each.gateway}/{each.subnet.prefixlen}" for each in self.ranges())
+
+    @property
+    def bridge_addresses(self) -> tuple[str, ...]:
+        """Those and, for IPv6, one without which a router can't look for its neighbours."""
+        link_local = (BRIDGE_LINK_LOCAL,) if self.ipv6_subnet else ()
+        return (*self.gateway_interfaces, *link_local)
 
     def ranges(self) -> list[Range]:
         """What the network has in each family, IPv4 first."""
@@ -130,8 +137,13 @@ class Interface:
         return tuple(cidr.partition("/")[0] for cidr in self.cidrs)
 
     @property
+    def inner_addresses(self) -> tuple[str, ...]:
+        """Those and, for IPv6, the link-local one, all as "address/prefix"."""
+        return (*self.cidrs, f"{self.link_local}/64") if self.ipv6 else self.cidrs
+
+    @property
     def link_local(self) -> str:
-        """What the kernel makes of the MAC address (RFC 4291, appendix A)."""
+        """Made from the MAC address (RFC 4291, appendix A), so as unique as that."""
         mac = bytes.fromhex(self.mac.replace(":", ""))
         suffix = bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
         return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + suffix))

@@ -7,13 +7,12 @@ Verdicts of ours are final where they drop; what another table drops stays dropp
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Iterable, Mapping, Sequence
 
 from ..paths import Paths
 from ..plan import Operation
 from ..spec.grants import METADATA4, METADATA6
-from . import nft, policy, policy_rules, resolution
+from . import jhash, nft, policy, policy_rules, resolution
 from .model import Interface, Network, Publication, owner_mark
 from .observe import NetworkState
 
@@ -123,11 +122,12 @@ KEYS = {
 # Neighbours find each other by solicitations and advertisements; everything else of ICMPv6 that
 # speaks about the link is for routers and listeners of multicast, which sandboxes are not.
 #
-# nft can't look up the 128 bits that an advertisement is about before version 1.0.7, so they go
-# through the mark word by word, for each of the two addresses that an interface has.
+# nft before 1.0.8 can't look up the address that an advertisement is about, but it can put a
+# digest of it into the mark. Two of them, as one of 32 bits could be that of another address.
 #
-# "meta l4proto" fails, and the packet is dropped, when a first fragment does not hold all headers
-# (RFC 7112): what it is would show in the next one only.
+# A first fragment that ends before its transport header is dropped (RFC 7112): what it is would
+# show in the next one only, which nothing looks into. "@th" and "meta l4proto" match nothing
+# where there is no such header.
 BRIDGE = """\
 	chain prerouting {
 		type filter hook prerouting priority -300; policy accept;
@@ -143,31 +143,15 @@ BRIDGE = """\
 	chain speaks_ipv6 {
 		icmpv6 type nd-neighbor-advert goto advertises
 		icmpv6 type { 130-134, 137-138, 141-143, 148-149, 151-153 } drop
-		meta l4proto != 255 accept
+		meta l4proto != 255 frag frag-off != 0 accept
+		@th,0,32 & 0x0 == 0x0 accept
 		drop
 	}
 	chain advertises {
-		jump advertises_address
-		meta mark set @th,64,32
-		meta mark != 0xfe800000 drop
-		meta mark set @th,96,32
-		meta mark != 0 drop
-		meta mark set @th,128,32
-		iifname . meta mark != @link_local_2 drop
-		meta mark set @th,160,32
-		iifname . meta mark != @link_local_3 drop
-		meta mark set 0
-		accept
-	}
-	chain advertises_address {
-		meta mark set @th,64,32
-		iifname . meta mark != @word_0 return
-		meta mark set @th,96,32
-		iifname . meta mark != @word_1 return
-		meta mark set @th,128,32
-		iifname . meta mark != @word_2 return
-		meta mark set @th,160,32
-		iifname . meta mark != @word_3 return
+		meta mark set jhash @th,64,128 mod %(modulus)d seed 0x1
+		iifname . meta mark != @advertised_1 drop
+		meta mark set jhash @th,64,128 mod %(modulus)d seed 0x2
+		iifname . meta mark != @advertised_2 drop
 		meta mark set 0
 		accept
 	}
@@ -261,7 +245,7 @@ def render(
     pairs = policy.effective(networks, plugged, policies or {})
     inet = mark + sets + policy_rules.render(networks, pairs, addresses or {})
     inet += INET % {"guard": _guard(guarded), **KEYS}
-    bridge = mark + _bridge_sets(networks, plugged) + BRIDGE
+    bridge = mark + _bridge_sets(networks, plugged) + BRIDGE % {"modulus": jhash.MODULUS}
     return "".join(
         f"table {family} {paths.nft_table} {{\n{body}}}\n"
         for family, body in zip(nft.FAMILIES, (inet, bridge))
@@ -370,20 +354,18 @@ def _bridge_sets(networks: Mapping[str, Network], interfaces: Sequence[Interface
             _set("senders", "ifname . ether_addr . ipv4_addr", senders),
             _set("senders6", "ifname . ether_addr . ipv6_addr", senders6),
             _set("speakers", "ifname . ether_addr . ether_addr . ipv4_addr", speakers),
-            *(_words("word", index, with_ipv6, "address6") for index in range(4)),
-            *(_words("link_local", index, with_ipv6, "link_local") for index in (2, 3)),
+            *(_advertised(with_ipv6, seed) for seed in (1, 2)),
         )
     )
 
 
-def _words(name: str, index: int, interfaces: Iterable[Interface], attribute: str) -> str:
-    """The address of each link, 32 bits of it."""
-    elements = []
-    for item in interfaces:
-        packed = ipaddress.IPv6Address(getattr(item, attribute)).packed
-        word = packed[4 * index : 4 * index + 4].hex()
-        elements.append(f"{_quoted(item.link)} . 0x{word}")
-    return _set(f"{name}_{index}", "ifname . mark", elements)
+def _advertised(interfaces: Iterable[Interface], seed: int) -> str:
+    elements = [
+        f"{_quoted(item.link)} . {jhash.of_address(address, seed):#010x}"
+        for item in interfaces
+        for address in (item.address6, item.link_local)
+    ]
+    return _set(f"advertised_{seed}", "ifname . mark", elements)
 
 
 def _pair(network: Network) -> str:

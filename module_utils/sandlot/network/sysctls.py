@@ -36,8 +36,8 @@ NO_IPV6 = {
     "ipv6/conf/{}/disable_ipv6": "1",
     "ipv6/conf/{}/accept_ra": "0",
 }
-# Addresses are ours to give, and of use at once: nobody else can have them, so there is nothing
-# to detect (DAD). Link-local ones follow from the MAC address, which is what the rules let pass.
+# Addresses are ours to give, link-local ones too, and of use at once: nobody else can have them,
+# so there is nothing to detect (DAD).
 IPV6_BY_US = {
     "ipv6/conf/{}/accept_ra": "0",
     "ipv6/conf/{}/accept_redirects": "0",
@@ -45,7 +45,7 @@ IPV6_BY_US = {
     "ipv6/conf/{}/use_tempaddr": "0",
     "ipv6/conf/{}/accept_dad": "0",
     "ipv6/conf/{}/dad_transmits": "0",
-    "ipv6/conf/{}/addr_gen_mode": "0",
+    "ipv6/conf/{}/addr_gen_mode": "1",
     "ipv6/conf/{}/disable_ipv6": "0",
 }
 
@@ -108,7 +108,7 @@ def silence_ipv6(link: str) -> None:
 
 
 def prepare_ipv6(link: str) -> None:
-    """Let a link have IPv6, with the addresses that we give it and a link-local one."""
+    """Let a link have IPv6, with the addresses that we give it."""
     silence_ipv6(link)
     for key, value in IPV6_BY_US.items():
         write(key.format(link), value)

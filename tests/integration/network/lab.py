@@ -267,7 +267,7 @@ def ask(netns, address, port, protocol="tcp"):
         with socket.socket(family(address), kind) as sock:
             sock.settimeout(SILENCE)
             try:
-                sock.connect((address, port))
+                sock.connect(socket.getaddrinfo(address, port)[0][4])
                 if protocol == "udp":
                     sock.send(b"?")
                 return sock.recv(64).decode()
@@ -355,7 +355,44 @@ def udp(source, destination, port, payload=b"spoof", sport=4000):
 
 
 def _checksum(data):
+    data += bytes(len(data) % 2)
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
+
+
+def ipv6(source, destination, following, payload, hops=255):
+    """An IPv6 packet; ``following`` is the number of what comes behind its header."""
+    head = struct.pack("!IHBB", 0x60000000, len(payload), following, hops)
+    ends = (socket.inet_pton(socket.AF_INET6, text) for text in (source, destination))
+    return head + b"".join(ends) + payload
+
+
+def udp6(source, destination, port, payload=b"spoof", sport=4000):
+    length = 8 + len(payload)
+    data = struct.pack("!HHHH", sport, port, length, 0) + payload
+    checksum = _checksum6(source, destination, 17, data)
+    return ipv6(source, destination, 17, data[:6] + struct.pack("!H", checksum) + data[8:])
+
+
+def icmp6(source, destination, kind, body):
+    data = struct.pack("!BBH", kind, 0, 0) + body
+    checksum = _checksum6(source, destination, 58, data)
+    return ipv6(source, destination, 58, data[:2] + struct.pack("!H", checksum) + data[4:])
+
+
+def _checksum6(source, destination, following, data):
+    ends = (socket.inet_pton(socket.AF_INET6, text) for text in (source, destination))
+    return _checksum(b"".join(ends) + struct.pack("!II", len(data), following) + data)
+
+
+def flush(lab):
+    for family in ("inet", "bridge"):
+        run(lab.host, "nft", "delete", "table", family, lab.paths.nft_table)
+
+
+def arrives(lab, frame, accept):
+    """Whether a frame that the sandbox "attacker" sends gets to "victim"."""
+    attacker, victim = lab.pin("attacker"), lab.pin("victim")
+    return frames(victim, "eth0", lambda: inject(attacker, "eth0", frame), accept)

@@ -11,11 +11,14 @@ from sandlot.paths import Paths
 from sandlot.spec.values import Attachment, PublishedPort
 
 PATHS = Paths()
+# Found by trying: their digests begin with the same 40 bits.
+COLLIDE_LINK = ("s1615772", "s1932858")
 NETWORKS = declare.normalise(
     PATHS,
     [
         {"name": "default"},
         {"name": "tiny", "ipv4_subnet": "10.78.0.0/29", "ipv4_gateway": "10.78.0.6"},
+        {"name": "dual", "ipv4_subnet": "10.79.0.0/24", "ipv6_subnet": "fd79::/126"},
     ],
 )
 
@@ -90,6 +93,100 @@ def test_refused(before, now, option, problem):
         run(now, run(before))
     assert caught.value.option == option
     assert caught.value.hint
+
+
+def six(wanted, kept=()):
+    """'a=fd79::2; b' on the network with both families: addresses by sandbox."""
+    attachments = {}
+    for item in wanted.split(";"):
+        name, _, address = item.strip().partition("=")
+        attachments[name] = [Attachment("dual", ipv6_address=address or None)]
+    return allocate(PATHS, NETWORKS, attachments, dict(kept))
+
+
+def told6(result):
+    return {name: items[0].address6 for name, items in result.items()}
+
+
+def test_ipv6_addresses():
+    first = six("a; b")
+    assert told6(first) == {"a": "fd79::2", "b": "fd79::3"}
+    assert first["a"][0].gateway6 == "fd79::1"
+    assert told6(six("b; a", first)) == {"b": "fd79::3", "a": "fd79::2"}, "stable"
+    assert told6(six("a; b=fd79::2")) == {"a": "fd79::3", "b": "fd79::2"}
+    assert told6(six("c", {"x": first["a"]})) == {"c": "fd79::3"}, "never double"
+    assert told6(six("a=FD79:0::3")) == {"a": "fd79::3"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "option", "problem"),
+    [
+        ("a; b; c", "networks", "has no free address in fd79::/126"),
+        ("a=fd79::1", "ipv6_address", "in use by the gateway"),
+        ("a=fd79::", "ipv6_address", "no host address in fd79::/126"),
+        ("a=fd80::2", "ipv6_address", "no host address"),
+        ("a=10.79.0.2", "ipv6_address", "is no IPv6 address"),
+        ("a=fd79::2; b=fd79::2", "ipv6_address", "in use by sandbox a"),
+    ],
+)
+def test_ipv6_refused(wanted, option, problem):
+    with pytest.raises(SpecError, match=problem) as caught:
+        six(wanted)
+    assert caught.value.option == option
+    assert caught.value.hint
+
+
+def test_ipv6_address_on_a_network_without():
+    wanted = {"a": [Attachment("tiny", ipv6_address="fd79::2")]}
+    with pytest.raises(SpecError, match="on a network without IPv6") as caught:
+        allocate(PATHS, NETWORKS, wanted, {})
+    assert "tiny" in caught.value.hint
+
+
+def test_network_that_gains_ipv6():
+    kept = run("a: tiny")
+    raw = {
+        "name": "tiny",
+        "ipv4_subnet": "10.78.0.0/29",
+        "ipv4_gateway": "10.78.0.6",
+        "ipv6_subnet": "fd78::/64",
+    }
+    now = allocate(PATHS, declare.normalise(PATHS, [raw]), parse("a: tiny"), kept)["a"][0]
+    assert (now.ipv4, now.ipv6) == (kept["a"][0].ipv4, "fd78::2/64")
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_two_names_for_one_link(kept):
+    one, other = COLLIDE_LINK
+    assert PATHS.link(one, "eth0") == PATHS.link(other, "eth0")
+    before = run(f"{one}: default") if kept else {}
+    wanted = f"{other}: default" if kept else f"{one}: default; {other}: default"
+    with pytest.raises(SpecError, match="would have the same interface") as caught:
+        run(wanted, before)
+    assert caught.value.hint
+
+
+def test_too_many_interfaces():
+    raw = [{"name": f"n{n}", "ipv4_subnet": f"10.{n}.0.0/24"} for n in range(17)]
+    wanted = {"a": [Attachment(item["name"]) for item in raw]}
+    with pytest.raises(SpecError, match="more than 16"):
+        allocate(PATHS, declare.normalise(PATHS, raw), wanted, {})
+
+
+def test_publications_by_family():
+    interfaces = run("web: tiny, dual")["web"]
+    targets = {
+        "": [("0.0.0.0", "10.78.0.1"), ("::", "fd79::2")],
+        "0.0.0.0": [("0.0.0.0", "10.78.0.1")],
+        "::": [("::", "fd79::2")],
+        "2001:db8::1": [("2001:db8::1", "fd79::2")],
+    }
+    for host_ip, expected in targets.items():
+        found = publications("web", interfaces, [PublishedPort(host_ip, 80, 80, "tcp")])
+        assert [(item.host_ip, item.address) for item in found] == expected
+    with pytest.raises(SpecError, match="no IPv6 address") as caught:
+        publications("web", run("web: tiny")["web"], [PublishedPort("::", 80, 80, "tcp")])
+    assert "ipv6_subnet" in caught.value.hint
 
 
 def test_pool_is_used_to_the_last_address():

@@ -13,6 +13,9 @@ from sandlot.network.model import Interface, Network, identity, owner_mark, sand
 from sandlot.paths import Paths
 
 GOOD = {"name": "lan", "ipv4_subnet": "10.78.0.0/24"}
+# Found by trying: their digests begin with the same 40 bits.
+COLLIDE_BRIDGE = ("n2246507", "n2427115")
+DUAL = {**GOOD, "ipv6_subnet": "fd78::/64"}
 
 REFUSED = [
     ({}, "name", "is no network name"),
@@ -36,6 +39,19 @@ REFUSED = [
     ({**GOOD, "ipv4_gateway": "10.78.0.0"}, "ipv4_gateway", "no host address"),
     ({**GOOD, "ipv4_gateway": "10.78.0.255"}, "ipv4_gateway", "no host address"),
     ({**GOOD, "ipv4_gateway": "x"}, "ipv4_gateway", "is no IPv4 address"),
+    ({**GOOD, "ipv6_subnet": "fd78::1/64"}, "ipv6_subnet", "host bits set"),
+    ({**GOOD, "ipv6_subnet": "fd78::/127"}, "ipv6_subnet", "no room"),
+    ({**GOOD, "ipv6_subnet": "10.79.0.0/24"}, "ipv6_subnet", "is no IPv6 subnet"),
+    ({**GOOD, "ipv6_subnet": "fe80::/64"}, "ipv6_subnet", "not a range hosts"),
+    ({**GOOD, "ipv6_subnet": "ff02::/64"}, "ipv6_subnet", "not a range hosts"),
+    ({**GOOD, "ipv6_subnet": "::/64"}, "ipv6_subnet", "not a range hosts"),
+    ({**GOOD, "ipv6_subnet": "::ffff:10.0.0.0/120"}, "ipv6_subnet", "not a range hosts"),
+    ({**GOOD, "ipv6_gateway": "fd78::1"}, "ipv6_gateway", "has no subnet"),
+    ({**DUAL, "ipv6_gateway": "fd79::1"}, "ipv6_gateway", "no host address in fd78::/64"),
+    ({**DUAL, "ipv6_gateway": "fd78::"}, "ipv6_gateway", "no host address"),
+    ({**DUAL, "ipv6_gateway": "10.78.0.1"}, "ipv6_gateway", "is no IPv6 address"),
+    ({**DUAL, "ipv6_gateway": "fd78::1%lan"}, "ipv6_gateway", "no host address"),
+    ({**DUAL, "mtu": 1279}, "mtu", "too small for IPv6"),
     ({**GOOD, "mtu": 100}, "mtu", "use a number from 576"),
     ({**GOOD, "mtu": 70000}, "mtu", "is out of range"),
     ({**GOOD, "dns_servers": ["resolver"]}, "dns_servers", "is no IP address"),
@@ -71,6 +87,40 @@ def test_unset_options_are_defaults():
 def test_overlapping_networks(subnet):
     with pytest.raises(SpecError, match="overlaps"):
         declare.normalise(Paths(), [{"name": "default"}, {"name": "b", "ipv4_subnet": subnet}])
+
+
+@pytest.mark.parametrize("subnet", ["fd78::/64", "fd78::/48", "fd78::8000/113"])
+def test_overlapping_networks_in_ipv6(subnet):
+    other = {"name": "b", "ipv4_subnet": "10.79.0.0/24", "ipv6_subnet": subnet}
+    with pytest.raises(SpecError, match="overlaps") as caught:
+        declare.normalise(Paths(), [DUAL, other])
+    assert caught.value.option == "ipv6_subnet"
+
+
+def test_both_families():
+    network = declare.normalise(Paths(), [DUAL])["lan"]
+    assert network.gateway_interfaces == ("10.78.0.1/24", "fd78::1/64")
+    assert network.bridge_addresses == ("10.78.0.1/24", "fd78::1/64", "fe80::1/64")
+    fixed = declare.normalise(Paths(), [{**DUAL, "ipv6_gateway": "FD78:0::FF"}])["lan"]
+    assert fixed.ipv6_gateway == "fd78::ff"
+
+
+def test_file_of_a_version_without_ipv6(tmp_path):
+    network = declare.normalise(Paths(), [GOOD])["lan"]
+    data = network.to_json()
+    del data["ipv6_subnet"], data["ipv6_gateway"]
+    assert Network.from_json(Paths(), data) == network
+
+
+def test_two_names_for_one_bridge():
+    names = COLLIDE_BRIDGE
+    assert Paths().bridge(names[0]) == Paths().bridge(names[1])
+    raw = [
+        {"name": name, "ipv4_subnet": f"10.{number}.0.0/24"} for number, name in enumerate(names)
+    ]
+    with pytest.raises(SpecError, match="the same bridge") as caught:
+        declare.normalise(Paths(), raw)
+    assert caught.value.hint
 
 
 def test_listed_twice():
@@ -110,6 +160,23 @@ def test_interface_json():
     assert Interface.from_json("web", interface.to_json()) == interface
     assert "sandbox" not in interface.to_json()
     assert (interface.address, interface.prefix) == ("10.77.0.2", 22)
+
+
+def test_interface_of_both_families():
+    interface = Interface(
+        "web", "default", "eth0", "sb-1", "02:00:00:00:00:01", "10.77.0.2/22", "10.77.0.1",
+        "fd77::2/64", "fd77::1",
+    )  # fmt: skip
+    assert Interface.from_json("web", interface.to_json()) == interface
+    assert interface.addresses == ("10.77.0.2", "fd77::2")
+    assert interface.link_local == "fe80::ff:fe00:1"
+    assert interface.inner_addresses[-1] == "fe80::ff:fe00:1/64"
+
+
+def test_interface_without_ipv6_reads_as_it_did():
+    """Its text is part of the digest of the namespaces: an upgrade must restart nothing."""
+    interface = Interface("web", "default", "eth0", "sb-1", "02::", "10.77.0.2/22", "10.77.0.1")
+    assert list(interface.to_json()) == ["network", "ifname", "link", "mac", "ipv4", "gateway"]
 
 
 def test_identities_depend_on_root_and_name():

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 from sandlot.errors import SpecError
@@ -16,7 +17,7 @@ def publication(text, sandbox="web"):
     """'0.0.0.0:80/tcp' as a publication."""
     where, _, protocol = text.partition("/")
     host_ip, _, port = where.rpartition(":")
-    return Publication(sandbox, host_ip, int(port), protocol, "10.77.0.2", 80)
+    return Publication(sandbox, host_ip.strip("[]"), int(port), protocol, "10.77.0.2", 80)
 
 
 def check(texts, ours=()):
@@ -45,11 +46,16 @@ COLLIDE = [
     ("0.0.0.0:80/tcp", "127.0.0.1:80/tcp"),
     ("127.0.0.1:80/tcp", "0.0.0.0:80/tcp"),
     ("127.0.0.1:53/udp", "127.0.0.1:53/udp"),
+    ("[::]:80/tcp", "[2001:db8::1]:80/tcp"),
+    ("[2001:db8::1]:80/tcp", "[2001:db8::1]:80/tcp"),
 ]
 AGREE = [
     ("0.0.0.0:80/tcp", "0.0.0.0:81/tcp"),
     ("0.0.0.0:80/tcp", "0.0.0.0:80/udp"),
     ("127.0.0.1:80/tcp", "192.0.2.2:80/tcp"),
+    ("0.0.0.0:80/tcp", "[::]:80/tcp"),
+    ("127.0.0.1:80/tcp", "[2001:db8::1]:80/tcp"),
+    ("[2001:db8::1]:80/tcp", "[2001:db8::2]:80/tcp"),
 ]
 
 
@@ -77,6 +83,11 @@ def test_two_sandboxes_agree(listening, pair):
         ("127.0.0.1:8080/tcp", "192.0.2.2:8080/tcp", False),
         ("0.0.0.0:8080/udp", "0.0.0.0:8080/tcp", False),
         ("0.0.0.0:53/udp", "0.0.0.0:53/udp", True),
+        (":::8080/tcp", "[2001:db8::1]:8080/tcp", True),
+        ("::1:8080/tcp", "[::]:8080/tcp", True),
+        ("::1:8080/tcp", "0.0.0.0:8080/tcp", False),
+        ("0.0.0.0:8080/tcp", "[::]:8080/tcp", False),
+        ("::1:8080/tcp", "[2001:db8::1]:8080/tcp", False),
     ],
 )
 def test_listeners(listening, listener, wanted, taken):
@@ -102,6 +113,25 @@ def test_management_port(listening, monkeypatch):
     with pytest.raises(SpecError, match="managed through"):
         check(["127.0.0.1:2222/tcp"])
     check(["127.0.0.1:2222/udp"])
+
+
+def test_port_of_an_ssh_server(monkeypatch):
+    """Found by the process that listens: become methods drop the session's variables."""
+    monkeypatch.delenv("SSH_CONNECTION", raising=False)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        assert port not in ports.management_ports(ports.sockets())
+        name = Path("/proc/self/comm")
+        before = name.read_text()
+        name.write_text("sshd")
+        try:
+            assert port in ports.management_ports(ports.sockets())
+            with pytest.raises(SpecError, match="managed through"):
+                check([f"0.0.0.0:{port}/tcp"])
+        finally:
+            name.write_text(before.strip())
 
 
 def test_management_peers(listening, monkeypatch):
