@@ -186,7 +186,7 @@ def test_script_joins_the_same_network(host: Deployment, options: dict[str, Any]
     with running_script(script) as pid:
         found = {**same_at_any_time(pid, options), "shm": shm(pid)}
         assert {k: (found[k], v) for k, v in expected.items() if found[k] != v} == {}
-        eventually(lambda: sysfs(pid) == sorted(link[0] for link in addresses(pid)))
+        eventually(lambda: sysfs(pid) == links(pid))
         shared = options["network_mode"] != "none"
         assert (os.readlink(f"/proc/{pid}/ns/net") == net) == shared
         told = f"it joins a network namespace that has to be there: {options['network_mode']}"
@@ -198,6 +198,12 @@ def same_at_any_time(pid: int, options: dict[str, Any]) -> dict[str, Any]:
     """The host's addresses and routes are not ours to keep as they are."""
     left_out = {"addresses", "routes"} if options["network_mode"] == "host" else set()
     return {key: value for key, value in facts(pid).items() if key not in left_out}
+
+
+def links(pid: int) -> list[str]:
+    """Also those without an address."""
+    found = json.loads(inside(pid, "--net", "ip", "-json", "link"))
+    return sorted(link["ifname"] for link in found)
 
 
 def sysfs(pid: int) -> list[str]:

@@ -97,7 +97,8 @@ def _shifted(launch: Mapping[str, Any], lower: str, image: str) -> Iterator[str]
     the copy holds setuid programs.
     """
     xattrs = "--xattrs --xattrs-include='trusted.overlay.*'"
-    yield f'  mkdir -p -m 700 "$scratch/images" && mkdir "{image}"'
+    yield '  [ -d "$scratch/images" ] || mkdir -m 700 "$scratch/images"'
+    yield f'  mkdir "{image}"'
     for file, letter, kind in (("owners", "U", "uid"), ("groups", "G", "gid")):
         yield f"  find {lower} -printf '+%{letter}\\n' | sort -u | while read -r id; do"
         yield f'    echo "$id shifted:$((id + {launch["ids"][kind]}))"'
