@@ -144,15 +144,17 @@ from ..module_utils.sandlot.cli import doctor as doctor_command
 from ..module_utils.sandlot.cli import (
     execute,
     explain,
+    images,
     inspection,
     lifecycle,
     listing,
     logs,
+    refresh,
     repair,
     service,
     top,
 )
-from ..module_utils.sandlot.converge import doctor, facts, host
+from ..module_utils.sandlot.converge import doctor, facts, host, setup
 from ..module_utils.sandlot.launcher import zygote
 from ..module_utils.sandlot.paths import Paths
 
@@ -160,12 +162,15 @@ ROOTS = (
     doctor_command,
     execute,
     explain,
+    images,
     inspection,
     lifecycle,
     listing,
     logs,
+    refresh,
     repair,
     service,
+    setup,
     top,
     zygote,
 )
