@@ -159,20 +159,8 @@ from ..module_utils.sandlot.launcher import zygote
 from ..module_utils.sandlot.paths import Paths
 
 ROOTS = (
-    doctor_command,
-    execute,
-    explain,
-    images,
-    inspection,
-    lifecycle,
-    listing,
-    logs,
-    refresh,
-    repair,
-    service,
-    setup,
-    top,
-    zygote,
+    *(doctor_command, execute, explain, images, inspection, lifecycle, listing, logs, refresh),
+    *(repair, service, setup, top, zygote),
 )
 ARGUMENTS = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
