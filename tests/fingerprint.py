@@ -26,6 +26,8 @@ Fingerprint = dict[str, list[str]]
 
 NAMESPACES = ("user", "net", "pid", "mnt", "uts", "ipc", "cgroup", "time")
 HASHED = ("subuid", "subgid", "passwd", "group", "hosts", "resolv.conf", "nftables.conf")
+# mount(8) makes it for itself, once in the life of a machine.
+OF_OTHERS = ("/run/mount",)
 LISTED = (
     "etc/modules-load.d",
     "etc/sysctl.d",
@@ -151,7 +153,7 @@ def files(root: str = "") -> Iterator[str]:
     for directory in LISTED:
         path = Path(f"{root}/{directory}")
         if path.is_dir():
-            yield from map(str, path.iterdir())
+            yield from (str(entry) for entry in path.iterdir() if str(entry) not in OF_OTHERS)
 
 
 def sysctls() -> Iterator[str]:

@@ -73,7 +73,7 @@ def is_helper(pid: str) -> bool:
     try:
         name = Path(f"/proc/{pid}/comm").read_text().strip()
         return name == "sandlot" or b"repair" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
