@@ -23,6 +23,8 @@ COMMAND_SECONDS = 240.0
 PLAY_SECONDS = 420.0
 POLL_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
+# An emulated host now and then drops a connection that is being made.
+_ANSIBLE = {"ANSIBLE_TIMEOUT": "60", "ANSIBLE_SSH_RETRIES": "3", "ANSIBLE_NOCOLOR": "1"}
 _APPEND = "root=/dev/vda rw console=ttyS0 panic=-1"
 
 
@@ -195,7 +197,7 @@ class Guest:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "ANSIBLE_TIMEOUT": "60", "ANSIBLE_NOCOLOR": "1"},
+            env={**os.environ, **_ANSIBLE},
         )
 
     def _shared(self, whose: str) -> list[str]:

@@ -55,10 +55,11 @@ def test_no_packet_was_before_the_filter(guest: Guest, rebooted: dict[str, objec
     log = guest.root("sandlot logs shell")
     assert "tried" in log
     assert "REACHED" not in log
-    # Positive control: the probe reaches the host once the filter is gone.
+    # Positive control: the probe reaches the host once the filter is gone, and who repairs it.
+    guest.root("systemctl stop sandlot")
     guest.root("nft delete table inet sandlot; nft delete table bridge sandlot")
     until(lambda: "REACHED" in guest.root("sandlot logs --tail 5 shell"), "the host is reached")
-    guest.root("sandlot up")
+    guest.root("systemctl start sandlot; sandlot up")
     assert "table inet sandlot" in guest.root("nft list tables")
 
 
