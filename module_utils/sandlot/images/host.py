@@ -11,7 +11,7 @@ import stat
 from typing import Any, Iterator, Tuple
 
 from ..errors import SpecError
-from ..spec.names import absolute_path
+from ..spec.names import absolute_path, absolute_paths
 from ..spec.option import Option
 from ..spec.text import line, refusal, sequence
 from . import evidence, programs
@@ -133,8 +133,7 @@ def _package(option: str, value: Any) -> str:
 
 
 def _files(option: str, value: Any) -> Tuple[str, ...]:
-    items = enumerate(sequence(option, value))
-    found = tuple(absolute_path(f"{option}[{index}]", item) for index, item in items)
+    found = absolute_paths(option, value)
     for path in found:
         _check_in_sight(option, path)
     return found

@@ -9,9 +9,8 @@ import json
 from typing import Any, Mapping, Tuple
 
 from ..errors import SpecError
-from ..spec.names import absolute_path
+from ..spec.names import absolute_paths
 from ..spec.option import Option
-from ..spec.text import sequence
 from .model import Image, ImageSpec, Source
 
 # Never shown, whoever asks: state and sockets of all sandboxes.
@@ -28,13 +27,8 @@ def view(spec: ImageSpec) -> Mapping[str, Any]:
     return {"show": list(spec.get("show") or ()), "hide": list(spec.get("hide") or ())}
 
 
-def _paths(option: str, value: Any) -> Tuple[str, ...]:
-    items = enumerate(sequence(option, value))
-    return tuple(absolute_path(f"{option}[{index}]", item) for index, item in items)
-
-
 def _shown_paths(option: str, value: Any) -> Tuple[str, ...]:
-    found = _paths(option, value)
+    found = absolute_paths(option, value)
     for path in found:
         if path == "/":
             hint = "name the directories that the sandbox needs"
@@ -61,7 +55,7 @@ _ROWS = (
     Option(
         "hide",
         "list",
-        _paths,
+        absolute_paths,
         [
             "Paths of the host that are hidden beside the usual: what is not shown, files and "
             "directories in C(/etc) and C(/usr/local) that only some users can read, and "

@@ -284,8 +284,8 @@ def _settle_inside(interfaces: Sequence[Interface], netns: str) -> None:
                     within.set_subnet_route(item.ifname, address)
             # The kernel removes routes with the last address of a link.
             moved = any(_has_moved(item, inside) for item in interfaces)
-            for ifname, gateway in _default_routes(interfaces):
-                if moved or _route_problems(interfaces, inside):
+            if moved or _route_problems(interfaces, inside):
+                for ifname, gateway in _default_routes(interfaces):
                     within.set_default_route(ifname, gateway)
         for item in interfaces:
             if inside.links[item.ifname].up and _has_moved(item, inside):

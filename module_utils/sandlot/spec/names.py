@@ -94,6 +94,11 @@ def absolute_path(option: str, value: Any) -> str:
     return "/" + "/".join(parts)
 
 
+def absolute_paths(option: str, value: Any) -> Tuple[str, ...]:
+    items = enumerate(sequence(option, value))
+    return tuple(absolute_path(f"{option}[{index}]", item) for index, item in items)
+
+
 def user(option: str, value: Any) -> str:
     """USER or USER:GROUP, each a name or an id of the sandbox's own range."""
     parts = text(option, value).split(":")
