@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _socket
 import ctypes
+import errno
 import struct
 
 TYPE_CHECKING = False
@@ -104,7 +105,13 @@ def departed(data: bytes) -> Iterator[bytes]:
 
 def generation() -> int:
     """The number of the latest transaction, 0 when the kernel does not tell."""
-    for message, value in transactions(_asked(GETGEN, b"")):
+    try:
+        answer = _asked(GETGEN, b"")
+    except OSError as error:
+        if error.errno != errno.EPROTONOSUPPORT:
+            raise
+        return 0
+    for message, value in transactions(answer):
         if message == NEWGEN:
             return int.from_bytes(value, "big")
     return 0

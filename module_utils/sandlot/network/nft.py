@@ -22,6 +22,8 @@ from . import nft_delta
 from .model import owner_mark
 
 FAMILIES = ("inet", "bridge")
+# A host whose rules never rest is looked at as it is.
+LOOKS = 5
 SEARCH = "/usr/sbin:/sbin:/usr/bin:/bin"
 # Whom the kernel counts for is no part of the rules.
 COUNTED = re.compile(r"(flags dynamic\n)\s*elements = \{[^}]*\}\n")
@@ -61,8 +63,7 @@ def observe(paths: Paths) -> Tables:
     program = _program()
     if program is None:
         return Tables(installed=False)
-    listings = {family: _list(program, family, paths.nft_table) for family in FAMILIES}
-    present = {family: text for family, text in listings.items() if text is not None}
+    present = _listings(program, paths.nft_table)
     mark = f"chain {owner_mark(paths)} {{"
     record = store.read(_record_file(paths)) or {}
     return Tables(
@@ -73,6 +74,19 @@ def observe(paths: Paths) -> Tables:
         applied_text=record.get("text", ""),
         applied_listing=record.get("listing", ""),
     )
+
+
+def _listings(program: str, table: str) -> dict[str, str]:
+    """What there is of both tables. nft asks for their parts one by one, so that a transaction in
+    between would show some of the old rules and some of the new."""
+    found: dict[str, str] = {}
+    for _ in range(LOOKS):
+        before = nftables.generation()
+        listings = {family: _list(program, family, table) for family in FAMILIES}
+        found = {family: text for family, text in listings.items() if text is not None}
+        if nftables.generation() == before:
+            break
+    return found
 
 
 def require(paths: Paths, tables: Tables) -> None:

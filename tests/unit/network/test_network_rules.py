@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,18 @@ def test_order_of_listed_elements_does_not_matter():
     other = {"inet": "set a { elements = { y . 2, x . 1 } }", "bridge": ""}
     third = {"inet": "set a { elements = { y . 2 } }", "bridge": ""}
     assert nft._listing_digest(one) == nft._listing_digest(other) != nft._listing_digest(third)
+
+
+def test_a_listing_between_two_transactions_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    generations, listings = iter([1, 2, 2, 2]), iter(["half", "half", "whole", "whole"])
+    monkeypatch.setattr(nft.nftables, "generation", lambda: next(generations))
+    monkeypatch.setattr(nft, "_list", lambda program, family, table: next(listings))
+    assert nft._listings("nft", "sandlot") == {"inet": "whole", "bridge": "whole"}
+
+
+def test_rules_that_never_rest_are_looked_at_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    generations = count()
+    monkeypatch.setattr(nft.nftables, "generation", lambda: next(generations))
+    monkeypatch.setattr(nft, "_list", lambda program, family, table: family)
+    assert nft._listings("nft", "sandlot") == {"inet": "inet", "bridge": "bridge"}
+    assert next(generations) == 2 * nft.LOOKS
