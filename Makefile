@@ -60,8 +60,8 @@ integration: test-packages $(VENV)/.dev ## Tests that make real sandboxes
 	@$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/integration
 
 molecule: test-packages $(VENV)/.dev ## Deploy, crash, repair and remove, as a user would
-	@$(AS_ROOT) MOLECULE_GLOB='molecule/*/molecule.yml' $(BIN)/molecule reset
-	@$(AS_ROOT) MOLECULE_GLOB='molecule/*/molecule.yml' $(BIN)/molecule test
+	@$(AS_ROOT) MOLECULE_GLOB='molecule/*/molecule.yml' $(BIN)/molecule reset --all
+	@$(AS_ROOT) MOLECULE_GLOB='molecule/*/molecule.yml' $(BIN)/molecule test --all
 
 # Emulated unless KVM=1 is given: some machines have a /dev/kvm on which guests hang.
 test-vm: vm-packages $(VENV)/.dev ## Deploy, reboot and cut the power of Debian hosts in QEMU
