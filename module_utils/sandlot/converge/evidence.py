@@ -54,7 +54,7 @@ def _log_lines(data: bytes) -> List[str]:
 def last_output(sandbox: SandboxPaths) -> str:
     """What the last healthcheck printed, "" when it printed nothing."""
     text = _tail(sandbox.health, _OUTPUT).rstrip(b"\0")
-    return "\n".join(harmless(line) for line in text.strip().split(b"\n"))
+    return "\n".join(harmless(line.rstrip()) for line in text.strip().split(b"\n"))
 
 
 def harmless(text: bytes) -> str:
