@@ -215,5 +215,6 @@ def finish(paths: SandboxPaths, state: str, exit_code: int = KILLED) -> None:
     if not os.path.exists(paths.status) or found.get("final"):
         return
     found.update(state=state, final=True)
-    found.setdefault("exit_code", exit_code)
+    if "exit_code" not in found:
+        found.update(exit_code=exit_code, signal=max(0, exit_code - 128))
     store.replace(paths.status, status.encoded(found), durable=False)
