@@ -641,6 +641,19 @@ EXAMPLES = r"""
         command: [sh, -c, "while :; do date; sleep 60; done"]
     purge: true
 
+- name: A web server that is started after its database, and stopped before it
+  sandlot.sandlot.sandboxes:
+    defaults:
+      image: busybox
+    sandboxes:
+      - name: web
+        command: [httpd, -f, -p, "80", -h, /etc]
+        depends_on:
+          - name: db
+            condition: healthy
+      - name: db
+        command: [nc, -lk, -p, "5432", -e, cat]
+
 - name: Remove every sandbox
   sandlot.sandlot.sandboxes:
     sandboxes: []

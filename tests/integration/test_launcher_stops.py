@@ -9,10 +9,12 @@ import os
 import signal
 import socket
 import threading
+from pathlib import Path
 from typing import Any, Sequence
 
 import pytest
 from sandboxes import Host, Sandbox, children, status_or_empty
+from sandlot import runtime
 from sandlot.errors import LaunchError
 from sandlot.launcher import client, protocol
 from sandlot.launcher.client import Launcher
@@ -20,7 +22,8 @@ from sandlot.launcher.client import Launcher
 SLEEP = ["sleep", "100000"]
 ALWAYS = {"policy": "unless-stopped", "retries": 0}
 STOP_SOON = {"signal": 15, "timeout": 0.2}
-STUBBORN = ["sh", "-c", "trap 'echo asked' TERM; echo ready; while :; do sleep 1000 & wait; done"]
+IDLE = "echo ready; while :; do sleep 1000 & wait; done"
+STUBBORN = ["sh", "-c", f"trap 'echo asked' TERM; {IDLE}"]
 
 
 def said(boxes: Sequence[Sandbox], word: str) -> None:
@@ -98,6 +101,26 @@ def test_a_stop_goes_on_with_the_next_launcher(fresh_host: Host) -> None:
     thread.join()
     assert results == [{}]
     assert all(box.status()["final"] and not box.running() for box in boxes)
+
+
+def test_a_long_stop_is_waited_for(sandbox_host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No launcher answers before a stop_timeout is over."""
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.5)
+    box = sandbox_host.started("a", STUBBORN, stop={"signal": 15, "timeout": 1.0})
+    said([box], "ready")
+    box.stop()
+    assert box.status()["final"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"schema": 1}', b'{"schema": 1, "stop": 5}'])
+def test_a_damaged_launch_file_keeps_nothing(sandbox_host: Host, content: bytes) -> None:
+    box = sandbox_host.started("a", [*STUBBORN[:2], f"trap 'echo asked; exit' TERM; {IDLE}"])
+    said([box], "ready")
+    Path(box.paths.launch).write_bytes(content)
+    box.stop()
+    assert box.log().count("asked") == 1 and not box.running()
+    box.destroy()
+    assert runtime.pinned(sandbox_host.paths, "a") == set()
 
 
 def test_a_launcher_of_an_older_version_stops_one_by_one(sandbox_host: Host) -> None:

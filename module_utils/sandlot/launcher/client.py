@@ -15,6 +15,7 @@ from ..errors import LaunchError
 from ..paths import Paths
 from . import protocol
 from .command import command
+from .stopper import stop_timeout
 
 START_SECONDS = 20.0
 ANSWER_SECONDS = 300.0
@@ -164,8 +165,9 @@ class Launcher:
             protocol.send(connection, {"op": "stop_all", "names": some})
             pending[connection.fileno()] = (set(some), connection)
             poller.register(connection.fileno(), select.POLLIN)
+        grace = max(stop_timeout(self.paths.sandbox(name)) for name in names) if names else 0.0
         while pending:
-            for fd in _ready(poller):
+            for fd in _ready(poller, grace):
                 waiting, connection = pending[fd]
                 failures.update(_stopped(connection, waiting))
                 if not waiting:
@@ -226,10 +228,11 @@ def _start_unit() -> None:
         )
 
 
-def _ready(poller: select.poll) -> list[int]:
-    events = poller.poll(ANSWER_SECONDS * 1000)
+def _ready(poller: select.poll, grace: float = 0.0) -> list[int]:
+    seconds = ANSWER_SECONDS + grace
+    events = poller.poll(seconds * 1000)
     if not events:
-        raise LaunchError(f"the launcher did not answer within {ANSWER_SECONDS:.0f} seconds")
+        raise LaunchError(f"the launcher did not answer within {seconds:.0f} seconds")
     return [fd for fd, _ in events]
 
 

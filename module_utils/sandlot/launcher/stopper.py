@@ -132,7 +132,7 @@ class _Loop:
             self._kill(stop)  # init talks nonsense, or has gone
             return
         self._hang_up(stop)
-        stop.due = time.monotonic() + _timeout(stop.paths) + MARGIN
+        stop.due = time.monotonic() + stop_timeout(stop.paths) + MARGIN
 
     def _hang_up(self, stop: _Stop) -> None:
         if stop.connection is not None:
@@ -183,7 +183,8 @@ class _Loop:
         self.report(paths.name, None)
 
 
-def _timeout(paths: SandboxPaths) -> float:
+def stop_timeout(paths: SandboxPaths) -> float:
+    """Seconds that its workload has to end, as it was prepared last."""
     try:
         launch = store.read(paths.launch)
         return float(launch["stop"]["timeout"]) if launch else USUAL_TIMEOUT

@@ -76,7 +76,6 @@ def _explained(sandbox: SandboxPaths, operation: str, error: OSError) -> LaunchE
 
 
 def _work(sandbox: SandboxPaths, operation: str, means: Optional[builder.Means]) -> None:
-    launch = store.read(sandbox.launch)
     if operation in ("create", "start"):
         os.makedirs(sandbox.run, mode=0o700, exist_ok=True)
     try:
@@ -85,11 +84,13 @@ def _work(sandbox: SandboxPaths, operation: str, means: Optional[builder.Means])
         return  # nothing of it exists
     if operation == "destroy":
         creator.destroy(sandbox)
-    elif launch is None:
+        return
+    launch = store.read(sandbox.launch)
+    if launch is None:
         raise LaunchError(
             f"{sandbox.name}: there is no {sandbox.launch}", hint="deploy the sandbox again"
         )
-    elif operation == "create":
+    if operation == "create":
         creator.create(sandbox, launch)
     elif means is not None and not stopper.still_runs(sandbox):
         _start(sandbox, launch, means, revived=operation == "revive")
