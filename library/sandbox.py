@@ -308,6 +308,17 @@ options:
     description:
       - Names and values of your own, kept with the sandbox beside those of its image.
     type: dict
+  depends_on:
+    description:
+      - Sandboxes of this host that are started before this one and stopped after it, also
+        when the host boots and shuts down.
+      - Each is a name, or a mapping with C(name) and C(condition). With V(started), the
+        default, it has to run. With V(healthy), its healthcheck has to succeed first.
+      - While one of them does not, this one is not started and fails with the reason. What
+        this one depends on can't be removed.
+      - A restart of one of them does not restart this one.
+    type: list
+    elements: raw
 """
 
 EXAMPLES = r"""

@@ -320,6 +320,18 @@ options:
         description:
           - Names and values of your own, kept with the sandbox beside those of its image.
         type: dict
+      depends_on:
+        description:
+          - Sandboxes of this host that are started before this one and stopped after it,
+            also when the host boots and shuts down.
+          - Each is a name, or a mapping with C(name) and C(condition). With V(started),
+            the default, it has to run. With V(healthy), its healthcheck has to succeed
+            first.
+          - While one of them does not, this one is not started and fails with the reason.
+            What this one depends on can't be removed.
+          - A restart of one of them does not restart this one.
+        type: list
+        elements: raw
   defaults:
     description:
       - Options merged under each sandbox; all of O(sandboxes) but C(name).
@@ -628,6 +640,19 @@ EXAMPLES = r"""
       - name: worker
         command: [sh, -c, "while :; do date; sleep 60; done"]
     purge: true
+
+- name: A web server that is started after its database, and stopped before it
+  sandlot.sandlot.sandboxes:
+    defaults:
+      image: busybox
+    sandboxes:
+      - name: web
+        command: [httpd, -f, -p, "80", -h, /etc]
+        depends_on:
+          - name: db
+            condition: healthy
+      - name: db
+        command: [nc, -lk, -p, "5432", -e, cat]
 
 - name: Remove every sandbox
   sandlot.sandlot.sandboxes:

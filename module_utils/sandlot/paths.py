@@ -189,6 +189,11 @@ class SandboxPaths:
         return f"{self.run}/status"
 
     @property
+    def health(self) -> str:
+        """Written by init likewise: the end of what the last healthcheck printed."""
+        return f"{self.run}/health"
+
+    @property
     def socket(self) -> str:
         """Init's socket: exec and control. Root only, on the host side."""
         return f"{self.run}/init.sock"

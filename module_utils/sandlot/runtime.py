@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 # Init rewrites its status in place while others read; a torn read is over at the next try.
 _TORN_READS = 10
 _STATUS_MAX = 4096
-_STATES = frozenset(("starting", "running", "backoff", "stopping", "exited", "crashed"))
+_STATES = frozenset(
+    ("starting", "running", "backoff", "crash-loop", "stopping", "exited", "crashed")
+)
+_HEALTH = frozenset(("starting", "healthy", "unhealthy"))
 _NUMBERS = ("pid", "since", "restarts", "exit_code", "lost_log_bytes")
+_MAX_SIGNAL = 64
 
 
 class Running:
@@ -81,9 +85,10 @@ def open_init(paths: Paths, name: str) -> int | None:
 def status(paths: Paths, name: str) -> dict[str, Any]:
     """What init last said of the workload; {} before the first start or if it said nonsense.
 
-    Keys: state (starting, running, backoff, stopping, exited, crashed), pid (inside), since,
-    restarts, exit_code, final (init has ended on purpose), lost_log_bytes. Init is as confined as
-    the workload and no more trusted: its word is checked.
+    Keys: state (starting, running, backoff, crash-loop, stopping, exited, crashed), pid (inside),
+    since, restarts, exit_code, signal (which ended the last run), final (init has ended on
+    purpose), lost_log_bytes; with a healthcheck health (starting, healthy, unhealthy) and
+    failing_streak. Init is as confined as the workload and no more trusted: its word is checked.
     """
     for _ in range(_TORN_READS):
         try:
@@ -106,9 +111,20 @@ def _checked(raw: bytes) -> dict[str, Any]:
     state = data.get("state")
     if isinstance(state, str) and state in _STATES:
         values["state"] = state
+    values.update(_health(data))
+    number = data.get("signal")
+    if type(number) is int and 0 < number <= _MAX_SIGNAL:
+        values["signal"] = number
     if data.get("final") is True:
         values["final"] = True
     return values
+
+
+def _health(data: Mapping[str, Any]) -> dict[str, Any]:
+    health, streak = data.get("health"), data.get("failing_streak")
+    if not isinstance(health, str) or health not in _HEALTH or data.get("final") is True:
+        return {}
+    return {"health": health, "failing_streak": streak if _is_number(streak) else 0}
 
 
 def _is_number(value: object) -> bool:

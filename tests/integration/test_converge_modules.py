@@ -19,9 +19,13 @@ pytestmark = [needs_root, pytest.mark.slow]
 
 TOP = Path(__file__).resolve().parent.parent.parent
 BIN = Path(sys.executable).parent
+DEPENDENCY = {"name": "a", "condition": "healthy"}
 SPECS = {
     "defaults": {"image": "busybox", "command": IDLE},
-    "sandboxes": [{"name": "a"}, {"name": "b", "capabilities": ["NET_RAW"], "memory": "32m"}],
+    "sandboxes": [
+        {"name": "a"},
+        {"name": "b", "capabilities": ["NET_RAW"], "memory": "32m", "depends_on": [DEPENDENCY]},
+    ],
 }
 
 

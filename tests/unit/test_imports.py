@@ -29,7 +29,7 @@ LAUNCHER = {
 ENGINE_ZYGOTE = {
     *("errors", "kernel", "kernel.confine", "kernel.libc", "kernel.mounts", "kernel.namespaces"),
     *("kernel.signals", "init", "init.child", "init.confine", "init.exec", "init.limits"),
-    *("init.logs", "init.policy", "init.process", "init.rehearsal", "init.status"),
+    *("init.health", "init.logs", "init.policy", "init.process", "init.rehearsal", "init.status"),
     *("init.supervisor", "launcher", "launcher.protocol", "launcher.users", "launcher.zygote"),
 }
 ENGINE_LAUNCHER = {

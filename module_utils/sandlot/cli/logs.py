@@ -18,9 +18,9 @@ from typing import BinaryIO, Callable, Iterable, Iterator, Optional
 
 from .. import runtime
 from ..errors import SandlotError
+from ..kernel.inotify import Watch
 from ..paths import Paths
 from . import names
-from .inotify import Watch
 from .logring import Line, Ring
 
 _AGE = re.compile(r"(\d+)([smhd])")

@@ -14,10 +14,10 @@ from typing import Any, Dict, Iterator, List
 
 from .. import images
 from ..images import progress
+from ..kernel.inotify import Watch
 from ..kernel.namespaces import pidfd_open
 from ..paths import Paths
 from . import output
-from .inotify import Watch
 
 Json = Dict[str, Any]
 

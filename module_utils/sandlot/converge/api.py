@@ -9,13 +9,13 @@ from dataclasses import replace
 from typing import Iterable, Mapping, Sequence
 
 from .. import lock, network, record, runtime
-from ..errors import SpecError
+from ..errors import LaunchError, SpecError
 from ..images import ImageSpec
 from ..launcher.client import Launcher
 from ..paths import Paths
 from ..record import STARTED, STOPPED, Records
 from ..spec import Spec
-from . import payload
+from . import dependencies, payload
 from .decide import ABSENT, Wish
 from .names import SETUP, check_free, is_setup_running
 from .observe import observe
@@ -122,7 +122,10 @@ def down(paths: Paths) -> dict[str, str]:
     with lock.exclusive(paths):
         if not launcher.listening():
             return {}
-        failures = launcher.stop(sorted(runtime.names(paths)))
+        known = record.load_all(paths).good
+        failures: dict[str, LaunchError] = {}
+        for level in dependencies.stops(runtime.names(paths), known):
+            failures.update(launcher.stop(level))
     return {name: str(failure) for name, failure in failures.items()}
 
 

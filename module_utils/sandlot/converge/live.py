@@ -10,16 +10,16 @@ from ..errors import LaunchError
 from ..launcher import protocol
 from ..paths import SandboxPaths
 
-KEYS = ("restart", "stop", "log_max_size")
+KEYS = ("restart", "stop", "log_max_size", "healthcheck")
 ANSWER_SECONDS = 10.0
 
 
 def differs(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    return any(before.get(key) != after[key] for key in KEYS)
+    return any(before.get(key) != after.get(key) for key in KEYS)
 
 
 def configure(sandbox: SandboxPaths, launch: Mapping[str, Any]) -> None:
-    config = {key: launch[key] for key in KEYS}
+    config = {key: launch.get(key) for key in KEYS}
     try:
         # Also for connecting: an init that accepts nobody must not keep the host's lock.
         with protocol.connect(sandbox.socket, timeout=ANSWER_SECONDS) as connection:

@@ -9,14 +9,14 @@ made right for the new whole; the removed are cleaned up; the rest is prepared, 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Mapping, Sequence
+from typing import Iterable, Mapping, Sequence
 
 from .. import cgroups, idmap, images, network, record
 from ..launcher.client import Launcher
 from ..paths import Paths
 from ..plan import Change, Operation
 from ..record import PRESENT, REBUILDING, Record
-from . import etcfiles, launchfile, layer, live, payload, probe, removal, sharing
+from . import dependencies, etcfiles, launchfile, layer, live, payload, probe, removal, sharing
 from .decide import NO_PINS, Decision, Seen, decide, namespace_lines, record_lines, run_lines
 from .observe import Made, Observation, write_made
 from .resolve import Request, Resolved, resolve
@@ -59,6 +59,7 @@ def plan(paths: Paths, request: Request, seen: Observation) -> Plan:
     if any(decision.create or decision.start for decision in decisions.values()):
         probe.require()
     followers = _followers(resolved, decisions, seen)
+    _check_running(resolved, decisions, followers, seen)
     files = _all_files(paths, seen, resolved)
     context = _Context(paths, seen, resolved, decisions, followers, files)
     records = [target.record for target in resolved.targets.values()]
@@ -93,6 +94,22 @@ def _followers(
         if entry.spec.network_partner in decisions and seen.seen[name].running
     }
     return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _check_running(
+    resolved: Resolved,
+    decisions: Mapping[str, Decision],
+    followers: Mapping[str, str],
+    seen: Observation,
+) -> None:
+    """What is started from its record alone is left to the start, where one fails for itself."""
+    starting = {name: resolved.bystanders[name] for name in followers}
+    starting.update(
+        (name, decision.record)
+        for name, decision in decisions.items()
+        if decision.start and not resolved.targets[name].wish.keep_image
+    )
+    dependencies.check_running(starting, decisions, seen.seen)
 
 
 def _all_files(paths: Paths, seen: Observation, resolved: Resolved) -> dict[str, _Files]:
@@ -149,7 +166,7 @@ def _record_step(paths: Paths, entry: Record, lines: Sequence[Line] = ()) -> Ste
 
 
 def _stop(context: _Context) -> list[Step]:
-    """Those that only stop say so here; a restart is told where it starts.
+    """What is depended on last. Those that only stop say so here, a restart where it starts.
 
     So are those that this run changes and that do not run: they may have crashed, and the launcher
     would revive them in the middle of it.
@@ -158,14 +175,24 @@ def _stop(context: _Context) -> list[Step]:
     decisions = context.decisions
     stopping = [name for name, d in decisions.items() if d.stop or _may_revive(d, seen[name])]
     stopping += context.followers
-    lines = [ln for d in decisions.values() if d.stop and not d.start for ln in run_lines(d)]
     removed = [n for n in context.resolved.removed if seen[n].running or seen[n].pins != NO_PINS]
     launcher = Launcher(context.paths, python=payload.python())
 
     def stop(names: list[str], failures: Failures) -> None:
         failures.update(launcher.stop(names))
 
-    return batch("stop", [*removed, *stopping], stop, lines)
+    known = {**context.seen.records.good, **{name: d.record for name, d in decisions.items()}}
+    levels = dependencies.stops([*removed, *stopping], known)
+    return [
+        step
+        for level in levels
+        for step in batch("stop", level, stop, _stop_lines(decisions, level))
+    ]
+
+
+def _stop_lines(decisions: Mapping[str, Decision], names: Iterable[str]) -> list[Line]:
+    stopping = [decisions[name] for name in names if name in decisions]
+    return [ln for d in stopping if d.stop and not d.start for ln in run_lines(d)]
 
 
 def _may_revive(decision: Decision, seen: Seen) -> bool:
@@ -348,17 +375,20 @@ def _of_one(name: str, operations: Sequence[Operation], *, silent: bool) -> list
 
 def _start(context: _Context) -> list[Step]:
     starting = {name: d for name, d in context.decisions.items() if d.start}
-    lines = [line for decision in starting.values() for line in run_lines(decision)]
-    lines += [
-        Line(name, f"restart: {reason}", Change.RESTART)
+    lines = {name: run_lines(decision) for name, decision in starting.items()}
+    lines.update(
+        (name, [Line(name, f"restart: {reason}", Change.RESTART)])
         for name, reason in context.followers.items()
-    ]
+    )
+    records = {name: decision.record for name, decision in starting.items()}
+    records.update((name, context.resolved.bystanders[name]) for name in context.followers)
     launcher = Launcher(context.paths, python=payload.python())
-
-    def start(names: list[str], failures: Failures) -> None:
-        failures.update(launcher.start(names))
-
-    return batch("start", [*starting, *context.followers], start, lines)
+    starts = dependencies.Starts(context.paths, launcher, records)
+    return [
+        step
+        for level in starts.levels()
+        for step in batch("start", level, starts.start, sum((lines[n] for n in level), []))
+    ]
 
 
 def _watch(context: _Context) -> list[Step]:

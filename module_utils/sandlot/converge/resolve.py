@@ -14,7 +14,7 @@ from ..images import Image
 from ..network import Interface, Own, Publication
 from ..paths import Paths
 from ..record import PRESENT, REMOVING, ImageRef, Record
-from . import etcfiles, launchfile, sharing
+from . import dependencies, etcfiles, launchfile, sharing
 from .decide import ABSENT, Target, Wish, wanted
 from .names import is_setup_running
 from .observe import Observation
@@ -68,6 +68,8 @@ def resolve(paths: Paths, request: Request, seen: Observation) -> Resolved:
     records = _records(paths, wishes, removed, allocated, seen)
     everyone = {**bystanders, **records}
     sharing.check(wishes, records, bystanders, removed)
+    asked_removals = removed if request.purge else _absent(request)
+    dependencies.check(wishes, everyone, removed, asked_removals, seen.records.broken)
     joining = [record for name, record in records.items() if not wishes[name].keep_image]
     sharing.check_pins(paths, joining, seen.traces, foreseen=request.check)
     _check_names(everyone)
@@ -117,17 +119,15 @@ def _removed(
     paths: Paths, request: Request, wishes: Mapping[str, Wish], seen: Observation
 ) -> tuple[str, ...]:
     """Asked for, not listed while purging, or begun by a run that was killed."""
-    asked = {wish.name for wish in request.wishes if wish.state == ABSENT}
+    asked = _absent(request)
     begun = {name for name, record in seen.records.good.items() if record.phase == REMOVING}
     unlisted = {name for name in seen.traces if request.purge and not is_setup_running(paths, name)}
     found = ((asked | begun | unlisted) & seen.traces) - set(wishes)
-    # Who shares another's network goes first: a killed run leaves none behind that can't be.
-    sharing = {name for name in found & set(seen.records.good) if _shares(seen, name)}
-    return (*sorted(sharing), *sorted(found - sharing))
+    return dependencies.for_removal(found, seen.records.good)
 
 
-def _shares(seen: Observation, name: str) -> bool:
-    return bool(seen.records.good[name].spec.network_partner)
+def _absent(request: Request) -> set[str]:
+    return {wish.name for wish in request.wishes if wish.state == ABSENT}
 
 
 def _refuse_broken(wishes: Iterable[str], seen: Observation) -> None:

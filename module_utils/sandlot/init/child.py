@@ -54,7 +54,12 @@ class Child:
 def spawn(command: Mapping[str, Any], stdio: Sequence[int], *, tty: bool = False) -> Child:
     """Run ``command`` (argv, env, cwd, user, rlimits) on three descriptors; never blocks."""
     reader, writer = os.pipe()
-    pid = libc.fork()
+    try:
+        pid = libc.fork()
+    except OSError:
+        os.close(reader)
+        os.close(writer)
+        raise
     if pid == 0:
         _child(command, stdio, writer, tty=tty)
     os.close(writer)

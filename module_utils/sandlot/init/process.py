@@ -56,7 +56,7 @@ def _init(peer: _socket.socket) -> NoReturn:
     config, fds = protocol.receive_request(peer)
     if config is None:
         os._exit(1)
-    mnt, null, pts, listener, log0, log1, status = fds
+    mnt, null, pts, listener, log0, log1, status, health = fds
     try:
         _settle(mnt, null)
         confine.apply(config)
@@ -65,7 +65,8 @@ def _init(peer: _socket.socket) -> NoReturn:
         os._exit(1)
     logs = LogRing((log0, log1), config["log_max_size"], config["log_place"])
     server = _socket.socket(fileno=listener)
-    Supervisor(config, peer, server, logs, status=status, null=null, pts=pts).run()
+    files = {"status": status, "health": health, "null": null, "pts": pts}
+    Supervisor(config, peer, server, logs, **files).run()
     os._exit(0)
 
 

@@ -25,7 +25,7 @@ ROUNDS = 10
 
 
 def perform() -> None:
-    fds = [os.memfd_create("rehearsal") for _ in range(7)]
+    fds = [os.memfd_create("rehearsal") for _ in range(8)]
     config = _messages(fds)
     _system_calls()
     supervisor = Supervisor(
@@ -34,6 +34,7 @@ def perform() -> None:
         _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET),
         LogRing((fds[0], fds[1]), 1 << 20),
         status=fds[2],
+        health=fds[5],
         null=fds[3],
         pts=fds[4],
     )

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     Value = Union[bool, int, float, str]
 
 SIZE = 512
+# Of a sandbox without a healthcheck.
+NO_HEALTH = "none"
 # JSON in one formatting operation: an encoder's memory would be taken in each sandbox.
 _FORMAT = (
-    b'{"state": "%s", "pid": %d, "since": %.6f, "restarts": %d, "exit_code": %d, "final": %s, '
-    b'"lost_log_bytes": %d}\n'
+    b'{"state": "%s", "pid": %d, "since": %.6f, "restarts": %d, "exit_code": %d, "signal": %d, '
+    b'"final": %s, "lost_log_bytes": %d, "health": "%s", "failing_streak": %d}\n'
 )
 # Negative is not known, which readers leave out.
 _UNKNOWN: Dict[str, Value] = {
@@ -25,8 +27,11 @@ _UNKNOWN: Dict[str, Value] = {
     "since": 0.0,
     "restarts": 0,
     "exit_code": -1,
+    "signal": -1,
     "final": False,
     "lost_log_bytes": 0,
+    "health": NO_HEALTH,
+    "failing_streak": 0,
 }
 
 
@@ -50,5 +55,7 @@ def encoded(values: Dict[str, Value]) -> bytes:
 
 def _encoded(v: Dict[str, Value]) -> bytes:
     state, final = str(v["state"]).encode(), b"true" if v["final"] else b"false"
-    known = (v["pid"], v["since"], v["restarts"], v["exit_code"], final, v["lost_log_bytes"])
-    return (_FORMAT % (state, *known)).ljust(SIZE)
+    run = (v["pid"], v["since"], v["restarts"], v["exit_code"], v["signal"])
+    health = str(v["health"]).encode()
+    known = (state, *run, final, v["lost_log_bytes"], health, v["failing_streak"])
+    return (_FORMAT % known).ljust(SIZE)

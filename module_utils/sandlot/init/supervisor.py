@@ -12,6 +12,7 @@ from ..kernel.signals import signal
 from ..launcher import protocol
 from . import child
 from .exec import ExecServer
+from .health import STARTING, UNHEALTHY, Health
 from .logs import LogRing
 from .policy import Policy
 from .status import Status
@@ -19,11 +20,13 @@ from .status import Status
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
-    from typing import Any, Callable, Dict, Mapping, Optional
+    from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
     Handler = Callable[[], object]
 
 READ_SIZE = 16384
+# The timer of starting and ending the workload.
+MAIN = "main"
 # fs.pipe-max-size, which an unprivileged process may make its pipes.
 _MAX_PIPE = 1 << 20
 # Faults are left to the kernel, which ignores them when sent to PID 1 from inside (kill(2)). What
@@ -48,6 +51,7 @@ class Supervisor:
         logs: LogRing,
         *,
         status: int,
+        health: int,
         null: int,
         pts: int,
     ) -> None:
@@ -62,8 +66,9 @@ class Supervisor:
         self.poller = select.poll()
         self.handlers: Dict[int, Handler] = {}
         self.exec = ExecServer(self, listener, pts)
-        self.deadline: Optional[float] = None
-        self.due: Handler = self.start
+        self.timers: Dict[str, Tuple[float, Handler]] = {}
+        self.health_output = health
+        self.health: Optional[Health] = None
         self.ending = False
         self.done = False
 
@@ -71,15 +76,15 @@ class Supervisor:
 
     def run(self) -> None:
         self.watch(self._install_signals(), self._on_signals)
+        self._set_healthcheck(self.config["healthcheck"])
         self.start()
         while not self.done:
             for fd, _ in self.poller.poll(self._timeout()):
                 handler = self.handlers.get(fd)
                 if handler is not None:
                     handler()
-            if self.deadline is not None and time.monotonic() >= self.deadline:
-                self.deadline = None
-                self.due()
+            if self.timers:
+                self._run_due()
 
     def rehearse(self) -> None:
         """Touch what a start and an idle life touch, but run nothing."""
@@ -91,22 +96,33 @@ class Supervisor:
         os.close(self.wakeup)
 
     def _timeout(self) -> Optional[int]:
-        if self.deadline is None:
+        if not self.timers:
             return None
-        return max(0, int((self.deadline - time.monotonic()) * 1000) + 1)
+        first = min([due for due, _ in self.timers.values()])
+        return max(0, int((first - time.monotonic()) * 1000) + 1)
 
-    def watch(self, fd: int, handler: Handler) -> None:
+    def _run_due(self) -> None:
+        now = time.monotonic()
+        for name, timer in list(self.timers.items()):
+            # An earlier one of this round may have taken it back.
+            if timer[0] <= now and self.timers.get(name) is timer:
+                del self.timers[name]
+                timer[1]()
+
+    def watch(self, fd: int, handler: Handler, events: int = select.POLLIN) -> None:
         self.handlers[fd] = handler
-        self.poller.register(fd, select.POLLIN)
+        self.poller.register(fd, events)
 
     def unwatch(self, fd: int) -> None:
         del self.handlers[fd]
         self.poller.unregister(fd)
 
-    def after(self, seconds: float, action: Handler) -> None:
-        """Do ``action`` later; there is one timer, the latest call owns it."""
-        self.deadline = time.monotonic() + seconds
-        self.due = action
+    def after(self, timer: str, seconds: float, action: Handler) -> None:
+        """Do ``action`` later; the latest call owns the timer of that name."""
+        self.timers[timer] = (time.monotonic() + seconds, action)
+
+    def cancel(self, timer: str) -> None:
+        self.timers.pop(timer, None)
 
     # -- signals and children
 
@@ -135,14 +151,16 @@ class Supervisor:
                 break
             if pid == 0:
                 return
-            self._on_exit(pid, exit_code(wait_status))
+            self._on_exit(pid, wait_status)
         if self.ending and self.main is None:
             self._drained()
 
-    def _on_exit(self, pid: int, code: int) -> None:
+    def _on_exit(self, pid: int, wait_status: int) -> None:
         if self.main is not None and pid == self.main.pid:
-            self._main_exited(self.main, code)
-        else:
+            self._main_exited(self.main, wait_status)
+            return
+        code = exit_code(wait_status)
+        if self.health is None or not self.health.on_exit(pid, code):
             self.exec.on_exit(pid, code)
 
     # -- the workload
@@ -198,6 +216,8 @@ class Supervisor:
         else:
             self.policy.started()
             self.status.update(state="running", pid=main.pid, since=time.time())
+            if self.health is not None:
+                self.health.begin()
         if self.peer is not None:
             self._report_first_start(self.peer, main)
 
@@ -216,30 +236,35 @@ class Supervisor:
         peer.close()
         self.peer = None
 
-    def _main_exited(self, main: child.Child, code: int) -> None:
+    def _main_exited(self, main: child.Child, wait_status: int) -> None:
         if main.report is not None:
             self._exec_decided(main, main.report)
         if self.done:
             return
         self.main = None
         self.ending = True
-        self.status.update(state="stopping", exit_code=code, lost_log_bytes=self.logs.lost)
-        self.deadline = None
+        if self.health is not None:
+            self.health.end()
+            self.status.values.update(health=STARTING, failing_streak=0)
+        number = os.WTERMSIG(wait_status) if os.WIFSIGNALED(wait_status) else 0
+        self.status.values.update(exit_code=exit_code(wait_status), signal=number)
+        self.status.update(state="stopping", lost_log_bytes=self.logs.lost)
+        self.cancel(MAIN)
         if self.policy.stopping:
             self._drained()
             return
         signal_all(signal.SIGTERM)
-        self.after(self.policy.stop_timeout, self._kill_rest)
+        self.after(MAIN, self.policy.stop_timeout, self._kill_rest)
 
     def _kill_rest(self) -> None:
         """What ignored SIGTERM is killed; what can't be (another uid, no CAP_KILL) ends with us."""
         signal_all(signal.SIGKILL)
-        self.after(1.0, self._drained)
+        self.after(MAIN, 1.0, self._drained)
 
     def _drained(self) -> None:
         """Nothing of the last run is left: restart by policy, or end."""
         self.ending = False
-        self.deadline = None
+        self.cancel(MAIN)
         code = int(self.status.values["exit_code"])
         delay = self.policy.restart_delay(code)
         if delay is None:
@@ -247,8 +272,9 @@ class Supervisor:
             self.status.update(state="exited", final=True, lost_log_bytes=self.logs.lost)
             self.done = True
             return
-        self.status.update(state="backoff", restarts=int(self.status.values["restarts"]) + 1)
-        self.after(delay, self.start)
+        state = "crash-loop" if self.policy.looping else "backoff"
+        self.status.update(state=state, restarts=int(self.status.values["restarts"]) + 1)
+        self.after(MAIN, delay, self.start)
 
     # -- requests of the host
 
@@ -260,8 +286,22 @@ class Supervisor:
             if not self.ending:
                 self._drained()
             return
-        send_signal(self.main.pid, self.policy.stop_signal)
-        self.after(self.policy.stop_timeout, self._kill_main)
+        if self.health is not None:
+            self.health.end()
+        self._end_main(self.main)
+
+    def _end_main(self, main: child.Child) -> None:
+        send_signal(main.pid, self.policy.stop_signal)
+        self.after(MAIN, self.policy.stop_timeout, self._kill_main)
+
+    def condemn(self, streak: int, *, proven: bool) -> None:
+        """The workload runs without doing its work: end it as a stop does, then start it again."""
+        if self.main is None:
+            return
+        self.status.update(state="stopping", health=UNHEALTHY, failing_streak=streak)
+        self.logs.feed("stderr", b"sandlot: unhealthy after %d failed checks\n" % streak)
+        self.policy.condemn(proven=proven)
+        self._end_main(self.main)
 
     def _kill_main(self) -> None:
         signal_all(signal.SIGKILL)
@@ -269,6 +309,17 @@ class Supervisor:
     def configure(self, config: Mapping[str, Any]) -> None:
         self.policy.configure(config["restart"], config["stop"])
         self.logs.half = config["log_max_size"] // 2
+        self._set_healthcheck(config.get("healthcheck"))
+
+    def _set_healthcheck(self, config: Optional[Mapping[str, Any]]) -> None:
+        """Begin it anew when it has changed."""
+        if config == (self.health.config if self.health is not None else None):
+            return
+        if self.health is not None:
+            self.health.remove()
+        self.health = Health(self, config) if config else None
+        if self.health is not None and self.status.values["state"] == "running":
+            self.health.begin()
 
 
 def send_signal(pid: int, number: int) -> None:

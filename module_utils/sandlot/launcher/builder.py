@@ -87,12 +87,14 @@ def start(
     pidfd = namespaces.pidfd_open(pid)
     try:
         # Before init is known, so that nobody takes the last one's status for its own.
-        descriptors = _descriptors(paths, restarts)
+        healthcheck = launch.get("healthcheck")
+        descriptors = _descriptors(paths, restarts, "starting" if healthcheck else status.NO_HEALTH)
         _identify(paths, pid, pidfd, launch["digest"])
         _forget_oom_adjustment(pid)
         found, fds = _mount_in_pid_namespace(build, pid)
         config = {key: launch[key] for key in _INIT_KEYS}
         config.update(_confinement(launch), user=None, rlimits=rlimits, restarts=restarts)
+        config.update(healthcheck=healthcheck)
         config.update(found, log_place=logs.newest((descriptors[1], descriptors[2])))
         protocol.send(peer, config, [*fds, *descriptors])
         _expect(peer, "started")
@@ -187,14 +189,19 @@ def _forget_oom_adjustment(pid: int) -> None:
         write_value(path, "0")
 
 
-def _descriptors(paths: SandboxPaths, restarts: int) -> list[int]:
-    """What init holds of the host: its listener, the log ring and its status file."""
+def _descriptors(paths: SandboxPaths, restarts: int, health: str) -> list[int]:
+    """What init holds of the host: its listener, the log ring, its status and health files."""
     listener = protocol.listen(paths.socket)
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    fds = [os.open(path, flags, 0o600) for path in (*paths.logs, paths.status)]
-    first = status.encoded({"state": "starting", "restarts": restarts, "since": time.time()})
-    os.ftruncate(fds[-1], 0)
-    os.pwrite(fds[-1], first, 0)
+    files = (*paths.logs, paths.status, paths.health)
+    fds = [os.open(path, flags, 0o600) for path in files]
+    for fd in fds[2:]:
+        os.ftruncate(fd, 0)
+    now = time.time()
+    first = status.encoded(
+        {"state": "starting", "restarts": restarts, "since": now, "health": health}
+    )
+    os.pwrite(fds[2], first, 0)
     return [listener.detach(), *fds]
 
 

@@ -36,7 +36,7 @@ _ANCILLARY_SIZE = _socket.CMSG_SPACE(MAX_FDS * _INT_SIZE)
 _NUMBERS = frozenset(
     ("code", "errno", "exit", "gid", "mounted", "pid", "restarts", "started", "uid")
 )
-_TEXTS = frozenset(("error", "hint", "what", "version"))
+_TEXTS = frozenset(("error", "hint", "name", "what", "version"))
 _NOT_EXECUTABLE = 126
 
 
@@ -143,10 +143,16 @@ def connect(path: str, *, timeout: Optional[float] = None) -> socket.socket:
 
 
 def dial(path: str, *, timeout: Optional[float] = None) -> _socket.socket:
+    """A connection; BlockingIOError when its backlog stays full for so long."""
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-    sock.settimeout(timeout)
     try:
+        if timeout:
+            # The kernel waits for room only in a blocking connect (unix(7)), which this bounds.
+            limit = struct.pack("ll", int(timeout), int(timeout % 1 * 1_000_000))
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, limit)
+        sock.setblocking(timeout != 0)
         sock.connect(path)
+        sock.settimeout(timeout)
         _enlarge(sock)
     except OSError:
         sock.close()

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from .zygote import Zygote
 
     Connection = Optional[_socket.socket]
-    Request = Tuple[str, str, Connection]
+    Names = Tuple[str, ...]
+    Request = Tuple[str, Names, Connection]
 
 MAX_WORKERS = 4
 _INHERITED = "SANDLOT_DESCRIPTORS"
@@ -58,7 +59,7 @@ class Server:
         self.poller = select.poll()
         self.handlers: Dict[int, Callable[[], None]] = {}
         self.running: Dict[str, Sandbox] = {}
-        self.workers: Dict[int, Tuple[str, str]] = {}
+        self.workers: Dict[int, Tuple[str, Names]] = {}
         self.queue: List[Request] = []
         self.restarts: Dict[str, float] = {}
         self.failures: Dict[str, int] = {}
@@ -136,9 +137,9 @@ class Server:
         try:
             message, fds = protocol.receive_request(connection)
             protocol.close_all(fds)
-            operation, name = _words(message) if message else ("", "")
+            operation, names = _words(message) if message else ("", ())
         except (OSError, LaunchError, LookupError, TypeError, ValueError, EOFError):
-            operation, name = "", ""
+            operation, names = "", ()
         connection.setblocking(True)
         if operation == "ping":
             _answer(connection, {"version": __version__, "pid": os.getpid()})
@@ -146,34 +147,34 @@ class Server:
             self._finish(lambda: self._upgrade(connection))
         elif operation == "quit":
             self._finish(lambda: self._quit(connection))
-        elif operation in worker.OPERATIONS and name:
-            self._submit(operation, name, connection)
+        elif names:
+            self._submit(operation, names, connection)
         else:
             connection.close()
 
-    def _submit(self, operation: str, name: str, connection: Connection) -> None:
-        self.queue.append((operation, name, connection))
+    def _submit(self, operation: str, names: Names, connection: Connection) -> None:
+        self.queue.append((operation, names, connection))
         self._dispatch()
 
     def _dispatch(self) -> None:
         """Start workers for what is queued: one at a time per sandbox, a few at a time in all."""
         waiting: List[Request] = []
-        busy = {name for _, name in self.workers.values()}
-        for operation, name, connection in self.queue:
-            if name in busy or len(self.workers) >= MAX_WORKERS:
-                waiting.append((operation, name, connection))
-                busy.add(name)
+        busy = {name for _, names in self.workers.values() for name in names}
+        for operation, names, connection in self.queue:
+            if not busy.isdisjoint(names) or len(self.workers) >= MAX_WORKERS:
+                waiting.append((operation, names, connection))
             else:
-                self._fork_worker(operation, name, connection)
-                busy.add(name)
+                self._fork_worker(operation, names, connection)
+            busy.update(names)
         self.queue = waiting
 
-    def _fork_worker(self, operation: str, name: str, connection: Connection) -> None:
+    def _fork_worker(self, operation: str, names: Names, connection: Connection) -> None:
         """Fork who does it; for a start also, from the same clean state, who becomes init."""
-        self.restarts.pop(name, None)
-        if operation == "stop":
-            self.failures.pop(name, None)
-            self._forget(name)
+        for name in names:
+            self.restarts.pop(name, None)
+            if operation in ("stop", worker.STOP_ALL):
+                self.failures.pop(name, None)
+                self._forget(name)
         means = None
         try:
             if operation in ("start", "revive"):
@@ -185,8 +186,8 @@ class Server:
         pid = os.fork()
         if pid == 0:
             _shed(connection, means)
-            worker.run(self.paths, operation, name, connection, means)
-        self.workers[pid] = (operation, name)
+            worker.run(self.paths, operation, names, connection, means)
+        self.workers[pid] = (operation, names)
         if connection is not None:
             connection.close()
         if means is not None:
@@ -212,13 +213,14 @@ class Server:
             if pid == self.zygote.pid:
                 self._finish(self._reexecute)
             self.watch.ended(pid, wait_status)
-            operation, name = self.workers.pop(pid, ("", ""))
+            operation, names = self.workers.pop(pid, ("", ()))
             if operation in ("start", "revive"):
                 self.zygote.reap()
-            if operation == "revive" and wait_status:
-                self._schedule(name)
-            elif operation in ("start", "stop", "revive"):
-                self._adopt(name)
+            for name in names:
+                if operation == "revive" and wait_status:
+                    self._schedule(name)
+                elif operation in ("start", "stop", worker.STOP_ALL, "revive"):
+                    self._adopt(name)
         self._dispatch()
 
     def _adopt(self, name: str) -> None:
@@ -267,7 +269,7 @@ class Server:
         now = time.monotonic()
         for name in [n for n, due in self.restarts.items() if due <= now]:
             del self.restarts[name]
-            self._submit("revive", name, None)
+            self._submit("revive", (name,), None)
 
     # -- the end
 
@@ -309,11 +311,17 @@ def _shed(connection: Connection, means: Optional[builder.Means]) -> None:
     libc.close_from(low)
 
 
-def _words(message: protocol.Message) -> Tuple[str, str]:
-    operation, name = message["op"], message.get("name", "")
-    if not isinstance(operation, str) or not isinstance(name, str):
-        raise TypeError("an operation and a name have to be text")
-    return operation, name
+def _words(message: protocol.Message) -> Tuple[str, Names]:
+    """The operation, and the names of what a worker is to do."""
+    operation = message["op"]
+    if not isinstance(operation, str):
+        raise TypeError("an operation has to be text")
+    if operation not in worker.OPERATIONS:
+        return operation, ()
+    names = message["names"] if operation == worker.STOP_ALL else [message["name"]]
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise TypeError("names have to be text")
+    return operation, tuple(names)
 
 
 def _answer(connection: _socket.socket, message: protocol.Message) -> None:

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Stop: ask init over its socket, wait on its pidfd, kill it when the time is up.
+"""Stop: ask inits over their sockets, wait on their pidfds, kill those whose time is up.
 
-Killing init ends everything in its pid namespace (pid_namespaces(7)), a fork bomb included. Nothing
-here waits for an init without a limit, as it may have been taken over by the workload.
+Many are stopped in one loop: all are asked before any is waited for. Killing init ends everything
+in its pid namespace (pid_namespaces(7)), a fork bomb included. Nothing here waits for an init
+without a limit, as it may have been taken over by the workload.
 """
 
 from __future__ import annotations
 
 import os
 import select
+import time
 
 from .. import runtime, store
-from ..errors import LaunchError
+from ..errors import LaunchError, SandlotError, StateError
 from ..init import status
 from ..kernel import namespaces
 from ..kernel.signals import signal
@@ -20,41 +22,174 @@ from . import protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Mapping
+    import _socket
+    from typing import Callable, Dict, List, Optional, Sequence
 
     from ..paths import SandboxPaths
+
+    Report = Callable[[str, Optional[SandlotError]], None]
 
 # On top of stop_timeout: init has to notice, kill what is left and go.
 MARGIN = 2.0
 KILL_DEADLINE = 30.0
 KILLED = 128 + int(signal.SIGKILL)
+# Of a sandbox whose launch file can't be read.
+USUAL_TIMEOUT = 10.0
+# A full backlog of init's socket is nothing that poll tells the end of.
+ASK_AGAIN = 0.05
 
 
-def stop(paths: SandboxPaths, launch: Mapping[str, Any] | None) -> None:
-    """End the sandbox's init, gracefully when it answers; forget it only when it is gone."""
-    pidfd = runtime.open_init(paths.host, paths.name)
-    if pidfd is not None:
+class _Stop:
+    """One sandbox on its way down; ``due`` is when patience with what it does now ends."""
+
+    def __init__(self, paths: SandboxPaths, pidfd: int) -> None:
+        self.paths = paths
+        self.pidfd = pidfd
+        self.connection: Optional[_socket.socket] = None
+        self.patience = time.monotonic() + MARGIN
+        self.due = self.patience
+        self.killed = False
+
+
+def stop_all(sandboxes: Sequence[SandboxPaths], report: Report) -> None:
+    """End their inits, gracefully where they answer; each is reported once, when it has ended."""
+    loop = _Loop(report)
+    for paths in sandboxes:
+        loop.explained(paths, loop.begin)
+    loop.run()
+
+
+class _Loop:
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.poller = select.poll()
+        self.handlers: Dict[int, Callable[[], None]] = {}
+        self.stops: List[_Stop] = []
+
+    def run(self) -> None:
+        while self.stops:
+            wait = min(stop.due for stop in self.stops) - time.monotonic()
+            for fd, _ in self.poller.poll(max(0, int(wait * 1000) + 1)):
+                handler = self.handlers.get(fd)
+                if handler is not None:
+                    handler()
+            now = time.monotonic()
+            for stop in [each for each in self.stops if each.due <= now]:
+                self._overdue(stop)
+
+    def explained(self, paths: SandboxPaths, action: Callable[[SandboxPaths], None]) -> None:
+        """Do it; what fails is this sandbox's failure."""
         try:
-            _end(paths, pidfd, launch["stop"]["timeout"] if launch else 0.0)
-        finally:
-            os.close(pidfd)
-    finish(paths, "exited")
-    store.remove(paths.init)
-    store.remove(paths.socket)
+            action(paths)
+        except SandlotError as error:
+            self.report(paths.name, error)
+        except OSError as error:
+            self.report(paths.name, LaunchError(f"{paths.name}: stop: {error}"))
+
+    def begin(self, paths: SandboxPaths) -> None:
+        pidfd = runtime.open_init(paths.host, paths.name)
+        if pidfd is None:
+            self._settle(paths)
+            return
+        stop = _Stop(paths, pidfd)
+        self.stops.append(stop)
+        self._watch(pidfd, lambda: self._gone(stop))
+        self._ask(stop)
+
+    def _watch(self, fd: int, handler: Callable[[], None]) -> None:
+        self.handlers[fd] = handler
+        self.poller.register(fd, select.POLLIN)
+
+    def _unwatch(self, fd: int) -> None:
+        del self.handlers[fd]
+        self.poller.unregister(fd)
+
+    def _ask(self, stop: _Stop) -> None:
+        try:
+            connection = protocol.dial(stop.paths.socket, timeout=0)
+        except BlockingIOError:
+            stop.due = min(time.monotonic() + ASK_AGAIN, stop.patience)
+            return
+        except OSError:
+            self._kill(stop)  # its socket is gone
+            return
+        stop.connection = connection
+        stop.due = stop.patience
+        self._watch(connection.fileno(), lambda: self._answered(stop, connection))
+        try:
+            protocol.send(connection, {"op": "stop"})
+        except OSError:
+            self._kill(stop)
+
+    def _answered(self, stop: _Stop, connection: _socket.socket) -> None:
+        try:
+            agreed = protocol.receive(connection)[0] is not None
+        except BlockingIOError:
+            return
+        except (OSError, LaunchError):
+            agreed = False
+        if not agreed:
+            self._kill(stop)  # init talks nonsense, or has gone
+            return
+        self._hang_up(stop)
+        stop.due = time.monotonic() + stop_timeout(stop.paths) + MARGIN
+
+    def _hang_up(self, stop: _Stop) -> None:
+        if stop.connection is not None:
+            self._unwatch(stop.connection.fileno())
+            stop.connection.close()
+            stop.connection = None
+
+    def _overdue(self, stop: _Stop) -> None:
+        if stop.killed:
+            self._give_up(stop)
+        elif stop.connection is None and time.monotonic() < stop.patience:
+            self._ask(stop)
+        else:
+            self._kill(stop)
+
+    def _kill(self, stop: _Stop) -> None:
+        self._hang_up(stop)
+        stop.killed = True
+        stop.due = time.monotonic() + KILL_DEADLINE
+        try:
+            namespaces.pidfd_send_signal(stop.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            return  # its pidfd tells
+
+    def _give_up(self, stop: _Stop) -> None:
+        self._drop(stop)
+        name = stop.paths.name
+        hint = "a process in it hangs in the kernel (a frozen cgroup, a dead file server)"
+        text = f"{name}: init survived SIGKILL for {KILL_DEADLINE:.0f} seconds"
+        self.report(name, LaunchError(text, hint=hint))
+
+    def _gone(self, stop: _Stop) -> None:
+        """A pidfd is readable once its process has ended (pidfd_open(2))."""
+        self._drop(stop)
+        self.explained(stop.paths, self._settle)
+
+    def _drop(self, stop: _Stop) -> None:
+        self._hang_up(stop)
+        self._unwatch(stop.pidfd)
+        os.close(stop.pidfd)
+        self.stops.remove(stop)
+
+    def _settle(self, paths: SandboxPaths) -> None:
+        """Forget init, which is gone."""
+        finish(paths, "exited")
+        store.remove(paths.init)
+        store.remove(paths.socket)
+        self.report(paths.name, None)
 
 
-def _end(paths: SandboxPaths, pidfd: int, timeout: float) -> None:
-    if _ask(paths) and _gone(pidfd, timeout + MARGIN):
-        return
+def stop_timeout(paths: SandboxPaths) -> float:
+    """Seconds that its workload has to end, as it was prepared last."""
     try:
-        namespaces.pidfd_send_signal(pidfd, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    if not _gone(pidfd, KILL_DEADLINE):
-        raise LaunchError(
-            f"{paths.name}: init survived SIGKILL for {KILL_DEADLINE:.0f} seconds",
-            hint="a process in it hangs in the kernel (a frozen cgroup, a dead file server)",
-        )
+        launch = store.read(paths.launch)
+        return float(launch["stop"]["timeout"]) if launch else USUAL_TIMEOUT
+    except (StateError, KeyError, TypeError, ValueError):
+        return USUAL_TIMEOUT
 
 
 def still_runs(paths: SandboxPaths) -> bool:
@@ -64,22 +199,12 @@ def still_runs(paths: SandboxPaths) -> bool:
         return False
     try:
         ending = runtime.status(paths.host, paths.name).get("final")
-        return not (ending and _gone(pidfd, MARGIN))
+        return not (ending and _ends(pidfd, MARGIN))
     finally:
         os.close(pidfd)
 
 
-def _ask(paths: SandboxPaths) -> bool:
-    try:
-        connection = protocol.dial(paths.socket, timeout=MARGIN)
-        protocol.send(connection, {"op": "stop"})
-        return protocol.receive(connection)[0] is not None
-    except (OSError, LaunchError):
-        return False  # init hangs, talks nonsense or its socket is gone: it is killed instead
-
-
-def _gone(pidfd: int, seconds: float) -> bool:
-    """A pidfd is readable once its process has ended (pidfd_open(2))."""
+def _ends(pidfd: int, seconds: float) -> bool:
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     return bool(poller.poll(seconds * 1000))
@@ -91,5 +216,6 @@ def finish(paths: SandboxPaths, state: str, exit_code: int = KILLED) -> None:
     if not os.path.exists(paths.status) or found.get("final"):
         return
     found.update(state=state, final=True)
-    found.setdefault("exit_code", exit_code)
+    if "exit_code" not in found:
+        found.update(exit_code=exit_code, signal=max(0, exit_code - 128))
     store.replace(paths.status, status.encoded(found), durable=False)

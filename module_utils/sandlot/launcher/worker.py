@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""One operation on one sandbox, in a disposable child of the launcher."""
+"""One operation, in a disposable child of the launcher: on one sandbox, or a stop of many."""
 
 from __future__ import annotations
 
@@ -15,34 +15,40 @@ from . import builder, creator, protocol, stopper
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
-    from typing import Any, Mapping, NoReturn, Optional
+    from typing import Any, List, Mapping, NoReturn, Optional, Sequence, Tuple
 
     from ..paths import Paths, SandboxPaths
 
-OPERATIONS = frozenset(("create", "start", "stop", "destroy"))
+# Of many sandboxes, and answered for each as it ends; the others are of one.
+STOP_ALL = "stop_all"
+OPERATIONS = frozenset(("create", "start", "stop", STOP_ALL, "destroy"))
 
 
 def run(
     paths: Paths,
     operation: str,
-    name: str,
+    names: Sequence[str],
     connection: Optional[_socket.socket],
     means: Optional[builder.Means],
 ) -> NoReturn:
     """Do it, answer, end. What is not explained here ends in launcher.log."""
-    answer: protocol.Message = {}
-    try:
-        _work(paths.sandbox(name), operation, means)
-    except SandlotError as error:
-        answer = {"error": error.message, "hint": error.hint}
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        answer = {"error": f"{name}: {operation}: {error.strerror or error}{where}"}
-    if connection is not None:
-        _answer(connection, answer)
-    elif answer:
-        print(f"{name}: {operation}: {answer['error']}", file=sys.stderr, flush=True)
-    os._exit(1 if answer else 0)
+    sandboxes = [paths.sandbox(name) for name in names]
+    failed = False
+
+    def tell(name: str, error: Optional[SandlotError]) -> None:
+        nonlocal failed
+        failed = failed or error is not None
+        answer = {"error": error.message, "hint": error.hint} if error else {}
+        if connection is not None:
+            _answer(connection, {"name": name, **answer} if operation == STOP_ALL else answer)
+        elif error is not None:
+            print(f"{name}: {operation}: {error.message}", file=sys.stderr, flush=True)
+
+    if operation in ("stop", STOP_ALL):
+        _stop(sandboxes, tell)
+    else:
+        tell(names[0], _attempt(sandboxes[0], operation, means))
+    os._exit(1 if failed else 0)
 
 
 def _answer(connection: _socket.socket, answer: protocol.Message) -> None:
@@ -52,33 +58,76 @@ def _answer(connection: _socket.socket, answer: protocol.Message) -> None:
         pass  # the client has gone; the work is done all the same
 
 
+def _attempt(
+    sandbox: SandboxPaths, operation: str, means: Optional[builder.Means]
+) -> Optional[SandlotError]:
+    try:
+        _work(sandbox, operation, means)
+    except SandlotError as error:
+        return error
+    except OSError as error:
+        return _explained(sandbox, operation, error)
+    return None
+
+
+def _explained(sandbox: SandboxPaths, operation: str, error: OSError) -> LaunchError:
+    where = f" ({error.filename})" if error.filename else ""
+    return LaunchError(f"{sandbox.name}: {operation}: {error.strerror or error}{where}")
+
+
 def _work(sandbox: SandboxPaths, operation: str, means: Optional[builder.Means]) -> None:
-    launch = store.read(sandbox.launch)
     if operation in ("create", "start"):
         os.makedirs(sandbox.run, mode=0o700, exist_ok=True)
-    if not _locked(sandbox):
-        return
+    try:
+        _lock(sandbox, wait=True)
+    except FileNotFoundError:
+        return  # nothing of it exists
     if operation == "destroy":
         creator.destroy(sandbox)
-    elif operation == "stop":
-        stopper.stop(sandbox, launch)
-    elif launch is None:
+        return
+    launch = store.read(sandbox.launch)
+    if launch is None:
         raise LaunchError(
             f"{sandbox.name}: there is no {sandbox.launch}", hint="deploy the sandbox again"
         )
-    elif operation == "create":
+    if operation == "create":
         creator.create(sandbox, launch)
     elif means is not None and not stopper.still_runs(sandbox):
         _start(sandbox, launch, means, revived=operation == "revive")
 
 
-def _locked(sandbox: SandboxPaths) -> bool:
-    """Wait for a worker that a killed launcher left behind; False when nothing of it exists."""
+def _stop(sandboxes: Sequence[SandboxPaths], tell: stopper.Report) -> None:
+    """First those that no other worker holds, so that none of them waits for another's end."""
+    free, held = _locked(sandboxes, tell, wait=False)
+    stopper.stop_all(free, tell)
+    late, _ = _locked(held, tell, wait=True)
+    stopper.stop_all(late, tell)
+
+
+def _locked(
+    sandboxes: Sequence[SandboxPaths], tell: stopper.Report, *, wait: bool
+) -> Tuple[List[SandboxPaths], List[SandboxPaths]]:
+    """Those that are ours now, and those that another worker holds."""
+    ours: List[SandboxPaths] = []
+    held: List[SandboxPaths] = []
+    for sandbox in sandboxes:
+        try:
+            (ours if _lock(sandbox, wait=wait) else held).append(sandbox)
+        except FileNotFoundError:
+            tell(sandbox.name, None)  # nothing of it exists
+        except OSError as error:
+            tell(sandbox.name, _explained(sandbox, "stop", error))
+    return ours, held
+
+
+def _lock(sandbox: SandboxPaths, *, wait: bool) -> bool:
+    """Keep out others until this process ends, also those that a killed launcher left behind."""
+    fd = os.open(sandbox.run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fd = os.open(sandbox.run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        os.close(fd)
         return False
-    fcntl.flock(fd, fcntl.LOCK_EX)
     return True
 
 

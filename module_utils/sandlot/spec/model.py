@@ -14,7 +14,7 @@ from . import netmode
 from .names import Pairs, default_hostname
 from .option import read
 from .options import OPTIONS, STORED
-from .values import Attachment, Limits, PublishedPort, TimeOffset, Tmpfs, Ulimit
+from .values import Attachment, Dependency, Limits, PublishedPort, TimeOffset, Tmpfs, Ulimit
 
 __all__ = ["Limits", "Spec", "from_table"]
 
@@ -57,6 +57,7 @@ class Spec:
     seccomp_profile: str
     sysctls: Pairs
     time_offset: TimeOffset | None
+    depends_on: tuple[Dependency, ...]
     restart_policy: str
     restart_retries: int
     stop_signal: int | None

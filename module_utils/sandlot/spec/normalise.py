@@ -75,6 +75,7 @@ def _check_together(spec: Spec) -> None:
     _check_swap(spec)
     _check_retries(spec)
     _check_network(spec)
+    _check_dependencies(spec)
     if spec.time_offset:
         _check_clocks(spec.time_offset)
 
@@ -115,6 +116,12 @@ def _publishing_hint(spec: Spec) -> str:
     if spec.network_partner:
         return f"publish it at sandbox {spec.network_partner}, whose network it shares"
     return "attach it to a network, or publish nothing"
+
+
+def _check_dependencies(spec: Spec) -> None:
+    if any(item.name == spec.name for item in spec.depends_on):
+        hint = "leave it out; where it is a default of all, give this one depends_on: []"
+        raise refusal("depends_on", spec.name, "is the sandbox itself", hint=hint)
 
 
 def _check_swap(spec: Spec) -> None:

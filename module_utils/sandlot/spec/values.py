@@ -90,6 +90,14 @@ def _split(seconds: float) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
+class Dependency:
+    """A sandbox that has to be started, or healthy, before another is."""
+
+    name: str
+    condition: str
+
+
+@dataclass(frozen=True)
 class Limits:
     """Resource limits in the kernel's units; None is no limit, swap -1 is unlimited."""
 

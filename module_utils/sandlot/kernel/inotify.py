@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Waiting for changes in one directory (inotify(7))."""
+"""Waiting for changes in directories (inotify(7))."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 from types import TracebackType
 from typing import Optional, Type
 
-from ..kernel.libc import check, libc
+from .libc import check, libc
 
 IN_MODIFY = 0x2
 IN_MOVED_TO = 0x80
@@ -20,17 +20,21 @@ _BUFFER = 65536
 
 
 class Watch:
-    """Readable when something in the directory has changed; the changes themselves don't matter."""
+    """Readable when something in a directory has changed; the changes themselves don't matter."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, *directories: str) -> None:
         self.fd = check(libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK), "inotify_init1")
-        mask = ctypes.c_uint32(IN_MODIFY | IN_MOVED_TO | IN_CREATE | IN_DELETE | IN_DELETE_SELF)
         try:
-            result = libc.inotify_add_watch(self.fd, os.fsencode(directory), mask)
-            check(result, "inotify_add_watch", directory)
+            for directory in directories:
+                self.add(directory)
         except OSError:
             os.close(self.fd)
             raise
+
+    def add(self, directory: str) -> None:
+        mask = ctypes.c_uint32(IN_MODIFY | IN_MOVED_TO | IN_CREATE | IN_DELETE | IN_DELETE_SELF)
+        result = libc.inotify_add_watch(self.fd, os.fsencode(directory), mask)
+        check(result, "inotify_add_watch", directory)
 
     def __enter__(self) -> Watch:
         return self

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What sandboxes depend on: refusals before any change, and the starts and stops in order."""
+
+from __future__ import annotations
+
+import time
+from typing import Collection, Dict, Iterable, Mapping, Sequence
+
+from .. import runtime
+from ..errors import LaunchError, SpecError
+from ..launcher.client import Launcher
+from ..paths import Paths
+from ..record import Record
+from ..spec.dependencies import HEALTHY
+from . import health, order
+from .decide import Decision, Seen, Wish
+from .steps import Failures
+
+Known = Mapping[str, Record]
+
+
+class _NotStarted(LaunchError):
+    """It could not be, for what it depends on."""
+
+
+def names(record: Record) -> list[str]:
+    return [dependency.name for dependency in record.spec.depends_on]
+
+
+def graph(records: Iterable[Record]) -> dict[str, list[str]]:
+    return {record.name: names(record) for record in records}
+
+
+def stops(some: Iterable[str], known: Known) -> list[list[str]]:
+    """Level by level, those first that others do not depend on."""
+    needs = {name: names(known[name]) if name in known else [] for name in some}
+    return order.levels(needs)[::-1]
+
+
+def for_removal(some: Iterable[str], known: Known) -> tuple[str, ...]:
+    """Who needs another or its network goes first: a run that is killed leaves none without."""
+    needs = {name: [] if name not in known else _ties(known[name]) for name in sorted(some)}
+    return tuple(name for level in order.levels(needs)[::-1] for name in level)
+
+
+def _ties(record: Record) -> list[str]:
+    return [*names(record), record.spec.network_partner]
+
+
+# -- refusals
+
+
+def check(
+    wishes: Mapping[str, Wish],
+    everyone: Known,
+    removed: Collection[str],
+    asked_removals: Collection[str],
+    broken: Collection[str],
+) -> None:
+    """SpecError for a dependency that can't be, before any change.
+
+    Of what is started from its record alone (after a boot), and of what only looks on, nothing is
+    refused but that this run removes what it depends on.
+    """
+    asked = [name for name in everyone if name in wishes and not wishes[name].keep_image]
+    for name, record in everyone.items():
+        for needed in names(record):
+            if needed in (removed if name in asked else asked_removals):
+                raise _needed(needed, name)
+    for name in asked:
+        for needed in names(everyone[name]):
+            if needed not in everyone and needed not in broken:
+                raise _unknown(name, needed, everyone)
+    _check_cycle(order.reachable(graph(everyone.values()), asked))
+
+
+def _needed(removed: str, by: str) -> SpecError:
+    hint = f"remove {by} as well, or take {removed} out of its depends_on"
+    return SpecError("name", removed, f"can't be removed: sandbox {by} depends on it", hint=hint)
+
+
+def _unknown(name: str, needed: str, everyone: Known) -> SpecError:
+    there = ", ".join(sorted(set(everyone) - {name})) or "none"
+    problem = f"of sandbox {name} names no sandbox of this host"
+    return SpecError("depends_on", needed, problem, hint=f"deploy it too; there are: {there}")
+
+
+def _check_cycle(needs: order.Graph) -> None:
+    found = order.cycle(needs)
+    if found:
+        problem = f"of sandbox {found[0]} closes a cycle: {' -> '.join(found)}"
+        hint = "take one of them out of another's depends_on"
+        raise SpecError("depends_on", found[1], problem, hint=hint)
+
+
+def check_running(
+    starting: Known, decisions: Mapping[str, Decision], seen: Mapping[str, Seen]
+) -> None:
+    """SpecError for one to be started beside what it depends on, which stays stopped."""
+    for name, record in starting.items():
+        for needed in names(record):
+            if needed not in starting and not _will_run(needed, decisions, seen):
+                hint = f"start it as well (state: started, or sandlot start {needed})"
+                raise SpecError("depends_on", needed, f"of sandbox {name} is not to run", hint=hint)
+
+
+def _will_run(name: str, decisions: Mapping[str, Decision], seen: Mapping[str, Seen]) -> bool:
+    decision = decisions.get(name)
+    if decision and (decision.start or decision.stop):
+        return bool(decision.start)
+    return name in seen and seen[name].running is not None
+
+
+# -- starts
+
+
+class Starts:
+    """Starts level by level, and knows who has been started before."""
+
+    def __init__(self, paths: Paths, launcher: Launcher, starting: Known) -> None:
+        self._paths = paths
+        self._launcher = launcher
+        self._starting = starting
+        self._started: set[str] = set()
+
+    def levels(self) -> list[list[str]]:
+        return order.levels(graph(self._starting.values()))
+
+    def start(self, level: list[str], failures: Failures) -> None:
+        """Those whose dependencies are as they have to be; the others fail with the reason."""
+        blocked = self._blocked(level, failures)
+        able = [name for name in level if name not in blocked]
+        blocked.update(self._waiting_in_vain(able))
+        ready = [name for name in able if name not in blocked]
+        failed = self._launcher.start(ready) if ready else {}
+        self._started.update(name for name in ready if name not in failed)
+        failures.update({**blocked, **failed})
+
+    def _blocked(self, level: Sequence[str], failures: Failures) -> Failures:
+        found: Failures = {}
+        for name in level:
+            for needed in names(self._starting[name]):
+                problem = self._problem(needed, failures)
+                if problem:
+                    found[name] = _not_started(name, needed, problem)
+                    break
+        return found
+
+    def _problem(self, needed: str, failures: Failures) -> str:
+        failure = failures.get(needed)
+        if isinstance(failure, _NotStarted):
+            return "which is not started either"
+        if failure:
+            return f"which failed: {failure.message}"
+        if needed in self._started or runtime.running(self._paths, needed):
+            return ""
+        return "which does not run"
+
+    def _waiting_in_vain(self, able: Sequence[str]) -> Failures:
+        """Wait for the health that some ask for; those that asked for what is not to be had."""
+        asked: Dict[str, list[str]] = {}
+        for name in able:
+            for dependency in self._starting[name].spec.depends_on:
+                if dependency.condition == HEALTHY:
+                    asked.setdefault(dependency.name, []).append(name)
+        if not asked:
+            return {}
+        now = time.monotonic()
+        deadlines = {needed: now + health.patience_of(self._paths, needed) for needed in asked}
+        return {
+            name: _not_started(name, needed, f"which is not healthy: {failure.message}")
+            for needed, failure in health.wait_each(self._paths, deadlines).items()
+            for name in asked[needed]
+        }
+
+
+def _not_started(name: str, needed: str, problem: str) -> _NotStarted:
+    text = f"{name} is not started: it depends on {needed}, {problem}"
+    return _NotStarted(text, hint=f"put {needed} right, then run again, or: sandlot start {name}")

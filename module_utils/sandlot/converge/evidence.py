@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What a sandbox said last: ends of its log and of its healthcheck's output, as harmless text.
+
+Both files are written by init, which is no more trusted than its workload: they are read up to a
+bound from their end, and what could command a terminal is escaped.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import List
+
+from ..paths import SandboxPaths
+
+LINES = 5
+LONGEST = 256
+_TAIL = 8192
+_OUTPUT = 4096
+_STREAMS = (b"stdout", b"stderr")
+
+
+def last_log(sandbox: SandboxPaths, count: int = LINES) -> List[str]:
+    """The last lines of the log, oldest first, without times."""
+    files = sorted((_changed(path), path) for path in sandbox.logs)
+    lines = [line for _, path in files for line in _log_lines(_tail(path, _TAIL))]
+    return lines[-count:]
+
+
+def _changed(path: str) -> int:
+    try:
+        return os.stat(path, follow_symlinks=False).st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _tail(path: str, size: int) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return b""
+    try:
+        return os.pread(fd, size, max(0, os.fstat(fd).st_size - size))
+    finally:
+        os.close(fd)
+
+
+def _log_lines(data: bytes) -> List[str]:
+    """Texts of whole lines as init.logs writes them; the rest of a cut one is left out."""
+    fields = [line.split(b" ", 3) for line in data.split(b"\n")]
+    return [harmless(f[3])[:LONGEST] for f in fields if len(f) == 4 and f[1] in _STREAMS]
+
+
+def last_output(sandbox: SandboxPaths) -> str:
+    """What the last healthcheck printed, "" when it printed nothing."""
+    text = _tail(sandbox.health, _OUTPUT).rstrip(b"\0")
+    return "\n".join(harmless(line.rstrip()) for line in text.strip().split(b"\n"))
+
+
+def harmless(text: bytes) -> str:
+    """One printable line, whatever it was."""
+    shown = text.decode("utf-8", "replace")
+    if shown.isprintable():
+        return shown
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)

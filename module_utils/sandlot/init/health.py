@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The healthcheck, made inside the sandbox by a command, or by a connection in init's own loop.
+
+Until it has succeeded once it is made more and more seldom, from 0.1 s to the interval, so that
+what starts fast is known to be healthy fast; but failures count only where checks one interval
+apart would have been made.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import os
+import select
+import time
+
+from ..kernel.signals import signal
+from . import child
+from .status import NO_HEALTH
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Mapping, Optional, Protocol, Union
+
+    from .supervisor import Supervisor
+
+    Probe = Union["Command", "Connection"]
+
+    class Done(Protocol):
+        def __call__(self, output: bytes, *, ok: bool) -> None: ...
+
+
+STARTING, HEALTHY, UNHEALTHY = "starting", "healthy", "unhealthy"
+# Kept of a check's output, from its end.
+OUTPUT = 4096
+FIRST_PAUSE = 0.1
+_READ_SIZE = 16384
+_MAX_PIPE = 1 << 20
+_TIMER = "check"
+
+
+class Health:
+    """Makes the checks of a workload that runs, and tells status file and supervisor."""
+
+    def __init__(self, supervisor: Supervisor, config: Mapping[str, Any]) -> None:
+        self.config = config
+        self._supervisor = supervisor
+        self._status = supervisor.status
+        self._probe: Optional[Probe] = None
+        # A command that outlived its timeout, until it is reaped.
+        self._overdue = 0
+        self._proven = False
+        self._pause = FIRST_PAUSE
+        self._counts = 0.0
+        self._shown = b""
+        self._status.update(health=STARTING, failing_streak=0)
+
+    def begin(self) -> None:
+        """The workload has been started."""
+        self._proven = False
+        self._pause = FIRST_PAUSE
+        self._counts = time.monotonic() + self.config["start_period"]
+        self._tell(STARTING, 0)
+        self._supervisor.after(_TIMER, FIRST_PAUSE, self._check)
+
+    def end(self) -> None:
+        """The workload ends: no more checks, and what the present one finds does not matter."""
+        self._supervisor.cancel(_TIMER)
+        probe, self._probe = self._probe, None
+        if probe is not None:
+            probe.kill()
+            probe.close()
+
+    def remove(self) -> None:
+        self.end()
+        self._status.update(health=NO_HEALTH, failing_streak=0)
+        self._keep(b"")
+
+    def on_exit(self, pid: int, code: int) -> bool:
+        """Whether the process that has ended is a check's."""
+        if pid == self._overdue:
+            self._overdue = 0
+            return True
+        probe = self._probe
+        if probe is None or probe.pid != pid:
+            return False
+        self._finished(probe.output(), ok=code == 0)
+        return True
+
+    # -- one check
+
+    def _check(self) -> None:
+        if self._overdue:
+            self._finished(b"the last check still runs, though it was killed", ok=False)
+            return
+        self._supervisor.after(_TIMER, self.config["timeout"], self._time_is_up)
+        try:
+            kind = Command if "argv" in self.config else Connection
+            self._probe = probe = kind(self._supervisor, self.config)
+            probe.start(self._finished)
+        except OSError as error:
+            self._finished(_text(error), ok=False)
+
+    def _time_is_up(self) -> None:
+        probe = self._probe
+        if probe is None:
+            return
+        self._overdue = probe.pid
+        probe.kill()
+        output = probe.output()
+        text = b"no result within %g s" % self.config["timeout"]
+        self._finished(output + (b"\n" if output else b"") + text, ok=False)
+
+    def _finished(self, output: bytes, *, ok: bool) -> None:
+        probe, self._probe = self._probe, None
+        if probe is not None:
+            probe.close()
+        self._supervisor.cancel(_TIMER)
+        self._keep(output)
+        if not ok:
+            self._failed()
+            return
+        self._proven = True
+        self._tell(HEALTHY, 0)
+        self._supervisor.after(_TIMER, self.config["interval"], self._check)
+
+    # -- what it means
+
+    def _failed(self) -> None:
+        interval = self.config["interval"]
+        health = str(self._status.values["health"])
+        streak = int(self._status.values["failing_streak"])
+        if health != STARTING or time.monotonic() >= self._counts + interval:
+            self._counts = time.monotonic()
+            streak += 1
+        if streak >= self.config["retries"]:
+            health = UNHEALTHY
+        if health == UNHEALTHY and self.config["action"] == "restart":
+            self.end()
+            self._supervisor.condemn(streak, proven=self._proven)
+            return
+        self._tell(health, streak)
+        self._supervisor.after(_TIMER, self._next(health, interval), self._check)
+
+    def _next(self, health: str, interval: float) -> float:
+        if health != STARTING:
+            return interval
+        pause = min(self._pause, interval, self._counts + interval - time.monotonic())
+        self._pause *= 2
+        return float(max(0.0, pause))
+
+    def _tell(self, health: str, streak: int) -> None:
+        """Written when it is news only, as readers are woken by it."""
+        values = self._status.values
+        if (values["health"], values["failing_streak"]) != (health, streak):
+            self._status.update(health=health, failing_streak=streak)
+
+    def _keep(self, output: bytes) -> None:
+        output = output[-OUTPUT:]
+        if output == self._shown:
+            return
+        self._shown = output
+        try:
+            os.pwrite(self._supervisor.health_output, output.ljust(OUTPUT, b"\0"), 0)
+        except OSError:
+            pass  # a full host disk must not stop the workload; the verdict does not need it
+
+
+class Command:
+    """A command as the workload would run it, and the end of what it prints."""
+
+    def __init__(self, supervisor: Supervisor, config: Mapping[str, Any]) -> None:
+        own = supervisor.config
+        same = {key: own[key] for key in ("env", "cwd", "rlimits")}
+        self._command = {**same, "argv": config["argv"], "user": None}
+        self._supervisor = supervisor
+        self._process: Optional[child.Child] = None
+        self._reader = -1
+        self._output = b""
+
+    def start(self, _done: Done) -> None:
+        self._reader, writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        self._supervisor.watch(self._reader, self._read)
+        try:
+            self._process = child.spawn(self._command, [self._supervisor.null, writer, writer])
+        finally:
+            os.close(writer)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process else 0
+
+    def _read(self) -> bool:
+        """Take what is there; False when there is no more for now."""
+        try:
+            data = os.read(self._reader, _READ_SIZE)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._close_reader()
+            return False
+        self._output = (self._output + data)[-OUTPUT:]
+        return True
+
+    def output(self) -> bytes:
+        """What it has printed by now, or why it could not be run."""
+        for _ in range(_MAX_PIPE // _READ_SIZE):
+            if self._reader < 0 or not self._read():
+                break
+        process = self._process
+        if process and process.decided() and process.failure:
+            return process.failure[1].encode("utf-8", "backslashreplace")
+        return self._output
+
+    def kill(self) -> None:
+        """It and its process group: it leads a session of its own, once it has got so far."""
+        if self._process is None:
+            return
+        for kill in (os.killpg, os.kill):
+            try:
+                kill(self.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                continue  # another user's: it counts as overdue until it ends
+
+    def close(self) -> None:
+        self._close_reader()
+        if self._process and self._process.report is not None:
+            os.close(self._process.report)
+            self._process.report = None
+
+    def _close_reader(self) -> None:
+        if self._reader >= 0:
+            self._supervisor.unwatch(self._reader)
+            os.close(self._reader)
+            self._reader = -1
+
+
+class Connection:
+    """A TCP connection, and an HTTP request over it when there is one to make."""
+
+    pid = 0
+
+    def __init__(self, supervisor: Supervisor, config: Mapping[str, Any]) -> None:
+        self._supervisor = supervisor
+        self._config = config
+        self._answer = b""
+        family = _socket.AF_INET6 if ":" in config["address"] else _socket.AF_INET
+        self._socket = _socket.socket(family, _socket.SOCK_STREAM)
+        self._watched = -1
+
+    def start(self, done: Done) -> None:
+        self._done = done
+        self._socket.setblocking(False)
+        code = self._socket.connect_ex((self._config["address"], self._config["port"]))
+        if code == errno.EINPROGRESS:
+            self._watch(self._on_connected, select.POLLOUT)
+        else:
+            self._connected(code)
+
+    def _watch(self, handler: Callable[[], object], events: int) -> None:
+        self._unwatch()
+        self._watched = self._socket.fileno()
+        self._supervisor.watch(self._watched, handler, events)
+
+    def _unwatch(self) -> None:
+        if self._watched >= 0:
+            self._supervisor.unwatch(self._watched)
+            self._watched = -1
+
+    def _on_connected(self) -> None:
+        self._connected(self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR))
+
+    def _connected(self, code: int) -> None:
+        request = self._config.get("request")
+        if code or not request:
+            self._done(os.strerror(code).encode() if code else b"", ok=not code)
+            return
+        try:
+            # Shorter than the buffer of a new connection.
+            self._socket.send(request.encode(), _socket.MSG_NOSIGNAL)
+        except OSError as error:
+            self._done(_text(error), ok=False)
+            return
+        self._watch(self._on_answer, select.POLLIN)
+
+    def _on_answer(self) -> None:
+        """The first line decides; what came with it is kept."""
+        try:
+            data = self._socket.recv(OUTPUT)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._done(_text(error), ok=False)
+            return
+        self._answer += data
+        if not data or b"\n" in self._answer or len(self._answer) >= OUTPUT:
+            self._done(self._answer or b"no answer", ok=_is_good(self._answer))
+
+    def output(self) -> bytes:
+        return self._answer
+
+    def kill(self) -> None:
+        """There is no process."""
+
+    def close(self) -> None:
+        self._unwatch()
+        self._socket.close()
+
+
+def _is_good(answer: bytes) -> bool:
+    """Whether a response's status is from 200 to 399."""
+    words = answer.split(b"\n", 1)[0].split()
+    status = words[1] if len(words) > 1 and words[0].startswith(b"HTTP/") else b""
+    return len(status) == 3 and status.isdigit() and status[:1] in b"23"
+
+
+def _text(error: OSError) -> bytes:
+    return (error.strerror or "the check could not be made").encode()

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""depends_on: which sandboxes have to run, or to be healthy, before this one is started."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Mapping
+
+from .names import sandbox_name
+from .option import Option, record
+from .text import choice, sequence, unique
+from .values import Dependency
+
+STARTED, HEALTHY = "started", "healthy"
+CONDITIONS = (STARTED, HEALTHY)
+FIELDS = (
+    Option("name", "str", sandbox_name, ["Name of a sandbox of the host."], required=True),
+    Option(
+        "condition",
+        "str",
+        partial(choice, choices=CONDITIONS),
+        ["What it has to be."],
+        default=STARTED,
+        choices=CONDITIONS,
+    ),
+)
+
+
+def depends_on(option: str, value: Any) -> tuple[Dependency, ...]:
+    items = enumerate(sequence(option, value))
+    found = [_dependency(f"{option}[{index}]", item) for index, item in items]
+    unique(option, (item.name for item in found), what="name")
+    return tuple(sorted(found, key=lambda item: item.name))
+
+
+def _dependency(option: str, item: Any) -> Dependency:
+    given = item if isinstance(item, Mapping) else {"name": item}
+    found: Dependency = record(option, given, fields=FIELDS, make=Dependency)
+    return found
+
+
+def dump(items: tuple[Dependency, ...]) -> list[Any]:
+    return [item.name if item.condition == STARTED else dict(vars(item)) for item in items]

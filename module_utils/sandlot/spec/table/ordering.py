@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Options of the order in which sandboxes start and stop."""
+
+from __future__ import annotations
+
+from ...plan import Change
+from .. import dependencies
+from ..option import Option
+
+OPTIONS = (
+    Option(
+        "depends_on",
+        "list",
+        dependencies.depends_on,
+        [
+            "Sandboxes of this host that are started before this one and stopped after it, also "
+            "when the host boots and shuts down.",
+            "Each is a name, or a mapping with C(name) and C(condition). With V(started), the "
+            "default, it has to run. With V(healthy), its healthcheck has to succeed first.",
+            "While one of them does not, this one is not started and fails with the reason. What "
+            "this one depends on can't be removed.",
+            "A restart of one of them does not restart this one.",
+        ],
+        change=Change.LIVE,
+        default=[],
+        dump=dependencies.dump,
+        elements="raw",
+    ),
+)

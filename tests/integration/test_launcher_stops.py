@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Many sandboxes stopped at once, and clients of a launcher that is busy."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import socket
+import threading
+from pathlib import Path
+from typing import Any, Sequence
+
+import pytest
+from sandboxes import Host, Sandbox, children, status_or_empty
+from sandlot import runtime
+from sandlot.errors import LaunchError
+from sandlot.launcher import client, protocol
+from sandlot.launcher.client import Launcher
+
+SLEEP = ["sleep", "100000"]
+ALWAYS = {"policy": "unless-stopped", "retries": 0}
+STOP_SOON = {"signal": 15, "timeout": 0.2}
+IDLE = "echo ready; while :; do sleep 1000 & wait; done"
+STUBBORN = ["sh", "-c", f"trap 'echo asked' TERM; {IDLE}"]
+
+
+def said(boxes: Sequence[Sandbox], word: str) -> None:
+    """Wait until each of them has written it."""
+    for box in boxes:
+        box.until(functools.partial(_has_said, box, word))
+
+
+def _has_said(box: Sandbox, word: str) -> bool:
+    return word in box.log()
+
+
+def test_all_are_asked_before_any_is_waited_for(sandbox_host: Host) -> None:
+    """None of them ends by itself within this test, so nobody's end made room for another."""
+    boxes = [
+        sandbox_host.sandbox(f"n{i}", STUBBORN, stop={"signal": 15, "timeout": 600.0})
+        for i in range(30)
+    ]
+    names = [box.name for box in boxes]
+    assert not sandbox_host.launcher.create(names)
+    assert not sandbox_host.launcher.start(names)
+    said(boxes, "ready")
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(sandbox_host.launcher.stop(names)))
+    thread.start()
+    try:
+        said(boxes, "asked")
+        assert all(box.running() for box in boxes)
+    finally:
+        for box in boxes:
+            os.kill(box.init, signal.SIGKILL)
+        thread.join()
+    assert results == [{}]
+    assert all(box.status()["final"] and not box.running() for box in boxes)
+
+
+def test_one_that_hangs_holds_up_nobody(sandbox_host: Host) -> None:
+    """Frozen and without room in its socket's backlog: it is killed, the other is asked."""
+    boxes = [sandbox_host.started(name, STUBBORN, stop=STOP_SOON) for name in ("a", "b")]
+    said(boxes, "ready")
+    os.kill(boxes[0].init, signal.SIGSTOP)
+    connections = fill_backlog(boxes[0].paths.socket)
+    assert not sandbox_host.launcher.stop(["a", "b"])
+    for connection in connections:
+        connection.close()
+    assert [box.log().count("asked") for box in boxes] == [0, 1]
+    assert all(box.status()["final"] and not box.running() for box in boxes)
+
+
+def fill_backlog(path: str) -> list[socket.socket]:
+    connections = []
+    for _ in range(10_000):
+        try:
+            connections.append(protocol.connect(path, timeout=0))
+        except BlockingIOError:
+            return connections
+    raise AssertionError(f"{path} takes connections without end")
+
+
+def test_a_stop_goes_on_with_the_next_launcher(fresh_host: Host) -> None:
+    """Launcher and worker are killed while all wait; what they had not done is done then."""
+    boxes = [
+        fresh_host.started(name, STUBBORN, restart=ALWAYS, stop={"signal": 15, "timeout": 2.0})
+        for name in ("a", "b")
+    ]
+    said(boxes, "ready")
+    launcher = fresh_host.launcher_pid()
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(fresh_host.launcher.stop(["a", "b"])))
+    thread.start()
+    said(boxes, "asked")
+    (worker,) = (p for p in children(launcher) if status_or_empty(p).get("Name") == "sandlot")
+    for pid in (launcher, worker):
+        os.kill(pid, signal.SIGKILL)
+    thread.join()
+    assert results == [{}]
+    assert all(box.status()["final"] and not box.running() for box in boxes)
+
+
+def test_a_long_stop_is_waited_for(sandbox_host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No launcher answers before a stop_timeout is over."""
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.5)
+    box = sandbox_host.started("a", STUBBORN, stop={"signal": 15, "timeout": 1.0})
+    said([box], "ready")
+    box.stop()
+    assert box.status()["final"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"schema": 1}', b'{"schema": 1, "stop": 5}'])
+def test_a_damaged_launch_file_keeps_nothing(sandbox_host: Host, content: bytes) -> None:
+    box = sandbox_host.started("a", [*STUBBORN[:2], f"trap 'echo asked; exit' TERM; {IDLE}"])
+    said([box], "ready")
+    Path(box.paths.launch).write_bytes(content)
+    box.stop()
+    assert box.log().count("asked") == 1 and not box.running()
+    box.destroy()
+    assert runtime.pinned(sandbox_host.paths, "a") == set()
+
+
+def test_a_launcher_of_an_older_version_stops_one_by_one(sandbox_host: Host) -> None:
+    """It closes the connection of whoever asks for what it does not know."""
+    for name in ("a", "b"):
+        sandbox_host.started(name, SLEEP)
+    asked: list[str] = []
+
+    class Older(Launcher):
+        def _stop_together(self, names: Sequence[str]) -> dict[str, LaunchError]:
+            asked.append("together")
+            with protocol.connect(self.paths.launcher_socket) as connection:
+                protocol.send(connection, {"op": "unknown", "names": list(names)})
+                assert protocol.receive(connection)[0] is None
+            return {name: client._Died(f"{name}: no answer") for name in names}
+
+    assert not Older(sandbox_host.paths).stop(["a", "b"])
+    assert asked == ["together"] * 2
+    assert not any(box.running() for box in sandbox_host.boxes.values())
+
+
+# -- a launcher that is busy
+
+
+def test_a_full_backlog_listens(fresh_host: Host) -> None:
+    """Its clients wait for their turn; who only wants to know whether there is one does not."""
+    pid = fresh_host.launcher_pid()
+    os.kill(pid, signal.SIGSTOP)
+    connections = fill_backlog(fresh_host.paths.launcher_socket)
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(fresh_host.launcher.ping()))
+    try:
+        assert fresh_host.launcher.listening()
+        with pytest.raises(BlockingIOError):
+            protocol.connect(fresh_host.paths.launcher_socket, timeout=0.1)
+        thread.start()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    thread.join()
+    assert answers[0]["pid"] == pid
+    for connection in connections:
+        connection.close()

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Levels, cycles, and what of depends_on is refused before any change."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, Sequence
+
+import pytest
+from sandlot.converge import dependencies, order
+from sandlot.converge.decide import Decision, Seen, Wish
+from sandlot.errors import SpecError
+from sandlot.idmap import IdRange
+from sandlot.record import PRESENT, ImageRef, Record
+from sandlot.spec import normalise
+
+LEVELS: list[tuple[dict[str, Sequence[str]], list[list[str]]]] = [
+    ({}, []),
+    ({"b": [], "a": []}, [["b", "a"]]),
+    ({"web": ["db"], "db": []}, [["db"], ["web"]]),
+    ({"a": ["b"], "b": ["c"], "c": []}, [["c"], ["b"], ["a"]]),
+    (
+        {"top": ["l", "r"], "l": ["base"], "r": ["base"], "base": []},
+        [["base"], ["l", "r"], ["top"]],
+    ),
+    ({"far": ["near", "base"], "near": ["base"], "base": []}, [["base"], ["near"], ["far"]]),
+    ({"a": ["elsewhere"], "b": ["a"]}, [["a"], ["b"]]),
+    ({"a": ["b"], "b": ["a"], "c": []}, [["c"], ["a", "b"]]),
+    ({"a": ["a"], "b": []}, [["b"], ["a"]]),
+    ({"behind": ["a"], "a": ["b"], "b": ["a"]}, [["behind", "a", "b"]]),
+]
+CYCLES: list[tuple[dict[str, Sequence[str]], list[str]]] = [
+    ({}, []),
+    ({"a": ["b"], "b": ["c", "elsewhere"], "c": []}, []),
+    ({"a": ["b"], "b": ["a"]}, ["a", "b", "a"]),
+    ({"a": ["a"]}, ["a", "a"]),
+    ({"a": ["b"], "b": ["c"], "c": ["a"], "d": ["a"]}, ["a", "b", "c", "a"]),
+    ({"before": ["x"], "x": ["y", "leaf"], "y": ["x"], "leaf": []}, ["x", "y", "x"]),
+]
+
+
+@pytest.mark.parametrize(("graph", "expected"), LEVELS, ids=str)
+def test_levels(graph: dict[str, Sequence[str]], expected: list[list[str]]) -> None:
+    assert order.levels(graph) == expected
+
+
+@pytest.mark.parametrize(("graph", "expected"), CYCLES, ids=str)
+def test_cycle(graph: dict[str, Sequence[str]], expected: list[str]) -> None:
+    assert order.cycle(graph) == expected
+
+
+def test_long_chains_and_rings() -> None:
+    chain = {f"n{i}": [f"n{i + 1}"] for i in range(1999)}
+    assert len(order.levels(chain)) == 1999
+    ring = {**chain, "n1999": ["n0"]}
+    assert len(order.cycle(ring)) == 2001
+    assert set(order.reachable(ring, ["n7"])) == set(ring)
+
+
+def record(name: str, needs: Sequence[Any] = (), **options: Any) -> Record:
+    spec = normalise({"name": name, "image": "busybox", "depends_on": list(needs), **options})
+    return Record(name, PRESENT, "started", spec, IdRange(200000), ImageRef("busybox", "sha"))
+
+
+def known(graph: Mapping[str, Sequence[Any]]) -> dict[str, Record]:
+    return {name: record(name, needs) for name, needs in graph.items()}
+
+
+def check(
+    graph: Mapping[str, Sequence[Any]],
+    *,
+    asked: Sequence[str] = (),
+    stored: Sequence[str] = (),
+    removed: Sequence[str] = (),
+    begun: Sequence[str] = (),
+    broken: Sequence[str] = (),
+) -> None:
+    everyone = known(graph)
+    wishes = {name: Wish(name, "started", everyone[name].spec) for name in asked}
+    wishes.update({n: Wish(n, "started", everyone[n].spec, keep_image=True) for n in stored})
+    dependencies.check(wishes, everyone, [*removed, *begun], removed, broken)
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"graph": {"web": ["db"]}, "asked": ["web"]}, "names no sandbox of this host"),
+    ({"graph": {"web": ["db"], "x": []}, "asked": ["web"]}, "there are: x"),
+    ({"graph": {"web": ["db"]}, "asked": ["web"], "removed": ["db"]}, "remove web as well"),
+    ({"graph": {"web": ["db"]}, "asked": ["web"], "begun": ["db"]}, "web depends on it"),
+    ({"graph": {"web": ["db"]}, "removed": ["db"]}, "'db' can't be removed"),
+    ({"graph": {"web": ["db"]}, "stored": ["web"], "removed": ["db"]}, "can't be removed"),
+    (
+        {"graph": {"a": ["b"], "b": ["c"], "c": ["a"]}, "asked": ["b"]},
+        "closes a cycle: a -> b -> c -> a",
+    ),
+    ({"graph": {"x": ["a"], "a": ["b"], "b": ["a"]}, "asked": ["x"]}, "a -> b -> a"),
+]
+ALLOWED: list[dict[str, Any]] = [
+    {"graph": {"web": ["db"], "db": []}, "asked": ["web", "db"]},
+    {"graph": {"web": ["db"], "db": []}, "asked": ["web"]},
+    {"graph": {"web": ["db"]}, "asked": ["web"], "broken": ["db"]},
+    {"graph": {"web": ["db"]}, "stored": ["web"]},
+    {"graph": {"web": ["db"], "x": []}, "asked": ["x"], "begun": ["db"]},
+    {"graph": {"web": ["db"], "db": []}, "removed": ["x"]},
+    {"graph": {"a": ["b"], "b": ["a"], "x": []}, "asked": ["x"]},
+    {"graph": {"a": ["b"], "b": ["a"]}, "stored": ["a", "b"]},
+]
+
+
+@pytest.mark.parametrize(("case", "says"), REFUSED, ids=str)
+def test_refused(case: dict[str, Any], says: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        check(**case)
+    assert says in str(caught.value)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("case", ALLOWED, ids=str)
+def test_allowed(case: dict[str, Any]) -> None:
+    check(**case)
+
+
+def test_stops_and_removals_are_the_reverse() -> None:
+    some = known({"db": [], "web": ["db"], "proxy": ["web"], "other": []})
+    assert dependencies.stops(["web", "db", "lost"], some) == [["web"], ["db", "lost"]]
+    assert dependencies.stops(["proxy", "db", "web"], some) == [["proxy"], ["web"], ["db"]]
+    shares = record("a", network_mode="container:web")
+    found = dependencies.for_removal({"db", "web", "a", "lost"}, {**some, "a": shares})
+    assert found == ("a", "web", "db", "lost")
+
+
+RUNNING = Seen(running="digest")
+
+
+def decision(name: str, **steps: Any) -> Decision:
+    return Decision(name, record(name), **steps)
+
+
+@pytest.mark.parametrize(
+    ("decisions", "seen", "refused"),
+    [
+        ({}, {}, True),
+        ({}, {"db": Seen()}, True),
+        ({}, {"db": RUNNING}, False),
+        ({"db": decision("db")}, {"db": RUNNING}, False),
+        ({"db": decision("db")}, {"db": Seen()}, True),
+        ({"db": decision("db", stop=True)}, {"db": RUNNING}, True),
+        ({"db": decision("db", stop=True, start="restart: asked")}, {"db": RUNNING}, False),
+        ({"db": decision("db", start="start")}, {"db": Seen()}, False),
+    ],
+)
+def test_nothing_is_started_beside_what_stays_stopped(
+    decisions: dict[str, Decision], seen: dict[str, Seen], refused: bool
+) -> None:
+    starting = known({"web": ["db"]})
+    if not refused:
+        dependencies.check_running(starting, decisions, seen)
+        return
+    with pytest.raises(SpecError, match="'db' of sandbox web is not to run"):
+        dependencies.check_running(starting, decisions, seen)
