@@ -23,6 +23,8 @@ class Module(Protocol):
 
     def fail_json(self, msg: str, **kwargs: Any) -> NoReturn: ...
 
+    def warn(self, warning: str) -> None: ...
+
 
 Action = Callable[[Module, Paths], Json]
 
@@ -31,6 +33,7 @@ def run(module: Module, action: Action, *, root: bool = True) -> NoReturn:
     """Exit with what ``action`` returns; an explained error is the module's failure.
 
     ``failed`` in the result maps items to messages: the others went on, the module fails after.
+    ``warnings`` are Ansible's to show.
     """
     try:
         if root and os.geteuid() != 0:
@@ -38,6 +41,8 @@ def run(module: Module, action: Action, *, root: bool = True) -> NoReturn:
         result = action(module, Paths.from_environment())
     except SandlotError as error:
         module.fail_json(msg=str(error))
+    for warning in result.pop("warnings", ()):
+        module.warn(warning)
     failed = result.pop("failed", {})
     if failed:
         told = "; ".join(f"{name}: {message}" for name, message in sorted(failed.items()))
