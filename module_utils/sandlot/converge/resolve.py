@@ -59,28 +59,28 @@ class Resolved:
 
 def resolve(paths: Paths, request: Request, seen: Observation) -> Resolved:
     wishes = {wish.name: wish for wish in request.wishes if wish.state != ABSENT}
-    removed = _removed(paths, request, wishes, seen)
+    leaving = removed(paths, request, seen)
     _refuse_broken(wishes, seen)
-    bystanders = _bystanders(wishes, removed, seen)
-    kept = _kept_interfaces(removed, seen)
+    bystanders = _bystanders(wishes, leaving, seen)
+    kept = _kept_interfaces(leaving, seen)
     attachments = {name: _spec(wish).networks for name, wish in wishes.items()}
     allocated = network.allocate(paths, seen.networks, attachments, kept)
-    records = _records(paths, wishes, removed, allocated, seen)
+    records = _records(paths, wishes, leaving, allocated, seen)
     everyone = {**bystanders, **records}
-    sharing.check(wishes, records, bystanders, removed)
+    sharing.check(wishes, records, bystanders, leaving)
     joining = [record for name, record in records.items() if not wishes[name].keep_image]
     sharing.check_pins(paths, joining, seen.traces, foreseen=request.check)
     _check_names(everyone)
     launches = {name: _launch(paths, record, seen) for name, record in records.items()}
     publications = _published(everyone.values())
-    staying = (record for name, record in seen.records.good.items() if name not in removed)
+    staying = (record for name, record in seen.records.good.items() if name not in leaving)
     network.check_publications(publications, _published(staying))
     return Resolved(
         targets={
             name: _target(wishes[name], record, launches[name]) for name, record in records.items()
         },
         launches=launches,
-        removed=removed,
+        removed=leaving,
         bystanders=bystanders,
         interfaces={
             **{name: kept[name] for name in kept if name in seen.records.broken},
@@ -113,14 +113,13 @@ def _spec(wish: Wish) -> Any:
     return wish.spec
 
 
-def _removed(
-    paths: Paths, request: Request, wishes: Mapping[str, Wish], seen: Observation
-) -> tuple[str, ...]:
+def removed(paths: Paths, request: Request, seen: Observation) -> tuple[str, ...]:
     """Asked for, not listed while purging, or begun by a run that was killed."""
+    wishes = {wish.name for wish in request.wishes if wish.state != ABSENT}
     asked = {wish.name for wish in request.wishes if wish.state == ABSENT}
     begun = {name for name, record in seen.records.good.items() if record.phase == REMOVING}
     unlisted = {name for name in seen.traces if request.purge and not is_setup_running(paths, name)}
-    found = ((asked | begun | unlisted) & seen.traces) - set(wishes)
+    found = ((asked | begun | unlisted) & seen.traces) - wishes
     # Who shares another's network goes first: a killed run leaves none behind that can't be.
     sharing = {name for name in found & set(seen.records.good) if _shares(seen, name)}
     return (*sorted(sharing), *sorted(found - sharing))
