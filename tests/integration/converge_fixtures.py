@@ -184,17 +184,10 @@ def short_directory() -> Iterator[str]:
 
 @contextlib.contextmanager
 def untouched_host(root: str) -> Iterator[None]:
-    """Asserts that the host is left as it was found.
-
-    SANDLOT_SHARED_HOST=1 is for a machine on which other tests run at the same time: then only
-    what carries the root's own names is looked at.
-    """
+    """Asserts that the host is left as it was found."""
     before = fingerprint.fingerprint(root)
     yield
-    changes = fingerprint.diff(before, fingerprint.fingerprint(root))
-    if os.environ.get("SANDLOT_SHARED_HOST"):
-        own = (root, Paths(root).tag)
-        changes = [line for line in changes if any(mark in line for mark in own)]
+    changes = fingerprint.changes_since(before, root)
     assert not changes, "\n".join(changes)
 
 

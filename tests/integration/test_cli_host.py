@@ -176,7 +176,10 @@ def test_launcher_in_the_foreground(host: Deployment) -> None:
 
 
 def test_only_root(host: Deployment) -> None:
-    command = ["setpriv", "--reuid=65534", "--clear-groups", "/usr/bin/python3", "-I", "-c"]
+    # With the right to read, as the checkout may lie below a closed directory such as /root.
+    reads = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+    user = ["setpriv", "--reuid=65534", "--clear-groups", *reads]
+    command = [*user, "/usr/bin/python3", "-I", "-c"]
     engine = f"{os.path.dirname(os.path.dirname(converge.__file__))}/.."
     code = f"import sys; sys.path.insert(0, {engine!r}); from sandlot.cli import main; "
     done = subprocess.run(

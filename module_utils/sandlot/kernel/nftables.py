@@ -14,7 +14,7 @@ import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterator, Optional, Tuple
+    from typing import Iterator, List, Optional, Tuple
 
 NETLINK_ROUTE = 0
 NETLINK_NETFILTER = 12
@@ -29,6 +29,9 @@ DELTABLE = 2
 NEWGEN = 15
 GETGEN = 16
 NLM_F_REQUEST = 1
+NLM_F_DUMP = 0x300
+NLMSG_ERROR = 2
+NLMSG_DONE = 3
 RTM_DELLINK = 17
 IFLA_IFNAME = 3
 # The table's name in messages of all kinds, the number of the transaction in NEWGEN.
@@ -124,17 +127,42 @@ def has_table(family: int, name: bytes) -> bool:
     return any(message == NEWTABLE for message, _ in transactions(answer))
 
 
-def _asked(message: int, attributes: bytes, family: int = 0) -> bytes:
-    kind = _socket.SOCK_RAW | _socket.SOCK_CLOEXEC
-    body = bytes((family, 0, 0, 0)) + attributes
-    size = _HEADER.size + len(body)
-    header = _HEADER.pack(size, SUBSYSTEM << 8 | message, NLM_F_REQUEST, 1, 0)
-    sock = _socket.socket(_socket.AF_NETLINK, kind, NETLINK_NETFILTER)
+def tables(family: int) -> List[bytes]:
+    """Names of all tables of a family."""
+    found: List[bytes] = []
+    sock = _ask(GETTABLE, b"", family, NLM_F_DUMP)
     try:
-        sock.send(header + body)
+        while True:
+            for kind, body in _messages(sock.recv(RECEIVE_SIZE)):
+                if kind in (NLMSG_DONE, NLMSG_ERROR):
+                    return found
+                name = _attribute(body, _FAMILY, FIRST)
+                found += [] if name is None else [name.rstrip(b"\0")]
+    finally:
+        sock.close()
+
+
+def _asked(message: int, attributes: bytes, family: int = 0) -> bytes:
+    sock = _ask(message, attributes, family)
+    try:
         return sock.recv(RECEIVE_SIZE)
     finally:
         sock.close()
+
+
+def _ask(message: int, attributes: bytes, family: int, flags: int = 0) -> _socket.socket:
+    body = bytes((family, 0, 0, 0)) + attributes
+    size = _HEADER.size + len(body)
+    header = _HEADER.pack(size, SUBSYSTEM << 8 | message, NLM_F_REQUEST | flags, 1, 0)
+    sock = _socket.socket(
+        _socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, NETLINK_NETFILTER
+    )
+    try:
+        sock.send(header + body)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def _messages(data: bytes) -> Iterator[Tuple[int, bytes]]:

@@ -13,7 +13,7 @@ from ..errors import HostError, SpecError
 from ..kernel import linkflags, netlink
 from ..paths import Paths
 from ..plan import Operation
-from . import adapter, declare, nft, overlap, sysctls
+from . import adapter, declare, forwarding, nft, overlap, sysctls
 from .model import Network, Range, identity
 from .observe import NetworkState, our_bridges, our_ports, our_shapers, owned
 
@@ -42,9 +42,8 @@ def _forwarding(
     paths: Paths, networks: Mapping[str, Network], state: NetworkState
 ) -> list[Operation]:
     found = []
-    if networks and not state.forwarding.enabled:
-        action = "switch on IPv4 forwarding"
-        found.append(Operation(TARGET, action, lambda: sysctls.enable_forwarding(paths)))
+    if networks and state.forwarding.due:
+        found.append(_switch(paths, 4, state.forwarding))
     six = next((network for network in networks.values() if network.ipv6_subnet), None)
     if six is None:
         return [*found, *_restore_forwarding6(paths, state)]
@@ -52,17 +51,22 @@ def _forwarding(
         hint = "leave it out, or boot the kernel without ipv6.disable=1"
         problem = f"of network {six.name} needs IPv6, which this kernel does not have"
         raise SpecError("ipv6_subnet", six.ipv6_subnet, problem, hint=hint)
-    if not state.forwarding6.enabled:
-        action = "switch on IPv6 forwarding"
-        found.append(Operation(TARGET, action, lambda: sysctls.enable_forwarding6(paths)))
+    if state.forwarding6.due:
+        found.append(_switch(paths, 6, state.forwarding6))
     return found
+
+
+def _switch(paths: Paths, version: int, found: forwarding.Forwarding) -> Operation:
+    verb = "share" if found.shared else "switch on"
+    action = f"{verb} IPv{version} forwarding"
+    return Operation(TARGET, action, lambda: forwarding.enable(paths, version))
 
 
 def _restore_forwarding6(paths: Paths, state: NetworkState) -> list[Operation]:
     if state.forwarding6.prior is None:
         return []
     action = "restore IPv6 forwarding"
-    return [Operation(TARGET, action, lambda: sysctls.restore_forwarding6(paths))]
+    return [Operation(TARGET, action, lambda: forwarding.restore(paths, 6))]
 
 
 def teardown_operations(paths: Paths, state: NetworkState) -> list[Operation]:
@@ -75,10 +79,11 @@ def teardown_operations(paths: Paths, state: NetworkState) -> list[Operation]:
         summary = f"delete {len(ports)} interface(s) and {len(bridges)} bridge(s)"
         links = [*ports, *bridges]
         operations.append(Operation(TARGET, summary, lambda: _delete(paths, links)))
-    if state.forwarding.prior is not None:
-        summary = "restore IPv4 forwarding"
-        operations.append(Operation(TARGET, summary, lambda: sysctls.restore_forwarding(paths)))
-    operations += _restore_forwarding6(paths, state)
+    switched = {"IPv4": state.forwarding.prior, "IPv6": state.forwarding6.prior}
+    families = [family for family, prior in switched.items() if prior is not None]
+    if families:
+        summary = f"restore {' and '.join(families)} forwarding"
+        operations.append(Operation(TARGET, summary, lambda: forwarding.leave(paths)))
     operations += nft.remove_operations(paths, state.tables)
     if any(os.path.exists(path) for path in _files(paths)):
         operations.append(Operation(TARGET, "forget the networks", lambda: _forget(paths)))
@@ -88,8 +93,7 @@ def teardown_operations(paths: Paths, state: NetworkState) -> list[Operation]:
 def _files(paths: Paths) -> tuple[str, ...]:
     return (
         paths.networks_file,
-        sysctls.forwarding_file(paths),
-        sysctls.forwarding6_file(paths),
+        *(forwarding.file(paths, version) for version in forwarding.FORWARD),
         paths.names_file,
     )
 
@@ -198,6 +202,9 @@ def _raise(paths: Paths, network: Network) -> None:
 
 def ensure_bridge(paths: Paths, network: Network) -> None:
     """Make the bridge what it should be, whatever it is now."""
+    # Another root may have left, and switched it off, since this run looked.
+    for each in network.ranges():
+        forwarding.enable(paths, each.version)
     with netlink.connect() as sock, adapter.host() as connection:
         link = netlink.link(sock, network.bridge)
         if owned(paths, {link.name: link} if link else {}, network.bridge, "bridge") is None:

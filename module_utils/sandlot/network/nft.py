@@ -192,6 +192,15 @@ def _list(program: str, family: str, table: str) -> str | None:
     return result.stdout if result.returncode == 0 else None
 
 
+def chain(table: str, name: str) -> str:
+    """What a chain of any table says, "" when there is none."""
+    program = _program()
+    if program is None:
+        return ""
+    command = [program, "list", "chain", "inet", table, name]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
 def _listing_digest(listings: dict[str, str]) -> str:
     """nft prints the elements of a set in an order that is not promised."""
     texts = [COUNTED.sub(r"\1", listings[family]) for family in FAMILIES]

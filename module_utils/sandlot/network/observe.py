@@ -12,10 +12,10 @@ from ..kernel import netlink, traffic
 from ..kernel.netlink import Link, Route
 from ..kernel.traffic import Traffic
 from ..paths import Paths
-from . import declare, nft, sysctls
+from . import declare, forwarding, nft, sysctls
+from .forwarding import Forwarding
 from .model import DEFAULT_NAME, MAX_INTERFACES, Network, identity
 from .nft import Tables
-from .sysctls import Forwarding
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def observe(paths: Paths) -> NetworkState:
         addresses=by_index,
         routes=routes,
         settings={name: sysctls.settings(name) for name in our_bridges(paths, links)},
-        forwarding=sysctls.observe_forwarding(paths),
+        forwarding=forwarding.observe(paths, 4),
         tables=nft.observe(paths),
-        forwarding6=sysctls.observe_forwarding6(paths),
+        forwarding6=forwarding.observe(paths, 6),
         traffic=shaped,
     )
 

@@ -260,12 +260,15 @@ def _answer(sock, ready):
 
 
 def ask(netns, address, port, protocol="tcp"):
-    """Which client address the server at the other end sees; None when nothing answers."""
+    """Which client address the server at the other end sees; None when nothing answers.
 
-    def connect():
+    A busy machine may be late once, so silence is asked again.
+    """
+
+    def connect(patience):
         kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
         with socket.socket(family(address), kind) as sock:
-            sock.settimeout(SILENCE)
+            sock.settimeout(patience)
             try:
                 sock.connect(socket.getaddrinfo(address, port)[0][4])
                 if protocol == "udp":
@@ -274,7 +277,7 @@ def ask(netns, address, port, protocol="tcp"):
             except (TimeoutError, ConnectionError, OSError):
                 return None
 
-    return call(netns, connect)
+    return call(netns, lambda: connect(SILENCE) or connect(1.0))
 
 
 def family(address):

@@ -7,10 +7,10 @@ import pytest
 from sandlot.errors import SpecError
 from sandlot.kernel.netlink import Link, Route
 from sandlot.network import declare, overlap
+from sandlot.network.forwarding import Forwarding
 from sandlot.network.model import identity
 from sandlot.network.nft import Tables
 from sandlot.network.observe import NetworkState
-from sandlot.network.sysctls import Forwarding
 from sandlot.paths import Paths
 
 PATHS = Paths()
