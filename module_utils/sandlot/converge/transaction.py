@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Callable, List, Mapping
+from typing import Callable, Collection, List, Mapping, Set
 
 from .. import network, record
 from ..errors import LaunchError, SandlotError
@@ -26,10 +26,14 @@ Again = Callable[[Request], Result]
 
 @dataclass(frozen=True)
 class _Undone:
-    """``said`` is what the new ones logged, ``problems`` why old ones are not as they were."""
+    """``said`` is what the new ones logged, ``problems`` why any is not as it was.
+
+    ``resumed`` are others that the run stopped.
+    """
 
     said: Mapping[str, List[str]]
     problems: Mapping[str, str]
+    resumed: Collection[str] = ()
 
 
 def carry_out(
@@ -43,9 +47,9 @@ def carry_out(
         error.message += _undo_aside(paths, planned, again)
         raise
     undone = _undo(paths, planned, again)
-    for name in planned.followers:
-        # Its own start may have failed because of its partner; by now it has been tried again.
-        if undone.said and name in failures and name not in undone.problems:
+    for name in undone.resumed:
+        # It may have failed for want of one that has been put back, and was tried again.
+        if name in failures and name not in undone.problems:
             del failures[name]
     failures.update((n, _failure(planned.rebuilds[n], failures, undone)) for n in undone.said)
     return failures
@@ -74,7 +78,7 @@ def _untouched(failed: Failures) -> Failures:
 
 
 def _undo(paths: Paths, planned: Plan, again: Again) -> _Undone:
-    """What has no commit by now is put back, and started if it ran."""
+    """What has no commit by now is put back, and started if it ran; so is who depends on it."""
     left = [name for name in planned.rebuilds if os.path.lexists(paths.sandbox(name).rebuild)]
     phases = {name: _stored(paths, name).phase for name in left}
     due = {name: planned.rebuilds[name] for name in left if phases[name] == REBUILDING}
@@ -82,10 +86,13 @@ def _undo(paths: Paths, planned: Plan, again: Again) -> _Undone:
     stuck = apply_all(rollback.undo_steps(paths, {name: one.old for name, one in due.items()}))
     stuck.update(apply_all(rebuild.discard(paths, [name for name in left if name not in due])))
     problems = {name: str(error) for name, error in stuck.items()}
-    put_back = {name: one for name, one in due.items() if name not in stuck}
-    if put_back:
-        problems.update(_resume(paths, planned, put_back, again))
-    return _Undone(said, problems)
+    ran = {name: one.ran for name, one in due.items() if name not in stuck}
+    resumed = _stopped(planned) - set(planned.rebuilds) if ran else set()
+    ran.update(dict.fromkeys(resumed, True))
+    if ran:
+        wishes = tuple(_wish(paths, name, ran=before) for name, before in ran.items())
+        problems.update(again(Request(wishes)).failed)
+    return _Undone(said, problems, resumed)
 
 
 def _undo_aside(paths: Paths, planned: Plan, again: Again) -> str:
@@ -111,16 +118,10 @@ def _last_words(paths: Paths, one: Rebuild) -> List[str]:
     return evidence.last_log(paths.sandbox(one.name), since=one.words[0].log)
 
 
-def _resume(
-    paths: Paths, planned: Plan, put_back: Mapping[str, Rebuild], again: Again
-) -> Mapping[str, str]:
-    """Those that are put back as they ran, and who shares their networks."""
-    ran = {name: one.ran for name, one in put_back.items()}
-    started = {name for name, decision in planned.decisions.items() if decision.start}
-    for name in started | set(planned.followers):
-        if name not in ran and _stored(paths, name).spec.network_partner in put_back:
-            ran[name] = True
-    return again(Request(tuple(_wish(paths, name, ran=r) for name, r in ran.items()))).failed
+def _stopped(planned: Plan) -> Set[str]:
+    """Who is stopped to be started again, as those are who share a rebuilt one's network."""
+    restarted = {name for name, one in planned.decisions.items() if one.stop and one.start}
+    return restarted | set(planned.followers)
 
 
 def _wish(paths: Paths, name: str, *, ran: bool) -> Wish:
