@@ -59,6 +59,8 @@ options:
     description:
       - Whether to make the sandbox anew even if nothing about it changed.
       - Its writable layer is lost; name, addresses and ids stay.
+      - It is prepared beside the old one. Unless it starts and becomes healthy, the old
+        one is started again, and the module fails.
       - Defaults to V(false).
     type: bool
   command:

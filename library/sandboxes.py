@@ -66,6 +66,8 @@ options:
         description:
           - Whether to make the sandbox anew even if nothing about it changed.
           - Its writable layer is lost; name, addresses and ids stay.
+          - It is prepared beside the old one. Unless it starts and becomes healthy, the
+            old one is started again, and the module fails.
           - Defaults to V(false).
         type: bool
       command:
@@ -348,6 +350,8 @@ options:
     description:
       - Whether to make all listed sandboxes anew. Their writable layers are lost; names,
         addresses and ids stay.
+      - Of one that does not start or become healthy, the old one is started again, and
+        the module fails when it is done with the others.
     type: bool
     default: false
   restart:

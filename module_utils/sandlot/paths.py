@@ -138,6 +138,18 @@ class SandboxPaths:
         return f"{self.host.sandboxes}/{self.name}"
 
     @property
+    def rebuild(self) -> str:
+        """There from before a rebuild's first step to after its last."""
+        return f"{self.state}/rebuild"
+
+    def beside(self, which: str) -> SandboxPaths:
+        """Files of the "next" or the "old" of a rebuild, like those of a sandbox of its own.
+
+        No name has a slash, so it can't be one.
+        """
+        return SandboxPaths(self.host, f"{self.name}/rebuild/{which}")
+
+    @property
     def record(self) -> str:
         return f"{self.state}/record.json"
 
@@ -172,6 +184,11 @@ class SandboxPaths:
 
     def pin(self, kind: str) -> str:
         return f"{self.pins}/{kind}"
+
+    @property
+    def namespaces(self) -> str:
+        """What the pins were made with."""
+        return f"{self.run}/namespaces.json"
 
     @property
     def etc(self) -> str:

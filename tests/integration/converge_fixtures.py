@@ -102,7 +102,9 @@ class Deployment:
         launcher = Launcher(self.paths)
         names = [entry["name"] for entry in converge.info(self.paths)]
         launcher.stop(names)
-        launcher.destroy(names)
+        sandboxes = [self.paths.sandbox(name) for name in names]
+        rebuilds = [box.beside(which).name for box in sandboxes for which in ("next", "old")]
+        launcher.destroy([*names, *rebuilds])
         launcher.quit()
         state = network.observe(self.paths)
         apply_all(network.teardown_operations(self.paths, state))

@@ -113,6 +113,8 @@ def test_recreate_gives_a_fresh_root_and_keeps_the_identity(host: Deployment) ->
     result = host.run(sandbox("a"), recreate=True)
     assert result.actions == [
         "a: rebuild: recreate (rebuild)",
+        "a: prepare a new layer and namespaces beside the old",
+        "a: switch to the new layer and namespaces (rebuild)",
         "a: restart: rebuilt (restart)",
     ]
     after = host.info("a")

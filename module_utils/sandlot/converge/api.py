@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from functools import partial
 from typing import Iterable, Mapping, Sequence
 
 from .. import lock, network, record, runtime
@@ -15,14 +16,15 @@ from ..launcher.client import Launcher
 from ..paths import Paths
 from ..record import STARTED, STOPPED, Records
 from ..spec import Spec
-from . import dependencies, payload
+from . import dependencies, payload, rollback
 from .decide import ABSENT, Wish
 from .names import SETUP, check_free, is_setup_running
-from .observe import observe
+from .observe import Observation, observe
 from .planner import plan
 from .report import Result, result
-from .resolve import Request, foresee
-from .steps import apply_all
+from .resolve import Request, foresee, removed
+from .steps import Failures, Step, apply_all
+from .transaction import carry_out
 
 
 def request(
@@ -66,20 +68,40 @@ def converge(paths: Paths, wanted: Request) -> Result:
 
 
 def _run(paths: Paths, wanted: Request) -> Result:
-    specs = [wish.spec for wish in wanted.wishes if wish.spec]
-    attached = {item.name for spec in specs for item in spec.networks}
-    seen = observe(paths, [wish.name for wish in wanted.wishes], attached)
-    if wanted.made:
-        seen = replace(seen, images={**seen.images, **wanted.made})
+    seen = _look(paths, wanted)
+    wanted, seen, undone, failures = _rolled_back(paths, wanted, seen)
     if wanted.check:
         seen = foresee(paths, wanted, seen)
     planned = plan(paths, wanted, seen)
     if wanted.check:
-        return result(planned, seen, {})
-    with network.session():
-        failures = apply_all(planned.steps)
+        return result(planned, seen, {}, undone)
+    again = partial(_run, paths)
+    failures.update(carry_out(paths, wanted, seen, planned, again))
     Launcher(paths).wake()
-    return result(planned, seen, failures)
+    return result(planned, seen, failures, undone)
+
+
+def _look(paths: Paths, wanted: Request) -> Observation:
+    specs = [wish.spec for wish in wanted.wishes if wish.spec]
+    attached = {item.name for spec in specs for item in spec.networks}
+    seen = observe(paths, [wish.name for wish in wanted.wishes], attached)
+    return replace(seen, images={**seen.images, **wanted.made}) if wanted.made else seen
+
+
+def _rolled_back(
+    paths: Paths, wanted: Request, seen: Observation
+) -> tuple[Request, Observation, Sequence[Step], Failures]:
+    """Rebuilds that a killed run left are no part of a plan: they are undone before it is made."""
+    found = rollback.unfinished(seen, removed(paths, wanted, seen))
+    if wanted.repair or not (found.undo or found.clean):
+        return wanted, seen, (), {}
+    wanted = rollback.joined(wanted, found.undo, seen.records)
+    steps = rollback.steps(paths, found, seen.records)
+    if wanted.check:
+        return wanted, rollback.foreseen(paths, found, seen), steps, {}
+    failures = apply_all(steps)
+    wanted = replace(wanted, wishes=tuple(w for w in wanted.wishes if w.name not in failures))
+    return wanted, _look(paths, wanted), steps, failures
 
 
 def up(paths: Paths) -> Result:

@@ -49,7 +49,8 @@ class Target:
 class Seen:
     """What there is of one sandbox; ``namespaces`` and ``running`` are digests.
 
-    ``strayed`` is one that runs in a network namespace that is no longer at the place it joins.
+    ``strayed`` is one that runs in a network namespace that is no longer at the place it joins,
+    ``rebuild`` one that a rebuild has left something of.
     """
 
     record: Record | None = None
@@ -58,17 +59,22 @@ class Seen:
     namespaces: str | None = None
     running: str | None = None
     strayed: bool = False
+    rebuild: bool = False
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Which of the steps a sandbox takes, and why; the steps' order is the planner's."""
+    """Which of the steps a sandbox takes, and why; the steps' order is the planner's.
+
+    ``beside`` is a rebuild that has something to go back to: the new is made beside the old.
+    """
 
     name: str
     record: Record
     write_record: bool = False
     new: bool = False
     rebuild: str = ""
+    beside: bool = False
     destroy: str = ""
     create: bool = False
     stop: bool = False
@@ -93,7 +99,8 @@ def decide(target: Target, seen: Seen, rejoin: str = "") -> Decision:
     """``rejoin`` is why it has to join another's network namespace anew, "" if it has not."""
     record = seen.record
     rebuild = _rebuild_reason(target, seen)
-    destroy = _destroy_reason(target, seen)
+    beside = _is_beside(seen, rebuild)
+    destroy = "" if beside else _destroy_reason(target, seen)
     stop, start = _run(target, seen, rebuild, destroy, rejoin)
     intent = target.record.in_phase(REBUILDING if rebuild else PRESENT)
     return Decision(
@@ -102,8 +109,9 @@ def decide(target: Target, seen: Seen, rejoin: str = "") -> Decision:
         write_record=record != intent,
         new=record is None,
         rebuild=rebuild,
+        beside=beside,
         destroy=destroy,
-        create=bool(destroy) or seen.pins == NO_PINS,
+        create=beside or bool(destroy) or seen.pins == NO_PINS,
         stop=stop,
         start=start,
         differences=tuple(differences(record.spec, target.record.spec)) if record else (),
@@ -124,6 +132,11 @@ def _rebuild_reason(target: Target, seen: Seen) -> str:
     changed = differences(record.spec, target.record.spec)
     options = [entry.option for entry in changed if entry.change is Change.REBUILD]
     return f"{_listed(options)} changed" if options else ""
+
+
+def _is_beside(seen: Seen, rebuild: str) -> bool:
+    record = seen.record
+    return bool(rebuild) and record is not None and record.phase == PRESENT and seen.layer
 
 
 def _destroy_reason(target: Target, seen: Seen) -> str:
@@ -213,6 +226,12 @@ def _shown(value: object) -> str:
     if value is None or value == "":
         return "unset"
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def beside_lines(decision: Decision) -> tuple[Line, Line]:
+    """A rebuild's preparation, and what it is for."""
+    prepare = Line(decision.name, "prepare a new layer and namespaces beside the old")
+    return prepare, Line(decision.name, "switch to the new layer and namespaces", Change.REBUILD)
 
 
 def namespace_lines(decision: Decision) -> list[Line]:

@@ -9,7 +9,7 @@ bound from their end, and what could command a terminal is escaped.
 from __future__ import annotations
 
 import os
-from typing import List
+from typing import Dict, List, Mapping
 
 from ..paths import SandboxPaths
 
@@ -20,11 +20,19 @@ _OUTPUT = 4096
 _STREAMS = (b"stdout", b"stderr")
 
 
-def last_log(sandbox: SandboxPaths, count: int = LINES) -> List[str]:
-    """The last lines of the log, oldest first, without times."""
+def last_log(
+    sandbox: SandboxPaths, count: int = LINES, since: Mapping[str, int] | None = None
+) -> List[str]:
+    """The last lines of the log, oldest first, without times; with ``since``, newer ones only."""
     files = sorted((_changed(path), path) for path in sandbox.logs)
-    lines = [line for _, path in files for line in _log_lines(_tail(path, _TAIL))]
+    begun = since or {}
+    lines = [ln for _, path in files for ln in _log_lines(_tail(path, _TAIL, begun.get(path, 0)))]
     return lines[-count:]
+
+
+def log_sizes(sandbox: SandboxPaths) -> Dict[str, int]:
+    """What tells later lines from those there are."""
+    return {path: os.stat(path).st_size for path in sandbox.logs if os.path.exists(path)}
 
 
 def _changed(path: str) -> int:
@@ -34,13 +42,15 @@ def _changed(path: str) -> int:
         return 0
 
 
-def _tail(path: str, size: int) -> bytes:
+def _tail(path: str, size: int, begin: int = 0) -> bytes:
+    """The end of what there is after ``begin``; of all, when the file has begun anew."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return b""
     try:
-        return os.pread(fd, size, max(0, os.fstat(fd).st_size - size))
+        length = os.fstat(fd).st_size
+        return os.pread(fd, size, max(begin if begin <= length else 0, length - size))
     finally:
         os.close(fd)
 

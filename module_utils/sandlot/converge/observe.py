@@ -13,7 +13,7 @@ from ..errors import StateError
 from ..launcher.client import Launcher
 from ..network import Interface
 from ..paths import PINNED, Paths
-from ..record import Records
+from ..record import Record, Records
 from . import layer, probe, sharing
 from .decide import ALL_PINS, NO_PINS, SOME_PINS, Seen
 
@@ -98,34 +98,33 @@ def _seen(paths: Paths, name: str, records: Records, made: Made | None) -> Seen:
     return Seen(
         record=known,
         layer=layer.complete(paths.sandbox(name)),
-        pins=_pins(runtime.pinned(paths, name), joins=bool(known and not known.spec.owns_network)),
+        pins=pins_of(paths, name, known),
         namespaces=made.digest if made else None,
         running=running.digest if running else None,
         strayed=running is not None and sharing.strayed(paths, known, running.pid),
+        rebuild=os.path.lexists(paths.sandbox(name).rebuild),
     )
 
 
-def _pins(kinds: set[str], *, joins: bool) -> str:
+def pins_of(paths: Paths, name: str, known: Record | None) -> str:
     """Without a time offset there is no time pin; the digest tells when one is due."""
+    kinds = runtime.pinned(paths, name)
     if not kinds:
         return NO_PINS
+    joins = known is not None and not known.spec.owns_network
     due = set(PINNED) - {"time"} - ({"net"} if joins else set())
     return ALL_PINS if kinds >= due else SOME_PINS
 
 
-def _made_path(paths: Paths, name: str) -> str:
-    return f"{paths.sandbox(name).run}/namespaces.json"
-
-
 def _made_all(paths: Paths, names: Sequence[str]) -> Dict[str, Made]:
-    found = {name: _made(paths, name) for name in names}
+    found = {name: made_at(paths.sandbox(name).namespaces, name) for name in names}
     return {name: made for name, made in found.items() if made}
 
 
-def _made(paths: Paths, name: str) -> Made | None:
+def made_at(path: str, name: str) -> Made | None:
     """Anything unreadable counts as unknown: the namespaces are then made again."""
     try:
-        data = store.read(_made_path(paths, name))
+        data = store.read(path)
         if data is None:
             return None
         interfaces = [Interface.from_json(name, entry) for entry in data["interfaces"]]
@@ -138,4 +137,4 @@ def write_made(paths: Paths, name: str, made: Made) -> None:
     os.makedirs(paths.sandbox(name).run, mode=0o700, exist_ok=True)
     interfaces = [interface.to_json() for interface in made.interfaces]
     data = {"digest": made.digest, "interfaces": interfaces}
-    store.write(_made_path(paths, name), data, durable=False)
+    store.write(paths.sandbox(name).namespaces, data, durable=False)

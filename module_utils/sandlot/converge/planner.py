@@ -16,18 +16,35 @@ from ..launcher.client import Launcher
 from ..paths import Paths
 from ..plan import Change, Operation
 from ..record import PRESENT, REBUILDING, Record
-from . import dependencies, etcfiles, launchfile, layer, live, payload, probe, removal, sharing
+from . import (
+    dependencies,
+    etcfiles,
+    launchfile,
+    layer,
+    live,
+    payload,
+    probe,
+    rebuild,
+    removal,
+    sharing,
+)
 from .decide import NO_PINS, Decision, Seen, decide, namespace_lines, record_lines, run_lines
 from .observe import Made, Observation, write_made
+from .rebuild import Rebuild
 from .resolve import Request, Resolved, resolve
 from .steps import Failures, Line, Step, batch, single
 
 
 @dataclass(frozen=True)
 class Plan:
+    """``preparation`` comes first, and leaves alone what runs: who fails there drops out."""
+
+    preparation: Sequence[Step]
     steps: Sequence[Step]
     resolved: Resolved
     decisions: Mapping[str, Decision]
+    rebuilds: Mapping[str, Rebuild]
+    followers: Mapping[str, str]
     warnings: Sequence[str]
 
 
@@ -37,6 +54,7 @@ class _Context:
     seen: Observation
     resolved: Resolved
     decisions: Mapping[str, Decision]
+    rebuilds: Mapping[str, Rebuild]
     followers: Mapping[str, str]
     files: Mapping[str, _Files]
 
@@ -61,11 +79,13 @@ def plan(paths: Paths, request: Request, seen: Observation) -> Plan:
     followers = _followers(resolved, decisions, seen)
     _check_running(resolved, decisions, followers, seen)
     files = _all_files(paths, seen, resolved)
-    context = _Context(paths, seen, resolved, decisions, followers, files)
+    rebuilds = rebuild.rebuilds(decisions, resolved.targets, resolved.launches, seen.seen)
+    context = _Context(paths, seen, resolved, decisions, rebuilds, followers, files)
     records = [target.record for target in resolved.targets.values()]
     warnings = etcfiles.warnings(records, seen.networks)
+    preparation = [] if request.repair else _preparation(context)
     steps = _repairs(context) if request.repair else _steps(context)
-    return Plan(steps, resolved, decisions, warnings)
+    return Plan(preparation, steps, resolved, decisions, rebuilds, followers, warnings)
 
 
 def _repairs(context: _Context) -> list[Step]:
@@ -129,22 +149,33 @@ def _all_files(paths: Paths, seen: Observation, resolved: Resolved) -> dict[str,
     return files
 
 
+def _preparation(context: _Context) -> list[Step]:
+    paths, rebuilds = context.paths, context.rebuilds
+    return [
+        *(rebuild.announce(paths, one) for one in rebuilds.values()),
+        *_shift(context, beside=True),
+        *rebuild.prepare(paths, rebuilds),
+    ]
+
+
 def _steps(context: _Context) -> list[Step]:
     paths, seen, removed = context.paths, context.seen, context.resolved.removed
     return [
         *removal.announce(paths, seen, removed),
         *_write_records(context),
         *_stop(context),
+        *rebuild.switch(paths, context.rebuilds, seen.network),
         *_destroy(context),
         *_shared(context),
         *removal.clean(paths, seen, removed),
-        *_shift(context),
+        *_shift(context, beside=False),
         *_prepare(context),
         *_update_hosts(context),
         *_create(context),
         *_plug(context),
         *_limit(context),
         *_start(context),
+        *rebuild.await_all(paths, context.rebuilds),
         *_settle(context),
         *_watch(context),
     ]
@@ -154,7 +185,7 @@ def _write_records(context: _Context) -> list[Step]:
     return [
         _record_step(context.paths, decision.record, record_lines(decision))
         for decision in context.decisions.values()
-        if decision.write_record
+        if decision.write_record and not decision.beside
     ]
 
 
@@ -203,17 +234,20 @@ def _may_revive(decision: Decision, seen: Seen) -> bool:
 def _destroy(context: _Context) -> list[Step]:
     removed = [n for n in context.resolved.removed if context.seen.seen[n].pins != NO_PINS]
     remade = [name for name, d in context.decisions.items() if d.destroy]
+    rebuilt = [n for n in context.resolved.removed if context.seen.seen[n].rebuild]
     launcher = Launcher(context.paths, python=payload.python())
 
     def destroy(names: list[str], failures: Failures) -> None:
         failures.update(launcher.destroy(names))
 
     # A network namespace dies some time after its pin; its links have to be gone at once.
-    gone = [*context.resolved.removed, *(name for name, d in context.decisions.items() if d.create)]
+    made = [name for name, d in context.decisions.items() if d.create and not d.beside]
+    gone = [*context.resolved.removed, *made]
     unlinked = network.unlink_all(context.paths, gone, context.seen.network)
     return [
         *(single(operation, silent=True) for operation in unlinked),
         *batch("destroy namespaces", [*removed, *remade], destroy),
+        *batch("destroy", rebuilt, lambda n, f: f.update(rebuild.unpin(context.paths, n))),
     ]
 
 
@@ -243,10 +277,11 @@ def _networks(context: _Context) -> list[Step]:
     return [single(operation) for operation in operations]
 
 
-def _shift(context: _Context) -> list[Step]:
+def _shift(context: _Context, *, beside: bool) -> list[Step]:
     """Copies of images for the sandboxes of a host that can't map ids on a mount."""
     steps = []
-    for name, decision in context.decisions.items():
+    decisions = {name: d for name, d in context.decisions.items() if d.beside is beside}
+    for name, decision in decisions.items():
         ref = decision.record.image
         image = context.seen.images.get(ref.name)
         if image and image.digest == ref.digest and launchfile.is_shifted(ref):
@@ -263,12 +298,12 @@ def _prepare(context: _Context) -> list[Step]:
 
 def _prepare_one(context: _Context, decision: Decision) -> Step | None:
     paths, name = context.paths, decision.name
-    fresh = decision.told or not context.seen.seen[name].layer
+    fresh = not decision.beside and (decision.told or not context.seen.seen[name].layer)
     files = context.files[name]
     launch = context.resolved.launches[name]
     current = launchfile.current(paths, name)
     encoded = launchfile.encoded(launch)
-    relaunch = current != encoded
+    relaunch = current != encoded and not decision.beside
     stays = context.seen.seen[name].running and not decision.stop
     told_live = relaunch and stays and live.differs(launchfile.decoded(current), launch)
 
@@ -306,7 +341,7 @@ def _update_hosts(context: _Context) -> list[Step]:
 
 
 def _create(context: _Context) -> list[Step]:
-    making = {name: d for name, d in context.decisions.items() if d.create}
+    making = {name: d for name, d in context.decisions.items() if d.create and not d.beside}
     lines = [line for decision in making.values() for line in namespace_lines(decision)]
     targets = context.resolved.targets
     launcher = Launcher(context.paths, python=payload.python())
@@ -405,9 +440,14 @@ def _watch(context: _Context) -> list[Step]:
 
 
 def _settle(context: _Context) -> list[Step]:
-    """A rebuild is over once its layer is new; until then the record says so."""
+    """A rebuild is over once its layer is new and it does well; until then the record says so."""
+    rebuilds = context.rebuilds
     return [
-        _record_step(context.paths, decision.record.in_phase(PRESENT))
-        for decision in context.decisions.values()
-        if decision.record.phase == REBUILDING
+        *(rebuild.commit(context.paths, one) for one in rebuilds.values()),
+        *rebuild.discard(context.paths, list(rebuilds)),
+        *(
+            _record_step(context.paths, decision.record.in_phase(PRESENT))
+            for decision in context.decisions.values()
+            if decision.record.phase == REBUILDING and not decision.beside
+        ),
     ]

@@ -13,7 +13,7 @@ from ..spec import differences, render, render_differences
 from . import process
 from .observe import Observation
 from .planner import Plan
-from .steps import Failures, lines
+from .steps import Failures, Step, lines
 
 Json = Dict[str, Any]
 
@@ -31,8 +31,11 @@ class Result:
     warnings: Sequence[str] = ()
 
 
-def result(plan: Plan, seen: Observation, failures: Failures) -> Result:
-    said = lines(plan.steps)
+def result(
+    plan: Plan, seen: Observation, failures: Failures, before: Sequence[Step] = ()
+) -> Result:
+    """``before`` are steps that had to be taken before there could be a plan."""
+    said = lines([*before, *plan.preparation, *plan.steps])
     actions: dict[str, list[str]] = {}
     for line in said:
         actions.setdefault(line.target, []).append(line.describe())

@@ -59,30 +59,30 @@ class Resolved:
 
 def resolve(paths: Paths, request: Request, seen: Observation) -> Resolved:
     wishes = {wish.name: wish for wish in request.wishes if wish.state != ABSENT}
-    removed = _removed(paths, request, wishes, seen)
+    leaving = removed(paths, request, seen)
     _refuse_broken(wishes, seen)
-    bystanders = _bystanders(wishes, removed, seen)
-    kept = _kept_interfaces(removed, seen)
+    bystanders = _bystanders(wishes, leaving, seen)
+    kept = _kept_interfaces(leaving, seen)
     attachments = {name: _spec(wish).networks for name, wish in wishes.items()}
     allocated = network.allocate(paths, seen.networks, attachments, kept)
-    records = _records(paths, wishes, removed, allocated, seen)
+    records = _records(paths, wishes, leaving, allocated, seen)
     everyone = {**bystanders, **records}
-    sharing.check(wishes, records, bystanders, removed)
-    asked_removals = removed if request.purge else _absent(request)
-    dependencies.check(wishes, everyone, removed, asked_removals, seen.records.broken)
+    sharing.check(wishes, records, bystanders, leaving)
+    asked_removals = leaving if request.purge else _absent(request)
+    dependencies.check(wishes, everyone, leaving, asked_removals, seen.records.broken)
     joining = [record for name, record in records.items() if not wishes[name].keep_image]
     sharing.check_pins(paths, joining, seen.traces, foreseen=request.check)
     _check_names(everyone)
     launches = {name: _launch(paths, record, seen) for name, record in records.items()}
     publications = _published(everyone.values())
-    staying = (record for name, record in seen.records.good.items() if name not in removed)
+    staying = (record for name, record in seen.records.good.items() if name not in leaving)
     network.check_publications(publications, _published(staying))
     return Resolved(
         targets={
             name: _target(wishes[name], record, launches[name]) for name, record in records.items()
         },
         launches=launches,
-        removed=removed,
+        removed=leaving,
         bystanders=bystanders,
         interfaces={
             **{name: kept[name] for name in kept if name in seen.records.broken},
@@ -115,14 +115,13 @@ def _spec(wish: Wish) -> Any:
     return wish.spec
 
 
-def _removed(
-    paths: Paths, request: Request, wishes: Mapping[str, Wish], seen: Observation
-) -> tuple[str, ...]:
+def removed(paths: Paths, request: Request, seen: Observation) -> tuple[str, ...]:
     """Asked for, not listed while purging, or begun by a run that was killed."""
+    wishes = {wish.name for wish in request.wishes if wish.state != ABSENT}
     asked = _absent(request)
     begun = {name for name, record in seen.records.good.items() if record.phase == REMOVING}
     unlisted = {name for name in seen.traces if request.purge and not is_setup_running(paths, name)}
-    found = ((asked | begun | unlisted) & seen.traces) - set(wishes)
+    found = ((asked | begun | unlisted) & seen.traces) - wishes
     return dependencies.for_removal(found, seen.records.good)
 
 

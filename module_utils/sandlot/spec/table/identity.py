@@ -65,6 +65,8 @@ OPTIONS = (
         [
             "Whether to make the sandbox anew even if nothing about it changed.",
             "Its writable layer is lost; name, addresses and ids stay.",
+            "It is prepared beside the old one. Unless it starts and becomes healthy, the old one "
+            "is started again, and the module fails.",
         ],
         default=False,
     ),

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Rebuilds as transactions: the new is made beside the old, switched to, and kept if it does well.
+
+Everything a rebuild makes or sets aside is below two directories of the sandbox's. The record is
+the old one, in phase rebuilding, until the commit; what is not committed is undone by ``rollback``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Mapping, Sequence
+
+from .. import network, record, store
+from ..errors import HostError, LaunchError
+from ..launcher.client import Launcher
+from ..network import NetworkState
+from ..paths import Paths, SandboxPaths
+from ..record import PRESENT, REBUILDING, Record
+from . import evidence, launchfile, layer, payload, trial
+from .decide import Decision, Seen, Target, beside_lines, record_lines
+from .observe import Made, write_made
+from .steps import Failures, Step, batch
+
+NEXT, OLD = "next", "old"
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the old one said last, and how long its log was then."""
+
+    lines: List[str]
+    log: Dict[str, int]
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """One sandbox's; ``words`` is filled when the old one has been stopped."""
+
+    decision: Decision
+    old: Record
+    launch: Mapping[str, Any]
+    made: Made
+    ran: bool
+    words: List[Words] = field(default_factory=list, compare=False)
+
+    @property
+    def name(self) -> str:
+        return self.decision.name
+
+    @property
+    def new(self) -> Record:
+        return self.decision.record.in_phase(PRESENT)
+
+
+def rebuilds(
+    decisions: Mapping[str, Decision],
+    targets: Mapping[str, Target],
+    launches: Mapping[str, Mapping[str, Any]],
+    seen: Mapping[str, Seen],
+) -> Dict[str, Rebuild]:
+    found = {}
+    for name, decision in decisions.items():
+        old = seen[name].record
+        if decision.beside and old is not None:
+            made = Made(targets[name].namespaces, decision.record.interfaces)
+            ran = seen[name].running is not None
+            found[name] = Rebuild(decision, old, launches[name], made, ran)
+    return found
+
+
+# -- while the old one runs
+
+
+def announce(paths: Paths, one: Rebuild) -> Step:
+    """The directory first: together they tell a rebuild of this kind from any other phase."""
+
+    def save(failures: Failures) -> None:
+        os.makedirs(paths.sandbox(one.name).rebuild, mode=0o700, exist_ok=True)
+        record.save(paths, one.old.in_phase(REBUILDING))
+
+    lines = tuple(record_lines(one.decision))
+    return Step(f"{one.name}: mark for a rebuild", save, lines, one.name)
+
+
+def prepare(paths: Paths, found: Mapping[str, Rebuild]) -> list[Step]:
+    return [
+        *(_prepare_files(paths, one) for one in found.values()),
+        *batch("prepare namespaces", list(found), lambda n, f: _prepare_pins(paths, n, f)),
+    ]
+
+
+def _prepare_files(paths: Paths, one: Rebuild) -> Step:
+    beside = paths.sandbox(one.name).beside(NEXT)
+
+    def make(failures: Failures) -> None:
+        layer.make(beside, one.new.ids)
+        launchfile.write(paths, beside.name, launchfile.encoded(one.launch))
+        write_made(paths, beside.name, one.made)
+
+    prepared, _ = beside_lines(one.decision)
+    return Step(f"{one.name}: prepare a rebuild", make, (prepared,), one.name)
+
+
+def _prepare_pins(paths: Paths, names: Sequence[str], failures: Failures) -> None:
+    besides = {paths.sandbox(name).beside(NEXT).name: name for name in names}
+    launcher = Launcher(paths, python=payload.python())
+    for beside, failure in launcher.create(besides).items():
+        failures[besides[beside]] = failure
+
+
+# -- while neither runs
+
+
+def switch(paths: Paths, found: Mapping[str, Rebuild], state: NetworkState) -> list[Step]:
+    """The old one's interfaces go first, as the new ones have the same names and addresses."""
+    lines = [beside_lines(one.decision)[1] for one in found.values()]
+
+    def switch_all(names: list[str], failures: Failures) -> None:
+        for name in names:
+            found[name].words.append(_last_words(paths.sandbox(name)))
+        for operation in network.unlink_all(paths, names, state):
+            operation.apply()
+        for name in names:
+            try:
+                _switch(paths.sandbox(name))
+            except OSError as error:
+                failures[name] = HostError(f"switch to the new layer and namespaces: {error}")
+
+    return batch("switch", list(found), switch_all, lines)
+
+
+def _last_words(sandbox: SandboxPaths) -> Words:
+    return Words(evidence.last_log(sandbox), evidence.log_sizes(sandbox))
+
+
+def _switch(sandbox: SandboxPaths) -> None:
+    """Renames only; pins move with their directory. That of the old says it has begun."""
+    old, new = sandbox.beside(OLD), sandbox.beside(NEXT)
+    os.makedirs(old.state, mode=0o700, exist_ok=True)
+    os.makedirs(old.run, mode=0o700, exist_ok=True)
+    os.rename(sandbox.layer, old.layer)
+    os.rename(new.layer, sandbox.layer)
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(sandbox.namespaces, old.namespaces)
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(sandbox.pins, old.pins)
+    os.rename(new.pins, sandbox.pins)
+    os.rename(new.namespaces, sandbox.namespaces)
+    os.rename(new.launch, sandbox.launch)
+
+
+# -- while the new one runs
+
+
+def await_all(paths: Paths, found: Mapping[str, Rebuild]) -> list[Step]:
+    started = [name for name, one in found.items() if one.decision.start]
+    return batch("wait", started, lambda names, failures: _await(paths, names, failures))
+
+
+def _await(paths: Paths, names: Sequence[str], failures: Failures) -> None:
+    for name, problem in trial.problems(paths, names).items():
+        failures[name] = LaunchError(problem)
+
+
+def commit(paths: Paths, one: Rebuild) -> Step:
+    """From here on the new one is the sandbox; what is left to do is to remove the old."""
+
+    def save(failures: Failures) -> None:
+        store.sync_directory(paths.sandbox(one.name).beside(OLD).state)
+        record.save(paths, one.new)
+
+    return Step(f"{one.name}: commit the rebuild", save, (), one.name)
+
+
+def discard(paths: Paths, names: Sequence[str]) -> list[Step]:
+    """Remove what was set aside; what marks it goes last."""
+    return batch("discard what was set aside", names, lambda n, f: discard_all(paths, n, f))
+
+
+def discard_all(paths: Paths, names: Sequence[str], failures: Failures) -> None:
+    failures.update(unpin(paths, names))
+    for name in names:
+        if name not in failures:
+            sandbox = paths.sandbox(name)
+            layer.remove_tree(f"{sandbox.run}/rebuild")
+            layer.remove_tree(sandbox.rebuild)
+
+
+def unpin(paths: Paths, names: Sequence[str]) -> Failures:
+    besides = {
+        paths.sandbox(name).beside(which).name: name for name in names for which in (NEXT, OLD)
+    }
+    failed = Launcher(paths, python=payload.python()).destroy(besides)
+    return {besides[beside]: failure for beside, failure in failed.items()}

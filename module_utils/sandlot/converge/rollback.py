@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Undoes rebuilds that were not committed: those that failed, and those whose run was killed.
+
+What is put back is what can't be made again: layer and pins. All else (interfaces, rules, limits,
+launch file, the start) follows from the old record, by a run that wishes for that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, replace
+from typing import Collection, Dict, Iterable, Mapping, Sequence
+
+from .. import network, record
+from ..launcher.client import Launcher
+from ..paths import Paths, SandboxPaths
+from ..plan import Change, apply_all
+from ..record import PRESENT, REBUILDING, Record, Records
+from . import layer, payload, rebuild
+from .decide import Seen, Wish
+from .observe import Made, Observation, made_at, pins_of
+from .rebuild import NEXT, OLD
+from .resolve import Request
+from .steps import Failures, Line, Step, batch
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """Names of what a killed run left: rebuilds to undo, and committed ones to clean up after."""
+
+    undo: Sequence[str] = ()
+    clean: Sequence[str] = ()
+
+
+def unfinished(seen: Observation, spared: Collection[str]) -> Unfinished:
+    """``spared`` are removed anyway."""
+    left = [name for name, entry in seen.seen.items() if entry.rebuild and name not in spared]
+    known = {name: seen.records.good[name] for name in left if name in seen.records.good}
+    undo = [name for name, entry in known.items() if entry.phase == REBUILDING]
+    return Unfinished(undo, [name for name in known if name not in undo])
+
+
+def steps(paths: Paths, found: Unfinished, records: Records) -> list[Step]:
+    lines = [Line(n, "roll back an unfinished rebuild", Change.RESTART) for n in found.undo]
+    cleaned = [Line(name, "clean up after a rebuild") for name in found.clean]
+    return [
+        *undo_steps(paths, {name: records.good[name] for name in found.undo}, lines),
+        *batch("clean up", found.clean, lambda n, f: rebuild.discard_all(paths, n, f), cleaned),
+    ]
+
+
+def undo_steps(paths: Paths, old: Mapping[str, Record], lines: Iterable[Line] = ()) -> list[Step]:
+    def undo(names: list[str], failures: Failures) -> None:
+        switched = [name for name in names if is_switched(paths, name)]
+        failures.update(Launcher(paths, python=payload.python()).stop(switched))
+        switched = [name for name in switched if name not in failures]
+        if switched:
+            apply_all(network.unlink_all(paths, switched, network.observe(paths)))
+        for name in switched:
+            _put_back(paths.sandbox(name))
+
+    def forget(names: list[str], failures: Failures) -> None:
+        for name in names:
+            # First, as it may be what has filled the disk.
+            layer.remove_tree(paths.sandbox(name).beside(NEXT).layer)
+            record.save(paths, old[name].in_phase(PRESENT))
+        rebuild.discard_all(paths, names, failures)
+
+    return [*batch("roll back", list(old), undo, lines), *batch("end it", list(old), forget)]
+
+
+def is_switched(paths: Paths, name: str) -> bool:
+    return os.path.lexists(paths.sandbox(name).beside(OLD).state)
+
+
+def _put_back(sandbox: SandboxPaths) -> None:
+    """As the switch, backwards; what is in the place of the old goes where it came from."""
+    old, new = sandbox.beside(OLD), sandbox.beside(NEXT)
+    if os.path.lexists(old.layer):
+        _move(sandbox.layer, new.layer)
+        os.rename(old.layer, sandbox.layer)
+    if os.path.lexists(old.pins):
+        # Never the new one's beside the old pins: without, they are made again.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(sandbox.namespaces)
+        _move(old.namespaces, sandbox.namespaces)
+        _move(sandbox.pins, new.pins)
+        os.rename(old.pins, sandbox.pins)
+
+
+def _move(source: str, target: str) -> None:
+    """What may be gone: a killed run had got that far."""
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(source, target)
+
+
+# -- what runs around it
+
+
+def joined(wanted: Request, undo: Iterable[str], records: Records) -> Request:
+    """Also those that nobody asks for come up as they were."""
+    asked = {wish.name for wish in wanted.wishes}
+    more = (stored(records.good[n], records.good[n].wanted) for n in undo if n not in asked)
+    return replace(wanted, wishes=(*wanted.wishes, *more))
+
+
+def stored(old: Record, state: str) -> Wish:
+    return Wish(old.name, state, old.spec, keep_image=True)
+
+
+def instead(wanted: Request, old: Mapping[str, Record]) -> Request:
+    """The same for all but these, which stay as they are."""
+    wishes = (
+        stored(old[wish.name], PRESENT) if wish.name in old else wish for wish in wanted.wishes
+    )
+    return replace(wanted, wishes=tuple(wishes))
+
+
+def foreseen(paths: Paths, found: Unfinished, seen: Observation) -> Observation:
+    """What a check looks at: the host as it will be when that has been rolled back."""
+    changed: Dict[str, Seen] = {n: replace(seen.seen[n], rebuild=False) for n in found.clean}
+    made, state = dict(seen.made), seen.network
+    for name in found.undo:
+        changed[name] = replace(seen.seen[name], rebuild=False)
+        if is_switched(paths, name):
+            state = state.without(name)
+            changed[name] = _foreseen(paths, changed[name], name, made)
+    records = dict(seen.records.good)
+    records.update((name, records[name].in_phase(PRESENT)) for name in found.undo)
+    changed = {name: replace(entry, record=records[name]) for name, entry in changed.items()}
+    return replace(
+        seen,
+        records=replace(seen.records, good=records),
+        network=state,
+        seen={**seen.seen, **changed},
+        made=made,
+    )
+
+
+def _foreseen(paths: Paths, seen: Seen, name: str, made: Dict[str, Made]) -> Seen:
+    """What puts back stops what runs, and leaves pins that nothing was set aside for."""
+    old = paths.sandbox(name).beside(OLD)
+    stopped = replace(seen, running=None, strayed=False)
+    stopped = replace(stopped, layer=seen.layer or os.path.lexists(old.layer))
+    if not os.path.lexists(old.pins):
+        return stopped
+    kept = made_at(old.namespaces, name)
+    made.pop(name, None)
+    if kept:
+        made[name] = kept
+    pins = pins_of(paths, old.name, seen.record)
+    return replace(stopped, pins=pins, namespaces=kept.digest if kept else None)

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Carries out a plan; rebuilds in it end committed or undone, whatever fails."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Callable, Collection, List, Mapping, Set
+
+from .. import network, record
+from ..errors import LaunchError, SandlotError
+from ..paths import Paths
+from ..record import PRESENT, REBUILDING, STARTED, Record
+from . import evidence, rebuild, rollback
+from .decide import Wish
+from .observe import Observation
+from .planner import Plan, plan
+from .rebuild import Rebuild
+from .report import Result
+from .resolve import Request
+from .steps import Failures, apply_all
+
+Again = Callable[[Request], Result]
+
+
+@dataclass(frozen=True)
+class _Undone:
+    """``said`` is what the new ones logged, ``problems`` why any is not as it was.
+
+    ``resumed`` are others that the run stopped.
+    """
+
+    said: Mapping[str, List[str]]
+    problems: Mapping[str, str]
+    resumed: Collection[str] = ()
+
+
+def carry_out(
+    paths: Paths, wanted: Request, seen: Observation, planned: Plan, again: Again
+) -> Failures:
+    """``again`` makes a run for those that are put back."""
+    try:
+        with network.session():
+            failures, planned = _apply(paths, wanted, seen, planned)
+    except SandlotError as error:
+        error.message += _undo_aside(paths, planned, again)
+        raise
+    undone = _undo(paths, planned, again)
+    for name in undone.resumed:
+        # It may have failed for want of one that has been put back, and was tried again.
+        if name in failures and name not in undone.problems:
+            del failures[name]
+    failures.update((n, _failure(planned.rebuilds[n], failures, undone)) for n in undone.said)
+    return failures
+
+
+def _apply(
+    paths: Paths, wanted: Request, seen: Observation, planned: Plan
+) -> tuple[Failures, Plan]:
+    """Who can't be prepared stays as it is, and the others get a plan without its change."""
+    failed = apply_all(planned.preparation)
+    if failed:
+        old = {name: planned.rebuilds[name].old for name in failed}
+        failed.update(apply_all(rollback.undo_steps(paths, old)))
+        planned = plan(paths, rollback.instead(wanted, old), seen)
+    return {**apply_all(planned.steps), **_untouched(failed)}, planned
+
+
+def _untouched(failed: Failures) -> Failures:
+    return {
+        name: LaunchError(
+            f"rebuild could not be prepared, the old one was left alone: {error.message}",
+            hint=error.hint,
+        )
+        for name, error in failed.items()
+    }
+
+
+def _undo(paths: Paths, planned: Plan, again: Again) -> _Undone:
+    """What has no commit by now is put back, and started if it ran; so is who depends on it."""
+    left = [name for name in planned.rebuilds if os.path.lexists(paths.sandbox(name).rebuild)]
+    phases = {name: _stored(paths, name).phase for name in left}
+    due = {name: planned.rebuilds[name] for name in left if phases[name] == REBUILDING}
+    said = {name: _last_words(paths, one) for name, one in due.items()}
+    stuck = apply_all(rollback.undo_steps(paths, {name: one.old for name, one in due.items()}))
+    stuck.update(apply_all(rebuild.discard(paths, [name for name in left if name not in due])))
+    problems = {name: str(error) for name, error in stuck.items()}
+    ran = {name: one.ran for name, one in due.items() if name not in stuck}
+    resumed = _stopped(planned) - set(planned.rebuilds) if ran else set()
+    ran.update(dict.fromkeys(resumed, True))
+    if ran:
+        wishes = tuple(_wish(paths, name, ran=before) for name, before in ran.items())
+        problems.update(again(Request(wishes)).failed)
+    return _Undone(said, problems, resumed)
+
+
+def _undo_aside(paths: Paths, planned: Plan, again: Again) -> str:
+    """The same when the whole run fails, which is what has to be told."""
+    try:
+        undone = _undo(paths, planned, again)
+    except SandlotError as worse:
+        return f"; rebuilds could not be rolled back: {worse.message}"
+    return "".join(_told_aside(name, undone) for name in undone.said)
+
+
+def _stored(paths: Paths, name: str) -> Record:
+    found = record.load(paths, name)
+    if found is None:
+        raise LaunchError(f"the record of {name} is gone", hint="deploy it again")
+    return found
+
+
+def _last_words(paths: Paths, one: Rebuild) -> List[str]:
+    """Only of the new one: without a switch it said nothing."""
+    if not one.words:
+        return []
+    return evidence.last_log(paths.sandbox(one.name), since=one.words[0].log)
+
+
+def _stopped(planned: Plan) -> Set[str]:
+    """Who is stopped to be started again, as those are who share a rebuilt one's network."""
+    restarted = {name for name, one in planned.decisions.items() if one.stop and one.start}
+    return restarted | set(planned.followers)
+
+
+def _wish(paths: Paths, name: str, *, ran: bool) -> Wish:
+    known = _stored(paths, name)
+    return rollback.stored(known, STARTED if ran and known.wanted == STARTED else PRESENT)
+
+
+# -- words
+
+
+def _told_aside(name: str, undone: _Undone) -> str:
+    problem = undone.problems.get(name)
+    return f"; {name} was rolled back" + (f", but is not as it was: {problem}" if problem else "")
+
+
+def _failure(one: Rebuild, failures: Failures, undone: _Undone) -> LaunchError:
+    cause = failures.get(one.name, LaunchError("it did not get to its end"))
+    lines = undone.said[one.name]
+    parts = [f"rebuild failed and was rolled back: {cause.message}"]
+    parts.append(f"the new one's log ends with: {_joined(lines)}" if lines else "it logged nothing")
+    parts.append(_told_old(one, undone.problems.get(one.name)))
+    if one.words and one.words[0].lines:
+        parts.append(f"its log ended with: {_joined(one.words[0].lines)}")
+    return LaunchError("; ".join(parts), hint=cause.hint)
+
+
+def _joined(lines: List[str]) -> str:
+    return " | ".join(lines)
+
+
+def _told_old(one: Rebuild, problem: str | None) -> str:
+    if problem:
+        return f"the old one is not as it was: {problem}"
+    return "the old one runs again" if one.ran else "the old one is in its place again"
