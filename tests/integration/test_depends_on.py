@@ -110,6 +110,13 @@ def test_a_boot_starts_in_order(host: Deployment) -> None:
     assert started_in_order(host)
 
 
+def test_rebuilds_are_in_order(host: Deployment) -> None:
+    host.converged(*chain())
+    ready(host)
+    assert not host.run(*chain(), recreate=True).failed
+    assert stopped_in_order(logs(host)) and started_in_order(host)
+
+
 def test_removal_is_in_order(host: Deployment) -> None:
     host.converged(*chain())
     ready(host)
@@ -133,17 +140,6 @@ def test_who_depends_on_a_failure_fails_with_it(host: Deployment) -> None:
     specs[2]["command"] = TALKING
     host.converged(*specs)
     assert started_in_order(host)
-
-
-def test_who_waits_for_the_health_of_what_ends_fails(host: Deployment) -> None:
-    needs = [{"name": "db", "condition": "healthy"}]
-    web = sandbox("web", depends_on=needs)
-    dying = sandbox("db", command=["sh", "-c", "echo no disk; exit 3"], restart_policy="no")
-    failed = host.run(web, dying).failed
-    assert set(failed) == {"web"}
-    assert "depends on db, which is not healthy: db has ended with exit code 3" in failed["web"]
-    assert "no disk" in failed["web"]
-    host.converged(web, sandbox("db"))
 
 
 def test_after_a_boot_one_fails_for_itself(host: Deployment) -> None:
