@@ -131,9 +131,9 @@ def test_who_depends_on_a_failure_fails_with_it(host: Deployment) -> None:
     specs.append(sandbox("other"))
     failed = host.run(*specs).failed
     assert set(failed) == {"db", "web", "proxy"}
-    assert "web is not started: it depends on db, which failed:" in failed["web"]
+    assert "web: not started, as it depends on db, which failed:" in failed["web"]
     assert "/nowhere" in failed["web"]
-    assert "it depends on web, which is not started either" in failed["proxy"]
+    assert "as it depends on web, which is not started either" in failed["proxy"]
     states = {entry["name"]: entry["state"] for entry in converge.info(host.paths)}
     assert (states["cache"], states["other"]) == ("running", "running")
     assert runtime.running(host.paths, "web") is None
@@ -149,7 +149,7 @@ def test_after_a_boot_one_fails_for_itself(host: Deployment) -> None:
     host.reboot()
     failed = converge.up(host.paths).failed
     assert set(failed) == {"web", "proxy"}
-    assert "it depends on db, which does not run" in failed["web"]
+    assert "as it depends on db, which does not run" in failed["web"]
     assert runtime.running(host.paths, "other") and runtime.running(host.paths, "cache")
     assert not converge.lifecycle(host.paths, ["proxy", "web", "db"], "start").failed
     assert started_in_order(host)

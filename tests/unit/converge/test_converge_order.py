@@ -198,8 +198,8 @@ def test_failures_go_on_to_dependents_only() -> None:
     assert launcher.asked == [["db", "other"]]
     assert found == {
         "db": "no such file",
-        "web": "web is not started: it depends on db, which failed: no such file",
-        "proxy": "proxy is not started: it depends on web, which is not started either",
+        "web": "web: not started, as it depends on db, which failed: no such file",
+        "proxy": "proxy: not started, as it depends on web, which is not started either",
     }
 
 
@@ -231,6 +231,6 @@ def test_who_waits_for_health_fails_without_it(monkeypatch: pytest.MonkeyPatch) 
     assert waited == [{"db", "cache"}]
     assert launcher.asked == [["db", "cache"], ["lax", "well"]]
     assert found == {
-        "web": "web is not started: it depends on db, which is not healthy: "
+        "web": "web: not started, as it depends on db, which is not healthy: "
         "db is unhealthy after 3 failed checks"
     }
