@@ -56,8 +56,7 @@ def _init(peer: _socket.socket) -> NoReturn:
     config, fds = protocol.receive_request(peer)
     if config is None:
         os._exit(1)
-    mnt, null, pts, listener, log0, log1, status, health = fds
-    mnt, null, pts, listener, log0, log1, status, *journal = fds
+    mnt, null, pts, listener, log0, log1, status, health, *journal = fds
     try:
         _settle(mnt, null)
         confine.apply(config)
