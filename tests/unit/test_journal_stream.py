@@ -118,11 +118,12 @@ def listener(paths: Paths) -> socket.socket:
     return sock
 
 
-def test_the_header_names_the_sandbox(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["web", "web/rebuild/next"])
+def test_the_header_names_the_sandbox(tmp_path: Path, name: str) -> None:
     paths = Paths(str(tmp_path))
     with listener(paths) as server:
         server.listen()
-        fds = journal.streams(paths.sandbox("web"))
+        fds = journal.streams(paths.sandbox(name))
         assert len(fds) == 2
         for fd, level in zip(fds, (6, 3)):
             assert not os.get_blocking(fd)

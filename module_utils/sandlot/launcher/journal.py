@@ -20,10 +20,12 @@ _SHUT_RD = 0
 
 def streams(paths: SandboxPaths) -> list[int]:
     """Descriptors for stdout and stderr that never block; none where nobody takes them."""
+    # What a rebuild makes beside a sandbox is that sandbox in the end.
+    identifier = f"sandlot/{paths.name.partition('/')[0]}"
     found: list[_socket.socket] = []
     try:
         for level in _LEVELS:
-            found.append(_stream(paths.host.journal, f"sandlot/{paths.name}", level))
+            found.append(_stream(paths.host.journal, identifier, level))
     except OSError:
         # No journald, or one that hangs: the log ring has it all.
         for sock in found:
