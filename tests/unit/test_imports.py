@@ -38,6 +38,7 @@ ENGINE_LAUNCHER = {
         "kernel.linkflags",
         "kernel.nftables",
         "launcher.command",
+        "launcher.journal",
         "launcher.lowers",
         "launcher.netns",
         "launcher.refresher",

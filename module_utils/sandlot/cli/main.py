@@ -94,9 +94,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_repair(commands)
     _command(commands, "up", "service", "start what is to run after a boot")
     down = _command(commands, "down", "service", "end what runs; it runs again after the next boot")
-    text = "do nothing unless systemd is shutting the host down"
+    text = "do nothing unless the host is shutting down"
     down.add_argument("--at-shutdown", action="store_true", help=text)
-    _command(commands, "launcher", "service", "run the launcher in the foreground")
+    launcher = _command(commands, "launcher", "service", "run the launcher in the foreground")
+    instead = launcher.add_mutually_exclusive_group()
+    text = "only say whether it runs; exit status 3 when it does not"
+    instead.add_argument("--status", action="store_true", help=text)
+    text = "end the one that runs; sandboxes go on"
+    instead.add_argument("--end", action="store_true", help=text)
     return parser
 
 

@@ -15,9 +15,8 @@ from ..errors import SandlotError
 from ..launcher.client import UNIT, Launcher
 from ..paths import Paths
 from ..plan import Operation, apply_all, descriptions
-from . import layer, observe, payload
+from . import layer, observe, payload, services
 
-SYSTEMD = "/run/systemd/system"
 COMMAND = """\
 #!{python} -I
 import sys
@@ -115,9 +114,27 @@ def _present(paths: Paths) -> list[Operation]:
     ]
     if has_systemd(paths) and not all(map(os.path.lexists, boot_links(paths))):
         operations.append(Operation("runtime", f"enable {BOOT_UNIT}", _enable))
+    operations += _service(paths)
     if operations or os.path.exists(_pending(paths)):
         operations.append(Operation("runtime", "upgrade the launcher", lambda: _upgrade(paths)))
     return operations
+
+
+def _service(paths: Paths) -> list[Operation]:
+    """Without systemd: the service is started after a boot, and runs from now on."""
+    service = services.find(paths)
+    if service is None:
+        return []
+    found = []
+    if not service.enabled():
+        found.append(Operation("runtime", "enable the service sandlot", service.enable))
+    if not service.kept() or os.path.exists(_pending(paths)) or _changed(service.texts()):
+        found.append(Operation("runtime", "keep a launcher running", service.keep))
+    return found
+
+
+def _changed(texts: Mapping[str, tuple[str, int]]) -> bool:
+    return any(_read(path) != text for path, (text, _) in texts.items())
 
 
 def _install(paths: Paths, files: Mapping[str, bytes]) -> None:
@@ -156,11 +173,12 @@ def _texts(paths: Paths) -> dict[str, tuple[str, int]]:
         for name, text in UNITS.items():
             content = text.format(command=paths.command, unit=UNIT, wanting=wanting)
             texts[_unit(paths, name)] = (content, 0o644)
-    return texts
+    service = services.find(paths)
+    return {**texts, **(service.texts() if service else {})}
 
 
 def has_systemd(paths: Paths) -> bool:
-    return not paths.root and os.path.isdir(SYSTEMD)
+    return not paths.root and os.path.isdir(services.SYSTEMD)
 
 
 def _unit(paths: Paths, name: str) -> str:
@@ -211,6 +229,9 @@ def _absent(paths: Paths) -> list[Operation]:
     if units:
         summary = f"remove {', '.join(units)}"
         operations.append(Operation("runtime", summary, lambda: _remove_units(paths, units)))
+    service = services.left(paths)
+    if service:
+        operations.append(Operation("runtime", "remove the service sandlot", service.remove))
     if launcher.ping() is not None:
         operations.append(Operation("runtime", "end the launcher", launcher.quit))
     return operations + [

@@ -56,14 +56,14 @@ def _init(peer: _socket.socket) -> NoReturn:
     config, fds = protocol.receive_request(peer)
     if config is None:
         os._exit(1)
-    mnt, null, pts, listener, log0, log1, status, health = fds
+    mnt, null, pts, listener, log0, log1, status, health, *journal = fds
     try:
         _settle(mnt, null)
         confine.apply(config)
     except OSError as error:
         protocol.answer(peer, {"error": f"confining init: {error.strerror}"})
         os._exit(1)
-    logs = LogRing((log0, log1), config["log_max_size"], config["log_place"])
+    logs = LogRing((log0, log1), config["log_max_size"], config["log_place"], journal)
     server = _socket.socket(fileno=listener)
     files = {"status": status, "health": health, "null": null, "pts": pts}
     Supervisor(config, peer, server, logs, **files).run()

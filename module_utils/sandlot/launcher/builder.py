@@ -27,7 +27,7 @@ from ..kernel.mounts import (
     MOUNT_ATTR_RDONLY,
 )
 from ..kernel.signals import signal
-from . import lowers, netns, protocol, rootfs, stage, stopper, users
+from . import journal, lowers, netns, protocol, rootfs, stage, stopper, users
 from .creator import write_value
 
 TYPE_CHECKING = False
@@ -96,7 +96,7 @@ def start(
         config.update(_confinement(launch), user=None, rlimits=rlimits, restarts=restarts)
         config.update(healthcheck=healthcheck)
         config.update(found, log_place=logs.newest((descriptors[1], descriptors[2])))
-        protocol.send(peer, config, [*fds, *descriptors])
+        protocol.send(peer, config, [*fds, *descriptors, *journal.streams(paths)])
         _expect(peer, "started")
     except (OSError, LaunchError):
         _abandon(paths, pidfd)
