@@ -17,7 +17,7 @@ import shutil
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from converge_fixtures import Deployment, sandbox, scrub
@@ -62,6 +62,19 @@ class Step(NamedTuple):
     problem: str = ""
 
 
+def alone(port: int) -> list[Specs]:
+    """One sandbox as it is deployed, and what it is updated to."""
+    web = sandbox("web", published_ports=[f"{port}:80"], memory="64m")
+    plugged = {"name": "default", "mac_address": "02:00:00:00:00:77", "aliases": ["www"]}
+    return [[web], [{**web, "hostname": "www", "memory": "96m", "networks": [plugged]}]]
+
+
+def pair(port: int) -> list[Specs]:
+    """The same with a second one in its network namespace."""
+    side = sandbox("side", network_mode="container:web")
+    return [[*specs, side] for specs in alone(port)]
+
+
 class _Ended(Exception):
     """What a module would have printed, and exited."""
 
@@ -92,12 +105,10 @@ def _outcome(action: Callable[[], dict[str, str]], paths: Paths) -> tuple[str, s
 class Sweep:
     """Faults on one host; ``target`` is whose calls fail: the run's, or the launcher's."""
 
-    def __init__(self, host: Deployment, target: str, port: int) -> None:
+    def __init__(self, host: Deployment, target: str, variants: Sequence[Specs]) -> None:
         self.host = host
         self.target = target
-        web = sandbox("web", published_ports=[f"{port}:80"], memory="64m")
-        plugged = {"name": "default", "mac_address": "02:00:00:00:00:77", "aliases": ["www"]}
-        self.variants = [web, {**web, "hostname": "www", "memory": "96m", "networks": [plugged]}]
+        self.variants = variants
         self.current: Specs = []
         self.clean = self._baseline()
 
@@ -112,9 +123,9 @@ class Sweep:
     def _action(self, scenario: str) -> tuple[Callable[[], dict[str, str]], Specs]:
         """What is done, and what there is to be afterwards."""
         if scenario == "deploy":
-            return self._converging(self.variants[:1]), self.variants[:1]
+            return self._converging(self.variants[0]), self.variants[0]
         if scenario == "update":
-            other = [spec for spec in self.variants if spec not in self.current]
+            other = self.variants[self.variants[0] == self.current]
             return self._converging(other), other
         if scenario == "rebuild":
             return self._converging(self.current, recreate=True), self.current
@@ -132,7 +143,7 @@ class Sweep:
         if scenario == "deploy" and self.current:
             self._follow_up([])
         elif scenario != "deploy" and not self.current:
-            self._follow_up(self.variants[:1])
+            self._follow_up(self.variants[0])
         if self.current and not os.path.exists(self._marker()):
             with open(self._marker(), "w", encoding="ascii"):
                 pass
@@ -259,12 +270,16 @@ class Sweep:
     # -- all steps
 
     def sweep(
-        self, faults: Iterable[str], scenarios: Iterable[str] = SCENARIOS, stride: int = 1
+        self,
+        faults: Iterable[str],
+        scenarios: Sequence[str] = SCENARIOS,
+        *,
+        first: int = 1,
+        stride: int = 1,
     ) -> Iterator[Step]:
-        """Every fault at every ``stride``th call; ends each with a step that was missed."""
-        scenarios = list(scenarios)
+        """Each fault at every ``stride``th call; ends each with a step that was missed."""
         for fault in faults:
-            numbers = dict.fromkeys(scenarios, 1)
+            numbers = dict.fromkeys(scenarios, first)
             while numbers:
                 for scenario in [name for name in SCENARIOS if name in numbers]:
                     step = self.step(scenario, fault, numbers[scenario])

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The whole sweep, or a part: `make sweep`. Steps are appended to a file as they are done.
+"""The whole sweep (`make sweep`), or a part of it. Steps are appended to a file as they are done.
 
-run.py [--target run,launcher] [--fault SIGKILL,...] [--scenario deploy,...] [--stride N]
-       [--append FILE]                  sweeps
-run.py --table FILE                     prints the table of docs/reliability.md
+run.py [--target run,launcher] [--fault SIGKILL,...] [--scenario deploy,...]
+       [--stride N] [--append FILE]     sweeps, each target in a process of its own
+run.py --summary FILE                   writes bench/results/sweep.json and the tables of
+                                        docs/reliability.md from such a file
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -25,30 +27,50 @@ for directory in (TESTS, TESTS / "integration", TESTS.parent / "module_utils"):
 from converge_fixtures import Deployment, assert_gone, free_port, untouched_host  # noqa: E402
 
 from sweep import report  # noqa: E402
-from sweep.engine import MISSED, SCENARIOS, TARGETS, Sweep  # noqa: E402
+from sweep.engine import MISSED, SCENARIOS, TARGETS, Sweep, alone  # noqa: E402
 from sweep.faults import FAULTS  # noqa: E402
+from sweep.tracer import supported  # noqa: E402
 
 # A disk is no part of what is tried, and would take most of the time.
 FAST = "/dev/shm"
+SUMMARY = TESTS.parent / "bench/results/sweep.json"
+PAGE = TESTS.parent / "docs/reliability.md"
 
 
 def main() -> int:
     options = _parser().parse_args()
-    if options.table:
-        print(report.table(report.load(options.table)))
-        return 0
+    if options.summary:
+        return _write_summary(options.summary)
+    if not supported():
+        sys.exit("the sweep knows the system calls of x86-64 only")
+    targets = options.target.split(",")
+    if len(targets) == 1:
+        return _sweep(targets[0], options)
+    # The last of two equal options counts.
+    command = [sys.executable, *sys.argv, "--target"]
+    running = [subprocess.Popen([*command, target]) for target in targets]
+    return max(child.wait() for child in running)
+
+
+def _write_summary(path: str) -> int:
+    entries = report.summary(report.load(path))
+    SUMMARY.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+    report.replace_in(PAGE, report.document(entries))
+    return 0
+
+
+def _sweep(target: str, options: argparse.Namespace) -> int:
+    faults, scenarios = options.fault.split(","), options.scenario.split(",")
     problems = 0
     with _deployed() as host, open(options.append, "a", encoding="utf-8") as results:
-        for target in options.target.split(","):
-            sweep = Sweep(host, target, free_port())
-            for step in sweep.sweep(
-                options.fault.split(","), options.scenario.split(","), options.stride
-            ):
-                print(json.dumps(step._asdict()), file=results, flush=True)
-                problems += bool(step.problem)
-                if step.problem or step.outcome == MISSED:
-                    print(step, flush=True)
-    print(report.table(report.load(options.append)))
+        sweep = Sweep(host, target, alone(free_port()))
+        for step in sweep.sweep(faults, scenarios, stride=options.stride):
+            # In one write each, as two processes append.
+            results.write(json.dumps(step._asdict()) + "\n")
+            results.flush()
+            problems += bool(step.problem)
+            if step.problem or step.outcome == MISSED:
+                print(step, flush=True)
     return 1 if problems else 0
 
 
@@ -59,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scenario", default=",".join(SCENARIOS))
     parser.add_argument("--stride", type=int, default=1)
     parser.add_argument("--append", default="sweep.jsonl", metavar="FILE")
-    parser.add_argument("--table", metavar="FILE")
+    parser.add_argument("--summary", metavar="FILE")
     return parser
 
 
