@@ -91,6 +91,9 @@ class _Module:
     def fail_json(self, msg: str, **kwargs: Any) -> NoReturn:
         raise _Ended(EXPLAINED, msg)
 
+    def warn(self, warning: str) -> None:
+        """Warnings end no run."""
+
 
 def _outcome(action: Callable[[], dict[str, str]], paths: Paths) -> tuple[str, str]:
     """How a module with this action ends."""

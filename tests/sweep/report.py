@@ -37,6 +37,7 @@ def _entry(key: tuple[str, str, str], group: list[Step]) -> Step:
         "scenario": key[2],
         "injected": len(injected),
         "converged": sum(not step["problem"] for step in injected),
+        "stride": max(step["stride"] for step in group),
         "complete": any(step["outcome"] == MISSED for step in group),
         "outcomes": Counter(step["outcome"] for step in injected),
         "families": Counter(step["family"] for step in injected),
@@ -62,7 +63,9 @@ def _by_fault(entries: list[Step]) -> str:
 def _cell(entry: Step | None) -> str:
     if entry is None:
         return ""
-    return f"{entry['injected']} / {entry['converged']}{'' if entry['complete'] else ' …'}"
+    share = f" (1 in {entry['stride']})" if entry["stride"] > 1 else ""
+    end = "" if entry["complete"] else " …"
+    return f"{entry['injected']} / {entry['converged']}{share}{end}"
 
 
 def _by_family(entries: list[Step]) -> str:

@@ -66,7 +66,7 @@ def _sweep(target: str, options: argparse.Namespace) -> int:
         sweep = Sweep(host, target, alone(free_port()))
         for step in sweep.sweep(faults, scenarios, stride=options.stride):
             # In one write each, as two processes append.
-            results.write(json.dumps(step._asdict()) + "\n")
+            results.write(json.dumps({**step._asdict(), "stride": options.stride}) + "\n")
             results.flush()
             problems += bool(step.problem)
             if step.problem or step.outcome == MISSED:
