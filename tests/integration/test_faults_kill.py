@@ -8,10 +8,12 @@ another first one. docs/reliability.md has the method and the table of the whole
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 
 import pytest
 from converge_fixtures import Deployment, deployed, free_port, needs_root
+from sweep import engine
 from sweep.engine import LAUNCHER, MISSED, RUN, Sweep, alone, pair
 from sweep.faults import FAULTS
 from sweep.tracer import supported
@@ -21,9 +23,11 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not supported(), reason="system calls are numbered as on x86-64"),
 ]
-# No divisor of anything, so that loops over files or links are not hit at one place only.
-STRIDE = {RUN: 61, LAUNCHER: 53}
-PAIR_STRIDE = {RUN: 23, LAUNCHER: 41}
+# Primes, so that loops over files or links are not hit at one place only.
+STRIDE = {RUN: 79, LAUNCHER: 71}
+PAIR_STRIDE = {RUN: 37, LAUNCHER: 53}
+# Disks are asked for space a few times only.
+SPACE_STRIDE = 11
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +51,45 @@ def check(sweep: Sweep, fault: str, first: int, stride: int) -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("target", STRIDE)
 def test_a_fault_at_any_call(host: Deployment, port: int, target: str, fault: str) -> None:
-    # Disks are asked for space a few times only.
-    stride = 7 if fault == "ENOSPC" else STRIDE[target]
-    first = 1 + FAULTS.index(fault) * 2
-    check(Sweep(host, target, alone(port)), fault, first, stride)
+    stride = SPACE_STRIDE if fault == "ENOSPC" else STRIDE[target]
+    check(Sweep(host, target, alone(port)), fault, 1 + FAULTS.index(fault), stride)
 
 
 @pytest.mark.parametrize("target", PAIR_STRIDE)
 def test_killed_with_a_shared_network(host: Deployment, port: int, target: str) -> None:
     check(Sweep(host, target, pair(port)), "SIGKILL", 1, PAIR_STRIDE[target])
+
+
+def _nothing() -> dict[str, str]:
+    return {}
+
+
+def _unexplained() -> dict[str, str]:
+    raise ValueError("unexplained")
+
+
+def _hanging() -> dict[str, str]:
+    signal.pause()
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("action", "problem"),
+    [
+        (_nothing, "told to be done, but the next run found: web: create"),
+        (_unexplained, "not explained: ValueError: unexplained"),
+        (_hanging, "no end within 1 seconds"),
+    ],
+)
+def test_the_sweep_notices(
+    host: Deployment,
+    port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    action: Callable[[], dict[str, str]],
+    problem: str,
+) -> None:
+    """The control: runs that do nothing, raise what is no error of ours, never end."""
+    sweep = Sweep(host, RUN, alone(port))
+    monkeypatch.setattr(engine, "DEADLINE", 1.0)
+    monkeypatch.setattr(sweep, "_action", lambda _scenario: (action, sweep.variants[0]))
+    assert sweep.step("deploy", "SIGKILL", 1).problem.startswith(problem)
