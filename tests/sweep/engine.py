@@ -17,7 +17,7 @@ import shutil
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from converge_fixtures import Deployment, sandbox, scrub
@@ -82,7 +82,7 @@ class _Ended(Exception):
 class _Module:
     """In the place of an AnsibleModule."""
 
-    params: dict[str, Any] = {}
+    params: Mapping[str, Any] = {}
     check_mode = False
 
     def exit_json(self, **kwargs: Any) -> NoReturn:
@@ -216,10 +216,13 @@ class Sweep:
     def _problem(self, step: Step, after: Specs) -> str:
         if step.outcome == HUNG:
             return f"no end within {DEADLINE:.0f} seconds: {step.message}"
-        todo = self._follow_up(after)
+        told_done = step.outcome in (DONE, MISSED) and self._done_means_done(step)
+        # A run without sandboxes would not show it: what else a teardown does is no run.
+        todo = sorted(removal_due(self.host)) if told_done and not after else []
+        todo += self._follow_up(after)
         if step.outcome == RAW:
             return f"not explained: {step.message.strip().splitlines()[-1]}"
-        if step.outcome in (DONE, MISSED) and self._done_means_done(step) and todo:
+        if told_done and todo:
             return f"told to be done, but the next run found: {'; '.join(todo)}"
         if step.scenario == "update" and not os.path.exists(self._marker()):
             return "what was in the layer is gone"
@@ -232,12 +235,11 @@ class Sweep:
     def _follow_up(self, after: Specs) -> list[str]:
         """What the next run has to do; AssertionError unless it converges."""
         if not after:
-            todo = sorted(removal_due(self.host))
             failed = teardown(self.host)
             assert not failed, failed
             self.current = []
             assert settled(lambda: left_over(self.host) == self.clean), self._difference()
-            return todo
+            return []
         self.host.declare()
         result = self.host.run(*after, purge=True)
         assert not result.failed, result.failed
