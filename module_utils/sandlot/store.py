@@ -31,6 +31,10 @@ def read(path: str) -> Json | None:
             data = json.load(handle)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        # Reading names no file.
+        error.filename = error.filename or path
+        raise
     except (ValueError, UnicodeDecodeError) as error:
         raise StateError(f"{path} is not valid JSON: {error}", hint=_remedy(path)) from error
     return _checked(path, data)
@@ -66,7 +70,9 @@ def replace(path: str, content: bytes, *, mode: int = 0o600, durable: bool = Tru
     try:
         _write_file(temporary, content, mode=mode, durable=durable)
         os.rename(temporary, path)
-    except OSError:
+    except OSError as error:
+        # What is written through a descriptor names no file.
+        error.filename = error.filename or path
         unlink(temporary)
         raise
     if durable:

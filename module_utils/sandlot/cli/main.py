@@ -12,6 +12,7 @@ import sys
 from typing import Any, List, Optional, Sequence
 
 from ..errors import HostError, SandlotError
+from ..oserrors import explained
 from ..paths import Paths
 from . import output
 
@@ -42,9 +43,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     except OSError as error:
-        # Errors of the host are explained further down; this one is of writing the answer.
         if error.errno != errno.ENOSPC or error.filename:
-            raise
+            output.complain(explained(error))
+            return failure
+        # Files are named in errors, so this one is of writing the answer.
         output.say(f"the output can't be written: {error.strerror}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE

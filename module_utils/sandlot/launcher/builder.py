@@ -166,7 +166,7 @@ def _expect(peer: _socket.socket, key: str, fds: list[int] | None = None) -> pro
         raise LaunchError("init died before it was ready", hint="see launcher.log in /run/sandlot")
     if "error" in message or key not in message:
         problem = message.get("error", "init sent something unexpected")
-        raise LaunchError(problem, hint=message.get("hint", ""))
+        raise LaunchError(problem, hint=message.get("hint", ""), code=message.get("errno", 0))
     return message
 
 
@@ -244,7 +244,7 @@ def _mounter(build: _Build, peer: _socket.socket) -> None:
         answer = _user(root, build.launch)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        answer = {"error": f"preparing the root: {error.strerror}{where}"}
+        answer = {"error": f"preparing the root: {error.strerror}{where}", "errno": error.errno}
     except LaunchError as error:
         answer = {"error": error.message, "hint": error.hint}
     protocol.answer(peer, answer, fds)
