@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Iterator
+from typing import Generator, Iterator
 
 import pytest
 
@@ -19,13 +19,45 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import image  # noqa: E402
 from guest import TREE, Guest, finish  # noqa: E402
-from hosts import BEFORE, DEMO, DEPLOY, FINGERPRINT  # noqa: E402
+from hosts import BEFORE, DEMO, DEPLOY, FINGERPRINT, RAISED, changed, each  # noqa: E402
+
+SUITES = os.environ.get("SANDLOT_VM_SUITES", "bookworm trixie").split()
+# What is deployed by one file is what the next one finds.
+ORDER = (
+    "test_unplugged",
+    "test_deploy",
+    "test_limits",
+    "test_reboot",
+    "test_unplugged_update",
+    "test_teardown",
+)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Suites side by side with pytest-xdist; what needs one suite only is done on the first."""
     if "suite" in metafunc.fixturenames:
-        suites = os.environ.get("SANDLOT_VM_SUITES", "bookworm trixie").split()
-        metafunc.parametrize("suite", suites, scope="session")
+        suites = SUITES[:1] if getattr(metafunc.module, "FIRST_SUITE_ONLY", False) else SUITES
+        marked = [pytest.param(suite, marks=pytest.mark.xdist_group(suite)) for suite in suites]
+        metafunc.parametrize("suite", marked, scope="session")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> tuple[int, int]:
+    assert isinstance(item, pytest.Function)
+    return SUITES.index(item.callspec.params["suite"]), ORDER.index(item.module.__name__)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport]:
+    report = yield
+    machine = getattr(item, "funcargs", {}).get("guest")
+    if report.failed and machine is not None:
+        report.sections += machine.last_words()
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +82,10 @@ def _running(machine: Guest) -> Iterator[Guest]:
 def deployed(guest: Guest) -> str:
     """The output of the first deploy of the demo set."""
     return finish(guest.play(DEPLOY, DEMO))
+
+
+@pytest.fixture(scope="session")
+def raised(guest: Guest, deployed: str) -> tuple[int, dict[str, int]]:
+    """How many tasks raising a limit changed, and the sandboxes' pids from before it."""
+    pids = each(guest, "pid")
+    return changed(finish(guest.play(DEPLOY, RAISED))), pids
