@@ -22,6 +22,7 @@ PATIENCE = 120.0
 
 # Whether the host answers where the filter should keep it from answering: often at first.
 _PROBE = """
+trap 'echo ended; exit' TERM
 n=0
 while :; do
   nc -w 1 10.77.0.1 22 < /dev/null && echo REACHED
@@ -30,6 +31,7 @@ while :; do
   [ $n -lt 20 ] && sleep 1 || sleep 5
 done
 """
+_WORK = "trap 'echo ended; exit' TERM; while :; do date; sleep 60 & wait; done"
 _SERVE = "mkdir -p /srv; echo hello > /srv/index.html; exec httpd -f -p 80 -h /srv"
 DEMO: dict[str, Any] = {
     "sandbox_images": [{"name": "busybox", "source": "busybox"}],
@@ -41,10 +43,16 @@ DEMO: dict[str, Any] = {
         "cpus": 0.5,
         "pids_limit": 32,
     },
+    # In another order than they are to be started in, which isn't that of the alphabet either.
     "sandbox_instances": [
-        {"name": "web", "command": ["sh", "-c", _SERVE], "published_ports": ["8080:80"]},
-        {"name": "worker", "command": ["sh", "-c", "while :; do date; sleep 60; done"]},
-        {"name": "shell", "command": ["sh", "-c", _PROBE]},
+        {
+            "name": "web",
+            "command": ["sh", "-c", _SERVE],
+            "published_ports": ["8080:80"],
+            "depends_on": ["shell"],
+        },
+        {"name": "worker", "command": ["sh", "-c", _WORK]},
+        {"name": "shell", "command": ["sh", "-c", _PROBE], "depends_on": ["worker"]},
     ],
     "sandbox_purge": True,
 }

@@ -11,7 +11,7 @@ import re
 
 import pytest
 from guest import Guest, finish
-from hosts import DEPLOY, NAMES, RAISED, changed, fetch, identity, inside, inspected, until
+from hosts import DEPLOY, NAMES, RAISED, changed, each, fetch, identity, inside, inspected, until
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,22 @@ def test_no_packet_was_before_the_filter(guest: Guest, rebooted: dict[str, objec
     until(lambda: "REACHED" in guest.root("sandlot logs --tail 5 shell"), "the host is reached")
     guest.root("systemctl start sandlot; sandlot up")
     assert "table inet sandlot" in guest.root("nft list tables")
+
+
+def test_dependencies_come_first_and_go_last(guest: Guest, rebooted: dict[str, object]) -> None:
+    pids = each(guest, "pid")
+    order = " ".join(str(pids[name]) for name in ("worker", "shell", "web"))
+    ticks = guest.root(
+        f"for p in {order}; do sed 's/.*) //' /proc/$p/stat; done | cut -d ' ' -f 20"
+    )
+    begun = [int(line) for line in ticks.splitlines()]
+    assert begun[0] < begun[1] < begun[2]
+    assert "" < _ended(guest, "shell") < _ended(guest, "worker")
+
+
+def _ended(guest: Guest, name: str) -> str:
+    """When it was told to end, by the last line that it wrote about that."""
+    return guest.root(f"sandlot logs -t {name} | grep ' ended$' | tail -n 1")
 
 
 @pytest.mark.parametrize("action", ["restart", "reload"])
