@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Generator, Iterator
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -34,11 +36,10 @@ ORDER = (
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Suites side by side with pytest-xdist; what needs one suite only is done on the first."""
+    """What needs one suite only is done on the first."""
     if "suite" in metafunc.fixturenames:
         suites = SUITES[:1] if getattr(metafunc.module, "FIRST_SUITE_ONLY", False) else SUITES
-        marked = [pytest.param(suite, marks=pytest.mark.xdist_group(suite)) for suite in suites]
-        metafunc.parametrize("suite", marked, scope="session")
+        metafunc.parametrize("suite", suites, scope="session")
 
 
 @pytest.hookimpl(trylast=True)
@@ -49,6 +50,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _place(item: pytest.Item) -> tuple[int, int]:
     assert isinstance(item, pytest.Function)
     return SUITES.index(item.callspec.params["suite"]), ORDER.index(item.module.__name__)
+
+
+class BySuite(LoadScopeScheduling):
+    """Each suite to one worker of pytest-xdist, in order."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next(suite for suite in SUITES if f"[{suite}" in nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> BySuite:
+    return BySuite(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -18,13 +18,13 @@ from typing import Any
 from image import USER, Image
 
 TREE = Path(__file__).resolve().parents[2]
-BOOT_SECONDS = 420.0
-COMMAND_SECONDS = 240.0
-PLAY_SECONDS = 600.0
+BOOT_SECONDS = 900.0
+COMMAND_SECONDS = 600.0
+PLAY_SECONDS = 1200.0
 POLL_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 # An emulated host now and then drops a connection that is being made.
-_ANSIBLE = {"ANSIBLE_TIMEOUT": "60", "ANSIBLE_SSH_RETRIES": "3", "ANSIBLE_NOCOLOR": "1"}
+_ANSIBLE = {"ANSIBLE_TIMEOUT": "120", "ANSIBLE_SSH_RETRIES": "3", "ANSIBLE_NOCOLOR": "1"}
 # The last three cost a third of an emulated machine's time, and sandboxes can't tell.
 _APPEND = (
     "root=/dev/vda rw console=ttyS0 panic=-1 mitigations=off norandmaps transparent_hugepage=never"
@@ -117,7 +117,7 @@ class Guest:
 
     def boot_id(self) -> str:
         """Empty while nobody answers."""
-        done = self.ssh("cat /proc/sys/kernel/random/boot_id", check=False, patience=40)
+        done = self.ssh("cat /proc/sys/kernel/random/boot_id", check=False, patience=60)
         if done.returncode:
             self.hang_up()  # QEMU keeps connections to a kernel that is gone
             return ""

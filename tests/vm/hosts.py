@@ -18,7 +18,7 @@ HOME = "/home/deploy"
 FINGERPRINT = f"{HOME}/fingerprint.py"
 BEFORE = f"{HOME}/before.json"
 CGROUP = "/sys/fs/cgroup/sandlot"
-PATIENCE = 120.0
+PATIENCE = 300.0
 
 # Whether the host answers where the filter should keep it from answering: often at first.
 _PROBE = """
