@@ -65,7 +65,7 @@ molecule: test-packages $(VENV)/.dev ## Deploy, crash, repair and remove, as a u
 
 # Emulated unless KVM=1 is given: some machines have a /dev/kvm on which guests hang.
 test-vm: vm-packages $(VENV)/.dev ## Deploy, reboot and cut the power of Debian hosts in QEMU
-	@$(AS_ROOT) SANDLOT_VM_KVM=$(KVM) SANDLOT_VM_SUITES="$(SUITES)" $(BIN)/pytest -p no:cacheprovider tests/vm
+	@$(AS_ROOT) SANDLOT_VM_KVM=$(KVM) SANDLOT_VM_SUITES="$(SUITES)" $(BIN)/pytest -p no:cacheprovider -n $(words $(SUITES)) tests/vm
 
 bench: test-packages $(VENV)/.bench ## Measure, and compare with public tools
 	@$(AS_ROOT) $(BIN)/python bench/run.py
