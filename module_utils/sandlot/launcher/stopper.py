@@ -16,7 +16,7 @@ from ..errors import LaunchError
 from ..init import status
 from ..kernel import namespaces
 from ..kernel.signals import signal
-from . import protocol
+from . import oom, protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def stop(paths: SandboxPaths, launch: Mapping[str, Any] | None) -> None:
             _end(paths, pidfd, launch["stop"]["timeout"] if launch else 0.0)
         finally:
             os.close(pidfd)
+    if launch:
+        oom.note(paths, launch["cgroups"])
     finish(paths, "exited")
     store.remove(paths.init)
     store.remove(paths.socket)
