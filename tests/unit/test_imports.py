@@ -41,6 +41,7 @@ ENGINE_LAUNCHER = {
         "launcher.journal",
         "launcher.lowers",
         "launcher.netns",
+        "launcher.oom",
         "launcher.refresher",
         "launcher.server",
         "launcher.stage",
