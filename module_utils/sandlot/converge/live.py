@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
+from .. import runtime
 from ..errors import LaunchError
 from ..launcher import protocol
 from ..paths import SandboxPaths
@@ -19,6 +20,9 @@ def differs(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
 
 
 def configure(sandbox: SandboxPaths, launch: Mapping[str, Any]) -> None:
+    running = runtime.running(sandbox.host, sandbox.name)
+    if running is not None:
+        runtime.check_protocol(sandbox.name, running)
     config = {key: launch.get(key) for key in KEYS}
     try:
         # Also for connecting: an init that accepts nobody must not keep the host's lock.
