@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from converge_fixtures import Deployment, deployed, eventually, needs_root, sandbox
 from sandboxes import zygote_of
-from sandlot import cgroups, runtime
+from sandlot import cgroups, idmap, runtime
 from sandlot.kernel import netlink
 from sandlot.launcher.client import Launcher
+from sandlot.network.model import identity
 
 pytestmark = needs_root
 
@@ -72,8 +73,6 @@ def files(host: Deployment) -> int:
 def links(host: Deployment) -> list[str]:
     with netlink.connect() as sock:
         macs = {link.name: link.mac for link in netlink.links(sock)}
-    from sandlot.network.model import identity
-
     return sorted(name for name, mac in macs.items() if mac == identity(host.paths, name))
 
 
@@ -87,9 +86,8 @@ def looked(host: Deployment) -> tuple[dict[str, Any], dict[str, int]]:
         "cgroups": cgroups.names(host.paths),
         "run": runtime.names(host.paths),
         "files": files(host),
-        "subuid": Path(host.paths.subuid).read_text(),
+        "id lines": len(idmap.recorded(idmap.observe(host.paths))),
         "descriptors": {name: descriptors(pid) for name, pid in pids.items()},
-        "zombies": sum(1 for _ in Path(f"/proc/{pids['launcher']}/task").iterdir()),
         "children": Path(f"/proc/{pids['launcher']}/task/{pids['launcher']}/children").read_text(),
     }
     return found, {name: memory(pid) for name, pid in pids.items()}
