@@ -46,6 +46,7 @@ ENGINE_LAUNCHER = {
         "launcher.server",
         "launcher.stage",
         "launcher.stopper",
+        "launcher.strays",
         "launcher.watch",
         "launcher.worker",
     ),

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Mapping, Sequence
 
 from .. import cgroups, idmap, lock, network, store
-from ..errors import SandlotError
+from ..errors import HostError, SandlotError
 from ..launcher.client import UNIT, Launcher
 from ..paths import Paths
-from ..plan import Operation, apply_all, descriptions
-from . import layer, observe, payload, services
+from ..plan import Operation, descriptions
+from . import layer, observe, payload, services, takeover
 
 COMMAND = """\
 #!{python} -I
@@ -94,8 +94,17 @@ def absent(paths: Paths, *, check: bool) -> Outcome:
 def _converge(paths: Paths, operations: list[Operation], *, check: bool) -> Outcome:
     if operations and not check:
         with lock.exclusive(paths):
-            apply_all(operations)
+            _apply(operations)
     return Outcome(bool(operations), descriptions(operations))
+
+
+def _apply(operations: Sequence[Operation]) -> None:
+    for operation in operations:
+        try:
+            operation.apply()
+        except OSError as error:
+            hint = "correct that and run again; it goes on where it was"
+            raise HostError(f"{operation.describe()}: {error}", hint=hint) from error
 
 
 # -- present
@@ -105,6 +114,7 @@ def _present(paths: Paths) -> list[Operation]:
     files = payload.sources()
     operations = []
     if not payload.installed(paths, files):
+        takeover.check(paths)
         summary = f"install version {payload.digest(files)[:12]}"
         operations.append(Operation("runtime", summary, lambda: _install(paths, files)))
     operations += [
@@ -190,11 +200,8 @@ def boot_links(paths: Paths) -> list[str]:
 
 
 def _read(path: str) -> str | None:
-    try:
-        with open(path, encoding="utf-8") as handle:
-            return handle.read()
-    except FileNotFoundError:
-        return None
+    content = store.read_bytes(path, hint=f"remove {path}, and run again")
+    return None if content is None else content.decode("utf-8", "replace")
 
 
 def _write(path: str, text: str, mode: int) -> None:

@@ -15,7 +15,7 @@ import os
 import select
 import time
 
-from .. import store
+from .. import runtime, store
 from ..errors import LaunchError
 from ..init import confine, limits, logs, status
 from ..init.child import NOT_EXECUTABLE
@@ -177,7 +177,7 @@ def _identify(paths: SandboxPaths, pid: int, pidfd: int, digest: str) -> None:
     if started is None or select.select([pidfd], [], [], 0)[0]:
         raise LaunchError("init died before it was ready")
     identity = {"pid": pid, "start_time": started, "boot_id": store.boot_id()}
-    record = {**identity, "digest": digest, "since": time.time()}
+    record = {**identity, "digest": digest, "since": time.time(), "protocol": runtime.PROTOCOL}
     store.write(paths.init, record, durable=False)
 
 

@@ -10,7 +10,7 @@ import sys
 
 from .. import runtime, store
 from ..errors import LaunchError, SandlotError
-from . import builder, creator, protocol, stopper
+from . import builder, creator, protocol, stopper, strays
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ def _start(
     if revived and not _may_restart(launch["restart"], restarts):
         stopper.finish(sandbox, "crashed")
         return
+    strays.end(sandbox.name, launch["cgroups"])
     builder.start(sandbox, launch, means, restarts + revived)
 
 

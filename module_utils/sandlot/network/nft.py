@@ -171,11 +171,9 @@ def _text_file(paths: Paths) -> str:
 
 def _in_force(paths: Paths) -> str:
     """The rules last applied; the digests tell whether the kernel still has them."""
-    try:
-        with open(_text_file(paths), encoding="utf-8") as handle:
-            return handle.read()
-    except FileNotFoundError:
-        return ""
+    path = _text_file(paths)
+    content = store.read_bytes(path, hint=f"remove {path}; the next run makes it again") or b""
+    return content.decode("utf-8", "replace")
 
 
 def _replacing(paths: Paths, text: str) -> str:
