@@ -211,7 +211,7 @@ def _absent(paths: Paths) -> list[Operation]:
     if units:
         summary = f"remove {', '.join(units)}"
         operations.append(Operation("runtime", summary, lambda: _remove_units(paths, units)))
-    if launcher.ping() is not None:
+    if launcher.exists():
         operations.append(Operation("runtime", "end the launcher", launcher.quit))
     return operations + [
         Operation("runtime", f"remove {path}", functools.partial(_remove, path))
