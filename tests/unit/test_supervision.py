@@ -6,17 +6,21 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sandlot import runtime
-from sandlot.converge import evidence, health
+from sandlot.converge import evidence, health, live
 from sandlot.converge.process import for_init
+from sandlot.errors import LaunchError
 from sandlot.init import status
 from sandlot.init.policy import CRASH_LOOP, SETTLED, Policy
-from sandlot.launcher import oom
+from sandlot.launcher import oom, protocol
 from sandlot.paths import Paths, SandboxPaths
 from sandlot.spec import Healthcheck
 from sandlot.spec.table.supervision import parse_healthcheck
@@ -228,3 +232,27 @@ def test_patience() -> None:
     assert health.patience(for_init(parsed(tcp=80))) == 185.0
     assert health.patience(for_init(parsed(tcp=80, interval="100ms", timeout="1s"))) == 10.0
     assert health.patience(for_init(parsed(tcp=80, start_period="24h"))) == 3600.0
+
+
+def agree(listener: socket.socket) -> None:
+    with listener.accept()[0] as connection:
+        protocol.receive_request(connection)
+        protocol.answer(connection, {})
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_an_older_init_is_told_from_one_that_checks(box: SandboxPaths, knows: bool) -> None:
+    """The upgrade of a host leaves its inits as they are."""
+    said(box, **({"health": "starting"} if knows else {}))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        # By a short name, as a socket's address holds 107 bytes.
+        directory = os.open(box.run, os.O_PATH)
+        listener.bind(f"/proc/self/fd/{directory}/init.sock")
+        listener.listen(1)
+        answering = threading.Thread(target=agree, args=(listener,))
+        answering.start()
+        check = {"healthcheck": for_init(parsed(tcp=80))}
+        with pytest.raises(LaunchError, match="version without") if not knows else nullcontext():
+            live.configure(box, {"restart": {}, "stop": STOP, "log_max_size": 1, **check})
+        answering.join()
+        os.close(directory)
