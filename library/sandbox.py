@@ -405,6 +405,18 @@ EXAMPLES = r"""
     command: [sleep, inf]
     network_mode: container:web
 
+- name: A web server that is restarted when it does not answer, and waited for
+  sandlot.sandlot.sandbox:
+    name: checked
+    image: busybox
+    command: [httpd, -f, -p, "80", -h, /etc]
+    state: healthy
+    healthcheck:
+      http: http://localhost/passwd
+      interval: 10s
+      timeout: 2s
+      action: restart
+
 - name: Remove them, who shares a network before its owner
   sandlot.sandlot.sandbox:
     name: "{{ item }}"

@@ -54,7 +54,8 @@ sandboxes:
       returned: always
     state:
       description:
-        - State of the workload, V(starting), V(running), V(backoff) or V(stopping) while init runs.
+        - State of the workload, V(starting), V(running), V(backoff), V(crash-loop) or V(stopping)
+          while init runs.
         - V(exited) or V(crashed) when it ended, V(stopped) on demand, V(created) before its first
           start, V(down) when it was not started since the host's boot, V(removing), or V(broken).
       type: str
@@ -106,13 +107,39 @@ sandboxes:
       description: Memory in use in bytes.
       type: int
       returned: success
+    health:
+      description:
+        - V(starting), V(healthy) or V(unhealthy) while it runs with a healthcheck.
+      type: str
+      returned: success
+    failing_streak:
+      description: How many checks in a row have failed.
+      type: int
+      returned: success
+    health_output:
+      description: The end of what the last check printed or was answered, escaped.
+      type: str
+      returned: success
     restarts:
-      description: How often the workload was started again by its restart policy.
+      description: How often the workload was started again after it ended or was unhealthy.
       type: int
       returned: success
     exit_code:
       description: Last exit code of the workload, 128 + n after signal n.
       type: int
+      returned: success
+    signal:
+      description: Number of the signal that ended it last, if one did.
+      type: int
+      returned: success
+    oom_kills:
+      description: How often the kernel killed in it for memory since it was made.
+      type: int
+      returned: success
+    last_log:
+      description: The last five lines of its log, shortened and escaped.
+      type: list
+      elements: str
       returned: success
     relaxed:
       description: What its spec loosened of the default confinement.

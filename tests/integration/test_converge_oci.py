@@ -37,6 +37,7 @@ SETTINGS = {
     "StopSignal": "SIGUSR1",
     "Labels": {"from": "image"},
     "ExposedPorts": {"8080/tcp": {}},
+    "Healthcheck": {"Test": ["CMD-SHELL", "test -e index.html && echo there"]},
 }
 
 
@@ -83,6 +84,8 @@ def test_an_image_runs_as_it_says(host: Deployment, layout: Layout, served: Regi
     eventually(lambda: "page one" in _page(port))
     assert logged(host, "web") == "as 33:44 in /srv/app with hello and one two words\n"
     assert host.info("web")["labels"] == {"from": "image"}
+    eventually(lambda: host.info("web")["health"] == "healthy")
+    assert host.info("web")["health_output"] == "there"
     assert output(host, "web", "pwd") == "/srv/app\n"
     host.converged({**plain, "state": "stopped"})
     assert logged(host, "web").endswith("told to end\n")
@@ -103,11 +106,12 @@ def test_options_win_over_the_image(host: Deployment, layout: Layout, served: Re
     mine = {
         "name": "web", "image": "app", "entrypoint": ["sh", "-c", script, "x"], "user": "0",
         "working_dir": "/bin", "env": {"GREETING": "bye"}, "stop_signal": "TERM",
-        "labels": {"from": "me"},
+        "labels": {"from": "me"}, "healthcheck": {"test": ["NONE"]},
     }  # fmt: skip
     host.converged(mine)
     eventually(lambda: "/bin" in logged(host, "web"))
     assert logged(host, "web") == "0 /bin bye \n"
+    assert host.info("web")["health"] is None
     host.converged({**mine, "command": ["args"]})
     eventually(lambda: "args" in logged(host, "web"))
     host.converged({"name": "web", "image": "app", "command": ["three"], "state": "started"})

@@ -296,6 +296,14 @@ def test_a_config_is_defaults_of_sandboxes() -> None:
         "Labels": {"k": "v"},
         "ExposedPorts": {"80/tcp": {}, "53/udp": {}},
         "Volumes": {"/data": {}},
+        "Healthcheck": {
+            "Test": ["CMD", "true"],
+            "Interval": 90_000_000_000,
+            "Timeout": 0,
+            "Retries": 5,
+            "StartPeriod": 1_500_000_000,
+            "StartInterval": 1,
+        },
         "Hostname": "ignored",
     }
     assert config.defaults({"config": data}, "it") == {
@@ -308,7 +316,18 @@ def test_a_config_is_defaults_of_sandboxes() -> None:
         "labels": {"k": "v"},
         "exposed_ports": ["53/udp", "80/tcp"],
         "volumes": ["/data"],
-    }
+        "healthcheck": {
+            "test": ["CMD", "true"], "interval": "1m30s", "retries": 5, "start_period": "1s500ms",
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "given", [{"Test": []}, {"Test": None}, {"Test": ["NONE"]}, {"Retries": 3}]
+)
+def test_a_healthcheck_without_a_test_is_none(given: dict[str, Any]) -> None:
+    found = config.defaults({"config": {"Healthcheck": given}}, "it")
+    assert found["healthcheck"]["test"] == ["NONE"]
 
 
 @pytest.mark.parametrize("data", [{}, {"config": None}, {"config": {"Cmd": None, "User": ""}}])
@@ -326,7 +345,10 @@ def test_what_is_not_set_is_left_out(data: dict[str, Any]) -> None:
         ("WorkingDir", "/a/../../b"), ("WorkingDir", "/a\nb"), ("WorkingDir", ["/"]),
         ("StopSignal", "SIGNOTHING"), ("StopSignal", "99"), ("StopSignal", 9), ("Labels", ["a"]),
         ("Labels", {"a": 1}), ("Labels", {"a\nb": "x"}), ("ExposedPorts", ["80/tcp"]),
-        ("Volumes", "/data"),
+        ("Volumes", "/data"), ("Healthcheck", ["CMD", "true"]), ("Healthcheck", {"Test": "true"}),
+        ("Healthcheck", {"Test": ["true"]}), ("Healthcheck", {"Test": ["CMD", "x"], "Retries": -1}),
+        ("Healthcheck", {"Test": ["CMD", "x"], "Interval": "30s"}),
+        ("Healthcheck", {"Test": ["CMD", "x"], "Interval": 1}),
     ],
 )  # fmt: skip
 def test_bad_configs_are_named(key: str, value: object) -> None:

@@ -84,7 +84,7 @@ def _await_health(paths: Paths, wanted: Request, done: Result) -> Result:
     }
     failures = health.wait_each(paths, deadlines) if deadlines else {}
     for name, error in failures.items():
-        done.results[name]["failed"] = str(error)
+        done.results.setdefault(name, {"name": name})["failed"] = str(error)
     failed = {name: str(error) for name, error in failures.items()}
     return replace(done, failed={**done.failed, **failed})
 

@@ -38,6 +38,7 @@ NOT_FORWARDED = frozenset(
     (*FAULTS, *(int(getattr(signal, f"SIG{name}")) for name in ("KILL", "STOP", "PIPE", "XFSZ")))
 )
 CAUGHT = tuple(sorted(int(number) for number in signal.valid_signals() - NOT_FORWARDED))
+_REHEARSED = {"interval": 1.0, "timeout": 1.0, "retries": 3, "start_period": 0.0, "action": "none"}
 
 
 class Supervisor:
@@ -92,6 +93,8 @@ class Supervisor:
         os.close(signal.set_wakeup_fd(-1))
         self.status.update(state="running", pid=1, since=time.time())
         self.logs.feed("stderr", b"x\n")
+        Health(self, _REHEARSED).rehearse()
+        self._run_due()
         self.poller.poll(0)
         os.close(self.wakeup)
 
