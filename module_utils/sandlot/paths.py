@@ -175,6 +175,11 @@ class SandboxPaths:
         return f"{self.state}/log.0", f"{self.state}/log.1"
 
     @property
+    def oom(self) -> str:
+        """What the kernel had counted of kills for memory at the last start or stop."""
+        return f"{self.state}/oom.json"
+
+    @property
     def run(self) -> str:
         return f"{self.host.run}/{self.name}"
 

@@ -40,6 +40,7 @@ ENGINE_LAUNCHER = {
         "launcher.command",
         "launcher.lowers",
         "launcher.netns",
+        "launcher.oom",
         "launcher.refresher",
         "launcher.server",
         "launcher.stage",

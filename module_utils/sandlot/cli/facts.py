@@ -54,6 +54,8 @@ def _whole(paths: Paths, name: str, record: Json, layout: cgroups.Layout) -> Jso
         "pid": running.pid if running else None,
         "uptime": runtime.uptime(running, status),
         "memory": cgroups.usage(paths, name, layout).memory if running else None,
+        "health": status.get("health") if running else None,
         "restarts": status.get("restarts", 0),
         "exit_code": status.get("exit_code"),
+        "signal": status.get("signal"),
     }

@@ -18,14 +18,14 @@ from ..paths import Paths
 from ..record import ImageRef, Record
 from ..security import capabilities, seccomp
 from ..spec import Spec, Tmpfs
-from .process import process
+from .process import for_init, process
 
 Json = Dict[str, Any]
 
 HOST_FILES = ("hosts", "resolv.conf", "hostname")
 # Outside the digest: what init takes over while it runs, and what follows from the host and the
 # version of sandlot. Neither an upgrade nor a new cgroup hierarchy of the host restarts a sandbox.
-_LIVE = frozenset({"schema", "digest", "restart", "stop"})
+_LIVE = frozenset({"schema", "digest", "restart", "stop", "healthcheck"})
 _DERIVED = frozenset({"cgroups", "seccomp", "masked", "readonly"})
 # What is fixed when the namespaces are made.
 _NAMESPACES = ("ids", "hostname", "sysctls", "time_offset")
@@ -75,7 +75,9 @@ def _tmpfs_options(entry: Tmpfs) -> str:
 
 def _process(record: Record) -> Json:
     spec, runs = record.spec, process(record)
+    check = {"healthcheck": for_init(runs.healthcheck)} if runs.healthcheck else {}
     return {
+        **check,
         "argv": list(runs.argv),
         "env": runs.env,
         "cwd": runs.working_dir,

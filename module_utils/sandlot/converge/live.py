@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
+from .. import runtime
 from ..errors import LaunchError
 from ..launcher import protocol
 from ..paths import SandboxPaths
@@ -29,6 +30,9 @@ def configure(sandbox: SandboxPaths, launch: Mapping[str, Any]) -> None:
         raise _unreachable(sandbox, str(error)) from error
     if answer is None or "error" in answer:
         raise _unreachable(sandbox, str(answer))
+    checked = "health" in runtime.status(sandbox.host, sandbox.name)
+    if launch.get("healthcheck") and not checked:
+        raise _unreachable(sandbox, "it is of a version without healthchecks")
 
 
 def _unreachable(sandbox: SandboxPaths, problem: str) -> LaunchError:

@@ -27,7 +27,7 @@ from ..kernel.mounts import (
     MOUNT_ATTR_RDONLY,
 )
 from ..kernel.signals import signal
-from . import lowers, netns, protocol, rootfs, stage, stopper, users
+from . import lowers, netns, oom, protocol, rootfs, stage, stopper, users
 from .creator import write_value
 
 TYPE_CHECKING = False
@@ -77,6 +77,7 @@ def start(
     peer, joiner = means.peer, means.joiner
     peer.settimeout(STEP_SECONDS)
     build = _Build(paths, launch, means.stage)
+    oom.note(paths, launch["cgroups"])
     for directory in launch["cgroups"]:
         write_value(f"{directory}/cgroup.procs", str(joiner))
     rlimits = limits.complete(launch["rlimits"])
