@@ -693,6 +693,16 @@ options:
     type: list
     elements: dict
     default: []
+  management_ports:
+    description:
+      - Ports that the host is managed through, which no sandbox may publish, beside those
+        that the module finds itself, namely those of SSH servers and of the session it
+        runs in.
+      - The role passes C(ansible_port), which may be another one, as behind a router or
+        a firewall rule that translates it.
+    type: list
+    elements: int
+    default: []
 """
 
 EXAMPLES = r"""
@@ -767,12 +777,7 @@ from ..module_utils.sandlot.paths import Paths
 from ..module_utils.sandlot.spec import argument_spec, normalise_all
 
 ARGUMENTS = {
-    "sandboxes": {
-        "type": "list",
-        "elements": "dict",
-        "required": True,
-        "options": argument_spec(),
-    },
+    "sandboxes": {"type": "list", "elements": "dict", "required": True, "options": argument_spec()},
     "defaults": {"type": "dict", "default": {}},
     "purge": {"type": "bool", "default": False},
     "recreate": {"type": "bool", "default": False},
@@ -785,6 +790,7 @@ ARGUMENTS = {
         "options": images.argument_spec(),
     },
     "expected_networks": {"type": "list", "elements": "dict", "default": []},
+    "management_ports": {"type": "list", "elements": "int", "default": []},
 }
 
 
@@ -798,6 +804,7 @@ def action(module: shell.Module, paths: Paths) -> shell.Json:
         check=module.check_mode,
         expected_images=images.normalise_all(params["expected_images"], "expected_images"),
         expected_networks=network.normalise(paths, params["expected_networks"]),
+        management_ports=network.port_numbers("management_ports", params["management_ports"]),
     )
     result = converge.converge(paths, request)
     return {

@@ -84,6 +84,11 @@ class Paths:
         return f"{self.run}/launcher.sock"
 
     @property
+    def journal(self) -> str:
+        """Where journald takes streams of lines."""
+        return f"{self.root}/run/systemd/journal/stdout"
+
+    @property
     def watched(self) -> str:
         """What the launcher looks after, written by the runs that change our rules."""
         # Sandboxes' directories lie beside it; their names never begin with a dot.

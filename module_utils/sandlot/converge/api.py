@@ -37,6 +37,7 @@ def request(
     check: bool = False,
     expected_images: Iterable[ImageSpec] = (),
     expected_networks: Mapping[str, network.Network] | None = None,
+    management_ports: Iterable[int] = (),
 ) -> Request:
     """A request for these specs, with the state each of them asks for."""
     specs = tuple(specs)
@@ -47,6 +48,7 @@ def request(
         check=check,
         images=tuple(expected_images),
         networks=expected_networks or {},
+        management_ports=tuple(management_ports),
     )
 
 

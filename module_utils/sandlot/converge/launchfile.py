@@ -155,18 +155,15 @@ def decoded(content: bytes) -> Json:
     """{} for what no longer is a launch file."""
     try:
         data = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
 
 
 def current(paths: Paths, name: str) -> bytes:
     """The file as it is, b"" when there is none."""
-    try:
-        with open(paths.sandbox(name).launch, "rb") as handle:
-            return handle.read()
-    except FileNotFoundError:
-        return b""
+    path = paths.sandbox(name).launch
+    return store.read_bytes(path, hint=f"remove {path}; the next run makes it again") or b""
 
 
 def write(paths: Paths, name: str, content: bytes) -> None:

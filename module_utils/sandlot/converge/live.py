@@ -20,6 +20,9 @@ def differs(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
 
 
 def configure(sandbox: SandboxPaths, launch: Mapping[str, Any]) -> None:
+    running = runtime.running(sandbox.host, sandbox.name)
+    if running is not None:
+        runtime.check_protocol(sandbox.name, running)
     config = {key: launch.get(key) for key in KEYS}
     try:
         # Also for connecting: an init that accepts nobody must not keep the host's lock.

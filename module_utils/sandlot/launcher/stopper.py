@@ -23,7 +23,7 @@ from . import oom, protocol
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
-    from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+    from typing import Any, Callable, Dict, List, Optional, Sequence
 
     from ..paths import SandboxPaths
 
@@ -177,7 +177,7 @@ class _Loop:
 
     def _settle(self, paths: SandboxPaths) -> None:
         """Forget init, which is gone."""
-        oom.note(paths, _launch(paths).get("cgroups", ()))
+        oom.note(paths, _cgroups(paths))
         finish(paths, "exited")
         store.remove(paths.init)
         store.remove(paths.socket)
@@ -192,8 +192,13 @@ def stop_timeout(paths: SandboxPaths) -> float:
         return USUAL_TIMEOUT
 
 
-def _launch(paths: SandboxPaths) -> Mapping[str, Any]:
-    """What it was prepared with; a damaged file does not keep it running."""
+def _cgroups(paths: SandboxPaths) -> List[str]:
+    found = _launch(paths).get("cgroups")
+    return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
+
+
+def _launch(paths: SandboxPaths) -> Dict[str, Any]:
+    """Its launch file; {} without one that can be read."""
     try:
         return store.read(paths.launch) or {}
     except StateError:
