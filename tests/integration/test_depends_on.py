@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -140,6 +141,26 @@ def test_who_depends_on_a_failure_fails_with_it(host: Deployment) -> None:
     specs[2]["command"] = TALKING
     host.converged(*specs)
     assert started_in_order(host)
+
+
+def test_health_is_waited_for(host: Deployment) -> None:
+    """Until a file is there; only who asks for health waits for it."""
+    check = {"test": ["CMD", "test", "-e", "/tmp/well"], "interval": "200ms", "retries": 2}
+    db = sandbox("db", command=TALKING, healthcheck=check)
+    web = sandbox("web", depends_on=[{"name": "db", "condition": "healthy"}])
+    lax = sandbox("lax", depends_on=["db"])
+    failed = host.run(web, db, lax).failed
+    assert set(failed) == {"web"}
+    assert "as it depends on db, which is not healthy: db is unhealthy" in failed["web"]
+    assert runtime.running(host.paths, "lax") and runtime.running(host.paths, "web") is None
+    db["command"] = ["sh", "-c", f"sleep 0.3; echo > /tmp/well; {TALKING[2]}"]
+    before = time.time()
+    host.converged(web, db, lax)
+    assert runtime.status(host.paths, "db")["health"] == "healthy"
+    assert runtime.status(host.paths, "web")["since"] - before > 0.3
+    host.reboot()
+    assert not converge.up(host.paths).failed
+    assert runtime.status(host.paths, "db")["health"] == "healthy"
 
 
 def test_after_a_boot_one_fails_for_itself(host: Deployment) -> None:

@@ -118,10 +118,13 @@ def _will_run(name: str, decisions: Mapping[str, Decision], seen: Mapping[str, S
 class Starts:
     """Starts level by level, and knows who has been started before."""
 
-    def __init__(self, paths: Paths, launcher: Launcher, starting: Known) -> None:
+    def __init__(
+        self, paths: Paths, launcher: Launcher, starting: Iterable[str], everyone: Known
+    ) -> None:
         self._paths = paths
         self._launcher = launcher
-        self._starting = starting
+        self._everyone = everyone
+        self._starting = {name: everyone[name] for name in starting}
         self._started: set[str] = set()
 
     def levels(self) -> list[list[str]]:
@@ -167,12 +170,17 @@ class Starts:
         if not asked:
             return {}
         now = time.monotonic()
-        deadlines = {needed: now + health.patience_of(self._paths, needed) for needed in asked}
+        deadlines = {needed: now + self._patience(needed) for needed in asked}
         return {
             name: _not_started(name, needed, f"which is not healthy: {failure.message}")
             for needed, failure in health.wait_each(self._paths, deadlines).items()
             for name in asked[needed]
         }
+
+    def _patience(self, needed: str) -> float:
+        known = self._everyone.get(needed)
+        own = known.spec.healthy_wait_timeout if known else None
+        return own or health.patience_of(self._paths, needed)
 
 
 def _not_started(name: str, needed: str, problem: str) -> _NotStarted:

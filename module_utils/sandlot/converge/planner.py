@@ -415,10 +415,11 @@ def _start(context: _Context) -> list[Step]:
         (name, [Line(name, f"restart: {reason}", Change.RESTART)])
         for name, reason in context.followers.items()
     )
-    records = {name: decision.record for name, decision in starting.items()}
-    records.update((name, context.resolved.bystanders[name]) for name in context.followers)
+    everyone = {**context.resolved.bystanders}
+    everyone.update((name, decision.record) for name, decision in context.decisions.items())
     launcher = Launcher(context.paths, python=payload.python())
-    starts = dependencies.Starts(context.paths, launcher, records)
+    names = [*starting, *context.followers]
+    starts = dependencies.Starts(context.paths, launcher, names, everyone)
     return [
         step
         for level in starts.levels()

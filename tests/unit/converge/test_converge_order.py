@@ -179,7 +179,7 @@ def started(
     graph: Mapping[str, Sequence[Any]], launcher: Recorder, failed: Failures | None = None
 ) -> dict[str, str]:
     """Failures of a run that starts these, "" for those that were started."""
-    starts = dependencies.Starts(launcher.paths, launcher, known(graph))
+    starts = dependencies.Starts(launcher.paths, launcher, graph, known(graph))
     failures = dict(failed or {})
     for level in starts.levels():
         starts.start([name for name in level if name not in failures], failures)
