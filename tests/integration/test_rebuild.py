@@ -194,6 +194,20 @@ def test_who_shares_its_network_follows(host: Deployment, command: list[str]) ->
     assert host.run(old(), side).actions == []
 
 
+@pytest.mark.parametrize("recreate", [False, True], ids=["restarted", "rebuilt"])
+def test_who_depends_on_it_runs_again(host: Deployment, recreate: bool) -> None:
+    after = old("z", depends_on=["a"], network_mode="container:a")
+    host.converged(old(), after)
+    mark(host, "a")
+    before = namespaces(host, "a")
+    changed = {**after, "hostname": "new", "recreate": recreate}
+    result = host.run(old(command=MISSING, recreate=True), changed)
+    assert set(result.failed) == ({"a", "z"} if recreate else {"a"}), result.failed
+    assert_old(host, "a", before)
+    assert os.stat(f"/proc/{host.pid('z')}/ns/net").st_ino == before["net"]
+    assert host.run(old(), after if recreate else {**after, "hostname": "new"}).actions == []
+
+
 def test_a_run_that_fails_as_a_whole_puts_all_back(
     host: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,15 @@ def complete(sandbox: SandboxPaths) -> bool:
     return os.path.isdir(sandbox.upper) and os.path.isdir(sandbox.work)
 
 
+def exists(path: str) -> bool:
+    """OSError when that can't be seen: what a rebuild set aside is not to be overlooked."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def make(sandbox: SandboxPaths, ids: IdRange) -> None:
     """A fresh, empty layer in place of whatever is there; it appears with its owner set."""
     fresh = f"{sandbox.layer}.new"
