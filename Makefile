@@ -30,7 +30,7 @@ if (($${#missing[@]})); then \
 fi
 endef
 
-.PHONY: help deploy teardown test lint unit integration molecule test-vm bench collection clean
+.PHONY: help deploy teardown test lint unit integration molecule test-vm bench sweep collection clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -65,10 +65,16 @@ molecule: test-packages $(VENV)/.dev ## Deploy, crash, repair and remove, as a u
 
 # Emulated unless KVM=1 is given: some machines have a /dev/kvm on which guests hang.
 test-vm: vm-packages $(VENV)/.dev ## Deploy, reboot and cut the power of Debian hosts in QEMU
-	@$(AS_ROOT) SANDLOT_VM_KVM=$(KVM) SANDLOT_VM_SUITES="$(SUITES)" $(BIN)/pytest -p no:cacheprovider tests/vm
+	@$(AS_ROOT) SANDLOT_VM_KVM=$(KVM) SANDLOT_VM_SUITES="$(SUITES)" $(BIN)/pytest -p no:cacheprovider -n $(words $(SUITES)) tests/vm
 
 bench: test-packages $(VENV)/.bench ## Measure, and compare with public tools
 	@$(AS_ROOT) $(BIN)/python bench/run.py
+
+# Hours; the results of each step are in build/sweep.jsonl while it runs.
+sweep: test-packages $(VENV)/.dev ## Each fault at each system call of a run, and the tables of it
+	@mkdir -p build && rm -f build/sweep.jsonl
+	@$(AS_ROOT) $(BIN)/python tests/sweep/run.py --append build/sweep.jsonl || failed=$$?; \
+	  $(AS_ROOT) $(BIN)/python tests/sweep/run.py --summary build/sweep.jsonl; exit $${failed:-0}
 
 collection: $(VENV)/.runtime ## Build the tree as a collection, into build/
 	@rm -rf build

@@ -46,10 +46,12 @@ options:
     description:
       - V(present) makes the sandbox and leaves it running or stopped as it is.
       - V(started) also starts it, V(stopped) also stops it.
+      - V(healthy) starts it and waits until its O(healthcheck) succeeds; without one it
+        is enough to run.
       - V(absent) removes it with its writable layer.
       - Defaults to V(started).
     type: str
-    choices: [present, started, stopped, absent]
+    choices: [present, started, stopped, healthy, absent]
   restart:
     description:
       - Whether to restart the sandbox even if nothing about it changed.
@@ -310,6 +312,69 @@ options:
     description:
       - Names and values of your own, kept with the sandbox beside those of its image.
     type: dict
+  healthcheck:
+    description:
+      - How init finds out whether the workload does its work. It needs exactly one of
+        O(healthcheck.test),
+        O(healthcheck.tcp) and O(healthcheck.http).
+      - 'Until it succeeds for the first time it is made more often: after 0.1 seconds,
+        then with doubling pauses up to the interval.'
+      - Without it, that of the image, if it brings one.
+    type: dict
+    suboptions:
+      test:
+        description:
+          - Command that succeeds when the workload is healthy, run as the workload is.
+          - A string for C(/bin/sh), or a list that begins with V(CMD) or V(CMD-SHELL).
+            V(["NONE"]) is no healthcheck, also when the image brings one.
+        type: raw
+      tcp:
+        description:
+          - Port that accepts connections when the workload is healthy, as V(PORT) or
+            V(ADDRESS:PORT)
+            inside the sandbox, where V(localhost) is the only name.
+        type: raw
+      http:
+        description:
+          - URL inside the sandbox that is answered with a status from 200 to 399 when the
+            workload is healthy, such as V(http://localhost:8080/health).
+          - No name but V(localhost) is looked up, no redirection followed.
+        type: str
+      interval:
+        description:
+          - Time from the end of one check to the next one, such as V(1m30s).
+          - Defaults to V(30s).
+        type: str
+      timeout:
+        description:
+          - Time after which a check has failed; a command is then killed.
+          - Defaults to V(30s).
+        type: str
+      retries:
+        description:
+          - How many checks in a row have to fail until the sandbox is unhealthy.
+          - Defaults to V(3).
+        type: int
+      start_period:
+        description:
+          - Time after a start in which failed checks do not count.
+          - Defaults to V(0s).
+        type: str
+      action:
+        description:
+          - What is done when the sandbox becomes unhealthy.
+          - V(restart) ends the workload as a stop does and starts it again after a back-off,
+            whatever O(restart_policy) is.
+          - Defaults to V(none).
+        type: str
+        choices: [none, restart]
+  healthy_wait_timeout:
+    description:
+      - Seconds for which O(state=healthy) waits, up to a day.
+      - 'Without it, as long as the healthcheck may take to find the sandbox unhealthy:
+        its start period and, for each retry, interval and timeout.'
+      - To that come 5 seconds; it is at least 10 seconds and at most an hour.
+    type: float
   depends_on:
     description:
       - Sandboxes of this host that are started before this one and stopped after it, also

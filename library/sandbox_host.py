@@ -14,6 +14,9 @@ description:
   - Puts the engine into C(/usr/local/lib/sandlot), the command into C(/usr/local/bin/sandlot) and,
     where systemd runs, the units C(sandlot.service) and C(sandlot-up.service), from the files of
     this very module.
+  - Where OpenRC or sysvinit is instead, the service C(sandlot) does the same job. Where there is
+    none of them, the launcher is started on demand, and sandboxes are started after a boot by
+    whoever calls C(sandlot up).
   - A running launcher takes over a new version in place; sandboxes go on.
   - Returns what the host can do and what it lacks.
 extends_documentation_fragment:
@@ -108,6 +111,12 @@ nft:
   description: Path of nft.
   returned: when it is installed
   type: str
+service_manager:
+  description:
+    - What starts the sandboxes after a boot, V(systemd), V(openrc), V(sysvinit) or V(none).
+  returned: always
+  type: str
+  sample: systemd
 missing_packages:
   description: Debian packages that have to be installed before sandboxes can be made.
   returned: always

@@ -104,6 +104,8 @@ options:
         description:
           - Whether the network has no way out of the host and none in. Sandboxes reach each other
             and what O(networks[].host_access) lists; publishing their ports is refused.
+          - It gives no default route. A sandbox that is on others, too, has that of the first one
+            which is not internal.
         type: bool
         default: false
       egress:

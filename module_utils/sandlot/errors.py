@@ -8,10 +8,12 @@ from __future__ import annotations
 class SandlotError(Exception):
     """An explained failure: what happened, and what the user can do about it (``hint``)."""
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", code: int = 0) -> None:
+        """``code`` is the error number behind it, for who can tell the remedy."""
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.code = code
 
     def __str__(self) -> str:
         return f"{self.message}; {self.hint}" if self.hint else self.message

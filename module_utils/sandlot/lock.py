@@ -11,7 +11,7 @@ import os
 import time
 from typing import Iterator
 
-from .errors import SandlotError
+from .errors import SandlotError, StateError
 from .paths import Paths
 
 WAIT_SECONDS = 300.0
@@ -38,13 +38,23 @@ def _locked(paths: Paths, deadline: float, wait: float) -> tuple[int, bool]:
     while True:
         fresh = not os.path.isdir(paths.state)
         os.makedirs(paths.state, mode=0o700, exist_ok=True)
-        fd = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = _opened(paths.lock)
         with contextlib.ExitStack() as closing:
             closing.callback(os.close, fd)
             _acquire(fd, paths.lock, deadline, wait)
             if _in_place(fd, paths.lock):
                 closing.pop_all()
                 return fd, fresh
+
+
+def _opened(path: str) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        return os.open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise StateError(f"{path} is not a regular file", hint=f"remove {path}") from error
 
 
 def _in_place(fd: int, path: str) -> bool:

@@ -84,6 +84,11 @@ class Paths:
         return f"{self.run}/launcher.sock"
 
     @property
+    def journal(self) -> str:
+        """Where journald takes streams of lines."""
+        return f"{self.root}/run/systemd/journal/stdout"
+
+    @property
     def watched(self) -> str:
         """What the launcher looks after, written by the runs that change our rules."""
         # Sandboxes' directories lie beside it; their names never begin with a dot.
@@ -173,6 +178,11 @@ class SandboxPaths:
     def logs(self) -> tuple[str, str]:
         """The two files of the log ring."""
         return f"{self.state}/log.0", f"{self.state}/log.1"
+
+    @property
+    def oom(self) -> str:
+        """What the kernel had counted of kills for memory at the last start or stop."""
+        return f"{self.state}/oom.json"
 
     @property
     def run(self) -> str:

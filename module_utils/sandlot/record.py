@@ -106,6 +106,9 @@ def load(paths: Paths, name: str) -> Record | None:
         return None
     try:
         record = _parse(data)
+    except StateError as error:
+        hint = f"{error.hint}, or remove sandbox {name} (state: absent) first"
+        raise StateError(f"{path}: {error.message}", hint=hint) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _unusable(path, name, f"has a missing or wrong field ({error!r})") from error
     if record.name != name or record.phase not in PHASES:
@@ -152,7 +155,3 @@ def save(paths: Paths, record: Record) -> None:
     os.makedirs(paths.sandboxes, mode=0o700, exist_ok=True)
     os.makedirs(sandbox.state, mode=0o700, exist_ok=True)
     store.write(sandbox.record, record.to_json())
-
-
-def remove(paths: Paths, name: str) -> None:
-    store.remove(paths.sandbox(name).record)

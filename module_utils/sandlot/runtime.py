@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from .paths import Paths
 
+# How inits and hosts talk (launcher/protocol.py). An init lives on with the code it was started
+# with: keys may be added under the same number, as both sides pass over what they don't know.
+PROTOCOL = 1
 # Init rewrites its status in place while others read; a torn read is over at the next try.
 _TORN_READS = 10
 _STATUS_MAX = 4096
@@ -32,13 +35,16 @@ _MAX_SIGNAL = 64
 class Running:
     """A live init: pid plus start time name it beyond doubt within one boot."""
 
-    __slots__ = ("pid", "start_time", "digest", "since")
+    __slots__ = ("pid", "start_time", "digest", "since", "protocol")
 
-    def __init__(self, pid: int, start_time: int, digest: str, since: float) -> None:
+    def __init__(
+        self, pid: int, start_time: int, digest: str, since: float, protocol: int = PROTOCOL
+    ) -> None:
         self.pid = pid
         self.start_time = start_time
         self.digest = digest
         self.since = since
+        self.protocol = protocol
 
 
 def running(paths: Paths, name: str) -> Running | None:
@@ -48,21 +54,31 @@ def running(paths: Paths, name: str) -> Running | None:
     return found if alive else None
 
 
+def check_protocol(name: str, running: Running) -> None:
+    """Refuse to talk to an init of a newer sandlot, which says so by its number."""
+    if running.protocol > PROTOCOL:
+        raise StateError(
+            f"init of {name} speaks protocol {running.protocol}, this sandlot knows {PROTOCOL}",
+            hint="restart the sandbox, or install the version of sandlot that started it",
+        )
+
+
 def last_started(paths: Paths, name: str) -> Running | None:
     """The init that was started last, dead or alive; None if there was none in this boot."""
     path = paths.sandbox(name).init
-    data = store.read(path)
+    hint = f"remove {path}, and run again: the sandbox is restarted"
+    data = store.read(path, hint=hint)
     if data is None:
         return None
     try:
         pid, started, boot_id = int(data["pid"]), data["start_time"], data["boot_id"]
         # No process starts at -1: one whose start was not known is taken for dead.
         started = started if isinstance(started, int) else -1
-        found = Running(pid, started, str(data["digest"]), float(data["since"]))
+        # The first version did not say which one it was.
+        spoken = int(data.get("protocol", 1))
+        found = Running(pid, started, str(data["digest"]), float(data["since"]), spoken)
     except (KeyError, TypeError, ValueError) as error:
-        raise StateError(
-            f"{path} names no process", hint="end the sandbox's init, remove the file, run again"
-        ) from error
+        raise StateError(f"{path} names no process", hint=hint) from error
     return found if boot_id == store.boot_id() else None
 
 
@@ -92,16 +108,15 @@ def status(paths: Paths, name: str) -> dict[str, Any]:
     """
     for _ in range(_TORN_READS):
         try:
-            with open(paths.sandbox(name).status, "rb") as handle:
-                return _checked(handle.read(_STATUS_MAX))
-        except FileNotFoundError:
+            return _checked(store.read_bytes(paths.sandbox(name).status, limit=_STATUS_MAX))
+        except StateError:
             return {}
         except (ValueError, RecursionError):
             continue
     return {}
 
 
-def _checked(raw: bytes) -> dict[str, Any]:
+def _checked(raw: bytes | None) -> dict[str, Any]:
     import json
 
     data = json.loads(raw or b"{}")

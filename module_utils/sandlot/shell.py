@@ -8,6 +8,7 @@ import os
 from typing import Any, Callable, Dict, Mapping, NoReturn, Protocol
 
 from .errors import HostError, SandlotError
+from .oserrors import explained
 from .paths import Paths
 
 Json = Dict[str, Any]
@@ -30,7 +31,7 @@ Action = Callable[[Module, Paths], Json]
 
 
 def run(module: Module, action: Action, *, root: bool = True) -> NoReturn:
-    """Exit with what ``action`` returns; an explained error is the module's failure.
+    """Exit with what ``action`` returns; an error is the module's failure, and explained.
 
     ``failed`` in the result maps items to messages: the others went on, the module fails after.
     ``warnings`` are Ansible's to show.
@@ -41,6 +42,8 @@ def run(module: Module, action: Action, *, root: bool = True) -> NoReturn:
         result = action(module, Paths.from_environment())
     except SandlotError as error:
         module.fail_json(msg=str(error))
+    except OSError as error:
+        module.fail_json(msg=str(explained(error)))
     for warning in result.pop("warnings", ()):
         module.warn(warning)
     failed = result.pop("failed", {})

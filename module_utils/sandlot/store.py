@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 
 from .errors import StateError
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     Json = Dict[str, Any]
 
 SCHEMA = 1
+# None of ours comes near; a larger one is not read at all.
+MAX_SIZE = 1 << 26
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -24,21 +28,66 @@ def boot_id() -> str:
         return handle.read().strip()
 
 
-def read(path: str) -> Json | None:
-    """The object stored at ``path``, None when there is no file; StateError when it is unusable."""
+def read(path: str, *, hint: str = "") -> Json | None:
+    """The object stored at ``path``, None when there is no file; StateError when it is unusable.
+
+    ``hint`` is the remedy for one that is.
+    """
+    content = read_bytes(path, hint=hint)
+    if content is None:
+        return None
     try:
-        with open(path, encoding="utf-8") as handle:
-            data = json.load(handle)
+        data = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        problem = f"{path} is not valid JSON: {error}"
+        raise StateError(problem, hint=hint or _remedy(path)) from error
+    return _checked(path, data, hint or _remedy(path))
+
+
+def read_bytes(path: str, *, hint: str = "", limit: int = MAX_SIZE) -> bytes | None:
+    """What a file of ours holds, None when there is none; anything else there is a StateError.
+
+    Something else may be in its place: to open a FIFO would wait for ever, a link leads away.
+    """
+    hint = hint or _remedy(path)
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags)
     except FileNotFoundError:
         return None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise StateError(f"{path} is not valid JSON: {error}", hint=_remedy(path)) from error
-    return _checked(path, data)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.ENOTDIR):
+            raise
+        raise StateError(f"{path} is not a regular file", hint=hint) from error
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise StateError(f"{path} is not a regular file", hint=hint)
+        if found.st_size > limit:
+            raise StateError(f"{path} has {found.st_size} bytes, over {limit}", hint=hint)
+        return _content(fd, found.st_size)
+    except OSError as error:
+        # Reading names no file.
+        error.filename = error.filename or path
+        raise
+    finally:
+        os.close(fd)
 
 
-def _checked(path: str, data: object) -> Json:
+def _content(fd: int, size: int) -> bytes:
+    chunks = []
+    while size > 0:
+        chunk = os.read(fd, size)
+        if not chunk:
+            break
+        chunks.append(chunk)
+        size -= len(chunk)
+    return b"".join(chunks)
+
+
+def _checked(path: str, data: object, hint: str) -> Json:
     if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
-        raise StateError(f"{path} is not a sandlot state file", hint=_remedy(path))
+        raise StateError(f"{path} is not a sandlot state file", hint=hint)
     if data["schema"] > SCHEMA:
         raise StateError(
             f"{path} has schema {data['schema']}, this sandlot knows {SCHEMA}",
@@ -66,7 +115,12 @@ def replace(path: str, content: bytes, *, mode: int = 0o600, durable: bool = Tru
     try:
         _write_file(temporary, content, mode=mode, durable=durable)
         os.rename(temporary, path)
-    except OSError:
+    except IsADirectoryError as error:
+        unlink(temporary)
+        raise _directory(path) from error
+    except OSError as error:
+        # What is written through a descriptor names no file.
+        error.filename = error.filename or path
         unlink(temporary)
         raise
     if durable:
@@ -106,3 +160,9 @@ def unlink(path: str) -> None:
         os.unlink(path)
     except FileNotFoundError:
         return
+    except IsADirectoryError as error:
+        raise _directory(path) from error
+
+
+def _directory(path: str) -> StateError:
+    return StateError(f"{path} is a directory", hint="remove it, and run again")

@@ -58,6 +58,10 @@ class Deployment:
 
     def prepare(self) -> None:
         host.present(self.paths, check=False)
+        self.furnish()
+
+    def furnish(self) -> None:
+        """Its networks and images."""
         os.makedirs(self.paths.state, mode=0o700, exist_ok=True)
         self.declare()
         spec = images.normalise_all([{"name": "busybox", "source": "busybox"}])

@@ -144,3 +144,30 @@ def test_errors_name_the_option_and_the_remedy(host: Deployment) -> None:
     play(host, {"sandbox": {"name": "c", "state": "absent"}})
     (result,) = play(host, {"sandbox_host": {"state": "absent"}}, fails=True)
     assert "there are sandboxes on this host: a, b" in result["msg"]
+
+
+def test_the_port_that_ansible_comes_by_is_not_published(host: Deployment) -> None:
+    """Nothing on the host listens on it, as when a router translates it."""
+    for port, refused in ((28922, True), (28923, False)):
+        variables = {
+            "ansible_port": 28922,
+            "sandbox_images": [{"name": "busybox", "source": "busybox"}],
+            "sandbox_defaults": SPECS["defaults"],
+            "sandbox_networks": [{"name": "default", "ipv4_subnet": f"{host.prefix}.0.0/22"}],
+            "sandbox_instances": [{"name": "a", "published_ports": [f"{port}:80"]}],
+        }
+        role = {"ansible.builtin.include_role": {"name": "sandbox"}, "vars": variables}
+        whole = {
+            "hosts": "localhost",
+            "gather_facts": False,
+            "environment": {"SANDLOT_ROOT": host.paths.root},
+            "tasks": [role],
+        }
+        path = Path(host.paths.root, "play.json")
+        path.write_text(json.dumps([whole]))
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(TOP / "ansible.cfg")}
+        command = [str(BIN / "ansible-playbook"), "--check", str(path)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        path.unlink()
+        assert (done.returncode != 0) is refused, done.stdout + done.stderr
+        assert ("is the port this host is managed through" in done.stdout + done.stderr) is refused

@@ -11,21 +11,65 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Iterator
+from typing import Generator, Iterator
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import image  # noqa: E402
 from guest import TREE, Guest, finish  # noqa: E402
-from hosts import BEFORE, DEMO, DEPLOY, FINGERPRINT  # noqa: E402
+from hosts import BEFORE, DEMO, DEPLOY, FINGERPRINT, RAISED, changed, each  # noqa: E402
+
+SUITES = os.environ.get("SANDLOT_VM_SUITES", "bookworm trixie").split()
+# What is deployed by one file is what the next one finds.
+ORDER = (
+    "test_unplugged",
+    "test_deploy",
+    "test_limits",
+    "test_reboot",
+    "test_unplugged_update",
+    "test_teardown",
+)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What needs one suite only is done on the first."""
     if "suite" in metafunc.fixturenames:
-        suites = os.environ.get("SANDLOT_VM_SUITES", "bookworm trixie").split()
+        suites = SUITES[:1] if getattr(metafunc.module, "FIRST_SUITE_ONLY", False) else SUITES
         metafunc.parametrize("suite", suites, scope="session")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> tuple[int, int]:
+    assert isinstance(item, pytest.Function)
+    return SUITES.index(item.callspec.params["suite"]), ORDER.index(item.module.__name__)
+
+
+class BySuite(LoadScopeScheduling):
+    """Each suite to one worker of pytest-xdist, in order."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next(suite for suite in SUITES if f"[{suite}" in nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> BySuite:
+    return BySuite(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport]:
+    report = yield
+    machine = getattr(item, "funcargs", {}).get("guest")
+    if report.failed and machine is not None:
+        report.sections += machine.last_words()
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +94,10 @@ def _running(machine: Guest) -> Iterator[Guest]:
 def deployed(guest: Guest) -> str:
     """The output of the first deploy of the demo set."""
     return finish(guest.play(DEPLOY, DEMO))
+
+
+@pytest.fixture(scope="session")
+def raised(guest: Guest, deployed: str) -> tuple[int, dict[str, int]]:
+    """How many tasks raising a limit changed, and the sandboxes' pids from before it."""
+    pids = each(guest, "pid")
+    return changed(finish(guest.play(DEPLOY, RAISED))), pids

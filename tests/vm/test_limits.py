@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-from guest import Guest, finish
-from hosts import CGROUP, DEMO, DEPLOY, changed, demo, inspect
+from guest import Guest
+from hosts import CGROUP, each, inspected
 
 _TOO_MUCH = 'sandlot exec shell -- sh -c "head -c 100m /dev/zero | tail | wc -c"'
 _SPIN = "sandlot exec worker -- timeout 5 sh -c 'while :; do :; done'"
-_FORKS = "sandlot exec shell -- sh -c 'for i in $(seq 50); do sleep 2 & done; wait'"
+_FORKS = "sandlot exec web -- sh -c 'for i in $(seq 50); do sleep 2 & done; wait'"
 
 
 def _events(guest: Guest, name: str, file: str) -> dict[str, int]:
@@ -17,20 +17,22 @@ def _events(guest: Guest, name: str, file: str) -> dict[str, int]:
     return {key: int(value) for key, value in (line.split() for line in lines)}
 
 
-def _kills(guest: Guest, name: str) -> int:
-    found = guest.json(f"sandlot top --format json {name}")
-    return int(found[0]["oom_kills"])
+def _kills(guest: Guest) -> dict[str, int]:
+    found = guest.json("sandlot top --format json")
+    return {entry["name"]: int(entry["oom_kills"]) for entry in found}
+
+
+def _pid(guest: Guest, name: str) -> int:
+    return int(inspected(guest, [name])[name]["pid"])
 
 
 def test_a_memory_kill_is_counted_and_reported(guest: Guest, deployed: str) -> None:
-    before = _kills(guest, "shell")
-    pid = inspect(guest, "shell")["pid"]
+    before, pid = _kills(guest), _pid(guest, "shell")
     guest.root(f"{_TOO_MUCH} || true")
-    assert _kills(guest, "shell") == before + 1
-    assert _events(guest, "shell", "memory.events")["oom_kill"] == before + 1
     # The one that took too much was killed, not its sandbox and nobody else's.
-    assert inspect(guest, "shell")["pid"] == pid
-    assert _kills(guest, "worker") == 0
+    assert _kills(guest) == {**before, "shell": before["shell"] + 1}
+    assert _events(guest, "shell", "memory.events")["oom_kill"] == before["shell"] + 1
+    assert _pid(guest, "shell") == pid
 
 
 def test_the_cpu_quota_holds(guest: Guest, deployed: str) -> None:
@@ -46,21 +48,19 @@ def _cpus_used(guest: Guest) -> float:
 
 
 def test_the_number_of_processes_is_bounded(guest: Guest, deployed: str) -> None:
-    before = _events(guest, "shell", "pids.events")["max"]
+    before = _events(guest, "web", "pids.events")["max"]
     guest.root(f"{_FORKS} || true")
-    assert _events(guest, "shell", "pids.events")["max"] > before
-    assert int(guest.root(f"cat {CGROUP}/shell/pids.max")) == 32
+    assert _events(guest, "web", "pids.events")["max"] > before
+    assert int(guest.root(f"cat {CGROUP}/web/pids.max")) == 32
 
 
-def test_limits_change_while_it_runs(guest: Guest, deployed: str) -> None:
+def test_limits_change_while_it_runs(guest: Guest, raised: tuple[int, dict[str, int]]) -> None:
     """And without the limit the same loop gets more, so that the quota's test means something."""
-    pid = inspect(guest, "worker")["pid"]
-    raised = demo({"worker": {"memory": "96m", "cpus": 2}})
-    assert changed(finish(guest.play(DEPLOY, raised))) == 1
+    changes, pids = raised
+    assert changes == 1
     assert guest.root(f"cat {CGROUP}/worker/memory.max") == str(96 << 20)
-    assert _cpus_used(guest) > 0.7
-    assert changed(finish(guest.play(DEPLOY, DEMO))) == 1
-    assert inspect(guest, "worker")["pid"] == pid
+    assert _cpus_used(guest) > 0.65
+    assert each(guest, "pid") == pids
 
 
 def test_systemd_leaves_our_cgroups_alone(guest: Guest, deployed: str) -> None:
@@ -68,7 +68,19 @@ def test_systemd_leaves_our_cgroups_alone(guest: Guest, deployed: str) -> None:
     guest.root("systemctl set-property --runtime cron.service CPUWeight=50 CPUQuota=80%")
     guest.root("systemctl revert cron.service")
     guest.root("systemctl daemon-reexec")
-    assert guest.root(f"cat {CGROUP}/worker/cpu.max") == "50000 100000"
-    assert guest.root(f"cat {CGROUP}/worker/pids.max") == "32"
+    assert guest.root(f"cat {CGROUP}/web/cpu.max") == "50000 100000"
+    assert guest.root(f"cat {CGROUP}/web/pids.max") == "32"
     controllers = guest.root(f"cat {CGROUP}/cgroup.subtree_control").split()
     assert {"cpu", "cpuset", "memory", "pids"} <= set(controllers)
+
+
+def test_a_frozen_sandbox_is_stopped(guest: Guest, deployed: str) -> None:
+    pid = _pid(guest, "web")
+    guest.root(f"echo 1 > {CGROUP}/web/cgroup.freeze")
+    assert _events(guest, "web", "cgroup.events")["frozen"] == 1
+    # Positive control: frozen as it is, it takes no notice of being asked to end.
+    guest.root(f"kill -TERM {pid}; sleep 0.2; test -d /proc/{pid}")
+    guest.root("timeout 100 sandlot stop web")
+    assert guest.root(f"test ! -d /proc/{pid} && echo gone") == "gone"
+    guest.root("sandlot start web")
+    assert inspected(guest, ["web"])["web"]["state"] == "running"

@@ -11,26 +11,24 @@ import re
 
 import pytest
 from guest import Guest, finish
-from hosts import DEMO, DEPLOY, NAMES, changed, demo, fetch, identity, inside, inspect, until
-
-_PROBE = "while :; do nc -w 1 10.77.0.1 22 < /dev/null && echo REACHED; echo tried; sleep 1; done"
+from hosts import DEPLOY, NAMES, RAISED, changed, each, fetch, identity, inside, inspected, until
 
 
 @pytest.fixture(scope="module")
-def rebooted(guest: Guest, deployed: str) -> dict[str, object]:
+def rebooted(guest: Guest, raised: object) -> dict[str, object]:
     """Identities from before a reboot, which every sandbox has left a file for."""
-    finish(guest.play(DEPLOY, demo({"shell": {"command": ["sh", "-c", _PROBE]}})))
     for name in NAMES:
         inside(guest, name, f"echo kept-{name} > /kept")
-    before = identity(guest)
+    before = identity(inspected(guest))
     guest.reboot()
     return before
 
 
 def test_the_same_sandboxes_are_back(guest: Guest, rebooted: dict[str, object]) -> None:
     assert guest.output("systemctl is-system-running") == "running"
-    assert identity(guest) == rebooted
-    assert {inspect(guest, name)["state"] for name in NAMES} == {"running"}
+    now = inspected(guest)
+    assert identity(now) == rebooted
+    assert {name: now[name]["state"] for name in NAMES} == dict.fromkeys(NAMES, "running")
     assert [inside(guest, name, "cat /kept") for name in NAMES] == [f"kept-{n}" for n in NAMES]
     assert fetch(guest) == "hello"
 
@@ -63,6 +61,22 @@ def test_no_packet_was_before_the_filter(guest: Guest, rebooted: dict[str, objec
     assert "table inet sandlot" in guest.root("nft list tables")
 
 
+def test_dependencies_come_first_and_go_last(guest: Guest, rebooted: dict[str, object]) -> None:
+    pids = each(guest, "pid")
+    order = " ".join(str(pids[name]) for name in ("worker", "shell", "web"))
+    ticks = guest.root(
+        f"for p in {order}; do sed 's/.*) //' /proc/$p/stat; done | cut -d ' ' -f 20"
+    )
+    begun = [int(line) for line in ticks.splitlines()]
+    assert begun[0] < begun[1] < begun[2]
+    assert "" < _ended(guest, "shell") < _ended(guest, "worker")
+
+
+def _ended(guest: Guest, name: str) -> str:
+    """When it was told to end, by the last line that it wrote about that."""
+    return guest.root(f"sandlot logs -t {name} | grep ' ended$' | tail -n 1")
+
+
 @pytest.mark.parametrize("action", ["restart", "reload"])
 def test_the_filter_survives_that_of_the_host(
     guest: Guest, rebooted: dict[str, object], action: str
@@ -84,5 +98,4 @@ def test_the_order_of_the_shutdown(guest: Guest, rebooted: dict[str, object]) ->
 
 
 def test_nothing_is_left_to_change(guest: Guest, rebooted: dict[str, object]) -> None:
-    finish(guest.play(DEPLOY, DEMO))
-    assert changed(finish(guest.play(DEPLOY, DEMO))) == 0
+    assert changed(finish(guest.play(DEPLOY, RAISED))) == 0

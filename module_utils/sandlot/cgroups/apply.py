@@ -21,6 +21,7 @@ from .usage import used_memory
 if TYPE_CHECKING:
     from ..spec import Limits
 
+_NOT_ABOUT_THE_VALUE = (errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 _MEMORY_FILES = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.max")
 
 
@@ -90,6 +91,8 @@ def _set(change: _Change, directory: str, name: str) -> None:
     except OSError as error:
         if error.errno == errno.EBUSY and knob.file in _MEMORY_FILES:
             raise _too_much_used(change, directory, name) from error
+        if error.errno in _NOT_ABOUT_THE_VALUE:
+            raise
         raise HostError(
             f"{knob.label} can't be set to {knob.show(change.after)}: {path}: {error.strerror}",
             hint=f"the kernel refuses it; leave {knob.label.split()[0]} out or use another value",

@@ -86,8 +86,10 @@ def _text(word: str) -> str:
 
 def _connect(paths: Paths, name: str) -> socket.socket:
     names.check(paths, name)
-    if runtime.running(paths, name) is None:
+    running = runtime.running(paths, name)
+    if running is None:
         raise SandlotError(f"{name} is not running", hint=f"start it: sandlot start {name}")
+    runtime.check_protocol(name, running)
     try:
         connection = protocol.connect(paths.sandbox(name).socket, timeout=CONNECT_SECONDS)
         connection.settimeout(None)

@@ -32,6 +32,7 @@ def _facts(paths: Paths, name: str, layout: cgroups.Layout) -> Optional[Json]:
         return {"name": name, "state": "broken", "error": str(error)}
     except (KeyError, TypeError, AttributeError) as error:
         problem = f"{paths.sandbox(name).record} has a missing or wrong field ({error!r})"
+        problem += f"; restore it from a backup, or remove sandbox {name} and deploy it again"
         return {"name": name, "state": "broken", "error": problem}
 
 
@@ -41,19 +42,27 @@ def _whole(paths: Paths, name: str, record: Json, layout: cgroups.Layout) -> Jso
     return {
         "name": name,
         "state": runtime.state(record["phase"], record["wanted"], running, status),
-        "image": record["image"]["name"],
-        "network_mode": record["spec"].get("network_mode", "bridge"),
+        "image": _text(record["image"]["name"]),
+        "network_mode": _text(record["spec"].get("network_mode", "bridge")),
         "addresses": [
-            entry[key].partition("/")[0]
+            _text(entry[key]).partition("/")[0]
             for entry in record["interfaces"]
             for key in ("ipv4", "ipv6")
             if key in entry
         ],
-        "published_ports": list(record["spec"]["published_ports"]),
-        "wanted": record["wanted"],
+        "published_ports": [_text(port) for port in record["spec"]["published_ports"]],
+        "wanted": _text(record["wanted"]),
         "pid": running.pid if running else None,
         "uptime": runtime.uptime(running, status),
         "memory": cgroups.usage(paths, name, layout).memory if running else None,
+        "health": status.get("health") if running else None,
         "restarts": status.get("restarts", 0),
         "exit_code": status.get("exit_code"),
+        "signal": status.get("signal"),
     }
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value

@@ -12,6 +12,7 @@ from ..paths import Paths
 from . import facts, output
 
 HEADS = ("NAME", "STATE", "IMAGE", "ADDRESS", "PORTS", "UPTIME", "MEMORY", "RESTARTS")
+_ENDED = ("exited", "crashed", "backoff", "crash-loop")
 _RIGHT = ("UPTIME", "MEMORY", "RESTARTS")
 
 
@@ -49,8 +50,11 @@ def _row(each: Dict[str, Any]) -> List[str]:
 
 
 def _state(each: Dict[str, Any]) -> str:
-    ended = each["state"] in ("exited", "crashed", "backoff") and each["exit_code"] is not None
-    return f"{each['state']}({each['exit_code']})" if ended else str(each["state"])
+    """With what says more of it: how the workload ended, or how healthy it is."""
+    state = str(each["state"])
+    if state in _ENDED and each["exit_code"] is not None:
+        return f"{state}({each['exit_code']})"
+    return f"{state}({each['health']})" if each["health"] and state == "running" else state
 
 
 def _network(each: Dict[str, Any]) -> str:

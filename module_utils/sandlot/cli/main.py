@@ -12,6 +12,7 @@ import sys
 from typing import Any, List, Optional, Sequence
 
 from ..errors import HostError, SandlotError
+from ..oserrors import explained
 from ..paths import Paths
 from . import output
 
@@ -42,9 +43,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     except OSError as error:
-        # Errors of the host are explained further down; this one is of writing the answer.
         if error.errno != errno.ENOSPC or error.filename:
-            raise
+            output.complain(explained(error))
+            return failure
+        # Files are named in errors, so this one is of writing the answer.
         output.say(f"the output can't be written: {error.strerror}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
@@ -94,9 +96,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_repair(commands)
     _command(commands, "up", "service", "start what is to run after a boot")
     down = _command(commands, "down", "service", "end what runs; it runs again after the next boot")
-    text = "do nothing unless systemd is shutting the host down"
+    text = "do nothing unless the host is shutting down"
     down.add_argument("--at-shutdown", action="store_true", help=text)
-    _command(commands, "launcher", "service", "run the launcher in the foreground")
+    launcher = _command(commands, "launcher", "service", "run the launcher in the foreground")
+    instead = launcher.add_mutually_exclusive_group()
+    text = "only say whether it runs; exit status 3 when it does not"
+    instead.add_argument("--status", action="store_true", help=text)
+    text = "end the one that runs; sandboxes go on"
+    instead.add_argument("--end", action="store_true", help=text)
     return parser
 
 

@@ -13,7 +13,7 @@ from ..cgroups.knobs import VERSION_2, Knob
 from ..cgroups.layout import Hierarchy
 from ..cgroups.state import wanted
 from ..network import Interface, Network
-from ..network.model import by_family
+from ..network.model import default_routes
 from ..network.sysctls import IPV6_BY_US
 from ..paths import Paths
 from ..spec import Limits
@@ -237,11 +237,10 @@ def _nodad(address: str) -> str:
 
 
 def _default_routes(subject: Subject, entry: Interface) -> Iterator[str]:
-    for version, home in by_family(subject.interfaces).items():
+    for home, via in default_routes(subject.networks, subject.interfaces):
         if home == entry:
-            via = entry.gateway6 if version == 6 else entry.gateway
             route = f"default via {via} dev {entry.ifname} proto static"
-            yield f"{_NETNS} ip -{version} route add {route}"
+            yield f"{_NETNS} ip -{6 if ':' in via else 4} route add {route}"
 
 
 def cgroup_files(paths: Paths, name: str, limits: Limits, state: CgroupState) -> List[CgroupFiles]:

@@ -6,10 +6,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 
+from ..launcher.client import Launcher
 from ..paths import Paths
+
+# LSB's exit status of a service that is down.
+NOT_RUNNING = 3
+# Runlevels in which sandboxes don't run, of sysvinit (off, single user, reboot) and of OpenRC.
+_HALTING = {"RUNLEVEL": ("0", "1", "6"), "RC_RUNLEVEL": ("shutdown", "single")}
 
 
 def run(paths: Paths, options: argparse.Namespace) -> int:
@@ -17,7 +24,9 @@ def run(paths: Paths, options: argparse.Namespace) -> int:
         return _up(paths)
     if options.command == "down":
         return 0 if options.at_shutdown and not _shutting_down() else _down(paths)
-    return _launcher(paths)
+    if options.status:
+        return _status(paths)
+    return _end(paths) if options.end else _launcher(paths)
 
 
 def _up(paths: Paths) -> int:
@@ -35,11 +44,28 @@ def _down(paths: Paths) -> int:
 
 
 def _shutting_down() -> bool:
-    command = ["systemctl", "is-system-running"]
+    """What systemd says, or what sysvinit and OpenRC tell the scripts that they run."""
+    if any(os.environ.get(name) in levels for name, levels in _HALTING.items()):
+        return True
+    systemctl = shutil.which("systemctl")
+    if systemctl is None:
+        return False
+    command = [systemctl, "is-system-running"]
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     return done.stdout.strip() == "stopping"
+
+
+def _status(paths: Paths) -> int:
+    answer = Launcher(paths).ping()
+    print(f"the launcher runs, pid {answer['pid']}" if answer else "no launcher runs")
+    return 0 if answer else NOT_RUNNING
+
+
+def _end(paths: Paths) -> int:
+    Launcher(paths).quit()
+    return 0
 
 
 def _launcher(paths: Paths) -> int:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import replace
 from functools import partial
 from typing import Iterable, Mapping, Sequence
@@ -16,8 +17,8 @@ from ..launcher.client import Launcher
 from ..paths import Paths
 from ..record import STARTED, STOPPED, Records
 from ..spec import Spec
-from . import dependencies, payload, rollback
-from .decide import ABSENT, Wish
+from . import dependencies, health, payload, rollback
+from .decide import ABSENT, HEALTHY, Wish
 from .names import SETUP, check_free, is_setup_running
 from .observe import Observation, observe
 from .planner import plan
@@ -36,6 +37,7 @@ def request(
     check: bool = False,
     expected_images: Iterable[ImageSpec] = (),
     expected_networks: Mapping[str, network.Network] | None = None,
+    management_ports: Iterable[int] = (),
 ) -> Request:
     """A request for these specs, with the state each of them asks for."""
     specs = tuple(specs)
@@ -46,16 +48,19 @@ def request(
         check=check,
         images=tuple(expected_images),
         networks=expected_networks or {},
+        management_ports=tuple(management_ports),
     )
 
 
 def _wish(spec: Spec, *, recreate: bool, restart: bool) -> Wish:
+    healthy = spec.state == HEALTHY
     return Wish(
         name=spec.name,
-        state=spec.state,
+        state=STARTED if healthy else spec.state,
         spec=None if spec.state == ABSENT else spec,
         restart=restart or spec.restart,
         recreate=recreate or spec.recreate,
+        healthy=healthy,
     )
 
 
@@ -64,7 +69,24 @@ def converge(paths: Paths, wanted: Request) -> Result:
     if wanted.check:
         return _run(paths, wanted)
     with lock.exclusive(paths):
-        return _run(paths, wanted)
+        done = _run(paths, wanted)
+    return _await_health(paths, wanted, done)
+
+
+def _await_health(paths: Paths, wanted: Request, done: Result) -> Result:
+    """Without the lock, so that a slow sandbox keeps nobody from stopping it."""
+    now = time.monotonic()
+    specs = [wish.spec for wish in wanted.wishes if wish.healthy and wish.spec]
+    deadlines = {
+        spec.name: now + (spec.healthy_wait_timeout or health.patience_of(paths, spec.name))
+        for spec in specs
+        if spec.name not in done.failed
+    }
+    failures = health.wait_each(paths, deadlines) if deadlines else {}
+    for name, error in failures.items():
+        done.results[name]["failed"] = str(error)
+    failed = {name: str(error) for name, error in failures.items()}
+    return replace(done, failed={**done.failed, **failed})
 
 
 def _run(paths: Paths, wanted: Request) -> Result:

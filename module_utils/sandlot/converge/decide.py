@@ -13,6 +13,7 @@ from ..spec import Difference, Spec, differences
 from .steps import Line
 
 ABSENT = "absent"
+HEALTHY = "healthy"
 NO_PINS = "none"
 SOME_PINS = "partial"
 ALL_PINS = "whole"
@@ -24,6 +25,7 @@ _BRIEF = 80
 class Wish:
     """What is asked of one sandbox; ``spec`` is None for an absent one.
 
+    ``healthy`` is whether the run waits for that, which is no change.
     ``keep_image`` keeps the image the sandbox was made from, though its name means another now.
     """
 
@@ -33,6 +35,7 @@ class Wish:
     restart: bool = False
     recreate: bool = False
     keep_image: bool = False
+    healthy: bool = False
 
 
 @dataclass(frozen=True)

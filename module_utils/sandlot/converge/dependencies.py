@@ -176,5 +176,5 @@ class Starts:
 
 
 def _not_started(name: str, needed: str, problem: str) -> _NotStarted:
-    text = f"{name} is not started: it depends on {needed}, {problem}"
+    text = f"{name}: not started, as it depends on {needed}, {problem}"
     return _NotStarted(text, hint=f"put {needed} right, then run again, or: sandlot start {name}")

@@ -18,7 +18,7 @@ from .. import idmap, images, network, record, runtime
 from ..errors import SandlotError
 from ..launcher.client import UNIT, Launcher
 from ..paths import Paths
-from . import facts, host, observe, payload, probe
+from . import facts, host, observe, payload, probe, services
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 MINIMUM_KERNEL = (5, 12)
@@ -249,17 +249,29 @@ def _installation(paths: Paths) -> Found:
         "launcher",
         f"pid {answer['pid']}" if answer else f"does not run, {len(names)} sandboxes do",
         wrong=answer is None and bool(names),
-        remedy=f"systemctl start {UNIT}, or run a deploy: what crashes now is not revived",
+        remedy=f"start {UNIT}, or run a deploy: what crashes now is not revived",
         status=WARNING,
     )
+    yield from _start_at_boot(paths)
+
+
+def _start_at_boot(paths: Paths) -> Found:
+    remedy = "run the role or module sandbox_host"
     if host.has_systemd(paths):
         enabled = all(map(os.path.lexists, host.boot_links(paths)))
-        yield _finding(
-            "start at boot",
-            f"{host.BOOT_UNIT} is {'enabled' if enabled else 'not enabled'}",
-            wrong=not enabled,
-            remedy=f"systemctl enable {host.BOOT_UNIT}, or run sandbox_host",
-        )
+        detail = f"{host.BOOT_UNIT} is {'enabled' if enabled else 'not enabled'}"
+        remedy = f"systemctl enable {host.BOOT_UNIT}, or run sandbox_host"
+        yield _finding("start at boot", detail, wrong=not enabled, remedy=remedy)
+        return
+    service = services.find(paths)
+    if service:
+        enabled = service.enabled()
+        detail = f"the {service.kind} service is {'enabled' if enabled else 'not enabled'}"
+        yield _finding("start at boot", detail, wrong=not enabled, remedy=remedy)
+    elif not paths.root:
+        detail = "no systemd, OpenRC or sysvinit: nothing starts the sandboxes after a boot"
+        remedy = f"have what this host runs at a boot call {paths.command} up"
+        yield _finding("start at boot", detail, wrong=True, remedy=remedy, status=WARNING)
 
 
 def _remains(paths: Paths) -> Found:

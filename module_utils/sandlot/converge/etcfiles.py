@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import Dict, Iterable, Mapping, Sequence
 
-from .. import network
+from .. import network, store
 from ..network import Interface, Network
 from ..paths import Paths
 from ..record import Record
@@ -108,11 +108,7 @@ def outdated(paths: Paths, name: str, wanted: Files) -> list[str]:
 
 
 def _read(path: str) -> bytes | None:
-    try:
-        with open(path, "rb") as handle:
-            return handle.read()
-    except FileNotFoundError:
-        return None
+    return store.read_bytes(path, hint=f"remove {path}; the next run makes it again")
 
 
 def write(paths: Paths, record: Record, wanted: Files) -> None:

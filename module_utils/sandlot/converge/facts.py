@@ -13,7 +13,7 @@ from .. import cgroups
 from ..images import SOURCES, busybox
 from ..paths import Paths
 from ..spec.text import choice
-from . import payload, probe
+from . import payload, probe, services
 
 Json = Dict[str, Any]
 
@@ -39,6 +39,7 @@ def gather(paths: Paths, image_sources: Iterable[str] = ()) -> Json:
         "idmapped_mounts": probe.maps_ids(paths.state),
         "overlay": probe.overlay(),
         "user_namespaces": probe.user_namespaces(),
+        "service_manager": services.manager(paths),
         "nft": shutil.which("nft", path=SEARCH),
     }
     missing = _missing(facts, image_sources)

@@ -96,6 +96,8 @@ class _Waiting:
         alive = runtime.running(self._paths, self._name) is not None
         status = runtime.status(self._paths, self._name)
         state, health = status.get("state", "starting"), status.get("health")
+        if not alive and not status:
+            return False, "does not run"
         if status.get("final") or state == "crash-loop":
             return False, _ended(status)
         if alive and state == "running":

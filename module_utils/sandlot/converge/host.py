@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import Mapping, Sequence
 
 from .. import cgroups, idmap, lock, network, store
-from ..errors import SandlotError
+from ..errors import HostError, SandlotError
 from ..launcher.client import UNIT, Launcher
 from ..paths import Paths
-from ..plan import Operation, apply_all, descriptions
-from . import layer, observe, payload
+from ..plan import Operation, descriptions
+from . import layer, observe, payload, services, takeover
 
-SYSTEMD = "/run/systemd/system"
 COMMAND = """\
 #!{python} -I
 import sys
@@ -95,8 +94,17 @@ def absent(paths: Paths, *, check: bool) -> Outcome:
 def _converge(paths: Paths, operations: list[Operation], *, check: bool) -> Outcome:
     if operations and not check:
         with lock.exclusive(paths):
-            apply_all(operations)
+            _apply(operations)
     return Outcome(bool(operations), descriptions(operations))
+
+
+def _apply(operations: Sequence[Operation]) -> None:
+    for operation in operations:
+        try:
+            operation.apply()
+        except OSError as error:
+            hint = "correct that and run again; it goes on where it was"
+            raise HostError(f"{operation.describe()}: {error}", hint=hint) from error
 
 
 # -- present
@@ -106,6 +114,7 @@ def _present(paths: Paths) -> list[Operation]:
     files = payload.sources()
     operations = []
     if not payload.installed(paths, files):
+        takeover.check(paths)
         summary = f"install version {payload.digest(files)[:12]}"
         operations.append(Operation("runtime", summary, lambda: _install(paths, files)))
     operations += [
@@ -115,9 +124,27 @@ def _present(paths: Paths) -> list[Operation]:
     ]
     if has_systemd(paths) and not all(map(os.path.lexists, boot_links(paths))):
         operations.append(Operation("runtime", f"enable {BOOT_UNIT}", _enable))
+    operations += _service(paths)
     if operations or os.path.exists(_pending(paths)):
         operations.append(Operation("runtime", "upgrade the launcher", lambda: _upgrade(paths)))
     return operations
+
+
+def _service(paths: Paths) -> list[Operation]:
+    """Without systemd: the service is started after a boot, and runs from now on."""
+    service = services.find(paths)
+    if service is None:
+        return []
+    found = []
+    if not service.enabled():
+        found.append(Operation("runtime", "enable the service sandlot", service.enable))
+    if not service.kept() or os.path.exists(_pending(paths)) or _changed(service.texts()):
+        found.append(Operation("runtime", "keep a launcher running", service.keep))
+    return found
+
+
+def _changed(texts: Mapping[str, tuple[str, int]]) -> bool:
+    return any(_read(path) != text for path, (text, _) in texts.items())
 
 
 def _install(paths: Paths, files: Mapping[str, bytes]) -> None:
@@ -156,11 +183,12 @@ def _texts(paths: Paths) -> dict[str, tuple[str, int]]:
         for name, text in UNITS.items():
             content = text.format(command=paths.command, unit=UNIT, wanting=wanting)
             texts[_unit(paths, name)] = (content, 0o644)
-    return texts
+    service = services.find(paths)
+    return {**texts, **(service.texts() if service else {})}
 
 
 def has_systemd(paths: Paths) -> bool:
-    return not paths.root and os.path.isdir(SYSTEMD)
+    return not paths.root and os.path.isdir(services.SYSTEMD)
 
 
 def _unit(paths: Paths, name: str) -> str:
@@ -172,11 +200,8 @@ def boot_links(paths: Paths) -> list[str]:
 
 
 def _read(path: str) -> str | None:
-    try:
-        with open(path, encoding="utf-8") as handle:
-            return handle.read()
-    except FileNotFoundError:
-        return None
+    content = store.read_bytes(path, hint=f"remove {path}, and run again")
+    return None if content is None else content.decode("utf-8", "replace")
 
 
 def _write(path: str, text: str, mode: int) -> None:
@@ -211,6 +236,9 @@ def _absent(paths: Paths) -> list[Operation]:
     if units:
         summary = f"remove {', '.join(units)}"
         operations.append(Operation("runtime", summary, lambda: _remove_units(paths, units)))
+    service = services.left(paths)
+    if service:
+        operations.append(Operation("runtime", "remove the service sandlot", service.remove))
     if launcher.ping() is not None:
         operations.append(Operation("runtime", "end the launcher", launcher.quit))
     return operations + [

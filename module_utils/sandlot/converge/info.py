@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable
+from typing import Any, Dict, Iterable, Mapping
 
 from .. import cgroups, record, runtime
+from ..launcher import oom
 from ..paths import Paths
 from ..record import Records
+from . import evidence
 from .report import facts
 
 Json = Dict[str, Any]
@@ -28,14 +30,28 @@ def _one(paths: Paths, name: str, records: Records, layout: cgroups.Layout) -> J
     known = records.good[name]
     running = runtime.running(paths, name)
     status = runtime.status(paths, name)
+    usage = cgroups.usage(paths, name, layout)
     return {
         **facts(known),
         "state": runtime.state(known.phase, known.wanted, running, status),
         "wanted": known.wanted,
         "pid": running.pid if running else None,
         "uptime": runtime.uptime(running, status),
-        "memory": cgroups.usage(paths, name, layout).memory if running else None,
+        "memory": usage.memory if running else None,
+        **_health(paths, name, status if running else {}),
         "restarts": status.get("restarts", 0),
         "exit_code": status.get("exit_code"),
+        "signal": status.get("signal"),
+        "oom_kills": oom.total(paths.sandbox(name), usage.oom_kills),
+        "last_log": evidence.last_log(paths.sandbox(name)),
         "spec": known.spec.to_json(),
     }
+
+
+def _health(paths: Paths, name: str, status: Mapping[str, Any]) -> Json:
+    """Of a sandbox that runs; None without a healthcheck."""
+    if "health" not in status:
+        return {"health": None, "failing_streak": None, "health_output": None}
+    output = evidence.last_output(paths.sandbox(name))
+    known = {key: status[key] for key in ("health", "failing_streak")}
+    return {**known, "health_output": output}

@@ -18,14 +18,14 @@ from ..paths import Paths
 from ..record import ImageRef, Record
 from ..security import capabilities, seccomp
 from ..spec import Spec, Tmpfs
-from .process import process
+from .process import for_init, process
 
 Json = Dict[str, Any]
 
 HOST_FILES = ("hosts", "resolv.conf", "hostname")
 # Outside the digest: what init takes over while it runs, and what follows from the host and the
 # version of sandlot. Neither an upgrade nor a new cgroup hierarchy of the host restarts a sandbox.
-_LIVE = frozenset({"schema", "digest", "restart", "stop"})
+_LIVE = frozenset({"schema", "digest", "restart", "stop", "healthcheck"})
 _DERIVED = frozenset({"cgroups", "seccomp", "masked", "readonly"})
 # What is fixed when the namespaces are made.
 _NAMESPACES = ("ids", "hostname", "sysctls", "time_offset")
@@ -75,7 +75,9 @@ def _tmpfs_options(entry: Tmpfs) -> str:
 
 def _process(record: Record) -> Json:
     spec, runs = record.spec, process(record)
+    check = {"healthcheck": for_init(runs.healthcheck)} if runs.healthcheck else {}
     return {
+        **check,
         "argv": list(runs.argv),
         "env": runs.env,
         "cwd": runs.working_dir,
@@ -153,18 +155,15 @@ def decoded(content: bytes) -> Json:
     """{} for what no longer is a launch file."""
     try:
         data = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
 
 
 def current(paths: Paths, name: str) -> bytes:
     """The file as it is, b"" when there is none."""
-    try:
-        with open(paths.sandbox(name).launch, "rb") as handle:
-            return handle.read()
-    except FileNotFoundError:
-        return b""
+    path = paths.sandbox(name).launch
+    return store.read_bytes(path, hint=f"remove {path}; the next run makes it again") or b""
 
 
 def write(paths: Paths, name: str, content: bytes) -> None:

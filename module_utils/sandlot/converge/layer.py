@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 
 from ..idmap import IdRange
 from ..paths import SandboxPaths
@@ -14,7 +15,15 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def complete(sandbox: SandboxPaths) -> bool:
-    return os.path.isdir(sandbox.upper) and os.path.isdir(sandbox.work)
+    """OSError when that can't be seen: a layer that is taken for missing is made anew."""
+    return all(map(_is_directory, (sandbox.upper, sandbox.work)))
+
+
+def _is_directory(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def exists(path: str) -> bool:

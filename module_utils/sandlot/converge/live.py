@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
+from .. import runtime
 from ..errors import LaunchError
 from ..launcher import protocol
 from ..paths import SandboxPaths
@@ -19,6 +20,9 @@ def differs(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
 
 
 def configure(sandbox: SandboxPaths, launch: Mapping[str, Any]) -> None:
+    running = runtime.running(sandbox.host, sandbox.name)
+    if running is not None:
+        runtime.check_protocol(sandbox.name, running)
     config = {key: launch.get(key) for key in KEYS}
     try:
         # Also for connecting: an init that accepts nobody must not keep the host's lock.
@@ -29,6 +33,9 @@ def configure(sandbox: SandboxPaths, launch: Mapping[str, Any]) -> None:
         raise _unreachable(sandbox, str(error)) from error
     if answer is None or "error" in answer:
         raise _unreachable(sandbox, str(answer))
+    checked = "health" in runtime.status(sandbox.host, sandbox.name)
+    if launch.get("healthcheck") and not checked:
+        raise _unreachable(sandbox, "it is of a version without healthchecks")
 
 
 def _unreachable(sandbox: SandboxPaths, problem: str) -> LaunchError:

@@ -12,6 +12,8 @@ import subprocess
 import sys
 from typing import Iterator, Mapping
 
+from .. import store
+from ..errors import StateError
 from ..paths import Paths
 from .layer import remove_tree
 
@@ -74,9 +76,8 @@ def current(paths: Paths) -> str:
 
 def _content(path: str) -> bytes | None:
     try:
-        with open(path, "rb") as handle:
-            return handle.read()
-    except (FileNotFoundError, NotADirectoryError):
+        return store.read_bytes(path)
+    except StateError:
         return None
 
 

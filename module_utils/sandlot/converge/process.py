@@ -10,8 +10,10 @@ from typing import Any, Dict, Mapping, Tuple
 
 from ..errors import SpecError
 from ..record import Record
-from ..spec import Spec
+from ..spec import Healthcheck, Spec
+from ..spec import healthcheck as checks
 from ..spec.quantities import signal_number
+from ..spec.table.supervision import parse_healthcheck
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -23,6 +25,7 @@ class Process:
     working_dir: str
     user: str
     stop_signal: int
+    healthcheck: Healthcheck | None
 
 
 def process(record: Record) -> Process:
@@ -34,6 +37,7 @@ def process(record: Record) -> Process:
         working_dir=spec.working_dir or config.get("working_dir") or "/",
         user=spec.user or config.get("user") or "0",
         stop_signal=_stop_signal(spec, config),
+        healthcheck=_healthcheck(spec, config),
     )
 
 
@@ -62,3 +66,27 @@ def _stop_signal(spec: Spec, config: Mapping[str, Any]) -> int:
         return spec.stop_signal
     given = config.get("stop_signal")
     return int(signal_number("stop_signal", given)) if given else int(signal.SIGTERM)
+
+
+def _healthcheck(spec: Spec, config: Mapping[str, Any]) -> Healthcheck | None:
+    given = config.get("healthcheck")
+    found = spec.healthcheck
+    if found is None and given:
+        found = parse_healthcheck("healthcheck", given)
+    return None if found is None or found.disabled else found
+
+
+def for_init(check: Healthcheck) -> Dict[str, Any]:
+    """With nothing left to parse or to look up."""
+    times = {"interval": check.interval, "timeout": check.timeout}
+    rules = {"retries": check.retries, "start_period": check.start_period, "action": check.action}
+    target = checks.target(check)
+    if target is None:
+        kind, *words = check.test or ()
+        argv = ["/bin/sh", "-c", *words] if kind == "CMD-SHELL" else words
+        return {**times, **rules, "argv": argv}
+    where = {**times, **rules, "address": target.address, "port": target.port}
+    if target.path is None:
+        return where
+    head = f"GET {target.path} HTTP/1.0\r\nHost: {target.host}\r\nUser-Agent: sandlot\r\n"
+    return {**where, "request": f"{head}Connection: close\r\n\r\n"}

@@ -8,7 +8,7 @@ import contextlib
 import os
 from typing import Sequence
 
-from .. import cgroups, record
+from .. import cgroups, record, store
 from ..paths import Paths, SandboxPaths
 from ..record import REMOVING, Record
 from . import launchfile, layer
@@ -60,7 +60,7 @@ def _remove_state(sandbox: SandboxPaths) -> None:
         for entry in os.listdir(sandbox.state):
             if entry != os.path.basename(sandbox.record):
                 _remove_entry(f"{sandbox.state}/{entry}")
-        record.remove(sandbox.host, sandbox.name)
+        _remove_entry(sandbox.record)
         os.rmdir(sandbox.state)
 
 
@@ -68,4 +68,4 @@ def _remove_entry(path: str) -> None:
     if os.path.isdir(path) and not os.path.islink(path):
         layer.remove_tree(path)
     else:
-        os.unlink(path)
+        store.unlink(path)

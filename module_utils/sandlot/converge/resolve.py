@@ -26,7 +26,7 @@ class Request:
 
     ``repair`` puts only the network of these sandboxes right. ``images`` and ``networks`` are what
     a check takes as made: a play makes them before sandboxes. ``made`` are images that are not
-    recorded, as they are being made.
+    recorded, as they are being made. ``management_ports`` are never published.
     """
 
     wishes: tuple[Wish, ...]
@@ -36,6 +36,7 @@ class Request:
     images: tuple[images.ImageSpec, ...] = ()
     networks: Mapping[str, network.Network] = field(default_factory=dict)
     made: Mapping[str, Image] = field(default_factory=dict)
+    management_ports: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def resolve(paths: Paths, request: Request, seen: Observation) -> Resolved:
     launches = {name: _launch(paths, record, seen) for name, record in records.items()}
     publications = _published(everyone.values())
     staying = (record for name, record in seen.records.good.items() if name not in leaving)
-    network.check_publications(publications, _published(staying))
+    network.check_publications(publications, _published(staying), request.management_ports)
     return Resolved(
         targets={
             name: _target(wishes[name], record, launches[name]) for name, record in records.items()

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Callable, Dict, Iterable, Sequence
 
-from ..errors import HostError, SandlotError
+from ..errors import SandlotError
+from ..oserrors import explained
 from ..plan import Change, Operation
 
-_AGAIN = "remove the cause and run again: it continues where it stopped"
 Failures = Dict[str, SandlotError]
 Action = Callable[[Failures], None]
 
@@ -88,9 +88,9 @@ def _apply(step: Step, failures: Failures) -> None:
     try:
         step.action(failures)
     except SandlotError as error:
-        explained = SandlotError(f"{step.title}: {error.message}", hint=error.hint)
+        told = SandlotError(f"{step.title}: {error.message}", hint=error.hint)
         if not step.subject:
-            raise explained from error
-        failures[step.subject] = explained
+            raise told from error
+        failures[step.subject] = told
     except OSError as error:
-        raise HostError(f"{step.title}: {error}", hint=_AGAIN) from error
+        raise explained(error, step.title) from error

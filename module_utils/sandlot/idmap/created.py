@@ -15,7 +15,9 @@ def _state(paths: Paths) -> str:
 
 
 def _created(paths: Paths) -> list[str]:
-    state = store.read(_state(paths))
+    path = _state(paths)
+    hint = f"restore {path} from a backup, or remove it: an empty file may then stay at teardown"
+    state = store.read(path, hint=hint)
     return list(state.get("created", [])) if state else []
 
 

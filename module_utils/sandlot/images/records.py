@@ -49,11 +49,14 @@ def observe(paths: Paths) -> Dict[str, Image]:
 
 
 def _read(path: str) -> Image:
-    data = store.read(path) or {}
+    hint = f"remove {path}; the next run makes the image again"
+    data = store.read(path, hint=hint) or {}
     try:
-        return Image.from_json(data)
+        image = Image.from_json(data)
+        if not all(isinstance(each, str) for each in (image.name, image.digest, *image.layers)):
+            raise TypeError("name, digest and layers have to be text")
+        return image
     except (KeyError, TypeError, ValueError) as error:
-        hint = f"remove {path}; the next run makes the image again"
         raise StateError(f"{path} is not the record of an image: {error}", hint=hint) from error
 
 

@@ -75,7 +75,7 @@ def _child(command: Mapping[str, Any], stdio: Sequence[int], report: int, *, tty
     except LaunchError as error:
         text = str(error)
     except (OSError, ValueError) as error:
-        text = f"{error} (in {command['cwd']})"
+        text = f"{getattr(error, 'strerror', '') or error} (in {command['cwd']})"
     finally:
         # Whatever happens, this process must not return into init's own code.
         os.write(report, f"{code} {text}".encode("utf-8", "backslashreplace")[:_MAX_REPORT])

@@ -87,6 +87,8 @@ class ExecServer:
         elif operation == "configure":
             self._supervisor.configure(message["config"])
             _answer(connection, {})
+        else:
+            _answer(connection, {"error": "this init is of an older sandlot"})
 
     def _run(self, connection: _socket.socket, message: Mapping[str, Any], fds: List[int]) -> None:
         command = self._command(message)

@@ -110,7 +110,7 @@ class Health:
         probe.kill()
         output = probe.output()
         text = b"no result within %g s" % self.config["timeout"]
-        self._finished(output + (b"\n" if output else b"") + text, ok=False)
+        self._finished((output.rstrip() + b"\n" + text).lstrip(), ok=False)
 
     def _finished(self, output: bytes, *, ok: bool) -> None:
         probe, self._probe = self._probe, None

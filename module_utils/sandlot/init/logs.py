@@ -3,6 +3,7 @@
 """The log ring: two files of half the size each, held open, written without ever naming a path.
 
 Lines are in the format of Kubernetes' CRI: time, stream, F (full line) or P (part of one), text.
+Where the host has a journal, it is sent the same lines; it may take them or not.
 """
 
 from __future__ import annotations
@@ -12,23 +13,66 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Tuple
+    from typing import Optional, Sequence, Tuple
 
 MAX_LINE = 16384
+
+
+class Journal:
+    """A stream of the host's journal: whole lines, as long as it takes them without waiting."""
+
+    def __init__(self, fd: int) -> None:
+        self.lost = 0
+        self._fd: Optional[int] = fd
+        self._cut = b""
+
+    def write(self, lines: bytes) -> None:
+        """What does not fit is dropped; how much, it is told as soon as there is room again."""
+        if self._fd is None:
+            return
+        try:
+            self._cut = self._cut[_sent(self._fd, self._cut) :]
+            note = b"sandlot: %d bytes are missing here\n" % self.lost if self.lost else b""
+            data = note + lines
+            sent = 0 if self._cut else _sent(self._fd, data)
+        except OSError:
+            # The journal has gone. Only the next init gets another way to it.
+            os.close(self._fd)
+            self._fd = None
+            return
+        if not sent:
+            self.lost += len(lines)
+            return
+        end = data.find(b"\n", sent - 1) + 1
+        self._cut = data[sent:end]
+        self.lost = len(data) - end
+
+
+def _sent(fd: int, data: bytes) -> int:
+    """How much of it the journal took."""
+    try:
+        return os.write(fd, data) if data else 0
+    except BlockingIOError:
+        return 0
 
 
 class LogRing:
     """Appends to one of two files; when it is full the other one is emptied and becomes current."""
 
     def __init__(
-        self, fds: Tuple[int, int], max_size: int, place: Tuple[int, int] = (0, 0)
+        self,
+        fds: Tuple[int, int],
+        max_size: int,
+        place: Tuple[int, int] = (0, 0),
+        journal: Sequence[int] = (),
     ) -> None:
-        """``place`` is what ``newest`` found."""
+        """``place`` is what ``newest`` found; ``journal`` has a descriptor for each stream."""
         self.lost = 0
         self.half = max_size // 2
         self._fds = fds
         self._partial = {"stdout": b"", "stderr": b""}
         self._current, self._size = place
+        self._journal = dict(zip(("stdout", "stderr"), map(Journal, journal)))
 
     def feed(self, stream: str, data: bytes) -> None:
         """Log what the workload wrote; an unfinished line waits for its end."""
@@ -40,15 +84,15 @@ class LogRing:
             entries.append(_entry(stamp, stream, b"P", rest[:MAX_LINE]))
             rest = rest[MAX_LINE:]
         self._partial[stream] = rest
-        self._append(entries)
+        self._append(stream, entries)
 
     def flush(self, stream: str) -> None:
         """End of file of a stream: what is left is a line of its own."""
         rest, self._partial[stream] = self._partial[stream], b""
         if rest:
-            self._append(_entries(_timestamp(), stream, rest))
+            self._append(stream, _entries(_timestamp(), stream, rest))
 
-    def _append(self, entries: list[bytes]) -> None:
+    def _append(self, stream: str, entries: list[bytes]) -> None:
         """Write as many entries at once as the current file has room for."""
         batch: list[bytes] = []
         size = self._size
@@ -60,6 +104,9 @@ class LogRing:
             batch.append(entry)
             size += len(entry)
         self._write(b"".join(batch))
+        if entries and stream in self._journal:
+            texts = [entry.split(b" ", 3)[3] for entry in entries]
+            self._journal[stream].write(b"".join(texts))
 
     def _turn(self) -> None:
         self._current = 1 - self._current

@@ -38,7 +38,7 @@ def join(peer: _socket.socket) -> NoReturn:
         namespaces.unshare(namespaces.CLONE_NEWPID | namespaces.CLONE_NEWCGROUP)
         pid = libc.fork()
     except OSError as error:
-        protocol.answer(peer, {"error": f"entering the namespaces: {error.strerror}"})
+        protocol.answer(peer, _refused("entering the namespaces", error))
         os._exit(1)
     if pid:
         # The kernel's word on who init is would be in another pid namespace; this is ours.
@@ -50,20 +50,24 @@ def join(peer: _socket.socket) -> NoReturn:
     _init(peer)
 
 
+def _refused(what: str, error: OSError) -> protocol.Message:
+    return {"error": f"{what}: {error.strerror}", "errno": error.errno or 0}
+
+
 def _init(peer: _socket.socket) -> NoReturn:
     os.setsid()
     set_name("sandlot-init")
     config, fds = protocol.receive_request(peer)
     if config is None:
         os._exit(1)
-    mnt, null, pts, listener, log0, log1, status, health = fds
+    mnt, null, pts, listener, log0, log1, status, health, *journal = fds
     try:
         _settle(mnt, null)
         confine.apply(config)
     except OSError as error:
-        protocol.answer(peer, {"error": f"confining init: {error.strerror}"})
+        protocol.answer(peer, _refused("confining init", error))
         os._exit(1)
-    logs = LogRing((log0, log1), config["log_max_size"], config["log_place"])
+    logs = LogRing((log0, log1), config["log_max_size"], config["log_place"], journal)
     server = _socket.socket(fileno=listener)
     files = {"status": status, "health": health, "null": null, "pts": pts}
     Supervisor(config, peer, server, logs, **files).run()

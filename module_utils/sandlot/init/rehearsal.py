@@ -32,7 +32,7 @@ def perform() -> None:
         config,
         _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET),
         _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET),
-        LogRing((fds[0], fds[1]), 1 << 20),
+        LogRing((fds[0], fds[1]), 1 << 20, journal=(fds[6], fds[7])),
         status=fds[2],
         health=fds[5],
         null=fds[3],

@@ -15,7 +15,7 @@ import os
 import select
 import time
 
-from .. import store
+from .. import runtime, store
 from ..errors import LaunchError
 from ..init import confine, limits, logs, status
 from ..init.child import NOT_EXECUTABLE
@@ -27,7 +27,7 @@ from ..kernel.mounts import (
     MOUNT_ATTR_RDONLY,
 )
 from ..kernel.signals import signal
-from . import lowers, netns, protocol, rootfs, stage, stopper, users
+from . import journal, lowers, netns, oom, protocol, rootfs, stage, stopper, users
 from .creator import write_value
 
 TYPE_CHECKING = False
@@ -77,6 +77,7 @@ def start(
     peer, joiner = means.peer, means.joiner
     peer.settimeout(STEP_SECONDS)
     build = _Build(paths, launch, means.stage)
+    oom.note(paths, launch["cgroups"])
     for directory in launch["cgroups"]:
         write_value(f"{directory}/cgroup.procs", str(joiner))
     rlimits = limits.complete(launch["rlimits"])
@@ -96,7 +97,7 @@ def start(
         config.update(_confinement(launch), user=None, rlimits=rlimits, restarts=restarts)
         config.update(healthcheck=healthcheck)
         config.update(found, log_place=logs.newest((descriptors[1], descriptors[2])))
-        protocol.send(peer, config, [*fds, *descriptors])
+        protocol.send(peer, config, [*fds, *descriptors, *journal.streams(paths)])
         _expect(peer, "started")
     except (OSError, LaunchError):
         _abandon(paths, pidfd)
@@ -166,7 +167,7 @@ def _expect(peer: _socket.socket, key: str, fds: list[int] | None = None) -> pro
         raise LaunchError("init died before it was ready", hint="see launcher.log in /run/sandlot")
     if "error" in message or key not in message:
         problem = message.get("error", "init sent something unexpected")
-        raise LaunchError(problem, hint=message.get("hint", ""))
+        raise LaunchError(problem, hint=message.get("hint", ""), code=message.get("errno", 0))
     return message
 
 
@@ -176,7 +177,7 @@ def _identify(paths: SandboxPaths, pid: int, pidfd: int, digest: str) -> None:
     if started is None or select.select([pidfd], [], [], 0)[0]:
         raise LaunchError("init died before it was ready")
     identity = {"pid": pid, "start_time": started, "boot_id": store.boot_id()}
-    record = {**identity, "digest": digest, "since": time.time()}
+    record = {**identity, "digest": digest, "since": time.time(), "protocol": runtime.PROTOCOL}
     store.write(paths.init, record, durable=False)
 
 
@@ -244,7 +245,7 @@ def _mounter(build: _Build, peer: _socket.socket) -> None:
         answer = _user(root, build.launch)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        answer = {"error": f"preparing the root: {error.strerror}{where}"}
+        answer = {"error": f"preparing the root: {error.strerror}{where}", "errno": error.errno}
     except LaunchError as error:
         answer = {"error": error.message, "hint": error.hint}
     protocol.answer(peer, answer, fds)

@@ -12,6 +12,7 @@ import time
 from typing import Callable, Dict, Iterable, Sequence
 
 from ..errors import LaunchError
+from ..oserrors import remedy
 from ..paths import Paths
 from . import protocol
 from .command import command
@@ -255,5 +256,8 @@ def _failure(message: protocol.Message | None, operation: str, name: str) -> Lau
     if message is None:
         return _Died(f"{name}: the launcher died during {operation}", hint="run again")
     if "error" in message:
-        return LaunchError(str(message["error"]), hint=str(message.get("hint", "")))
+        hint = str(message.get("hint", "")) or (
+            remedy(message["errno"]) if "errno" in message else ""
+        )
+        return LaunchError(str(message["error"]), hint=hint)
     return None

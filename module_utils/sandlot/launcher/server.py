@@ -149,6 +149,9 @@ class Server:
             self._finish(lambda: self._quit(connection))
         elif names:
             self._submit(operation, names, connection)
+        elif operation:
+            error = f"the launcher, version {__version__}, can't do {operation!r}"
+            _answer(connection, {"error": error, "hint": "install the runtime again: sandbox_host"})
         else:
             connection.close()
 

@@ -18,12 +18,12 @@ from ..errors import LaunchError, SandlotError, StateError
 from ..init import status
 from ..kernel import namespaces
 from ..kernel.signals import signal
-from . import protocol
+from . import oom, protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
-    from typing import Callable, Dict, List, Optional, Sequence
+    from typing import Any, Callable, Dict, List, Optional, Sequence
 
     from ..paths import SandboxPaths
 
@@ -177,6 +177,7 @@ class _Loop:
 
     def _settle(self, paths: SandboxPaths) -> None:
         """Forget init, which is gone."""
+        oom.note(paths, _cgroups(paths))
         finish(paths, "exited")
         store.remove(paths.init)
         store.remove(paths.socket)
@@ -186,10 +187,22 @@ class _Loop:
 def stop_timeout(paths: SandboxPaths) -> float:
     """Seconds that its workload has to end, as it was prepared last."""
     try:
-        launch = store.read(paths.launch)
-        return float(launch["stop"]["timeout"]) if launch else USUAL_TIMEOUT
-    except (StateError, KeyError, TypeError, ValueError):
+        return float(_launch(paths)["stop"]["timeout"])
+    except (KeyError, TypeError, ValueError):
         return USUAL_TIMEOUT
+
+
+def _cgroups(paths: SandboxPaths) -> List[str]:
+    found = _launch(paths).get("cgroups")
+    return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
+
+
+def _launch(paths: SandboxPaths) -> Dict[str, Any]:
+    """Its launch file; {} without one that can be read."""
+    try:
+        return store.read(paths.launch) or {}
+    except StateError:
+        return {}
 
 
 def still_runs(paths: SandboxPaths) -> bool:

@@ -147,7 +147,7 @@ class Watch:
     def _is_locked(self) -> bool:
         """Whether a run of ours is under way."""
         try:
-            fd = os.open(self.paths.lock, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(self.paths.lock, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         try:
@@ -163,7 +163,7 @@ class Watch:
         self._waiter = os.fork()
         if self._waiter == 0:
             self._shed()
-            fd = os.open(self.paths.lock, os.O_RDONLY)
+            fd = os.open(self.paths.lock, os.O_RDONLY | os.O_NONBLOCK)
             fcntl.flock(fd, fcntl.LOCK_SH)
             os._exit(0)
 

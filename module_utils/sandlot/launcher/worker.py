@@ -10,7 +10,7 @@ import sys
 
 from .. import runtime, store
 from ..errors import LaunchError, SandlotError
-from . import builder, creator, protocol, stopper
+from . import builder, creator, protocol, stopper, strays
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def run(
     def tell(name: str, error: Optional[SandlotError]) -> None:
         nonlocal failed
         failed = failed or error is not None
-        answer = {"error": error.message, "hint": error.hint} if error else {}
+        answer = _refusal(error) if error else {}
         if connection is not None:
             _answer(connection, {"name": name, **answer} if operation == STOP_ALL else answer)
         elif error is not None:
@@ -58,6 +58,12 @@ def _answer(connection: _socket.socket, answer: protocol.Message) -> None:
         pass  # the client has gone; the work is done all the same
 
 
+def _refusal(error: SandlotError) -> protocol.Message:
+    """The client knows remedies by error number."""
+    answer: protocol.Message = {"error": error.message, "hint": error.hint}
+    return {**answer, "errno": error.code} if error.code else answer
+
+
 def _attempt(
     sandbox: SandboxPaths, operation: str, means: Optional[builder.Means]
 ) -> Optional[SandlotError]:
@@ -72,7 +78,8 @@ def _attempt(
 
 def _explained(sandbox: SandboxPaths, operation: str, error: OSError) -> LaunchError:
     where = f" ({error.filename})" if error.filename else ""
-    return LaunchError(f"{sandbox.name}: {operation}: {error.strerror or error}{where}")
+    told = f"{sandbox.name}: {operation}: {error.strerror or error}{where}"
+    return LaunchError(told, code=error.errno or 0)
 
 
 def _work(sandbox: SandboxPaths, operation: str, means: Optional[builder.Means]) -> None:
@@ -142,6 +149,7 @@ def _start(
     if revived and not _may_restart(launch["restart"], restarts):
         stopper.finish(sandbox, "crashed")
         return
+    strays.end(sandbox.name, launch["cgroups"])
     builder.start(sandbox, launch, means, restarts + revived)
 
 

@@ -20,7 +20,7 @@ from .model import Interface, Network, Publication
 from .observe import NetworkState, observe
 from .policy import CLOSED, Own
 from .policy import names as policy_names
-from .ports import check_publications
+from .ports import check_publications, port_numbers
 from .rates import Rates, rate_operations
 from .resolution import current as resolve_names
 from .resolution import save as save_names
@@ -51,6 +51,7 @@ __all__ = [
     "normalise",
     "observe",
     "policy_names",
+    "port_numbers",
     "publications",
     "rate_operations",
     "removed",

@@ -24,6 +24,8 @@ NUD_NOARP = 0x40  # of a bridge: static
 NTF_MASTER = 0x04
 IFA_F_NODAD = 0x02
 RT_SCOPE_LINK = 253
+# Of any scope, in what is to be deleted.
+RT_SCOPE_NOWHERE = 255
 RTPROT_KERNEL = 2
 TC_H_ROOT = 0xFFFFFFFF
 INGRESS = 0xFFFF0000
@@ -241,6 +243,15 @@ class Links:
             index = socket.if_nametoindex(name)
             everywhere = "::/0" if six else "0.0.0.0/0"
             self._route.route("replace", family=family, dst=everywhere, gateway=gateway, oif=index)
+
+    def remove_default_route(self, via: str, index: int) -> None:
+        """``via`` is its gateway, or where it leads when it has none."""
+        six = ":" in via
+        family = socket.AF_INET6 if six else socket.AF_INET
+        match = {"scope": RT_SCOPE_NOWHERE, **({} if "/" in via else {"gateway": via})}
+        with self._explained(f"remove the default route via {via}"):
+            everywhere = "::/0" if six else "0.0.0.0/0"
+            self._route.route("del", family=family, dst=everywhere, oif=index, **match)
 
     def add_ifb(self, name: str, mac: str) -> None:
         """A link that hands back what is sent to it, behind a queue of its own; down yet."""

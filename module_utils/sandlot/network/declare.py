@@ -80,17 +80,19 @@ def default(paths: Paths) -> Network:
 
 def load(paths: Paths) -> dict[str, Network]:
     """The stored networks by name."""
-    data = store.read(paths.networks_file)
+    path = paths.networks_file
+    hint = f"restore it from a backup, or remove {path} and declare the networks again"
+    data = store.read(path, hint=hint)
     if data is None:
         return {}
     try:
         networks = [Network.from_json(paths, item) for item in data["networks"]]
-    except (KeyError, TypeError) as error:
-        raise StateError(
-            f"{paths.networks_file} lacks or has an unknown field: {error}",
-            hint="restore it from a backup, or remove it and declare the networks again",
-        ) from error
-    return {network.name: network for network in networks}
+        for network in networks:
+            network.ranges()
+        return {network.name: network for network in networks}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        problem = f"{path} lacks or has an unknown field: {error}"
+        raise StateError(problem, hint=hint) from error
 
 
 def load_for(paths: Paths, used: Iterable[str]) -> dict[str, Network]:

@@ -17,7 +17,7 @@ from ..paths import Paths
 from ..plan import Operation
 from . import adapter, sysctls
 from .announce import announce
-from .model import MAX_INTERFACES, Interface, Network, by_family, identity
+from .model import MAX_INTERFACES, Interface, Network, default_routes, identity
 from .observe import NetworkState, is_ours, owned
 
 DEFAULT_ROUTES = ("0.0.0.0/0", "::/0")
@@ -41,7 +41,7 @@ def look_inside(netns: str) -> Inside:
             addresses[item.index] = (*addresses.get(item.index, ()), item.address)
         routes = netlink.routes(sock)
     defaults = frozenset(
-        (route.gateway, route.index)
+        (route.gateway or route.destination, route.index)
         for route in routes
         if route.destination in DEFAULT_ROUTES and route.table == RT_TABLE_MAIN
     )
@@ -142,7 +142,7 @@ def _problems(interfaces: Sequence[Interface], inside: Inside, state: NetworkSta
             found.append(f"{item.ifname} is missing")
         else:
             found += _inner_problems(item, inner, inside)
-    return [*found, *_route_problems(interfaces, inside)]
+    return [*found, *_route_problems(state.networks, interfaces, inside)]
 
 
 def _is_up(inside: Inside, ifname: str) -> bool:
@@ -172,18 +172,26 @@ def _inner_problems(item: Interface, inner: Link, inside: Inside) -> list[str]:
     return found
 
 
-def _route_problems(interfaces: Sequence[Interface], inside: Inside) -> list[str]:
+def _route_problems(
+    networks: Mapping[str, Network], interfaces: Sequence[Interface], inside: Inside
+) -> list[str]:
     found = [
         f"no route to {subnet}"
         for item in interfaces
         for subnet, _ in _lost_subnets(item, inside.links.get(item.ifname), inside)
     ]
-    wanted = {
-        (gateway, inside.links[ifname].index)
-        for ifname, gateway in _default_routes(interfaces)
-        if ifname in inside.links
-    }
+    wanted = _wanted_routes(networks, interfaces, inside)
     return found if inside.default_routes == wanted else [*found, "default route differs"]
+
+
+def _wanted_routes(
+    networks: Mapping[str, Network], interfaces: Sequence[Interface], inside: Inside
+) -> set[tuple[str, int]]:
+    return {
+        (gateway, inside.links[home.ifname].index)
+        for home, gateway in default_routes(networks, interfaces)
+        if home.ifname in inside.links
+    }
 
 
 def _lost_subnets(item: Interface, inner: Link | None, inside: Inside) -> list[tuple[str, str]]:
@@ -194,15 +202,6 @@ def _lost_subnets(item: Interface, inner: Link | None, inside: Inside) -> list[t
     subnets = [(str(ipaddress.ip_interface(cidr).network), cidr) for cidr in item.cidrs]
     return [
         (subnet, cidr) for subnet, cidr in subnets if (subnet, inner.index) not in inside.subnets
-    ]
-
-
-def _default_routes(interfaces: Sequence[Interface]) -> list[tuple[str, str]]:
-    """(interface, gateway) in each family, by the first network that has it."""
-    homes = by_family(interfaces)
-    return [
-        (home.ifname, home.gateway6 if version == 6 else home.gateway)
-        for version, home in homes.items()
     ]
 
 
@@ -224,7 +223,7 @@ def plug(
                 _make_pair(paths, host, item, networks[item.network], netns)
             else:
                 _mend_outer(host, outer, item, networks[item.network])
-    _settle_inside(interfaces, netns)
+    _settle_inside(networks, interfaces, netns)
 
 
 def _is_elsewhere(outer: Link, network: Network) -> bool:
@@ -271,10 +270,14 @@ def _bridge_index(network: Network) -> int:
         ) from error
 
 
-def _settle_inside(interfaces: Sequence[Interface], netns: str) -> None:
+def _settle_inside(
+    networks: Mapping[str, Network], interfaces: Sequence[Interface], netns: str
+) -> None:
     inside = look_inside(netns)
     with entered(netns):
         with adapter.batched() as within:
+            for route in inside.default_routes - _wanted_routes(networks, interfaces, inside):
+                within.remove_default_route(*route)
             if not _is_up(inside, "lo"):
                 within.set_link("lo", state="up")
             for item in interfaces:
@@ -284,9 +287,9 @@ def _settle_inside(interfaces: Sequence[Interface], netns: str) -> None:
                     within.set_subnet_route(item.ifname, address)
             # The kernel removes routes with the last address of a link.
             moved = any(_has_moved(item, inside) for item in interfaces)
-            if moved or _route_problems(interfaces, inside):
-                for ifname, gateway in _default_routes(interfaces):
-                    within.set_default_route(ifname, gateway)
+            if moved or _route_problems(networks, interfaces, inside):
+                for home, gateway in default_routes(networks, interfaces):
+                    within.set_default_route(home.ifname, gateway)
         for item in interfaces:
             if inside.links[item.ifname].up and _has_moved(item, inside):
                 announce(item)

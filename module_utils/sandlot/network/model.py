@@ -201,6 +201,17 @@ def by_family(interfaces: Iterable[Interface]) -> dict[int, Interface]:
     return found
 
 
+def default_routes(
+    networks: Mapping[str, Network], interfaces: Iterable[Interface]
+) -> list[tuple[Interface, str]]:
+    """(interface, gateway) in each family, by the first network that leads out in it."""
+    open_ones = [item for item in interfaces if not networks[item.network].internal]
+    return [
+        (home, home.gateway6 if version == 6 else home.gateway)
+        for version, home in by_family(open_ones).items()
+    ]
+
+
 def _mac(seed: str) -> str:
     digest = hashlib.sha256(seed.encode()).digest()
     return bytes([2, *digest[:5]]).hex(":")

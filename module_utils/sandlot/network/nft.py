@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -27,6 +28,11 @@ LOOKS = 5
 SEARCH = "/usr/sbin:/sbin:/usr/bin:/bin"
 # Whom the kernel counts for is no part of the rules.
 COUNTED = re.compile(r"(flags dynamic\n)\s*elements = \{[^}]*\}\n")
+# Of a table that is not there, and of kernels and namespaces that have none.
+_NO_TABLE = tuple(
+    os.strerror(code) for code in (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
+)
+_AGAIN = "find out why 'nft list tables' fails, then run again"
 ELEMENTS = re.compile(r"elements = \{([^}]*)\}")
 
 
@@ -165,11 +171,9 @@ def _text_file(paths: Paths) -> str:
 
 def _in_force(paths: Paths) -> str:
     """The rules last applied; the digests tell whether the kernel still has them."""
-    try:
-        with open(_text_file(paths), encoding="utf-8") as handle:
-            return handle.read()
-    except FileNotFoundError:
-        return ""
+    path = _text_file(paths)
+    content = store.read_bytes(path, hint=f"remove {path}; the next run makes it again") or b""
+    return content.decode("utf-8", "replace")
 
 
 def _replacing(paths: Paths, text: str) -> str:
@@ -188,7 +192,11 @@ def _program() -> str | None:
 
 def _list(program: str, family: str, table: str) -> str | None:
     command = [program, "--stateless", "list", "table", family, table]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "LC_ALL": "C"}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if result.returncode and not any(word in result.stderr for word in _NO_TABLE):
+        told = result.stderr.strip() or f"it ended with {result.returncode}"
+        raise HostError(f"the nftables table {family} {table} can't be listed: {told}", hint=_AGAIN)
     return result.stdout if result.returncode == 0 else None
 
 
@@ -220,6 +228,6 @@ def _transaction(text: str) -> None:
     )
     if result.returncode:
         raise HostError(
-            f"nft refused the rules: {result.stderr.strip()}",
+            f"nft refused the rules: {result.stderr.strip() or result.returncode}",
             hint="the kernel needs nf_tables with nat, fib and bridge support (Linux 5.2 or newer)",
         )

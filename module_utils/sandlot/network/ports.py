@@ -30,8 +30,14 @@ class Socket:
     inode: int = 0
 
 
-def check_publications(publications: Iterable[Publication], ours: Iterable[Publication]) -> None:
+def check_publications(
+    publications: Iterable[Publication],
+    ours: Iterable[Publication],
+    management: Iterable[int] = (),
+) -> None:
     """SpecError("published_ports") for a port that can't be had.
+
+    ``management`` are ports that whoever runs this comes by, whatever listens on the host.
 
     ``publications`` is all this host is to publish, ``ours`` all it publishes now. What is
     published already is not checked against listeners again: it works, and a listener that
@@ -42,7 +48,15 @@ def check_publications(publications: Iterable[Publication], ours: Iterable[Publi
     published = {str(item) for item in ours}
     fresh = [item for item in wanted if str(item) not in published]
     if fresh:
-        _check_host(fresh)
+        _check_host(fresh, set(management))
+
+
+def port_numbers(option: str, numbers: Iterable[int]) -> tuple[int, ...]:
+    found = tuple(numbers)
+    for number in found:
+        if not 0 < number < 1 << 16:
+            raise SpecError(option, number, "is no port", hint="give numbers from 1 to 65535")
+    return found
 
 
 def _check_each_other(wanted: list[Publication]) -> None:
@@ -60,9 +74,9 @@ def _check_each_other(wanted: list[Publication]) -> None:
         same.append(publication)
 
 
-def _check_host(publications: list[Publication]) -> None:
+def _check_host(publications: list[Publication], management: set[int]) -> None:
     listeners = [item for item in sockets() if item.state == LISTENING[item.protocol]]
-    management = management_ports(listeners)
+    management = management | management_ports(listeners)
     for publication in publications:
         if publication.protocol == "tcp" and publication.host_port in management:
             raise SpecError(

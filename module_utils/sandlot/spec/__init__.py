@@ -13,6 +13,7 @@ from .argspec import (
     options_documentation,
 )
 from .differences import Difference, change_of, cost, differences, render, render_differences
+from .healthcheck import Healthcheck
 from .model import Spec
 from .normalise import normalise, normalise_all
 from .options import OPTIONS
@@ -22,6 +23,7 @@ __all__ = [
     "OPTIONS",
     "Attachment",
     "Difference",
+    "Healthcheck",
     "Limits",
     "PublishedPort",
     "Spec",

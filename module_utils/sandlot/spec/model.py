@@ -11,6 +11,7 @@ from typing import Any, Dict, Mapping
 
 from ..errors import SpecError, StateError
 from . import netmode
+from .healthcheck import Healthcheck
 from .names import Pairs, default_hostname
 from .option import read
 from .options import OPTIONS, STORED
@@ -23,7 +24,8 @@ __all__ = ["Limits", "Spec", "from_table"]
 class Spec:
     """One field per row of the option table; pairs are sorted mappings.
 
-    The actions (state, restart, recreate) count neither in a comparison nor in the digest.
+    The actions (state, restart, recreate and how long to wait) count neither in a comparison nor
+    in the digest.
     """
 
     name: str
@@ -64,9 +66,11 @@ class Spec:
     stop_timeout: int
     log_max_size: int
     labels: Pairs
+    healthcheck: Healthcheck | None
     state: str = field(default="started", compare=False)
     restart: bool = field(default=False, compare=False)
     recreate: bool = field(default=False, compare=False)
+    healthy_wait_timeout: float | None = field(default=None, compare=False)
 
     @property
     def owns_network(self) -> bool:

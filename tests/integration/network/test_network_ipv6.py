@@ -238,6 +238,38 @@ def test_default_routes_by_the_first_network_with_the_family(dual):
     assert ask(dual.peer, HOST_LAN, 8080) == PEER_LAN
 
 
+def defaults(pin):
+    return [
+        line.split()[line.split().index("dev") + 1]
+        for version in "46"
+        for line in run(pin, "ip", f"-{version}", "route", "show", "default").splitlines()
+    ]
+
+
+def test_internal_networks_lead_nowhere(dual):
+    dual.networks.append({"name": "back", "ipv4_subnet": "10.78.0.0/24"})
+    dual.networks[1]["ipv6_subnet"] = "fd78::/64"
+    known = network.normalise(dual.paths, dual.networks)
+    wanted = {"a": [Attachment("default"), Attachment("back")], "b": [Attachment("default")]}
+    dual.sandboxes.update(network.allocate(dual.paths, known, wanted, {}))
+    for name in wanted:
+        dual._make(dual.pin(name))
+    dual.converge()
+    assert [defaults(dual.pin(name)) for name in wanted] == [["eth0"] * 2, ["eth0"] * 2]
+    dual.networks[0]["internal"] = True
+    dual.converge()
+    assert [defaults(dual.pin(name)) for name in wanted] == [["eth1"] * 2, []]
+    for route in (["default", "dev", "eth0"], ["default", "via", "fd77::1"]):
+        run(dual.pin("b"), "ip", "route", "add", *route)
+    assert any("default route differs" in line for line in dual.plan())
+    dual.converge()
+    assert defaults(dual.pin("b")) == []
+    assert dual.plan() == []
+    dual.networks[0]["internal"] = False
+    dual.converge()
+    assert [defaults(dual.pin(name)) for name in wanted] == [["eth0"] * 2, ["eth0"] * 2]
+
+
 def test_addresses_are_of_use_at_once(dual):
     """No duplicate address detection: an address that is being checked can't be bound."""
     dual.add("a")

@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterable, Mapping, Sequence
 
 import pytest
 from sandlot.converge import dependencies, order
 from sandlot.converge.decide import Decision, Seen, Wish
-from sandlot.errors import SpecError
+from sandlot.converge.steps import Failures
+from sandlot.errors import LaunchError, SpecError
 from sandlot.idmap import IdRange
+from sandlot.launcher.client import Launcher
+from sandlot.paths import Paths
 from sandlot.record import PRESENT, ImageRef, Record
 from sandlot.spec import normalise
 
@@ -157,3 +160,77 @@ def test_nothing_is_started_beside_what_stays_stopped(
         return
     with pytest.raises(SpecError, match="'db' of sandbox web is not to run"):
         dependencies.check_running(starting, decisions, seen)
+
+
+class Recorder(Launcher):
+    """Starts nothing, and says what it was asked to."""
+
+    def __init__(self, failing: Sequence[str] = ()) -> None:
+        super().__init__(Paths("/moved"))
+        self.asked: list[list[str]] = []
+        self.failing = failing
+
+    def start(self, names: Iterable[str]) -> dict[str, LaunchError]:
+        self.asked.append(list(names))
+        return {name: LaunchError("no such file") for name in names if name in self.failing}
+
+
+def started(
+    graph: Mapping[str, Sequence[Any]], launcher: Recorder, failed: Failures | None = None
+) -> dict[str, str]:
+    """Failures of a run that starts these, "" for those that were started."""
+    starts = dependencies.Starts(launcher.paths, launcher, known(graph))
+    failures = dict(failed or {})
+    for level in starts.levels():
+        starts.start([name for name in level if name not in failures], failures)
+    return {name: error.message for name, error in failures.items()}
+
+
+def test_each_level_is_one_call() -> None:
+    launcher = Recorder()
+    assert started({"proxy": ["web"], "web": ["db"], "db": [], "other": []}, launcher) == {}
+    assert launcher.asked == [["db", "other"], ["web"], ["proxy"]]
+
+
+def test_failures_go_on_to_dependents_only() -> None:
+    launcher = Recorder(failing=["db"])
+    found = started({"proxy": ["web"], "web": ["db"], "db": [], "other": []}, launcher)
+    assert launcher.asked == [["db", "other"]]
+    assert found == {
+        "db": "no such file",
+        "web": "web: not started, as it depends on db, which failed: no such file",
+        "proxy": "proxy: not started, as it depends on web, which is not started either",
+    }
+
+
+def test_a_failure_before_the_starts_counts() -> None:
+    launcher = Recorder()
+    found = started({"web": ["db"], "db": []}, launcher, {"db": LaunchError("no layer")})
+    assert "which failed: no layer" in found["web"] and launcher.asked == []
+
+
+def test_what_does_not_run_and_cycles_are_explained() -> None:
+    launcher = Recorder()
+    found = started({"web": ["gone"], "a": ["b"], "b": ["a"]}, launcher)
+    assert set(found) == {"web", "a", "b"} and launcher.asked == []
+    assert all(text.endswith("which does not run") for text in found.values())
+
+
+def test_who_waits_for_health_fails_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[set[str]] = []
+
+    def wait_each(paths: Paths, deadlines: Mapping[str, float]) -> Failures:
+        waited.append(set(deadlines))
+        return {"db": LaunchError("db is unhealthy after 3 failed checks")}
+
+    monkeypatch.setattr(dependencies.health, "wait_each", wait_each)
+    healthy = [{"name": name, "condition": "healthy"} for name in ("db", "cache")]
+    launcher = Recorder()
+    graph = {"web": healthy, "lax": ["db"], "well": healthy[1:], "db": [], "cache": []}
+    found = started(graph, launcher)
+    assert waited == [{"db", "cache"}]
+    assert launcher.asked == [["db", "cache"], ["lax", "well"]]
+    assert found == {
+        "web": "web: not started, as it depends on db, which is not healthy: "
+        "db is unhealthy after 3 failed checks"
+    }

@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sandlot.cli import service
 from sandlot.converge import host
 from sandlot.launcher.client import UNIT
 from sandlot.paths import Paths
@@ -77,3 +78,28 @@ def test_a_run_killed_before_the_reload_is_made_good(
     systemctl.clear()
     assert host.present(paths, check=False).changed
     assert ("daemon-reload",) in systemctl
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, False),
+        ({"RUNLEVEL": "2"}, False),
+        ({"RUNLEVEL": "0"}, True),
+        ({"RUNLEVEL": "6"}, True),
+        ({"RC_RUNLEVEL": "default"}, False),
+        ({"RC_RUNLEVEL": "shutdown"}, True),
+    ],
+)
+def test_who_says_that_the_host_goes_down(
+    environment: dict[str, str],
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("RUNLEVEL", "RC_RUNLEVEL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert service._shutting_down() is expected

@@ -115,6 +115,22 @@ def test_management_port(listening, monkeypatch):
     check(["127.0.0.1:2222/udp"])
 
 
+def test_ports_that_are_told(listening):
+    """A port that is translated on the way has no listener on the host."""
+    wanted = [publication("0.0.0.0:2200/tcp")]
+    check_publications(wanted, [])
+    with pytest.raises(SpecError, match="managed through"):
+        check_publications(wanted, [], [2200])
+    check_publications([publication("0.0.0.0:2200/udp")], [], [2200])
+
+
+@pytest.mark.parametrize("number", [0, -1, 65536])
+def test_numbers_that_are_no_ports(number):
+    assert ports.port_numbers("management_ports", [1, 65535]) == (1, 65535)
+    with pytest.raises(SpecError, match=f"management_ports: {number} is no port"):
+        ports.port_numbers("management_ports", [22, number])
+
+
 def test_port_of_an_ssh_server(monkeypatch):
     """Found by the process that listens: become methods drop the session's variables."""
     monkeypatch.delenv("SSH_CONNECTION", raising=False)

@@ -8,7 +8,8 @@ import os
 from typing import Any, Callable, Dict, List, Mapping
 
 from ...errors import SpecError
-from ...spec import names, quantities, text
+from ...spec import healthcheck, names, quantities, text
+from ...spec.table.supervision import parse_healthcheck
 from .manifest import ImageError
 
 Json = Dict[str, Any]
@@ -82,11 +83,30 @@ def _labels(option: str, value: Any) -> Dict[str, str]:
     }
 
 
+def _healthcheck(option: str, value: Any) -> Json:
+    """Nanoseconds become durations; what is zero or missing has docker's default, as here."""
+    given = text.mapping(option, value)
+    check: Json = {"test": _words(f"{option}.Test", given.get("Test") or ["NONE"])}
+    for key, name in _DURATIONS.items():
+        if given.get(key):
+            check[name] = _duration(f"{option}.{key}", given[key])
+    if given.get("Retries"):
+        check["retries"] = given["Retries"]
+    parse_healthcheck(option, check)
+    return check
+
+
+def _duration(option: str, value: Any) -> str:
+    nanoseconds = quantities.integer(option, value, minimum=0, maximum=text.MAX_INTEGER)
+    return healthcheck.shown(nanoseconds / 1e9)
+
+
 def _keys(option: str, value: Any) -> List[str]:
     """Docker keeps a set as a mapping to nothing."""
     return sorted(_string(option, key) for key in text.mapping(option, value))
 
 
+_DURATIONS = {"Interval": "interval", "Timeout": "timeout", "StartPeriod": "start_period"}
 _KEYS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
     "Entrypoint": ("entrypoint", _words),
     "Cmd": ("command", _words),
@@ -95,6 +115,7 @@ _KEYS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
     "WorkingDir": ("working_dir", _directory),
     "StopSignal": ("stop_signal", _signal),
     "Labels": ("labels", _labels),
+    "Healthcheck": ("healthcheck", _healthcheck),
     "ExposedPorts": ("exposed_ports", _keys),
     "Volumes": ("volumes", _keys),
 }

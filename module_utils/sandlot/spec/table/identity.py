@@ -10,7 +10,7 @@ from ...plan import Change
 from .. import names, text
 from ..option import Option
 
-STATES = ("present", "started", "stopped", "absent")
+STATES = ("present", "started", "stopped", "healthy", "absent")
 
 OPTIONS = (
     Option(
@@ -46,6 +46,8 @@ OPTIONS = (
         [
             "V(present) makes the sandbox and leaves it running or stopped as it is.",
             "V(started) also starts it, V(stopped) also stops it.",
+            "V(healthy) starts it and waits until its O(healthcheck) succeeds; without one it is "
+            "enough to run.",
             "V(absent) removes it with its writable layer.",
         ],
         default="started",

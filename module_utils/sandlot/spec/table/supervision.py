@@ -7,7 +7,7 @@ from __future__ import annotations
 from functools import partial
 
 from ...plan import Change
-from .. import names, quantities, text
+from .. import healthcheck, names, quantities, text
 from ..option import Option
 
 RESTART_POLICIES = ("no", "on-failure", "always", "unless-stopped")
@@ -17,6 +17,80 @@ DAY = 86400
 def _signal_name(number: int | None) -> str | int | None:
     return None if number is None else quantities.signal_name(number)
 
+
+_HEALTH_FIELDS = (
+    Option(
+        "test",
+        "raw",
+        healthcheck.test,
+        [
+            "Command that succeeds when the workload is healthy, run as the workload is.",
+            "A string for C(/bin/sh), or a list that begins with V(CMD) or V(CMD-SHELL). "
+            'V(["NONE"]) is no healthcheck, also when the image brings one.',
+        ],
+    ),
+    Option(
+        "tcp",
+        "raw",
+        healthcheck.tcp,
+        [
+            "Port that accepts connections when the workload is healthy, as V(PORT) or "
+            "V(ADDRESS:PORT) inside the sandbox, where V(localhost) is the only name.",
+        ],
+    ),
+    Option(
+        "http",
+        "str",
+        healthcheck.http,
+        [
+            "URL inside the sandbox that is answered with a status from 200 to 399 when the "
+            "workload is healthy, such as V(http://localhost:8080/health).",
+            "No name but V(localhost) is looked up, no redirection followed.",
+        ],
+    ),
+    Option(
+        "interval",
+        "str",
+        partial(healthcheck.duration, minimum="100ms", maximum="24h"),
+        ["Time from the end of one check to the next one, such as V(1m30s)."],
+        default="30s",
+    ),
+    Option(
+        "timeout",
+        "str",
+        partial(healthcheck.duration, minimum="100ms", maximum="1h"),
+        ["Time after which a check has failed; a command is then killed."],
+        default="30s",
+    ),
+    Option(
+        "retries",
+        "int",
+        partial(quantities.integer, minimum=1, maximum=1000),
+        ["How many checks in a row have to fail until the sandbox is unhealthy."],
+        default=3,
+    ),
+    Option(
+        "start_period",
+        "str",
+        partial(healthcheck.duration, minimum="0s", maximum="24h"),
+        ["Time after a start in which failed checks do not count."],
+        default="0s",
+    ),
+    Option(
+        "action",
+        "str",
+        partial(text.choice, choices=healthcheck.ACTIONS),
+        [
+            "What is done when the sandbox becomes unhealthy.",
+            "V(restart) ends the workload as a stop does and starts it again after a back-off, "
+            "whatever O(restart_policy) is.",
+        ],
+        default="none",
+        choices=healthcheck.ACTIONS,
+    ),
+)
+
+parse_healthcheck = partial(healthcheck.parse, fields=_HEALTH_FIELDS)
 
 OPTIONS = (
     Option(
@@ -71,5 +145,31 @@ OPTIONS = (
         change=Change.LIVE,
         default={},
         dump=dict,
+    ),
+    Option(
+        "healthcheck",
+        "dict",
+        parse_healthcheck,
+        [
+            "How init finds out whether the workload does its work. It needs exactly one of "
+            "O(healthcheck.test), O(healthcheck.tcp) and O(healthcheck.http).",
+            "Until it succeeds for the first time it is made more often: after 0.1 seconds, then "
+            "with doubling pauses up to the interval.",
+            "Without it, that of the image, if it brings one.",
+        ],
+        change=Change.LIVE,
+        dump=partial(healthcheck.dump, fields=_HEALTH_FIELDS),
+        suboptions=_HEALTH_FIELDS,
+    ),
+    Option(
+        "healthy_wait_timeout",
+        "float",
+        partial(quantities.number, minimum=1, maximum=DAY, digits=3),
+        [
+            "Seconds for which O(state=healthy) waits, up to a day.",
+            "Without it, as long as the healthcheck may take to find the sandbox unhealthy: its "
+            "start period and, for each retry, interval and timeout.",
+            "To that come 5 seconds; it is at least 10 seconds and at most an hour.",
+        ],
     ),
 )

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Inits that nobody knows, as their file was lost: one would go on beside the next."""
+
+from __future__ import annotations
+
+import os
+import select
+
+from ..errors import LaunchError
+from ..kernel import namespaces
+from ..kernel.signals import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterator, Sequence
+
+KILL_SECONDS = 30.0
+
+
+def end(name: str, cgroups: Sequence[str]) -> None:
+    """Before a start, when none that is known runs."""
+    for pid in {pid for directory in cgroups for pid in _inits(directory)}:
+        try:
+            pidfd = namespaces.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            _kill(name, pid, pidfd)
+        finally:
+            os.close(pidfd)
+
+
+def _inits(directory: str) -> Iterator[int]:
+    """Processes of a sandbox's cgroup that are the first of a pid namespace."""
+    with open(f"{directory}/cgroup.procs", encoding="ascii") as handle:
+        pids = handle.read().split()
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/status", "rb") as handle:
+                fields = handle.read().partition(b"\nNSpid:")[2].partition(b"\n")[0].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if len(fields) > 1 and fields[-1] == b"1":
+            yield int(pid)
+
+
+def _kill(name: str, pid: int, pidfd: int) -> None:
+    try:
+        namespaces.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    if not poller.poll(KILL_SECONDS * 1000):
+        raise LaunchError(
+            f"{name}: process {pid}, an init of before, survived SIGKILL for {KILL_SECONDS:.0f} s",
+            hint="a process in it hangs in the kernel (a frozen cgroup, a dead file server)",
+        )

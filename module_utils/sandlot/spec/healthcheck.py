@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Healthchecks: what is checked and how often, in docker's notation, and where a check connects."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Any, Sequence
+
+from .option import Option, read
+from .text import a_type, line, mapping, refusal, sequence, text
+
+ACTIONS = ("none", "restart")
+NONE = ("NONE",)
+KINDS = ("test", "tcp", "http")
+LOOPBACK = "127.0.0.1"
+_UNITS = {"h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000, "ms": 1000, "us": 1}
+_DURATION = re.compile(r"".join(rf"(?:([0-9]{{1,12}}){unit})?" for unit in _UNITS), re.A)
+_DURATION_HINT = "write it like 30s or 1m30s (h, m, s, ms, us)"
+_TEST_HINT = 'write a string for a shell, or ["CMD", "PROGRAM", ...], ["CMD-SHELL", ...], ["NONE"]'
+_TCP = re.compile(r"(?:(\[[^\]]*\]|[^:]*):)?([0-9]{1,5})", re.A)
+_TCP_HINT = 'write a port, or "127.0.0.1:80", "localhost:80" or "[::1]:80"'
+_HTTP = re.compile(r"http://(\[[^\]/]*\]|[^:/\[\]]*)(?::([0-9]{1,5}))?(/[!-~]*)?", re.A)
+_HTTP_HINT = "write it like http://localhost:8080/health"
+_LONGEST_PATH = 2000
+
+
+@dataclass(frozen=True)
+class Healthcheck:
+    """One of ``test``, ``tcp`` and ``http`` is set; times are in seconds."""
+
+    test: tuple[str, ...] | None
+    tcp: str | None
+    http: str | None
+    interval: float
+    timeout: float
+    retries: int
+    start_period: float
+    action: str
+
+    @property
+    def disabled(self) -> bool:
+        return self.test == NONE
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a check connects; ``path`` is None for one that only connects."""
+
+    host: str
+    address: str
+    port: int
+    path: str | None = None
+
+
+def parse(option: str, value: Any, *, fields: Sequence[Option]) -> Healthcheck:
+    """From a mapping of suboptions, of which exactly one says what is checked."""
+    found = Healthcheck(**read(fields, mapping(option, value), f"{option}."))
+    kinds = [kind for kind in KINDS if getattr(found, kind) is not None]
+    if len(kinds) != 1:
+        problem = f"has {' and '.join(kinds)}" if kinds else "does not say what is checked"
+        raise refusal(option, value, problem, hint=f"give it exactly one of {', '.join(KINDS)}")
+    return found
+
+
+def dump(check: Healthcheck | None, *, fields: Sequence[Option]) -> dict[str, Any] | None:
+    """What is not at its default."""
+    if check is None:
+        return None
+    usual = {row.name: row.value(None) for row in fields}
+    values = {row.name: getattr(check, row.name) for row in fields}
+    given = {key: value for key, value in values.items() if value != usual[key]}
+    return {key: _dumped(value) for key, value in given.items()}
+
+
+def _dumped(value: Any) -> Any:
+    if isinstance(value, float):
+        return shown(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def duration(option: str, value: Any, *, minimum: str, maximum: str) -> float:
+    """Seconds, from docker's notation."""
+    if not isinstance(value, str):
+        problem = f"is {a_type(value)}, not a duration with a unit"
+        raise refusal(option, value, problem, hint=_DURATION_HINT)
+    micro = _microseconds(value)
+    if micro is None:
+        raise refusal(option, value, "is not a duration", hint=_DURATION_HINT)
+    if not (_microseconds(minimum) or 0) <= micro <= (_microseconds(maximum) or 0):
+        hint = f"use {minimum} to {maximum}"
+        raise refusal(option, value, "is out of range", hint=hint)
+    return micro / 1_000_000
+
+
+def _microseconds(string: str) -> int | None:
+    found = _DURATION.fullmatch(string)
+    if not string or not found:
+        return None
+    return sum(int(n or 0) * scale for n, scale in zip(found.groups(), _UNITS.values()))
+
+
+def shown(seconds: float) -> str:
+    """In docker's notation."""
+    rest = round(seconds * 1_000_000)
+    words = ""
+    for unit, scale in _UNITS.items():
+        count, rest = divmod(rest, scale)
+        words += f"{count}{unit}" if count else ""
+    return words or "0s"
+
+
+def test(option: str, value: Any) -> tuple[str, ...]:
+    """The list form, whose first word says how the rest is run."""
+    if isinstance(value, str):
+        words = ["CMD-SHELL", text(option, value)]
+    else:
+        items = enumerate(sequence(option, value))
+        words = [text(f"{option}[{index}]", item) for index, item in items]
+    first, rest = (words[0], words[1:]) if words else ("", [])
+    good = {
+        "NONE": not rest,
+        "CMD-SHELL": len(rest) == 1 and bool(rest[0].strip()),
+        "CMD": bool(rest and rest[0]),
+    }
+    if not good.get(first):
+        raise refusal(option, value, "is not a test", hint=_TEST_HINT)
+    return tuple(words)
+
+
+def tcp(option: str, value: Any) -> str:
+    string = line(option, value)
+    found = _TCP.fullmatch(string)
+    if not found:
+        raise refusal(option, value, "is not a port", hint=_TCP_HINT)
+    _check_target(option, value, found[1], found[2], _TCP_HINT)
+    return string
+
+
+def http(option: str, value: Any) -> str:
+    string = line(option, value)
+    found = _HTTP.fullmatch(string)
+    if string.startswith("https:"):
+        hint = "use test with a program of the image that knows TLS"
+        raise refusal(option, value, "needs TLS, which init does not have", hint=hint)
+    if not found or "#" in string or len(string) > _LONGEST_PATH:
+        raise refusal(option, value, "is not an http:// URL", hint=_HTTP_HINT)
+    _check_target(option, value, found[1], found[2] or "80", _HTTP_HINT)
+    return string
+
+
+def _check_target(option: str, value: Any, host: str | None, port: str, hint: str) -> None:
+    if not 1 <= int(port) <= 65535:
+        raise refusal(option, value, "has a port out of range", hint="ports go from 1 to 65535")
+    if host is not None and not _address(host):
+        problem = "names no address: init looks up no names"
+        raise refusal(option, value, problem, hint=hint)
+
+
+def _address(host: str) -> str:
+    """The address behind a literal or localhost, "" for anything else."""
+    if host == "localhost":
+        return LOOPBACK
+    bracketed = host.startswith("[")
+    try:
+        found = ipaddress.ip_address(host[1:-1] if bracketed else host)
+    except ValueError:
+        return ""
+    scoped = "%" in host
+    return str(found) if (found.version == 6) is bracketed and not scoped else ""
+
+
+def target(check: Healthcheck) -> Target | None:
+    """None for a command."""
+    if check.tcp is not None:
+        host, _, port = check.tcp.rpartition(":")
+        host = host or LOOPBACK
+        return Target(host, _address(host), int(port))
+    found = _HTTP.fullmatch(check.http or "")
+    if found is None:
+        return None
+    host, port, path = found[1], found[2], found[3]
+    shown_host = host if port is None else f"{host}:{port}"
+    return Target(shown_host, _address(host), int(port or 80), path or "/")

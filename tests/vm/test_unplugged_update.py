@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""A power cut while sandboxes are updated: each is the old one or the new one."""
+
+from __future__ import annotations
+
+from cuts import STATE, readable, unplugged
+from guest import Guest, finish
+from hosts import DEPLOY, NAMES, changed, demo, fetch, inspected
+
+NEW_COMMAND = ["sh", "-c", "mkdir -p /srv; echo new > /srv/index.html; exec httpd -f -p 80 -h /srv"]
+
+
+def test_during_an_update(guest: Guest, deployed: str) -> None:
+    updated = demo({"web": {"command": NEW_COMMAND}})
+    updated["sandbox_instances"].append({"name": "extra", "command": ["sleep", "1000000"]})
+    old = inspected(guest)
+    unplugged(guest, DEPLOY, updated, f"+{STATE}/sandboxes/extra/record.json")
+    now = readable(guest)
+    assert set(NAMES) <= now.keys() <= {*NAMES, "extra"}
+    assert now["web"]["spec"]["command"] in (old["web"]["spec"]["command"], NEW_COMMAND)
+    for key in ("addresses", "ids"):
+        assert {name: now[name][key] for name in NAMES} == {name: old[name][key] for name in NAMES}
+    finish(guest.play(DEPLOY, updated))
+    assert fetch(guest) == "new"
+    assert changed(finish(guest.play(DEPLOY, updated))) == 0
