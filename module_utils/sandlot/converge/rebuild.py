@@ -165,12 +165,13 @@ def _switch(sandbox: SandboxPaths) -> None:
 
 def await_all(paths: Paths, found: Mapping[str, Rebuild]) -> list[Step]:
     started = [name for name, one in found.items() if one.decision.start]
-    return batch("wait", started, lambda names, failures: _await(paths, names, failures))
 
+    def wait(names: list[str], failures: Failures) -> None:
+        limits = {name: found[name].new.spec.healthy_wait_timeout for name in names}
+        problems = trial.problems(paths, limits)
+        failures.update((name, LaunchError(problem)) for name, problem in problems.items())
 
-def _await(paths: Paths, names: Sequence[str], failures: Failures) -> None:
-    for name, problem in trial.problems(paths, names).items():
-        failures[name] = LaunchError(problem)
+    return batch("wait", started, wait)
 
 
 def commit(paths: Paths, one: Rebuild) -> Step:
