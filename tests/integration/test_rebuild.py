@@ -116,6 +116,31 @@ def test_a_broken_command_is_rolled_back(host: Deployment, command: list[str], c
     assert log_has(host, "a", "old says")
 
 
+@pytest.mark.parametrize(
+    "check, cause",
+    [
+        ("echo bad; exit 1", "unhealthy after 2 failed checks; its healthcheck said: bad"),
+        ("exec sleep 60", "is not healthy in time"),
+        ("true", ""),
+    ],
+    ids=["fails", "hangs", "control"],
+)
+def test_one_that_is_not_healthy_is_rolled_back(host: Deployment, check: str, cause: str) -> None:
+    host.converged(old())
+    mark(host, "a")
+    before = namespaces(host, "a")
+    checked = {"test": check, "interval": "100ms", "timeout": "30s", "retries": 2}
+    new = old(healthcheck=checked, healthy_wait_timeout=2 if "sleep" in check else None)
+    result = host.run(new, recreate=True)
+    if cause:
+        assert cause in result.failed["a"] and "the old one runs again" in result.failed["a"]
+        assert_old(host, "a", before)
+        assert host.run(old()).actions == []
+    else:
+        assert not result.failed and not is_marked(host, "a")
+        assert host.run(new).actions == []
+
+
 def test_a_job_that_has_ended_well_is_no_failure(host: Deployment) -> None:
     job = sandbox("a", command=["true"], restart_policy="no", state="present")
     host.converged(job)
@@ -192,6 +217,20 @@ def test_who_shares_its_network_follows(host: Deployment, command: list[str]) ->
     assert os.stat(f"/proc/{host.pid('side')}/ns/net").st_ino == pin
     assert host.pid("side") != before
     assert host.run(old(), side).actions == []
+
+
+@pytest.mark.parametrize("recreate", [False, True], ids=["restarted", "rebuilt"])
+def test_who_depends_on_it_runs_again(host: Deployment, recreate: bool) -> None:
+    after = old("z", depends_on=["a"], network_mode="container:a")
+    host.converged(old(), after)
+    mark(host, "a")
+    before = namespaces(host, "a")
+    changed = {**after, "hostname": "new", "recreate": recreate}
+    result = host.run(old(command=MISSING, recreate=True), changed)
+    assert set(result.failed) == ({"a", "z"} if recreate else {"a"}), result.failed
+    assert_old(host, "a", before)
+    assert os.stat(f"/proc/{host.pid('z')}/ns/net").st_ino == before["net"]
+    assert host.run(old(), after if recreate else {**after, "hostname": "new"}).actions == []
 
 
 def test_a_run_that_fails_as_a_whole_puts_all_back(

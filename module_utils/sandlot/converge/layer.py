@@ -26,6 +26,15 @@ def _is_directory(path: str) -> bool:
         return False
 
 
+def exists(path: str) -> bool:
+    """OSError when that can't be seen: what a rebuild set aside is not to be overlooked."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def make(sandbox: SandboxPaths, ids: IdRange) -> None:
     """A fresh, empty layer in place of whatever is there; it appears with its owner set."""
     fresh = f"{sandbox.layer}.new"

@@ -102,7 +102,7 @@ def _seen(paths: Paths, name: str, records: Records, made: Made | None) -> Seen:
         namespaces=made.digest if made else None,
         running=running.digest if running else None,
         strayed=running is not None and sharing.strayed(paths, known, running.pid),
-        rebuild=os.path.lexists(paths.sandbox(name).rebuild),
+        rebuild=layer.exists(paths.sandbox(name).rebuild),
     )
 
 

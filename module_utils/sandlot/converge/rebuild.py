@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence
 
 from .. import network, record, store
 from ..errors import HostError, LaunchError
@@ -71,6 +71,18 @@ def rebuilds(
     return found
 
 
+def each(
+    what: str, names: Iterable[str], failures: Failures, action: Callable[[str], None]
+) -> None:
+    """For those that have not failed; who fails does so for itself."""
+    for name in [name for name in names if name not in failures]:
+        try:
+            action(name)
+        except OSError as error:
+            hint = "remove the cause and run again: it continues where it stopped"
+            failures[name] = HostError(f"{what}: {error}", hint=hint)
+
+
 # -- while the old one runs
 
 
@@ -123,11 +135,7 @@ def switch(paths: Paths, found: Mapping[str, Rebuild], state: NetworkState) -> l
             found[name].words.append(_last_words(paths.sandbox(name)))
         for operation in network.unlink_all(paths, names, state):
             operation.apply()
-        for name in names:
-            try:
-                _switch(paths.sandbox(name))
-            except OSError as error:
-                failures[name] = HostError(f"switch to the new layer and namespaces: {error}")
+        each("switch to the new", names, failures, lambda name: _switch(paths.sandbox(name)))
 
     return batch("switch", list(found), switch_all, lines)
 
@@ -157,12 +165,13 @@ def _switch(sandbox: SandboxPaths) -> None:
 
 def await_all(paths: Paths, found: Mapping[str, Rebuild]) -> list[Step]:
     started = [name for name, one in found.items() if one.decision.start]
-    return batch("wait", started, lambda names, failures: _await(paths, names, failures))
 
+    def wait(names: list[str], failures: Failures) -> None:
+        limits = {name: found[name].new.spec.healthy_wait_timeout for name in names}
+        problems = trial.problems(paths, limits)
+        failures.update((name, LaunchError(problem)) for name, problem in problems.items())
 
-def _await(paths: Paths, names: Sequence[str], failures: Failures) -> None:
-    for name, problem in trial.problems(paths, names).items():
-        failures[name] = LaunchError(problem)
+    return batch("wait", started, wait)
 
 
 def commit(paths: Paths, one: Rebuild) -> Step:
@@ -182,11 +191,12 @@ def discard(paths: Paths, names: Sequence[str]) -> list[Step]:
 
 def discard_all(paths: Paths, names: Sequence[str], failures: Failures) -> None:
     failures.update(unpin(paths, names))
-    for name in names:
-        if name not in failures:
-            sandbox = paths.sandbox(name)
-            layer.remove_tree(f"{sandbox.run}/rebuild")
-            layer.remove_tree(sandbox.rebuild)
+
+    def remove(name: str) -> None:
+        layer.remove_tree(f"{paths.sandbox(name).run}/rebuild")
+        layer.remove_tree(paths.sandbox(name).rebuild)
+
+    each("remove what was set aside", names, failures, remove)
 
 
 def unpin(paths: Paths, names: Sequence[str]) -> Failures:

@@ -21,7 +21,7 @@ from ..record import PRESENT, REBUILDING, Record, Records
 from . import layer, payload, rebuild
 from .decide import Seen, Wish
 from .observe import Made, Observation, made_at, pins_of
-from .rebuild import NEXT, OLD
+from .rebuild import NEXT, OLD, each
 from .resolve import Request
 from .steps import Failures, Line, Step, batch
 
@@ -54,34 +54,36 @@ def steps(paths: Paths, found: Unfinished, records: Records) -> list[Step]:
 def undo_steps(paths: Paths, old: Mapping[str, Record], lines: Iterable[Line] = ()) -> list[Step]:
     def undo(names: list[str], failures: Failures) -> None:
         switched = [name for name in names if is_switched(paths, name)]
-        failures.update(Launcher(paths, python=payload.python()).stop(switched))
-        switched = [name for name in switched if name not in failures]
         if switched:
-            apply_all(network.unlink_all(paths, switched, network.observe(paths)))
-        for name in switched:
-            _put_back(paths.sandbox(name))
+            failures.update(Launcher(paths, python=payload.python()).stop(switched))
+        stopped = [name for name in switched if name not in failures]
+        if stopped:
+            apply_all(network.unlink_all(paths, stopped, network.observe(paths)))
+        each("put the old back", stopped, failures, lambda name: _put_back(paths.sandbox(name)))
+
+    def end(name: str) -> None:
+        # First, as it may be what has filled the disk.
+        layer.remove_tree(paths.sandbox(name).beside(NEXT).layer)
+        record.save(paths, old[name].in_phase(PRESENT))
 
     def forget(names: list[str], failures: Failures) -> None:
-        for name in names:
-            # First, as it may be what has filled the disk.
-            layer.remove_tree(paths.sandbox(name).beside(NEXT).layer)
-            record.save(paths, old[name].in_phase(PRESENT))
-        rebuild.discard_all(paths, names, failures)
+        each("end the rebuild", names, failures, end)
+        rebuild.discard_all(paths, [name for name in names if name not in failures], failures)
 
     return [*batch("roll back", list(old), undo, lines), *batch("end it", list(old), forget)]
 
 
 def is_switched(paths: Paths, name: str) -> bool:
-    return os.path.lexists(paths.sandbox(name).beside(OLD).state)
+    return layer.exists(paths.sandbox(name).beside(OLD).state)
 
 
 def _put_back(sandbox: SandboxPaths) -> None:
     """As the switch, backwards; what is in the place of the old goes where it came from."""
     old, new = sandbox.beside(OLD), sandbox.beside(NEXT)
-    if os.path.lexists(old.layer):
+    if layer.exists(old.layer):
         _move(sandbox.layer, new.layer)
         os.rename(old.layer, sandbox.layer)
-    if os.path.lexists(old.pins):
+    if layer.exists(old.pins):
         # Never the new one's beside the old pins: without, they are made again.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(sandbox.namespaces)
@@ -143,8 +145,8 @@ def _foreseen(paths: Paths, seen: Seen, name: str, made: Dict[str, Made]) -> See
     """What puts back stops what runs, and leaves pins that nothing was set aside for."""
     old = paths.sandbox(name).beside(OLD)
     stopped = replace(seen, running=None, strayed=False)
-    stopped = replace(stopped, layer=seen.layer or os.path.lexists(old.layer))
-    if not os.path.lexists(old.pins):
+    stopped = replace(stopped, layer=seen.layer or layer.exists(old.layer))
+    if not layer.exists(old.pins):
         return stopped
     kept = made_at(old.namespaces, name)
     made.pop(name, None)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Callable, Collection, List, Mapping, Set
 
@@ -12,7 +11,7 @@ from .. import network, record
 from ..errors import LaunchError, SandlotError
 from ..paths import Paths
 from ..record import PRESENT, REBUILDING, STARTED, Record
-from . import evidence, rebuild, rollback
+from . import evidence, layer, rebuild, rollback
 from .decide import Wish
 from .observe import Observation
 from .planner import Plan, plan
@@ -43,8 +42,10 @@ def carry_out(
     try:
         with network.session():
             failures, planned = _apply(paths, wanted, seen, planned)
-    except SandlotError as error:
-        error.message += _undo_aside(paths, planned, again)
+    except (SandlotError, OSError) as error:
+        told = _undo_aside(paths, planned, again)
+        if isinstance(error, SandlotError):
+            error.message += told
         raise
     undone = _undo(paths, planned, again)
     for name in undone.resumed:
@@ -79,7 +80,7 @@ def _untouched(failed: Failures) -> Failures:
 
 def _undo(paths: Paths, planned: Plan, again: Again) -> _Undone:
     """What has no commit by now is put back, and started if it ran; so is who depends on it."""
-    left = [name for name in planned.rebuilds if os.path.lexists(paths.sandbox(name).rebuild)]
+    left = [name for name in planned.rebuilds if layer.exists(paths.sandbox(name).rebuild)]
     phases = {name: _stored(paths, name).phase for name in left}
     due = {name: planned.rebuilds[name] for name in left if phases[name] == REBUILDING}
     said = {name: _last_words(paths, one) for name, one in due.items()}
@@ -99,8 +100,8 @@ def _undo_aside(paths: Paths, planned: Plan, again: Again) -> str:
     """The same when the whole run fails, which is what has to be told."""
     try:
         undone = _undo(paths, planned, again)
-    except SandlotError as worse:
-        return f"; rebuilds could not be rolled back: {worse.message}"
+    except (SandlotError, OSError) as worse:
+        return f"; rebuilds could not be rolled back: {worse}"
     return "".join(_told_aside(name, undone) for name in undone.said)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import select
 import time
-from typing import Dict, Iterable
+from typing import Dict, Iterable, Mapping
 
 from .. import runtime, store
 from ..kernel.inotify import Watch
@@ -17,11 +17,18 @@ from . import health
 STEADY_SECONDS = 1.0
 
 
-def problems(paths: Paths, names: Iterable[str]) -> Dict[str, str]:
-    """What is wrong, by name; {} when all do well."""
+def problems(paths: Paths, limits: Mapping[str, float | None]) -> Dict[str, str]:
+    """What is wrong, by name; {} when all do well.
+
+    ``limits`` are most seconds for a healthcheck, None for as long as it needs for a verdict.
+    """
     now = time.monotonic()
-    checks = {n: (store.read(paths.sandbox(n).launch) or {}).get("healthcheck") for n in names}
-    deadlines = {name: now + health.patience(check) for name, check in checks.items() if check}
+    checks = {n: (store.read(paths.sandbox(n).launch) or {}).get("healthcheck") for n in limits}
+    deadlines = {
+        name: now + (limits[name] or health.patience(check))
+        for name, check in checks.items()
+        if check
+    }
     waited = health.wait_each(paths, deadlines)
     # Whose log it was is told apart elsewhere.
     found = {name: error.message.partition("; its log")[0] for name, error in waited.items()}
