@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from converge_fixtures import Deployment, deployed, free_port, needs_root
@@ -41,8 +42,8 @@ def port() -> int:
     return free_port()
 
 
-def check(sweep: Sweep, fault: str, first: int, stride: int) -> None:
-    steps = list(sweep.sweep([fault], first=first, stride=stride))
+def check(sweep: Sweep, fault: str, **options: Any) -> None:
+    steps = list(sweep.sweep([fault], **options))
     problems = [step for step in steps if step.problem]
     assert not problems, "\n".join(map(str, problems))
     assert any(step.outcome != MISSED for step in steps)
@@ -52,12 +53,18 @@ def check(sweep: Sweep, fault: str, first: int, stride: int) -> None:
 @pytest.mark.parametrize("target", STRIDE)
 def test_a_fault_at_any_call(host: Deployment, port: int, target: str, fault: str) -> None:
     stride = SPACE_STRIDE if fault == "ENOSPC" else STRIDE[target]
-    check(Sweep(host, target, alone(port)), fault, 1 + FAULTS.index(fault), stride)
+    check(Sweep(host, target, alone(port)), fault, first=1 + FAULTS.index(fault), stride=stride)
 
 
 @pytest.mark.parametrize("target", PAIR_STRIDE)
 def test_killed_with_a_shared_network(host: Deployment, port: int, target: str) -> None:
-    check(Sweep(host, target, pair(port)), "SIGKILL", 1, PAIR_STRIDE[target])
+    check(Sweep(host, target, pair(port)), "SIGKILL", stride=PAIR_STRIDE[target])
+
+
+def test_no_message_of_a_start_is_waited_for_in_vain(host: Deployment, port: int) -> None:
+    """Who is not told that the other side failed would wait for a minute."""
+    sweep = Sweep(host, LAUNCHER, alone(port))
+    check(sweep, "ENOMEM", scenarios=["deploy"], only=["sendto"])
 
 
 def _nothing() -> dict[str, str]:

@@ -17,7 +17,7 @@ import shutil
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from converge_fixtures import Deployment, sandbox, scrub
@@ -156,11 +156,11 @@ class Sweep:
 
     # -- one step
 
-    def step(self, scenario: str, fault: str, number: int) -> Step:
+    def step(self, scenario: str, fault: str, number: int, only: Collection[str] = ()) -> Step:
         """Whatever it finds, the host is in a known state afterwards."""
         self._ready(scenario)
         action, after = self._action(scenario)
-        injection = Injection(fault, number)
+        injection = Injection(fault, number, only)
         outcome, message = self._faulted(action, injection)
         if not injection.call:
             outcome = MISSED if outcome == DONE else outcome
@@ -281,13 +281,17 @@ class Sweep:
         *,
         first: int = 1,
         stride: int = 1,
+        only: Collection[str] = (),
     ) -> Iterator[Step]:
-        """Each fault at every ``stride``th call; ends each with a step that was missed."""
+        """Each fault at every ``stride``th call; ends each with a step that was missed.
+
+        At calls of these names alone, if ``only`` has some.
+        """
         for fault in faults:
             numbers = dict.fromkeys(scenarios, first)
             while numbers:
                 for scenario in [name for name in SCENARIOS if name in numbers]:
-                    step = self.step(scenario, fault, numbers[scenario])
+                    step = self.step(scenario, fault, numbers[scenario], only)
                     yield step
                     numbers[scenario] += stride
                     if step.outcome == MISSED:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Optional
 
@@ -167,10 +167,14 @@ BEGUN, SENT, OVER = "begun", "sent", "over"
 
 
 class Injection:
-    """One fault at the ``number``th call it can befall; ``call`` says which that was."""
+    """One fault at the ``number``th call it can befall; ``call`` says which that was.
 
-    def __init__(self, fault: str, number: int) -> None:
+    Of the calls called ``only``, if any are named.
+    """
+
+    def __init__(self, fault: str, number: int, only: Collection[str] = ()) -> None:
         self.fault = fault
+        self.only = only
         self.number = number
         self.seen = 0
         self.call = ""
@@ -196,6 +200,8 @@ class Injection:
         return code
 
     def _befalls(self, rule: Rule, call: Call) -> bool:
+        if self.only and rule.name not in self.only:
+            return False
         if self.fault in SIGNALS:
             return rule.has_effect(call)
         return self.fault in rule.errors and self.fault in rule.can_be(call)

@@ -13,6 +13,7 @@ import os
 
 from ..kernel import libc, namespaces
 from ..kernel.confine import set_name
+from ..kernel.signals import signal
 from ..launcher import protocol
 from . import confine
 from .logs import LogRing
@@ -45,7 +46,8 @@ def join(peer: _socket.socket) -> NoReturn:
         try:
             peer.send(b"pid %d" % pid)
         except OSError:
-            pass  # the builder was killed; init finds nobody at its end either, and goes
+            # The builder was killed, or waits for what it will never hear as long as init is there.
+            os.kill(pid, signal.SIGKILL)
         os._exit(0)
     _init(peer)
 
