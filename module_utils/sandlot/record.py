@@ -23,6 +23,8 @@ REMOVING = "removing"
 PHASES = (PRESENT, REBUILDING, REMOVING)
 STARTED = "started"
 STOPPED = "stopped"
+# Options that the first version does not know: it reads the records of sandboxes without them.
+LATER = ("depends_on", "healthcheck")
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Record:
             "name": self.name,
             "phase": self.phase,
             "wanted": self.wanted,
-            "spec": self.spec.to_json(),
+            "spec": _without_unset(self.spec.to_json()),
             "digest": self.spec.digest(),
             "ids": {"uid": self.ids.start, "gid": self.ids.start, "size": self.ids.size},
             "image": self.image.to_json(),
@@ -76,6 +78,10 @@ class Record:
 
     def in_phase(self, phase: str) -> Record:
         return self if self.phase == phase else replace(self, phase=phase)
+
+
+def _without_unset(spec: Json) -> Json:
+    return {key: value for key, value in spec.items() if value or key not in LATER}
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import glob
 import json
-from typing import Iterator
+from typing import Any, Dict, Iterator
 
 from .. import __version__, runtime, store
 from ..errors import StateError
 from ..paths import Paths
+from ..spec.options import STORED
 
 # Below the directories of state and runtime files; networks, images, records, notes of all kinds.
 _STATE = ("*.json", "sandboxes/*/*.json", "images/*.json", "images/trees/*/about.json")
@@ -27,6 +28,8 @@ def check(paths: Paths) -> None:
         if _schema(path) > store.SCHEMA:
             known = f"version {__version__}, which was to be installed, knows {store.SCHEMA}"
             raise StateError(f"{path} has schema {_schema(path)}, {known}", hint=_HINT)
+    for path in glob.glob(f"{glob.escape(paths.sandboxes)}/*/record.json"):
+        _check_options(path)
     for name in runtime.names(paths):
         _check_init(paths, name)
 
@@ -38,13 +41,29 @@ def _files(paths: Paths) -> Iterator[str]:
 
 
 def _schema(path: str) -> int:
-    """0 for what can't be read; who needs that file says so."""
+    schema = _data(path).get("schema")
+    return schema if isinstance(schema, int) else 0
+
+
+def _data(path: str) -> Dict[str, Any]:
+    """{} for what can't be read; who needs that file says so."""
     try:
         data = json.loads(store.read_bytes(path) or b"")
     except (StateError, ValueError, RecursionError):
-        return 0
-    schema = data.get("schema") if isinstance(data, dict) else 0
-    return schema if isinstance(schema, int) else 0
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _check_options(path: str) -> None:
+    spec = _data(path).get("spec")
+    known = {option.name for option in STORED}
+    unknown = sorted(set(spec) - known) if isinstance(spec, dict) else []
+    if unknown:
+        raise StateError(
+            f"{path} has options that version {__version__}, which was to be installed, does not "
+            f"know: {', '.join(unknown)}",
+            hint=f"deploy the sandbox without them with the installed version first; or {_HINT}",
+        )
 
 
 def _check_init(paths: Paths, name: str) -> None:
