@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -80,12 +81,13 @@ def everything(paths: Paths) -> list[str]:
 
 
 @pytest.fixture
-def wrapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """skopeo with something done before or after it, as a shell script; returns its directory."""
+def wrapped(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Path]]:
+    """skopeo with something done before or after it, as a shell script; returns its directory,
+    which the user that it runs as can reach and write to."""
+    directory = Path(tempfile.mkdtemp(prefix="sl", dir="/var/tmp"))
+    directory.chmod(0o777)
 
     def make(script: str) -> Path:
-        directory = tmp_path / "bin"
-        directory.mkdir(exist_ok=True)
         program = directory / "skopeo"
         program.write_text(
             f"#!/bin/sh\nreal={shutil.which('skopeo')}\nhere={directory}\n{script}\n"
@@ -94,4 +96,5 @@ def wrapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
         monkeypatch.setattr(client, "SEARCH", str(directory))
         return directory
 
-    return make
+    yield make
+    shutil.rmtree(directory)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -42,7 +43,7 @@ from oci_images import (
     compressed,
     skopeo,
 )
-from sandboxes import until, wait_dead
+from sandboxes import until
 from sandlot.converge import facts
 from sandlot.errors import HostError, SandlotError, SpecError
 from sandlot.images import store as image_store
@@ -277,6 +278,16 @@ def test_what_was_brought_is_verified(
     assert converge(paths, wish(reference))
 
 
+def running(word: str) -> list[str]:
+    """Processes, in whatever pid namespace, that have this argument."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                found.append(pid)
+    return found
+
+
 def test_a_server_that_stops_sending(
     paths: Paths,
     layout: Layout,
@@ -287,12 +298,12 @@ def test_a_server_that_stops_sending(
     layout.image("v1", [BASE])
     reference = served.push(layout, "v1", "stalled:v1")
     seen = wrapped(
-        'case "$*" in *copy*) echo $$ >$here/pid; exec sleep 1000;; esac; exec $real "$@"'
+        'case "$*" in *copy*) exec sh -c "sleep 1000; :" $here/waits;; esac; exec $real "$@"'
     )
     monkeypatch.setattr(client, "_STALLED_SECONDS", 0.5)
     with pytest.raises(HostError, match="has sent nothing for"):
         converge(paths, wish(reference))
-    wait_dead(int((seen / "pid").read_text()))
+    until(lambda: not running(f"{seen}/waits"))
     assert [Path(name).name for name in everything(paths)] == ["trees"]
 
 
@@ -321,15 +332,15 @@ def test_a_run_killed_while_it_fetches(
     layout.image("v1", [BASE])
     reference = served.push(layout, "v1", "killed:v1")
     seen = wrapped(
-        'case "$*" in *copy*) echo $$ >$here/pid; exec sleep 1000;; esac; exec $real "$@"'
+        'case "$*" in *copy*) exec sh -c "sleep 1000; :" $here/waits;; esac; exec $real "$@"'
     )
     run = FORK.Process(target=converge, args=(paths, wish(reference)))
     run.start()
-    pid = int(until(lambda: (seen / "pid").exists() and (seen / "pid").read_text().strip()))
+    until(lambda: running(f"{seen}/waits"))
     assert run.pid
     os.kill(run.pid, signal.SIGKILL)
     run.join()
-    wait_dead(pid)
+    until(lambda: not running(f"{seen}/waits"))
     assert any("/.tmp-" in name for name in everything(paths))
     wrapped('exec $real "$@"')
     assert plan(paths, wish(reference))[0] == "images: clean up after an interrupted run"

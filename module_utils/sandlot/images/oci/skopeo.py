@@ -1,24 +1,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Runs skopeo: credentials in a file in memory, and nothing of them anywhere else."""
+"""Runs skopeo as a user of no rights, with credentials in a file in memory and nowhere else."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
-from typing import IO, Callable, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import IO, Callable, Tuple
 
-from ...errors import HostError, SandlotError, SpecError
-from ...kernel.confine import PR_SET_PDEATHSIG, prctl
+from ...errors import HostError, SandlotError
 from ..model import ImageSpec
+from . import confined, credentials
 from .manifest import MAX_MANIFEST
 from .platforms import Platform
 from .reference import Reference
@@ -47,11 +44,6 @@ _REMEDIES = (
 _REMEDY = "check the reference, and that this host reaches it"
 
 
-class _Access(NamedTuple):
-    options: List[str]
-    fds: Tuple[int, ...]
-
-
 def find() -> str | None:
     return shutil.which(PACKAGE, path=SEARCH)
 
@@ -73,10 +65,11 @@ def program() -> str:
 
 def manifest(spec: ImageSpec, reference: Reference) -> bytes:
     """The manifest, or list of them, that the reference leads to."""
-    with _access(spec, reference) as access, tempfile.TemporaryFile() as errors:
+    with credentials.access(spec, reference) as access, tempfile.TemporaryFile() as errors:
         verify = _tls(spec, reference, "--tls-verify")
         words = [program(), "inspect", *access.options, *verify, "--raw", reference.argument()]
-        with _started(words, spec, access, errors, subprocess.PIPE) as process:
+        start = confined.Start(reference, access, errors.fileno(), subprocess.PIPE)
+        with start.process(words) as process:
             try:
                 data, _ = process.communicate(timeout=_ASK_SECONDS)
             except subprocess.TimeoutExpired as error:
@@ -103,45 +96,19 @@ def copy(
     scratch = os.path.dirname(directory)
     chosen = ["--override-os", "linux", "--override-arch", platform.architecture]
     chosen += ["--override-variant", platform.variant] if platform.variant else []
-    with _access(spec, reference) as access, tempfile.TemporaryFile(dir=scratch) as errors:
+    inside = confined.SCRATCH
+    with contextlib.ExitStack() as stack:
+        access = stack.enter_context(credentials.access(spec, reference))
+        errors = stack.enter_context(tempfile.TemporaryFile(dir=scratch))
         verify = _tls(spec, reference, "--src-tls-verify")
-        words = [program(), "--tmpdir", scratch, *chosen, "copy", "--quiet", "--retry-times", "2"]
-        words += [*access.options, *verify, reference.argument(), f"dir:{directory}"]
-        with _started(words, spec, access, errors, subprocess.DEVNULL) as process:
+        words = [program(), "--tmpdir", inside, *chosen, "copy", "--quiet", "--retry-times", "2"]
+        target = f"dir:{inside}/{os.path.basename(directory)}"
+        words += [*access.options, *verify, reference.argument(), target]
+        start = confined.Start(reference, access, errors.fileno(), subprocess.DEVNULL, scratch)
+        with start.process(words) as process:
             _follow(process, spec, reference, scratch, watch, limit)
         _check(spec, reference, process, errors)
-
-
-@contextlib.contextmanager
-def _started(
-    words: Sequence[str], spec: ImageSpec, access: _Access, errors: IO[bytes], output: int
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that ends with this one, and with the block."""
-    environment = {**os.environ, "LC_ALL": "C"}
-    if spec.get("ca_path"):
-        # Go reads it in place of the system's file, and the system's directory as well.
-        environment["SSL_CERT_FILE"] = _readable("ca_path", spec.get("ca_path"))
-    process = subprocess.Popen(
-        words,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=errors,
-        env=environment,
-        cwd="/",
-        pass_fds=access.fds,
-        preexec_fn=_die_with_parent,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
-
-
-def _die_with_parent() -> None:
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    confined.check_plain(directory, f"image {spec.name!r}: {reference}")
 
 
 def _follow(
@@ -191,7 +158,7 @@ def _check(
     found = _FATAL.findall(told)
     reason = (found[-1].replace('\\"', '"') if found else told) or _ending(process.returncode)
     # A server may send back what it was sent.
-    for secret in (spec.get("password"), _basic(spec)):
+    for secret in (spec.get("password"), credentials.basic(spec)):
         reason = reason.replace(secret, "********") if secret else reason
     hint = next((hint for end, hint in _REMEDIES if end in reason), _REMEDY)
     raise HostError(f"image {spec.name!r}: {reference}: {reason}", hint=hint)
@@ -201,44 +168,8 @@ def _ending(status: int) -> str:
     return f"skopeo was killed by signal {-status}" if status < 0 else f"skopeo ended with {status}"
 
 
-# -- access
-
-
-def _tls(spec: ImageSpec, reference: Reference, option: str) -> List[str]:
+def _tls(spec: ImageSpec, reference: Reference, option: str) -> list[str]:
     """Nothing unless it is given: registries.conf may know better."""
     if not reference.is_remote or spec.get("tls_verify") is None:
         return []
     return [f"{option}={'true' if spec.get('tls_verify') else 'false'}"]
-
-
-def _basic(spec: ImageSpec) -> str:
-    if not spec.get("password"):
-        return ""
-    pair = f"{spec.get('username')}:{spec.get('password')}"
-    return base64.b64encode(pair.encode()).decode()
-
-
-@contextlib.contextmanager
-def _access(spec: ImageSpec, reference: Reference) -> Iterator[_Access]:
-    """The options that lead to credentials, and the descriptors they need."""
-    if spec.get("password"):
-        fd = os.memfd_create("auth", os.MFD_CLOEXEC)
-        try:
-            os.fchmod(fd, 0o600)
-            content = {"auths": {reference.registry: {"auth": _basic(spec)}}}
-            with open(fd, "wb", closefd=False) as handle:
-                handle.write(json.dumps(content).encode())
-            yield _Access(["--authfile", f"/proc/self/fd/{fd}"], (fd,))
-        finally:
-            os.close(fd)
-    elif spec.get("auth_file"):
-        yield _Access(["--authfile", _readable("auth_file", spec.get("auth_file"))], ())
-    else:
-        yield _Access([], ())
-
-
-def _readable(option: str, path: str) -> str:
-    if not os.path.isfile(path):
-        hint = "it names a file on the managed host"
-        raise SpecError(option, path, "is not there", hint=hint)
-    return path

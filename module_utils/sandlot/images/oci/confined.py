@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""A program that reads what strangers send: a user of its own, and one directory to write to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import stat
+import subprocess
+from dataclasses import dataclass
+from typing import Callable, Iterator, List, Sequence
+
+from ...errors import HostError
+from ...kernel.confine import PR_SET_PDEATHSIG, prctl
+from ...kernel.mounts import MS_BIND, MS_PRIVATE, MS_REC, mount
+from ...kernel.namespaces import CLONE_NEWNS, unshare
+from .credentials import USER, Access
+from .reference import Reference
+
+# A directory that every host has and nobody keeps files in. What is ours can't be reached by its
+# own path, as no other user may enter the state directory.
+SCRATCH = "/dev/pts"
+# Of the mount and pid namespace nothing outlives the program.
+_ALONE = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child")
+
+
+@dataclass(frozen=True)
+class Start:
+    """``scratch`` is the directory that it may write to, which it sees as SCRATCH."""
+
+    reference: Reference
+    access: Access
+    errors: int
+    output: int
+    scratch: str = ""
+
+    @contextlib.contextmanager
+    def process(self, words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+        """A process that ends with this one, and with the block."""
+        if self.scratch:
+            os.chown(self.scratch, USER, USER)
+        process = subprocess.Popen(
+            [*_confinement(self.reference), *words],
+            stdin=subprocess.DEVNULL,
+            stdout=self.output,
+            stderr=self.errors,
+            env=self.access.environment,
+            cwd="/",
+            pass_fds=self.access.fds,
+            preexec_fn=_prepared(self.scratch),
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            if process.stdout:
+                process.stdout.close()
+            if self.scratch:
+                os.chown(self.scratch, os.geteuid(), os.getegid())
+
+
+def _confinement(reference: Reference) -> List[str]:
+    """No capability. What lies on the host may be root's alone, so that is read as root would, but
+    without a network to tell it to."""
+    ids = [f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs"]
+    # The kernel forgets what unshare asked for with a change of ids.
+    drop = ["setpriv", *ids, "--pdeathsig", "KILL"]
+    if reference.is_remote:
+        return [*_ALONE, "--mount-proc", *drop, "--inh-caps=-all", "--bounding-set=-all"]
+    kept = "-all,+dac_read_search"
+    sets = [f"--{name}={kept}" for name in ("inh-caps", "ambient-caps", "bounding-set")]
+    return [*_ALONE, "--net", "--mount-proc", *drop, *sets]
+
+
+def _prepared(scratch: str) -> Callable[[], None]:
+    parent = os.getpid()
+
+    def prepare() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        # The parent may have died before it could take this child along.
+        if os.getppid() != parent:
+            os._exit(1)
+        if scratch:
+            unshare(CLONE_NEWNS)
+            mount("none", "/", flags=MS_REC | MS_PRIVATE)
+            mount(scratch, SCRATCH, flags=MS_BIND)
+
+    return prepare
+
+
+def check_plain(directory: str, what: str) -> None:
+    """That there are files and nothing else, before anybody opens one by its name."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        with os.scandir(fd) as entries:
+            states = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
+    finally:
+        os.close(fd)
+    for name, state in states.items():
+        if not stat.S_ISREG(state.st_mode) or state.st_nlink != 1:
+            raise HostError(f"{what}: skopeo left {name!r}, which is no plain file")

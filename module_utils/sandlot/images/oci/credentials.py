@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What skopeo may know of root's files: credentials of one registry and its CA, in memory.
+
+Whoever runs as its user could read its descriptors, so that is a user nobody else has.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
+
+from ...errors import HostError, SpecError
+from ..model import ImageSpec
+from .reference import Reference
+
+# Of those that Debian keeps for nobody (65000-65533).
+USER = 65533
+_MAX_SIZE = 1 << 20
+# Where podman, skopeo and docker keep root's, the first to be asked first.
+_PLACES = (
+    "/run/user/0/containers/auth.json",
+    "/run/containers/0/auth.json",
+    "/root/.config/containers/auth.json",
+    "/root/.docker/config.json",
+)
+_OF_USERS = ("HOME", "REGISTRY_AUTH_FILE", "DOCKER_CONFIG")
+_DOCKER_HUB = frozenset(("docker.io", "index.docker.io", "registry-1.docker.io"))
+
+
+class Access(NamedTuple):
+    options: List[str]
+    fds: Tuple[int, ...]
+    environment: Dict[str, str]
+
+
+@contextlib.contextmanager
+def access(spec: ImageSpec, reference: Reference) -> Iterator[Access]:
+    """Options, descriptors and environment that lead to them."""
+    options: List[str] = []
+    fds: List[int] = []
+    environment = _environment()
+    with contextlib.ExitStack() as stack:
+        content = _credentials(spec, reference)
+        if content:
+            fds.append(stack.enter_context(_in_memory("auth", content)))
+            options = ["--authfile", f"/proc/self/fd/{fds[-1]}"]
+        if spec.get("ca_path"):
+            content = _content("ca_path", spec.get("ca_path"))
+            fds.append(stack.enter_context(_in_memory("ca", content)))
+            # Go reads it in place of the system's file, and the system's directory as well.
+            environment["SSL_CERT_FILE"] = f"/proc/self/fd/{fds[-1]}"
+        yield Access(options, tuple(fds), environment)
+
+
+def _environment() -> Dict[str, str]:
+    """Ours, but for what leads to files of root."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _OF_USERS and not name.startswith("XDG_")
+    }
+    return {**kept, "HOME": "/", "LC_ALL": "C"}
+
+
+@contextlib.contextmanager
+def _in_memory(name: str, content: bytes) -> Iterator[int]:
+    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    try:
+        os.fchmod(fd, 0o400)
+        os.fchown(fd, USER, USER)
+        with open(fd, "wb", closefd=False) as handle:
+            handle.write(content)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def basic(spec: ImageSpec) -> str:
+    if not spec.get("password"):
+        return ""
+    pair = f"{spec.get('username')}:{spec.get('password')}"
+    return base64.b64encode(pair.encode()).decode()
+
+
+def _credentials(spec: ImageSpec, reference: Reference) -> bytes:
+    if not reference.is_remote:
+        return b""
+    if spec.get("password"):
+        return _file({reference.registry: {"auth": basic(spec)}})
+    if spec.get("auth_file"):
+        path = spec.get("auth_file")
+        return _file(_of(reference.registry, path, _content("auth_file", path)))
+    found: Dict[str, Any] = {}
+    for path in filter(os.path.isfile, reversed(_PLACES)):
+        found.update(_of(reference.registry, path, _content("auth_file", path)))
+    return _file(found)
+
+
+def _file(auths: Dict[str, Any]) -> bytes:
+    return json.dumps({"auths": auths}).encode()
+
+
+def _of(registry: str, path: str, content: bytes) -> Dict[str, Any]:
+    """Only what concerns the registry; helper programs of docker are root's and are not asked."""
+    try:
+        auths = json.loads(content).get("auths") or {}
+        return {name: value for name, value in auths.items() if _is_for(registry, name)}
+    except (ValueError, AttributeError) as error:
+        hint = "podman login writes such files"
+        raise HostError(f"{path} is no file of credentials: {error}", hint=hint) from error
+
+
+def _is_for(registry: str, name: str) -> bool:
+    """docker wrote URLs once, and podman writes namespaces of registries, too."""
+    host = name.split("://")[-1].split("/")[0]
+    return host == registry or {host, registry} <= _DOCKER_HUB
+
+
+def _content(option: str, path: str) -> bytes:
+    if not os.path.isfile(path):
+        hint = "it names a file on the managed host"
+        raise SpecError(option, path, "is not there", hint=hint)
+    with open(path, "rb") as handle:
+        content = handle.read(_MAX_SIZE + 1)
+    if len(content) > _MAX_SIZE:
+        raise SpecError(option, path, f"has more than {_MAX_SIZE} bytes")
+    return content
