@@ -25,6 +25,7 @@ sys.path.insert(0, str(HERE.parent / "module_utils"))
 
 import imagery  # noqa: E402
 import measure  # noqa: E402
+import noisy  # noqa: E402
 import verdicts  # noqa: E402
 from collection import NotAvailable  # noqa: E402
 from measure import Sizes  # noqa: E402
@@ -100,6 +101,8 @@ def _measured(ours: Ours, peer: Peer | None, sizes: Sizes, directory: Path) -> R
     figures |= measure.commands(ours, sizes)
     network = measure.throughput(ours, peer, sizes)
     figures |= imagery.measure(ours, directory)
+    measure.say("noisy neighbours")
+    figures["noisy"] = noisy.measure(ours)
     return {"sizes": asdict(sizes), "sandlot": figures, "podman": theirs, "network": network}
 
 

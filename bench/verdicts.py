@@ -59,6 +59,7 @@ def judge(result: Result) -> list[Verdict]:
         _connection(),
         _wakeups(result["sandlot"]),
         _network(result),
+        *_noisy(result["sandlot"]),
     ]
 
 
@@ -140,6 +141,19 @@ def _network(result: Result) -> Verdict:
     ratio = statistics.median(one / other for one, other in pairs)
     figure = f"{ratio:.2f} ({speed / 1000:.1f} and {theirs / 1000:.1f} Gbit/s)"
     return Verdict(what, figure, budget, ratio >= 1 - NOISE)
+
+
+def _noisy(ours: Result) -> list[Verdict]:
+    """One for each attack of a neighbour."""
+    found = []
+    for name, pair in ours["noisy"].items():
+        idle, attacked = pair["idle"], pair["attacked"]
+        times = attacked["p99"] / idle["p99"]
+        figure = f"p99 {_ms(attacked['p99'])} = {times:.1f} x {_ms(idle['p99'])}"
+        figure += f" (p50 {_ms(attacked['p50'])}, idle {_ms(idle['p50'])})"
+        what = f"requests while a neighbour attacks {name}"
+        found.append(Verdict(what, figure, "below 5x", times < 5))
+    return found
 
 
 def _why(result: Result) -> str:

@@ -8,9 +8,11 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import time
 from typing import Iterator
 
+from . import processes
 from .errors import SandlotError, StateError
 from .paths import Paths
 
@@ -38,7 +40,7 @@ def _locked(paths: Paths, deadline: float, wait: float) -> tuple[int, bool]:
     while True:
         fresh = not os.path.isdir(paths.state)
         os.makedirs(paths.state, mode=0o700, exist_ok=True)
-        fd = _opened(paths.lock)
+        fd = _open(paths.lock)
         with contextlib.ExitStack() as closing:
             closing.callback(os.close, fd)
             _acquire(fd, paths.lock, deadline, wait)
@@ -47,14 +49,23 @@ def _locked(paths: Paths, deadline: float, wait: float) -> tuple[int, bool]:
                 return fd, fresh
 
 
-def _opened(path: str) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+def _open(path: str) -> int:
     try:
-        return os.open(path, flags, 0o600)
+        # Not blocking, which is how a FIFO in its place would be opened.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        fd = os.open(path, flags, 0o600)
     except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+        if error.errno not in (errno.EISDIR, errno.ELOOP, errno.ENXIO):
             raise
-        raise StateError(f"{path} is not a regular file", hint=f"remove {path}") from error
+        raise _no_lock(path) from error
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise _no_lock(path)
+
+
+def _no_lock(path: str) -> StateError:
+    return StateError(f"{path} is not the lock file of sandlot", hint=f"remove {path}, run again")
 
 
 def _in_place(fd: int, path: str) -> bool:
@@ -80,8 +91,14 @@ def _acquire(fd: int, path: str, deadline: float, wait: float) -> None:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
         if time.monotonic() >= deadline:
-            raise SandlotError(
-                f"another sandlot run has held {path} for {wait:.0f} seconds",
-                hint="let it finish, or end it; the lock is released with its process",
-            )
+            raise _held(path, wait)
         time.sleep(POLL_SECONDS)
+
+
+def _held(path: str, wait: float) -> SandlotError:
+    holder = processes.flock_holder(path)
+    by = f"another sandlot run, {processes.describe(holder)}," if holder else "another sandlot run"
+    hint = "let it finish, or end it; the lock is released with its process"
+    if holder and processes.is_stopped(holder):
+        hint = f"continue it: kill -CONT {holder}; or end it, which releases the lock"
+    return SandlotError(f"{by} has held {path} for {wait:.0f} seconds", hint=hint)

@@ -24,6 +24,8 @@ PROTOCOL = 1
 # Init rewrites its status in place while others read; a torn read is over at the next try.
 _TORN_READS = 10
 _STATUS_MAX = 4096
+# Init's "since" is taken a moment after the kernel's; clocks are adjusted by less than this.
+_STARTING = 1.0
 _STATES = frozenset(
     ("starting", "running", "backoff", "crash-loop", "stopping", "exited", "crashed")
 )
@@ -163,16 +165,43 @@ def state(phase: str, wanted: str, running: Running | None, status: Mapping[str,
 
 
 def uptime(running: Running | None, status: Mapping[str, Any]) -> float | None:
-    """Seconds since the workload's state last changed, None when it does not run."""
+    """Seconds since the workload's state last changed, None when it does not run.
+
+    When the clock was set since, that is as long as init runs, which the kernel's own clock tells.
+    """
     if not running:
         return None
-    return round(max(0.0, time.time() - float(status.get("since", running.since))), 1)
+    ticks = os.sysconf("SC_CLK_TCK")
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - running.start_time / ticks
+    told = time.time() - float(status.get("since", running.since))
+    return round(told if 0 <= told <= age + _STARTING else max(0.0, age), 1)
 
 
 def pinned(paths: Paths, name: str) -> set[str]:
-    """Kinds of namespaces pinned for the sandbox."""
+    """Kinds of namespaces pinned for the sandbox, incomplete when one is not its own.
+
+    Else a run would put right the network of the host, were that mounted in the place of a pin.
+    """
     sandbox = paths.sandbox(name)
-    return {kind for kind in PINNED if namespaces.is_namespace_file(sandbox.pin(kind))}
+    found = {kind for kind in PINNED if namespaces.is_namespace_file(sandbox.pin(kind))}
+    if "user" not in found:
+        return found
+    user = os.open(sandbox.pin("user"), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if os.fstat(user).st_ino == os.stat("/proc/self/ns/user").st_ino:
+            return found - {"user"} or found
+        others = found - {"user"}
+        return found - {kind for kind in others if not _is_owned(sandbox.pin(kind), user)}
+    finally:
+        os.close(user)
+
+
+def _is_owned(pin: str, user: int) -> bool:
+    fd = os.open(pin, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return namespaces.is_owned_by(fd, user)
+    finally:
+        os.close(fd)
 
 
 def names(paths: Paths) -> list[str]:

@@ -16,6 +16,7 @@ import pytest
 from sandlot import cgroups
 from sandlot.cgroups import knobs
 from sandlot.errors import ForeignError, HostError, SandlotError
+from sandlot.kernel import namespaces
 from sandlot.paths import Paths
 from sandlot.plan import apply_all, descriptions
 from sandlot.spec import Limits
@@ -54,12 +55,15 @@ class Fleet:
     def usage(self, name: str) -> cgroups.Usage:
         return cgroups.usage(self.paths, name, self.layout)
 
-    def spawn(self, name: str, *command: str) -> subprocess.Popen:
+    def spawn(self, name: str, *command: str, foreign: bool = False) -> subprocess.Popen:
+        """In a user namespace, as all of a sandbox is; or a process of the host."""
         directories = self.directories(name)
 
         def join() -> None:
             for directory in directories:
                 write(f"{directory}/cgroup.procs", "0")
+            if not foreign:
+                namespaces.unshare(namespaces.CLONE_NEWUSER)
 
         process = subprocess.Popen(
             command, preexec_fn=join, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -285,6 +289,19 @@ class TestRemoval:
         fleet.limit("a", FREE)
         inside = fleet.spawn("a", "cat")
         freeze(fleet, "a")
+        fleet.remove("a")
+        assert is_dead(inside)
+
+    def test_a_process_of_the_host_is_named_and_lives(self, fleet):
+        fleet.limit("a", FREE)
+        inside, shell = fleet.spawn("a", "cat"), fleet.spawn("a", "cat", foreign=True)
+        with pytest.raises(
+            ForeignError, match=rf"of no sandbox: process {shell.pid} \(cat\);.*mov"
+        ):
+            fleet.remove("a")
+        assert shell.poll() is None and inside.poll() is None
+        shell.kill()
+        shell.wait()
         fleet.remove("a")
         assert is_dead(inside)
 

@@ -33,7 +33,16 @@ ENGINE_ZYGOTE = {
     *("init.supervisor", "launcher", "launcher.protocol", "launcher.users", "launcher.zygote"),
 }
 ENGINE_LAUNCHER = {
-    *("paths", "runtime", "store", "launcher.builder", "launcher.creator", "launcher.rootfs"),
+    *(
+        "mountinfo",
+        "paths",
+        "processes",
+        "runtime",
+        "store",
+        "launcher.builder",
+        "launcher.creator",
+        "launcher.rootfs",
+    ),
     *(
         "kernel.linkflags",
         "kernel.nftables",

@@ -3,7 +3,8 @@
 """Removing a sandbox's cgroups, with whatever still lives in them.
 
 Only what is below our own cgroup is ever looked at. Leftover processes are killed, also frozen
-ones, and cgroups that a tenant made inside go first.
+ones, and cgroups that a tenant made inside go first. A process that somebody else put there is not
+a sandbox's: it is named, and nothing is done.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import select
 import signal
 import time
 
-from ..errors import SandlotError
+from .. import processes
+from ..errors import ForeignError, SandlotError
 from ..paths import Paths
 from ..plan import Operation
 from . import files
@@ -40,11 +42,37 @@ def remove(paths: Paths, name: str, layout: Layout) -> None:
         left = [one for one in left if not _remove_tree(one.sandbox(paths, name))]
         if not left:
             return
+        _refuse_foreign(paths, [one.sandbox(paths, name) for one in left])
         if time.monotonic() >= deadline:
             raise _stuck([one.sandbox(paths, name) for one in left])
         for hierarchy in left:
             _kill(hierarchy, paths, name)
         _wait(left[0], left[0].sandbox(paths, name), deadline)
+
+
+def _refuse_foreign(paths: Paths, directories: list[str]) -> None:
+    members = {pid for top in directories for path in _tree(top) for pid in _processes(path)}
+    foreign = sorted(pid for pid in members if _is_foreign(pid, paths.lib))
+    if foreign:
+        told = ", ".join(processes.describe(pid) for pid in foreign)
+        raise ForeignError(
+            f"{directories[0]} holds what is of no sandbox: {told}",
+            hint=f"move it away (echo {foreign[0]} to cgroup.procs of another cgroup in each"
+            " hierarchy) or end it, and run again",
+        )
+
+
+def _is_foreign(pid: int, lib: str) -> bool:
+    """Sandboxes have user namespaces of their own; who has ours is a launcher's, on its way in."""
+    try:
+        if os.readlink(f"/proc/{pid}/ns/user") != os.readlink("/proc/self/ns/user"):
+            return False
+        with open(f"/proc/{pid}/cmdline", "rb") as handle:
+            command = handle.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    # One that is about to end has no command line any more.
+    return bool(command) and os.fsencode(lib) not in command
 
 
 def _remove_tree(directory: str) -> bool:

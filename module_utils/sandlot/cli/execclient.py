@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import time
 from typing import List, Mapping, Optional, Sequence, Set
 
 from .. import runtime
@@ -26,6 +27,8 @@ from .terminal import Terminal
 
 KILLED = 128 + 9
 CONNECT_SECONDS = 10.0
+# Between a request and the word that the command runs; what it does then takes its time.
+START_SECONDS = 30.0
 _NULL = (1, 3)
 _PTMX = (5, 2)
 # What a message needs beside the words: for each, and for the rest of the request.
@@ -95,9 +98,16 @@ def _connect(paths: Paths, name: str) -> socket.socket:
         connection.settimeout(None)
         return connection
     except (BlockingIOError, socket.timeout) as error:
-        raise SandlotError(f"init of {name} does not answer", hint="restart the sandbox") from error
+        raise _silent(name) from error
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise SandlotError(f"{name} is starting or ending now", hint="try again") from error
+
+
+def _silent(name: str) -> SandlotError:
+    return SandlotError(
+        f"init of {name} does not answer",
+        hint=f"it is stopped, frozen or hangs: sandlot restart {name}",
+    )
 
 
 class _Session:
@@ -136,6 +146,7 @@ class _Session:
             self._asked = True
             self._close(fds)
             self._loop.handlers[self._connection.fileno()] = self._on_message
+            self._await_start()
             while self._code is None:
                 self._loop.turn()
             self._drain()
@@ -146,6 +157,14 @@ class _Session:
                 pump.finish()
             self._close(list(self._opened))
         return self._code
+
+    def _await_start(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while self._code is None and not self._started:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise _silent(self._name)
+            self._loop.turn(left)
 
     def _send(self, request: protocol.Message, fds: Sequence[int]) -> None:
         try:

@@ -164,7 +164,7 @@ def down(paths: Paths) -> dict[str, str]:
     """Before the host goes down: end what runs. What is wanted stays, so `up` starts it again."""
     launcher = Launcher(paths, python=payload.python())
     with lock.exclusive(paths):
-        if not launcher.listening():
+        if not launcher.exists():
             return {}
         known = record.load_all(paths).good
         failures: dict[str, LaunchError] = {}

@@ -16,6 +16,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
 
 from .. import idmap, images, network, record, runtime
 from ..errors import SandlotError
+from ..launcher import unresponsive
 from ..launcher.client import UNIT, Launcher
 from ..paths import Paths
 from . import facts, host, observe, payload, probe, services
@@ -243,15 +244,7 @@ def _installation(paths: Paths) -> Found:
         wrong=not installed,
         remedy="run the role or module sandbox_host",
     )
-    answer = Launcher(paths).ping()
-    names = [name for name in runtime.names(paths) if runtime.running(paths, name)]
-    yield _finding(
-        "launcher",
-        f"pid {answer['pid']}" if answer else f"does not run, {len(names)} sandboxes do",
-        wrong=answer is None and bool(names),
-        remedy=f"start {UNIT}, or run a deploy: what crashes now is not revived",
-        status=WARNING,
-    )
+    yield _launcher(paths)
     yield from _start_at_boot(paths)
 
 
@@ -272,6 +265,23 @@ def _start_at_boot(paths: Paths) -> Found:
         detail = "no systemd, OpenRC or sysvinit: nothing starts the sandboxes after a boot"
         remedy = f"have what this host runs at a boot call {paths.command} up"
         yield _finding("start at boot", detail, wrong=True, remedy=remedy, status=WARNING)
+
+
+def _launcher(paths: Paths) -> Finding:
+    stopped = unresponsive.is_stopped(paths)
+    try:
+        answer = None if stopped else Launcher(paths).ping()
+    except SandlotError as error:
+        return Finding("launcher", WARNING, error.message, error.hint)
+    names = [name for name in runtime.names(paths) if runtime.running(paths, name)]
+    state = "is stopped" if stopped else "does not run"
+    return _finding(
+        "launcher",
+        f"pid {answer['pid']}" if answer else f"{state}, {len(names)} sandboxes run",
+        wrong=stopped or (answer is None and bool(names)),
+        remedy=f"start {UNIT}, or run a deploy: what crashes now is not revived",
+        status=WARNING,
+    )
 
 
 def _remains(paths: Paths) -> Found:

@@ -239,7 +239,7 @@ def _absent(paths: Paths) -> list[Operation]:
     service = services.left(paths)
     if service:
         operations.append(Operation("runtime", "remove the service sandlot", service.remove))
-    if launcher.ping() is not None:
+    if launcher.exists():
         operations.append(Operation("runtime", "end the launcher", launcher.quit))
     return operations + [
         Operation("runtime", f"remove {path}", functools.partial(_remove, path))

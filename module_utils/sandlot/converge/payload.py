@@ -15,7 +15,7 @@ from typing import Iterator, Mapping
 from .. import store
 from ..errors import StateError
 from ..paths import Paths
-from .layer import remove_tree
+from ..trees import remove_tree, sync
 
 ENGINE = __package__.rpartition(".")[0]
 PACKAGE = "sandlot"
@@ -91,7 +91,7 @@ def install(paths: Paths, files: Mapping[str, bytes]) -> None:
     for directory in {paths.lib, *(os.path.dirname(f"{fresh}/{path}") for path in files)}:
         os.chmod(directory, 0o755)
     _compile(fresh)
-    os.sync()  # a rename may reach the disk before the files it is about
+    sync(fresh)  # a rename may reach the disk before the files it is about
     remove_tree(release)
     os.rename(fresh, release)
     _switch(f"{os.path.basename(release)}/{PACKAGE}", f"{paths.lib}/{PACKAGE}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from typing import Iterable, Mapping, Sequence
 
+from .. import mountinfo
 from ..errors import LaunchError, SpecError
 from ..launcher import netns
 from ..paths import Paths
@@ -65,7 +66,7 @@ def check_pins(
     owners = {netns.identity(paths.sandbox(name).pin("net")): name for name in sandboxes}
     for record in joining:
         path = record.spec.network_pin
-        if not foreseen or os.path.lexists(path):
+        if not foreseen or mountinfo.server_of(path) or os.path.lexists(path):
             _check_pin(record, path, owners)
 
 
@@ -88,7 +89,8 @@ def strayed(paths: Paths, record: Record | None, pid: int) -> bool:
         return False
     partner = record.spec.network_partner
     path = paths.sandbox(partner).pin("net") if partner else record.spec.network_pin
-    there = netns.identity(path) if path else None
+    asks_a_server = record.spec.network_pin and mountinfo.server_of(path)
+    there = netns.identity(path) if path and not asks_a_server else None
     return there is not None and netns.identity(f"/proc/{pid}/ns/net") not in (there, None)
 
 

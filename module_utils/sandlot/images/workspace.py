@@ -12,15 +12,19 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import stat
+import time
 from typing import Iterator
 
-from ..errors import ForeignError
+from .. import processes
+from .. import trees as trees_of_others
+from ..errors import ForeignError, SandlotError
 from ..paths import Paths
 
 TEMPORARY = ".tmp-"
 PARTIAL = ".part-"
+STOPPED_SECONDS = 60.0
+POLL_SECONDS = 0.1
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -85,10 +89,32 @@ def _held(path: str) -> int:
             os.mkdir(path, 0o700)
         with contextlib.suppress(FileNotFoundError):
             fd = os.open(path, _DIRECTORY)
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            try:
+                _lock(fd, path)
+            except SandlotError:
+                os.close(fd)
+                raise
             if _in_place(fd, path):
                 return fd
             os.close(fd)
+
+
+def _lock(fd: int, path: str) -> None:
+    """A maker that works is waited for however long it takes, as its own limits end it."""
+    deadline = time.monotonic() + STOPPED_SECONDS
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        holder = processes.flock_holder(path)
+        if holder is None or not processes.is_stopped(holder):
+            deadline = time.monotonic() + STOPPED_SECONDS
+        elif time.monotonic() >= deadline:
+            raise SandlotError(
+                f"another run, {processes.describe(holder)}, makes what is in {path}",
+                hint=f"continue it: kill -CONT {holder}; or end it, which releases the lock",
+            )
+        time.sleep(POLL_SECONDS)
 
 
 def _in_place(fd: int, path: str) -> bool:
@@ -127,7 +153,7 @@ def is_busy(paths: Paths, start: str) -> bool:
 
 def install(paths: Paths, directory: str, destination: str) -> None:
     """Rename a finished tree into place, once it has reached the disk."""
-    os.sync()
+    trees_of_others.sync(directory)
     if os.path.isdir(destination):
         discard(paths, destination)
     os.rename(directory, destination)
@@ -141,9 +167,9 @@ def discard(paths: Paths, path: str) -> None:
 
 
 def remove_tree(path: str) -> None:
-    """Without following links; a mount below it would be a bug of ours and stops the removal."""
+    """Without following links or entering mounts."""
     with contextlib.suppress(FileNotFoundError):
         if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path)
+            trees_of_others.remove_tree(path)
         else:
             os.unlink(path)

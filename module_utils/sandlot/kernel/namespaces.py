@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from ctypes import c_char_p, c_int, c_size_t
 
@@ -17,6 +18,8 @@ CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
+
+_NS_GET_USERNS = 0xB701
 
 FLAGS = {
     "user": CLONE_NEWUSER,
@@ -67,6 +70,18 @@ def start_time(pid: int) -> int | None:
 def set_hostname(name: str) -> None:
     raw = name.encode()
     check(_sethostname(raw, len(raw)), f"sethostname {name}")
+
+
+def is_owned_by(namespace: int, user: int) -> bool:
+    """Whether the user namespace ``user`` owns the other one (both are descriptors)."""
+    try:
+        owner = fcntl.ioctl(namespace, _NS_GET_USERNS)
+    except PermissionError:
+        return False  # an owner outside our own user namespace
+    try:
+        return os.fstat(owner).st_ino == os.fstat(user).st_ino
+    finally:
+        os.close(owner)
 
 
 def is_namespace_file(path: str) -> bool:

@@ -134,9 +134,15 @@ def _open_pins(paths: SandboxPaths, launch: Mapping[str, Any]) -> dict[str, int]
             f"{paths.name}: namespaces {', '.join(sorted(missing))} are not pinned",
             hint="deploy again, or run 'sandlot start' which creates them",
         )
+    own = {k: os.open(paths.pin(k), os.O_RDONLY | os.O_CLOEXEC) for k in present}
+    for kind in set(own) - {"user"}:
+        if not namespaces.is_owned_by(own[kind], own["user"]):
+            raise LaunchError(
+                f"{paths.name}: {paths.pin(kind)} is no namespace of this sandbox",
+                hint=f"umount {paths.pin(kind)} and deploy again, which makes its own",
+            )
     pins = {"net": netns.open_joined(paths.name, joined)} if joined else {}
-    pins.update((k, os.open(paths.pin(k), os.O_RDONLY | os.O_CLOEXEC)) for k in present)
-    return pins
+    return {**pins, **own}
 
 
 def _device(name: str, number: tuple[int, int]) -> int:

@@ -11,15 +11,20 @@ import subprocess
 import time
 from typing import Callable, Dict, Iterable, Sequence
 
+from .. import processes
 from ..errors import LaunchError
 from ..oserrors import remedy
 from ..paths import Paths
-from . import protocol
+from . import protocol, unresponsive
 from .command import command
 from .stopper import stop_timeout
 
 START_SECONDS = 20.0
 ANSWER_SECONDS = 300.0
+# A launcher that lives answers a ping at once; one on a host that swaps takes a moment.
+PING_SECONDS = 15.0
+# After that long without any answer it is asked whether it lives.
+PATIENCE_SECONDS = 5.0
 # Descriptors are limited; the launcher works on fewer at a time anyway.
 IN_FLIGHT = 64
 # Of one request: a worker's descriptors, and answers that fit the socket unread.
@@ -30,6 +35,10 @@ UNIT = "sandlot.service"
 
 class _Died(LaunchError):
     """No answer came."""
+
+
+class _Silent(LaunchError):
+    """There is a launcher, and it does not answer."""
 
 
 Way = Callable[[Sequence[str]], Dict[str, LaunchError]]
@@ -63,37 +72,44 @@ class Launcher:
         return self._all("destroy", names)
 
     def ping(self) -> protocol.Message | None:
-        """{"version", "pid"} of the launcher, None when none runs."""
-        return self._ask("ping")
+        """{"version", "pid"} of the launcher, None when none runs; LaunchError if it is silent."""
+        return self._ask("ping", PING_SECONDS)
 
     def listening(self) -> bool:
-        """Whether there is a launcher, busy or not."""
+        """Whether there is a launcher, busy or not; one that is stopped serves nobody."""
         try:
             protocol.connect(self.paths.launcher_socket, timeout=0).close()
         except BlockingIOError:
-            return True  # its backlog is full
+            pass  # its backlog is full
         except (FileNotFoundError, ConnectionError):
             return False
-        return True
+        return not unresponsive.is_stopped(self.paths)
+
+    def exists(self) -> bool:
+        """Whether there is a launcher, in whatever state."""
+        return unresponsive.pid(self.paths) is not None
 
     def wake(self) -> None:
         """Have one that sleeps look at the clock, if there may be names to resolve again."""
         if os.path.exists(self.paths.names_file):
-            self.ping()
+            self._responds()
 
     def upgrade(self) -> None:
         """Have a running launcher re-execute the installed code; done when the new one answers."""
-        if self._ask("upgrade", to_end=True) is not None:
+        if self._responds() and self._ask("upgrade", ANSWER_SECONDS, to_end=True) is not None:
             self.ensure()
 
     def quit(self) -> None:
         """End a running launcher; sandboxes go on."""
-        self._ask("quit", to_end=True)
+        if self._responds():
+            self._ask("quit", ANSWER_SECONDS, to_end=True)
 
-    def _ask(self, operation: str, *, to_end: bool = False) -> protocol.Message | None:
+    def _ask(
+        self, operation: str, seconds: float, *, to_end: bool = False
+    ) -> protocol.Message | None:
         """Its answer; with ``to_end``, once it has closed the connection as well."""
         try:
-            with protocol.connect(self.paths.launcher_socket, timeout=ANSWER_SECONDS) as connection:
+            with protocol.connect(self.paths.launcher_socket, timeout=seconds) as connection:
                 protocol.send(connection, {"op": operation})
                 message, _ = protocol.receive(connection)
                 while to_end and protocol.receive(connection)[0] is not None:
@@ -101,10 +117,26 @@ class Launcher:
                 return message
         except (FileNotFoundError, ConnectionError):
             return None
+        except (BlockingIOError, socket.timeout) as error:
+            pid = unresponsive.pid(self.paths)
+            who = f"the launcher, {processes.describe(pid)}," if pid else "the launcher"
+            raise _Silent(
+                f"{who} did not answer '{operation}' within {seconds:.0f} seconds",
+                hint="run again; if that does not help, end it: sandboxes go on without it",
+            ) from error
+
+    def _responds(self) -> bool:
+        """Whether one runs; one that is stopped is continued, one that hangs is ended."""
+        unresponsive.wake(self.paths)
+        try:
+            return self.ping() is not None
+        except _Silent:
+            unresponsive.end(self.paths)
+            return False
 
     def ensure(self) -> None:
         """A launcher that answers: the running one, the system service, or one of our own."""
-        if self.ping() is not None:
+        if self._responds():
             return
         if not os.path.isdir(f"{self.paths.lib}/sandlot"):
             raise LaunchError(
@@ -168,7 +200,7 @@ class Launcher:
             poller.register(connection.fileno(), select.POLLIN)
         grace = max(stop_timeout(self.paths.sandbox(name)) for name in names) if names else 0.0
         while pending:
-            for fd in _ready(poller, grace):
+            for fd in self._ready(poller, grace):
                 waiting, connection = pending[fd]
                 failures.update(_stopped(connection, waiting))
                 if not waiting:
@@ -190,13 +222,24 @@ class Launcher:
                 protocol.send(connection, {"op": operation, "name": name})
                 pending[connection.fileno()] = (name, connection)
                 poller.register(connection.fileno(), select.POLLIN)
-            for fd in _ready(poller):
+            for fd in self._ready(poller):
                 poller.unregister(fd)
                 name, connection = pending.pop(fd)
                 failure = _answer(connection, operation, name)
                 if failure is not None:
                     failures[name] = failure
         return failures
+
+    def _ready(self, poller: select.poll, grace: float = 0.0) -> list[int]:
+        seconds = ANSWER_SECONDS + grace
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            events = poller.poll(PATIENCE_SECONDS * 1000)
+            if events:
+                return [fd for fd, _ in events]
+            # It, or who works for it, may have been stopped since it took the requests.
+            self.ensure()
+        raise LaunchError(f"the launcher did not answer within {seconds:.0f} seconds")
 
 
 def _answered(names: Iterable[str], ways: Iterable[Way]) -> dict[str, LaunchError]:
@@ -227,14 +270,6 @@ def _start_unit() -> None:
         raise LaunchError(
             f"{' '.join(command)}: {done.stderr.strip()}", hint=f"see journalctl -u {UNIT}"
         )
-
-
-def _ready(poller: select.poll, grace: float = 0.0) -> list[int]:
-    seconds = ANSWER_SECONDS + grace
-    events = poller.poll(seconds * 1000)
-    if not events:
-        raise LaunchError(f"the launcher did not answer within {seconds:.0f} seconds")
-    return [fd for fd, _ in events]
 
 
 def _answer(connection: socket.socket, operation: str, name: str) -> LaunchError | None:

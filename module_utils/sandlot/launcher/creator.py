@@ -35,8 +35,7 @@ def create(paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
     """Make and pin the namespaces ``launch`` asks for; complete pins are left as they are."""
     left_out = {"net": bool(launch.get("netns")), "time": not launch["time_offset"]}
     kinds = [kind for kind in PINNED if not left_out.get(kind)]
-    present = [k for k in PINNED if namespaces.is_namespace_file(paths.pin(k))]
-    if present == kinds:
+    if runtime.pinned(paths.host, paths.name) == set(kinds):
         return
     destroy(paths)
     os.makedirs(paths.pins, mode=0o700, exist_ok=True)
@@ -163,5 +162,14 @@ def destroy(paths: SandboxPaths) -> None:
         target = paths.pin(kind)
         while namespaces.is_namespace_file(target):
             mounts.umount(target)
-        if os.path.lexists(target):
-            os.unlink(target)
+        _remove_place(target)
+
+
+def _remove_place(target: str) -> None:
+    """Where a pin was mounted, or whatever somebody left in its place."""
+    try:
+        os.unlink(target)
+    except FileNotFoundError:
+        return
+    except IsADirectoryError:
+        os.rmdir(target)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 
+from .. import mountinfo
 from ..errors import LaunchError
 from ..kernel import mounts, namespaces
 
@@ -46,6 +47,10 @@ def open_foreign(path: str) -> int:
 def open_verified(path: str) -> int:
     """A descriptor of the network namespace mounted at ``path``; no other file is opened."""
     hint = "make it first, as with: ip netns add NAME, for ns:/run/netns/NAME"
+    kind = mountinfo.server_of(path)
+    if kind:
+        # No namespace is there, and opening it would wait for a server that hangs.
+        raise LaunchError(f"{path} is no network namespace but on a file system {kind}", hint=hint)
     try:
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError as error:

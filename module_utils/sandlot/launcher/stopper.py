@@ -13,12 +13,13 @@ import os
 import select
 import time
 
-from .. import runtime, store
+from .. import processes, runtime, store
 from ..errors import LaunchError, SandlotError, StateError
 from ..init import status
 from ..kernel import namespaces
 from ..kernel.signals import signal
 from . import oom, protocol
+from .creator import write_value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class _Loop:
         if pidfd is None:
             self._settle(paths)
             return
+        _thaw(paths)
         stop = _Stop(paths, pidfd)
         self.stops.append(stop)
         self._watch(pidfd, lambda: self._gone(stop))
@@ -156,13 +158,11 @@ class _Loop:
             namespaces.pidfd_send_signal(stop.pidfd, signal.SIGKILL)
         except ProcessLookupError:
             return  # its pidfd tells
+        _thaw(stop.paths)
 
     def _give_up(self, stop: _Stop) -> None:
         self._drop(stop)
-        name = stop.paths.name
-        hint = "a process in it hangs in the kernel (a frozen cgroup, a dead file server)"
-        text = f"{name}: init survived SIGKILL for {KILL_DEADLINE:.0f} seconds"
-        self.report(name, LaunchError(text, hint=hint))
+        self.report(stop.paths.name, _survived(stop.paths))
 
     def _gone(self, stop: _Stop) -> None:
         """A pidfd is readable once its process has ended (pidfd_open(2))."""
@@ -203,6 +203,35 @@ def _launch(paths: SandboxPaths) -> Dict[str, Any]:
         return store.read(paths.launch) or {}
     except StateError:
         return {}
+
+
+def _thaw(paths: SandboxPaths) -> None:
+    """A frozen process hears nothing; with version 1 of cgroups not even SIGKILL."""
+    for directory in _cgroups(paths):
+        for file, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+            try:
+                write_value(f"{directory}/{file}", value)
+            except FileNotFoundError:
+                continue  # of the other version, or the cgroup has gone
+
+
+def _survived(paths: SandboxPaths) -> LaunchError:
+    init = runtime.last_started(paths.host, paths.name)
+    found = list(processes.below(init.pid)) if init else []
+    stuck = [pid for pid in found if processes.state(pid) == "D"]
+    told = ", ".join(f"{processes.describe(pid)} in {processes.waits_in(pid)}" for pid in stuck)
+    hint = "a process in it hangs in the kernel: thaw its cgroup, or see /proc/PID/stack"
+    if any(_asks_a_server(processes.waits_in(pid)) for pid in stuck):
+        hint = "its file server (FUSE) does not answer: end that one, or abort the connection by "
+        hint += "writing 1 to /sys/fs/fuse/connections/NUMBER/abort, and run again"
+    where = f": {told}" if told else ""
+    return LaunchError(
+        f"{paths.name}: init survived SIGKILL for {KILL_DEADLINE:.0f} seconds{where}", hint=hint
+    )
+
+
+def _asks_a_server(function: str) -> bool:
+    return "fuse" in function or function == "request_wait_answer"
 
 
 def still_runs(paths: SandboxPaths) -> bool:

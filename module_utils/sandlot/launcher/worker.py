@@ -7,8 +7,9 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+import time
 
-from .. import runtime, store
+from .. import processes, runtime, store
 from ..errors import LaunchError, SandlotError
 from . import builder, creator, protocol, stopper, strays
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
     from ..paths import Paths, SandboxPaths
 
+# Less than clients wait for an answer.
+WAIT_SECONDS = 240.0
+_POLL_SECONDS = 0.02
 # Of many sandboxes, and answered for each as it ends; the others are of one.
 STOP_ALL = "stop_all"
 OPERATIONS = frozenset(("create", "start", "stop", STOP_ALL, "destroy"))
@@ -122,20 +126,45 @@ def _locked(
             (ours if _lock(sandbox, wait=wait) else held).append(sandbox)
         except FileNotFoundError:
             tell(sandbox.name, None)  # nothing of it exists
+        except LaunchError as error:
+            tell(sandbox.name, error)
         except OSError as error:
             tell(sandbox.name, _explained(sandbox, "stop", error))
     return ours, held
 
 
 def _lock(sandbox: SandboxPaths, *, wait: bool) -> bool:
-    """Keep out others until this process ends, also those that a killed launcher left behind."""
+    """Keep out others until this process ends, also those that a killed launcher left behind.
+
+    Not for ever, as one of them may be stopped, or hang with a file server.
+    """
     fd = os.open(sandbox.run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    deadline = time.monotonic() + (WAIT_SECONDS if wait else 0.0)
+    while not _try_lock(fd):
+        if time.monotonic() >= deadline:
+            os.close(fd)
+            if wait:
+                raise _busy(sandbox)
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def _try_lock(fd: int) -> bool:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(fd)
         return False
     return True
+
+
+def _busy(sandbox: SandboxPaths) -> LaunchError:
+    holder = processes.flock_holder(sandbox.run)
+    who = processes.describe(holder) if holder else "another process"
+    return LaunchError(
+        f"{sandbox.name}: {who}, has been at work on it for {WAIT_SECONDS:.0f} seconds",
+        hint="let it finish or end it, and run again",
+    )
 
 
 def _start(

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _FORK, _REAP = b"f", b"r"
+# A zygote answers within a millisecond; one that somebody has stopped is continued.
+_PATIENCE_SECONDS, _ATTEMPTS = 1.0, 10
 _INT = struct.Struct("i")
 _ANCILLARY_SIZE = _socket.CMSG_SPACE(_INT.size)
 
@@ -38,24 +40,36 @@ class Zygote:
     def __init__(self, pid: int, control: _socket.socket) -> None:
         self.pid = pid
         self._control = control
+        control.settimeout(_PATIENCE_SECONDS)
 
     def fork(self, peer: _socket.socket) -> int:
         """Fork a joiner that listens to ``peer``; its pid."""
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _INT.pack(peer.fileno()))]
         try:
             self._control.sendmsg([_FORK], rights, _socket.MSG_NOSIGNAL)
-            answer = self._control.recv(_INT.size)
+            answer = self._answer()
         except ConnectionError:
             answer = b""
         if not answer:
             raise LaunchError("the zygote has died", hint="run again; the launcher starts anew")
         return int(_INT.unpack(answer)[0])
 
+    def _answer(self) -> bytes:
+        """What it says; b"" once it is given up, when the launcher starts anew."""
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._control.recv(_INT.size)
+            except _socket.timeout:
+                # Our child, and not reaped yet: the pid is its.
+                os.kill(self.pid, signal.SIGCONT)
+        os.kill(self.pid, signal.SIGKILL)
+        return b""
+
     def reap(self) -> None:
         """Have it collect joiners that have become init's parent and ended."""
         try:
             self._control.send(_REAP, _socket.MSG_NOSIGNAL)
-        except ConnectionError:
+        except (ConnectionError, _socket.timeout):
             return  # noticed and made good when its end is reported
 
 
@@ -92,6 +106,8 @@ def _spawn() -> Zygote:
 
 def _serve(control: _socket.socket) -> NoReturn:
     confine.set_name("sandlot-zygote")
+    # A launcher that dies closes the connection, which one that is stopped does not see.
+    confine.prctl(confine.PR_SET_PDEATHSIG, int(signal.SIGKILL))
     # Inherited by init, which forwards these; installing them there would cost memory each time.
     for number in CAUGHT:
         signal.signal(number, _noted)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Who holds a lock and what keeps a process, read from procfs: nothing here waits for anybody."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterator
+
+_WORDS = {
+    "T": "which is stopped",
+    "t": "which a debugger has stopped",
+    "D": "which waits inside the kernel",
+}
+
+
+def state(pid: int) -> str:
+    """The letter of proc(5); "" when there is no such process."""
+    fields = _stat(pid)
+    return fields[0] if fields else ""
+
+
+def is_stopped(pid: int) -> bool:
+    return state(pid) in ("T", "t")
+
+
+def is_dead(pid: int) -> bool:
+    """A zombie holds nothing and runs no code."""
+    return state(pid) in ("", "Z", "X")
+
+
+def _stat(pid: int) -> list[str]:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as handle:
+            return handle.read().rsplit(b")", 1)[1].decode().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def name(pid: int) -> str:
+    """What it calls itself, without what could command a terminal."""
+    text = _read(f"/proc/{pid}/comm").strip()
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def describe(pid: int) -> str:
+    """ "process 12 (python3), which is stopped"."""
+    words = _WORDS.get(state(pid))
+    return f"process {pid} ({name(pid)})" + (f", {words}" if words else "")
+
+
+def waits_in(pid: int) -> str:
+    """The function of the kernel it waits in, "" when that is not told."""
+    text = _read(f"/proc/{pid}/wchan").strip()
+    return "" if text == "0" else text
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in _read(f"/proc/{pid}/task/{pid}/children").split()]
+
+
+def below(pid: int) -> Iterator[int]:
+    """The process and its descendants."""
+    found = [pid]
+    for each in found:
+        yield each
+        found += children(each)
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, "rb") as handle:
+            return handle.read().decode("utf-8", "replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def flock_holder(path: str) -> int | None:
+    """Pid of who holds an flock on the file at ``path``; None when nobody does that we can name."""
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
+    for line in _read("/proc/locks").splitlines():
+        # "1: FLOCK  ADVISORY  WRITE 123 00:2a:456 0 EOF"; those who wait have an arrow.
+        words = line.split()
+        if words[1] == "FLOCK" and words[5] == f"{device}:{found.st_ino}" and int(words[4]) > 0:
+            return int(words[4])
+    return None
