@@ -279,7 +279,7 @@ def _launcher(paths: Paths) -> Finding:
         "launcher",
         f"pid {answer['pid']}" if answer else f"{state}, {len(names)} sandboxes run",
         wrong=stopped or (answer is None and bool(names)),
-        remedy=f"systemctl start {UNIT}, or run a deploy: what crashes now is not revived",
+        remedy=f"start {UNIT}, or run a deploy: what crashes now is not revived",
         status=WARNING,
     )
 
