@@ -234,13 +234,15 @@ def test_arguments_and_environment_are_byte_exact(sandbox_host: Host) -> None:
     env = {"PATH": "/bin", "EVERY": EVERY_BYTE, "EMPTY": "", "EQ": "a=b"}
     box = sandbox_host.started("a", argv, env=env)
     expected = {os.fsencode(f"{key}={value}") for key, value in env.items()}
+
+    def shells() -> list[int]:
+        lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in box.pids()}
+        return [pid for pid, line in lines.items() if line[:2] == b"sh"]
+
     with box.session(argv):
-        box.until(lambda: len(box.pids()) == 5)
-        shells = [
-            pid for pid in box.pids() if Path(f"/proc/{pid}/cmdline").read_bytes()[:2] == b"sh"
-        ]
-        assert len(shells) == 2
-        for pid in shells:
+        # A shell is there twice until the copy has become its command.
+        box.until(lambda: len(box.pids()) == 5 and len(shells()) == 2)
+        for pid in shells():
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
             assert words == [os.fsencode(word) for word in argv]
             assert set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")[:-1]) == expected

@@ -116,7 +116,10 @@ def _serve(control: _socket.socket) -> NoReturn:
     gc.collect()
     gc.freeze()
     while True:
-        data, ancillary, _, _ = control.recvmsg(1, _ANCILLARY_SIZE, _socket.MSG_CMSG_CLOEXEC)
+        try:
+            data, ancillary, _, _ = control.recvmsg(1, _ANCILLARY_SIZE, _socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            data = b""  # it died before it had read an answer
         if not data:
             os._exit(0)
         if ancillary:
