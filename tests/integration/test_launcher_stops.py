@@ -15,9 +15,9 @@ from typing import Any, Sequence
 import pytest
 from sandboxes import Host, Sandbox, children, status_or_empty
 from sandlot import runtime
-from sandlot.errors import LaunchError
 from sandlot.launcher import client, protocol
 from sandlot.launcher.client import Launcher
+from sandlot.paths import Paths
 
 SLEEP = ["sleep", "100000"]
 ALWAYS = {"policy": "unless-stopped", "retries": 0}
@@ -123,23 +123,37 @@ def test_a_damaged_launch_file_keeps_nothing(sandbox_host: Host, content: bytes)
     assert runtime.pinned(sandbox_host.paths, "a") == set()
 
 
-def test_a_launcher_of_an_older_version_stops_one_by_one(sandbox_host: Host) -> None:
-    """It closes the connection of whoever asks for what it does not know."""
-    for name in ("a", "b"):
-        sandbox_host.started(name, SLEEP)
+@pytest.mark.parametrize("answer", [None, {"error": "can't do that"}])
+def test_a_launcher_of_an_older_version_stops_one_by_one(
+    tmp_path: Path, answer: dict[str, Any] | None
+) -> None:
+    """It closes the connection of whoever asks for what it does not know, or says so."""
+    paths = Paths(str(tmp_path))
+    os.makedirs(paths.run)
+    listener = protocol.listen(paths.launcher_socket)
+    listener.setblocking(True)
     asked: list[str] = []
 
-    class Older(Launcher):
-        def _stop_together(self, names: Sequence[str]) -> dict[str, LaunchError]:
-            asked.append("together")
-            with protocol.connect(self.paths.launcher_socket) as connection:
-                protocol.send(connection, {"op": "unknown", "names": list(names)})
-                assert protocol.receive(connection)[0] is None
-            return {name: client._Died(f"{name}: no answer") for name in names}
+    def serve() -> None:
+        while "quit" not in asked:
+            connection = protocol.accept(listener)
+            assert connection is not None
+            message, _ = protocol.receive_request(connection)
+            asked.append(message["op"] if message else "")
+            known = {"ping": {"pid": 1}, "stop_all": answer}.get(asked[-1], {})
+            if known is not None:
+                protocol.answer(connection, known)
+            connection.close()
 
-    assert not Older(sandbox_host.paths).stop(["a", "b"])
-    assert asked == ["together"] * 2
-    assert not any(box.running() for box in sandbox_host.boxes.values())
+    thread = threading.Thread(target=serve)
+    thread.start()
+    launcher = Launcher(paths)
+    assert launcher.stop(["a", "b"]) == {}
+    launcher.quit()
+    thread.join()
+    listener.close()
+    operations = [operation for operation in asked if operation != "ping"]
+    assert operations == ["stop_all", "stop_all", "stop", "stop", "quit"]
 
 
 # -- a launcher that is busy

@@ -253,10 +253,8 @@ def present(host: Deployment) -> None:
 # Where a run that upgrades dies, and what comes before.
 POINTS = {
     "before the first file": "payload.install = die",
-    "before compiling": "payload._compile = die",
     "before the switch": "payload._switch = die",
     "after the switch": "payload._remove_others = die",
-    "before the launcher is told": "host._upgrade = die",
     "once the launcher knows": "host.store.remove = die",
 }
 KILLED = """\

@@ -34,7 +34,7 @@ from .tracer import Tracer
 RUN, LAUNCHER = "run", "launcher"
 TARGETS = (RUN, LAUNCHER)
 SCENARIOS = ("deploy", "update", "rebuild", "teardown")
-DEADLINE = 20.0
+DEADLINE = 60.0
 SETTLE = 5.0
 MESSAGE_SIZE = 1 << 16
 KILLED, EXPLAINED, DONE, RAW, HUNG, MISSED = (

@@ -186,7 +186,10 @@ class Injection:
 
     def judge(self, call: Call) -> Verdict:
         rule = RULES.get(call.number)
-        if rule is None or self.call or not self._befalls(rule, call):
+        if rule is None or self.call:
+            return None
+        if not self._befalls(rule, call):
+            self._pass_by(rule, call)
             return None
         if call.program and not self._stands_for_others(rule, call):
             return None
@@ -205,6 +208,11 @@ class Injection:
         if self.fault in SIGNALS:
             return rule.has_effect(call)
         return self.fault in rule.errors and self.fault in rule.can_be(call)
+
+    def _pass_by(self, rule: Rule, call: Call) -> None:
+        """A program that has come so far unharmed, and only reads, is left alone."""
+        if call.program and rule.family == "messages" and "-f" not in call.program:
+            self._programs.setdefault(call.pid, OVER)
 
     def _stands_for_others(self, rule: Rule, call: Call) -> bool:
         """Of nft, only whether it fails and whether its transaction took place is ever seen.

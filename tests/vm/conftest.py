@@ -36,10 +36,10 @@ ORDER = (
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """What needs one suite only is done on the first."""
+    """What a module has shown on one suite need not be shown on the other."""
     if "suite" in metafunc.fixturenames:
-        suites = SUITES[:1] if getattr(metafunc.module, "FIRST_SUITE_ONLY", False) else SUITES
-        metafunc.parametrize("suite", suites, scope="session")
+        wanted = getattr(metafunc.module, "SUITES_WANTED", slice(None))
+        metafunc.parametrize("suite", SUITES[wanted], scope="session")
 
 
 @pytest.hookimpl(trylast=True)

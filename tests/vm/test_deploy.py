@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from guest import Guest, finish
-from hosts import DEMO, DEPLOY, NAMES, changed, each, fetch
+from hosts import DEMO, DEPLOY, NAMES, changed, each, fetch, until
 
 
 def test_deploy(guest: Guest, deployed: str) -> None:
@@ -31,6 +31,18 @@ def test_the_service_tells_the_truth(guest: Guest, deployed: str) -> None:
     pid = guest.output("systemctl show -P MainPID sandlot")
     assert pid in status
     assert guest.root(f"readlink /proc/{pid}/exe").startswith("/usr/bin/python3")
+    guest.root(f"kill -9 {pid}")
+    main = "systemctl show -P MainPID sandlot"
+    until(lambda: guest.output(main) not in ("0", pid), "the launcher is started again")
+
+
+def test_the_journal_has_what_sandboxes_write(guest: Guest, deployed: str) -> None:
+    """Under the name of each."""
+    entries = "journalctl --no-pager -o cat -t sandlot"
+    assert "tried" in guest.root(f"{entries}/shell").splitlines()
+    worker = guest.root(f"{entries}/worker")
+    assert "UTC" in worker
+    assert "tried" not in worker
 
 
 def test_sandboxes_outlive_session_and_launcher(guest: Guest, deployed: str) -> None:

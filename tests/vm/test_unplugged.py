@@ -12,7 +12,7 @@ from cuts import STATE, readable, unplugged
 from guest import Guest
 from hosts import DEMO, DEPLOY, NAMES
 
-FIRST_SUITE_ONLY = True
+SUITES_WANTED = slice(1)
 # What has come to be on the host when the power goes.
 PHASES = {
     "runtime": "+/usr/local/lib/sandlot/upgrade-pending",

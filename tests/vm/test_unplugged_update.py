@@ -8,6 +8,7 @@ from cuts import STATE, readable, unplugged
 from guest import Guest, finish
 from hosts import DEPLOY, NAMES, changed, demo, fetch, inspected
 
+SUITES_WANTED = slice(-1, None)
 NEW_COMMAND = ["sh", "-c", "mkdir -p /srv; echo new > /srv/index.html; exec httpd -f -p 80 -h /srv"]
 
 

@@ -279,11 +279,12 @@ def _answer(connection: socket.socket, operation: str, name: str) -> LaunchError
 
 
 def _stopped(connection: socket.socket, waiting: set[str]) -> dict[str, LaunchError]:
-    """The next answer: it is taken out of ``waiting``, as are all when there is no more."""
+    """The next answer: it is taken out of ``waiting``, as are all when there is none of a name."""
     message, _ = protocol.receive(connection)
-    told = list(waiting) if message is None else [str(message.get("name"))]
+    named = message is not None and message.get("name") in waiting
+    told = [str(message["name"])] if message and named else list(waiting)
     waiting.difference_update(told)
-    found = {name: _failure(message, "stop", name) for name in told}
+    found = {name: _failure(message if named else None, "stop", name) for name in told}
     return {name: failure for name, failure in found.items() if failure is not None}
 
 
