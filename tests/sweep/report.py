@@ -88,7 +88,7 @@ def _total(entries: list[Step]) -> str:
     done = sum(entry["complete"] for entry in entries)
     return (
         f"{injected} faults injected, {converged} converged; "
-        f"{done} of {len(entries)} columns swept to the end."
+        f"{done} of {len(entries)} cells swept to the end."
     )
 
 
