@@ -25,10 +25,10 @@ pytestmark = [
     pytest.mark.skipif(not supported(), reason="system calls are numbered as on x86-64"),
 ]
 # Primes, so that loops over files or links are not hit at one place only.
-STRIDE = {RUN: 79, LAUNCHER: 71}
-PAIR_STRIDE = {RUN: 37, LAUNCHER: 53}
+STRIDE = {RUN: 127, LAUNCHER: 101}
+PAIR_STRIDE = {RUN: 53, LAUNCHER: 71}
 # Disks are asked for space a few times only.
-SPACE_STRIDE = 11
+SPACE_STRIDE = 23
 
 
 @pytest.fixture(scope="module")
