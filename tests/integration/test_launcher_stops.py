@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -159,21 +160,28 @@ def test_a_launcher_of_an_older_version_stops_one_by_one(
 # -- a launcher that is busy
 
 
-def test_a_full_backlog_listens(fresh_host: Host) -> None:
+def test_a_full_backlog_listens(tmp_path: Path) -> None:
     """Its clients wait for their turn; who only wants to know whether there is one does not."""
-    pid = fresh_host.launcher_pid()
-    os.kill(pid, signal.SIGSTOP)
-    connections = fill_backlog(fresh_host.paths.launcher_socket)
+    paths = Paths(str(tmp_path))
+    os.makedirs(paths.run)
+    listener = protocol.listen(paths.launcher_socket)
+    listener.setblocking(True)
+    connections = fill_backlog(paths.launcher_socket)
+    assert Launcher(paths).listening()
+    with pytest.raises(BlockingIOError):
+        protocol.connect(paths.launcher_socket, timeout=0.1)
     answers: list[Any] = []
-    thread = threading.Thread(target=lambda: answers.append(fresh_host.launcher.ping()))
-    try:
-        assert fresh_host.launcher.listening()
-        with pytest.raises(BlockingIOError):
-            protocol.connect(fresh_host.paths.launcher_socket, timeout=0.1)
-        thread.start()
-    finally:
-        os.kill(pid, signal.SIGCONT)
-    thread.join()
-    assert answers[0]["pid"] == pid
+    thread = threading.Thread(target=lambda: answers.append(Launcher(paths).ping()))
+    thread.start()
     for connection in connections:
         connection.close()
+    while thread.is_alive() and not answers:
+        waiting = protocol.accept(listener)
+        assert waiting is not None
+        with contextlib.suppress(OSError):  # those that have hung up
+            if protocol.receive_request(waiting)[0]:
+                protocol.answer(waiting, {"pid": 1})
+                break
+    thread.join()
+    assert answers == [{"pid": 1}]
+    listener.close()
