@@ -121,7 +121,7 @@ class Server:
     def _on_signals(self) -> None:
         numbers = os.read(self.wakeup, 4096)
         if signal.SIGTERM in numbers or signal.SIGINT in numbers:
-            self._finish(lambda: sys.exit(0))
+            self._finish(self._exit)
         self._on_child()
 
     # -- requests
@@ -285,6 +285,10 @@ class Server:
     def _quit(self, connection: _socket.socket) -> None:
         self.watch.end()
         _answer(connection, {})
+        self._exit()
+
+    def _exit(self) -> NoReturn:
+        self.zygote.end()
         sys.exit(0)
 
     def _upgrade(self, connection: _socket.socket) -> None:

@@ -72,6 +72,11 @@ class Zygote:
         except (ConnectionError, _socket.timeout):
             return  # noticed and made good when its end is reported
 
+    def end(self) -> None:
+        """Ahead of the launcher: systemd leaves behind the cgroup of a unit that anybody is in."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
 
 def main(root: str) -> NoReturn:
     """Be the launcher for the root; the standard streams are the caller's business."""
