@@ -21,9 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import image  # noqa: E402
 from guest import TREE, Guest, finish  # noqa: E402
-from hosts import BEFORE, DEMO, DEPLOY, FINGERPRINT, RAISED, changed, each  # noqa: E402
+from hosts import BEFORE, DEMO, DEPLOY, FINGERPRINT, RAISED, SUITES, changed, each  # noqa: E402
 
-SUITES = os.environ.get("SANDLOT_VM_SUITES", "bookworm trixie").split()
 # What is deployed by one file is what the next one finds.
 ORDER = (
     "test_unplugged",

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 from guest import Guest, finish
-from hosts import DEMO, DEPLOY, NAMES, changed, each, fetch, until
+from hosts import DEMO, DEPLOY, NAMES, SUITES, SUITES_CUT, changed, each, fetch, until
 
 
-def test_deploy(guest: Guest, deployed: str) -> None:
-    assert changed(deployed) > 0
+def test_deploy(guest: Guest, suite: str, deployed: str) -> None:
+    # Where the deploys before it were cut off, a boot may have done the rest.
+    assert changed(deployed) > 0 or suite in SUITES[SUITES_CUT]
     assert each(guest, "state") == dict.fromkeys(NAMES, "running")
     assert fetch(guest) == "hello"
 

@@ -44,6 +44,12 @@ def for_removal(some: Iterable[str], known: Known) -> tuple[str, ...]:
     return tuple(name for level in order.levels(needs)[::-1] for name in level)
 
 
+def for_recording(records: Known) -> list[str]:
+    """Whom others need goes first: after a run that is killed a boot finds none without."""
+    needs = {name: _ties(record) for name, record in records.items()}
+    return [name for level in order.levels(needs) for name in level]
+
+
 def _ties(record: Record) -> list[str]:
     return [*names(record), record.spec.network_partner]
 

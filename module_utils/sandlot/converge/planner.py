@@ -182,9 +182,11 @@ def _steps(context: _Context) -> list[Step]:
 
 
 def _write_records(context: _Context) -> list[Step]:
+    decisions = context.decisions
+    ordered = dependencies.for_recording({name: d.record for name, d in decisions.items()})
     return [
         _record_step(context.paths, decision.record, record_lines(decision))
-        for decision in context.decisions.values()
+        for decision in (decisions[name] for name in ordered)
         if decision.write_record and not decision.beside
     ]
 

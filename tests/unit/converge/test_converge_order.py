@@ -129,6 +129,8 @@ def test_stops_and_removals_are_the_reverse() -> None:
     shares = record("a", network_mode="container:web")
     found = dependencies.for_removal({"db", "web", "a", "lost"}, {**some, "a": shares})
     assert found == ("a", "web", "db", "lost")
+    recorded = dependencies.for_recording({"a": shares, **some})
+    assert recorded == ["db", "other", "web", "a", "proxy"]
 
 
 RUNNING = Seen(running="digest")
