@@ -49,6 +49,7 @@ IFA_LOCAL = 2
 RTA_DST = 1
 RTA_OIF = 4
 RTA_GATEWAY = 5
+RTA_PRIORITY = 6
 RTA_TABLE = 15
 RT_TABLE_MAIN = 254
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
@@ -98,6 +99,7 @@ class Route:
     index: int
     gateway: str
     table: int
+    metric: int = 0
 
 
 @contextlib.contextmanager
@@ -300,4 +302,5 @@ def _route(body: bytes) -> Route:
         index=_word(found, RTA_OIF),
         gateway=socket.inet_ntop(family, gateway) if gateway else "",
         table=_word(found, RTA_TABLE) or table,
+        metric=_word(found, RTA_PRIORITY),
     )

@@ -244,11 +244,13 @@ class Links:
             everywhere = "::/0" if six else "0.0.0.0/0"
             self._route.route("replace", family=family, dst=everywhere, gateway=gateway, oif=index)
 
-    def remove_default_route(self, via: str, index: int) -> None:
+    def remove_default_route(self, via: str, index: int, metric: int) -> None:
         """``via`` is its gateway, or where it leads when it has none."""
         six = ":" in via
         family = socket.AF_INET6 if six else socket.AF_INET
-        match = {"scope": RT_SCOPE_NOWHERE, **({} if "/" in via else {"gateway": via})}
+        match: dict[str, Any] = {} if "/" in via else {"gateway": via}
+        # Without a gateway to match, the kernel takes the first one with this metric.
+        match.update(scope=RT_SCOPE_NOWHERE, priority=metric)
         with self._explained(f"remove the default route via {via}"):
             everywhere = "::/0" if six else "0.0.0.0/0"
             self._route.route("del", family=family, dst=everywhere, oif=index, **match)

@@ -25,11 +25,11 @@ DEFAULT_ROUTES = ("0.0.0.0/0", "::/0")
 
 @dataclass(frozen=True)
 class Inside:
-    """A sandbox's network namespace."""
+    """A sandbox's network namespace; of default routes the metrics by gateway and link."""
 
     links: Mapping[str, Link]
     addresses: Mapping[int, tuple[str, ...]]
-    default_routes: frozenset[tuple[str, int]]
+    default_routes: Mapping[tuple[str, int], Sequence[int]]
     subnets: frozenset[tuple[str, int]]
 
 
@@ -40,11 +40,11 @@ def look_inside(netns: str) -> Inside:
         for item in netlink.addresses(sock):
             addresses[item.index] = (*addresses.get(item.index, ()), item.address)
         routes = netlink.routes(sock)
-    defaults = frozenset(
-        (route.gateway or route.destination, route.index)
-        for route in routes
-        if route.destination in DEFAULT_ROUTES and route.table == RT_TABLE_MAIN
-    )
+    defaults: dict[tuple[str, int], list[int]] = {}
+    for route in routes:
+        if route.destination in DEFAULT_ROUTES and route.table == RT_TABLE_MAIN:
+            key = (route.gateway or route.destination, route.index)
+            defaults.setdefault(key, []).append(route.metric)
     subnets = frozenset((route.destination, route.index) for route in routes if not route.gateway)
     return Inside(links, addresses, defaults, subnets)
 
@@ -181,7 +181,7 @@ def _route_problems(
         for subnet, _ in _lost_subnets(item, inside.links.get(item.ifname), inside)
     ]
     wanted = _wanted_routes(networks, interfaces, inside)
-    return found if inside.default_routes == wanted else [*found, "default route differs"]
+    return found if set(inside.default_routes) == wanted else [*found, "default route differs"]
 
 
 def _wanted_routes(
@@ -276,8 +276,9 @@ def _settle_inside(
     inside = look_inside(netns)
     with entered(netns):
         with adapter.batched() as within:
-            for route in inside.default_routes - _wanted_routes(networks, interfaces, inside):
-                within.remove_default_route(*route)
+            for route in set(inside.default_routes) - _wanted_routes(networks, interfaces, inside):
+                for metric in inside.default_routes[route]:
+                    within.remove_default_route(*route, metric)
             if not _is_up(inside, "lo"):
                 within.set_link("lo", state="up")
             for item in interfaces:

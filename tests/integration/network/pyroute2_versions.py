@@ -75,6 +75,7 @@ def exercise(lab):
     assert "rate 1Mbit" in run(lab.host, "tc", "qdisc", "show", "dev", link)
     ip(lab.host, "address", "add", "10.99.0.1/24", "dev", bridge)
     ip(lab.pin("a"), "address", "add", "10.77.3.3/22", "dev", "eth0")
+    ip(lab.pin("a"), "route", "add", "default", "dev", "eth0", "metric", "50")
     ip(lab.pin("b"), "route", "flush", "dev", "eth0")
     converged(lab, used)
     lab.rates.clear()
