@@ -277,7 +277,7 @@ def ask(netns, address, port, protocol="tcp"):
             except (TimeoutError, ConnectionError, OSError):
                 return None
 
-    return call(netns, lambda: connect(SILENCE) or connect(1.0))
+    return call(netns, lambda: connect(SILENCE) or connect(2 * SILENCE))
 
 
 def family(address):
