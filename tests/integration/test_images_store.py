@@ -398,8 +398,12 @@ def test_a_full_disk_is_explained(
     converge(paths, archive(tmp_path, {"f": b"1"}))
     before = listing(paths)
 
-    def full(*arguments: object) -> None:
-        raise OSError(28, "No space left on device")
+    rename = os.rename
+
+    def full(source: str, target: str, **directories: int) -> None:
+        if not directories:  # that of a removal
+            raise OSError(28, "No space left on device")
+        rename(source, target, **directories)
 
     monkeypatch.setattr(os, "rename", full)
     with pytest.raises(SandlotError, match="image 't' can't be made: .*No space left"):

@@ -228,3 +228,9 @@ def test_named_tests_exist() -> None:
     named = re.findall(r"`(tests/[\w/.]+)::(\w+)`", (ROOT / "docs" / "testing.md").read_text())
     assert named
     assert [f"{p}::{n}" for p, n in named if f"def {n}(" not in (ROOT / p).read_text()] == []
+
+
+def test_no_two_test_files_share_a_name() -> None:
+    """pytest imports them by it (its import mode "prepend")."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert [name for name in sorted(set(names)) if names.count(name) > 1] == []
