@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from converge_fixtures import Deployment, short_directory, untouched_host
+from sandlot.launcher.client import Launcher
 
 SYSVINIT = ("sysv-rc", "sysvinit-core", "insserv", "startpar", "initscripts")
 OPENRC = ("openrc", "librc1", "libeinfo1", "insserv")
@@ -73,3 +74,9 @@ def machine(packages: tuple[str, ...]) -> Iterator[Deployment]:
                 yield deployment
             finally:
                 deployment.teardown()
+
+
+def runs(host: Deployment) -> int | None:
+    """The launcher's pid."""
+    answer = Launcher(host.paths).ping()
+    return int(answer["pid"]) if answer else None

@@ -114,6 +114,8 @@ DAMAGES: dict[str, Callable[[Path, bytes], Any]] = {
     "fifo": lambda path, before: os.mkfifo(path),
 }
 
+# Without these a teardown could not put the host back.
+RESTORED = ("subids.json", "forwarding.json", "cgroups.json")
 # One of each sort, for files whose readers are the same.
 FEWER = ("truncated", "nested", "wrong types", "newer", "directory", "symlink", "fifo")
 COMMANDS = (["list"], ["inspect", "a"], ["inspect", "b"], ["top"])
@@ -183,7 +185,7 @@ def gone(path: Path) -> None:
 
 def remedied(host: Deployment, path: Path, kind: str, original: bytes | None) -> None:
     """What the errors say is to be done."""
-    restored = kind == "newer" or path.name == "subids.json"
+    restored = kind == "newer" or path.name in RESTORED
     if restored and os.path.lexists(path) and original is not None:
         gone(path)
         path.write_bytes(original)
