@@ -61,10 +61,13 @@ def test_killed_with_a_shared_network(host: Deployment, port: int, target: str) 
     check(Sweep(host, target, pair(port)), "SIGKILL", stride=PAIR_STRIDE[target])
 
 
-def test_no_message_of_a_start_is_waited_for_in_vain(host: Deployment, port: int) -> None:
+@pytest.mark.parametrize("fault", ["ENOMEM", "SIGKILL"])
+def test_no_message_of_a_start_is_waited_for_in_vain(
+    host: Deployment, port: int, fault: str
+) -> None:
     """Who is not told that the other side failed would wait for a minute."""
     sweep = Sweep(host, LAUNCHER, alone(port))
-    check(sweep, "ENOMEM", scenarios=["deploy"], only=["sendto"])
+    check(sweep, fault, scenarios=["deploy"], only=["sendto"])
 
 
 def _nothing() -> dict[str, str]:

@@ -356,7 +356,8 @@ def _processes(paths: Paths) -> list[str]:
     """What the launcher has, and never more than that without sandboxes."""
     found = []
     for pid in launcher_processes(paths):
-        found.append(f"{_name(pid)}: {_descriptors(pid)} descriptors")
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found.append(f"{_name(pid)}: {_descriptors(pid)} descriptors")
     return found
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _READ_ONLY = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
 # For one step of a start; a host that swaps needs time to do what usually takes a millisecond.
 STEP_SECONDS = 60.0
+SEE_LOG = "see launcher.log in /run/sandlot"
 _INIT_KEYS = ("argv", "env", "cwd", "restart", "stop", "log_max_size")
 
 
@@ -83,7 +84,9 @@ def start(
     rlimits = limits.complete(launch["rlimits"])
     limits.raise_hard(joiner, rlimits)
     flags = [namespaces.FLAGS[kind] for kind in build.pins]
+    watched = namespaces.pidfd_open(joiner)
     protocol.send(peer, {"flags": flags}, list(build.pins.values()))
+    _await(peer, watched)
     pid = _expect(peer, "pid")["pid"]
     pidfd = namespaces.pidfd_open(pid)
     try:
@@ -102,6 +105,17 @@ def start(
     except (OSError, LaunchError):
         _abandon(paths, pidfd)
         raise
+
+
+def _await(peer: _socket.socket, joiner: int) -> None:
+    """The joiner's word; init has its end of the socket too, so that one's end tells nothing."""
+    select.select([peer.fileno(), joiner], [], [], STEP_SECONDS)
+    # In this order, as it may speak and end in between.
+    dead = bool(select.select([joiner], [], [], 0)[0])
+    silent = not select.select([peer], [], [], 0)[0]
+    os.close(joiner)
+    if dead and silent:
+        raise LaunchError("init died before it was ready", hint=SEE_LOG)
 
 
 def _confinement(launch: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,7 +184,7 @@ def _expect(peer: _socket.socket, key: str, fds: list[int] | None = None) -> pro
     else:
         fds += received
     if message is None:
-        raise LaunchError("init died before it was ready", hint="see launcher.log in /run/sandlot")
+        raise LaunchError("init died before it was ready", hint=SEE_LOG)
     if "error" in message or key not in message:
         problem = message.get("error", "init sent something unexpected")
         raise LaunchError(problem, hint=message.get("hint", ""), code=message.get("errno", 0))
