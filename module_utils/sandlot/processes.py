@@ -19,25 +19,11 @@ _WORDS = {
 
 def state(pid: int) -> str:
     """The letter of proc(5); "" when there is no such process."""
-    fields = _stat(pid)
-    return fields[0] if fields else ""
+    return _read(f"/proc/{pid}/stat").rpartition(")")[2].strip()[:1]
 
 
 def is_stopped(pid: int) -> bool:
     return state(pid) in ("T", "t")
-
-
-def is_dead(pid: int) -> bool:
-    """A zombie holds nothing and runs no code."""
-    return state(pid) in ("", "Z", "X")
-
-
-def _stat(pid: int) -> list[str]:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as handle:
-            return handle.read().rsplit(b")", 1)[1].decode().split()
-    except (FileNotFoundError, ProcessLookupError):
-        return []
 
 
 def name(pid: int) -> str:

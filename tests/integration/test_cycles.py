@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from converge_fixtures import Deployment, deployed, eventually, needs_root, sandbox
+from converge_fixtures import Deployment, deployed, descriptors, eventually, needs_root, sandbox
 from sandboxes import zygote_of
 from sandlot import cgroups, idmap, runtime
 from sandlot.kernel import netlink
@@ -45,11 +45,6 @@ def specs() -> list[dict[str, Any]]:
 def processes(host: Deployment) -> dict[str, int]:
     launcher = int((Launcher(host.paths).ping() or {})["pid"])
     return {"launcher": launcher, "zygote": zygote_of(launcher)}
-
-
-def descriptors(pid: int) -> int:
-    """The fewest of many looks: the launcher closes a moment later what its client has closed."""
-    return min(len(os.listdir(f"/proc/{pid}/fd")) for _ in range(2000))
 
 
 def memory(pid: int) -> int:
@@ -88,7 +83,7 @@ def looked(host: Deployment) -> tuple[dict[str, Any], dict[str, int]]:
         "run": runtime.names(host.paths),
         "files": files(host),
         "id lines": len(idmap.recorded(idmap.observe(host.paths))),
-        "descriptors": {name: descriptors(pid) for name, pid in pids.items()},
+        "descriptors": {name: descriptors(pid, looks=2000) for name, pid in pids.items()},
         "children": Path(f"/proc/{pids['launcher']}/task/{pids['launcher']}/children").read_text(),
     }
     return found, {name: memory(pid) for name, pid in pids.items()}

@@ -40,7 +40,7 @@ def becomes(box: Sandbox, wanted: str) -> dict[str, Any]:
 
 def awaited(box: Sandbox, seconds: float = 15.0) -> str:
     """ "" once it is healthy, else why it is not."""
-    failures = health.wait(box.host.paths, [box.name], time.monotonic() + seconds)
+    failures = health.wait_each(box.host.paths, {box.name: time.monotonic() + seconds})
     return str(failures.get(box.name, ""))
 
 

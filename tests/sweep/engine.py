@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from converge_fixtures import Deployment, sandbox, scrub
+from converge_fixtures import Deployment, descriptors, sandbox, scrub
 from sandlot import cgroups, idmap, lock, network, runtime, shell
 from sandlot.errors import SandlotError
 from sandlot.launcher.client import Launcher
@@ -357,13 +357,8 @@ def _processes(paths: Paths) -> list[str]:
     found = []
     for pid in launcher_processes(paths):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            found.append(f"{_name(pid)}: {_descriptors(pid)} descriptors")
+            found.append(f"{_name(pid)}: {descriptors(pid, looks=200)} descriptors")
     return found
-
-
-def _descriptors(pid: int) -> int:
-    """The fewest of many looks: what a client has closed is closed a moment later."""
-    return min(len(os.listdir(f"/proc/{pid}/fd")) for _ in range(200))
 
 
 def launcher_processes(paths: Paths) -> list[int]:

@@ -231,10 +231,12 @@ def _shown(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def beside_lines(decision: Decision) -> tuple[Line, Line]:
-    """A rebuild's preparation, and what it is for."""
-    prepare = Line(decision.name, "prepare a new layer and namespaces beside the old")
-    return prepare, Line(decision.name, "switch to the new layer and namespaces", Change.REBUILD)
+def preparation_line(decision: Decision) -> Line:
+    return Line(decision.name, "prepare a new layer and namespaces beside the old")
+
+
+def switch_line(decision: Decision) -> Line:
+    return Line(decision.name, "switch to the new layer and namespaces", Change.REBUILD)
 
 
 def namespace_lines(decision: Decision) -> list[Line]:

@@ -250,7 +250,7 @@ def _installation(paths: Paths) -> Found:
 
 def _start_at_boot(paths: Paths) -> Found:
     remedy = "run the role or module sandbox_host"
-    if host.has_systemd(paths):
+    if services.has_systemd(paths):
         enabled = all(map(os.path.lexists, host.boot_links(paths)))
         detail = f"{host.BOOT_UNIT} is {'enabled' if enabled else 'not enabled'}"
         remedy = f"systemctl enable {host.BOOT_UNIT}, or run sandbox_host"

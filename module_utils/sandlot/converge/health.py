@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import select
 import time
-from typing import Any, Dict, Iterable, Mapping
+from typing import Any, Dict, Mapping
 
 from .. import runtime, store
 from ..errors import LaunchError
@@ -36,17 +36,12 @@ def patience_of(paths: Paths, name: str) -> float:
     return patience(launch.get("healthcheck"))
 
 
-def wait(paths: Paths, names: Iterable[str], deadline: float) -> Failures:
-    """Failures of those that are not healthy by ``deadline`` (of time.monotonic), or never will be.
+def wait_each(paths: Paths, deadlines: Mapping[str, float]) -> Failures:
+    """Failures of those not healthy by their deadlines (of time.monotonic), or never to be.
 
     Without a healthcheck it is enough to run. The error has the last output of the healthcheck, or
     the last lines of the log.
     """
-    return wait_each(paths, dict.fromkeys(names, deadline))
-
-
-def wait_each(paths: Paths, deadlines: Mapping[str, float]) -> Failures:
-    """The same, with a deadline of its own for each."""
     failures: Failures = {}
     pending: Dict[str, _Waiting] = {}
     with Watch() as watch:

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Mapping, Sequence
 
 from .. import cgroups, idmap, lock, network, store
-from ..errors import HostError, SandlotError
+from ..errors import SandlotError
 from ..launcher.client import UNIT, Launcher
+from ..oserrors import explained
 from ..paths import Paths
 from ..plan import Operation, descriptions
 from . import layer, observe, payload, services, takeover
+from .services import has_systemd
 
 COMMAND = """\
 #!{python} -I
@@ -103,8 +105,7 @@ def _apply(operations: Sequence[Operation]) -> None:
         try:
             operation.apply()
         except OSError as error:
-            hint = "correct that and run again; it goes on where it was"
-            raise HostError(f"{operation.describe()}: {error}", hint=hint) from error
+            raise explained(error, operation.describe()) from error
 
 
 # -- present
@@ -185,10 +186,6 @@ def _texts(paths: Paths) -> dict[str, tuple[str, int]]:
             texts[_unit(paths, name)] = (content, 0o644)
     service = services.find(paths)
     return {**texts, **(service.texts() if service else {})}
-
-
-def has_systemd(paths: Paths) -> bool:
-    return not paths.root and os.path.isdir(services.SYSTEMD)
 
 
 def _unit(paths: Paths, name: str) -> str:

@@ -11,7 +11,7 @@ from ..idmap import IdRange
 from ..paths import SandboxPaths
 from ..trees import refuse_mounts, remove_tree
 
-__all__ = ["complete", "discard", "make", "remove_tree"]
+__all__ = ["complete", "discard", "exists", "make", "remove_tree"]
 
 
 def complete(sandbox: SandboxPaths) -> bool:

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence
 
 from .. import network, record, store
-from ..errors import HostError, LaunchError
+from ..errors import LaunchError
 from ..launcher.client import Launcher
 from ..network import NetworkState
+from ..oserrors import explained
 from ..paths import Paths, SandboxPaths
 from ..record import PRESENT, REBUILDING, Record
 from . import evidence, launchfile, layer, payload, trial
-from .decide import Decision, Seen, Target, beside_lines, record_lines
+from .decide import Decision, Seen, Target, preparation_line, record_lines, switch_line
 from .observe import Made, write_made
 from .steps import Failures, Step, batch
 
@@ -79,8 +80,7 @@ def each(
         try:
             action(name)
         except OSError as error:
-            hint = "remove the cause and run again: it continues where it stopped"
-            failures[name] = HostError(f"{what}: {error}", hint=hint)
+            failures[name] = explained(error, what)
 
 
 # -- while the old one runs
@@ -112,8 +112,8 @@ def _prepare_files(paths: Paths, one: Rebuild) -> Step:
         launchfile.write(paths, beside.name, launchfile.encoded(one.launch))
         write_made(paths, beside.name, one.made)
 
-    prepared, _ = beside_lines(one.decision)
-    return Step(f"{one.name}: prepare a rebuild", make, (prepared,), one.name)
+    lines = (preparation_line(one.decision),)
+    return Step(f"{one.name}: prepare a rebuild", make, lines, one.name)
 
 
 def _prepare_pins(paths: Paths, names: Sequence[str], failures: Failures) -> None:
@@ -128,7 +128,7 @@ def _prepare_pins(paths: Paths, names: Sequence[str], failures: Failures) -> Non
 
 def switch(paths: Paths, found: Mapping[str, Rebuild], state: NetworkState) -> list[Step]:
     """The old one's interfaces go first, as the new ones have the same names and addresses."""
-    lines = [beside_lines(one.decision)[1] for one in found.values()]
+    lines = [switch_line(one.decision) for one in found.values()]
 
     def switch_all(names: list[str], failures: Failures) -> None:
         for name in names:

@@ -147,9 +147,13 @@ keep() {{
 """
 
 
+def has_systemd(paths: Paths) -> bool:
+    return not paths.root and os.path.isdir(SYSTEMD)
+
+
 def manager(paths: Paths) -> str:
     """Which one starts the sandboxes of this host after a boot."""
-    if not paths.root and os.path.isdir(SYSTEMD):
+    if has_systemd(paths):
         return "systemd"
     service = find(paths)
     return service.kind if service else NONE
@@ -157,7 +161,7 @@ def manager(paths: Paths) -> str:
 
 def find(paths: Paths) -> Service | None:
     """The service to be, None where systemd runs or where nothing would start it."""
-    if not paths.root and os.path.isdir(SYSTEMD):
+    if has_systemd(paths):
         return None
     if os.access(f"{paths.root}/sbin/openrc-run", os.X_OK):
         return Service(paths, OPENRC)
@@ -230,13 +234,16 @@ class Service:
 
     def keep(self) -> None:
         """As after a boot, but for the sandboxes, which are the business of the run that asks."""
-        if self.kind == OPENRC and not self.paths.root and os.path.isdir("/run/openrc"):
+        if self._is_openrc_up():
             self._run(["rc-service", NAME, "keep"])
         else:
             self._run([self.keeper, "keep"], outside=True)
 
+    def _is_openrc_up(self) -> bool:
+        return self.kind == OPENRC and not self.paths.root and os.path.isdir("/run/openrc")
+
     def remove(self) -> None:
-        if self.kind == OPENRC and not self.paths.root and os.path.isdir("/run/openrc"):
+        if self._is_openrc_up():
             self._run(["rc-service", "--ifstarted", NAME, "stop"])
         if os.path.exists(self.keeper):
             self._run([self.keeper, "stop"], outside=True)

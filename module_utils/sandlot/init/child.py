@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+READ_SIZE = 16384
+# Of fs.pipe-max-size, which an unprivileged process may make its pipes.
+FULL_PIPE_READS = (1 << 20) // READ_SIZE
 _MAX_REPORT = 4096
 _TIOCSCTTY = 0x540E
 

@@ -35,8 +35,6 @@ STARTING, HEALTHY, UNHEALTHY = "starting", "healthy", "unhealthy"
 # Kept of a check's output, from its end.
 OUTPUT = 4096
 FIRST_PAUSE = 0.1
-_READ_SIZE = 16384
-_MAX_PIPE = 1 << 20
 _TIMER = "check"
 
 
@@ -203,7 +201,7 @@ class Command:
     def _read(self) -> bool:
         """Take what is there; False when there is no more for now."""
         try:
-            data = os.read(self._reader, _READ_SIZE)
+            data = os.read(self._reader, child.READ_SIZE)
         except BlockingIOError:
             return False
         if not data:
@@ -214,7 +212,7 @@ class Command:
 
     def output(self) -> bytes:
         """What it has printed by now, or why it could not be run."""
-        for _ in range(_MAX_PIPE // _READ_SIZE):
+        for _ in range(child.FULL_PIPE_READS):
             if self._reader < 0 or not self._read():
                 break
         process = self._process

@@ -24,11 +24,8 @@ if TYPE_CHECKING:
 
     Handler = Callable[[], object]
 
-READ_SIZE = 16384
 # The timer of starting and ending the workload.
 MAIN = "main"
-# fs.pipe-max-size, which an unprivileged process may make its pipes.
-_MAX_PIPE = 1 << 20
 # Faults are left to the kernel, which ignores them when sent to PID 1 from inside (kill(2)). What
 # init writes into closed pipes and full files must not reach the workload as SIGPIPE or SIGXFSZ.
 FAULTS = tuple(
@@ -139,7 +136,7 @@ class Supervisor:
         return reader
 
     def _on_signals(self) -> None:
-        numbers = set(os.read(self.wakeup, READ_SIZE))
+        numbers = set(os.read(self.wakeup, child.READ_SIZE))
         for number in numbers - {signal.SIGCHLD}:
             if self.main is not None:
                 send_signal(self.main.pid, number)
@@ -189,7 +186,7 @@ class Supervisor:
         """Log what is there; False when there is no more for now."""
         stream = self.streams[reader]
         try:
-            data = os.read(reader, READ_SIZE)
+            data = os.read(reader, child.READ_SIZE)
         except BlockingIOError:
             return False
         if data:
@@ -204,7 +201,7 @@ class Supervisor:
     def _drain_output(self) -> None:
         """What the workload wrote last may still be in its pipes."""
         for reader in list(self.streams):
-            for _ in range(_MAX_PIPE // READ_SIZE):
+            for _ in range(child.FULL_PIPE_READS):
                 if not self._on_output(reader):
                     break
         for stream in self.streams.values():

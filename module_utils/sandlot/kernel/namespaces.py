@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 from ctypes import c_char_p, c_int, c_size_t
 
 from .libc import SYS_PIDFD_OPEN, SYS_PIDFD_SEND_SIGNAL, bind, check, syscall
@@ -52,6 +53,13 @@ def pidfd_open(pid: int) -> int:
 
 def pidfd_send_signal(pidfd: int, signum: int) -> None:
     syscall(SYS_PIDFD_SEND_SIGNAL, f"pidfd_send_signal {signum}", pidfd, signum, 0, 0)
+
+
+def pidfd_ends(pidfd: int, seconds: float) -> bool:
+    """Whether the process ends within that time: then a pidfd is readable (pidfd_open(2))."""
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(seconds * 1000))
 
 
 def start_time(pid: int) -> int | None:

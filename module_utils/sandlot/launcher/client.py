@@ -9,6 +9,7 @@ import select
 import socket
 import subprocess
 import time
+from functools import partial
 from typing import Callable, Dict, Iterable, Sequence
 
 from .. import processes
@@ -62,10 +63,7 @@ class Launcher:
 
         A launcher of an older version takes them one by one.
         """
-
-        def singly(some: Sequence[str]) -> dict[str, LaunchError]:
-            return self._once("stop", some)
-
+        singly = partial(self._once, "stop")
         return _answered(names, (self._stop_together, self._stop_together, singly))
 
     def destroy(self, names: Iterable[str]) -> dict[str, LaunchError]:
@@ -180,10 +178,7 @@ class Launcher:
 
     def _all(self, operation: str, names: Iterable[str]) -> dict[str, LaunchError]:
         """Do ``operation`` for every name; the failures by name."""
-
-        def once(some: Sequence[str]) -> dict[str, LaunchError]:
-            return self._once(operation, some)
-
+        once = partial(self._once, operation)
         return _answered(names, (once, once))
 
     def _stop_together(self, names: Sequence[str]) -> dict[str, LaunchError]:

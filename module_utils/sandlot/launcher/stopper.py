@@ -43,8 +43,9 @@ ASK_AGAIN = 0.05
 class _Stop:
     """One sandbox on its way down; ``due`` is when patience with what it does now ends."""
 
-    def __init__(self, paths: SandboxPaths, pidfd: int) -> None:
+    def __init__(self, paths: SandboxPaths, launch: Mapping[str, Any], pidfd: int) -> None:
         self.paths = paths
+        self.launch = launch
         self.pidfd = pidfd
         self.connection: Optional[_socket.socket] = None
         self.patience = time.monotonic() + MARGIN
@@ -56,7 +57,7 @@ def stop_all(sandboxes: Sequence[SandboxPaths], report: Report) -> None:
     """End their inits, gracefully where they answer; each is reported once, when it has ended."""
     loop = _Loop(report)
     for paths in sandboxes:
-        loop.explained(paths, loop.begin)
+        loop.begin(paths)
     loop.run()
 
 
@@ -78,22 +79,26 @@ class _Loop:
             for stop in [each for each in self.stops if each.due <= now]:
                 self._overdue(stop)
 
-    def explained(self, paths: SandboxPaths, action: Callable[[SandboxPaths], None]) -> None:
+    def begin(self, paths: SandboxPaths) -> None:
+        self._explained(paths, lambda: self._begin(paths))
+
+    def _explained(self, paths: SandboxPaths, action: Callable[[], None]) -> None:
         """Do it; what fails is this sandbox's failure."""
         try:
-            action(paths)
+            action()
         except SandlotError as error:
             self.report(paths.name, error)
         except OSError as error:
             self.report(paths.name, LaunchError(f"{paths.name}: stop: {error}"))
 
-    def begin(self, paths: SandboxPaths) -> None:
+    def _begin(self, paths: SandboxPaths) -> None:
+        launch = _launch(paths)
         pidfd = runtime.open_init(paths.host, paths.name)
         if pidfd is None:
-            self._settle(paths)
+            self._settle(paths, launch)
             return
-        _thaw(paths)
-        stop = _Stop(paths, pidfd)
+        _thaw(launch)
+        stop = _Stop(paths, launch, pidfd)
         self.stops.append(stop)
         self._watch(pidfd, lambda: self._gone(stop))
         self._ask(stop)
@@ -134,7 +139,7 @@ class _Loop:
             self._kill(stop)  # init talks nonsense, or has gone
             return
         self._hang_up(stop)
-        stop.due = time.monotonic() + stop_timeout(stop.paths) + MARGIN
+        stop.due = time.monotonic() + _timeout(stop.launch) + MARGIN
 
     def _hang_up(self, stop: _Stop) -> None:
         if stop.connection is not None:
@@ -158,16 +163,15 @@ class _Loop:
             namespaces.pidfd_send_signal(stop.pidfd, signal.SIGKILL)
         except ProcessLookupError:
             return  # its pidfd tells
-        _thaw(stop.paths)
+        _thaw(stop.launch)
 
     def _give_up(self, stop: _Stop) -> None:
         self._drop(stop)
         self.report(stop.paths.name, _survived(stop.paths))
 
     def _gone(self, stop: _Stop) -> None:
-        """A pidfd is readable once its process has ended (pidfd_open(2))."""
         self._drop(stop)
-        self.explained(stop.paths, self._settle)
+        self._explained(stop.paths, lambda: self._settle(stop.paths, stop.launch))
 
     def _drop(self, stop: _Stop) -> None:
         self._hang_up(stop)
@@ -175,9 +179,9 @@ class _Loop:
         os.close(stop.pidfd)
         self.stops.remove(stop)
 
-    def _settle(self, paths: SandboxPaths) -> None:
+    def _settle(self, paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
         """Forget init, which is gone."""
-        oom.note(paths, _cgroups(paths))
+        oom.note(paths, _cgroups(launch))
         finish(paths, "exited")
         store.remove(paths.init)
         store.remove(paths.socket)
@@ -186,14 +190,18 @@ class _Loop:
 
 def stop_timeout(paths: SandboxPaths) -> float:
     """Seconds that its workload has to end, as it was prepared last."""
+    return _timeout(_launch(paths))
+
+
+def _timeout(launch: Mapping[str, Any]) -> float:
     try:
-        return float(_launch(paths)["stop"]["timeout"])
+        return float(launch["stop"]["timeout"])
     except (KeyError, TypeError, ValueError):
         return USUAL_TIMEOUT
 
 
-def _cgroups(paths: SandboxPaths) -> List[str]:
-    found = _launch(paths).get("cgroups")
+def _cgroups(launch: Mapping[str, Any]) -> List[str]:
+    found = launch.get("cgroups")
     return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
 
 
@@ -205,9 +213,9 @@ def _launch(paths: SandboxPaths) -> Mapping[str, Any]:
         return {}
 
 
-def _thaw(paths: SandboxPaths) -> None:
+def _thaw(launch: Mapping[str, Any]) -> None:
     """A frozen process hears nothing; with version 1 of cgroups not even SIGKILL."""
-    for directory in _cgroups(paths):
+    for directory in _cgroups(launch):
         for file, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
             try:
                 write_value(f"{directory}/{file}", value)
@@ -241,15 +249,9 @@ def still_runs(paths: SandboxPaths) -> bool:
         return False
     try:
         ending = runtime.status(paths.host, paths.name).get("final")
-        return not (ending and _ends(pidfd, MARGIN))
+        return not (ending and namespaces.pidfd_ends(pidfd, MARGIN))
     finally:
         os.close(pidfd)
-
-
-def _ends(pidfd: int, seconds: float) -> bool:
-    poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    return bool(poller.poll(seconds * 1000))
 
 
 def finish(paths: SandboxPaths, state: str, exit_code: int = KILLED) -> None:

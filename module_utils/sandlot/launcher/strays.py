@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-import select
 
 from ..errors import LaunchError
 from ..kernel import namespaces
@@ -50,9 +49,7 @@ def _kill(name: str, pid: int, pidfd: int) -> None:
         namespaces.pidfd_send_signal(pidfd, signal.SIGKILL)
     except ProcessLookupError:
         return
-    poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    if not poller.poll(KILL_SECONDS * 1000):
+    if not namespaces.pidfd_ends(pidfd, KILL_SECONDS):
         raise LaunchError(
             f"{name}: process {pid}, an init of before, survived SIGKILL for {KILL_SECONDS:.0f} s",
             hint="a process in it hangs in the kernel (a frozen cgroup, a dead file server)",

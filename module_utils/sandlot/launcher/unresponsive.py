@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 from typing import Iterator
 
 from .. import processes
@@ -71,9 +70,7 @@ def end(paths: Paths) -> None:
         found, pidfd = launcher
         with contextlib.suppress(ProcessLookupError):
             namespaces.pidfd_send_signal(pidfd, signal.SIGKILL)
-        poller = select.poll()
-        poller.register(pidfd, select.POLLIN)
-        if not poller.poll(KILL_SECONDS * 1000):
+        if not namespaces.pidfd_ends(pidfd, KILL_SECONDS):
             raise LaunchError(
                 f"the launcher, {processes.describe(found)}, does not answer"
                 f" and has survived SIGKILL for {KILL_SECONDS:.0f} seconds",

@@ -117,6 +117,13 @@ def batched() -> Iterator[Links]:
     batch.send()
 
 
+def _everywhere(address: str) -> dict[str, Any]:
+    """What a default route leads to, in the family of ``address``."""
+    if ":" in address:
+        return {"family": socket.AF_INET6, "dst": "::/0"}
+    return {"family": socket.AF_INET, "dst": "0.0.0.0/0"}
+
+
 @functools.cache
 def _compiler() -> Any:
     return load().IPBatch()
@@ -237,23 +244,17 @@ class Links:
 
     def set_default_route(self, name: str, gateway: str) -> None:
         """In the family of ``gateway``."""
-        six = ":" in gateway
-        family = socket.AF_INET6 if six else socket.AF_INET
         with self._explained(f"set the default route via {gateway}"):
             index = socket.if_nametoindex(name)
-            everywhere = "::/0" if six else "0.0.0.0/0"
-            self._route.route("replace", family=family, dst=everywhere, gateway=gateway, oif=index)
+            self._route.route("replace", **_everywhere(gateway), gateway=gateway, oif=index)
 
     def remove_default_route(self, via: str, index: int, metric: int) -> None:
         """``via`` is its gateway, or where it leads when it has none."""
-        six = ":" in via
-        family = socket.AF_INET6 if six else socket.AF_INET
-        match: dict[str, Any] = {} if "/" in via else {"gateway": via}
+        match = _everywhere(via) if "/" in via else {**_everywhere(via), "gateway": via}
         # Without a gateway to match, the kernel takes the first one with this metric.
         match.update(scope=RT_SCOPE_NOWHERE, priority=metric)
         with self._explained(f"remove the default route via {via}"):
-            everywhere = "::/0" if six else "0.0.0.0/0"
-            self._route.route("del", family=family, dst=everywhere, oif=index, **match)
+            self._route.route("del", oif=index, **match)
 
     def add_ifb(self, name: str, mac: str) -> None:
         """A link that hands back what is sent to it, behind a queue of its own; down yet."""

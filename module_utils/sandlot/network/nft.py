@@ -191,13 +191,7 @@ def _program() -> str | None:
 
 
 def _list(program: str, family: str, table: str) -> str | None:
-    command = [program, "--stateless", "list", "table", family, table]
-    environment = {**os.environ, "LC_ALL": "C"}
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if result.returncode and not any(word in result.stderr for word in _NO_TABLE):
-        told = result.stderr.strip() or f"it ended with {result.returncode}"
-        raise HostError(f"the nftables table {family} {table} can't be listed: {told}", hint=_AGAIN)
-    return result.stdout if result.returncode == 0 else None
+    return _listed([program, "--stateless"], ["table", family, table])
 
 
 def chain(table: str, name: str) -> str:
@@ -205,8 +199,22 @@ def chain(table: str, name: str) -> str:
     program = _program()
     if program is None:
         return ""
-    command = [program, "list", "chain", "inet", table, name]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return _listed([program], ["chain", "inet", table, name]) or ""
+
+
+def _listed(command: list[str], words: list[str]) -> str | None:
+    """What nft lists, None when there is no such thing."""
+    result = subprocess.run(
+        [*command, "list", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LC_ALL": "C"},
+    )
+    if result.returncode and not any(word in result.stderr for word in _NO_TABLE):
+        told = result.stderr.strip() or f"it ended with {result.returncode}"
+        raise HostError(f"the nftables {' '.join(words)} can't be listed: {told}", hint=_AGAIN)
+    return result.stdout if result.returncode == 0 else None
 
 
 def _listing_digest(listings: dict[str, str]) -> str:
