@@ -118,6 +118,8 @@ extra_commands="keep"
 extra_started_commands="reload"
 description_keep="Keep a launcher running, and count as started"
 description_reload="Put networks, filter and sandboxes right"
+# Else OpenRC moves it into a cgroup of its name, which is that of all sandboxes (rc-cgroup.sh).
+rc_cgroup_mode=none
 SERVICE={keeper}
 
 depend() {{
