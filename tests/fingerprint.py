@@ -45,6 +45,10 @@ LISTED = (
 )
 # Written to be acted upon, or different at each look.
 VOLATILE_SYSCTLS = re.compile(r"/(flush|stable_secret|tcp_fastopen_key|mtu_expires|retrans_time)$")
+# Sized by the kernel at boot from its memory, which differs by pages between two boots of one host.
+SIZED_BY_MEMORY = re.compile(
+    r"/(inet_peer_threshold|tcp_[rw]?mem|udp_mem|threads-max|user/max_\w+|max_user_watches)$"
+)
 # Settings of interfaces of ours; that these are gone is seen among the links.
 OUR_LINKS = re.compile(r"/(conf|neigh)/(sandlot|sb-|sl-)")
 # Units that systemd starts and ends on its own.
@@ -169,8 +173,10 @@ def sysctls() -> Iterator[str]:
 
 def _volatile(path: str) -> bool:
     counters = ("/kernel/ns_last_pid", "/kernel/pty/nr", "/kernel/random", "/kernel/printk")
-    changing = VOLATILE_SYSCTLS.search(path) or OUR_LINKS.search(path)
-    return bool(changing) or path.startswith(tuple(f"/proc/sys{name}" for name in counters))
+    changing = (VOLATILE_SYSCTLS, SIZED_BY_MEMORY, OUR_LINKS)
+    return any(names.search(path) for names in changing) or path.startswith(
+        tuple(f"/proc/sys{name}" for name in counters)
+    )
 
 
 def listeners() -> Iterator[str]:
