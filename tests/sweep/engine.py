@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, NamedTuple, NoReturn
 
 from converge_fixtures import Deployment, descriptors, sandbox, scrub
-from sandlot import cgroups, idmap, lock, network, processes, runtime, shell
+from sandlot import cgroups, idmap, lock, network, runtime, shell
 from sandlot.errors import SandlotError
 from sandlot.launcher.client import Launcher
 from sandlot.network.observe import is_ours
@@ -29,15 +29,13 @@ from sandlot.paths import Paths
 from sandlot.plan import apply_all
 
 from .faults import SIGNALS, Injection
-from .tracer import Tracer
+from .tracer import Tracer, is_dead
 
 RUN, LAUNCHER = "run", "launcher"
 TARGETS = (RUN, LAUNCHER)
 SCENARIOS = ("deploy", "update", "rebuild", "teardown")
 DEADLINE = 60.0
 SETTLE = 5.0
-# States of proc(5): nothing, zombie, being freed.
-DEAD = ("", "Z", "X")
 MESSAGE_SIZE = 1 << 16
 KILLED, EXPLAINED, DONE, RAW, HUNG, MISSED = (
     "killed",
@@ -355,27 +353,25 @@ def left_over(host: Deployment) -> list[str]:
 
 
 def _processes(paths: Paths) -> list[str]:
-    """What the launcher has, and never more than that without sandboxes.
-
-    A joiner that ended after the zygote was told to collect is dead until the next start.
-    """
+    """What the launcher has, and never more than that without sandboxes."""
     found = []
     for pid in launcher_processes(paths):
-        if processes.state(pid) in DEAD:
-            continue
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             found.append(f"{_name(pid)}: {descriptors(pid, looks=200)} descriptors")
     return found
 
 
 def launcher_processes(paths: Paths) -> list[int]:
-    """The launcher and all below it."""
+    """The launcher and all below it that lives.
+
+    A joiner that ended after the zygote was told to collect is a zombie until the next start.
+    """
     answer = Launcher(paths).ping()
     if answer is None:
         Launcher(paths).ensure()
         answer = Launcher(paths).ping()
     assert answer
-    return _with_children(answer["pid"])
+    return [pid for pid in _with_children(answer["pid"]) if not is_dead(pid)]
 
 
 def _with_children(pid: int) -> list[int]:

@@ -17,6 +17,8 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Optional, Protocol, Union
 
+from sandlot import processes
+
 SEIZE, INTERRUPT, GET_SYSCALL_INFO = 0x4206, 0x4207, 0x420E
 LISTEN, CONT, GETREGS, SETREGS, DETACH, SYSCALL = 0x4208, 7, 12, 13, 17, 24
 # TRACESYSGOOD, fork, vfork, clone, exec
@@ -63,6 +65,11 @@ class Judge(Protocol):
 
     def is_interested(self, pid: int) -> bool:
         """Whether further calls of it have to be judged: that is what costs time."""
+
+
+def is_dead(pid: int) -> bool:
+    """Gone, a zombie, or being freed, by the letters of proc(5)."""
+    return processes.state(pid) in ("", "Z", "X")
 
 
 def command(pid: int) -> tuple[str, ...]:
@@ -121,7 +128,13 @@ class Tracer:
         self._registers = (ctypes.c_ulong * 27)()
 
     def follow(self, pid: int) -> None:
-        _request(SEIZE, pid, 0, OPTIONS)
+        """Nothing is followed when it has died meanwhile: the kernel says EPERM of a zombie."""
+        try:
+            _request(SEIZE, pid, 0, OPTIONS)
+        except (Gone, PermissionError):
+            if not is_dead(pid):
+                raise
+            return
         self.traced.add(pid)
         _request(INTERRUPT, pid)
 
