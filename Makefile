@@ -70,7 +70,7 @@ test-vm: vm-packages $(VENV)/.dev ## Deploy, reboot and cut the power of Debian 
 bench: test-packages $(VENV)/.bench ## Measure, and compare with public tools
 	@$(AS_ROOT) $(BIN)/python bench/run.py
 
-# Hours; the results of each step are in build/sweep.jsonl while it runs.
+# Half an hour on two processors; the results of each step are in build/sweep.jsonl while it runs.
 sweep: test-packages $(VENV)/.dev ## Each fault at each system call of a run, and the tables of it
 	@mkdir -p build && rm -f build/sweep.jsonl
 	@$(AS_ROOT) $(BIN)/python tests/sweep/run.py --append build/sweep.jsonl || failed=$$?; \

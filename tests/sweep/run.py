@@ -4,7 +4,9 @@
 """The whole sweep (`make sweep`), or a part of it. Steps are appended to a file as they are done.
 
 run.py [--target run,launcher] [--fault SIGKILL,...] [--scenario deploy,...]
-       [--stride N] [--append FILE]     sweeps, each target in a process of its own
+       [--stride N] [--jobs N] [--append FILE]
+                                        sweeps; several targets and faults side by side, each
+                                        with a root and a network namespace of its own
 run.py --summary FILE                   writes bench/results/sweep.json and the tables of
                                         docs/reliability.md from such a file
 """
@@ -14,10 +16,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -43,13 +47,21 @@ def main() -> int:
         return _write_summary(options.summary)
     if not supported():
         sys.exit("the sweep knows the system calls of x86-64 only")
-    targets = options.target.split(",")
-    if len(targets) == 1:
-        return _sweep(targets[0], options)
+    shares = [(t, f) for f in options.fault.split(",") for t in options.target.split(",")]
+    if len(shares) == 1:
+        return _sweep(*shares[0], options)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        return max(pool.map(_beside_others, shares))
+
+
+def _beside_others(share: tuple[str, str]) -> int:
     # The last of two equal options counts.
-    command = [sys.executable, *sys.argv, "--target"]
-    running = [subprocess.Popen([*command, target]) for target in targets]
-    return max(child.wait() for child in running)
+    command = [sys.executable, *sys.argv, "--target", share[0], "--fault", share[1]]
+    return subprocess.run(
+        ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *command],
+        env={**os.environ, "SANDLOT_SHARED_HOST": "1"},
+        check=False,
+    ).returncode
 
 
 def _write_summary(path: str) -> int:
@@ -59,13 +71,12 @@ def _write_summary(path: str) -> int:
     return 0
 
 
-def _sweep(target: str, options: argparse.Namespace) -> int:
-    faults, scenarios = options.fault.split(","), options.scenario.split(",")
-    problems = 0
+def _sweep(target: str, fault: str, options: argparse.Namespace) -> int:
+    scenarios, problems = options.scenario.split(","), 0
     with _deployed() as host, open(options.append, "a", encoding="utf-8") as results:
         sweep = Sweep(host, target, alone(free_port()))
-        for step in sweep.sweep(faults, scenarios, stride=options.stride):
-            # In one write each, as two processes append.
+        for step in sweep.sweep([fault], scenarios, stride=options.stride):
+            # In one write each, as other processes append too.
             results.write(json.dumps({**step._asdict(), "stride": options.stride}) + "\n")
             results.flush()
             problems += bool(step.problem)
@@ -80,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fault", default=",".join(FAULTS))
     parser.add_argument("--scenario", default=",".join(SCENARIOS))
     parser.add_argument("--stride", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=3 * (os.cpu_count() or 1))
     parser.add_argument("--append", default="sweep.jsonl", metavar="FILE")
     parser.add_argument("--summary", metavar="FILE")
     return parser
