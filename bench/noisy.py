@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import socket
 import sys
@@ -30,10 +31,14 @@ SETTLE_SECONDS = 1.0
 TIMEOUT_SECONDS = 10.0
 # What a host with neighbours gives each of them.
 LIMITS = {"memory": "64m", "pids_limit": 100, "cpus": 1, "restart_policy": "always"}
+BUSY = "for i in 1 2 3 4 5 6 7 8; do while :; do :; done & done; wait"
+# A quota is used up on all processors at once; who must not wait for one takes another than these.
+PINNED = "cpu, pinned"
 WEB = "mkdir -p /www; echo ok >/www/index.html; exec httpd -f -p 80 -h /www"
 QUIET = "exec sleep 1000000"
 ATTACKS = {
-    "cpu": "for i in 1 2 3 4 5 6 7 8; do while :; do :; done & done; wait",
+    "cpu": BUSY,
+    PINNED: BUSY,
     "memory": "while :; do tail /dev/zero; done",
     "pids": "bomb() { bomb | bomb & }; bomb; while :; do :; done",
     "disk": "while :; do dd if=/dev/zero of=/big bs=1M count=256 conv=fsync; done",
@@ -55,13 +60,14 @@ def measure(ours: Ours, requests: int = REQUESTS) -> Dict[str, Any]:
         _deploy(ours, QUIET)
         web = _address(ours, "web")
         idle = _visit(web, requests)
-        _deploy(ours, script % {"web": web} if "%(web)s" in script else script)
+        limits = {"cpuset_cpus": str(max(os.sched_getaffinity(0)))} if name == PINNED else {}
+        _deploy(ours, script % {"web": web} if "%(web)s" in script else script, **limits)
         figures[name] = {"idle": idle, "attacked": _visit(web, requests)}
     return figures
 
 
-def _deploy(ours: Ours, script: str) -> None:
-    neighbour = {"name": "neighbour", "command": ["sh", "-c", script], **LIMITS}
+def _deploy(ours: Ours, script: str, **limits: str) -> None:
+    neighbour = {"name": "neighbour", "command": ["sh", "-c", script], **LIMITS, **limits}
     instances = [{"name": "web", "command": ["sh", "-c", WEB]}, neighbour]
     ours.runner.run(ours.playbook, sandbox_instances=instances, sandbox_purge=True)
 
