@@ -144,10 +144,11 @@ class Sandbox:
         return self.status()
 
     def log_lines(self) -> list[bytes]:
-        """Lines of the ring, oldest first, as they are in the files."""
+        """Lines of the ring, oldest first, as they are in the files; no end of a full file."""
         files = [Path(p) for p in self.paths.logs if os.path.exists(p)]
         files.sort(key=lambda p: p.stat().st_mtime_ns)
-        return [line for p in files for line in p.read_bytes().splitlines(keepends=True)]
+        lines = [line for p in files for line in p.read_bytes().splitlines(keepends=True)]
+        return [line for line in lines if line != b"\n"]
 
     def log(self, stream: str = "") -> list[str]:
         """Text of the log's lines without their stamps."""

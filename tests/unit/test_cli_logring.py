@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from sandlot.cli.logring import Line, Ring
-from sandlot.init.logs import LogRing
+from sandlot.converge import evidence
+from sandlot.init.logs import LogRing, newest
 from sandlot.paths import Paths, SandboxPaths
 
 
@@ -62,6 +63,33 @@ def test_both_files_in_the_order_of_writing(pair: Pair, count: int) -> None:
     ring.close()
     assert found == list(range(count))[-len(found) :]
     assert len(found) == count or len(found) * 60 > 4096
+
+
+@pytest.mark.parametrize("count", [100, 200, 300])
+def test_a_clock_that_was_set_back_changes_no_order(pair: Pair, count: int) -> None:
+    """What was written last is older than all before it by the times of the files."""
+    pair.write(count)
+    current, size = newest((pair.fds[0], pair.fds[1]))
+    assert f"line {count - 1}\n".encode() in os.pread(pair.fds[current], size, 0)
+    os.utime(pair.fds[current], (1, 1))
+    assert newest((pair.fds[0], pair.fds[1])) == (current, size)
+    ring = Ring(pair.paths)
+    found = numbers(list(ring.lines()))
+    ring.close()
+    assert found == list(range(count))[-len(found) :]
+    assert evidence.last_log(pair.paths, 2) == [f"line {count - 2}", f"line {count - 1}"]
+
+
+def test_times_decide_where_no_file_is_closed(pair: Pair) -> None:
+    """After a full disk, or a version that did not close them."""
+    pair.write(100)
+    current = newest((pair.fds[0], pair.fds[1]))[0]
+    full = pair.fds[1 - current]
+    os.ftruncate(full, os.fstat(full).st_size - 1)
+    os.utime(full, (2, 2))
+    assert newest((pair.fds[0], pair.fds[1]))[0] == current
+    os.utime(pair.fds[current], (1, 1))
+    assert newest((pair.fds[0], pair.fds[1]))[0] == 1 - current
 
 
 def test_following_misses_nothing(pair: Pair) -> None:

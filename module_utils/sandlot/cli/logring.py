@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass
 from typing import Dict, Iterator, List, Optional, Tuple
 
+from ..init import logs
 from ..paths import SandboxPaths
 
 CHUNK = 1 << 18
@@ -51,11 +52,10 @@ class _File:
                 return b""
         return os.pread(self._fd, _HEAD, 0)
 
-    def age(self) -> Tuple[int, bytes]:
+    def age(self) -> Tuple[bool, int, bytes]:
         """Sorts the files; within one tick of the clock the first line's time decides."""
         head = self._beginning()
-        changed = os.fstat(self._fd).st_mtime_ns if self._fd is not None else 0
-        return changed, head
+        return (*(logs.age(self._fd) if self._fd is not None else (False, 0)), head)
 
     def begun_anew(self) -> bool:
         """Whether it holds something else than what was read from it."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from typing import Dict, List, Mapping
 
+from ..init import logs
 from ..paths import SandboxPaths
 
 LINES = 5
@@ -24,9 +25,9 @@ def last_log(
     sandbox: SandboxPaths, count: int = LINES, since: Mapping[str, int] | None = None
 ) -> List[str]:
     """The last lines of the log, oldest first, without times; with ``since``, newer ones only."""
-    files = sorted((_changed(path), path) for path in sandbox.logs)
+    files = sorted(sandbox.logs, key=_age)
     begun = since or {}
-    lines = [ln for _, path in files for ln in _log_lines(_tail(path, _TAIL, begun.get(path, 0)))]
+    lines = [ln for path in files for ln in _log_lines(_tail(path, _TAIL, begun.get(path, 0)))]
     return lines[-count:]
 
 
@@ -35,18 +36,27 @@ def log_sizes(sandbox: SandboxPaths) -> Dict[str, int]:
     return {path: os.stat(path).st_size for path in sandbox.logs if os.path.exists(path)}
 
 
-def _changed(path: str) -> int:
+def _age(path: str) -> tuple[bool, int]:
+    fd = _opened(path)
+    if fd is None:
+        return False, 0
     try:
-        return os.stat(path, follow_symlinks=False).st_mtime_ns
+        return logs.age(fd)
+    finally:
+        os.close(fd)
+
+
+def _opened(path: str) -> int | None:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
-        return 0
+        return None
 
 
 def _tail(path: str, size: int, begin: int = 0) -> bytes:
     """The end of what there is after ``begin``; of all, when the file has begun anew."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
+    fd = _opened(path)
+    if fd is None:
         return b""
     try:
         length = os.fstat(fd).st_size

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from typing import Optional, Sequence, Tuple
 
 MAX_LINE = 16384
+# Closes a full half. An entry has no empty line, and whoever reads passes over one.
+_END = b"\n"
 
 
 class Journal:
@@ -97,7 +99,7 @@ class LogRing:
         batch: list[bytes] = []
         size = self._size
         for entry in entries:
-            if size + len(entry) > self.half and size:
+            if size + len(entry) > self.half - len(_END) and size:
                 self._write(b"".join(batch))
                 self._turn()
                 batch, size = [], 0
@@ -109,6 +111,10 @@ class LogRing:
             self._journal[stream].write(b"".join(texts))
 
     def _turn(self) -> None:
+        try:
+            os.pwrite(self._fds[self._current], _END, self._size)
+        except OSError:
+            pass  # a full disk, as below: then the times of the files decide
         self._current = 1 - self._current
         os.ftruncate(self._fds[self._current], 0)
         self._size = 0
@@ -124,12 +130,17 @@ class LogRing:
         self.lost += len(data) - written
 
 
+def age(fd: int) -> Tuple[bool, int]:
+    """Sorts the two files: a closed one is the older, whatever the clock was set to meanwhile."""
+    state = os.fstat(fd)
+    closed = os.pread(fd, 2, max(state.st_size - 2, 0)) == b"\n" + _END
+    return not closed, state.st_mtime_ns if state.st_size else 0
+
+
 def newest(fds: Tuple[int, int]) -> Tuple[int, int]:
     """Which of the two files is written to, and where it ends; found by the builder."""
-    states = [os.fstat(fd) for fd in fds]
-    newer = states[1].st_size and states[1].st_mtime_ns > states[0].st_mtime_ns
-    current = 1 if newer else 0
-    return current, states[current].st_size
+    current = 1 if age(fds[1]) > age(fds[0]) else 0
+    return current, os.fstat(fds[current]).st_size
 
 
 def _entries(stamp: str, stream: str, line: bytes) -> list[bytes]:
