@@ -167,6 +167,18 @@ def free_port() -> int:
 
 
 def fetch(address: str, port: int) -> str:
+    """What a web server answers; it may not listen yet when its sandbox has just been started."""
+    deadline = time.monotonic() + 20.0
+    while True:
+        try:
+            return _fetch(address, port)
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+        os.sched_yield()
+
+
+def _fetch(address: str, port: int) -> str:
     with socket.create_connection((address, port), timeout=10) as sock:
         sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
         return b"".join(iter(lambda: sock.recv(65536), b"")).decode()

@@ -171,7 +171,7 @@ def test_a_tag_that_moves_restarts_who_follows_it(
     assert "page one" in _page(ports[1])
     assert output(host, "follows", "cat", "/kept") == "kept\n"
     assert output(host, "follows", "ls", "/srv/app") == "index.html\nrun.sh\n"
-    assert "with again and" in logged(host, "follows")
+    eventually(lambda: "with again and" in logged(host, "follows"))
 
 
 def test_a_registry_from_a_registry(

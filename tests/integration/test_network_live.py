@@ -201,7 +201,7 @@ def test_published_ports_follow_the_first_network(host: Deployment) -> None:
     host.converged({**web(FIRST), **ports})
     for networks in ([{"name": "one"}, FIRST], [{"name": "one"}], [FIRST]):
         changed(host, {**web(*networks), **ports})
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        with until(lambda: attempt(("127.0.0.1", port)), what="connecting") as connection:
             assert echoes(connection, b"x")
 
 
