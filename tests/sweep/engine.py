@@ -23,13 +23,14 @@ from typing import Any, NamedTuple, NoReturn
 from converge_fixtures import Deployment, descriptors, sandbox, scrub
 from sandlot import cgroups, idmap, lock, network, runtime, shell
 from sandlot.errors import SandlotError
+from sandlot.kernel import namespaces
 from sandlot.launcher.client import Launcher
 from sandlot.network.observe import is_ours
 from sandlot.paths import Paths
 from sandlot.plan import apply_all
 
 from .faults import SIGNALS, Injection
-from .tracer import Tracer, is_dead
+from .tracer import Tracer
 
 RUN, LAUNCHER = "run", "launcher"
 TARGETS = (RUN, LAUNCHER)
@@ -371,7 +372,8 @@ def launcher_processes(paths: Paths) -> list[int]:
         Launcher(paths).ensure()
         answer = Launcher(paths).ping()
     assert answer
-    return [pid for pid in _with_children(answer["pid"]) if not is_dead(pid)]
+    everybody = _with_children(answer["pid"])
+    return [pid for pid in everybody if namespaces.start_time(pid) is not None]
 
 
 def _with_children(pid: int) -> list[int]:

@@ -17,7 +17,7 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Optional, Protocol, Union
 
-from sandlot import processes
+from sandlot.kernel import namespaces
 
 SEIZE, INTERRUPT, GET_SYSCALL_INFO = 0x4206, 0x4207, 0x420E
 LISTEN, CONT, GETREGS, SETREGS, DETACH, SYSCALL = 0x4208, 7, 12, 13, 17, 24
@@ -65,11 +65,6 @@ class Judge(Protocol):
 
     def is_interested(self, pid: int) -> bool:
         """Whether further calls of it have to be judged: that is what costs time."""
-
-
-def is_dead(pid: int) -> bool:
-    """Gone, a zombie, or being freed, by the letters of proc(5)."""
-    return processes.state(pid) in ("", "Z", "X")
 
 
 def command(pid: int) -> tuple[str, ...]:
@@ -132,7 +127,7 @@ class Tracer:
         try:
             _request(SEIZE, pid, 0, OPTIONS)
         except (Gone, PermissionError):
-            if not is_dead(pid):
+            if namespaces.start_time(pid) is not None:
                 raise
             return
         self.traced.add(pid)

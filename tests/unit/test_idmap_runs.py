@@ -7,11 +7,11 @@ from __future__ import annotations
 import fcntl
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import deadly
 import pytest
 from idmap_fixtures import content, converge, listing, paths, plan
 from sandlot import idmap
@@ -183,16 +183,7 @@ def _edit_and_die_at(root: str, call: str, number: int) -> None:
     """Apply, and get SIGKILL at the given use of a system call's wrapper."""
     paths = Paths(root)
     operations = plan(paths, "web")
-    real, count = getattr(os, call), 0
-
-    def deadly(*args: object, **kwargs: object) -> object:
-        nonlocal count
-        count += 1
-        if count == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*args, **kwargs)
-
-    setattr(os, call, deadly)
+    deadly.arm(call, number)
     apply_all(operations)
     os._exit(0)
 
