@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import processes
-from sandlot.paths import Paths
+from sandlot.site import Paths
 
 CGROUPS = Path("/sys/fs/cgroup")
 EXIT_SECONDS = 10.0

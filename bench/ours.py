@@ -15,9 +15,10 @@ import leftovers
 import plays
 import processes
 import pump
-from sandlot import runtime, store
+from sandlot import store
 from sandlot.launcher.client import Launcher
-from sandlot.paths import Paths
+from sandlot.sandbox import runtime
+from sandlot.site import Paths
 
 PLAYS = plays.PROJECT / "playbooks"
 SUBNET = "10.213.88.0/22"

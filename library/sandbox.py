@@ -451,7 +451,7 @@ relaxed:
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.sandlot import converge, network, shell
-from ..module_utils.sandlot.paths import Paths
+from ..module_utils.sandlot.site import Paths
 from ..module_utils.sandlot.spec import argument_spec, normalise
 
 

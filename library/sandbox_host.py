@@ -163,9 +163,10 @@ from ..module_utils.sandlot.cli import (
     service,
     top,
 )
-from ..module_utils.sandlot.converge import doctor, facts, host, setup
+from ..module_utils.sandlot.converge import setup
+from ..module_utils.sandlot.host import doctor, facts, install
 from ..module_utils.sandlot.launcher import zygote
-from ..module_utils.sandlot.paths import Paths
+from ..module_utils.sandlot.site import Paths
 
 ROOTS = (
     *(doctor_command, execute, explain, images, inspection, lifecycle, listing, logs, refresh),
@@ -179,7 +180,7 @@ ARGUMENTS = {
 
 def action(module: shell.Module, paths: Paths) -> shell.Json:
     sources = facts.known_sources("image_sources", module.params["image_sources"])
-    converge = {"present": host.present, "absent": host.absent}[module.params["state"]]
+    converge = {"present": install.present, "absent": install.absent}[module.params["state"]]
     outcome = converge(paths, check=module.check_mode)
     known = facts.gather(paths, sources)
     checks = [finding.to_json() for finding in doctor.examine(paths, known)]

@@ -159,7 +159,7 @@ sandboxes:
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.sandlot import converge, shell
-from ..module_utils.sandlot.paths import Paths
+from ..module_utils.sandlot.site import Paths
 
 ARGUMENTS = {"names": {"type": "list", "elements": "str", "aliases": ["name"]}}
 

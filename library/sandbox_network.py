@@ -228,10 +228,11 @@ from typing import Any, Mapping
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.sandlot import lock, network, record, shell
+from ..module_utils.sandlot import lock, network, shell
 from ..module_utils.sandlot.launcher.client import Launcher
-from ..module_utils.sandlot.paths import Paths
 from ..module_utils.sandlot.plan import apply_all, descriptions
+from ..module_utils.sandlot.sandbox import record
+from ..module_utils.sandlot.site import Paths
 from ..module_utils.sandlot.spec.grants import relaxations
 
 NETWORK = {

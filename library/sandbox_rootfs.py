@@ -468,7 +468,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.sandlot import images, plan, shell
 from ..module_utils.sandlot.converge import setup
-from ..module_utils.sandlot.paths import Paths
+from ..module_utils.sandlot.site import Paths
 
 ARGUMENTS = {
     "images": {

@@ -83,7 +83,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.sandlot import idmap, lock, plan, shell
 from ..module_utils.sandlot.errors import SpecError
-from ..module_utils.sandlot.paths import Paths
+from ..module_utils.sandlot.site import Paths
 
 
 def check_unused(paths: Paths, names: list[str]) -> None:

@@ -773,7 +773,7 @@ failed_items:
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.sandlot import converge, images, network, shell
-from ..module_utils.sandlot.paths import Paths
+from ..module_utils.sandlot.site import Paths
 from ..module_utils.sandlot.spec import argument_spec, normalise_all
 
 ARGUMENTS = {

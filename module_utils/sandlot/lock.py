@@ -12,9 +12,9 @@ import stat
 import time
 from typing import Iterator
 
-from . import processes
 from .errors import SandlotError, StateError
-from .paths import Paths
+from .kernel import processes
+from .site import Paths
 
 WAIT_SECONDS = 300.0
 POLL_SECONDS = 0.1

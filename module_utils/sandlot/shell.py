@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, Mapping, NoReturn, Protocol
 
 from .errors import HostError, SandlotError
 from .oserrors import explained
-from .paths import Paths
+from .site import Paths
 
 Json = Dict[str, Any]
 

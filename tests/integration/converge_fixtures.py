@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandlot import cgroups, converge, images, network, runtime
-from sandlot.converge import Result, host
-from sandlot.launcher import creator
+from sandlot import cgroups, converge, images, network
+from sandlot.build import creator
+from sandlot.converge import Result
+from sandlot.host import install
 from sandlot.launcher.client import Launcher
 from sandlot.network import declare
-from sandlot.paths import Paths
 from sandlot.plan import apply_all
+from sandlot.sandbox import runtime
+from sandlot.site import Paths
 from sandlot.spec import normalise_all
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -57,7 +59,7 @@ class Deployment:
         declare.save(self.paths, network.normalise(self.paths, [subnet]))
 
     def prepare(self) -> None:
-        host.present(self.paths, check=False)
+        install.present(self.paths, check=False)
         self.furnish()
 
     def furnish(self) -> None:
@@ -123,7 +125,7 @@ class Deployment:
         try:
             result = self.run(purge=True)
             assert not result.failed, result.failed
-            host.absent(self.paths, check=False)
+            install.absent(self.paths, check=False)
         finally:
             scrub(self.paths)
 

@@ -15,11 +15,11 @@ from typing import Any
 
 ENGINE = Path(__file__).resolve().parent.parent.parent / "module_utils" / "sandlot"
 PRESENT = """\
-from sandlot.converge import host
-outcome = host.present(paths, check=arguments["check"])
+from sandlot.host import install
+outcome = install.present(paths, check=arguments["check"])
 answer = {"changed": outcome.changed, "actions": outcome.actions}
 """
-ABSENT = PRESENT.replace("host.present", "host.absent")
+ABSENT = PRESENT.replace("install.present", "install.absent")
 CONVERGE = """\
 from sandlot import converge
 from sandlot.spec import normalise_all
@@ -31,9 +31,9 @@ answer = {"actions": result.actions, "failed": result.failed}
 _FRAME = """\
 import json, sys
 sys.path.insert(0, sys.argv[1])
-from sandlot.converge import payload
+from sandlot.host import payload
 from sandlot.errors import SandlotError
-from sandlot.paths import Paths
+from sandlot.site import Paths
 payload._compile = lambda directory: None
 paths, arguments = Paths(sys.argv[2]), json.loads(sys.argv[3])
 try:

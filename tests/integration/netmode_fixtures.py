@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from converge_fixtures import Deployment
-from sandlot import network, runtime
+from sandlot import network
 from sandlot.network import declare
+from sandlot.sandbox import runtime
 
 
 def run_inside(host: Deployment, name: str, *argv: str) -> subprocess.CompletedProcess[str]:

@@ -16,8 +16,8 @@ from archives import entry, folder, pack
 from oci_images import ARCHITECTURE, Layout, Registry, registry
 from sandlot import images
 from sandlot.images.oci import skopeo as client
-from sandlot.paths import Paths
 from sandlot.plan import apply_all, descriptions
+from sandlot.site import Paths
 
 needs_registry = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),

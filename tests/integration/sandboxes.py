@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 import pytest
-from sandlot import runtime, security, store
+from sandlot import security, store, wire
 from sandlot.errors import LaunchError
 from sandlot.kernel import namespaces
-from sandlot.launcher import protocol
 from sandlot.launcher.client import Launcher
-from sandlot.paths import Paths
+from sandlot.sandbox import runtime
 from sandlot.security import seccomp
+from sandlot.site import Paths
 
 ENGINE = Path(__file__).resolve().parent.parent.parent / "module_utils" / "sandlot"
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -168,9 +168,9 @@ class Sandbox:
         tty: bool = False,
     ) -> socket.socket:
         """An exec under way: answers come over the socket that is returned."""
-        connection = protocol.connect(self.paths.socket)
+        connection = wire.connect(self.paths.socket)
         request = {"op": "exec", "argv": list(argv), "env": dict(env or {}), "cwd": cwd}
-        protocol.send(connection, {**request, "user": user, "tty": tty}, list(fds))
+        wire.send(connection, {**request, "user": user, "tty": tty}, list(fds))
         return connection
 
     def exec(self, argv: Sequence[str], *, stdin: bytes = b"", **options: Any) -> Result:
@@ -196,13 +196,13 @@ class Sandbox:
 
 def receive(connection: socket.socket, *, seconds: float = DEADLINE) -> tuple[Any, list[int]]:
     assert select.select([connection], [], [], seconds)[0], f"no answer of init within {seconds} s"
-    return protocol.receive(connection)
+    return wire.receive(connection)
 
 
 def exit_code(connection: socket.socket, *, seconds: float = 120.0) -> int:
     while True:
         message, fds = receive(connection, seconds=seconds)
-        protocol.close_all(fds)
+        wire.close_all(fds)
         if message is None:
             raise LaunchError("init closed the session")
         if "error" in message:

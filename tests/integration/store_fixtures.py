@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 from sandlot import images, store
-from sandlot.paths import Paths
 from sandlot.plan import apply_all, descriptions
+from sandlot.site import Paths
 
 BUSYBOX = {"name": "busybox", "source": "busybox"}
 FORK = multiprocessing.get_context("fork")

@@ -17,8 +17,8 @@ from sandlot import cgroups
 from sandlot.cgroups import knobs
 from sandlot.errors import ForeignError, HostError, SandlotError
 from sandlot.kernel import namespaces
-from sandlot.paths import Paths
 from sandlot.plan import apply_all, descriptions
+from sandlot.site import Paths
 from sandlot.spec import Limits
 
 MIB = 1 << 20

@@ -20,7 +20,7 @@ import pytest
 from image_server import Server
 from sandlot import images, store
 from sandlot.images import busybox, progress
-from sandlot.paths import Paths
+from sandlot.site import Paths
 from test_images_download import ARCHIVE, paths, server, wish
 
 pytestmark = [
@@ -118,7 +118,7 @@ def test_what_is_being_made_is_listed(paths: Paths, server: Server) -> None:
 
 
 def test_rate_and_percentage() -> None:
-    from sandlot.cli.making import line
+    from sandlot.cli.progress import line
 
     each = {"name": "t", "phase": "download", "done": 3 << 20, "total": 4 << 20}
     times = {"phase_started": 100.0, "now": 102.0, "phase_from": 1 << 20}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from converge_fixtures import Deployment, deployed, free_port, needs_root, sandbox
 from sandlot import idmap
-from sandlot.converge import host as runtime_of_host
+from sandlot.host import install as runtime_of_host
 from sandlot.launcher.client import Launcher
 
 pytestmark = needs_root

@@ -15,7 +15,7 @@ from typing import Any, Iterator
 
 import pytest
 from sandboxes import Host, Sandbox, exit_code, pid_inside, receive, until
-from sandlot.launcher import protocol
+from sandlot import wire
 from sandlot.security import MASKED, capabilities
 from sandlot.security.syscalls import ARCHITECTURES
 
@@ -239,7 +239,7 @@ def test_descriptors_lead_nowhere(boxes: dict[str, Sandbox], number: int) -> Non
             if "pid" in answer:
                 pid = next(p for p in box.pids() if pid_inside(p) == answer["pid"])
                 assert os.readlink(f"/proc/{pid}/cwd") == "/dev/pts"
-                protocol.send(connection, {"op": "signal", "signal": 9})
+                wire.send(connection, {"op": "signal", "signal": 9})
                 assert exit_code(connection) == 137
             else:
                 assert answer["code"] == 126
@@ -424,10 +424,10 @@ def memory(pid: int) -> bytes:
 def test_answer_of_a_hostile_init_is_refused() -> None:
     from sandlot.errors import LaunchError
 
-    ours, theirs = protocol.pair()
+    ours, theirs = wire.pair()
     for raw in (b"exit -1", b"exit 1" + b"0" * 30, b"pid x", b"\xff\xfe", b"{}", b"[" * 5000):
         theirs.send(raw)
         with pytest.raises(LaunchError):
-            protocol.receive(ours)
+            wire.receive(ours)
     theirs.send(b"error \x1b[2Jowned\ncode 126")
-    assert "\x1b" not in protocol.receive(ours)[0]["error"]
+    assert "\x1b" not in wire.receive(ours)[0]["error"]

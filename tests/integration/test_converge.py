@@ -24,13 +24,14 @@ from converge_fixtures import (
     tree,
     wait_readable,
 )
-from sandlot import converge, runtime
-from sandlot.converge import host as runtime_of_host
-from sandlot.converge import probe
+from sandlot import converge
 from sandlot.errors import SandlotError, SpecError
+from sandlot.host import install as runtime_of_host
+from sandlot.host import probe
 from sandlot.idmap import observe as observe_ids
 from sandlot.kernel import mounts
 from sandlot.launcher.client import Launcher
+from sandlot.sandbox import runtime
 
 pytestmark = needs_root
 

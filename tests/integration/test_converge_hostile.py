@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 from converge_fixtures import Deployment, deployed, eventually, needs_root, sandbox
-from sandlot import runtime
 from sandlot.cli import execclient
-from sandlot.converge import layer, live, planner
+from sandlot.converge import planner
 from sandlot.errors import LaunchError
 from sandlot.launcher.client import Launcher
-from sandlot.paths import Paths
+from sandlot.sandbox import layer, live, runtime
+from sandlot.site import Paths
 
 pytestmark = needs_root
 

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from converge_fixtures import Deployment, deployed, descriptors, eventually, needs_root, sandbox
 from sandboxes import zygote_of
-from sandlot import cgroups, idmap, runtime
+from sandlot import cgroups, idmap
 from sandlot.kernel import netlink
 from sandlot.launcher.client import Launcher
 from sandlot.network.model import identity
+from sandlot.sandbox import runtime
 
 pytestmark = needs_root
 

@@ -11,8 +11,9 @@ from typing import Any, TextIO
 
 import pytest
 from converge_fixtures import IDLE, Deployment, deployed, eventually, needs_root, sandbox, tree
-from sandlot import converge, runtime
+from sandlot import converge
 from sandlot.errors import SpecError
+from sandlot.sandbox import runtime
 
 pytestmark = needs_root
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from converge_fixtures import Deployment, deployed, eventually, needs_root, sandbox
 from sandlot import images
-from sandlot.converge import doctor, facts, probe
+from sandlot.host import doctor, facts, probe
 from sandlot.launcher.client import Launcher
 
 pytestmark = needs_root

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from converge_fixtures import Deployment, deployed, needs_root, sandbox, short_directory, tree
 from sandlot import converge, lock
-from sandlot.converge import probe
 from sandlot.errors import HostError, SandlotError, StateError
+from sandlot.host import probe
 from sandlot.kernel import mounts
 from sandlot.network import nft
 
@@ -30,7 +30,7 @@ RUN = """\
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from sandlot import converge
-from sandlot.paths import Paths
+from sandlot.site import Paths
 from sandlot.spec import normalise_all
 
 specs = normalise_all(json.loads(sys.argv[3]))

@@ -16,13 +16,14 @@ import hung_fuse
 import pytest
 from converge_fixtures import Deployment, deployed, eventually, needs_root, sandbox
 from sandboxes import wait_dead
-from sandlot import converge, mountinfo, processes, runtime
-from sandlot.converge import doctor, facts
+from sandlot import converge
 from sandlot.errors import ForeignError, SandlotError, SpecError
+from sandlot.host import doctor, facts
 from sandlot.images import workspace
-from sandlot.kernel import mounts, namespaces
+from sandlot.kernel import mountinfo, mounts, namespaces, processes
+from sandlot.kernel.trees import remove_tree
 from sandlot.launcher import stopper
-from sandlot.trees import remove_tree
+from sandlot.sandbox import runtime
 
 pytestmark = needs_root
 needs_fuse = pytest.mark.skipif(not os.path.exists(hung_fuse.DEVICE), reason="no /dev/fuse here")

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 from converge_fixtures import Deployment, deployed, needs_root, sandbox
-from sandlot import cgroups, runtime, store
+from sandlot import cgroups, store
 from sandlot.errors import LaunchError
 from sandlot.init import status
 from sandlot.kernel import mounts, namespaces
 from sandlot.launcher.client import Launcher
-from sandlot.paths import PINNED
+from sandlot.sandbox import runtime
+from sandlot.site import PINNED
 
 pytestmark = needs_root
 ENGINE = Path(__file__).resolve().parent.parent.parent / "module_utils"
@@ -129,7 +130,7 @@ sys.path.insert(0, sys.argv[1])
 from sandlot import runtime, store
 from sandlot.kernel import namespaces
 from sandlot.launcher import stopper
-from sandlot.paths import Paths
+from sandlot.site import Paths
 
 assert os.getpid() == 1
 paths = Paths(sys.argv[2])

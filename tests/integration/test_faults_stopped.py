@@ -17,14 +17,15 @@ from typing import Any
 import pytest
 from converge_fixtures import Deployment, deployed, eventually, needs_root, sandbox, wait_readable
 from sandboxes import wait_dead, zygote_of
-from sandlot import cgroups, lock, processes, runtime
+from sandlot import cgroups, lock
 from sandlot.cli import execclient
-from sandlot.converge import doctor, facts, live
 from sandlot.errors import LaunchError, SandlotError
+from sandlot.host import doctor, facts
 from sandlot.images import workspace
-from sandlot.kernel import namespaces
+from sandlot.kernel import namespaces, processes
 from sandlot.launcher import client, unresponsive, worker
 from sandlot.launcher.client import Launcher
+from sandlot.sandbox import live, runtime
 
 pytestmark = needs_root
 

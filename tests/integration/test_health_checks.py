@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from sandboxes import Host, Sandbox, status_or_empty, until
-from sandlot.converge import health, live
-from sandlot.converge.evidence import last_output
 from sandlot.kernel import namespaces
+from sandlot.sandbox import health, live
+from sandlot.sandbox.last_words import last_output
 from sandlot.security import capabilities
 from test_init import switches
 

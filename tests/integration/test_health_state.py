@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from converge_fixtures import Deployment, deployed, eventually, needs_root, sandbox
-from sandlot import runtime
 from sandlot.cli.main import main
+from sandlot.sandbox import runtime
 
 pytestmark = needs_root
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from sandlot import idmap
-from sandlot.paths import Paths
 from sandlot.plan import apply_all
+from sandlot.site import Paths
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="useradd needs root"),

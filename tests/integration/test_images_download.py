@@ -19,8 +19,8 @@ from image_server import Server, serving
 from sandlot import images, lock
 from sandlot.errors import HostError, SandlotError, SpecError
 from sandlot.images import download
-from sandlot.paths import Paths
 from sandlot.plan import apply_all, descriptions
+from sandlot.site import Paths
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 FORK = multiprocessing.get_context("fork")

@@ -27,8 +27,8 @@ from sandlot import images
 from sandlot.errors import SandlotError
 from sandlot.images.tarstream import ArchiveError
 from sandlot.images.unpack import Bounds
-from sandlot.paths import Paths
 from sandlot.plan import apply_all
+from sandlot.site import Paths
 from test_images_extract import naive, unpack
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

@@ -17,7 +17,7 @@ from converge_fixtures import Deployment, deployed, needs_root, sandbox
 from image_fixtures import BUSYBOX, output, prepare, run
 from sandlot import images, store
 from sandlot.errors import SandlotError, SpecError
-from sandlot.images import evidence, programs
+from sandlot.images import programs, provenance
 
 pytestmark = needs_root
 
@@ -82,8 +82,8 @@ def test_unchanged_programs_are_not_read_again(
 ) -> None:
     prepare(host, TOOLS)
     read: list[str] = []
-    real = evidence.content_digest
-    monkeypatch.setattr(evidence, "content_digest", lambda path: read.append(path) or real(path))
+    real = provenance.content_digest
+    monkeypatch.setattr(provenance, "content_digest", lambda path: read.append(path) or real(path))
     specs = images.normalise_all([TOOLS, BUSYBOX])
     assert images.operations(host.paths, specs) == [] and read == []
     path = f"{host.paths.images}/tools.json"

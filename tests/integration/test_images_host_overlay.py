@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 from converge_fixtures import Deployment, deployed, needs_root, sandbox
 from image_fixtures import output, prepare, run
+from sandlot.build import host_mask
 from sandlot.errors import SpecError
-from sandlot.launcher import hostview
-from sandlot.paths import Paths
+from sandlot.site import Paths
 
 pytestmark = needs_root
 
@@ -164,7 +164,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def shown(root: Path, **choice: list[str]) -> dict[str, str]:
-    found = hostview.entries(IDS, choice, str(root))
+    found = host_mask.entries(IDS, choice, str(root))
     kinds = {each.path: "whiteout" if each.mode is None else "merged" for each in found}
     kinds.update({each.path: "opaque" for each in found if each.opaque})
     return kinds
@@ -189,7 +189,7 @@ def test_a_way_to_what_is_shown(root: Path) -> None:
 
 
 def test_parents_come_first_and_nothing_twice(root: Path) -> None:
-    found = [each.path for each in hostview.entries(IDS, {"hide": ["/etc/open"]}, str(root))]
+    found = [each.path for each in host_mask.entries(IDS, {"hide": ["/etc/open"]}, str(root))]
     assert len(found) == len(set(found)) and found[0] == "."
     for number, path in enumerate(found):
         parent = os.path.dirname(path)
@@ -204,9 +204,9 @@ def test_a_name_that_leads_out_is_no_way(root: Path) -> None:
 
 
 def test_the_veil_is_made_as_planned() -> None:
-    fd = hostview.veil(IDS, {})
+    fd = host_mask.veil(IDS, {})
     try:
-        for each in hostview.entries(IDS, {}):
+        for each in host_mask.entries(IDS, {}):
             status = os.stat(each.path, dir_fd=fd, follow_symlinks=False)
             if each.mode is None:
                 assert stat.S_ISCHR(status.st_mode) and status.st_rdev == 0

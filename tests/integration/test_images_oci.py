@@ -45,8 +45,8 @@ from sandlot import images
 from sandlot.errors import HostError, SandlotError, SpecError
 from sandlot.images.oci import skopeo as client
 from sandlot.images.oci.manifest import ImageError
-from sandlot.paths import Paths
 from sandlot.plan import Change, apply_all, descriptions
+from sandlot.site import Paths
 
 __all__ = ["layout", "own", "paths", "served", "wrapped"]
 pytestmark = needs_registry

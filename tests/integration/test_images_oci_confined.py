@@ -25,7 +25,7 @@ from oci_fixtures import (
 from oci_images import Layout, Registry
 from sandlot.errors import HostError
 from sandlot.images.oci import credentials
-from sandlot.paths import Paths
+from sandlot.site import Paths
 
 __all__ = ["layout", "paths", "served", "wrapped"]
 pytestmark = needs_registry

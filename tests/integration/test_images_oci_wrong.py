@@ -44,13 +44,13 @@ from oci_images import (
     skopeo,
 )
 from sandboxes import until
-from sandlot.converge import facts
 from sandlot.errors import HostError, SandlotError, SpecError
+from sandlot.host import facts
 from sandlot.images import store as image_store
 from sandlot.images.oci import skopeo as client
 from sandlot.images.oci.manifest import ImageError
 from sandlot.images.tarstream import ArchiveError
-from sandlot.paths import Paths
+from sandlot.site import Paths
 
 __all__ = ["layout", "own", "paths", "served", "wrapped"]
 pytestmark = needs_registry

@@ -16,9 +16,9 @@ import pytest
 from converge_fixtures import Deployment, deployed, eventually, needs_root, sandbox
 from image_fixtures import BUSYBOX, output, prepare
 from sandlot import converge, images, network
-from sandlot.converge import host as runtime_of_host
 from sandlot.converge import observe, setup
 from sandlot.errors import SandlotError, SpecError
+from sandlot.host import install as runtime_of_host
 from sandlot.plan import apply_all
 from sandlot.security import capabilities
 

@@ -13,8 +13,8 @@ import pytest
 from sandlot import images
 from sandlot.idmap import IdRange
 from sandlot.images import busybox
-from sandlot.paths import Paths
 from sandlot.plan import apply_all, descriptions
+from sandlot.site import Paths
 from store_fixtures import FORK, archive, converge, paths, sandbox
 
 __all__ = ["paths"]

@@ -21,8 +21,8 @@ import pytest
 from sandlot import images
 from sandlot.errors import ForeignError, HostError, SandlotError, SpecError
 from sandlot.images import busybox
-from sandlot.paths import Paths
 from sandlot.plan import Change, apply_all, descriptions
+from sandlot.site import Paths
 from store_fixtures import BUSYBOX, FORK, archive, converge, listing, paths, sandbox
 
 __all__ = ["paths"]

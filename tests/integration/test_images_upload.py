@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from archives import one_file
 from sandlot import images
-from sandlot.paths import Paths
+from sandlot.site import Paths
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 REPOSITORY = Path(__file__).resolve().parents[2]

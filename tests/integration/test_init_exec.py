@@ -23,8 +23,8 @@ from sandboxes import (
     status_fields,
     wait_dead,
 )
+from sandlot import wire
 from sandlot.errors import LaunchError
-from sandlot.launcher import protocol
 from sandlot.security import capabilities
 
 SLEEP = ["sleep", "100000"]
@@ -60,7 +60,7 @@ def executed(box: Sandbox, *, tty: bool) -> tuple[Any, int]:
     os.close(null)
     message, fds = receive(connection)
     assert "pid" in message, message
-    protocol.close_all(fds[1:])
+    wire.close_all(fds[1:])
     return (connection, fds), (set(children(box.init)) - before).pop()
 
 
@@ -91,7 +91,7 @@ def test_exec_is_as_confined_as_the_workload(
     host = vector(os.getpid())
     assert not {kind for kind in NAMESPACES if host[kind] == found[kind]} - {"time", "cgroup"}
     session[0].close()
-    protocol.close_all(session[1])
+    wire.close_all(session[1])
 
 
 def test_init_is_as_confined_as_the_workload(sandbox_host: Host) -> None:
@@ -154,7 +154,7 @@ def test_more_commands_than_allowed_are_refused(sandbox_host: Host) -> None:
     with pytest.raises(LaunchError, match="256 commands"):
         box.shell("true")
     for session in sessions:
-        protocol.send(session, {"op": "signal", "signal": 9})
+        wire.send(session, {"op": "signal", "signal": 9})
     assert {exit_code(session) for session in sessions} == {137}
     for session in sessions:
         session.close()
@@ -168,7 +168,7 @@ def test_command_outlives_its_caller(sandbox_host: Host) -> None:
     connection.close()
     box.until(lambda: open_files(box.init) == before)
     assert pid in children(box.init)
-    protocol.close_all(fds)
+    wire.close_all(fds)
     wait_dead(pid)
 
 
@@ -179,9 +179,9 @@ def test_command_outlives_its_caller(sandbox_host: Host) -> None:
 def test_nonsense_does_not_hurt_init(sandbox_host: Host, request_: Any) -> None:
     box = sandbox_host.started("a", SLEEP)
     init = box.init
-    with protocol.connect(box.paths.socket) as connection:
-        protocol.send(connection, request_)
-    with protocol.connect(box.paths.socket) as connection:
+    with wire.connect(box.paths.socket) as connection:
+        wire.send(connection, request_)
+    with wire.connect(box.paths.socket) as connection:
         connection.send(b"\xff\xfe{}")
     assert box.shell("echo ok").stdout == b"ok\n"
     assert box.init == init
@@ -268,7 +268,7 @@ def test_pty_has_a_session_and_signals(sandbox_host: Host) -> None:
 def test_signal_reaches_the_command(sandbox_host: Host) -> None:
     box = sandbox_host.started("a", SLEEP)
     (connection, _), _ = executed(box, tty=False)
-    protocol.send(connection, {"op": "signal", "signal": 10})
+    wire.send(connection, {"op": "signal", "signal": 10})
     assert exit_code(connection) == 138
     connection.close()
 

@@ -91,7 +91,7 @@ def test_ring_goes_on_after_a_restart(sandbox_host: Host) -> None:
 
 
 def test_size_can_be_changed_while_running(sandbox_host: Host) -> None:
-    from sandlot.converge import live
+    from sandlot.sandbox import live
 
     box = sandbox_host.started("a", ["yes", "x" * 100], log_max_size=MAX * 4)
     box.until(lambda: sum(sizes(box)) > MAX * 2)

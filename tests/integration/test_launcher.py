@@ -22,11 +22,11 @@ from sandboxes import (
     wait_dead,
     zygote_of,
 )
-from sandlot import runtime, store
+from sandlot import store, wire
 from sandlot.errors import LaunchError
 from sandlot.kernel import mounts
-from sandlot.launcher import protocol
 from sandlot.launcher.client import Launcher
+from sandlot.sandbox import runtime
 
 SLEEP = ["sleep", "100000"]
 ALWAYS = {"policy": "unless-stopped", "retries": 0}
@@ -253,7 +253,7 @@ def test_init_that_lies_is_killed(sandbox_host: Host, answer: bytes | None) -> N
     """A socket of the test in place of init's: no answer, nonsense, or a promise not kept."""
     box = sandbox_host.started("a", SLEEP, stop={"signal": 15, "timeout": 0.2})
     pid = box.init
-    listener = protocol.listen(box.paths.socket)
+    listener = wire.listen(box.paths.socket)
 
     def serve() -> None:
         fd, _ = listener._accept()  # type: ignore[attr-defined]
@@ -370,12 +370,12 @@ def test_recycled_pid_is_not_taken_for_init(sandbox_host: Host) -> None:
 @pytest.mark.parametrize("request_", [{}, {"op": "x"}, {"op": "start"}, [1], 5, {"op": ["start"]}])
 def test_nonsense_does_not_hurt_the_launcher(sandbox_host: Host, request_: Any) -> None:
     pid = sandbox_host.launcher_pid()
-    with protocol.connect(sandbox_host.paths.launcher_socket) as connection:
-        protocol.send(connection, request_)
-        protocol.receive(connection)
-    with protocol.connect(sandbox_host.paths.launcher_socket) as connection:
+    with wire.connect(sandbox_host.paths.launcher_socket) as connection:
+        wire.send(connection, request_)
+        wire.receive(connection)
+    with wire.connect(sandbox_host.paths.launcher_socket) as connection:
         connection.send(b"\x00\xff")
-    with protocol.connect(sandbox_host.paths.launcher_socket):
+    with wire.connect(sandbox_host.paths.launcher_socket):
         pass
     assert sandbox_host.launcher_pid() == pid
     for name in set(runtime.names(sandbox_host.paths)) - {"a"}:
@@ -419,10 +419,10 @@ def test_operations_on_one_sandbox_are_in_order(sandbox_host: Host) -> None:
     box = sandbox_host.sandbox("a", SLEEP)
     connections = []
     for operation in ("create", "start", "stop", "start", "stop", "destroy") * 4:
-        connection = protocol.connect(sandbox_host.paths.launcher_socket)
-        protocol.send(connection, {"op": operation, "name": "a"})
+        connection = wire.connect(sandbox_host.paths.launcher_socket)
+        wire.send(connection, {"op": operation, "name": "a"})
         connections.append(connection)
-    answers = [protocol.receive(connection)[0] for connection in connections]
+    answers = [wire.receive(connection)[0] for connection in connections]
     for connection in connections:
         connection.close()
     assert answers == [{}] * 24

@@ -23,8 +23,8 @@ from sandboxes import (
     until,
     zygote_of,
 )
-from sandlot import runtime
 from sandlot.errors import LaunchError, StateError
+from sandlot.sandbox import runtime
 
 SLEEP = ["sleep", "100000"]
 ALWAYS = {"policy": "unless-stopped", "retries": 0}

@@ -15,10 +15,11 @@ from typing import Any, Sequence
 
 import pytest
 from sandboxes import Host, Sandbox, children, status_or_empty
-from sandlot import runtime
-from sandlot.launcher import client, protocol
+from sandlot import wire
+from sandlot.launcher import client
 from sandlot.launcher.client import Launcher
-from sandlot.paths import Paths
+from sandlot.sandbox import runtime
+from sandlot.site import Paths
 
 SLEEP = ["sleep", "100000"]
 ALWAYS = {"policy": "unless-stopped", "retries": 0}
@@ -78,7 +79,7 @@ def fill_backlog(path: str) -> list[socket.socket]:
     connections = []
     for _ in range(10_000):
         try:
-            connections.append(protocol.connect(path, timeout=0))
+            connections.append(wire.connect(path, timeout=0))
         except BlockingIOError:
             return connections
     raise AssertionError(f"{path} takes connections without end")
@@ -131,19 +132,19 @@ def test_a_launcher_of_an_older_version_stops_one_by_one(
     """It closes the connection of whoever asks for what it does not know, or says so."""
     paths = Paths(str(tmp_path))
     os.makedirs(paths.run)
-    listener = protocol.listen(paths.launcher_socket)
+    listener = wire.listen(paths.launcher_socket)
     listener.setblocking(True)
     asked: list[str] = []
 
     def serve() -> None:
         while "quit" not in asked:
-            connection = protocol.accept(listener)
+            connection = wire.accept(listener)
             assert connection is not None
-            message, _ = protocol.receive_request(connection)
+            message, _ = wire.receive_request(connection)
             asked.append(message["op"] if message else "")
             known = {"ping": {"pid": 1}, "stop_all": answer}.get(asked[-1], {})
             if known is not None:
-                protocol.answer(connection, known)
+                wire.answer(connection, known)
             connection.close()
 
     thread = threading.Thread(target=serve)
@@ -164,23 +165,23 @@ def test_a_full_backlog_listens(tmp_path: Path) -> None:
     """Its clients wait for their turn; who only wants to know whether there is one does not."""
     paths = Paths(str(tmp_path))
     os.makedirs(paths.run)
-    listener = protocol.listen(paths.launcher_socket)
+    listener = wire.listen(paths.launcher_socket)
     listener.setblocking(True)
     connections = fill_backlog(paths.launcher_socket)
     assert Launcher(paths).listening()
     with pytest.raises(BlockingIOError):
-        protocol.connect(paths.launcher_socket, timeout=0.1)
+        wire.connect(paths.launcher_socket, timeout=0.1)
     answers: list[Any] = []
     thread = threading.Thread(target=lambda: answers.append(Launcher(paths).ping()))
     thread.start()
     for connection in connections:
         connection.close()
     while thread.is_alive() and not answers:
-        waiting = protocol.accept(listener)
+        waiting = wire.accept(listener)
         assert waiting is not None
         with contextlib.suppress(OSError):  # those that have hung up
-            if protocol.receive_request(waiting)[0]:
-                protocol.answer(waiting, {"pid": 1})
+            if wire.receive_request(waiting)[0]:
+                wire.answer(waiting, {"pid": 1})
                 break
     thread.join()
     assert answers == [{"pid": 1}]

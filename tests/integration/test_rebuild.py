@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 from converge_fixtures import Deployment, deployed, fetch, free_port, needs_root, sandbox
-from sandlot import converge, record, runtime
-from sandlot.converge import rebuild, rollback, steps, trial
+from sandlot import converge
+from sandlot.converge import rebuild, rollback, steps
 from sandlot.errors import HostError
 from sandlot.launcher.client import Launcher
+from sandlot.sandbox import record, runtime, settle
 
 pytestmark = needs_root
 OLD = ["sh", "-c", "echo old says; exec sleep 1000000"]
@@ -297,7 +298,7 @@ def is_committed(host: Deployment, name: str) -> bool:
 def test_killed_after_any_step(
     host: Deployment, then: str, stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial, "STEADY_SECONDS", 0.0)
+    monkeypatch.setattr(settle, "STEADY_SECONDS", 0.0)
     number, killed, outcomes = 1 - stride, True, set()
     while killed:
         number += stride
@@ -329,7 +330,7 @@ def test_killed_in_the_switch_and_in_the_way_back(
     host: Deployment, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At each rename of the switch, then at each rename of what puts back."""
-    monkeypatch.setattr(trial, "STEADY_SECONDS", 0.0)
+    monkeypatch.setattr(settle, "STEADY_SECONDS", 0.0)
     number, killed = 0, True
     while killed:
         number += 1

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from converge_fixtures import Deployment, eventually, needs_root, sandbox
-from sandlot.converge import facts, host, services
+from sandlot.host import facts, install, services
 from sandlot.launcher.client import Launcher
 from service_hosts import SYSVINIT, machine, runs
 
@@ -38,7 +38,7 @@ def script(host: Deployment, *words: str, **env: str) -> subprocess.CompletedPro
 
 
 def links(host: Deployment) -> list[str]:
-    etc = Path(host.paths.root, "etc")
+    etc = Path(install.paths.root, "etc")
     return sorted(str(link.relative_to(etc)) for link in etc.glob("rc?.d/*sandlot"))
 
 
@@ -47,7 +47,7 @@ def test_sysvinit_is_told_once(sysvinit: Deployment) -> None:
     assert facts.gather(paths)["service_manager"] == "sysvinit"
     names = [link.replace(link[6:8], "") for link in links(sysvinit)]
     assert len(names) == 7, names
-    assert host.present(paths, check=False).actions == []
+    assert install.present(paths, check=False).actions == []
     done = subprocess.run(
         ["shellcheck", f"{paths.root}/etc/init.d/sandlot", f"{paths.lib}/service"],
         capture_output=True,
@@ -67,10 +67,10 @@ def test_damage_is_repaired(sysvinit: Deployment) -> None:
     Path(paths.root, "etc/init.d/sandlot").write_text("#!/bin/sh\n")
     wanted = ["runtime: write", "runtime: enable", "runtime: keep", "runtime: upgrade"]
     for check in (True, False):
-        found = host.present(paths, check=check).actions
+        found = install.present(paths, check=check).actions
         assert [" ".join(action.split()[:2]) for action in found] == wanted, found
     assert links(sysvinit) == before
-    assert host.present(paths, check=False).actions == []
+    assert install.present(paths, check=False).actions == []
 
 
 def test_exit_statuses_of_the_init_script(sysvinit: Deployment) -> None:
@@ -125,11 +125,11 @@ def test_a_boot_and_a_shutdown(sysvinit: Deployment) -> None:
 def test_it_is_removed(sysvinit: Deployment) -> None:
     paths = sysvinit.paths
     assert services.left(paths)
-    found = host.absent(paths, check=True).actions
+    found = install.absent(paths, check=True).actions
     assert "runtime: remove the service sandlot" in found
-    host.absent(paths, check=False)
+    install.absent(paths, check=False)
     assert links(sysvinit) == []
     assert not os.path.exists(f"{paths.root}/etc/init.d/sandlot")
     assert services.left(paths) is None
-    assert host.absent(paths, check=False).actions == []
+    assert install.absent(paths, check=False).actions == []
     sysvinit.prepare()

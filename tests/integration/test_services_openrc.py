@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from converge_fixtures import Deployment, needs_root, sandbox
-from sandlot.converge import facts, host
+from sandlot.host import facts, install
 from service_hosts import OPENRC, machine, runs
 
 pytestmark = needs_root
@@ -46,7 +46,7 @@ def within(
 ) -> subprocess.CompletedProcess[str]:
     command = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-ec", _WITHIN, "sh"]
     return subprocess.run(
-        [*command, host.paths.root, *words],
+        [*command, install.paths.root, *words],
         env={"PATH": PATH, "LEVEL": level},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -60,9 +60,9 @@ def test_openrc_is_told_once(openrc: Deployment) -> None:
     assert facts.gather(paths)["service_manager"] == "openrc"
     link = Path(paths.root, "etc/runlevels/default/sandlot")
     assert os.readlink(link) == "/etc/init.d/sandlot"
-    assert host.present(paths, check=False).actions == []
+    assert install.present(paths, check=False).actions == []
     link.unlink()
-    assert "runtime: enable the service sandlot" in host.present(paths, check=False).actions
+    assert "runtime: enable the service sandlot" in install.present(paths, check=False).actions
     done = subprocess.run(
         ["shellcheck", f"{paths.root}/etc/init.d/sandlot"],
         capture_output=True,
@@ -96,8 +96,8 @@ def test_openrc_starts_and_stops(openrc: Deployment) -> None:
 
 def test_openrc_is_left_as_it_was(openrc: Deployment) -> None:
     paths = openrc.paths
-    host.absent(paths, check=False)
+    install.absent(paths, check=False)
     assert not os.path.lexists(f"{paths.root}/etc/init.d/sandlot")
     assert not os.path.lexists(f"{paths.root}/etc/runlevels/default/sandlot")
-    assert host.absent(paths, check=False).actions == []
+    assert install.absent(paths, check=False).actions == []
     openrc.prepare()

@@ -43,7 +43,7 @@ FIRST_STATUS = {"state", "pid", "since", "restarts", "exit_code", "final", "lost
 def older(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     """Its inits don't say what protocol they speak, and know no answer to what they don't know."""
     changes = {
-        "launcher/builder.py": (', "protocol": runtime.PROTOCOL}', "}"),
+        "build/builder.py": (', "protocol": runtime.PROTOCOL}', "}"),
         "launcher/server.py": ('{"version": __version__,', '{"version": "0.0", "what": "old",'),
     }
     return Engine(tmp_path_factory.mktemp("older"), "0.0.9", changes)
@@ -245,7 +245,7 @@ def test_inits_of_a_newer_protocol(host: Deployment, tmp_path: Path) -> None:
 
 
 def present(host: Deployment) -> None:
-    from sandlot.converge import host as runtime_of_host
+    from sandlot.host import install as runtime_of_host
 
     runtime_of_host.present(host.paths, check=False)
 
@@ -255,15 +255,15 @@ POINTS = {
     "before the first file": "payload.install = die",
     "before the switch": "payload._switch = die",
     "after the switch": "payload._remove_others = die",
-    "once the launcher knows": "host.store.remove = die",
+    "once the launcher knows": "install.store.remove = die",
 }
 KILLED = """\
 import os, signal
-from sandlot.converge import host
+from sandlot.host import install
 def die(*arguments, **options):
     os.kill(os.getpid(), signal.SIGKILL)
 {point}
-host.present(paths, check=False)
+install.present(paths, check=False)
 """
 
 

@@ -21,13 +21,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, NamedTuple, NoReturn
 
 from converge_fixtures import Deployment, descriptors, sandbox, scrub
-from sandlot import cgroups, idmap, lock, network, runtime, shell
+from sandlot import cgroups, idmap, lock, network, shell
 from sandlot.errors import SandlotError
 from sandlot.kernel import namespaces
 from sandlot.launcher.client import Launcher
 from sandlot.network.observe import is_ours
-from sandlot.paths import Paths
 from sandlot.plan import apply_all
+from sandlot.sandbox import runtime
+from sandlot.site import Paths
 
 from .faults import SIGNALS, Injection
 from .tracer import Tracer

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from sandlot import idmap
-from sandlot.paths import Paths
 from sandlot.plan import apply_all, descriptions
+from sandlot.site import Paths
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from sandlot import cgroups, store
 from sandlot.cgroups import cpulist, knobs
 from sandlot.cgroups.layout import Hierarchy
 from sandlot.errors import HostError, SandlotError, SpecError
-from sandlot.paths import Paths
 from sandlot.plan import apply_all, descriptions
+from sandlot.site import Paths
 from sandlot.spec import Limits
 
 MIB = 1 << 20

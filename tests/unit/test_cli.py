@@ -17,7 +17,7 @@ from sandlot.cli import facts, listing, logs, names, output, service
 from sandlot.cli.main import main, parse
 from sandlot.cli.relay import Loop, Pump
 from sandlot.errors import SandlotError
-from sandlot.paths import Paths
+from sandlot.site import Paths
 
 ENGINE = Path(__file__).resolve().parents[2] / "module_utils"
 

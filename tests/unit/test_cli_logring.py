@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sandlot.cli.logring import Line, Ring
-from sandlot.converge import evidence
 from sandlot.init.logs import LogRing, newest
-from sandlot.paths import Paths, SandboxPaths
+from sandlot.sandbox import last_words
+from sandlot.sandbox.logs import Line, Ring
+from sandlot.site import Paths, SandboxPaths
 
 
 class Pair:
@@ -77,7 +77,7 @@ def test_a_clock_that_was_set_back_changes_no_order(pair: Pair, count: int) -> N
     found = numbers(list(ring.lines()))
     ring.close()
     assert found == list(range(count))[-len(found) :]
-    assert evidence.last_log(pair.paths, 2) == [f"line {count - 2}", f"line {count - 1}"]
+    assert last_words.last_log(pair.paths, 2) == [f"line {count - 2}", f"line {count - 1}"]
 
 
 def test_times_decide_where_no_file_is_closed(pair: Pair) -> None:

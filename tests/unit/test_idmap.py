@@ -13,8 +13,8 @@ from idmap_fixtures import content, converge, listing, paths, plan
 from sandlot import idmap
 from sandlot.errors import ForeignError, HostError, SpecError
 from sandlot.idmap import FIRST, LAST, SIZE, IdRange
-from sandlot.paths import Paths
 from sandlot.plan import apply_all
+from sandlot.site import Paths
 
 SLOTS = (LAST + 1 - FIRST) // SIZE
 __all__ = ["paths"]

@@ -17,8 +17,8 @@ from idmap_fixtures import content, converge, listing, paths, plan
 from sandlot import idmap
 from sandlot.errors import ForeignError, SandlotError
 from sandlot.idmap import FIRST, SIZE, IdRange, lockfile
-from sandlot.paths import Paths
 from sandlot.plan import apply_all
+from sandlot.site import Paths
 
 __all__ = ["paths"]
 

@@ -17,7 +17,7 @@ from sandlot import images, store
 from sandlot.errors import SpecError, StateError
 from sandlot.images import busybox, elf
 from sandlot.images.tarstream import MAX_EXTENSION, ArchiveError, TarStream
-from sandlot.paths import Paths
+from sandlot.site import Paths
 
 SHA256 = "sha256:" + "0a" * 32
 TARBALL = {"name": "debian", "source": "tarball", "path": "/srv/x.tar", "checksum": SHA256}

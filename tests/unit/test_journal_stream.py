@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sandlot.init import journal
 from sandlot.init.logs import Journal, LogRing
-from sandlot.launcher import journal
-from sandlot.paths import Paths
+from sandlot.site import Paths
 
 LINE = b"x" * 999 + b"\n"
 

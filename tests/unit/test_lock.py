@@ -11,9 +11,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from sandlot import lock, processes
+from sandlot import lock
 from sandlot.errors import SandlotError, StateError
-from sandlot.paths import Paths
+from sandlot.kernel import processes
+from sandlot.site import Paths
 
 
 def test_a_run_that_makes_no_state_leaves_none(tmp_path: Path) -> None:

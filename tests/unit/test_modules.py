@@ -14,7 +14,7 @@ from typing import Any
 import ansible.module_utils
 import pytest
 import yaml
-from sandlot.converge import payload
+from sandlot.host import payload
 
 TOP = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(TOP / "tests"))
@@ -107,5 +107,5 @@ def test_the_payload_is_read_from_a_zip(tmp_path: Path, monkeypatch: pytest.Monk
         for name, content in payload.sources().items():
             packed.writestr(name.replace("sandlot/", "zipped_engine/", 1), content)
     monkeypatch.syspath_prepend(str(archive))
-    zipped = importlib.import_module("zipped_engine.converge.payload")
+    zipped = importlib.import_module("zipped_engine.host.payload")
     assert zipped.sources() == payload.sources()

@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 
 import pytest
 from sandlot import oserrors, shell, store
-from sandlot.converge import layer
 from sandlot.errors import HostError
 from sandlot.network import nft
-from sandlot.paths import Paths
+from sandlot.sandbox import layer
+from sandlot.site import Paths
 
 
 class Failed(Exception):

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandlot import runtime
-from sandlot.converge import evidence, health, live
-from sandlot.converge.process import for_init
+from sandlot import wire
 from sandlot.errors import LaunchError
 from sandlot.init import status
 from sandlot.init.policy import CRASH_LOOP, SETTLED, Policy
-from sandlot.launcher import oom, protocol
-from sandlot.paths import Paths, SandboxPaths
+from sandlot.sandbox import health, last_words, live, oom, runtime
+from sandlot.sandbox.process import for_init
+from sandlot.site import Paths, SandboxPaths
 from sandlot.spec import Healthcheck
 from sandlot.spec.table.supervision import parse_healthcheck
 
@@ -92,27 +91,27 @@ def test_log_lines_are_few_bounded_and_harmless(box: SandboxPaths) -> None:
     Path(box.logs[0]).write_bytes(b"\n".join(lines) + b"\nT stdout F cut")
     os.utime(box.logs[0], ns=(1, 1))
     Path(box.logs[1]).write_bytes(b"T stdout F last\n")
-    found = evidence.last_log(box)
-    assert found == ["one", "\\x1b[2Jtwo\ufffd", "x" * evidence.LONGEST, "cut", "last"]
-    assert evidence.last_log(box, 1) == ["last"]
+    found = last_words.last_log(box)
+    assert found == ["one", "\\x1b[2Jtwo\ufffd", "x" * last_words.LONGEST, "cut", "last"]
+    assert last_words.last_log(box, 1) == ["last"]
     # What a hostile init makes of its files costs no more than their ends.
     os.truncate(box.logs[1], 1 << 40)
     os.truncate(box.logs[0], 0)
-    assert evidence.last_log(box) == []
+    assert last_words.last_log(box) == []
 
 
 def test_output_of_a_check(box: SandboxPaths) -> None:
-    assert evidence.last_output(box) == ""
+    assert last_words.last_output(box) == ""
     Path(box.health).write_bytes(b"\x07one\r\ntwo\n".ljust(4096, b"\0"))
-    assert evidence.last_output(box) == "\\x07one\ntwo"
+    assert last_words.last_output(box) == "\\x07one\ntwo"
     os.truncate(box.health, 1 << 40)
-    assert evidence.last_output(box) == ""
+    assert last_words.last_output(box) == ""
 
 
 def test_files_that_are_links_are_not_followed(box: SandboxPaths) -> None:
     os.symlink("/etc/passwd", box.health)
     with pytest.raises(OSError, match="symbolic"):
-        evidence.last_output(box)
+        last_words.last_output(box)
 
 
 def counted(box: SandboxPaths, directory: Path, kills: int, name: str = "memory.events") -> int:
@@ -236,8 +235,8 @@ def test_patience() -> None:
 
 def agree(listener: socket.socket) -> None:
     with listener.accept()[0] as connection:
-        protocol.receive_request(connection)
-        protocol.answer(connection, {})
+        wire.receive_request(connection)
+        wire.answer(connection, {})
 
 
 @pytest.mark.parametrize("knows", [True, False])

@@ -10,8 +10,8 @@ import os
 from typing import TYPE_CHECKING, Mapping, NamedTuple
 
 from ..errors import HostError, SandlotError
-from ..paths import Paths
 from ..plan import Operation
+from ..site import Paths
 from . import files, parents
 from .knobs import UNLIMITED, Knob
 from .layout import Hierarchy

@@ -18,7 +18,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from ..paths import Paths
+from ..site import Paths
 
 MOUNTINFO = "/proc/self/mountinfo"
 

@@ -16,8 +16,8 @@ from typing import Iterable, Mapping
 
 from .. import store
 from ..errors import ForeignError, HostError
-from ..paths import Paths
 from ..plan import Operation
+from ..site import Paths
 from . import cpulist, files
 from .knobs import VERSION_2, Host
 from .layout import Hierarchy, Layout, children

@@ -16,10 +16,10 @@ import select
 import signal
 import time
 
-from .. import processes
 from ..errors import ForeignError, SandlotError
-from ..paths import Paths
+from ..kernel import processes
 from ..plan import Operation
+from ..site import Paths
 from . import files
 from .layout import Hierarchy, Layout
 from .state import CgroupState

@@ -9,18 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Iterable, Iterator, Mapping
 
 from ..errors import HostError, SpecError
-from ..paths import Paths
+from ..site import Paths
 from . import cpulist, files
-from .knobs import (
-    CONTROLLERS,
-    PERIOD,
-    SWAP_FILES,
-    VERSION_1,
-    VERSION_2,
-    Host,
-    Knob,
-    quota,
-)
+from .knobs import CONTROLLERS, PERIOD, SWAP_FILES, VERSION_1, VERSION_2, Host, Knob, quota
 from .layout import Hierarchy, Layout, children, detect
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..paths import Paths
+from ..site import Paths
 from . import files
 from .layout import Hierarchy, Layout, detect
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ..converge import doctor, facts
-from ..paths import Paths
+from ..host import doctor, facts
+from ..site import Paths
 from . import output
 
 

@@ -16,10 +16,10 @@ import stat
 import time
 from typing import List, Mapping, Optional, Sequence, Set
 
-from .. import runtime
+from .. import wire
 from ..errors import SandlotError
-from ..launcher import protocol
-from ..paths import Paths
+from ..sandbox import runtime
+from ..site import Paths
 from . import names
 from .relay import END_OF_TRANSMISSION, Loop, Pump
 from .signals import Forwarder
@@ -75,10 +75,10 @@ def run(
 def _check_size(name: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
     """Init drops a request it can't take in one piece; that would look like its death."""
     words = [*argv, *env, *env.values()]
-    if sum(len(os.fsencode(word)) + _WORD for word in words) > protocol.MAX_MESSAGE - _MARGIN:
+    if sum(len(os.fsencode(word)) + _WORD for word in words) > wire.MAX_MESSAGE - _MARGIN:
         raise SandlotError(
             f"{name}: arguments and environment take too much room",
-            hint=f"pass what is beyond {protocol.MAX_MESSAGE >> 10} KiB on standard input",
+            hint=f"pass what is beyond {wire.MAX_MESSAGE >> 10} KiB on standard input",
         )
 
 
@@ -94,7 +94,7 @@ def _connect(paths: Paths, name: str) -> socket.socket:
         raise SandlotError(f"{name} is not running", hint=f"start it: sandlot start {name}")
     runtime.check_protocol(name, running)
     try:
-        connection = protocol.connect(paths.sandbox(name).socket, timeout=CONNECT_SECONDS)
+        connection = wire.connect(paths.sandbox(name).socket, timeout=CONNECT_SECONDS)
         connection.settimeout(None)
         return connection
     except (BlockingIOError, socket.timeout) as error:
@@ -137,7 +137,7 @@ class _Session:
         if fd is not None:
             self._loop.handlers[fd] = forwarder.deliver
 
-    def run(self, request: protocol.Message) -> int:
+    def run(self, request: wire.Message) -> int:
         try:
             fds = [] if self._terminal else self._stdio()
             if self._terminal:
@@ -166,9 +166,9 @@ class _Session:
                 raise _silent(self._name)
             self._loop.turn(left)
 
-    def _send(self, request: protocol.Message, fds: Sequence[int]) -> None:
+    def _send(self, request: wire.Message, fds: Sequence[int]) -> None:
         try:
-            protocol.send(self._connection, request, fds)
+            wire.send(self._connection, request, fds)
         except OSError as error:
             raise SandlotError(f"{self._name}: init takes no request: {error.strerror}") from error
 
@@ -219,7 +219,7 @@ class _Session:
 
     def _on_message(self) -> None:
         try:
-            message, fds = protocol.receive(self._connection)
+            message, fds = wire.receive(self._connection)
         except ConnectionResetError:
             message, fds = None, []
         if message is None:
@@ -258,7 +258,7 @@ class _Session:
 
     def _signal(self, number: int) -> None:
         try:
-            protocol.send(self._connection, {"op": "signal", "signal": number})
+            wire.send(self._connection, {"op": "signal", "signal": number})
         except OSError:
             return  # init has just died, which its end of the connection tells
 

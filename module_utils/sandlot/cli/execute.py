@@ -9,7 +9,7 @@ import os
 from typing import Dict
 
 from ..errors import SandlotError
-from ..paths import Paths
+from ..site import Paths
 from . import execclient
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2

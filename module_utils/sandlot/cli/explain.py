@@ -13,11 +13,12 @@ import os
 import resource
 from typing import Any, Dict, Iterator, List, Mapping
 
-from .. import cgroups, network, record, store
+from .. import cgroups, network, store
+from ..build import lower_layers
 from ..errors import SandlotError
-from ..init import limits
-from ..launcher import lowers, users
-from ..paths import Paths
+from ..init import limits, users
+from ..sandbox import record
+from ..site import Paths
 from . import names, output, recipe, recipe_root
 from .recipe import Section, Subject
 
@@ -85,7 +86,7 @@ def _user(launch: Dict[str, Any]) -> tuple[int, int, List[int]]:
 
 
 def _layer_with_users(launch: Dict[str, Any]) -> str:
-    layers = [*lowers.paths(launch), *(["/"] if launch.get("host_root") else [])]
+    layers = [*lower_layers.paths(launch), *(["/"] if launch.get("host_root") else [])]
     return next((each for each in layers if os.path.isfile(f"{each}/etc/passwd")), layers[-1])
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Optional
 
-from .. import cgroups, runtime, store
+from .. import cgroups, store
 from ..errors import StateError
-from ..paths import Paths
+from ..sandbox import runtime
+from ..site import Paths
 from . import names
 
 Json = Dict[str, Any]

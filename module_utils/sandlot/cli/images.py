@@ -13,10 +13,10 @@ from typing import Any, Dict, List
 from .. import images
 from ..errors import SandlotError
 from ..images import progress, records
-from ..paths import Paths
 from ..plan import descriptions
+from ..site import Paths
 from . import output
-from .making import Watcher, line
+from .progress import Watcher, line
 
 HEADS = ("NAME", "SOURCE", "SIZE", "DIGEST", "LAYERS", "USED-BY", "AGE")
 _RIGHT = ("SIZE", "LAYERS", "AGE")

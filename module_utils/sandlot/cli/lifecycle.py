@@ -8,7 +8,7 @@ import argparse
 from typing import Mapping
 
 from .. import converge
-from ..paths import Paths
+from ..site import Paths
 from . import names, output
 
 

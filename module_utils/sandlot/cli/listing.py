@@ -8,7 +8,7 @@ import argparse
 import sys
 from typing import Any, Dict, List, Sequence
 
-from ..paths import Paths
+from ..site import Paths
 from . import facts, output
 
 HEADS = ("NAME", "STATE", "IMAGE", "ADDRESS", "PORTS", "UPTIME", "MEMORY", "RESTARTS")

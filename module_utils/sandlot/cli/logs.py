@@ -16,12 +16,12 @@ import sys
 import time
 from typing import BinaryIO, Callable, Iterable, Iterator, Optional
 
-from .. import runtime
 from ..errors import SandlotError
 from ..kernel.inotify import Watch
-from ..paths import Paths
+from ..sandbox import runtime
+from ..sandbox.logs import Line, Ring
+from ..site import Paths
 from . import names
-from .logring import Line, Ring
 
 _AGE = re.compile(r"(\d+)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

@@ -13,7 +13,7 @@ from typing import Any, List, Optional, Sequence
 
 from ..errors import HostError, SandlotError
 from ..oserrors import explained
-from ..paths import Paths
+from ..site import Paths
 from . import output
 
 _Commands = Any  # argparse names its type in private only

@@ -9,7 +9,7 @@ import re
 from typing import List
 
 from ..errors import SandlotError
-from ..paths import Paths
+from ..site import Paths
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 

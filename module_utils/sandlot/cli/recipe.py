@@ -15,7 +15,7 @@ from ..cgroups.state import wanted
 from ..network import Interface, Network
 from ..network.model import default_routes
 from ..network.sysctls import IPV6_BY_US
-from ..paths import Paths
+from ..site import Paths
 from ..spec import Limits
 from ..spec.netmode import HOST
 

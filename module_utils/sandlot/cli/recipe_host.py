@@ -7,7 +7,7 @@ from __future__ import annotations
 from shlex import quote
 from typing import Any, Iterator, Mapping
 
-from ..launcher import hostview
+from ..build import host_mask
 
 
 def asks_for_idmap() -> Iterator[str]:
@@ -25,15 +25,15 @@ def veiled(launch: Mapping[str, Any]) -> Iterator[str]:
     yield "  exit 1"
     yield "fi"
     yield 'mount -o remount,bind,ro,nosuid,nodev "$scratch/root/host"'
-    options = ",".join(f"{key}={value}" for key, value in hostview.OPTIONS.items())
+    options = ",".join(f"{key}={value}" for key, value in host_mask.OPTIONS.items())
     yield f'mount -t tmpfs -o nosuid,nodev,{options} none "$scratch/root/veil"'
-    for entry in hostview.entries(launch["ids"], launch["host_root"]):
+    for entry in host_mask.entries(launch["ids"], launch["host_root"]):
         yield from _entry(entry)
     yield "mount -t overlay -o ro,nosuid,nodev,index=off \\"
     yield '  -o "lowerdir=$scratch/root/veil:$scratch/root/host" overlay "$scratch/root/veiled"'
 
 
-def _entry(entry: hostview.Entry) -> Iterator[str]:
+def _entry(entry: host_mask.Entry) -> Iterator[str]:
     path = f'"$scratch/root/veil"/{quote(entry.path)}'
     if entry.mode is None:
         yield f"mknod {path} c 0 0"
@@ -42,4 +42,4 @@ def _entry(entry: hostview.Entry) -> Iterator[str]:
         yield f"mkdir {path}"
     yield f"chown {entry.owner[0]}:{entry.owner[1]} {path} && chmod {entry.mode:o} {path}"
     if entry.opaque:
-        yield f"setfattr --name={hostview.OPAQUE} --value=y {path}"
+        yield f"setfattr --name={host_mask.OPAQUE} --value=y {path}"

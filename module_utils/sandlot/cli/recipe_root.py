@@ -7,7 +7,7 @@ from __future__ import annotations
 from shlex import quote
 from typing import Any, Iterator, List, Mapping
 
-from ..launcher import lowers, rootfs
+from ..build import lower_layers, rootfs
 from ..security.capabilities import NAMES
 from . import recipe_host
 from .recipe import Section, Subject
@@ -46,7 +46,7 @@ def _root(subject: Subject) -> Iterator[str]:
     yield 'mount -t tmpfs -o mode=755 none "$scratch/root"'
     yield 'mkdir "$scratch/root/merged" "$scratch/root/files"'
     directories = []
-    for number, lower in enumerate(lowers.paths(launch)):
+    for number, lower in enumerate(lower_layers.paths(launch)):
         yield from _lower(launch, quote(lower), number)
         directories.append(f"$scratch/root/lower{number}")
     if launch.get("host_root"):
@@ -68,7 +68,7 @@ def _root(subject: Subject) -> Iterator[str]:
 def _layer(launch: Mapping[str, Any]) -> Iterator[str]:
     options, mode = launch.get("tmpfs_root", ""), 0o755
     if options:
-        mode = lowers.tmpfs_mode(options)
+        mode = lower_layers.tmpfs_mode(options)
         yield f'mount -t tmpfs -o {options} none "$scratch/layer"'
         yield 'mkdir "$scratch/layer/upper" "$scratch/layer/work"'
     yield f'chmod {mode:o} "$scratch/layer/upper"'

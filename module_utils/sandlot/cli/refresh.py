@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 
 from .. import converge
-from ..paths import Paths
+from ..site import Paths
 from . import output
 
 

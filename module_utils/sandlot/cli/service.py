@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 from ..launcher.client import Launcher
-from ..paths import Paths
+from ..site import Paths
 
 # LSB's exit status of a service that is down.
 NOT_RUNNING = 3

@@ -8,8 +8,9 @@ import argparse
 import sys
 from typing import Any, Dict, List
 
-from .. import cgroups, runtime
-from ..paths import Paths
+from .. import cgroups
+from ..sandbox import runtime
+from ..site import Paths
 from . import names, output
 
 HEADS = ("NAME", "PIDS", "MEMORY", "CPU-TIME", "OOM-KILLS")

@@ -10,16 +10,18 @@ from dataclasses import replace
 from functools import partial
 from typing import Iterable, Mapping, Sequence
 
-from .. import lock, network, record, runtime
+from .. import lock, network
 from ..errors import LaunchError, SpecError
+from ..host import payload
 from ..images import ImageSpec
 from ..launcher.client import Launcher
-from ..paths import Paths
-from ..record import STARTED, STOPPED, Records
+from ..sandbox import health, record, runtime
+from ..sandbox.names import SETUP, check_free, is_setup_running
+from ..sandbox.record import STARTED, STOPPED, Records
+from ..site import Paths
 from ..spec import Spec
-from . import dependencies, health, payload, rollback
+from . import dependencies, rollback
 from .decide import ABSENT, HEALTHY, Wish
-from .names import SETUP, check_free, is_setup_running
 from .observe import Observation, observe
 from .planner import plan
 from .report import Result, result

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 
 from ..plan import Change
-from ..record import PRESENT, REBUILDING, REMOVING, STARTED, STOPPED, Record
+from ..sandbox.record import PRESENT, REBUILDING, REMOVING, STARTED, STOPPED, Record
 from ..spec import Difference, Spec, differences
 from .steps import Line
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 import time
 from typing import Collection, Dict, Iterable, Mapping, Sequence
 
-from .. import runtime
 from ..errors import LaunchError, SpecError
 from ..launcher.client import Launcher
-from ..paths import Paths
-from ..record import Record
+from ..sandbox import health, runtime
+from ..sandbox.record import Record
+from ..site import Paths
 from ..spec.dependencies import HEALTHY
-from . import health, order
+from . import order
 from .decide import Decision, Seen, Wish
 from .steps import Failures
 

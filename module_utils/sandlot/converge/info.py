@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from typing import Any, Dict, Iterable, Mapping
 
-from .. import cgroups, record, runtime
-from ..launcher import oom
-from ..paths import Paths
-from ..record import Records
-from . import evidence
+from .. import cgroups
+from ..sandbox import last_words, oom, record, runtime
+from ..sandbox.record import Records
+from ..site import Paths
 from .report import facts
 
 Json = Dict[str, Any]
@@ -43,7 +42,7 @@ def _one(paths: Paths, name: str, records: Records, layout: cgroups.Layout) -> J
         "exit_code": status.get("exit_code"),
         "signal": status.get("signal"),
         "oom_kills": oom.total(paths.sandbox(name), usage.oom_kills),
-        "last_log": evidence.last_log(paths.sandbox(name)),
+        "last_log": last_words.last_log(paths.sandbox(name)),
         "spec": known.spec.to_json(),
     }
 
@@ -52,6 +51,6 @@ def _health(paths: Paths, name: str, status: Mapping[str, Any]) -> Json:
     """Of a sandbox that runs; None without a healthcheck."""
     if "health" not in status:
         return {"health": None, "failing_streak": None, "health_output": None}
-    output = evidence.last_output(paths.sandbox(name))
+    output = last_words.last_output(paths.sandbox(name))
     known = {key: status[key] for key in ("health", "failing_streak")}
     return {**known, "health_output": output}

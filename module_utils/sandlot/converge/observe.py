@@ -8,13 +8,15 @@ import os
 from dataclasses import dataclass
 from typing import Callable, Dict, Iterable, Mapping, Sequence
 
-from .. import cgroups, idmap, images, network, record, runtime, store
+from .. import cgroups, idmap, images, network, store
 from ..errors import StateError
+from ..host import probe
 from ..launcher.client import Launcher
 from ..network import Interface
-from ..paths import PINNED, Paths
-from ..record import Record, Records
-from . import layer, probe, sharing
+from ..sandbox import layer, record, runtime
+from ..sandbox.record import Record, Records
+from ..site import PINNED, Paths
+from . import netns_sharing
 from .decide import ALL_PINS, NO_PINS, SOME_PINS, Seen
 
 
@@ -101,7 +103,7 @@ def _seen(paths: Paths, name: str, records: Records, made: Made | None) -> Seen:
         pins=pins_of(paths, name, known),
         namespaces=made.digest if made else None,
         running=running.digest if running else None,
-        strayed=running is not None and sharing.strayed(paths, known, running.pid),
+        strayed=running is not None and netns_sharing.strayed(paths, known, running.pid),
         rebuild=layer.exists(paths.sandbox(name).rebuild),
     )
 

@@ -11,23 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Iterable, Mapping, Sequence
 
-from .. import cgroups, idmap, images, network, record
+from .. import cgroups, idmap, images, network
+from ..host import payload, probe
 from ..launcher.client import Launcher
-from ..paths import Paths
 from ..plan import Change, Operation
-from ..record import PRESENT, REBUILDING, Record
-from . import (
-    dependencies,
-    etcfiles,
-    launchfile,
-    layer,
-    live,
-    payload,
-    probe,
-    rebuild,
-    removal,
-    sharing,
-)
+from ..sandbox import etcfiles, launchfile, layer, live, record
+from ..sandbox.record import PRESENT, REBUILDING, Record
+from ..site import Paths
+from . import dependencies, netns_sharing, rebuild, removal
 from .decide import NO_PINS, Decision, Seen, decide, namespace_lines, record_lines, run_lines
 from .observe import Made, Observation, write_made
 from .rebuild import Rebuild
@@ -99,7 +90,7 @@ def _decisions(resolved: Resolved, seen: Observation) -> dict[str, Decision]:
     decisions: dict[str, Decision] = {}
     ordered = sorted(resolved.targets.items(), key=lambda item: item[1].record.spec.network_partner)
     for name, target in ordered:
-        rejoin = sharing.reason(target.record, decisions, seen.seen[name])
+        rejoin = netns_sharing.reason(target.record, decisions, seen.seen[name])
         decisions[name] = decide(target, seen.seen[name], rejoin)
     return {name: decisions[name] for name in resolved.targets}
 
@@ -109,7 +100,7 @@ def _followers(
 ) -> dict[str, str]:
     """Running bystanders that share the network of one of this run's sandboxes: why to restart."""
     reasons = {
-        name: sharing.reason(entry, decisions, seen.seen[name])
+        name: netns_sharing.reason(entry, decisions, seen.seen[name])
         for name, entry in resolved.bystanders.items()
         if entry.spec.network_partner in decisions and seen.seen[name].running
     }

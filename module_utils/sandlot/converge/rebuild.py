@@ -13,14 +13,15 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence
 
-from .. import network, record, store
+from .. import network, store
 from ..errors import LaunchError
+from ..host import payload
 from ..launcher.client import Launcher
 from ..network import NetworkState
 from ..oserrors import explained
-from ..paths import Paths, SandboxPaths
-from ..record import PRESENT, REBUILDING, Record
-from . import evidence, launchfile, layer, payload, trial
+from ..sandbox import last_words, launchfile, layer, record, settle
+from ..sandbox.record import PRESENT, REBUILDING, Record
+from ..site import Paths, SandboxPaths
 from .decide import Decision, Seen, Target, preparation_line, record_lines, switch_line
 from .observe import Made, write_made
 from .steps import Failures, Step, batch
@@ -141,7 +142,7 @@ def switch(paths: Paths, found: Mapping[str, Rebuild], state: NetworkState) -> l
 
 
 def _last_words(sandbox: SandboxPaths) -> Words:
-    return Words(evidence.last_log(sandbox), evidence.log_sizes(sandbox))
+    return Words(last_words.last_log(sandbox), last_words.log_sizes(sandbox))
 
 
 def _switch(sandbox: SandboxPaths) -> None:
@@ -168,7 +169,7 @@ def await_all(paths: Paths, found: Mapping[str, Rebuild]) -> list[Step]:
 
     def wait(names: list[str], failures: Failures) -> None:
         limits = {name: found[name].new.spec.healthy_wait_timeout for name in names}
-        problems = trial.problems(paths, limits)
+        problems = settle.problems(paths, limits)
         failures.update((name, LaunchError(problem)) for name, problem in problems.items())
 
     return batch("wait", started, wait)

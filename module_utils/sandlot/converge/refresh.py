@@ -7,8 +7,8 @@ from __future__ import annotations
 import os
 
 from .. import lock, network
-from ..paths import Paths
 from ..plan import apply_all, descriptions
+from ..site import Paths
 from .observe import observe
 from .resolve import Request, resolve
 

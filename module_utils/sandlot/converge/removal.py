@@ -8,10 +8,10 @@ import contextlib
 import os
 from typing import Sequence
 
-from .. import cgroups, record, store
-from ..paths import Paths, SandboxPaths
-from ..record import REMOVING, Record
-from . import launchfile, layer
+from .. import cgroups, store
+from ..sandbox import launchfile, layer, record
+from ..sandbox.record import REMOVING, Record
+from ..site import Paths, SandboxPaths
 from .observe import Observation
 from .steps import Failures, Line, Step, single
 

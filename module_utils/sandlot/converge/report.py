@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping, Sequence
 
 from .. import security
-from ..record import Record
+from ..sandbox import process
+from ..sandbox.record import Record
 from ..spec import differences, render, render_differences
-from . import process
 from .observe import Observation
 from .planner import Plan
 from .steps import Failures, Step, lines

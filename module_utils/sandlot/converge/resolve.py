@@ -12,11 +12,12 @@ from .. import cgroups, idmap, images, network
 from ..errors import SandlotError, SpecError
 from ..images import Image
 from ..network import Interface, Own, Publication
-from ..paths import Paths
-from ..record import PRESENT, REMOVING, ImageRef, Record
-from . import dependencies, etcfiles, launchfile, sharing
+from ..sandbox import etcfiles, launchfile
+from ..sandbox.names import is_setup_running
+from ..sandbox.record import PRESENT, REMOVING, ImageRef, Record
+from ..site import Paths
+from . import dependencies, netns_sharing
 from .decide import ABSENT, Target, Wish, wanted
-from .names import is_setup_running
 from .observe import Observation
 
 
@@ -68,11 +69,11 @@ def resolve(paths: Paths, request: Request, seen: Observation) -> Resolved:
     allocated = network.allocate(paths, seen.networks, attachments, kept)
     records = _records(paths, wishes, leaving, allocated, seen)
     everyone = {**bystanders, **records}
-    sharing.check(wishes, records, bystanders, leaving)
+    netns_sharing.check(wishes, records, bystanders, leaving)
     asked_removals = leaving if request.purge else _absent(request)
     dependencies.check(wishes, everyone, leaving, asked_removals, seen.records.broken)
     joining = [record for name, record in records.items() if not wishes[name].keep_image]
-    sharing.check_pins(paths, joining, seen.traces, foreseen=request.check)
+    netns_sharing.check_pins(paths, joining, seen.traces, foreseen=request.check)
     _check_names(everyone)
     launches = {name: _launch(paths, record, seen) for name, record in records.items()}
     publications = _published(everyone.values())

@@ -13,12 +13,14 @@ import os
 from dataclasses import dataclass, replace
 from typing import Collection, Dict, Iterable, Mapping, Sequence
 
-from .. import network, record
+from .. import network
+from ..host import payload
 from ..launcher.client import Launcher
-from ..paths import Paths, SandboxPaths
 from ..plan import Change, apply_all
-from ..record import PRESENT, REBUILDING, Record, Records
-from . import layer, payload, rebuild
+from ..sandbox import layer, record
+from ..sandbox.record import PRESENT, REBUILDING, Record, Records
+from ..site import Paths, SandboxPaths
+from . import rebuild
 from .decide import Seen, Wish
 from .observe import Made, Observation, made_at, pins_of
 from .rebuild import NEXT, OLD, each

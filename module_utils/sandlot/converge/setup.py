@@ -17,7 +17,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Dict, List, Mapping, Sequence
 
-from .. import images, record, runtime, spec
+from .. import images, spec
+from ..build import layerfile
 from ..errors import SandlotError
 from ..images import setup, tarball
 from ..images.harvest import harvest
@@ -25,13 +26,14 @@ from ..images.model import Job, Made
 from ..images.program import proxies
 from ..images.unpack import Bounds
 from ..launcher.client import Launcher
-from ..paths import Paths
 from ..plan import Operation
-from ..record import STARTED, STOPPED
-from . import layerfile, observe
+from ..sandbox import record, runtime
+from ..sandbox.names import SETUP, is_setup_running
+from ..sandbox.record import STARTED, STOPPED
+from ..site import Paths
+from . import observe
 from .api import converge
 from .decide import ABSENT, Wish
-from .names import SETUP, is_setup_running
 from .resolve import Request
 
 # What package managers need as root of a sandbox; docs/images-debian.md says what for.

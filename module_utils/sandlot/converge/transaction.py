@@ -7,11 +7,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Callable, Collection, List, Mapping, Set
 
-from .. import network, record
+from .. import network
 from ..errors import LaunchError, SandlotError
-from ..paths import Paths
-from ..record import PRESENT, REBUILDING, STARTED, Record
-from . import evidence, layer, rebuild, rollback
+from ..sandbox import last_words, layer, record
+from ..sandbox.record import PRESENT, REBUILDING, STARTED, Record
+from ..site import Paths
+from . import rebuild, rollback
 from .decide import Wish
 from .observe import Observation
 from .planner import Plan, plan
@@ -116,7 +117,7 @@ def _last_words(paths: Paths, one: Rebuild) -> List[str]:
     """Only of the new one: without a switch it said nothing."""
     if not one.words:
         return []
-    return evidence.last_log(paths.sandbox(one.name), since=one.words[0].log)
+    return last_words.last_log(paths.sandbox(one.name), since=one.words[0].log)
 
 
 def _stopped(planned: Plan) -> Set[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 
 from .. import store
-from ..paths import Paths
+from ..site import Paths
 
 
 def _state(paths: Paths) -> str:

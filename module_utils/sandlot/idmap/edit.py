@@ -12,8 +12,8 @@ from typing import Iterable, Mapping
 
 from .. import store
 from ..errors import ForeignError, HostError
-from ..paths import Paths
 from ..plan import Operation
+from ..site import Paths
 from . import created, lockfile
 from .files import IdFile, IdFiles, IdRange, Line, conflict, owner, parse, read
 

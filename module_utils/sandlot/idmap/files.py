@@ -12,7 +12,7 @@ from typing import Iterator
 
 from .. import store
 from ..errors import ForeignError, HostError
-from ..paths import Paths
+from ..site import Paths
 from ..spec.names import sandbox_name
 from . import created, lockfile
 

@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
+from .apply import apply, uploads_needed, with_uploads
 from .model import Image, ImageSpec
 from .normalise import argument_spec, normalise, normalise_all, options
-from .perform import apply, uploads_needed, with_uploads
 from .records import check_made, facts, find, is_one_tree, is_pinned_to, lookup, observe
 from .shifted import shift_operations, shifted
 from .sources import SOURCES

@@ -11,7 +11,7 @@ from typing import Any, Callable, Mapping, Tuple
 
 from .. import lock, store
 from ..errors import SandlotError
-from ..paths import Paths
+from ..site import Paths
 from . import progress, records, workspace
 from .model import Image, ImageSpec, Job, Made
 from .setup import Runner

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 
 from ..errors import HostError
-from . import elf, evidence
+from . import elf, provenance
 from .model import Image, ImageSpec, Job, Made, Source
 
 # Part of the digest: raise it when the tree that is made of one binary changes.
@@ -48,10 +48,10 @@ _FILES = {
 def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
     """None when this host has no static busybox; an image made earlier stays then."""
     binary = find()
-    return _digest(evidence.hashed([binary], known.evidence if known else {})) if binary else None
+    return _digest(provenance.hashed([binary], known.evidence if known else {})) if binary else None
 
 
-def _digest(found: evidence.Evidence) -> str:
+def _digest(found: provenance.Evidence) -> str:
     contents = "".join(entry[-1] for entry in found.values())
     return hashlib.sha256(f"busybox layout {LAYOUT}\n{contents}".encode()).hexdigest()
 
@@ -74,7 +74,7 @@ def build(job: Job) -> Made:
     os.chmod(f"{root}/bin/busybox", 0o755)
     for applet in _applets(f"{root}/bin/busybox"):
         os.symlink("busybox", f"{root}/bin/{applet}")
-    return Made(evidence=evidence.hashed([binary], {}))
+    return Made(evidence=provenance.hashed([binary], {}))
 
 
 def find() -> str | None:

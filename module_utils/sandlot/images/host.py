@@ -14,7 +14,7 @@ from ..errors import SpecError
 from ..spec.names import absolute_path, absolute_paths
 from ..spec.option import Option
 from ..spec.text import line, refusal, sequence
-from . import evidence, programs
+from . import programs, provenance
 from .model import Image, ImageSpec, Job, Made, Source
 
 # Part of the digest: raise it when the tree that is made of the same files changes.
@@ -34,10 +34,10 @@ _MOUNTED = ("/dev", "/proc", "/sys", "/tmp")
 def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
     """Of every file's name, mode and content; a file with the times it had is not read again."""
     found = _found(spec)
-    return _digest(found, evidence.hashed(sorted(found.files), known.evidence if known else {}))
+    return _digest(found, provenance.hashed(sorted(found.files), known.evidence if known else {}))
 
 
-def _digest(found: programs.Found, hashed: evidence.Evidence) -> str:
+def _digest(found: programs.Found, hashed: provenance.Evidence) -> str:
     whole = hashlib.sha256(f"host programs {LAYOUT}\n".encode())
     for path, entry in hashed.items():
         whole.update(f"{path} {stat.S_IMODE(os.stat(path).st_mode):o} {entry[-1]}\n".encode())
@@ -77,7 +77,7 @@ def build(job: Job) -> Made:
                 handle.write(text)
                 os.fchmod(handle.fileno(), 0o644)
     programs.make_loader_cache(job.root, found.library_directories())
-    return Made(evidence=evidence.hashed(sorted(found.files), {}))
+    return Made(evidence=provenance.hashed(sorted(found.files), {}))
 
 
 def _directory(path: str, mode: int) -> None:

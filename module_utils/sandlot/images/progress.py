@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional, Sequence, Type
 from .. import store
 from ..errors import StateError
 from ..kernel.namespaces import start_time
-from ..paths import Paths
+from ..site import Paths
 
 Json = Dict[str, Any]
 

@@ -16,7 +16,7 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Sequence
 
 from .. import store
 from ..errors import SpecError, StateError
-from ..paths import Paths
+from ..site import Paths
 from . import workspace
 from .model import Image
 

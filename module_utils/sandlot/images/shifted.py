@@ -13,8 +13,8 @@ from typing import Dict, Tuple
 
 from ..errors import SandlotError
 from ..idmap import IdRange
-from ..paths import Paths
 from ..plan import Operation
+from ..site import Paths
 from .model import Image
 from .workspace import install, private_directory, temporary, tree
 

@@ -12,8 +12,8 @@ from typing import Dict, Iterable, List, Mapping, Sequence, Set, Tuple
 
 from .. import lock, store
 from ..errors import SpecError
-from ..paths import Paths
 from ..plan import Change, Operation
+from ..site import Paths
 from . import build, progress, records, setup, workspace
 from .model import Image, ImageSpec
 from .setup import Runner

@@ -16,10 +16,10 @@ import stat
 import time
 from typing import Iterator
 
-from .. import processes
-from .. import trees as trees_of_others
 from ..errors import ForeignError, SandlotError
-from ..paths import Paths
+from ..kernel import processes
+from ..kernel import trees as trees_of_others
+from ..site import Paths
 
 TEMPORARY = ".tmp-"
 PARTIAL = ".part-"

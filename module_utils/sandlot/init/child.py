@@ -11,8 +11,7 @@ import os
 from ..errors import LaunchError
 from ..kernel import libc
 from ..kernel.signals import signal
-from ..launcher import users
-from . import limits
+from . import limits, users
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import fcntl
 import os
 import struct
 
+from .. import wire
 from ..errors import LaunchError
-from ..launcher import protocol
 from . import child
 
 TYPE_CHECKING = False
@@ -50,7 +50,7 @@ class ExecServer:
         supervisor.watch(listener.fileno(), self._accept)
 
     def _accept(self) -> None:
-        connection = protocol.accept(self._listener)
+        connection = wire.accept(self._listener)
         if connection is None:
             return
         connection.setblocking(False)
@@ -60,7 +60,7 @@ class ExecServer:
     def _on_message(self, connection: _socket.socket) -> None:
         fds: List[int] = []
         try:
-            message, fds = protocol.receive_request(connection)
+            message, fds = wire.receive_request(connection)
             if message is None:
                 self._close(connection)
             else:
@@ -71,11 +71,9 @@ class ExecServer:
             # Not a request: whoever sent it is not the client this was made for.
             self._close(connection)
         finally:
-            protocol.close_all(fds)
+            wire.close_all(fds)
 
-    def _dispatch(
-        self, connection: _socket.socket, message: protocol.Message, fds: List[int]
-    ) -> None:
+    def _dispatch(self, connection: _socket.socket, message: wire.Message, fds: List[int]) -> None:
         operation = message["op"]
         if operation == "exec":
             self._run(connection, message, fds)
@@ -105,7 +103,7 @@ class ExecServer:
                 stdio = [_open_slave(master[0])] * 3
             process = child.spawn(command, stdio, tty=tty)
         except OSError as error:
-            protocol.close_all(master)
+            wire.close_all(master)
             reason = f"starting the command: {error.strerror}"
             _answer(connection, {"error": reason, "code": child.NOT_EXECUTABLE})
             return
@@ -146,7 +144,7 @@ class ExecServer:
             _answer(command.connection, {"error": text, "code": code})
         else:
             _answer(command.connection, {"pid": command.process.pid}, command.master)
-        protocol.close_all(command.master)
+        wire.close_all(command.master)
 
     def _signal(self, connection: _socket.socket, number: int) -> None:
         for pid in [p for p, c in self._commands.items() if c.connection is connection]:
@@ -174,9 +172,9 @@ def _open_slave(master: int) -> int:
     return fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
 
 
-def _answer(connection: _socket.socket, message: protocol.Message, fds: Sequence[int] = ()) -> None:
+def _answer(connection: _socket.socket, message: wire.Message, fds: Sequence[int] = ()) -> None:
     """Answer, unless the caller has gone."""
     try:
-        protocol.answer(connection, message, fds)
+        wire.answer(connection, message, fds)
     except OSError:
         return

@@ -11,10 +11,10 @@ from __future__ import annotations
 import _socket
 import os
 
+from .. import wire
 from ..kernel import libc, namespaces
 from ..kernel.confine import set_name
 from ..kernel.signals import signal
-from ..launcher import protocol
 from . import confine
 from .logs import LogRing
 from .supervisor import Supervisor
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def join(peer: _socket.socket) -> NoReturn:
     """In the joiner: enter the builder's pins, make the pid namespace, fork init, report it."""
-    message, fds = protocol.receive_request(peer)
+    message, fds = wire.receive_request(peer)
     if message is None:
         os._exit(1)
     try:
@@ -39,7 +39,7 @@ def join(peer: _socket.socket) -> NoReturn:
         namespaces.unshare(namespaces.CLONE_NEWPID | namespaces.CLONE_NEWCGROUP)
         pid = libc.fork()
     except OSError as error:
-        protocol.answer(peer, _refused("entering the namespaces", error))
+        wire.answer(peer, _refused("entering the namespaces", error))
         os._exit(1)
     if pid:
         # The kernel's word on who init is would be in another pid namespace; this is ours.
@@ -52,14 +52,14 @@ def join(peer: _socket.socket) -> NoReturn:
     _init(peer)
 
 
-def _refused(what: str, error: OSError) -> protocol.Message:
+def _refused(what: str, error: OSError) -> wire.Message:
     return {"error": f"{what}: {error.strerror}", "errno": error.errno or 0}
 
 
 def _init(peer: _socket.socket) -> NoReturn:
     os.setsid()
     set_name("sandlot-init")
-    config, fds = protocol.receive_request(peer)
+    config, fds = wire.receive_request(peer)
     if config is None:
         os._exit(1)
     mnt, null, pts, listener, log0, log1, status, health, *journal = fds
@@ -67,7 +67,7 @@ def _init(peer: _socket.socket) -> NoReturn:
         _settle(mnt, null)
         confine.apply(config)
     except OSError as error:
-        protocol.answer(peer, _refused("confining init", error))
+        wire.answer(peer, _refused("confining init", error))
         os._exit(1)
     logs = LogRing((log0, log1), config["log_max_size"], config["log_place"], journal)
     server = _socket.socket(fileno=listener)

@@ -8,8 +8,8 @@ import os
 import select
 import time
 
+from .. import wire
 from ..kernel.signals import signal
-from ..launcher import protocol
 from . import child
 from .exec import ExecServer
 from .health import STARTING, UNHEALTHY, Health
@@ -228,7 +228,7 @@ class Supervisor:
                 code, text = main.failure
                 self.status.update(state="exited", exit_code=code, final=True)
                 self.done = True
-                protocol.answer(peer, {"error": text, "code": code})
+                wire.answer(peer, {"error": text, "code": code})
             else:
                 peer.send(b"started 1")
         except OSError:

@@ -12,11 +12,12 @@ import time
 from functools import partial
 from typing import Callable, Dict, Iterable, Sequence
 
-from .. import processes
+from .. import wire
 from ..errors import LaunchError
+from ..kernel import processes
 from ..oserrors import remedy
-from ..paths import Paths
-from . import protocol, unresponsive
+from ..site import Paths
+from . import unresponsive
 from .command import command
 from .stopper import stop_timeout
 
@@ -69,14 +70,14 @@ class Launcher:
     def destroy(self, names: Iterable[str]) -> dict[str, LaunchError]:
         return self._all("destroy", names)
 
-    def ping(self) -> protocol.Message | None:
+    def ping(self) -> wire.Message | None:
         """{"version", "pid"} of the launcher, None when none runs; LaunchError if it is silent."""
         return self._ask("ping", PING_SECONDS)
 
     def listening(self) -> bool:
         """Whether there is a launcher, busy or not; one that is stopped serves nobody."""
         try:
-            protocol.connect(self.paths.launcher_socket, timeout=0).close()
+            wire.connect(self.paths.launcher_socket, timeout=0).close()
         except BlockingIOError:
             pass  # its backlog is full
         except (FileNotFoundError, ConnectionError):
@@ -102,15 +103,13 @@ class Launcher:
         if self._responds():
             self._ask("quit", ANSWER_SECONDS, to_end=True)
 
-    def _ask(
-        self, operation: str, seconds: float, *, to_end: bool = False
-    ) -> protocol.Message | None:
+    def _ask(self, operation: str, seconds: float, *, to_end: bool = False) -> wire.Message | None:
         """Its answer; with ``to_end``, once it has closed the connection as well."""
         try:
-            with protocol.connect(self.paths.launcher_socket, timeout=seconds) as connection:
-                protocol.send(connection, {"op": operation})
-                message, _ = protocol.receive(connection)
-                while to_end and protocol.receive(connection)[0] is not None:
+            with wire.connect(self.paths.launcher_socket, timeout=seconds) as connection:
+                wire.send(connection, {"op": operation})
+                message, _ = wire.receive(connection)
+                while to_end and wire.receive(connection)[0] is not None:
                     continue
                 return message
         except (FileNotFoundError, ConnectionError):
@@ -189,8 +188,8 @@ class Launcher:
         failures: dict[str, LaunchError] = {}
         for start in range(0, len(names), TOGETHER):
             some = list(names[start : start + TOGETHER])
-            connection = protocol.connect(self.paths.launcher_socket, timeout=ANSWER_SECONDS)
-            protocol.send(connection, {"op": "stop_all", "names": some})
+            connection = wire.connect(self.paths.launcher_socket, timeout=ANSWER_SECONDS)
+            wire.send(connection, {"op": "stop_all", "names": some})
             pending[connection.fileno()] = (set(some), connection)
             poller.register(connection.fileno(), select.POLLIN)
         grace = max(stop_timeout(self.paths.sandbox(name)) for name in names) if names else 0.0
@@ -213,8 +212,8 @@ class Launcher:
         while waiting or pending:
             while waiting and len(pending) < IN_FLIGHT:
                 name = waiting.pop()
-                connection = protocol.connect(self.paths.launcher_socket, timeout=ANSWER_SECONDS)
-                protocol.send(connection, {"op": operation, "name": name})
+                connection = wire.connect(self.paths.launcher_socket, timeout=ANSWER_SECONDS)
+                wire.send(connection, {"op": operation, "name": name})
                 pending[connection.fileno()] = (name, connection)
                 poller.register(connection.fileno(), select.POLLIN)
             for fd in self._ready(poller):
@@ -269,13 +268,13 @@ def _start_unit() -> None:
 
 def _answer(connection: socket.socket, operation: str, name: str) -> LaunchError | None:
     with connection:
-        message, _ = protocol.receive(connection)
+        message, _ = wire.receive(connection)
     return _failure(message, operation, name)
 
 
 def _stopped(connection: socket.socket, waiting: set[str]) -> dict[str, LaunchError]:
     """The next answer: it is taken out of ``waiting``, as are all when there is none of a name."""
-    message, _ = protocol.receive(connection)
+    message, _ = wire.receive(connection)
     named = message is not None and message.get("name") in waiting
     told = [str(message["name"])] if message and named else list(waiting)
     waiting.difference_update(told)
@@ -283,7 +282,7 @@ def _stopped(connection: socket.socket, waiting: set[str]) -> dict[str, LaunchEr
     return {name: failure for name, failure in found.items() if failure is not None}
 
 
-def _failure(message: protocol.Message | None, operation: str, name: str) -> LaunchError | None:
+def _failure(message: wire.Message | None, operation: str, name: str) -> LaunchError | None:
     if message is None:
         return _Died(f"{name}: the launcher died during {operation}", hint="run again")
     if "error" in message:

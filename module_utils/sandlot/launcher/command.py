@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import List
 
-    from ..paths import Paths
+    from ..site import Paths
 
 
 def command(paths: Paths, python: str) -> List[str]:

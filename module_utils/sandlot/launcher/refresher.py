@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import List, Optional
 
-    from ..paths import Paths
+    from ..site import Paths
 
 INTERVAL = 300.0
 

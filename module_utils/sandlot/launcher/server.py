@@ -17,13 +17,15 @@ import select
 import sys
 import time
 
-from .. import __version__, runtime
+from .. import __version__, wire
+from ..build import builder, namespace
 from ..errors import LaunchError, SandlotError
 from ..init.policy import SETTLED, back_off
 from ..kernel import confine, libc
 from ..kernel.signals import signal
-from ..paths import Paths
-from . import builder, protocol, stage, watch, worker
+from ..sandbox import runtime
+from ..site import Paths
+from . import watch, worker
 from .command import command
 from .refresher import Refresher
 
@@ -52,7 +54,7 @@ class Sandbox:
 class Server:
     def __init__(self, paths: Paths, zygote: Zygote, listener: _socket.socket, lock: int) -> None:
         self.paths = paths
-        self.stage = stage.make(paths.run)
+        self.stage = namespace.make(paths.run)
         self.zygote = zygote
         self.listener = listener
         self.lock = lock
@@ -127,7 +129,7 @@ class Server:
     # -- requests
 
     def _accept(self) -> None:
-        connection = protocol.accept(self.listener)
+        connection = wire.accept(self.listener)
         if connection is not None:
             connection.setblocking(False)
             self._watch(connection.fileno(), lambda: self._on_request(connection))
@@ -135,8 +137,8 @@ class Server:
     def _on_request(self, connection: _socket.socket) -> None:
         self._unwatch(connection.fileno())
         try:
-            message, fds = protocol.receive_request(connection)
-            protocol.close_all(fds)
+            message, fds = wire.receive_request(connection)
+            wire.close_all(fds)
             operation, names = _words(message) if message else ("", ())
         except (OSError, LaunchError, LookupError, TypeError, ValueError, EOFError):
             operation, names = "", ()
@@ -198,7 +200,7 @@ class Server:
 
     def _means(self) -> builder.Means:
         """For one start: the stage, and a new joiner."""
-        ours, theirs = protocol.pair()
+        ours, theirs = wire.pair()
         joiner = self.zygote.fork(theirs)
         theirs.close()
         return builder.Means(self.stage, joiner, ours)
@@ -318,7 +320,7 @@ def _shed(connection: Connection, means: Optional[builder.Means]) -> None:
     libc.close_from(low)
 
 
-def _words(message: protocol.Message) -> Tuple[str, Names]:
+def _words(message: wire.Message) -> Tuple[str, Names]:
     """The operation, and the names of what a worker is to do."""
     operation = message["op"]
     if not isinstance(operation, str):
@@ -331,9 +333,9 @@ def _words(message: protocol.Message) -> Tuple[str, Names]:
     return operation, tuple(names)
 
 
-def _answer(connection: _socket.socket, message: protocol.Message) -> None:
+def _answer(connection: _socket.socket, message: wire.Message) -> None:
     try:
-        protocol.answer(connection, message)
+        wire.answer(connection, message)
     except OSError:
         pass  # the client has gone; the work is done all the same
     connection.close()
@@ -359,7 +361,7 @@ def serve(root: str, zygote: Zygote) -> NoReturn:
         listener.setblocking(False)
         Server(paths, zygote, listener, inherited[1]).run()
     lock = _lock(paths)
-    Server(paths, zygote, protocol.listen(paths.launcher_socket), lock).run()
+    Server(paths, zygote, wire.listen(paths.launcher_socket), lock).run()
 
 
 def _lock(paths: Paths) -> int:

@@ -13,20 +13,20 @@ import os
 import select
 import time
 
-from .. import processes, runtime, store
+from .. import store, wire
+from ..build.creator import write_value
 from ..errors import LaunchError, SandlotError, StateError
 from ..init import status
-from ..kernel import namespaces
+from ..kernel import namespaces, processes
 from ..kernel.signals import signal
-from . import oom, protocol
-from .creator import write_value
+from ..sandbox import oom, runtime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
     from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
-    from ..paths import SandboxPaths
+    from ..site import SandboxPaths
 
     Report = Callable[[str, Optional[SandlotError]], None]
 
@@ -113,7 +113,7 @@ class _Loop:
 
     def _ask(self, stop: _Stop) -> None:
         try:
-            connection = protocol.dial(stop.paths.socket, timeout=0)
+            connection = wire.dial(stop.paths.socket, timeout=0)
         except BlockingIOError:
             stop.due = min(time.monotonic() + ASK_AGAIN, stop.patience)
             return
@@ -124,13 +124,13 @@ class _Loop:
         stop.due = stop.patience
         self._watch(connection.fileno(), lambda: self._answered(stop, connection))
         try:
-            protocol.send(connection, {"op": "stop"})
+            wire.send(connection, {"op": "stop"})
         except OSError:
             self._kill(stop)
 
     def _answered(self, stop: _Stop, connection: _socket.socket) -> None:
         try:
-            agreed = protocol.receive(connection)[0] is not None
+            agreed = wire.receive(connection)[0] is not None
         except BlockingIOError:
             return
         except (OSError, LaunchError):

@@ -11,11 +11,10 @@ import contextlib
 import os
 from typing import Iterator
 
-from .. import processes
 from ..errors import LaunchError
-from ..kernel import namespaces
+from ..kernel import namespaces, processes
 from ..kernel.signals import signal
-from ..paths import Paths
+from ..site import Paths
 
 KILL_SECONDS = 10.0
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import _socket
     from typing import Callable, Iterator, List, Optional, Tuple
 
-    from ..paths import Paths
+    from ..site import Paths
     from ..store import Json
 
     Source = Tuple[int, Callable[[], None]]

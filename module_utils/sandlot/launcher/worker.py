@@ -9,16 +9,19 @@ import os
 import sys
 import time
 
-from .. import processes, runtime, store
+from .. import store, wire
+from ..build import builder, creator
 from ..errors import LaunchError, SandlotError
-from . import builder, creator, protocol, stopper, strays
+from ..kernel import processes
+from ..sandbox import runtime
+from . import orphans, stopper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
     from typing import Any, List, Mapping, NoReturn, Optional, Sequence, Tuple
 
-    from ..paths import Paths, SandboxPaths
+    from ..site import Paths, SandboxPaths
 
 # Less than clients wait for an answer.
 WAIT_SECONDS = 240.0
@@ -55,16 +58,16 @@ def run(
     os._exit(1 if failed else 0)
 
 
-def _answer(connection: _socket.socket, answer: protocol.Message) -> None:
+def _answer(connection: _socket.socket, answer: wire.Message) -> None:
     try:
-        protocol.answer(connection, answer)
+        wire.answer(connection, answer)
     except OSError:
         pass  # the client has gone; the work is done all the same
 
 
-def _refusal(error: SandlotError) -> protocol.Message:
+def _refusal(error: SandlotError) -> wire.Message:
     """The client knows remedies by error number."""
-    answer: protocol.Message = {"error": error.message, "hint": error.hint}
+    answer: wire.Message = {"error": error.message, "hint": error.hint}
     return {**answer, "errno": error.code} if error.code else answer
 
 
@@ -178,7 +181,7 @@ def _start(
     if revived and not _may_restart(launch["restart"], restarts):
         stopper.finish(sandbox, "crashed")
         return
-    strays.end(sandbox.name, launch["cgroups"])
+    orphans.end(sandbox.name, launch["cgroups"])
     builder.start(sandbox, launch, means, restarts + revived)
 
 

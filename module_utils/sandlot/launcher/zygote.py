@@ -18,7 +18,7 @@ import resource
 import struct
 
 from ..errors import LaunchError
-from ..init import process, rehearsal
+from ..init import process, warm_up
 from ..init.supervisor import CAUGHT, FAULTS
 from ..kernel import confine, libc
 from ..kernel.signals import signal
@@ -116,8 +116,8 @@ def _serve(control: _socket.socket) -> NoReturn:
     # Inherited by init, which forwards these; installing them there would cost memory each time.
     for number in CAUGHT:
         signal.signal(number, _noted)
-    for _ in range(rehearsal.ROUNDS):
-        rehearsal.perform()
+    for _ in range(warm_up.ROUNDS):
+        warm_up.perform()
     gc.collect()
     gc.freeze()
     while True:

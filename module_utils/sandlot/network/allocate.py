@@ -8,7 +8,7 @@ import ipaddress
 from typing import TYPE_CHECKING, Iterable, Mapping, Sequence, Tuple
 
 from ..errors import SpecError
-from ..paths import Paths
+from ..site import Paths
 from .ifnames import interface_names
 from .model import (
     ANY,

@@ -11,8 +11,8 @@ from typing import Mapping
 from .. import store
 from ..errors import HostError, SpecError
 from ..kernel import linkflags, netlink
-from ..paths import Paths
 from ..plan import Operation
+from ..site import Paths
 from . import adapter, declare, forwarding, nft, overlap, sysctls
 from .model import Network, Range, identity
 from .observe import NetworkState, our_bridges, our_ports, our_shapers, owned

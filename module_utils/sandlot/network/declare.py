@@ -11,7 +11,7 @@ from typing import Any, Iterable, Mapping
 
 from .. import store
 from ..errors import SpecError, StateError
-from ..paths import Paths
+from ..site import Paths
 from . import policy
 from .model import DEFAULT_NAME, DEFAULT_SUBNET, IpNetwork, Network, Range
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Dict, Mapping
 
 from .. import store
-from ..paths import Paths
+from ..site import Paths
 from . import nft, roots, sysctls
 
 FORWARD = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}

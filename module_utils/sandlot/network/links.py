@@ -13,8 +13,8 @@ from ..errors import HostError
 from ..kernel import netlink
 from ..kernel.namespaces import is_namespace_file
 from ..kernel.netlink import RT_TABLE_MAIN, Link, entered, opened
-from ..paths import Paths
 from ..plan import Operation
+from ..site import Paths
 from . import adapter, sysctls
 from .announce import announce
 from .model import MAX_INTERFACES, Interface, Network, default_routes, identity

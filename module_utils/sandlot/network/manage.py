@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Iterable, Mapping, Sequence
 
 from ..errors import SpecError
-from ..paths import Paths
 from ..plan import Operation
+from ..site import Paths
 from .bridges import network_operations, teardown_operations
 from .declare import load, normalise
 from .model import DEFAULT_NAME, Interface, Network, Publication

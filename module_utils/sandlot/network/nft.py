@@ -17,8 +17,8 @@ from typing import Iterator, NamedTuple, Sequence
 from .. import store
 from ..errors import ForeignError, HostError
 from ..kernel import nftables
-from ..paths import Paths
 from ..plan import Operation
+from ..site import Paths
 from . import nft_delta
 from .model import owner_mark
 

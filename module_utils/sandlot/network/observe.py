@@ -11,7 +11,7 @@ from ..errors import ForeignError
 from ..kernel import netlink, traffic
 from ..kernel.netlink import Link, Route
 from ..kernel.traffic import Traffic
-from ..paths import Paths
+from ..site import Paths
 from . import declare, forwarding, nft, sysctls
 from .forwarding import Forwarding
 from .model import DEFAULT_NAME, MAX_INTERFACES, Network, identity

@@ -8,7 +8,7 @@ import ipaddress
 from typing import Iterable, Mapping
 
 from ..errors import SpecError
-from ..paths import Paths
+from ..site import Paths
 from .files import host_resolvers
 from .model import IpNetwork, Network, Range
 from .observe import NetworkState, our_bridges

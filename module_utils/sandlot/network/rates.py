@@ -20,8 +20,8 @@ from ..kernel import netlink, traffic
 from ..kernel.namespaces import CLONE_NEWNET, unshare
 from ..kernel.netlink import Link
 from ..kernel.traffic import Traffic
-from ..paths import Paths
 from ..plan import Operation
+from ..site import Paths
 from . import adapter, sysctls
 from .adapter import Bucket
 from .model import Interface, identity

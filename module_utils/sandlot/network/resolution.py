@@ -19,8 +19,8 @@ from typing import Dict, Iterable, Mapping
 
 from .. import store
 from ..errors import StateError
-from ..paths import Paths
 from ..plan import Operation
+from ..site import Paths
 from ..spec.grants import is_metadata
 
 KEEP = 3600.0

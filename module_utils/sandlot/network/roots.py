@@ -16,7 +16,7 @@ import re
 from typing import Iterator
 
 from ..kernel import nftables
-from ..paths import Paths
+from ..site import Paths
 from . import nft
 
 _TABLE = re.compile(rb"sandlot(_[0-9a-f]{6})?")

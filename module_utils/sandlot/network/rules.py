@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Iterable, Mapping, Sequence
 
-from ..paths import Paths
 from ..plan import Operation
+from ..site import Paths
 from ..spec.grants import METADATA4, METADATA6
 from . import jhash, nft, policy, policy_rules, resolution
 from .model import Interface, Network, Publication, owner_mark

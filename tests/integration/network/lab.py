@@ -22,8 +22,8 @@ from sandlot import network
 from sandlot.errors import SandlotError
 from sandlot.kernel import netlink
 from sandlot.kernel.namespaces import CLONE_NEWNET, setns
-from sandlot.paths import Paths
 from sandlot.plan import apply_all, descriptions
+from sandlot.site import Paths
 from sandlot.spec.values import Attachment, PublishedPort
 
 HOST_LAN = "192.0.2.2"

@@ -139,7 +139,7 @@ def test_observing_imports_nothing_heavy(lab):
     source = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from sandlot import network\n"
-        "from sandlot.paths import Paths\n"
+        "from sandlot.site import Paths\n"
         "network.observe(Paths(sys.argv[2]))\n"
         "heavy = {'pyroute2', 'asyncio', 'multiprocessing'} & set(sys.modules)\n"
         "print(sorted(heavy))\n"

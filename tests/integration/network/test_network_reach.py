@@ -23,7 +23,7 @@ from lab import (
     run,
     udp,
 )
-from sandlot.paths import Paths
+from sandlot.site import Paths
 
 GATEWAY = "10.77.0.1"
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from converge_fixtures import Deployment, deployed, eventually, needs_root, sandbox
 from sandlot import lock, network
-from sandlot.converge import payload
+from sandlot.host import payload
 from sandlot.kernel.namespaces import CLONE_NEWNET, setns, unshare
 from sandlot.launcher import watch
 from sandlot.launcher.client import Launcher
-from sandlot.paths import Paths
+from sandlot.site import Paths
 
 pytestmark = needs_root
 

@@ -8,7 +8,7 @@ import os
 
 import pytest
 from lab import HOST_LAN, PEER_LAN, Lab, ask, run
-from sandlot.paths import Paths
+from sandlot.site import Paths
 
 FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandlot.converge import launchfile
 from sandlot.converge.decide import (
     Decision,
     Seen,
@@ -23,8 +22,9 @@ from sandlot.converge.decide import (
 )
 from sandlot.idmap import IdRange
 from sandlot.network import Interface
-from sandlot.paths import Paths
-from sandlot.record import PRESENT, ImageRef, Record
+from sandlot.sandbox import launchfile
+from sandlot.sandbox.record import PRESENT, ImageRef, Record
+from sandlot.site import Paths
 from sandlot.spec import Spec, normalise
 
 CASES = json.loads((Path(__file__).parent / "cases/decide.json").read_text())

@@ -13,8 +13,8 @@ from sandlot.converge.steps import Failures
 from sandlot.errors import LaunchError, SpecError
 from sandlot.idmap import IdRange
 from sandlot.launcher.client import Launcher
-from sandlot.paths import Paths
-from sandlot.record import PRESENT, ImageRef, Record
+from sandlot.sandbox.record import PRESENT, ImageRef, Record
+from sandlot.site import Paths
 from sandlot.spec import normalise
 
 LEVELS: list[tuple[dict[str, Sequence[str]], list[list[str]]]] = [

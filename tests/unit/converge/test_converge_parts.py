@@ -10,15 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sandlot import record
-from sandlot.converge import etcfiles, launchfile, layer, process
 from sandlot.converge.steps import Failures, Line, Step, apply_all, batch, lines, single
 from sandlot.errors import HostError, SandlotError, SpecError
 from sandlot.idmap import IdRange
 from sandlot.network import Interface, Network
-from sandlot.paths import Paths
 from sandlot.plan import Change, Operation
-from sandlot.record import ImageRef, Record
+from sandlot.sandbox import etcfiles, launchfile, layer, process, record
+from sandlot.sandbox.record import ImageRef, Record
+from sandlot.site import Paths
 from sandlot.spec import normalise
 
 NETWORK = Network("default", "sandlot0", "10.77.0.0/22", "10.77.0.1", dns_servers=("192.0.2.53",))

@@ -8,24 +8,24 @@ from pathlib import Path
 
 import pytest
 from sandlot.cli import service
-from sandlot.converge import host
+from sandlot.host import install
 from sandlot.launcher.client import UNIT
-from sandlot.paths import Paths
+from sandlot.site import Paths
 
 
 @pytest.fixture
 def systemctl(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """A host with systemd below any root; the calls that are made of it."""
     calls: list[tuple[str, ...]] = []
-    monkeypatch.setattr(host, "has_systemd", lambda paths: True)
-    monkeypatch.setattr(host, "_systemctl", lambda *words: calls.append(words))
+    monkeypatch.setattr(install, "has_systemd", lambda paths: True)
+    monkeypatch.setattr(install, "_systemctl", lambda *words: calls.append(words))
     return calls
 
 
 def _values(unit: str, key: str) -> list[str]:
     return [
         word
-        for line in host.UNITS[unit].splitlines()
+        for line in install.UNITS[unit].splitlines()
         if line.startswith(f"{key}=")
         for word in line.partition("=")[2].split()
     ]
@@ -41,31 +41,31 @@ def test_the_launcher_stops_before_what_sandboxes_need() -> None:
 
 
 def test_sandboxes_are_up_after_the_filter_of_the_host() -> None:
-    assert "nftables.service" in _values(host.BOOT_UNIT, "After")
-    assert _values(host.BOOT_UNIT, "PartOf") == ["nftables.service"]
-    assert _values(host.BOOT_UNIT, "ReloadPropagatedFrom") == ["nftables.service"]
+    assert "nftables.service" in _values(install.BOOT_UNIT, "After")
+    assert _values(install.BOOT_UNIT, "PartOf") == ["nftables.service"]
+    assert _values(install.BOOT_UNIT, "ReloadPropagatedFrom") == ["nftables.service"]
 
 
 def test_systemd_learns_of_units_that_change(
     tmp_path: Path, systemctl: list[tuple[str, ...]]
 ) -> None:
     paths = Paths(str(tmp_path))
-    host.present(paths, check=False)
+    install.present(paths, check=False)
     assert systemctl == [
-        ("enable", host.BOOT_UNIT),
+        ("enable", install.BOOT_UNIT),
         ("daemon-reload",),
-        ("start", "--no-block", host.BOOT_UNIT),
+        ("start", "--no-block", install.BOOT_UNIT),
     ]
-    text = Path(host._unit(paths, host.BOOT_UNIT)).read_text()
+    text = Path(install._unit(paths, install.BOOT_UNIT)).read_text()
     assert "WantedBy=multi-user.target nftables.service\n" in text
     assert f"ExecStart={paths.command} up\n" in text
-    for wanted in host.boot_links(paths):
+    for wanted in install.boot_links(paths):
         Path(wanted).parent.mkdir(parents=True)
-        Path(wanted).symlink_to(host._unit(paths, host.BOOT_UNIT))
+        Path(wanted).symlink_to(install._unit(paths, install.BOOT_UNIT))
     systemctl.clear()
-    assert not host.present(paths, check=False).changed
-    Path(host._unit(paths, UNIT)).write_text("[Unit]\n")
-    assert host.present(paths, check=False).changed
+    assert not install.present(paths, check=False).changed
+    Path(install._unit(paths, UNIT)).write_text("[Unit]\n")
+    assert install.present(paths, check=False).changed
     assert ("daemon-reload",) in systemctl
 
 
@@ -73,10 +73,12 @@ def test_a_run_killed_before_the_reload_is_made_good(
     tmp_path: Path, systemctl: list[tuple[str, ...]]
 ) -> None:
     paths = Paths(str(tmp_path))
-    host.present(paths, check=False)
-    host._put(paths, host._unit(paths, UNIT), Path(host._unit(paths, UNIT)).read_text(), 0o644)
+    install.present(paths, check=False)
+    install._put(
+        paths, install._unit(paths, UNIT), Path(install._unit(paths, UNIT)).read_text(), 0o644
+    )
     systemctl.clear()
-    assert host.present(paths, check=False).changed
+    assert install.present(paths, check=False).changed
     assert ("daemon-reload",) in systemctl
 
 

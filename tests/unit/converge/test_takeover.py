@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandlot import record
-from sandlot.converge import takeover
 from sandlot.errors import StateError
+from sandlot.host import adopt
 from sandlot.idmap import IdRange
-from sandlot.paths import Paths
-from sandlot.record import ImageRef, Record
+from sandlot.sandbox import record
+from sandlot.sandbox.record import ImageRef, Record
+from sandlot.site import Paths
 from sandlot.spec import normalise
 
 RECORD = "var/lib/sandlot/sandboxes/a/record.json"
@@ -31,7 +31,7 @@ def entry(**options: Any) -> Record:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    takeover.check(Paths(str(tmp_path)))
+    adopt.check(Paths(str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -47,26 +47,26 @@ def test_nothing_there(tmp_path: Path) -> None:
 )
 def test_a_newer_schema(tmp_path: Path, path: str) -> None:
     written(tmp_path, path, {"schema": 1})
-    takeover.check(Paths(str(tmp_path)))
+    adopt.check(Paths(str(tmp_path)))
     written(tmp_path, path, {"schema": 2})
     with pytest.raises(StateError, match="has schema 2, version .* knows 1; go on with"):
-        takeover.check(Paths(str(tmp_path)))
+        adopt.check(Paths(str(tmp_path)))
 
 
 def test_options_that_are_not_known(tmp_path: Path) -> None:
     written(tmp_path, RECORD, {**entry().to_json(), "schema": 1})
-    takeover.check(Paths(str(tmp_path)))
+    adopt.check(Paths(str(tmp_path)))
     data = entry().to_json()
     written(tmp_path, RECORD, {**data, "schema": 1, "spec": {**data["spec"], "future": 1}})
     with pytest.raises(StateError, match="record.json has options .* not know: future; deploy"):
-        takeover.check(Paths(str(tmp_path)))
+        adopt.check(Paths(str(tmp_path)))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"schema": "x", "spec": []}', "[" * 99999])
 def test_damaged_files_are_another_matter(tmp_path: Path, text: str) -> None:
     (tmp_path / RECORD).parent.mkdir(parents=True)
     (tmp_path / RECORD).write_text(text)
-    takeover.check(Paths(str(tmp_path)))
+    adopt.check(Paths(str(tmp_path)))
 
 
 def test_options_of_later_versions_are_written_when_they_are_set(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from sandlot.errors import SpecError
 from sandlot.network import allocate, declare, publications
 from sandlot.network.model import Publication
-from sandlot.paths import Paths
+from sandlot.site import Paths
 from sandlot.spec.values import Attachment, PublishedPort
 
 PATHS = Paths()

@@ -10,7 +10,7 @@ import pytest
 from sandlot.errors import SpecError, StateError
 from sandlot.network import declare
 from sandlot.network.model import Interface, Network, identity, owner_mark, sandbox_mac
-from sandlot.paths import Paths
+from sandlot.site import Paths
 
 GOOD = {"name": "lan", "ipv4_subnet": "10.78.0.0/24"}
 # Found by trying: their digests begin with the same 40 bits.

@@ -11,7 +11,7 @@ from sandlot.network.forwarding import Forwarding
 from sandlot.network.model import identity
 from sandlot.network.nft import Tables
 from sandlot.network.observe import NetworkState
-from sandlot.paths import Paths
+from sandlot.site import Paths
 
 PATHS = Paths()
 NETWORKS = declare.normalise(PATHS, [{"name": "default"}])

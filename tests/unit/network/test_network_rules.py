@@ -12,7 +12,7 @@ from sandlot.errors import ForeignError, HostError
 from sandlot.network import allocate, declare, nft, policy_rules, rules
 from sandlot.network.model import Publication
 from sandlot.network.nft import Tables
-from sandlot.paths import Paths
+from sandlot.site import Paths
 from sandlot.spec.values import Attachment
 
 GOLDEN = Path(__file__).with_name("rules.nft")

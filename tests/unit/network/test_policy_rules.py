@@ -16,7 +16,7 @@ from sandlot.launcher import refresher
 from sandlot.launcher.refresher import INTERVAL, Refresher
 from sandlot.network import declare, policy, policy_rules, resolution
 from sandlot.network.policy import Own, Policy
-from sandlot.paths import Paths
+from sandlot.site import Paths
 from sandlot.spec import grants
 
 GOOD = {"name": "lan", "ipv4_subnet": "10.78.0.0/24"}

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Start: everything around an init that has to be done with more rights than init will have.
+
+Runs in disposable children of the launcher, so that the memory they touch is gone when init runs:
+the builder (host root: cgroup, descriptors of all that is needed of the host) and its child, the
+mounter (the overlay, then as root of the sandbox's user namespace the rest of its root).
+"""
+
+from __future__ import annotations
+
+import _socket
+import base64
+import os
+import select
+import time
+
+from .. import store, wire
+from ..errors import LaunchError
+from ..init import confine, journal, limits, logs, status, users
+from ..init.child import NOT_EXECUTABLE
+from ..kernel import mounts, namespaces
+from ..kernel.mounts import (
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NOEXEC,
+    MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY,
+)
+from ..kernel.signals import signal
+from ..launcher import stopper
+from ..sandbox import netns, oom, runtime
+from . import lower_layers, namespace, rootfs
+from .creator import write_value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Mapping
+
+    from ..site import SandboxPaths
+
+_READ_ONLY = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
+# For one step of a start; a host that swaps needs time to do what usually takes a millisecond.
+STEP_SECONDS = 60.0
+SEE_LOG = "see launcher.log in /run/sandlot"
+_INIT_KEYS = ("argv", "env", "cwd", "restart", "stop", "log_max_size")
+
+
+class Means:
+    """What the launcher hands to a start: the stage, and the joiner with the way to it."""
+
+    def __init__(self, stage: int, joiner: int, peer: _socket.socket) -> None:
+        self.stage = stage
+        self.joiner = joiner
+        self.peer = peer
+
+
+class _Build:
+    """One start: the plan, and what was opened on the host for it."""
+
+    def __init__(self, paths: SandboxPaths, launch: Mapping[str, Any], stage_fd: int) -> None:
+        self.stage = stage_fd
+        self.launch = launch
+        self.pins = _open_pins(paths, launch)
+        self.lowers = lower_layers.opened(launch, self.pins["user"])
+        self.layer = lower_layers.layer(launch)
+        self.devices = {name: _device(name, number) for name, number in rootfs.DEVICES.items()}
+        self.files = {path: _file(source) for path, source in launch["files"].items()}
+
+
+def start(
+    paths: SandboxPaths,
+    launch: Mapping[str, Any],
+    means: Means,
+    restarts: int,
+) -> None:
+    """Bring up init in the pinned namespaces; done once the workload was exec'ed.
+
+    The joiner is the clean process that becomes init.
+    """
+    peer, joiner = means.peer, means.joiner
+    peer.settimeout(STEP_SECONDS)
+    build = _Build(paths, launch, means.stage)
+    oom.note(paths, launch["cgroups"])
+    for directory in launch["cgroups"]:
+        write_value(f"{directory}/cgroup.procs", str(joiner))
+    rlimits = limits.complete(launch["rlimits"])
+    limits.raise_hard(joiner, rlimits)
+    flags = [namespaces.FLAGS[kind] for kind in build.pins]
+    watched = namespaces.pidfd_open(joiner)
+    wire.send(peer, {"flags": flags}, list(build.pins.values()))
+    _await(peer, watched)
+    pid = _expect(peer, "pid")["pid"]
+    pidfd = namespaces.pidfd_open(pid)
+    try:
+        # Before init is known, so that nobody takes the last one's status for its own.
+        healthcheck = launch.get("healthcheck")
+        descriptors = _descriptors(paths, restarts, "starting" if healthcheck else status.NO_HEALTH)
+        _identify(paths, pid, pidfd, launch["digest"])
+        _forget_oom_adjustment(pid)
+        found, fds = _mount_in_pid_namespace(build, pid)
+        config = {key: launch[key] for key in _INIT_KEYS}
+        config.update(_confinement(launch), user=None, rlimits=rlimits, restarts=restarts)
+        config.update(healthcheck=healthcheck)
+        config.update(found, log_place=logs.newest((descriptors[1], descriptors[2])))
+        wire.send(peer, config, [*fds, *descriptors, *journal.streams(paths)])
+        _expect(peer, "started")
+    except (OSError, LaunchError):
+        _abandon(paths, pidfd)
+        raise
+
+
+def _await(peer: _socket.socket, joiner: int) -> None:
+    """The joiner's word; init has its end of the socket too, so that one's end tells nothing."""
+    select.select([peer.fileno(), joiner], [], [], STEP_SECONDS)
+    # In this order, as it may speak and end in between.
+    dead = bool(select.select([joiner], [], [], 0)[0])
+    silent = not select.select([peer], [], [], 0)[0]
+    os.close(joiner)
+    if dead and silent:
+        raise LaunchError("init died before it was ready", hint=SEE_LOG)
+
+
+def _confinement(launch: Mapping[str, Any]) -> dict[str, Any]:
+    program = launch["seccomp"]
+    return confine.plan(launch["capabilities"], base64.b64decode(program) if program else None)
+
+
+def _abandon(paths: SandboxPaths, pidfd: int) -> None:
+    """A start that failed leaves no init, and none that a launcher would think had crashed."""
+    try:
+        namespaces.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it reported the failure and went
+    stopper.finish(paths, "crashed", NOT_EXECUTABLE)
+    store.remove(paths.init)
+
+
+def _open_pins(paths: SandboxPaths, launch: Mapping[str, Any]) -> dict[str, int]:
+    """Descriptors of the pinned namespaces, in the order in which they have to be joined.
+
+    User comes last: joining it gives up the rights over the others (setns(2)). A network namespace
+    that is another's is opened where it is.
+    """
+    joined = launch.get("netns")
+    kinds = (*(() if joined else ("net",)), "uts", "ipc", "time", "user")
+    present = [kind for kind in kinds if namespaces.is_namespace_file(paths.pin(kind))]
+    missing = set(kinds) - {"time"} - set(present)
+    if missing:
+        raise LaunchError(
+            f"{paths.name}: namespaces {', '.join(sorted(missing))} are not pinned",
+            hint="deploy again, or run 'sandlot start' which creates them",
+        )
+    own = {k: os.open(paths.pin(k), os.O_RDONLY | os.O_CLOEXEC) for k in present}
+    for kind in set(own) - {"user"}:
+        if not namespaces.is_owned_by(own[kind], own["user"]):
+            raise LaunchError(
+                f"{paths.name}: {paths.pin(kind)} is no namespace of this sandbox",
+                hint=f"umount {paths.pin(kind)} and deploy again, which makes its own",
+            )
+    pins = {"net": netns.open_joined(paths.name, joined)} if joined else {}
+    return {**pins, **own}
+
+
+def _device(name: str, number: tuple[int, int]) -> int:
+    """A detached mount of a host device, verified by number: a swapped node is not passed on."""
+    fd = mounts.clone_tree(f"/dev/{name}")
+    if os.fstat(fd).st_rdev != os.makedev(*number):
+        raise LaunchError(f"/dev/{name} on the host is not device {number[0]}:{number[1]}")
+    return fd
+
+
+def _file(source: str) -> int:
+    fd = mounts.clone_tree(source)
+    mounts.set_attributes(fd, _READ_ONLY | MOUNT_ATTR_NOEXEC)
+    return fd
+
+
+def _expect(peer: _socket.socket, key: str, fds: list[int] | None = None) -> wire.Message:
+    """The next message of the joiner, the mounter or init, which has to have ``key``."""
+    try:
+        message, received = wire.receive(peer)
+    except _socket.timeout as error:
+        raise LaunchError(f"no answer within {STEP_SECONDS:.0f} seconds of the start") from error
+    if fds is None:
+        wire.close_all(received)
+    else:
+        fds += received
+    if message is None:
+        raise LaunchError("init died before it was ready", hint=SEE_LOG)
+    if "error" in message or key not in message:
+        problem = message.get("error", "init sent something unexpected")
+        raise LaunchError(problem, hint=message.get("hint", ""), code=message.get("errno", 0))
+    return message
+
+
+def _identify(paths: SandboxPaths, pid: int, pidfd: int, digest: str) -> None:
+    """Record init before anything can run in it, so that no init is ever unknown."""
+    started = namespaces.start_time(pid)
+    if started is None or select.select([pidfd], [], [], 0)[0]:
+        raise LaunchError("init died before it was ready")
+    identity = {"pid": pid, "start_time": started, "boot_id": store.boot_id()}
+    record = {**identity, "digest": digest, "since": time.time(), "protocol": runtime.PROTOCOL}
+    store.write(paths.init, record, durable=False)
+
+
+def _forget_oom_adjustment(pid: int) -> None:
+    """A launcher protected from the OOM killer must not protect its sandboxes."""
+    path = f"/proc/{pid}/oom_score_adj"
+    with open(path, encoding="ascii") as handle:
+        inherited = int(handle.read())
+    if inherited < 0:
+        write_value(path, "0")
+
+
+def _descriptors(paths: SandboxPaths, restarts: int, health: str) -> list[int]:
+    """What init holds of the host: its listener, the log ring, its status and health files."""
+    listener = wire.listen(paths.socket)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    files = (*paths.logs, paths.status, paths.health)
+    fds = [os.open(path, flags, 0o600) for path in files]
+    for fd in fds[2:]:
+        os.ftruncate(fd, 0)
+    now = time.time()
+    first = status.encoded(
+        {"state": "starting", "restarts": restarts, "since": now, "health": health}
+    )
+    os.pwrite(fds[2], first, 0)
+    return [listener.detach(), *fds]
+
+
+def _mount_in_pid_namespace(build: _Build, pid: int) -> tuple[wire.Message, list[int]]:
+    """Fork the mounter into init's pid namespace, as procfs shows its mounter's; await its word.
+
+    It is gone before init is told to go on, so no workload ever meets it.
+    """
+    pidns = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    namespaces.setns(pidns, namespaces.CLONE_NEWPID)
+    ours, theirs = wire.pair()
+    child = os.fork()
+    if child == 0:
+        ours.close()
+        _mounter(build, theirs)
+        os._exit(0)
+    theirs.close()
+    ours.settimeout(STEP_SECONDS)
+    fds: list[int] = []
+    try:
+        message = _expect(ours, "uid", fds)
+    except LaunchError:
+        os.kill(child, signal.SIGKILL)
+        raise
+    finally:
+        ours.close()
+        os.waitpid(child, 0)
+    groups = [int(gid) for gid in message["what"].split()]
+    return {"uid": message["uid"], "gid": message["gid"], "groups": groups}, fds
+
+
+def _mounter(build: _Build, peer: _socket.socket) -> None:
+    fds: list[int] = []
+    try:
+        namespace.enter(build.stage, build.lowers, build.layer)
+        sysfs = _joined_sysfs(build)
+        _become_sandbox_root(build.pins)
+        root = rootfs.pivot()
+        fds += _mount(root, build, sysfs)
+        answer = _user(root, build.launch)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        answer = {"error": f"preparing the root: {error.strerror}{where}", "errno": error.errno}
+    except LaunchError as error:
+        answer = {"error": error.message, "hint": error.hint}
+    wire.answer(peer, answer, fds)
+
+
+def _joined_sysfs(build: _Build) -> int | None:
+    """The sandbox's root may not mount sysfs in a network namespace that it does not own."""
+    if not build.launch.get("netns"):
+        return None
+    return netns.sysfs(build.pins["net"], rootfs.SYSFS)
+
+
+def _become_sandbox_root(pins: Mapping[str, int]) -> None:
+    """Become root of the sandbox's user namespace, in a mount namespace that it owns.
+
+    unshare(2) carries the working directory over, which is the sandbox's root to be.
+    """
+    for kind in pins:
+        if kind != "time":
+            namespaces.setns(pins[kind], namespaces.FLAGS[kind])
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    os.umask(0)
+    namespaces.unshare(namespaces.CLONE_NEWNS)
+
+
+def _mount(root: int, build: _Build, sysfs: int | None) -> list[int]:
+    """Everything below the root; descriptors of the mount namespace, /dev/null and /dev/pts."""
+    pts = rootfs.populate(root, build.launch, build.devices, sysfs)
+    rootfs.bind_files(root, build.files)
+    # Only now, as the kernel wants a complete proc and sysfs in sight to allow new ones.
+    rootfs.detach_old_root(root)
+    os.close(rootfs.directory(root, build.launch["cwd"], follow=True))
+    if build.launch["read_only"]:
+        mounts.set_attributes(root, MOUNT_ATTR_RDONLY)
+    mnt = os.open("proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=root)
+    null = os.open("dev/null", os.O_RDWR | os.O_CLOEXEC, dir_fd=root)
+    return [mnt, null, pts]
+
+
+def _user(root: int, launch: Mapping[str, Any]) -> wire.Message:
+    uid, gid, groups = users.resolve(root, launch["user"])
+    return {"uid": uid, "gid": gid, "what": " ".join(str(number) for number in groups)}

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Create: a sandbox's user, net, uts, ipc and time namespaces, pinned under its run directory.
+
+Runs in a disposable child of the launcher. The namespaces are unshared by a grandchild that has
+taken the sandbox's own uid, so the kernel charges its per-user limits to that uid
+(user_namespaces(7), "limits" in namespaces(7)).
+"""
+
+from __future__ import annotations
+
+import _socket
+import fcntl
+import os
+import struct
+
+from .. import wire
+from ..errors import LaunchError, SpecError
+from ..kernel import confine, mounts, namespaces
+from ..sandbox import runtime
+from ..site import PINNED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Mapping, Sequence
+
+    from ..site import SandboxPaths
+
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
+STEP_SECONDS = 60.0
+
+
+def create(paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
+    """Make and pin the namespaces ``launch`` asks for; complete pins are left as they are."""
+    left_out = {"net": bool(launch.get("netns")), "time": not launch["time_offset"]}
+    kinds = [kind for kind in PINNED if not left_out.get(kind)]
+    if runtime.pinned(paths.host, paths.name) == set(kinds):
+        return
+    destroy(paths)
+    os.makedirs(paths.pins, mode=0o700, exist_ok=True)
+    ours, theirs = wire.pair()
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        _unshare_as(launch["ids"], theirs, kinds)
+    theirs.close()
+    ours.settimeout(STEP_SECONDS)
+    try:
+        _receive_or_raise(ours)
+        _write_maps(pid, launch)
+        # Pins come last: complete ones mean that nothing is left to be done.
+        _configure(pid, launch, kinds)
+        for kind in kinds:
+            _pin(paths, pid, kind)
+    finally:
+        ours.close()
+        os.waitpid(pid, 0)
+
+
+def _unshare_as(ids: Mapping[str, int], peer: _socket.socket, kinds: Sequence[str]) -> None:
+    """In the grandchild: become the sandbox's uid, keep what unshare needs, unshare, wait."""
+    try:
+        confine.prctl(confine.PR_SET_KEEPCAPS, 1)
+        os.setgroups([])
+        os.setresgid(ids["gid"], ids["gid"], ids["gid"])
+        os.setresuid(ids["uid"], ids["uid"], ids["uid"])
+        confine.set_capabilities(1 << confine.CAP_SYS_ADMIN, 1 << confine.CAP_SYS_ADMIN, 0)
+        flags = 0
+        for kind in kinds:
+            flags |= namespaces.FLAGS[kind]
+        namespaces.unshare(flags)
+    except OSError as error:
+        wire.answer(peer, {"errno": error.errno, "what": error.strerror})
+        os._exit(1)
+    wire.answer(peer, {})
+    peer.recv(1)  # end of file: everything is pinned, or the creator died
+    os._exit(0)
+
+
+def _receive_or_raise(sock: _socket.socket) -> None:
+    message, _ = wire.receive(sock)
+    if message is None:
+        raise OSError(0, "the process that unshares the namespaces died")
+    if "errno" in message:
+        raise OSError(message["errno"], message["what"])
+
+
+def _write_maps(pid: int, launch: Mapping[str, Any]) -> None:
+    ids = launch["ids"]
+    write_value(f"/proc/{pid}/uid_map", f"0 {ids['uid']} {ids['size']}\n")
+    write_value(f"/proc/{pid}/gid_map", f"0 {ids['gid']} {ids['size']}\n")
+    for clock, seconds in (launch["time_offset"] or {}).items():
+        whole = int(seconds // 1)
+        nanoseconds = int(round((seconds - whole) * 1_000_000_000))
+        write_value(f"/proc/{pid}/timens_offsets", f"{clock} {whole} {nanoseconds}\n")
+
+
+def write_value(path: str, text: str) -> None:
+    """Into a file of procfs or a cgroup, which take a value in one call."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _pin(paths: SandboxPaths, pid: int, kind: str) -> None:
+    target = paths.pin(kind)
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    # time_namespaces(7): the caller of unshare stays outside; its children are inside.
+    source = "time_for_children" if kind == "time" else kind
+    mounts.mount(f"/proc/{pid}/ns/{source}", target, flags=mounts.MS_BIND)
+
+
+def _configure(pid: int, launch: Mapping[str, Any], kinds: Sequence[str]) -> None:
+    """Host name, lo and sysctls, set by host root from inside the net, uts and ipc namespaces."""
+    for kind in set(kinds) & {"net", "uts", "ipc"}:
+        fd = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+        namespaces.setns(fd, namespaces.FLAGS[kind])
+        os.close(fd)
+    namespaces.set_hostname(launch["hostname"])
+    if "net" in kinds:
+        sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+        fcntl.ioctl(sock.fileno(), _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+        sock.close()
+    for key, value in launch["sysctls"].items():
+        _set_sysctl(key, str(value), launch["ids"]["uid"])
+
+
+def _set_sysctl(key: str, value: str, owner: int) -> None:
+    path = "/proc/sys/" + key.replace(".", "/")
+    try:
+        try:
+            write_value(path, value)
+        except PermissionError:
+            _write_as(owner, path, value)
+    except FileNotFoundError as error:
+        problem = "does not exist in a sandbox of this kernel"
+        raise SpecError("sysctls", key, problem, hint="correct its name or leave it out") from error
+    except OSError as error:
+        problem = f"can't be set to {value!r}: {error.strerror}"
+        raise SpecError("sysctls", key, problem, hint="correct the value") from error
+
+
+def _write_as(uid: int, path: str, value: str) -> None:
+    """Settings of an ipc namespace are its owner's on newer kernels, which refuse host root."""
+    os.seteuid(uid)
+    try:
+        write_value(path, value)
+    finally:
+        os.seteuid(0)
+
+
+def destroy(paths: SandboxPaths) -> None:
+    """Unpin every namespace, also pins mounted more than once by an interrupted run."""
+    if runtime.running(paths.host, paths.name) is not None:
+        raise LaunchError(
+            f"{paths.name} runs in the namespaces that are to be removed", hint="stop it first"
+        )
+    for kind in PINNED:
+        target = paths.pin(kind)
+        while namespaces.is_namespace_file(target):
+            mounts.umount(target)
+        _remove_place(target)
+
+
+def _remove_place(target: str) -> None:
+    """Where a pin was mounted, or whatever somebody left in its place."""
+    try:
+        os.unlink(target)
+    except FileNotFoundError:
+        return
+    except IsADirectoryError:
+        os.rmdir(target)

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Writes a file into the root of a stopped sandbox, as root of its own user namespace.
+
+A child of ours mounts the root as for a start, in a mount namespace without the host's tree, and
+gives up the host's rights before it touches a path in there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from contextlib import ExitStack
+from typing import Any, Mapping, NoReturn, Tuple
+
+from .. import store
+from ..errors import LaunchError, SandlotError
+from ..kernel import namespaces
+from ..site import Paths
+from . import lower_layers, namespace, rootfs
+
+
+def write(paths: Paths, name: str, scratch: str, step: Mapping[str, Any], what: str) -> None:
+    """``step`` has dest, content, mode and owner; ``scratch`` is any directory of ours."""
+    launch = store.read(paths.sandbox(name).launch)
+    if launch is None:
+        raise SandlotError(f"{what}: sandbox {name} has lost its launch file", hint="run again")
+    with ExitStack() as stack:
+        userns = os.open(paths.sandbox(name).pin("user"), os.O_RDONLY | os.O_CLOEXEC)
+        stack.callback(os.close, userns)
+        report, reporter = os.pipe()
+        child = os.fork()
+        if child == 0:
+            _child(launch, userns, scratch, step, reporter)
+        os.close(reporter)
+        with open(report, "rb") as handle:
+            problem = handle.read()
+        _, status = os.waitpid(child, 0)
+    if status or problem:
+        reason = json.loads(problem)["error"] if problem else f"its process ended with {status}"
+        raise SandlotError(f"{what}: {reason}")
+
+
+def _child(
+    launch: Mapping[str, Any], userns: int, scratch: str, step: Mapping[str, Any], reporter: int
+) -> NoReturn:
+    status = 1
+    try:
+        error = _outcome(launch, userns, scratch, step)
+        if error:
+            os.write(reporter, json.dumps({"error": error}).encode())
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _outcome(launch: Mapping[str, Any], userns: int, scratch: str, step: Mapping[str, Any]) -> str:
+    try:
+        # Encoders are modules, and the host's files are out of sight from the next line on.
+        content = step["content"].encode()
+        namespace.enter(
+            namespace.make(scratch), lower_layers.opened(launch, userns), lower_layers.layer(launch)
+        )
+        root = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        namespaces.setns(userns, namespaces.CLONE_NEWUSER)
+        os.setgroups([])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        os.umask(0o022)
+        _place(root, step, content)
+    except OSError as error:
+        return f"{error.strerror or error}"
+    except LaunchError as error:
+        return error.message
+    return ""
+
+
+def _place(root: int, step: Mapping[str, Any], content: bytes) -> None:
+    """Beside its place, then renamed: a link that has the name is replaced, not followed."""
+    directory, _, leaf = step["dest"].rpartition("/")
+    parent = rootfs.directory(root, directory, follow=True)
+    temporary = f".sandlot-{secrets.token_hex(8)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(temporary, flags, 0o600, dir_fd=parent)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fchown(fd, *_owner(step))
+        os.fchmod(fd, int(step.get("mode", "0644"), 8))
+        os.rename(temporary, leaf, src_dir_fd=parent, dst_dir_fd=parent)
+    except OSError:
+        os.unlink(temporary, dir_fd=parent)
+        raise
+    finally:
+        os.close(fd)
+
+
+def _owner(step: Mapping[str, Any]) -> Tuple[int, int]:
+    uid, _, gid = step.get("owner", "0:0").partition(":")
+    return int(uid), int(gid or uid)

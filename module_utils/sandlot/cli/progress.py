@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Following the images that are being made, until none is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import sys
+from typing import Any, Dict, Iterator, List
+
+from .. import images
+from ..images import progress
+from ..kernel.inotify import Watch
+from ..kernel.namespaces import pidfd_open
+from ..site import Paths
+from . import output
+
+Json = Dict[str, Any]
+
+_UP = "\x1b[{}A"
+_CLEAR_LINE = "\x1b[K"
+_CLEAR_BELOW = "\x1b[J"
+
+
+def line(each: Json) -> str:
+    """debian: download 45% 12M of 27M, 3.1M/s"""
+    done, total = each["done"], each["total"]
+    words = [f"{each['name']}: {each['phase']}"]
+    if total:
+        words.append(f"{100 * done // total}% {output.size(done)} of {output.size(total)}")
+    elif done:
+        words.append(output.size(done))
+    speed = rate(each)
+    return " ".join(words) + (f", {output.size(speed)}/s" if speed else "")
+
+
+def rate(each: Json) -> int:
+    """Bytes per second of the phase so far; 0 when that can't be told."""
+    seconds = each.get("now", 0) - each.get("phase_started", 0)
+    return int((each["done"] - each.get("phase_from", 0)) / seconds) if seconds > 0 else 0
+
+
+class Watcher:
+    """Redraws on a terminal, otherwise writes a line whenever there is news of an image."""
+
+    def __init__(self, paths: Paths, *, as_json: bool) -> None:
+        self._paths = paths
+        self._as_json = as_json
+        self._redraws = sys.stdout.isatty() and not as_json
+        self._shown: Dict[str, str] = {}
+        self._started: Dict[str, float] = {}
+        self._height = 0
+
+    def run(self) -> None:
+        """The last one at work removes the directory, and the next one makes another."""
+        with contextlib.suppress(FileNotFoundError):
+            while True:
+                with Watch(progress.directory(self._paths)) as watch:
+                    if not self._follow(watch):
+                        break
+        self._update({})
+
+    def _follow(self, watch: Watch) -> bool:
+        """Show what there is and wait for news; False once nobody is at work."""
+        found = progress.observe(self._paths)
+        self._update(found)
+        # News since the look are not lost, for the watch is older; that a maker is gone is news.
+        with contextlib.suppress(ProcessLookupError), _makers(found) as pidfds:
+            if found:
+                select.select([watch.fd, *pidfds], [], [])
+        return bool(found)
+
+    def _update(self, found: Dict[str, Json]) -> None:
+        ended = [self._ended(name) for name in self._shown if name not in found]
+        lines = {name: self._text(each) for name, each in found.items()}
+        news = [text for name, text in lines.items() if self._shown.get(name) != text]
+        if self._redraws:
+            self._redraw(ended, list(lines.values()))
+        else:
+            sys.stdout.writelines(f"{text}\n" for text in [*ended, *news])
+        sys.stdout.flush()
+        self._shown = lines
+        self._started.update({name: each["started"] for name, each in found.items()})
+
+    def _text(self, each: Json) -> str:
+        return json.dumps({**each, "rate": rate(each)}) if self._as_json else line(each)
+
+    def _ended(self, name: str) -> str:
+        image = images.observe(self._paths).get(name)
+        made = image is not None and image.made >= self._started[name]
+        size = image.size if image and made else 0
+        if self._as_json:
+            return json.dumps({"name": name, "phase": "done" if made else "ended", "size": size})
+        return f"{name}: done, {output.size(size)}" if made else f"{name}: ended"
+
+    def _redraw(self, ended: List[str], lines: List[str]) -> None:
+        width = shutil.get_terminal_size().columns
+        head = _UP.format(self._height) + "\r" if self._height else ""
+        body = "".join(f"{text[: width - 1]}{_CLEAR_LINE}\n" for text in [*ended, *lines])
+        sys.stdout.write(head + body + _CLEAR_BELOW)
+        self._height = len(lines)
+
+
+@contextlib.contextmanager
+def _makers(found: Dict[str, Json]) -> Iterator[List[int]]:
+    """Descriptors that are readable once a maker has ended: a killed one leaves its file alone."""
+    with contextlib.ExitStack() as stack:
+        opened = []
+        for pid in {each["pid"] for each in found.values()}:
+            opened.append(pidfd_open(pid))
+            stack.callback(os.close, opened[-1])
+        yield opened

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Whether this version can take over what another one left: its state, and inits that run."""
+
+from __future__ import annotations
+
+import glob
+import json
+from typing import Any, Dict, Iterator
+
+from .. import __version__, store
+from ..errors import StateError
+from ..sandbox import runtime
+from ..site import Paths
+from ..spec.options import STORED
+
+# Below the directories of state and runtime files; networks, images, records, notes of all kinds.
+_STATE = ("*.json", "sandboxes/*/*.json", "images/*.json", "images/trees/*/about.json")
+_RUN = (".*.json", "*/*.json")
+_HINT = (
+    "go on with the installed version, or install one that knows it; to go back all the same, "
+    "first remove everything with the installed version (sandbox_host with state: absent)"
+)
+
+
+def check(paths: Paths) -> None:
+    """StateError, before anything is changed, when a newer version has been at work here."""
+    for path in _files(paths):
+        if _schema(path) > store.SCHEMA:
+            known = f"version {__version__}, which was to be installed, knows {store.SCHEMA}"
+            raise StateError(f"{path} has schema {_schema(path)}, {known}", hint=_HINT)
+    for path in glob.glob(f"{glob.escape(paths.sandboxes)}/*/record.json"):
+        _check_options(path)
+    for name in runtime.names(paths):
+        _check_init(paths, name)
+
+
+def _files(paths: Paths) -> Iterator[str]:
+    for top, patterns in ((paths.state, _STATE), (paths.run, _RUN)):
+        for pattern in patterns:
+            yield from sorted(glob.glob(f"{glob.escape(top)}/{pattern}"))
+
+
+def _schema(path: str) -> int:
+    schema = _data(path).get("schema")
+    return schema if isinstance(schema, int) else 0
+
+
+def _data(path: str) -> Dict[str, Any]:
+    """{} for what can't be read; who needs that file says so."""
+    try:
+        data = json.loads(store.read_bytes(path) or b"")
+    except (StateError, ValueError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _check_options(path: str) -> None:
+    spec = _data(path).get("spec")
+    known = {option.name for option in STORED}
+    unknown = sorted(set(spec) - known) if isinstance(spec, dict) else []
+    if unknown:
+        raise StateError(
+            f"{path} has options that version {__version__}, which was to be installed, does not "
+            f"know: {', '.join(unknown)}",
+            hint=f"deploy the sandbox without them with the installed version first; or {_HINT}",
+        )
+
+
+def _check_init(paths: Paths, name: str) -> None:
+    try:
+        running = runtime.running(paths, name)
+    except StateError:
+        return
+    if running is not None and running.protocol > runtime.PROTOCOL:
+        raise StateError(
+            f"init of {name} speaks protocol {running.protocol}, version {__version__}, which was "
+            f"to be installed, knows {runtime.PROTOCOL}",
+            hint=f"go on with the installed version, or stop {name} first",
+        )

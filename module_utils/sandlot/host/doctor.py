@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What a host has and lacks for sandboxes, each finding with what remedies it.
+
+A failure keeps sandboxes from being made or leaves a limit without effect; a warning costs
+something or will one day. Looking changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
+
+from .. import idmap, images, network
+from ..converge import observe
+from ..errors import SandlotError
+from ..launcher import unresponsive
+from ..launcher.client import UNIT, Launcher
+from ..sandbox import record, runtime
+from ..site import Paths
+from . import facts, install, payload, probe, services
+
+OK, WARNING, FAILURE = "ok", "warning", "failure"
+MINIMUM_KERNEL = (5, 12)
+FULL = 0.95
+SYSCTLS = "/proc/sys"
+_NEEDED = ("cpu", "memory", "pids")
+# Limits that are refused without these, by the option that asks for them.
+_OPTIONAL = {"cpuset": "cpuset_cpus"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    name: str
+    status: str
+    detail: str
+    remedy: str = ""
+
+    def to_json(self) -> Dict[str, str]:
+        return asdict(self)
+
+
+Found = Iterator[Finding]
+
+
+def examine(paths: Paths, known: Dict[str, Any]) -> List[Finding]:
+    """``known`` are the facts of the host (facts.gather)."""
+    checks: Iterable[Callable[[], Found]] = (
+        lambda: _kernel(known),
+        lambda: _namespaces(known),
+        lambda: _filesystems(paths, known),
+        lambda: _controllers(known),
+        lambda: _programs(known),
+        lambda: _firewall(paths),
+        lambda: _restrictions(),
+        lambda: _space(paths),
+        lambda: _ids(paths),
+        lambda: _installation(paths),
+        lambda: _remains(paths),
+    )
+    return [finding for check in checks for finding in check()]
+
+
+def _finding(name: str, detail: str, *, wrong: bool, remedy: str, status: str = FAILURE) -> Finding:
+    return Finding(name, status, detail, remedy) if wrong else Finding(name, OK, detail)
+
+
+# -- the kernel
+
+
+def _kernel(known: Dict[str, Any]) -> Found:
+    release = known["kernel"]
+    numbers = tuple(int(part) for part in re.findall(r"\d+", release)[:2])
+    minimum = ".".join(map(str, MINIMUM_KERNEL))
+    yield _finding(
+        "kernel",
+        f"{release} on {known['machine']}",
+        wrong=numbers < MINIMUM_KERNEL,
+        remedy=f"boot Linux {minimum} or later: older ones have no mount_setattr(2)",
+    )
+
+
+def _namespaces(known: Dict[str, Any]) -> Found:
+    count = known["user_namespaces"]
+    yield _finding(
+        "user namespaces",
+        f"{count} allowed",
+        wrong=count == 0,
+        remedy=probe.NO_USER_NAMESPACES[1],
+    )
+    for kind, option in (("time", "time_offset"), ("cgroup", "cgroups")):
+        yield _finding(
+            f"{kind} namespaces",
+            "present" if os.path.exists(f"/proc/self/ns/{kind}") else "missing",
+            wrong=not os.path.exists(f"/proc/self/ns/{kind}"),
+            remedy=f"boot a kernel with them; the option {option} needs it",
+            status=WARNING if kind == "time" else FAILURE,
+        )
+    actions = _read(f"{SYSCTLS}/kernel/seccomp/actions_avail")
+    yield _finding(
+        "seccomp",
+        actions or "no filters",
+        wrong="errno" not in actions.split(),
+        remedy="boot a kernel with CONFIG_SECCOMP_FILTER",
+    )
+
+
+def _filesystems(paths: Paths, known: Dict[str, Any]) -> Found:
+    yield _finding(
+        "overlayfs",
+        "present" if known["overlay"] else "missing",
+        wrong=not known["overlay"],
+        remedy=probe.NO_OVERLAY[1],
+    )
+    places = [(paths.state, known["idmapped_mounts"], "each sandbox gets a copy of its image")]
+    places.append(("/", probe.maps_ids("/"), "images of source host_overlay are refused"))
+    for path, maps, cost in places:
+        yield _finding(
+            f"id-mapped mounts at {path}",
+            "work" if maps else f"do not work: {cost}",
+            wrong=not maps,
+            remedy="use a file system that has them (ext4, xfs, btrfs), or a later kernel",
+            status=WARNING,
+        )
+
+
+def _controllers(known: Dict[str, Any]) -> Found:
+    present = known["cgroups"]["controllers"]
+    versions = " and ".join(str(each) for each in known["cgroups"]["versions"]) or "none"
+    lacking = [name for name in _NEEDED if name not in present]
+    yield _finding(
+        "cgroup controllers",
+        f"version {versions}: {' '.join(present) or 'none'}",
+        wrong=bool(lacking),
+        remedy=f"{' '.join(lacking)} missing: mount them, or boot with cgroup_enable=memory if "
+        "that one is disabled",
+    )
+    for name, option in _OPTIONAL.items():
+        yield _finding(
+            f"cgroup controller {name}",
+            "present" if name in present else f"missing: {option} is refused",
+            wrong=name not in present,
+            remedy=f"mount or enable it where {option} is wanted",
+            status=WARNING,
+        )
+
+
+def _restrictions() -> Found:
+    """Sysctls that distributions use against unprivileged user namespaces."""
+    for name in ("apparmor_restrict_unprivileged_userns", "unprivileged_userns_clone"):
+        value = _read(f"{SYSCTLS}/kernel/{name}")
+        if value:
+            # The launcher makes namespaces while it has CAP_SYS_ADMIN, which both let pass.
+            yield Finding(f"kernel.{name}", OK, f"{value}; nothing has to be changed for sandlot")
+
+
+# -- programs
+
+
+def _programs(known: Dict[str, Any]) -> Found:
+    python = known["python"]
+    yield _finding(
+        "pyroute2",
+        f"for {python['executable']} {python['version']}"
+        + ("" if python["pyroute2"] else ": missing"),
+        wrong=not python["pyroute2"],
+        remedy="install it (Debian: apt install python3-pyroute2)",
+    )
+    yield _finding(
+        "nft",
+        known["nft"] or "missing",
+        wrong=not known["nft"],
+        remedy="install it (Debian: apt install nftables)",
+    )
+    for name, package, source in (
+        ("skopeo", "skopeo", "oci"),
+        ("mmdebstrap", "mmdebstrap", "debootstrap"),
+        ("zstd", "zstd", "tarball (.zst)"),
+    ):
+        found = shutil.which(name, path=facts.SEARCH)
+        detail = found or f"not installed; for images of source {source} only"
+        yield Finding(name, OK, detail, "" if found else f"Debian: apt install {package}")
+
+
+def _firewall(paths: Paths) -> Found:
+    try:
+        tables = network.observe(paths).tables
+    except SandlotError as error:
+        yield Finding("packet filter", FAILURE, error.message, error.hint)
+        return
+    yield _finding(
+        "packet filter",
+        f"table {paths.nft_table}: " + (" and ".join(tables.present) or "not there yet"),
+        wrong=bool(tables.foreign),
+        remedy=f"rename or delete the foreign table {paths.nft_table}",
+    )
+
+
+# -- room
+
+
+def _space(paths: Paths) -> Found:
+    for path, what in ((paths.state, "state"), (paths.run, "runtime")):
+        place = _existing(path)
+        status = os.statvfs(place)
+        bytes_used = 1 - status.f_bavail / max(status.f_blocks, 1)
+        # btrfs has no fixed number of inodes and says 0.
+        inodes_used = 1 - status.f_favail / status.f_files if status.f_files else 0.0
+        free = status.f_bavail * status.f_frsize
+        yield _finding(
+            f"space for {what}",
+            f"{place}: {free >> 20} MiB free, {inodes_used:.0%} of inodes used",
+            wrong=max(bytes_used, inodes_used) > FULL,
+            remedy="remove unused images (sandlot images prune), or make room",
+            status=WARNING,
+        )
+
+
+def _ids(paths: Paths) -> Found:
+    try:
+        files = idmap.observe(paths)
+        free = idmap.available(files)
+        idmap.allocate(files, [])
+    except SandlotError as error:
+        yield Finding("subordinate ids", FAILURE, error.message, error.hint)
+        return
+    yield _finding(
+        "subordinate ids",
+        f"{free} ranges free in {paths.subuid} and {paths.subgid}",
+        wrong=free == 0,
+        remedy="remove sandboxes, or ranges of others that lie in sandlot's pool",
+    )
+
+
+# -- sandlot itself
+
+
+def _installation(paths: Paths) -> Found:
+    installed = payload.current(paths)
+    yield _finding(
+        "runtime",
+        installed or "not installed",
+        wrong=not installed,
+        remedy="run the role or module sandbox_host",
+    )
+    yield _launcher(paths)
+    yield from _start_at_boot(paths)
+
+
+def _start_at_boot(paths: Paths) -> Found:
+    remedy = "run the role or module sandbox_host"
+    if services.has_systemd(paths):
+        enabled = all(map(os.path.lexists, install.boot_links(paths)))
+        detail = f"{install.BOOT_UNIT} is {'enabled' if enabled else 'not enabled'}"
+        remedy = f"systemctl enable {install.BOOT_UNIT}, or run sandbox_host"
+        yield _finding("start at boot", detail, wrong=not enabled, remedy=remedy)
+        return
+    service = services.find(paths)
+    if service:
+        enabled = service.enabled()
+        detail = f"the {service.kind} service is {'enabled' if enabled else 'not enabled'}"
+        yield _finding("start at boot", detail, wrong=not enabled, remedy=remedy)
+    elif not paths.root:
+        detail = "no systemd, OpenRC or sysvinit: nothing starts the sandboxes after a boot"
+        remedy = f"have what this host runs at a boot call {paths.command} up"
+        yield _finding("start at boot", detail, wrong=True, remedy=remedy, status=WARNING)
+
+
+def _launcher(paths: Paths) -> Finding:
+    stopped = unresponsive.is_stopped(paths)
+    try:
+        answer = None if stopped else Launcher(paths).ping()
+    except SandlotError as error:
+        return Finding("launcher", WARNING, error.message, error.hint)
+    names = [name for name in runtime.names(paths) if runtime.running(paths, name)]
+    state = "is stopped" if stopped else "does not run"
+    return _finding(
+        "launcher",
+        f"pid {answer['pid']}" if answer else f"{state}, {len(names)} sandboxes run",
+        wrong=stopped or (answer is None and bool(names)),
+        remedy=f"start {UNIT}, or run a deploy: what crashes now is not revived",
+        status=WARNING,
+    )
+
+
+def _remains(paths: Paths) -> Found:
+    records = record.load_all(paths)
+    for name, error in sorted(records.broken.items()):
+        yield Finding(f"record of {name}", FAILURE, error.message, error.hint)
+    strays = sorted(observe.known_names(paths) - records.names())
+    yield _finding(
+        "strays",
+        ", ".join(strays) or "none",
+        wrong=bool(strays),
+        remedy="left by an interrupted run: remove them by state: absent, or deploy with purge",
+        status=WARNING,
+    )
+    yield from _images(paths)
+
+
+def _images(paths: Paths) -> Found:
+    try:
+        found = images.observe(paths)
+    except SandlotError as error:
+        yield Finding("images", FAILURE, error.message, error.hint)
+        return
+    lost = [
+        name
+        for name, image in found.items()
+        if not all(os.path.isdir(layer) for layer in image.layers)
+    ]
+    yield _finding(
+        "images",
+        f"{len(found)} of them" + (f"; {', '.join(lost)} lost a tree" if lost else ""),
+        wrong=bool(lost),
+        remedy="run sandbox_rootfs again, which makes them anew",
+    )
+
+
+def _existing(path: str) -> str:
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as handle:
+            return handle.read().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def worst(findings: Iterable[Finding]) -> str:
+    order: Tuple[str, ...] = (OK, WARNING, FAILURE)
+    return max((finding.status for finding in findings), key=order.index, default=OK)

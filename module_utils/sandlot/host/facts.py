@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What this host can do, which packages it lacks, and what would have to be remedied."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import Any, Dict, Iterable, Sequence
+
+from .. import cgroups
+from ..images import SOURCES, busybox
+from ..site import Paths
+from ..spec.text import choice
+from . import payload, probe, services
+
+Json = Dict[str, Any]
+
+SEARCH = "/usr/sbin:/sbin:/usr/bin:/bin"
+_PROBE = """\
+import importlib.util, platform
+print(platform.python_version(), importlib.util.find_spec("pyroute2") is not None)
+"""
+
+
+def gather(paths: Paths, image_sources: Iterable[str] = ()) -> Json:
+    """Facts of the host, with ``missing_packages`` (Debian's names) and ``problems``.
+
+    What images are made of tells more of the packages that are needed.
+    """
+    interpreter = payload.python()
+    version, pyroute2 = _interpreter(interpreter)
+    facts: Json = {
+        "kernel": os.uname().release,
+        "machine": os.uname().machine,
+        "python": {"executable": interpreter, "version": version, "pyroute2": pyroute2},
+        "cgroups": _cgroups(),
+        "idmapped_mounts": probe.maps_ids(paths.state),
+        "overlay": probe.overlay(),
+        "user_namespaces": probe.user_namespaces(),
+        "service_manager": services.manager(paths),
+        "nft": shutil.which("nft", path=SEARCH),
+    }
+    missing = _missing(facts, image_sources)
+    return {**facts, "missing_packages": missing, "problems": _problems(facts)}
+
+
+def known_sources(option: str, names: Sequence[str]) -> list[str]:
+    return [choice(f"{option}[{n}]", name, choices=SOURCES) for n, name in enumerate(names)]
+
+
+def _interpreter(path: str) -> tuple[str, bool]:
+    output = subprocess.run(
+        [path, "-I", "-c", _PROBE], stdin=subprocess.DEVNULL, capture_output=True, check=True
+    ).stdout.decode()
+    version, pyroute2 = output.split()
+    return version, pyroute2 == "True"
+
+
+def _cgroups() -> Json:
+    layout = cgroups.detect()
+    controllers = {name for each in layout.hierarchies for name in each.controllers}
+    versions = {2 if each.unified else 1 for each in layout.hierarchies if each.controllers}
+    return {"versions": sorted(versions), "controllers": sorted(controllers)}
+
+
+def _missing(facts: Json, image_sources: Iterable[str]) -> list[str]:
+    missing = []
+    if not facts["nft"]:
+        missing.append("nftables")
+    if not facts["python"]["pyroute2"]:
+        missing.append("python3-pyroute2")
+    if busybox.find() is None:
+        missing.append("busybox-static")
+    for source in sorted(set(image_sources)):
+        missing += SOURCES[source].packages()
+    return missing
+
+
+def _problems(facts: Json) -> list[Json]:
+    controllers = facts["cgroups"]["controllers"]
+    lacking = [name for name in ("cpu", "memory", "pids") if name not in controllers]
+    found = [
+        (facts["user_namespaces"] == 0, *probe.NO_USER_NAMESPACES),
+        (not facts["overlay"], *probe.NO_OVERLAY),
+        (
+            bool(lacking),
+            f"the cgroup controllers {', '.join(lacking)} are missing",
+            "mount them, or boot with cgroup_enable=memory if that one is disabled",
+        ),
+        (
+            not facts["idmapped_mounts"],
+            "the file system of the state directory can't map ids on a mount",
+            "nothing has to be done: each sandbox gets a copy of its image, which takes space",
+        ),
+    ]
+    return [{"what": what, "remedy": remedy} for wrong, what, remedy in found if wrong]

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The engine's own sources, read through its loader: from plain files or from a module's zip."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import pkgutil
+import subprocess
+import sys
+from typing import Iterator, Mapping
+
+from .. import store
+from ..errors import StateError
+from ..kernel.trees import remove_tree, sync
+from ..site import Paths
+
+ENGINE = __package__.rpartition(".")[0]
+PACKAGE = "sandlot"
+SYSTEM_PYTHON = "/usr/bin/python3"
+
+
+def python() -> str:
+    """The interpreter of the runtime: the distribution's, else the one that runs this."""
+    return SYSTEM_PYTHON if os.access(SYSTEM_PYTHON, os.X_OK) else sys.executable
+
+
+def sources() -> dict[str, bytes]:
+    """Relative path -> content of every file of the engine, as it is to lie on the host."""
+    return dict(_walk(ENGINE, PACKAGE))
+
+
+def _walk(module: str, path: str) -> Iterator[tuple[str, bytes]]:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.loader is None:
+        raise ModuleNotFoundError(f"no loader for {module}", name=module)
+    text: str | None = spec.loader.get_source(module)  # type: ignore[attr-defined]
+    content = (text or "").encode()
+    if spec.submodule_search_locations is None:
+        yield f"{path}.py", content
+        return
+    yield f"{path}/__init__.py", content
+    for entry in pkgutil.iter_modules(list(spec.submodule_search_locations)):
+        yield from _walk(f"{module}.{entry.name}", f"{path}/{entry.name}")
+
+
+def digest(files: Mapping[str, bytes]) -> str:
+    total = hashlib.sha256()
+    for path in sorted(files):
+        total.update(f"{path}\0{len(files[path])}\0".encode() + files[path])
+    return total.hexdigest()
+
+
+def _release(paths: Paths, version: str) -> str:
+    return f"{paths.lib}/release-{version[:16]}"
+
+
+def installed(paths: Paths, files: Mapping[str, bytes]) -> bool:
+    """Whether the host's engine is this one, byte for byte."""
+    release = _release(paths, digest(files))
+    try:
+        if os.readlink(f"{paths.lib}/{PACKAGE}") != f"{os.path.basename(release)}/{PACKAGE}":
+            return False
+    except OSError:
+        return False
+    return all(_content(f"{release}/{path}") == content for path, content in files.items())
+
+
+def current(paths: Paths) -> str:
+    """Directory of the installed engine, "" when there is none."""
+    target = f"{paths.lib}/{PACKAGE}"
+    return os.path.realpath(target) if os.path.exists(target) else ""
+
+
+def _content(path: str) -> bytes | None:
+    try:
+        return store.read_bytes(path)
+    except StateError:
+        return None
+
+
+def install(paths: Paths, files: Mapping[str, bytes]) -> None:
+    """Put the engine beside the installed one, then switch to it by renaming one link."""
+    release = _release(paths, digest(files))
+    fresh = f"{release}.new"
+    remove_tree(fresh)
+    for path, content in files.items():
+        _write(f"{fresh}/{path}", content)
+    for directory in {paths.lib, *(os.path.dirname(f"{fresh}/{path}") for path in files)}:
+        os.chmod(directory, 0o755)
+    _compile(fresh)
+    sync(fresh)  # a rename may reach the disk before the files it is about
+    remove_tree(release)
+    os.rename(fresh, release)
+    _switch(f"{os.path.basename(release)}/{PACKAGE}", f"{paths.lib}/{PACKAGE}")
+    _remove_others(paths, os.path.basename(release))
+
+
+def _write(path: str, content: bytes) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as handle:
+        os.fchmod(handle.fileno(), 0o644)
+        handle.write(content)
+
+
+def _compile(directory: str) -> None:
+    """Bytecode for the runtime and for later module executions, which look for it here."""
+    interpreters = {python(), sys.executable}
+    for interpreter in sorted(interpreters):
+        command = [interpreter, "-I", "-m", "compileall", "-q", directory]
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def _switch(target: str, link: str) -> None:
+    temporary = f"{link}.new"
+    if os.path.lexists(temporary):
+        os.unlink(temporary)
+    os.symlink(target, temporary)
+    os.rename(temporary, link)
+
+
+def _remove_others(paths: Paths, keep: str) -> None:
+    for name in os.listdir(paths.lib):
+        if name.startswith("release-") and name != keep:
+            remove_tree(f"{paths.lib}/{name}")

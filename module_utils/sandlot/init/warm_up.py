@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What init will do, done once before it is forked, without any effect.
+
+The first time Python runs a piece of code it rewrites it, fills caches and makes objects. Done in
+the zygote, the pages this writes to are shared by all sandboxes instead of being copied in each.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+
+from .. import wire
+from ..kernel import confine, namespaces
+from .logs import LogRing
+from .supervisor import Supervisor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict
+
+# The interpreter rewrites a function after a few calls.
+ROUNDS = 10
+
+
+def perform() -> None:
+    fds = [os.memfd_create("rehearsal") for _ in range(8)]
+    config = _messages(fds)
+    _system_calls()
+    supervisor = Supervisor(
+        config,
+        _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET),
+        _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET),
+        LogRing((fds[0], fds[1]), 1 << 20, journal=(fds[6], fds[7])),
+        status=fds[2],
+        health=fds[5],
+        null=fds[3],
+        pts=fds[4],
+    )
+    supervisor.rehearse()
+    wire.close_all(fds)
+
+
+def _messages(fds: list[int]) -> wire.Message:
+    """A request such as the builder's, there and back, and an answer."""
+    ours, theirs = wire.pair()
+    command = {"argv": ["/"], "env": {"PATH": "/"}, "cwd": "/", "user": None, "rlimits": {}}
+    restart = {"policy": "no", "retries": 0}
+    stop = {"signal": 15, "timeout": 1.0}
+    limits: Dict[str, object] = {"restart": restart, "stop": stop, "log_max_size": 0, "restarts": 0}
+    wire.send(ours, {**command, **limits}, fds)
+    config, received = wire.receive_request(theirs)
+    wire.close_all(received)
+    wire.answer(theirs, {"pid": 1})
+    ours.close()
+    theirs.close()
+    return config or {}
+
+
+def _system_calls() -> None:
+    confine.drop_bounding(())
+    for number in range(8):
+        confine.prctl(confine.PR_CAPBSET_READ, number)
+    try:
+        namespaces.setns(-1, namespaces.CLONE_NEWNS)
+    except OSError:
+        pass  # as meant: no such descriptor

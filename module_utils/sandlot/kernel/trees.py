@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Trees of files: removed without trusting what others wrote into them, and brought to the disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from ctypes import c_int
+
+from ..errors import ForeignError
+from . import libc, mountinfo, mounts
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_INSIDE = mounts.RESOLVE_BENEATH | mounts.RESOLVE_NO_SYMLINKS | mounts.RESOLVE_NO_XDEV
+
+_syncfs = libc.bind("syncfs", c_int)
+
+
+def sync(directory: str) -> None:
+    """The file system it is on; sync(2) would wait for each of the host's, hung ones too."""
+    fd = os.open(directory, _DIRECTORY)
+    try:
+        libc.check(_syncfs(fd), "syncfs", directory)
+    finally:
+        os.close(fd)
+
+
+def remove_tree(path: str) -> None:
+    """By descriptors, never following a link or entering a mount, whatever its depth.
+
+    ForeignError, and nothing removed, when somebody has mounted something in it: what is there is
+    theirs, and a file server that hangs would be waited for.
+    """
+    if not os.path.lexists(path):
+        return
+    refuse_mounts(path)
+    try:
+        top = os.open(path, _DIRECTORY)
+    except FileNotFoundError:
+        return
+    try:
+        _empty(top)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        refuse_mounts(path)
+        raise
+    finally:
+        os.close(top)
+    os.rmdir(path)
+
+
+def refuse_mounts(path: str) -> None:
+    found = mountinfo.within(path)
+    if found:
+        raise ForeignError(
+            f"{path} can't be removed: somebody has mounted {', '.join(found)}",
+            hint=f"unmount it (umount {found[-1]}), or lazily if it hangs (umount -l), run again",
+        )
+
+
+def _empty(top: int) -> None:
+    """Hoist nested directories to the top until all are leaves: constant depth and descriptors."""
+    prefix = f".{secrets.token_hex(8)}-"
+    serial = 0
+    entries = _entries(top)
+    while entries:
+        for name, is_directory in entries:
+            if is_directory:
+                serial = _hoist(top, name, prefix, serial)
+            else:
+                os.unlink(name, dir_fd=top)
+        entries = _entries(top)
+
+
+def _hoist(top: int, name: str, prefix: str, serial: int) -> int:
+    child = mounts.openat2(top, name, _DIRECTORY, _INSIDE)
+    try:
+        for inner, is_directory in _entries(child):
+            if is_directory:
+                serial += 1
+                os.rename(inner, f"{prefix}{serial}", src_dir_fd=child, dst_dir_fd=top)
+            else:
+                os.unlink(inner, dir_fd=child)
+    finally:
+        os.close(child)
+    os.rmdir(name, dir_fd=top)
+    return serial
+
+
+def _entries(directory: int) -> list[tuple[str, bool]]:
+    with os.scandir(directory) as found:
+        return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""hosts, resolv.conf and hostname of each sandbox; bind-mounted, so always written in place."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Dict, Iterable, Mapping, Sequence
+
+from .. import network, store
+from ..network import Interface, Network
+from ..site import Paths
+from ..spec.netmode import HOST
+from .record import Record
+
+Files = Dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the files tell of others: networks, and every sandbox with its interfaces and names."""
+
+    networks: Mapping[str, Network]
+    records: Mapping[str, Record]
+    interfaces: Mapping[str, Sequence[Interface]]
+    names: network.Names
+
+    @property
+    def isolated(self) -> set[str]:
+        return {name for name, item in self.networks.items() if item.isolated}
+
+
+def surroundings(
+    networks: Mapping[str, Network],
+    records: Mapping[str, Record],
+    interfaces: Mapping[str, Sequence[Interface]],
+) -> Surroundings:
+    return Surroundings(networks, records, interfaces, names(records))
+
+
+def names(records: Mapping[str, Record]) -> network.Names:
+    aliases = {
+        (name, item.name): item.aliases
+        for name, record in records.items()
+        for item in record.spec.networks
+        if item.aliases
+    }
+    sharers: dict[str, list[str]] = {}
+    for name in sorted(records):
+        partner = records[name].spec.network_partner
+        if partner:
+            sharers.setdefault(partner, []).append(name)
+    return network.Names(aliases, sharers)
+
+
+def contents(record: Record, around: Surroundings) -> Files:
+    """Who shares another's network sees what that one sees, and has its own lines besides."""
+    spec = record.spec
+    owner = around.records.get(spec.network_partner, record)
+    hosts = network.hosts_file(
+        record.name,
+        spec.hostname,
+        owner.interfaces,
+        around.interfaces,
+        {**dict(owner.spec.etc_hosts), **dict(spec.etc_hosts)},
+        names=around.names,
+        silent=around.isolated,
+    )
+    servers = spec.dns_servers or _servers(owner, around.networks)
+    resolver = network.resolv_conf(servers, in_host_network=spec.network_mode == HOST)
+    return {
+        "hosts": hosts.encode(),
+        "hostname": f"{spec.hostname}\n".encode(),
+        "resolv.conf": resolver.encode(),
+    }
+
+
+def warnings(records: Iterable[Record], networks: Mapping[str, Network]) -> list[str]:
+    """Sandboxes on a network that are left without a name server, because of the host's."""
+    without = [
+        record.name for record in records if record.interfaces and not _servers(record, networks)
+    ]
+    found = network.unreachable_resolvers() if without else []
+    if not found:
+        return []
+    return [
+        f"no name server for {', '.join(sorted(without))}: sandboxes can't reach those of this "
+        f"host ({', '.join(found)}); set dns_servers, of the sandbox or of its network"
+    ]
+
+
+def _servers(record: Record, networks: Mapping[str, Network]) -> Sequence[str]:
+    """The sandbox's own servers, else those of its first network that names any."""
+    if record.spec.dns_servers:
+        return record.spec.dns_servers
+    for interface in record.interfaces:
+        known = networks.get(interface.network)
+        if known and known.dns_servers:
+            return known.dns_servers
+    return ()
+
+
+def outdated(paths: Paths, name: str, wanted: Files) -> list[str]:
+    """Names of files which differ from ``wanted`` or are missing."""
+    directory = paths.sandbox(name).etc
+    return [file for file, content in wanted.items() if _read(f"{directory}/{file}") != content]
+
+
+def _read(path: str) -> bytes | None:
+    return store.read_bytes(path, hint=f"remove {path}; the next run makes it again")
+
+
+def write(paths: Paths, record: Record, wanted: Files) -> None:
+    sandbox = paths.sandbox(record.name)
+    os.makedirs(sandbox.run, mode=0o700, exist_ok=True)
+    os.makedirs(sandbox.etc, mode=0o755, exist_ok=True)
+    for file, content in wanted.items():
+        _rewrite(f"{sandbox.etc}/{file}", content)
+
+
+def _rewrite(path: str, content: bytes) -> None:
+    """Same inode, never empty in between: the new text first, then the end cut off.
+
+    Host root's, as a sandbox that is granted SYS_ADMIN can make its mount of it writable.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        os.fchown(fd, 0, 0)
+        os.fchmod(fd, 0o644)
+        os.pwrite(fd, content, 0)
+        os.ftruncate(fd, len(content))
+    finally:
+        os.close(fd)

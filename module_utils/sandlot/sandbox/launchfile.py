@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""launch.json: a record flattened for the processes that make and run the sandbox."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from typing import Any, Dict, Mapping, Sequence
+
+from .. import security, store
+from ..security import capabilities, seccomp
+from ..site import Paths
+from ..spec import Spec, Tmpfs
+from .netns import HOST
+from .process import for_init, process
+from .record import ImageRef, Record
+
+Json = Dict[str, Any]
+
+HOST_FILES = ("hosts", "resolv.conf", "hostname")
+# Outside the digest: what init takes over while it runs, and what follows from the host and the
+# version of sandlot. Neither an upgrade nor a new cgroup hierarchy of the host restarts a sandbox.
+_LIVE = frozenset({"schema", "digest", "restart", "stop", "healthcheck"})
+_DERIVED = frozenset({"cgroups", "seccomp", "masked", "readonly"})
+# What is fixed when the namespaces are made.
+_NAMESPACES = ("ids", "hostname", "sysctls", "time_offset")
+
+
+def content(paths: Paths, record: Record, cgroups: Sequence[str]) -> Json:
+    data = {**_root(paths, record), **_process(record), **_confinement(record.spec)}
+    data["sysctls"] = sysctls(record)
+    joined = netns(paths, record.spec)
+    if joined:
+        data["netns"] = joined
+    data["name"] = record.name
+    data["cgroups"] = list(cgroups)
+    data["digest"] = digest(data)
+    return data
+
+
+def is_shifted(image: ImageRef) -> bool:
+    """Whether the tree is a copy with moved owners, for hosts that can't map ids on a mount."""
+    return any(os.path.basename(layer).startswith("shifted-") for layer in image.layers)
+
+
+def _root(paths: Paths, record: Record) -> Json:
+    sandbox = paths.sandbox(record.name)
+    spec = record.spec
+    return {
+        "ids": {"uid": record.ids.start, "gid": record.ids.start, "size": record.ids.size},
+        # A directory that the user changed has the path it had.
+        "image": record.image.digest,
+        "lower": list(record.image.layers),
+        "host_root": record.image.host,
+        "tmpfs_root": record.image.tmpfs,
+        "idmap": not is_shifted(record.image),
+        "upper": sandbox.upper,
+        "work": sandbox.work,
+        "read_only": spec.read_only,
+        "hostname": spec.hostname,
+        "tmpfs": {entry.path: _tmpfs_options(entry) for entry in spec.tmpfs},
+        "files": {f"/etc/{name}": f"{sandbox.etc}/{name}" for name in HOST_FILES},
+    }
+
+
+def _tmpfs_options(entry: Tmpfs) -> str:
+    words = [entry.options] if entry.options else []
+    return ",".join(words if entry.executable else [*words, "noexec"])
+
+
+def _process(record: Record) -> Json:
+    spec, runs = record.spec, process(record)
+    check = {"healthcheck": for_init(runs.healthcheck)} if runs.healthcheck else {}
+    return {
+        **check,
+        "argv": list(runs.argv),
+        "env": runs.env,
+        "cwd": runs.working_dir,
+        "user": runs.user,
+        "restart": {"policy": spec.restart_policy, "retries": spec.restart_retries},
+        "stop": {"signal": runs.stop_signal, "timeout": float(spec.stop_timeout)},
+        "log_max_size": spec.log_max_size,
+    }
+
+
+def _confinement(spec: Spec) -> Json:
+    return {
+        "rlimits": {entry.name: [entry.soft, entry.hard] for entry in spec.ulimits},
+        "capabilities": capabilities.mask(spec.capabilities),
+        "seccomp_profile": spec.seccomp_profile,
+        "seccomp": _seccomp(spec.seccomp_profile, spec.capabilities),
+        "masked": list(security.MASKED),
+        "readonly": list(security.READONLY),
+        "time_offset": asdict(spec.time_offset) if spec.time_offset else None,
+    }
+
+
+def netns(paths: Paths, spec: Spec) -> dict[str, str] | None:
+    """The network namespace to join; None when the sandbox has its own."""
+    if spec.owns_network:
+        return None
+    partner = spec.network_partner
+    pin = paths.sandbox(partner).pin("net") if partner else spec.network_pin
+    return {"mode": spec.network_mode, "path": pin or HOST}
+
+
+def sysctls(record: Record) -> dict[str, str]:
+    """Servers and ping need no capability inside; the writer of the ids is host root."""
+    if not record.spec.owns_network:
+        return dict(record.spec.sysctls)
+    first, last = record.ids.start, record.ids.last
+    ours = {
+        "net.ipv4.ip_unprivileged_port_start": "0",
+        "net.ipv4.ping_group_range": f"{first} {last}",
+    }
+    return {**ours, **dict(record.spec.sysctls)}
+
+
+@functools.cache
+def _seccomp(profile: str, granted: tuple[str, ...]) -> str | None:
+    machine = os.uname().machine
+    program = seccomp.program(profile=profile, capabilities=granted, machine=machine)
+    return None if program is None else base64.b64encode(program).decode()
+
+
+def digest(data: Mapping[str, Any]) -> str:
+    """Empty values don't count, so that a key which a newer version adds restarts nothing."""
+    counted = {key: value for key, value in data.items() if key not in _LIVE | _DERIVED}
+    return _hash({key: value for key, value in counted.items() if value or value == 0})
+
+
+def namespace_digest(data: Mapping[str, Any], record: Record) -> str:
+    """When it changes, the namespaces have to be made again."""
+    parts = {key: data[key] for key in _NAMESPACES}
+    return _hash({**parts, "network_mode": record.spec.network_mode})
+
+
+def _hash(data: Mapping[str, Any]) -> str:
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def encoded(data: Mapping[str, Any]) -> bytes:
+    """Without indentation, which Python's fast encoder can't do."""
+    whole = {"schema": store.SCHEMA, **data}
+    return json.dumps(whole, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def decoded(content: bytes) -> Json:
+    """{} for what no longer is a launch file."""
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def current(paths: Paths, name: str) -> bytes:
+    """The file as it is, b"" when there is none."""
+    path = paths.sandbox(name).launch
+    return store.read_bytes(path, hint=f"remove {path}; the next run makes it again") or b""
+
+
+def write(paths: Paths, name: str, content: bytes) -> None:
+    """Not synced: after a crash of the host it is made again from the record."""
+    store.replace(paths.sandbox(name).launch, content, durable=False)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What a sandbox runs: its spec over the defaults that its image brings, as with docker run."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from typing import Any, Dict, Mapping, Tuple
+
+from ..errors import SpecError
+from ..spec import Healthcheck, Spec
+from ..spec import healthcheck as checks
+from ..spec.quantities import signal_number
+from ..spec.table.supervision import parse_healthcheck
+from .record import Record
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class Process:
+    argv: Tuple[str, ...]
+    env: Dict[str, str]
+    working_dir: str
+    user: str
+    stop_signal: int
+    healthcheck: Healthcheck | None
+
+
+def process(record: Record) -> Process:
+    """SpecError when neither spec nor image names anything to run."""
+    spec, config = record.spec, record.image.config
+    return Process(
+        argv=_argv(spec, config),
+        env=_environment(spec, config),
+        working_dir=spec.working_dir or config.get("working_dir") or "/",
+        user=spec.user or config.get("user") or "0",
+        stop_signal=_stop_signal(spec, config),
+        healthcheck=_healthcheck(spec, config),
+    )
+
+
+def labels(record: Record) -> Dict[str, str]:
+    return {**record.image.config.get("labels", {}), **dict(record.spec.labels)}
+
+
+def _argv(spec: Spec, config: Mapping[str, Any]) -> Tuple[str, ...]:
+    """An entry point of the spec's own leaves out the image's command, as docker's does."""
+    entrypoint = spec.entrypoint or tuple(config.get("entrypoint", ()))
+    command = spec.command or (() if spec.entrypoint else tuple(config.get("command", ())))
+    if not entrypoint + command:
+        raise SpecError(
+            "command", [], f"leaves sandbox {spec.name} nothing to run", hint="give it a command"
+        )
+    return entrypoint + command
+
+
+def _environment(spec: Spec, config: Mapping[str, Any]) -> Dict[str, str]:
+    ours = {"PATH": PATH, "HOME": "/root", "HOSTNAME": spec.hostname}
+    return {**ours, **config.get("env", {}), **dict(spec.env)}
+
+
+def _stop_signal(spec: Spec, config: Mapping[str, Any]) -> int:
+    if spec.stop_signal is not None:
+        return spec.stop_signal
+    given = config.get("stop_signal")
+    return int(signal_number("stop_signal", given)) if given else int(signal.SIGTERM)
+
+
+def _healthcheck(spec: Spec, config: Mapping[str, Any]) -> Healthcheck | None:
+    given = config.get("healthcheck")
+    found = spec.healthcheck
+    if found is None and given:
+        found = parse_healthcheck("healthcheck", given)
+    return None if found is None or found.disabled else found
+
+
+def for_init(check: Healthcheck) -> Dict[str, Any]:
+    """With nothing left to parse or to look up."""
+    times = {"interval": check.interval, "timeout": check.timeout}
+    rules = {"retries": check.retries, "start_period": check.start_period, "action": check.action}
+    target = checks.target(check)
+    if target is None:
+        kind, *words = check.test or ()
+        argv = ["/bin/sh", "-c", *words] if kind == "CMD-SHELL" else words
+        return {**times, **rules, "argv": argv}
+    where = {**times, **rules, "address": target.address, "port": target.port}
+    if target.path is None:
+        return where
+    head = f"GET {target.path} HTTP/1.0\r\nHost: {target.host}\r\nUser-Agent: sandlot\r\n"
+    return {**where, "request": f"{head}Connection: close\r\n\r\n"}

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""record.json: what a sandbox is meant to be, written before anything is done about it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from typing import Any, Dict
+
+from .. import store
+from ..errors import StateError
+from ..idmap import IdRange
+from ..network import Interface, Own
+from ..site import Paths
+from ..spec import Spec
+
+Json = Dict[str, Any]
+
+PRESENT = "present"
+REBUILDING = "rebuilding"
+REMOVING = "removing"
+PHASES = (PRESENT, REBUILDING, REMOVING)
+STARTED = "started"
+STOPPED = "stopped"
+# Options that the first version does not know: it reads the records of sandboxes without them.
+LATER = ("depends_on", "healthcheck")
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """The image a sandbox's layer lies on; the fields are those of images.Image."""
+
+    name: str
+    digest: str
+    layers: tuple[str, ...] = ()
+    host: Json = field(default_factory=dict, hash=False)
+    tmpfs: str = ""
+    config: Json = field(default_factory=dict, hash=False)
+
+    def to_json(self) -> Json:
+        return {**vars(self), "layers": list(self.layers)}
+
+    @classmethod
+    def from_json(cls, data: Json) -> ImageRef:
+        # Records of the first version name one root.
+        layers = data["layers"] if "layers" in data else [data["root"]]
+        known = {key: value for key, value in data.items() if key not in ("layers", "root")}
+        return cls(**known, layers=tuple(layers))
+
+
+@dataclass(frozen=True)
+class Record:
+    name: str
+    phase: str
+    wanted: str
+    spec: Spec
+    ids: IdRange
+    image: ImageRef
+    interfaces: tuple[Interface, ...] = ()
+
+    def to_json(self) -> Json:
+        return {
+            "name": self.name,
+            "phase": self.phase,
+            "wanted": self.wanted,
+            "spec": _without_unset(self.spec.to_json()),
+            "digest": self.spec.digest(),
+            "ids": {"uid": self.ids.start, "gid": self.ids.start, "size": self.ids.size},
+            "image": self.image.to_json(),
+            "interfaces": [interface.to_json() for interface in self.interfaces],
+        }
+
+    @property
+    def policy(self) -> Own:
+        """What the sandbox itself says about what it may reach."""
+        return Own(self.spec.egress, self.spec.host_access, self.spec.dns_servers)
+
+    def in_phase(self, phase: str) -> Record:
+        return self if self.phase == phase else replace(self, phase=phase)
+
+
+def _without_unset(spec: Json) -> Json:
+    return {key: value for key, value in spec.items() if value or key not in LATER}
+
+
+@dataclass(frozen=True)
+class Records:
+    """All records of a host; a broken one is kept as its error and stops nobody else."""
+
+    good: dict[str, Record] = field(default_factory=dict)
+    broken: dict[str, StateError] = field(default_factory=dict)
+
+    def names(self) -> set[str]:
+        return {*self.good, *self.broken}
+
+
+def names(paths: Paths) -> list[str]:
+    """Sandboxes which have a directory, with or without a record in it."""
+    try:
+        with os.scandir(paths.sandboxes) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    except FileNotFoundError:
+        return []
+
+
+def load(paths: Paths, name: str) -> Record | None:
+    """The record of one sandbox, None when there is none; StateError when it is unusable."""
+    path = paths.sandbox(name).record
+    data = store.read(path)
+    if data is None:
+        return None
+    try:
+        record = _parse(data)
+    except StateError as error:
+        hint = f"{error.hint}, or remove sandbox {name} (state: absent) first"
+        raise StateError(f"{path}: {error.message}", hint=hint) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _unusable(path, name, f"has a missing or wrong field ({error!r})") from error
+    if record.name != name or record.phase not in PHASES:
+        raise _unusable(path, name, f"describes {record.name!r} in phase {record.phase!r}")
+    return record
+
+
+def _parse(data: Json) -> Record:
+    ids = data["ids"]
+    name = data["name"]
+    return Record(
+        name=name,
+        phase=data["phase"],
+        wanted=data["wanted"],
+        spec=Spec.from_json(data["spec"]),
+        ids=IdRange(int(ids["uid"]), int(ids["size"])),
+        image=ImageRef.from_json(data["image"]),
+        interfaces=tuple(Interface.from_json(name, entry) for entry in data["interfaces"]),
+    )
+
+
+def _unusable(path: str, name: str, problem: str) -> StateError:
+    return StateError(
+        f"{path} {problem}",
+        hint=f"restore it from a backup, or remove sandbox {name} (state: absent) and deploy again",
+    )
+
+
+def load_all(paths: Paths) -> Records:
+    records = Records()
+    for name in names(paths):
+        try:
+            record = load(paths, name)
+        except StateError as error:
+            records.broken[name] = error
+            continue
+        if record is not None:
+            records.good[name] = record
+    return records
+
+
+def save(paths: Paths, record: Record) -> None:
+    sandbox = paths.sandbox(record.name)
+    os.makedirs(paths.sandboxes, mode=0o700, exist_ok=True)
+    os.makedirs(sandbox.state, mode=0o700, exist_ok=True)
+    store.write(sandbox.record, record.to_json())

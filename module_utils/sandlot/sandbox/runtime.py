@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What runs now, read from the kernel and our runtime files; asks no process and takes no lock."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from .. import store
+from ..errors import StateError
+from ..kernel import namespaces
+from ..site import PINNED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Mapping
+
+    from ..site import Paths
+
+# How inits and hosts talk (launcher/protocol.py). An init lives on with the code it was started
+# with: keys may be added under the same number, as both sides pass over what they don't know.
+PROTOCOL = 1
+# Init rewrites its status in place while others read; a torn read is over at the next try.
+_TORN_READS = 10
+_STATUS_MAX = 4096
+# Init's "since" is taken a moment after the kernel's; clocks are adjusted by less than this.
+_STARTING = 1.0
+_STATES = frozenset(
+    ("starting", "running", "backoff", "crash-loop", "stopping", "exited", "crashed")
+)
+_HEALTH = frozenset(("starting", "healthy", "unhealthy"))
+_NUMBERS = ("pid", "since", "restarts", "exit_code", "lost_log_bytes")
+_MAX_SIGNAL = 64
+
+
+class Running:
+    """A live init: pid plus start time name it beyond doubt within one boot."""
+
+    __slots__ = ("pid", "start_time", "digest", "since", "protocol")
+
+    def __init__(
+        self, pid: int, start_time: int, digest: str, since: float, protocol: int = PROTOCOL
+    ) -> None:
+        self.pid = pid
+        self.start_time = start_time
+        self.digest = digest
+        self.since = since
+        self.protocol = protocol
+
+
+def running(paths: Paths, name: str) -> Running | None:
+    """The sandbox's init, None unless the very process that was started is alive."""
+    found = last_started(paths, name)
+    alive = found is not None and namespaces.start_time(found.pid) == found.start_time
+    return found if alive else None
+
+
+def check_protocol(name: str, running: Running) -> None:
+    """Refuse to talk to an init of a newer sandlot, which says so by its number."""
+    if running.protocol > PROTOCOL:
+        raise StateError(
+            f"init of {name} speaks protocol {running.protocol}, this sandlot knows {PROTOCOL}",
+            hint="restart the sandbox, or install the version of sandlot that started it",
+        )
+
+
+def last_started(paths: Paths, name: str) -> Running | None:
+    """The init that was started last, dead or alive; None if there was none in this boot."""
+    path = paths.sandbox(name).init
+    hint = f"remove {path}, and run again: the sandbox is restarted"
+    data = store.read(path, hint=hint)
+    if data is None:
+        return None
+    try:
+        pid, started, boot_id = int(data["pid"]), data["start_time"], data["boot_id"]
+        # No process starts at -1: one whose start was not known is taken for dead.
+        started = started if isinstance(started, int) else -1
+        # The first version did not say which one it was.
+        spoken = int(data.get("protocol", 1))
+        found = Running(pid, started, str(data["digest"]), float(data["since"]), spoken)
+    except (KeyError, TypeError, ValueError) as error:
+        raise StateError(f"{path} names no process", hint=hint) from error
+    return found if boot_id == store.boot_id() else None
+
+
+def open_init(paths: Paths, name: str) -> int | None:
+    """A pidfd of the sandbox's init, None when it does not run."""
+    found = running(paths, name)
+    if found is None:
+        return None
+    try:
+        pidfd = namespaces.pidfd_open(found.pid)
+    except ProcessLookupError:
+        return None
+    # The pid may have been given away between the two looks at it.
+    if namespaces.start_time(found.pid) == found.start_time:
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def status(paths: Paths, name: str) -> dict[str, Any]:
+    """What init last said of the workload; {} before the first start or if it said nonsense.
+
+    Keys: state (starting, running, backoff, crash-loop, stopping, exited, crashed), pid (inside),
+    since, restarts, exit_code, signal (which ended the last run), final (init has ended on
+    purpose), lost_log_bytes; with a healthcheck health (starting, healthy, unhealthy) and
+    failing_streak. Init is as confined as the workload and no more trusted: its word is checked.
+    """
+    for _ in range(_TORN_READS):
+        try:
+            return _checked(store.read_bytes(paths.sandbox(name).status, limit=_STATUS_MAX))
+        except StateError:
+            return {}
+        except (ValueError, RecursionError):
+            continue
+    return {}
+
+
+def _checked(raw: bytes | None) -> dict[str, Any]:
+    import json
+
+    data = json.loads(raw or b"{}")
+    if not isinstance(data, dict):
+        return {}
+    values = {key: data[key] for key in _NUMBERS if _is_number(data.get(key))}
+    state = data.get("state")
+    if isinstance(state, str) and state in _STATES:
+        values["state"] = state
+    values.update(_health(data))
+    number = data.get("signal")
+    if type(number) is int and 0 < number <= _MAX_SIGNAL:
+        values["signal"] = number
+    if data.get("final") is True:
+        values["final"] = True
+    return values
+
+
+def _health(data: Mapping[str, Any]) -> dict[str, Any]:
+    health, streak = data.get("health"), data.get("failing_streak")
+    if not isinstance(health, str) or health not in _HEALTH or data.get("final") is True:
+        return {}
+    return {"health": health, "failing_streak": streak if _is_number(streak) else 0}
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value < 1 << 62  # type: ignore[operator]
+
+
+def state(phase: str, wanted: str, running: Running | None, status: Mapping[str, Any]) -> str:
+    """The workload's state, from a record's words and what runs.
+
+    "created" was never started, "down" not since the host's boot.
+    """
+    if phase == "removing":
+        return phase
+    if running:
+        return str(status.get("state", "starting"))
+    if not status:
+        return "created" if wanted == "stopped" else "down"
+    if wanted == "stopped":
+        return wanted
+    return "exited" if status.get("final") else "crashed"
+
+
+def uptime(running: Running | None, status: Mapping[str, Any]) -> float | None:
+    """Seconds since the workload's state last changed, None when it does not run.
+
+    When the clock was set since, that is as long as init runs, which the kernel's own clock tells.
+    """
+    if not running:
+        return None
+    ticks = os.sysconf("SC_CLK_TCK")
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - running.start_time / ticks
+    told = time.time() - float(status.get("since", running.since))
+    return round(told if 0 <= told <= age + _STARTING else max(0.0, age), 1)
+
+
+def pinned(paths: Paths, name: str) -> set[str]:
+    """Kinds of namespaces pinned for the sandbox, incomplete when one is not its own.
+
+    Else a run would put right the network of the host, were that mounted in the place of a pin.
+    """
+    sandbox = paths.sandbox(name)
+    found = {kind for kind in PINNED if namespaces.is_namespace_file(sandbox.pin(kind))}
+    if "user" not in found:
+        return found
+    user = os.open(sandbox.pin("user"), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if os.fstat(user).st_ino == os.stat("/proc/self/ns/user").st_ino:
+            return found - {"user"} or found
+        others = found - {"user"}
+        return found - {kind for kind in others if not _is_owned(sandbox.pin(kind), user)}
+    finally:
+        os.close(user)
+
+
+def _is_owned(pin: str, user: int) -> bool:
+    fd = os.open(pin, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return namespaces.is_owned_by(fd, user)
+    finally:
+        os.close(fd)
+
+
+def names(paths: Paths) -> list[str]:
+    """Names with a runtime directory, whether or not a record knows them."""
+    try:
+        entries = os.scandir(paths.run)
+    except FileNotFoundError:
+        return []
+    with entries:
+        # No name of a sandbox begins with a dot; what does is the image store's.
+        found = (e for e in entries if not e.name.startswith("."))
+        return sorted(e.name for e in found if e.is_dir(follow_symlinks=False))
