@@ -233,7 +233,7 @@ def without_logs(host: Deployment) -> list[str]:
 def test_inits_of_a_newer_protocol(host: Deployment, tmp_path: Path) -> None:
     """An older version does not talk to them; it says what to do, and that works."""
     root = host.paths.root
-    future = Engine(tmp_path, "8.0", {"runtime.py": ("PROTOCOL = 1\n", "PROTOCOL = 2\n")})
+    future = Engine(tmp_path, "8.0", {"sandbox/runtime.py": ("PROTOCOL = 1\n", "PROTOCOL = 2\n")})
     future.present(root)
     future.converge(root, SPECS[1])
     with pytest.raises(Exception, match="init of b speaks protocol 2.* knows 1; .*or stop b first"):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ..site import Paths
 
-# How inits and hosts talk (launcher/protocol.py). An init lives on with the code it was started
+# How inits and hosts talk (wire.py). An init lives on with the code it was started
 # with: keys may be added under the same number, as both sides pass over what they don't know.
 PROTOCOL = 1
 # Init rewrites its status in place while others read; a torn read is over at the next try.
