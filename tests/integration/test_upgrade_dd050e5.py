@@ -26,11 +26,12 @@ from converge_fixtures import (
 )
 from engines import sandlot, told
 from releases import Release
-from sandlot import converge, images, network, record, runtime
-from sandlot.converge import host as runtime_of_host
+from sandlot import converge, images, network
+from sandlot.host import install
 from sandlot.launcher.client import Launcher
 from sandlot.network import declare
 from sandlot.plan import descriptions
+from sandlot.sandbox import record, runtime
 
 pytestmark = needs_root
 
@@ -99,7 +100,7 @@ def deploy(release: Release, host: Deployment, *specs: dict[str, Any]) -> None:
 
 
 def upgrade(host: Deployment) -> list[str]:
-    return runtime_of_host.present(host.paths, check=False).actions
+    return install.present(host.paths, check=False).actions
 
 
 def children(pid: int) -> list[int]:
