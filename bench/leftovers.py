@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 
 import processes
-from sandlot.site import Paths
+from sandlot.site import Site
 
 CGROUPS = Path("/sys/fs/cgroup")
 EXIT_SECONDS = 10.0
 
 
-def find(paths: Paths) -> list[str]:
+def find(paths: Site) -> list[str]:
     """One line per object of ``paths`` that still exists outside its directory."""
     found = [f"process {pid}" for pid in processes.mentioning(paths.lib)]
     found += [f"mount {point}" for point in _mounts(paths)]
@@ -27,7 +27,7 @@ def find(paths: Paths) -> list[str]:
     return found + [f"cgroup {path}" for path in _cgroups(paths)]
 
 
-def remove(paths: Paths) -> None:
+def remove(paths: Site) -> None:
     for pid in processes.mentioning(paths.lib):
         os.kill(pid, signal.SIGKILL)
     for point in reversed(_mounts(paths)):
@@ -52,13 +52,13 @@ def remove_cgroup(path: Path) -> None:
         time.sleep(0.05)
 
 
-def _mounts(paths: Paths) -> list[str]:
+def _mounts(paths: Site) -> list[str]:
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     points = [line.split()[4] for line in lines]
     return [point for point in points if point.startswith((f"{paths.run}/", f"{paths.state}/"))]
 
 
-def _links(paths: Paths) -> list[str]:
+def _links(paths: Site) -> list[str]:
     """The bridge; host ends of veth pairs go with the namespaces, or with it."""
     bridge = paths.bridge("default")
     if not os.path.exists(f"/sys/class/net/{bridge}"):
@@ -66,13 +66,13 @@ def _links(paths: Paths) -> list[str]:
     return [*os.listdir(f"/sys/class/net/{bridge}/brif"), bridge]
 
 
-def _tables(paths: Paths) -> list[tuple[str, str]]:
+def _tables(paths: Site) -> list[tuple[str, str]]:
     listing = subprocess.run(["nft", "list", "tables"], check=True, capture_output=True, text=True)
     tables = [line.split()[1:3] for line in listing.stdout.splitlines()]
     return [(family, name) for family, name in tables if name.startswith(paths.nft_table)]
 
 
-def _cgroups(paths: Paths) -> list[Path]:
+def _cgroups(paths: Site) -> list[Path]:
     """Deepest first, as rmdir wants them."""
     tops = [CGROUPS, *(path for path in CGROUPS.iterdir() if path.is_dir())]
     ours = [top / paths.cgroup for top in tops if (top / paths.cgroup).is_dir()]

@@ -18,7 +18,7 @@ import pump
 from sandlot import store
 from sandlot.launcher.client import Launcher
 from sandlot.sandbox import runtime
-from sandlot.site import Paths
+from sandlot.site import Site
 
 PLAYS = plays.PROJECT / "playbooks"
 SUBNET = "10.213.88.0/22"
@@ -44,7 +44,7 @@ class Ours:
     def __init__(self, directory: Path) -> None:
         self.root = directory / "host"
         self.root.mkdir()
-        self.paths = Paths(str(self.root))
+        self.paths = Site(str(self.root))
         self._mount_run()
         variables = {
             "sandbox_environment": {"SANDLOT_ROOT": str(self.root)},

@@ -451,20 +451,20 @@ relaxed:
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.sandlot import converge, network, shell
-from ..module_utils.sandlot.site import Paths
+from ..module_utils.sandlot.site import Site
 from ..module_utils.sandlot.spec import argument_spec, normalise
 
 
-def action(module: shell.Module, paths: Paths) -> shell.Json:
+def action(module: shell.Module, site: Site) -> shell.Json:
     spec = normalise(module.params)
-    result = converge.converge(paths, converge.request([spec], check=module.check_mode))
+    result = converge.converge(site, converge.request([spec], check=module.check_mode))
     return {
         "changed": result.changed,
         "actions": result.actions,
         "sandbox": result.results.get(spec.name, {"name": spec.name, "state": "absent"}),
         "relaxed": result.relaxed.get(spec.name, []),
         "diff": result.diff,
-        "warnings": [*result.warnings, *network.name_warnings(paths)],
+        "warnings": [*result.warnings, *network.name_warnings(site)],
         "failed": result.failed,
     }
 

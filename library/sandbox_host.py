@@ -166,7 +166,7 @@ from ..module_utils.sandlot.cli import (
 from ..module_utils.sandlot.converge import setup
 from ..module_utils.sandlot.host import doctor, facts, install
 from ..module_utils.sandlot.launcher import zygote
-from ..module_utils.sandlot.site import Paths
+from ..module_utils.sandlot.site import Site
 
 ROOTS = (
     *(doctor_command, execute, explain, images, inspection, lifecycle, listing, logs, refresh),
@@ -178,12 +178,12 @@ ARGUMENTS = {
 }
 
 
-def action(module: shell.Module, paths: Paths) -> shell.Json:
+def action(module: shell.Module, site: Site) -> shell.Json:
     sources = facts.known_sources("image_sources", module.params["image_sources"])
     converge = {"present": install.present, "absent": install.absent}[module.params["state"]]
-    outcome = converge(paths, check=module.check_mode)
-    known = facts.gather(paths, sources)
-    checks = [finding.to_json() for finding in doctor.examine(paths, known)]
+    outcome = converge(site, check=module.check_mode)
+    known = facts.gather(site, sources)
+    checks = [finding.to_json() for finding in doctor.examine(site, known)]
     return {"changed": outcome.changed, "actions": outcome.actions, "checks": checks, **known}
 
 

@@ -159,13 +159,13 @@ sandboxes:
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.sandlot import converge, shell
-from ..module_utils.sandlot.site import Paths
+from ..module_utils.sandlot.site import Site
 
 ARGUMENTS = {"names": {"type": "list", "elements": "str", "aliases": ["name"]}}
 
 
-def action(module: shell.Module, paths: Paths) -> shell.Json:
-    return {"changed": False, "sandboxes": converge.info(paths, module.params["names"])}
+def action(module: shell.Module, site: Site) -> shell.Json:
+    return {"changed": False, "sandboxes": converge.info(site, module.params["names"])}
 
 
 def main() -> None:

@@ -232,7 +232,7 @@ from ..module_utils.sandlot import lock, network, shell
 from ..module_utils.sandlot.launcher.client import Launcher
 from ..module_utils.sandlot.plan import apply_all, descriptions
 from ..module_utils.sandlot.sandbox import record
-from ..module_utils.sandlot.site import Paths
+from ..module_utils.sandlot.site import Site
 from ..module_utils.sandlot.spec.grants import relaxations
 
 NETWORK = {
@@ -256,8 +256,8 @@ ARGUMENTS = {
 }
 
 
-def plan(params: Mapping[str, Any], paths: Paths) -> network.Managed:
-    records = record.load_all(paths).good.values()
+def plan(params: Mapping[str, Any], site: Site) -> network.Managed:
+    records = record.load_all(site).good.values()
     interfaces = [item for entry in records for item in entry.interfaces]
     publications = [
         item
@@ -267,9 +267,9 @@ def plan(params: Mapping[str, Any], paths: Paths) -> network.Managed:
     policies = {entry.name: entry.policy for entry in records}
     if params["state"] == "absent":
         names = [item["name"] for item in params["networks"]]
-        return network.removed(paths, names, interfaces, publications, policies=policies)
+        return network.removed(site, names, interfaces, publications, policies=policies)
     return network.declared(
-        paths,
+        site,
         params["networks"],
         interfaces,
         publications,
@@ -278,21 +278,21 @@ def plan(params: Mapping[str, Any], paths: Paths) -> network.Managed:
     )
 
 
-def action(module: shell.Module, paths: Paths) -> shell.Json:
+def action(module: shell.Module, site: Site) -> shell.Json:
     with contextlib.ExitStack() as stack:
         if not module.check_mode:
-            stack.enter_context(lock.exclusive(paths))
-        managed = plan(module.params, paths)
+            stack.enter_context(lock.exclusive(site))
+        managed = plan(module.params, site)
         if not module.check_mode:
             stack.enter_context(network.session())
             apply_all(managed.operations)
-            Launcher(paths).wake()
+            Launcher(site).wake()
     return {
         "changed": bool(managed.operations),
         "actions": descriptions(managed.operations),
         "networks": facts(managed.after),
         "relaxed": relaxed(managed.after),
-        "warnings": network.name_warnings(paths),
+        "warnings": network.name_warnings(site),
         "diff": {"before": text(managed.before), "after": text(managed.after)},
     }
 

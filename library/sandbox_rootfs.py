@@ -258,14 +258,14 @@ options:
         elements: str
       show:
         description:
-          - Paths of the host that are shown beside C(/usr), C(/etc), C(/bin), C(/sbin)
+          - Site of the host that are shown beside C(/usr), C(/etc), C(/bin), C(/sbin)
             and C(/lib*), with all that is in them.
           - For O(images[].source=host_overlay).
         type: list
         elements: str
       hide:
         description:
-          - 'Paths of the host that are hidden beside the usual: what is not shown, files
+          - 'Site of the host that are hidden beside the usual: what is not shown, files
             and directories in C(/etc) and C(/usr/local) that only some users can read,
             and well-known secrets.'
           - For O(images[].source=host_overlay).
@@ -468,7 +468,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.sandlot import images, plan, shell
 from ..module_utils.sandlot.converge import setup
-from ..module_utils.sandlot.site import Paths
+from ..module_utils.sandlot.site import Site
 
 ARGUMENTS = {
     "images": {
@@ -483,21 +483,21 @@ ARGUMENTS = {
 }
 
 
-def action(module: AnsibleModule, paths: Paths) -> shell.Json:
+def action(module: AnsibleModule, site: Site) -> shell.Json:
     uploads, purge = module.params["uploads"], module.params["purge"]
     specs = images.with_uploads(images.normalise_all(module.params["images"]), uploads)
-    before = images.observe(paths)
-    prune, run_setup = module.params["prune"], setup.runner(paths)
-    after, planned = images.planned(paths, specs, purge=purge, prune=prune, run_setup=run_setup)
-    operations = setup.leftovers(paths) + planned
+    before = images.observe(site)
+    prune, run_setup = module.params["prune"], setup.runner(site)
+    after, planned = images.planned(site, specs, purge=purge, prune=prune, run_setup=run_setup)
+    operations = setup.leftovers(site) + planned
     done = []
     if not module.check_mode:
-        needed = images.uploads_needed(paths, specs, after)
+        needed = images.uploads_needed(site, specs, after)
         if needed and uploads is not None:
             return {"changed": False, "uploads_needed": needed}
-        done = images.apply(paths, operations)
-        after = images.observe(paths)
-    facts = {name: images.facts(paths, image) for name, image in after.items()}
+        done = images.apply(site, operations)
+        after = images.observe(site)
+    facts = {name: images.facts(site, image) for name, image in after.items()}
     left_out = [(name, text) for name, each in facts.items() for text in each["warnings"]]
     for name, text in left_out if operations else ():
         module.warn(f"image {name}: {text}")

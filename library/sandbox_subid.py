@@ -83,24 +83,24 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.sandlot import idmap, lock, plan, shell
 from ..module_utils.sandlot.errors import SpecError
-from ..module_utils.sandlot.site import Paths
+from ..module_utils.sandlot.site import Site
 
 
-def check_unused(paths: Paths, names: list[str]) -> None:
+def check_unused(site: Site, names: list[str]) -> None:
     for name in names:
-        if os.path.exists(paths.sandbox(name).record):
+        if os.path.exists(site.sandbox(name).record):
             raise SpecError("names", name, "is a sandbox", hint="remove the sandbox instead")
 
 
-def action(module: shell.Module, paths: Paths) -> shell.Json:
+def action(module: shell.Module, site: Site) -> shell.Json:
     names = list(dict.fromkeys(module.params["names"]))
     gone = names if module.params["state"] == "absent" else []
-    held = contextlib.nullcontext() if module.check_mode else lock.exclusive(paths)
+    held = contextlib.nullcontext() if module.check_mode else lock.exclusive(site)
     with held:
-        files = idmap.observe(paths)
-        ranges = {} if gone else idmap.allocate(files, names, reserved=idmap.reserved(paths))
-        check_unused(paths, gone)
-        operations = idmap.operations(paths, files, ranges, gone)
+        files = idmap.observe(site)
+        ranges = {} if gone else idmap.allocate(files, names, reserved=idmap.reserved(site))
+        check_unused(site, gone)
+        operations = idmap.operations(site, files, ranges, gone)
         if not module.check_mode:
             plan.apply_all(operations)
     before = {name: ids for name, ids in idmap.recorded(files).items() if name in names}

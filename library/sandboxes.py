@@ -654,14 +654,14 @@ options:
         elements: str
       show:
         description:
-          - Paths of the host that are shown beside C(/usr), C(/etc), C(/bin), C(/sbin)
+          - Site of the host that are shown beside C(/usr), C(/etc), C(/bin), C(/sbin)
             and C(/lib*), with all that is in them.
           - For O(expected_images[].source=host_overlay).
         type: list
         elements: str
       hide:
         description:
-          - 'Paths of the host that are hidden beside the usual: what is not shown, files
+          - 'Site of the host that are hidden beside the usual: what is not shown, files
             and directories in C(/etc) and C(/usr/local) that only some users can read,
             and well-known secrets.'
           - For O(expected_images[].source=host_overlay).
@@ -773,7 +773,7 @@ failed_items:
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.sandlot import converge, images, network, shell
-from ..module_utils.sandlot.site import Paths
+from ..module_utils.sandlot.site import Site
 from ..module_utils.sandlot.spec import argument_spec, normalise_all
 
 ARGUMENTS = {
@@ -794,7 +794,7 @@ ARGUMENTS = {
 }
 
 
-def action(module: shell.Module, paths: Paths) -> shell.Json:
+def action(module: shell.Module, site: Site) -> shell.Json:
     params = module.params
     request = converge.request(
         normalise_all(params["sandboxes"], defaults=params["defaults"]),
@@ -803,17 +803,17 @@ def action(module: shell.Module, paths: Paths) -> shell.Json:
         restart=params["restart"],
         check=module.check_mode,
         expected_images=images.normalise_all(params["expected_images"], "expected_images"),
-        expected_networks=network.normalise(paths, params["expected_networks"]),
+        expected_networks=network.normalise(site, params["expected_networks"]),
         management_ports=network.port_numbers("management_ports", params["management_ports"]),
     )
-    result = converge.converge(paths, request)
+    result = converge.converge(site, request)
     return {
         "changed": result.changed,
         "actions": result.actions,
         "sandboxes": result.results,
         "relaxed": result.relaxed,
         "diff": result.diff,
-        "warnings": [*result.warnings, *network.name_warnings(paths)],
+        "warnings": [*result.warnings, *network.name_warnings(site)],
         "failed": result.failed,
     }
 

@@ -14,37 +14,37 @@ from typing import Iterator
 
 from .errors import SandlotError, StateError
 from .kernel import processes
-from .site import Paths
+from .site import Site
 
 WAIT_SECONDS = 300.0
 POLL_SECONDS = 0.1
 
 
 @contextlib.contextmanager
-def exclusive(paths: Paths, *, wait: float = WAIT_SECONDS) -> Iterator[None]:
+def exclusive(site: Site, *, wait: float = WAIT_SECONDS) -> Iterator[None]:
     """Hold the host's writer lock; wait up to ``wait`` seconds for another run to finish."""
-    fd, fresh = _locked(paths, time.monotonic() + wait, wait)
+    fd, fresh = _locked(site, time.monotonic() + wait, wait)
     try:
         yield
     finally:
         if fresh:
-            _forget(paths)
+            _forget(site)
         os.close(fd)
 
 
-def _locked(paths: Paths, deadline: float, wait: float) -> tuple[int, bool]:
+def _locked(site: Site, deadline: float, wait: float) -> tuple[int, bool]:
     """The locked file that is in place, and whether there was no state before it.
 
     A teardown removes the file while it holds it, and the state with it.
     """
     while True:
-        fresh = not os.path.isdir(paths.state)
-        os.makedirs(paths.state, mode=0o700, exist_ok=True)
-        fd = _open(paths.lock)
+        fresh = not os.path.isdir(site.state)
+        os.makedirs(site.state, mode=0o700, exist_ok=True)
+        fd = _open(site.lock)
         with contextlib.ExitStack() as closing:
             closing.callback(os.close, fd)
-            _acquire(fd, paths.lock, deadline, wait)
-            if _in_place(fd, paths.lock):
+            _acquire(fd, site.lock, deadline, wait)
+            if _in_place(fd, site.lock):
                 closing.pop_all()
                 return fd, fresh
 
@@ -75,11 +75,11 @@ def _in_place(fd: int, path: str) -> bool:
         return False
 
 
-def _forget(paths: Paths) -> None:
+def _forget(site: Site) -> None:
     """A run that found no state and made none leaves none."""
-    if os.path.isdir(paths.state) and os.listdir(paths.state) == [os.path.basename(paths.lock)]:
-        os.unlink(paths.lock)
-        os.rmdir(paths.state)
+    if os.path.isdir(site.state) and os.listdir(site.state) == [os.path.basename(site.lock)]:
+        os.unlink(site.lock)
+        os.rmdir(site.state)
 
 
 def _acquire(fd: int, path: str, deadline: float, wait: float) -> None:

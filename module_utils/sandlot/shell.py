@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, Mapping, NoReturn, Protocol
 
 from .errors import HostError, SandlotError
 from .oserrors import explained
-from .site import Paths
+from .site import Site
 
 Json = Dict[str, Any]
 
@@ -27,7 +27,7 @@ class Module(Protocol):
     def warn(self, warning: str) -> None: ...
 
 
-Action = Callable[[Module, Paths], Json]
+Action = Callable[[Module, Site], Json]
 
 
 def run(module: Module, action: Action, *, root: bool = True) -> NoReturn:
@@ -39,7 +39,7 @@ def run(module: Module, action: Action, *, root: bool = True) -> NoReturn:
     try:
         if root and os.geteuid() != 0:
             raise HostError("only root can manage sandboxes", hint="set become: true")
-        result = action(module, Paths.from_environment())
+        result = action(module, Site.from_environment())
     except SandlotError as error:
         module.fail_json(msg=str(error))
     except OSError as error:

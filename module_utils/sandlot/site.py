@@ -20,7 +20,7 @@ def _short_hash(text: str, length: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
-class Paths:
+class Site:
     """Locations under one root; ``root`` is absolute and without a trailing slash ("" is "/")."""
 
     __slots__ = ("root",)
@@ -29,13 +29,13 @@ class Paths:
         self.root = root
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Paths) and other.root == self.root
+        return isinstance(other, Site) and other.root == self.root
 
     def __hash__(self) -> int:
         return hash(self.root)
 
     @classmethod
-    def from_environment(cls) -> Paths:
+    def from_environment(cls) -> Site:
         return cls(os.environ.get("SANDLOT_ROOT", "").rstrip("/"))
 
     @property
@@ -132,15 +132,15 @@ class Paths:
 class SandboxPaths:
     """Files of one sandbox; ``name`` has been validated by the spec."""
 
-    __slots__ = ("host", "name")
+    __slots__ = ("site", "name")
 
-    def __init__(self, host: Paths, name: str) -> None:
-        self.host = host
+    def __init__(self, site: Site, name: str) -> None:
+        self.site = site
         self.name = name
 
     @property
     def state(self) -> str:
-        return f"{self.host.sandboxes}/{self.name}"
+        return f"{self.site.sandboxes}/{self.name}"
 
     @property
     def rebuild(self) -> str:
@@ -152,7 +152,7 @@ class SandboxPaths:
 
         No name has a slash, so it can't be one.
         """
-        return SandboxPaths(self.host, f"{self.name}/rebuild/{which}")
+        return SandboxPaths(self.site, f"{self.name}/rebuild/{which}")
 
     @property
     def record(self) -> str:
@@ -186,7 +186,7 @@ class SandboxPaths:
 
     @property
     def run(self) -> str:
-        return f"{self.host.run}/{self.name}"
+        return f"{self.site.run}/{self.name}"
 
     @property
     def pins(self) -> str:

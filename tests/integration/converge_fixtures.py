@@ -28,7 +28,7 @@ from sandlot.launcher.client import Launcher
 from sandlot.network import declare
 from sandlot.plan import apply_all
 from sandlot.sandbox import runtime
-from sandlot.site import Paths
+from sandlot.site import Site
 from sandlot.spec import normalise_all
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -46,7 +46,7 @@ class Deployment:
     """What a user does to one host, by the engine's own calls."""
 
     def __init__(self, root: str) -> None:
-        self.paths = Paths(root)
+        self.paths = Site(root)
         Path(root, "etc").mkdir(parents=True, exist_ok=True)
 
     @property
@@ -130,7 +130,7 @@ class Deployment:
             scrub(self.paths)
 
 
-def scrub(paths: Paths) -> None:
+def scrub(paths: Site) -> None:
     """Nothing of this root in the kernel, whatever the state files say."""
     Launcher(paths).quit()
     names = [*cgroups.names(paths), *runtime.names(paths)]
@@ -229,7 +229,7 @@ def deployed() -> Iterator[Deployment]:
         assert_gone(deployment.paths)
 
 
-def assert_gone(paths: Paths) -> None:
+def assert_gone(paths: Site) -> None:
     assert not os.path.exists(paths.state)
     assert not os.path.exists(paths.run)
     assert not os.path.exists(paths.lib)

@@ -33,9 +33,9 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 from sandlot.host import payload
 from sandlot.errors import SandlotError
-from sandlot.site import Paths
+from sandlot.site import Site
 payload._compile = lambda directory: None
-paths, arguments = Paths(sys.argv[2]), json.loads(sys.argv[3])
+paths, arguments = Site(sys.argv[2]), json.loads(sys.argv[3])
 try:
 {body}
 except SandlotError as error:

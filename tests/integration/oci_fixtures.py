@@ -17,7 +17,7 @@ from oci_images import ARCHITECTURE, Layout, Registry, registry
 from sandlot import images
 from sandlot.images.oci import skopeo as client
 from sandlot.plan import apply_all, descriptions
-from sandlot.site import Paths
+from sandlot.site import Site
 
 needs_registry = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
@@ -29,8 +29,8 @@ SECOND = pack(entry("a/.wh.1"), entry("b", b"b"))
 
 
 @pytest.fixture
-def paths(tmp_path: Path) -> Paths:
-    return Paths(str(tmp_path / "root"))
+def paths(tmp_path: Path) -> Site:
+    return Site(str(tmp_path / "root"))
 
 
 @pytest.fixture
@@ -58,11 +58,11 @@ def wish(reference: str, **options: Any) -> dict[str, Any]:
     return {"name": "x", "source": "oci", "reference": reference, **insecure, **options}
 
 
-def plan(paths: Paths, *raw: dict[str, Any]) -> list[str]:
+def plan(paths: Site, *raw: dict[str, Any]) -> list[str]:
     return descriptions(images.operations(paths, images.normalise_all(list(raw))))
 
 
-def converge(paths: Paths, *raw: dict[str, Any]) -> images.Image:
+def converge(paths: Site, *raw: dict[str, Any]) -> images.Image:
     """The first one as it is then; a second run has nothing to do."""
     apply_all(images.operations(paths, images.normalise_all(list(raw))))
     assert plan(paths, *raw) == []
@@ -74,7 +74,7 @@ def content(image: images.Image) -> dict[str, str]:
     return {str(p.relative_to(root)): p.read_text() for p in root.rglob("*") if p.is_file()}
 
 
-def everything(paths: Paths) -> list[str]:
+def everything(paths: Site) -> list[str]:
     if not os.path.isdir(paths.images):
         return []
     return sorted(str(path) for path in Path(paths.images).rglob("*"))

@@ -33,7 +33,7 @@ from sandlot.kernel import namespaces
 from sandlot.launcher.client import Launcher
 from sandlot.sandbox import runtime
 from sandlot.security import seccomp
-from sandlot.site import Paths
+from sandlot.site import Site
 
 ENGINE = Path(__file__).resolve().parent.parent.parent / "module_utils" / "sandlot"
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -250,7 +250,7 @@ class Host:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.paths = Paths(str(root))
+        self.paths = Site(str(root))
         self.launcher = Launcher(self.paths)
         self.boxes: dict[str, Sandbox] = {}
         self.last_id = FIRST_ID

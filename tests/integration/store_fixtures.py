@@ -16,18 +16,18 @@ from pathlib import Path
 import pytest
 from sandlot import images, store
 from sandlot.plan import apply_all, descriptions
-from sandlot.site import Paths
+from sandlot.site import Site
 
 BUSYBOX = {"name": "busybox", "source": "busybox"}
 FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
-def paths(tmp_path: Path) -> Paths:
-    return Paths(str(tmp_path / "root"))
+def paths(tmp_path: Path) -> Site:
+    return Site(str(tmp_path / "root"))
 
 
-def converge(paths: Paths, *raw: dict, purge: bool = False) -> list[str]:
+def converge(paths: Site, *raw: dict, purge: bool = False) -> list[str]:
     specs = images.normalise_all(list(raw))
     operations = images.operations(paths, specs, purge=purge)
     apply_all(operations)
@@ -48,14 +48,14 @@ def archive(directory: Path, files: dict[str, bytes], name: str = "a.tar.gz") ->
     return {"name": "t", "source": "tarball", "path": str(directory / name), "checksum": digest}
 
 
-def listing(paths: Paths) -> list[str]:
+def listing(paths: Site) -> list[str]:
     found = subprocess.run(
         ["find", paths.images, "-printf", "%P %m %U %G %s %l\n"], capture_output=True, text=True
     )
     return sorted(found.stdout.splitlines())
 
 
-def sandbox(paths: Paths, name: str, image: images.Image, start: int = 200000) -> None:
+def sandbox(paths: Site, name: str, image: images.Image, start: int = 200000) -> None:
     os.makedirs(paths.sandbox(name).state)
     record = {
         "image": {"name": image.name, "digest": image.digest},

@@ -18,7 +18,7 @@ from sandlot.cgroups import knobs
 from sandlot.errors import ForeignError, HostError, SandlotError
 from sandlot.kernel import namespaces
 from sandlot.plan import apply_all, descriptions
-from sandlot.site import Paths
+from sandlot.site import Site
 from sandlot.spec import Limits
 
 MIB = 1 << 20
@@ -33,7 +33,7 @@ class Fleet:
     """Sandboxes' cgroups below a parent of this test's own, and processes in them."""
 
     def __init__(self, root: str, layout: cgroups.Layout = LAYOUT) -> None:
-        self.paths = Paths(root)
+        self.paths = Site(root)
         self.layout = layout
         self.processes: list[subprocess.Popen] = []
 

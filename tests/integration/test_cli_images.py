@@ -20,7 +20,7 @@ import pytest
 from image_server import Server
 from sandlot import images, store
 from sandlot.images import busybox, progress
-from sandlot.site import Paths
+from sandlot.site import Site
 from test_images_download import ARCHIVE, paths, server, wish
 
 pytestmark = [
@@ -40,11 +40,11 @@ COMMAND = [
 ]
 
 
-def environment(paths: Paths) -> dict[str, str]:
+def environment(paths: Site) -> dict[str, str]:
     return {**os.environ, "SANDLOT_ROOT": paths.root}
 
 
-def sandlot(paths: Paths, *words: str) -> str:
+def sandlot(paths: Site, *words: str) -> str:
     done = subprocess.run(
         [*COMMAND, *words], env=environment(paths), capture_output=True, text=True, timeout=60
     )
@@ -52,12 +52,12 @@ def sandlot(paths: Paths, *words: str) -> str:
     return done.stdout
 
 
-def apply(paths: Paths, *raw: dict) -> None:
+def apply(paths: Site, *raw: dict) -> None:
     operations = images.operations(paths, images.normalise_all(list(raw)))
     images.apply(paths, operations)
 
 
-def use(paths: Paths, name: str, image: str) -> None:
+def use(paths: Site, name: str, image: str) -> None:
     os.makedirs(paths.sandbox(name).state)
     found = images.lookup(paths, image)
     ids = {"uid": 200000, "gid": 200000, "size": 65536}
@@ -66,7 +66,7 @@ def use(paths: Paths, name: str, image: str) -> None:
 
 
 @contextlib.contextmanager
-def making(paths: Paths, *raw: dict) -> Iterator[multiprocessing.Process]:
+def making(paths: Site, *raw: dict) -> Iterator[multiprocessing.Process]:
     job = FORK.Process(target=apply, args=(paths, *raw))
     job.start()
     try:
@@ -84,13 +84,13 @@ def downloading(server: Server, job: multiprocessing.Process) -> None:
 # -- the list -------------------------------------------------------------------------------------
 
 
-def test_nothing_yet(paths: Paths) -> None:
+def test_nothing_yet(paths: Site) -> None:
     assert sandlot(paths).split() == list("NAME SOURCE SIZE DIGEST LAYERS USED-BY AGE".split())
     assert json.loads(sandlot(paths, "--format", "json")) == []
     assert sandlot(paths, "--watch") == "" and not os.path.exists(paths.root)
 
 
-def test_the_list(paths: Paths, server: Server) -> None:
+def test_the_list(paths: Site, server: Server) -> None:
     apply(paths, BUSYBOX, wish(server))
     for name in ("a", "b", "c", "d"):
         use(paths, name, "busybox")
@@ -104,7 +104,7 @@ def test_the_list(paths: Paths, server: Server) -> None:
     assert found["t"]["layers"] == list(images.lookup(paths, "t").layers)
 
 
-def test_what_is_being_made_is_listed(paths: Paths, server: Server) -> None:
+def test_what_is_being_made_is_listed(paths: Site, server: Server) -> None:
     server.script = ["stall 1048576"]
     with making(paths, wish(server), BUSYBOX) as job:
         downloading(server, job)
@@ -131,7 +131,7 @@ def test_rate_and_percentage() -> None:
 
 
 @contextlib.contextmanager
-def watching(paths: Paths, *words: str) -> Iterator[subprocess.Popen[str]]:
+def watching(paths: Site, *words: str) -> Iterator[subprocess.Popen[str]]:
     command = [*COMMAND, "--watch", *words]
     with subprocess.Popen(
         command, env=environment(paths), stdout=subprocess.PIPE, text=True
@@ -142,7 +142,7 @@ def watching(paths: Paths, *words: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_watch_follows_until_all_is_made(paths: Paths, server: Server) -> None:
+def test_watch_follows_until_all_is_made(paths: Site, server: Server) -> None:
     """It does not take the gap between two images for the end."""
     server.files["/b"] = ARCHIVE
     other = wish(server, name="u", url=f"{server.url}/b", checksum=wish(server)["checksum"])
@@ -164,7 +164,7 @@ def test_watch_follows_until_all_is_made(paths: Paths, server: Server) -> None:
     assert not os.path.exists(progress.directory(paths))
 
 
-def test_watch_as_json(paths: Paths, server: Server) -> None:
+def test_watch_as_json(paths: Site, server: Server) -> None:
     server.script = ["stall 1048576"]
     with making(paths, wish(server)) as job:
         downloading(server, job)
@@ -177,7 +177,7 @@ def test_watch_as_json(paths: Paths, server: Server) -> None:
     assert last == {"name": "t", "phase": "done", "size": 3 << 20}
 
 
-def test_watch_ends_with_a_killed_maker(paths: Paths, server: Server) -> None:
+def test_watch_ends_with_a_killed_maker(paths: Site, server: Server) -> None:
     server.script = ["stall 1048576"]
     with making(paths, wish(server)) as job:
         downloading(server, job)
@@ -188,7 +188,7 @@ def test_watch_ends_with_a_killed_maker(paths: Paths, server: Server) -> None:
             assert watch.stdout.read().splitlines()[-1] == "t: ended" and watch.wait(60) == 0
 
 
-def test_watch_redraws_on_a_terminal(paths: Paths, server: Server) -> None:
+def test_watch_redraws_on_a_terminal(paths: Site, server: Server) -> None:
     server.script = ["stall 1048576"]
     with making(paths, wish(server)) as job:
         downloading(server, job)
@@ -210,7 +210,7 @@ def test_watch_redraws_on_a_terminal(paths: Paths, server: Server) -> None:
 # -- prune ----------------------------------------------------------------------------------------
 
 
-def test_prune(paths: Paths, server: Server) -> None:
+def test_prune(paths: Site, server: Server) -> None:
     apply(paths, BUSYBOX, wish(server))
     use(paths, "web", "busybox")
     old = images.lookup(paths, "t")

@@ -364,7 +364,7 @@ def test_sockets_and_state_of_the_host_are_not_in_sight(boxes: dict[str, Sandbox
 
 def test_control_files_are_closed_to_other_users(boxes: dict[str, Sandbox]) -> None:
     paths = boxes["default"].paths
-    for path in (paths.socket, paths.status, paths.launch, *paths.logs, paths.host.launcher_socket):
+    for path in (paths.socket, paths.status, paths.launch, *paths.logs, paths.site.launcher_socket):
         assert os.stat(path).st_mode & 0o077 == 0, path
     reader = ["/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "cat"]
     for path in (paths.launch, paths.status):

@@ -17,7 +17,7 @@ from sandlot.converge import planner
 from sandlot.errors import LaunchError
 from sandlot.launcher.client import Launcher
 from sandlot.sandbox import layer, live, runtime
-from sandlot.site import Paths
+from sandlot.site import Site
 
 pytestmark = needs_root
 
@@ -117,7 +117,7 @@ def test_an_init_that_accepts_nobody_delays_a_run_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "ANSWER_SECONDS", 0.2)
-    box = Paths(str(tmp_path)).sandbox("a")
+    box = Site(str(tmp_path)).sandbox("a")
     os.makedirs(box.run)
     launch = {"restart": {}, "stop": {}, "log_max_size": 1}
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as init:

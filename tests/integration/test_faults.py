@@ -30,11 +30,11 @@ RUN = """\
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from sandlot import converge
-from sandlot.site import Paths
+from sandlot.site import Site
 from sandlot.spec import normalise_all
 
 specs = normalise_all(json.loads(sys.argv[3]))
-result = converge.converge(Paths(sys.argv[2]), converge.request(specs, purge=True))
+result = converge.converge(Site(sys.argv[2]), converge.request(specs, purge=True))
 sys.exit(1 if result.failed else 0)
 """
 

@@ -130,10 +130,10 @@ sys.path.insert(0, sys.argv[1])
 from sandlot import runtime, store
 from sandlot.kernel import namespaces
 from sandlot.launcher import stopper
-from sandlot.site import Paths
+from sandlot.site import Site
 
 assert os.getpid() == 1
-paths = Paths(sys.argv[2])
+paths = Site(sys.argv[2])
 box = paths.sandbox("a")
 os.makedirs(box.run)
 

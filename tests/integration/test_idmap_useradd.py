@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sandlot import idmap
 from sandlot.plan import apply_all
-from sandlot.site import Paths
+from sandlot.site import Site
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="useradd needs root"),
@@ -22,20 +22,20 @@ USERS = 8
 
 
 @pytest.fixture
-def paths(tmp_path: Path) -> Paths:
+def paths(tmp_path: Path) -> Site:
     etc = tmp_path / "etc"
     etc.mkdir()
     for name in ("passwd", "group", "shadow", "gshadow", "subuid", "subgid"):
         (etc / name).touch()
     shutil.copy("/etc/login.defs", etc)
-    return Paths(str(tmp_path))
+    return Site(str(tmp_path))
 
 
-def _start(paths: Paths, user: str) -> subprocess.Popen[bytes]:
+def _start(paths: Site, user: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["useradd", "--prefix", paths.root, "--no-create-home", user])
 
 
-def test_no_line_is_lost_beside_useradd(paths: Paths) -> None:
+def test_no_line_is_lost_beside_useradd(paths: Site) -> None:
     processes = [_start(paths, f"user{number}") for number in range(USERS)]
     names: list[str] = []
     while any(process.poll() is None for process in processes) or len(names) < 20:
@@ -50,14 +50,14 @@ def test_no_line_is_lost_beside_useradd(paths: Paths) -> None:
     idmap.allocate(idmap.observe(paths), names)
 
 
-def test_useradd_never_picks_ids_of_ours(paths: Paths) -> None:
+def test_useradd_never_picks_ids_of_ours(paths: Site) -> None:
     files = idmap.observe(paths)
     apply_all(idmap.operations(paths, files, idmap.allocate(files, ["web"])))
     assert _start(paths, "joe").wait() == 0
     assert list(idmap.allocate(idmap.observe(paths), ["web"])) == ["web"]
 
 
-def test_owner_of_the_file_is_preserved(paths: Paths) -> None:
+def test_owner_of_the_file_is_preserved(paths: Site) -> None:
     os.chown(paths.subuid, 1234, 4321)
     os.chmod(paths.subuid, 0o664)
     files = idmap.observe(paths)

@@ -20,7 +20,7 @@ from sandlot import images, lock
 from sandlot.errors import HostError, SandlotError, SpecError
 from sandlot.images import download
 from sandlot.plan import apply_all, descriptions
-from sandlot.site import Paths
+from sandlot.site import Site
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 FORK = multiprocessing.get_context("fork")
@@ -35,8 +35,8 @@ def checksum(data: bytes) -> str:
 
 
 @pytest.fixture
-def paths(tmp_path: Path) -> Paths:
-    return Paths(str(tmp_path / "root"))
+def paths(tmp_path: Path) -> Site:
+    return Site(str(tmp_path / "root"))
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def wish(server: Server, data: bytes = ARCHIVE, **options: object) -> dict:
     return {**raw, "checksum": checksum(data), **options}
 
 
-def converge(paths: Paths, *raw: dict) -> list[str]:
+def converge(paths: Site, *raw: dict) -> list[str]:
     specs = images.normalise_all(list(raw))
     operations = images.operations(paths, specs)
     apply_all(operations)
@@ -61,16 +61,16 @@ def converge(paths: Paths, *raw: dict) -> list[str]:
     return [each.partition(": ")[2].split()[0] for each in descriptions(operations)]
 
 
-def fails(paths: Paths, raw: dict, match: str, kind: type[SandlotError] = HostError) -> None:
+def fails(paths: Site, raw: dict, match: str, kind: type[SandlotError] = HostError) -> None:
     with pytest.raises(kind, match=match):
         converge(paths, raw)
 
 
-def content(paths: Paths) -> bytes:
+def content(paths: Site) -> bytes:
     return Path(images.lookup(paths, "t").root, "f").read_bytes()
 
 
-def left(paths: Paths) -> list[str]:
+def left(paths: Site) -> list[str]:
     """Besides images: what an unfinished run left."""
     return [name for name in os.listdir(paths.images) if name.startswith(".")]
 
@@ -78,7 +78,7 @@ def left(paths: Paths) -> list[str]:
 # -- resuming -------------------------------------------------------------------------------------
 
 
-def test_a_lost_connection_is_resumed(paths: Paths, server: Server) -> None:
+def test_a_lost_connection_is_resumed(paths: Site, server: Server) -> None:
     server.script = ["cut 1000000", "cut 1000000"]
     converge(paths, wish(server))
     assert content(paths) == CONTENT and left(paths) == []
@@ -87,15 +87,13 @@ def test_a_lost_connection_is_resumed(paths: Paths, server: Server) -> None:
     assert asked == [(None, None), ("bytes=1000000-", '"1"'), ("bytes=2000000-", '"1"')]
 
 
-def test_progress_begins_the_attempts_again(paths: Paths, server: Server) -> None:
+def test_progress_begins_the_attempts_again(paths: Site, server: Server) -> None:
     server.script = ["cut 1048576"] * 3 + ["status 503"]
     converge(paths, wish(server))
     assert content(paths) == CONTENT and len(server.asked) == 5
 
 
-def test_the_next_run_goes_on(
-    paths: Paths, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_next_run_goes_on(paths: Site, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "DELAYS", ())
     server.script = ["cut 1000000"]
     fails(paths, wish(server), "the connection ended .* bytes early|IncompleteRead")
@@ -104,7 +102,7 @@ def test_the_next_run_goes_on(
     assert content(paths) == CONTENT and server.sent == len(ARCHIVE) and left(paths) == []
 
 
-def _killed_while_downloading(paths: Paths, server: Server, number: int) -> None:
+def _killed_while_downloading(paths: Site, server: Server, number: int) -> None:
     server.script = [f"stall {number}"]
     job = FORK.Process(target=converge, args=(paths, wish(server)))
     job.start()
@@ -117,20 +115,20 @@ def _killed_while_downloading(paths: Paths, server: Server, number: int) -> None
     server.released.set()
 
 
-def test_a_killed_run_is_gone_on_with(paths: Paths, server: Server) -> None:
+def test_a_killed_run_is_gone_on_with(paths: Site, server: Server) -> None:
     _killed_while_downloading(paths, server, 1_000_000)
     assert converge(paths, wish(server)) == ["clean", "make"]
     assert content(paths) == CONTENT and server.sent == len(ARCHIVE) and left(paths) == []
 
 
-def test_what_nobody_wants_is_cleaned_once(paths: Paths, server: Server) -> None:
+def test_what_nobody_wants_is_cleaned_once(paths: Site, server: Server) -> None:
     _killed_while_downloading(paths, server, 1_000_000)
     assert len(left(paths)) == 2
     assert converge(paths) == ["clean"]
     assert left(paths) == [] and converge(paths) == []
 
 
-def test_all_had_arrived_when_the_run_was_killed(paths: Paths, server: Server) -> None:
+def test_all_had_arrived_when_the_run_was_killed(paths: Site, server: Server) -> None:
     part = Path(paths.images, f".part-{checksum(ARCHIVE)[7:]}")
     _killed_while_downloading(paths, server, 1_000_000)
     with open(part / "data", "ab") as handle:
@@ -139,7 +137,7 @@ def test_all_had_arrived_when_the_run_was_killed(paths: Paths, server: Server) -
     assert content(paths) == CONTENT and len(server.asked) == 1
 
 
-def test_a_partial_file_in_the_way_is_refused(paths: Paths, server: Server, tmp_path: Path) -> None:
+def test_a_partial_file_in_the_way_is_refused(paths: Site, server: Server, tmp_path: Path) -> None:
     converge(paths)
     os.makedirs(paths.images)
     os.symlink(tmp_path, f"{paths.images}/.part-{checksum(ARCHIVE)[7:]}")
@@ -147,14 +145,14 @@ def test_a_partial_file_in_the_way_is_refused(paths: Paths, server: Server, tmp_
     assert not (tmp_path / "data").exists()
 
 
-def _die_at(paths: Paths, raw: dict, call: str, number: int) -> None:
+def _die_at(paths: Site, raw: dict, call: str, number: int) -> None:
     deadly.arm(call, number)
     _apply(paths, raw)
     os._exit(0)
 
 
 @pytest.mark.parametrize("call", ["mkdir", "rename", "fsync", "unlink", "rmdir", "open", "pwrite"])
-def test_killed_anywhere_it_goes_on(paths: Paths, server: Server, call: str) -> None:
+def test_killed_anywhere_it_goes_on(paths: Site, server: Server, call: str) -> None:
     raw = wish(server)
     for number in range(1, 1000):
         server.script = ["cut 1500000"]
@@ -176,7 +174,7 @@ CHANGED = one_file(CONTENT[::-1])
 
 @pytest.mark.parametrize("etag", ['"2"', 'W/"2"', None])
 def test_the_file_has_changed_meanwhile(
-    paths: Paths, server: Server, etag: str | None, monkeypatch: pytest.MonkeyPatch
+    paths: Site, server: Server, etag: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With an entity tag the server tells; without one, the checksum does, and all is fetched."""
     server.etag = None if etag is None else '"1"'
@@ -189,14 +187,14 @@ def test_the_file_has_changed_meanwhile(
 
 
 @pytest.mark.parametrize("word", ["whole", "shifted 5"])
-def test_a_server_that_cannot_resume(paths: Paths, server: Server, word: str) -> None:
+def test_a_server_that_cannot_resume(paths: Site, server: Server, word: str) -> None:
     server.script = ["cut 1000000", word]
     converge(paths, wish(server))
     assert content(paths) == CONTENT and left(paths) == []
 
 
 def test_more_has_arrived_than_there_is(
-    paths: Paths, server: Server, monkeypatch: pytest.MonkeyPatch
+    paths: Site, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = one_file(b"short")
     server.script = ["cut 1000000"]
@@ -212,40 +210,40 @@ def test_more_has_arrived_than_there_is(
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_a_passing_refusal_is_tried_again(paths: Paths, server: Server, status: int) -> None:
+def test_a_passing_refusal_is_tried_again(paths: Site, server: Server, status: int) -> None:
     server.script = [f"status {status}"] * 2
     converge(paths, wish(server))
     assert len(server.asked) == 3
 
 
-def test_attempts_end(paths: Paths, server: Server) -> None:
+def test_attempts_end(paths: Site, server: Server) -> None:
     server.script = ["status 503"] * 9
     fails(paths, wish(server), "image 't': .*/a.tar.gz can't be downloaded: .*503.*; check the URL")
     assert len(server.asked) == 3
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
-def test_a_lasting_refusal_is_not(paths: Paths, server: Server, status: int) -> None:
+def test_a_lasting_refusal_is_not(paths: Site, server: Server, status: int) -> None:
     server.script = [f"status {status}"] * 9
     fails(paths, wish(server), str(status))
     assert len(server.asked) == 1 and os.listdir(paths.images) != []
 
 
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://x/"])
-def test_redirections_lead_to_the_web_only(paths: Paths, server: Server, target: str) -> None:
+def test_redirections_lead_to_the_web_only(paths: Site, server: Server, target: str) -> None:
     server.script = [f"moved {target}"]
     fails(paths, wish(server), "can't be downloaded")
     assert len(server.asked) == 1
 
 
-def test_a_redirection_is_followed(paths: Paths, server: Server) -> None:
+def test_a_redirection_is_followed(paths: Site, server: Server) -> None:
     server.script = ["moved /a.tar.gz"]
     converge(paths, wish(server, url=f"{server.url}/elsewhere"))
     assert content(paths) == CONTENT
 
 
 def test_a_server_that_is_too_slow(
-    paths: Paths, server: Server, monkeypatch: pytest.MonkeyPatch
+    paths: Site, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "TIMEOUT", 0.3)
     monkeypatch.setattr(download, "DELAYS", ())
@@ -254,12 +252,12 @@ def test_a_server_that_is_too_slow(
 
 
 def test_an_unreachable_server(
-    paths: Paths, server: Server, monkeypatch: pytest.MonkeyPatch
+    paths: Site, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fails(paths, wish(server, url="http://127.0.0.1:9/x"), "127.0.0.1:9/x can't be .*refused")
 
 
-def test_a_token_is_not_shown(paths: Paths, server: Server) -> None:
+def test_a_token_is_not_shown(paths: Site, server: Server) -> None:
     with pytest.raises(HostError) as caught:
         converge(paths, wish(server, url=f"{server.url}/none?token=hush"))
     assert "hush" not in str(caught.value)
@@ -269,13 +267,13 @@ def test_a_token_is_not_shown(paths: Paths, server: Server) -> None:
 
 
 @pytest.mark.parametrize("word", ["", "endless"])
-def test_size_is_bounded(paths: Paths, server: Server, word: str) -> None:
+def test_size_is_bounded(paths: Site, server: Server, word: str) -> None:
     server.script = [word]
     fails(paths, wish(server, max_size="1m"), "larger than 1048576 bytes", SandlotError)
     assert left(paths) == [] and os.listdir(f"{paths.images}/trees") == []
 
 
-def test_a_wrong_checksum_leaves_nothing(paths: Paths, server: Server) -> None:
+def test_a_wrong_checksum_leaves_nothing(paths: Site, server: Server) -> None:
     converge(paths, wish(server))
     before = images.lookup(paths, "t")
     server.files["/a.tar.gz"] = b"<html>sorry</html>"
@@ -288,7 +286,7 @@ def test_a_wrong_checksum_leaves_nothing(paths: Paths, server: Server) -> None:
 
 
 def test_a_proxy_of_the_environment(
-    paths: Paths, server: Server, monkeypatch: pytest.MonkeyPatch
+    paths: Site, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The name can't be looked up: only the proxy, asked for the whole URL, knows the file."""
     monkeypatch.setenv("http_proxy", server.url)
@@ -316,7 +314,7 @@ def certificate(tmp_path: Path) -> Path:
 
 
 def test_https(
-    paths: Paths, server: Server, certificate: Path, monkeypatch: pytest.MonkeyPatch
+    paths: Site, server: Server, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(certificate) as safe:
         safe.files = server.files
@@ -350,7 +348,7 @@ LISTS = {
 
 
 @pytest.mark.parametrize("text", LISTS.values(), ids=LISTS.keys())
-def test_a_file_of_checksums(paths: Paths, server: Server, tmp_path: Path, text: str) -> None:
+def test_a_file_of_checksums(paths: Site, server: Server, tmp_path: Path, text: str) -> None:
     server.files["/SHA256SUMS"] = text.encode()
     converge(paths, wish(server, checksum=f"{server.url}/SHA256SUMS"))
     assert content(paths) == CONTENT
@@ -371,18 +369,18 @@ BAD_LISTS = {
 
 
 @pytest.mark.parametrize("text, message", BAD_LISTS.values(), ids=BAD_LISTS.keys())
-def test_a_file_of_other_things(paths: Paths, server: Server, text: str, message: str) -> None:
+def test_a_file_of_other_things(paths: Site, server: Server, text: str, message: str) -> None:
     server.files["/sums"] = text.encode()
     fails(paths, wish(server, checksum=f"{server.url}/sums"), message, SpecError)
     assert not os.path.exists(paths.images)
 
 
-def test_a_huge_file_of_checksums(paths: Paths, server: Server) -> None:
+def test_a_huge_file_of_checksums(paths: Site, server: Server) -> None:
     server.script = ["endless"]
     fails(paths, wish(server, checksum=f"{server.url}/sums"), "larger than")
 
 
-def test_checksums_are_asked_for_once(paths: Paths, server: Server) -> None:
+def test_checksums_are_asked_for_once(paths: Site, server: Server) -> None:
     server.files["/sums"] = f"{HEX}  a.tar.gz".encode()
     raw = wish(server, checksum=f"{server.url}/sums")
     converge(paths, raw)
@@ -399,7 +397,7 @@ def test_checksums_are_asked_for_once(paths: Paths, server: Server) -> None:
     assert content(paths) == b"new"
 
 
-def test_a_file_on_the_host_is_read_each_time(paths: Paths, server: Server, tmp_path: Path) -> None:
+def test_a_file_on_the_host_is_read_each_time(paths: Site, server: Server, tmp_path: Path) -> None:
     sums = tmp_path / "SHA512SUMS"
     sums.write_text(f"{LONG}  a.tar.gz\n")
     raw = wish(server, checksum=str(sums))
@@ -414,7 +412,7 @@ def test_a_file_on_the_host_is_read_each_time(paths: Paths, server: Server, tmp_
 # -- several at once ------------------------------------------------------------------------------
 
 
-def test_two_runs_do_the_work_once(paths: Paths, server: Server) -> None:
+def test_two_runs_do_the_work_once(paths: Site, server: Server) -> None:
     server.script = ["stall 1000"]
     jobs = [FORK.Process(target=_apply, args=(paths, wish(server))) for _ in range(2)]
     for job in jobs:
@@ -429,11 +427,11 @@ def test_two_runs_do_the_work_once(paths: Paths, server: Server) -> None:
     assert len([each for _, each in server.asked if "range" not in each]) == 1
 
 
-def _apply(paths: Paths, raw: dict) -> None:
+def _apply(paths: Site, raw: dict) -> None:
     apply_all(images.operations(paths, images.normalise_all([raw])))
 
 
-def test_the_host_can_be_written_to_meanwhile(paths: Paths, server: Server) -> None:
+def test_the_host_can_be_written_to_meanwhile(paths: Site, server: Server) -> None:
     server.script = ["stall 1000"]
     job = FORK.Process(target=_apply, args=(paths, wish(server)))
     job.start()

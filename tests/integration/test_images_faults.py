@@ -28,7 +28,7 @@ from sandlot.errors import SandlotError
 from sandlot.images.tarstream import ArchiveError
 from sandlot.images.unpack import Bounds
 from sandlot.plan import apply_all
-from sandlot.site import Paths
+from sandlot.site import Site
 from test_images_extract import naive, unpack
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -55,13 +55,13 @@ def wish(path: Path, data: bytes, **options: object) -> dict:
     return {"name": "t", "source": "tarball", "path": str(path), "checksum": checksum, **options}
 
 
-def converge(paths: Paths, raw: dict) -> None:
+def converge(paths: Site, raw: dict) -> None:
     apply_all(images.operations(paths, images.normalise_all([raw])))
 
 
 @pytest.fixture
-def paths(tmp_path: Path) -> Paths:
-    return Paths(str(tmp_path / "root"))
+def paths(tmp_path: Path) -> Site:
+    return Site(str(tmp_path / "root"))
 
 
 # -- zstd -----------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def test_the_decompressor_is_confined(tmp_path: Path, monkeypatch: pytest.Monkey
     }
 
 
-def test_the_decompressor_dies_with_the_run(paths: Paths, tmp_path: Path) -> None:
+def test_the_decompressor_dies_with_the_run(paths: Site, tmp_path: Path) -> None:
     raw = wish(tmp_path / "a", zstd(pack(entry("f", os.urandom(1 << 20) * 400))))
     job = FORK.Process(target=converge, args=(paths, raw))
     job.start()
@@ -305,7 +305,7 @@ FILLING = {
 
 @pytest.mark.parametrize("members", FILLING.values(), ids=FILLING.keys())
 def test_a_full_disk(small: Path, tmp_path: Path, members: list) -> None:
-    paths = Paths(str(small))
+    paths = Site(str(small))
     converge(paths, wish(tmp_path / "old", pack(entry("f", b"old"))))
     before = images.lookup(paths, "t"), sorted(small.rglob("*"))
     with pytest.raises(SandlotError, match="No space left on device; free space and inodes"):
@@ -323,7 +323,7 @@ def test_a_disk_that_the_archive_itself_fills(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "*")
-    paths = Paths(str(small))
+    paths = Site(str(small))
     raw = wish(tmp_path / "a", pack(entry("f", os.urandom(24 << 20))))
     with pytest.raises(SandlotError, match="image 't' can't be made: .*No space left"):
         converge(paths, raw)
@@ -347,7 +347,7 @@ def reachable() -> Iterator[Path]:
 
 
 def test_setuid_programs_are_out_of_reach(reachable: Path, tmp_path: Path) -> None:
-    paths = Paths(str(reachable))
+    paths = Site(str(reachable))
     program = Path("/usr/bin/id").read_bytes()
     converge(paths, wish(tmp_path / "a", pack(entry("id", program, mode=0o4755))))
     root = Path(images.lookup(paths, "t").root)
@@ -392,7 +392,7 @@ def test_what_follows_a_directory_that_became_a_link(tmp_path: Path) -> None:
 
 
 def test_the_interrupted_extractor_leaves_what_the_next_run_cleans(
-    paths: Paths, tmp_path: Path
+    paths: Site, tmp_path: Path
 ) -> None:
     raw = wish(tmp_path / "a", pack(*(entry(f"f{n}", bytes(1 << 20)) for n in range(200))))
     job = FORK.Process(target=converge, args=(paths, raw))

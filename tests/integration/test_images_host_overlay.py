@@ -20,7 +20,7 @@ from converge_fixtures import Deployment, deployed, needs_root, sandbox
 from image_fixtures import output, prepare, run
 from sandlot.build import host_mask
 from sandlot.errors import SpecError
-from sandlot.site import Paths
+from sandlot.site import Site
 
 pytestmark = needs_root
 
@@ -227,7 +227,7 @@ def test_explain_prints_the_veil(host: Deployment) -> None:
     assert f'mount -t tmpfs -o size={2 << 20},mode=0711 none "$scratch/layer"' in script
 
 
-def explained(paths: Paths, name: str) -> str:
+def explained(paths: Site, name: str) -> str:
     environment = {**os.environ, "SANDLOT_ROOT": paths.root}
     command = [paths.command, "explain", name]
     script = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

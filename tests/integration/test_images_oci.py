@@ -46,7 +46,7 @@ from sandlot.errors import HostError, SandlotError, SpecError
 from sandlot.images.oci import skopeo as client
 from sandlot.images.oci.manifest import ImageError
 from sandlot.plan import Change, apply_all, descriptions
-from sandlot.site import Paths
+from sandlot.site import Site
 
 __all__ = ["layout", "own", "paths", "served", "wrapped"]
 pytestmark = needs_registry
@@ -56,7 +56,7 @@ SECRET = "s3cret-of-the-test"
 # -- registries -----------------------------------------------------------------------------------
 
 
-def test_an_image_from_a_registry(paths: Paths, layout: Layout, served: Registry) -> None:
+def test_an_image_from_a_registry(paths: Site, layout: Layout, served: Registry) -> None:
     settings = {"Entrypoint": ["/b"], "Env": ["A=1"], "User": "33", "ExposedPorts": {"80/tcp": {}}}
     digest = layout.image("v1", [BASE, SECOND], settings)
     reference = served.push(layout, "v1", "some/name:v1")
@@ -75,7 +75,7 @@ def test_an_image_from_a_registry(paths: Paths, layout: Layout, served: Registry
     ]  # fmt: skip
 
 
-def test_what_is_there_is_not_asked_for_again(paths: Paths, layout: Layout, own: Registry) -> None:
+def test_what_is_there_is_not_asked_for_again(paths: Site, layout: Layout, own: Registry) -> None:
     layout.image("v1", [BASE])
     reference = own.push(layout, "v1", "n:v1")
     converge(paths, wish(reference))
@@ -92,7 +92,7 @@ def test_what_is_there_is_not_asked_for_again(paths: Paths, layout: Layout, own:
         plan(paths, wish(reference, pull="always"))
 
 
-def test_a_tag_that_moves(paths: Paths, layout: Layout, served: Registry) -> None:
+def test_a_tag_that_moves(paths: Site, layout: Layout, served: Registry) -> None:
     old = layout.image("v1", [BASE])
     reference = served.push(layout, "v1", "moves:v1")
     first = converge(paths, wish(reference))
@@ -111,7 +111,7 @@ def test_a_tag_that_moves(paths: Paths, layout: Layout, served: Registry) -> Non
     assert converge(paths, asked).digest == old[7:]
 
 
-def test_never_means_never(paths: Paths, layout: Layout, served: Registry) -> None:
+def test_never_means_never(paths: Site, layout: Layout, served: Registry) -> None:
     layout.image("v1", [BASE])
     reference = served.push(layout, "v1", "never:v1")
     with pytest.raises(SpecError, match="pull: 'never' but image 'x'.*not on this host"):
@@ -119,7 +119,7 @@ def test_never_means_never(paths: Paths, layout: Layout, served: Registry) -> No
 
 
 def test_a_lost_tree_is_fetched_by_its_digest(
-    paths: Paths, layout: Layout, served: Registry
+    paths: Site, layout: Layout, served: Registry
 ) -> None:
     layout.image("v1", [BASE])
     reference = served.push(layout, "v1", "lost:v1")
@@ -131,7 +131,7 @@ def test_a_lost_tree_is_fetched_by_its_digest(
     assert content(converge(paths, wish(reference))) == {"a/1": "one", "a/2": "two"}
 
 
-def test_the_host_chooses_its_platform(paths: Paths, layout: Layout, served: Registry) -> None:
+def test_the_host_chooses_its_platform(paths: Site, layout: Layout, served: Registry) -> None:
     mine = layout.image("mine", [BASE])
     other = layout.image("other", [SECOND], architecture=OTHER)
     both = layout.index("v1", {f"linux/{OTHER}": other, f"linux/{ARCHITECTURE}": mine})
@@ -146,7 +146,7 @@ def test_the_host_chooses_its_platform(paths: Paths, layout: Layout, served: Reg
 
 
 def test_an_image_for_another_platform_is_told(
-    paths: Paths, layout: Layout, served: Registry
+    paths: Site, layout: Layout, served: Registry
 ) -> None:
     layout.image("v1", [BASE], architecture=OTHER)
     reference = served.push(layout, "v1", "foreign:v1")
@@ -158,7 +158,7 @@ def test_an_image_for_another_platform_is_told(
     assert converge(paths, wish(reference, platform=f"linux/{OTHER}"))
 
 
-def test_names_that_lead_nowhere(paths: Paths, layout: Layout, served: Registry) -> None:
+def test_names_that_lead_nowhere(paths: Site, layout: Layout, served: Registry) -> None:
     layout.image("v1", [BASE])
     reference = served.push(layout, "v1", "here:v1")
     for other, message in (
@@ -174,7 +174,7 @@ def test_names_that_lead_nowhere(paths: Paths, layout: Layout, served: Registry)
     assert everything(paths) == []
 
 
-def test_docker_manifests(paths: Paths, layout: Layout, served: Registry) -> None:
+def test_docker_manifests(paths: Site, layout: Layout, served: Registry) -> None:
     """What docker pushes: other media types, the same layers."""
     layout.image("v1", [BASE, SECOND], {"Cmd": ["/b"]})
     reference = served.push(layout, "v1", "docker:v1", "--format", "v2s2")
@@ -182,7 +182,7 @@ def test_docker_manifests(paths: Paths, layout: Layout, served: Registry) -> Non
     assert content(image) == {"a/2": "two", "b": "b"} and image.config == {"command": ["/b"]}
 
 
-def test_removal_and_prune(paths: Paths, layout: Layout, served: Registry) -> None:
+def test_removal_and_prune(paths: Site, layout: Layout, served: Registry) -> None:
     layout.image("v1", [BASE])
     reference = served.push(layout, "v1", "gone:v1")
     converge(paths, wish(reference))
@@ -192,7 +192,7 @@ def test_removal_and_prune(paths: Paths, layout: Layout, served: Registry) -> No
 
 
 def test_progress(
-    paths: Paths, layout: Layout, served: Registry, monkeypatch: pytest.MonkeyPatch
+    paths: Site, layout: Layout, served: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[tuple[str, int, int]] = []
     monkeypatch.setattr(
@@ -228,7 +228,7 @@ def _told(directory: Path) -> str:
 
 
 def test_credentials_leave_no_trace(
-    paths: Paths, tmp_path: Path, closed: Registry, wrapped: Callable[[str], Path]
+    paths: Site, tmp_path: Path, closed: Registry, wrapped: Callable[[str], Path]
 ) -> None:
     reference = f"{closed.address}/x:v1"
     seen = wrapped(
@@ -249,7 +249,7 @@ def test_credentials_leave_no_trace(
     assert "someone" not in told and SECRET not in told
 
 
-def test_without_credentials_there_is_a_remedy(paths: Paths, closed: Registry) -> None:
+def test_without_credentials_there_is_a_remedy(paths: Site, closed: Registry) -> None:
     reference = f"{closed.address}/x:v1"
     with pytest.raises(HostError, match="give username and password, or auth_file"):
         plan(paths, wish(reference))
@@ -260,7 +260,7 @@ def test_without_credentials_there_is_a_remedy(paths: Paths, closed: Registry) -
 
 
 def test_a_server_that_sends_a_password_back(
-    paths: Paths, closed: Registry, wrapped: Callable[[str], Path]
+    paths: Site, closed: Registry, wrapped: Callable[[str], Path]
 ) -> None:
     wrapped(f'echo \'level=fatal msg="no: \\"{SECRET}\\" is wrong"\' >&2; exit 1')
     login = {"username": "someone", "password": SECRET}
@@ -268,7 +268,7 @@ def test_a_server_that_sends_a_password_back(
         plan(paths, wish(f"{closed.address}/x:v1", **login))
 
 
-def test_a_file_of_credentials(paths: Paths, tmp_path: Path, closed: Registry) -> None:
+def test_a_file_of_credentials(paths: Site, tmp_path: Path, closed: Registry) -> None:
     reference, path = f"{closed.address}/x:v1", tmp_path / "auth.json"
     with pytest.raises(SpecError, match="auth_file: .* is not there"):
         plan(paths, wish(reference, auth_file=str(path)))
@@ -279,7 +279,7 @@ def test_a_file_of_credentials(paths: Paths, tmp_path: Path, closed: Registry) -
     assert plan(paths, wish(reference)) == []
 
 
-def test_ansible_shows_no_password(paths: Paths, closed: Registry) -> None:
+def test_ansible_shows_no_password(paths: Site, closed: Registry) -> None:
     """At the highest verbosity, in results, diffs and the invocation."""
     image = wish(f"{closed.address}/x:v1", username="someone", password=SECRET)
     both = {
@@ -292,7 +292,7 @@ def test_ansible_shows_no_password(paths: Paths, closed: Registry) -> None:
         assert SECRET not in out
 
 
-def _ansible(paths: Paths, name: str, options: dict[str, Any], *flags: str) -> str:
+def _ansible(paths: Site, name: str, options: dict[str, Any], *flags: str) -> str:
     top = Path(__file__).resolve().parents[2]
     environment = {
         **os.environ,
@@ -312,7 +312,7 @@ def _ansible(paths: Paths, name: str, options: dict[str, Any], *flags: str) -> s
 
 
 def test_a_registry_with_a_certificate_of_its_own(
-    paths: Paths, tmp_path: Path, layout: Layout
+    paths: Site, tmp_path: Path, layout: Layout
 ) -> None:
     names = certificate(tmp_path)
     layout.image("v1", [BASE])

@@ -25,7 +25,7 @@ from oci_fixtures import (
 from oci_images import Layout, Registry
 from sandlot.errors import HostError
 from sandlot.images.oci import credentials
-from sandlot.site import Paths
+from sandlot.site import Site
 
 __all__ = ["layout", "paths", "served", "wrapped"]
 pytestmark = needs_registry
@@ -40,7 +40,7 @@ LOOK = """
 
 
 @pytest.fixture
-def look(tmp_path: Path, paths: Paths) -> str:
+def look(tmp_path: Path, paths: Site) -> str:
     """A script that notes what skopeo could do, about a secret of root and our state."""
     secret = tmp_path / "secret"
     secret.write_text("s3cret\n")
@@ -49,7 +49,7 @@ def look(tmp_path: Path, paths: Paths) -> str:
 
 
 def test_it_has_no_rights(
-    paths: Paths,
+    paths: Site,
     layout: Layout,
     served: Registry,
     wrapped: Callable[[str], Path],
@@ -74,7 +74,7 @@ def test_it_has_no_rights(
 
 
 def test_what_lies_on_the_host_is_read_without_a_network(
-    paths: Paths, layout: Layout, wrapped: Callable[[str], Path], look: str
+    paths: Site, layout: Layout, wrapped: Callable[[str], Path], look: str
 ) -> None:
     layout.image("v1", [BASE])
     here = wrapped(f'{look}\nexec "$real" "$@"')
@@ -86,7 +86,7 @@ def test_what_lies_on_the_host_is_read_without_a_network(
 
 @pytest.mark.parametrize("kind", ["symlink", "fifo", "hardlink", "directory"])
 def test_only_plain_files_are_opened(
-    paths: Paths, layout: Layout, served: Registry, wrapped: Callable[[str], Path], kind: str
+    paths: Site, layout: Layout, served: Registry, wrapped: Callable[[str], Path], kind: str
 ) -> None:
     layout.image("v1", [BASE])
     reference = served.push(layout, "v1", f"odd-{kind}:v1")
@@ -105,7 +105,7 @@ def test_only_plain_files_are_opened(
 
 
 def test_credentials_of_root_are_those_of_the_registry_alone(
-    paths: Paths,
+    paths: Site,
     tmp_path: Path,
     layout: Layout,
     served: Registry,

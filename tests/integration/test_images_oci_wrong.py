@@ -50,7 +50,7 @@ from sandlot.images import store as image_store
 from sandlot.images.oci import skopeo as client
 from sandlot.images.oci.manifest import ImageError
 from sandlot.images.tarstream import ArchiveError
-from sandlot.site import Paths
+from sandlot.site import Site
 
 __all__ = ["layout", "own", "paths", "served", "wrapped"]
 pytestmark = needs_registry
@@ -59,7 +59,7 @@ FORK = multiprocessing.get_context("fork")
 # -- what lies on the host ------------------------------------------------------------------------
 
 
-def test_an_oci_layout(paths: Paths, layout: Layout) -> None:
+def test_an_oci_layout(paths: Site, layout: Layout) -> None:
     digest = layout.image("v1", [BASE])
     image = converge(paths, wish(f"oci:{layout.path}"))
     assert (image.digest, content(image)) == (digest[7:], {"a/1": "one", "a/2": "two"})
@@ -75,7 +75,7 @@ def test_an_oci_layout(paths: Paths, layout: Layout) -> None:
     assert plan(paths, wish(f"oci:{layout.path}:v2")) == []
 
 
-def test_a_layout_of_several_platforms(paths: Paths, layout: Layout) -> None:
+def test_a_layout_of_several_platforms(paths: Site, layout: Layout) -> None:
     mine = layout.image("mine", [BASE])
     other = layout.image("other", [SECOND], architecture=OTHER)
     layout.index("v1", {f"linux/{OTHER}": other, f"linux/{ARCHITECTURE}": mine})
@@ -84,7 +84,7 @@ def test_a_layout_of_several_platforms(paths: Paths, layout: Layout) -> None:
     assert (image.digest, content(image)) == (other[7:], {"b": "b"})
 
 
-def test_an_oci_archive(paths: Paths, layout: Layout, tmp_path: Path) -> None:
+def test_an_oci_archive(paths: Site, layout: Layout, tmp_path: Path) -> None:
     digest = layout.image("v1", [BASE])
     archive = tmp_path / "x.tar"
     skopeo("copy", f"oci:{layout.path}:v1", f"oci-archive:{archive}:v1")
@@ -93,7 +93,7 @@ def test_an_oci_archive(paths: Paths, layout: Layout, tmp_path: Path) -> None:
         assert (image.digest, content(image)) == (digest[7:], {"a/1": "one", "a/2": "two"})
 
 
-def test_a_docker_archive(paths: Paths, layout: Layout, tmp_path: Path) -> None:
+def test_a_docker_archive(paths: Site, layout: Layout, tmp_path: Path) -> None:
     layout.image("v1", [BASE, SECOND], {"Cmd": ["/b"]})
     archive = tmp_path / "x.tar"
     skopeo("copy", f"oci:{layout.path}:v1", f"docker-archive:{archive}:some/name:v1")
@@ -111,7 +111,7 @@ def test_a_docker_archive(paths: Paths, layout: Layout, tmp_path: Path) -> None:
     assert plan(paths, wish(f"docker-archive:{archive}:@0")) == []
 
 
-def test_what_is_not_there(paths: Paths, tmp_path: Path) -> None:
+def test_what_is_not_there(paths: Site, tmp_path: Path) -> None:
     for reference in (f"oci:{tmp_path}/none:v1", f"docker-archive:{tmp_path}/none.tar"):
         assert plan(paths, wish(reference)) == ["image x: make from oci"]
         with pytest.raises(SpecError, match="reference: .* is not there"):
@@ -134,7 +134,7 @@ def test_what_is_not_there(paths: Paths, tmp_path: Path) -> None:
         (pack(entry("manifest.json", b"x" * (5 << 20))), "more than"),
     ],
 )
-def test_archives_that_are_none(paths: Paths, tmp_path: Path, data: bytes, message: str) -> None:
+def test_archives_that_are_none(paths: Site, tmp_path: Path, data: bytes, message: str) -> None:
     archive = tmp_path / "x.tar"
     archive.write_bytes(data)
     with pytest.raises((ArchiveError, ImageError), match=f"image 'x': docker-archive.*{message}"):
@@ -212,7 +212,7 @@ def _tagged(layout: Layout, name: str) -> str:
 
 @pytest.mark.parametrize("make, message", WRONG.values(), ids=WRONG.keys())
 def test_wrong_images_are_one_error(
-    paths: Paths, layout: Layout, make: Callable[[Layout], str], message: str
+    paths: Site, layout: Layout, make: Callable[[Layout], str], message: str
 ) -> None:
     with pytest.raises(SandlotError, match=message) as caught:
         converge(paths, wish(make(layout)))
@@ -220,7 +220,7 @@ def test_wrong_images_are_one_error(
     assert [Path(name).name for name in everything(paths)] == ["trees"]
 
 
-def test_bounds(paths: Paths, layout: Layout, served: Registry) -> None:
+def test_bounds(paths: Site, layout: Layout, served: Registry) -> None:
     layout.image("v1", [pack(entry("f", os.urandom(200_000)))])
     reference = served.push(layout, "v1", "bounds:v1")
     with pytest.raises(ArchiveError, match="layer 1: it unpacks to more than.*raise max_size"):
@@ -261,7 +261,7 @@ TAMPERED = {
 
 @pytest.mark.parametrize("script, message", TAMPERED.values(), ids=TAMPERED.keys())
 def test_what_was_brought_is_verified(
-    paths: Paths,
+    paths: Site,
     layout: Layout,
     served: Registry,
     wrapped: Callable[[str], Path],
@@ -289,7 +289,7 @@ def running(word: str) -> list[str]:
 
 
 def test_a_server_that_stops_sending(
-    paths: Paths,
+    paths: Site,
     layout: Layout,
     served: Registry,
     wrapped: Callable[[str], Path],
@@ -308,7 +308,7 @@ def test_a_server_that_stops_sending(
 
 
 def test_a_server_that_sends_too_much(
-    paths: Paths,
+    paths: Site,
     layout: Layout,
     served: Registry,
     wrapped: Callable[[str], Path],
@@ -327,7 +327,7 @@ def test_a_server_that_sends_too_much(
 
 
 def test_a_run_killed_while_it_fetches(
-    paths: Paths, layout: Layout, served: Registry, wrapped: Callable[[str], Path]
+    paths: Site, layout: Layout, served: Registry, wrapped: Callable[[str], Path]
 ) -> None:
     layout.image("v1", [BASE])
     reference = served.push(layout, "v1", "killed:v1")
@@ -348,7 +348,7 @@ def test_a_run_killed_while_it_fetches(
     assert not any("/.tmp-" in name for name in everything(paths))
 
 
-def test_two_runs_fetch_once(paths: Paths, layout: Layout, own: Registry) -> None:
+def test_two_runs_fetch_once(paths: Site, layout: Layout, own: Registry) -> None:
     layout.image("v1", [pack(entry("f", os.urandom(1 << 20)))])
     reference = own.push(layout, "v1", "once:v1")
     runs = [FORK.Process(target=converge, args=(paths, wish(reference))) for _ in range(2)]
@@ -362,7 +362,7 @@ def test_two_runs_fetch_once(paths: Paths, layout: Layout, own: Registry) -> Non
 
 
 def test_a_host_without_skopeo(
-    paths: Paths, layout: Layout, served: Registry, monkeypatch: pytest.MonkeyPatch
+    paths: Site, layout: Layout, served: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout.image("v1", [BASE])
     reference = served.push(layout, "v1", "tool:v1")
@@ -376,6 +376,6 @@ def test_a_host_without_skopeo(
     assert image_store.prune_operations(paths) == []
 
 
-def test_a_missing_source_is_named(paths: Paths) -> None:
+def test_a_missing_source_is_named(paths: Site) -> None:
     with pytest.raises(SpecError, match=r"image_sources\[1\]: 'docker' is not a choice"):
         facts.known_sources("image_sources", ["oci", "docker"])

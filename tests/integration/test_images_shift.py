@@ -14,7 +14,7 @@ from sandlot import images
 from sandlot.idmap import IdRange
 from sandlot.images import busybox
 from sandlot.plan import apply_all, descriptions
-from sandlot.site import Paths
+from sandlot.site import Site
 from store_fixtures import FORK, archive, converge, paths, sandbox
 
 __all__ = ["paths"]
@@ -26,7 +26,7 @@ pytestmark = [
 IDS = IdRange(2000224256)
 
 
-def _rich_image(paths: Paths, tmp_path: Path) -> images.Image:
+def _rich_image(paths: Site, tmp_path: Path) -> images.Image:
     """Odd owners, setuid, hard links, and links to files of the host."""
     raw = archive(tmp_path, {"f": b"x"})
     converge(paths, raw)
@@ -44,7 +44,7 @@ def _rich_image(paths: Paths, tmp_path: Path) -> images.Image:
     return images.lookup(paths, "t")
 
 
-def test_a_shifted_copy(paths: Paths, tmp_path: Path) -> None:
+def test_a_shifted_copy(paths: Site, tmp_path: Path) -> None:
     image = _rich_image(paths, tmp_path)
     assert descriptions(images.shift_operations(paths, image, IDS)) == [
         "image t: copy with owners moved to 2000224256"
@@ -63,7 +63,7 @@ def test_a_shifted_copy(paths: Paths, tmp_path: Path) -> None:
     assert (tmp_path / "canary").stat().st_uid == 0
 
 
-def _shift_and_die_at(paths: Paths, image: images.Image, call: str, number: int) -> None:
+def _shift_and_die_at(paths: Site, image: images.Image, call: str, number: int) -> None:
     deadly.arm(call, number)
     apply_all(images.shift_operations(paths, image, IDS))
     os._exit(0)
@@ -71,7 +71,7 @@ def _shift_and_die_at(paths: Paths, image: images.Image, call: str, number: int)
 
 @pytest.mark.parametrize("call", ["chown", "fchown", "link", "mkdir", "rename"])
 def test_a_killed_shift_is_done_again_from_the_start(
-    paths: Paths, tmp_path: Path, call: str
+    paths: Site, tmp_path: Path, call: str
 ) -> None:
     image = _rich_image(paths, tmp_path)
     for number in range(1, 100):
@@ -90,7 +90,7 @@ def test_a_killed_shift_is_done_again_from_the_start(
     assert number > 1 and job.exitcode == 0
 
 
-def test_copies_of_gone_sandboxes_are_pruned(paths: Paths, tmp_path: Path) -> None:
+def test_copies_of_gone_sandboxes_are_pruned(paths: Site, tmp_path: Path) -> None:
     image = _rich_image(paths, tmp_path)
     sandbox(paths, "web", image, IDS.start)
     for start in (IDS.start, IDS.start + 65536):

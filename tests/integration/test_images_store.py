@@ -22,7 +22,7 @@ from sandlot import images
 from sandlot.errors import ForeignError, HostError, SandlotError, SpecError
 from sandlot.images import busybox
 from sandlot.plan import Change, apply_all, descriptions
-from sandlot.site import Paths
+from sandlot.site import Site
 from store_fixtures import BUSYBOX, FORK, archive, converge, listing, paths, sandbox
 
 __all__ = ["paths"]
@@ -37,7 +37,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 # -- busybox --------------------------------------------------------------------------------------
 
 
-def test_a_busybox_image_runs(paths: Paths) -> None:
+def test_a_busybox_image_runs(paths: Site) -> None:
     found = busybox.find()
     assert found
     made = converge(paths, BUSYBOX)
@@ -54,7 +54,7 @@ def test_a_busybox_image_runs(paths: Paths) -> None:
     assert b"httpd" in done.stderr
 
 
-def test_the_tree_is_closed_and_owned_by_root(paths: Paths) -> None:
+def test_the_tree_is_closed_and_owned_by_root(paths: Site) -> None:
     old = os.umask(0o000)
     try:
         converge(paths, BUSYBOX)
@@ -72,7 +72,7 @@ def test_the_tree_is_closed_and_owned_by_root(paths: Paths) -> None:
     )
 
 
-def test_all_links_are_relative_and_lead_to_busybox(paths: Paths) -> None:
+def test_all_links_are_relative_and_lead_to_busybox(paths: Site) -> None:
     converge(paths, BUSYBOX)
     root = Path(images.lookup(paths, "busybox").root)
     for path in root.rglob("*"):
@@ -85,7 +85,7 @@ def test_all_links_are_relative_and_lead_to_busybox(paths: Paths) -> None:
 
 
 def test_another_binary_is_another_image(
-    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    paths: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     converge(paths, BUSYBOX)
     old = images.lookup(paths, "busybox")
@@ -104,7 +104,7 @@ def test_another_binary_is_another_image(
     assert not os.path.exists(old.root)
 
 
-def test_an_image_outlives_the_package(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_outlives_the_package(paths: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     converge(paths, BUSYBOX)
     monkeypatch.setattr(busybox, "find", lambda: None)
     assert converge(paths, BUSYBOX) == []
@@ -128,7 +128,7 @@ def test_a_dynamic_busybox_is_passed_over(tmp_path: Path, monkeypatch: pytest.Mo
 # -- tarball --------------------------------------------------------------------------------------
 
 
-def test_a_tarball_from_a_path(paths: Paths, tmp_path: Path) -> None:
+def test_a_tarball_from_a_path(paths: Site, tmp_path: Path) -> None:
     raw = archive(tmp_path, {"bin/tool": b"tool"})
     converge(paths, raw)
     image = images.lookup(paths, "t")
@@ -137,7 +137,7 @@ def test_a_tarball_from_a_path(paths: Paths, tmp_path: Path) -> None:
     assert images.facts(paths, image)["warnings"] == []
 
 
-def test_an_unchanged_image_needs_no_archive(paths: Paths, tmp_path: Path) -> None:
+def test_an_unchanged_image_needs_no_archive(paths: Site, tmp_path: Path) -> None:
     raw = archive(tmp_path, {"f": b"1"})
     converge(paths, raw)
     os.unlink(raw["path"])
@@ -147,7 +147,7 @@ def test_an_unchanged_image_needs_no_archive(paths: Paths, tmp_path: Path) -> No
     ]
 
 
-def test_two_names_share_a_tree(paths: Paths, tmp_path: Path) -> None:
+def test_two_names_share_a_tree(paths: Site, tmp_path: Path) -> None:
     raw = archive(tmp_path, {"f": b"1"})
     other = {**raw, "name": "registry/other:1"}
     converge(paths, raw, other)
@@ -157,7 +157,7 @@ def test_two_names_share_a_tree(paths: Paths, tmp_path: Path) -> None:
     assert os.path.isdir(found["t"].root)
 
 
-def test_a_sha512_checksum(paths: Paths, tmp_path: Path) -> None:
+def test_a_sha512_checksum(paths: Site, tmp_path: Path) -> None:
     raw = archive(tmp_path, {"f": b"1"})
     data = Path(raw["path"]).read_bytes()
     converge(paths, {**raw, "checksum": f"sha512:{hashlib.sha512(data).hexdigest()}"})
@@ -176,7 +176,7 @@ BAD_FILES: dict[str, tuple[Callable[[bytes], bytes], bool, str]] = {
 
 @pytest.mark.parametrize("change, matching, message", BAD_FILES.values(), ids=BAD_FILES.keys())
 def test_a_bad_archive_changes_nothing(
-    paths: Paths, tmp_path: Path, change: Callable[[bytes], bytes], matching: bool, message: str
+    paths: Site, tmp_path: Path, change: Callable[[bytes], bytes], matching: bool, message: str
 ) -> None:
     converge(paths, archive(tmp_path, {"f": b"old"}))
     before = listing(paths)
@@ -192,7 +192,7 @@ def test_a_bad_archive_changes_nothing(
 
 
 @pytest.mark.parametrize("kind", ["missing", "directory", "fifo"])
-def test_a_path_that_is_no_file(paths: Paths, tmp_path: Path, kind: str) -> None:
+def test_a_path_that_is_no_file(paths: Site, tmp_path: Path, kind: str) -> None:
     raw = archive(tmp_path, {"f": b"1"})
     os.unlink(raw["path"])
     if kind != "missing":
@@ -202,7 +202,7 @@ def test_a_path_that_is_no_file(paths: Paths, tmp_path: Path, kind: str) -> None
     assert not [each for each in os.listdir(paths.images) if each.startswith(".tmp")]
 
 
-def test_an_archive_larger_than_its_bound(paths: Paths, tmp_path: Path) -> None:
+def test_an_archive_larger_than_its_bound(paths: Site, tmp_path: Path) -> None:
     raw = archive(tmp_path, {"f": os.urandom(5000)})
     with pytest.raises(SandlotError, match="larger than 2048 bytes"):
         converge(paths, {**raw, "max_size": 2048})
@@ -212,7 +212,7 @@ def test_an_archive_larger_than_its_bound(paths: Paths, tmp_path: Path) -> None:
 
 
 def test_what_was_verified_is_what_is_extracted(
-    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    paths: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file is rewritten in place between verification and extraction."""
     raw = archive(tmp_path, {"f": b"good"})
@@ -230,7 +230,7 @@ def test_what_was_verified_is_what_is_extracted(
     assert Path(images.lookup(paths, "t").root, "f").read_bytes() == b"good"
 
 
-def test_left_out_members_are_kept_as_warnings(paths: Paths, tmp_path: Path) -> None:
+def test_left_out_members_are_kept_as_warnings(paths: Site, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "x", "w") as writer:
         member = tarfile.TarInfo("dev/null")
         member.type = tarfile.CHRTYPE
@@ -245,7 +245,7 @@ def test_left_out_members_are_kept_as_warnings(paths: Paths, tmp_path: Path) -> 
 # -- removal --------------------------------------------------------------------------------------
 
 
-def test_an_image_in_use_stays(paths: Paths) -> None:
+def test_an_image_in_use_stays(paths: Site) -> None:
     converge(paths, BUSYBOX)
     image = images.lookup(paths, "busybox")
     sandbox(paths, "web", image)
@@ -257,7 +257,7 @@ def test_an_image_in_use_stays(paths: Paths) -> None:
     assert images.lookup(paths, "busybox") == image
 
 
-def test_an_image_that_came_into_use_after_planning_stays(paths: Paths) -> None:
+def test_an_image_that_came_into_use_after_planning_stays(paths: Site) -> None:
     converge(paths, BUSYBOX)
     planned = images.operations(paths, [], purge=True)
     sandbox(paths, "web", images.lookup(paths, "busybox"))
@@ -267,13 +267,13 @@ def test_an_image_that_came_into_use_after_planning_stays(paths: Paths) -> None:
     assert os.path.isdir(images.lookup(paths, "busybox").root)
 
 
-def test_purge_removes_all(paths: Paths, tmp_path: Path) -> None:
+def test_purge_removes_all(paths: Site, tmp_path: Path) -> None:
     converge(paths, BUSYBOX, archive(tmp_path, {"f": b"1"}))
     assert len(converge(paths, purge=True)) == 3
     assert os.listdir(paths.images) == ["trees"] and os.listdir(f"{paths.images}/trees") == []
 
 
-def test_removal_does_not_follow_links(paths: Paths, tmp_path: Path) -> None:
+def test_removal_does_not_follow_links(paths: Site, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     canary.mkdir()
     (canary / "file").touch()
@@ -284,7 +284,7 @@ def test_removal_does_not_follow_links(paths: Paths, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "owner"])
-def test_a_planted_store_is_refused(paths: Paths, tmp_path: Path, kind: str) -> None:
+def test_a_planted_store_is_refused(paths: Site, tmp_path: Path, kind: str) -> None:
     os.makedirs(paths.state)
     if kind == "link":
         os.symlink(tmp_path, paths.images)
@@ -298,7 +298,7 @@ def test_a_planted_store_is_refused(paths: Paths, tmp_path: Path, kind: str) -> 
 # -- interrupted runs -----------------------------------------------------------------------------
 
 
-def _die_at(paths: Paths, raw: list, call: str, number: int) -> None:
+def _die_at(paths: Site, raw: list, call: str, number: int) -> None:
     operations = images.operations(paths, images.normalise_all(raw), purge=True)
     deadly.arm(call, number)
     apply_all(operations)
@@ -308,7 +308,7 @@ def _die_at(paths: Paths, raw: list, call: str, number: int) -> None:
 @pytest.mark.parametrize(
     "call", ["mkdir", "symlink", "chmod", "rename", "fsync", "unlink", "rmdir"]
 )
-def test_killed_anywhere_it_converges(paths: Paths, tmp_path: Path, call: str) -> None:
+def test_killed_anywhere_it_converges(paths: Site, tmp_path: Path, call: str) -> None:
     """Replace one image and remove another, killed at every (of links: every 40th) call."""
     old, new = archive(tmp_path, {"f": b"1"}), archive(tmp_path, {"f": b"2"}, "new")
     gone = archive(tmp_path, {"d/e/f": b"3"}, "gone")
@@ -329,7 +329,7 @@ def test_killed_anywhere_it_converges(paths: Paths, tmp_path: Path, call: str) -
     assert number > 1 and job.exitcode == 0
 
 
-def test_the_extractor_dies_with_the_run(paths: Paths, tmp_path: Path) -> None:
+def test_the_extractor_dies_with_the_run(paths: Site, tmp_path: Path) -> None:
     raw = archive(tmp_path, {"f": bytes(300 << 20)})
     job = FORK.Process(target=converge, args=(paths, raw))
     job.start()
@@ -348,7 +348,7 @@ def test_the_extractor_dies_with_the_run(paths: Paths, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_explained(
-    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    paths: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     converge(paths, archive(tmp_path, {"f": b"1"}))
     before = listing(paths)
@@ -369,7 +369,7 @@ def test_a_full_disk_is_explained(
 # -- the modules ----------------------------------------------------------------------------------
 
 
-def _module(paths: Paths, name: str, options: dict, *flags: str) -> dict:
+def _module(paths: Site, name: str, options: dict, *flags: str) -> dict:
     environment = {
         **os.environ,
         "SANDLOT_ROOT": paths.root,
@@ -388,7 +388,7 @@ def _module(paths: Paths, name: str, options: dict, *flags: str) -> dict:
     return dict(json.loads(done.stdout[done.stdout.index("=> {") + 3 :]))
 
 
-def test_sandbox_rootfs(paths: Paths) -> None:
+def test_sandbox_rootfs(paths: Site) -> None:
     os.makedirs(paths.root)
     options = {"images": [BUSYBOX]}
     checked = _module(paths, "sandbox_rootfs", options, "--check")
@@ -402,7 +402,7 @@ def test_sandbox_rootfs(paths: Paths) -> None:
     assert "images[0]: 'x' has neither path, url nor src; give one of them" in failed["msg"]
 
 
-def test_sandbox_subid(paths: Paths) -> None:
+def test_sandbox_subid(paths: Site) -> None:
     os.makedirs(f"{paths.root}/etc")
     checked = _module(paths, "sandbox_subid", {"name": ["web"]}, "--check")
     assert checked["changed"] and not os.listdir(f"{paths.root}/etc")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from archives import one_file
 from sandlot import images
-from sandlot.site import Paths
+from sandlot.site import Site
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -26,7 +26,7 @@ class Controller:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.paths = Paths(str(directory / "root"))
+        self.paths = Site(str(directory / "root"))
         self.executions = 0
         (directory / "files").mkdir()
         (directory / "root").mkdir()

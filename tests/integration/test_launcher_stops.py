@@ -19,7 +19,7 @@ from sandlot import wire
 from sandlot.launcher import client
 from sandlot.launcher.client import Launcher
 from sandlot.sandbox import runtime
-from sandlot.site import Paths
+from sandlot.site import Site
 
 SLEEP = ["sleep", "100000"]
 ALWAYS = {"policy": "unless-stopped", "retries": 0}
@@ -130,7 +130,7 @@ def test_a_launcher_of_an_older_version_stops_one_by_one(
     tmp_path: Path, answer: dict[str, Any] | None
 ) -> None:
     """It closes the connection of whoever asks for what it does not know, or says so."""
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     os.makedirs(paths.run)
     listener = wire.listen(paths.launcher_socket)
     listener.setblocking(True)
@@ -163,7 +163,7 @@ def test_a_launcher_of_an_older_version_stops_one_by_one(
 
 def test_a_full_backlog_listens(tmp_path: Path) -> None:
     """Its clients wait for their turn; who only wants to know whether there is one does not."""
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     os.makedirs(paths.run)
     listener = wire.listen(paths.launcher_socket)
     listener.setblocking(True)

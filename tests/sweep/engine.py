@@ -28,7 +28,7 @@ from sandlot.launcher.client import Launcher
 from sandlot.network.observe import is_ours
 from sandlot.plan import apply_all
 from sandlot.sandbox import runtime
-from sandlot.site import Paths
+from sandlot.site import Site
 
 from .faults import SIGNALS, Injection
 from .tracer import Tracer
@@ -97,7 +97,7 @@ class _Module:
         """Warnings end no run."""
 
 
-def _outcome(action: Callable[[], dict[str, str]], paths: Paths) -> tuple[str, str]:
+def _outcome(action: Callable[[], dict[str, str]], paths: Site) -> tuple[str, str]:
     """How a module with this action ends."""
     try:
         shell.run(_Module(), lambda _module, _paths: {"failed": action()})
@@ -319,7 +319,7 @@ def teardown(host: Deployment) -> dict[str, str]:
     return {}
 
 
-def _teardown_operations(paths: Paths) -> list[Any]:
+def _teardown_operations(paths: Site) -> list[Any]:
     return [
         *network.teardown_operations(paths, network.observe(paths)),
         *cgroups.teardown_operations(paths, cgroups.observe(paths, [])),
@@ -327,7 +327,7 @@ def _teardown_operations(paths: Paths) -> list[Any]:
     ]
 
 
-def end(paths: Paths) -> None:
+def end(paths: Site) -> None:
     """Kill whatever the launcher has, and itself last of all, so that it revives nothing."""
     for pid in launcher_processes(paths)[::-1]:
         with contextlib.suppress(ProcessLookupError):
@@ -354,7 +354,7 @@ def left_over(host: Deployment) -> list[str]:
     return sorted([*found, *_processes(paths)])
 
 
-def _processes(paths: Paths) -> list[str]:
+def _processes(paths: Site) -> list[str]:
     """What the launcher has, and never more than that without sandboxes."""
     found = []
     for pid in launcher_processes(paths):
@@ -363,7 +363,7 @@ def _processes(paths: Paths) -> list[str]:
     return found
 
 
-def launcher_processes(paths: Paths) -> list[int]:
+def launcher_processes(paths: Site) -> list[int]:
     """The launcher and all below it that lives.
 
     A joiner that ended after the zygote was told to collect is a zombie until the next start.

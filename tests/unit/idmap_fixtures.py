@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from sandlot import idmap
 from sandlot.plan import apply_all, descriptions
-from sandlot.site import Paths
+from sandlot.site import Site
 
 
 @pytest.fixture
-def paths(tmp_path: Path) -> Paths:
+def paths(tmp_path: Path) -> Site:
     etc = tmp_path / "etc"
     etc.mkdir()
     (etc / "passwd").write_text(
@@ -23,24 +23,24 @@ def paths(tmp_path: Path) -> Paths:
     (etc / "group").write_text("root:x:0:\nnogroup:x:65534:\n")
     (etc / "subuid").write_bytes(b"")
     (etc / "subgid").write_bytes(b"")
-    return Paths(str(tmp_path))
+    return Site(str(tmp_path))
 
 
-def plan(paths: Paths, *names: str, absent: tuple[str, ...] = ()):
+def plan(paths: Site, *names: str, absent: tuple[str, ...] = ()):
     files = idmap.observe(paths)
     return idmap.operations(paths, files, idmap.allocate(files, names), absent)
 
 
-def converge(paths: Paths, *names: str, absent: tuple[str, ...] = ()) -> list[str]:
+def converge(paths: Site, *names: str, absent: tuple[str, ...] = ()) -> list[str]:
     operations = plan(paths, *names, absent=absent)
     apply_all(operations)
     assert plan(paths, *names, absent=absent) == []
     return descriptions(operations)
 
 
-def content(paths: Paths) -> tuple[bytes, bytes]:
+def content(paths: Site) -> tuple[bytes, bytes]:
     return Path(paths.subuid).read_bytes(), Path(paths.subgid).read_bytes()
 
 
-def listing(paths: Paths) -> list[str]:
+def listing(paths: Site) -> list[str]:
     return sorted(os.listdir(f"{paths.root}/etc"))

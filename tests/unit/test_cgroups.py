@@ -13,7 +13,7 @@ from sandlot.cgroups import cpulist, knobs
 from sandlot.cgroups.layout import Hierarchy
 from sandlot.errors import HostError, SandlotError, SpecError
 from sandlot.plan import apply_all, descriptions
-from sandlot.site import Paths
+from sandlot.site import Site
 from sandlot.spec import Limits
 
 MIB = 1 << 20
@@ -62,7 +62,7 @@ def test_version_2(tmp_path):
     layout = cgroups.detect(mountinfo(tmp_path, (root, "cgroup2", "nsdelegate")))
     (hierarchy,) = layout.hierarchies
     assert hierarchy.unified
-    assert hierarchy.sandbox(Paths(""), "web") == f"{root}/sandlot/web"
+    assert hierarchy.sandbox(Site(""), "web") == f"{root}/sandlot/web"
 
 
 def test_hybrid(tmp_path):
@@ -230,7 +230,7 @@ def test_values_this_host_can_not_have(limits, error):
 def test_what_a_host_without_cgroups_accepts():
     bare = cgroups.CgroupState(cgroups.Layout(()), HOST, False, {}, ())
     cgroups.check(FREE, bare)
-    assert cgroups.directories(Paths("/x"), "a", bare) == []
+    assert cgroups.directories(Site("/x"), "a", bare) == []
 
 
 class Tree:
@@ -249,7 +249,7 @@ class Tree:
 
     def __init__(self, tmp_path) -> None:
         self.root = tmp_path / "cgroup"
-        self.paths = Paths(str(tmp_path / "sandlot"))
+        self.paths = Site(str(tmp_path / "sandlot"))
         self.parent = self.root / self.paths.cgroup
         self.sandbox = self.parent / "a"
         self.fill(

@@ -17,7 +17,7 @@ from sandlot.cli import facts, listing, logs, names, output, service
 from sandlot.cli.main import main, parse
 from sandlot.cli.relay import Loop, Pump
 from sandlot.errors import SandlotError
-from sandlot.site import Paths
+from sandlot.site import Site
 
 ENGINE = Path(__file__).resolve().parents[2] / "module_utils"
 
@@ -135,13 +135,13 @@ def test_down_at_a_shutdown_only(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state: str, ended: int
 ) -> None:
     """The launcher's unit is stopped at restarts as well, and those leave sandboxes alone."""
-    calls: list[Paths] = []
+    calls: list[Site] = []
     systemctl = tmp_path / "systemctl"
     systemctl.write_text(f"#!/bin/sh\necho {state}\n")
     systemctl.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(converge, "down", lambda paths: calls.append(paths) or {})
-    assert service.run(Paths(""), parse(["down", "--at-shutdown"])) == 0
+    assert service.run(Site(""), parse(["down", "--at-shutdown"])) == 0
     assert len(calls) == ended
 
 
@@ -178,7 +178,7 @@ def test_a_log_can_not_command_the_terminal() -> None:
 # -- records
 
 
-def write_record(paths: Paths, name: str, **changes: Any) -> None:
+def write_record(paths: Site, name: str, **changes: Any) -> None:
     os.makedirs(paths.sandbox(name).state)
     record = {
         "name": name,
@@ -192,11 +192,11 @@ def write_record(paths: Paths, name: str, **changes: Any) -> None:
 
 
 def test_a_host_without_sandboxes(tmp_path: Path) -> None:
-    assert facts.all_sandboxes(Paths(str(tmp_path))) == []
+    assert facts.all_sandboxes(Site(str(tmp_path))) == []
 
 
 def test_a_broken_record_hides_nothing(tmp_path: Path) -> None:
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     for name in ("good", "truncated", "newer", "partial"):
         write_record(paths, name)
     record = Path(paths.sandbox("truncated").record)
@@ -214,7 +214,7 @@ def test_a_broken_record_hides_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\nb", "-x", "missing", "é"])
 def test_names_are_checked_before_paths_are_made(tmp_path: Path, name: str) -> None:
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     write_record(paths, "good")
     with pytest.raises(SandlotError, match="no sandbox is named"):
         names.check(paths, name)

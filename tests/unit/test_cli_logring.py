@@ -14,7 +14,7 @@ import pytest
 from sandlot.init.logs import LogRing, newest
 from sandlot.sandbox import last_words
 from sandlot.sandbox.logs import Line, Ring
-from sandlot.site import Paths, SandboxPaths
+from sandlot.site import SandboxPaths, Site
 
 
 class Pair:
@@ -39,7 +39,7 @@ class Pair:
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
-    made = Pair(Paths(str(tmp_path)).sandbox("a"), 8192)
+    made = Pair(Site(str(tmp_path)).sandbox("a"), 8192)
     yield made
     for fd in made.fds:
         os.close(fd)
@@ -50,7 +50,7 @@ def numbers(lines: list[Line]) -> list[int]:
 
 
 def test_nothing_yet(tmp_path: Path) -> None:
-    ring = Ring(Paths(str(tmp_path)).sandbox("a"))
+    ring = Ring(Site(str(tmp_path)).sandbox("a"))
     assert list(ring.lines()) == []
     ring.close()
 
@@ -117,7 +117,7 @@ def test_a_reader_left_behind_goes_on_with_what_is_there(pair: Pair) -> None:
 
 
 def test_files_that_appear_later(tmp_path: Path) -> None:
-    paths = Paths(str(tmp_path)).sandbox("a")
+    paths = Site(str(tmp_path)).sandbox("a")
     ring = Ring(paths)
     assert list(ring.lines()) == []
     pair = Pair(paths, 8192)
@@ -129,7 +129,7 @@ def test_files_that_appear_later(tmp_path: Path) -> None:
 
 
 def test_parts_are_joined_per_stream(tmp_path: Path) -> None:
-    pair = Pair(Paths(str(tmp_path)).sandbox("a"), 1 << 20)
+    pair = Pair(Site(str(tmp_path)).sandbox("a"), 1 << 20)
     long = os.urandom(30000).hex().encode()
     pair.writer.feed("stdout", long)
     pair.writer.feed("stderr", b"between\n")

@@ -14,7 +14,7 @@ from sandlot import idmap
 from sandlot.errors import ForeignError, HostError, SpecError
 from sandlot.idmap import FIRST, LAST, SIZE, IdRange
 from sandlot.plan import apply_all
-from sandlot.site import Paths
+from sandlot.site import Site
 
 SLOTS = (LAST + 1 - FIRST) // SIZE
 __all__ = ["paths"]
@@ -23,7 +23,7 @@ __all__ = ["paths"]
 # -- allocation ---------------------------------------------------------------------------------
 
 
-def test_ranges_are_aligned_distinct_and_the_same_in_both_files(paths: Paths) -> None:
+def test_ranges_are_aligned_distinct_and_the_same_in_both_files(paths: Site) -> None:
     assert converge(paths, "web", "worker") == [
         f"{paths.subuid}: add web worker",
         f"{paths.subgid}: add web worker",
@@ -46,14 +46,14 @@ def test_the_pool_meets_no_default_range_of_another_allocator() -> None:
     assert not [span for span in taken if pool.overlaps(IdRange(span[0], span[1] + 1 - span[0]))]
 
 
-def test_existing_ranges_are_kept_wherever_they_are(paths: Paths) -> None:
+def test_existing_ranges_are_kept_wherever_they_are(paths: Site) -> None:
     for file in (paths.subuid, paths.subgid):
         Path(file).write_text("sandlot.old:200000:65536\n")
     files = idmap.observe(paths)
     assert idmap.allocate(files, ["new", "old"]) == {"new": IdRange(FIRST), "old": IdRange(200000)}
 
 
-def test_a_freed_slot_is_used_again(paths: Paths) -> None:
+def test_a_freed_slot_is_used_again(paths: Site) -> None:
     converge(paths, "a", "b", "c")
     converge(paths, "a", "c", absent=("b",))
     converge(paths, "a", "c", "d")
@@ -75,7 +75,7 @@ EDGES = {
 @pytest.mark.parametrize("span", EDGES.values(), ids=EDGES.keys())
 @pytest.mark.parametrize("owner", ["joe", "1000", "#joe", ""])
 def test_foreign_subordinate_ranges_are_avoided(
-    paths: Paths, file: str, span: tuple[int, int], owner: str
+    paths: Site, file: str, span: tuple[int, int], owner: str
 ) -> None:
     Path(f"{paths.root}/etc/{file}").write_text(f"{owner}:{span[0]}:{span[1]}\n")
     got = idmap.allocate(idmap.observe(paths), ["web"])["web"]
@@ -84,26 +84,26 @@ def test_foreign_subordinate_ranges_are_avoided(
 
 
 @pytest.mark.parametrize("neighbour", [(FIRST - 10, 10), (FIRST + SIZE, 1)])
-def test_touching_is_not_overlapping(paths: Paths, neighbour: tuple[int, int]) -> None:
+def test_touching_is_not_overlapping(paths: Site, neighbour: tuple[int, int]) -> None:
     Path(paths.subuid).write_text(f"joe:{neighbour[0]}:{neighbour[1]}\n")
     assert idmap.allocate(idmap.observe(paths), ["web"])["web"].start == FIRST
 
 
 @pytest.mark.parametrize("database", ["passwd", "group"])
 @pytest.mark.parametrize("offset", [0, 1, SIZE - 1])
-def test_real_users_and_groups_are_avoided(paths: Paths, database: str, offset: int) -> None:
+def test_real_users_and_groups_are_avoided(paths: Site, database: str, offset: int) -> None:
     with open(f"{paths.root}/etc/{database}", "a") as handle:
         handle.write(f"joe:x:{FIRST + offset}:100::/:/bin/sh\n")
     assert idmap.allocate(idmap.observe(paths), ["web"])["web"].start == FIRST + SIZE
 
 
-def test_hexadecimal_octal_and_crlf_lines_count_as_taken(paths: Paths) -> None:
+def test_hexadecimal_octal_and_crlf_lines_count_as_taken(paths: Site) -> None:
     lines = f"a:{FIRST:#x}:65536\nb:0{FIRST + SIZE:o}:65536\nc:{FIRST + 2 * SIZE}:65536\r\n"
     Path(paths.subuid).write_bytes(lines.encode())
     assert idmap.allocate(idmap.observe(paths), ["web"])["web"].start == FIRST + 3 * SIZE
 
 
-def test_an_exhausted_pool_is_one_clear_error(paths: Paths) -> None:
+def test_an_exhausted_pool_is_one_clear_error(paths: Site) -> None:
     Path(paths.subgid).write_text(f"joe:{FIRST}:{(SLOTS - 2) * SIZE}\n")
     assert len(idmap.allocate(idmap.observe(paths), ["a", "b"])) == 2
     with pytest.raises(ForeignError, match="3 id ranges are needed and 2 are free"):
@@ -113,7 +113,7 @@ def test_an_exhausted_pool_is_one_clear_error(paths: Paths) -> None:
 @pytest.mark.parametrize(
     "name", ["", "-x", "a:b", "a\nb", "../x", "a..b", "a b", "x" * 64, "wéb", "web\n", "аdmin"]
 )
-def test_names_cannot_forge_lines(paths: Paths, name: str) -> None:
+def test_names_cannot_forge_lines(paths: Site, name: str) -> None:
     with pytest.raises(SpecError, match="name"):
         idmap.allocate(idmap.observe(paths), [name])
 
@@ -136,7 +136,7 @@ def test_names_cannot_forge_lines(paths: Paths, name: str) -> None:
         "sandlot.web: 300000:65536",
     ],
 )
-def test_a_malformed_line_of_ours_is_named(paths: Paths, line: str) -> None:
+def test_a_malformed_line_of_ours_is_named(paths: Site, line: str) -> None:
     Path(paths.subuid).write_bytes(line.encode() + b"\n")
     with pytest.raises(ForeignError, match="subuid line 1"):
         idmap.allocate(idmap.observe(paths), ["other"])
@@ -145,7 +145,7 @@ def test_a_malformed_line_of_ours_is_named(paths: Paths, line: str) -> None:
 @pytest.mark.parametrize("span", EDGES.values(), ids=EDGES.keys())
 @pytest.mark.parametrize("file", ["subuid", "subgid"])
 def test_an_overlap_with_a_foreign_line_names_both(
-    paths: Paths, file: str, span: tuple[int, int]
+    paths: Site, file: str, span: tuple[int, int]
 ) -> None:
     converge(paths, "web")
     with open(f"{paths.root}/etc/{file}", "a") as handle:
@@ -155,7 +155,7 @@ def test_an_overlap_with_a_foreign_line_names_both(
     assert "sandlot.web" in str(caught.value) and f"{file} line 2 ('joe:" in str(caught.value)
 
 
-def test_a_small_foreign_line_after_a_wide_one_is_still_found(paths: Paths) -> None:
+def test_a_small_foreign_line_after_a_wide_one_is_still_found(paths: Site) -> None:
     converge(paths, "web")
     Path(paths.subgid).write_text(f"wide:100000:10\nsandlot.web:{FIRST}:65536\n")
     Path(paths.subuid).write_text(
@@ -165,27 +165,27 @@ def test_a_small_foreign_line_after_a_wide_one_is_still_found(paths: Paths) -> N
         idmap.allocate(idmap.observe(paths), ["web"])
 
 
-def test_two_sandboxes_on_one_range_are_refused(paths: Paths) -> None:
+def test_two_sandboxes_on_one_range_are_refused(paths: Site) -> None:
     text = f"sandlot.a:{FIRST}:65536\nsandlot.b:{FIRST + 1}:65536\n"
     Path(paths.subuid).write_text(text)
     with pytest.raises(ForeignError, match="sandlot.b.*overlaps.*sandlot.a"):
         idmap.allocate(idmap.observe(paths), ["c"])
 
 
-def test_two_ranges_for_one_sandbox_are_refused(paths: Paths) -> None:
+def test_two_ranges_for_one_sandbox_are_refused(paths: Site) -> None:
     Path(paths.subuid).write_text(f"sandlot.a:{FIRST}:65536\n")
     Path(paths.subgid).write_text(f"sandlot.a:{FIRST + SIZE}:65536\n")
     with pytest.raises(ForeignError, match="subuid line 1.*subgid line 1.*two ranges"):
         idmap.allocate(idmap.observe(paths), ["a"])
 
 
-def test_a_range_other_than_the_recorded_one_is_refused(paths: Paths) -> None:
+def test_a_range_other_than_the_recorded_one_is_refused(paths: Site) -> None:
     converge(paths, "a")
     with pytest.raises(ForeignError, match="is not the range 500000:65536"):
         idmap.operations(paths, idmap.observe(paths), {"a": IdRange(500000)})
 
 
-def test_a_foreign_line_that_appears_after_planning_is_not_overlapped(paths: Paths) -> None:
+def test_a_foreign_line_that_appears_after_planning_is_not_overlapped(paths: Site) -> None:
     operations = plan(paths, "web")
     Path(paths.subuid).write_text(f"joe:{FIRST}:65536\n")
     with pytest.raises(ForeignError, match="joe"):
@@ -193,26 +193,26 @@ def test_a_foreign_line_that_appears_after_planning_is_not_overlapped(paths: Pat
     assert content(paths) == (f"joe:{FIRST}:65536\n".encode(), b"")
 
 
-def test_a_recorded_range_whose_lines_were_lost_is_not_given_away(paths: Paths) -> None:
+def test_a_recorded_range_whose_lines_were_lost_is_not_given_away(paths: Site) -> None:
     reserved = {"web": IdRange(FIRST)}
     got = idmap.allocate(idmap.observe(paths), ["new", "web"], reserved=reserved)
     assert got == {"new": IdRange(FIRST + SIZE), "web": IdRange(FIRST)}
 
 
-def test_a_record_that_contradicts_a_line_is_named(paths: Paths) -> None:
+def test_a_record_that_contradicts_a_line_is_named(paths: Site) -> None:
     converge(paths, "web")
     with pytest.raises(ForeignError, match="record of sandbox 'web'.*two ranges"):
         reserved = {"web": IdRange(FIRST + SIZE)}
         idmap.allocate(idmap.observe(paths), [], reserved=reserved)
 
 
-def test_ranges_that_overlap_each_other_are_never_written(paths: Paths) -> None:
+def test_ranges_that_overlap_each_other_are_never_written(paths: Site) -> None:
     with pytest.raises(ForeignError, match="'a' and 'b' have overlapping ids"):
         wanted = {"b": IdRange(FIRST + 1), "a": IdRange(FIRST)}
         idmap.operations(paths, idmap.observe(paths), wanted)
 
 
-def test_a_contradiction_can_be_removed(paths: Paths) -> None:
+def test_a_contradiction_can_be_removed(paths: Site) -> None:
     converge(paths, "web")
     Path(paths.subuid).write_text(f"joe:{FIRST}:65536\nsandlot.web:{FIRST}:65536\n")
     with pytest.raises(ForeignError):
@@ -245,7 +245,7 @@ MESSY = {
 
 
 @pytest.mark.parametrize("before", MESSY.values(), ids=MESSY.keys())
-def test_foreign_bytes_stay_and_removal_restores_the_file(paths: Paths, before: bytes) -> None:
+def test_foreign_bytes_stay_and_removal_restores_the_file(paths: Site, before: bytes) -> None:
     for file in (paths.subuid, paths.subgid):
         Path(file).write_bytes(before)
     names = listing(paths)
@@ -259,26 +259,26 @@ def test_foreign_bytes_stay_and_removal_restores_the_file(paths: Paths, before: 
     assert listing(paths) == names
 
 
-def test_repeated_lines_of_ours_become_one(paths: Paths) -> None:
+def test_repeated_lines_of_ours_become_one(paths: Site) -> None:
     line = b"sandlot.web:%d:65536\n" % FIRST
     Path(paths.subuid).write_bytes(line + b"joe:1:1\n" + line)
     converge(paths, "web")
     assert content(paths) == (b"joe:1:1\n" + line, line)
 
 
-def test_removal_takes_malformed_lines_of_that_sandbox_only(paths: Paths) -> None:
+def test_removal_takes_malformed_lines_of_that_sandbox_only(paths: Site) -> None:
     Path(paths.subuid).write_bytes(b"sandlot.a:x:y\nsandlot.ab:300000:65536\nsandlot.a\n")
     apply_all(idmap.operations(paths, idmap.observe(paths), {}, ["a"]))
     assert content(paths)[0] == b"sandlot.ab:300000:65536\nsandlot.a\n"
 
 
-def test_mode_is_preserved(paths: Paths) -> None:
+def test_mode_is_preserved(paths: Site) -> None:
     os.chmod(paths.subuid, 0o640)
     converge(paths, "web")
     assert stat.S_IMODE(os.stat(paths.subuid).st_mode) == 0o640
 
 
-def test_missing_files_are_made_and_removed_again(paths: Paths) -> None:
+def test_missing_files_are_made_and_removed_again(paths: Site) -> None:
     os.unlink(paths.subuid)
     os.unlink(paths.subgid)
     names = listing(paths)
@@ -293,7 +293,7 @@ def test_missing_files_are_made_and_removed_again(paths: Paths) -> None:
     assert not os.path.exists(f"{paths.state}/subids.json")
 
 
-def test_a_file_of_ours_that_others_use_now_stays(paths: Paths) -> None:
+def test_a_file_of_ours_that_others_use_now_stays(paths: Site) -> None:
     os.unlink(paths.subuid)
     converge(paths, "web")
     with open(paths.subuid, "a") as handle:
@@ -302,7 +302,7 @@ def test_a_file_of_ours_that_others_use_now_stays(paths: Paths) -> None:
     assert content(paths) == (b"joe:100000:65536\n", b"")
 
 
-def test_a_symbolic_link_stays_one(paths: Paths, tmp_path: Path) -> None:
+def test_a_symbolic_link_stays_one(paths: Site, tmp_path: Path) -> None:
     real = tmp_path / "elsewhere"
     real.mkdir()
     (real / "ids").write_bytes(b"joe:100000:65536\n")
@@ -315,7 +315,7 @@ def test_a_symbolic_link_stays_one(paths: Paths, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory"])
-def test_other_file_types_are_refused_without_blocking(paths: Paths, kind: str) -> None:
+def test_other_file_types_are_refused_without_blocking(paths: Site, kind: str) -> None:
     os.unlink(paths.subuid)
     (os.mkfifo if kind == "fifo" else os.mkdir)(paths.subuid)
     with pytest.raises(HostError, match="not a regular file"):

@@ -18,13 +18,13 @@ from sandlot import idmap
 from sandlot.errors import ForeignError, SandlotError
 from sandlot.idmap import FIRST, SIZE, IdRange, lockfile
 from sandlot.plan import apply_all
-from sandlot.site import Paths
+from sandlot.site import Site
 
 __all__ = ["paths"]
 
 
 @pytest.mark.parametrize("done", [1, 2])
-def test_a_half_written_pair_is_completed(paths: Paths, done: int) -> None:
+def test_a_half_written_pair_is_completed(paths: Site, done: int) -> None:
     apply_all(plan(paths, "web")[:1])
     assert converge(paths, "web") == [f"{paths.subgid}: add web"]
     apply_all(plan(paths, absent=("web",))[:1])
@@ -38,13 +38,13 @@ def _dead_pid() -> int:
     return process.pid
 
 
-def test_the_lock_of_a_dead_process_is_broken(paths: Paths) -> None:
+def test_the_lock_of_a_dead_process_is_broken(paths: Site) -> None:
     Path(f"{paths.subuid}.lock").write_bytes(b"%d\0" % _dead_pid())
     converge(paths, "web")
     assert "subuid.lock" not in listing(paths)
 
 
-def test_the_lock_of_a_zombie_is_broken(paths: Paths) -> None:
+def test_the_lock_of_a_zombie_is_broken(paths: Site) -> None:
     process = subprocess.Popen(["true"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     Path(f"{paths.subuid}.lock").write_bytes(b"%d\0" % process.pid)
@@ -52,7 +52,7 @@ def test_the_lock_of_a_zombie_is_broken(paths: Paths) -> None:
     process.wait()
 
 
-def test_the_lock_of_a_live_process_is_honoured(paths: Paths) -> None:
+def test_the_lock_of_a_live_process_is_honoured(paths: Site) -> None:
     process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
     lock = Path(f"{paths.subuid}.lock")
     lock.write_bytes(b"%d\0" % process.pid)
@@ -65,7 +65,7 @@ def test_the_lock_of_a_live_process_is_honoured(paths: Paths) -> None:
 
 
 def test_a_lock_taken_while_another_is_found_stale_stays(
-    paths: Paths, monkeypatch: pytest.MonkeyPatch
+    paths: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The holder lets go and ends after its pid was read; a third process wants the lock then."""
     lock = f"{paths.subuid}.lock"
@@ -97,14 +97,14 @@ def test_a_lock_taken_while_another_is_found_stale_stays(
 
 
 @pytest.mark.parametrize("text", [b"", b"joe\0"])
-def test_a_lock_without_a_pid_is_nobodys_to_break(paths: Paths, text: bytes) -> None:
+def test_a_lock_without_a_pid_is_nobodys_to_break(paths: Site, text: bytes) -> None:
     Path(f"{paths.subuid}.lock").write_bytes(text)
     with pytest.raises(ForeignError, match="remove .*subuid.lock"):
         with lockfile.locked(paths.subuid, wait=0.1):
             pass
 
 
-def test_lckpwdf_is_honoured_and_held(paths: Paths) -> None:
+def test_lckpwdf_is_honoured_and_held(paths: Site) -> None:
     path = f"{paths.root}/etc/.pwd.lock"
     Path(path).touch()
     probe = (
@@ -125,7 +125,7 @@ def test_lckpwdf_is_honoured_and_held(paths: Paths) -> None:
     converge(paths, "web")
 
 
-def test_leftovers_of_a_killed_run_are_swept(paths: Paths) -> None:
+def test_leftovers_of_a_killed_run_are_swept(paths: Site) -> None:
     names = listing(paths)
     dead = _dead_pid()
     Path(f"{paths.subuid}.sandlot.{dead}").touch()
@@ -139,7 +139,7 @@ def test_leftovers_of_a_killed_run_are_swept(paths: Paths) -> None:
 
 
 def _add_one(root: str, number: int) -> None:
-    paths = Paths(root)
+    paths = Site(root)
     name = f"s{number}"
     ids = {name: IdRange(FIRST + number * SIZE)}
     for operation in idmap.operations(paths, idmap.observe(paths), ids):
@@ -156,7 +156,7 @@ def _foreign_edit(root: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("password_lock", [False, True])
-def test_a_hundred_concurrent_edits_lose_no_line(paths: Paths, password_lock: bool) -> None:
+def test_a_hundred_concurrent_edits_lose_no_line(paths: Site, password_lock: bool) -> None:
     if password_lock:
         Path(f"{paths.root}/etc/.pwd.lock").touch()
     for file in (paths.subuid, paths.subgid):
@@ -181,7 +181,7 @@ def test_a_hundred_concurrent_edits_lose_no_line(paths: Paths, password_lock: bo
 
 def _edit_and_die_at(root: str, call: str, number: int) -> None:
     """Apply, and get SIGKILL at the given use of a system call's wrapper."""
-    paths = Paths(root)
+    paths = Site(root)
     operations = plan(paths, "web")
     deadly.arm(call, number)
     apply_all(operations)
@@ -191,7 +191,7 @@ def _edit_and_die_at(root: str, call: str, number: int) -> None:
 @pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("call", ["link", "unlink", "rename", "fsync", "write", "open"])
 def test_killed_anywhere_it_converges_and_leaves_nothing(
-    paths: Paths, call: str, missing: bool
+    paths: Site, call: str, missing: bool
 ) -> None:
     if missing:
         os.unlink(paths.subuid)
@@ -210,7 +210,7 @@ def test_killed_anywhere_it_converges_and_leaves_nothing(
 
 
 def test_a_full_disk_is_explained_and_changes_nothing(
-    paths: Paths, monkeypatch: pytest.MonkeyPatch
+    paths: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     operations = plan(paths, "web")
     names = listing(paths)
@@ -224,7 +224,7 @@ def test_a_full_disk_is_explained_and_changes_nothing(
     assert content(paths) == (b"", b"") and listing(paths) == names
 
 
-def test_fcntl_lock_is_released_afterwards(paths: Paths) -> None:
+def test_fcntl_lock_is_released_afterwards(paths: Site) -> None:
     path = Path(f"{paths.root}/etc/.pwd.lock")
     path.touch()
     converge(paths, "web")

@@ -17,7 +17,7 @@ from sandlot import images, store
 from sandlot.errors import SpecError, StateError
 from sandlot.images import busybox, elf
 from sandlot.images.tarstream import MAX_EXTENSION, ArchiveError, TarStream
-from sandlot.site import Paths
+from sandlot.site import Site
 
 SHA256 = "sha256:" + "0a" * 32
 TARBALL = {"name": "debian", "source": "tarball", "path": "/srv/x.tar", "checksum": SHA256}
@@ -90,14 +90,14 @@ def test_items_are_named_by_index_and_names_are_unique() -> None:
 
 def test_an_unknown_image_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="image: 'x' is not an image.*known images: none"):
-        images.lookup(Paths(str(tmp_path)), "x")
+        images.lookup(Site(str(tmp_path)), "x")
 
 
 @pytest.mark.parametrize(
     "text", [b"", b"{", b"[]", b'{"schema": 1}', b'{"schema": 99}', b"\xff", b'{"schema": 1, "na']
 )
 def test_a_damaged_record_is_named(tmp_path: Path, text: bytes) -> None:
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     os.makedirs(paths.images)
     Path(f"{paths.images}/x.json").write_bytes(text)
     with pytest.raises(StateError, match="x.json"):
@@ -105,7 +105,7 @@ def test_a_damaged_record_is_named(tmp_path: Path, text: bytes) -> None:
 
 
 def test_a_lost_tree_is_told(tmp_path: Path) -> None:
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     os.makedirs(paths.images)
     record = images.Image("x", "00", f"{paths.images}/trees/00/root", "busybox").to_json()
     store.write(f"{paths.images}/x.json", record)
@@ -115,7 +115,7 @@ def test_a_lost_tree_is_told(tmp_path: Path) -> None:
 
 
 def test_planning_touches_nothing(tmp_path: Path) -> None:
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     specs = images.normalise_all([{"name": "b", "source": "busybox"}, TARBALL])
     found = [each.describe() for each in images.operations(paths, specs, purge=True)]
     assert len(found) == 2

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sandlot.init import journal
 from sandlot.init.logs import Journal, LogRing
-from sandlot.site import Paths
+from sandlot.site import Site
 
 LINE = b"x" * 999 + b"\n"
 
@@ -111,7 +111,7 @@ def test_lines_of_the_ring_come_without_their_heads(tmp_path: Path) -> None:
         os.close(fd)
 
 
-def listener(paths: Paths) -> socket.socket:
+def listener(paths: Site) -> socket.socket:
     os.makedirs(os.path.dirname(paths.journal))
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(paths.journal)
@@ -120,7 +120,7 @@ def listener(paths: Paths) -> socket.socket:
 
 @pytest.mark.parametrize("name", ["web", "web/rebuild/next"])
 def test_the_header_names_the_sandbox(tmp_path: Path, name: str) -> None:
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     with listener(paths) as server:
         server.listen()
         fds = journal.streams(paths.sandbox(name))
@@ -136,7 +136,7 @@ def test_the_header_names_the_sandbox(tmp_path: Path, name: str) -> None:
 
 
 def test_without_a_journal_there_is_no_stream(tmp_path: Path) -> None:
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     box = paths.sandbox("web")
     before = os.listdir("/proc/self/fd")
     assert journal.streams(box) == []

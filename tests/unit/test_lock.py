@@ -14,25 +14,25 @@ import pytest
 from sandlot import lock
 from sandlot.errors import SandlotError, StateError
 from sandlot.kernel import processes
-from sandlot.site import Paths
+from sandlot.site import Site
 
 
 def test_a_run_that_makes_no_state_leaves_none(tmp_path: Path) -> None:
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     with lock.exclusive(paths):
         assert os.path.exists(paths.lock)
     assert not os.path.exists(paths.state)
 
 
 def test_state_that_a_run_made_stays(tmp_path: Path) -> None:
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     with lock.exclusive(paths):
         Path(paths.networks_file).write_text("{}")
     assert sorted(os.listdir(paths.state)) == ["lock", "networks.json"]
 
 
 def test_a_second_writer_is_told_what_it_waits_for(tmp_path: Path) -> None:
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     with (
         lock.exclusive(paths),
         pytest.raises(SandlotError, match=f"run, process {os.getpid()} .*has held"),
@@ -42,7 +42,7 @@ def test_a_second_writer_is_told_what_it_waits_for(tmp_path: Path) -> None:
 
 
 def test_who_waited_for_a_removed_lock_takes_the_one_in_place(tmp_path: Path) -> None:
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     os.makedirs(paths.state)
     entered = threading.Event()
 
@@ -61,7 +61,7 @@ def test_who_waited_for_a_removed_lock_takes_the_one_in_place(tmp_path: Path) ->
 
 @pytest.mark.parametrize("kind", ["directory", "fifo", "link", "socket"])
 def test_what_is_no_lock_file_is_named(tmp_path: Path, kind: str) -> None:
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     os.makedirs(paths.state)
     Path(paths.state, "target").write_text("")
     with socket.socket(socket.AF_UNIX) as bound:
@@ -78,7 +78,7 @@ def test_what_is_no_lock_file_is_named(tmp_path: Path, kind: str) -> None:
 
 
 def test_the_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:

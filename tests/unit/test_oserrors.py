@@ -15,7 +15,7 @@ from sandlot import oserrors, shell, store
 from sandlot.errors import HostError
 from sandlot.network import nft
 from sandlot.sandbox import layer
-from sandlot.site import Paths
+from sandlot.site import Site
 
 
 class Failed(Exception):
@@ -45,7 +45,7 @@ class FakeModule:
     ],
 )
 def test_a_module_fails_with_path_and_remedy(code: int, remedy: str) -> None:
-    def action(_module: shell.Module, _paths: Paths) -> shell.Json:
+    def action(_module: shell.Module, _paths: Site) -> shell.Json:
         raise OSError(code, os.strerror(code), "/a/path")
 
     with pytest.raises(Failed) as failure:
@@ -75,7 +75,7 @@ def test_a_full_disk_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.M
 def test_a_layer_that_cannot_be_seen_is_not_taken_for_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sandbox = Paths(str(tmp_path)).sandbox("web")
+    sandbox = Site(str(tmp_path)).sandbox("web")
     assert not layer.complete(sandbox)
 
     def broken(path: str, **_options: object) -> NoReturn:
@@ -100,7 +100,7 @@ def test_tables_that_cannot_be_listed_are_not_taken_for_missing(
     monkeypatch.setattr(nft.nftables, "generation", lambda: 1)
     monkeypatch.setattr(nft, "_program", lambda: "/usr/sbin/nft")
     with pytest.raises(HostError, match="can't be listed"):
-        nft.observe(Paths("/nowhere"))
+        nft.observe(Site("/nowhere"))
 
 
 @pytest.mark.parametrize("told", ["Error: No such file or directory\n", "Operation not supported"])
@@ -111,4 +111,4 @@ def test_tables_that_are_not_there(monkeypatch: pytest.MonkeyPatch, told: str) -
     monkeypatch.setattr(nft.subprocess, "run", run)
     monkeypatch.setattr(nft.nftables, "generation", lambda: 1)
     monkeypatch.setattr(nft, "_program", lambda: "/usr/sbin/nft")
-    assert nft.observe(Paths("/nowhere")).present == ()
+    assert nft.observe(Site("/nowhere")).present == ()

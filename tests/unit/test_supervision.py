@@ -20,7 +20,7 @@ from sandlot.init import status
 from sandlot.init.policy import CRASH_LOOP, SETTLED, Policy
 from sandlot.sandbox import health, last_words, live, oom, runtime
 from sandlot.sandbox.process import for_init
-from sandlot.site import Paths, SandboxPaths
+from sandlot.site import SandboxPaths, Site
 from sandlot.spec import Healthcheck
 from sandlot.spec.table.supervision import parse_healthcheck
 
@@ -29,7 +29,7 @@ STOP = {"signal": 15, "timeout": 1.0}
 
 @pytest.fixture
 def box(tmp_path: Path) -> SandboxPaths:
-    found = Paths(str(tmp_path)).sandbox("a")
+    found = Site(str(tmp_path)).sandbox("a")
     os.makedirs(found.run)
     os.makedirs(found.state)
     return found
@@ -37,7 +37,7 @@ def box(tmp_path: Path) -> SandboxPaths:
 
 def said(box: SandboxPaths, **values: Any) -> dict[str, Any]:
     Path(box.status).write_text(json.dumps({"state": "running", **values}))
-    return runtime.status(box.host, "a")
+    return runtime.status(box.site, "a")
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,9 @@ def test_what_init_writes_is_read(box: SandboxPaths) -> None:
     content = status.encoded({**written, "lost_log_bytes": 0})
     assert len(content) == status.SIZE
     Path(box.status).write_bytes(content)
-    assert runtime.status(box.host, "a") == written
+    assert runtime.status(box.site, "a") == written
     Path(box.status).write_bytes(status.encoded({"state": "running"}))
-    assert "health" not in runtime.status(box.host, "a")
+    assert "health" not in runtime.status(box.site, "a")
 
 
 def test_log_lines_are_few_bounded_and_harmless(box: SandboxPaths) -> None:

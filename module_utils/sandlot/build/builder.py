@@ -45,7 +45,7 @@ SEE_LOG = "see launcher.log in /run/sandlot"
 _INIT_KEYS = ("argv", "env", "cwd", "restart", "stop", "log_max_size")
 
 
-class Means:
+class StartKit:
     """What the launcher hands to a start: the stage, and the joiner with the way to it."""
 
     def __init__(self, stage: int, joiner: int, peer: _socket.socket) -> None:
@@ -70,7 +70,7 @@ class _Build:
 def start(
     paths: SandboxPaths,
     launch: Mapping[str, Any],
-    means: Means,
+    means: StartKit,
     restarts: int,
 ) -> None:
     """Bring up init in the pinned namespaces; done once the workload was exec'ed.

@@ -17,17 +17,17 @@ from typing import Any, Mapping, NoReturn, Tuple
 from .. import store
 from ..errors import LaunchError, SandlotError
 from ..kernel import namespaces
-from ..site import Paths
+from ..site import Site
 from . import lower_layers, namespace, rootfs
 
 
-def write(paths: Paths, name: str, scratch: str, step: Mapping[str, Any], what: str) -> None:
+def write(site: Site, name: str, scratch: str, step: Mapping[str, Any], what: str) -> None:
     """``step`` has dest, content, mode and owner; ``scratch`` is any directory of ours."""
-    launch = store.read(paths.sandbox(name).launch)
+    launch = store.read(site.sandbox(name).launch)
     if launch is None:
         raise SandlotError(f"{what}: sandbox {name} has lost its launch file", hint="run again")
     with ExitStack() as stack:
-        userns = os.open(paths.sandbox(name).pin("user"), os.O_RDONLY | os.O_CLOEXEC)
+        userns = os.open(site.sandbox(name).pin("user"), os.O_RDONLY | os.O_CLOEXEC)
         stack.callback(os.close, userns)
         report, reporter = os.pipe()
         child = os.fork()

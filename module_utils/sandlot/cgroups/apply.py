@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Mapping, NamedTuple
 
 from ..errors import HostError, SandlotError
 from ..plan import Operation
-from ..site import Paths
+from ..site import Site
 from . import files, parents
 from .knobs import UNLIMITED, Knob
 from .layout import Hierarchy
@@ -37,7 +37,7 @@ class _Change(NamedTuple):
         return f"{self.knob.label} {before} -> {show(self.after) or 'any'}"
 
 
-def operations(paths: Paths, name: str, limits: Limits, state: CgroupState) -> list[Operation]:
+def operations(site: Site, name: str, limits: Limits, state: CgroupState) -> list[Operation]:
     """One operation with all that differs, or none; every limit changes live."""
     check(limits, state)
     observed = state.sandboxes[name]
@@ -48,7 +48,7 @@ def operations(paths: Paths, name: str, limits: Limits, state: CgroupState) -> l
         summary = ", ".join(change.describe() for change in changes) or "complete"
     else:
         summary = "create"
-    return [Operation(name, f"cgroup: {summary}", lambda: _apply(paths, name, limits, state))]
+    return [Operation(name, f"cgroup: {summary}", lambda: _apply(site, name, limits, state))]
 
 
 def _changes(limits: Limits, state: CgroupState, values: Mapping[str, str | None]) -> list[_Change]:
@@ -60,14 +60,14 @@ def _changes(limits: Limits, state: CgroupState, values: Mapping[str, str | None
     return changes
 
 
-def _apply(paths: Paths, name: str, limits: Limits, state: CgroupState) -> None:
-    parents.ensure(paths, state.layout, state.host)
+def _apply(site: Site, name: str, limits: Limits, state: CgroupState) -> None:
+    parents.ensure(site, state.layout, state.host)
     for hierarchy in state.layout.hierarchies:
         with contextlib.suppress(FileExistsError):
-            os.mkdir(hierarchy.sandbox(paths, name), 0o755)
-    values = observe_one(paths, name, state.layout).values
+            os.mkdir(hierarchy.sandbox(site, name), 0o755)
+    values = observe_one(site, name, state.layout).values
     for change in _ordered(_changes(limits, state, values)):
-        _set(change, change.hierarchy.sandbox(paths, name), name)
+        _set(change, change.hierarchy.sandbox(site, name), name)
 
 
 def _ordered(changes: list[_Change]) -> list[_Change]:

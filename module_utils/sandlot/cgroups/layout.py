@@ -18,7 +18,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from ..site import Paths
+from ..site import Site
 
 MOUNTINFO = "/proc/self/mountinfo"
 
@@ -38,11 +38,11 @@ class Hierarchy:
     controllers: frozenset[str]
     unified: bool = False
 
-    def parent(self, paths: Paths) -> str:
-        return f"{self.directory}/{paths.cgroup}"
+    def parent(self, site: Site) -> str:
+        return f"{self.directory}/{site.cgroup}"
 
-    def sandbox(self, paths: Paths, name: str) -> str:
-        return f"{self.directory}/{paths.cgroup}/{name}"
+    def sandbox(self, site: Site, name: str) -> str:
+        return f"{self.directory}/{site.cgroup}/{name}"
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,11 @@ def _unescape(path: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
 
 
-def names(paths: Paths, layout: Layout | None = None) -> set[str]:
+def names(site: Site, layout: Layout | None = None) -> set[str]:
     """Sandboxes that have a cgroup in any hierarchy."""
     found: set[str] = set()
     for hierarchy in (layout or detect()).hierarchies:
-        found.update(children(hierarchy.parent(paths)))
+        found.update(children(hierarchy.parent(site)))
     return found
 
 

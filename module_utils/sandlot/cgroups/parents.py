@@ -17,7 +17,7 @@ from typing import Iterable, Mapping
 from .. import store
 from ..errors import ForeignError, HostError
 from ..plan import Operation
-from ..site import Paths
+from ..site import Site
 from . import cpulist, files
 from .knobs import VERSION_2, Host
 from .layout import Hierarchy, Layout, children
@@ -40,13 +40,13 @@ _UNUSED: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def ensure(paths: Paths, layout: Layout, host: Host) -> None:
+def ensure(site: Site, layout: Layout, host: Host) -> None:
     for hierarchy in layout.hierarchies:
-        parent = hierarchy.parent(paths)
+        parent = hierarchy.parent(site)
         with contextlib.suppress(FileExistsError):
             os.mkdir(parent, 0o755)
         if hierarchy.unified:
-            _hand_down(paths, hierarchy)
+            _hand_down(site, hierarchy)
         elif "cpuset" in hierarchy.controllers:
             _widen(f"{parent}/cpuset.cpus", cpulist.render(host.cpus))
             _widen(f"{parent}/cpuset.mems", cpulist.render(host.mems))
@@ -57,13 +57,13 @@ def _widen(path: str, value: str) -> None:
         files.write(path, value)
 
 
-def _hand_down(paths: Paths, hierarchy: Hierarchy) -> None:
+def _hand_down(site: Site, hierarchy: Hierarchy) -> None:
     ours = _CONTROLLERS & hierarchy.controllers
     missing = ours - _enabled(hierarchy.directory)
     if missing:
-        _record(paths, _recorded(paths) | missing)
+        _record(site, _recorded(site) | missing)
         _enable(hierarchy.directory, missing)
-    parent = hierarchy.parent(paths)
+    parent = hierarchy.parent(site)
     _enable(parent, ours - _enabled(parent))
 
 
@@ -82,35 +82,35 @@ def _enable(directory: str, controllers: Iterable[str]) -> None:
             ) from error
 
 
-def _record_path(paths: Paths) -> str:
-    return f"{paths.state}/cgroups.json"
+def _record_path(site: Site) -> str:
+    return f"{site.state}/cgroups.json"
 
 
-def _recorded(paths: Paths) -> set[str]:
+def _recorded(site: Site) -> set[str]:
     """Controllers we turned on at the root since this boot."""
-    data = store.read(_record_path(paths)) or {}
+    data = store.read(_record_path(site)) or {}
     return set(data["enabled"]) if data.get("boot_id") == store.boot_id() else set()
 
 
-def _record(paths: Paths, enabled: Iterable[str]) -> None:
-    os.makedirs(paths.state, mode=0o700, exist_ok=True)
-    store.write(_record_path(paths), {"boot_id": store.boot_id(), "enabled": sorted(enabled)})
+def _record(site: Site, enabled: Iterable[str]) -> None:
+    os.makedirs(site.state, mode=0o700, exist_ok=True)
+    store.write(_record_path(site), {"boot_id": store.boot_id(), "enabled": sorted(enabled)})
 
 
-def teardown_operations(paths: Paths, state: CgroupState) -> list[Operation]:
+def teardown_operations(site: Site, state: CgroupState) -> list[Operation]:
     """Removal of our cgroup from each hierarchy, once no sandbox has one any more."""
-    if not state.parents and not os.path.exists(_record_path(paths)):
+    if not state.parents and not os.path.exists(_record_path(site)):
         return []
-    summary = f"remove {paths.cgroup} from each hierarchy"
-    return [Operation("cgroups", summary, lambda: _teardown(paths, state.layout))]
+    summary = f"remove {site.cgroup} from each hierarchy"
+    return [Operation("cgroups", summary, lambda: _teardown(site, state.layout))]
 
 
-def _teardown(paths: Paths, layout: Layout) -> None:
+def _teardown(site: Site, layout: Layout) -> None:
     for hierarchy in layout.hierarchies:
-        _remove(hierarchy.parent(paths))
+        _remove(hierarchy.parent(site))
         if hierarchy.unified:
-            _take_back(hierarchy.directory, _recorded(paths))
-    store.remove(_record_path(paths))
+            _take_back(hierarchy.directory, _recorded(site))
+    store.remove(_record_path(site))
 
 
 def _remove(parent: str) -> None:

@@ -19,7 +19,7 @@ import time
 from ..errors import ForeignError, SandlotError
 from ..kernel import processes
 from ..plan import Operation
-from ..site import Paths
+from ..site import Site
 from . import files
 from .layout import Hierarchy, Layout
 from .state import CgroupState
@@ -28,31 +28,31 @@ _DEADLINE_SECONDS = 10.0
 _POLL_SECONDS = 0.005
 
 
-def remove_operations(paths: Paths, name: str, state: CgroupState) -> list[Operation]:
+def remove_operations(site: Site, name: str, state: CgroupState) -> list[Operation]:
     if not state.sandboxes[name].existing:
         return []
-    return [Operation(name, "cgroup: remove", lambda: remove(paths, name, state.layout))]
+    return [Operation(name, "cgroup: remove", lambda: remove(site, name, state.layout))]
 
 
-def remove(paths: Paths, name: str, layout: Layout) -> None:
+def remove(site: Site, name: str, layout: Layout) -> None:
     # The unified hierarchy first: it kills all at once, and tells when all are gone.
     left = sorted(layout.hierarchies, key=lambda hierarchy: not hierarchy.unified)
     deadline = time.monotonic() + _DEADLINE_SECONDS
     while True:
-        left = [one for one in left if not _remove_tree(one.sandbox(paths, name))]
+        left = [one for one in left if not _remove_tree(one.sandbox(site, name))]
         if not left:
             return
-        _refuse_foreign(paths, [one.sandbox(paths, name) for one in left])
+        _refuse_foreign(site, [one.sandbox(site, name) for one in left])
         if time.monotonic() >= deadline:
-            raise _stuck([one.sandbox(paths, name) for one in left])
+            raise _stuck([one.sandbox(site, name) for one in left])
         for hierarchy in left:
-            _kill(hierarchy, paths, name)
-        _wait(left[0], left[0].sandbox(paths, name), deadline)
+            _kill(hierarchy, site, name)
+        _wait(left[0], left[0].sandbox(site, name), deadline)
 
 
-def _refuse_foreign(paths: Paths, directories: list[str]) -> None:
+def _refuse_foreign(site: Site, directories: list[str]) -> None:
     members = {pid for top in directories for path in _tree(top) for pid in _processes(path)}
-    foreign = sorted(pid for pid in members if _is_foreign(pid, paths.lib))
+    foreign = sorted(pid for pid in members if _is_foreign(pid, site.lib))
     if foreign:
         told = ", ".join(processes.describe(pid) for pid in foreign)
         raise ForeignError(
@@ -102,14 +102,14 @@ def _is_removed(directory: str) -> bool:
     return True
 
 
-def _kill(hierarchy: Hierarchy, paths: Paths, name: str) -> None:
-    directory = hierarchy.sandbox(paths, name)
+def _kill(hierarchy: Hierarchy, site: Site, name: str) -> None:
+    directory = hierarchy.sandbox(site, name)
     if _try_write(f"{directory}/cgroup.kill", "1"):
         return
     for path in _tree(directory):
         _try_write(f"{path}/pids.max", "0")  # no more forks while we read and kill
         for pid in _processes(path):
-            _kill_member(pid, f"/{paths.cgroup}/{name}")
+            _kill_member(pid, f"/{site.cgroup}/{name}")
         # Last: a frozen process takes its SIGKILL when it thaws, before it runs on.
         _try_write(f"{path}/cgroup.freeze", "0")
         _try_write(f"{path}/freezer.state", "THAWED")

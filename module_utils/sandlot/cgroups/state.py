@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Iterable, Iterator, Mapping
 
 from ..errors import HostError, SpecError
-from ..site import Paths
+from ..site import Site
 from . import cpulist, files
 from .knobs import CONTROLLERS, PERIOD, SWAP_FILES, VERSION_1, VERSION_2, Host, Knob, quota
 from .layout import Hierarchy, Layout, children, detect
@@ -38,26 +38,26 @@ class CgroupState:
     parents: tuple[str, ...]
 
 
-def observe(paths: Paths, names: Iterable[str], layout: Layout | None = None) -> CgroupState:
+def observe(site: Site, names: Iterable[str], layout: Layout | None = None) -> CgroupState:
     layout = layout or detect()
-    parents = (hierarchy.parent(paths) for hierarchy in layout.hierarchies)
+    parents = (hierarchy.parent(site) for hierarchy in layout.hierarchies)
     return CgroupState(
         layout=layout,
         host=_host(layout),
         swap=_accounts_swap(layout),
-        sandboxes={name: observe_one(paths, name, layout) for name in names},
+        sandboxes={name: observe_one(site, name, layout) for name in names},
         parents=tuple(parent for parent in parents if os.path.isdir(parent)),
     )
 
 
-def observe_one(paths: Paths, name: str, layout: Layout) -> Observed:
-    all_directories = [hierarchy.sandbox(paths, name) for hierarchy in layout.hierarchies]
+def observe_one(site: Site, name: str, layout: Layout) -> Observed:
+    all_directories = [hierarchy.sandbox(site, name) for hierarchy in layout.hierarchies]
     existing = tuple(path for path in all_directories if os.path.isdir(path))
     missing = tuple(path for path in all_directories if path not in existing)
     values: dict[str, str | None] = {}
     if existing:
         for hierarchy, knob in offered(layout):
-            text = files.read(f"{hierarchy.sandbox(paths, name)}/{knob.file}")
+            text = files.read(f"{hierarchy.sandbox(site, name)}/{knob.file}")
             values[knob.file] = knob.canonical(text)
     return Observed(existing, missing, values)
 
@@ -105,9 +105,9 @@ def wanted(limits: Limits, state: CgroupState) -> Iterator[tuple[Hierarchy, Knob
             yield hierarchy, knob, knob.wanted(limits, state.host)
 
 
-def directories(paths: Paths, name: str, state: CgroupState) -> list[str]:
+def directories(site: Site, name: str, state: CgroupState) -> list[str]:
     """Where a process of the sandbox has to be written into ``cgroup.procs``."""
-    return [hierarchy.sandbox(paths, name) for hierarchy in state.layout.hierarchies]
+    return [hierarchy.sandbox(site, name) for hierarchy in state.layout.hierarchies]
 
 
 def check(limits: Limits, state: CgroupState) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..site import Paths
+from ..site import Site
 from . import files
 from .layout import Hierarchy, Layout, detect
 
@@ -21,12 +21,12 @@ class Usage:
     oom_kills: int | None
 
 
-def usage(paths: Paths, name: str, layout: Layout | None = None) -> Usage:
+def usage(site: Site, name: str, layout: Layout | None = None) -> Usage:
     layout = layout or detect()
 
     def directory(controller: str) -> str:
         hierarchy = layout.having(controller) or _unified(layout)
-        return hierarchy.sandbox(paths, name) if hierarchy else ""
+        return hierarchy.sandbox(site, name) if hierarchy else ""
 
     memory = directory("memory")
     return Usage(

@@ -8,13 +8,13 @@ import argparse
 import sys
 
 from ..host import doctor, facts
-from ..site import Paths
+from ..site import Site
 from . import output
 
 
-def run(paths: Paths, options: argparse.Namespace) -> int:
+def run(site: Site, options: argparse.Namespace) -> int:
     """Fails when something keeps sandboxes from working as they should."""
-    findings = doctor.examine(paths, facts.gather(paths))
+    findings = doctor.examine(site, facts.gather(site))
     if options.format == "json":
         output.print_json([finding.to_json() for finding in findings])
     else:

@@ -19,7 +19,7 @@ from typing import List, Mapping, Optional, Sequence, Set
 from .. import wire
 from ..errors import SandlotError
 from ..sandbox import runtime
-from ..site import Paths
+from ..site import Site
 from . import names
 from .relay import END_OF_TRANSMISSION, Loop, Pump
 from .signals import Forwarder
@@ -38,7 +38,7 @@ _PTY_SILENCE = 0.2
 
 
 def run(
-    paths: Paths,
+    site: Site,
     name: str,
     argv: Sequence[str],
     *,
@@ -65,7 +65,7 @@ def run(
         "tty": tty,
     }
     _check_size(name, argv, env or {})
-    with _connect(paths, name) as connection:
+    with _connect(site, name) as connection:
         session = _Session(name, connection, (stdin_fd, stdout_fd, stderr_fd), tty=tty)
         with Forwarder(session.on_signal, active=forward_signals) as forwarder:
             session.watch(forwarder)
@@ -87,14 +87,14 @@ def _text(word: str) -> str:
     return os.fsencode(word).decode("utf-8", "surrogateescape")
 
 
-def _connect(paths: Paths, name: str) -> socket.socket:
-    names.check(paths, name)
-    running = runtime.running(paths, name)
+def _connect(site: Site, name: str) -> socket.socket:
+    names.check(site, name)
+    running = runtime.running(site, name)
     if running is None:
         raise SandlotError(f"{name} is not running", hint=f"start it: sandlot start {name}")
     runtime.check_protocol(name, running)
     try:
-        connection = wire.connect(paths.sandbox(name).socket, timeout=CONNECT_SECONDS)
+        connection = wire.connect(site.sandbox(name).socket, timeout=CONNECT_SECONDS)
         connection.settimeout(None)
         return connection
     except (BlockingIOError, socket.timeout) as error:

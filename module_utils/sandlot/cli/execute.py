@@ -9,15 +9,15 @@ import os
 from typing import Dict
 
 from ..errors import SandlotError
-from ..site import Paths
+from ..site import Site
 from . import execclient
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
-def run(paths: Paths, options: argparse.Namespace) -> int:
+def run(site: Site, options: argparse.Namespace) -> int:
     return execclient.run(
-        paths,
+        site,
         options.name,
         options.argv,
         stdin_fd=_STDIN if options.interactive else None,

@@ -18,7 +18,7 @@ from ..build import lower_layers
 from ..errors import SandlotError
 from ..init import limits, users
 from ..sandbox import record
-from ..site import Paths
+from ..site import Site
 from . import names, output, recipe, recipe_root
 from .recipe import Section, Subject
 
@@ -42,8 +42,8 @@ _USAGE = """\
 """
 
 
-def run(paths: Paths, options: argparse.Namespace) -> int:
-    subject = look(paths, names.check(paths, options.name))
+def run(site: Site, options: argparse.Namespace) -> int:
+    subject = look(site, names.check(site, options.name))
     if options.format == "json":
         steps = [{"title": s.title, "commands": s.commands} for s in sections(subject)]
         data = {"name": subject.name, "differences": differences(subject), "steps": steps}
@@ -53,10 +53,10 @@ def run(paths: Paths, options: argparse.Namespace) -> int:
     return 0
 
 
-def look(paths: Paths, name: str) -> Subject:
+def look(site: Site, name: str) -> Subject:
     """All that the script is made of; what is read here is not read again when it runs."""
-    known = record.load(paths, name)
-    launch = store.read(paths.sandbox(name).launch)
+    known = record.load(site, name)
+    launch = store.read(site.sandbox(name).launch)
     if known is None or launch is None:
         raise SandlotError(f"{name} has not been deployed completely", hint="deploy it again")
     uid, gid, groups = _user(launch)
@@ -64,8 +64,8 @@ def look(paths: Paths, name: str) -> Subject:
         name=name,
         launch=launch,
         interfaces=known.interfaces,
-        networks=network.load_for(paths, {entry.network for entry in known.interfaces}),
-        cgroups=recipe.cgroup_files(paths, name, known.spec.limits, cgroups.observe(paths, [])),
+        networks=network.load_for(site, {entry.network for entry in known.interfaces}),
+        cgroups=recipe.cgroup_files(site, name, known.spec.limits, cgroups.observe(site, [])),
         published=tuple(str(port) for port in known.spec.published_ports),
         rates=str(network.Rates(known.spec.ingress_rate, known.spec.egress_rate)),
         files={path: _content(source) for path, source in launch["files"].items()},

@@ -12,34 +12,34 @@ from typing import Any, Dict, List, Optional
 from .. import cgroups, store
 from ..errors import StateError
 from ..sandbox import runtime
-from ..site import Paths
+from ..site import Site
 from . import names
 
 Json = Dict[str, Any]
 
 
-def all_sandboxes(paths: Paths) -> List[Json]:
+def all_sandboxes(site: Site) -> List[Json]:
     layout = cgroups.detect()
-    found = (_facts(paths, name, layout) for name in names.known(paths))
+    found = (_facts(site, name, layout) for name in names.known(site))
     return [facts for facts in found if facts is not None]
 
 
-def _facts(paths: Paths, name: str, layout: cgroups.Layout) -> Optional[Json]:
+def _facts(site: Site, name: str, layout: cgroups.Layout) -> Optional[Json]:
     """None for a directory without a record: nothing is promised of it yet."""
     try:
-        record = store.read(paths.sandbox(name).record)
-        return None if record is None else _whole(paths, name, record, layout)
+        record = store.read(site.sandbox(name).record)
+        return None if record is None else _whole(site, name, record, layout)
     except StateError as error:
         return {"name": name, "state": "broken", "error": str(error)}
     except (KeyError, TypeError, AttributeError) as error:
-        problem = f"{paths.sandbox(name).record} has a missing or wrong field ({error!r})"
+        problem = f"{site.sandbox(name).record} has a missing or wrong field ({error!r})"
         problem += f"; restore it from a backup, or remove sandbox {name} and deploy it again"
         return {"name": name, "state": "broken", "error": problem}
 
 
-def _whole(paths: Paths, name: str, record: Json, layout: cgroups.Layout) -> Json:
-    running = runtime.running(paths, name)
-    status = runtime.status(paths, name)
+def _whole(site: Site, name: str, record: Json, layout: cgroups.Layout) -> Json:
+    running = runtime.running(site, name)
+    status = runtime.status(site, name)
     return {
         "name": name,
         "state": runtime.state(record["phase"], record["wanted"], running, status),
@@ -55,7 +55,7 @@ def _whole(paths: Paths, name: str, record: Json, layout: cgroups.Layout) -> Jso
         "wanted": _text(record["wanted"]),
         "pid": running.pid if running else None,
         "uptime": runtime.uptime(running, status),
-        "memory": cgroups.usage(paths, name, layout).memory if running else None,
+        "memory": cgroups.usage(site, name, layout).memory if running else None,
         "health": status.get("health") if running else None,
         "restarts": status.get("restarts", 0),
         "exit_code": status.get("exit_code"),

@@ -14,7 +14,7 @@ from .. import images
 from ..errors import SandlotError
 from ..images import progress, records
 from ..plan import descriptions
-from ..site import Paths
+from ..site import Site
 from . import output
 from .progress import Watcher, line
 
@@ -24,15 +24,15 @@ _SHORT = 12
 _SHOWN_USERS = 3
 
 
-def run(paths: Paths, options: argparse.Namespace) -> int:
+def run(site: Site, options: argparse.Namespace) -> int:
     if options.action == "prune":
-        return _prune(paths, options)
+        return _prune(site, options)
     if options.all:
         raise SandlotError("--all goes with prune", hint="write sandlot images prune --all")
     if options.watch:
-        Watcher(paths, as_json=options.format == "json").run()
+        Watcher(site, as_json=options.format == "json").run()
         return 0
-    found = _all(paths)
+    found = _all(site)
     if options.format == "json":
         output.print_json(found)
     else:
@@ -40,15 +40,15 @@ def run(paths: Paths, options: argparse.Namespace) -> int:
     return 0
 
 
-def _all(paths: Paths) -> List[Dict[str, Any]]:
+def _all(site: Site) -> List[Dict[str, Any]]:
     """Images by name; one that is made for the first time has nothing but its progress."""
-    known, making = images.observe(paths), progress.observe(paths)
+    known, making = images.observe(site), progress.observe(site)
     users: Dict[str, List[str]] = {}
-    for use in records.uses(paths):
+    for use in records.uses(site):
         users.setdefault(use.image, []).append(use.sandbox)
     found = []
     for name in sorted({*known, *making}):
-        about = images.facts(paths, known[name]) if name in known else {"name": name}
+        about = images.facts(site, known[name]) if name in known else {"name": name}
         found.append({**about, "used_by": users.get(name, []), "progress": making.get(name)})
     return found
 
@@ -82,10 +82,10 @@ def _users(names: List[str]) -> str:
     return f"{','.join(names[:_SHOWN_USERS])} and {len(names) - _SHOWN_USERS} more"
 
 
-def _prune(paths: Paths, options: argparse.Namespace) -> int:
-    operations = images.prune_operations(paths, unused=options.all)
+def _prune(site: Site, options: argparse.Namespace) -> int:
+    operations = images.prune_operations(site, unused=options.all)
     done = descriptions(operations)
-    images.apply(paths, operations)
+    images.apply(site, operations)
     if options.format == "json":
         print(json.dumps({"changed": bool(done), "actions": done}))
     else:

@@ -8,14 +8,14 @@ import argparse
 from typing import Any, Iterator
 
 from .. import converge
-from ..site import Paths
+from ..site import Site
 from . import listing, names, output
 
 
-def run(paths: Paths, options: argparse.Namespace) -> int:
+def run(site: Site, options: argparse.Namespace) -> int:
     for name in options.name:
-        names.check(paths, name)
-    found = {each["name"]: each for each in converge.info(paths, options.name)}
+        names.check(site, name)
+    found = {each["name"]: each for each in converge.info(site, options.name)}
     asked = [found[name] for name in dict.fromkeys(options.name) if name in found]
     if options.format == "json":
         output.print_json(asked)

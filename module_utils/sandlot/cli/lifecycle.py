@@ -8,14 +8,14 @@ import argparse
 from typing import Mapping
 
 from .. import converge
-from ..site import Paths
+from ..site import Site
 from . import names, output
 
 
-def run(paths: Paths, options: argparse.Namespace) -> int:
+def run(site: Site, options: argparse.Namespace) -> int:
     for name in options.name:
-        names.check(paths, name)
-    result = converge.lifecycle(paths, list(dict.fromkeys(options.name)), options.command)
+        names.check(site, name)
+    result = converge.lifecycle(site, list(dict.fromkeys(options.name)), options.command)
     if options.format == "json":
         output.print_json(list(result.results.values()))
     return report(result.failed)

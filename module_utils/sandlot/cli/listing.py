@@ -8,7 +8,7 @@ import argparse
 import sys
 from typing import Any, Dict, List, Sequence
 
-from ..site import Paths
+from ..site import Site
 from . import facts, output
 
 HEADS = ("NAME", "STATE", "IMAGE", "ADDRESS", "PORTS", "UPTIME", "MEMORY", "RESTARTS")
@@ -16,8 +16,8 @@ _ENDED = ("exited", "crashed", "backoff", "crash-loop")
 _RIGHT = ("UPTIME", "MEMORY", "RESTARTS")
 
 
-def run(paths: Paths, options: argparse.Namespace) -> int:
-    found = facts.all_sandboxes(paths)
+def run(site: Site, options: argparse.Namespace) -> int:
+    found = facts.all_sandboxes(site)
     if options.format == "json":
         output.print_json(found)
     else:

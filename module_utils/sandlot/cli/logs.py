@@ -20,7 +20,7 @@ from ..errors import SandlotError
 from ..kernel.inotify import Watch
 from ..sandbox import runtime
 from ..sandbox.logs import Line, Ring
-from ..site import Paths
+from ..site import Site
 from . import names
 
 _AGE = re.compile(r"(\d+)([smhd])")
@@ -33,16 +33,16 @@ _PLAIN = b"\x1b[0m"
 Writer = Callable[[Line], None]
 
 
-def run(paths: Paths, options: argparse.Namespace) -> int:
-    name = names.check(paths, options.name)
+def run(site: Site, options: argparse.Namespace) -> int:
+    name = names.check(site, options.name)
     since = _moment(options.since) if options.since else ""
     writer = _json if options.format == "json" else _text(timestamps=options.timestamps)
-    with contextlib.closing(Ring(paths.sandbox(name))) as ring:
+    with contextlib.closing(Ring(site.sandbox(name))) as ring:
         if not options.follow:
             _write(_selected(ring.lines(), since, options.tail), writer)
             return 0
         # Watched before the first look, so that nothing falls between the two.
-        with Watch(paths.sandbox(name).state) as watch, _init(paths, name) as init:
+        with Watch(site.sandbox(name).state) as watch, _init(site, name) as init:
             _write(_selected(ring.lines(), since, options.tail), writer)
             while _changed(watch, init):
                 _write(_selected(ring.lines(), since), writer)
@@ -75,9 +75,9 @@ def _selected(lines: Iterable[Line], since: str, tail: Optional[int] = None) -> 
 
 
 @contextlib.contextmanager
-def _init(paths: Paths, name: str) -> Iterator[Optional[int]]:
+def _init(site: Site, name: str) -> Iterator[Optional[int]]:
     """A descriptor that is readable once init has ended; None when there is none."""
-    pidfd = runtime.open_init(paths, name)
+    pidfd = runtime.open_init(site, name)
     try:
         yield pidfd
     finally:

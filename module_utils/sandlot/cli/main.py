@@ -13,7 +13,7 @@ from typing import Any, List, Optional, Sequence
 
 from ..errors import HostError, SandlotError
 from ..oserrors import explained
-from ..site import Paths
+from ..site import Site
 from . import output
 
 _Commands = Any  # argparse names its type in private only
@@ -54,7 +54,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     module = importlib.import_module(f".{options.module}", __package__)
-    return int(module.run(Paths.from_environment(), options))
+    return int(module.run(Site.from_environment(), options))
 
 
 def parse(words: List[str]) -> argparse.Namespace:

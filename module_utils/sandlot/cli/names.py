@@ -9,23 +9,23 @@ import re
 from typing import List
 
 from ..errors import SandlotError
-from ..site import Paths
+from ..site import Site
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 
 
-def known(paths: Paths) -> List[str]:
+def known(site: Site) -> List[str]:
     """Sandboxes that have a directory, with or without a usable record in it."""
     try:
-        with os.scandir(paths.sandboxes) as entries:
+        with os.scandir(site.sandboxes) as entries:
             return sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
     except FileNotFoundError:
         return []
 
 
-def check(paths: Paths, name: str) -> str:
+def check(site: Site, name: str) -> str:
     """The name of a sandbox of this host; SandlotError otherwise."""
-    if _NAME.fullmatch(name) and os.path.isdir(paths.sandbox(name).state):
+    if _NAME.fullmatch(name) and os.path.isdir(site.sandbox(name).state):
         return name
-    found = ", ".join(known(paths)) or "there is none"
+    found = ", ".join(known(site)) or "there is none"
     raise SandlotError(f"no sandbox is named {name!r}", hint=f"known: {found}")

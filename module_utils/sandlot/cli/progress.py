@@ -16,7 +16,7 @@ from .. import images
 from ..images import progress
 from ..kernel.inotify import Watch
 from ..kernel.namespaces import pidfd_open
-from ..site import Paths
+from ..site import Site
 from . import output
 
 Json = Dict[str, Any]
@@ -47,8 +47,8 @@ def rate(each: Json) -> int:
 class Watcher:
     """Redraws on a terminal, otherwise writes a line whenever there is news of an image."""
 
-    def __init__(self, paths: Paths, *, as_json: bool) -> None:
-        self._paths = paths
+    def __init__(self, site: Site, *, as_json: bool) -> None:
+        self._paths = site
         self._as_json = as_json
         self._redraws = sys.stdout.isatty() and not as_json
         self._shown: Dict[str, str] = {}

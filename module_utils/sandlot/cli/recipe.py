@@ -15,7 +15,7 @@ from ..cgroups.state import wanted
 from ..network import Interface, Network
 from ..network.model import default_routes
 from ..network.sysctls import IPV6_BY_US
-from ..site import Paths
+from ..site import Site
 from ..spec import Limits
 from ..spec.netmode import HOST
 
@@ -243,14 +243,14 @@ def _default_routes(subject: Subject, entry: Interface) -> Iterator[str]:
             yield f"{_NETNS} ip -{6 if ':' in via else 4} route add {route}"
 
 
-def cgroup_files(paths: Paths, name: str, limits: Limits, state: CgroupState) -> List[CgroupFiles]:
-    return [_hierarchy(paths, name, limits, state, each) for each in state.layout.hierarchies]
+def cgroup_files(site: Site, name: str, limits: Limits, state: CgroupState) -> List[CgroupFiles]:
+    return [_hierarchy(site, name, limits, state, each) for each in state.layout.hierarchies]
 
 
 def _hierarchy(
-    paths: Paths, name: str, limits: Limits, state: CgroupState, hierarchy: Hierarchy
+    site: Site, name: str, limits: Limits, state: CgroupState, hierarchy: Hierarchy
 ) -> CgroupFiles:
-    parent = hierarchy.parent(paths)
+    parent = hierarchy.parent(site)
     above = list(_above(hierarchy, parent, state))
     inside = [
         (knob.file, knob.spelled(value))
@@ -259,7 +259,7 @@ def _hierarchy(
     ]
     # Version 1 takes no limit of memory and swap below that of memory.
     inside.sort(key=lambda item: item[0].startswith("memory.memsw"))
-    return CgroupFiles(parent, hierarchy.sandbox(paths, name), above, inside)
+    return CgroupFiles(parent, hierarchy.sandbox(site, name), above, inside)
 
 
 def _is_set(knob: Knob, value: str, state: CgroupState) -> bool:

@@ -7,12 +7,12 @@ from __future__ import annotations
 import argparse
 
 from .. import converge
-from ..site import Paths
+from ..site import Site
 from . import output
 
 
-def run(paths: Paths, options: argparse.Namespace) -> int:
-    actions = converge.refresh(paths)
+def run(site: Site, options: argparse.Namespace) -> int:
+    actions = converge.refresh(site)
     if options.format == "json":
         output.print_json({"actions": actions})
     else:

@@ -7,13 +7,13 @@ from __future__ import annotations
 import argparse
 
 from .. import converge
-from ..site import Paths
+from ..site import Site
 from . import output
 from .lifecycle import report
 
 
-def run(paths: Paths, options: argparse.Namespace) -> int:
-    result = converge.repair(paths, check=options.check)
+def run(site: Site, options: argparse.Namespace) -> int:
+    result = converge.repair(site, check=options.check)
     if options.format == "json":
         output.print_json({"changed": result.changed, "actions": result.actions})
     else:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 from ..launcher.client import Launcher
-from ..site import Paths
+from ..site import Site
 
 # LSB's exit status of a service that is down.
 NOT_RUNNING = 3
@@ -19,28 +19,28 @@ NOT_RUNNING = 3
 _HALTING = {"RUNLEVEL": ("0", "1", "6"), "RC_RUNLEVEL": ("shutdown", "single")}
 
 
-def run(paths: Paths, options: argparse.Namespace) -> int:
+def run(site: Site, options: argparse.Namespace) -> int:
     if options.command == "up":
-        return _up(paths)
+        return _up(site)
     if options.command == "down":
-        return 0 if options.at_shutdown and not _shutting_down() else _down(paths)
+        return 0 if options.at_shutdown and not _shutting_down() else _down(site)
     if options.status:
-        return _status(paths)
-    return _end(paths) if options.end else _launcher(paths)
+        return _status(site)
+    return _end(site) if options.end else _launcher(site)
 
 
-def _up(paths: Paths) -> int:
+def _up(site: Site) -> int:
     from .. import converge
     from .lifecycle import report
 
-    return report(converge.up(paths).failed)
+    return report(converge.up(site).failed)
 
 
-def _down(paths: Paths) -> int:
+def _down(site: Site) -> int:
     from .. import converge
     from .lifecycle import report
 
-    return report(converge.down(paths))
+    return report(converge.down(site))
 
 
 def _shutting_down() -> bool:
@@ -57,20 +57,20 @@ def _shutting_down() -> bool:
     return done.stdout.strip() == "stopping"
 
 
-def _status(paths: Paths) -> int:
-    answer = Launcher(paths).ping()
+def _status(site: Site) -> int:
+    answer = Launcher(site).ping()
     print(f"the launcher runs, pid {answer['pid']}" if answer else "no launcher runs")
     return 0 if answer else NOT_RUNNING
 
 
-def _end(paths: Paths) -> int:
-    Launcher(paths).quit()
+def _end(site: Site) -> int:
+    Launcher(site).quit()
     return 0
 
 
-def _launcher(paths: Paths) -> int:
+def _launcher(site: Site) -> int:
     """In place of this process: what the launcher's memory holds is paid for by every sandbox."""
     from ..launcher.command import command
 
-    argv = command(paths, sys.executable)
+    argv = command(site, sys.executable)
     os.execv(argv[0], argv)

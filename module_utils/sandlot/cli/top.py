@@ -10,19 +10,19 @@ from typing import Any, Dict, List
 
 from .. import cgroups
 from ..sandbox import runtime
-from ..site import Paths
+from ..site import Site
 from . import names, output
 
 HEADS = ("NAME", "PIDS", "MEMORY", "CPU-TIME", "OOM-KILLS")
 
 
-def run(paths: Paths, options: argparse.Namespace) -> int:
-    wanted = [names.check(paths, name) for name in options.name] or names.known(paths)
+def run(site: Site, options: argparse.Namespace) -> int:
+    wanted = [names.check(site, name) for name in options.name] or names.known(site)
     layout = cgroups.detect()
     found = [
-        {"name": name, **vars(cgroups.usage(paths, name, layout))}
+        {"name": name, **vars(cgroups.usage(site, name, layout))}
         for name in wanted
-        if runtime.running(paths, name)
+        if runtime.running(site, name)
     ]
     if options.format == "json":
         output.print_json(found)

@@ -22,7 +22,7 @@ _BRIEF = 80
 
 
 @dataclass(frozen=True)
-class Wish:
+class Desired:
     """What is asked of one sandbox; ``spec`` is None for an absent one.
 
     ``healthy`` is whether the run waits for that, which is no change.
@@ -42,17 +42,17 @@ class Wish:
 class Target:
     """A wish with everything resolved: what the record and the kernel should hold."""
 
-    wish: Wish
+    wish: Desired
     record: Record
     launch_digest: str
     namespaces: str
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observed:
     """What there is of one sandbox; ``namespaces`` and ``running`` are digests.
 
-    ``strayed`` is one that runs in a network namespace that is no longer at the place it joins,
+    ``detached`` is one that runs in a network namespace that is no longer at the place it joins,
     ``rebuild`` one that a rebuild has left something of.
     """
 
@@ -61,7 +61,7 @@ class Seen:
     pins: str = NO_PINS
     namespaces: str | None = None
     running: str | None = None
-    strayed: bool = False
+    detached: bool = False
     rebuild: bool = False
 
 
@@ -91,14 +91,14 @@ class Decision:
         return self.new or bool(self.rebuild)
 
 
-def wanted(wish: Wish, record: Record | None) -> str:
+def wanted(wish: Desired, record: Record | None) -> str:
     """The run state to keep after this run and over reboots; "present" leaves it alone."""
     if wish.state in (STARTED, STOPPED):
         return wish.state
     return record.wanted if record else STOPPED
 
 
-def decide(target: Target, seen: Seen, rejoin: str = "") -> Decision:
+def decide(target: Target, seen: Observed, rejoin: str = "") -> Decision:
     """``rejoin`` is why it has to join another's network namespace anew, "" if it has not."""
     record = seen.record
     rebuild = _rebuild_reason(target, seen)
@@ -122,7 +122,7 @@ def decide(target: Target, seen: Seen, rejoin: str = "") -> Decision:
     )
 
 
-def _rebuild_reason(target: Target, seen: Seen) -> str:
+def _rebuild_reason(target: Target, seen: Observed) -> str:
     record = seen.record
     if record is None:
         return ""
@@ -137,12 +137,12 @@ def _rebuild_reason(target: Target, seen: Seen) -> str:
     return f"{_listed(options)} changed" if options else ""
 
 
-def _is_beside(seen: Seen, rebuild: str) -> bool:
+def _is_beside(seen: Observed, rebuild: str) -> bool:
     record = seen.record
     return bool(rebuild) and record is not None and record.phase == PRESENT and seen.layer
 
 
-def _destroy_reason(target: Target, seen: Seen) -> str:
+def _destroy_reason(target: Target, seen: Observed) -> str:
     if seen.record is None and (seen.pins != NO_PINS or seen.running):
         return "left over from a lost record"
     if seen.pins == NO_PINS:
@@ -154,7 +154,9 @@ def _destroy_reason(target: Target, seen: Seen) -> str:
     return ""
 
 
-def _run(target: Target, seen: Seen, rebuild: str, destroy: str, rejoin: str) -> tuple[bool, str]:
+def _run(
+    target: Target, seen: Observed, rebuild: str, destroy: str, rejoin: str
+) -> tuple[bool, str]:
     """Whether to stop, and how a start is to be called ("" for none)."""
     running = seen.running is not None
     if target.wish.state == STOPPED:
@@ -165,7 +167,7 @@ def _run(target: Target, seen: Seen, rebuild: str, destroy: str, rejoin: str) ->
     return False, "start" if target.wish.state == STARTED and not running else ""
 
 
-def _restart_reason(target: Target, seen: Seen, rebuild: str, destroy: str) -> str:
+def _restart_reason(target: Target, seen: Observed, rebuild: str, destroy: str) -> str:
     if target.wish.restart:
         return "asked"
     if rebuild:
@@ -178,11 +180,11 @@ def _restart_reason(target: Target, seen: Seen, rebuild: str, destroy: str) -> s
     return ""
 
 
-def _image_updated(target: Target, seen: Seen) -> bool:
+def _image_updated(target: Target, seen: Observed) -> bool:
     return bool(seen.record and seen.record.image.digest != target.record.image.digest)
 
 
-def _changed_options(target: Target, seen: Seen) -> str:
+def _changed_options(target: Target, seen: Observed) -> str:
     if seen.record is None:
         return ""
     found = differences(seen.record.spec, target.record.spec)

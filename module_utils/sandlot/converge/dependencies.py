@@ -11,10 +11,10 @@ from ..errors import LaunchError, SpecError
 from ..launcher.client import Launcher
 from ..sandbox import health, runtime
 from ..sandbox.record import Record
-from ..site import Paths
+from ..site import Site
 from ..spec.dependencies import HEALTHY
 from . import order
-from .decide import Decision, Seen, Wish
+from .decide import Decision, Desired, Observed
 from .steps import Failures
 
 Known = Mapping[str, Record]
@@ -58,7 +58,7 @@ def _ties(record: Record) -> list[str]:
 
 
 def check(
-    wishes: Mapping[str, Wish],
+    wishes: Mapping[str, Desired],
     everyone: Known,
     removed: Collection[str],
     asked_removals: Collection[str],
@@ -101,7 +101,7 @@ def _check_cycle(needs: order.Graph) -> None:
 
 
 def check_running(
-    starting: Known, decisions: Mapping[str, Decision], seen: Mapping[str, Seen]
+    starting: Known, decisions: Mapping[str, Decision], seen: Mapping[str, Observed]
 ) -> None:
     """SpecError for one to be started beside what it depends on, which stays stopped."""
     for name, record in starting.items():
@@ -111,7 +111,7 @@ def check_running(
                 raise SpecError("depends_on", needed, f"of sandbox {name} is not to run", hint=hint)
 
 
-def _will_run(name: str, decisions: Mapping[str, Decision], seen: Mapping[str, Seen]) -> bool:
+def _will_run(name: str, decisions: Mapping[str, Decision], seen: Mapping[str, Observed]) -> bool:
     decision = decisions.get(name)
     if decision and (decision.start or decision.stop):
         return bool(decision.start)
@@ -125,9 +125,9 @@ class Starts:
     """Starts level by level, and knows who has been started before."""
 
     def __init__(
-        self, paths: Paths, launcher: Launcher, starting: Iterable[str], everyone: Known
+        self, site: Site, launcher: Launcher, starting: Iterable[str], everyone: Known
     ) -> None:
-        self._paths = paths
+        self._paths = site
         self._launcher = launcher
         self._everyone = everyone
         self._starting = {name: everyone[name] for name in starting}

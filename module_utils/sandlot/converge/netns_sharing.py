@@ -11,12 +11,12 @@ from ..errors import LaunchError, SpecError
 from ..kernel import mountinfo
 from ..sandbox import netns
 from ..sandbox.record import Record
-from ..site import Paths
-from .decide import Decision, Seen, Wish
+from ..site import Site
+from .decide import Decision, Desired, Observed
 
 
 def check(
-    wishes: Mapping[str, Wish],
+    wishes: Mapping[str, Desired],
     records: Mapping[str, Record],
     bystanders: Mapping[str, Record],
     removed: Sequence[str],
@@ -56,14 +56,14 @@ def _check_partner(name: str, partner: str, everyone: Mapping[str, Record]) -> N
 
 
 def check_pins(
-    paths: Paths, records: Iterable[Record], sandboxes: Iterable[str], *, foreseen: bool
+    site: Site, records: Iterable[Record], sandboxes: Iterable[str], *, foreseen: bool
 ) -> None:
     """SpecError for a path that is no network namespace, the host's, or one of a sandbox.
 
     With ``foreseen``, a path that is not there yet may be made by what runs before.
     """
     joining = [record for record in records if record.spec.network_pin]
-    owners = {netns.identity(paths.sandbox(name).pin("net")): name for name in sandboxes}
+    owners = {netns.identity(site.sandbox(name).pin("net")): name for name in sandboxes}
     for record in joining:
         path = record.spec.network_pin
         if not foreseen or mountinfo.server_of(path) or os.path.lexists(path):
@@ -83,20 +83,20 @@ def _check_pin(record: Record, path: str, owners: Mapping[int | None, str]) -> N
         raise SpecError("network_mode", mode, problem, hint=f"use container:{owner}")
 
 
-def strayed(paths: Paths, record: Record | None, pid: int) -> bool:
+def detached(site: Site, record: Record | None, pid: int) -> bool:
     """Whether it runs in another network namespace than the one that is at its place now."""
     if record is None or record.spec.owns_network:
         return False
     partner = record.spec.network_partner
-    path = paths.sandbox(partner).pin("net") if partner else record.spec.network_pin
+    path = site.sandbox(partner).pin("net") if partner else record.spec.network_pin
     asks_a_server = record.spec.network_pin and mountinfo.server_of(path)
     there = netns.identity(path) if path and not asks_a_server else None
     return there is not None and netns.identity(f"/proc/{pid}/ns/net") not in (there, None)
 
 
-def reason(record: Record, decisions: Mapping[str, Decision], seen: Seen) -> str:
+def reason(record: Record, decisions: Mapping[str, Decision], seen: Observed) -> str:
     """Why a running sandbox has to join its network namespace anew, "" if it has not."""
     partner = decisions.get(record.spec.network_partner)
     if partner and partner.create:
         return f"namespaces of {partner.name} made again"
-    return "its network namespace is another now" if seen.strayed else ""
+    return "its network namespace is another now" if seen.detached else ""

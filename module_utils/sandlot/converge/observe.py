@@ -15,13 +15,13 @@ from ..launcher.client import Launcher
 from ..network import Interface
 from ..sandbox import layer, record, runtime
 from ..sandbox.record import Record, Records
-from ..site import PINNED, Paths
+from ..site import PINNED, Site
 from . import netns_sharing
-from .decide import ALL_PINS, NO_PINS, SOME_PINS, Seen
+from .decide import ALL_PINS, NO_PINS, SOME_PINS, Observed
 
 
 @dataclass(frozen=True)
-class Made:
+class NamespaceRecord:
     """What a sandbox's namespaces were made with; kept beside the pins, gone at reboot."""
 
     digest: str
@@ -44,28 +44,28 @@ class Observation:
     maps_ids: Callable[[str], bool]
     launcher: bool
     traces: frozenset[str]
-    seen: Mapping[str, Seen]
-    made: Mapping[str, Made]
+    seen: Mapping[str, Observed]
+    made: Mapping[str, NamespaceRecord]
     foreseen: bool = False
 
 
-def observe(paths: Paths, wished: Iterable[str], attached: Iterable[str] = ()) -> Observation:
+def observe(site: Site, wished: Iterable[str], attached: Iterable[str] = ()) -> Observation:
     """``wished`` and ``attached`` are the sandboxes and networks that are asked for."""
-    records = record.load_all(paths)
-    traces = known_names(paths)
+    records = record.load_all(site)
+    traces = known_names(site)
     names = sorted({*wished, *traces})
-    made = _made_all(paths, names)
+    made = _made_all(site, names)
     return Observation(
         records=records,
-        ids=idmap.observe(paths),
-        images=images.observe(paths),
-        networks=network.load_for(paths, {*attached, *_attached(records)}),
-        network=network.observe(paths),
-        cgroups=cgroups.observe(paths, names),
+        ids=idmap.observe(site),
+        images=images.observe(site),
+        networks=network.load_for(site, {*attached, *_attached(records)}),
+        network=network.observe(site),
+        cgroups=cgroups.observe(site, names),
         maps_ids=_mapping(),
-        launcher=Launcher(paths).listening(),
+        launcher=Launcher(site).listening(),
         traces=frozenset(traces),
-        seen={name: _seen(paths, name, records, made.get(name)) for name in names},
+        seen={name: _seen(site, name, records, made.get(name)) for name in names},
         made=made,
     )
 
@@ -89,28 +89,28 @@ def _attached(records: Records) -> set[str]:
     return {item.network for entry in records.good.values() for item in entry.interfaces}
 
 
-def known_names(paths: Paths) -> set[str]:
+def known_names(site: Site) -> set[str]:
     """Every sandbox there is any trace of: directories under state and run, cgroups."""
-    return {*record.names(paths), *runtime.names(paths), *cgroups.names(paths)}
+    return {*record.names(site), *runtime.names(site), *cgroups.names(site)}
 
 
-def _seen(paths: Paths, name: str, records: Records, made: Made | None) -> Seen:
-    running = runtime.running(paths, name)
+def _seen(site: Site, name: str, records: Records, made: NamespaceRecord | None) -> Observed:
+    running = runtime.running(site, name)
     known = records.good.get(name)
-    return Seen(
+    return Observed(
         record=known,
-        layer=layer.complete(paths.sandbox(name)),
-        pins=pins_of(paths, name, known),
+        layer=layer.complete(site.sandbox(name)),
+        pins=pins_of(site, name, known),
         namespaces=made.digest if made else None,
         running=running.digest if running else None,
-        strayed=running is not None and netns_sharing.strayed(paths, known, running.pid),
-        rebuild=layer.exists(paths.sandbox(name).rebuild),
+        detached=running is not None and netns_sharing.detached(site, known, running.pid),
+        rebuild=layer.exists(site.sandbox(name).rebuild),
     )
 
 
-def pins_of(paths: Paths, name: str, known: Record | None) -> str:
+def pins_of(site: Site, name: str, known: Record | None) -> str:
     """Without a time offset there is no time pin; the digest tells when one is due."""
-    kinds = runtime.pinned(paths, name)
+    kinds = runtime.pinned(site, name)
     if not kinds:
         return NO_PINS
     joins = known is not None and not known.spec.owns_network
@@ -118,25 +118,25 @@ def pins_of(paths: Paths, name: str, known: Record | None) -> str:
     return ALL_PINS if kinds >= due else SOME_PINS
 
 
-def _made_all(paths: Paths, names: Sequence[str]) -> Dict[str, Made]:
-    found = {name: made_at(paths.sandbox(name).namespaces, name) for name in names}
+def _made_all(site: Site, names: Sequence[str]) -> Dict[str, NamespaceRecord]:
+    found = {name: namespace_record_at(site.sandbox(name).namespaces, name) for name in names}
     return {name: made for name, made in found.items() if made}
 
 
-def made_at(path: str, name: str) -> Made | None:
+def namespace_record_at(path: str, name: str) -> NamespaceRecord | None:
     """Anything unreadable counts as unknown: the namespaces are then made again."""
     try:
         data = store.read(path)
         if data is None:
             return None
         interfaces = [Interface.from_json(name, entry) for entry in data["interfaces"]]
-        return Made(str(data["digest"]), tuple(interfaces))
+        return NamespaceRecord(str(data["digest"]), tuple(interfaces))
     except (StateError, KeyError, TypeError):
         return None
 
 
-def write_made(paths: Paths, name: str, made: Made) -> None:
-    os.makedirs(paths.sandbox(name).run, mode=0o700, exist_ok=True)
+def write_namespace_record(site: Site, name: str, made: NamespaceRecord) -> None:
+    os.makedirs(site.sandbox(name).run, mode=0o700, exist_ok=True)
     interfaces = [interface.to_json() for interface in made.interfaces]
     data = {"digest": made.digest, "interfaces": interfaces}
-    store.write(paths.sandbox(name).namespaces, data, durable=False)
+    store.write(site.sandbox(name).namespaces, data, durable=False)

@@ -17,10 +17,10 @@ from ..launcher.client import Launcher
 from ..plan import Change, Operation
 from ..sandbox import etcfiles, launchfile, layer, live, record
 from ..sandbox.record import PRESENT, REBUILDING, Record
-from ..site import Paths
+from ..site import Site
 from . import dependencies, netns_sharing, rebuild, removal
-from .decide import NO_PINS, Decision, Seen, decide, namespace_lines, record_lines, run_lines
-from .observe import Made, Observation, write_made
+from .decide import NO_PINS, Decision, Observed, decide, namespace_lines, record_lines, run_lines
+from .observe import NamespaceRecord, Observation, write_namespace_record
 from .rebuild import Rebuild
 from .resolve import Request, Resolved, resolve
 from .steps import Failures, Line, Step, batch, single
@@ -41,7 +41,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Context:
-    paths: Paths
+    site: Site
     seen: Observation
     resolved: Resolved
     decisions: Mapping[str, Decision]
@@ -62,16 +62,16 @@ class _Files:
         return {file: self.contents[file] for file in self.outdated}
 
 
-def plan(paths: Paths, request: Request, seen: Observation) -> Plan:
-    resolved = resolve(paths, request, seen)
+def plan(site: Site, request: Request, seen: Observation) -> Plan:
+    resolved = resolve(site, request, seen)
     decisions = _decisions(resolved, seen)
     if any(decision.create or decision.start for decision in decisions.values()):
         probe.require()
     followers = _followers(resolved, decisions, seen)
     _check_running(resolved, decisions, followers, seen)
-    files = _all_files(paths, seen, resolved)
+    files = _all_files(site, seen, resolved)
     rebuilds = rebuild.rebuilds(decisions, resolved.targets, resolved.launches, seen.seen)
-    context = _Context(paths, seen, resolved, decisions, rebuilds, followers, files)
+    context = _Context(site, seen, resolved, decisions, rebuilds, followers, files)
     records = [target.record for target in resolved.targets.values()]
     warnings = etcfiles.warnings(records, seen.networks)
     preparation = [] if request.repair else _preparation(context)
@@ -123,7 +123,7 @@ def _check_running(
     dependencies.check_running(starting, decisions, seen.seen)
 
 
-def _all_files(paths: Paths, seen: Observation, resolved: Resolved) -> dict[str, _Files]:
+def _all_files(site: Site, seen: Observation, resolved: Resolved) -> dict[str, _Files]:
     """Of the wished sandboxes, and of the others as far as they have namespaces."""
     records = {name: target.record for name, target in resolved.targets.items()}
     records.update(
@@ -136,12 +136,12 @@ def _all_files(paths: Paths, seen: Observation, resolved: Resolved) -> dict[str,
     files = {}
     for name, entry in records.items():
         contents = etcfiles.contents(entry, around)
-        files[name] = _Files(entry, contents, etcfiles.outdated(paths, name, contents))
+        files[name] = _Files(entry, contents, etcfiles.outdated(site, name, contents))
     return files
 
 
 def _preparation(context: _Context) -> list[Step]:
-    paths, rebuilds = context.paths, context.rebuilds
+    paths, rebuilds = context.site, context.rebuilds
     return [
         *(rebuild.announce(paths, one) for one in rebuilds.values()),
         *_shift(context, beside=True),
@@ -150,7 +150,7 @@ def _preparation(context: _Context) -> list[Step]:
 
 
 def _steps(context: _Context) -> list[Step]:
-    paths, seen, removed = context.paths, context.seen, context.resolved.removed
+    paths, seen, removed = context.site, context.seen, context.resolved.removed
     return [
         *removal.announce(paths, seen, removed),
         *_write_records(context),
@@ -176,15 +176,15 @@ def _write_records(context: _Context) -> list[Step]:
     decisions = context.decisions
     ordered = dependencies.for_recording({name: d.record for name, d in decisions.items()})
     return [
-        _record_step(context.paths, decision.record, record_lines(decision))
+        _record_step(context.site, decision.record, record_lines(decision))
         for decision in (decisions[name] for name in ordered)
         if decision.write_record and not decision.beside
     ]
 
 
-def _record_step(paths: Paths, entry: Record, lines: Sequence[Line] = ()) -> Step:
+def _record_step(site: Site, entry: Record, lines: Sequence[Line] = ()) -> Step:
     def save(failures: Failures) -> None:
-        record.save(paths, entry)
+        record.save(site, entry)
 
     return Step(f"{entry.name}: write record", save, tuple(lines), entry.name)
 
@@ -200,7 +200,7 @@ def _stop(context: _Context) -> list[Step]:
     stopping = [name for name, d in decisions.items() if d.stop or _may_revive(d, seen[name])]
     stopping += context.followers
     removed = [n for n in context.resolved.removed if seen[n].running or seen[n].pins != NO_PINS]
-    launcher = Launcher(context.paths, python=payload.python())
+    launcher = Launcher(context.site, python=payload.python())
 
     def stop(names: list[str], failures: Failures) -> None:
         failures.update(launcher.stop(names))
@@ -219,7 +219,7 @@ def _stop_lines(decisions: Mapping[str, Decision], names: Iterable[str]) -> list
     return [ln for d in stopping if d.stop and not d.start for ln in run_lines(d)]
 
 
-def _may_revive(decision: Decision, seen: Seen) -> bool:
+def _may_revive(decision: Decision, seen: Observed) -> bool:
     changes = decision.write_record or decision.start or decision.rebuild or decision.destroy
     return bool(changes) and not seen.running and seen.pins != NO_PINS
 
@@ -228,7 +228,7 @@ def _destroy(context: _Context) -> list[Step]:
     removed = [n for n in context.resolved.removed if context.seen.seen[n].pins != NO_PINS]
     remade = [name for name, d in context.decisions.items() if d.destroy]
     rebuilt = [n for n in context.resolved.removed if context.seen.seen[n].rebuild]
-    launcher = Launcher(context.paths, python=payload.python())
+    launcher = Launcher(context.site, python=payload.python())
 
     def destroy(names: list[str], failures: Failures) -> None:
         failures.update(launcher.destroy(names))
@@ -236,17 +236,17 @@ def _destroy(context: _Context) -> list[Step]:
     # A network namespace dies some time after its pin; its links have to be gone at once.
     made = [name for name, d in context.decisions.items() if d.create and not d.beside]
     gone = [*context.resolved.removed, *made]
-    unlinked = network.unlink_all(context.paths, gone, context.seen.network)
+    unlinked = network.unlink_all(context.site, gone, context.seen.network)
     return [
         *(single(operation, silent=True) for operation in unlinked),
         *batch("destroy namespaces", [*removed, *remade], destroy),
-        *batch("destroy", rebuilt, lambda n, f: f.update(rebuild.unpin(context.paths, n))),
+        *batch("destroy", rebuilt, lambda n, f: f.update(rebuild.unpin(context.site, n))),
     ]
 
 
 def _shared(context: _Context) -> list[Step]:
     """What belongs to the host as a whole: id files, networks, packet filter."""
-    paths, seen, resolved = context.paths, context.seen, context.resolved
+    paths, seen, resolved = context.site, context.seen, context.resolved
     present = {name: target.record.ids for name, target in resolved.targets.items()}
     present.update({name: entry.ids for name, entry in resolved.bystanders.items()})
     operations = idmap.operations(paths, seen.ids, present, resolved.removed)
@@ -254,7 +254,7 @@ def _shared(context: _Context) -> list[Step]:
 
 
 def _networks(context: _Context) -> list[Step]:
-    paths, seen, resolved = context.paths, context.seen, context.resolved
+    paths, seen, resolved = context.site, context.seen, context.resolved
     interfaces = [entry for entries in resolved.interfaces.values() for entry in entries]
     operations = []
     if seen.networks:
@@ -278,7 +278,7 @@ def _shift(context: _Context, *, beside: bool) -> list[Step]:
         ref = decision.record.image
         image = context.seen.images.get(ref.name)
         if image and image.digest == ref.digest and launchfile.is_shifted(ref):
-            found = images.shift_operations(context.paths, image, decision.record.ids)
+            found = images.shift_operations(context.site, image, decision.record.ids)
             steps += _of_one(name, found, silent=False)
     return steps
 
@@ -290,7 +290,7 @@ def _prepare(context: _Context) -> list[Step]:
 
 
 def _prepare_one(context: _Context, decision: Decision) -> Step | None:
-    paths, name = context.paths, decision.name
+    paths, name = context.site, decision.name
     fresh = not decision.beside and (decision.told or not context.seen.seen[name].layer)
     files = context.files[name]
     launch = context.resolved.launches[name]
@@ -325,7 +325,7 @@ def _update_hosts(context: _Context) -> list[Step]:
 
     def update(names: list[str], failures: Failures) -> None:
         for name in names:
-            etcfiles.write(context.paths, due[name].record, due[name].due())
+            etcfiles.write(context.site, due[name].record, due[name].due())
 
     told = any(decision.told for decision in context.decisions.values())
     count = f"{len(due)} file{'s' if len(due) > 1 else ''}"
@@ -337,12 +337,12 @@ def _create(context: _Context) -> list[Step]:
     making = {name: d for name, d in context.decisions.items() if d.create and not d.beside}
     lines = [line for decision in making.values() for line in namespace_lines(decision)]
     targets = context.resolved.targets
-    launcher = Launcher(context.paths, python=payload.python())
+    launcher = Launcher(context.site, python=payload.python())
 
     def create(names: list[str], failures: Failures) -> None:
         for name in names:
-            made = Made(targets[name].namespaces, targets[name].record.interfaces)
-            write_made(context.paths, name, made)
+            made = NamespaceRecord(targets[name].namespaces, targets[name].record.interfaces)
+            write_namespace_record(context.site, name, made)
         failures.update(launcher.create(names))
 
     return batch("make namespaces", list(making), create, lines)
@@ -355,10 +355,10 @@ def _plug(context: _Context) -> list[Step]:
         state = context.seen.network
         if decision.create:
             state = state.without(name)
-        netns = context.paths.sandbox(name).pin("net")
+        netns = context.site.sandbox(name).pin("net")
         found = [
-            *network.unlink_operations(context.paths, name, state, interfaces),
-            *network.link_operations(context.paths, interfaces, netns, state),
+            *network.unlink_operations(context.site, name, state, interfaces),
+            *network.link_operations(context.site, interfaces, netns, state),
         ]
         if found and not decision.create:
             steps.append(_note_interfaces(context, decision))
@@ -372,8 +372,10 @@ def _note_interfaces(context: _Context, decision: Decision) -> Step:
     name = decision.name
 
     def note(failures: Failures) -> None:
-        made = Made(context.resolved.targets[name].namespaces, decision.record.interfaces)
-        write_made(context.paths, name, made)
+        made = NamespaceRecord(
+            context.resolved.targets[name].namespaces, decision.record.interfaces
+        )
+        write_namespace_record(context.site, name, made)
 
     return Step(f"{name}: note interfaces", note, (), name)
 
@@ -384,7 +386,7 @@ def _shape(context: _Context, decision: Decision, *, plugged: bool) -> list[Step
     rates = network.Rates(spec.ingress_rate, spec.egress_rate)
     state = context.seen.network
     states = [state, state.without(decision.name)] if plugged else [state]
-    plans = (network.rate_operations(context.paths, interfaces, rates, each) for each in states)
+    plans = (network.rate_operations(context.site, interfaces, rates, each) for each in states)
     return _of_one(decision.name, next(filter(None, plans), []), silent=plugged)
 
 
@@ -392,7 +394,7 @@ def _limit(context: _Context) -> list[Step]:
     steps = []
     for name, decision in context.decisions.items():
         limits = decision.record.spec.limits
-        found = cgroups.operations(context.paths, name, limits, context.seen.cgroups)
+        found = cgroups.operations(context.site, name, limits, context.seen.cgroups)
         steps += _of_one(name, found, silent=decision.new)
     return steps
 
@@ -410,9 +412,9 @@ def _start(context: _Context) -> list[Step]:
     )
     everyone = {**context.resolved.bystanders}
     everyone.update((name, decision.record) for name, decision in context.decisions.items())
-    launcher = Launcher(context.paths, python=payload.python())
+    launcher = Launcher(context.site, python=payload.python())
     names = [*starting, *context.followers]
-    starts = dependencies.Starts(context.paths, launcher, names, everyone)
+    starts = dependencies.Starts(context.site, launcher, names, everyone)
     return [
         step
         for level in starts.levels()
@@ -425,7 +427,7 @@ def _watch(context: _Context) -> list[Step]:
     running = any(context.seen.seen[name].running for name in context.decisions)
     if context.seen.launcher or not running:
         return []
-    launcher = Launcher(context.paths, python=payload.python())
+    launcher = Launcher(context.site, python=payload.python())
 
     def ensure(failures: Failures) -> None:
         launcher.ensure()
@@ -437,10 +439,10 @@ def _settle(context: _Context) -> list[Step]:
     """A rebuild is over once its layer is new and it does well; until then the record says so."""
     rebuilds = context.rebuilds
     return [
-        *(rebuild.commit(context.paths, one) for one in rebuilds.values()),
-        *rebuild.discard(context.paths, list(rebuilds)),
+        *(rebuild.commit(context.site, one) for one in rebuilds.values()),
+        *rebuild.discard(context.site, list(rebuilds)),
         *(
-            _record_step(context.paths, decision.record.in_phase(PRESENT))
+            _record_step(context.site, decision.record.in_phase(PRESENT))
             for decision in context.decisions.values()
             if decision.record.phase == REBUILDING and not decision.beside
         ),

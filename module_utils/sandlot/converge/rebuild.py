@@ -21,9 +21,9 @@ from ..network import NetworkState
 from ..oserrors import explained
 from ..sandbox import last_words, launchfile, layer, record, settle
 from ..sandbox.record import PRESENT, REBUILDING, Record
-from ..site import Paths, SandboxPaths
-from .decide import Decision, Seen, Target, preparation_line, record_lines, switch_line
-from .observe import Made, write_made
+from ..site import SandboxPaths, Site
+from .decide import Decision, Observed, Target, preparation_line, record_lines, switch_line
+from .observe import NamespaceRecord, write_namespace_record
 from .steps import Failures, Step, batch
 
 NEXT, OLD = "next", "old"
@@ -44,7 +44,7 @@ class Rebuild:
     decision: Decision
     old: Record
     launch: Mapping[str, Any]
-    made: Made
+    made: NamespaceRecord
     ran: bool
     words: List[Words] = field(default_factory=list, compare=False)
 
@@ -61,13 +61,13 @@ def rebuilds(
     decisions: Mapping[str, Decision],
     targets: Mapping[str, Target],
     launches: Mapping[str, Mapping[str, Any]],
-    seen: Mapping[str, Seen],
+    seen: Mapping[str, Observed],
 ) -> Dict[str, Rebuild]:
     found = {}
     for name, decision in decisions.items():
         old = seen[name].record
         if decision.beside and old is not None:
-            made = Made(targets[name].namespaces, decision.record.interfaces)
+            made = NamespaceRecord(targets[name].namespaces, decision.record.interfaces)
             ran = seen[name].running is not None
             found[name] = Rebuild(decision, old, launches[name], made, ran)
     return found
@@ -87,39 +87,39 @@ def each(
 # -- while the old one runs
 
 
-def announce(paths: Paths, one: Rebuild) -> Step:
+def announce(site: Site, one: Rebuild) -> Step:
     """The directory first: together they tell a rebuild of this kind from any other phase."""
 
     def save(failures: Failures) -> None:
-        os.makedirs(paths.sandbox(one.name).rebuild, mode=0o700, exist_ok=True)
-        record.save(paths, one.old.in_phase(REBUILDING))
+        os.makedirs(site.sandbox(one.name).rebuild, mode=0o700, exist_ok=True)
+        record.save(site, one.old.in_phase(REBUILDING))
 
     lines = tuple(record_lines(one.decision))
     return Step(f"{one.name}: mark for a rebuild", save, lines, one.name)
 
 
-def prepare(paths: Paths, found: Mapping[str, Rebuild]) -> list[Step]:
+def prepare(site: Site, found: Mapping[str, Rebuild]) -> list[Step]:
     return [
-        *(_prepare_files(paths, one) for one in found.values()),
-        *batch("prepare namespaces", list(found), lambda n, f: _prepare_pins(paths, n, f)),
+        *(_prepare_files(site, one) for one in found.values()),
+        *batch("prepare namespaces", list(found), lambda n, f: _prepare_pins(site, n, f)),
     ]
 
 
-def _prepare_files(paths: Paths, one: Rebuild) -> Step:
-    beside = paths.sandbox(one.name).beside(NEXT)
+def _prepare_files(site: Site, one: Rebuild) -> Step:
+    beside = site.sandbox(one.name).beside(NEXT)
 
     def make(failures: Failures) -> None:
         layer.make(beside, one.new.ids)
-        launchfile.write(paths, beside.name, launchfile.encoded(one.launch))
-        write_made(paths, beside.name, one.made)
+        launchfile.write(site, beside.name, launchfile.encoded(one.launch))
+        write_namespace_record(site, beside.name, one.made)
 
     lines = (preparation_line(one.decision),)
     return Step(f"{one.name}: prepare a rebuild", make, lines, one.name)
 
 
-def _prepare_pins(paths: Paths, names: Sequence[str], failures: Failures) -> None:
-    besides = {paths.sandbox(name).beside(NEXT).name: name for name in names}
-    launcher = Launcher(paths, python=payload.python())
+def _prepare_pins(site: Site, names: Sequence[str], failures: Failures) -> None:
+    besides = {site.sandbox(name).beside(NEXT).name: name for name in names}
+    launcher = Launcher(site, python=payload.python())
     for beside, failure in launcher.create(besides).items():
         failures[besides[beside]] = failure
 
@@ -127,16 +127,16 @@ def _prepare_pins(paths: Paths, names: Sequence[str], failures: Failures) -> Non
 # -- while neither runs
 
 
-def switch(paths: Paths, found: Mapping[str, Rebuild], state: NetworkState) -> list[Step]:
+def switch(site: Site, found: Mapping[str, Rebuild], state: NetworkState) -> list[Step]:
     """The old one's interfaces go first, as the new ones have the same names and addresses."""
     lines = [switch_line(one.decision) for one in found.values()]
 
     def switch_all(names: list[str], failures: Failures) -> None:
         for name in names:
-            found[name].words.append(_last_words(paths.sandbox(name)))
-        for operation in network.unlink_all(paths, names, state):
+            found[name].words.append(_last_words(site.sandbox(name)))
+        for operation in network.unlink_all(site, names, state):
             operation.apply()
-        each("switch to the new", names, failures, lambda name: _switch(paths.sandbox(name)))
+        each("switch to the new", names, failures, lambda name: _switch(site.sandbox(name)))
 
     return batch("switch", list(found), switch_all, lines)
 
@@ -164,45 +164,45 @@ def _switch(sandbox: SandboxPaths) -> None:
 # -- while the new one runs
 
 
-def await_all(paths: Paths, found: Mapping[str, Rebuild]) -> list[Step]:
+def await_all(site: Site, found: Mapping[str, Rebuild]) -> list[Step]:
     started = [name for name, one in found.items() if one.decision.start]
 
     def wait(names: list[str], failures: Failures) -> None:
         limits = {name: found[name].new.spec.healthy_wait_timeout for name in names}
-        problems = settle.problems(paths, limits)
+        problems = settle.problems(site, limits)
         failures.update((name, LaunchError(problem)) for name, problem in problems.items())
 
     return batch("wait", started, wait)
 
 
-def commit(paths: Paths, one: Rebuild) -> Step:
+def commit(site: Site, one: Rebuild) -> Step:
     """From here on the new one is the sandbox; what is left to do is to remove the old."""
 
     def save(failures: Failures) -> None:
-        store.sync_directory(paths.sandbox(one.name).beside(OLD).state)
-        record.save(paths, one.new)
+        store.sync_directory(site.sandbox(one.name).beside(OLD).state)
+        record.save(site, one.new)
 
     return Step(f"{one.name}: commit the rebuild", save, (), one.name)
 
 
-def discard(paths: Paths, names: Sequence[str]) -> list[Step]:
+def discard(site: Site, names: Sequence[str]) -> list[Step]:
     """Remove what was set aside; what marks it goes last."""
-    return batch("discard what was set aside", names, lambda n, f: discard_all(paths, n, f))
+    return batch("discard what was set aside", names, lambda n, f: discard_all(site, n, f))
 
 
-def discard_all(paths: Paths, names: Sequence[str], failures: Failures) -> None:
-    failures.update(unpin(paths, names))
+def discard_all(site: Site, names: Sequence[str], failures: Failures) -> None:
+    failures.update(unpin(site, names))
 
     def remove(name: str) -> None:
-        layer.remove_tree(f"{paths.sandbox(name).run}/rebuild")
-        layer.remove_tree(paths.sandbox(name).rebuild)
+        layer.remove_tree(f"{site.sandbox(name).run}/rebuild")
+        layer.remove_tree(site.sandbox(name).rebuild)
 
     each("remove what was set aside", names, failures, remove)
 
 
-def unpin(paths: Paths, names: Sequence[str]) -> Failures:
+def unpin(site: Site, names: Sequence[str]) -> Failures:
     besides = {
-        paths.sandbox(name).beside(which).name: name for name in names for which in (NEXT, OLD)
+        site.sandbox(name).beside(which).name: name for name in names for which in (NEXT, OLD)
     }
-    failed = Launcher(paths, python=payload.python()).destroy(besides)
+    failed = Launcher(site, python=payload.python()).destroy(besides)
     return {besides[beside]: failure for beside, failure in failed.items()}

@@ -8,27 +8,27 @@ import os
 
 from .. import lock, network
 from ..plan import apply_all, descriptions
-from ..site import Paths
+from ..site import Site
 from .observe import observe
 from .resolve import Request, resolve
 
 
-def refresh(paths: Paths) -> list[str]:
+def refresh(site: Site) -> list[str]:
     """Resolve all names again; what was changed. A host without names is left alone."""
-    if not os.path.exists(paths.names_file):
+    if not os.path.exists(site.names_file):
         return []
-    with lock.exclusive(paths):
+    with lock.exclusive(site):
         # A teardown may have been under way.
-        return _refresh(paths) if os.path.exists(paths.names_file) else []
+        return _refresh(site) if os.path.exists(site.names_file) else []
 
 
-def _refresh(paths: Paths) -> list[str]:
-    seen = observe(paths, [])
-    whole = resolve(paths, Request(()), seen)
+def _refresh(site: Site) -> list[str]:
+    seen = observe(site, [])
+    whole = resolve(site, Request(()), seen)
     stored = seen.network.networks
-    found = network.resolve_names(paths, network.policy_names(stored, whole.policies))
+    found = network.resolve_names(site, network.policy_names(stored, whole.policies))
     operations = network.rules_operations(
-        paths,
+        site,
         stored,
         [item for items in whole.interfaces.values() for item in items],
         whole.publications,
@@ -38,5 +38,5 @@ def _refresh(paths: Paths) -> list[str]:
     )
     apply_all(operations)
     # Also when nothing else has changed: addresses live on from when they were last seen.
-    network.save_names(paths, found)
+    network.save_names(site, found)
     return descriptions(operations)

@@ -11,37 +11,37 @@ from typing import Sequence
 from .. import cgroups, store
 from ..sandbox import launchfile, layer, record
 from ..sandbox.record import REMOVING, Record
-from ..site import Paths, SandboxPaths
+from ..site import SandboxPaths, Site
 from .observe import Observation
 from .steps import Failures, Line, Step, single
 
 
-def announce(paths: Paths, seen: Observation, names: Sequence[str]) -> list[Step]:
+def announce(site: Site, seen: Observation, names: Sequence[str]) -> list[Step]:
     """The intent, before anything goes; without a usable record the name alone has to do."""
-    return [_announce_one(paths, seen, name) for name in names]
+    return [_announce_one(site, seen, name) for name in names]
 
 
-def _announce_one(paths: Paths, seen: Observation, name: str) -> Step:
+def _announce_one(site: Site, seen: Observation, name: str) -> Step:
     known = seen.records.good.get(name)
 
     def save(failures: Failures) -> None:
         if known and known.phase != REMOVING:
-            record.save(paths, known.in_phase(REMOVING))
+            record.save(site, known.in_phase(REMOVING))
 
     return Step(f"{name}: mark for removal", save, (Line(name, "remove"),), name)
 
 
-def clean(paths: Paths, seen: Observation, names: Sequence[str]) -> list[Step]:
+def clean(site: Site, seen: Observation, names: Sequence[str]) -> list[Step]:
     steps = []
     for name in names:
-        operations = cgroups.remove_operations(paths, name, seen.cgroups)
+        operations = cgroups.remove_operations(site, name, seen.cgroups)
         steps += [single(operation, subject=name, silent=True) for operation in operations]
-        steps.append(_files_step(paths, name, seen.records.good.get(name)))
+        steps.append(_files_step(site, name, seen.records.good.get(name)))
     return steps
 
 
-def _files_step(paths: Paths, name: str, known: Record | None) -> Step:
-    sandbox = paths.sandbox(name)
+def _files_step(site: Site, name: str, known: Record | None) -> Step:
+    sandbox = site.sandbox(name)
 
     def remove(failures: Failures) -> None:
         if known and launchfile.is_shifted(known.image):

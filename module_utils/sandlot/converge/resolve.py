@@ -11,13 +11,13 @@ from typing import Any, Dict, Iterable, Iterator, Mapping, Sequence
 from .. import cgroups, idmap, images, network
 from ..errors import SandlotError, SpecError
 from ..images import Image
-from ..network import Interface, Own, Publication
+from ..network import Interface, Publication, SandboxPolicy
 from ..sandbox import etcfiles, launchfile
 from ..sandbox.names import is_setup_running
 from ..sandbox.record import PRESENT, REMOVING, ImageRef, Record
-from ..site import Paths
+from ..site import Site
 from . import dependencies, netns_sharing
-from .decide import ABSENT, Target, Wish, wanted
+from .decide import ABSENT, Desired, Target, wanted
 from .observe import Observation
 
 
@@ -30,7 +30,7 @@ class Request:
     recorded, as they are being made. ``management_ports`` are never published.
     """
 
-    wishes: tuple[Wish, ...]
+    wishes: tuple[Desired, ...]
     purge: bool = False
     check: bool = False
     repair: bool = False
@@ -52,30 +52,30 @@ class Resolved:
     publications: tuple[Publication, ...]
 
     @property
-    def policies(self) -> dict[str, Own]:
+    def policies(self) -> dict[str, SandboxPolicy]:
         """Of a sandbox with a broken record it is not known, so it reaches nothing."""
         known = {name: entry.policy for name, entry in self.bystanders.items()}
         known.update((name, target.record.policy) for name, target in self.targets.items())
         return {name: known.get(name, network.CLOSED) for name in self.interfaces}
 
 
-def resolve(paths: Paths, request: Request, seen: Observation) -> Resolved:
+def resolve(site: Site, request: Request, seen: Observation) -> Resolved:
     wishes = {wish.name: wish for wish in request.wishes if wish.state != ABSENT}
-    leaving = removed(paths, request, seen)
+    leaving = removed(site, request, seen)
     _refuse_broken(wishes, seen)
     bystanders = _bystanders(wishes, leaving, seen)
     kept = _kept_interfaces(leaving, seen)
     attachments = {name: _spec(wish).networks for name, wish in wishes.items()}
-    allocated = network.allocate(paths, seen.networks, attachments, kept)
-    records = _records(paths, wishes, leaving, allocated, seen)
+    allocated = network.allocate(site, seen.networks, attachments, kept)
+    records = _records(site, wishes, leaving, allocated, seen)
     everyone = {**bystanders, **records}
     netns_sharing.check(wishes, records, bystanders, leaving)
     asked_removals = leaving if request.purge else _absent(request)
     dependencies.check(wishes, everyone, leaving, asked_removals, seen.records.broken)
     joining = [record for name, record in records.items() if not wishes[name].keep_image]
-    netns_sharing.check_pins(paths, joining, seen.traces, foreseen=request.check)
+    netns_sharing.check_pins(site, joining, seen.traces, foreseen=request.check)
     _check_names(everyone)
-    launches = {name: _launch(paths, record, seen) for name, record in records.items()}
+    launches = {name: _launch(site, record, seen) for name, record in records.items()}
     publications = _published(everyone.values())
     staying = (record for name, record in seen.records.good.items() if name not in leaving)
     network.check_publications(publications, _published(staying), request.management_ports)
@@ -99,30 +99,30 @@ def _check_names(records: Mapping[str, Record]) -> None:
     network.check_names(members, etcfiles.names(records))
 
 
-def foresee(paths: Paths, request: Request, seen: Observation) -> Observation:
+def foresee(site: Site, request: Request, seen: Observation) -> Observation:
     """What a check looks at: the host with the images and networks that are to come."""
     stored = {**seen.network.networks, **request.networks}
     return replace(
         seen,
-        images=images.desired(paths, request.images),
+        images=images.desired(site, request.images),
         networks={**seen.networks, **request.networks},
         network=replace(seen.network, networks=stored),
         foreseen=True,
     )
 
 
-def _spec(wish: Wish) -> Any:
+def _spec(wish: Desired) -> Any:
     if wish.spec is None:
         raise SpecError("state", wish.state, f"of sandbox {wish.name} needs a spec")
     return wish.spec
 
 
-def removed(paths: Paths, request: Request, seen: Observation) -> tuple[str, ...]:
+def removed(site: Site, request: Request, seen: Observation) -> tuple[str, ...]:
     """Asked for, not listed while purging, or begun by a run that was killed."""
     wishes = {wish.name for wish in request.wishes if wish.state != ABSENT}
     asked = _absent(request)
     begun = {name for name, record in seen.records.good.items() if record.phase == REMOVING}
-    unlisted = {name for name in seen.traces if request.purge and not is_setup_running(paths, name)}
+    unlisted = {name for name in seen.traces if request.purge and not is_setup_running(site, name)}
     found = ((asked | begun | unlisted) & seen.traces) - wishes
     return dependencies.for_removal(found, seen.records.good)
 
@@ -154,8 +154,8 @@ def _kept_interfaces(removed: Sequence[str], seen: Observation) -> dict[str, tup
 
 
 def _records(
-    paths: Paths,
-    wishes: Mapping[str, Wish],
+    site: Site,
+    wishes: Mapping[str, Desired],
     removed: Sequence[str],
     allocated: Mapping[str, Sequence[Interface]],
     seen: Observation,
@@ -169,7 +169,7 @@ def _records(
         spec = _spec(wish)
         with _named(name):
             cgroups.check(spec.limits, seen.cgroups)
-            image = _image(paths, wish, old, ids[name], seen)
+            image = _image(site, wish, old, ids[name], seen)
         records[name] = Record(
             name=name,
             phase=PRESENT,
@@ -193,7 +193,7 @@ def _named(name: str) -> Iterator[None]:
 
 
 def _image(
-    paths: Paths, wish: Wish, old: Record | None, ids: idmap.IdRange, seen: Observation
+    site: Site, wish: Desired, old: Record | None, ids: idmap.IdRange, seen: Observation
 ) -> ImageRef:
     """The image and the tree of it that the layer lies on; a tree in use stays what it is."""
     if old and wish.keep_image:
@@ -206,7 +206,7 @@ def _image(
         return old.image
     if not seen.foreseen:
         images.check_made(found)
-    layers = found.layers if _maps_ids(found, seen) else _shifted(paths, found, ids)
+    layers = found.layers if _maps_ids(found, seen) else _shifted(site, found, ids)
     return ImageRef(
         found.name, found.digest, layers, dict(found.host), found.tmpfs, dict(found.config)
     )
@@ -217,9 +217,9 @@ def _maps_ids(image: images.Image, seen: Observation) -> bool:
     return all(seen.maps_ids(path) for path in needed)
 
 
-def _shifted(paths: Paths, image: images.Image, ids: idmap.IdRange) -> tuple[str, ...]:
+def _shifted(site: Site, image: images.Image, ids: idmap.IdRange) -> tuple[str, ...]:
     """A copy with moved owners stands in for one tree of our own, and for nothing else."""
-    if image.host or not images.is_one_tree(paths, image):
+    if image.host or not images.is_one_tree(site, image):
         raise SpecError(
             "image",
             image.name,
@@ -227,15 +227,15 @@ def _shifted(paths: Paths, image: images.Image, ids: idmap.IdRange) -> tuple[str
             hint="use a source that makes one tree (tarball, debootstrap, oci) without setup, "
             "or another file system or kernel",
         )
-    return (images.shifted(paths, image, ids),)
+    return (images.shifted(site, image, ids),)
 
 
-def _launch(paths: Paths, record: Record, seen: Observation) -> dict[str, Any]:
-    directories = cgroups.directories(paths, record.name, seen.cgroups)
-    return launchfile.content(paths, record, directories)
+def _launch(site: Site, record: Record, seen: Observation) -> dict[str, Any]:
+    directories = cgroups.directories(site, record.name, seen.cgroups)
+    return launchfile.content(site, record, directories)
 
 
-def _target(wish: Wish, record: Record, launch: Mapping[str, Any]) -> Target:
+def _target(wish: Desired, record: Record, launch: Mapping[str, Any]) -> Target:
     namespaces = launchfile.namespace_digest(launch, record)
     return Target(wish, record, str(launch["digest"]), namespaces)
 

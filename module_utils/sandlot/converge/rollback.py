@@ -19,10 +19,10 @@ from ..launcher.client import Launcher
 from ..plan import Change, apply_all
 from ..sandbox import layer, record
 from ..sandbox.record import PRESENT, REBUILDING, Record, Records
-from ..site import Paths, SandboxPaths
+from ..site import SandboxPaths, Site
 from . import rebuild
-from .decide import Seen, Wish
-from .observe import Made, Observation, made_at, pins_of
+from .decide import Desired, Observed
+from .observe import NamespaceRecord, Observation, namespace_record_at, pins_of
 from .rebuild import NEXT, OLD, each
 from .resolve import Request
 from .steps import Failures, Line, Step, batch
@@ -44,39 +44,39 @@ def unfinished(seen: Observation, spared: Collection[str]) -> Unfinished:
     return Unfinished(undo, [name for name in known if name not in undo])
 
 
-def steps(paths: Paths, found: Unfinished, records: Records) -> list[Step]:
+def steps(site: Site, found: Unfinished, records: Records) -> list[Step]:
     lines = [Line(n, "roll back an unfinished rebuild", Change.RESTART) for n in found.undo]
     cleaned = [Line(name, "clean up after a rebuild") for name in found.clean]
     return [
-        *undo_steps(paths, {name: records.good[name] for name in found.undo}, lines),
-        *batch("clean up", found.clean, lambda n, f: rebuild.discard_all(paths, n, f), cleaned),
+        *undo_steps(site, {name: records.good[name] for name in found.undo}, lines),
+        *batch("clean up", found.clean, lambda n, f: rebuild.discard_all(site, n, f), cleaned),
     ]
 
 
-def undo_steps(paths: Paths, old: Mapping[str, Record], lines: Iterable[Line] = ()) -> list[Step]:
+def undo_steps(site: Site, old: Mapping[str, Record], lines: Iterable[Line] = ()) -> list[Step]:
     def undo(names: list[str], failures: Failures) -> None:
-        switched = [name for name in names if is_switched(paths, name)]
+        switched = [name for name in names if is_switched(site, name)]
         if switched:
-            failures.update(Launcher(paths, python=payload.python()).stop(switched))
+            failures.update(Launcher(site, python=payload.python()).stop(switched))
         stopped = [name for name in switched if name not in failures]
         if stopped:
-            apply_all(network.unlink_all(paths, stopped, network.observe(paths)))
-        each("put the old back", stopped, failures, lambda name: _put_back(paths.sandbox(name)))
+            apply_all(network.unlink_all(site, stopped, network.observe(site)))
+        each("put the old back", stopped, failures, lambda name: _put_back(site.sandbox(name)))
 
     def end(name: str) -> None:
         # First, as it may be what has filled the disk.
-        layer.remove_tree(paths.sandbox(name).beside(NEXT).layer)
-        record.save(paths, old[name].in_phase(PRESENT))
+        layer.remove_tree(site.sandbox(name).beside(NEXT).layer)
+        record.save(site, old[name].in_phase(PRESENT))
 
     def forget(names: list[str], failures: Failures) -> None:
         each("end the rebuild", names, failures, end)
-        rebuild.discard_all(paths, [name for name in names if name not in failures], failures)
+        rebuild.discard_all(site, [name for name in names if name not in failures], failures)
 
     return [*batch("roll back", list(old), undo, lines), *batch("end it", list(old), forget)]
 
 
-def is_switched(paths: Paths, name: str) -> bool:
-    return layer.exists(paths.sandbox(name).beside(OLD).state)
+def is_switched(site: Site, name: str) -> bool:
+    return layer.exists(site.sandbox(name).beside(OLD).state)
 
 
 def _put_back(sandbox: SandboxPaths) -> None:
@@ -110,8 +110,8 @@ def joined(wanted: Request, undo: Iterable[str], records: Records) -> Request:
     return replace(wanted, wishes=(*wanted.wishes, *more))
 
 
-def stored(old: Record, state: str) -> Wish:
-    return Wish(old.name, state, old.spec, keep_image=True)
+def stored(old: Record, state: str) -> Desired:
+    return Desired(old.name, state, old.spec, keep_image=True)
 
 
 def instead(wanted: Request, old: Mapping[str, Record]) -> Request:
@@ -122,15 +122,15 @@ def instead(wanted: Request, old: Mapping[str, Record]) -> Request:
     return replace(wanted, wishes=tuple(wishes))
 
 
-def foreseen(paths: Paths, found: Unfinished, seen: Observation) -> Observation:
+def foreseen(site: Site, found: Unfinished, seen: Observation) -> Observation:
     """What a check looks at: the host as it will be when that has been rolled back."""
-    changed: Dict[str, Seen] = {n: replace(seen.seen[n], rebuild=False) for n in found.clean}
+    changed: Dict[str, Observed] = {n: replace(seen.seen[n], rebuild=False) for n in found.clean}
     made, state = dict(seen.made), seen.network
     for name in found.undo:
         changed[name] = replace(seen.seen[name], rebuild=False)
-        if is_switched(paths, name):
+        if is_switched(site, name):
             state = state.without(name)
-            changed[name] = _foreseen(paths, changed[name], name, made)
+            changed[name] = _foreseen(site, changed[name], name, made)
     records = dict(seen.records.good)
     records.update((name, records[name].in_phase(PRESENT)) for name in found.undo)
     changed = {name: replace(entry, record=records[name]) for name, entry in changed.items()}
@@ -143,16 +143,16 @@ def foreseen(paths: Paths, found: Unfinished, seen: Observation) -> Observation:
     )
 
 
-def _foreseen(paths: Paths, seen: Seen, name: str, made: Dict[str, Made]) -> Seen:
+def _foreseen(site: Site, seen: Observed, name: str, made: Dict[str, NamespaceRecord]) -> Observed:
     """What puts back stops what runs, and leaves pins that nothing was set aside for."""
-    old = paths.sandbox(name).beside(OLD)
-    stopped = replace(seen, running=None, strayed=False)
+    old = site.sandbox(name).beside(OLD)
+    stopped = replace(seen, running=None, detached=False)
     stopped = replace(stopped, layer=seen.layer or layer.exists(old.layer))
     if not layer.exists(old.pins):
         return stopped
-    kept = made_at(old.namespaces, name)
+    kept = namespace_record_at(old.namespaces, name)
     made.pop(name, None)
     if kept:
         made[name] = kept
-    pins = pins_of(paths, old.name, seen.record)
+    pins = pins_of(site, old.name, seen.record)
     return replace(stopped, pins=pins, namespaces=kept.digest if kept else None)

@@ -22,7 +22,7 @@ from ..build import layerfile
 from ..errors import SandlotError
 from ..images import setup, tarball
 from ..images.harvest import harvest
-from ..images.model import Job, Made
+from ..images.model import Job, NamespaceRecord
 from ..images.program import proxies
 from ..images.unpack import Bounds
 from ..launcher.client import Launcher
@@ -30,10 +30,10 @@ from ..plan import Operation
 from ..sandbox import record, runtime
 from ..sandbox.names import SETUP, is_setup_running
 from ..sandbox.record import STARTED, STOPPED
-from ..site import Paths
+from ..site import Site
 from . import observe
 from .api import converge
-from .decide import ABSENT, Wish
+from .decide import ABSENT, Desired
 from .resolve import Request
 
 # What package managers need as root of a sandbox; docs/images-debian.md says what for.
@@ -44,12 +44,12 @@ _POLL_SECONDS = 1.0
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def runner(paths: Paths) -> setup.Runner:
-    return partial(run, paths)
+def runner(site: Site) -> setup.Runner:
+    return partial(run, site)
 
 
-def run(paths: Paths, job: Job, below: images.Image) -> Made:
-    sandbox = _Throwaway(paths, job, below)
+def run(site: Site, job: Job, below: images.Image) -> NamespaceRecord:
+    sandbox = _Throwaway(site, job, below)
     # One that a killed run left is not trusted to have done anything right.
     sandbox.remove()
     try:
@@ -59,31 +59,31 @@ def run(paths: Paths, job: Job, below: images.Image) -> Made:
             job.report(f"setup step {number} of {len(steps)}", 0, 0)
             sandbox.do(step, f"setup step {number} of {len(steps)} ({_brief(setup.told(step))})")
         job.report("keep what was written", 0, 0)
-        return Made(sandbox.harvest())
+        return NamespaceRecord(sandbox.harvest())
     finally:
         sandbox.remove()
 
 
-def leftovers(paths: Paths) -> List[Operation]:
+def leftovers(site: Site) -> List[Operation]:
     """Removes throw-away sandboxes whose makers were killed."""
-    names = [name for name in sorted(observe.known_names(paths)) if SETUP.fullmatch(name)]
+    names = [name for name in sorted(observe.known_names(site)) if SETUP.fullmatch(name)]
     return [
-        Operation(name, "remove what an interrupted setup left", partial(_remove, paths, name))
+        Operation(name, "remove what an interrupted setup left", partial(_remove, site, name))
         for name in names
-        if not is_setup_running(paths, name)
+        if not is_setup_running(site, name)
     ]
 
 
-def _remove(paths: Paths, name: str) -> None:
-    if name in observe.known_names(paths):
-        result = converge(paths, Request((Wish(name, ABSENT),)))
+def _remove(site: Site, name: str) -> None:
+    if name in observe.known_names(site):
+        result = converge(site, Request((Desired(name, ABSENT),)))
         if result.failed:
             raise SandlotError("; ".join(result.failed.values()))
 
 
 class _Throwaway:
-    def __init__(self, paths: Paths, job: Job, below: images.Image) -> None:
-        self._paths = paths
+    def __init__(self, site: Site, job: Job, below: images.Image) -> None:
+        self._paths = site
         self._job = job
         self._name = f"setup-{job.digest[:32]}"
         self._image = replace(below, name=self._name)
@@ -128,7 +128,7 @@ class _Throwaway:
         return replace(self._spec, entrypoint=tuple(argv), env=env, user=user)
 
     def _converge(self, asked: spec.Spec, state: str, what: str = "") -> None:
-        wish = Wish(self._name, state, asked)
+        wish = Desired(self._name, state, asked)
         result = converge(self._paths, Request((wish,), made={self._name: self._image}))
         if self._name in result.failed:
             where = what or f"image {self._job.spec.name!r}: setup"

@@ -11,9 +11,9 @@ from .. import network
 from ..errors import LaunchError, SandlotError
 from ..sandbox import last_words, layer, record
 from ..sandbox.record import PRESENT, REBUILDING, STARTED, Record
-from ..site import Paths
+from ..site import Site
 from . import rebuild, rollback
-from .decide import Wish
+from .decide import Desired
 from .observe import Observation
 from .planner import Plan, plan
 from .rebuild import Rebuild
@@ -37,18 +37,18 @@ class _Undone:
 
 
 def carry_out(
-    paths: Paths, wanted: Request, seen: Observation, planned: Plan, again: Again
+    site: Site, wanted: Request, seen: Observation, planned: Plan, again: Again
 ) -> Failures:
     """``again`` makes a run for those that are put back."""
     try:
         with network.session():
-            failures, planned = _apply(paths, wanted, seen, planned)
+            failures, planned = _apply(site, wanted, seen, planned)
     except (SandlotError, OSError) as error:
-        told = _undo_aside(paths, planned, again)
+        told = _undo_aside(site, planned, again)
         if isinstance(error, SandlotError):
             error.message += told
         raise
-    undone = _undo(paths, planned, again)
+    undone = _undo(site, planned, again)
     for name in undone.resumed:
         # It may have failed for want of one that has been put back, and was tried again.
         if name in failures and name not in undone.problems:
@@ -57,15 +57,13 @@ def carry_out(
     return failures
 
 
-def _apply(
-    paths: Paths, wanted: Request, seen: Observation, planned: Plan
-) -> tuple[Failures, Plan]:
+def _apply(site: Site, wanted: Request, seen: Observation, planned: Plan) -> tuple[Failures, Plan]:
     """Who can't be prepared stays as it is, and the others get a plan without its change."""
     failed = apply_all(planned.preparation)
     if failed:
         old = {name: planned.rebuilds[name].old for name in failed}
-        failed.update(apply_all(rollback.undo_steps(paths, old)))
-        planned = plan(paths, rollback.instead(wanted, old), seen)
+        failed.update(apply_all(rollback.undo_steps(site, old)))
+        planned = plan(site, rollback.instead(wanted, old), seen)
     return {**apply_all(planned.steps), **_untouched(failed)}, planned
 
 
@@ -79,45 +77,45 @@ def _untouched(failed: Failures) -> Failures:
     }
 
 
-def _undo(paths: Paths, planned: Plan, again: Again) -> _Undone:
+def _undo(site: Site, planned: Plan, again: Again) -> _Undone:
     """What has no commit by now is put back, and started if it ran; so is who depends on it."""
-    left = [name for name in planned.rebuilds if layer.exists(paths.sandbox(name).rebuild)]
-    phases = {name: _stored(paths, name).phase for name in left}
+    left = [name for name in planned.rebuilds if layer.exists(site.sandbox(name).rebuild)]
+    phases = {name: _stored(site, name).phase for name in left}
     due = {name: planned.rebuilds[name] for name in left if phases[name] == REBUILDING}
-    said = {name: _last_words(paths, one) for name, one in due.items()}
-    stuck = apply_all(rollback.undo_steps(paths, {name: one.old for name, one in due.items()}))
-    stuck.update(apply_all(rebuild.discard(paths, [name for name in left if name not in due])))
+    said = {name: _last_words(site, one) for name, one in due.items()}
+    stuck = apply_all(rollback.undo_steps(site, {name: one.old for name, one in due.items()}))
+    stuck.update(apply_all(rebuild.discard(site, [name for name in left if name not in due])))
     problems = {name: str(error) for name, error in stuck.items()}
     ran = {name: one.ran for name, one in due.items() if name not in stuck}
     resumed = _stopped(planned) - set(planned.rebuilds) if ran else set()
     ran.update(dict.fromkeys(resumed, True))
     if ran:
-        wishes = tuple(_wish(paths, name, ran=before) for name, before in ran.items())
+        wishes = tuple(_wish(site, name, ran=before) for name, before in ran.items())
         problems.update(again(Request(wishes)).failed)
     return _Undone(said, problems, resumed)
 
 
-def _undo_aside(paths: Paths, planned: Plan, again: Again) -> str:
+def _undo_aside(site: Site, planned: Plan, again: Again) -> str:
     """The same when the whole run fails, which is what has to be told."""
     try:
-        undone = _undo(paths, planned, again)
+        undone = _undo(site, planned, again)
     except (SandlotError, OSError) as worse:
         return f"; rebuilds could not be rolled back: {worse}"
     return "".join(_told_aside(name, undone) for name in undone.said)
 
 
-def _stored(paths: Paths, name: str) -> Record:
-    found = record.load(paths, name)
+def _stored(site: Site, name: str) -> Record:
+    found = record.load(site, name)
     if found is None:
         raise LaunchError(f"the record of {name} is gone", hint="deploy it again")
     return found
 
 
-def _last_words(paths: Paths, one: Rebuild) -> List[str]:
+def _last_words(site: Site, one: Rebuild) -> List[str]:
     """Only of the new one: without a switch it said nothing."""
     if not one.words:
         return []
-    return last_words.last_log(paths.sandbox(one.name), since=one.words[0].log)
+    return last_words.last_log(site.sandbox(one.name), since=one.words[0].log)
 
 
 def _stopped(planned: Plan) -> Set[str]:
@@ -126,8 +124,8 @@ def _stopped(planned: Plan) -> Set[str]:
     return restarted | set(planned.followers)
 
 
-def _wish(paths: Paths, name: str, *, ran: bool) -> Wish:
-    known = _stored(paths, name)
+def _wish(site: Site, name: str, *, ran: bool) -> Desired:
+    known = _stored(site, name)
     return rollback.stored(known, STARTED if ran and known.wanted == STARTED else PRESENT)
 
 

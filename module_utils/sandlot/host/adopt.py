@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterator
 from .. import __version__, store
 from ..errors import StateError
 from ..sandbox import runtime
-from ..site import Paths
+from ..site import Site
 from ..spec.options import STORED
 
 # Below the directories of state and runtime files; networks, images, records, notes of all kinds.
@@ -23,20 +23,20 @@ _HINT = (
 )
 
 
-def check(paths: Paths) -> None:
+def check(site: Site) -> None:
     """StateError, before anything is changed, when a newer version has been at work here."""
-    for path in _files(paths):
+    for path in _files(site):
         if _schema(path) > store.SCHEMA:
             known = f"version {__version__}, which was to be installed, knows {store.SCHEMA}"
             raise StateError(f"{path} has schema {_schema(path)}, {known}", hint=_HINT)
-    for path in glob.glob(f"{glob.escape(paths.sandboxes)}/*/record.json"):
+    for path in glob.glob(f"{glob.escape(site.sandboxes)}/*/record.json"):
         _check_options(path)
-    for name in runtime.names(paths):
-        _check_init(paths, name)
+    for name in runtime.names(site):
+        _check_init(site, name)
 
 
-def _files(paths: Paths) -> Iterator[str]:
-    for top, patterns in ((paths.state, _STATE), (paths.run, _RUN)):
+def _files(site: Site) -> Iterator[str]:
+    for top, patterns in ((site.state, _STATE), (site.run, _RUN)):
         for pattern in patterns:
             yield from sorted(glob.glob(f"{glob.escape(top)}/{pattern}"))
 
@@ -67,9 +67,9 @@ def _check_options(path: str) -> None:
         )
 
 
-def _check_init(paths: Paths, name: str) -> None:
+def _check_init(site: Site, name: str) -> None:
     try:
-        running = runtime.running(paths, name)
+        running = runtime.running(site, name)
     except StateError:
         return
     if running is not None and running.protocol > runtime.PROTOCOL:

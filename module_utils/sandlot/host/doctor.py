@@ -20,7 +20,7 @@ from ..errors import SandlotError
 from ..launcher import unresponsive
 from ..launcher.client import UNIT, Launcher
 from ..sandbox import record, runtime
-from ..site import Paths
+from ..site import Site
 from . import facts, install, payload, probe, services
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
@@ -46,20 +46,20 @@ class Finding:
 Found = Iterator[Finding]
 
 
-def examine(paths: Paths, known: Dict[str, Any]) -> List[Finding]:
+def examine(site: Site, known: Dict[str, Any]) -> List[Finding]:
     """``known`` are the facts of the host (facts.gather)."""
     checks: Iterable[Callable[[], Found]] = (
         lambda: _kernel(known),
         lambda: _namespaces(known),
-        lambda: _filesystems(paths, known),
+        lambda: _filesystems(site, known),
         lambda: _controllers(known),
         lambda: _programs(known),
-        lambda: _firewall(paths),
+        lambda: _firewall(site),
         lambda: _restrictions(),
-        lambda: _space(paths),
-        lambda: _ids(paths),
-        lambda: _installation(paths),
-        lambda: _remains(paths),
+        lambda: _space(site),
+        lambda: _ids(site),
+        lambda: _installation(site),
+        lambda: _remains(site),
     )
     return [finding for check in checks for finding in check()]
 
@@ -108,14 +108,14 @@ def _namespaces(known: Dict[str, Any]) -> Found:
     )
 
 
-def _filesystems(paths: Paths, known: Dict[str, Any]) -> Found:
+def _filesystems(site: Site, known: Dict[str, Any]) -> Found:
     yield _finding(
         "overlayfs",
         "present" if known["overlay"] else "missing",
         wrong=not known["overlay"],
         remedy=probe.NO_OVERLAY[1],
     )
-    places = [(paths.state, known["idmapped_mounts"], "each sandbox gets a copy of its image")]
+    places = [(site.state, known["idmapped_mounts"], "each sandbox gets a copy of its image")]
     places.append(("/", probe.maps_ids("/"), "images of source host_overlay are refused"))
     for path, maps, cost in places:
         yield _finding(
@@ -185,25 +185,25 @@ def _programs(known: Dict[str, Any]) -> Found:
         yield Finding(name, OK, detail, "" if found else f"Debian: apt install {package}")
 
 
-def _firewall(paths: Paths) -> Found:
+def _firewall(site: Site) -> Found:
     try:
-        tables = network.observe(paths).tables
+        tables = network.observe(site).tables
     except SandlotError as error:
         yield Finding("packet filter", FAILURE, error.message, error.hint)
         return
     yield _finding(
         "packet filter",
-        f"table {paths.nft_table}: " + (" and ".join(tables.present) or "not there yet"),
+        f"table {site.nft_table}: " + (" and ".join(tables.present) or "not there yet"),
         wrong=bool(tables.foreign),
-        remedy=f"rename or delete the foreign table {paths.nft_table}",
+        remedy=f"rename or delete the foreign table {site.nft_table}",
     )
 
 
 # -- room
 
 
-def _space(paths: Paths) -> Found:
-    for path, what in ((paths.state, "state"), (paths.run, "runtime")):
+def _space(site: Site) -> Found:
+    for path, what in ((site.state, "state"), (site.run, "runtime")):
         place = _existing(path)
         status = os.statvfs(place)
         bytes_used = 1 - status.f_bavail / max(status.f_blocks, 1)
@@ -219,9 +219,9 @@ def _space(paths: Paths) -> Found:
         )
 
 
-def _ids(paths: Paths) -> Found:
+def _ids(site: Site) -> Found:
     try:
-        files = idmap.observe(paths)
+        files = idmap.observe(site)
         free = idmap.available(files)
         idmap.allocate(files, [])
     except SandlotError as error:
@@ -229,7 +229,7 @@ def _ids(paths: Paths) -> Found:
         return
     yield _finding(
         "subordinate ids",
-        f"{free} ranges free in {paths.subuid} and {paths.subgid}",
+        f"{free} ranges free in {site.subuid} and {site.subgid}",
         wrong=free == 0,
         remedy="remove sandboxes, or ranges of others that lie in sandlot's pool",
     )
@@ -238,44 +238,44 @@ def _ids(paths: Paths) -> Found:
 # -- sandlot itself
 
 
-def _installation(paths: Paths) -> Found:
-    installed = payload.current(paths)
+def _installation(site: Site) -> Found:
+    installed = payload.current(site)
     yield _finding(
         "runtime",
         installed or "not installed",
         wrong=not installed,
         remedy="run the role or module sandbox_host",
     )
-    yield _launcher(paths)
-    yield from _start_at_boot(paths)
+    yield _launcher(site)
+    yield from _start_at_boot(site)
 
 
-def _start_at_boot(paths: Paths) -> Found:
+def _start_at_boot(site: Site) -> Found:
     remedy = "run the role or module sandbox_host"
-    if services.has_systemd(paths):
-        enabled = all(map(os.path.lexists, install.boot_links(paths)))
+    if services.has_systemd(site):
+        enabled = all(map(os.path.lexists, install.boot_links(site)))
         detail = f"{install.BOOT_UNIT} is {'enabled' if enabled else 'not enabled'}"
         remedy = f"systemctl enable {install.BOOT_UNIT}, or run sandbox_host"
         yield _finding("start at boot", detail, wrong=not enabled, remedy=remedy)
         return
-    service = services.find(paths)
+    service = services.find(site)
     if service:
         enabled = service.enabled()
         detail = f"the {service.kind} service is {'enabled' if enabled else 'not enabled'}"
         yield _finding("start at boot", detail, wrong=not enabled, remedy=remedy)
-    elif not paths.root:
+    elif not site.root:
         detail = "no systemd, OpenRC or sysvinit: nothing starts the sandboxes after a boot"
-        remedy = f"have what this host runs at a boot call {paths.command} up"
+        remedy = f"have what this host runs at a boot call {site.command} up"
         yield _finding("start at boot", detail, wrong=True, remedy=remedy, status=WARNING)
 
 
-def _launcher(paths: Paths) -> Finding:
-    stopped = unresponsive.is_stopped(paths)
+def _launcher(site: Site) -> Finding:
+    stopped = unresponsive.is_stopped(site)
     try:
-        answer = None if stopped else Launcher(paths).ping()
+        answer = None if stopped else Launcher(site).ping()
     except SandlotError as error:
         return Finding("launcher", WARNING, error.message, error.hint)
-    names = [name for name in runtime.names(paths) if runtime.running(paths, name)]
+    names = [name for name in runtime.names(site) if runtime.running(site, name)]
     state = "is stopped" if stopped else "does not run"
     return _finding(
         "launcher",
@@ -286,24 +286,24 @@ def _launcher(paths: Paths) -> Finding:
     )
 
 
-def _remains(paths: Paths) -> Found:
-    records = record.load_all(paths)
+def _remains(site: Site) -> Found:
+    records = record.load_all(site)
     for name, error in sorted(records.broken.items()):
         yield Finding(f"record of {name}", FAILURE, error.message, error.hint)
-    strays = sorted(observe.known_names(paths) - records.names())
+    orphans = sorted(observe.known_names(site) - records.names())
     yield _finding(
         "strays",
-        ", ".join(strays) or "none",
-        wrong=bool(strays),
+        ", ".join(orphans) or "none",
+        wrong=bool(orphans),
         remedy="left by an interrupted run: remove them by state: absent, or deploy with purge",
         status=WARNING,
     )
-    yield from _images(paths)
+    yield from _images(site)
 
 
-def _images(paths: Paths) -> Found:
+def _images(site: Site) -> Found:
     try:
-        found = images.observe(paths)
+        found = images.observe(site)
     except SandlotError as error:
         yield Finding("images", FAILURE, error.message, error.hint)
         return

@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterable, Sequence
 
 from .. import cgroups
 from ..images import SOURCES, busybox
-from ..site import Paths
+from ..site import Site
 from ..spec.text import choice
 from . import payload, probe, services
 
@@ -24,7 +24,7 @@ print(platform.python_version(), importlib.util.find_spec("pyroute2") is not Non
 """
 
 
-def gather(paths: Paths, image_sources: Iterable[str] = ()) -> Json:
+def gather(site: Site, image_sources: Iterable[str] = ()) -> Json:
     """Facts of the host, with ``missing_packages`` (Debian's names) and ``problems``.
 
     What images are made of tells more of the packages that are needed.
@@ -36,10 +36,10 @@ def gather(paths: Paths, image_sources: Iterable[str] = ()) -> Json:
         "machine": os.uname().machine,
         "python": {"executable": interpreter, "version": version, "pyroute2": pyroute2},
         "cgroups": _cgroups(),
-        "idmapped_mounts": probe.maps_ids(paths.state),
+        "idmapped_mounts": probe.maps_ids(site.state),
         "overlay": probe.overlay(),
         "user_namespaces": probe.user_namespaces(),
-        "service_manager": services.manager(paths),
+        "service_manager": services.manager(site),
         "nft": shutil.which("nft", path=SEARCH),
     }
     missing = _missing(facts, image_sources)

@@ -17,7 +17,7 @@ from ..launcher.client import UNIT, Launcher
 from ..oserrors import explained
 from ..plan import Operation, descriptions
 from ..sandbox import layer
-from ..site import Paths
+from ..site import Site
 from . import adopt, payload, services
 from .services import has_systemd
 
@@ -79,25 +79,25 @@ class Outcome:
     actions: list[str]
 
 
-def present(paths: Paths, *, check: bool) -> Outcome:
+def present(site: Site, *, check: bool) -> Outcome:
     """Install or upgrade; a running launcher takes over the new code without touching sandboxes."""
-    return _converge(paths, _present(paths), check=check)
+    return _converge(site, _present(site), check=check)
 
 
-def absent(paths: Paths, *, check: bool) -> Outcome:
+def absent(site: Site, *, check: bool) -> Outcome:
     """Leave the host as it was found; refused while there are sandboxes."""
-    names = sorted(observe.known_names(paths))
+    names = sorted(observe.known_names(site))
     if names:
         raise SandlotError(
             f"there are sandboxes on this host: {', '.join(names)}",
             hint="remove them first: sandboxes with an empty list and purge: true",
         )
-    return _converge(paths, _absent(paths), check=check)
+    return _converge(site, _absent(site), check=check)
 
 
-def _converge(paths: Paths, operations: list[Operation], *, check: bool) -> Outcome:
+def _converge(site: Site, operations: list[Operation], *, check: bool) -> Outcome:
     if operations and not check:
-        with lock.exclusive(paths):
+        with lock.exclusive(site):
             _apply(operations)
     return Outcome(bool(operations), descriptions(operations))
 
@@ -113,35 +113,35 @@ def _apply(operations: Sequence[Operation]) -> None:
 # -- present
 
 
-def _present(paths: Paths) -> list[Operation]:
+def _present(site: Site) -> list[Operation]:
     files = payload.sources()
     operations = []
-    if not payload.installed(paths, files):
-        adopt.check(paths)
+    if not payload.installed(site, files):
+        adopt.check(site)
         summary = f"install version {payload.digest(files)[:12]}"
-        operations.append(Operation("runtime", summary, lambda: _install(paths, files)))
+        operations.append(Operation("runtime", summary, lambda: _install(site, files)))
     operations += [
-        Operation("runtime", f"write {path}", functools.partial(_put, paths, path, text, mode))
-        for path, (text, mode) in _texts(paths).items()
+        Operation("runtime", f"write {path}", functools.partial(_put, site, path, text, mode))
+        for path, (text, mode) in _texts(site).items()
         if _read(path) != text
     ]
-    if has_systemd(paths) and not all(map(os.path.lexists, boot_links(paths))):
+    if has_systemd(site) and not all(map(os.path.lexists, boot_links(site))):
         operations.append(Operation("runtime", f"enable {BOOT_UNIT}", _enable))
-    operations += _service(paths)
-    if operations or os.path.exists(_pending(paths)):
-        operations.append(Operation("runtime", "upgrade the launcher", lambda: _upgrade(paths)))
+    operations += _service(site)
+    if operations or os.path.exists(_pending(site)):
+        operations.append(Operation("runtime", "upgrade the launcher", lambda: _upgrade(site)))
     return operations
 
 
-def _service(paths: Paths) -> list[Operation]:
+def _service(site: Site) -> list[Operation]:
     """Without systemd: the service is started after a boot, and runs from now on."""
-    service = services.find(paths)
+    service = services.find(site)
     if service is None:
         return []
     found = []
     if not service.enabled():
         found.append(Operation("runtime", "enable the service sandlot", service.enable))
-    if not service.kept() or os.path.exists(_pending(paths)) or _changed(service.texts()):
+    if not service.kept() or os.path.exists(_pending(site)) or _changed(service.texts()):
         found.append(Operation("runtime", "keep a launcher running", service.keep))
     return found
 
@@ -150,52 +150,52 @@ def _changed(texts: Mapping[str, tuple[str, int]]) -> bool:
     return any(_read(path) != text for path, (text, _) in texts.items())
 
 
-def _install(paths: Paths, files: Mapping[str, bytes]) -> None:
-    _announce(paths)
-    payload.install(paths, files)
+def _install(site: Site, files: Mapping[str, bytes]) -> None:
+    _announce(site)
+    payload.install(site, files)
 
 
-def _put(paths: Paths, path: str, text: str, mode: int) -> None:
-    _announce(paths)
+def _put(site: Site, path: str, text: str, mode: int) -> None:
+    _announce(site)
     _write(path, text, mode)
 
 
-def _announce(paths: Paths) -> None:
-    _write(_pending(paths), "", 0o644)
+def _announce(site: Site) -> None:
+    _write(_pending(site), "", 0o644)
 
 
-def _pending(paths: Paths) -> str:
+def _pending(site: Site) -> str:
     """Exists from before the first change until systemd and a running launcher know all of them."""
-    return f"{paths.lib}/upgrade-pending"
+    return f"{site.lib}/upgrade-pending"
 
 
-def _upgrade(paths: Paths) -> None:
-    if has_systemd(paths):
+def _upgrade(site: Site) -> None:
+    if has_systemd(site):
         _systemctl("daemon-reload")
         # Active from now on, as after a boot. It waits for the lock, so nobody may wait for it.
         _systemctl("start", "--no-block", BOOT_UNIT)
-    Launcher(paths, python=payload.python()).upgrade()
-    store.remove(_pending(paths))
+    Launcher(site, python=payload.python()).upgrade()
+    store.remove(_pending(site))
 
 
-def _texts(paths: Paths) -> dict[str, tuple[str, int]]:
+def _texts(site: Site) -> dict[str, tuple[str, int]]:
     """Small files with their content and mode."""
-    texts = {paths.command: (COMMAND.format(python=payload.python(), lib=paths.lib), 0o755)}
-    if has_systemd(paths):
+    texts = {site.command: (COMMAND.format(python=payload.python(), lib=site.lib), 0o755)}
+    if has_systemd(site):
         wanting = " ".join(WANTED_BY)
         for name, text in UNITS.items():
-            content = text.format(command=paths.command, unit=UNIT, wanting=wanting)
-            texts[_unit(paths, name)] = (content, 0o644)
-    service = services.find(paths)
+            content = text.format(command=site.command, unit=UNIT, wanting=wanting)
+            texts[_unit(site, name)] = (content, 0o644)
+    service = services.find(site)
     return {**texts, **(service.texts() if service else {})}
 
 
-def _unit(paths: Paths, name: str) -> str:
-    return f"{paths.root}/etc/systemd/system/{name}"
+def _unit(site: Site, name: str) -> str:
+    return f"{site.root}/etc/systemd/system/{name}"
 
 
-def boot_links(paths: Paths) -> list[str]:
-    return [_unit(paths, f"{wanting}.wants/{BOOT_UNIT}") for wanting in WANTED_BY]
+def boot_links(site: Site) -> list[str]:
+    return [_unit(site, f"{wanting}.wants/{BOOT_UNIT}") for wanting in WANTED_BY]
 
 
 def _read(path: str) -> str | None:
@@ -224,33 +224,33 @@ def _systemctl(*words: str) -> None:
 # -- absent
 
 
-def _absent(paths: Paths) -> list[Operation]:
+def _absent(site: Site) -> list[Operation]:
     operations = [
-        *network.teardown_operations(paths, network.observe(paths)),
-        *cgroups.teardown_operations(paths, cgroups.observe(paths, [])),
-        *idmap.operations(paths, idmap.observe(paths), {}),
+        *network.teardown_operations(site, network.observe(site)),
+        *cgroups.teardown_operations(site, cgroups.observe(site, [])),
+        *idmap.operations(site, idmap.observe(site), {}),
     ]
-    launcher = Launcher(paths, python=payload.python())
-    units = [name for name in UNITS if os.path.lexists(_unit(paths, name))]
+    launcher = Launcher(site, python=payload.python())
+    units = [name for name in UNITS if os.path.lexists(_unit(site, name))]
     if units:
         summary = f"remove {', '.join(units)}"
-        operations.append(Operation("runtime", summary, lambda: _remove_units(paths, units)))
-    service = services.left(paths)
+        operations.append(Operation("runtime", summary, lambda: _remove_units(site, units)))
+    service = services.left(site)
     if service:
         operations.append(Operation("runtime", "remove the service sandlot", service.remove))
     if launcher.exists():
         operations.append(Operation("runtime", "end the launcher", launcher.quit))
     return operations + [
         Operation("runtime", f"remove {path}", functools.partial(_remove, path))
-        for path in (paths.run, paths.command, paths.lib, paths.state)
+        for path in (site.run, site.command, site.lib, site.state)
         if os.path.lexists(path)
     ]
 
 
-def _remove_units(paths: Paths, names: Sequence[str]) -> None:
+def _remove_units(site: Site, names: Sequence[str]) -> None:
     _systemctl("disable", "--now", *names)
     for name in names:
-        os.unlink(_unit(paths, name))
+        os.unlink(_unit(site, name))
     _systemctl("daemon-reload")
 
 

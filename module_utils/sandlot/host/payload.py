@@ -15,7 +15,7 @@ from typing import Iterator, Mapping
 from .. import store
 from ..errors import StateError
 from ..kernel.trees import remove_tree, sync
-from ..site import Paths
+from ..site import Site
 
 ENGINE = __package__.rpartition(".")[0]
 PACKAGE = "sandlot"
@@ -53,24 +53,24 @@ def digest(files: Mapping[str, bytes]) -> str:
     return total.hexdigest()
 
 
-def _release(paths: Paths, version: str) -> str:
-    return f"{paths.lib}/release-{version[:16]}"
+def _release(site: Site, version: str) -> str:
+    return f"{site.lib}/release-{version[:16]}"
 
 
-def installed(paths: Paths, files: Mapping[str, bytes]) -> bool:
+def installed(site: Site, files: Mapping[str, bytes]) -> bool:
     """Whether the host's engine is this one, byte for byte."""
-    release = _release(paths, digest(files))
+    release = _release(site, digest(files))
     try:
-        if os.readlink(f"{paths.lib}/{PACKAGE}") != f"{os.path.basename(release)}/{PACKAGE}":
+        if os.readlink(f"{site.lib}/{PACKAGE}") != f"{os.path.basename(release)}/{PACKAGE}":
             return False
     except OSError:
         return False
     return all(_content(f"{release}/{path}") == content for path, content in files.items())
 
 
-def current(paths: Paths) -> str:
+def current(site: Site) -> str:
     """Directory of the installed engine, "" when there is none."""
-    target = f"{paths.lib}/{PACKAGE}"
+    target = f"{site.lib}/{PACKAGE}"
     return os.path.realpath(target) if os.path.exists(target) else ""
 
 
@@ -81,21 +81,21 @@ def _content(path: str) -> bytes | None:
         return None
 
 
-def install(paths: Paths, files: Mapping[str, bytes]) -> None:
+def install(site: Site, files: Mapping[str, bytes]) -> None:
     """Put the engine beside the installed one, then switch to it by renaming one link."""
-    release = _release(paths, digest(files))
+    release = _release(site, digest(files))
     fresh = f"{release}.new"
     remove_tree(fresh)
     for path, content in files.items():
         _write(f"{fresh}/{path}", content)
-    for directory in {paths.lib, *(os.path.dirname(f"{fresh}/{path}") for path in files)}:
+    for directory in {site.lib, *(os.path.dirname(f"{fresh}/{path}") for path in files)}:
         os.chmod(directory, 0o755)
     _compile(fresh)
     sync(fresh)  # a rename may reach the disk before the files it is about
     remove_tree(release)
     os.rename(fresh, release)
-    _switch(f"{os.path.basename(release)}/{PACKAGE}", f"{paths.lib}/{PACKAGE}")
-    _remove_others(paths, os.path.basename(release))
+    _switch(f"{os.path.basename(release)}/{PACKAGE}", f"{site.lib}/{PACKAGE}")
+    _remove_others(site, os.path.basename(release))
 
 
 def _write(path: str, content: bytes) -> None:
@@ -121,7 +121,7 @@ def _switch(target: str, link: str) -> None:
     os.rename(temporary, link)
 
 
-def _remove_others(paths: Paths, keep: str) -> None:
-    for name in os.listdir(paths.lib):
+def _remove_others(site: Site, keep: str) -> None:
+    for name in os.listdir(site.lib):
         if name.startswith("release-") and name != keep:
-            remove_tree(f"{paths.lib}/{name}")
+            remove_tree(f"{site.lib}/{name}")

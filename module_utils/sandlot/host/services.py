@@ -15,7 +15,7 @@ from typing import Sequence
 
 from .. import store
 from ..errors import HostError
-from ..site import Paths
+from ..site import Site
 
 NAME = "sandlot"
 SYSTEMD = "/run/systemd/system"
@@ -149,50 +149,50 @@ keep() {{
 """
 
 
-def has_systemd(paths: Paths) -> bool:
-    return not paths.root and os.path.isdir(SYSTEMD)
+def has_systemd(site: Site) -> bool:
+    return not site.root and os.path.isdir(SYSTEMD)
 
 
-def manager(paths: Paths) -> str:
+def manager(site: Site) -> str:
     """Which one starts the sandboxes of this host after a boot."""
-    if has_systemd(paths):
+    if has_systemd(site):
         return "systemd"
-    service = find(paths)
+    service = find(site)
     return service.kind if service else NONE
 
 
-def find(paths: Paths) -> Service | None:
+def find(site: Site) -> Service | None:
     """The service to be, None where systemd runs or where nothing would start it."""
-    if has_systemd(paths):
+    if has_systemd(site):
         return None
-    if os.access(f"{paths.root}/sbin/openrc-run", os.X_OK):
-        return Service(paths, OPENRC)
+    if os.access(f"{site.root}/sbin/openrc-run", os.X_OK):
+        return Service(site, OPENRC)
     wanted = ("/etc/inittab", "/etc/rc2.d", _UPDATE_RC)
-    if all(os.path.exists(f"{paths.root}{path}") for path in wanted):
-        return Service(paths, SYSVINIT)
+    if all(os.path.exists(f"{site.root}{path}") for path in wanted):
+        return Service(site, SYSVINIT)
     return None
 
 
-def left(paths: Paths) -> Service | None:
+def left(site: Site) -> Service | None:
     """What is to be removed, also after the host has changed to another service manager."""
-    service = find(paths) or Service(paths, SYSVINIT)
+    service = find(site) or Service(site, SYSVINIT)
     return service if service.traces() else None
 
 
 class Service:
     """The script, its links in runlevels, and what it runs."""
 
-    def __init__(self, paths: Paths, kind: str) -> None:
-        self.paths = paths
+    def __init__(self, site: Site, kind: str) -> None:
+        self.site = site
         self.kind = kind
-        self.script = f"{paths.root}/etc/init.d/{NAME}"
-        self.keeper = f"{paths.lib}/service"
+        self.script = f"{site.root}/etc/init.d/{NAME}"
+        self.keeper = f"{site.lib}/service"
 
     def texts(self) -> dict[str, tuple[str, int]]:
-        assignment = f"SANDLOT_ROOT={self.paths.root} " if self.paths.root else ""
+        assignment = f"SANDLOT_ROOT={self.site.root} " if self.site.root else ""
         values = {
-            "command": self.paths.command,
-            "run": self.paths.run,
+            "command": self.site.command,
+            "run": self.site.run,
             "keeper": self.keeper,
             "search": _SEARCH,
             "assignment": assignment,
@@ -206,7 +206,7 @@ class Service:
 
     def enabled(self) -> bool:
         """Whether every runlevel has its link that should have one."""
-        etc = f"{self.paths.root}/etc"
+        etc = f"{self.site.root}/etc"
         if self.kind == OPENRC:
             return os.path.lexists(f"{etc}/runlevels/default/{NAME}")
         wanted = (*(f"rc{level}.d/S" for level in "2345"), *(f"rc{level}.d/K" for level in "016"))
@@ -223,7 +223,7 @@ class Service:
     def kept(self) -> bool:
         """Whether somebody looks after the launcher: the keeper holds this lock while it lives."""
         try:
-            fd = os.open(f"{self.paths.run}/.keeper", os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(f"{self.site.run}/.keeper", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         try:
@@ -242,14 +242,14 @@ class Service:
             self._run([self.keeper, "keep"], outside=True)
 
     def _is_openrc_up(self) -> bool:
-        return self.kind == OPENRC and not self.paths.root and os.path.isdir("/run/openrc")
+        return self.kind == OPENRC and not self.site.root and os.path.isdir("/run/openrc")
 
     def remove(self) -> None:
         if self._is_openrc_up():
             self._run(["rc-service", "--ifstarted", NAME, "stop"])
         if os.path.exists(self.keeper):
             self._run([self.keeper, "stop"], outside=True)
-        if os.path.exists(f"{self.paths.root}{_UPDATE_RC}"):
+        if os.path.exists(f"{self.site.root}{_UPDATE_RC}"):
             # It also forgets the order of the scripts.
             self._run(["update-rc.d", "-f", NAME, "remove"])
         for path in (*self._links(), self.script, self.keeper):
@@ -260,12 +260,12 @@ class Service:
 
     def _links(self) -> list[str]:
         patterns = (f"rc?.d/[SK]??{NAME}", f"runlevels/*/{NAME}")
-        found = [glob.glob(f"{self.paths.root}/etc/{pattern}") for pattern in patterns]
+        found = [glob.glob(f"{self.site.root}/etc/{pattern}") for pattern in patterns]
         return sorted(sum(found, []))
 
     def _run(self, words: Sequence[str], *, outside: bool = False) -> None:
         """One of the host's programs; those of a moved root are run in it."""
-        inside = [] if outside or not self.paths.root else ["chroot", self.paths.root]
+        inside = [] if outside or not self.site.root else ["chroot", self.site.root]
         environment = {"PATH": _SEARCH, "LC_ALL": "C"}
         command = [*inside, *words]
         done = subprocess.run(

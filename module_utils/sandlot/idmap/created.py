@@ -7,32 +7,32 @@ from __future__ import annotations
 import os
 
 from .. import store
-from ..site import Paths
+from ..site import Site
 
 
-def _state(paths: Paths) -> str:
-    return f"{paths.state}/subids.json"
+def _state(site: Site) -> str:
+    return f"{site.state}/subids.json"
 
 
-def _created(paths: Paths) -> list[str]:
-    path = _state(paths)
+def _created(site: Site) -> list[str]:
+    path = _state(site)
     hint = f"restore {path} from a backup, or remove it: an empty file may then stay at teardown"
     state = store.read(path, hint=hint)
     return list(state.get("created", [])) if state else []
 
 
-def recorded(paths: Paths, path: str) -> bool:
-    return path in _created(paths)
+def recorded(site: Site, path: str) -> bool:
+    return path in _created(site)
 
 
-def record(paths: Paths, path: str) -> None:
-    os.makedirs(paths.state, mode=0o700, exist_ok=True)
-    store.write(_state(paths), {"created": sorted({*_created(paths), path})})
+def record(site: Site, path: str) -> None:
+    os.makedirs(site.state, mode=0o700, exist_ok=True)
+    store.write(_state(site), {"created": sorted({*_created(site), path})})
 
 
-def forget(paths: Paths, path: str) -> None:
-    rest = [each for each in _created(paths) if each != path]
+def forget(site: Site, path: str) -> None:
+    rest = [each for each in _created(site) if each != path]
     if rest:
-        store.write(_state(paths), {"created": rest})
+        store.write(_state(site), {"created": rest})
     else:
-        store.remove(_state(paths))
+        store.remove(_state(site))

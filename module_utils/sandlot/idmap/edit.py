@@ -13,7 +13,7 @@ from typing import Iterable, Mapping
 from .. import store
 from ..errors import ForeignError, HostError
 from ..plan import Operation
-from ..site import Paths
+from ..site import Site
 from . import created, lockfile
 from .files import IdFile, IdFiles, IdRange, Line, conflict, owner, parse, read
 
@@ -22,7 +22,7 @@ _ATTRIBUTES = {"security.selinux", "system.posix_acl_access"}
 
 
 def operations(
-    paths: Paths,
+    site: Site,
     files: IdFiles,
     present: Mapping[str, IdRange],
     absent: Iterable[str] = (),
@@ -30,7 +30,7 @@ def operations(
     """At most one operation per file; subuid comes first, a half-written pair is completed."""
     _check_apart(present)
     gone = [name for name in absent if name not in present]
-    planned = [_operation(paths, file, present, gone) for file in files.both]
+    planned = [_operation(site, file, present, gone) for file in files.both]
     return [operation for operation in planned if operation is not None]
 
 
@@ -47,14 +47,14 @@ def _check_apart(present: Mapping[str, IdRange]) -> None:
 
 
 def _operation(
-    paths: Paths, file: IdFile, present: Mapping[str, IdRange], absent: list[str]
+    site: Site, file: IdFile, present: Mapping[str, IdRange], absent: list[str]
 ) -> Operation | None:
     add = {name: ids for name, ids in present.items() if _due(file, name, ids)}
     drop = [name for name in absent if file.owned(name)]
     summary = _summary(file, list(add), drop)
     if not summary:
         return None
-    return Operation(file.path, summary, functools.partial(_apply, paths, file.path, add, drop))
+    return Operation(file.path, summary, functools.partial(_apply, site, file.path, add, drop))
 
 
 def _due(file: IdFile, name: str, ids: IdRange) -> bool:
@@ -85,12 +85,12 @@ def _listed(names: list[str]) -> str:
     return " ".join(names[:_SHOWN]) + more
 
 
-def _apply(paths: Paths, path: str, add: Mapping[str, IdRange], drop: Iterable[str]) -> None:
+def _apply(site: Site, path: str, add: Mapping[str, IdRange], drop: Iterable[str]) -> None:
     """Edit what the file holds now: since the plan was made, useradd may have been there."""
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with lockfile.locked(path):
-            _edit(paths, path, add, {*add, *drop})
+            _edit(site, path, add, {*add, *drop})
     except OSError as error:
         raise HostError(
             f"cannot edit {path}: {error.strerror}",
@@ -98,18 +98,18 @@ def _apply(paths: Paths, path: str, add: Mapping[str, IdRange], drop: Iterable[s
         ) from error
 
 
-def _edit(paths: Paths, path: str, add: Mapping[str, IdRange], replaced: set[str]) -> None:
+def _edit(site: Site, path: str, add: Mapping[str, IdRange], replaced: set[str]) -> None:
     target = os.path.realpath(path)
     _sweep(path, target)
     content = read(target)
     lines = list(parse(path, content or b""))
     added = b"".join(_line(name, ids, lines) for name, ids in add.items())
     edited = _insert(b"".join(each.raw for each in lines if each.name not in replaced), added)
-    if not edited and created.recorded(paths, path):
-        _remove(paths, path, target)
+    if not edited and created.recorded(site, path):
+        _remove(site, path, target)
     elif edited != (content or b""):
         if content is None:
-            created.record(paths, path)
+            created.record(site, path)
         _replace(target, edited)
 
 
@@ -135,9 +135,9 @@ def _sweep(path: str, target: str) -> None:
             store.unlink(leftover)
 
 
-def _remove(paths: Paths, path: str, target: str) -> None:
+def _remove(site: Site, path: str, target: str) -> None:
     store.unlink(target)
-    created.forget(paths, path)
+    created.forget(site, path)
 
 
 def _replace(target: str, content: bytes) -> None:

@@ -12,7 +12,7 @@ from typing import Iterator
 
 from .. import store
 from ..errors import ForeignError, HostError
-from ..site import Paths
+from ..site import Site
 from ..spec.names import sandbox_name
 from . import created, lockfile
 
@@ -97,11 +97,11 @@ def owner(name: str) -> str:
     return PREFIX + sandbox_name("name", name)
 
 
-def observe(paths: Paths) -> IdFiles:
+def observe(site: Site) -> IdFiles:
     return IdFiles(
-        uid=_id_file(paths, paths.subuid),
-        gid=_id_file(paths, paths.subgid),
-        accounts=(*_accounts(paths, "passwd"), *_accounts(paths, "group")),
+        uid=_id_file(site, site.subuid),
+        gid=_id_file(site, site.subgid),
+        accounts=(*_accounts(site, "passwd"), *_accounts(site, "group")),
     )
 
 
@@ -111,11 +111,11 @@ def recorded(files: IdFiles) -> dict[str, IdRange]:
     return {line.name: line.ids for line in lines if line.name is not None and line.ids}
 
 
-def reserved(paths: Paths) -> dict[str, IdRange]:
+def reserved(site: Site) -> dict[str, IdRange]:
     """What the records of the sandboxes say, whatever became of the lines."""
     found: dict[str, IdRange] = {}
-    for name in _names(paths.sandboxes):
-        ids = (store.read(paths.sandbox(name).record) or {}).get("ids")
+    for name in _names(site.sandboxes):
+        ids = (store.read(site.sandbox(name).record) or {}).get("ids")
         if ids:
             found[name] = IdRange(ids["uid"], ids["size"])
     return found
@@ -128,7 +128,7 @@ def _names(path: str) -> list[str]:
         return []
 
 
-def _id_file(paths: Paths, path: str) -> IdFile:
+def _id_file(site: Site, path: str) -> IdFile:
     target = os.path.realpath(path)
     content = read(target)
     return IdFile(
@@ -136,7 +136,7 @@ def _id_file(paths: Paths, path: str) -> IdFile:
         target=target,
         content=content,
         lines=tuple(parse(path, content or b"")),
-        created=created.recorded(paths, path),
+        created=created.recorded(site, path),
         leftovers=tuple(lockfile.stale_files(path, target)),
     )
 
@@ -184,8 +184,8 @@ def _number(text: str) -> int | None:
         return None
 
 
-def _accounts(paths: Paths, database: str) -> Iterator[Line]:
-    path = f"{paths.root}/etc/{database}"
+def _accounts(site: Site, database: str) -> Iterator[Line]:
+    path = f"{site.root}/etc/{database}"
     for number, raw in enumerate(_LINE.findall(read(path) or b""), start=1):
         fields = raw.decode("utf-8", "surrogateescape").split(":")
         value = _number(fields[2]) if len(fields) > 2 else None

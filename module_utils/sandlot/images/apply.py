@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Dict, List, Mapping, Sequence
 
 from ..plan import Operation
-from ..site import Paths
+from ..site import Site
 from . import build, progress, records
 from .model import Image, ImageSpec
 from .store import Making
@@ -17,24 +17,24 @@ from .store import Making
 _DONE = {"make": "made", "make again": "made again", "replace": "replaced"}
 
 
-def apply(paths: Paths, operations: Sequence[Operation]) -> List[Dict[str, Any]]:
+def apply(site: Site, operations: Sequence[Operation]) -> List[Dict[str, Any]]:
     """One line for each image that was made."""
     found = []
     making = [each.image for each in operations if isinstance(each, Making)]
-    with progress.Run(paths, making) as run:
+    with progress.Run(site, making) as run:
         for operation in operations:
             begun = time.monotonic()
             operation.apply()
             if isinstance(operation, Making):
                 run.done(operation.image)
-                found += _lines(paths, operation, time.monotonic() - begun)
+                found += _lines(site, operation, time.monotonic() - begun)
     return found
 
 
-def _lines(paths: Paths, operation: Making, seconds: float) -> List[Dict[str, Any]]:
+def _lines(site: Site, operation: Making, seconds: float) -> List[Dict[str, Any]]:
     if operation.verb not in _DONE:
         return []
-    image = records.observe(paths)[operation.image]
+    image = records.observe(site)[operation.image]
     line = {"name": image.name, "verb": _DONE[operation.verb], "digest": image.digest}
     return [{**line, "size": image.size, "seconds": round(seconds, 1)}]
 
@@ -51,7 +51,7 @@ def with_uploads(specs: Sequence[ImageSpec], uploads: Mapping[str, str] | None) 
 
 
 def uploads_needed(
-    paths: Paths, specs: Sequence[ImageSpec], wanted: Mapping[str, Image]
+    site: Site, specs: Sequence[ImageSpec], wanted: Mapping[str, Image]
 ) -> List[str]:
     """Images whose archive is on the controller, and not yet here though it is to be unpacked."""
     return [
@@ -59,5 +59,5 @@ def uploads_needed(
         for spec in specs
         if spec.get("src")
         and not spec.get("uploaded")
-        and not build.is_made(paths, wanted[spec.name].base)
+        and not build.is_made(site, wanted[spec.name].base)
     ]

@@ -11,9 +11,9 @@ from typing import Any, Callable, Mapping, Tuple
 
 from .. import lock, store
 from ..errors import SandlotError
-from ..site import Paths
+from ..site import Site
 from . import progress, records, workspace
-from .model import Image, ImageSpec, Job, Made
+from .model import Image, ImageSpec, Job, NamespaceRecord
 from .setup import Runner
 from .sources import of
 
@@ -21,65 +21,65 @@ Report = Callable[[str, int, int], None]
 _ATTEMPTS = 3
 
 
-def make(paths: Paths, spec: ImageSpec, wanted: Image, run_setup: Runner | None) -> None:
+def make(site: Site, spec: ImageSpec, wanted: Image, run_setup: Runner | None) -> None:
     """Make what is missing of ``wanted`` and record it."""
     try:
-        workspace.prepare(paths)
-        with progress.Progress(paths, spec.name) as report:
+        workspace.prepare(site)
+        with progress.Progress(site, spec.name) as report:
             # Until it is recorded, another run may remove a tree that nothing refers to.
             for _ in range(_ATTEMPTS):
-                _make(paths, spec, wanted, run_setup, report.update)
-                if _record(paths, spec, wanted):
+                _make(site, spec, wanted, run_setup, report.update)
+                if _record(site, spec, wanted):
                     return
     except OSError as error:
         raise SandlotError(
             f"image {spec.name!r} can't be made: {error}",
-            hint=f"see to space and rights in {paths.images}, then run again",
+            hint=f"see to space and rights in {site.images}, then run again",
         ) from error
     raise SandlotError(f"image {spec.name!r}: other runs keep removing it", hint="run again")
 
 
 def _make(
-    paths: Paths, spec: ImageSpec, wanted: Image, run_setup: Runner | None, report: Report
+    site: Site, spec: ImageSpec, wanted: Image, run_setup: Runner | None, report: Report
 ) -> None:
     build = None if spec.get("base") else of(spec).build
     # What is not known yet is found by the attempt, whose error tells what is missing.
-    if build and not is_made(paths, wanted.base):
-        _tree(paths, spec, wanted.base, build, report)
-    if spec.setup and not is_made(paths, wanted.digest):
-        _set_up(paths, spec, wanted, run_setup, report)
+    if build and not is_made(site, wanted.base):
+        _tree(site, spec, wanted.base, build, report)
+    if spec.setup and not is_made(site, wanted.digest):
+        _set_up(site, spec, wanted, run_setup, report)
 
 
 def _set_up(
-    paths: Paths, spec: ImageSpec, wanted: Image, run_setup: Runner | None, report: Report
+    site: Site, spec: ImageSpec, wanted: Image, run_setup: Runner | None, report: Report
 ) -> None:
     if run_setup is None:
         raise SandlotError(f"image {spec.name!r}: setup needs the runtime of a host")
-    below = _with_facts(paths, replace(wanted, layers=wanted.layers[1:]), wanted.base)
+    below = _with_facts(site, replace(wanted, layers=wanted.layers[1:]), wanted.base)
     runner = run_setup
 
-    def build(job: Job) -> Made:
+    def build(job: Job) -> NamespaceRecord:
         return replace(runner(job, below), config=below.config, evidence=below.evidence)
 
-    _tree(paths, spec, wanted.digest, build, report)
+    _tree(site, spec, wanted.digest, build, report)
 
 
-def _record(paths: Paths, spec: ImageSpec, wanted: Image) -> bool:
-    with lock.exclusive(paths):
+def _record(site: Site, spec: ImageSpec, wanted: Image) -> bool:
+    with lock.exclusive(site):
         if not all(os.path.isdir(layer) for layer in wanted.layers):
             return False
-        entry = _with_facts(paths, wanted, wanted.digest if spec.setup else wanted.base)
-        store.write(records.path(paths, wanted.name), entry.to_json())
+        entry = _with_facts(site, wanted, wanted.digest if spec.setup else wanted.base)
+        store.write(records.path(site, wanted.name), entry.to_json())
     return True
 
 
-def is_made(paths: Paths, digest: str) -> bool:
-    return bool(digest) and os.path.isdir(f"{workspace.tree(paths, digest)}/root")
+def is_made(site: Site, digest: str) -> bool:
+    return bool(digest) and os.path.isdir(f"{workspace.tree(site, digest)}/root")
 
 
-def _with_facts(paths: Paths, image: Image, digest: str) -> Image:
-    about = records.about(paths, digest)
-    size = sum(_size(paths, layer) for layer in image.layers)
+def _with_facts(site: Site, image: Image, digest: str) -> Image:
+    about = records.about(site, digest)
+    size = sum(_size(site, layer) for layer in image.layers)
     if not about:
         # Nothing was made: it is the user's own, or the host's.
         return replace(image, size=size, made=time.time())
@@ -92,34 +92,34 @@ def _with_facts(paths: Paths, image: Image, digest: str) -> Image:
     )
 
 
-def _size(paths: Paths, layer: str) -> int:
+def _size(site: Site, layer: str) -> int:
     """Bytes of its files; those of a tree of ours were counted when it was made."""
-    digests = records.trees_of(paths, [layer])
-    about = records.about(paths, digests[0]) if digests else {}
+    digests = records.trees_of(site, [layer])
+    about = records.about(site, digests[0]) if digests else {}
     return int(about["size"]) if "size" in about else measured(layer)[0]
 
 
 def _tree(
-    paths: Paths,
+    site: Site,
     spec: ImageSpec,
     digest: str,
-    build: Callable[[Job], Made],
+    build: Callable[[Job], NamespaceRecord],
     report: Report,
 ) -> None:
-    with workspace.temporary(paths, digest or "unknown") as directory:
-        if is_made(paths, digest):
+    with workspace.temporary(site, digest or "unknown") as directory:
+        if is_made(site, digest):
             return  # by the run that was waited for
         tree = f"{directory}/tree"
         for path, mode in ((tree, 0o700), (f"{tree}/root", 0o755), (f"{directory}/scratch", 0o700)):
             os.mkdir(path)
             os.chmod(path, mode)
-        kept = workspace.kept(paths, digest)
+        kept = workspace.kept(site, digest)
         made = build(Job(spec, digest, f"{tree}/root", f"{directory}/scratch", report, kept))
         if build is of(spec).build and not of(spec).settled:
             _check_unchanged(spec, digest)
         report("install", 0, 0)
         store.write(f"{tree}/about.json", _about(made, f"{tree}/root"))
-        workspace.install(paths, tree, workspace.tree(paths, digest))
+        workspace.install(site, tree, workspace.tree(site, digest))
         workspace.remove_tree(kept)
 
 
@@ -129,7 +129,7 @@ def _check_unchanged(spec: ImageSpec, digest: str) -> None:
         raise SandlotError(problem, hint="run again")
 
 
-def _about(made: Made, root: str) -> Mapping[str, Any]:
+def _about(made: NamespaceRecord, root: str) -> Mapping[str, Any]:
     size, files = measured(root)
     facts = {"size": size, "files": files, "made": time.time()}
     told = {"warnings": list(made.warnings), "config": dict(made.config)}

@@ -11,7 +11,7 @@ import subprocess
 
 from ..errors import HostError
 from . import elf, provenance
-from .model import Image, ImageSpec, Job, Made, Source
+from .model import Image, ImageSpec, Job, NamespaceRecord, Source
 
 # Part of the digest: raise it when the tree that is made of one binary changes.
 LAYOUT = "1"
@@ -56,7 +56,7 @@ def _digest(found: provenance.Evidence) -> str:
     return hashlib.sha256(f"busybox layout {LAYOUT}\n{contents}".encode()).hexdigest()
 
 
-def build(job: Job) -> Made:
+def build(job: Job) -> NamespaceRecord:
     root, binary = job.root, find()
     if binary is None:
         raise HostError(
@@ -74,7 +74,7 @@ def build(job: Job) -> Made:
     os.chmod(f"{root}/bin/busybox", 0o755)
     for applet in _applets(f"{root}/bin/busybox"):
         os.symlink("busybox", f"{root}/bin/{applet}")
-    return Made(evidence=provenance.hashed([binary], {}))
+    return NamespaceRecord(evidence=provenance.hashed([binary], {}))
 
 
 def find() -> str | None:

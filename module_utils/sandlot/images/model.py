@@ -92,7 +92,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Made:
+class NamespaceRecord:
     """``warnings`` are about what was left out; ``evidence`` is what the source's ``digest`` is
     shown later, to tell whether the origin has changed without reading all of it."""
 
@@ -129,7 +129,7 @@ class Source:
     description: str
     digest: Callable[[ImageSpec, Image | None], str | None]
     options: Sequence[Option] = ()
-    build: Callable[[Job], Made] | None = None
+    build: Callable[[Job], NamespaceRecord] | None = None
     layers: Callable[[ImageSpec], Tuple[str, ...]] = _no_layers
     check: Callable[[str, ImageSpec], None] = _nothing
     host: Callable[[ImageSpec], Mapping[str, Any]] | None = None

@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional, Sequence, Type
 from .. import store
 from ..errors import StateError
 from ..kernel.namespaces import start_time
-from ..site import Paths
+from ..site import Site
 
 Json = Dict[str, Any]
 
@@ -21,9 +21,9 @@ _INTERVAL = 0.5
 QUEUED = "queued"
 
 
-def directory(paths: Paths) -> str:
+def directory(site: Site) -> str:
     # Sandboxes' directories lie beside it; their names never begin with a dot.
-    return f"{paths.run}/.images"
+    return f"{site.run}/.images"
 
 
 def _myself() -> Json:
@@ -34,8 +34,8 @@ def _myself() -> Json:
 class _File:
     """A small file in memory for the time of some work."""
 
-    def __init__(self, paths: Paths, name: str) -> None:
-        self._directory = directory(paths)
+    def __init__(self, site: Site, name: str) -> None:
+        self._directory = directory(site)
         self._path = f"{self._directory}/{name.replace('/', '%2F')}.json"
 
     def write(self, data: Json) -> None:
@@ -51,11 +51,11 @@ class _File:
 class Run:
     """Tells which images a run is going to make."""
 
-    def __init__(self, paths: Paths, names: Sequence[str]) -> None:
+    def __init__(self, site: Site, names: Sequence[str]) -> None:
         self._names = list(names)
         self._started = time.time()
         # Names of images don't begin with a dot.
-        self._file = _File(paths, f".run-{os.getpid()}")
+        self._file = _File(site, f".run-{os.getpid()}")
 
     def __enter__(self) -> Run:
         self._tell()
@@ -83,8 +83,8 @@ class Run:
 class Progress:
     """Tells at most twice a second how far one image is; all is gone when the work is done."""
 
-    def __init__(self, paths: Paths, name: str) -> None:
-        self._file = _File(paths, name)
+    def __init__(self, site: Site, name: str) -> None:
+        self._file = _File(site, name)
         self._fixed = {**_myself(), "name": name, "started": time.time()}
         self._phase = ""
         self._due = 0.0
@@ -112,9 +112,9 @@ class Progress:
         self._file.remove()
 
 
-def forget_dead(paths: Paths) -> None:
+def forget_dead(site: Site) -> None:
     """Remove the files of makers that were killed."""
-    place = directory(paths)
+    place = directory(site)
     with contextlib.suppress(FileNotFoundError):
         for entry in os.listdir(place):
             if entry.endswith(".json") and not _is_alive(f"{place}/{entry}"):
@@ -131,11 +131,11 @@ def _is_alive(path: str) -> bool:
     return "pid" in data and data.get("start") == start_time(data["pid"])
 
 
-def observe(paths: Paths) -> Dict[str, Json]:
+def observe(site: Site) -> Dict[str, Json]:
     """What is being made now, by image; a maker that was killed has left the file only."""
     found: Dict[str, Json] = {}
     queued: Dict[str, Json] = {}
-    for data in _files(directory(paths)):
+    for data in _files(directory(site)):
         if data["start"] != start_time(data["pid"]):
             continue
         if "name" in data:

@@ -16,7 +16,7 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Sequence
 
 from .. import store
 from ..errors import SpecError, StateError
-from ..site import Paths
+from ..site import Site
 from . import workspace
 from .model import Image
 
@@ -33,17 +33,17 @@ class Use(NamedTuple):
     layers: Sequence[str] = ()
 
 
-def path(paths: Paths, name: str) -> str:
+def path(site: Site, name: str) -> str:
     # "%" is not a character of image names.
-    return f"{paths.images}/{name.replace('/', '%2F')}.json"
+    return f"{site.images}/{name.replace('/', '%2F')}.json"
 
 
-def observe(paths: Paths) -> Dict[str, Image]:
+def observe(site: Site) -> Dict[str, Image]:
     """Every image of this host by name."""
     images: Dict[str, Image] = {}
-    for entry in workspace.names(paths.images):
+    for entry in workspace.names(site.images):
         if entry.endswith(".json") and not entry.startswith("."):
-            image = _read(f"{paths.images}/{entry}")
+            image = _read(f"{site.images}/{entry}")
             images[image.name] = image
     return images
 
@@ -79,8 +79,8 @@ def is_pinned_to(name: str, image: str, digest: str) -> bool:
     return bool(pinned and wanted) and plain == image and digest.startswith(wanted)
 
 
-def lookup(paths: Paths, name: str) -> Image:
-    image = find(observe(paths), name)
+def lookup(site: Site, name: str) -> Image:
+    image = find(observe(site), name)
     check_made(image)
     return image
 
@@ -90,28 +90,28 @@ def check_made(image: Image) -> None:
         raise StateError(f"image {image.name!r} has lost its tree", hint="run sandbox_rootfs again")
 
 
-def is_one_tree(paths: Paths, image: Image) -> bool:
-    return len(image.layers) == 1 and bool(trees_of(paths, image.layers))
+def is_one_tree(site: Site, image: Image) -> bool:
+    return len(image.layers) == 1 and bool(trees_of(site, image.layers))
 
 
-def about(paths: Paths, digest: str) -> Dict[str, Any]:
+def about(site: Site, digest: str) -> Dict[str, Any]:
     """What was found when a tree was made; {} for one that is not there."""
-    return store.read(f"{workspace.tree(paths, digest)}/about.json") or {} if digest else {}
+    return store.read(f"{workspace.tree(site, digest)}/about.json") or {} if digest else {}
 
 
-def facts(paths: Paths, image: Image) -> Dict[str, Any]:
+def facts(site: Site, image: Image) -> Dict[str, Any]:
     """An image for people: its record, and what was left out when its tree was made."""
-    warnings = list(about(paths, image.base).get("warnings", []))
+    warnings = list(about(site, image.base).get("warnings", []))
     if image.digest != image.base:
-        warnings += about(paths, image.digest).get("warnings", [])
+        warnings += about(site, image.digest).get("warnings", [])
     return {**image.to_json(), "root": image.root, "warnings": warnings}
 
 
-def uses(paths: Paths) -> List[Use]:
+def uses(site: Site) -> List[Use]:
     """What the records of the sandboxes refer to."""
     found = []
-    for sandbox in workspace.names(paths.sandboxes):
-        record = store.read(paths.sandbox(sandbox).record) or {}
+    for sandbox in workspace.names(site.sandboxes):
+        record = store.read(site.sandbox(sandbox).record) or {}
         image, ids = record.get("image") or {}, record.get("ids") or {}
         layers = image.get("layers") or [image.get("root", "")]
         name, digest = image.get("name", ""), image.get("digest", "")
@@ -119,17 +119,17 @@ def uses(paths: Paths) -> List[Use]:
     return found
 
 
-def trees_of(paths: Paths, layers: Iterable[str]) -> List[str]:
+def trees_of(site: Site, layers: Iterable[str]) -> List[str]:
     """Names of the stored trees among these layers."""
-    prefix = f"{workspace.trees(paths)}/"
+    prefix = f"{workspace.trees(site)}/"
     found = (layer[len(prefix) :].split("/")[0] for layer in layers if layer.startswith(prefix))
     return list(found)
 
 
-def check_unused(paths: Paths, names: Iterable[str]) -> None:
+def check_unused(site: Site, names: Iterable[str]) -> None:
     wanted = set(names)
     users: Dict[str, List[str]] = {}
-    for use in uses(paths) if wanted else []:
+    for use in uses(site) if wanted else []:
         if use.image in wanted:
             users.setdefault(use.image, []).append(use.sandbox)
     for name, sandboxes in users.items():

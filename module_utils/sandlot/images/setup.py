@@ -22,12 +22,12 @@ from ..spec.names import (
 from ..spec.option import Option
 from ..spec.quantities import integer
 from ..spec.text import line, mapping, refusal, sequence, text
-from .model import Image, Job, Made
+from .model import Image, Job, NamespaceRecord
 
 Json = Dict[str, Any]
 
 # Runs the steps of ``job.spec`` in a sandbox of the image; fills ``job.root`` with what they wrote.
-Runner = Callable[[Job, Image], Made]
+Runner = Callable[[Job, Image], NamespaceRecord]
 
 NO_NETWORK = "none"
 DAY = 86400

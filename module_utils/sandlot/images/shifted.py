@@ -14,7 +14,7 @@ from typing import Dict, Tuple
 from ..errors import SandlotError
 from ..idmap import IdRange
 from ..plan import Operation
-from ..site import Paths
+from ..site import Site
 from .model import Image
 from .workspace import install, private_directory, temporary, tree
 
@@ -22,32 +22,32 @@ _CHUNK = 1 << 24
 _Copied = Dict[Tuple[int, int], str]
 
 
-def shifted(paths: Paths, image: Image, ids: IdRange) -> str:
+def shifted(site: Site, image: Image, ids: IdRange) -> str:
     """Where the copy for this range is, or would be."""
-    return f"{tree(paths, image.digest)}/shifted-{ids.start}"
+    return f"{tree(site, image.digest)}/shifted-{ids.start}"
 
 
-def shift_operations(paths: Paths, image: Image, ids: IdRange) -> list[Operation]:
-    destination = shifted(paths, image, ids)
+def shift_operations(site: Site, image: Image, ids: IdRange) -> list[Operation]:
+    destination = shifted(site, image, ids)
     if os.path.isdir(destination):
         return []
     summary = f"copy with owners moved to {ids.start}"
-    action = functools.partial(_shift, paths, image, ids)
+    action = functools.partial(_shift, site, image, ids)
     return [Operation(f"image {image.name}", summary, action)]
 
 
-def _shift(paths: Paths, image: Image, ids: IdRange) -> None:
-    destination = shifted(paths, image, ids)
+def _shift(site: Site, image: Image, ids: IdRange) -> None:
+    destination = shifted(site, image, ids)
     try:
-        private_directory(paths.images)
-        with temporary(paths, f"{image.digest}-{ids.start}") as directory:
+        private_directory(site.images)
+        with temporary(site, f"{image.digest}-{ids.start}") as directory:
             _copy_tree(image.root, f"{directory}/root", ids)
             if not os.path.isdir(destination):
-                install(paths, f"{directory}/root", destination)
+                install(site, f"{directory}/root", destination)
     except OSError as error:
         raise SandlotError(
             f"image {image.name!r} can't be copied for the ids {ids.start}: {error}",
-            hint=f"see to space and rights in {paths.images}, then run again",
+            hint=f"see to space and rights in {site.images}, then run again",
         ) from error
 
 

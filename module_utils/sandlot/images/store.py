@@ -13,7 +13,7 @@ from typing import Dict, Iterable, List, Mapping, Sequence, Set, Tuple
 from .. import lock, store
 from ..errors import SpecError
 from ..plan import Change, Operation
-from ..site import Paths
+from ..site import Site
 from . import build, progress, records, setup, workspace
 from .model import Image, ImageSpec
 from .setup import Runner
@@ -31,17 +31,17 @@ class Making(Operation):
 
 
 def operations(
-    paths: Paths,
+    site: Site,
     specs: Sequence[ImageSpec],
     *,
     purge: bool = False,
     run_setup: Runner | None = None,
 ) -> List[Operation]:
-    return planned(paths, specs, purge=purge, run_setup=run_setup)[1]
+    return planned(site, specs, purge=purge, run_setup=run_setup)[1]
 
 
 def planned(
-    paths: Paths,
+    site: Site,
     specs: Sequence[ImageSpec],
     *,
     purge: bool = False,
@@ -53,55 +53,53 @@ def planned(
     ``purge`` removes images that are not listed, ``prune`` only trees that nothing refers to, which
     goes along with any other change as well.
     """
-    known = records.observe(paths)
-    wanted = desired(paths, specs, purge=purge)
+    known = records.observe(site)
+    wanted = desired(site, specs, purge=purge)
     gone = [name for name in known if name not in wanted]
-    records.check_unused(paths, gone)
+    records.check_unused(site, gone)
     listed = [spec for spec in specs if spec.state == "present"]
     making = [
-        _present(paths, spec, known.get(spec.name), wanted[spec.name], run_setup) for spec in listed
+        _present(site, spec, known.get(spec.name), wanted[spec.name], run_setup) for spec in listed
     ]
-    found = _leftovers(paths, _awaited(paths, wanted.values()))
+    found = _leftovers(site, _awaited(site, wanted.values()))
     found += [operation for operation in making if operation]
-    found += [_removal(paths, known[name]) for name in gone]
+    found += [_removal(site, known[name]) for name in gone]
     if found or purge or prune:
-        found += _prune(paths, _trees(paths, wanted.values()))
+        found += _prune(site, _trees(site, wanted.values()))
     return wanted, found
 
 
-def desired(paths: Paths, specs: Sequence[ImageSpec], *, purge: bool = False) -> Dict[str, Image]:
+def desired(site: Site, specs: Sequence[ImageSpec], *, purge: bool = False) -> Dict[str, Image]:
     """The images the host is to have; a digest is empty while its source is not there."""
-    known = records.observe(paths)
+    known = records.observe(site)
     wanted = {} if purge else dict(known)
     for spec in specs:
         if spec.state == "present":
-            wanted[spec.name] = _wanted(paths, spec, known.get(spec.name), wanted)
+            wanted[spec.name] = _wanted(site, spec, known.get(spec.name), wanted)
         else:
             wanted.pop(spec.name, None)
     return wanted
 
 
-def prune_operations(paths: Paths, *, unused: bool = False) -> List[Operation]:
+def prune_operations(site: Site, *, unused: bool = False) -> List[Operation]:
     """Removes trees and copies that neither an image nor a sandbox refers to; with ``unused``,
     images that no sandbox uses as well."""
-    known = records.observe(paths)
-    used = {use.image for use in records.uses(paths)}
+    known = records.observe(site)
+    used = {use.image for use in records.uses(site)}
     gone = [name for name in known if unused and name not in used]
     kept = [image for name, image in known.items() if name not in gone]
-    found = _leftovers(paths, set()) + [_removal(paths, known[name]) for name in gone]
-    return found + _prune(paths, _trees(paths, kept))
+    found = _leftovers(site, set()) + [_removal(site, known[name]) for name in gone]
+    return found + _prune(site, _trees(site, kept))
 
 
-def _wanted(
-    paths: Paths, spec: ImageSpec, known: Image | None, others: Mapping[str, Image]
-) -> Image:
+def _wanted(site: Site, spec: ImageSpec, known: Image | None, others: Mapping[str, Image]) -> Image:
     source = of(spec)
     same = known if known is not None and known.source == spec.source else None
-    below = _below(paths, spec, same, others)
+    below = _below(site, spec, same, others)
     digest, layers = below.digest, below.layers
     if spec.setup and digest:
         digest = setup.digest(digest, spec.setup)
-        layers = (_root(paths, digest), *layers)
+        layers = (_root(site, digest), *layers)
     tmpfs = source.tmpfs(spec) if source.tmpfs else ""
     if tmpfs and digest:
         digest = hashlib.sha256(f"{digest} tmpfs {tmpfs}".encode()).hexdigest()
@@ -116,9 +114,7 @@ def _wanted(
     )
 
 
-def _below(
-    paths: Paths, spec: ImageSpec, known: Image | None, others: Mapping[str, Image]
-) -> Image:
+def _below(site: Site, spec: ImageSpec, known: Image | None, others: Mapping[str, Image]) -> Image:
     """What the source makes, or the image that the spec names as its base.
 
     Facts of the last build are kept, so that a check can show them.
@@ -131,7 +127,7 @@ def _below(
     digest = source.digest(spec, known) or (known.base if known else "")
     layers = source.layers(spec)
     if source.build:
-        layers = (_root(paths, digest),) if digest else ()
+        layers = (_root(site, digest),) if digest else ()
     host = source.host(spec) if source.host else {}
     empty = known or Image(spec.name, digest)
     return replace(empty, digest=digest, base=digest, layers=layers, host=host)
@@ -147,19 +143,19 @@ def _base(spec: ImageSpec, name: str, others: Mapping[str, Image]) -> Image:
     return others[name]
 
 
-def _root(paths: Paths, digest: str) -> str:
-    return f"{workspace.tree(paths, digest)}/root"
+def _root(site: Site, digest: str) -> str:
+    return f"{workspace.tree(site, digest)}/root"
 
 
 def _present(
-    paths: Paths, spec: ImageSpec, image: Image | None, wanted: Image, run_setup: Runner | None
+    site: Site, spec: ImageSpec, image: Image | None, wanted: Image, run_setup: Runner | None
 ) -> Operation | None:
     made = bool(wanted.digest) and all(os.path.isdir(layer) for layer in wanted.layers)
     if made and image == wanted:
         return None
     verb, change = _verb(image, wanted, made=made)
     short = f" {wanted.digest[:12]}" if wanted.digest else ""
-    action = functools.partial(build.make, paths, spec, wanted, run_setup)
+    action = functools.partial(build.make, site, spec, wanted, run_setup)
     summary = f"{verb}{short} from {spec.source}"
     return Making(f"image {spec.name}", summary, action, change, spec.name, verb)
 
@@ -172,56 +168,56 @@ def _verb(image: Image | None, wanted: Image, *, made: bool) -> Tuple[str, Chang
     return ("record" if made else "make again"), Change.LIVE
 
 
-def _removal(paths: Paths, image: Image) -> Operation:
-    action = functools.partial(_forget, paths, image.name)
+def _removal(site: Site, image: Image) -> Operation:
+    action = functools.partial(_forget, site, image.name)
     return Operation(f"image {image.name}", f"remove {image.digest[:12]}", action)
 
 
-def _leftovers(paths: Paths, awaited: Set[str]) -> List[Operation]:
-    if not any(_is_leftover(paths, name, awaited) for name in workspace.names(paths.images)):
+def _leftovers(site: Site, awaited: Set[str]) -> List[Operation]:
+    if not any(_is_leftover(site, name, awaited) for name in workspace.names(site.images)):
         return []
-    action = functools.partial(_sweep, paths, awaited)
+    action = functools.partial(_sweep, site, awaited)
     return [Operation("images", "clean up after an interrupted run", action)]
 
 
-def _is_leftover(paths: Paths, name: str, awaited: Set[str]) -> bool:
+def _is_leftover(site: Site, name: str, awaited: Set[str]) -> bool:
     if name.startswith(workspace.TEMPORARY):
-        return workspace.is_abandoned(f"{paths.images}/{name}")
+        return workspace.is_abandoned(f"{site.images}/{name}")
     if name.startswith(workspace.PARTIAL):
         key = name[len(workspace.PARTIAL) :]
-        return key not in awaited and workspace.is_free(paths, key)
+        return key not in awaited and workspace.is_free(site, key)
     return name.endswith(".json.new")
 
 
-def _awaited(paths: Paths, images: Iterable[Image]) -> Set[str]:
+def _awaited(site: Site, images: Iterable[Image]) -> Set[str]:
     """Trees that are to be made: what a killed run has left of them is of use."""
-    return {image.base for image in images if not build.is_made(paths, image.base)}
+    return {image.base for image in images if not build.is_made(site, image.base)}
 
 
-def _prune(paths: Paths, kept: Set[str]) -> List[Operation]:
-    unused = _unused(paths, kept)
+def _prune(site: Site, kept: Set[str]) -> List[Operation]:
+    unused = _unused(site, kept)
     if not unused:
         return []
     names = " ".join(f"{digest[:12]}{rest}" for digest, rest in unused)
-    return [Operation("images", f"remove unused {names}", functools.partial(_discard_all, paths))]
+    return [Operation("images", f"remove unused {names}", functools.partial(_discard_all, site))]
 
 
-def _trees(paths: Paths, images: Iterable[Image]) -> Set[str]:
+def _trees(site: Site, images: Iterable[Image]) -> Set[str]:
     """Trees that images consist of."""
-    return {name for image in images for name in records.trees_of(paths, image.layers)}
+    return {name for image in images for name in records.trees_of(site, image.layers)}
 
 
-def _unused(paths: Paths, kept: Set[str]) -> List[Tuple[str, str]]:
+def _unused(site: Site, kept: Set[str]) -> List[Tuple[str, str]]:
     """(digest, "") for a whole tree, (digest, "/shifted-START") for one copy in it."""
-    used = records.uses(paths)
+    used = records.uses(site)
     for use in used:
-        kept = kept | {use.digest, *records.trees_of(paths, use.layers)}
+        kept = kept | {use.digest, *records.trees_of(site, use.layers)}
     copies = {(use.digest, f"shifted-{use.start}") for use in used}
-    all_trees = workspace.names(workspace.trees(paths))
+    all_trees = workspace.names(workspace.trees(site))
     found = [(digest, "") for digest in all_trees if digest not in kept]
     for digest in all_trees:
         if digest in kept:
-            for name in workspace.names(workspace.tree(paths, digest)):
+            for name in workspace.names(workspace.tree(site, digest)):
                 if name.startswith("shifted-") and (digest, name) not in copies:
                     found.append((digest, f"/{name}"))
     return found
@@ -230,30 +226,30 @@ def _unused(paths: Paths, kept: Set[str]) -> List[Tuple[str, str]]:
 # -- doing
 
 
-def _forget(paths: Paths, name: str) -> None:
-    with lock.exclusive(paths):
-        records.check_unused(paths, [name])
-        store.remove(records.path(paths, name))
+def _forget(site: Site, name: str) -> None:
+    with lock.exclusive(site):
+        records.check_unused(site, [name])
+        store.remove(records.path(site, name))
 
 
-def _sweep(paths: Paths, awaited: Set[str]) -> None:
-    progress.forget_dead(paths)
-    for name in workspace.names(paths.images):
-        path = f"{paths.images}/{name}"
-        if not _is_leftover(paths, name, awaited):
+def _sweep(site: Site, awaited: Set[str]) -> None:
+    progress.forget_dead(site)
+    for name in workspace.names(site.images):
+        path = f"{site.images}/{name}"
+        if not _is_leftover(site, name, awaited):
             continue
         if name.startswith(workspace.TEMPORARY):
-            with workspace.temporary(paths, name[len(workspace.TEMPORARY) :]):
+            with workspace.temporary(site, name[len(workspace.TEMPORARY) :]):
                 pass
         elif name.startswith(workspace.PARTIAL):
-            with workspace.temporary(paths, name[len(workspace.PARTIAL) :]):
+            with workspace.temporary(site, name[len(workspace.PARTIAL) :]):
                 workspace.remove_tree(path)
         else:
             os.unlink(path)
 
 
-def _discard_all(paths: Paths) -> None:
-    with lock.exclusive(paths):
-        images = records.observe(paths).values()
-        for digest, rest in _unused(paths, _trees(paths, images)):
-            workspace.discard(paths, f"{workspace.tree(paths, digest)}{rest}")
+def _discard_all(site: Site) -> None:
+    with lock.exclusive(site):
+        images = records.observe(site).values()
+        for digest, rest in _unused(site, _trees(site, images)):
+            workspace.discard(site, f"{workspace.tree(site, digest)}{rest}")

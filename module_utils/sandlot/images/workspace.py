@@ -19,7 +19,7 @@ from typing import Iterator
 from ..errors import ForeignError, SandlotError
 from ..kernel import processes
 from ..kernel import trees as trees_of_others
-from ..site import Paths
+from ..site import Site
 
 TEMPORARY = ".tmp-"
 PARTIAL = ".part-"
@@ -28,16 +28,16 @@ POLL_SECONDS = 0.1
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def trees(paths: Paths) -> str:
-    return f"{paths.images}/trees"
+def trees(site: Site) -> str:
+    return f"{site.images}/trees"
 
 
-def tree(paths: Paths, digest: str) -> str:
-    return f"{trees(paths)}/{digest}"
+def tree(site: Site, digest: str) -> str:
+    return f"{trees(site)}/{digest}"
 
 
-def kept(paths: Paths, key: str) -> str:
-    return f"{paths.images}/{PARTIAL}{key}"
+def kept(site: Site, key: str) -> str:
+    return f"{site.images}/{PARTIAL}{key}"
 
 
 def names(path: str) -> list[str]:
@@ -47,8 +47,8 @@ def names(path: str) -> list[str]:
         return []
 
 
-def prepare(paths: Paths) -> None:
-    for directory in (paths.state, paths.images, trees(paths)):
+def prepare(site: Site) -> None:
+    for directory in (site.state, site.images, trees(site)):
         private_directory(directory)
 
 
@@ -66,12 +66,12 @@ def private_directory(path: str) -> None:
 
 
 @contextlib.contextmanager
-def temporary(paths: Paths, key: str) -> Iterator[str]:
+def temporary(site: Site, key: str) -> Iterator[str]:
     """An empty directory to build ``key`` in, alone; waits for another run that has it.
 
     Whatever is left in it at the end is removed.
     """
-    path = f"{paths.images}/{TEMPORARY}{key}"
+    path = f"{site.images}/{TEMPORARY}{key}"
     fd = _held(path)
     try:
         for name in os.listdir(path):
@@ -124,9 +124,9 @@ def _in_place(fd: int, path: str) -> bool:
         return False
 
 
-def is_free(paths: Paths, key: str) -> bool:
+def is_free(site: Site, key: str) -> bool:
     """Whether nobody is making ``key``."""
-    path = f"{paths.images}/{TEMPORARY}{key}"
+    path = f"{site.images}/{TEMPORARY}{key}"
     return not os.path.isdir(path) or is_abandoned(path)
 
 
@@ -145,24 +145,24 @@ def is_abandoned(path: str) -> bool:
     return True
 
 
-def is_busy(paths: Paths, start: str) -> bool:
+def is_busy(site: Site, start: str) -> bool:
     """Whether somebody is building what has a key that begins so."""
-    found = (name for name in names(paths.images) if name.startswith(f"{TEMPORARY}{start}"))
-    return any(not is_abandoned(f"{paths.images}/{name}") for name in found)
+    found = (name for name in names(site.images) if name.startswith(f"{TEMPORARY}{start}"))
+    return any(not is_abandoned(f"{site.images}/{name}") for name in found)
 
 
-def install(paths: Paths, directory: str, destination: str) -> None:
+def install(site: Site, directory: str, destination: str) -> None:
     """Rename a finished tree into place, once it has reached the disk."""
     trees_of_others.sync(directory)
     if os.path.isdir(destination):
-        discard(paths, destination)
+        discard(site, destination)
     os.rename(directory, destination)
 
 
-def discard(paths: Paths, path: str) -> None:
+def discard(site: Site, path: str) -> None:
     """Take a tree away at once, then remove it: a half-removed one is never taken for a whole."""
-    parts = os.path.relpath(path, trees(paths)).replace("/", "-")
-    with temporary(paths, f"removed-{parts}") as aside:
+    parts = os.path.relpath(path, trees(site)).replace("/", "-")
+    with temporary(site, f"removed-{parts}") as aside:
         os.rename(path, f"{aside}/tree")
 
 

@@ -25,7 +25,7 @@ def streams(paths: SandboxPaths) -> list[int]:
     found: list[_socket.socket] = []
     try:
         for level in _LEVELS:
-            found.append(_stream(paths.host.journal, identifier, level))
+            found.append(_stream(paths.site.journal, identifier, level))
     except OSError:
         # No journald, or one that hangs: the log ring has it all.
         for sock in found:

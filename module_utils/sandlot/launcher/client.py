@@ -16,7 +16,7 @@ from .. import wire
 from ..errors import LaunchError
 from ..kernel import processes
 from ..oserrors import remedy
-from ..site import Paths
+from ..site import Site
 from . import unresponsive
 from .command import command
 from .stopper import stop_timeout
@@ -49,8 +49,8 @@ Way = Callable[[Sequence[str]], Dict[str, LaunchError]]
 class Launcher:
     """The client. Lists of names are sent at once; the launcher bounds how many run in parallel."""
 
-    def __init__(self, paths: Paths, *, python: str = "/usr/bin/python3") -> None:
-        self.paths = paths
+    def __init__(self, site: Site, *, python: str = "/usr/bin/python3") -> None:
+        self.site = site
         self.python = python
 
     def create(self, names: Iterable[str]) -> dict[str, LaunchError]:
@@ -77,20 +77,20 @@ class Launcher:
     def listening(self) -> bool:
         """Whether there is a launcher, busy or not; one that is stopped serves nobody."""
         try:
-            wire.connect(self.paths.launcher_socket, timeout=0).close()
+            wire.connect(self.site.launcher_socket, timeout=0).close()
         except BlockingIOError:
             pass  # its backlog is full
         except (FileNotFoundError, ConnectionError):
             return False
-        return not unresponsive.is_stopped(self.paths)
+        return not unresponsive.is_stopped(self.site)
 
     def exists(self) -> bool:
         """Whether there is a launcher, in whatever state."""
-        return unresponsive.pid(self.paths) is not None
+        return unresponsive.pid(self.site) is not None
 
     def wake(self) -> None:
         """Have one that sleeps look at the clock, if there may be names to resolve again."""
-        if os.path.exists(self.paths.names_file):
+        if os.path.exists(self.site.names_file):
             self._responds()
 
     def upgrade(self) -> None:
@@ -106,7 +106,7 @@ class Launcher:
     def _ask(self, operation: str, seconds: float, *, to_end: bool = False) -> wire.Message | None:
         """Its answer; with ``to_end``, once it has closed the connection as well."""
         try:
-            with wire.connect(self.paths.launcher_socket, timeout=seconds) as connection:
+            with wire.connect(self.site.launcher_socket, timeout=seconds) as connection:
                 wire.send(connection, {"op": operation})
                 message, _ = wire.receive(connection)
                 while to_end and wire.receive(connection)[0] is not None:
@@ -115,7 +115,7 @@ class Launcher:
         except (FileNotFoundError, ConnectionError):
             return None
         except (BlockingIOError, socket.timeout) as error:
-            pid = unresponsive.pid(self.paths)
+            pid = unresponsive.pid(self.site)
             who = f"the launcher, {processes.describe(pid)}," if pid else "the launcher"
             raise _Silent(
                 f"{who} did not answer '{operation}' within {seconds:.0f} seconds",
@@ -124,23 +124,23 @@ class Launcher:
 
     def _responds(self) -> bool:
         """Whether one runs; one that is stopped is continued, one that hangs is ended."""
-        unresponsive.wake(self.paths)
+        unresponsive.wake(self.site)
         try:
             return self.ping() is not None
         except _Silent:
-            unresponsive.end(self.paths)
+            unresponsive.end(self.site)
             return False
 
     def ensure(self) -> None:
         """A launcher that answers: the running one, the system service, or one of our own."""
         if self._responds():
             return
-        if not os.path.isdir(f"{self.paths.lib}/sandlot"):
+        if not os.path.isdir(f"{self.site.lib}/sandlot"):
             raise LaunchError(
-                f"the sandlot runtime is not installed in {self.paths.lib}",
+                f"the sandlot runtime is not installed in {self.site.lib}",
                 hint="run the sandbox_host module or role first",
             )
-        if not self.paths.root and os.path.isdir(_SYSTEMD):
+        if not self.site.root and os.path.isdir(_SYSTEMD):
             _start_unit()
         else:
             self._spawn()
@@ -148,12 +148,12 @@ class Launcher:
 
     def _spawn(self) -> None:
         """A daemon in its own session, with none of our descriptors, environment or directory."""
-        os.makedirs(self.paths.run, mode=0o700, exist_ok=True)
+        os.makedirs(self.site.run, mode=0o700, exist_ok=True)
         log = os.open(
-            f"{self.paths.run}/launcher.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
+            f"{self.site.run}/launcher.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
         )
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
-        argv = command(self.paths, self.python)
+        argv = command(self.site, self.python)
         process = subprocess.Popen(
             ["/usr/bin/setsid", "--fork", *argv],
             stdin=subprocess.DEVNULL,
@@ -171,7 +171,7 @@ class Launcher:
             if time.monotonic() >= deadline:
                 raise LaunchError(
                     f"the launcher did not start within {START_SECONDS:.0f} seconds",
-                    hint=f"see {self.paths.run}/launcher.log",
+                    hint=f"see {self.site.run}/launcher.log",
                 )
             time.sleep(0.005)
 
@@ -188,11 +188,11 @@ class Launcher:
         failures: dict[str, LaunchError] = {}
         for start in range(0, len(names), TOGETHER):
             some = list(names[start : start + TOGETHER])
-            connection = wire.connect(self.paths.launcher_socket, timeout=ANSWER_SECONDS)
+            connection = wire.connect(self.site.launcher_socket, timeout=ANSWER_SECONDS)
             wire.send(connection, {"op": "stop_all", "names": some})
             pending[connection.fileno()] = (set(some), connection)
             poller.register(connection.fileno(), select.POLLIN)
-        grace = max(stop_timeout(self.paths.sandbox(name)) for name in names) if names else 0.0
+        grace = max(stop_timeout(self.site.sandbox(name)) for name in names) if names else 0.0
         while pending:
             for fd in self._ready(poller, grace):
                 waiting, connection = pending[fd]
@@ -212,7 +212,7 @@ class Launcher:
         while waiting or pending:
             while waiting and len(pending) < IN_FLIGHT:
                 name = waiting.pop()
-                connection = wire.connect(self.paths.launcher_socket, timeout=ANSWER_SECONDS)
+                connection = wire.connect(self.site.launcher_socket, timeout=ANSWER_SECONDS)
                 wire.send(connection, {"op": operation, "name": name})
                 pending[connection.fileno()] = (name, connection)
                 poller.register(connection.fileno(), select.POLLIN)

@@ -15,20 +15,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import List, Optional
 
-    from ..site import Paths
+    from ..site import Site
 
 INTERVAL = 300.0
 
 
 class Refresher:
-    def __init__(self, paths: Paths) -> None:
-        self.paths = paths
+    def __init__(self, site: Site) -> None:
+        self.site = site
         self.tried = 0.0
 
     def wait(self) -> Optional[float]:
         """Seconds until the next one, None when there are no names."""
         try:
-            written = os.stat(self.paths.names_file).st_mtime
+            written = os.stat(self.site.names_file).st_mtime
         except FileNotFoundError:
             return None
         # A clock that was set back must not put it off for longer than usual.
@@ -40,18 +40,18 @@ class Refresher:
         if self.wait() != 0.0:
             return
         self.tried = time.time()
-        argv = _command(self.paths)
+        argv = _command(self.site)
         environment = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "LC_ALL": "C.UTF-8",
-            "SANDLOT_ROOT": self.paths.root,
+            "SANDLOT_ROOT": self.site.root,
         }
         os.posix_spawn(argv[0], argv, environment)
 
 
-def _command(paths: Paths) -> List[str]:
+def _command(site: Site) -> List[str]:
     code = (
-        f"import sys; sys.path.insert(0, {paths.lib!r}); "
+        f"import sys; sys.path.insert(0, {site.lib!r}); "
         "from sandlot.cli.main import main; sys.exit(main(['refresh']))"
     )
     return [sys.executable, "-I", "-X", "utf8", "-c", code]

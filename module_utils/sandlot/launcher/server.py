@@ -24,7 +24,7 @@ from ..init.policy import SETTLED, back_off
 from ..kernel import confine, libc
 from ..kernel.signals import signal
 from ..sandbox import runtime
-from ..site import Paths
+from ..site import Site
 from . import watch, worker
 from .command import command
 from .refresher import Refresher
@@ -52,9 +52,9 @@ class Sandbox:
 
 
 class Server:
-    def __init__(self, paths: Paths, zygote: Zygote, listener: _socket.socket, lock: int) -> None:
-        self.paths = paths
-        self.stage = namespace.make(paths.run)
+    def __init__(self, site: Site, zygote: Zygote, listener: _socket.socket, lock: int) -> None:
+        self.site = site
+        self.stage = namespace.make(site.run)
         self.zygote = zygote
         self.listener = listener
         self.lock = lock
@@ -66,8 +66,8 @@ class Server:
         self.restarts: Dict[str, float] = {}
         self.failures: Dict[str, int] = {}
         self.last: Optional[Callable[[], None]] = None
-        self.refresher = Refresher(paths)
-        self.watch = watch.Watch(paths, lambda: _shed(None, None))
+        self.refresher = Refresher(site)
+        self.watch = watch.Watch(site, lambda: _shed(None, None))
 
     # -- the loop
 
@@ -76,7 +76,7 @@ class Server:
         self._watch(self.listener.fileno(), self._accept)
         for fd, on_news in self.watch.sources():
             self._watch(fd, on_news)
-        for name in runtime.names(self.paths):
+        for name in runtime.names(self.site):
             self._adopt(name)
         gc.collect()
         gc.freeze()
@@ -191,19 +191,19 @@ class Server:
         pid = os.fork()
         if pid == 0:
             _shed(connection, means)
-            worker.run(self.paths, operation, names, connection, means)
+            worker.run(self.site, operation, names, connection, means)
         self.workers[pid] = (operation, names)
         if connection is not None:
             connection.close()
         if means is not None:
             means.peer.close()
 
-    def _means(self) -> builder.Means:
+    def _means(self) -> builder.StartKit:
         """For one start: the stage, and a new joiner."""
         ours, theirs = wire.pair()
         joiner = self.zygote.fork(theirs)
         theirs.close()
-        return builder.Means(self.stage, joiner, ours)
+        return builder.StartKit(self.stage, joiner, ours)
 
     # -- children and running sandboxes
 
@@ -233,7 +233,7 @@ class Server:
         if name in self.running:
             return
         try:
-            pidfd = runtime.open_init(self.paths, name)
+            pidfd = runtime.open_init(self.site, name)
             if pidfd is None:
                 self._consider_restart(name)
                 return
@@ -259,11 +259,11 @@ class Server:
     def _consider_restart(self, name: str) -> None:
         """Revive an init that did not end on purpose, with back-off; its policy is read then."""
         try:
-            started = runtime.last_started(self.paths, name)
+            started = runtime.last_started(self.site, name)
         except SandlotError as error:
             _log(f"{name}: {error}")
             return
-        if started is not None and not runtime.status(self.paths, name).get("final"):
+        if started is not None and not runtime.status(self.site, name).get("final"):
             self._schedule(name)
 
     def _schedule(self, name: str) -> None:
@@ -303,10 +303,10 @@ class Server:
         for fd in kept:
             os.set_inheritable(fd, True)
         environment = {**os.environ, _INHERITED: " ".join(str(fd) for fd in kept)}
-        os.execve(sys.executable, command(self.paths, sys.executable), environment)
+        os.execve(sys.executable, command(self.site, sys.executable), environment)
 
 
-def _shed(connection: Connection, means: Optional[builder.Means]) -> None:
+def _shed(connection: Connection, means: Optional[builder.StartKit]) -> None:
     """In a fresh child: no descriptor of the launcher but the standard streams and those named."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
@@ -351,22 +351,22 @@ def _noted(_number: int, _frame: object) -> None:
 
 def serve(root: str, zygote: Zygote) -> NoReturn:
     confine.set_name("sandlot")
-    paths = Paths(root.rstrip("/"))
-    os.makedirs(paths.run, mode=0o700, exist_ok=True)
+    site = Site(root.rstrip("/"))
+    os.makedirs(site.run, mode=0o700, exist_ok=True)
     inherited = [int(word) for word in os.environ.pop(_INHERITED, "").split()]
     for fd in inherited:
         os.set_inheritable(fd, False)
     if inherited:
         listener = _socket.socket(fileno=inherited[0])
         listener.setblocking(False)
-        Server(paths, zygote, listener, inherited[1]).run()
-    lock = _lock(paths)
-    Server(paths, zygote, wire.listen(paths.launcher_socket), lock).run()
+        Server(site, zygote, listener, inherited[1]).run()
+    lock = _lock(site)
+    Server(site, zygote, wire.listen(site.launcher_socket), lock).run()
 
 
-def _lock(paths: Paths) -> int:
+def _lock(site: Site) -> int:
     """Held until this process ends: one launcher per root."""
-    fd = os.open(f"{paths.run}/launcher.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(f"{site.run}/launcher.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

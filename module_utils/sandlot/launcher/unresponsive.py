@@ -14,24 +14,24 @@ from typing import Iterator
 from ..errors import LaunchError
 from ..kernel import namespaces, processes
 from ..kernel.signals import signal
-from ..site import Paths
+from ..site import Site
 
 KILL_SECONDS = 10.0
 
 
-def pid(paths: Paths) -> int | None:
+def pid(site: Site) -> int | None:
     """The launcher's; None when there is none."""
-    return processes.flock_holder(f"{paths.run}/launcher.lock")
+    return processes.flock_holder(f"{site.run}/launcher.lock")
 
 
-def is_stopped(paths: Paths) -> bool:
-    found = pid(paths)
+def is_stopped(site: Site) -> bool:
+    found = pid(site)
     return found is not None and processes.is_stopped(found)
 
 
-def wake(paths: Paths) -> None:
+def wake(site: Site) -> None:
     """Continue what is stopped of it: the launcher, its zygote, its workers; no init."""
-    with _held(paths) as launcher:
+    with _held(site) as launcher:
         if launcher is None:
             return
         found, pidfd = launcher
@@ -61,9 +61,9 @@ def _continue_child(child: int, launcher: int) -> None:
             os.close(pidfd)
 
 
-def end(paths: Paths) -> None:
+def end(site: Site) -> None:
     """SIGKILL; LaunchError when that does not help."""
-    with _held(paths) as launcher:
+    with _held(site) as launcher:
         if launcher is None:
             return
         found, pidfd = launcher
@@ -78,9 +78,9 @@ def end(paths: Paths) -> None:
 
 
 @contextlib.contextmanager
-def _held(paths: Paths) -> Iterator[tuple[int, int] | None]:
+def _held(site: Site) -> Iterator[tuple[int, int] | None]:
     """Its pid and a pidfd; it still holds its lock then, so the pid was not given away."""
-    found = pid(paths)
+    found = pid(site)
     try:
         pidfd = namespaces.pidfd_open(found) if found else None
     except ProcessLookupError:
@@ -89,6 +89,6 @@ def _held(paths: Paths) -> Iterator[tuple[int, int] | None]:
         yield None
         return
     try:
-        yield (found, pidfd) if pid(paths) == found else None
+        yield (found, pidfd) if pid(site) == found else None
     finally:
         os.close(pidfd)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import _socket
     from typing import Callable, Iterator, List, Optional, Tuple
 
-    from ..site import Paths
+    from ..site import Site
     from ..store import Json
 
     Source = Tuple[int, Callable[[], None]]
@@ -41,8 +41,8 @@ MAX_FAILURES = 5
 class Watch:
     """``due`` is when the next repair starts, None when none is needed."""
 
-    def __init__(self, paths: Paths, shed: Callable[[], None]) -> None:
-        self.paths = paths
+    def __init__(self, site: Site, shed: Callable[[], None]) -> None:
+        self.site = site
         self.due: Optional[float] = None
         self._shed = shed
         self._rules: Optional[_socket.socket] = None
@@ -139,7 +139,7 @@ class Watch:
     def _record(self) -> Optional[Json]:
         """What the last run noted of our rules; None when there are none."""
         try:
-            return store.read(self.paths.watched)
+            return store.read(self.site.watched)
         except SandlotError as error:
             _log(str(error))
             return None
@@ -147,7 +147,7 @@ class Watch:
     def _is_locked(self) -> bool:
         """Whether a run of ours is under way."""
         try:
-            fd = os.open(self.paths.lock, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = os.open(self.site.lock, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         try:
@@ -163,7 +163,7 @@ class Watch:
         self._waiter = os.fork()
         if self._waiter == 0:
             self._shed()
-            fd = os.open(self.paths.lock, os.O_RDONLY | os.O_NONBLOCK)
+            fd = os.open(self.site.lock, os.O_RDONLY | os.O_NONBLOCK)
             fcntl.flock(fd, fcntl.LOCK_SH)
             os._exit(0)
 
@@ -190,11 +190,11 @@ class Watch:
         self._again = False
         self._started, self._looked = now, self._generation
         self._delay = min(LONGEST_DELAY, self._delay * 2 or FIRST_DELAY)
-        argv = repair_command(self.paths, sys.executable)
+        argv = repair_command(self.site, sys.executable)
         environment = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "LC_ALL": "C.UTF-8",
-            "SANDLOT_ROOT": self.paths.root,
+            "SANDLOT_ROOT": self.site.root,
         }
         self._repair = os.posix_spawn(argv[0], argv, environment)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import _socket
     from typing import Any, List, Mapping, NoReturn, Optional, Sequence, Tuple
 
-    from ..site import Paths, SandboxPaths
+    from ..site import SandboxPaths, Site
 
 # Less than clients wait for an answer.
 WAIT_SECONDS = 240.0
@@ -32,14 +32,14 @@ OPERATIONS = frozenset(("create", "start", "stop", STOP_ALL, "destroy"))
 
 
 def run(
-    paths: Paths,
+    site: Site,
     operation: str,
     names: Sequence[str],
     connection: Optional[_socket.socket],
-    means: Optional[builder.Means],
+    means: Optional[builder.StartKit],
 ) -> NoReturn:
     """Do it, answer, end. What is not explained here ends in launcher.log."""
-    sandboxes = [paths.sandbox(name) for name in names]
+    sandboxes = [site.sandbox(name) for name in names]
     failed = False
 
     def tell(name: str, error: Optional[SandlotError]) -> None:
@@ -72,7 +72,7 @@ def _refusal(error: SandlotError) -> wire.Message:
 
 
 def _attempt(
-    sandbox: SandboxPaths, operation: str, means: Optional[builder.Means]
+    sandbox: SandboxPaths, operation: str, means: Optional[builder.StartKit]
 ) -> Optional[SandlotError]:
     try:
         _work(sandbox, operation, means)
@@ -89,7 +89,7 @@ def _explained(sandbox: SandboxPaths, operation: str, error: OSError) -> LaunchE
     return LaunchError(told, code=error.errno or 0)
 
 
-def _work(sandbox: SandboxPaths, operation: str, means: Optional[builder.Means]) -> None:
+def _work(sandbox: SandboxPaths, operation: str, means: Optional[builder.StartKit]) -> None:
     if operation in ("create", "start"):
         os.makedirs(sandbox.run, mode=0o700, exist_ok=True)
     try:
@@ -173,11 +173,11 @@ def _busy(sandbox: SandboxPaths) -> LaunchError:
 def _start(
     sandbox: SandboxPaths,
     launch: Mapping[str, Any],
-    means: builder.Means,
+    means: builder.StartKit,
     *,
     revived: bool,
 ) -> None:
-    restarts = int(runtime.status(sandbox.host, sandbox.name).get("restarts", 0)) if revived else 0
+    restarts = int(runtime.status(sandbox.site, sandbox.name).get("restarts", 0)) if revived else 0
     if revived and not _may_restart(launch["restart"], restarts):
         stopper.finish(sandbox, "crashed")
         return

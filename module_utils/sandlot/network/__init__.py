@@ -18,7 +18,7 @@ from .links import link_operations, unlink_all, unlink_operations
 from .manage import Managed, declared, removed
 from .model import Interface, Network, Publication
 from .observe import NetworkState, observe
-from .policy import CLOSED, Own
+from .policy import CLOSED, SandboxPolicy
 from .policy import names as policy_names
 from .ports import check_publications, port_numbers
 from .rates import Rates, rate_operations
@@ -34,7 +34,7 @@ __all__ = [
     "Names",
     "Network",
     "NetworkState",
-    "Own",
+    "SandboxPolicy",
     "Publication",
     "Rates",
     "allocate",

@@ -8,7 +8,7 @@ import ipaddress
 from typing import TYPE_CHECKING, Iterable, Mapping, Sequence, Tuple
 
 from ..errors import SpecError
-from ..site import Paths
+from ..site import Site
 from .ifnames import interface_names
 from .model import (
     ANY,
@@ -86,7 +86,7 @@ class Pool:
 
 
 def allocate(
-    paths: Paths,
+    site: Site,
     networks: Mapping[str, Network],
     wanted: Mapping[str, Sequence[Attachment]],
     kept: Mapping[str, Sequence[Interface]],
@@ -116,7 +116,7 @@ def allocate(
     for sandbox, attachments in wanted.items():
         names = interface_names([item.name for item in attachments], kept.get(sandbox, ()))
         result[sandbox] = [
-            _interface(paths, networks[item.name], sandbox, names[item.name], item, chosen)
+            _interface(site, networks[item.name], sandbox, names[item.name], item, chosen)
             for item in attachments
         ]
     _check_macs(result, kept)
@@ -250,7 +250,7 @@ def _keep(
 
 
 def _interface(
-    paths: Paths,
+    site: Site,
     network: Network,
     sandbox: str,
     ifname: str,
@@ -266,8 +266,8 @@ def _interface(
         sandbox=sandbox,
         network=network.name,
         ifname=ifname,
-        link=paths.link(sandbox, ifname),
-        mac=_unicast(mac, sandbox) if mac else sandbox_mac(paths, sandbox, ifname),
+        link=site.link(sandbox, ifname),
+        mac=_unicast(mac, sandbox) if mac else sandbox_mac(site, sandbox, ifname),
         ipv4=cidrs[4],
         gateway=network.ipv4_gateway,
         ipv6=cidrs.get(6, ""),

@@ -12,7 +12,7 @@ from .. import store
 from ..errors import HostError, SpecError
 from ..kernel import linkflags, netlink
 from ..plan import Operation
-from ..site import Paths
+from ..site import Site
 from . import adapter, declare, forwarding, nft, overlap, sysctls
 from .model import Network, Range, identity
 from .observe import NetworkState, our_bridges, our_ports, our_shapers, owned
@@ -22,102 +22,102 @@ DOWN = "down"
 
 
 def network_operations(
-    paths: Paths, networks: Mapping[str, Network], state: NetworkState
+    site: Site, networks: Mapping[str, Network], state: NetworkState
 ) -> list[Operation]:
     """What makes ``networks`` the networks of this host, and removes those not among them."""
     declare.check_disjoint(networks)
-    overlap.check_subnets(paths, networks, state)
-    stored = declare.load(paths)
+    overlap.check_subnets(site, networks, state)
+    stored = declare.load(site)
     changes = [
-        *_removals(paths, networks, stored, state),
-        *(op for network in networks.values() for op in _bridge(paths, network, state)),
+        *_removals(site, networks, stored, state),
+        *(op for network in networks.values() for op in _bridge(site, network, state)),
     ]
-    changes = [*_forwarding(paths, networks, state), *changes]
+    changes = [*_forwarding(site, networks, state), *changes]
     if stored != dict(networks):
-        changes.insert(0, Operation(TARGET, "record the networks", lambda: _save(paths, networks)))
+        changes.insert(0, Operation(TARGET, "record the networks", lambda: _save(site, networks)))
     return changes
 
 
 def _forwarding(
-    paths: Paths, networks: Mapping[str, Network], state: NetworkState
+    site: Site, networks: Mapping[str, Network], state: NetworkState
 ) -> list[Operation]:
     found = []
     if networks and state.forwarding.due:
-        found.append(_switch(paths, 4, state.forwarding))
+        found.append(_switch(site, 4, state.forwarding))
     six = next((network for network in networks.values() if network.ipv6_subnet), None)
     if six is None:
-        return [*found, *_restore_forwarding6(paths, state)]
+        return [*found, *_restore_forwarding6(site, state)]
     if not sysctls.has_ipv6():
         hint = "leave it out, or boot the kernel without ipv6.disable=1"
         problem = f"of network {six.name} needs IPv6, which this kernel does not have"
         raise SpecError("ipv6_subnet", six.ipv6_subnet, problem, hint=hint)
     if state.forwarding6.due:
-        found.append(_switch(paths, 6, state.forwarding6))
+        found.append(_switch(site, 6, state.forwarding6))
     return found
 
 
-def _switch(paths: Paths, version: int, found: forwarding.Forwarding) -> Operation:
+def _switch(site: Site, version: int, found: forwarding.Forwarding) -> Operation:
     verb = "share" if found.shared else "switch on"
     action = f"{verb} IPv{version} forwarding"
-    return Operation(TARGET, action, lambda: forwarding.enable(paths, version))
+    return Operation(TARGET, action, lambda: forwarding.enable(site, version))
 
 
-def _restore_forwarding6(paths: Paths, state: NetworkState) -> list[Operation]:
+def _restore_forwarding6(site: Site, state: NetworkState) -> list[Operation]:
     if state.forwarding6.prior is None:
         return []
     action = "restore IPv6 forwarding"
-    return [Operation(TARGET, action, lambda: forwarding.restore(paths, 6))]
+    return [Operation(TARGET, action, lambda: forwarding.restore(site, 6))]
 
 
-def teardown_operations(paths: Paths, state: NetworkState) -> list[Operation]:
+def teardown_operations(site: Site, state: NetworkState) -> list[Operation]:
     """Take away every link, table, setting and file of ours; nothing that is not ours."""
     operations = []
-    ports, bridges = our_ports(paths, state.links), our_bridges(paths, state.links)
-    ports += our_shapers(paths, state.links)
+    ports, bridges = our_ports(site, state.links), our_bridges(site, state.links)
+    ports += our_shapers(site, state.links)
     if ports or bridges:
         adapter.require()
         summary = f"delete {len(ports)} interface(s) and {len(bridges)} bridge(s)"
         links = [*ports, *bridges]
-        operations.append(Operation(TARGET, summary, lambda: _delete(paths, links)))
+        operations.append(Operation(TARGET, summary, lambda: _delete(site, links)))
     switched = {"IPv4": state.forwarding.prior, "IPv6": state.forwarding6.prior}
     families = [family for family, prior in switched.items() if prior is not None]
     if families:
         summary = f"restore {' and '.join(families)} forwarding"
-        operations.append(Operation(TARGET, summary, lambda: forwarding.leave(paths)))
-    operations += nft.remove_operations(paths, state.tables)
-    if any(os.path.exists(path) for path in _files(paths)):
-        operations.append(Operation(TARGET, "forget the networks", lambda: _forget(paths)))
+        operations.append(Operation(TARGET, summary, lambda: forwarding.leave(site)))
+    operations += nft.remove_operations(site, state.tables)
+    if any(os.path.exists(path) for path in _files(site)):
+        operations.append(Operation(TARGET, "forget the networks", lambda: _forget(site)))
     return operations
 
 
-def _files(paths: Paths) -> tuple[str, ...]:
+def _files(site: Site) -> tuple[str, ...]:
     return (
-        paths.networks_file,
-        *(forwarding.file(paths, version) for version in forwarding.FORWARD),
-        paths.names_file,
+        site.networks_file,
+        *(forwarding.file(site, version) for version in forwarding.FORWARD),
+        site.names_file,
     )
 
 
-def _save(paths: Paths, networks: Mapping[str, Network]) -> None:
-    os.makedirs(paths.state, mode=0o700, exist_ok=True)
-    declare.save(paths, networks)
+def _save(site: Site, networks: Mapping[str, Network]) -> None:
+    os.makedirs(site.state, mode=0o700, exist_ok=True)
+    declare.save(site, networks)
 
 
-def _forget(paths: Paths) -> None:
-    for path in _files(paths):
+def _forget(site: Site) -> None:
+    for path in _files(site):
         store.remove(path)
 
 
-def _delete(paths: Paths, names: list[str]) -> None:
+def _delete(site: Site, names: list[str]) -> None:
     with netlink.connect() as sock:
         links = {link.name: link for link in netlink.links(sock)}
-    ours = {*our_ports(paths, links), *our_shapers(paths, links), *our_bridges(paths, links)}
+    ours = {*our_ports(site, links), *our_shapers(site, links), *our_bridges(site, links)}
     with adapter.host() as connection:
         connection.delete(name for name in names if name in ours)
 
 
 def _removals(
-    paths: Paths,
+    site: Site,
     networks: Mapping[str, Network],
     stored: Mapping[str, Network],
     state: NetworkState,
@@ -125,22 +125,22 @@ def _removals(
     wanted = {network.bridge for network in networks.values()}
     names = {network.bridge: network.name for network in stored.values()}
     operations = []
-    for bridge in our_bridges(paths, state.links):
+    for bridge in our_bridges(site, state.links):
         if bridge in wanted:
             continue
         name = names.get(bridge, bridge)
-        _refuse_used(paths, name, bridge, state)
-        operations.append(_removal(paths, name, bridge))
+        _refuse_used(site, name, bridge, state)
+        operations.append(_removal(site, name, bridge))
     return operations
 
 
-def _removal(paths: Paths, name: str, bridge: str) -> Operation:
+def _removal(site: Site, name: str, bridge: str) -> Operation:
     adapter.require()
     summary = f"delete bridge {bridge}"
-    return Operation(f"network {name}", summary, lambda: _delete(paths, [bridge]))
+    return Operation(f"network {name}", summary, lambda: _delete(site, [bridge]))
 
 
-def _refuse_used(paths: Paths, name: str, bridge: str, state: NetworkState) -> None:
+def _refuse_used(site: Site, name: str, bridge: str, state: NetworkState) -> None:
     ports = state.ports(bridge)
     if ports:
         raise SpecError(
@@ -151,8 +151,8 @@ def _refuse_used(paths: Paths, name: str, bridge: str, state: NetworkState) -> N
         )
 
 
-def _bridge(paths: Paths, network: Network, state: NetworkState) -> list[Operation]:
-    link = owned(paths, state.links, network.bridge, "bridge")
+def _bridge(site: Site, network: Network, state: NetworkState) -> list[Operation]:
+    link = owned(site, state.links, network.bridge, "bridge")
     where = f"{network.bridge} with {' and '.join(network.gateway_interfaces)}"
     if link is None:
         summary = f"create bridge {where}"
@@ -162,9 +162,9 @@ def _bridge(paths: Paths, network: Network, state: NetworkState) -> list[Operati
             return []
         summary = f"repair bridge {where} ({', '.join(problems)})"
         if problems == [DOWN]:
-            return [Operation(f"network {network.name}", summary, lambda: _raise(paths, network))]
+            return [Operation(f"network {network.name}", summary, lambda: _raise(site, network))]
     adapter.require()
-    return [Operation(f"network {network.name}", summary, lambda: ensure_bridge(paths, network))]
+    return [Operation(f"network {network.name}", summary, lambda: ensure_bridge(site, network))]
 
 
 def _problems(network: Network, link: netlink.Link, state: NetworkState) -> list[str]:
@@ -189,26 +189,26 @@ def _unreached(network: Network, link: netlink.Link, state: NetworkState) -> lis
     return [each for each in network.ranges() if (str(each.subnet), link.index, "") not in routes]
 
 
-def _raise(paths: Paths, network: Network) -> None:
+def _raise(site: Site, network: Network) -> None:
     """The launcher takes bridges down while rules are missing; up again in no time."""
     with netlink.connect() as sock:
         link = netlink.link(sock, network.bridge)
     found = {link.name: link} if link else {}
-    if owned(paths, found, network.bridge, "bridge") is None:
-        ensure_bridge(paths, network)
+    if owned(site, found, network.bridge, "bridge") is None:
+        ensure_bridge(site, network)
     else:
         linkflags.change(network.bridge, up=True)
 
 
-def ensure_bridge(paths: Paths, network: Network) -> None:
+def ensure_bridge(site: Site, network: Network) -> None:
     """Make the bridge what it should be, whatever it is now."""
     # Another root may have left, and switched it off, since this run looked.
     for each in network.ranges():
-        forwarding.enable(paths, each.version)
+        forwarding.enable(site, each.version)
     with netlink.connect() as sock, adapter.host() as connection:
         link = netlink.link(sock, network.bridge)
-        if owned(paths, {link.name: link} if link else {}, network.bridge, "bridge") is None:
-            connection.add_bridge(network.bridge, identity(paths, network.bridge))
+        if owned(site, {link.name: link} if link else {}, network.bridge, "bridge") is None:
+            connection.add_bridge(network.bridge, identity(site, network.bridge))
             link = netlink.link(sock, network.bridge)
         if link is None:
             raise HostError(f"the bridge {network.bridge} went away while it was being set up")

@@ -11,7 +11,7 @@ from typing import Any, Iterable, Mapping
 
 from .. import store
 from ..errors import SpecError, StateError
-from ..site import Paths
+from ..site import Site
 from . import policy
 from .model import DEFAULT_NAME, DEFAULT_SUBNET, IpNetwork, Network, Range
 
@@ -31,11 +31,11 @@ EXAMPLE = {4: "10.77.4.0/24", 6: "fd77:0:0:4::/64"}
 UNFIT6 = tuple(ipaddress.IPv6Network(text) for text in ("::/8", "fe80::/9", "ff00::/8"))
 
 
-def normalise(paths: Paths, raw: Iterable[Mapping[str, Any]]) -> dict[str, Network]:
+def normalise(site: Site, raw: Iterable[Mapping[str, Any]]) -> dict[str, Network]:
     """Networks by name, validated one by one and against each other; SpecError names the option."""
     networks: dict[str, Network] = {}
     for item in raw:
-        network = _network(paths, {key: value for key, value in item.items() if value is not None})
+        network = _network(site, {key: value for key, value in item.items() if value is not None})
         if network.name in networks:
             raise SpecError("name", network.name, "is listed twice", hint="keep one of them")
         networks[network.name] = network
@@ -73,20 +73,20 @@ def _place(pair: tuple[Range, str]) -> tuple[int, int, int]:
     return subnet.version, int(subnet.network_address), subnet.prefixlen
 
 
-def default(paths: Paths) -> Network:
+def default(site: Site) -> Network:
     """The network that exists when a sandbox uses "default" and nobody declared it."""
-    return _network(paths, {"name": DEFAULT_NAME})
+    return _network(site, {"name": DEFAULT_NAME})
 
 
-def load(paths: Paths) -> dict[str, Network]:
+def load(site: Site) -> dict[str, Network]:
     """The stored networks by name."""
-    path = paths.networks_file
+    path = site.networks_file
     hint = f"restore it from a backup, or remove {path} and declare the networks again"
     data = store.read(path, hint=hint)
     if data is None:
         return {}
     try:
-        networks = [Network.from_json(paths, item) for item in data["networks"]]
+        networks = [Network.from_json(site, item) for item in data["networks"]]
         for network in networks:
             network.ranges()
         return {network.name: network for network in networks}
@@ -95,20 +95,20 @@ def load(paths: Paths) -> dict[str, Network]:
         raise StateError(problem, hint=hint) from error
 
 
-def load_for(paths: Paths, used: Iterable[str]) -> dict[str, Network]:
+def load_for(site: Site, used: Iterable[str]) -> dict[str, Network]:
     """The stored networks, and the default one when it is used without having been declared."""
-    networks = load(paths)
+    networks = load(site)
     if DEFAULT_NAME not in networks and DEFAULT_NAME in set(used):
-        networks[DEFAULT_NAME] = default(paths)
+        networks[DEFAULT_NAME] = default(site)
     return networks
 
 
-def save(paths: Paths, networks: Mapping[str, Network]) -> None:
+def save(site: Site, networks: Mapping[str, Network]) -> None:
     items = [networks[name].to_json() for name in sorted(networks)]
-    store.write(paths.networks_file, {"networks": items})
+    store.write(site.networks_file, {"networks": items})
 
 
-def _network(paths: Paths, raw: Mapping[str, Any]) -> Network:
+def _network(site: Site, raw: Mapping[str, Any]) -> Network:
     unknown = sorted(set(raw) - OPTIONS)
     if unknown:
         raise SpecError(
@@ -121,7 +121,7 @@ def _network(paths: Paths, raw: Mapping[str, Any]) -> Network:
     subnet = _subnet(4, _required(name, raw.get("ipv4_subnet")))
     network = Network(
         name=name,
-        bridge=paths.bridge(name),
+        bridge=site.bridge(name),
         ipv4_subnet=str(subnet),
         ipv4_gateway=_gateway(subnet, raw.get("ipv4_gateway")),
         nat=bool(raw.get("nat", True)),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Dict, Mapping
 
 from .. import store
-from ..site import Paths
+from ..site import Site
 from . import nft, roots, sysctls
 
 FORWARD = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
@@ -38,37 +38,37 @@ class Forwarding:
         return not self.enabled or self.shared
 
 
-def file(paths: Paths, version: int) -> str:
-    return f"{paths.state}/forwarding{'' if version == 4 else version}.json"
+def file(site: Site, version: int) -> str:
+    return f"{site.state}/forwarding{'' if version == 4 else version}.json"
 
 
-def observe(paths: Paths, version: int) -> Forwarding:
-    record = store.read(file(paths, version))
+def observe(site: Site, version: int) -> Forwarding:
+    record = store.read(file(site, version))
     # A record from before a reboot says nothing: the boot has set everything anew.
     current = record is not None and record.get("boot_id") == store.boot_id()
     prior = record["prior"] if record and current else None
     enabled = sysctls.read(FORWARD[version]) not in ("0", None)
-    shared = enabled and prior is None and roots.guards(paths, version)
+    shared = enabled and prior is None and roots.guards(site, version)
     return Forwarding(enabled, prior, shared)
 
 
-def enable(paths: Paths, version: int) -> None:
+def enable(site: Site, version: int) -> None:
     """Switch it on, having recorded all that the kernel changes along with it."""
     with roots.alone():
-        state = observe(paths, version)
+        state = observe(site, version)
         if not state.due:
             return
         if state.prior is None:
-            _record(paths, version, _before(version, shared=state.shared))
+            _record(site, version, _before(version, shared=state.shared))
         if not state.enabled:
             if version == 6:
                 _keep_advertisements()
             sysctls.write(FORWARD[version], "1")
 
 
-def _record(paths: Paths, version: int, prior: Mapping[str, str]) -> None:
-    os.makedirs(paths.state, mode=0o700, exist_ok=True)
-    store.write(file(paths, version), {"boot_id": store.boot_id(), "prior": dict(prior)})
+def _record(site: Site, version: int, prior: Mapping[str, str]) -> None:
+    os.makedirs(site.state, mode=0o700, exist_ok=True)
+    store.write(file(site, version), {"boot_id": store.boot_id(), "prior": dict(prior)})
 
 
 def _before(version: int, *, shared: bool) -> Dict[str, str]:
@@ -119,29 +119,29 @@ def _keep_advertisements() -> None:
             sysctls.write(accept, "2")
 
 
-def restore(paths: Paths, version: int) -> None:
+def restore(site: Site, version: int) -> None:
     """Put back what was before, unless somebody else has changed it or needs it since."""
     with roots.alone():
-        _put_back(paths, version)
-        store.remove(file(paths, version))
+        _put_back(site, version)
+        store.remove(file(site, version))
 
 
-def leave(paths: Paths) -> None:
+def leave(site: Site) -> None:
     """Restore all, and take away the rules by which other roots know that we need it.
 
     In one go, else two roots that leave at the same time would each leave it to the other.
     """
     with roots.alone():
         for version in FORWARD:
-            _put_back(paths, version)
-        nft.remove(paths)
+            _put_back(site, version)
+        nft.remove(site)
         for version in FORWARD:
-            store.remove(file(paths, version))
+            store.remove(file(site, version))
 
 
-def _put_back(paths: Paths, version: int) -> None:
-    prior, forward = observe(paths, version).prior, FORWARD[version]
-    if prior is None or roots.guards(paths, version):
+def _put_back(site: Site, version: int) -> None:
+    prior, forward = observe(site, version).prior, FORWARD[version]
+    if prior is None or roots.guards(site, version):
         return
     if sysctls.read(forward) == "1":
         sysctls.write(forward, prior[forward])

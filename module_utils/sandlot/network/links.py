@@ -14,7 +14,7 @@ from ..kernel import netlink
 from ..kernel.namespaces import is_namespace_file
 from ..kernel.netlink import RT_TABLE_MAIN, Link, entered, opened
 from ..plan import Operation
-from ..site import Paths
+from ..site import Site
 from . import adapter, sysctls
 from .announce import announce
 from .model import MAX_INTERFACES, Interface, Network, default_routes, identity
@@ -50,12 +50,12 @@ def look_inside(netns: str) -> Inside:
 
 
 def link_operations(
-    paths: Paths, interfaces: Sequence[Interface], netns: str, state: NetworkState
+    site: Site, interfaces: Sequence[Interface], netns: str, state: NetworkState
 ) -> list[Operation]:
     """What plugs one sandbox in; [] when the host's links and those inside are right already."""
     if not interfaces:
         return []
-    found = [owned(paths, state.links, item.link, "veth") for item in interfaces]
+    found = [owned(site, state.links, item.link, "veth") for item in interfaces]
     # Without all host ends there is no use in looking inside.
     if all(found) and is_namespace_file(netns):
         problems = _problems(interfaces, look_inside(netns), state)
@@ -71,55 +71,53 @@ def link_operations(
     adapter.require()
     networks = {item.network: state.networks[item.network] for item in interfaces}
     return [
-        Operation(interfaces[0].sandbox, summary, lambda: plug(paths, networks, interfaces, netns))
+        Operation(interfaces[0].sandbox, summary, lambda: plug(site, networks, interfaces, netns))
     ]
 
 
 def unlink_operations(
-    paths: Paths, sandbox: str, state: NetworkState, keep: Iterable[Interface] = ()
+    site: Site, sandbox: str, state: NetworkState, keep: Iterable[Interface] = ()
 ) -> list[Operation]:
     """What unplugs one sandbox but for ``keep``, found by names derived from its own."""
     kept = {item.ifname for item in keep}
     names = {
         link: ifname
-        for link, ifname in _links_of(paths, sandbox, state).items()
+        for link, ifname in _links_of(site, sandbox, state).items()
         if ifname not in kept
     }
     if not names:
         return []
     adapter.require()
     summary = f"unplug {', '.join(names.values())}"
-    return [Operation(sandbox, summary, lambda: _unplug(paths, list(names)))]
+    return [Operation(sandbox, summary, lambda: _unplug(site, list(names)))]
 
 
-def unlink_all(paths: Paths, sandboxes: Iterable[str], state: NetworkState) -> list[Operation]:
+def unlink_all(site: Site, sandboxes: Iterable[str], state: NetworkState) -> list[Operation]:
     """The same for many sandboxes at once, which takes hardly longer than for one."""
-    names = [name for sandbox in sandboxes for name in _links_of(paths, sandbox, state)]
+    names = [name for sandbox in sandboxes for name in _links_of(site, sandbox, state)]
     if not names:
         return []
     adapter.require()
-    return [
-        Operation("network", f"unplug {len(names)} interface(s)", lambda: _unplug(paths, names))
-    ]
+    return [Operation("network", f"unplug {len(names)} interface(s)", lambda: _unplug(site, names))]
 
 
-def _links_of(paths: Paths, sandbox: str, state: NetworkState) -> dict[str, str]:
+def _links_of(site: Site, sandbox: str, state: NetworkState) -> dict[str, str]:
     """Host ends that there are, with the interface each is the other end of, or shapes."""
     names = {}
     for ifname in (f"eth{index}" for index in range(MAX_INTERFACES)):
         for link, kind in (
-            (paths.link(sandbox, ifname), "veth"),
-            (paths.shaper(sandbox, ifname), "ifb"),
+            (site.link(sandbox, ifname), "veth"),
+            (site.shaper(sandbox, ifname), "ifb"),
         ):
-            if owned(paths, state.links, link, kind):
+            if owned(site, state.links, link, kind):
                 names[link] = ifname
     return names
 
 
-def _unplug(paths: Paths, names: Sequence[str]) -> None:
+def _unplug(site: Site, names: Sequence[str]) -> None:
     with netlink.connect() as sock:
         found = [netlink.link(sock, name) for name in names]
-    ours = [link.name for link in found if link is not None and is_ours(paths, link)]
+    ours = [link.name for link in found if link is not None and is_ours(site, link)]
     if ours:
         with adapter.host() as connection:
             connection.delete(ours)
@@ -206,21 +204,21 @@ def _lost_subnets(item: Interface, inner: Link | None, inside: Inside) -> list[t
 
 
 def plug(
-    paths: Paths, networks: Mapping[str, Network], interfaces: Sequence[Interface], netns: str
+    site: Site, networks: Mapping[str, Network], interfaces: Sequence[Interface], netns: str
 ) -> None:
     """Make the links of one sandbox right, whatever they are now."""
     inside = look_inside(netns)
     with netlink.connect() as sock, adapter.host() as host:
         for item in interfaces:
             outer = netlink.link(sock, item.link)
-            owned(paths, {outer.name: outer} if outer else {}, item.link, "veth")
+            owned(site, {outer.name: outer} if outer else {}, item.link, "veth")
             inner = inside.links.get(item.ifname)
             if (
                 outer is None
                 or not _is_pair(outer, inner)
                 or _is_elsewhere(outer, networks[item.network])
             ):
-                _make_pair(paths, host, item, networks[item.network], netns)
+                _make_pair(site, host, item, networks[item.network], netns)
             else:
                 _mend_outer(host, outer, item, networks[item.network])
     _settle_inside(networks, interfaces, netns)
@@ -232,13 +230,13 @@ def _is_elsewhere(outer: Link, network: Network) -> bool:
 
 
 def _make_pair(
-    paths: Paths, host: adapter.Links, item: Interface, network: Network, netns: str
+    site: Site, host: adapter.Links, item: Interface, network: Network, netns: str
 ) -> None:
     host.delete([item.link])
     bridge = _bridge_index(network)
     _clear_name(item.ifname, netns)
     with opened(netns) as descriptor:
-        mac = identity(paths, item.link)
+        mac = identity(site, item.link)
         host.add_veth(item, mac, master=bridge, netns=descriptor, mtu=network.mtu)
     # The link has no carrier before its other end comes up, so it has not spoken yet.
     sysctls.silence_ipv6(item.link)

@@ -9,12 +9,12 @@ from typing import Any, Iterable, Mapping, Sequence
 
 from ..errors import SpecError
 from ..plan import Operation
-from ..site import Paths
+from ..site import Site
 from .bridges import network_operations, teardown_operations
 from .declare import load, normalise
 from .model import DEFAULT_NAME, Interface, Network, Publication
 from .observe import observe
-from .policy import Own
+from .policy import SandboxPolicy
 from .rules import rules_operations
 
 
@@ -28,37 +28,37 @@ class Managed:
 
 
 def declared(
-    paths: Paths,
+    site: Site,
     raw: Iterable[Mapping[str, Any]],
     interfaces: Sequence[Interface],
     publications: Sequence[Publication],
     *,
-    policies: Mapping[str, Own],
+    policies: Mapping[str, SandboxPolicy],
     purge: bool = False,
 ) -> Managed:
     """The listed networks exist; with ``purge`` no others do, unless as the default one in use.
 
     ``interfaces``, ``publications`` and ``policies`` are those recorded for this host's sandboxes.
     """
-    listed = normalise(paths, raw)
-    before = load(paths)
+    listed = normalise(site, raw)
+    before = load(site)
     kept = _implicit(before, interfaces) if purge else before
-    return _managed(paths, before, {**kept, **listed}, interfaces, publications, policies)
+    return _managed(site, before, {**kept, **listed}, interfaces, publications, policies)
 
 
 def removed(
-    paths: Paths,
+    site: Site,
     names: Iterable[str],
     interfaces: Sequence[Interface],
     publications: Sequence[Publication],
     *,
-    policies: Mapping[str, Own],
+    policies: Mapping[str, SandboxPolicy],
 ) -> Managed:
     """The named networks do not exist."""
-    before = load(paths)
+    before = load(site)
     gone = set(names)
     after = {name: network for name, network in before.items() if name not in gone}
-    return _managed(paths, before, after, interfaces, publications, policies)
+    return _managed(site, before, after, interfaces, publications, policies)
 
 
 def _implicit(before: Mapping[str, Network], interfaces: Iterable[Interface]) -> dict[str, Network]:
@@ -67,22 +67,22 @@ def _implicit(before: Mapping[str, Network], interfaces: Iterable[Interface]) ->
 
 
 def _managed(
-    paths: Paths,
+    site: Site,
     before: Mapping[str, Network],
     after: Mapping[str, Network],
     interfaces: Sequence[Interface],
     publications: Sequence[Publication],
-    policies: Mapping[str, Own],
+    policies: Mapping[str, SandboxPolicy],
 ) -> Managed:
     _refuse_used(before, after, interfaces)
-    state = observe(paths)
+    state = observe(site)
     # Also finds and refuses what is plugged into a bridge that is to go, recorded or not.
-    operations = network_operations(paths, after, state)
+    operations = network_operations(site, after, state)
     if after:
-        rules = rules_operations(paths, after, interfaces, publications, state, policies=policies)
+        rules = rules_operations(site, after, interfaces, publications, state, policies=policies)
         operations = [*rules, *operations]
     else:
-        operations = teardown_operations(paths, state)
+        operations = teardown_operations(site, state)
     return Managed(tuple(operations), before, after)
 
 

@@ -9,7 +9,7 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Any, Dict, Iterable, Mapping, Union
 
-from ..site import Paths
+from ..site import Site
 
 Json = Dict[str, Any]
 IpNetwork = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
@@ -93,9 +93,9 @@ class Network:
         return data
 
     @classmethod
-    def from_json(cls, paths: Paths, data: Mapping[str, Any]) -> Network:
+    def from_json(cls, site: Site, data: Mapping[str, Any]) -> Network:
         lists = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
-        return cls(**{**data, "bridge": paths.bridge(data["name"]), **lists})
+        return cls(**{**data, "bridge": site.bridge(data["name"]), **lists})
 
 
 @dataclass(frozen=True)
@@ -217,16 +217,16 @@ def _mac(seed: str) -> str:
     return bytes([2, *digest[:5]]).hex(":")
 
 
-def identity(paths: Paths, link: str) -> str:
+def identity(site: Site, link: str) -> str:
     """The MAC address by which a link of ours on the host is told from a foreign one."""
-    return _mac(f"{paths.root}:link:{link}")
+    return _mac(f"{site.root}:link:{link}")
 
 
-def sandbox_mac(paths: Paths, sandbox: str, ifname: str) -> str:
+def sandbox_mac(site: Site, sandbox: str, ifname: str) -> str:
     """The MAC address of a sandbox's interface when its spec names none."""
-    return _mac(f"{paths.root}:sandbox:{sandbox}:{ifname}")
+    return _mac(f"{site.root}:sandbox:{sandbox}:{ifname}")
 
 
-def owner_mark(paths: Paths) -> str:
+def owner_mark(site: Site) -> str:
     """Name of an empty chain that tells our nftables tables from foreign ones."""
-    return f"owner_{hashlib.sha256(f'{paths.root}:nft'.encode()).hexdigest()[:12]}"
+    return f"owner_{hashlib.sha256(f'{site.root}:nft'.encode()).hexdigest()[:12]}"

@@ -18,7 +18,7 @@ from .. import store
 from ..errors import ForeignError, HostError
 from ..kernel import nftables
 from ..plan import Operation
-from ..site import Paths
+from ..site import Site
 from . import nft_delta
 from .model import owner_mark
 
@@ -65,13 +65,13 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def observe(paths: Paths) -> Tables:
+def observe(site: Site) -> Tables:
     program = _program()
     if program is None:
         return Tables(installed=False)
-    present = _listings(program, paths.nft_table)
-    mark = f"chain {owner_mark(paths)} {{"
-    record = store.read(_record_file(paths)) or {}
+    present = _listings(program, site.nft_table)
+    mark = f"chain {owner_mark(site)} {{"
+    record = store.read(_record_file(site)) or {}
     return Tables(
         installed=True,
         present=tuple(present),
@@ -95,33 +95,33 @@ def _listings(program: str, table: str) -> dict[str, str]:
     return found
 
 
-def require(paths: Paths, tables: Tables) -> None:
+def require(site: Site, tables: Tables) -> None:
     """Raise when our rules can't be put in place."""
     if not tables.installed:
         raise HostError("the program nft was not found", hint="install the package nftables")
     if tables.foreign:
         raise ForeignError(
-            f"the nftables table {tables.foreign[0]} {paths.nft_table} was not made by sandlot",
+            f"the nftables table {tables.foreign[0]} {site.nft_table} was not made by sandlot",
             hint="rename or delete it; sandlot needs that name",
         )
 
 
-def apply(paths: Paths, text: str, watched: Watched) -> None:
+def apply(site: Site, text: str, watched: Watched) -> None:
     """Bring both tables to ``text`` and record what the kernel made of them."""
-    tables = observe(paths)
-    require(paths, tables)
-    before = _in_force(paths)
+    tables = observe(site)
+    require(site, tables)
+    before = _in_force(site)
     script = nft_delta.script(before, text) if tables.hold(before) else None
-    with announced(paths, watched):
-        _transaction(_replacing(paths, text) if script is None else script)
-    os.makedirs(paths.run, mode=0o700, exist_ok=True)
-    store.replace(_text_file(paths), text.encode(), mode=0o600)
-    record = {"text": digest(text), "listing": observe(paths).listed}
-    store.write(_record_file(paths), record, durable=False)
+    with announced(site, watched):
+        _transaction(_replacing(site, text) if script is None else script)
+    os.makedirs(site.run, mode=0o700, exist_ok=True)
+    store.replace(_text_file(site), text.encode(), mode=0o600)
+    record = {"text": digest(text), "listing": observe(site).listed}
+    store.write(_record_file(site), record, durable=False)
 
 
 @contextlib.contextmanager
-def announced(paths: Paths, watched: Watched | None = None) -> Iterator[None]:
+def announced(site: Site, watched: Watched | None = None) -> Iterator[None]:
     """One transaction of ours, told from those of others by its number; inside the writer lock.
 
     The launcher takes the bridges down after any other. Without ``watched`` it looks after the
@@ -130,56 +130,56 @@ def announced(paths: Paths, watched: Watched | None = None) -> Iterator[None]:
     before = nftables.generation()
     yield
     after = nftables.generation()
-    record = dict(store.read(paths.watched) or {"bridges": [], "links": []})
+    record = dict(store.read(site.watched) or {"bridges": [], "links": []})
     if watched is not None:
         record["bridges"] = list(watched.bridges)
         record["links"] = [*watched.bridges, *watched.links]
     # 0, which is no number, when another transaction came in between.
     record["generation"] = after if after == before + 1 else 0
-    os.makedirs(paths.run, mode=0o700, exist_ok=True)
-    store.write(paths.watched, {**record, "table": paths.nft_table}, durable=False)
+    os.makedirs(site.run, mode=0o700, exist_ok=True)
+    store.write(site.watched, {**record, "table": site.nft_table}, durable=False)
 
 
-def remove(paths: Paths) -> None:
+def remove(site: Site) -> None:
     """Delete our tables; foreign ones of that name stay."""
-    tables = observe(paths)
+    tables = observe(site)
     ours = [family for family in tables.present if family not in tables.foreign]
     if ours:
-        _transaction("".join(f"delete table {family} {paths.nft_table}\n" for family in ours))
-    store.remove(_record_file(paths))
-    store.remove(_text_file(paths))
-    store.remove(paths.watched)
+        _transaction("".join(f"delete table {family} {site.nft_table}\n" for family in ours))
+    store.remove(_record_file(site))
+    store.remove(_text_file(site))
+    store.remove(site.watched)
 
 
-def remove_operations(paths: Paths, tables: Tables) -> list[Operation]:
+def remove_operations(site: Site, tables: Tables) -> list[Operation]:
     if tables.applied_text and not tables.installed:
-        require(paths, tables)
+        require(site, tables)
     if not set(tables.present) - set(tables.foreign):
         return []
-    summary = f"delete nftables rules in table {paths.nft_table}"
-    return [Operation("network", summary, lambda: remove(paths))]
+    summary = f"delete nftables rules in table {site.nft_table}"
+    return [Operation("network", summary, lambda: remove(site))]
 
 
-def _record_file(paths: Paths) -> str:
+def _record_file(site: Site) -> str:
     # Sandboxes' directories lie beside it; their names never begin with a dot.
-    return f"{paths.run}/.rules.json"
+    return f"{site.run}/.rules.json"
 
 
-def _text_file(paths: Paths) -> str:
-    return f"{paths.run}/.rules.nft"
+def _text_file(site: Site) -> str:
+    return f"{site.run}/.rules.nft"
 
 
-def _in_force(paths: Paths) -> str:
+def _in_force(site: Site) -> str:
     """The rules last applied; the digests tell whether the kernel still has them."""
-    path = _text_file(paths)
+    path = _text_file(site)
     content = store.read_bytes(path, hint=f"remove {path}; the next run makes it again") or b""
     return content.decode("utf-8", "replace")
 
 
-def _replacing(paths: Paths, text: str) -> str:
+def _replacing(site: Site, text: str) -> str:
     """``text`` preceded by what makes it a replacement, whether or not the tables are there."""
     lines = [
-        f"{verb} table {family} {paths.nft_table}\n"
+        f"{verb} table {family} {site.nft_table}\n"
         for family in FAMILIES
         for verb in ("add", "delete")
     ]

@@ -11,7 +11,7 @@ from ..errors import ForeignError
 from ..kernel import netlink, traffic
 from ..kernel.netlink import Link, Route
 from ..kernel.traffic import Traffic
-from ..site import Paths
+from ..site import Site
 from . import declare, forwarding, nft, sysctls
 from .forwarding import Forwarding
 from .model import DEFAULT_NAME, MAX_INTERFACES, Network, identity
@@ -22,7 +22,7 @@ from .nft import Tables
 class NetworkState:
     """Stored networks and links by name, addresses ("address/prefix") by link index, our rules."""
 
-    paths: Paths
+    site: Site
     networks: Mapping[str, Network]
     links: Mapping[str, Link]
     addresses: Mapping[int, tuple[str, ...]]
@@ -41,63 +41,63 @@ class NetworkState:
 
     def without(self, sandbox: str) -> NetworkState:
         """The same host without the links of one sandbox, which go with its namespace."""
-        gone = {self.paths.link(sandbox, f"eth{index}") for index in range(MAX_INTERFACES)}
-        gone |= {self.paths.shaper(sandbox, f"eth{index}") for index in range(MAX_INTERFACES)}
+        gone = {self.site.link(sandbox, f"eth{index}") for index in range(MAX_INTERFACES)}
+        gone |= {self.site.shaper(sandbox, f"eth{index}") for index in range(MAX_INTERFACES)}
         links = {name: link for name, link in self.links.items() if name not in gone}
         return replace(self, links=links)
 
 
-def observe(paths: Paths) -> NetworkState:
+def observe(site: Site) -> NetworkState:
     with netlink.connect() as sock:
         links = {link.name: link for link in netlink.links(sock)}
         addresses = netlink.addresses(sock)
         routes = tuple(netlink.routes(sock))
-        limited = [*our_ports(paths, links), *our_shapers(paths, links)]
+        limited = [*our_ports(site, links), *our_shapers(site, links)]
         shaped = traffic.traffic(sock, (links[name].index for name in limited))
     by_index: dict[int, tuple[str, ...]] = {}
     for item in addresses:
         by_index[item.index] = (*by_index.get(item.index, ()), item.address)
     return NetworkState(
-        paths=paths,
-        networks=declare.load_for(paths, [DEFAULT_NAME]),
+        site=site,
+        networks=declare.load_for(site, [DEFAULT_NAME]),
         links=links,
         addresses=by_index,
         routes=routes,
-        settings={name: sysctls.settings(name) for name in our_bridges(paths, links)},
-        forwarding=forwarding.observe(paths, 4),
-        tables=nft.observe(paths),
-        forwarding6=forwarding.observe(paths, 6),
+        settings={name: sysctls.settings(name) for name in our_bridges(site, links)},
+        forwarding=forwarding.observe(site, 4),
+        tables=nft.observe(site),
+        forwarding6=forwarding.observe(site, 6),
         traffic=shaped,
     )
 
 
-def is_ours(paths: Paths, link: Link) -> bool:
+def is_ours(site: Site, link: Link) -> bool:
     """Our links carry a MAC address derived from our root and their name."""
-    return link.mac == identity(paths, link.name)
+    return link.mac == identity(site, link.name)
 
 
-def our_bridges(paths: Paths, links: Mapping[str, Link]) -> list[str]:
-    return _ours(paths, links, "bridge")
+def our_bridges(site: Site, links: Mapping[str, Link]) -> list[str]:
+    return _ours(site, links, "bridge")
 
 
-def our_ports(paths: Paths, links: Mapping[str, Link]) -> list[str]:
+def our_ports(site: Site, links: Mapping[str, Link]) -> list[str]:
     """Host ends of sandboxes' veth pairs."""
-    return _ours(paths, links, "veth")
+    return _ours(site, links, "veth")
 
 
-def our_shapers(paths: Paths, links: Mapping[str, Link]) -> list[str]:
+def our_shapers(site: Site, links: Mapping[str, Link]) -> list[str]:
     """Links that what sandboxes send waits in."""
-    return _ours(paths, links, "ifb")
+    return _ours(site, links, "ifb")
 
 
-def _ours(paths: Paths, links: Mapping[str, Link], kind: str) -> list[str]:
-    return [name for name, link in links.items() if link.kind == kind and is_ours(paths, link)]
+def _ours(site: Site, links: Mapping[str, Link], kind: str) -> list[str]:
+    return [name for name, link in links.items() if link.kind == kind and is_ours(site, link)]
 
 
-def owned(paths: Paths, links: Mapping[str, Link], name: str, kind: str) -> Link | None:
+def owned(site: Site, links: Mapping[str, Link], name: str, kind: str) -> Link | None:
     """Our link of that name, None when there is none; ForeignError when it is somebody else's."""
     link = links.get(name)
-    if link is None or (link.kind == kind and is_ours(paths, link)):
+    if link is None or (link.kind == kind and is_ours(site, link)):
         return link
     raise ForeignError(
         f"the link {name} ({link.kind or 'no'} kind, {link.mac}) was not made by sandlot",

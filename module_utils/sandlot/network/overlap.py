@@ -8,7 +8,7 @@ import ipaddress
 from typing import Iterable, Mapping
 
 from ..errors import SpecError
-from ..site import Paths
+from ..site import Site
 from .files import host_resolvers
 from .model import IpNetwork, Network, Range
 from .observe import NetworkState, our_bridges
@@ -17,7 +17,7 @@ from .ports import management_peers
 ANOTHER = "choose another {} for this network in sandbox_networks"
 
 
-def check_subnets(paths: Paths, networks: Mapping[str, Network], state: NetworkState) -> None:
+def check_subnets(site: Site, networks: Mapping[str, Network], state: NetworkState) -> None:
     """SpecError when a network that is not up yet overlaps something of the host.
 
     A network that is up is left alone: it works, and what came later must not stop a deploy.
@@ -30,7 +30,7 @@ def check_subnets(paths: Paths, networks: Mapping[str, Network], state: NetworkS
     ]
     if not fresh:
         return
-    routes = foreign_routes(paths, state)
+    routes = foreign_routes(site, state)
     peers = {
         **_as_networks("the SSH client", management_peers()),
         **_as_networks("the resolver", host_resolvers()),
@@ -49,9 +49,9 @@ def _is_up(network: Network, each: Range, state: NetworkState) -> bool:
     return link is not None and address in state.addresses.get(link.index, ())
 
 
-def foreign_routes(paths: Paths, state: NetworkState) -> dict[str, IpNetwork]:
+def foreign_routes(site: Site, state: NetworkState) -> dict[str, IpNetwork]:
     """Routes of the host that don't lead to a bridge of ours; the default route is everywhere."""
-    ours = {state.links[name].index for name in our_bridges(paths, state.links)}
+    ours = {state.links[name].index for name in our_bridges(site, state.links)}
     found = {}
     for route in state.routes:
         destination = ipaddress.ip_network(route.destination)

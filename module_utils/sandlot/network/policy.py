@@ -22,7 +22,7 @@ Box = Tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Own:
+class SandboxPolicy:
     """What a sandbox says itself; None follows its networks."""
 
     egress: tuple[str, ...] | None = None
@@ -31,7 +31,7 @@ class Own:
 
 
 # For a sandbox of which it is not known what it may reach.
-CLOSED = Own(egress=(), host_access=())
+CLOSED = SandboxPolicy(egress=(), host_access=())
 
 
 @dataclass(frozen=True)
@@ -77,18 +77,20 @@ def declared(raw: Mapping[str, Any]) -> Declared:
 
 
 def effective(
-    networks: Mapping[str, Network], interfaces: Iterable[Interface], own: Mapping[str, Own]
+    networks: Mapping[str, Network],
+    interfaces: Iterable[Interface],
+    own: Mapping[str, SandboxPolicy],
 ) -> list[tuple[Interface, Policy]]:
     """Interfaces that are plugged into a network, with their policies."""
     host = tuple(_global(host_resolvers()))
     plugged = [item for item in interfaces if item.network in networks]
     return [
-        (item, _effective(networks[item.network], own.get(item.sandbox, Own()), host))
+        (item, _effective(networks[item.network], own.get(item.sandbox, SandboxPolicy()), host))
         for item in plugged
     ]
 
 
-def _effective(network: Network, own: Own, host: tuple[str, ...]) -> Policy:
+def _effective(network: Network, own: SandboxPolicy, host: tuple[str, ...]) -> Policy:
     egress = network.egress if own.egress is None else own.egress
     services = network.host_access if own.host_access is None else own.host_access
     servers: Sequence[str] = ()
@@ -115,7 +117,7 @@ def _global(servers: Iterable[str]) -> list[str]:
     return found
 
 
-def names(networks: Mapping[str, Network], own: Mapping[str, Own]) -> set[str]:
+def names(networks: Mapping[str, Network], own: Mapping[str, SandboxPolicy]) -> set[str]:
     """Host names in any list."""
     lists = [item.egress or () for item in networks.values()]
     lists += [item.egress or () for item in own.values()]

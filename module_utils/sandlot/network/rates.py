@@ -21,7 +21,7 @@ from ..kernel.namespaces import CLONE_NEWNET, unshare
 from ..kernel.netlink import Link
 from ..kernel.traffic import Traffic
 from ..plan import Operation
-from ..site import Paths
+from ..site import Site
 from . import adapter, sysctls
 from .adapter import Bucket
 from .model import Interface, identity
@@ -67,10 +67,10 @@ class _Found:
 
 
 def rate_operations(
-    paths: Paths, interfaces: Sequence[Interface], rates: Rates, state: NetworkState
+    site: Site, interfaces: Sequence[Interface], rates: Rates, state: NetworkState
 ) -> list[Operation]:
     """What makes the limits of one sandbox right; apply it when its links are plugged."""
-    wrong = [item for item in interfaces if not _is_right(_seen(paths, item, state), rates)]
+    wrong = [item for item in interfaces if not _is_right(_seen(site, item, state), rates)]
     if not wrong:
         return []
     adapter.require()
@@ -78,7 +78,7 @@ def rate_operations(
         require_kernel()
     names = ", ".join(item.ifname for item in wrong)
     summary = f"limit {names} ({rates})" if str(rates) else f"lift the limits of {names}"
-    return [Operation(wrong[0].sandbox, summary, lambda: _shape_all(paths, wrong, rates))]
+    return [Operation(wrong[0].sandbox, summary, lambda: _shape_all(site, wrong, rates))]
 
 
 def bucket(rate: int, mtu: int) -> Bucket:
@@ -97,9 +97,9 @@ def _readable(rate: int) -> str:
     return f"{rate}bit"
 
 
-def _seen(paths: Paths, item: Interface, state: NetworkState) -> _Found:
-    outer = owned(paths, state.links, item.link, "veth")
-    shaper = owned(paths, state.links, paths.shaper(item.sandbox, item.ifname), "ifb")
+def _seen(site: Site, item: Interface, state: NetworkState) -> _Found:
+    outer = owned(site, state.links, item.link, "veth")
+    shaper = owned(site, state.links, site.shaper(item.sandbox, item.ifname), "ifb")
     none = Traffic()
     # A link that has another MTU yet is put right before its limits.
     mtu = state.networks[item.network].mtu or (outer.mtu if outer else MTU)
@@ -167,29 +167,29 @@ def _refuse_filters(link: Link, found: _Found) -> None:
         )
 
 
-def _shape_all(paths: Paths, interfaces: Sequence[Interface], rates: Rates) -> None:
+def _shape_all(site: Site, interfaces: Sequence[Interface], rates: Rates) -> None:
     with netlink.connect() as sock, adapter.host() as host:
         for item in interfaces:
-            _shape_ingress(_look(paths, sock, item), rates, host)
-            _shape_egress(paths, sock, item, rates, host)
+            _shape_ingress(_look(site, sock, item), rates, host)
+            _shape_egress(site, sock, item, rates, host)
 
 
-def _look(paths: Paths, sock: socket.socket, item: Interface) -> _Found:
-    outer = _link(paths, sock, item.link, "veth")
+def _look(site: Site, sock: socket.socket, item: Interface) -> _Found:
+    outer = _link(site, sock, item.link, "veth")
     if outer is None:
         raise HostError(
             f"the link {item.link} of sandbox {item.sandbox} is missing",
             hint="run again: links are put right before their limits",
         )
-    shaper = _link(paths, sock, paths.shaper(item.sandbox, item.ifname), "ifb")
+    shaper = _link(site, sock, site.shaper(item.sandbox, item.ifname), "ifb")
     at_shaper = traffic.traffic_of(sock, shaper.index) if shaper else Traffic()
     at_outer = traffic.traffic_of(sock, outer.index)
     return _Found(outer, shaper, at_outer, at_shaper, outer.mtu)
 
 
-def _link(paths: Paths, sock: socket.socket, name: str, kind: str) -> Link | None:
+def _link(site: Site, sock: socket.socket, name: str, kind: str) -> Link | None:
     found = netlink.link(sock, name)
-    return owned(paths, {name: found} if found else {}, name, kind)
+    return owned(site, {name: found} if found else {}, name, kind)
 
 
 def _shape_ingress(found: _Found, rates: Rates, host: adapter.Links) -> None:
@@ -202,26 +202,26 @@ def _shape_ingress(found: _Found, rates: Rates, host: adapter.Links) -> None:
 
 
 def _shape_egress(
-    paths: Paths, sock: socket.socket, item: Interface, rates: Rates, host: adapter.Links
+    site: Site, sock: socket.socket, item: Interface, rates: Rates, host: adapter.Links
 ) -> None:
-    found = _look(paths, sock, item)
+    found = _look(site, sock, item)
     if not _egress_differs(found, rates):
         return
-    name = paths.shaper(item.sandbox, item.ifname)
+    name = site.shaper(item.sandbox, item.ifname)
     if rates.egress is None:
         if found.redirected or _is_orphan(found):
             host.drop_redirect(item.link)
         host.delete([name])
         return
-    _ensure_shaper(paths, found, name, bucket(rates.egress, found.mtu), host)
-    _redirect(paths, sock, item, name, host)
+    _ensure_shaper(site, found, name, bucket(rates.egress, found.mtu), host)
+    _redirect(site, sock, item, name, host)
 
 
 def _ensure_shaper(
-    paths: Paths, found: _Found, name: str, wanted: Bucket, host: adapter.Links
+    site: Site, found: _Found, name: str, wanted: Bucket, host: adapter.Links
 ) -> None:
     if found.shaper is None:
-        host.add_ifb(name, identity(paths, name))
+        host.add_ifb(name, identity(site, name))
     if not _limits(found.at_shaper, wanted):
         host.set_rate(name, wanted)
     if found.shaper is None or not found.shaper.up:
@@ -230,9 +230,9 @@ def _ensure_shaper(
 
 
 def _redirect(
-    paths: Paths, sock: socket.socket, item: Interface, name: str, host: adapter.Links
+    site: Site, sock: socket.socket, item: Interface, name: str, host: adapter.Links
 ) -> None:
-    found = _look(paths, sock, item)
+    found = _look(site, sock, item)
     if found.redirected:
         return
     if found.at_outer.ingress is not None:

@@ -20,7 +20,7 @@ from typing import Dict, Iterable, Mapping
 from .. import store
 from ..errors import StateError
 from ..plan import Operation
-from ..site import Paths
+from ..site import Site
 from ..spec.grants import is_metadata
 
 KEEP = 3600.0
@@ -31,7 +31,7 @@ MAX_ADDRESSES = 128
 # getaddrinfo's words for "there is no such name" and "it has no address".
 NOTHING = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 
-Seen = Dict[str, Dict[str, float]]
+Observed = Dict[str, Dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -59,35 +59,35 @@ def told(resolution: Resolution) -> str:
     return f" (addresses of {', '.join(known)} changed)" if known else ""
 
 
-def current(paths: Paths, names: Iterable[str]) -> Resolution:
+def current(site: Site, names: Iterable[str]) -> Resolution:
     """Ask for each name now and add what is stored."""
     wanted = sorted(set(names))
-    before = load(paths)
+    before = load(site)
     answers = resolve(wanted) if wanted else {}
     now = time.time()
     seen = {name: merge(before.get(name, {}), answers.get(name), now) for name in wanted}
     return Resolution(seen, before)
 
 
-def operations(paths: Paths, resolution: Resolution) -> list[Operation]:
+def operations(site: Site, resolution: Resolution) -> list[Operation]:
     """For names that make no difference to the rules, as when no sandbox is there to use them."""
     if not resolution.changed:
         return []
     summary = f"record addresses of {', '.join(resolution.changed)}"
-    return [Operation("network", summary, lambda: save(paths, resolution))]
+    return [Operation("network", summary, lambda: save(site, resolution))]
 
 
-def warnings(paths: Paths) -> list[str]:
+def warnings(site: Site) -> list[str]:
     """What a user should know after a run: entries that allow nothing yet."""
     return [
         f"{name}, in an egress list, has no address; nothing is allowed for it until it has"
-        for name, seen in sorted(load(paths).items())
+        for name, seen in sorted(load(site).items())
         if not seen
     ]
 
 
-def load(paths: Paths) -> Seen:
-    path = paths.names_file
+def load(site: Site) -> Observed:
+    path = site.names_file
     data = store.read(path)
     if data is None:
         return {}
@@ -101,12 +101,12 @@ def load(paths: Paths) -> Seen:
         raise StateError(f"{path} is unusable ({error!r})", hint=hint) from error
 
 
-def save(paths: Paths, resolution: Resolution) -> None:
+def save(site: Site, resolution: Resolution) -> None:
     if not resolution.seen:
-        store.remove(paths.names_file)
+        store.remove(site.names_file)
         return
-    os.makedirs(paths.state, mode=0o700, exist_ok=True)
-    store.write(paths.names_file, {"names": resolution.seen})
+    os.makedirs(site.state, mode=0o700, exist_ok=True)
+    store.write(site.names_file, {"names": resolution.seen})
 
 
 def merge(seen: Mapping[str, float], answer: Iterable[str] | None, now: float) -> dict[str, float]:

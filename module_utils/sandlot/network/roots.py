@@ -16,7 +16,7 @@ import re
 from typing import Iterator
 
 from ..kernel import nftables
-from ..site import Paths
+from ..site import Site
 from . import nft
 
 _TABLE = re.compile(rb"sandlot(_[0-9a-f]{6})?")
@@ -34,19 +34,19 @@ def alone() -> Iterator[None]:
         os.close(fd)
 
 
-def guards(paths: Paths, version: int) -> bool:
+def guards(site: Site, version: int) -> bool:
     """Whether another root's rules keep the forwarding of this version of IP for sandboxes."""
-    return any(_guards(table, version) for table in _others(paths))
+    return any(_guards(table, version) for table in _others(site))
 
 
-def _others(paths: Paths) -> list[str]:
+def _others(site: Site) -> list[str]:
     try:
         found = nftables.tables(nftables.INET)
     except OSError as error:
         if error.errno != errno.EPROTONOSUPPORT:
             raise
         return []
-    ours = paths.nft_table.encode()
+    ours = site.nft_table.encode()
     return [name.decode() for name in found if name != ours and _TABLE.fullmatch(name)]
 
 

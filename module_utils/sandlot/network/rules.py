@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Iterable, Mapping, Sequence
 
 from ..plan import Operation
-from ..site import Paths
+from ..site import Site
 from ..spec.grants import METADATA4, METADATA6
 from . import jhash, nft, policy, policy_rules, resolution
 from .model import Interface, Network, Publication, owner_mark
@@ -173,13 +173,13 @@ BRIDGE = """\
 
 
 def rules_operations(
-    paths: Paths,
+    site: Site,
     networks: Mapping[str, Network],
     interfaces: Iterable[Interface],
     publications: Iterable[Publication],
     state: NetworkState,
     *,
-    policies: Mapping[str, policy.Own],
+    policies: Mapping[str, policy.SandboxPolicy],
     resolved: resolution.Resolution | None = None,
 ) -> list[Operation]:
     """One operation that replaces our tables, or none when the kernel holds these rules.
@@ -189,15 +189,15 @@ def rules_operations(
     ``resolved`` are the addresses behind names, asked for unless given.
     """
     if not networks:
-        return nft.remove_operations(paths, state.tables)
-    nft.require(paths, state.tables)
+        return nft.remove_operations(site, state.tables)
+    nft.require(site, state.tables)
     interfaces, publications = list(interfaces), list(publications)
     policy.check(networks, interfaces, publications)
-    resolved = resolved or resolution.current(paths, policy.names(networks, policies))
+    resolved = resolved or resolution.current(site, policy.names(networks, policies))
     has_ipv6 = any(network.ipv6_subnet for network in networks.values())
     guarded = {4: state.forwarding.ours, 6: has_ipv6 and state.forwarding6.ours}
     text = render(
-        paths,
+        site,
         networks,
         interfaces,
         publications,
@@ -206,33 +206,33 @@ def rules_operations(
         addresses=resolved.seen,
     )
     if state.tables.hold(text):
-        return resolution.operations(paths, resolved)
+        return resolution.operations(site, resolved)
     verb = "replace" if state.tables.present else "create"
-    summary = f"{verb} nftables rules in table {paths.nft_table}{resolution.told(resolved)}"
+    summary = f"{verb} nftables rules in table {site.nft_table}{resolution.told(resolved)}"
     watched = nft.Watched(
         bridges=[network.bridge for network in networks.values()],
         links=[
             name
             for item in interfaces
-            for name in (item.link, paths.shaper(item.sandbox, item.ifname))
+            for name in (item.link, site.shaper(item.sandbox, item.ifname))
         ],
     )
 
     def apply() -> None:
-        resolution.save(paths, resolved)
-        nft.apply(paths, text, watched)
+        resolution.save(site, resolved)
+        nft.apply(site, text, watched)
 
     return [Operation("network", summary, apply)]
 
 
 def render(
-    paths: Paths,
+    site: Site,
     networks: Mapping[str, Network],
     interfaces: Sequence[Interface],
     publications: Sequence[Publication],
     *,
     guarded: Iterable[int],
-    policies: Mapping[str, policy.Own] | None = None,
+    policies: Mapping[str, policy.SandboxPolicy] | None = None,
     addresses: Mapping[str, Iterable[str]] | None = None,
 ) -> str:
     """Both tables, in an order that depends on nothing but the arguments' values.
@@ -240,14 +240,14 @@ def render(
     ``guarded`` are the versions of IP whose forwarding is for sandboxes only.
     """
     plugged = [item for item in interfaces if item.network in networks]
-    mark = f"\tchain {owner_mark(paths)} {{\n\t}}\n"
+    mark = f"\tchain {owner_mark(site)} {{\n\t}}\n"
     sets = _sets(networks, plugged) + _maps(publications)
     pairs = policy.effective(networks, plugged, policies or {})
     inet = mark + sets + policy_rules.render(networks, pairs, addresses or {})
     inet += INET % {"guard": _guard(guarded), **KEYS}
     bridge = mark + _bridge_sets(networks, plugged) + BRIDGE % {"modulus": jhash.MODULUS}
     return "".join(
-        f"table {family} {paths.nft_table} {{\n{body}}}\n"
+        f"table {family} {site.nft_table} {{\n{body}}}\n"
         for family, body in zip(nft.FAMILIES, (inet, bridge))
     )
 

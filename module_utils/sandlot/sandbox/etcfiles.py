@@ -10,7 +10,7 @@ from typing import Dict, Iterable, Mapping, Sequence
 
 from .. import network, store
 from ..network import Interface, Network
-from ..site import Paths
+from ..site import Site
 from ..spec.netmode import HOST
 from .record import Record
 
@@ -101,9 +101,9 @@ def _servers(record: Record, networks: Mapping[str, Network]) -> Sequence[str]:
     return ()
 
 
-def outdated(paths: Paths, name: str, wanted: Files) -> list[str]:
+def outdated(site: Site, name: str, wanted: Files) -> list[str]:
     """Names of files which differ from ``wanted`` or are missing."""
-    directory = paths.sandbox(name).etc
+    directory = site.sandbox(name).etc
     return [file for file, content in wanted.items() if _read(f"{directory}/{file}") != content]
 
 
@@ -111,8 +111,8 @@ def _read(path: str) -> bytes | None:
     return store.read_bytes(path, hint=f"remove {path}; the next run makes it again")
 
 
-def write(paths: Paths, record: Record, wanted: Files) -> None:
-    sandbox = paths.sandbox(record.name)
+def write(site: Site, record: Record, wanted: Files) -> None:
+    sandbox = site.sandbox(record.name)
     os.makedirs(sandbox.run, mode=0o700, exist_ok=True)
     os.makedirs(sandbox.etc, mode=0o755, exist_ok=True)
     for file, content in wanted.items():

@@ -12,7 +12,7 @@ from .. import store
 from ..converge.steps import Failures
 from ..errors import LaunchError
 from ..kernel.inotify import Watch
-from ..site import Paths
+from ..site import Site
 from . import runtime
 from .last_words import last_log, last_output
 
@@ -31,13 +31,13 @@ def patience(healthcheck: Mapping[str, Any] | None) -> float:
     return float(min(LONGEST, max(SHORTEST, whole)))
 
 
-def patience_of(paths: Paths, name: str) -> float:
+def patience_of(site: Site, name: str) -> float:
     """The same for the sandbox as it was prepared last."""
-    launch = store.read(paths.sandbox(name).launch) or {}
+    launch = store.read(site.sandbox(name).launch) or {}
     return patience(launch.get("healthcheck"))
 
 
-def wait_each(paths: Paths, deadlines: Mapping[str, float]) -> Failures:
+def wait_each(site: Site, deadlines: Mapping[str, float]) -> Failures:
     """Failures of those not healthy by their deadlines (of time.monotonic), or never to be.
 
     Without a healthcheck it is enough to run. The error has the last output of the healthcheck, or
@@ -48,28 +48,28 @@ def wait_each(paths: Paths, deadlines: Mapping[str, float]) -> Failures:
     with Watch() as watch:
         for name, deadline in deadlines.items():
             try:
-                watch.add(paths.sandbox(name).run)
+                watch.add(site.sandbox(name).run)
             except FileNotFoundError:
-                failures[name] = _failure(paths, name, "does not run")
+                failures[name] = _failure(site, name, "does not run")
             else:
-                pending[name] = _Waiting(paths, name, deadline)
+                pending[name] = _Waiting(site, name, deadline)
         poller = select.poll()
         poller.register(watch.fd, select.POLLIN)
         while pending:
             watch.clear()
-            _look(paths, pending, failures)
+            _look(site, pending, failures)
             if pending:
                 first = min(waiting.deadline for waiting in pending.values())
                 poller.poll(max(0.0, first - time.monotonic()) * 1000 + 1)
     return failures
 
 
-def _look(paths: Paths, pending: Dict[str, _Waiting], failures: Failures) -> None:
+def _look(site: Site, pending: Dict[str, _Waiting], failures: Failures) -> None:
     """Take out of ``pending`` who is healthy or has failed."""
     for name, waiting in list(pending.items()):
         done, problem = waiting.look()
         if problem:
-            failures[name] = _failure(paths, name, problem)
+            failures[name] = _failure(site, name, problem)
         if done or problem:
             del pending[name]
 
@@ -77,12 +77,12 @@ def _look(paths: Paths, pending: Dict[str, _Waiting], failures: Failures) -> Non
 class _Waiting:
     """One sandbox; an unhealthy one gets the chance of one more check."""
 
-    def __init__(self, paths: Paths, name: str, deadline: float) -> None:
-        self._paths = paths
+    def __init__(self, site: Site, name: str, deadline: float) -> None:
+        self._paths = site
         self._name = name
         self.deadline = deadline
         self._streak = -1
-        first = runtime.status(paths, name)
+        first = runtime.status(site, name)
         if first.get("health") == "unhealthy":
             self._streak = first["failing_streak"]
 
@@ -118,10 +118,10 @@ def _described(state: str, health: str | None, alive: bool) -> str:
     return f"it is {state}" + (f", its health is {health}" if health else "")
 
 
-def _failure(paths: Paths, name: str, problem: str) -> LaunchError:
+def _failure(site: Site, name: str, problem: str) -> LaunchError:
     """Names what was said last: by the healthcheck while the workload runs, else by that."""
-    sandbox = paths.sandbox(name)
-    output = last_output(sandbox) if "health" in runtime.status(paths, name) else ""
+    sandbox = site.sandbox(name)
+    output = last_output(sandbox) if "health" in runtime.status(site, name) else ""
     said = output.replace("\n", " | ") if output else " | ".join(last_log(sandbox))
     source = "its healthcheck said" if output else "its log ends with"
     text = f"{name} {problem}" + (f"; {source}: {said[-_SHOWN:]}" if said else "")

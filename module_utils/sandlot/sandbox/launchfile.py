@@ -14,7 +14,7 @@ from typing import Any, Dict, Mapping, Sequence
 
 from .. import security, store
 from ..security import capabilities, seccomp
-from ..site import Paths
+from ..site import Site
 from ..spec import Spec, Tmpfs
 from .netns import HOST
 from .process import for_init, process
@@ -31,10 +31,10 @@ _DERIVED = frozenset({"cgroups", "seccomp", "masked", "readonly"})
 _NAMESPACES = ("ids", "hostname", "sysctls", "time_offset")
 
 
-def content(paths: Paths, record: Record, cgroups: Sequence[str]) -> Json:
-    data = {**_root(paths, record), **_process(record), **_confinement(record.spec)}
+def content(site: Site, record: Record, cgroups: Sequence[str]) -> Json:
+    data = {**_root(site, record), **_process(record), **_confinement(record.spec)}
     data["sysctls"] = sysctls(record)
-    joined = netns(paths, record.spec)
+    joined = netns(site, record.spec)
     if joined:
         data["netns"] = joined
     data["name"] = record.name
@@ -48,8 +48,8 @@ def is_shifted(image: ImageRef) -> bool:
     return any(os.path.basename(layer).startswith("shifted-") for layer in image.layers)
 
 
-def _root(paths: Paths, record: Record) -> Json:
-    sandbox = paths.sandbox(record.name)
+def _root(site: Site, record: Record) -> Json:
+    sandbox = site.sandbox(record.name)
     spec = record.spec
     return {
         "ids": {"uid": record.ids.start, "gid": record.ids.start, "size": record.ids.size},
@@ -100,12 +100,12 @@ def _confinement(spec: Spec) -> Json:
     }
 
 
-def netns(paths: Paths, spec: Spec) -> dict[str, str] | None:
+def netns(site: Site, spec: Spec) -> dict[str, str] | None:
     """The network namespace to join; None when the sandbox has its own."""
     if spec.owns_network:
         return None
     partner = spec.network_partner
-    pin = paths.sandbox(partner).pin("net") if partner else spec.network_pin
+    pin = site.sandbox(partner).pin("net") if partner else spec.network_pin
     return {"mode": spec.network_mode, "path": pin or HOST}
 
 
@@ -160,12 +160,12 @@ def decoded(content: bytes) -> Json:
     return data if isinstance(data, dict) else {}
 
 
-def current(paths: Paths, name: str) -> bytes:
+def current(site: Site, name: str) -> bytes:
     """The file as it is, b"" when there is none."""
-    path = paths.sandbox(name).launch
+    path = site.sandbox(name).launch
     return store.read_bytes(path, hint=f"remove {path}; the next run makes it again") or b""
 
 
-def write(paths: Paths, name: str, content: bytes) -> None:
+def write(site: Site, name: str, content: bytes) -> None:
     """Not synced: after a crash of the host it is made again from the record."""
-    store.replace(paths.sandbox(name).launch, content, durable=False)
+    store.replace(site.sandbox(name).launch, content, durable=False)

@@ -9,16 +9,16 @@ from typing import Iterable
 
 from ..errors import SpecError
 from ..images import workspace
-from ..site import Paths
+from ..site import Site
 
 # The start of the digest of the layer that is being made.
 SETUP = re.compile(r"setup-([0-9a-f]{32})")
 
 
-def is_setup_running(paths: Paths, name: str) -> bool:
+def is_setup_running(site: Site, name: str) -> bool:
     """Whether this is one whose maker is at work."""
     found = SETUP.fullmatch(name)
-    return found is not None and workspace.is_busy(paths, found[1])
+    return found is not None and workspace.is_busy(site, found[1])
 
 
 def check_free(names: Iterable[str]) -> None:

@@ -11,8 +11,8 @@ from typing import Any, Dict
 from .. import store
 from ..errors import StateError
 from ..idmap import IdRange
-from ..network import Interface, Own
-from ..site import Paths
+from ..network import Interface, SandboxPolicy
+from ..site import Site
 from ..spec import Spec
 
 Json = Dict[str, Any]
@@ -72,9 +72,9 @@ class Record:
         }
 
     @property
-    def policy(self) -> Own:
+    def policy(self) -> SandboxPolicy:
         """What the sandbox itself says about what it may reach."""
-        return Own(self.spec.egress, self.spec.host_access, self.spec.dns_servers)
+        return SandboxPolicy(self.spec.egress, self.spec.host_access, self.spec.dns_servers)
 
     def in_phase(self, phase: str) -> Record:
         return self if self.phase == phase else replace(self, phase=phase)
@@ -95,18 +95,18 @@ class Records:
         return {*self.good, *self.broken}
 
 
-def names(paths: Paths) -> list[str]:
+def names(site: Site) -> list[str]:
     """Sandboxes which have a directory, with or without a record in it."""
     try:
-        with os.scandir(paths.sandboxes) as entries:
+        with os.scandir(site.sandboxes) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
     except FileNotFoundError:
         return []
 
 
-def load(paths: Paths, name: str) -> Record | None:
+def load(site: Site, name: str) -> Record | None:
     """The record of one sandbox, None when there is none; StateError when it is unusable."""
-    path = paths.sandbox(name).record
+    path = site.sandbox(name).record
     data = store.read(path)
     if data is None:
         return None
@@ -143,11 +143,11 @@ def _unusable(path: str, name: str, problem: str) -> StateError:
     )
 
 
-def load_all(paths: Paths) -> Records:
+def load_all(site: Site) -> Records:
     records = Records()
-    for name in names(paths):
+    for name in names(site):
         try:
-            record = load(paths, name)
+            record = load(site, name)
         except StateError as error:
             records.broken[name] = error
             continue
@@ -156,8 +156,8 @@ def load_all(paths: Paths) -> Records:
     return records
 
 
-def save(paths: Paths, record: Record) -> None:
-    sandbox = paths.sandbox(record.name)
-    os.makedirs(paths.sandboxes, mode=0o700, exist_ok=True)
+def save(site: Site, record: Record) -> None:
+    sandbox = site.sandbox(record.name)
+    os.makedirs(site.sandboxes, mode=0o700, exist_ok=True)
     os.makedirs(sandbox.state, mode=0o700, exist_ok=True)
     store.write(sandbox.record, record.to_json())

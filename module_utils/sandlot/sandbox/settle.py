@@ -10,42 +10,42 @@ from typing import Dict, Iterable, Mapping
 
 from .. import store
 from ..kernel.inotify import Watch
-from ..site import Paths
+from ..site import Site
 from . import health, runtime
 
 # A workload without a healthcheck must not fail within this time.
 STEADY_SECONDS = 1.0
 
 
-def problems(paths: Paths, limits: Mapping[str, float | None]) -> Dict[str, str]:
+def problems(site: Site, limits: Mapping[str, float | None]) -> Dict[str, str]:
     """What is wrong, by name; {} when all do well.
 
     ``limits`` are most seconds for a healthcheck, None for as long as it needs for a verdict.
     """
     now = time.monotonic()
-    checks = {n: (store.read(paths.sandbox(n).launch) or {}).get("healthcheck") for n in limits}
+    checks = {n: (store.read(site.sandbox(n).launch) or {}).get("healthcheck") for n in limits}
     deadlines = {
         name: now + (limits[name] or health.patience(check))
         for name, check in checks.items()
         if check
     }
-    waited = health.wait_each(paths, deadlines)
+    waited = health.wait_each(site, deadlines)
     # Whose log it was is told apart elsewhere.
     found = {name: error.message.partition("; its log")[0] for name, error in waited.items()}
     others = [name for name in checks if name not in deadlines]
-    return {**found, **_fallen(paths, others, now + STEADY_SECONDS)}
+    return {**found, **_fallen(site, others, now + STEADY_SECONDS)}
 
 
-def _fallen(paths: Paths, names: Iterable[str], deadline: float) -> Dict[str, str]:
+def _fallen(site: Site, names: Iterable[str], deadline: float) -> Dict[str, str]:
     """Those that fail before the deadline."""
     pending = set(names)
     found: Dict[str, str] = {}
-    with Watch(*(paths.sandbox(name).run for name in pending)) as watch:
+    with Watch(*(site.sandbox(name).run for name in pending)) as watch:
         poller = select.poll()
         poller.register(watch.fd, select.POLLIN)
         while pending:
             watch.clear()
-            found.update((name, text) for name in pending if (text := _fall(paths, name)))
+            found.update((name, text) for name in pending if (text := _fall(site, name)))
             pending -= set(found)
             left = deadline - time.monotonic()
             if left <= 0:
@@ -54,10 +54,10 @@ def _fallen(paths: Paths, names: Iterable[str], deadline: float) -> Dict[str, st
     return found
 
 
-def _fall(paths: Paths, name: str) -> str:
+def _fall(site: Site, name: str) -> str:
     """A workload may have done its work and ended; its init may not have gone without a word."""
-    alive = runtime.running(paths, name) is not None
-    status = runtime.status(paths, name)
+    alive = runtime.running(site, name) is not None
+    status = runtime.status(site, name)
     if status.get("exit_code"):
         return f"{name} ended with exit code {status['exit_code']} at once"
     return "" if alive or status.get("final") else f"the init of {name} crashed"

@@ -23,7 +23,7 @@ from sandlot.errors import SandlotError
 from sandlot.kernel import netlink
 from sandlot.kernel.namespaces import CLONE_NEWNET, setns
 from sandlot.plan import apply_all, descriptions
-from sandlot.site import Paths
+from sandlot.site import Site
 from sandlot.spec.values import Attachment, PublishedPort
 
 HOST_LAN = "192.0.2.2"
@@ -111,7 +111,7 @@ class Lab:
     policies: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        self.paths = Paths(str(self.directory / "root"))
+        self.paths = Site(str(self.directory / "root"))
         self.host = str(self.directory / "host")
         self.peer = str(self.directory / "peer")
         self.namespaces = []

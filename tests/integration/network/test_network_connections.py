@@ -9,7 +9,7 @@ import socket
 
 import pytest
 from lab import HOST_LAN, PEER_LAN, ask, call, run
-from sandlot.network import Own, policy_rules
+from sandlot.network import SandboxPolicy, policy_rules
 
 FLOOD = 3000
 LIMIT = 500
@@ -75,7 +75,7 @@ def test_runs_do_not_start_the_count_anew(limited):
     assert any(ask(limited.peer, HOST_LAN, 8080) == PEER_LAN for _ in range(5))
     flood(limited, 20000)
     assert connections(limited) < LIMIT + SPARE
-    limited.policies["attacker"] = Own(egress=("0.0.0.0/0",))
+    limited.policies["attacker"] = SandboxPolicy(egress=("0.0.0.0/0",))
     limited.converge()
     flood(limited, 30000)
     assert connections(limited) > LIMIT + SPARE, "a new list is a new chain: the rules are replaced"

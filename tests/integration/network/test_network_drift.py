@@ -139,8 +139,8 @@ def test_observing_imports_nothing_heavy(lab):
     source = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from sandlot import network\n"
-        "from sandlot.site import Paths\n"
-        "network.observe(Paths(sys.argv[2]))\n"
+        "from sandlot.site import Site\n"
+        "network.observe(Site(sys.argv[2]))\n"
         "heavy = {'pyroute2', 'asyncio', 'multiprocessing'} & set(sys.modules)\n"
         "print(sorted(heavy))\n"
     )

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 from lab import PEER_LAN, ask, ip
-from sandlot.network import Own, resolution
+from sandlot.network import SandboxPolicy, resolution
 
 NAME = "mirror.example"
 OTHER = "192.0.2.10"
@@ -134,7 +134,7 @@ def test_resolvers_come_with_names(tenant, answers, entry):
     tenant.networks[0]["egress"] = [entry]
     tenant.converge()
     check(tenant, {PEER_LAN}, port=53)
-    tenant.policies["tenant"] = Own(dns_servers=(OTHER,))
+    tenant.policies["tenant"] = SandboxPolicy(dns_servers=(OTHER,))
     tenant.converge()
     check(tenant, {OTHER}, port=53)
 

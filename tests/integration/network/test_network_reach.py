@@ -23,7 +23,7 @@ from lab import (
     run,
     udp,
 )
-from sandlot.site import Paths
+from sandlot.site import Site
 
 GATEWAY = "10.77.0.1"
 
@@ -312,7 +312,7 @@ def test_two_roots_on_one_host(lab):
     """A test beside a deployment: the rules of one let the other's sandboxes through."""
     lab.add("a")
     lab.converge()
-    beside = Paths(str(lab.directory / "beside"))
+    beside = Site(str(lab.directory / "beside"))
     first, lab.paths = lab.paths, beside
     kept, lab.sandboxes = lab.sandboxes, {}
     lab.networks = [{"name": "default", "ipv4_subnet": "10.79.0.0/24"}]

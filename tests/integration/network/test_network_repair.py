@@ -18,7 +18,7 @@ from sandlot.host import payload
 from sandlot.kernel.namespaces import CLONE_NEWNET, setns, unshare
 from sandlot.launcher import watch
 from sandlot.launcher.client import Launcher
-from sandlot.site import Paths
+from sandlot.site import Site
 
 pytestmark = needs_root
 
@@ -81,7 +81,7 @@ def settled(host: Deployment) -> None:
     eventually(lambda: not helpers(host))
 
 
-def rules(paths: Paths) -> str:
+def rules(paths: Site) -> str:
     listed = [
         subprocess.run(
             ["nft", "--stateless", "list", "table", family, paths.nft_table],
@@ -94,7 +94,7 @@ def rules(paths: Paths) -> str:
     return "".join(listed)
 
 
-def bridge_flags(paths: Paths) -> str:
+def bridge_flags(paths: Site) -> str:
     return run("ip", "-brief", "link", "show", paths.bridge("default"))
 
 
@@ -249,7 +249,7 @@ def test_delays_double_and_are_forgotten_after_a_quiet_time(monkeypatch, tmp_pat
     clock = [1000.0]
     monkeypatch.setattr(watch.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(watch.os, "posix_spawn", lambda *_: 4_000_000)
-    guard = watch.Watch(Paths(str(tmp_path)), lambda: None)
+    guard = watch.Watch(Site(str(tmp_path)), lambda: None)
     waits = []
     for _ in range(9):
         guard._schedule()
@@ -269,7 +269,7 @@ def test_a_repair_that_fails_is_tried_again_a_few_times(monkeypatch, tmp_path) -
     started = []
     monkeypatch.setattr(watch.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(watch.os, "posix_spawn", lambda *_: started.append(1) or 4_000_000)
-    guard = watch.Watch(Paths(str(tmp_path)), lambda: None)
+    guard = watch.Watch(Site(str(tmp_path)), lambda: None)
     guard._schedule()
     while guard.due is not None:
         clock[0] = guard.due

@@ -8,7 +8,7 @@ import os
 
 import pytest
 from lab import HOST_LAN, PEER_LAN, Lab, ask, run
-from sandlot.site import Paths
+from sandlot.site import Site
 
 FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 
@@ -17,7 +17,7 @@ def beside(lab, second_octet):
     """Another root on the same host."""
     other = Lab.__new__(Lab)
     other.__dict__.update(lab.__dict__)
-    other.paths = Paths(f"{lab.paths.root}{second_octet}")
+    other.paths = Site(f"{lab.paths.root}{second_octet}")
     subnets = {"ipv4_subnet": f"10.{second_octet}.0.0/24", "ipv6_subnet": f"fd{second_octet}::/64"}
     other.networks = [{"name": "default", **subnets}]
     other.sandboxes, other.ports, other.rates, other.policies = {}, [], {}, {}

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from sandlot.converge.decide import (
     Decision,
-    Seen,
+    Desired,
+    Observed,
     Target,
-    Wish,
     decide,
     namespace_lines,
     record_lines,
@@ -24,11 +24,11 @@ from sandlot.idmap import IdRange
 from sandlot.network import Interface
 from sandlot.sandbox import launchfile
 from sandlot.sandbox.record import PRESENT, ImageRef, Record
-from sandlot.site import Paths
+from sandlot.site import Site
 from sandlot.spec import Spec, normalise
 
 CASES = json.loads((Path(__file__).parent / "cases/decide.json").read_text())
-PATHS = Paths("/moved")
+PATHS = Site("/moved")
 BASE = {"name": "web", "image": "busybox", "command": ["sleep", "inf"]}
 SHORTHANDS = {
     "nothing": {},
@@ -68,14 +68,14 @@ def digests(record: Record) -> tuple[str, str]:
     return data["digest"], launchfile.namespace_digest(data, record)
 
 
-def seen_of(case: dict[str, Any], before: Record | None) -> Seen:
+def seen_of(case: dict[str, Any], before: Record | None) -> Observed:
     shown = case["seen"]
     values = dict(SHORTHANDS[shown] if isinstance(shown, str) else shown)
     launch, namespaces = digests(before) if before else ("", "")
     for key, digest in (("running", launch), ("namespaces", namespaces)):
         if values.get(key) == "before":
             values[key] = digest
-    return Seen(record=before, **values)
+    return Observed(record=before, **values)
 
 
 def decision_of(case: dict[str, Any]) -> Decision:
@@ -84,7 +84,7 @@ def decision_of(case: dict[str, Any]) -> Decision:
     if "before" in case:
         old = normalise({**BASE, **case["before"].get("spec", {})})
         before = record_of(old, case["before"])
-    wish = Wish(spec.name, spec.state, spec, restart=spec.restart, recreate=spec.recreate)
+    wish = Desired(spec.name, spec.state, spec, restart=spec.restart, recreate=spec.recreate)
     record = record_of(spec, {"image": case.get("image", "sha-1"), "wanted": wanted(wish, before)})
     launch, namespaces = digests(record)
     return decide(
@@ -115,7 +115,7 @@ def test_a_finished_run_leaves_nothing_to_do() -> None:
         launch, namespaces = digests(record)
         runs = first.start or (seen_of(case, None).running and not first.stop)
         state = "started" if record.wanted == "started" and runs else "present"
-        after = Seen(record, True, "whole", namespaces, launch if runs else None)
-        wish = Wish(record.name, state, record.spec)
+        after = Observed(record, True, "whole", namespaces, launch if runs else None)
+        wish = Desired(record.name, state, record.spec)
         again = decide(Target(wish, record, launch, namespaces), after)
         assert not record_lines(again) + namespace_lines(again) + run_lines(again), case["id"]

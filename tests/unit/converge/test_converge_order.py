@@ -8,13 +8,13 @@ from typing import Any, Iterable, Mapping, Sequence
 
 import pytest
 from sandlot.converge import dependencies, order
-from sandlot.converge.decide import Decision, Seen, Wish
+from sandlot.converge.decide import Decision, Desired, Observed
 from sandlot.converge.steps import Failures
 from sandlot.errors import LaunchError, SpecError
 from sandlot.idmap import IdRange
 from sandlot.launcher.client import Launcher
 from sandlot.sandbox.record import PRESENT, ImageRef, Record
-from sandlot.site import Paths
+from sandlot.site import Site
 from sandlot.spec import normalise
 
 LEVELS: list[tuple[dict[str, Sequence[str]], list[list[str]]]] = [
@@ -79,8 +79,8 @@ def check(
     broken: Sequence[str] = (),
 ) -> None:
     everyone = known(graph)
-    wishes = {name: Wish(name, "started", everyone[name].spec) for name in asked}
-    wishes.update({n: Wish(n, "started", everyone[n].spec, keep_image=True) for n in stored})
+    wishes = {name: Desired(name, "started", everyone[name].spec) for name in asked}
+    wishes.update({n: Desired(n, "started", everyone[n].spec, keep_image=True) for n in stored})
     dependencies.check(wishes, everyone, [*removed, *begun], removed, broken)
 
 
@@ -133,7 +133,7 @@ def test_stops_and_removals_are_the_reverse() -> None:
     assert recorded == ["db", "other", "web", "a", "proxy"]
 
 
-RUNNING = Seen(running="digest")
+RUNNING = Observed(running="digest")
 
 
 def decision(name: str, **steps: Any) -> Decision:
@@ -144,17 +144,17 @@ def decision(name: str, **steps: Any) -> Decision:
     ("decisions", "seen", "refused"),
     [
         ({}, {}, True),
-        ({}, {"db": Seen()}, True),
+        ({}, {"db": Observed()}, True),
         ({}, {"db": RUNNING}, False),
         ({"db": decision("db")}, {"db": RUNNING}, False),
-        ({"db": decision("db")}, {"db": Seen()}, True),
+        ({"db": decision("db")}, {"db": Observed()}, True),
         ({"db": decision("db", stop=True)}, {"db": RUNNING}, True),
         ({"db": decision("db", stop=True, start="restart: asked")}, {"db": RUNNING}, False),
-        ({"db": decision("db", start="start")}, {"db": Seen()}, False),
+        ({"db": decision("db", start="start")}, {"db": Observed()}, False),
     ],
 )
 def test_nothing_is_started_beside_what_stays_stopped(
-    decisions: dict[str, Decision], seen: dict[str, Seen], refused: bool
+    decisions: dict[str, Decision], seen: dict[str, Observed], refused: bool
 ) -> None:
     starting = known({"web": ["db"]})
     if not refused:
@@ -168,7 +168,7 @@ class Recorder(Launcher):
     """Starts nothing, and says what it was asked to."""
 
     def __init__(self, failing: Sequence[str] = ()) -> None:
-        super().__init__(Paths("/moved"))
+        super().__init__(Site("/moved"))
         self.asked: list[list[str]] = []
         self.failing = failing
 
@@ -181,7 +181,7 @@ def started(
     graph: Mapping[str, Sequence[Any]], launcher: Recorder, failed: Failures | None = None
 ) -> dict[str, str]:
     """Failures of a run that starts these, "" for those that were started."""
-    starts = dependencies.Starts(launcher.paths, launcher, graph, known(graph))
+    starts = dependencies.Starts(launcher.site, launcher, graph, known(graph))
     failures = dict(failed or {})
     for level in starts.levels():
         starts.start([name for name in level if name not in failures], failures)
@@ -221,7 +221,7 @@ def test_what_does_not_run_and_cycles_are_explained() -> None:
 def test_who_waits_for_health_fails_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[set[str]] = []
 
-    def wait_each(paths: Paths, deadlines: Mapping[str, float]) -> Failures:
+    def wait_each(paths: Site, deadlines: Mapping[str, float]) -> Failures:
         waited.append(set(deadlines))
         return {"db": LaunchError("db is unhealthy after 3 failed checks")}
 

@@ -17,7 +17,7 @@ from sandlot.network import Interface, Network
 from sandlot.plan import Change, Operation
 from sandlot.sandbox import etcfiles, launchfile, layer, process, record
 from sandlot.sandbox.record import ImageRef, Record
-from sandlot.site import Paths
+from sandlot.site import Site
 from sandlot.spec import normalise
 
 NETWORK = Network("default", "sandlot0", "10.77.0.0/22", "10.77.0.1", dns_servers=("192.0.2.53",))
@@ -33,7 +33,7 @@ def a_record(name: str = "web", **options: object) -> Record:
 
 
 def test_a_record_is_read_back_as_it_was(tmp_path: Path) -> None:
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     written = a_record(memory="64m", env={"A": "ä\n"}, published_ports=["8080:80"])
     record.save(paths, written)
     assert record.load(paths, "web") == written
@@ -44,7 +44,7 @@ def test_a_record_is_read_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_broken_record_is_kept_as_its_error(tmp_path: Path) -> None:
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     for name in ("good", "bad"):
         record.save(paths, a_record(name))
     Path(paths.sandbox("bad").record).write_text('{"schema": 1, "name": "bad"}')
@@ -177,7 +177,7 @@ def test_a_host_without_a_reachable_resolver_is_warned_of(monkeypatch: pytest.Mo
 )
 def test_a_foreign_network_is_joined_and_not_configured(mode: str, path: str | None) -> None:
     entry = a_record(network_mode=mode, allow_host_network=True, sysctls={"kernel.shmmax": "9"})
-    launch = launchfile.content(Paths("/moved"), entry, [])
+    launch = launchfile.content(Site("/moved"), entry, [])
     assert launch.get("netns") == ({"mode": mode, "path": path} if path else None)
     assert ("net.ipv4.ip_unprivileged_port_start" in launch["sysctls"]) == (path is None)
     assert launch["sysctls"]["kernel.shmmax"] == "9"
@@ -195,7 +195,7 @@ def test_host_made_files() -> None:
 
 
 def test_live_options_are_outside_of_the_launch_digest() -> None:
-    paths = Paths("/moved")
+    paths = Site("/moved")
 
     def launch(**options: object) -> dict[str, object]:
         return launchfile.content(paths, a_record(**options), ["/sys/fs/cgroup/sandlot/web"])
@@ -225,7 +225,7 @@ def test_live_options_are_outside_of_the_launch_digest() -> None:
 
 
 def test_host_and_version_are_outside_of_the_launch_digest(monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = Paths("/moved")
+    paths = Site("/moved")
     base = launchfile.content(paths, a_record(), ["/sys/fs/cgroup/sandlot/web"])
     monkeypatch.setattr(launchfile.security, "MASKED", ("/proc/new",))
     monkeypatch.setattr(launchfile, "_seccomp", lambda profile, granted: "AAAA")

@@ -10,7 +10,7 @@ import pytest
 from sandlot.cli import service
 from sandlot.host import install
 from sandlot.launcher.client import UNIT
-from sandlot.site import Paths
+from sandlot.site import Site
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_sandboxes_are_up_after_the_filter_of_the_host() -> None:
 def test_systemd_learns_of_units_that_change(
     tmp_path: Path, systemctl: list[tuple[str, ...]]
 ) -> None:
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     install.present(paths, check=False)
     assert systemctl == [
         ("enable", install.BOOT_UNIT),
@@ -72,7 +72,7 @@ def test_systemd_learns_of_units_that_change(
 def test_a_run_killed_before_the_reload_is_made_good(
     tmp_path: Path, systemctl: list[tuple[str, ...]]
 ) -> None:
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     install.present(paths, check=False)
     install._put(
         paths, install._unit(paths, UNIT), Path(install._unit(paths, UNIT)).read_text(), 0o644

@@ -14,7 +14,7 @@ from sandlot.host import adopt
 from sandlot.idmap import IdRange
 from sandlot.sandbox import record
 from sandlot.sandbox.record import ImageRef, Record
-from sandlot.site import Paths
+from sandlot.site import Site
 from sandlot.spec import normalise
 
 RECORD = "var/lib/sandlot/sandboxes/a/record.json"
@@ -31,7 +31,7 @@ def entry(**options: Any) -> Record:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    adopt.check(Paths(str(tmp_path)))
+    adopt.check(Site(str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -47,32 +47,32 @@ def test_nothing_there(tmp_path: Path) -> None:
 )
 def test_a_newer_schema(tmp_path: Path, path: str) -> None:
     written(tmp_path, path, {"schema": 1})
-    adopt.check(Paths(str(tmp_path)))
+    adopt.check(Site(str(tmp_path)))
     written(tmp_path, path, {"schema": 2})
     with pytest.raises(StateError, match="has schema 2, version .* knows 1; go on with"):
-        adopt.check(Paths(str(tmp_path)))
+        adopt.check(Site(str(tmp_path)))
 
 
 def test_options_that_are_not_known(tmp_path: Path) -> None:
     written(tmp_path, RECORD, {**entry().to_json(), "schema": 1})
-    adopt.check(Paths(str(tmp_path)))
+    adopt.check(Site(str(tmp_path)))
     data = entry().to_json()
     written(tmp_path, RECORD, {**data, "schema": 1, "spec": {**data["spec"], "future": 1}})
     with pytest.raises(StateError, match="record.json has options .* not know: future; deploy"):
-        adopt.check(Paths(str(tmp_path)))
+        adopt.check(Site(str(tmp_path)))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"schema": "x", "spec": []}', "[" * 99999])
 def test_damaged_files_are_another_matter(tmp_path: Path, text: str) -> None:
     (tmp_path / RECORD).parent.mkdir(parents=True)
     (tmp_path / RECORD).write_text(text)
-    adopt.check(Paths(str(tmp_path)))
+    adopt.check(Site(str(tmp_path)))
 
 
 def test_options_of_later_versions_are_written_when_they_are_set(tmp_path: Path) -> None:
     """The first version reads the records of sandboxes that don't use them."""
     assert not set(entry().to_json()["spec"]) & set(record.LATER)
     assert entry(depends_on=["b"]).to_json()["spec"]["depends_on"]
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     record.save(paths, entry())
     assert record.load(paths, "a") == entry()

@@ -7,10 +7,10 @@ import pytest
 from sandlot.errors import SpecError
 from sandlot.network import allocate, declare, publications
 from sandlot.network.model import Publication
-from sandlot.site import Paths
+from sandlot.site import Site
 from sandlot.spec.values import Attachment, PublishedPort
 
-PATHS = Paths()
+PATHS = Site()
 # Found by trying: their digests begin with the same 40 bits.
 COLLIDE_LINK = ("s1615772", "s1932858")
 NETWORKS = declare.normalise(

@@ -10,7 +10,7 @@ import pytest
 from sandlot.errors import SpecError, StateError
 from sandlot.network import declare
 from sandlot.network.model import Interface, Network, identity, owner_mark, sandbox_mac
-from sandlot.site import Paths
+from sandlot.site import Site
 
 GOOD = {"name": "lan", "ipv4_subnet": "10.78.0.0/24"}
 # Found by trying: their digests begin with the same 40 bits.
@@ -62,13 +62,13 @@ REFUSED = [
 @pytest.mark.parametrize(("raw", "option", "problem"), REFUSED)
 def test_refused(raw, option, problem):
     with pytest.raises(SpecError, match=problem) as caught:
-        declare.normalise(Paths(), [raw])
+        declare.normalise(Site(), [raw])
     assert caught.value.option == option
     assert caught.value.hint
 
 
 def test_defaults():
-    networks = declare.normalise(Paths(), [{"name": "default"}, GOOD])
+    networks = declare.normalise(Site(), [{"name": "default"}, GOOD])
     assert networks["default"] == Network("default", "sandlot0", "10.77.0.0/22", "10.77.0.1")
     assert networks["lan"].ipv4_gateway == "10.78.0.1"
     assert networks["default"].ranges()[0].subnet.num_addresses > 1000
@@ -76,7 +76,7 @@ def test_defaults():
 
 def test_unset_options_are_defaults():
     raw = {**GOOD, "ipv4_gateway": None, "mtu": None, "dns_servers": ["::1", "1.1.1.1"]}
-    network = declare.normalise(Paths(), [raw])["lan"]
+    network = declare.normalise(Site(), [raw])["lan"]
     assert network.dns_servers == ("::1", "1.1.1.1")
     assert network.mtu is None
 
@@ -86,50 +86,50 @@ def test_unset_options_are_defaults():
 )
 def test_overlapping_networks(subnet):
     with pytest.raises(SpecError, match="overlaps"):
-        declare.normalise(Paths(), [{"name": "default"}, {"name": "b", "ipv4_subnet": subnet}])
+        declare.normalise(Site(), [{"name": "default"}, {"name": "b", "ipv4_subnet": subnet}])
 
 
 @pytest.mark.parametrize("subnet", ["fd78::/64", "fd78::/48", "fd78::8000/113"])
 def test_overlapping_networks_in_ipv6(subnet):
     other = {"name": "b", "ipv4_subnet": "10.79.0.0/24", "ipv6_subnet": subnet}
     with pytest.raises(SpecError, match="overlaps") as caught:
-        declare.normalise(Paths(), [DUAL, other])
+        declare.normalise(Site(), [DUAL, other])
     assert caught.value.option == "ipv6_subnet"
 
 
 def test_both_families():
-    network = declare.normalise(Paths(), [DUAL])["lan"]
+    network = declare.normalise(Site(), [DUAL])["lan"]
     assert network.gateway_interfaces == ("10.78.0.1/24", "fd78::1/64")
     assert network.bridge_addresses == ("10.78.0.1/24", "fd78::1/64", "fe80::1/64")
-    fixed = declare.normalise(Paths(), [{**DUAL, "ipv6_gateway": "FD78:0::FF"}])["lan"]
+    fixed = declare.normalise(Site(), [{**DUAL, "ipv6_gateway": "FD78:0::FF"}])["lan"]
     assert fixed.ipv6_gateway == "fd78::ff"
 
 
 def test_file_of_a_version_without_ipv6(tmp_path):
-    network = declare.normalise(Paths(), [GOOD])["lan"]
+    network = declare.normalise(Site(), [GOOD])["lan"]
     data = network.to_json()
     del data["ipv6_subnet"], data["ipv6_gateway"]
-    assert Network.from_json(Paths(), data) == network
+    assert Network.from_json(Site(), data) == network
 
 
 def test_two_names_for_one_bridge():
     names = COLLIDE_BRIDGE
-    assert Paths().bridge(names[0]) == Paths().bridge(names[1])
+    assert Site().bridge(names[0]) == Site().bridge(names[1])
     raw = [
         {"name": name, "ipv4_subnet": f"10.{number}.0.0/24"} for number, name in enumerate(names)
     ]
     with pytest.raises(SpecError, match="the same bridge") as caught:
-        declare.normalise(Paths(), raw)
+        declare.normalise(Site(), raw)
     assert caught.value.hint
 
 
 def test_listed_twice():
     with pytest.raises(SpecError, match="listed twice"):
-        declare.normalise(Paths(), [GOOD, GOOD])
+        declare.normalise(Site(), [GOOD, GOOD])
 
 
 def test_stored_and_loaded(tmp_path):
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     Path(paths.state).mkdir(parents=True)
     raw = {**GOOD, "dns_servers": ["1.1.1.1"], "mtu": 1400, "isolated": True}
     networks = declare.normalise(paths, [{"name": "default"}, raw])
@@ -139,14 +139,14 @@ def test_stored_and_loaded(tmp_path):
 
 
 def test_default_network_is_implicit(tmp_path):
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     assert list(declare.load_for(paths, ["lan"])) == []
     assert list(declare.load_for(paths, ["lan", "default"])) == ["default"]
 
 
 @pytest.mark.parametrize("content", [{}, {"networks": [{}]}, {"networks": [{"name": "a", "x": 1}]}])
 def test_unusable_file(tmp_path, content):
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     Path(paths.state).mkdir(parents=True)
     Path(paths.networks_file).write_text(json.dumps({"schema": 1, **content}))
     with pytest.raises(StateError, match="networks"):
@@ -180,7 +180,7 @@ def test_interface_without_ipv6_reads_as_it_did():
 
 
 def test_identities_depend_on_root_and_name():
-    here, there = Paths(), Paths("/elsewhere")
+    here, there = Site(), Site("/elsewhere")
     macs = {
         identity(here, "sandlot0"),
         identity(there, "sandlot0"),

@@ -11,9 +11,9 @@ from sandlot.network.forwarding import Forwarding
 from sandlot.network.model import identity
 from sandlot.network.nft import Tables
 from sandlot.network.observe import NetworkState
-from sandlot.site import Paths
+from sandlot.site import Site
 
-PATHS = Paths()
+PATHS = Site()
 NETWORKS = declare.normalise(PATHS, [{"name": "default"}])
 BRIDGE = Link(7, "sandlot0", identity(PATHS, "sandlot0"), True, 1500, "bridge")
 FOREIGN_BRIDGE = Link(7, "sandlot0", "02:00:00:00:00:01", True, 1500, "bridge")

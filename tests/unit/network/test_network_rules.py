@@ -12,11 +12,11 @@ from sandlot.errors import ForeignError, HostError
 from sandlot.network import allocate, declare, nft, policy_rules, rules
 from sandlot.network.model import Publication
 from sandlot.network.nft import Tables
-from sandlot.site import Paths
+from sandlot.site import Site
 from sandlot.spec.values import Attachment
 
 GOLDEN = Path(__file__).with_name("rules.nft")
-PATHS = Paths()
+PATHS = Site()
 NETWORKS = declare.normalise(
     PATHS,
     [

@@ -15,8 +15,8 @@ from sandlot.errors import SpecError, StateError
 from sandlot.launcher import refresher
 from sandlot.launcher.refresher import INTERVAL, Refresher
 from sandlot.network import declare, policy, policy_rules, resolution
-from sandlot.network.policy import Own, Policy
-from sandlot.site import Paths
+from sandlot.network.policy import Policy, SandboxPolicy
+from sandlot.site import Site
 from sandlot.spec import grants
 
 GOOD = {"name": "lan", "ipv4_subnet": "10.78.0.0/24"}
@@ -59,31 +59,35 @@ def test_text_of_an_entry_is_read_back():
 
 
 def effective(network, own=None, resolvers=("9.9.9.9",)):
-    known = declare.normalise(Paths(), [{**GOOD, **network}])["lan"]
-    return policy._effective(known, own or Own(), tuple(resolvers))
+    known = declare.normalise(Site(), [{**GOOD, **network}])["lan"]
+    return policy._effective(known, own or SandboxPolicy(), tuple(resolvers))
 
 
 @pytest.mark.parametrize(
     ("network", "own", "wanted"),
     [
-        ({}, Own(), Policy(None, ())),
-        ({"egress": []}, Own(), Policy((), ())),
-        ({"egress": []}, Own(egress=("53/udp",)), Policy(("53/udp",), ())),
-        ({}, Own(egress=()), Policy((), ())),
-        ({"host_access": ["53/udp"]}, Own(), Policy(None, ("53/udp",))),
-        ({"host_access": ["53/udp"]}, Own(host_access=()), Policy(None, ())),
-        ({"egress": ["dns"]}, Own(), Policy(("dns",), (), ("9.9.9.9",))),
+        ({}, SandboxPolicy(), Policy(None, ())),
+        ({"egress": []}, SandboxPolicy(), Policy((), ())),
+        ({"egress": []}, SandboxPolicy(egress=("53/udp",)), Policy(("53/udp",), ())),
+        ({}, SandboxPolicy(egress=()), Policy((), ())),
+        ({"host_access": ["53/udp"]}, SandboxPolicy(), Policy(None, ("53/udp",))),
+        ({"host_access": ["53/udp"]}, SandboxPolicy(host_access=()), Policy(None, ())),
+        ({"egress": ["dns"]}, SandboxPolicy(), Policy(("dns",), (), ("9.9.9.9",))),
         (
             {"egress": ["dns"], "dns_servers": ["1.1.1.1"]},
-            Own(),
+            SandboxPolicy(),
             Policy(("dns",), (), ("1.1.1.1",)),
         ),
         (
             {"egress": ["a.example"], "dns_servers": ["1.1.1.1"]},
-            Own(dns_servers=("8.8.8.8",)),
+            SandboxPolicy(dns_servers=("8.8.8.8",)),
             Policy(("a.example",), (), ("8.8.8.8",)),
         ),
-        ({"egress": ["1.2.3.4"], "dns_servers": ["1.1.1.1"]}, Own(), Policy(("1.2.3.4",), ())),
+        (
+            {"egress": ["1.2.3.4"], "dns_servers": ["1.1.1.1"]},
+            SandboxPolicy(),
+            Policy(("1.2.3.4",), ()),
+        ),
     ],
 )
 def test_effective_policy(network, own, wanted):
@@ -102,18 +106,18 @@ REFUSED = [
 @pytest.mark.parametrize(("raw", "option", "problem"), REFUSED)
 def test_refused_for_a_network(raw, option, problem):
     with pytest.raises(SpecError, match=f"{option}.*{problem}") as caught:
-        declare.normalise(Paths(), [{**GOOD, **raw}])
+        declare.normalise(Site(), [{**GOOD, **raw}])
     assert caught.value.hint
 
 
 def test_order_and_notation_are_no_change():
-    one = declare.normalise(Paths(), [{**GOOD, "egress": ["b.example:443", "1.1.1.1/32:53/udp"]}])
-    two = declare.normalise(Paths(), [{**GOOD, "egress": ["1.1.1.1:53/UDP", "B.example.:443/tcp"]}])
+    one = declare.normalise(Site(), [{**GOOD, "egress": ["b.example:443", "1.1.1.1/32:53/udp"]}])
+    two = declare.normalise(Site(), [{**GOOD, "egress": ["1.1.1.1:53/UDP", "B.example.:443/tcp"]}])
     assert one == two
 
 
 def test_policy_is_stored_and_loaded(tmp_path):
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     Path(paths.state).mkdir(parents=True)
     raw = [
         {**GOOD, "egress": [], "host_access": ["53/udp"]},
@@ -126,7 +130,7 @@ def test_policy_is_stored_and_loaded(tmp_path):
 
 
 def test_networks_stored_before_there_was_policy(tmp_path):
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     Path(paths.state).mkdir(parents=True)
     old = dict(GOOD, ipv4_gateway="10.78.0.1", nat=True, isolated=False, mtu=None, dns_servers=[])
     resolution.store.write(paths.networks_file, {"networks": [old]})
@@ -196,7 +200,7 @@ def test_resolving_ends_in_time(monkeypatch):
 
 @pytest.mark.parametrize("content", [{}, {"names": []}, {"names": {"a": {"1.1.1.1": "x"}}}])
 def test_unusable_names_file(tmp_path, content):
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     Path(paths.state).mkdir(parents=True)
     resolution.store.write(paths.names_file, content)
     with pytest.raises(StateError, match="names.json") as caught:
@@ -215,14 +219,14 @@ def spawned(monkeypatch):
 
 
 def test_no_names_no_timer(tmp_path, spawned):
-    due = Refresher(Paths(str(tmp_path)))
+    due = Refresher(Site(str(tmp_path)))
     assert due.wait() is None
     due.act()
     assert spawned == []
 
 
 def test_refresh_is_started_once_when_due(tmp_path, spawned):
-    paths = Paths(str(tmp_path))
+    paths = Site(str(tmp_path))
     Path(paths.state).mkdir(parents=True)
     Path(paths.names_file).touch()
     due = Refresher(paths)
