@@ -3,7 +3,7 @@
 """A share of what `make sweep` tries: one fault at one call of a run or of the launcher.
 
 The sweep takes every call there is, which takes hours; here it is every STRIDE-th, each fault with
-another first one. docs/reliability.md has the method and the table of the whole.
+another first one. docs/faults.md has the method and the table of the whole.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from sandlot.plan import apply_all
 pytestmark = [needs_root, needs_tools, pytest.mark.slow]
 
 SUITES = ("bullseye", "bookworm", "trixie", "sid")
-# As docs/images-debian.md has them.
+# As docs/images.md has them.
 MINIMUM = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"]
 WITHOUT = {
     "CHOWN": "chown to _apt:root of directory /var/lib/apt/lists/partial failed",

@@ -8,7 +8,7 @@ run.py [--target run,launcher] [--fault SIGKILL,...] [--scenario deploy,...]
                                         sweeps; several targets and faults side by side, each
                                         with a root and a network namespace of its own
 run.py --summary FILE                   writes bench/results/sweep.json and the tables of
-                                        docs/reliability.md from such a file
+                                        docs/faults.md from such a file
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from sweep.tracer import supported  # noqa: E402
 # A disk is no part of what is tried, and would take most of the time.
 FAST = "/dev/shm"
 SUMMARY = TESTS.parent / "bench/results/sweep.json"
-PAGE = TESTS.parent / "docs/reliability.md"
+PAGE = TESTS.parent / "docs/faults.md"
 
 
 def main() -> int:

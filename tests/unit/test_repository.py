@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The tree itself: headers, sizes, links, and documentation that can be followed."""
+"""The tree itself: headers, sizes and links."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import ast
 import re
 import subprocess
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Iterator
 
 import pytest
 import yaml
@@ -25,7 +25,6 @@ LONGEST_FILE = 500
 # Tests hold tables of cases.
 LONGEST_TEST_FILE = 700
 LONGEST_FUNCTION = 80
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/testing.md")
 
 
 def _files() -> list[Path]:
@@ -134,100 +133,6 @@ def test_role_defaults_are_the_documented_ones(role: str) -> None:
     defaults = yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text())
     options = specs["argument_specs"]["main"]["options"]
     assert {name: option["default"] for name, option in options.items()} == defaults
-
-
-def _blocks(document: str, language: str) -> list[str]:
-    text = (ROOT / document).read_text()
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-
-
-def _commands() -> Iterator[list[str]]:
-    for document in DOCUMENTS:
-        for block in _blocks(document, "sh"):
-            for line in block.splitlines():
-                yield line.partition("#")[0].split()
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_lead_somewhere(document: str) -> None:
-    targets = re.findall(r"\]\(([^):#]+)\)", (ROOT / document).read_text())
-    assert [
-        target for target in targets if not (ROOT / document).parent.joinpath(target).exists()
-    ] == []
-
-
-def test_documented_targets_exist() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    asked = {words[1] for words in _commands() if words[:1] == ["make"]}
-    assert asked
-    assert asked <= targets
-
-
-def test_documented_playbooks_exist() -> None:
-    asked = {
-        word
-        for words in _commands()
-        if words[:1] == ["ansible-playbook"]
-        for word in words
-        if word.endswith(".yml") and not word.startswith("inventory/")
-    }
-    assert asked
-    assert [name for name in asked if not (ROOT / name).is_file()] == []
-
-
-def _variables(text: str) -> dict[str, Any]:
-    data = yaml.safe_load(text)
-    found: dict[str, Any] = data.get("sandbox_hosts", {}).get("vars", data)
-    return found
-
-
-INVENTORIES = {
-    "README.md": _blocks("README.md", "yaml")[0],
-    **{
-        _name(path): path.read_text()
-        for path in sorted((ROOT / "inventory").glob("*/*_vars/*.yml"))
-    },
-}
-
-
-@pytest.mark.parametrize("source", INVENTORIES)
-def test_inventory_is_valid(source: str) -> None:
-    from sandlot.spec import normalise
-
-    variables = _variables(INVENTORIES[source])
-    defaults = variables.get("sandbox_defaults", {"image": "busybox"})
-    names = [
-        normalise(instance, defaults=defaults).name for instance in variables["sandbox_instances"]
-    ]
-    assert names
-    assert len(set(names)) == len(names)
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_named_files_exist(document: str) -> None:
-    text = (ROOT / document).read_text()
-    named = re.findall(r"\b((?:tests|playbooks|docs)/[\w/.-]+\.(?:py|yml|md))\b", text)
-    assert [name for name in named if not (ROOT / name).is_file()] == []
-
-
-def test_readme_inventory_is_short() -> None:
-    assert len(INVENTORIES["README.md"].splitlines()) <= 22
-
-
-def test_readme_names_every_variable() -> None:
-    readme = (ROOT / "README.md").read_text()
-    specs = [
-        yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]
-        for path in (ROOT / "roles").glob("*/meta/argument_specs.yml")
-    ]
-    names = {name for options in specs for name in options} - {"sandbox_recreate"}
-    assert [name for name in sorted(names) if f"`{name}`" not in readme] == []
-
-
-def test_named_tests_exist() -> None:
-    named = re.findall(r"`(tests/[\w/.]+)::(\w+)`", (ROOT / "docs" / "testing.md").read_text())
-    assert named
-    assert [f"{p}::{n}" for p, n in named if f"def {n}(" not in (ROOT / p).read_text()] == []
 
 
 def test_no_two_test_files_share_a_name() -> None:

@@ -36,7 +36,7 @@ from .api import converge
 from .decide import ABSENT, Desired
 from .resolve import Request
 
-# What package managers need as root of a sandbox; docs/images-debian.md says what for.
+# What package managers need as root of a sandbox; docs/images.md says what for.
 CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETGID", "SETUID")
 _SHOWN_LINES = 15
 _LOG_TAIL = 1 << 15

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Documentation that can be followed: links lead somewhere, and each example is tried.
+
+The word after the three backticks says how: "sh" and "console" are commands that exist, "yaml" is
+an inventory whose options are valid, "yaml tasks" are tasks, "yaml fragment" is a part of a file,
+"json" is compared with what the engine writes, "text" is output.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any, Iterator, NamedTuple
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted(
+    [
+        *(ROOT / "docs").glob("*.md"),
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "tests/README.md",
+    ]
+)
+KINDS = {"sh", "console", "yaml", "yaml tasks", "yaml fragment", "json", "text"}
+# Of the system; "#" is the root prompt.
+OTHERS = {".", "curl", "ip", "journalctl", "molecule", "nft", "rc-service", "service"}
+
+
+class Block(NamedTuple):
+    page: Path
+    line: int
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{_name(self.page)}:{self.line}"
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def _blocks() -> Iterator[Block]:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for found in re.finditer(r"^```([^\n]*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            yield Block(page, text.count("\n", 0, found.start()) + 1, found[1], found[2])
+
+
+BLOCKS = list(_blocks())
+
+
+def of_kind(*kinds: str) -> list[Block]:
+    return [block for block in BLOCKS if block.kind in kinds]
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_every_example_says_what_it_is(block: Block) -> None:
+    assert block.kind in KINDS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_examples_are_fenced(page: Path) -> None:
+    """Indented ones would escape these tests; the lines below a list item are two deep."""
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    assert re.findall(r"^ {4}.*", prose, re.MULTILINE) == []
+
+
+# -- links and names
+
+
+def _anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_links_lead_somewhere(page: Path) -> None:
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        target, _, anchor = link.partition("#")
+        if ":" in target:
+            continue
+        file = page.parent / target if target else page
+        if not file.exists() or (anchor and anchor not in _anchors(file.resolve())):
+            broken.append(link)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_named_files_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"\b((?:tests|playbooks|docs|bench)/[\w/.-]+\.(?:py|yml|md|txt))\b", text)
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def test_every_page_is_linked_from_another() -> None:
+    linked = {
+        (page.parent / link.partition("#")[0]).resolve()
+        for page in PAGES
+        for link in re.findall(r"\]\(([^):\s]+)\)", page.read_text(encoding="utf-8"))
+        if not link.startswith("#")
+    }
+    pages = set((ROOT / "docs").glob("*.md"))
+    assert sorted(map(_name, pages - linked)) == []
+
+
+def test_named_tests_exist() -> None:
+    named = re.findall(r"`(tests/[\w/.]+)::(\w+)`", (ROOT / "tests/README.md").read_text())
+    assert named
+    assert [f"{p}::{n}" for p, n in named if f"def {n}(" not in (ROOT / p).read_text()] == []
+
+
+# -- commands
+
+
+def _commands() -> Iterator[tuple[Block, list[str]]]:
+    for block in of_kind("sh", "console"):
+        for line in block.text.splitlines():
+            if block.kind == "console":
+                if not line.startswith("# "):
+                    continue
+                line = re.split(r"  +", line[2:])[0]
+            words = shlex.split(line, comments=True)
+            if words:
+                yield block, words[1:] if words[0] == "sudo" else words
+
+
+def _problem(words: list[str]) -> str:
+    if words[0] == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        return "" if words[1] in targets else "no target"
+    if words[0] == "sandlot":
+        return _cli_problem(words[1:])
+    if words[0] in ("ansible-playbook", ".venv/bin/python", ".venv/bin/pytest"):
+        files = [w for w in words if re.search(r"\.(py|yml)$", w) and w != "inventory/hosts.yml"]
+        return " ".join(name for name in files if not (ROOT / name).is_file())
+    return "" if words[0] in OTHERS else "unknown command"
+
+
+def _cli_problem(words: list[str]) -> str:
+    from sandlot.cli.main import parse
+
+    try:
+        parse(words)
+    except SystemExit:
+        return "not understood"
+    return ""
+
+
+@pytest.mark.parametrize(("block", "words"), list(_commands()), ids=str)
+def test_commands_exist(block: Block, words: list[str]) -> None:
+    assert _problem(words) == ""
+
+
+# -- YAML
+
+
+def _check_variables(variables: dict[str, Any]) -> None:
+    """The lists of an inventory, as the modules would take them."""
+    from sandlot import images, network, spec
+    from sandlot.paths import Paths
+
+    known = {
+        name
+        for path in (ROOT / "roles").glob("*/meta/argument_specs.yml")
+        for name in yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]
+    }
+    assert set(variables) <= known | {"sandbox_recreate"}
+    defaults = variables.get("sandbox_defaults", {"image": "busybox"})
+    names = [
+        spec.normalise(instance, defaults=defaults).name
+        for instance in variables.get("sandbox_instances", [])
+    ]
+    assert len(set(names)) == len(names)
+    images.normalise_all(variables.get("sandbox_images", []))
+    network.normalise(Paths(), variables.get("sandbox_networks", []))
+
+
+def variables(text: str) -> dict[str, Any]:
+    data: dict[str, Any] = yaml.safe_load(text)
+    found: dict[str, Any] = data.get("sandbox_hosts", {}).get("vars", data)
+    return found
+
+
+INVENTORIES = {
+    **{str(block): block.text for block in of_kind("yaml")},
+    **{_name(path): path.read_text() for path in sorted((ROOT / "inventory").glob("*/*_vars/*"))},
+}
+
+
+@pytest.mark.parametrize("source", INVENTORIES)
+def test_inventories_are_valid(source: str) -> None:
+    _check_variables(variables(INVENTORIES[source]))
+
+
+@pytest.mark.parametrize("block", of_kind("yaml tasks"), ids=str)
+def test_tasks_are_valid(block: Block) -> None:
+    from sandlot import spec
+
+    for task in yaml.safe_load(block.text):
+        (module,) = set(task) - {"name"}
+        assert (ROOT / "library" / f"{module.rpartition('.')[2]}.py").is_file()
+        if module.endswith(".sandbox"):
+            spec.normalise(task[module])
+
+
+@pytest.mark.parametrize("block", of_kind("yaml fragment"), ids=str)
+def test_fragments_are_yaml(block: Block) -> None:
+    assert yaml.safe_load(block.text)
+
+
+@pytest.mark.parametrize("block", of_kind("json"), ids=str)
+def test_json_is_json(block: Block) -> None:
+    assert json.loads(block.text)
+
+
+# -- README
+
+
+def test_readme_inventory_is_short() -> None:
+    first = next(block for block in of_kind("yaml") if block.page.name == "README.md")
+    assert len(first.text.splitlines()) <= 22
+
+
+def test_readme_names_every_variable() -> None:
+    readme = (ROOT / "README.md").read_text()
+    specs = [
+        yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]
+        for path in (ROOT / "roles").glob("*/meta/argument_specs.yml")
+    ]
+    names = {name for options in specs for name in options} - {"sandbox_recreate"}
+    assert [name for name in sorted(names) if f"`{name}`" not in readme] == []
