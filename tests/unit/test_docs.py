@@ -165,7 +165,7 @@ def test_commands_exist(block: Block, words: list[str]) -> None:
 def _check_variables(variables: dict[str, Any]) -> None:
     """The lists of an inventory, as the modules would take them."""
     from sandlot import images, network, spec
-    from sandlot.paths import Paths
+    from sandlot.site import Site
 
     known = {
         name
@@ -180,7 +180,7 @@ def _check_variables(variables: dict[str, Any]) -> None:
     ]
     assert len(set(names)) == len(names)
     images.normalise_all(variables.get("sandbox_images", []))
-    network.normalise(Paths(), variables.get("sandbox_networks", []))
+    network.normalise(Site(), variables.get("sandbox_networks", []))
 
 
 def variables(text: str) -> dict[str, Any]:
