@@ -14,7 +14,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 AS_ROOT := $(SUDO) env PATH="$(BIN):$$PATH" PYTHONDONTWRITEBYTECODE=1
 STAGE := build/ansible_collections/sandlot/sandlot
 
-TEST_PACKAGES := busybox-static curl debootstrap docker-registry e2fsprogs iproute2 mmdebstrap nftables openssl shellcheck skopeo strace util-linux zstd
+TEST_PACKAGES := busybox-static curl debootstrap docker-registry e2fsprogs iproute2 mmdebstrap nftables openssl python3-pyroute2 shellcheck skopeo strace util-linux zstd
 SUITES ?= bookworm trixie
 VM_PACKAGES := e2fsprogs mmdebstrap openssh-client qemu-system-x86 qemu-utils
 
