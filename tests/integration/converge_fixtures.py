@@ -25,7 +25,7 @@ from sandlot.build import creator
 from sandlot.converge import Result
 from sandlot.host import install
 from sandlot.launcher.client import Launcher
-from sandlot.network import declare
+from sandlot.network.common import declare
 from sandlot.plan import apply_all
 from sandlot.sandbox import runtime
 from sandlot.site import Site

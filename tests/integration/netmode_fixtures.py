@@ -12,7 +12,7 @@ from pathlib import Path
 
 from converge_fixtures import Deployment
 from sandlot import network
-from sandlot.network import declare
+from sandlot.network.common import declare
 from sandlot.sandbox import runtime
 
 

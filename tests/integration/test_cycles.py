@@ -18,7 +18,7 @@ from sandboxes import zygote_of
 from sandlot import cgroups, idmap
 from sandlot.kernel import netlink
 from sandlot.launcher.client import Launcher
-from sandlot.network.model import identity
+from sandlot.network.common.model import identity
 from sandlot.sandbox import runtime
 
 pytestmark = needs_root

@@ -21,7 +21,7 @@ from sandlot import converge, lock
 from sandlot.errors import HostError, SandlotError, StateError
 from sandlot.host import probe
 from sandlot.kernel import mounts
-from sandlot.network import nft
+from sandlot.network.bridge import nft
 
 pytestmark = needs_root
 

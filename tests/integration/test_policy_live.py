@@ -16,7 +16,7 @@ import pytest
 from converge_fixtures import Deployment, deployed, eventually, free_port, needs_root, sandbox
 from sandlot import converge, network, store
 from sandlot.launcher.client import Launcher
-from sandlot.network import declare, resolution
+from sandlot.network.common import declare, resolution
 
 pytestmark = needs_root
 

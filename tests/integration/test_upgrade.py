@@ -19,7 +19,7 @@ from converge_fixtures import Deployment, deployed, eventually, needs_root, sand
 from engines import Engine, sandlot, told
 from sandlot import store
 from sandlot.launcher.client import Launcher
-from sandlot.network import nft
+from sandlot.network.bridge import nft
 
 pytestmark = needs_root
 

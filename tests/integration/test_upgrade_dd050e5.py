@@ -29,7 +29,7 @@ from releases import Release
 from sandlot import converge, images, network
 from sandlot.host import install
 from sandlot.launcher.client import Launcher
-from sandlot.network import declare
+from sandlot.network.common import declare
 from sandlot.plan import descriptions
 from sandlot.sandbox import record, runtime
 

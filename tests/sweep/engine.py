@@ -25,7 +25,7 @@ from sandlot import cgroups, idmap, lock, network, shell
 from sandlot.errors import SandlotError
 from sandlot.kernel import namespaces
 from sandlot.launcher.client import Launcher
-from sandlot.network.observe import is_ours
+from sandlot.network.bridge.observe import is_ours
 from sandlot.plan import apply_all
 from sandlot.sandbox import runtime
 from sandlot.site import Site

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import pytest
 from sandlot import oserrors, shell, store
 from sandlot.errors import HostError
-from sandlot.network import nft
+from sandlot.network.bridge import nft
 from sandlot.sandbox import layer
 from sandlot.site import Site
 

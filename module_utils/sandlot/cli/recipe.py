@@ -13,8 +13,8 @@ from ..cgroups.knobs import VERSION_2, Knob
 from ..cgroups.layout import Hierarchy
 from ..cgroups.state import wanted
 from ..network import Interface, Network
-from ..network.model import default_routes
-from ..network.sysctls import IPV6_BY_US
+from ..network.bridge.sysctls import IPV6_BY_US
+from ..network.common.model import default_routes
 from ..site import Site
 from ..spec import Limits
 from ..spec.netmode import HOST

@@ -8,24 +8,24 @@ nothing is ever up without them.
 
 from __future__ import annotations
 
-from .adapter import session
-from .aliases import Names, check_names
-from .allocate import allocate, publications
-from .bridges import network_operations, teardown_operations
-from .declare import default, load, load_for, normalise
-from .files import hosts_file, resolv_conf, unreachable_resolvers
-from .links import link_operations, unlink_all, unlink_operations
-from .manage import Managed, declared, removed
-from .model import Interface, Network, Publication
-from .observe import NetworkState, observe
-from .policy import CLOSED, SandboxPolicy
-from .policy import names as policy_names
-from .ports import check_publications, port_numbers
-from .rates import Rates, rate_operations
-from .resolution import current as resolve_names
-from .resolution import save as save_names
-from .resolution import warnings as name_warnings
-from .rules import rules_operations
+from .bridge.adapter import session
+from .bridge.bridges import network_operations, teardown_operations
+from .bridge.links import link_operations, unlink_all, unlink_operations
+from .bridge.manage import Managed, declared, removed
+from .bridge.observe import NetworkState, observe
+from .bridge.rates import Rates, rate_operations
+from .bridge.rules import rules_operations
+from .common.allocation import allocate, publications
+from .common.declare import default, load, load_for, normalise
+from .common.files import hosts_file, resolv_conf, unreachable_resolvers
+from .common.model import Interface, Network, Publication
+from .common.names import Names, check_names
+from .common.policy import CLOSED, SandboxPolicy
+from .common.policy import names as policy_names
+from .common.publications import check_publications, port_numbers
+from .common.resolution import current as resolve_names
+from .common.resolution import save as save_names
+from .common.resolution import warnings as name_warnings
 
 __all__ = [
     "CLOSED",

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pyroute2
 from lab import Lab, call, ip, run
-from sandlot.network import Rates, adapter
+from sandlot.network import Rates
+from sandlot.network.bridge import adapter
 
 # Of the context and of requests; everything else that is public changes something.
 ASIDE = {"close", "send"}

@@ -15,7 +15,8 @@ import pytest
 from lab import call, ip
 from sandlot import network
 from sandlot.errors import HostError
-from sandlot.network import Rates, adapter, nft
+from sandlot.network import Rates
+from sandlot.network.bridge import adapter, nft
 from sandlot.plan import apply_all
 
 HERE = Path(__file__).resolve().parent

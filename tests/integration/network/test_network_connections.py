@@ -9,7 +9,8 @@ import socket
 
 import pytest
 from lab import HOST_LAN, PEER_LAN, ask, call, run
-from sandlot.network import SandboxPolicy, policy_rules
+from sandlot.network import SandboxPolicy
+from sandlot.network.bridge import policy_rules
 
 FLOOD = 3000
 LIMIT = 500

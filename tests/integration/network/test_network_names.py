@@ -9,7 +9,8 @@ import threading
 
 import pytest
 from lab import PEER_LAN, ask, ip
-from sandlot.network import SandboxPolicy, resolution
+from sandlot.network import SandboxPolicy
+from sandlot.network.common import resolution
 
 NAME = "mirror.example"
 OTHER = "192.0.2.10"

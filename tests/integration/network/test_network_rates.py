@@ -15,7 +15,8 @@ from sandlot import network
 from sandlot.errors import ForeignError, HostError
 from sandlot.kernel import netlink
 from sandlot.kernel.namespaces import CLONE_NEWNET, setns
-from sandlot.network import Rates, rates
+from sandlot.network import Rates
+from sandlot.network.bridge import rates
 
 PORT = 5001
 WINDOW = 0.5

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import pytest
 from sandlot.errors import SpecError
-from sandlot.network import allocate, declare, publications
-from sandlot.network.model import Publication
+from sandlot.network import allocate, publications
+from sandlot.network.common import declare
+from sandlot.network.common.model import Publication
 from sandlot.site import Site
 from sandlot.spec.values import Attachment, PublishedPort
 

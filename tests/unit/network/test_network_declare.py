@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from sandlot.errors import SpecError, StateError
-from sandlot.network import declare
-from sandlot.network.model import Interface, Network, identity, owner_mark, sandbox_mac
+from sandlot.network.common import declare
+from sandlot.network.common.model import Interface, Network, identity, owner_mark, sandbox_mac
 from sandlot.site import Site
 
 GOOD = {"name": "lan", "ipv4_subnet": "10.78.0.0/24"}

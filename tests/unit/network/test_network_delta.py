@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from sandlot.network import nft_delta
+from sandlot.network.bridge import nft_delta
 
 
 def table(elements="", rule="accept", name="inet sandlot", kind="set"):

@@ -5,16 +5,10 @@ from __future__ import annotations
 
 import pytest
 from sandlot.errors import SpecError
-from sandlot.network import (
-    Names,
-    announce,
-    check_names,
-    hosts_file,
-    resolv_conf,
-    unreachable_resolvers,
-)
-from sandlot.network.ifnames import interface_names
-from sandlot.network.model import Interface
+from sandlot.network import Names, check_names, hosts_file, resolv_conf, unreachable_resolvers
+from sandlot.network.bridge import announce
+from sandlot.network.common.ifnames import interface_names
+from sandlot.network.common.model import Interface
 
 STUB = "# managed\nnameserver 127.0.0.53\noptions edns0 trust-ad\nsearch lan\n"
 REAL = "nameserver 192.0.2.53\nnameserver ::1\nsearch example.org\n"

@@ -6,11 +6,12 @@ from __future__ import annotations
 import pytest
 from sandlot.errors import SpecError
 from sandlot.kernel.netlink import Link, Route
-from sandlot.network import declare, overlap
-from sandlot.network.forwarding import Forwarding
-from sandlot.network.model import identity
-from sandlot.network.nft import Tables
-from sandlot.network.observe import NetworkState
+from sandlot.network.bridge import overlap
+from sandlot.network.bridge.forwarding import Forwarding
+from sandlot.network.bridge.nft import Tables
+from sandlot.network.bridge.observe import NetworkState
+from sandlot.network.common import declare
+from sandlot.network.common.model import identity
 from sandlot.site import Site
 
 PATHS = Site()

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from sandlot.errors import SpecError
-from sandlot.network import check_publications, ports
-from sandlot.network.model import Publication
-from sandlot.network.ports import Socket
+from sandlot.network import check_publications
+from sandlot.network.common import publications
+from sandlot.network.common.model import Publication
+from sandlot.network.common.publications import Socket
 
 
 def publication(text, sandbox="web"):
@@ -33,10 +34,10 @@ def listening(monkeypatch):
     def add(text, state=None, peer="0.0.0.0"):
         where, _, protocol = text.partition("/")
         address, _, port = where.rpartition(":")
-        state = state or ports.LISTENING[protocol]
+        state = state or publications.LISTENING[protocol]
         found.append(Socket(protocol, address, int(port), state, peer))
 
-    monkeypatch.setattr(ports, "sockets", lambda: iter(found))
+    monkeypatch.setattr(publications, "sockets", lambda: iter(found))
     monkeypatch.delenv("SSH_CONNECTION", raising=False)
     return add
 
@@ -126,9 +127,9 @@ def test_ports_that_are_told(listening):
 
 @pytest.mark.parametrize("number", [0, -1, 65536])
 def test_numbers_that_are_no_ports(number):
-    assert ports.port_numbers("management_ports", [1, 65535]) == (1, 65535)
+    assert publications.port_numbers("management_ports", [1, 65535]) == (1, 65535)
     with pytest.raises(SpecError, match=f"management_ports: {number} is no port"):
-        ports.port_numbers("management_ports", [22, number])
+        publications.port_numbers("management_ports", [22, number])
 
 
 def test_port_of_an_ssh_server(monkeypatch):
@@ -138,12 +139,12 @@ def test_port_of_an_ssh_server(monkeypatch):
         server.bind(("127.0.0.1", 0))
         server.listen()
         port = server.getsockname()[1]
-        assert port not in ports.management_ports(ports.sockets())
+        assert port not in publications.management_ports(publications.sockets())
         name = Path("/proc/self/comm")
         before = name.read_text()
         name.write_text("sshd")
         try:
-            assert port in ports.management_ports(ports.sockets())
+            assert port in publications.management_ports(publications.sockets())
             with pytest.raises(SpecError, match="managed through"):
                 check([f"0.0.0.0:{port}/tcp"])
         finally:
@@ -154,9 +155,9 @@ def test_management_peers(listening, monkeypatch):
     listening("0.0.0.0:22/tcp")
     listening("192.0.2.2:22/tcp", state="01", peer="198.51.100.1")
     listening("192.0.2.2:80/tcp", state="01", peer="198.51.100.2")
-    assert ports.management_peers() == {"198.51.100.1"}
+    assert publications.management_peers() == {"198.51.100.1"}
     monkeypatch.setenv("SSH_CONNECTION", "198.51.100.7 50000 192.0.2.2 2222")
-    assert ports.management_peers() == {"198.51.100.1", "198.51.100.7"}
+    assert publications.management_peers() == {"198.51.100.1", "198.51.100.7"}
 
 
 def test_real_sockets_are_found():
@@ -164,7 +165,7 @@ def test_real_sockets_are_found():
         four.bind(("127.0.0.1", 0))
         four.listen()
         datagrams.bind(("127.0.0.1", 0))
-        found = {(item.protocol, item.address, item.port) for item in ports.sockets()}
+        found = {(item.protocol, item.address, item.port) for item in publications.sockets()}
         assert ("tcp", *four.getsockname()) in found
         assert ("udp", *datagrams.getsockname()) in found
         taken = Publication("web", "0.0.0.0", four.getsockname()[1], "tcp", "10.77.0.2", 80)
@@ -183,4 +184,4 @@ def test_real_sockets_are_found():
     ],
 )
 def test_addresses_of_proc(text, address):
-    assert ports._address(text) == address
+    assert publications._address(text) == address

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from sandlot.errors import ForeignError, HostError
-from sandlot.network import allocate, declare, nft, policy_rules, rules
-from sandlot.network.model import Publication
-from sandlot.network.nft import Tables
+from sandlot.network import allocate
+from sandlot.network.bridge import nft, policy_rules, rules
+from sandlot.network.bridge.nft import Tables
+from sandlot.network.common import declare
+from sandlot.network.common.model import Publication
 from sandlot.site import Site
 from sandlot.spec.values import Attachment
 

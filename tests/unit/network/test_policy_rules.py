@@ -14,8 +14,9 @@ import pytest
 from sandlot.errors import SpecError, StateError
 from sandlot.launcher import refresher
 from sandlot.launcher.refresher import INTERVAL, Refresher
-from sandlot.network import declare, policy, policy_rules, resolution
-from sandlot.network.policy import Policy, SandboxPolicy
+from sandlot.network.bridge import policy_rules
+from sandlot.network.common import declare, policy, resolution
+from sandlot.network.common.policy import Policy, SandboxPolicy
 from sandlot.site import Site
 from sandlot.spec import grants
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Mapping, Sequence
 
-from ..errors import SpecError
+from ...errors import SpecError
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import ipaddress
 import os
 from typing import Callable, Iterable, Mapping, Sequence
 
-from ..spec import grants
-from ..spec.grants import granted_metadata, merged
-from .model import Interface, Network
-from .policy import Box, Policy, reach
+from ...spec import grants
+from ...spec.grants import granted_metadata, merged
+from ..common.model import Interface, Network
+from ..common.policy import Box, Policy, reach
 
 Pairs = Sequence["tuple[Interface, Policy]"]
 

@@ -8,13 +8,14 @@ import os
 import socket
 from typing import Mapping
 
-from .. import store
-from ..errors import HostError, SpecError
-from ..kernel import linkflags, netlink
-from ..plan import Operation
-from ..site import Site
-from . import adapter, declare, forwarding, nft, overlap, sysctls
-from .model import Network, Range, identity
+from ... import store
+from ...errors import HostError, SpecError
+from ...kernel import linkflags, netlink
+from ...plan import Operation
+from ...site import Site
+from ..common import declare
+from ..common.model import Network, Range, identity
+from . import adapter, forwarding, nft, overlap, sysctls
 from .observe import NetworkState, our_bridges, our_ports, our_shapers, owned
 
 TARGET = "network"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 
-from .model import Interface
+from ..common.model import Interface
 
 _ETHERTYPE_ARP = 0x0806
 _HEADER = struct.Struct("!6s6sH")

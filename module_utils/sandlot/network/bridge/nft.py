@@ -14,13 +14,13 @@ import subprocess
 from dataclasses import dataclass
 from typing import Iterator, NamedTuple, Sequence
 
-from .. import store
-from ..errors import ForeignError, HostError
-from ..kernel import nftables
-from ..plan import Operation
-from ..site import Site
+from ... import store
+from ...errors import ForeignError, HostError
+from ...kernel import nftables
+from ...plan import Operation
+from ...site import Site
+from ..common.model import owner_mark
 from . import nft_delta
-from .model import owner_mark
 
 FAMILIES = ("inet", "bridge")
 # A host whose rules never rest is looked at as it is.

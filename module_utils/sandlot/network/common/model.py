@@ -9,7 +9,7 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Any, Dict, Iterable, Mapping, Union
 
-from ..site import Site
+from ...site import Site
 
 Json = Dict[str, Any]
 IpNetwork = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]

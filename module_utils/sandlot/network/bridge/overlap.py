@@ -7,12 +7,12 @@ from __future__ import annotations
 import ipaddress
 from typing import Iterable, Mapping
 
-from ..errors import SpecError
-from ..site import Site
-from .files import host_resolvers
-from .model import IpNetwork, Network, Range
+from ...errors import SpecError
+from ...site import Site
+from ..common.files import host_resolvers
+from ..common.model import IpNetwork, Network, Range
+from ..common.publications import management_peers
 from .observe import NetworkState, our_bridges
-from .ports import management_peers
 
 ANOTHER = "choose another {} for this network in sandbox_networks"
 

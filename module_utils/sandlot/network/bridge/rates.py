@@ -15,16 +15,16 @@ import socket
 from dataclasses import dataclass
 from typing import Sequence
 
-from ..errors import ForeignError, HostError
-from ..kernel import netlink, traffic
-from ..kernel.namespaces import CLONE_NEWNET, unshare
-from ..kernel.netlink import Link
-from ..kernel.traffic import Traffic
-from ..plan import Operation
-from ..site import Site
+from ...errors import ForeignError, HostError
+from ...kernel import netlink, traffic
+from ...kernel.namespaces import CLONE_NEWNET, unshare
+from ...kernel.netlink import Link
+from ...kernel.traffic import Traffic
+from ...plan import Operation
+from ...site import Site
+from ..common.model import Interface, identity
 from . import adapter, sysctls
 from .adapter import Bucket
-from .model import Interface, identity
 from .observe import NetworkState, owned
 
 HANDLE = 0x51A0 << 16

@@ -17,11 +17,11 @@ import time
 from dataclasses import dataclass
 from typing import Dict, Iterable, Mapping
 
-from .. import store
-from ..errors import StateError
-from ..plan import Operation
-from ..site import Site
-from ..spec.grants import is_metadata
+from ... import store
+from ...errors import StateError
+from ...plan import Operation
+from ...site import Site
+from ...spec.grants import is_metadata
 
 KEEP = 3600.0
 DEADLINE = 3.0

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import Iterable, Mapping, Sequence
 
-from ..plan import Operation
-from ..site import Site
-from ..spec.grants import METADATA4, METADATA6
-from . import jhash, nft, policy, policy_rules, resolution
-from .model import Interface, Network, Publication, owner_mark
+from ...plan import Operation
+from ...site import Site
+from ...spec.grants import METADATA4, METADATA6
+from ..common import policy, resolution
+from ..common.model import Interface, Network, Publication, owner_mark
+from . import jhash, nft, policy_rules
 from .observe import NetworkState
 
 INET = """\

@@ -9,9 +9,9 @@ import re
 from dataclasses import replace
 from typing import Any, Iterable, Mapping
 
-from .. import store
-from ..errors import SpecError, StateError
-from ..site import Site
+from ... import store
+from ...errors import SpecError, StateError
+from ...site import Site
 from . import policy
 from .model import DEFAULT_NAME, DEFAULT_SUBNET, IpNetwork, Network, Range
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 import ipaddress
 from typing import Container, Mapping, Sequence
 
-from .aliases import Names
 from .model import Interface
+from .names import Names
 
 # The host's, and where systemd-resolved and NetworkManager list the servers behind their stubs.
 SOURCES = (

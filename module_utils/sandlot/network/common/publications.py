@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import Iterable, Iterator
 
-from ..errors import SpecError
+from ...errors import SpecError
 from .model import ANY, ANY6, Publication
 
 SSH_PORT = 22

@@ -7,8 +7,8 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING, Iterable, Mapping, Sequence, Tuple
 
-from ..errors import SpecError
-from ..site import Site
+from ...errors import SpecError
+from ...site import Site
 from .ifnames import interface_names
 from .model import (
     ANY,
@@ -23,7 +23,7 @@ from .model import (
 )
 
 if TYPE_CHECKING:
-    from ..spec import Attachment, PublishedPort
+    from ...spec import Attachment, PublishedPort
 
 VERSIONS = (4, 6)
 EVERYWHERE = {4: ANY, 6: ANY6}

@@ -16,9 +16,9 @@ import secrets
 import socket
 from typing import Any, Iterable, Iterator, NamedTuple, Sequence
 
-from ..errors import HostError
-from ..kernel import netlink
-from .model import Interface
+from ...errors import HostError
+from ...kernel import netlink
+from ..common.model import Interface
 
 NUD_NOARP = 0x40  # of a bridge: static
 NTF_MASTER = 0x04

@@ -8,8 +8,8 @@ import os
 from dataclasses import dataclass
 from typing import Dict, Mapping
 
-from .. import store
-from ..site import Site
+from ... import store
+from ...site import Site
 from . import nft, roots, sysctls
 
 FORWARD = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}

@@ -9,15 +9,15 @@ import socket
 from dataclasses import dataclass
 from typing import Iterable, Mapping, Sequence
 
-from ..errors import HostError
-from ..kernel import netlink
-from ..kernel.namespaces import is_namespace_file
-from ..kernel.netlink import RT_TABLE_MAIN, Link, entered, opened
-from ..plan import Operation
-from ..site import Site
+from ...errors import HostError
+from ...kernel import netlink
+from ...kernel.namespaces import is_namespace_file
+from ...kernel.netlink import RT_TABLE_MAIN, Link, entered, opened
+from ...plan import Operation
+from ...site import Site
+from ..common.model import MAX_INTERFACES, Interface, Network, default_routes, identity
 from . import adapter, sysctls
 from .announce import announce
-from .model import MAX_INTERFACES, Interface, Network, default_routes, identity
 from .observe import NetworkState, is_ours, owned
 
 DEFAULT_ROUTES = ("0.0.0.0/0", "::/0")

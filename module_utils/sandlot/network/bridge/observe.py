@@ -7,14 +7,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Mapping
 
-from ..errors import ForeignError
-from ..kernel import netlink, traffic
-from ..kernel.netlink import Link, Route
-from ..kernel.traffic import Traffic
-from ..site import Site
-from . import declare, forwarding, nft, sysctls
+from ...errors import ForeignError
+from ...kernel import netlink, traffic
+from ...kernel.netlink import Link, Route
+from ...kernel.traffic import Traffic
+from ...site import Site
+from ..common import declare
+from ..common.model import DEFAULT_NAME, MAX_INTERFACES, Network, identity
+from . import forwarding, nft, sysctls
 from .forwarding import Forwarding
-from .model import DEFAULT_NAME, MAX_INTERFACES, Network, identity
 from .nft import Tables
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Iterable, Mapping, Sequence
 
-from ..errors import SpecError
-from ..plan import Operation
-from ..site import Site
+from ...errors import SpecError
+from ...plan import Operation
+from ...site import Site
+from ..common.declare import load, normalise
+from ..common.model import DEFAULT_NAME, Interface, Network, Publication
+from ..common.policy import SandboxPolicy
 from .bridges import network_operations, teardown_operations
-from .declare import load, normalise
-from .model import DEFAULT_NAME, Interface, Network, Publication
 from .observe import observe
-from .policy import SandboxPolicy
 from .rules import rules_operations
 
 

@@ -15,8 +15,8 @@ import os
 import re
 from typing import Iterator
 
-from ..kernel import nftables
-from ..site import Site
+from ...kernel import nftables
+from ...site import Site
 from . import nft
 
 _TABLE = re.compile(rb"sandlot(_[0-9a-f]{6})?")

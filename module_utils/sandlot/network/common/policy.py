@@ -9,9 +9,9 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Any, Iterable, Mapping, Sequence, Tuple, TypedDict
 
-from ..errors import SpecError
-from ..spec import grants
-from ..spec.grants import DNS, DNS_PORT, Grant, IPNetwork, merged
+from ...errors import SpecError
+from ...spec import grants
+from ...spec.grants import DNS, DNS_PORT, Grant, IPNetwork, merged
 from .files import host_resolvers
 from .model import Interface, Network, Publication
 
