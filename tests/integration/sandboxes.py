@@ -29,7 +29,6 @@ from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 import pytest
 from sandlot import security, store, wire
 from sandlot.errors import LaunchError
-from sandlot.kernel import namespaces
 from sandlot.launcher.client import Launcher
 from sandlot.sandbox import runtime
 from sandlot.security import seccomp
@@ -56,7 +55,7 @@ def until(condition: Callable[[], Any], *, seconds: float = DEADLINE, what: str 
 def wait_dead(pid: int, *, seconds: float = DEADLINE) -> None:
     """Until the process has ended, also when somebody else reaps it."""
     try:
-        pidfd = namespaces.pidfd_open(pid)
+        pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     try:

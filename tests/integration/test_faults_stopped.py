@@ -22,7 +22,7 @@ from sandlot.cli import execclient
 from sandlot.errors import LaunchError, SandlotError
 from sandlot.host import doctor, facts
 from sandlot.images import workspace
-from sandlot.kernel import namespaces, processes
+from sandlot.kernel import processes
 from sandlot.launcher import client, unresponsive, worker
 from sandlot.launcher.client import Launcher
 from sandlot.sandbox import live, runtime
@@ -205,7 +205,7 @@ def test_a_frozen_sandbox_is_stopped_by_its_own_signal(host: Deployment) -> None
         return FREEZER.sandbox(host.paths, name)
 
     with frozen(directory("control")):
-        pidfd = namespaces.pidfd_open(host.pid("control"))
+        pidfd = os.pidfd_open(host.pid("control"))
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         with pytest.raises(AssertionError, match="timed out"):
             wait_readable(pidfd, 0.5)

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from sandboxes import Host, Sandbox, status_or_empty, until
-from sandlot.kernel import namespaces
 from sandlot.sandbox import health, live
 from sandlot.sandbox.last_words import last_output
 from sandlot.security import capabilities
@@ -234,7 +233,7 @@ def test_set_changed_removed_live(sandbox_host: Host) -> None:
 def _never_wakes(box: Sandbox) -> None:
     """Other than by the timer of a check."""
     init = box.init
-    pidfd = namespaces.pidfd_open(init)
+    pidfd = os.pidfd_open(init)
 
     def quiet() -> bool:
         before = switches(init)

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from sandboxes import Host, Sandbox, pid_inside, status_fields, until, wait_dead, zygote_of
 from sandlot.errors import LaunchError
-from sandlot.kernel import namespaces
 
 SLEEP = ["sleep", "100000"]
 # Ignored or stopping by default (signal(7)); the rest kill.
@@ -209,7 +208,7 @@ def test_idle_sandbox_never_wakes_up(sandbox_host: Host) -> None:
     launcher = sandbox_host.launcher_pid()
     watched = [box.init, launcher, zygote_of(launcher)]
     until(lambda: sandbox_host.launcher.ping())
-    pidfds = [namespaces.pidfd_open(pid) for pid in watched]
+    pidfds = [os.pidfd_open(pid) for pid in watched]
 
     def quiet() -> bool:
         before = [switches(pid) for pid in watched]
@@ -275,7 +274,7 @@ def test_closed_stdio_does_not_make_init_spin(sandbox_host: Host) -> None:
 
 def quiet_for(pid: int, seconds: float) -> bool:
     before = switches(pid)
-    pidfd = namespaces.pidfd_open(pid)
+    pidfd = os.pidfd_open(pid)
     try:
         assert not select.select([pidfd], [], [], seconds)[0]
     finally:

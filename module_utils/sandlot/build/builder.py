@@ -86,11 +86,11 @@ def start(
     rlimits = limits.complete(launch["rlimits"])
     limits.raise_hard(joiner, rlimits)
     flags = [namespaces.FLAGS[kind] for kind in build.pins]
-    watched = namespaces.pidfd_open(joiner)
+    watched = os.pidfd_open(joiner)
     wire.send(peer, {"flags": flags}, list(build.pins.values()))
     _await(peer, watched)
     pid = _expect(peer, "pid")["pid"]
-    pidfd = namespaces.pidfd_open(pid)
+    pidfd = os.pidfd_open(pid)
     try:
         # Before init is known, so that nobody takes the last one's status for its own.
         healthcheck = launch.get("healthcheck")
@@ -128,7 +128,7 @@ def _confinement(launch: Mapping[str, Any]) -> dict[str, Any]:
 def _abandon(paths: SandboxPaths, pidfd: int) -> None:
     """A start that failed leaves no init, and none that a launcher would think had crashed."""
     try:
-        namespaces.pidfd_send_signal(pidfd, signal.SIGKILL)
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     except ProcessLookupError:
         pass  # it reported the failure and went
     stopper.finish(paths, "crashed", NOT_EXECUTABLE)
@@ -196,7 +196,7 @@ def _expect(peer: _socket.socket, key: str, fds: list[int] | None = None) -> wir
 def _identify(paths: SandboxPaths, pid: int, pidfd: int, digest: str) -> None:
     """Record init before anything can run in it, so that no init is ever unknown."""
     started = namespaces.start_time(pid)
-    if started is None or select.select([pidfd], [], [], 0)[0]:
+    if started is None or namespaces.pidfd_ends(pidfd, 0):
         raise LaunchError("init died before it was ready")
     identity = {"pid": pid, "start_time": started, "boot_id": store.boot_id()}
     record = {**identity, "digest": digest, "since": time.time(), "protocol": runtime.PROTOCOL}

@@ -15,7 +15,6 @@ from typing import Any, Dict, Iterator, List
 from .. import images
 from ..images import progress
 from ..kernel.inotify import Watch
-from ..kernel.namespaces import pidfd_open
 from ..site import Site
 from . import output
 
@@ -111,6 +110,6 @@ def _makers(found: Dict[str, Json]) -> Iterator[List[int]]:
     with contextlib.ExitStack() as stack:
         opened = []
         for pid in {each["pid"] for each in found.values()}:
-            opened.append(pidfd_open(pid))
+            opened.append(os.pidfd_open(pid))
             stack.callback(os.close, opened[-1])
         yield opened

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import select
-import time
 from dataclasses import replace
 from functools import partial
 from typing import Any, Dict, List, Mapping, Sequence
@@ -25,6 +23,7 @@ from ..images.harvest import harvest
 from ..images.model import Job, NamespaceRecord
 from ..images.program import proxies
 from ..images.unpack import Bounds
+from ..kernel.namespaces import pidfd_ends
 from ..launcher.client import Launcher
 from ..plan import Operation
 from ..sandbox import record, runtime
@@ -40,7 +39,6 @@ from .resolve import Request
 CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETGID", "SETUID")
 _SHOWN_LINES = 15
 _LOG_TAIL = 1 << 15
-_POLL_SECONDS = 1.0
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -139,7 +137,7 @@ class _Throwaway:
         pidfd = runtime.open_init(self._paths, self._name)
         if pidfd is not None:
             try:
-                if not _ended(pidfd, limit):
+                if not pidfd_ends(pidfd, limit):
                     hint = "raise setup_timeout if it may take that long"
                     said = f"{what} took more than {limit} seconds{self._said()}"
                     raise SandlotError(said, hint=hint)
@@ -165,16 +163,6 @@ class _Throwaway:
         bounds = Bounds(*(row.value(options.get(row.name)) for row in tarball.BOUNDS))
         upper = self._paths.sandbox(self._name).upper
         return harvest(upper, self._job.root, known.ids, bounds)
-
-
-def _ended(pidfd: int, seconds: float) -> bool:
-    poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if poller.poll(_POLL_SECONDS * 1000):
-            return True
-    return False
 
 
 def _brief(text: str) -> str:

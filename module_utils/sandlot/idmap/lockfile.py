@@ -15,11 +15,11 @@ import errno
 import fcntl
 import os
 import re
-import select
 import time
 from typing import Iterator
 
 from ..errors import ForeignError
+from ..kernel.namespaces import pidfd_ends
 
 WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.02
@@ -135,9 +135,7 @@ def _alive(pid: int) -> bool:
         # EINVAL: a thread, or no pid at all as 0 is.
         return error.errno != errno.ESRCH and pid > 0
     try:
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        return not poll.poll(0)
+        return not pidfd_ends(fd, 0)
     finally:
         os.close(fd)
 

@@ -9,7 +9,7 @@ import os
 import select
 from ctypes import c_char_p, c_int, c_size_t
 
-from .libc import SYS_PIDFD_OPEN, SYS_PIDFD_SEND_SIGNAL, bind, check, syscall
+from .libc import bind, check
 
 CLONE_NEWTIME = 0x00000080
 CLONE_NEWNS = 0x00020000
@@ -45,14 +45,6 @@ def unshare(flags: int) -> None:
 def setns(fd: int, kind: int = 0) -> None:
     """Join the namespace ``fd`` refers to; ``kind`` (a CLONE_NEW flag) makes a mix-up an error."""
     check(_setns(fd, kind), "setns")
-
-
-def pidfd_open(pid: int) -> int:
-    return syscall(SYS_PIDFD_OPEN, f"pidfd_open {pid}", pid, 0)
-
-
-def pidfd_send_signal(pidfd: int, signum: int) -> None:
-    syscall(SYS_PIDFD_SEND_SIGNAL, f"pidfd_send_signal {signum}", pidfd, signum, 0, 0)
 
 
 def pidfd_ends(pidfd: int, seconds: float) -> bool:

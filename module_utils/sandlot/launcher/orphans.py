@@ -21,7 +21,7 @@ def end(name: str, cgroups: Sequence[str]) -> None:
     """Before a start, when none that is known runs."""
     for pid in {pid for directory in cgroups for pid in _inits(directory)}:
         try:
-            pidfd = namespaces.pidfd_open(pid)
+            pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
             continue
         try:
@@ -46,7 +46,7 @@ def _inits(directory: str) -> Iterator[int]:
 
 def _kill(name: str, pid: int, pidfd: int) -> None:
     try:
-        namespaces.pidfd_send_signal(pidfd, signal.SIGKILL)
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     except ProcessLookupError:
         return
     if not namespaces.pidfd_ends(pidfd, KILL_SECONDS):

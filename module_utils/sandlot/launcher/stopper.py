@@ -160,7 +160,7 @@ class _Loop:
         stop.killed = True
         stop.due = time.monotonic() + KILL_DEADLINE
         try:
-            namespaces.pidfd_send_signal(stop.pidfd, signal.SIGKILL)
+            signal.pidfd_send_signal(stop.pidfd, signal.SIGKILL)
         except ProcessLookupError:
             return  # its pidfd tells
         _thaw(stop.launch)

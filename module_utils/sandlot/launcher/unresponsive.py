@@ -36,7 +36,7 @@ def wake(site: Site) -> None:
             return
         found, pidfd = launcher
         if processes.is_stopped(found):
-            namespaces.pidfd_send_signal(pidfd, signal.SIGCONT)
+            signal.pidfd_send_signal(pidfd, signal.SIGCONT)
         for child in processes.children(found):
             if processes.is_stopped(child) and _same_program(child, found):
                 _continue_child(child, found)
@@ -53,10 +53,10 @@ def _same_program(child: int, launcher: int) -> bool:
 
 def _continue_child(child: int, launcher: int) -> None:
     with contextlib.suppress(ProcessLookupError):
-        pidfd = namespaces.pidfd_open(child)
+        pidfd = os.pidfd_open(child)
         try:
             if child in processes.children(launcher):
-                namespaces.pidfd_send_signal(pidfd, signal.SIGCONT)
+                signal.pidfd_send_signal(pidfd, signal.SIGCONT)
         finally:
             os.close(pidfd)
 
@@ -68,7 +68,7 @@ def end(site: Site) -> None:
             return
         found, pidfd = launcher
         with contextlib.suppress(ProcessLookupError):
-            namespaces.pidfd_send_signal(pidfd, signal.SIGKILL)
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         if not namespaces.pidfd_ends(pidfd, KILL_SECONDS):
             raise LaunchError(
                 f"the launcher, {processes.describe(found)}, does not answer"
@@ -82,7 +82,7 @@ def _held(site: Site) -> Iterator[tuple[int, int] | None]:
     """Its pid and a pidfd; it still holds its lock then, so the pid was not given away."""
     found = pid(site)
     try:
-        pidfd = namespaces.pidfd_open(found) if found else None
+        pidfd = os.pidfd_open(found) if found else None
     except ProcessLookupError:
         pidfd = None
     if found is None or pidfd is None:

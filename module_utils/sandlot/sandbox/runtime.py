@@ -90,7 +90,7 @@ def open_init(site: Site, name: str) -> int | None:
     if found is None:
         return None
     try:
-        pidfd = namespaces.pidfd_open(found.pid)
+        pidfd = os.pidfd_open(found.pid)
     except ProcessLookupError:
         return None
     # The pid may have been given away between the two looks at it.
