@@ -237,3 +237,21 @@ def test_readme_names_every_variable() -> None:
     ]
     names = {name for options in specs for name in options} - {"sandbox_recreate"}
     assert [name for name in sorted(names) if f"`{name}`" not in readme] == []
+
+
+def _rounded(figure: str) -> str:
+    return f"{float(figure.split()[0]):.0f} ms"
+
+
+def test_readme_has_the_figures_of_the_last_bench() -> None:
+    result = json.loads((ROOT / "bench/results/latest.json").read_text())
+    figures = {entry["what"]: entry["figure"] for entry in result["verdicts"]}
+    wanted = [
+        _rounded(figures["one more sandbox: bare unshare"]),
+        _rounded(figures["one more sandbox: podman's collection"]),
+        figures["memory per idle sandbox"],
+        figures["memory per idle sandbox: conmon"],
+        figures["network: podman's bridge"].split(" = ")[1].split(" ")[0],
+    ]
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert [figure for figure in wanted if figure not in readme] == []
