@@ -16,10 +16,11 @@ import pytest
 from converge_fixtures import Deployment, deployed, eventually, needs_root, sandbox
 from image_fixtures import BUSYBOX, output, prepare
 from sandlot import converge, images, network
-from sandlot.converge import observe, setup
+from sandlot.converge import setup
 from sandlot.errors import SandlotError, SpecError
 from sandlot.host import install as runtime_of_host
 from sandlot.plan import apply_all
+from sandlot.sandbox import names
 from sandlot.security import capabilities
 
 pytestmark = needs_root
@@ -64,7 +65,7 @@ def left(host: Deployment) -> list[str]:
         *os.listdir(f"{paths.images}/trees"),
     ]
     found += os.listdir(paths.sandboxes) if os.path.isdir(paths.sandboxes) else []
-    found += sorted(observe.known_names(paths))
+    found += sorted(names.known(paths))
     for name in SEEN:
         file = Path(paths.root, "etc", name)
         found += file.read_text().splitlines() if file.exists() else []
@@ -268,7 +269,7 @@ def started(host: Deployment, raw: dict[str, Any]) -> int:
 
 
 def throwaways(host: Deployment) -> list[str]:
-    return [name for name in observe.known_names(host.paths) if name.startswith("setup-")]
+    return [name for name in names.known(host.paths) if name.startswith("setup-")]
 
 
 def begun(host: Deployment, name: str) -> bool:

@@ -13,10 +13,9 @@ from typing import Iterable, Mapping, Sequence
 from .. import lock, network
 from ..errors import LaunchError, SpecError
 from ..host import payload
-from ..images import ImageSpec
+from ..images import ImageSpec, setup
 from ..launcher.client import Launcher
 from ..sandbox import health, record, runtime
-from ..sandbox.names import SETUP, check_free, is_setup_running
 from ..sandbox.record import STARTED, STOPPED, Records
 from ..site import Site
 from ..spec import Spec
@@ -43,7 +42,7 @@ def request(
 ) -> Request:
     """A request for these specs, with the state each of them asks for."""
     specs = tuple(specs)
-    check_free(spec.name for spec in specs if spec.state != ABSENT)
+    setup.check_free(spec.name for spec in specs if spec.state != ABSENT)
     return Request(
         tuple(_wish(spec, recreate=recreate, restart=restart) for spec in specs),
         purge=purge,
@@ -153,11 +152,11 @@ def repair(site: Site, *, check: bool = False) -> Result:
 
 
 def _idle(site: Site, records: Records) -> list[record.Record]:
-    return [entry for entry in _whole(records) if not is_setup_running(site, entry.name)]
+    return [entry for entry in _whole(records) if not setup.is_running(site, entry.name)]
 
 
 def _wish_at_boot(entry: record.Record, records: Records) -> Desired:
-    if SETUP.fullmatch(entry.name):
+    if setup.SANDBOX.fullmatch(entry.name):
         return Desired(entry.name, ABSENT)
     return _stored_wish(entry.name, entry.wanted, records)
 

@@ -14,6 +14,7 @@ from ..host import probe
 from ..launcher.client import Launcher
 from ..network import Interface
 from ..sandbox import layer, record, runtime
+from ..sandbox.names import known
 from ..sandbox.record import Record, Records
 from ..site import PINNED, Site
 from . import netns_sharing
@@ -52,7 +53,7 @@ class Observation:
 def observe(site: Site, wished: Iterable[str], attached: Iterable[str] = ()) -> Observation:
     """``wished`` and ``attached`` are the sandboxes and networks that are asked for."""
     records = record.load_all(site)
-    traces = known_names(site)
+    traces = known(site)
     names = sorted({*wished, *traces})
     made = _made_all(site, names)
     return Observation(
@@ -87,11 +88,6 @@ def _mapping() -> Callable[[str], bool]:
 
 def _attached(records: Records) -> set[str]:
     return {item.network for entry in records.good.values() for item in entry.interfaces}
-
-
-def known_names(site: Site) -> set[str]:
-    """Every sandbox there is any trace of: directories under state and run, cgroups."""
-    return {*record.names(site), *runtime.names(site), *cgroups.names(site)}
 
 
 def _seen(site: Site, name: str, records: Records, made: NamespaceRecord | None) -> Observed:

@@ -10,10 +10,9 @@ from typing import Any, Dict, Iterable, Iterator, Mapping, Sequence
 
 from .. import cgroups, idmap, images, network
 from ..errors import SandlotError, SpecError
-from ..images import Image
+from ..images import Image, setup
 from ..network import Interface, Publication, SandboxPolicy
 from ..sandbox import etcfiles, launchfile
-from ..sandbox.names import is_setup_running
 from ..sandbox.record import PRESENT, REMOVING, ImageRef, Record
 from ..site import Site
 from . import dependencies, netns_sharing
@@ -122,7 +121,7 @@ def removed(site: Site, request: Request, seen: Observation) -> tuple[str, ...]:
     wishes = {wish.name for wish in request.wishes if wish.state != ABSENT}
     asked = _absent(request)
     begun = {name for name, record in seen.records.good.items() if record.phase == REMOVING}
-    unlisted = {name for name in seen.traces if request.purge and not is_setup_running(site, name)}
+    unlisted = {name for name in seen.traces if request.purge and not setup.is_running(site, name)}
     found = ((asked | begun | unlisted) & seen.traces) - wishes
     return dependencies.for_removal(found, seen.records.good)
 

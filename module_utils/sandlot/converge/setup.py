@@ -26,11 +26,9 @@ from ..images.unpack import Bounds
 from ..kernel.namespaces import pidfd_ends
 from ..launcher.client import Launcher
 from ..plan import Operation
-from ..sandbox import record, runtime
-from ..sandbox.names import SETUP, is_setup_running
+from ..sandbox import names, record, runtime
 from ..sandbox.record import STARTED, STOPPED
 from ..site import Site
-from . import observe
 from .api import converge
 from .decide import ABSENT, Desired
 from .resolve import Request
@@ -64,16 +62,16 @@ def run(site: Site, job: Job, below: images.Image) -> NamespaceRecord:
 
 def leftovers(site: Site) -> List[Operation]:
     """Removes throw-away sandboxes whose makers were killed."""
-    names = [name for name in sorted(observe.known_names(site)) if SETUP.fullmatch(name)]
+    known = [name for name in sorted(names.known(site)) if setup.SANDBOX.fullmatch(name)]
     return [
         Operation(name, "remove what an interrupted setup left", partial(_remove, site, name))
-        for name in names
-        if not is_setup_running(site, name)
+        for name in known
+        if not setup.is_running(site, name)
     ]
 
 
 def _remove(site: Site, name: str) -> None:
-    if name in observe.known_names(site):
+    if name in names.known(site):
         result = converge(site, Request((Desired(name, ABSENT),)))
         if result.failed:
             raise SandlotError("; ".join(result.failed.values()))
@@ -83,7 +81,7 @@ class _Throwaway:
     def __init__(self, site: Site, job: Job, below: images.Image) -> None:
         self._paths = site
         self._job = job
-        self._name = f"setup-{job.digest[:32]}"
+        self._name = setup.sandbox_name(job.digest)
         self._image = replace(below, name=self._name)
         self._spec = spec.normalise(self._options())
 

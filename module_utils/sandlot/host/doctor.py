@@ -15,11 +15,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
 
 from .. import idmap, images, network
-from ..converge import observe
 from ..errors import SandlotError
 from ..launcher import unresponsive
 from ..launcher.client import UNIT, Launcher
-from ..sandbox import record, runtime
+from ..sandbox import names, record, runtime
 from ..site import Site
 from . import facts, install, payload, probe, services
 
@@ -275,12 +274,12 @@ def _launcher(site: Site) -> Finding:
         answer = None if stopped else Launcher(site).ping()
     except SandlotError as error:
         return Finding("launcher", WARNING, error.message, error.hint)
-    names = [name for name in runtime.names(site) if runtime.running(site, name)]
+    running = [name for name in runtime.names(site) if runtime.running(site, name)]
     state = "is stopped" if stopped else "does not run"
     return _finding(
         "launcher",
-        f"pid {answer['pid']}" if answer else f"{state}, {len(names)} sandboxes run",
-        wrong=stopped or (answer is None and bool(names)),
+        f"pid {answer['pid']}" if answer else f"{state}, {len(running)} sandboxes run",
+        wrong=stopped or (answer is None and bool(running)),
         remedy=f"start {UNIT}, or run a deploy: what crashes now is not revived",
         status=WARNING,
     )
@@ -290,7 +289,7 @@ def _remains(site: Site) -> Found:
     records = record.load_all(site)
     for name, error in sorted(records.broken.items()):
         yield Finding(f"record of {name}", FAILURE, error.message, error.hint)
-    orphans = sorted(observe.known_names(site) - records.names())
+    orphans = sorted(names.known(site) - records.names())
     yield _finding(
         "strays",
         ", ".join(orphans) or "none",

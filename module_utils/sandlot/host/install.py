@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Mapping, Sequence
 
 from .. import cgroups, idmap, lock, network, store
-from ..converge import observe
 from ..errors import SandlotError
 from ..launcher.client import UNIT, Launcher
 from ..oserrors import explained
 from ..plan import Operation, descriptions
-from ..sandbox import layer
+from ..sandbox import layer, names
 from ..site import Site
 from . import adopt, payload, services
 from .services import has_systemd
@@ -86,10 +85,10 @@ def present(site: Site, *, check: bool) -> Outcome:
 
 def absent(site: Site, *, check: bool) -> Outcome:
     """Leave the host as it was found; refused while there are sandboxes."""
-    names = sorted(observe.known_names(site))
-    if names:
+    left = sorted(names.known(site))
+    if left:
         raise SandlotError(
-            f"there are sandboxes on this host: {', '.join(names)}",
+            f"there are sandboxes on this host: {', '.join(left)}",
             hint="remove them first: sandboxes with an empty list and purge: true",
         )
     return _converge(site, _absent(site), check=check)

@@ -8,8 +8,10 @@ import hashlib
 import json
 import re
 from functools import partial
-from typing import Any, Callable, Dict, Mapping, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Mapping, Sequence, Tuple
 
+from ..errors import SpecError
+from ..site import Site
 from ..spec.names import (
     absolute_path,
     command,
@@ -22,6 +24,7 @@ from ..spec.names import (
 from ..spec.option import Option
 from ..spec.quantities import integer
 from ..spec.text import line, mapping, refusal, sequence, text
+from . import workspace
 from .model import Image, Job, NamespaceRecord
 
 Json = Dict[str, Any]
@@ -34,6 +37,8 @@ DAY = 86400
 # Written by sandlot for each sandbox: what an image has there is never seen.
 HOST_FILES = ("/etc/hosts", "/etc/resolv.conf", "/etc/hostname")
 MOUNTED = ("dev", "proc", "sys", "tmp")
+# Its sandbox is named by the start of the digest of the layer that is made.
+SANDBOX = re.compile(r"setup-([0-9a-f]{32})")
 _MODE = re.compile(r"[0-7]{3,4}")
 _OWNER = re.compile(r"([0-9]+)(?::([0-9]+))?")
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.~:=_/-]{0,127}")
@@ -203,3 +208,20 @@ def digest(base: str, steps: Sequence[Json]) -> str:
     """What names the layer: the tree below it, and the steps."""
     text = json.dumps([base, list(steps)], sort_keys=True)
     return hashlib.sha256(f"setup layer 1\n{text}".encode()).hexdigest()
+
+
+def sandbox_name(digest: str) -> str:
+    return f"setup-{digest[:32]}"
+
+
+def is_running(site: Site, name: str) -> bool:
+    """Whether ``name`` is a throw-away sandbox whose maker is at work."""
+    matched = SANDBOX.fullmatch(name)
+    return matched is not None and workspace.is_busy(site, matched[1])
+
+
+def check_free(names: Iterable[str]) -> None:
+    for name in names:
+        if SANDBOX.fullmatch(name):
+            hint = "choose another name"
+            raise SpecError("name", name, "is kept for setting up images", hint=hint)

@@ -9,7 +9,6 @@ import time
 from typing import Any, Dict, Mapping
 
 from .. import store
-from ..converge.steps import Failures
 from ..errors import LaunchError
 from ..kernel.inotify import Watch
 from ..site import Site
@@ -37,13 +36,13 @@ def patience_of(site: Site, name: str) -> float:
     return patience(launch.get("healthcheck"))
 
 
-def wait_each(site: Site, deadlines: Mapping[str, float]) -> Failures:
+def wait_each(site: Site, deadlines: Mapping[str, float]) -> Dict[str, LaunchError]:
     """Failures of those not healthy by their deadlines (of time.monotonic), or never to be.
 
     Without a healthcheck it is enough to run. The error has the last output of the healthcheck, or
     the last lines of the log.
     """
-    failures: Failures = {}
+    failures: Dict[str, LaunchError] = {}
     pending: Dict[str, _Waiting] = {}
     with Watch() as watch:
         for name, deadline in deadlines.items():
@@ -64,7 +63,7 @@ def wait_each(site: Site, deadlines: Mapping[str, float]) -> Failures:
     return failures
 
 
-def _look(site: Site, pending: Dict[str, _Waiting], failures: Failures) -> None:
+def _look(site: Site, pending: Dict[str, _Waiting], failures: Dict[str, LaunchError]) -> None:
     """Take out of ``pending`` who is healthy or has failed."""
     for name, waiting in list(pending.items()):
         done, problem = waiting.look()
