@@ -38,7 +38,7 @@ def script(host: Deployment, *words: str, **env: str) -> subprocess.CompletedPro
 
 
 def links(host: Deployment) -> list[str]:
-    etc = Path(install.paths.root, "etc")
+    etc = Path(host.paths.root, "etc")
     return sorted(str(link.relative_to(etc)) for link in etc.glob("rc?.d/*sandlot"))
 
 

@@ -46,7 +46,7 @@ def within(
 ) -> subprocess.CompletedProcess[str]:
     command = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-ec", _WITHIN, "sh"]
     return subprocess.run(
-        [*command, install.paths.root, *words],
+        [*command, host.paths.root, *words],
         env={"PATH": PATH, "LEVEL": level},
         stdin=subprocess.DEVNULL,
         capture_output=True,
