@@ -4,10 +4,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Callable, Dict, Mapping, NoReturn, Protocol
 
-from .errors import HostError, SandlotError
+from .errors import SandlotError
 from .oserrors import explained
 from .site import Site
 
@@ -30,16 +29,16 @@ class Module(Protocol):
 Action = Callable[[Module, Site], Json]
 
 
-def run(module: Module, action: Action, *, root: bool = True) -> NoReturn:
+def run(module: Module, action: Action) -> NoReturn:
     """Exit with what ``action`` returns; an error is the module's failure, and explained.
 
     ``failed`` in the result maps items to messages: the others went on, the module fails after.
     ``warnings`` are Ansible's to show.
     """
     try:
-        if root and os.geteuid() != 0:
-            raise HostError("only root can manage sandboxes", hint="set become: true")
-        result = action(module, Site.from_environment())
+        site = Site.from_environment()
+        site.require_root("set become: true")
+        result = action(module, site)
     except SandlotError as error:
         module.fail_json(msg=str(error))
     except OSError as error:

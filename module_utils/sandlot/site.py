@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 
+from .errors import HostError
+
 PINNED = ("user", "net", "uts", "ipc", "time")
 
 
@@ -37,6 +39,11 @@ class Site:
     @classmethod
     def from_environment(cls) -> Site:
         return cls(os.environ.get("SANDLOT_ROOT", "").rstrip("/"))
+
+    def require_root(self, hint: str) -> None:
+        """HostError unless this process may manage the sandboxes of the site."""
+        if os.geteuid() != 0:
+            raise HostError("only root can manage sandboxes", hint=hint)
 
     @property
     def tag(self) -> str:
@@ -82,6 +89,11 @@ class Site:
     @property
     def launcher_socket(self) -> str:
         return f"{self.run}/launcher.sock"
+
+    @property
+    def has_systemd(self) -> bool:
+        """Whether systemd runs and has the units of this site; a moved root's are not its own."""
+        return not self.root and os.path.isdir("/run/systemd/system")
 
     @property
     def journal(self) -> str:

@@ -130,6 +130,6 @@ def test_it_is_removed(sysvinit: Deployment) -> None:
     install.absent(paths, check=False)
     assert links(sysvinit) == []
     assert not os.path.exists(f"{paths.root}/etc/init.d/sandlot")
-    assert services.left(paths) is None
+    assert services.left(paths) == []
     assert install.absent(paths, check=False).actions == []
     sysvinit.prepare()

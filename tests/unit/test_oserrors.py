@@ -44,12 +44,16 @@ class FakeModule:
         (errno.ELOOP, "remove the cause"),
     ],
 )
-def test_a_module_fails_with_path_and_remedy(code: int, remedy: str) -> None:
+def test_a_module_fails_with_path_and_remedy(
+    monkeypatch: pytest.MonkeyPatch, code: int, remedy: str
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+
     def action(_module: shell.Module, _paths: Site) -> shell.Json:
         raise OSError(code, os.strerror(code), "/a/path")
 
     with pytest.raises(Failed) as failure:
-        shell.run(FakeModule(), action, root=False)
+        shell.run(FakeModule(), action)
     told = str(failure.value)
     assert told.startswith(f"/a/path: {os.strerror(code)}; ") and remedy in told
 

@@ -11,7 +11,7 @@ import os
 import sys
 from typing import Any, List, Optional, Sequence
 
-from ..errors import HostError, SandlotError
+from ..errors import SandlotError
 from ..oserrors import explained
 from ..site import Site
 from . import output
@@ -28,9 +28,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     options = parse(list(sys.argv[1:] if argv is None else argv))
     failure = EXEC_FAILURE if options.command == "exec" else FAILURE
     try:
-        if os.geteuid() != 0:
-            raise HostError("only root can manage sandboxes", hint="use sudo")
-        code = _run(options)
+        site = Site.from_environment()
+        site.require_root("use sudo")
+        module = importlib.import_module(f".{options.module}", __package__)
+        code = int(module.run(site, options))
         sys.stdout.flush()
         return code
     except SandlotError as error:
@@ -50,11 +51,6 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         output.say(f"the output can't be written: {error.strerror}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
-
-
-def _run(options: argparse.Namespace) -> int:
-    module = importlib.import_module(f".{options.module}", __package__)
-    return int(module.run(Site.from_environment(), options))
 
 
 def parse(words: List[str]) -> argparse.Namespace:

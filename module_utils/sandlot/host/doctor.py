@@ -20,7 +20,7 @@ from ..launcher import unresponsive
 from ..launcher.client import UNIT, Launcher
 from ..sandbox import names, record, runtime
 from ..site import Site
-from . import facts, install, payload, probe, services
+from . import facts, payload, probe, services
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 MINIMUM_KERNEL = (5, 12)
@@ -250,18 +250,11 @@ def _installation(site: Site) -> Found:
 
 
 def _start_at_boot(site: Site) -> Found:
-    remedy = "run the role or module sandbox_host"
-    if services.has_systemd(site):
-        enabled = all(map(os.path.lexists, install.boot_links(site)))
-        detail = f"{install.BOOT_UNIT} is {'enabled' if enabled else 'not enabled'}"
-        remedy = f"systemctl enable {install.BOOT_UNIT}, or run sandbox_host"
-        yield _finding("start at boot", detail, wrong=not enabled, remedy=remedy)
-        return
     service = services.find(site)
     if service:
         enabled = service.enabled()
-        detail = f"the {service.kind} service is {'enabled' if enabled else 'not enabled'}"
-        yield _finding("start at boot", detail, wrong=not enabled, remedy=remedy)
+        detail = f"{service.label} is {'enabled' if enabled else 'not enabled'}"
+        yield _finding("start at boot", detail, wrong=not enabled, remedy=service.remedy)
     elif not site.root:
         detail = "no systemd, OpenRC or sysvinit: nothing starts the sandboxes after a boot"
         remedy = f"have what this host runs at a boot call {site.command} up"

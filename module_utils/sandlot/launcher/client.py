@@ -31,7 +31,6 @@ PATIENCE_SECONDS = 5.0
 IN_FLIGHT = 64
 # Of one request: a worker's descriptors, and answers that fit the socket unread.
 TOGETHER = 128
-_SYSTEMD = "/run/systemd/system"
 UNIT = "sandlot.service"
 
 
@@ -140,7 +139,7 @@ class Launcher:
                 f"the sandlot runtime is not installed in {self.site.lib}",
                 hint="run the sandbox_host module or role first",
             )
-        if not self.site.root and os.path.isdir(_SYSTEMD):
+        if self.site.has_systemd:
             _start_unit()
         else:
             self._spawn()

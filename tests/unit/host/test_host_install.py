@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from sandlot.cli import service
 from sandlot.host import install
+from sandlot.host.services import systemd
+from sandlot.host.services.systemd import BOOT_UNIT, Systemd
 from sandlot.launcher.client import UNIT
 from sandlot.site import Site
 
@@ -17,15 +19,15 @@ from sandlot.site import Site
 def systemctl(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """A host with systemd below any root; the calls that are made of it."""
     calls: list[tuple[str, ...]] = []
-    monkeypatch.setattr(install, "has_systemd", lambda paths: True)
-    monkeypatch.setattr(install, "_systemctl", lambda *words: calls.append(words))
+    monkeypatch.setattr(Site, "has_systemd", True)
+    monkeypatch.setattr(systemd, "_systemctl", lambda *words: calls.append(words))
     return calls
 
 
 def _values(unit: str, key: str) -> list[str]:
     return [
         word
-        for line in install.UNITS[unit].splitlines()
+        for line in systemd.UNITS[unit].splitlines()
         if line.startswith(f"{key}=")
         for word in line.partition("=")[2].split()
     ]
@@ -41,9 +43,9 @@ def test_the_launcher_stops_before_what_sandboxes_need() -> None:
 
 
 def test_sandboxes_are_up_after_the_filter_of_the_host() -> None:
-    assert "nftables.service" in _values(install.BOOT_UNIT, "After")
-    assert _values(install.BOOT_UNIT, "PartOf") == ["nftables.service"]
-    assert _values(install.BOOT_UNIT, "ReloadPropagatedFrom") == ["nftables.service"]
+    assert "nftables.service" in _values(BOOT_UNIT, "After")
+    assert _values(BOOT_UNIT, "PartOf") == ["nftables.service"]
+    assert _values(BOOT_UNIT, "ReloadPropagatedFrom") == ["nftables.service"]
 
 
 def test_systemd_learns_of_units_that_change(
@@ -52,19 +54,19 @@ def test_systemd_learns_of_units_that_change(
     paths = Site(str(tmp_path))
     install.present(paths, check=False)
     assert systemctl == [
-        ("enable", install.BOOT_UNIT),
+        ("enable", BOOT_UNIT),
         ("daemon-reload",),
-        ("start", "--no-block", install.BOOT_UNIT),
+        ("start", "--no-block", BOOT_UNIT),
     ]
-    text = Path(install._unit(paths, install.BOOT_UNIT)).read_text()
+    text = Path(Systemd(paths).unit(BOOT_UNIT)).read_text()
     assert "WantedBy=multi-user.target nftables.service\n" in text
     assert f"ExecStart={paths.command} up\n" in text
-    for wanted in install.boot_links(paths):
+    for wanted in Systemd(paths).boot_links():
         Path(wanted).parent.mkdir(parents=True)
-        Path(wanted).symlink_to(install._unit(paths, install.BOOT_UNIT))
+        Path(wanted).symlink_to(Systemd(paths).unit(BOOT_UNIT))
     systemctl.clear()
     assert not install.present(paths, check=False).changed
-    Path(install._unit(paths, UNIT)).write_text("[Unit]\n")
+    Path(Systemd(paths).unit(UNIT)).write_text("[Unit]\n")
     assert install.present(paths, check=False).changed
     assert ("daemon-reload",) in systemctl
 
@@ -75,7 +77,7 @@ def test_a_run_killed_before_the_reload_is_made_good(
     paths = Site(str(tmp_path))
     install.present(paths, check=False)
     install._put(
-        paths, install._unit(paths, UNIT), Path(install._unit(paths, UNIT)).read_text(), 0o644
+        paths, Systemd(paths).unit(UNIT), Path(Systemd(paths).unit(UNIT)).read_text(), 0o644
     )
     systemctl.clear()
     assert install.present(paths, check=False).changed

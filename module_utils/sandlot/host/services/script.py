@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""A service by an init script, of OpenRC or sysvinit.
+
+Init scripts are thin: a script beside the runtime does the work and keeps a launcher running.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import os
+import subprocess
+from typing import ClassVar, Sequence
+
+from ... import store
+from ...errors import HostError
+from .service import Service, Texts
+
+NAME = "sandlot"
+UPDATE_RC = "/usr/sbin/update-rc.d"
+_SEARCH = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+# A launcher on demand is started by whoever needs one, so the keeper waits for the lock of the
+# one that runs, whosever child it is. Descriptor 9 is the keeper's alone: its lock says that it
+# lives. `start` is that of a boot, `keep` that of a deploy, which holds the lock that `up` wants.
+_KEEPER = """\
+#!/bin/sh
+# Does the work of the service sandlot on hosts without systemd.
+umask 077
+{environment}COMMAND={command}
+RUN={run}
+KEEPER=$RUN/.keeper
+
+keep() {{
+    mkdir -p "$RUN" && release || return 1
+    exec 9>>"$KEEPER"
+    if flock --nonblock 9; then
+        setsid "$0" loop </dev/null >>"$RUN/launcher.log" 2>&1 &
+        echo "$!" >"$KEEPER"
+    fi
+    exec 9>&-
+}}
+
+loop() {{
+    cd / || exit 1
+    while [ -x "$COMMAND" ]; do
+        flock "$RUN/launcher.lock" true 9>&-
+        env -i PATH={search} {assignment}"$COMMAND" launcher 9>&-
+        sleep 1 9>&-
+    done
+}}
+
+release() {{
+    [ -s "$KEEPER" ] || return 0
+    flock --nonblock "$KEEPER" true && return 0
+    kill "$(cat "$KEEPER")"
+    flock --timeout 10 "$KEEPER" true
+}}
+
+stop() {{
+    "$COMMAND" down --at-shutdown
+    code=$?
+    release && "$COMMAND" launcher --end && return "$code"
+}}
+
+case "$1" in
+keep) keep ;;
+loop) loop ;;
+start|reload) keep && "$COMMAND" up ;;
+stop) stop ;;
+status) "$COMMAND" launcher --status ;;
+*) exit 2 ;;
+esac
+"""
+
+
+class ScriptService(Service):
+    """The script, its links in runlevels, and the keeper that the script runs."""
+
+    place = f"/etc/init.d/{NAME}"
+    label = f"the service {NAME}"
+    template: ClassVar[str]
+
+    @property
+    def script(self) -> str:
+        return f"{self.site.root}{self.place}"
+
+    @property
+    def keeper(self) -> str:
+        return f"{self.site.lib}/service"
+
+    def texts(self) -> Texts:
+        assignment = f"SANDLOT_ROOT={self.site.root} " if self.site.root else ""
+        values = {
+            "command": self.site.command,
+            "run": self.site.run,
+            "keeper": self.keeper,
+            "search": _SEARCH,
+            "assignment": assignment,
+            "environment": f"export {assignment.strip()}\n" if assignment else "",
+        }
+        return {
+            self.keeper: (_KEEPER.format(**values), 0o755),
+            self.script: (self.template.format(**values), 0o755),
+        }
+
+    def reload(self) -> None:
+        """Scripts are read whenever they are run."""
+
+    def needs_keeping(self, *, changed: bool) -> bool:
+        return changed or not self._is_kept()
+
+    def _is_kept(self) -> bool:
+        """Whether the keeper lives: it holds a lock as long."""
+        try:
+            fd = os.open(f"{self.site.run}/.keeper", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    def keep(self) -> None:
+        self._run([self.keeper, "keep"], outside=True)
+
+    def remove(self) -> None:
+        if os.path.exists(self.keeper):
+            self._run([self.keeper, "stop"], outside=True)
+        if os.path.exists(f"{self.site.root}{UPDATE_RC}"):
+            # It also forgets the order of the scripts.
+            self._run(["update-rc.d", "-f", NAME, "remove"])
+        for path in (*self._links(), self.script, self.keeper):
+            store.remove(path)
+
+    def traces(self) -> list[str]:
+        left = os.path.lexists(self.script) or self._is_kept() or self._links()
+        return [self.label] if left else []
+
+    def _links(self) -> list[str]:
+        patterns = (f"rc?.d/[SK]??{NAME}", f"runlevels/*/{NAME}")
+        return sorted(
+            path for each in patterns for path in glob.glob(f"{self.site.root}/etc/{each}")
+        )
+
+    def _run(self, words: Sequence[str], *, outside: bool = False) -> None:
+        """Run a program of the host; with a moved root, the one in there unless ``outside``."""
+        inside = [] if outside or not self.site.root else ["chroot", self.site.root]
+        command = [*inside, *words]
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env={"PATH": _SEARCH, "LC_ALL": "C"},
+            check=False,
+        )
+        if done.returncode:
+            problem = (done.stderr or done.stdout).strip()
+            raise HostError(
+                f"{' '.join(command)}: {problem}", hint="run again once that is remedied"
+            )

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The units of systemd."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from ...errors import SandlotError
+from ...launcher.client import UNIT
+from ...site import Site
+from .service import Service, Texts
+
+BOOT_UNIT = "sandlot-up.service"
+WANTED_BY = ("multi-user.target", "nftables.service")
+# Two units, for a deploy that holds the lock starts the first, and `up` waits for that lock.
+# Sandboxes are in no unit's cgroup: a shutdown would take away their network, filter and pins under
+# them and kill them last, were they not ended by the unit that is stopped before all these.
+# nftables.service flushes all tables, ours as well, whenever it is started or reloaded.
+UNITS = {
+    UNIT: """\
+[Unit]
+Description=Launcher of the sandboxes of sandlot
+After=local-fs.target network.target nftables.service firewalld.service
+
+[Service]
+ExecStart={command} launcher
+ExecStop={command} down --at-shutdown
+TimeoutStopSec=5min
+KillMode=process
+Restart=always
+RestartSec=1
+TasksMax=infinity
+LimitNOFILE=65536
+""",
+    BOOT_UNIT: """\
+[Unit]
+Description=Sandboxes of sandlot
+Wants={unit}
+After={unit} nftables.service
+PartOf=nftables.service
+ReloadPropagatedFrom=nftables.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart={command} up
+ExecReload={command} up
+TimeoutStartSec=infinity
+
+[Install]
+WantedBy={wanting}
+""",
+}
+
+
+class Systemd(Service):
+    kind = "systemd"
+    place = "/etc/systemd/system"
+    label = BOOT_UNIT
+    remedy = f"systemctl enable {BOOT_UNIT}, or run sandbox_host"
+
+    @classmethod
+    def is_present(cls, site: Site) -> bool:
+        return site.has_systemd
+
+    def unit(self, name: str) -> str:
+        return f"{self.site.root}{self.place}/{name}"
+
+    def boot_links(self) -> list[str]:
+        return [self.unit(f"{wanting}.wants/{BOOT_UNIT}") for wanting in WANTED_BY]
+
+    def texts(self) -> Texts:
+        values = {"command": self.site.command, "unit": UNIT, "wanting": " ".join(WANTED_BY)}
+        return {self.unit(name): (text.format(**values), 0o644) for name, text in UNITS.items()}
+
+    def enabled(self) -> bool:
+        return all(map(os.path.lexists, self.boot_links()))
+
+    def enable(self) -> None:
+        _systemctl("enable", BOOT_UNIT)
+
+    def reload(self) -> None:
+        _systemctl("daemon-reload")
+        # The unit waits for the lock of the host, so nobody who holds the lock may wait for it.
+        _systemctl("start", "--no-block", BOOT_UNIT)
+
+    def needs_keeping(self, *, changed: bool) -> bool:
+        """Never: the unit says Restart=always."""
+        return False
+
+    def keep(self) -> None:
+        self.reload()
+
+    def traces(self) -> list[str]:
+        return [name for name in UNITS if os.path.lexists(self.unit(name))]
+
+    def remove(self) -> None:
+        units = self.traces()
+        _systemctl("disable", "--now", *units)
+        for name in units:
+            os.unlink(self.unit(name))
+        _systemctl("daemon-reload")
+
+
+def _systemctl(*words: str) -> None:
+    command = ["systemctl", *words]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SandlotError(f"{' '.join(command)}: {done.stderr.strip()}")
