@@ -50,7 +50,7 @@ ENGINE_LAUNCHER = {
         "launcher.command",
         "init.journal",
         "build.lower_layers",
-        "sandbox.netns",
+        "kernel.netns",
         "sandbox.oom",
         "launcher.refresher",
         "launcher.server",

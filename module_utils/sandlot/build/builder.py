@@ -19,7 +19,7 @@ from .. import store, wire
 from ..errors import LaunchError
 from ..init import confine, journal, limits, logs, status, users
 from ..init.child import NOT_EXECUTABLE
-from ..kernel import mounts, namespaces
+from ..kernel import mounts, namespaces, netns
 from ..kernel.mounts import (
     MOUNT_ATTR_NODEV,
     MOUNT_ATTR_NOEXEC,
@@ -28,7 +28,7 @@ from ..kernel.mounts import (
 )
 from ..kernel.signals import signal
 from ..launcher import stopper
-from ..sandbox import netns, oom, runtime
+from ..sandbox import oom, runtime
 from . import lower_layers, namespace, rootfs
 from .creator import write_value
 
@@ -157,8 +157,19 @@ def _open_pins(paths: SandboxPaths, launch: Mapping[str, Any]) -> dict[str, int]
                 f"{paths.name}: {paths.pin(kind)} is no namespace of this sandbox",
                 hint=f"umount {paths.pin(kind)} and deploy again, which makes its own",
             )
-    pins = {"net": netns.open_joined(paths.name, joined)} if joined else {}
+    pins = {"net": _open_joined(paths.name, joined)} if joined else {}
     return {**pins, **own}
+
+
+def _open_joined(name: str, joined: Mapping[str, str]) -> int:
+    """The network namespace of another: ``mode`` as in the spec, and the path to open."""
+    mode, path = joined["mode"], joined["path"]
+    try:
+        return netns.open_verified(path) if mode == "host" else netns.open_foreign(path)
+    except LaunchError as error:
+        kind, _, partner = mode.partition(":")
+        hint = f"start sandbox {partner} first" if kind == "container" else error.hint
+        raise LaunchError(f"{name}: network_mode: {error.message}", hint=hint) from error
 
 
 def _device(name: str, number: tuple[int, int]) -> int:

@@ -8,8 +8,7 @@ import os
 from typing import Iterable, Mapping, Sequence
 
 from ..errors import LaunchError, SpecError
-from ..kernel import mountinfo
-from ..sandbox import netns
+from ..kernel import mountinfo, netns
 from ..sandbox.record import Record
 from ..site import Site
 from .decide import Decision, Desired, Observed

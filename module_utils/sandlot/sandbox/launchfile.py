@@ -13,10 +13,10 @@ from dataclasses import asdict
 from typing import Any, Dict, Mapping, Sequence
 
 from .. import security, store
+from ..kernel.netns import HOST
 from ..security import capabilities, seccomp
 from ..site import Site
 from ..spec import Spec, Tmpfs
-from .netns import HOST
 from .process import for_init, process
 from .record import ImageRef, Record
 

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""A network namespace that a sandbox joins instead of having its own: the host's, another's.
+"""Network namespaces by path: opened only when they are one, told apart, shown by a sysfs.
 
-Its owner is not the sandbox's user namespace. So only host root can join it and mount its sysfs,
-and capabilities that the sandbox is granted have no effect on it (user_namespaces(7)).
+A sandbox may join one that its user namespace does not own. Only host root can join that and mount
+its sysfs, and the sandbox's capabilities have no effect on it (user_namespaces(7)).
+
+Here and not in ``network``: the launcher's workers use it, and every sandbox would share or copy
+the memory of that package.
 """
 
 from __future__ import annotations
@@ -12,29 +15,14 @@ import fcntl
 import os
 
 from ..errors import LaunchError
-from ..kernel import mountinfo, mounts, namespaces
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Mapping
+from . import mountinfo, mounts, namespaces
 
 HOST = "/proc/self/ns/net"
 _NS_GET_NSTYPE = 0xB703
 
 
-def open_joined(name: str, netns: Mapping[str, str]) -> int:
-    """What launch.json says under "netns": ``mode`` as in the spec, and the path to open."""
-    mode, path = netns["mode"], netns["path"]
-    try:
-        return open_verified(path) if mode == "host" else open_foreign(path)
-    except LaunchError as error:
-        kind, _, partner = mode.partition(":")
-        hint = f"start sandbox {partner} first" if kind == "container" else error.hint
-        raise LaunchError(f"{name}: network_mode: {error.message}", hint=hint) from error
-
-
 def open_foreign(path: str) -> int:
-    """The same as below, but never the host's."""
+    """As ``open_verified``, but never the host's own."""
     fd = open_verified(path)
     if os.fstat(fd).st_ino != identity(HOST):
         return fd
@@ -67,7 +55,10 @@ def open_verified(path: str) -> int:
 
 
 def identity(path: str) -> int | None:
-    """What tells one network namespace from any other that lives; None when there is none."""
+    """The inode number of the network namespace at a path; None without one.
+
+    No two namespaces that live have the same.
+    """
     try:
         found = os.stat(path)
     except OSError:
