@@ -92,6 +92,23 @@ def test_live_options_do_not_restart(host: Deployment) -> None:
     assert host.pid("a") == pid
 
 
+def test_a_running_init_cuts_its_log_to_another_size(host: Deployment) -> None:
+    """Its digest stays that of its start, so that neither this run nor the next restarts it."""
+    noise = ["sh", "-c", "while :; do echo 0123456789; done"]
+    host.converged(sandbox("a", command=noise, log_max_size="4m"))
+    pid = host.pid("a")
+    logs = [Path(path) for path in host.paths.sandbox("a").logs]
+    eventually(lambda: logs[0].stat().st_size > 1 << 17)
+    result = host.converged(sandbox("a", command=noise, log_max_size="128k"))
+    assert result.actions == ["a: log_max_size 4194304 -> 131072"]
+    eventually(lambda: all(0 < path.stat().st_size <= 1 << 16 for path in logs))
+    assert host.run(sandbox("a", command=noise, log_max_size="128k")).actions == []
+    assert host.pid("a") == pid
+    changed = host.converged(sandbox("a", command=noise, log_max_size="1m", env={"A": "b"}))
+    assert "a: restart: env changed (restart)" in changed.actions
+    assert host.run(sandbox("a", command=noise, log_max_size="1m", env={"A": "b"})).actions == []
+
+
 def test_a_restart_policy_is_taken_over_by_a_running_init(host: Deployment) -> None:
     once = ["sh", "-c", "read line < /tmp/gate"]
     gate = sandbox("a", command=["sh", "-c", f"mkfifo /tmp/gate; {once[2]}; exit 3"])

@@ -42,7 +42,8 @@ _READ_ONLY = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
 # For one step of a start; a host that swaps needs time to do what usually takes a millisecond.
 STEP_SECONDS = 60.0
 SEE_LOG = "see launcher.log in /run/sandlot"
-_INIT_KEYS = ("argv", "env", "cwd", "restart", "stop", "log_max_size")
+# In every launch file; the keys of later options are listed in it, as ``init``.
+INIT_KEYS = ("argv", "env", "cwd", "restart", "stop", "log_max_size")
 
 
 class StartKit:
@@ -98,7 +99,7 @@ def start(
         _identify(paths, pid, pidfd, launch["digest"])
         _forget_oom_adjustment(pid)
         found, fds = _mount_in_pid_namespace(build, pid)
-        config = {key: launch[key] for key in _INIT_KEYS}
+        config = {key: launch[key] for key in (*INIT_KEYS, *launch.get("init", ()))}
         config.update(_confinement(launch), user=None, rlimits=rlimits, restarts=restarts)
         config.update(healthcheck=healthcheck)
         config.update(found, log_place=logs.newest((descriptors[1], descriptors[2])))

@@ -231,7 +231,13 @@ def _shifted(site: Site, image: images.Image, ids: idmap.IdRange) -> tuple[str, 
 
 def _launch(site: Site, record: Record, seen: Observation) -> dict[str, Any]:
     directories = cgroups.directories(site, record.name, seen.cgroups)
-    return launchfile.content(site, record, directories)
+    launch = launchfile.content(site, record, directories)
+    observed = seen.seen.get(record.name)
+    running = observed.running if observed else None
+    if running in (None, launch["digest"]):
+        return launch
+    current = launchfile.decoded(launchfile.current(site, record.name))
+    return launchfile.as_started(launch, current, str(running))
 
 
 def _target(wish: Desired, record: Record, launch: Mapping[str, Any]) -> Target:

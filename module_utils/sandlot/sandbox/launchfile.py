@@ -10,25 +10,38 @@ import hashlib
 import json
 import os
 from dataclasses import asdict
-from typing import Any, Dict, Mapping, Sequence
+from typing import AbstractSet, Any, Dict, Mapping, Sequence
 
 from .. import security, store
 from ..kernel.netns import HOST
+from ..plan import Change
 from ..security import capabilities, seccomp
 from ..site import Site
 from ..spec import Spec, Tmpfs
+from ..spec.option import LAUNCHED, Reach
+from ..spec.options import reaching
 from .process import for_init, process
 from .record import ImageRef, Record
 
 Json = Dict[str, Any]
 
 HOST_FILES = ("hosts", "resolv.conf", "hostname")
-# Outside the digest: what init takes over while it runs, and what follows from the host and the
-# version of sandlot. Neither an upgrade nor a new cgroup hierarchy of the host restarts a sandbox.
-_LIVE = frozenset({"schema", "digest", "restart", "stop", "healthcheck"})
-_DERIVED = frozenset({"cgroups", "seccomp", "masked", "readonly"})
-# What is fixed when the namespaces are made.
-_NAMESPACES = ("ids", "hostname", "sysctls", "time_offset")
+# Keys of no option: facts of the host, the image and the ids.
+FACTS = frozenset(
+    """
+    schema digest name ids image lower host_root tmpfs_root idmap upper work files init
+    """.split()
+)
+# These follow from the host and the version of sandlot: neither an upgrade nor a new cgroup
+# hierarchy of the host restarts a sandbox.
+DERIVED = frozenset({"cgroups", "seccomp", "masked", "readonly"})
+# Init takes these over while it runs.
+LIVE = frozenset(
+    option.launch_key for option in reaching(Reach.INIT) if option.change is Change.LIVE
+)
+# The digests of dd050e5 count it, and its inits run on.
+_LIVE_COUNTED = frozenset({"log_max_size"})
+_UNCOUNTED = frozenset({"schema", "digest", "init"}) | DERIVED | LIVE - _LIVE_COUNTED
 
 
 def content(site: Site, record: Record, cgroups: Sequence[str]) -> Json:
@@ -39,8 +52,18 @@ def content(site: Site, record: Record, cgroups: Sequence[str]) -> Json:
         data["netns"] = joined
     data["name"] = record.name
     data["cgroups"] = list(cgroups)
+    data.update(_later(record.spec))
     data["digest"] = digest(data)
     return data
+
+
+def _later(spec: Spec) -> Json:
+    """Options that dd050e5 does not know: their readers have defaults. ``init`` lists init's."""
+    rows = [row for row in reaching(*LAUNCHED) if row.later]
+    changed = [row for row in rows if getattr(spec, row.name) != row.value(None)]
+    found = {row.name: row.dump(getattr(spec, row.name)) for row in changed}
+    of_init = [row.name for row in changed if Reach.INIT in row.reaches]
+    return {**found, **({"init": of_init} if of_init else {})}
 
 
 def is_shifted(image: ImageRef) -> bool:
@@ -130,14 +153,28 @@ def _seccomp(profile: str, granted: tuple[str, ...]) -> str | None:
 
 def digest(data: Mapping[str, Any]) -> str:
     """Empty values don't count, so that a key which a newer version adds restarts nothing."""
-    counted = {key: value for key, value in data.items() if key not in _LIVE | _DERIVED}
+    return _counted(data, _UNCOUNTED)
+
+
+def _counted(data: Mapping[str, Any], uncounted: AbstractSet[str]) -> str:
+    counted = {key: value for key, value in data.items() if key not in uncounted}
     return _hash({key: value for key, value in counted.items() if value or value == 0})
+
+
+def as_started(launch: Json, current: Mapping[str, Any], running: str) -> Json:
+    """With the digest that init was started with, where it lacks nothing but live settings."""
+    uncounted = _UNCOUNTED | LIVE
+    same = current.get("digest") == running
+    if same and _counted(current, uncounted) == _counted(launch, uncounted):
+        return {**launch, "digest": running}
+    return launch
 
 
 def namespace_digest(data: Mapping[str, Any], record: Record) -> str:
     """When it changes, the namespaces have to be made again."""
-    parts = {key: data[key] for key in _NAMESPACES}
-    return _hash({**parts, "network_mode": record.spec.network_mode})
+    names = [row.name for row in reaching(Reach.NAMESPACES)]
+    parts = {name: data[name] for name in names if name in data}
+    return _hash({**parts, "ids": data["ids"], "network_mode": record.spec.network_mode})
 
 
 def _hash(data: Mapping[str, Any]) -> str:

@@ -10,20 +10,20 @@ from .. import wire
 from ..errors import LaunchError
 from ..site import SandboxPaths
 from . import runtime
+from .launchfile import LIVE
 
-KEYS = ("restart", "stop", "log_max_size", "healthcheck")
 ANSWER_SECONDS = 10.0
 
 
 def differs(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    return any(before.get(key) != after.get(key) for key in KEYS)
+    return any(before.get(key) != after.get(key) for key in LIVE)
 
 
 def configure(sandbox: SandboxPaths, launch: Mapping[str, Any]) -> None:
     running = runtime.running(sandbox.site, sandbox.name)
     if running is not None:
         runtime.check_protocol(sandbox.name, running)
-    config = {key: launch.get(key) for key in KEYS}
+    config = {key: launch.get(key) for key in LIVE}
     try:
         # Also for connecting: an init that accepts nobody must not keep the host's lock.
         with wire.connect(sandbox.socket, timeout=ANSWER_SECONDS) as connection:

@@ -100,7 +100,12 @@ class Spec:
 
     def to_json(self) -> Dict[str, Any]:
         """Every stored option, in a notation that is valid input again."""
-        return {option.name: option.dump(getattr(self, option.name)) for option in STORED}
+        rows = {option.name: (option, getattr(self, option.name)) for option in STORED}
+        return {
+            name: option.dump(value)
+            for name, (option, value) in rows.items()
+            if not option.later or value != option.value(None)
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Spec:

@@ -10,8 +10,8 @@ from typing import Any, Mapping, Sequence
 from ..errors import SpecError
 from . import netmode
 from .model import Spec, from_table
-from .option import check_known
-from .options import NAMES
+from .option import Reach, check_known
+from .options import NAMES, reaching
 from .quantities import UNLIMITED
 from .text import brief, mapping, refusal, sequence, unique
 from .values import TimeOffset
@@ -33,9 +33,8 @@ def normalise(raw: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = No
     return spec
 
 
-# What speaks of the interfaces that a sandbox has of its own.
-_OF_INTERFACES = ("egress", "host_access", "ingress_rate", "egress_rate")
-_OF_NETWORKS = ("networks", *_OF_INTERFACES)
+# Options of interfaces that the sandbox has of its own.
+_OF_NETWORKS = tuple(option.name for option in reaching(Reach.INTERFACES))
 
 
 def _fitting(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -93,9 +92,9 @@ def _check_network(spec: Spec) -> None:
         hint = "leave networks out, or set network_mode: bridge"
         names = ", ".join(item.name for item in spec.networks)
         raise refusal("networks", names, f"can't be had with network_mode {mode}", hint=hint)
-    for option in _OF_INTERFACES:
+    for option in _OF_NETWORKS:
         value = getattr(spec, option)
-        if mode != netmode.BRIDGE and value is not None:
+        if mode != netmode.BRIDGE and option != "networks" and value is not None:
             problem = f"has no effect with network_mode {mode}"
             hint = "leave it out, or set network_mode: bridge"
             raise refusal(option, value, problem, hint=hint)

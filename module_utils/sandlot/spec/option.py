@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import difflib
+import enum
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterable, Mapping, Sequence
+from typing import AbstractSet, Any, Callable, Iterable, Mapping, Sequence
 
 from ..errors import SpecError
 from ..plan import Change
@@ -14,6 +15,32 @@ from .text import brief, mapping, missing, refusal, sequence
 
 Parser = Callable[[str, Any], Any]
 Dumper = Callable[[Any], Any]
+
+
+class Reach(enum.Enum):
+    """The parts of the engine that act on an option."""
+
+    CONVERGE = "converge"
+    """The run itself: names, order, actions, what is told about a sandbox."""
+    IMAGE = "image"
+    ROOT = "root"
+    """The sandbox's root, put together by the builder."""
+    NAMESPACES = "namespaces"
+    """Fixed when the namespaces are made; a change makes them again."""
+    CONFINEMENT = "confinement"
+    """Ids, rights and resource limits that init takes before the workload starts."""
+    INIT = "init"
+    """Init's settings, passed on as launch.json has them."""
+    CGROUP = "cgroup"
+    NETWORK = "network"
+    INTERFACES = "interfaces"
+    """Interfaces that only a sandbox with network_mode bridge has."""
+    HOSTS = "hosts"
+    """The files hosts, resolv.conf and hostname."""
+
+
+# Options in launch.json, for the processes that make and run the sandbox.
+LAUNCHED = frozenset({Reach.ROOT, Reach.NAMESPACES, Reach.CONFINEMENT, Reach.INIT})
 
 
 def as_is(value: Any) -> Any:
@@ -26,12 +53,15 @@ def strings(items: Iterable[Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Option:
-    """What an option is called, takes, falls back to and costs to change.
+    """One option: its name, values, default, cost of a change, and the parts that act on it.
 
-    ``default`` is raw, as a user would write it; ``change`` is None for an action, which is no part
-    of the stored spec. ``type``, ``elements`` and ``choices`` are Ansible's.
-    ``cost(before, after)`` is for an option whose changes are not all of one class. ``no_log`` is
-    for values that Ansible must not show.
+    Every list of options follows from ``reaches``, ``change`` and ``key``: its place in launch.json
+    where the launch file has a notation of its own. ``default`` is raw, as a user would write it;
+    ``change`` is None for an action, which is no part of the stored spec. ``type``, ``elements``
+    and ``choices`` are Ansible's. ``cost(before, after)`` is for an option whose changes are not
+    all of one class. ``no_log`` is for values that Ansible must not show. ``later`` is for options
+    that dd050e5 does not know: at their default they are in no record, digest or launch file, so
+    that an upgrade changes none.
     """
 
     name: str
@@ -47,6 +77,14 @@ class Option:
     required: bool = False
     cost: Callable[[Any, Any], Change] | None = None
     no_log: bool = False
+    reaches: AbstractSet[Reach] = frozenset()
+    key: str = ""
+    later: bool = False
+
+    @property
+    def launch_key(self) -> str:
+        """The option's key in launch.json, "" when it is not there."""
+        return (self.key or self.name) if LAUNCHED & frozenset(self.reaches) else ""
 
     def value(self, raw: Any, prefix: str = "") -> Any:
         """The normalised value; None stands for "not given", as it does in Ansible."""

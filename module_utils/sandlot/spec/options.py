@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from .option import Option
+from .option import Option, Reach
 from .table import identity, limits, network, ordering, security, supervision, workload
 
 OPTIONS: tuple[Option, ...] = (
@@ -19,3 +19,8 @@ OPTIONS: tuple[Option, ...] = (
 STORED: tuple[Option, ...] = tuple(option for option in OPTIONS if option.change is not None)
 NAMES: tuple[str, ...] = tuple(option.name for option in OPTIONS)
 BY_NAME: dict[str, Option] = {option.name: option for option in OPTIONS}
+
+
+def reaching(*parts: Reach) -> tuple[Option, ...]:
+    """The options that one of these parts acts on."""
+    return tuple(option for option in OPTIONS if not option.reaches.isdisjoint(parts))

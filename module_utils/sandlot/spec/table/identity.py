@@ -8,7 +8,7 @@ from functools import partial
 
 from ...plan import Change
 from .. import names, text
-from ..option import Option
+from ..option import Option, Reach
 
 STATES = ("present", "started", "stopped", "healthy", "absent")
 
@@ -21,6 +21,7 @@ OPTIONS = (
             "Name of the sandbox, unique on its host.",
             "1 to 63 ASCII letters, digits, C(_), C(.) and C(-); a letter or digit first.",
         ],
+        reaches={Reach.CONVERGE},
         change=Change.REBUILD,
         required=True,
     ),
@@ -36,6 +37,7 @@ OPTIONS = (
             "V(NAME@sha256:DIGEST) pins it: the sandbox stays on what has that digest, or the "
             "start of one. Another name means a new, empty writable layer.",
         ],
+        reaches={Reach.IMAGE},
         change=Change.REBUILD,
         cost=names.image_cost,
     ),
@@ -50,6 +52,7 @@ OPTIONS = (
             "enough to run.",
             "V(absent) removes it with its writable layer.",
         ],
+        reaches={Reach.CONVERGE},
         default="started",
         choices=STATES,
     ),
@@ -58,6 +61,7 @@ OPTIONS = (
         "bool",
         text.flag,
         ["Whether to restart the sandbox even if nothing about it changed."],
+        reaches={Reach.CONVERGE},
         default=False,
     ),
     Option(
@@ -70,6 +74,7 @@ OPTIONS = (
             "It is prepared beside the old one. Unless it starts and becomes healthy, the old one "
             "is started again, and the module fails.",
         ],
+        reaches={Reach.CONVERGE},
         default=False,
     ),
 )

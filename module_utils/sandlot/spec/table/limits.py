@@ -8,7 +8,7 @@ from functools import partial
 
 from ...plan import Change
 from .. import confinement, quantities
-from ..option import Option, strings
+from ..option import Option, Reach, strings
 
 MAX_PIDS = 4_194_304
 
@@ -21,6 +21,7 @@ OPTIONS = (
             "Memory limit, at least V(6m); a number of bytes, or with a unit of "
             "V(b), V(k), V(m), V(g) or V(t).",
         ],
+        reaches={Reach.CGROUP},
         change=Change.LIVE,
     ),
     Option(
@@ -31,6 +32,7 @@ OPTIONS = (
             "Limit of memory and swap together, not below O(memory), which it needs.",
             "V(-1) leaves swap without a limit.",
         ],
+        reaches={Reach.CGROUP},
         change=Change.LIVE,
     ),
     Option(
@@ -38,6 +40,7 @@ OPTIONS = (
         "float",
         partial(quantities.number, minimum=0.01, maximum=quantities.MAX_CPUS, digits=5),
         ["CPU time limit, in CPUs; V(0.5) is half of one."],
+        reaches={Reach.CGROUP},
         change=Change.LIVE,
     ),
     Option(
@@ -45,6 +48,7 @@ OPTIONS = (
         "int",
         partial(quantities.integer, minimum=2, maximum=262144),
         ["Weight when CPUs are contended, from 2 to 262144; 1024 is that of other processes."],
+        reaches={Reach.CGROUP},
         change=Change.LIVE,
     ),
     Option(
@@ -52,6 +56,7 @@ OPTIONS = (
         "str",
         quantities.cpu_set,
         ["CPUs the sandbox may run on, such as V(0-3) or V(0,2)."],
+        reaches={Reach.CGROUP},
         change=Change.LIVE,
     ),
     Option(
@@ -62,6 +67,7 @@ OPTIONS = (
             "How many processes and threads may exist in the sandbox, its init included.",
             "V(-1) leaves it without a limit.",
         ],
+        reaches={Reach.CGROUP},
         change=Change.LIVE,
         default=2048,
     ),
@@ -73,6 +79,8 @@ OPTIONS = (
             "Resource limits of each process, as V(NAME:SOFT:HARD) or V(NAME:BOTH).",
             "V(-1) is unlimited. Names are those of setrlimit(2), in lower case: V(nofile).",
         ],
+        reaches={Reach.CONFINEMENT},
+        key="rlimits",
         change=Change.RESTART,
         default=[],
         dump=strings,
@@ -86,6 +94,7 @@ OPTIONS = (
             "Bits a second that each of the sandbox's interfaces takes in, from V(8kbit) to "
             "V(34gbit); a number, or with a unit of V(k), V(m) or V(g), as in V(10mbit).",
         ],
+        reaches={Reach.INTERFACES},
         change=Change.LIVE,
     ),
     Option(
@@ -96,6 +105,7 @@ OPTIONS = (
             "Bits a second that each of the sandbox's interfaces sends, in the notation of "
             "O(ingress_rate). It is kept outside the sandbox, out of its reach.",
         ],
+        reaches={Reach.INTERFACES},
         change=Change.LIVE,
     ),
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...plan import Change
 from .. import addresses, grants, names, netmode, text
-from ..option import Option, records, strings
+from ..option import Option, Reach, records, strings
 from ..values import Attachment
 
 _NETWORK_FIELDS = (
@@ -88,6 +88,8 @@ OPTIONS = (
             "With the last three, nothing of sandlot's packet filter is between the sandbox and "
             "who else is in that namespace.",
         ],
+        reaches={Reach.NAMESPACES, Reach.ROOT, Reach.NETWORK, Reach.HOSTS},
+        key="netns",
         change=Change.RESTART,
         default=netmode.BRIDGE,
     ),
@@ -100,6 +102,7 @@ OPTIONS = (
             "where it reaches every service that listens on the host's loopback interface or on "
             "an abstract unix socket.",
         ],
+        reaches={Reach.CONVERGE},
         change=Change.LIVE,
         default=False,
     ),
@@ -113,6 +116,7 @@ OPTIONS = (
             "An empty list leaves it with a loopback interface only. Changes reach a running "
             "sandbox without a restart; an interface keeps its name as long as its network stays.",
         ],
+        reaches={Reach.INTERFACES, Reach.HOSTS},
         change=Change.LIVE,
         default=[{"name": "default"}],
         dump=_dump_networks,
@@ -132,6 +136,7 @@ OPTIONS = (
             "Two ranges of one length publish port by port, up to "
             f"{addresses.MAX_PORTS} ports in all. Quote them: YAML reads V(53:53) as a number.",
         ],
+        reaches={Reach.NETWORK},
         change=Change.LIVE,
         default=[],
         dump=strings,
@@ -142,6 +147,7 @@ OPTIONS = (
         "dict",
         partial(names.pairs, key=addresses.hosts_name, item=addresses.address_text),
         ["Lines added to C(/etc/hosts), as host name to IP address."],
+        reaches={Reach.HOSTS},
         change=Change.LIVE,
         default={},
         dump=dict,
@@ -155,6 +161,7 @@ OPTIONS = (
             "Without them, those of the first network that has any, else those of the host that "
             "can be reached from a sandbox.",
         ],
+        reaches={Reach.HOSTS, Reach.NETWORK},
         change=Change.LIVE,
         default=[],
         dump=list,
@@ -170,6 +177,7 @@ OPTIONS = (
             "Entries are those of C(egress) of a network, such as V(203.0.113.0/24), "
             "V(198.51.100.7:443/tcp), V(deb.example.org:443), V(53/udp) or V(dns).",
         ],
+        reaches={Reach.INTERFACES},
         change=Change.LIVE,
         dump=_dump_grants,
         elements="raw",
@@ -182,6 +190,7 @@ OPTIONS = (
             "Services of the host that the sandbox reaches at the gateway addresses of its "
             "networks, such as V(9100/tcp), instead of what its networks say.",
         ],
+        reaches={Reach.INTERFACES},
         change=Change.LIVE,
         dump=_dump_grants,
         elements="raw",

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from ...plan import Change
 from .. import dependencies
-from ..option import Option
+from ..option import Option, Reach
 
 OPTIONS = (
     Option(
@@ -22,6 +22,7 @@ OPTIONS = (
             "this one depends on can't be removed.",
             "A restart of one of them does not restart this one.",
         ],
+        reaches={Reach.CONVERGE},
         change=Change.LIVE,
         default=[],
         dump=dependencies.dump,

@@ -8,7 +8,7 @@ from functools import partial
 
 from ...plan import Change
 from .. import confinement, names, quantities, text
-from ..option import Option, record
+from ..option import Option, Reach, record
 from ..values import TimeOffset
 
 SECCOMP_PROFILES = ("default", "unconfined")
@@ -35,6 +35,7 @@ OPTIONS = (
             "Capabilities granted in the sandbox's own user namespace; without this, none.",
             "With or without C(CAP_), in any case. V(ALL) is refused.",
         ],
+        reaches={Reach.CONFINEMENT},
         change=Change.RESTART,
         default=[],
         dump=list,
@@ -45,6 +46,7 @@ OPTIONS = (
         "str",
         partial(text.choice, choices=SECCOMP_PROFILES),
         ["System calls the sandbox may make; V(unconfined) leaves out the filter."],
+        reaches={Reach.CONFINEMENT},
         change=Change.RESTART,
         default="default",
         choices=SECCOMP_PROFILES,
@@ -57,6 +59,7 @@ OPTIONS = (
             "Kernel parameters of the sandbox's namespaces.",
             "Only C(net.*), C(kernel.shm*), C(kernel.msg*), C(kernel.sem) and C(fs.mqueue.*).",
         ],
+        reaches={Reach.NAMESPACES},
         change=Change.RESTART,
         default={},
         dump=dict,
@@ -70,6 +73,7 @@ OPTIONS = (
             "Fractions count to the microsecond. Negative seconds turn a clock back, "
             "never below zero.",
         ],
+        reaches={Reach.NAMESPACES},
         change=Change.RESTART,
         dump=_dump_offset,
         suboptions=_CLOCK_FIELDS,

@@ -8,7 +8,7 @@ from functools import partial
 
 from ...plan import Change
 from .. import healthcheck, names, quantities, text
-from ..option import Option
+from ..option import Option, Reach
 
 RESTART_POLICIES = ("no", "on-failure", "always", "unless-stopped")
 DAY = 86400
@@ -98,6 +98,8 @@ OPTIONS = (
         "str",
         partial(text.choice, choices=RESTART_POLICIES),
         ["When the workload is started again after it ended."],
+        reaches={Reach.INIT},
+        key="restart",
         change=Change.LIVE,
         default="unless-stopped",
         choices=RESTART_POLICIES,
@@ -107,6 +109,8 @@ OPTIONS = (
         "int",
         partial(quantities.integer, minimum=0, maximum=2**31 - 1),
         ["How often O(restart_policy=on-failure) tries again; V(0) is without end."],
+        reaches={Reach.INIT},
+        key="restart",
         change=Change.LIVE,
         default=0,
     ),
@@ -118,6 +122,8 @@ OPTIONS = (
             "Signal that asks the workload to end, by name or number.",
             "Without it, that of the image, else V(SIGTERM).",
         ],
+        reaches={Reach.INIT},
+        key="stop",
         change=Change.LIVE,
         dump=_signal_name,
     ),
@@ -126,6 +132,8 @@ OPTIONS = (
         "int",
         partial(quantities.integer, minimum=0, maximum=DAY),
         ["Seconds between O(stop_signal) and C(SIGKILL), up to a day."],
+        reaches={Reach.INIT},
+        key="stop",
         change=Change.LIVE,
         default=10,
     ),
@@ -134,7 +142,8 @@ OPTIONS = (
         "str",
         partial(quantities.size, minimum=quantities.LOG_MINIMUM),
         ["How much of the workload's output is kept, at least V(64k)."],
-        change=Change.RESTART,
+        reaches={Reach.INIT},
+        change=Change.LIVE,
         default="10m",
     ),
     Option(
@@ -142,6 +151,7 @@ OPTIONS = (
         "dict",
         partial(names.pairs, key=names.label_name, item=text.text),
         ["Names and values of your own, kept with the sandbox beside those of its image."],
+        reaches={Reach.CONVERGE},
         change=Change.LIVE,
         default={},
         dump=dict,
@@ -157,6 +167,7 @@ OPTIONS = (
             "with doubling pauses up to the interval.",
             "Without it, that of the image, if it brings one.",
         ],
+        reaches={Reach.INIT},
         change=Change.LIVE,
         dump=partial(healthcheck.dump, fields=_HEALTH_FIELDS),
         suboptions=_HEALTH_FIELDS,
@@ -171,5 +182,6 @@ OPTIONS = (
             "start period and, for each retry, interval and timeout.",
             "To that come 5 seconds; it is at least 10 seconds and at most an hour.",
         ],
+        reaches={Reach.CONVERGE},
     ),
 )

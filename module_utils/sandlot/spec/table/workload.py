@@ -8,7 +8,7 @@ from functools import partial
 
 from ...plan import Change
 from .. import confinement, names, text
-from ..option import Option, strings
+from ..option import Option, Reach, strings
 
 OPTIONS = (
     Option(
@@ -21,6 +21,8 @@ OPTIONS = (
             "A list of arguments, or a string that is split into words as a shell does; "
             "no shell runs and nothing is expanded.",
         ],
+        reaches={Reach.INIT},
+        key="argv",
         change=Change.RESTART,
         default=[],
         dump=list,
@@ -33,6 +35,8 @@ OPTIONS = (
             "Program and arguments put before O(command); a list or a string, as there.",
             "Without it, that of the image is used. With it, the image's command is not.",
         ],
+        reaches={Reach.INIT},
+        key="argv",
         change=Change.RESTART,
         default=[],
         dump=list,
@@ -45,6 +49,7 @@ OPTIONS = (
             "Environment variables, beside those of the image. Quote values that YAML would read "
             "as booleans or numbers.",
         ],
+        reaches={Reach.INIT},
         change=Change.RESTART,
         default={},
         dump=dict,
@@ -57,6 +62,8 @@ OPTIONS = (
             "Directory the workload starts in, an absolute path in the sandbox.",
             "Without it, that of the image, else V(/).",
         ],
+        reaches={Reach.INIT, Reach.ROOT},
+        key="cwd",
         change=Change.RESTART,
     ),
     Option(
@@ -68,6 +75,7 @@ OPTIONS = (
             "Each is a name from the image or an id from 0 to 65535; quote ids with a colon.",
             "Without it, that of the image, else V(0).",
         ],
+        reaches={Reach.CONFINEMENT},
         change=Change.RESTART,
     ),
     Option(
@@ -78,6 +86,7 @@ OPTIONS = (
             "Host name inside the sandbox.",
             "Defaults to O(name), with V(-) for each character a host name can't have.",
         ],
+        reaches={Reach.NAMESPACES, Reach.HOSTS},
         change=Change.RESTART,
     ),
     Option(
@@ -89,6 +98,7 @@ OPTIONS = (
             "Options are C(size=), C(nr_inodes=), C(mode=), C(uid=), C(gid=) and C(exec), "
             "separated by commas. They are mounted nosuid, nodev and, without C(exec), noexec.",
         ],
+        reaches={Reach.ROOT},
         change=Change.RESTART,
         default=[],
         dump=strings,
@@ -99,6 +109,7 @@ OPTIONS = (
         "bool",
         text.flag,
         ["Whether the root filesystem is mounted read-only."],
+        reaches={Reach.ROOT},
         change=Change.RESTART,
         default=False,
     ),

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Each option reaches the parts that its row names and no others, at the cost that it tells."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sandlot.build import builder
+from sandlot.cgroups import knobs
+from sandlot.idmap import IdRange
+from sandlot.network import Rates
+from sandlot.plan import Change
+from sandlot.sandbox import etcfiles, launchfile
+from sandlot.sandbox.record import PRESENT, ImageRef, Record
+from sandlot.site import Site
+from sandlot.spec import OPTIONS, Spec, normalise, options
+from sandlot.spec.option import LAUNCHED, Option, Reach
+from sandlot.spec.options import reaching
+from sandlot.spec.text import flag
+
+SITE = Site("/moved")
+IMAGE = ImageRef("busybox", "0f" * 32, ("/var/lib/sandlot/images/trees/0f/root",))
+HOST = knobs.Host(frozenset(range(4)), frozenset({0}))
+BASE = {"name": "web", "image": "busybox", "command": ["true"], "allow_host_network": True}
+# Launch digests and namespace digests as dd050e5 computes them, cut to twelve digits.
+EARLIER: dict[str, list[Any]] = json.loads(
+    (Path(__file__).parent / "digests_dd050e5.json").read_text()
+)
+# A value of each option that makes a difference, with whatever it needs beside it.
+OTHER: dict[str, Any] = {
+    "name": "other",
+    "image": "debian",
+    "state": "stopped",
+    "restart": True,
+    "recreate": True,
+    "command": ["false"],
+    "entrypoint": ["sh"],
+    "env": {"A": "b"},
+    "working_dir": "/srv",
+    "user": "33",
+    "hostname": "h",
+    "tmpfs": ["/x"],
+    "read_only": True,
+    "network_mode": "host",
+    "allow_host_network": False,
+    "networks": [{"name": "default", "aliases": ["a"], "ipv4_address": "10.77.0.9"}],
+    "published_ports": ["80:80"],
+    "etc_hosts": {"a": "192.0.2.1"},
+    "dns_servers": ["192.0.2.53"],
+    "egress": ["dns"],
+    "host_access": ["9100/tcp"],
+    "memory": "64m",
+    "memory_swap": "-1",
+    "cpus": 0.5,
+    "cpu_shares": 2,
+    "cpuset_cpus": "1",
+    "pids_limit": 64,
+    "ulimits": ["nofile:5:6"],
+    "ingress_rate": "1mbit",
+    "egress_rate": "1mbit",
+    "capabilities": ["NET_RAW"],
+    "seccomp_profile": "unconfined",
+    "sysctls": {"kernel.shmmax": "9"},
+    "time_offset": {"boottime": 5},
+    "depends_on": ["db"],
+    "restart_policy": "no",
+    "restart_retries": 3,
+    "stop_signal": "SIGINT",
+    "stop_timeout": 3,
+    "log_max_size": "1m",
+    "labels": {"a": "b"},
+    "healthcheck": {"tcp": "80"},
+    "healthy_wait_timeout": 5,
+}
+BESIDE: dict[str, Any] = {
+    "restart_retries": {"restart_policy": "on-failure"},
+    "memory_swap": {"memory": "64m"},
+    "network_mode": {"networks": []},
+}
+
+
+def spec_of(option: str, **changed: Any) -> Spec:
+    return normalise({**BASE, **BESIDE.get(option, {}), **changed})
+
+
+def record_of(spec: Spec) -> Record:
+    return Record(spec.name, PRESENT, "started", spec, IdRange(200000), IMAGE)
+
+
+def launch(spec: Spec) -> dict[str, Any]:
+    return launchfile.content(SITE, record_of(spec), [])
+
+
+def keys(option: str) -> set[str]:
+    """Keys of launch.json that differ when the option does."""
+    before, after = launch(spec_of(option)), launch(spec_of(option, **{option: OTHER[option]}))
+    return {key for key in {*before, *after} if before.get(key) != after.get(key)}
+
+
+def values(part: Reach, spec: Spec) -> Any:
+    """All that one part makes of a spec."""
+    if part is Reach.CGROUP:
+        return [knob.wanted(spec, HOST) for knob in (*knobs.VERSION_1, *knobs.VERSION_2)]
+    if part is Reach.HOSTS:
+        record = record_of(spec)
+        around = etcfiles.surroundings({}, {spec.name: record}, {spec.name: ()})
+        aliases = [item.aliases for item in spec.networks]
+        return etcfiles.contents(record, around), aliases
+    if part is Reach.INTERFACES:
+        rates = Rates(spec.ingress_rate, spec.egress_rate)
+        return spec.networks, rates, spec.egress, spec.host_access
+    return record_of(spec).policy, spec.published_ports, spec.network_mode
+
+
+def test_every_option_reaches_somebody() -> None:
+    assert [option.name for option in OPTIONS if not option.reaches] == []
+    assert set(OTHER) == {option.name for option in OPTIONS}
+    assert all(option.launch_key or not option.key for option in OPTIONS)
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_an_option_reaches_the_launch_file_or_not(option: Option) -> None:
+    if option.name == "name":
+        return
+    # hostname is a variable of the workload, network_mode decides on sysctls of its own.
+    others = {"hostname": {"env"}, "network_mode": {"sysctls"}, "capabilities": {"seccomp"}}
+    follow = {"seccomp_profile": {"seccomp"}, **others}.get(option.name, set())
+    expected = {option.launch_key} | follow if option.reaches & LAUNCHED else set()
+    assert keys(option.name) - {"digest"} == expected
+    assert ("digest" in keys(option.name)) == (
+        bool(expected) and (option.change is not Change.LIVE or option.name == "log_max_size")
+    )
+
+
+@pytest.mark.parametrize("part", [Reach.CGROUP, Reach.HOSTS, Reach.INTERFACES])
+def test_a_part_acts_on_the_options_that_reach_it(part: Reach) -> None:
+    acting = {
+        name
+        for name in OTHER
+        if name != "name"
+        and values(part, spec_of(name)) != values(part, spec_of(name, **{name: OTHER[name]}))
+    }
+    assert acting - {"network_mode"} == {row.name for row in reaching(part)} - {"network_mode"}
+
+
+def test_the_network_acts_on_the_options_that_reach_it() -> None:
+    for row in reaching(Reach.NETWORK, Reach.INTERFACES):
+        before, after = (spec_of(row.name, **x) for x in ({}, {row.name: OTHER[row.name]}))
+        both = [(values(Reach.NETWORK, x), values(Reach.INTERFACES, x)) for x in (before, after)]
+        assert both[0] != both[1], row.name
+
+
+def test_every_key_of_a_launch_file_is_an_options_or_a_fact() -> None:
+    spec = spec_of("network_mode", network_mode="host", healthcheck={"tcp": "80"})
+    of_options = {option.launch_key for option in reaching(*LAUNCHED)}
+    known = launchfile.FACTS | launchfile.DERIVED | of_options
+    assert set(launch(spec)) <= known
+    assert of_options <= set(launch(spec))
+    assert not (launchfile.FACTS | launchfile.DERIVED) & of_options
+
+
+def test_a_healthcheck_that_is_turned_off_does_not_reach_init() -> None:
+    assert "healthcheck" not in launch(spec_of("healthcheck", healthcheck={"test": ["NONE"]}))
+
+
+def test_init_is_given_what_reaches_it() -> None:
+    by_builder = {*builder.INIT_KEYS, "healthcheck"}
+    assert {option.launch_key for option in reaching(Reach.INIT)} == by_builder
+    assert {"restart", "stop", "log_max_size", "healthcheck"} == launchfile.LIVE
+
+
+def test_a_controller_is_known_for_each_limit() -> None:
+    assert {option.name for option in reaching(Reach.CGROUP)} == set(knobs.CONTROLLERS)
+
+
+@pytest.fixture(params=[Change.LIVE, Change.RESTART])
+def row(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Option]:
+    """An option that the table does not have, in it."""
+    facts = {"change": request.param, "default": False, "reaches": {Reach.INIT}, "later": True}
+    row = Option("nap", "bool", flag, ["Naps."], **facts)
+    with monkeypatch.context() as patched:
+        patched.setattr(options, "OPTIONS", (*OPTIONS, row))
+        patched.setattr(Spec, "nap", False, raising=False)
+        yield importlib.reload(launchfile) and row
+    importlib.reload(launchfile)
+
+
+def test_a_new_option_of_init_is_one_row(row: Option, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Init gets it when it is not at its default, and an upgrade changes no launch file."""
+    before = launch(spec_of("nap"))
+    assert "nap" not in before and "init" not in before
+    monkeypatch.setattr(Spec, "nap", True)
+    after = launch(spec_of("nap"))
+    assert (after["nap"], after["init"]) == (True, ["nap"])
+    assert (after["digest"] != before["digest"]) == (row.change is Change.RESTART)
+    assert ("nap" in launchfile.LIVE) == (row.change is Change.LIVE)
+
+
+@pytest.mark.parametrize("option", EARLIER)
+def test_digests_are_those_of_dd050e5(option: str) -> None:
+    """An upgrade restarts nothing."""
+    for value, digest, namespaces in EARLIER[option]:
+        context = json.loads(
+            (Path(__file__).parents[1] / "spec" / "cases" / f"{option}.json").read_text()
+        ).get("context", {})
+        raw = {"name": "web", "image": "busybox", "command": ["true"], **context, option: value}
+        record = record_of(normalise(raw))
+        data = launchfile.content(SITE, record, ["/sys/fs/cgroup/sandlot/web"])
+        assert data["digest"][:12] == digest, value
+        assert launchfile.namespace_digest(data, record)[:12] == namespaces, value
+
+
+def test_a_live_change_keeps_the_digest_that_init_was_started_with() -> None:
+    old, new = (launch(spec_of("log_max_size", log_max_size=size)) for size in ("10m", "1m"))
+    running = old["digest"]
+    assert new["digest"] != running
+    kept = launchfile.as_started(new, old, running)
+    assert (kept["digest"], kept["log_max_size"]) == (running, 1 << 20)
+    # The next run finds the file that this one wrote.
+    assert launchfile.as_started(new, kept, running) == kept
+    other = launch(spec_of("env", env={"A": "b"}, log_max_size="1m"))
+    assert launchfile.as_started(other, old, running) == other
+    assert launchfile.as_started(new, {}, running) == new
+    assert launchfile.as_started(new, {**old, "digest": "another"}, running) == new
