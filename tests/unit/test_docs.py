@@ -111,10 +111,37 @@ def test_every_page_is_linked_from_another() -> None:
     assert sorted(map(_name, pages - linked)) == []
 
 
+def _named_tests() -> Iterator[tuple[str, str]]:
+    """(file, test) of each name in the index; one without a file continues the one before."""
+    file = ""
+    for name in re.findall(
+        r"`([\w/]*(?:\.py)?(?:::\w+)*)`", (ROOT / "tests/README.md").read_text()
+    ):
+        path, *parts = name.split("::")
+        file = path if path.endswith(".py") else file
+        for part in parts if path.endswith(".py") or not path else ():
+            yield file, part
+
+
 def test_named_tests_exist() -> None:
-    named = re.findall(r"`(tests/[\w/.]+)::(\w+)`", (ROOT / "tests/README.md").read_text())
-    assert named
-    assert [f"{p}::{n}" for p, n in named if f"def {n}(" not in (ROOT / p).read_text()] == []
+    files = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    named = list(_named_tests())
+    assert len(named) > 200
+    assert [
+        f"{file}::{name}"
+        for file, name in named
+        if not re.search(rf"(def|class) {name}\b", files.get(Path(file).name, ""))
+    ] == []
+
+
+ENGINE = ROOT / "module_utils/sandlot"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_named_code_exists(page: Path) -> None:
+    """Paths in backticks are those of the tree, of the engine or of a directory of tests."""
+    named = re.findall(r"`([\w-]+/[\w./-]*\.(?:py|txt|svg))`", page.read_text(encoding="utf-8"))
+    assert [n for n in named if not any((top / n).exists() for top in (ROOT, ENGINE))] == []
 
 
 # -- commands
