@@ -10,6 +10,7 @@ import os
 import stat
 
 from .errors import StateError
+from .kernel.files import write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -132,9 +133,7 @@ def _write_file(path: str, content: bytes, *, mode: int, durable: bool) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         os.fchmod(fd, mode)
-        view = memoryview(content)
-        while view:
-            view = view[os.write(fd, view) :]
+        write_all(fd, content)
         if durable:
             os.fsync(fd)
     finally:

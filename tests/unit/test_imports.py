@@ -45,6 +45,7 @@ ENGINE_LAUNCHER = {
         "build.rootfs",
     ),
     *(
+        "kernel.files",
         "kernel.linkflags",
         "kernel.nftables",
         "launcher.command",

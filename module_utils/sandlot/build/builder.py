@@ -20,6 +20,7 @@ from ..errors import LaunchError
 from ..init import confine, journal, limits, logs, status, users
 from ..init.child import NOT_EXECUTABLE
 from ..kernel import mounts, namespaces, netns
+from ..kernel.files import write_value
 from ..kernel.mounts import (
     MOUNT_ATTR_NODEV,
     MOUNT_ATTR_NOEXEC,
@@ -30,7 +31,6 @@ from ..kernel.signals import signal
 from ..launcher import stopper
 from ..sandbox import oom, runtime
 from . import lower_layers, namespace, rootfs
-from .creator import write_value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

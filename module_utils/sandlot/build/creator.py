@@ -9,25 +9,22 @@ taken the sandbox's own uid, so the kernel charges its per-user limits to that u
 
 from __future__ import annotations
 
-import _socket
-import fcntl
 import os
-import struct
 
 from .. import wire
 from ..errors import LaunchError, SpecError
-from ..kernel import confine, mounts, namespaces
+from ..kernel import confine, linkflags, mounts, namespaces
+from ..kernel.files import write_value
 from ..sandbox import runtime
 from ..site import PINNED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from typing import Any, Mapping, Sequence
 
     from ..site import SandboxPaths
 
-_SIOCSIFFLAGS = 0x8914
-_IFF_UP = 1
 STEP_SECONDS = 60.0
 
 
@@ -88,21 +85,12 @@ def _receive_or_raise(sock: _socket.socket) -> None:
 
 def _write_maps(pid: int, launch: Mapping[str, Any]) -> None:
     ids = launch["ids"]
-    write_value(f"/proc/{pid}/uid_map", f"0 {ids['uid']} {ids['size']}\n")
-    write_value(f"/proc/{pid}/gid_map", f"0 {ids['gid']} {ids['size']}\n")
+    write_value(f"/proc/{pid}/uid_map", f"0 {ids['uid']} {ids['size']}")
+    write_value(f"/proc/{pid}/gid_map", f"0 {ids['gid']} {ids['size']}")
     for clock, seconds in (launch["time_offset"] or {}).items():
         whole = int(seconds // 1)
         nanoseconds = int(round((seconds - whole) * 1_000_000_000))
-        write_value(f"/proc/{pid}/timens_offsets", f"{clock} {whole} {nanoseconds}\n")
-
-
-def write_value(path: str, text: str) -> None:
-    """Into a file of procfs or a cgroup, which take a value in one call."""
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
+        write_value(f"/proc/{pid}/timens_offsets", f"{clock} {whole} {nanoseconds}")
 
 
 def _pin(paths: SandboxPaths, pid: int, kind: str) -> None:
@@ -121,9 +109,7 @@ def _configure(pid: int, launch: Mapping[str, Any], kinds: Sequence[str]) -> Non
         os.close(fd)
     namespaces.set_hostname(launch["hostname"])
     if "net" in kinds:
-        sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
-        fcntl.ioctl(sock.fileno(), _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
-        sock.close()
+        linkflags.change("lo", up=True)
     for key, value in launch["sysctls"].items():
         _set_sysctl(key, str(value), launch["ids"]["uid"])
 

@@ -17,6 +17,7 @@ from typing import Any, Mapping, NoReturn, Tuple
 from .. import store
 from ..errors import LaunchError, SandlotError
 from ..kernel import namespaces
+from ..kernel.files import write_all
 from ..site import Site
 from . import lower_layers, namespace, rootfs
 
@@ -84,9 +85,7 @@ def _place(root: int, step: Mapping[str, Any], content: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(temporary, flags, 0o600, dir_fd=parent)
     try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(fd, view) :]
+        write_all(fd, content)
         os.fchown(fd, *_owner(step))
         os.fchmod(fd, int(step.get("mode", "0644"), 8))
         os.rename(temporary, leaf, src_dir_fd=parent, dst_dir_fd=parent)

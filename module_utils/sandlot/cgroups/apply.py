@@ -10,9 +10,10 @@ import os
 from typing import TYPE_CHECKING, Mapping, NamedTuple
 
 from ..errors import HostError, SandlotError
+from ..kernel import files
 from ..plan import Operation
 from ..site import Site
-from . import files, parents
+from . import parents
 from .knobs import UNLIMITED, Knob
 from .layout import Hierarchy
 from .state import CgroupState, check, observe_one, wanted
@@ -87,7 +88,7 @@ def _set(change: _Change, directory: str, name: str) -> None:
     if knob.file == "memory.max" and change.after != UNLIMITED:
         _make_room(change, directory, name)
     try:
-        files.write(path, knob.spelled(change.after))
+        files.write_value(path, knob.spelled(change.after))
     except OSError as error:
         if error.errno == errno.EBUSY and knob.file in _MEMORY_FILES:
             raise _too_much_used(change, directory, name) from error
@@ -106,7 +107,7 @@ def _make_room(change: _Change, directory: str, name: str) -> None:
         return
     # Fails with EAGAIN when less than that could be reclaimed; older kernels lack the file.
     with contextlib.suppress(FileNotFoundError, BlockingIOError):
-        files.write(f"{directory}/memory.reclaim", str(excess))
+        files.write_value(f"{directory}/memory.reclaim", str(excess))
     if (used_memory(directory) or 0) > int(change.after):
         raise _too_much_used(change, directory, name)
 

@@ -14,10 +14,10 @@ version 1 (``name=systemd``) is its owner's.
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 
+from ..kernel.files import directories
 from ..site import Site
 
 MOUNTINFO = "/proc/self/mountinfo"
@@ -94,13 +94,5 @@ def names(site: Site, layout: Layout | None = None) -> set[str]:
     """Sandboxes that have a cgroup in any hierarchy."""
     found: set[str] = set()
     for hierarchy in (layout or detect()).hierarchies:
-        found.update(children(hierarchy.parent(site)))
+        found.update(directories(hierarchy.parent(site)))
     return found
-
-
-def children(directory: str) -> list[str]:
-    try:
-        with os.scandir(directory) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-    except FileNotFoundError:
-        return []

@@ -16,11 +16,12 @@ from typing import Iterable, Mapping
 
 from .. import store
 from ..errors import ForeignError, HostError
+from ..kernel import files
 from ..plan import Operation
 from ..site import Site
-from . import cpulist, files
+from . import cpulist
 from .knobs import VERSION_2, Host
-from .layout import Hierarchy, Layout, children
+from .layout import Hierarchy, Layout
 from .state import CgroupState
 
 _CONTROLLERS = frozenset(knob.controller for knob in VERSION_2)
@@ -53,8 +54,8 @@ def ensure(site: Site, layout: Layout, host: Host) -> None:
 
 
 def _widen(path: str, value: str) -> None:
-    if files.read(path) != value:
-        files.write(path, value)
+    if files.read_value(path) != value:
+        files.write_value(path, value)
 
 
 def _hand_down(site: Site, hierarchy: Hierarchy) -> None:
@@ -68,13 +69,13 @@ def _hand_down(site: Site, hierarchy: Hierarchy) -> None:
 
 
 def _enabled(directory: str) -> set[str]:
-    return set((files.read(f"{directory}/cgroup.subtree_control") or "").split())
+    return set((files.read_value(f"{directory}/cgroup.subtree_control") or "").split())
 
 
 def _enable(directory: str, controllers: Iterable[str]) -> None:
     for controller in sorted(controllers):
         try:
-            files.write(f"{directory}/cgroup.subtree_control", f"+{controller}")
+            files.write_value(f"{directory}/cgroup.subtree_control", f"+{controller}")
         except OSError as error:
             raise HostError(
                 f"the {controller} controller can't be enabled in {directory}: {error.strerror}",
@@ -121,7 +122,7 @@ def _remove(parent: str) -> None:
     except OSError as error:
         if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
             raise
-        inside = ", ".join(children(parent)) or "processes"
+        inside = ", ".join(files.directories(parent)) or "processes"
         raise ForeignError(
             f"{parent} still contains {inside}",
             hint="remove these sandboxes first; move away what is not a sandbox",
@@ -129,10 +130,10 @@ def _remove(parent: str) -> None:
 
 
 def _take_back(root: str, controllers: Iterable[str]) -> None:
-    others = [f"{root}/{child}" for child in children(root)]
+    others = [f"{root}/{child}" for child in files.directories(root)]
     for controller in sorted(_enabled(root).intersection(controllers)):
         if not any(_relies(other, controller) for other in others):
-            files.write(f"{root}/cgroup.subtree_control", f"-{controller}")
+            files.write_value(f"{root}/cgroup.subtree_control", f"-{controller}")
 
 
 def _relies(directory: str, controller: str) -> bool:
@@ -140,5 +141,6 @@ def _relies(directory: str, controller: str) -> bool:
         return True
     unused = _UNUSED.get(controller, {})
     return any(
-        files.read(f"{directory}/{file}") not in (None, value) for file, value in unused.items()
+        files.read_value(f"{directory}/{file}") not in (None, value)
+        for file, value in unused.items()
     )

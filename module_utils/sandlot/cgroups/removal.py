@@ -17,10 +17,9 @@ import signal
 import time
 
 from ..errors import ForeignError, SandlotError
-from ..kernel import processes
+from ..kernel import files, processes
 from ..plan import Operation
 from ..site import Site
-from . import files
 from .layout import Hierarchy, Layout
 from .state import CgroupState
 
@@ -118,7 +117,7 @@ def _kill(hierarchy: Hierarchy, site: Site, name: str) -> None:
 def _try_write(path: str, value: str) -> bool:
     """Whether there is such a file; ENODEV is a cgroup that is gone."""
     try:
-        files.write(path, value)
+        files.write_value(path, value)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENODEV):
             return False

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Iterable, Iterator, Mapping
 
 from ..errors import HostError, SpecError
+from ..kernel import files
 from ..site import Site
-from . import cpulist, files
+from . import cpulist
 from .knobs import CONTROLLERS, PERIOD, SWAP_FILES, VERSION_1, VERSION_2, Host, Knob, quota
-from .layout import Hierarchy, Layout, children, detect
+from .layout import Hierarchy, Layout, detect
 
 if TYPE_CHECKING:
     from ..spec import Limits
@@ -57,7 +58,7 @@ def observe_one(site: Site, name: str, layout: Layout) -> Observed:
     values: dict[str, str | None] = {}
     if existing:
         for hierarchy, knob in offered(layout):
-            text = files.read(f"{hierarchy.sandbox(site, name)}/{knob.file}")
+            text = files.read_value(f"{hierarchy.sandbox(site, name)}/{knob.file}")
             values[knob.file] = knob.canonical(text)
     return Observed(existing, missing, values)
 
@@ -82,8 +83,8 @@ def _host(layout: Layout) -> Host:
     if hierarchy is None:
         return Host(frozenset(os.sched_getaffinity(0)), frozenset())
     suffix = ".effective" if hierarchy.unified else ""
-    cpus = files.read(f"{hierarchy.directory}/cpuset.cpus{suffix}")
-    mems = files.read(f"{hierarchy.directory}/cpuset.mems{suffix}")
+    cpus = files.read_value(f"{hierarchy.directory}/cpuset.cpus{suffix}")
+    mems = files.read_value(f"{hierarchy.directory}/cpuset.mems{suffix}")
     return Host(cpulist.parse(cpus or ""), cpulist.parse(mems or ""))
 
 
@@ -94,7 +95,7 @@ def _accounts_swap(layout: Layout) -> bool:
         return False
     if not hierarchy.unified:
         return os.path.exists(f"{hierarchy.directory}/memory.memsw.limit_in_bytes")
-    below = [f"{hierarchy.directory}/{child}" for child in children(hierarchy.directory)]
+    below = [f"{hierarchy.directory}/{child}" for child in files.directories(hierarchy.directory)]
     limited = [path for path in below if os.path.exists(f"{path}/memory.max")]
     return not limited or os.path.exists(f"{limited[0]}/memory.swap.max")
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..kernel import files
 from ..site import Site
-from . import files
 from .layout import Hierarchy, Layout, detect
 
 
@@ -32,7 +32,7 @@ def usage(site: Site, name: str, layout: Layout | None = None) -> Usage:
     return Usage(
         memory=used_memory(memory),
         cpu_seconds=_cpu_seconds(directory("cpuacct")),
-        pids=files.number(f"{directory('pids')}/pids.current"),
+        pids=files.read_number(f"{directory('pids')}/pids.current"),
         oom_kills=_oom_kills(memory),
     )
 
@@ -42,18 +42,20 @@ def _unified(layout: Layout) -> Hierarchy | None:
 
 
 def used_memory(directory: str) -> int | None:
-    new = files.number(f"{directory}/memory.current")
-    return new if new is not None else files.number(f"{directory}/memory.usage_in_bytes")
+    new = files.read_number(f"{directory}/memory.current")
+    return new if new is not None else files.read_number(f"{directory}/memory.usage_in_bytes")
 
 
 def _cpu_seconds(directory: str) -> float | None:
-    nanoseconds = files.number(f"{directory}/cpuacct.usage")
+    nanoseconds = files.read_number(f"{directory}/cpuacct.usage")
     if nanoseconds is not None:
         return nanoseconds / 1e9
-    microseconds = files.field(f"{directory}/cpu.stat", "usage_usec")
+    microseconds = files.read_field(f"{directory}/cpu.stat", "usage_usec")
     return None if microseconds is None else microseconds / 1e6
 
 
 def _oom_kills(directory: str) -> int | None:
-    new = files.field(f"{directory}/memory.events", "oom_kill")
-    return new if new is not None else files.field(f"{directory}/memory.oom_control", "oom_kill")
+    new = files.read_field(f"{directory}/memory.events", "oom_kill")
+    return (
+        new if new is not None else files.read_field(f"{directory}/memory.oom_control", "oom_kill")
+    )

@@ -9,6 +9,7 @@ import re
 from typing import List
 
 from ..errors import SandlotError
+from ..kernel.files import directories
 from ..site import Site
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
@@ -16,11 +17,7 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 
 def known(site: Site) -> List[str]:
     """Sandboxes that have a directory, with or without a usable record in it."""
-    try:
-        with os.scandir(site.sandboxes) as entries:
-            return sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
-    except FileNotFoundError:
-        return []
+    return directories(site.sandboxes)
 
 
 def check(site: Site, name: str) -> str:

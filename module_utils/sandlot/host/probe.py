@@ -11,6 +11,7 @@ from typing import Iterator
 
 from ..errors import HostError
 from ..kernel import mounts, namespaces
+from ..kernel.files import write_value
 
 FILESYSTEMS = "/proc/filesystems"
 USER_NAMESPACES = "/proc/sys/user/max_user_namespaces"
@@ -86,8 +87,7 @@ def user_namespace() -> Iterator[int]:
         if code:
             raise OSError(code, f"unshare of a user namespace: {os.strerror(code)}")
         for kind in ("uid_map", "gid_map"):
-            with open(f"/proc/{pid}/{kind}", "w", encoding="ascii") as handle:
-                handle.write("0 0 1\n")
+            write_value(f"/proc/{pid}/{kind}", "0 0 1")
         userns = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         for fd in (ready[0], *go):

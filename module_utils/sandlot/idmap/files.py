@@ -12,6 +12,7 @@ from typing import Iterator
 
 from .. import store
 from ..errors import ForeignError, HostError
+from ..kernel.files import names
 from ..site import Site
 from ..spec.names import sandbox_name
 from . import created, lockfile
@@ -114,18 +115,11 @@ def recorded(files: IdFiles) -> dict[str, IdRange]:
 def reserved(site: Site) -> dict[str, IdRange]:
     """What the records of the sandboxes say, whatever became of the lines."""
     found: dict[str, IdRange] = {}
-    for name in _names(site.sandboxes):
+    for name in names(site.sandboxes):
         ids = (store.read(site.sandbox(name).record) or {}).get("ids")
         if ids:
             found[name] = IdRange(ids["uid"], ids["size"])
     return found
-
-
-def _names(path: str) -> list[str]:
-    try:
-        return sorted(os.listdir(path))
-    except FileNotFoundError:
-        return []
 
 
 def _id_file(site: Site, path: str) -> IdFile:

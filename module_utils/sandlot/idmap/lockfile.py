@@ -19,6 +19,7 @@ import time
 from typing import Iterator
 
 from ..errors import ForeignError
+from ..kernel.files import names
 from ..kernel.namespaces import pidfd_ends
 
 WAIT_SECONDS = 60.0
@@ -155,14 +156,7 @@ def stale_files(path: str, target: str) -> Iterator[str]:
     for beside in dict.fromkeys((path, target)):
         directory, base = os.path.split(beside)
         pattern = re.compile(re.escape(base) + r"\.sandlot\.(\d+)")
-        for name in _names(directory):
+        for name in names(directory):
             match = pattern.fullmatch(name)
             if match and not _alive(int(match[1])):
                 yield f"{directory}/{name}"
-
-
-def _names(directory: str) -> list[str]:
-    try:
-        return sorted(os.listdir(directory))
-    except FileNotFoundError:
-        return []

@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, Iterator, Tuple
 
 from .. import store
 from ..errors import HostError, SandlotError
+from ..kernel.files import pwrite_all
 from .tarstream import ArchiveError
 
 Report = Callable[[str, int, int], None]
@@ -132,7 +133,7 @@ class Download:
                 chunk = response.read1(CHUNK)
             if not chunk:
                 break
-            _write(self.fd, chunk, position)
+            pwrite_all(self.fd, chunk, position)
             position += len(chunk)
             if position > self._limit:
                 raise _too_large(self._what, self._url, self._limit)
@@ -147,13 +148,6 @@ class Download:
 def _too_large(what: str, url: str, limit: int) -> ArchiveError:
     problem = f"{what}: {shown(url)} is larger than {limit} bytes"
     return ArchiveError(problem, hint="raise max_size if that much is right")
-
-
-def _write(fd: int, data: bytes, position: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, position)
-        view, position = view[written:], position + written
 
 
 def _extent(response: Any) -> Tuple[int, int]:

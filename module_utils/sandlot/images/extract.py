@@ -19,6 +19,7 @@ import zlib
 from typing import Any, Callable, Dict, NoReturn, Sequence, cast
 
 from ..kernel.confine import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, prctl, set_capabilities
+from ..kernel.files import write_all
 from . import decompress
 from .tarstream import BLOCK, ArchiveError, Stream, TarStream
 from .unpack import NO_SPACE, SPACE, Bounds, Unpacker
@@ -89,9 +90,7 @@ def _child(
         _confine({*fds, reporter}, destination)
         # The parent may have died before it could take this child along.
         if os.getppid() == parent:
-            data = json.dumps(work()).encode()
-            while data:
-                data = data[os.write(reporter, data) :]
+            write_all(reporter, json.dumps(work()).encode())
             status = 0
     finally:
         os._exit(status)

@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence, Type
 
 from .. import store
 from ..errors import StateError
+from ..kernel import files
 from ..kernel.namespaces import start_time
 from ..site import Site
 
@@ -115,12 +116,11 @@ class Progress:
 def forget_dead(site: Site) -> None:
     """Remove the files of makers that were killed."""
     place = directory(site)
-    with contextlib.suppress(FileNotFoundError):
-        for entry in os.listdir(place):
-            if entry.endswith(".json") and not _is_alive(f"{place}/{entry}"):
-                store.remove(f"{place}/{entry}")
-        with contextlib.suppress(OSError):  # others are at work
-            os.rmdir(place)
+    for entry in files.names(place):
+        if entry.endswith(".json") and not _is_alive(f"{place}/{entry}"):
+            store.remove(f"{place}/{entry}")
+    with contextlib.suppress(OSError):  # it was never made, or others are at work
+        os.rmdir(place)
 
 
 def _is_alive(path: str) -> bool:
@@ -147,11 +147,7 @@ def observe(site: Site) -> Dict[str, Json]:
 
 def _files(path: str) -> List[Json]:
     found = []
-    try:
-        entries = sorted(os.listdir(path))
-    except FileNotFoundError:
-        return []
-    for entry in entries:
+    for entry in files.names(path):
         with contextlib.suppress(StateError):
             data = store.read(f"{path}/{entry}") if entry.endswith(".json") else None
             if data:

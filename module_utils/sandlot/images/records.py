@@ -16,6 +16,7 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Sequence
 
 from .. import store
 from ..errors import SpecError, StateError
+from ..kernel import files
 from ..site import Site
 from . import workspace
 from .model import Image
@@ -41,7 +42,7 @@ def path(site: Site, name: str) -> str:
 def observe(site: Site) -> Dict[str, Image]:
     """Every image of this host by name."""
     images: Dict[str, Image] = {}
-    for entry in workspace.names(site.images):
+    for entry in files.names(site.images):
         if entry.endswith(".json") and not entry.startswith("."):
             image = _read(f"{site.images}/{entry}")
             images[image.name] = image
@@ -110,7 +111,7 @@ def facts(site: Site, image: Image) -> Dict[str, Any]:
 def uses(site: Site) -> List[Use]:
     """What the records of the sandboxes refer to."""
     found = []
-    for sandbox in workspace.names(site.sandboxes):
+    for sandbox in files.names(site.sandboxes):
         record = store.read(site.sandbox(sandbox).record) or {}
         image, ids = record.get("image") or {}, record.get("ids") or {}
         layers = image.get("layers") or [image.get("root", "")]

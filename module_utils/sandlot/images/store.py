@@ -12,6 +12,7 @@ from typing import Dict, Iterable, List, Mapping, Sequence, Set, Tuple
 
 from .. import lock, store
 from ..errors import SpecError
+from ..kernel import files
 from ..plan import Change, Operation
 from ..site import Site
 from . import build, progress, records, setup, workspace
@@ -174,7 +175,7 @@ def _removal(site: Site, image: Image) -> Operation:
 
 
 def _leftovers(site: Site, awaited: Set[str]) -> List[Operation]:
-    if not any(_is_leftover(site, name, awaited) for name in workspace.names(site.images)):
+    if not any(_is_leftover(site, name, awaited) for name in files.names(site.images)):
         return []
     action = functools.partial(_sweep, site, awaited)
     return [Operation("images", "clean up after an interrupted run", action)]
@@ -213,11 +214,11 @@ def _unused(site: Site, kept: Set[str]) -> List[Tuple[str, str]]:
     for use in used:
         kept = kept | {use.digest, *records.trees_of(site, use.layers)}
     copies = {(use.digest, f"shifted-{use.start}") for use in used}
-    all_trees = workspace.names(workspace.trees(site))
+    all_trees = files.names(workspace.trees(site))
     found = [(digest, "") for digest in all_trees if digest not in kept]
     for digest in all_trees:
         if digest in kept:
-            for name in workspace.names(workspace.tree(site, digest)):
+            for name in files.names(workspace.tree(site, digest)):
                 if name.startswith("shifted-") and (digest, name) not in copies:
                     found.append((digest, f"/{name}"))
     return found
@@ -234,7 +235,7 @@ def _forget(site: Site, name: str) -> None:
 
 def _sweep(site: Site, awaited: Set[str]) -> None:
     progress.forget_dead(site)
-    for name in workspace.names(site.images):
+    for name in files.names(site.images):
         path = f"{site.images}/{name}"
         if not _is_leftover(site, name, awaited):
             continue

@@ -13,6 +13,7 @@ import os
 import stat
 from dataclasses import dataclass
 
+from ..kernel.files import pwrite_all
 from .tarstream import (
     BLOCK_DEVICE,
     CHARACTER,
@@ -113,7 +114,7 @@ class Unpacker:
         fd = os.open(path, flags, 0o600)
         try:
             for offset, chunk in self._archive.pieces():
-                _write(fd, chunk, offset)
+                pwrite_all(fd, chunk, offset)
             if member.parts is not None:
                 os.ftruncate(fd, member.size)
             # chown clears the setuid bit, so the mode comes after it.
@@ -165,13 +166,6 @@ class Unpacker:
         if len(names) > MAX_WARNINGS:
             warnings.append(f"left out {len(names) - MAX_WARNINGS} more devices and FIFOs")
         return warnings
-
-
-def _write(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        view, offset = view[written:], offset + written
 
 
 def relative(member: Member, name: bytes) -> bytes:

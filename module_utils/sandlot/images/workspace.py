@@ -17,7 +17,7 @@ import time
 from typing import Iterator
 
 from ..errors import ForeignError, SandlotError
-from ..kernel import processes
+from ..kernel import files, processes
 from ..kernel import trees as trees_of_others
 from ..site import Site
 
@@ -38,13 +38,6 @@ def tree(site: Site, digest: str) -> str:
 
 def kept(site: Site, key: str) -> str:
     return f"{site.images}/{PARTIAL}{key}"
-
-
-def names(path: str) -> list[str]:
-    try:
-        return sorted(os.listdir(path))
-    except FileNotFoundError:
-        return []
 
 
 def prepare(site: Site) -> None:
@@ -147,7 +140,7 @@ def is_abandoned(path: str) -> bool:
 
 def is_busy(site: Site, start: str) -> bool:
     """Whether somebody is building what has a key that begins so."""
-    found = (name for name in names(site.images) if name.startswith(f"{TEMPORARY}{start}"))
+    found = (name for name in files.names(site.images) if name.startswith(f"{TEMPORARY}{start}"))
     return any(not is_abandoned(f"{site.images}/{name}") for name in found)
 
 

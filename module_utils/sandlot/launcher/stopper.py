@@ -14,10 +14,10 @@ import select
 import time
 
 from .. import store, wire
-from ..build.creator import write_value
 from ..errors import LaunchError, SandlotError, StateError
 from ..init import status
 from ..kernel import namespaces, processes
+from ..kernel.files import write_value
 from ..kernel.signals import signal
 from ..sandbox import oom, runtime
 

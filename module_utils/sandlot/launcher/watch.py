@@ -18,6 +18,7 @@ import time
 from .. import store
 from ..errors import SandlotError
 from ..kernel import linkflags, nftables
+from ..kernel.files import write_value
 from ..kernel.signals import signal
 from .command import repair_command
 
@@ -224,8 +225,7 @@ def close_link(name: str) -> None:
     """Take a link down; without it, what is behind it reaches nothing."""
     # The kernel would throw away its IPv6 addresses, too.
     try:
-        with open(f"/proc/sys/net/ipv6/conf/{name}/keep_addr_on_down", "w") as setting:
-            setting.write("1")
+        write_value(f"/proc/sys/net/ipv6/conf/{name}/keep_addr_on_down", "1")
     except OSError:
         pass  # there is no IPv6, or the link is gone
     linkflags.change(name, up=False)

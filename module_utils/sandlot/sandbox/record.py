@@ -11,6 +11,7 @@ from typing import Any, Dict
 from .. import store
 from ..errors import StateError
 from ..idmap import IdRange
+from ..kernel.files import directories
 from ..network import Interface, SandboxPolicy
 from ..site import Site
 from ..spec import Spec
@@ -97,11 +98,7 @@ class Records:
 
 def names(site: Site) -> list[str]:
     """Sandboxes which have a directory, with or without a record in it."""
-    try:
-        with os.scandir(site.sandboxes) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-    except FileNotFoundError:
-        return []
+    return directories(site.sandboxes)
 
 
 def load(site: Site, name: str) -> Record | None:

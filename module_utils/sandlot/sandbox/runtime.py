@@ -10,6 +10,7 @@ import time
 from .. import store
 from ..errors import StateError
 from ..kernel import namespaces
+from ..kernel.files import directories
 from ..site import PINNED
 
 TYPE_CHECKING = False
@@ -206,11 +207,5 @@ def _is_owned(pin: str, user: int) -> bool:
 
 def names(site: Site) -> list[str]:
     """Names with a runtime directory, whether or not a record knows them."""
-    try:
-        entries = os.scandir(site.run)
-    except FileNotFoundError:
-        return []
-    with entries:
-        # No name of a sandbox begins with a dot; what does is the image store's.
-        found = (e for e in entries if not e.name.startswith("."))
-        return sorted(e.name for e in found if e.is_dir(follow_symlinks=False))
+    # No name of a sandbox begins with a dot; what does is the image store's.
+    return [name for name in directories(site.run) if not name.startswith(".")]

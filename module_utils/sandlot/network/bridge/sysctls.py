@@ -7,7 +7,10 @@ Files below /proc/sys/net show the network namespace of the process that opens t
 
 from __future__ import annotations
 
+import contextlib
 from typing import Mapping
+
+from ...kernel.files import read_value, write_value
 
 ROOT = "/proc/sys/net"
 IPV6 = "ipv6/conf/all/disable_ipv6"
@@ -40,19 +43,12 @@ IPV6_BY_US = {
 
 def read(key: str) -> str | None:
     """The value, None when the kernel has no such setting (say, without IPv6)."""
-    try:
-        with open(f"{ROOT}/{key}", encoding="ascii") as handle:
-            return handle.read().strip()
-    except FileNotFoundError:
-        return None
+    return read_value(f"{ROOT}/{key}")
 
 
 def write(key: str, value: str) -> None:
-    try:
-        with open(f"{ROOT}/{key}", "w", encoding="ascii") as handle:
-            handle.write(value)
-    except FileNotFoundError:
-        return
+    with contextlib.suppress(FileNotFoundError):
+        write_value(f"{ROOT}/{key}", value)
 
 
 def has_ipv6() -> bool:
