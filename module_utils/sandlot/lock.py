@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import stat
 import time
 from typing import Iterator
 
 from .errors import SandlotError, StateError
-from .kernel import processes
+from .kernel import flock, processes
 from .site import Site
 
 WAIT_SECONDS = 300.0
@@ -43,8 +42,9 @@ def _locked(site: Site, deadline: float, wait: float) -> tuple[int, bool]:
         fd = _open(site.lock)
         with contextlib.ExitStack() as closing:
             closing.callback(os.close, fd)
-            _acquire(fd, site.lock, deadline, wait)
-            if _in_place(fd, site.lock):
+            if not flock.take_until(fd, deadline, POLL_SECONDS):
+                raise _held(site.lock, wait)
+            if flock.in_place(fd, site.lock):
                 closing.pop_all()
                 return fd, fresh
 
@@ -68,31 +68,11 @@ def _no_lock(path: str) -> StateError:
     return StateError(f"{path} is not the lock file of sandlot", hint=f"remove {path}, run again")
 
 
-def _in_place(fd: int, path: str) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
-    except FileNotFoundError:
-        return False
-
-
 def _forget(site: Site) -> None:
     """A run that found no state and made none leaves none."""
     if os.path.isdir(site.state) and os.listdir(site.state) == [os.path.basename(site.lock)]:
         os.unlink(site.lock)
         os.rmdir(site.state)
-
-
-def _acquire(fd: int, path: str, deadline: float, wait: float) -> None:
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-        if time.monotonic() >= deadline:
-            raise _held(path, wait)
-        time.sleep(POLL_SECONDS)
 
 
 def _held(path: str, wait: float) -> SandlotError:

@@ -46,6 +46,7 @@ ENGINE_LAUNCHER = {
     ),
     *(
         "kernel.files",
+        "kernel.flock",
         "kernel.linkflags",
         "kernel.nftables",
         "launcher.command",

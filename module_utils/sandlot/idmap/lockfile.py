@@ -19,6 +19,7 @@ import time
 from typing import Iterator
 
 from ..errors import ForeignError
+from ..kernel import flock
 from ..kernel.files import names
 from ..kernel.namespaces import pidfd_ends
 
@@ -106,7 +107,7 @@ def _directory_lock(lock: str) -> Iterator[None]:
     """None of us takes a lock while one of us looks whether it is stale: it would be removed."""
     directory = os.open(os.path.dirname(lock), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
+        flock.take(directory)
         yield
     finally:
         os.close(directory)

@@ -10,14 +10,13 @@ go on with after it was killed; it belongs to the holder of .tmp-KEY.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import stat
 import time
 from typing import Iterator
 
 from ..errors import ForeignError, SandlotError
-from ..kernel import files, processes
+from ..kernel import files, flock, processes
 from ..kernel import trees as trees_of_others
 from ..site import Site
 
@@ -87,7 +86,7 @@ def _held(path: str) -> int:
             except SandlotError:
                 os.close(fd)
                 raise
-            if _in_place(fd, path):
+            if flock.in_place(fd, path):
                 return fd
             os.close(fd)
 
@@ -95,10 +94,7 @@ def _held(path: str) -> int:
 def _lock(fd: int, path: str) -> None:
     """A maker that works is waited for however long it takes, as its own limits end it."""
     deadline = time.monotonic() + STOPPED_SECONDS
-    while True:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+    while not flock.try_take(fd):
         holder = processes.flock_holder(path)
         if holder is None or not processes.is_stopped(holder):
             deadline = time.monotonic() + STOPPED_SECONDS
@@ -110,32 +106,15 @@ def _lock(fd: int, path: str) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _in_place(fd: int, path: str) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), os.lstat(path))
-    except FileNotFoundError:
-        return False
-
-
 def is_free(site: Site, key: str) -> bool:
     """Whether nobody is making ``key``."""
     path = f"{site.images}/{TEMPORARY}{key}"
-    return not os.path.isdir(path) or is_abandoned(path)
+    return not flock.is_held(path)
 
 
 def is_abandoned(path: str) -> bool:
     """Whether nobody is building in this temporary directory."""
-    try:
-        fd = os.open(path, _DIRECTORY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(fd)
-    return True
+    return os.path.isdir(path) and not flock.is_held(path)
 
 
 def is_busy(site: Site, start: str) -> bool:

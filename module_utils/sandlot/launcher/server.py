@@ -9,8 +9,6 @@ sleeps in poll without a timer unless a crashed init is due for another start.
 from __future__ import annotations
 
 import _socket
-import errno
-import fcntl
 import gc
 import os
 import select
@@ -21,7 +19,7 @@ from .. import __version__, wire
 from ..build import builder, namespace
 from ..errors import LaunchError, SandlotError
 from ..init.policy import SETTLED, back_off
-from ..kernel import confine, libc
+from ..kernel import confine, flock, libc
 from ..kernel.signals import signal
 from ..sandbox import runtime
 from ..site import Site
@@ -367,11 +365,7 @@ def serve(root: str, zygote: Zygote) -> NoReturn:
 def _lock(site: Site) -> int:
     """Held until this process ends: one launcher per root."""
     fd = os.open(f"{site.run}/launcher.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno != errno.EAGAIN:
-            raise
+    if not flock.try_take(fd):
         _log("another launcher serves this host")
         sys.exit(0)
     return fd

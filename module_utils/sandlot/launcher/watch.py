@@ -10,14 +10,13 @@ of its own, puts everything right.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 import time
 
 from .. import store
 from ..errors import SandlotError
-from ..kernel import linkflags, nftables
+from ..kernel import flock, linkflags, nftables
 from ..kernel.files import write_value
 from ..kernel.signals import signal
 from .command import repair_command
@@ -147,17 +146,7 @@ class Watch:
 
     def _is_locked(self) -> bool:
         """Whether a run of ours is under way."""
-        try:
-            fd = os.open(self.site.lock, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
+        return flock.is_held(self.site.lock)
 
     def _wait(self) -> None:
         """A child that ends with the run that is under way."""
@@ -165,7 +154,7 @@ class Watch:
         if self._waiter == 0:
             self._shed()
             fd = os.open(self.site.lock, os.O_RDONLY | os.O_NONBLOCK)
-            fcntl.flock(fd, fcntl.LOCK_SH)
+            flock.take(fd)
             os._exit(0)
 
     def _close(self) -> None:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 import time
@@ -12,7 +11,7 @@ import time
 from .. import store, wire
 from ..build import builder, creator
 from ..errors import LaunchError, SandlotError
-from ..kernel import processes
+from ..kernel import flock, processes
 from ..sandbox import runtime
 from . import orphans, stopper
 
@@ -143,22 +142,12 @@ def _lock(sandbox: SandboxPaths, *, wait: bool) -> bool:
     """
     fd = os.open(sandbox.run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     deadline = time.monotonic() + (WAIT_SECONDS if wait else 0.0)
-    while not _try_lock(fd):
-        if time.monotonic() >= deadline:
-            os.close(fd)
-            if wait:
-                raise _busy(sandbox)
-            return False
-        time.sleep(_POLL_SECONDS)
-    return True
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    if flock.take_until(fd, deadline, _POLL_SECONDS):
+        return True
+    os.close(fd)
+    if wait:
+        raise _busy(sandbox)
+    return False
 
 
 def _busy(sandbox: SandboxPaths) -> LaunchError:

@@ -7,7 +7,6 @@ Init scripts are thin: a script beside the runtime does the work and keeps a lau
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import os
 import subprocess
@@ -15,6 +14,7 @@ from typing import ClassVar, Sequence
 
 from ... import store
 from ...errors import HostError
+from ...kernel import flock
 from .service import Service, Texts
 
 NAME = "sandlot"
@@ -113,17 +113,7 @@ class ScriptService(Service):
 
     def _is_kept(self) -> bool:
         """Whether the keeper lives: it holds a lock as long."""
-        try:
-            fd = os.open(f"{self.site.run}/.keeper", os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
-        return False
+        return flock.is_held(f"{self.site.run}/.keeper")
 
     def keep(self) -> None:
         self._run([self.keeper, "keep"], outside=True)

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 from typing import Iterator
 
-from ...kernel import nftables
+from ...kernel import flock, nftables
 from ...site import Site
 from . import nft
 
@@ -28,7 +27,7 @@ def alone() -> Iterator[None]:
     """No other root looks at forwarding or changes it; the setting itself is the lock."""
     fd = os.open(_LOCKED, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        flock.take(fd)
         yield
     finally:
         os.close(fd)
