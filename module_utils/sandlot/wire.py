@@ -16,6 +16,7 @@ import os
 import struct
 
 from .errors import LaunchError
+from .kernel.text import harmless
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _parse(text: str) -> Message:
         if key in _NUMBERS and value.isascii() and value.isdigit() and len(value) < 10:
             message[key] = int(value)
         elif key in _TEXTS:
-            message[key] = "".join(c if c.isprintable() else "\ufffd" for c in value)
+            message[key] = harmless(value)
         elif line != "ok":
             raise ValueError(repr(line[:80]))
     if "error" in message:

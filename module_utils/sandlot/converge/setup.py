@@ -24,6 +24,7 @@ from ..images.model import Job, NamespaceRecord
 from ..images.program import proxies
 from ..images.unpack import Bounds
 from ..kernel.namespaces import pidfd_ends
+from ..kernel.text import harmless
 from ..launcher.client import Launcher
 from ..plan import Operation
 from ..sandbox import names, record, runtime
@@ -37,7 +38,6 @@ from .resolve import Request
 CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETGID", "SETUID")
 _SHOWN_LINES = 15
 _LOG_TAIL = 1 << 15
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def runner(site: Site) -> setup.Runner:
@@ -176,7 +176,7 @@ def _last_lines(logs: Sequence[str]) -> List[str]:
             handle.seek(max(0, os.fstat(handle.fileno()).st_size - _LOG_TAIL))
             found += handle.read().splitlines()
     texts = (line.split(b" ", 3)[-1].decode("utf-8", "replace") for line in found[-_SHOWN_LINES:])
-    return [_CONTROL.sub("?", text) for text in texts]
+    return [harmless(text) for text in texts]
 
 
 def _changed(path: str) -> int:

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import os
 
+from .text import harmless
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterator
@@ -27,9 +29,8 @@ def is_stopped(pid: int) -> bool:
 
 
 def name(pid: int) -> str:
-    """What it calls itself, without what could command a terminal."""
-    text = _read(f"/proc/{pid}/comm").strip()
-    return "".join(c if c.isprintable() else "?" for c in text)
+    """The name a process gave itself."""
+    return harmless(_read(f"/proc/{pid}/comm").strip())
 
 
 def describe(pid: int) -> str:

@@ -12,6 +12,7 @@ import os
 from typing import Dict, List, Mapping
 
 from ..init import logs
+from ..kernel.text import harmless
 from ..site import SandboxPaths
 
 LINES = 5
@@ -68,18 +69,14 @@ def _tail(path: str, size: int, begin: int = 0) -> bytes:
 def _log_lines(data: bytes) -> List[str]:
     """Texts of whole lines as init.logs writes them; the rest of a cut one is left out."""
     fields = [line.split(b" ", 3) for line in data.split(b"\n")]
-    return [harmless(f[3])[:LONGEST] for f in fields if len(f) == 4 and f[1] in _STREAMS]
+    return [_shown(f[3])[:LONGEST] for f in fields if len(f) == 4 and f[1] in _STREAMS]
 
 
 def last_output(sandbox: SandboxPaths) -> str:
     """What the last healthcheck printed, "" when it printed nothing."""
     text = _tail(sandbox.health, _OUTPUT).rstrip(b"\0")
-    return "\n".join(harmless(line.rstrip()) for line in text.strip().split(b"\n"))
+    return "\n".join(_shown(line.rstrip()) for line in text.strip().split(b"\n"))
 
 
-def harmless(text: bytes) -> str:
-    """One printable line, whatever it was."""
-    shown = text.decode("utf-8", "replace")
-    if shown.isprintable():
-        return shown
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+def _shown(text: bytes) -> str:
+    return harmless(text.decode("utf-8", "replace"))
