@@ -28,7 +28,16 @@ LAUNCHER = {
 }
 ENGINE_ZYGOTE = {
     *("errors", "kernel", "kernel.confine", "kernel.libc", "kernel.mounts", "kernel.namespaces"),
-    *("kernel.signals", "init", "init.child", "init.confine", "init.exec", "init.limits"),
+    *(
+        "kernel.program",
+        "kernel.signals",
+        "kernel.text",
+        "init",
+        "init.child",
+        "init.confine",
+        "init.exec",
+        "init.limits",
+    ),
     *("init.health", "init.logs", "init.policy", "init.process", "init.warm_up", "init.status"),
     *("init.supervisor", "launcher", "wire", "init.users", "launcher.zygote"),
 }

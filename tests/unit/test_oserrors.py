@@ -100,7 +100,7 @@ def test_tables_that_cannot_be_listed_are_not_taken_for_missing(
     def run(command: list[str], **_options: object) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, code, "", told)
 
-    monkeypatch.setattr(nft.subprocess, "run", run)
+    monkeypatch.setattr(nft, "run", run)
     monkeypatch.setattr(nft.nftables, "generation", lambda: 1)
     monkeypatch.setattr(nft, "_program", lambda: "/usr/sbin/nft")
     with pytest.raises(HostError, match="can't be listed"):
@@ -112,7 +112,7 @@ def test_tables_that_are_not_there(monkeypatch: pytest.MonkeyPatch, told: str) -
     def run(command: list[str], **_options: object) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 1, "", told)
 
-    monkeypatch.setattr(nft.subprocess, "run", run)
+    monkeypatch.setattr(nft, "run", run)
     monkeypatch.setattr(nft.nftables, "generation", lambda: 1)
     monkeypatch.setattr(nft, "_program", lambda: "/usr/sbin/nft")
     assert nft.observe(Site("/nowhere")).present == ()

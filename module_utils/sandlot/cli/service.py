@@ -7,9 +7,9 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 
+from ..kernel import program
 from ..launcher.client import Launcher
 from ..site import Site
 
@@ -50,11 +50,7 @@ def _shutting_down() -> bool:
     systemctl = shutil.which("systemctl")
     if systemctl is None:
         return False
-    command = [systemctl, "is-system-running"]
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() == "stopping"
+    return program.run([systemctl, "is-system-running"]).stdout.strip() == "stopping"
 
 
 def _status(site: Site) -> int:

@@ -10,7 +10,6 @@ image is being made, and the lock of that (images.workspace) tells whether its m
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import replace
 from functools import partial
 from typing import Any, Dict, List, Mapping, Sequence

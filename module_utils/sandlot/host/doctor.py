@@ -16,11 +16,12 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
 
 from .. import idmap, images, network
 from ..errors import SandlotError
+from ..kernel import program
 from ..launcher import unresponsive
 from ..launcher.client import UNIT, Launcher
 from ..sandbox import names, record, runtime
 from ..site import Site
-from . import facts, payload, probe, services
+from . import payload, probe, services
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 MINIMUM_KERNEL = (5, 12)
@@ -179,7 +180,7 @@ def _programs(known: Dict[str, Any]) -> Found:
         ("mmdebstrap", "mmdebstrap", "debootstrap"),
         ("zstd", "zstd", "tarball (.zst)"),
     ):
-        found = shutil.which(name, path=facts.SEARCH)
+        found = shutil.which(name, path=program.SYSTEM_PATH)
         detail = found or f"not installed; for images of source {source} only"
         yield Finding(name, OK, detail, "" if found else f"Debian: apt install {package}")
 

@@ -6,18 +6,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from typing import Any, Dict, Iterable, Sequence
 
 from .. import cgroups
 from ..images import SOURCES, busybox
+from ..kernel import program
 from ..site import Site
 from ..spec.text import choice
 from . import payload, probe, services
 
 Json = Dict[str, Any]
 
-SEARCH = "/usr/sbin:/sbin:/usr/bin:/bin"
 _PROBE = """\
 import importlib.util, platform
 print(platform.python_version(), importlib.util.find_spec("pyroute2") is not None)
@@ -40,7 +39,7 @@ def gather(site: Site, image_sources: Iterable[str] = ()) -> Json:
         "overlay": probe.overlay(),
         "user_namespaces": probe.user_namespaces(),
         "service_manager": services.manager(site),
-        "nft": shutil.which("nft", path=SEARCH),
+        "nft": shutil.which("nft", path=program.SYSTEM_PATH),
     }
     missing = _missing(facts, image_sources)
     return {**facts, "missing_packages": missing, "problems": _problems(facts)}
@@ -51,10 +50,7 @@ def known_sources(option: str, names: Sequence[str]) -> list[str]:
 
 
 def _interpreter(path: str) -> tuple[str, bool]:
-    output = subprocess.run(
-        [path, "-I", "-c", _PROBE], stdin=subprocess.DEVNULL, capture_output=True, check=True
-    ).stdout.decode()
-    version, pyroute2 = output.split()
+    version, pyroute2 = program.check([path, "-I", "-c", _PROBE]).split()
     return version, pyroute2 == "True"
 
 

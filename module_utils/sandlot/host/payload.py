@@ -8,12 +8,12 @@ import hashlib
 import importlib.util
 import os
 import pkgutil
-import subprocess
 import sys
 from typing import Iterator, Mapping
 
 from .. import store
 from ..errors import StateError
+from ..kernel import program
 from ..kernel.trees import remove_tree, sync
 from ..site import Site
 
@@ -109,8 +109,7 @@ def _compile(directory: str) -> None:
     """Bytecode for the runtime and for later module executions, which look for it here."""
     interpreters = {python(), sys.executable}
     for interpreter in sorted(interpreters):
-        command = [interpreter, "-I", "-m", "compileall", "-q", directory]
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        program.check([interpreter, "-I", "-m", "compileall", "-q", directory])
 
 
 def _switch(target: str, link: str) -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
 
 from ..errors import HostError
+from ..kernel.program import run
 from . import elf, provenance
 from .model import Image, ImageSpec, Job, NamespaceRecord, Source
 
@@ -96,8 +96,8 @@ def is_static(path: str) -> bool:
 
 
 def _applets(binary: str) -> list[str]:
-    output = subprocess.run([binary, "--list"], capture_output=True, check=False, env={})
-    names = output.stdout.decode("ascii", "replace").split()
+    output = run([binary, "--list"], env={})
+    names = output.stdout.split()
     if output.returncode or "sh" not in names:
         raise HostError(
             f"{binary} --list ended with status {output.returncode} and named no shell",

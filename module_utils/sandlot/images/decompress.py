@@ -15,12 +15,12 @@ from typing import Callable, Iterator
 from ..errors import HostError
 from ..kernel.confine import (
     PR_SET_NO_NEW_PRIVS,
-    PR_SET_PDEATHSIG,
     load_seccomp,
     prctl,
     set_capabilities,
 )
 from ..kernel.namespaces import unshare
+from ..kernel.program import dying_with_parent
 from ..security import seccomp
 from .tarstream import ArchiveError
 
@@ -74,7 +74,7 @@ def _helper(command: list[str], fd: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _confined(program: bytes) -> Callable[[], None]:
-    parent = os.getpid()
+    die_with_parent = dying_with_parent()
 
     def confine() -> None:
         unshare(_NAMESPACES)
@@ -92,10 +92,8 @@ def _confined(program: bytes) -> Callable[[], None]:
         set_capabilities(0, 0, 0)
         prctl(PR_SET_NO_NEW_PRIVS, 1)
         # The kernel forgets it with a change of ids.
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent()
         load_seccomp(program)
-        if os.getppid() != parent:
-            os._exit(1)
 
     return confine
 

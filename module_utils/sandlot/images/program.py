@@ -12,14 +12,12 @@ import collections
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 from typing import IO, Callable, Deque, Dict, Sequence
 
 from ..errors import HostError
-from ..kernel.confine import PR_SET_PDEATHSIG, prctl
+from ..kernel.program import PATH, dying_with_parent
 
-SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 _ISOLATED = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child")
 _LAST_LINES = 15
@@ -28,13 +26,13 @@ _LONGEST_LINE = 4096
 
 def find(names: Sequence[str]) -> str | None:
     """The path of the first of these programs that the host has."""
-    found = (shutil.which(name, path=SEARCH) for name in names)
+    found = (shutil.which(name, path=PATH) for name in names)
     return next((path for path in found if path), None)
 
 
 def environment(**more: str) -> Dict[str, str]:
     """Little of our own, and the proxies, which only the environment can tell."""
-    return {"PATH": SEARCH, "HOME": "/root", "LC_ALL": "C.UTF-8", **proxies(), **more}
+    return {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", **proxies(), **more}
 
 
 def proxies() -> Dict[str, str]:
@@ -55,7 +53,6 @@ def run(
     ``output`` is a descriptor for its stdout; without one, that is part of what it says.
     """
     last: Deque[str] = collections.deque(maxlen=_LAST_LINES)
-    parent = os.getpid()
     process = subprocess.Popen(
         [*_ISOLATED, "--mount-proc", *argv],
         env=env,
@@ -63,7 +60,7 @@ def run(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE if output is None else output,
         stderr=subprocess.STDOUT if output is None else subprocess.PIPE,
-        preexec_fn=lambda: _die_with(parent),
+        preexec_fn=dying_with_parent(),
     )
     with process:
         with contextlib.ExitStack() as stack:
@@ -73,13 +70,6 @@ def run(
     if process.returncode:
         said = "\n".join(last) or "it said nothing"
         raise HostError(f"{what} ended with status {process.returncode}:\n{said}")
-
-
-def _die_with(parent: int) -> None:
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    # The parent may have died before it could take this child along.
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _listen(stream: IO[bytes] | None, last: Deque[str], told: Callable[[str], None]) -> None:

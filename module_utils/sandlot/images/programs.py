@@ -8,14 +8,13 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 from typing import Dict, List, Set
 
 from ..errors import HostError, SandlotError, SpecError
+from ..kernel.program import PATH, check, complaint, run
 from . import elf
 
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9.+-]+")
-SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MAX_LINKS = 40
 _MAX_SCRIPTS = 4
 # "libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x0000...)", or the linker's own absolute path.
@@ -94,7 +93,7 @@ class Found:
 
 
 def which(name: str) -> str:
-    path = shutil.which(name, path=SEARCH)
+    path = shutil.which(name, path=PATH)
     if path is None:
         hint = "install it on the host, or correct the name"
         raise SpecError("programs", name, "is no program of this host", hint=hint)
@@ -103,29 +102,16 @@ def which(name: str) -> str:
 
 def of_package(name: str) -> List[str]:
     """The programs of an installed Debian package."""
-    if shutil.which("dpkg-query", path=SEARCH) is None:
+    if shutil.which("dpkg-query", path=PATH) is None:
         hint = "name programs instead of packages on this distribution"
         raise HostError("the program dpkg-query was not found", hint=hint)
-    done = _run(["dpkg-query", "--listfiles", name])
+    done = run(["dpkg-query", "--listfiles", name], env={"PATH": PATH})
     if done.returncode:
         hint = "install it on the host, or correct the name"
         raise SpecError("packages", name, "is no installed package of this host", hint=hint)
-    directories = set(SEARCH.split(":"))
+    directories = set(PATH.split(":"))
     paths = [path for path in done.stdout.splitlines() if os.path.dirname(path) in directories]
     return [path for path in paths if os.path.isfile(path) and os.access(path, os.X_OK)]
-
-
-def _run(command: List[str]) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": SEARCH, "LC_ALL": "C"}
-    return subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        errors="surrogateescape",
-        env=environment,
-        check=False,
-    )
 
 
 def _linker(path: str) -> str:
@@ -139,10 +125,10 @@ def _linker(path: str) -> str:
 
 def needed(interpreter: str, path: str) -> List[str]:
     """Libraries as the dynamic linker resolves them, without running the program (ld.so(8))."""
-    done = _run([interpreter, "--list", path])
+    done = run([interpreter, "--list", path], env={"PATH": PATH})
     if done.returncode:
-        problem = (done.stderr or done.stdout).strip() or f"status {done.returncode}"
-        raise SandlotError(f"{path}: the libraries it needs can't be found: {problem}")
+        problem = f"the libraries it needs can't be found: {complaint(done)}"
+        raise SandlotError(f"{path}: {problem}")
     found = []
     for line in done.stdout.splitlines():
         match = _NEEDED.match(line)
@@ -169,12 +155,10 @@ def _shebang(path: str) -> List[str]:
 
 def make_loader_cache(root: str, directories: List[str]) -> None:
     """The linker looks beyond its usual directories only in its cache (ldconfig(8))."""
-    ldconfig = shutil.which("ldconfig", path=SEARCH)
+    ldconfig = shutil.which("ldconfig", path=PATH)
     if ldconfig is None or not directories:
         return
     with open(f"{root}/etc/ld.so.conf", "w", encoding="utf-8") as handle:
         handle.writelines(f"{directory}\n" for directory in directories)
         os.fchmod(handle.fileno(), 0o644)
-    done = _run([ldconfig, "-X", "-r", root])
-    if done.returncode:
-        raise SandlotError(f"ldconfig: {done.stderr.strip()}")
+    check([ldconfig, "-X", "-r", root], env={"PATH": PATH})

@@ -10,6 +10,7 @@ import os
 
 from ..errors import LaunchError
 from ..kernel import libc
+from ..kernel.program import PATH
 from ..kernel.signals import signal
 from . import limits, users
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
-_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 READ_SIZE = 16384
 # Of fs.pipe-max-size, which an unprivileged process may make its pipes.
 FULL_PIPE_READS = (1 << 20) // READ_SIZE
@@ -123,7 +123,7 @@ def execute(argv: Sequence[str], env: Mapping[str, str]) -> Failure:
     if "/" in name:
         candidates = [name]
     else:
-        candidates = [f"{d or '.'}/{name}" for d in env.get("PATH", _DEFAULT_PATH).split(":")]
+        candidates = [f"{d or '.'}/{name}" for d in env.get("PATH", PATH).split(":")]
     failure = (NOT_FOUND, f"{name}: command not found")
     for path in candidates:
         try:

@@ -45,9 +45,7 @@ def run(
     )
 
 
-def check(
-    argv: Sequence[str], *, env: Optional[Mapping[str, str]] = None, hint: str = ""
-) -> str:
+def check(argv: Sequence[str], *, env: Optional[Mapping[str, str]] = None, hint: str = "") -> str:
     """The output of a program; HostError with its complaint when it fails."""
     done = run(argv, env=env)
     if done.returncode:

@@ -14,7 +14,7 @@ from typing import Callable, Dict, Iterable, Sequence
 
 from .. import wire
 from ..errors import LaunchError
-from ..kernel import processes
+from ..kernel import processes, program
 from ..oserrors import remedy
 from ..site import Site
 from . import unresponsive
@@ -140,7 +140,7 @@ class Launcher:
                 hint="run the sandbox_host module or role first",
             )
         if self.site.has_systemd:
-            _start_unit()
+            program.check(["systemctl", "start", UNIT], hint=f"see journalctl -u {UNIT}")
         else:
             self._spawn()
         self._await()
@@ -151,7 +151,7 @@ class Launcher:
         log = os.open(
             f"{self.site.run}/launcher.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
         )
-        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+        environment = {"PATH": program.SYSTEM_PATH, "LC_ALL": "C.UTF-8"}
         argv = command(self.site, self.python)
         process = subprocess.Popen(
             ["/usr/bin/setsid", "--fork", *argv],
@@ -252,17 +252,6 @@ def _answered(names: Iterable[str], ways: Iterable[Way]) -> dict[str, LaunchErro
         if not asked:
             break
     return failures
-
-
-def _start_unit() -> None:
-    command = ["systemctl", "start", UNIT]
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise LaunchError(
-            f"{' '.join(command)}: {done.stderr.strip()}", hint=f"see journalctl -u {UNIT}"
-        )
 
 
 def _answer(connection: socket.socket, operation: str, name: str) -> LaunchError | None:

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""How to start a launcher of the installed runtime; apart, so that its callers import little."""
+"""How to start programs of the installed runtime; apart, so that its callers import little."""
 
 from __future__ import annotations
+
+import os
+import sys
+
+from ..kernel.program import SYSTEM_PATH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def command(site: Site, python: str) -> List[str]:
+    """The launcher's."""
     code = (
         f"import sys; sys.path.insert(0, {site.lib!r}); "
         "from sandlot.launcher.zygote import main; main(sys.argv[1])"
@@ -20,10 +26,13 @@ def command(site: Site, python: str) -> List[str]:
     return [python, "-ISE", "-X", "utf8", "-c", code, site.root or "/"]
 
 
-def repair_command(site: Site, python: str) -> List[str]:
-    """`sandlot repair`; site packages are where pyroute2 is."""
+def start(site: Site, verb: str) -> int:
+    """Run `sandlot VERB` as a child; its pid."""
     code = (
         f"import sys; sys.path.insert(0, {site.lib!r}); "
-        "from sandlot.cli.main import main; sys.exit(main(['repair']))"
+        f"from sandlot.cli.main import main; sys.exit(main([{verb!r}]))"
     )
-    return [python, "-I", "-X", "utf8", "-c", code]
+    # With site packages, where pyroute2 is.
+    argv = [sys.executable, "-I", "-X", "utf8", "-c", code]
+    environment = {"PATH": SYSTEM_PATH, "LC_ALL": "C.UTF-8", "SANDLOT_ROOT": site.root}
+    return os.posix_spawn(argv[0], argv, environment)

@@ -8,12 +8,13 @@ The file that the last answers are in tells both: without names there is none, a
 from __future__ import annotations
 
 import os
-import sys
 import time
+
+from .command import start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Optional
+    from typing import Optional
 
     from ..site import Site
 
@@ -40,18 +41,4 @@ class Refresher:
         if self.wait() != 0.0:
             return
         self.tried = time.time()
-        argv = _command(self.site)
-        environment = {
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "LC_ALL": "C.UTF-8",
-            "SANDLOT_ROOT": self.site.root,
-        }
-        os.posix_spawn(argv[0], argv, environment)
-
-
-def _command(site: Site) -> List[str]:
-    code = (
-        f"import sys; sys.path.insert(0, {site.lib!r}); "
-        "from sandlot.cli.main import main; sys.exit(main(['refresh']))"
-    )
-    return [sys.executable, "-I", "-X", "utf8", "-c", code]
+        start(self.site, "refresh")

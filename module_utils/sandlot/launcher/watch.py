@@ -11,7 +11,6 @@ of its own, puts everything right.
 from __future__ import annotations
 
 import os
-import sys
 import time
 
 from .. import store
@@ -19,7 +18,7 @@ from ..errors import SandlotError
 from ..kernel import flock, linkflags, nftables
 from ..kernel.files import write_value
 from ..kernel.signals import signal
-from .command import repair_command
+from .command import start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -180,13 +179,7 @@ class Watch:
         self._again = False
         self._started, self._looked = now, self._generation
         self._delay = min(LONGEST_DELAY, self._delay * 2 or FIRST_DELAY)
-        argv = repair_command(self.site, sys.executable)
-        environment = {
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "LC_ALL": "C.UTF-8",
-            "SANDLOT_ROOT": self.site.root,
-        }
-        self._repair = os.posix_spawn(argv[0], argv, environment)
+        self._repair = start(self.site, "repair")
 
     def ended(self, pid: int, status: int) -> None:
         """A child of the launcher, perhaps one of ours."""

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Dict, Mapping, Tuple
 
 from ..errors import SpecError
+from ..kernel.program import PATH
 from ..spec import Healthcheck, Spec
 from ..spec import healthcheck as checks
 from ..spec.quantities import signal_number
 from ..spec.table.supervision import parse_healthcheck
 from .record import Record
-
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import glob
 import os
-import subprocess
 from typing import ClassVar, Sequence
 
 from ... import store
-from ...errors import HostError
-from ...kernel import flock
+from ...kernel import flock, program
 from .service import Service, Texts
 
 NAME = "sandlot"
 UPDATE_RC = "/usr/sbin/update-rc.d"
-_SEARCH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 # A launcher on demand is started by whoever needs one, so the keeper waits for the lock of the
 # one that runs, whosever child it is. Descriptor 9 is the keeper's alone: its lock says that it
@@ -96,7 +93,7 @@ class ScriptService(Service):
             "command": self.site.command,
             "run": self.site.run,
             "keeper": self.keeper,
-            "search": _SEARCH,
+            "search": program.SYSTEM_PATH,
             "assignment": assignment,
             "environment": f"export {assignment.strip()}\n" if assignment else "",
         }
@@ -140,17 +137,6 @@ class ScriptService(Service):
     def _run(self, words: Sequence[str], *, outside: bool = False) -> None:
         """Run a program of the host; with a moved root, the one in there unless ``outside``."""
         inside = [] if outside or not self.site.root else ["chroot", self.site.root]
-        command = [*inside, *words]
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            env={"PATH": _SEARCH, "LC_ALL": "C"},
-            check=False,
-        )
-        if done.returncode:
-            problem = (done.stderr or done.stdout).strip()
-            raise HostError(
-                f"{' '.join(command)}: {problem}", hint="run again once that is remedied"
-            )
+        environment = {"PATH": program.SYSTEM_PATH}
+        hint = "run again once that is remedied"
+        program.check([*inside, *words], env=environment, hint=hint)

@@ -5,9 +5,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
 
-from ...errors import SandlotError
+from ...kernel import program
 from ...launcher.client import UNIT
 from ...site import Site
 from .service import Service, Texts
@@ -105,9 +104,4 @@ class Systemd(Service):
 
 
 def _systemctl(*words: str) -> None:
-    command = ["systemctl", *words]
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SandlotError(f"{' '.join(command)}: {done.stderr.strip()}")
+    program.check(["systemctl", *words])

@@ -6,16 +6,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import stat
 import subprocess
 from dataclasses import dataclass
 from typing import Callable, Iterator, List, Sequence
 
 from ...errors import HostError
-from ...kernel.confine import PR_SET_PDEATHSIG, prctl
 from ...kernel.mounts import MS_BIND, MS_PRIVATE, MS_REC, mount
 from ...kernel.namespaces import CLONE_NEWNS, unshare
+from ...kernel.program import dying_with_parent
 from .credentials import USER, Access
 from .reference import Reference
 
@@ -76,13 +75,10 @@ def _confinement(reference: Reference) -> List[str]:
 
 
 def _prepared(scratch: str) -> Callable[[], None]:
-    parent = os.getpid()
+    die_with_parent = dying_with_parent()
 
     def prepare() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        # The parent may have died before it could take this child along.
-        if os.getppid() != parent:
-            os._exit(1)
+        die_with_parent()
         if scratch:
             unshare(CLONE_NEWNS)
             mount("none", "/", flags=MS_REC | MS_PRIVATE)

@@ -14,13 +14,13 @@ import time
 from typing import IO, Callable, Tuple
 
 from ...errors import HostError, SandlotError
+from ...kernel.program import PATH
 from ..model import ImageSpec
 from . import confined, credentials
 from .manifest import MAX_MANIFEST
 from .platforms import Platform
 from .reference import Reference
 
-SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PACKAGE = "skopeo"
 _ASK_SECONDS = 120.0
 # A transfer that brings nothing for that long has ended.
@@ -45,7 +45,7 @@ _REMEDY = "check the reference, and that this host reaches it"
 
 
 def find() -> str | None:
-    return shutil.which(PACKAGE, path=SEARCH)
+    return shutil.which(PACKAGE, path=PATH)
 
 
 def missing() -> Tuple[str, ...]:

@@ -10,13 +10,13 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
 from dataclasses import dataclass
 from typing import Iterator, NamedTuple, Sequence
 
 from ... import store
 from ...errors import ForeignError, HostError
 from ...kernel import nftables
+from ...kernel.program import SYSTEM_PATH, complaint, run
 from ...plan import Operation
 from ...site import Site
 from ..common.model import owner_mark
@@ -25,7 +25,6 @@ from . import nft_delta
 FAMILIES = ("inet", "bridge")
 # A host whose rules never rest is looked at as it is.
 LOOKS = 5
-SEARCH = "/usr/sbin:/sbin:/usr/bin:/bin"
 # Whom the kernel counts for is no part of the rules.
 COUNTED = re.compile(r"(flags dynamic\n)\s*elements = \{[^}]*\}\n")
 # Of a table that is not there, and of kernels and namespaces that have none.
@@ -187,7 +186,7 @@ def _replacing(site: Site, text: str) -> str:
 
 
 def _program() -> str | None:
-    return shutil.which("nft", path=f"{os.environ.get('PATH', '')}:{SEARCH}")
+    return shutil.which("nft", path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
 
 
 def _list(program: str, family: str, table: str) -> str | None:
@@ -204,16 +203,10 @@ def chain(table: str, name: str) -> str:
 
 def _listed(command: list[str], words: list[str]) -> str | None:
     """What nft lists, None when there is no such thing."""
-    result = subprocess.run(
-        [*command, "list", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "LC_ALL": "C"},
-    )
+    result = run([*command, "list", *words])
     if result.returncode and not any(word in result.stderr for word in _NO_TABLE):
-        told = result.stderr.strip() or f"it ended with {result.returncode}"
-        raise HostError(f"the nftables {' '.join(words)} can't be listed: {told}", hint=_AGAIN)
+        problem = f"the nftables {' '.join(words)} can't be listed: {complaint(result)}"
+        raise HostError(problem, hint=_AGAIN)
     return result.stdout if result.returncode == 0 else None
 
 
@@ -228,14 +221,12 @@ def _sorted(match: re.Match[str]) -> str:
 
 
 def _transaction(text: str) -> None:
-    program = _program()
-    if program is None:
+    nft = _program()
+    if nft is None:
         raise HostError("the program nft was not found", hint="install the package nftables")
-    result = subprocess.run(
-        [program, "-f", "-"], input=text, capture_output=True, text=True, check=False
-    )
+    result = run([nft, "-f", "-"], text=text)
     if result.returncode:
         raise HostError(
-            f"nft refused the rules: {result.stderr.strip() or result.returncode}",
+            f"nft refused the rules: {complaint(result)}",
             hint="the kernel needs nf_tables with nat, fib and bridge support (Linux 5.2 or newer)",
         )
