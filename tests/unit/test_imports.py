@@ -56,6 +56,7 @@ ENGINE_LAUNCHER = {
     *(
         "kernel.files",
         "kernel.flock",
+        "kernel.fork",
         "kernel.linkflags",
         "kernel.nftables",
         "launcher.command",

@@ -21,6 +21,7 @@ from ..init import confine, journal, limits, logs, status, users
 from ..init.child import NOT_EXECUTABLE
 from ..kernel import mounts, namespaces, netns
 from ..kernel.files import write_value
+from ..kernel.fork import STEP_SECONDS
 from ..kernel.mounts import (
     MOUNT_ATTR_NODEV,
     MOUNT_ATTR_NOEXEC,
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     from ..site import SandboxPaths
 
 _READ_ONLY = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
-# For one step of a start; a host that swaps needs time to do what usually takes a millisecond.
-STEP_SECONDS = 60.0
 SEE_LOG = "see launcher.log in /run/sandlot"
 # In every launch file; the keys of later options are listed in it, as ``init``.
 INIT_KEYS = ("argv", "env", "cwd", "restart", "stop", "log_max_size")

@@ -10,22 +10,20 @@ taken the sandbox's own uid, so the kernel charges its per-user limits to that u
 from __future__ import annotations
 
 import os
+from functools import partial
 
-from .. import wire
 from ..errors import LaunchError, SpecError
 from ..kernel import confine, linkflags, mounts, namespaces
 from ..kernel.files import write_value
+from ..kernel.fork import Held
 from ..sandbox import runtime
 from ..site import PINNED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import _socket
     from typing import Any, Mapping, Sequence
 
     from ..site import SandboxPaths
-
-STEP_SECONDS = 60.0
 
 
 def create(paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
@@ -36,51 +34,26 @@ def create(paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
         return
     destroy(paths)
     os.makedirs(paths.pins, mode=0o700, exist_ok=True)
-    ours, theirs = wire.pair()
-    pid = os.fork()
-    if pid == 0:
-        ours.close()
-        _unshare_as(launch["ids"], theirs, kinds)
-    theirs.close()
-    ours.settimeout(STEP_SECONDS)
-    try:
-        _receive_or_raise(ours)
+    prepare = partial(_unshare_as, launch["ids"], kinds)
+    with Held(prepare, "making the namespaces") as pid:
         _write_maps(pid, launch)
         # Pins come last: complete ones mean that nothing is left to be done.
         _configure(pid, launch, kinds)
         for kind in kinds:
             _pin(paths, pid, kind)
-    finally:
-        ours.close()
-        os.waitpid(pid, 0)
 
 
-def _unshare_as(ids: Mapping[str, int], peer: _socket.socket, kinds: Sequence[str]) -> None:
-    """In the grandchild: become the sandbox's uid, keep what unshare needs, unshare, wait."""
-    try:
-        confine.prctl(confine.PR_SET_KEEPCAPS, 1)
-        os.setgroups([])
-        os.setresgid(ids["gid"], ids["gid"], ids["gid"])
-        os.setresuid(ids["uid"], ids["uid"], ids["uid"])
-        confine.set_capabilities(1 << confine.CAP_SYS_ADMIN, 1 << confine.CAP_SYS_ADMIN, 0)
-        flags = 0
-        for kind in kinds:
-            flags |= namespaces.FLAGS[kind]
-        namespaces.unshare(flags)
-    except OSError as error:
-        wire.answer(peer, {"errno": error.errno, "what": error.strerror})
-        os._exit(1)
-    wire.answer(peer, {})
-    peer.recv(1)  # end of file: everything is pinned, or the creator died
-    os._exit(0)
-
-
-def _receive_or_raise(sock: _socket.socket) -> None:
-    message, _ = wire.receive(sock)
-    if message is None:
-        raise OSError(0, "the process that unshares the namespaces died")
-    if "errno" in message:
-        raise OSError(message["errno"], message["what"])
+def _unshare_as(ids: Mapping[str, int], kinds: Sequence[str]) -> None:
+    """In the grandchild: become the sandbox's uid, keep what unshare needs, unshare."""
+    confine.prctl(confine.PR_SET_KEEPCAPS, 1)
+    os.setgroups([])
+    os.setresgid(ids["gid"], ids["gid"], ids["gid"])
+    os.setresuid(ids["uid"], ids["uid"], ids["uid"])
+    confine.set_capabilities(1 << confine.CAP_SYS_ADMIN, 1 << confine.CAP_SYS_ADMIN, 0)
+    flags = 0
+    for kind in kinds:
+        flags |= namespaces.FLAGS[kind]
+    namespaces.unshare(flags)
 
 
 def _write_maps(pid: int, launch: Mapping[str, Any]) -> None:

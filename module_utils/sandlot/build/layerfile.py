@@ -8,15 +8,15 @@ gives up the host's rights before it touches a path in there.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from contextlib import ExitStack
-from typing import Any, Mapping, NoReturn, Tuple
+from functools import partial
+from typing import Any, Mapping, Tuple
 
 from .. import store
 from ..errors import LaunchError, SandlotError
-from ..kernel import namespaces
+from ..kernel import fork, namespaces
 from ..kernel.files import write_all
 from ..site import Site
 from . import lower_layers, namespace, rootfs
@@ -30,30 +30,11 @@ def write(site: Site, name: str, scratch: str, step: Mapping[str, Any], what: st
     with ExitStack() as stack:
         userns = os.open(site.sandbox(name).pin("user"), os.O_RDONLY | os.O_CLOEXEC)
         stack.callback(os.close, userns)
-        report, reporter = os.pipe()
-        child = os.fork()
-        if child == 0:
-            _child(launch, userns, scratch, step, reporter)
-        os.close(reporter)
-        with open(report, "rb") as handle:
-            problem = handle.read()
-        _, status = os.waitpid(child, 0)
+        work = partial(_outcome, launch, userns, scratch, step)
+        problem, status = fork.call(lambda _report: work().encode())
     if status or problem:
-        reason = json.loads(problem)["error"] if problem else f"its process ended with {status}"
+        reason = problem.decode() or f"its process ended with {status}"
         raise SandlotError(f"{what}: {reason}")
-
-
-def _child(
-    launch: Mapping[str, Any], userns: int, scratch: str, step: Mapping[str, Any], reporter: int
-) -> NoReturn:
-    status = 1
-    try:
-        error = _outcome(launch, userns, scratch, step)
-        if error:
-            os.write(reporter, json.dumps({"error": error}).encode())
-        status = 0
-    finally:
-        os._exit(status)
 
 
 def _outcome(launch: Mapping[str, Any], userns: int, scratch: str, step: Mapping[str, Any]) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 
-from ..errors import LaunchError
 from ..kernel import mounts, namespaces
+from ..kernel.fork import Held
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,24 +26,8 @@ _FLAGS = mounts.MS_NODEV | mounts.MS_NOSUID
 
 def make(directory: str) -> int:
     """A descriptor of a new stage; ``directory`` is covered while it is made, for nobody else."""
-    told, tell = os.pipe()
-    wait, done = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(done)
-        _furnish(directory)
-        os.write(tell, b"x")
-        os.read(wait, 1)
-        os._exit(0)
-    os.close(tell)
-    try:
-        if not os.read(told, 1):
-            raise LaunchError("the mount namespace for building roots could not be made")
+    with Held(lambda: _furnish(directory), "making the build namespace") as pid:
         return os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        for fd in (told, wait, done):
-            os.close(fd)
-        os.waitpid(pid, 0)
 
 
 def _furnish(directory: str) -> None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from functools import partial
 from typing import Iterator
 
 from ..errors import HostError
 from ..kernel import mounts, namespaces
 from ..kernel.files import write_value
+from ..kernel.fork import Held
 
 FILESYSTEMS = "/proc/filesystems"
 USER_NAMESPACES = "/proc/sys/user/max_user_namespaces"
@@ -77,36 +79,12 @@ def maps_ids(directory: str) -> bool:
 @contextlib.contextmanager
 def user_namespace() -> Iterator[int]:
     """A descriptor of a user namespace with one id mapped; it ends with the descriptor."""
-    ready, go = os.pipe(), os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        _unshare_and_wait(ready[1], go)
-    try:
-        os.close(ready[1])
-        code = int(os.read(ready[0], 16) or errno.EIO)
-        if code:
-            raise OSError(code, f"unshare of a user namespace: {os.strerror(code)}")
+    prepare = partial(namespaces.unshare, namespaces.CLONE_NEWUSER)
+    with Held(prepare, "making a user namespace") as pid:
         for kind in ("uid_map", "gid_map"):
             write_value(f"/proc/{pid}/{kind}", "0 0 1")
         userns = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        for fd in (ready[0], *go):
-            os.close(fd)
-        os.waitpid(pid, 0)
     try:
         yield userns
     finally:
         os.close(userns)
-
-
-def _unshare_and_wait(ready: int, go: tuple[int, int]) -> None:
-    """In the child: say what came of it, and stay until the other end is closed."""
-    os.close(go[1])
-    code = 0
-    try:
-        namespaces.unshare(namespaces.CLONE_NEWUSER)
-    except OSError as error:
-        code = error.errno or errno.EIO
-    os.write(ready, str(code).encode())
-    os.read(go[0], 1)
-    os._exit(0)

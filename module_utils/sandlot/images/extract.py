@@ -12,14 +12,14 @@ import locale
 import lzma
 import os
 import resource
-import select
 import signal
 import sys
 import zlib
-from typing import Any, Callable, Dict, NoReturn, Sequence, cast
+from typing import Any, Callable, Dict, Sequence, cast
 
-from ..kernel.confine import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, prctl, set_capabilities
-from ..kernel.files import write_all
+from ..kernel import fork
+from ..kernel.confine import PR_SET_NO_NEW_PRIVS, prctl, set_capabilities
+from ..kernel.program import dying_with_parent
 from . import decompress
 from .tarstream import BLOCK, ArchiveError, Stream, TarStream
 from .unpack import NO_SPACE, SPACE, Bounds, Unpacker
@@ -30,7 +30,6 @@ _MEMORY = 2 << 30
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 # Unpacking 8 GiB of xz takes a few minutes; an endless stream must end.
 _SECONDS = 3600
-_INTERVAL = 0.5
 
 Outcome = Dict[str, Any]
 
@@ -56,16 +55,14 @@ def confined(
 
     ``watch`` is called now and then meanwhile.
     """
-    report, reporter = os.pipe()
-    child = os.fork()
-    if child == 0:
-        _child(fds, destination, work, reporter)
-    os.close(reporter)
-    with open(report, "rb") as handle:
-        while watch and not select.select([handle], [], [], _INTERVAL)[0]:
-            watch()
-        text = handle.read()
-    _, status = os.waitpid(child, 0)
+    die_with_parent = dying_with_parent()
+
+    def child(report: int) -> bytes:
+        _confine({*fds, report}, destination)
+        die_with_parent()
+        return json.dumps(work()).encode()
+
+    text, status = fork.call(child, watch)
     if not text:
         raise ArchiveError(f"the extracting process {_ending(status)}")
     outcome = json.loads(text)
@@ -79,21 +76,6 @@ def _ending(status: int) -> str:
     if code == -signal.SIGXCPU:
         return f"has taken more than {_SECONDS} seconds of the processor"
     return f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
-
-
-def _child(
-    fds: Sequence[int], destination: str, work: Callable[[], Outcome], reporter: int
-) -> NoReturn:
-    status = 1
-    try:
-        parent = os.getppid()
-        _confine({*fds, reporter}, destination)
-        # The parent may have died before it could take this child along.
-        if os.getppid() == parent:
-            write_all(reporter, json.dumps(work()).encode())
-            status = 0
-    finally:
-        os._exit(status)
 
 
 def _confine(kept: set[int], destination: str) -> None:
@@ -112,7 +94,6 @@ def _confine(kept: set[int], destination: str) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     set_capabilities(_CAPABILITIES, _CAPABILITIES, 0)
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _outcome(fd: int, bounds: Bounds) -> Outcome:

@@ -10,13 +10,12 @@ the given rate. Dropping it instead (policing) costs TCP far more than the rate 
 from __future__ import annotations
 
 import functools
-import os
 import socket
 from dataclasses import dataclass
 from typing import Sequence
 
 from ...errors import ForeignError, HostError
-from ...kernel import netlink, traffic
+from ...kernel import fork, netlink, traffic
 from ...kernel.namespaces import CLONE_NEWNET, unshare
 from ...kernel.netlink import Link
 from ...kernel.traffic import Traffic
@@ -244,20 +243,12 @@ def _redirect(
 def require_kernel() -> None:
     """HostError when the kernel can't shape; tried in a network namespace made for it."""
     adapter.load()
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reading)
-        os.write(writing, _trial().encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        problem = pipe.read().decode()
-    if os.waitpid(pid, 0)[1]:
+    problem, status = fork.call(lambda _report: _trial().encode())
+    if status:
         raise HostError("the kernel's traffic shaping could not be tried")
     if problem:
         raise HostError(
-            f"bandwidth can't be limited: {problem}",
+            f"bandwidth can't be limited: {problem.decode()}",
             hint="boot a kernel with these modules, or leave out ingress_rate and egress_rate",
         )
 
