@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Helpers that every part shares: programs, children that report, locks, files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from sandlot.errors import HostError
+from sandlot.kernel import files, flock, fork, program
+from sandlot.kernel.text import harmless
+
+
+def gone(pid: int) -> bool:
+    """Whether a child has ended and was reaped."""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return True
+    return False
+
+
+def test_call_returns_what_the_child_worked_out() -> None:
+    assert fork.call(lambda _report: b"x" * 1_000_000) == (b"x" * 1_000_000, 0)
+
+
+def test_call_tells_of_a_child_that_ended_early() -> None:
+    def work(_report: int) -> bytes:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return b"never"
+
+    assert fork.call(work) == (b"", signal.SIGKILL)
+
+
+def test_call_kills_the_child_when_the_watch_fails() -> None:
+    children: list[int] = []
+
+    def watch() -> None:
+        text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+        children.extend(int(word) for word in text.split())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fork.call(lambda _report: bytes(os.read(os.pipe()[0], 1)), watch)
+    assert children and all(gone(pid) for pid in children)
+
+
+def test_held_child_stays_until_the_block_ends() -> None:
+    with fork.Held(lambda: None, "nothing") as pid:
+        assert not gone(pid)
+    assert gone(pid)
+
+
+def test_held_raises_what_went_wrong_in_the_child() -> None:
+    def fail() -> None:
+        raise OSError(errno.EPERM, "no")
+
+    with pytest.raises(PermissionError, match="no"), fork.Held(fail, "a try"):
+        pass
+
+
+def test_held_child_that_dies_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ChildProcessError, match="a try: its process died"):
+        with fork.Held(lambda: os.kill(os.getpid(), signal.SIGKILL), "a try"):
+            pass
+
+
+def test_held_child_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fork, "STEP_SECONDS", 0.05)
+    with pytest.raises(TimeoutError, match="a try took over"):
+        with fork.Held(signal.pause, "a try"):
+            pass
+
+
+def test_lock_of_another_descriptor(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert not flock.is_held(str(path))
+    first, second = (os.open(path, os.O_RDWR | os.O_CREAT) for _ in range(2))
+    try:
+        assert flock.try_take(first)
+        assert flock.is_held(str(path))
+        assert not flock.try_take(second)
+        assert not flock.take_until(second, time.monotonic() + 0.01, 0.001)
+        assert flock.in_place(first, str(path))
+        path.unlink()
+        assert not flock.in_place(first, str(path))
+    finally:
+        os.close(first)
+        os.close(second)
+
+
+def test_values_and_names(tmp_path: Path) -> None:
+    value = tmp_path / "value"
+    assert files.read_value(str(value)) is None
+    value.write_text("before, and longer\n")
+    files.write_value(str(value), "12")
+    assert files.read_value(str(value)) == "12"
+    assert files.read_number(str(value)) == 12
+    value.write_text("oom 1\noom_kill 3\n")
+    assert files.read_field(str(value), "oom_kill") == 3
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a").symlink_to("b")
+    assert files.names(str(tmp_path)) == ["a", "b", "value"]
+    assert files.directories(str(tmp_path)) == ["b"]
+    assert files.names(str(value) + ".not") == files.directories(str(value) + ".not") == []
+
+
+def test_programs_say_why_they_fail() -> None:
+    assert program.check(["sh", "-c", "cat; printf %s $LC_ALL"]) == "C"
+    assert program.run(["cat"], text="in").stdout == "in"
+    with pytest.raises(HostError, match="sh -c .*: why; hint"):
+        program.check(["sh", "-c", "echo why >&2; exit 3"], hint="hint")
+    assert program.complaint(program.run(["sh", "-c", "exit 3"])) == "it ended with status 3"
+    assert program.complaint(program.run(["sh", "-c", "printf '\\377' >&2; exit 1"])) == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("plain \u00e9", "plain \u00e9"), ("\x1b[2J\n", "\\x1b[2J\\n"), ("\u2028", "\\u2028")],
+)
+def test_text_that_commands_a_terminal_is_escaped(text: str, shown: str) -> None:
+    assert harmless(text) == shown
