@@ -182,7 +182,7 @@ FAILING = {
     "a directory": ([{"dest": "/etc", "content": ""}], r"\(write /etc\): Is a directory"),
     "below a file": ([{"dest": "/etc/passwd/x", "content": ""}], "no directory"),
     "a loop": (["ln -s /loop /loop", {"dest": "/loop/x", "content": ""}], "symlink"),
-    "terminal": (["printf '\\033[31mred'; exit 1"], r"\n\?\[31mred"),
+    "terminal": (["printf '\\033[31mred'; exit 1"], r"\n\\x1b\[31mred"),
 }  # fmt: skip
 
 
