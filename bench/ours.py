@@ -80,7 +80,9 @@ class Ours:
         return self.runner.run(playbook)
 
     def inits(self) -> dict[str, int]:
-        found = {name: runtime.running(self.paths, name) for name in runtime.names(self.paths)}
+        found = {
+            name: runtime.running(self.paths.sandbox(name)) for name in runtime.names(self.paths)
+        }
         return {name: running.pid for name, running in found.items() if running is not None}
 
     def launcher(self) -> int:

@@ -13,6 +13,9 @@ import os
 from .errors import HostError
 
 PINNED = ("user", "net", "uts", "ipc", "time")
+# Slots of a rebuild. Between name and slot of an address; no name has a slash.
+NEXT, OLD = "next", "old"
+_SLOT = "/rebuild/"
 
 
 def _short_hash(text: str, length: int) -> str:
@@ -140,31 +143,41 @@ class Site:
     def sandbox(self, name: str) -> SandboxPaths:
         return SandboxPaths(self, name)
 
+    def addressed(self, address: str) -> SandboxPaths:
+        """The sandbox, or the slot of one, that a request to the launcher names."""
+        name, _, slot = address.partition(_SLOT)
+        return SandboxPaths(self, name, slot)
+
 
 class SandboxPaths:
-    """Files of one sandbox; ``name`` has been validated by the spec."""
+    """Files of one sandbox; ``name`` has been validated by the spec.
 
-    __slots__ = ("site", "name")
+    During a rebuild, ``slot`` holds the version that is not in use: NEXT or OLD.
+    """
 
-    def __init__(self, site: Site, name: str) -> None:
+    __slots__ = ("site", "name", "slot")
+
+    def __init__(self, site: Site, name: str, slot: str = "") -> None:
         self.site = site
         self.name = name
+        self.slot = slot
+
+    def in_slot(self, slot: str) -> SandboxPaths:
+        return SandboxPaths(self.site, self.name, slot)
+
+    @property
+    def address(self) -> str:
+        """The name in requests to the launcher, and the place below state and run."""
+        return f"{self.name}{_SLOT}{self.slot}" if self.slot else self.name
 
     @property
     def state(self) -> str:
-        return f"{self.site.sandboxes}/{self.name}"
+        return f"{self.site.sandboxes}/{self.address}"
 
     @property
     def rebuild(self) -> str:
-        """There from before a rebuild's first step to after its last."""
+        """Holds the slots; exists from before a rebuild's first step to after its last."""
         return f"{self.state}/rebuild"
-
-    def beside(self, which: str) -> SandboxPaths:
-        """Files of the "next" or the "old" of a rebuild, like those of a sandbox of its own.
-
-        No name has a slash, so it can't be one.
-        """
-        return SandboxPaths(self.site, f"{self.name}/rebuild/{which}")
 
     @property
     def record(self) -> str:
@@ -198,7 +211,7 @@ class SandboxPaths:
 
     @property
     def run(self) -> str:
-        return f"{self.site.run}/{self.name}"
+        return f"{self.site.run}/{self.address}"
 
     @property
     def pins(self) -> str:

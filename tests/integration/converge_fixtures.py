@@ -86,8 +86,10 @@ class Deployment:
         return found
 
     def pid(self, name: str) -> int:
-        running = runtime.running(self.paths, name)
-        assert running is not None, f"{name} does not run: {runtime.status(self.paths, name)}"
+        running = runtime.running(self.paths.sandbox(name))
+        assert running is not None, (
+            f"{name} does not run: {runtime.status(self.paths.sandbox(name))}"
+        )
         return running.pid
 
     def inside(self, name: str, path: str) -> str:
@@ -109,7 +111,7 @@ class Deployment:
         names = [entry["name"] for entry in converge.info(self.paths)]
         launcher.stop(names)
         sandboxes = [self.paths.sandbox(name) for name in names]
-        rebuilds = [box.beside(which).name for box in sandboxes for which in ("next", "old")]
+        rebuilds = [box.in_slot(which).address for box in sandboxes for which in ("next", "old")]
         launcher.destroy([*names, *rebuilds])
         launcher.quit()
         state = network.observe(self.paths)

@@ -50,7 +50,7 @@ def workload(host: Deployment, name: str) -> tuple[int, str]:
 
 
 def pins(host: Deployment, name: str) -> set[str]:
-    return runtime.pinned(host.paths, name)
+    return runtime.pinned(host.paths.sandbox(name))
 
 
 def declare_networks(host: Deployment, **options: dict[str, object]) -> None:

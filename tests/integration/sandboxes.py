@@ -103,7 +103,7 @@ class Sandbox:
         self._all(self.host.launcher.destroy)
 
     def running(self) -> runtime.Running | None:
-        return runtime.running(self.host.paths, self.name)
+        return runtime.running(self.host.paths.sandbox(self.name))
 
     @property
     def init(self) -> int:
@@ -126,7 +126,7 @@ class Sandbox:
         return found
 
     def status(self) -> dict[str, Any]:
-        return runtime.status(self.host.paths, self.name)
+        return runtime.status(self.host.paths.sandbox(self.name))
 
     def state(self) -> str:
         return str(self.status().get("state", ""))

@@ -150,7 +150,7 @@ def test_run_states(host: Deployment) -> None:
     host.converged(sandbox("a", state="present"))
     assert host.pid("a") == pid
     host.converged(sandbox("a", state="stopped"))
-    assert runtime.running(host.paths, "a") is None
+    assert runtime.running(host.paths.sandbox("a")) is None
     assert host.info("a")["state"] == "stopped"
     host.converged(sandbox("a"))
     assert host.info("a")["addresses"] == address
@@ -166,7 +166,7 @@ def test_what_ended_is_started_again(host: Deployment) -> None:
     spec = sandbox("a", command=["true"], restart_policy="no")
     host.run(spec)
     pidfd = None
-    running = runtime.running(host.paths, "a")
+    running = runtime.running(host.paths.sandbox("a"))
     if running:
         pidfd = os.pidfd_open(running.pid)
         wait_readable(pidfd)
@@ -306,7 +306,7 @@ def test_after_a_boot_everything_comes_back(host: Deployment) -> None:
     after = host.info("a")
     assert after["state"] == "running" and after["addresses"] == before["addresses"]
     assert Path(f"/proc/{host.pid('a')}/root/mark").exists()
-    assert runtime.running(host.paths, "b") is None
+    assert runtime.running(host.paths.sandbox("b")) is None
     assert host.run(sandbox("a"), sandbox("b", state="stopped"), purge=True).actions == []
 
 
@@ -315,7 +315,7 @@ def test_before_a_shutdown_everything_ends_and_nothing_is_forgotten(host: Deploy
     host.converged(sandbox("a", command=["sh", "-c", trap]), sandbox("b", restart_policy="always"))
     layer = Path(host.paths.sandbox("a").upper)
     assert converge.down(host.paths) == {}
-    assert [runtime.running(host.paths, name) for name in "ab"] == [None, None]
+    assert [runtime.running(host.paths.sandbox(name)) for name in "ab"] == [None, None]
     assert (layer / "bye").read_text() == "bye\n"
     assert [host.info(name)["wanted"] for name in "ab"] == ["started", "started"]
     assert converge.down(host.paths) == {}

@@ -16,7 +16,7 @@ from sandlot.cli import execclient
 from sandlot.converge import planner
 from sandlot.errors import LaunchError
 from sandlot.launcher.client import Launcher
-from sandlot.sandbox import layer, live, runtime
+from sandlot.sandbox import layers, live, runtime
 from sandlot.site import Site
 
 pytestmark = needs_root
@@ -29,8 +29,8 @@ def host() -> Iterator[Deployment]:
 
 
 def runs(host: Deployment, name: str) -> bool:
-    state = runtime.status(host.paths, name).get("state")
-    return runtime.running(host.paths, name) is not None and state == "running"
+    state = runtime.status(host.paths.sandbox(name)).get("state")
+    return runtime.running(host.paths.sandbox(name)) is not None and state == "running"
 
 
 def crash(host: Deployment, *names: str) -> None:
@@ -64,13 +64,13 @@ def test_a_rebuild_is_not_overtaken_by_a_revival(
     """Otherwise it goes on with a layer that has been removed, and what it writes is lost."""
     specs = [sandbox(name, restart_policy="always") for name in ("a", "control")]
     host.converged(*specs)
-    make = layer.make
+    make = layers.make
 
     def make_late(*arguments: Any) -> None:
         eventually(lambda: runs(host, "control") and (stopped_first or runs(host, "a")))
         make(*arguments)
 
-    monkeypatch.setattr(layer, "make", make_late)
+    monkeypatch.setattr(layers, "make", make_late)
     if not stopped_first:
         monkeypatch.setattr(planner, "_may_revive", lambda decision, seen: False)
     crash(host, "a", "control")

@@ -47,7 +47,7 @@ def chain() -> list[dict[str, Any]]:
 
 def since(host: Deployment) -> dict[str, float]:
     """When each workload was started."""
-    return {name: runtime.status(host.paths, name)["since"] for name in NAMES}
+    return {name: runtime.status(host.paths.sandbox(name))["since"] for name in NAMES}
 
 
 def started_in_order(host: Deployment) -> bool:
@@ -138,7 +138,7 @@ def test_who_depends_on_a_failure_fails_with_it(host: Deployment) -> None:
     assert "as it depends on web, which is not started either" in failed["proxy"]
     states = {entry["name"]: entry["state"] for entry in converge.info(host.paths)}
     assert (states["cache"], states["other"]) == ("running", "running")
-    assert runtime.running(host.paths, "web") is None
+    assert runtime.running(host.paths.sandbox("web")) is None
     specs[2]["command"] = TALKING
     host.converged(*specs)
     assert started_in_order(host)
@@ -153,26 +153,33 @@ def test_health_is_waited_for(host: Deployment) -> None:
     failed = host.run(web, db, lax).failed
     assert set(failed) == {"web"}
     assert "as it depends on db, which is not healthy: db is unhealthy" in failed["web"]
-    assert runtime.running(host.paths, "lax") and runtime.running(host.paths, "web") is None
+    assert (
+        runtime.running(host.paths.sandbox("lax"))
+        and runtime.running(host.paths.sandbox("web")) is None
+    )
     db["command"] = ["sh", "-c", f"sleep 0.3; echo > /tmp/well; {TALKING[2]}"]
     before = time.time()
     host.converged(web, db, lax)
-    assert runtime.status(host.paths, "db")["health"] == "healthy"
-    assert runtime.status(host.paths, "web")["since"] - before > 0.3
+    assert runtime.status(host.paths.sandbox("db"))["health"] == "healthy"
+    assert runtime.status(host.paths.sandbox("web"))["since"] - before > 0.3
     host.reboot()
     assert not converge.up(host.paths).failed
-    assert runtime.status(host.paths, "db")["health"] == "healthy"
+    assert runtime.status(host.paths.sandbox("db"))["health"] == "healthy"
 
 
 def test_after_a_boot_one_fails_for_itself(host: Deployment) -> None:
     host.converged(*chain(), sandbox("other"))
     assert not converge.lifecycle(host.paths, ["db"], "stop").failed
-    assert runtime.running(host.paths, "web"), "stopping what is depended on stops nothing else"
+    assert runtime.running(host.paths.sandbox("web")), (
+        "stopping what is depended on stops nothing else"
+    )
     host.reboot()
     failed = converge.up(host.paths).failed
     assert set(failed) == {"web", "proxy"}
     assert "as it depends on db, which does not run" in failed["web"]
-    assert runtime.running(host.paths, "other") and runtime.running(host.paths, "cache")
+    assert runtime.running(host.paths.sandbox("other")) and runtime.running(
+        host.paths.sandbox("cache")
+    )
     assert not converge.lifecycle(host.paths, ["proxy", "web", "db"], "start").failed
     assert started_in_order(host)
 

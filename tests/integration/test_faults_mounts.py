@@ -228,7 +228,7 @@ def test_shells_of_the_host_stop_nothing(host: Deployment) -> None:
         assert not host.run(sandbox("a"), recreate=True).failed
         address = host.info("a")["addresses"]
         host.converged(purge=True)
-        assert runtime.pinned(host.paths, "a") == set()
+        assert runtime.pinned(host.paths.sandbox("a")) == set()
         host.converged(sandbox("a"))
         assert host.info("a")["addresses"] == address
         assert [shell.poll() for shell in everybody] == [None] * len(everybody)

@@ -49,7 +49,7 @@ def test_what_stands_in_the_place_of_pins_is_replaced(host: Deployment) -> None:
     os.unlink(box.pin("net"))
     os.mkdir(box.pin("net"))
     host.converged(sandbox("a"))
-    assert runtime.pinned(host.paths, "a") == set(PINNED) - {"time"}
+    assert runtime.pinned(host.paths.sandbox("a")) == set(PINNED) - {"time"}
     # Only some are missing; a second mount of one is left over as well.
     host.converged(sandbox("a", state="stopped"))
     unpin(box.pin("uts"))
@@ -66,7 +66,7 @@ def test_the_hosts_namespaces_in_the_place_of_pins(host: Deployment) -> None:
         unpin(pin)
         mounts.mount(f"/proc/self/ns/{kind}", pin, flags=mounts.MS_BIND)
         assert namespaces.is_namespace_file(pin)
-        assert runtime.pinned(host.paths, "a") < set(PINNED) - {"time"}
+        assert runtime.pinned(host.paths.sandbox("a")) < set(PINNED) - {"time"}
         # A start by itself refuses it; a run makes what is due.
         with pytest.raises(LaunchError, match="namespace"):
             raise Launcher(host.paths).start(["a"])["a"]
@@ -152,7 +152,7 @@ def end(process):
 
 first = spawn()
 started = record(first)
-assert runtime.running(paths, "a").pid == first.pid
+assert runtime.running(paths.sandbox("a")).pid == first.pid
 end(first)
 while True:
     with open("/proc/sys/kernel/ns_last_pid", "w") as last:
@@ -164,7 +164,7 @@ while True:
 
 # The control: whoever signals the recorded pid hits the foreign process.
 assert second.pid == store.read(box.init)["pid"]
-assert runtime.running(paths, "a") is None and runtime.open_init(paths, "a") is None
+assert runtime.running(paths.sandbox("a")) is None and runtime.open_init(paths.sandbox("a")) is None
 stopper.stop_all([box], lambda name, error: None)
 assert second.poll() is None
 
@@ -192,7 +192,7 @@ def test_uptime_after_the_clock_was_set(host: Deployment) -> None:
     pid, started = host.pid("a"), time.monotonic()
     for jump in (-JUMP, JUMP):
         pretend(host, time.time() - jump)
-        assert abs(time.time() - runtime.status(host.paths, "a")["since"]) > JUMP / 2
+        assert abs(time.time() - runtime.status(host.paths.sandbox("a"))["since"]) > JUMP / 2
         assert 0 <= host.info("a")["uptime"] < time.monotonic() - started + 60
         assert host.run(sandbox("a")).actions == [] and host.pid("a") == pid
 
@@ -203,5 +203,5 @@ def pretend(host: Deployment, since: float) -> None:
     init = store.read(box.init)
     assert init is not None
     store.write(box.init, {**init, "since": since})
-    content = status.encoded({**runtime.status(host.paths, "a"), "since": since})
+    content = status.encoded({**runtime.status(host.paths.sandbox("a")), "since": since})
     Path(box.status).write_bytes(content)

@@ -215,7 +215,7 @@ def test_a_frozen_sandbox_is_stopped_by_its_own_signal(host: Deployment) -> None
         Path(directory(name), "freezer.state").write_text("FROZEN")
     assert "running" in command(host, "list")
     command(host, "stop", "a")
-    assert runtime.status(host.paths, "a")["exit_code"] == 7
+    assert runtime.status(host.paths.sandbox("a"))["exit_code"] == 7
     # Frozen it is removed as well.
     host.converged(sandbox("a", state="stopped"), purge=True)
 

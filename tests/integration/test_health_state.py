@@ -98,7 +98,7 @@ def test_set_changed_removed_is_live(host: Deployment) -> None:
         assert "a: healthcheck" in result.actions[0]
         eventually(lambda w=wanted: health(host, "a") == w)
     assert host.pid("a") == pid
-    assert runtime.status(host.paths, "a")["restarts"] == 0
+    assert runtime.status(host.paths.sandbox("a"))["restarts"] == 0
 
 
 def test_crash_loop_is_told(

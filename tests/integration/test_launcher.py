@@ -300,7 +300,7 @@ def test_destroy_of_a_running_sandbox_is_refused(sandbox_host: Host) -> None:
     box = sandbox_host.started("a", SLEEP)
     with pytest.raises(LaunchError, match="stop it first"):
         box.destroy()
-    assert runtime.pinned(sandbox_host.paths, "a") == {"user", "net", "uts", "ipc"}
+    assert runtime.pinned(sandbox_host.paths.sandbox("a")) == {"user", "net", "uts", "ipc"}
 
 
 def test_everything_may_be_done_twice(sandbox_host: Host) -> None:
@@ -314,7 +314,7 @@ def test_everything_may_be_done_twice(sandbox_host: Host) -> None:
     assert box.init == init
     for operation in (box.stop, box.stop, box.destroy, box.destroy):
         operation()
-    assert runtime.pinned(sandbox_host.paths, "a") == set()
+    assert runtime.pinned(sandbox_host.paths.sandbox("a")) == set()
 
 
 def test_start_right_after_the_end(sandbox_host: Host) -> None:
@@ -351,7 +351,7 @@ def test_recycled_pid_is_not_taken_for_init(sandbox_host: Host) -> None:
     try:
         store.write(box.paths.init, {**record, "pid": stranger.pid})
         assert box.running() is None
-        assert runtime.open_init(sandbox_host.paths, "a") is None
+        assert runtime.open_init(sandbox_host.paths.sandbox("a")) is None
         store.write(box.paths.init, {**record, "pid": stranger.pid, "start_time": None})
         assert box.running() is None
         store.write(box.paths.init, {**record, "boot_id": "another"})

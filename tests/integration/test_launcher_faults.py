@@ -67,7 +67,7 @@ def test_killed_worker_is_made_good_by_the_next_run(sandbox_host: Host, round_nu
             box.until(lambda: box.running() and box.state() == "running")
             assert box.shell("ip link show lo | grep -c UP").stdout == b"1\n"
     assert box.running() is None
-    assert runtime.pinned(sandbox_host.paths, "a") == set()
+    assert runtime.pinned(sandbox_host.paths.sandbox("a")) == set()
     until(lambda: processes_of(box) == [])
 
 

@@ -122,7 +122,7 @@ def test_a_damaged_launch_file_keeps_nothing(sandbox_host: Host, content: bytes)
     box.stop()
     assert box.log().count("asked") == 1 and not box.running()
     box.destroy()
-    assert runtime.pinned(sandbox_host.paths, "a") == set()
+    assert runtime.pinned(sandbox_host.paths.sandbox("a")) == set()
 
 
 @pytest.mark.parametrize("answer", [None, {"error": "can't do that"}])

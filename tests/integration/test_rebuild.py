@@ -53,7 +53,7 @@ def is_marked(host: Deployment, name: str) -> bool:
 def namespaces(host: Deployment, name: str) -> dict[str, int]:
     """Of what runs; those that are pinned have to be the same."""
     found = {}
-    for kind in runtime.pinned(host.paths, name):
+    for kind in runtime.pinned(host.paths.sandbox(name)):
         found[kind] = os.stat(f"/proc/{host.pid(name)}/ns/{kind}").st_ino
         assert os.stat(host.paths.sandbox(name).pin(kind)).st_ino == found[kind]
     return found
@@ -171,7 +171,7 @@ def test_what_does_not_run_is_switched_without_a_start(host: Deployment) -> None
     host.converged(old(state="stopped"))
     result = host.converged(old(state="stopped", command=MISSING), recreate=True)
     assert result.actions[-1] == "a: switch to the new layer and namespaces (rebuild)"
-    assert runtime.running(host.paths, "a") is None and not is_marked(host, "a")
+    assert runtime.running(host.paths.sandbox("a")) is None and not is_marked(host, "a")
 
 
 def test_of_several_each_fails_for_itself(

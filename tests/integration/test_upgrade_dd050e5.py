@@ -288,7 +288,7 @@ def test_crashes_are_repaired(upgraded: Upgraded, host: Deployment) -> None:
     host.kill("loose")
     eventually(lambda: host.info("loose")["state"] == "running" and host.pid("loose") != before)
     init, workload = host.pid("closed"), children(host.pid("closed"))
-    inside = runtime.status(host.paths, "closed")["pid"]
+    inside = runtime.status(host.paths.sandbox("closed"))["pid"]
     # The command ends with the workload, so its own end says nothing.
     sandlot(host.paths.root, "exec", "closed", "--", "kill", "-9", str(inside)).communicate()
     eventually(lambda: children(init) not in ([], workload))

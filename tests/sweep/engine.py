@@ -253,7 +253,7 @@ class Sweep:
             due = _of_ours(again.actions)
             assert due == [], f"the run after that has: {due}"
         for spec in after:
-            running = runtime.running(self.host.paths, spec["name"])
+            running = runtime.running(self.host.paths.sandbox(spec["name"]))
             assert running is not None, f"{spec['name']} does not run"
         return [line for line in _of_ours(result.actions) if not line.startswith("launcher:")]
 
@@ -332,7 +332,9 @@ def end(paths: Site) -> None:
     for pid in launcher_processes(paths)[::-1]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    assert settled(lambda: not any(runtime.running(paths, name) for name in runtime.names(paths)))
+    assert settled(
+        lambda: not any(runtime.running(paths.sandbox(name)) for name in runtime.names(paths))
+    )
 
 
 def removal_due(host: Deployment) -> list[str]:

@@ -118,12 +118,12 @@ def listener(paths: Site) -> socket.socket:
     return sock
 
 
-@pytest.mark.parametrize("name", ["web", "web/rebuild/next"])
-def test_the_header_names_the_sandbox(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("address", ["web", "web/rebuild/next"])
+def test_the_header_names_the_sandbox(tmp_path: Path, address: str) -> None:
     paths = Site(str(tmp_path))
     with listener(paths) as server:
         server.listen()
-        fds = journal.streams(paths.sandbox(name))
+        fds = journal.streams(paths.addressed(address))
         assert len(fds) == 2
         for fd, level in zip(fds, (6, 3)):
             assert not os.get_blocking(fd)

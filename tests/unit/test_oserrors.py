@@ -14,7 +14,7 @@ import pytest
 from sandlot import oserrors, shell, store
 from sandlot.errors import HostError
 from sandlot.network.bridge import nft
-from sandlot.sandbox import layer
+from sandlot.sandbox import layers
 from sandlot.site import Site
 
 
@@ -80,14 +80,14 @@ def test_a_layer_that_cannot_be_seen_is_not_taken_for_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sandbox = Site(str(tmp_path)).sandbox("web")
-    assert not layer.complete(sandbox)
+    assert not layers.is_whole(sandbox)
 
     def broken(path: str, **_options: object) -> NoReturn:
         raise OSError(errno.EIO, "Input/output error", path)
 
     monkeypatch.setattr(os, "stat", broken)
     with pytest.raises(OSError, match="Input/output error"):
-        layer.complete(sandbox)
+        layers.is_whole(sandbox)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def box(tmp_path: Path) -> SandboxPaths:
 
 def said(box: SandboxPaths, **values: Any) -> dict[str, Any]:
     Path(box.status).write_text(json.dumps({"state": "running", **values}))
-    return runtime.status(box.site, "a")
+    return runtime.status(box.site.sandbox("a"))
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,9 @@ def test_what_init_writes_is_read(box: SandboxPaths) -> None:
     content = status.encoded({**written, "lost_log_bytes": 0})
     assert len(content) == status.SIZE
     Path(box.status).write_bytes(content)
-    assert runtime.status(box.site, "a") == written
+    assert runtime.status(box.site.sandbox("a")) == written
     Path(box.status).write_bytes(status.encoded({"state": "running"}))
-    assert "health" not in runtime.status(box.site, "a")
+    assert "health" not in runtime.status(box.site.sandbox("a"))
 
 
 def test_log_lines_are_few_bounded_and_harmless(box: SandboxPaths) -> None:

@@ -30,7 +30,7 @@ def create(paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
     """Make and pin the namespaces ``launch`` asks for; complete pins are left as they are."""
     left_out = {"net": bool(launch.get("netns")), "time": not launch["time_offset"]}
     kinds = [kind for kind in PINNED if not left_out.get(kind)]
-    if runtime.pinned(paths.site, paths.name) == set(kinds):
+    if runtime.pinned(paths) == set(kinds):
         return
     destroy(paths)
     os.makedirs(paths.pins, mode=0o700, exist_ok=True)
@@ -113,7 +113,7 @@ def _write_as(uid: int, path: str, value: str) -> None:
 
 def destroy(paths: SandboxPaths) -> None:
     """Unpin every namespace, also pins mounted more than once by an interrupted run."""
-    if runtime.running(paths.site, paths.name) is not None:
+    if runtime.running(paths) is not None:
         raise LaunchError(
             f"{paths.name} runs in the namespaces that are to be removed", hint="stop it first"
         )

@@ -89,7 +89,7 @@ def _text(word: str) -> str:
 
 def _connect(site: Site, name: str) -> socket.socket:
     names.check(site, name)
-    running = runtime.running(site, name)
+    running = runtime.running(site.sandbox(name))
     if running is None:
         raise SandlotError(f"{name} is not running", hint=f"start it: sandlot start {name}")
     runtime.check_protocol(name, running)

@@ -38,8 +38,8 @@ def _facts(site: Site, name: str, layout: cgroups.Layout) -> Optional[Json]:
 
 
 def _whole(site: Site, name: str, record: Json, layout: cgroups.Layout) -> Json:
-    running = runtime.running(site, name)
-    status = runtime.status(site, name)
+    running = runtime.running(site.sandbox(name))
+    status = runtime.status(site.sandbox(name))
     return {
         "name": name,
         "state": runtime.state(record["phase"], record["wanted"], running, status),

@@ -77,7 +77,7 @@ def _selected(lines: Iterable[Line], since: str, tail: Optional[int] = None) -> 
 @contextlib.contextmanager
 def _init(site: Site, name: str) -> Iterator[Optional[int]]:
     """A descriptor that is readable once init has ended; None when there is none."""
-    pidfd = runtime.open_init(site, name)
+    pidfd = runtime.open_init(site.sandbox(name))
     try:
         yield pidfd
     finally:

@@ -22,7 +22,7 @@ def run(site: Site, options: argparse.Namespace) -> int:
     found = [
         {"name": name, **vars(cgroups.usage(site, name, layout))}
         for name in wanted
-        if runtime.running(site, name)
+        if runtime.running(site.sandbox(name))
     ]
     if options.format == "json":
         output.print_json(found)

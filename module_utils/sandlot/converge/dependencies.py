@@ -162,7 +162,7 @@ class Starts:
             return "which is not started either"
         if failure:
             return f"which failed: {failure.message}"
-        if needed in self._started or runtime.running(self._paths, needed):
+        if needed in self._started or runtime.running(self._paths.sandbox(needed)):
             return ""
         return "which does not run"
 

@@ -27,8 +27,8 @@ def _one(site: Site, name: str, records: Records, layout: cgroups.Layout) -> Jso
     if name in records.broken:
         return {"name": name, "state": "broken", "error": str(records.broken[name])}
     known = records.good[name]
-    running = runtime.running(site, name)
-    status = runtime.status(site, name)
+    running = runtime.running(site.sandbox(name))
+    status = runtime.status(site.sandbox(name))
     usage = cgroups.usage(site, name, layout)
     return {
         **facts(known),

@@ -13,10 +13,10 @@ from ..errors import StateError
 from ..host import probe
 from ..launcher.client import Launcher
 from ..network import Interface
-from ..sandbox import layer, record, runtime
+from ..sandbox import layers, record, runtime
 from ..sandbox.names import known
 from ..sandbox.record import Record, Records
-from ..site import PINNED, Site
+from ..site import PINNED, SandboxPaths, Site
 from . import netns_sharing
 from .decide import ALL_PINS, NO_PINS, SOME_PINS, Observed
 
@@ -91,22 +91,22 @@ def _attached(records: Records) -> set[str]:
 
 
 def _seen(site: Site, name: str, records: Records, made: NamespaceRecord | None) -> Observed:
-    running = runtime.running(site, name)
+    running = runtime.running(site.sandbox(name))
     known = records.good.get(name)
     return Observed(
         record=known,
-        layer=layer.complete(site.sandbox(name)),
-        pins=pins_of(site, name, known),
+        layer=layers.is_whole(site.sandbox(name)),
+        pins=pins_of(site.sandbox(name), known),
         namespaces=made.digest if made else None,
         running=running.digest if running else None,
         detached=running is not None and netns_sharing.detached(site, known, running.pid),
-        rebuild=layer.exists(site.sandbox(name).rebuild),
+        rebuild=layers.exists(site.sandbox(name).rebuild),
     )
 
 
-def pins_of(site: Site, name: str, known: Record | None) -> str:
+def pins_of(sandbox: SandboxPaths, known: Record | None) -> str:
     """Without a time offset there is no time pin; the digest tells when one is due."""
-    kinds = runtime.pinned(site, name)
+    kinds = runtime.pinned(sandbox)
     if not kinds:
         return NO_PINS
     joins = known is not None and not known.spec.owns_network
@@ -131,8 +131,8 @@ def namespace_record_at(path: str, name: str) -> NamespaceRecord | None:
         return None
 
 
-def write_namespace_record(site: Site, name: str, made: NamespaceRecord) -> None:
-    os.makedirs(site.sandbox(name).run, mode=0o700, exist_ok=True)
+def write_namespace_record(sandbox: SandboxPaths, made: NamespaceRecord) -> None:
+    os.makedirs(sandbox.run, mode=0o700, exist_ok=True)
     interfaces = [interface.to_json() for interface in made.interfaces]
     data = {"digest": made.digest, "interfaces": interfaces}
-    store.write(site.sandbox(name).namespaces, data, durable=False)
+    store.write(sandbox.namespaces, data, durable=False)

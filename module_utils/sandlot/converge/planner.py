@@ -15,7 +15,7 @@ from .. import cgroups, idmap, images, network
 from ..host import payload, probe
 from ..launcher.client import Launcher
 from ..plan import Change, Operation
-from ..sandbox import etcfiles, launchfile, layer, live, record
+from ..sandbox import etcfiles, launchfile, layers, live, record
 from ..sandbox.record import PRESENT, REBUILDING, Record
 from ..site import Site
 from . import dependencies, netns_sharing, rebuild, removal
@@ -302,13 +302,13 @@ def _prepare_one(context: _Context, decision: Decision) -> Step | None:
 
     def prepare(failures: Failures) -> None:
         if fresh:
-            layer.make(paths.sandbox(name), decision.record.ids)
+            layers.make(paths.sandbox(name), decision.record.ids)
         if files.outdated:
             etcfiles.write(paths, decision.record, files.due())
         if told_live:
             live.configure(paths.sandbox(name), launch)
         if relaunch:
-            launchfile.write(paths, name, encoded)
+            launchfile.write(paths.sandbox(name), encoded)
 
     parts = [*(["layer"] if fresh else []), *files.outdated]
     parts += ["launch.json"] if relaunch else []
@@ -342,7 +342,7 @@ def _create(context: _Context) -> list[Step]:
     def create(names: list[str], failures: Failures) -> None:
         for name in names:
             made = NamespaceRecord(targets[name].namespaces, targets[name].record.interfaces)
-            write_namespace_record(context.site, name, made)
+            write_namespace_record(context.site.sandbox(name), made)
         failures.update(launcher.create(names))
 
     return batch("make namespaces", list(making), create, lines)
@@ -375,7 +375,7 @@ def _note_interfaces(context: _Context, decision: Decision) -> Step:
         made = NamespaceRecord(
             context.resolved.targets[name].namespaces, decision.record.interfaces
         )
-        write_namespace_record(context.site, name, made)
+        write_namespace_record(context.site.sandbox(name), made)
 
     return Step(f"{name}: note interfaces", note, (), name)
 

@@ -8,7 +8,6 @@ the old one, in phase rebuilding, until the commit; what is not committed is und
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence
@@ -19,14 +18,12 @@ from ..host import payload
 from ..launcher.client import Launcher
 from ..network import NetworkState
 from ..oserrors import explained
-from ..sandbox import last_words, launchfile, layer, record, settle
+from ..sandbox import last_words, launchfile, layers, record, settle
 from ..sandbox.record import PRESENT, REBUILDING, Record
-from ..site import SandboxPaths, Site
+from ..site import NEXT, OLD, SandboxPaths, Site
 from .decide import Decision, Observed, Target, preparation_line, record_lines, switch_line
 from .observe import NamespaceRecord, write_namespace_record
 from .steps import Failures, Step, batch
-
-NEXT, OLD = "next", "old"
 
 
 @dataclass(frozen=True)
@@ -106,22 +103,22 @@ def prepare(site: Site, found: Mapping[str, Rebuild]) -> list[Step]:
 
 
 def _prepare_files(site: Site, one: Rebuild) -> Step:
-    beside = site.sandbox(one.name).beside(NEXT)
+    beside = site.sandbox(one.name).in_slot(NEXT)
 
     def make(failures: Failures) -> None:
-        layer.make(beside, one.new.ids)
-        launchfile.write(site, beside.name, launchfile.encoded(one.launch))
-        write_namespace_record(site, beside.name, one.made)
+        layers.make(beside, one.new.ids)
+        launchfile.write(beside, launchfile.encoded(one.launch))
+        write_namespace_record(beside, one.made)
 
     lines = (preparation_line(one.decision),)
     return Step(f"{one.name}: prepare a rebuild", make, lines, one.name)
 
 
 def _prepare_pins(site: Site, names: Sequence[str], failures: Failures) -> None:
-    besides = {site.sandbox(name).beside(NEXT).name: name for name in names}
+    slots = {site.sandbox(name).in_slot(NEXT).address: name for name in names}
     launcher = Launcher(site, python=payload.python())
-    for beside, failure in launcher.create(besides).items():
-        failures[besides[beside]] = failure
+    for address, failure in launcher.create(slots).items():
+        failures[slots[address]] = failure
 
 
 # -- while neither runs
@@ -136,29 +133,15 @@ def switch(site: Site, found: Mapping[str, Rebuild], state: NetworkState) -> lis
             found[name].words.append(_last_words(site.sandbox(name)))
         for operation in network.unlink_all(site, names, state):
             operation.apply()
-        each("switch to the new", names, failures, lambda name: _switch(site.sandbox(name)))
+        each(
+            "switch to the new", names, failures, lambda name: layers.set_aside(site.sandbox(name))
+        )
 
     return batch("switch", list(found), switch_all, lines)
 
 
 def _last_words(sandbox: SandboxPaths) -> Words:
     return Words(last_words.last_log(sandbox), last_words.log_sizes(sandbox))
-
-
-def _switch(sandbox: SandboxPaths) -> None:
-    """Renames only; pins move with their directory. That of the old says it has begun."""
-    old, new = sandbox.beside(OLD), sandbox.beside(NEXT)
-    os.makedirs(old.state, mode=0o700, exist_ok=True)
-    os.makedirs(old.run, mode=0o700, exist_ok=True)
-    os.rename(sandbox.layer, old.layer)
-    os.rename(new.layer, sandbox.layer)
-    with contextlib.suppress(FileNotFoundError):
-        os.rename(sandbox.namespaces, old.namespaces)
-    with contextlib.suppress(FileNotFoundError):
-        os.rename(sandbox.pins, old.pins)
-    os.rename(new.pins, sandbox.pins)
-    os.rename(new.namespaces, sandbox.namespaces)
-    os.rename(new.launch, sandbox.launch)
 
 
 # -- while the new one runs
@@ -179,7 +162,7 @@ def commit(site: Site, one: Rebuild) -> Step:
     """From here on the new one is the sandbox; what is left to do is to remove the old."""
 
     def save(failures: Failures) -> None:
-        store.sync_directory(site.sandbox(one.name).beside(OLD).state)
+        store.sync_directory(site.sandbox(one.name).in_slot(OLD).state)
         record.save(site, one.new)
 
     return Step(f"{one.name}: commit the rebuild", save, (), one.name)
@@ -193,16 +176,13 @@ def discard(site: Site, names: Sequence[str]) -> list[Step]:
 def discard_all(site: Site, names: Sequence[str], failures: Failures) -> None:
     failures.update(unpin(site, names))
 
-    def remove(name: str) -> None:
-        layer.remove_tree(f"{site.sandbox(name).run}/rebuild")
-        layer.remove_tree(site.sandbox(name).rebuild)
-
-    each("remove what was set aside", names, failures, remove)
+    what = "remove what was set aside"
+    each(what, names, failures, lambda name: layers.remove_slots(site.sandbox(name)))
 
 
 def unpin(site: Site, names: Sequence[str]) -> Failures:
-    besides = {
-        site.sandbox(name).beside(which).name: name for name in names for which in (NEXT, OLD)
+    slots = {
+        site.sandbox(name).in_slot(slot).address: name for name in names for slot in (NEXT, OLD)
     }
-    failed = Launcher(site, python=payload.python()).destroy(besides)
-    return {besides[beside]: failure for beside, failure in failed.items()}
+    failed = Launcher(site, python=payload.python()).destroy(slots)
+    return {slots[address]: failure for address, failure in failed.items()}

@@ -9,7 +9,8 @@ import os
 from typing import Sequence
 
 from .. import cgroups, store
-from ..sandbox import launchfile, layer, record
+from ..kernel.trees import remove_tree
+from ..sandbox import launchfile, layers, record
 from ..sandbox.record import REMOVING, Record
 from ..site import SandboxPaths, Site
 from .observe import Observation
@@ -46,8 +47,8 @@ def _files_step(site: Site, name: str, known: Record | None) -> Step:
     def remove(failures: Failures) -> None:
         if known and launchfile.is_shifted(known.image):
             for copy in known.image.layers:
-                layer.remove_tree(copy)
-        layer.remove_tree(sandbox.run)
+                remove_tree(copy)
+        remove_tree(sandbox.run)
         _remove_state(sandbox)
 
     return Step(f"{name}: remove files", remove, (), name)
@@ -55,7 +56,7 @@ def _files_step(site: Site, name: str, known: Record | None) -> Step:
 
 def _remove_state(sandbox: SandboxPaths) -> None:
     """The record goes last: until then a killed removal is known to be one."""
-    layer.discard(sandbox)
+    layers.discard(sandbox)
     with contextlib.suppress(FileNotFoundError):
         for entry in os.listdir(sandbox.state):
             if entry != os.path.basename(sandbox.record):
@@ -66,6 +67,6 @@ def _remove_state(sandbox: SandboxPaths) -> None:
 
 def _remove_entry(path: str) -> None:
     if os.path.isdir(path) and not os.path.islink(path):
-        layer.remove_tree(path)
+        remove_tree(path)
     else:
         store.unlink(path)

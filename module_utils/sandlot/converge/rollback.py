@@ -8,22 +8,21 @@ launch file, the start) follows from the old record, by a run that wishes for th
 
 from __future__ import annotations
 
-import contextlib
-import os
 from dataclasses import dataclass, replace
 from typing import Collection, Dict, Iterable, Mapping, Sequence
 
 from .. import network
 from ..host import payload
+from ..kernel.trees import remove_tree
 from ..launcher.client import Launcher
 from ..plan import Change, apply_all
-from ..sandbox import layer, record
+from ..sandbox import layers, record
 from ..sandbox.record import PRESENT, REBUILDING, Record, Records
-from ..site import SandboxPaths, Site
+from ..site import NEXT, OLD, Site
 from . import rebuild
 from .decide import Desired, Observed
 from .observe import NamespaceRecord, Observation, namespace_record_at, pins_of
-from .rebuild import NEXT, OLD, each
+from .rebuild import each
 from .resolve import Request
 from .steps import Failures, Line, Step, batch
 
@@ -55,17 +54,17 @@ def steps(site: Site, found: Unfinished, records: Records) -> list[Step]:
 
 def undo_steps(site: Site, old: Mapping[str, Record], lines: Iterable[Line] = ()) -> list[Step]:
     def undo(names: list[str], failures: Failures) -> None:
-        switched = [name for name in names if is_switched(site, name)]
+        switched = [name for name in names if layers.is_set_aside(site.sandbox(name))]
         if switched:
             failures.update(Launcher(site, python=payload.python()).stop(switched))
         stopped = [name for name in switched if name not in failures]
         if stopped:
             apply_all(network.unlink_all(site, stopped, network.observe(site)))
-        each("put the old back", stopped, failures, lambda name: _put_back(site.sandbox(name)))
+        each("put the old back", stopped, failures, lambda name: layers.restore(site.sandbox(name)))
 
     def end(name: str) -> None:
         # First, as it may be what has filled the disk.
-        layer.remove_tree(site.sandbox(name).beside(NEXT).layer)
+        remove_tree(site.sandbox(name).in_slot(NEXT).layer)
         record.save(site, old[name].in_phase(PRESENT))
 
     def forget(names: list[str], failures: Failures) -> None:
@@ -73,31 +72,6 @@ def undo_steps(site: Site, old: Mapping[str, Record], lines: Iterable[Line] = ()
         rebuild.discard_all(site, [name for name in names if name not in failures], failures)
 
     return [*batch("roll back", list(old), undo, lines), *batch("end it", list(old), forget)]
-
-
-def is_switched(site: Site, name: str) -> bool:
-    return layer.exists(site.sandbox(name).beside(OLD).state)
-
-
-def _put_back(sandbox: SandboxPaths) -> None:
-    """As the switch, backwards; what is in the place of the old goes where it came from."""
-    old, new = sandbox.beside(OLD), sandbox.beside(NEXT)
-    if layer.exists(old.layer):
-        _move(sandbox.layer, new.layer)
-        os.rename(old.layer, sandbox.layer)
-    if layer.exists(old.pins):
-        # Never the new one's beside the old pins: without, they are made again.
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(sandbox.namespaces)
-        _move(old.namespaces, sandbox.namespaces)
-        _move(sandbox.pins, new.pins)
-        os.rename(old.pins, sandbox.pins)
-
-
-def _move(source: str, target: str) -> None:
-    """What may be gone: a killed run had got that far."""
-    with contextlib.suppress(FileNotFoundError):
-        os.rename(source, target)
 
 
 # -- what runs around it
@@ -128,7 +102,7 @@ def foreseen(site: Site, found: Unfinished, seen: Observation) -> Observation:
     made, state = dict(seen.made), seen.network
     for name in found.undo:
         changed[name] = replace(seen.seen[name], rebuild=False)
-        if is_switched(site, name):
+        if layers.is_set_aside(site.sandbox(name)):
             state = state.without(name)
             changed[name] = _foreseen(site, changed[name], name, made)
     records = dict(seen.records.good)
@@ -145,14 +119,14 @@ def foreseen(site: Site, found: Unfinished, seen: Observation) -> Observation:
 
 def _foreseen(site: Site, seen: Observed, name: str, made: Dict[str, NamespaceRecord]) -> Observed:
     """What puts back stops what runs, and leaves pins that nothing was set aside for."""
-    old = site.sandbox(name).beside(OLD)
+    old = site.sandbox(name).in_slot(OLD)
     stopped = replace(seen, running=None, detached=False)
-    stopped = replace(stopped, layer=seen.layer or layer.exists(old.layer))
-    if not layer.exists(old.pins):
+    stopped = replace(stopped, layer=seen.layer or layers.exists(old.layer))
+    if not layers.exists(old.pins):
         return stopped
     kept = namespace_record_at(old.namespaces, name)
     made.pop(name, None)
     if kept:
         made[name] = kept
-    pins = pins_of(site, old.name, seen.record)
+    pins = pins_of(old, seen.record)
     return replace(stopped, pins=pins, namespaces=kept.digest if kept else None)

@@ -131,7 +131,7 @@ class _Throwaway:
 
     def _await(self, what: str) -> None:
         limit = self._job.spec.get(setup.TIMEOUT.name)
-        pidfd = runtime.open_init(self._paths, self._name)
+        pidfd = runtime.open_init(self._paths.sandbox(self._name))
         if pidfd is not None:
             try:
                 if not pidfd_ends(pidfd, limit):
@@ -140,7 +140,7 @@ class _Throwaway:
                     raise SandlotError(said, hint=hint)
             finally:
                 os.close(pidfd)
-        status = runtime.status(self._paths, self._name)
+        status = runtime.status(self._paths.sandbox(self._name))
         if not status.get("final"):
             raise SandlotError(f"{what} was killed, and its sandbox with it{self._said()}")
         if status.get("exit_code"):

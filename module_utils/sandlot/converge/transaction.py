@@ -9,7 +9,7 @@ from typing import Callable, Collection, List, Mapping, Set
 
 from .. import network
 from ..errors import LaunchError, SandlotError
-from ..sandbox import last_words, layer, record
+from ..sandbox import last_words, layers, record
 from ..sandbox.record import PRESENT, REBUILDING, STARTED, Record
 from ..site import Site
 from . import rebuild, rollback
@@ -79,7 +79,7 @@ def _untouched(failed: Failures) -> Failures:
 
 def _undo(site: Site, planned: Plan, again: Again) -> _Undone:
     """What has no commit by now is put back, and started if it ran; so is who depends on it."""
-    left = [name for name in planned.rebuilds if layer.exists(site.sandbox(name).rebuild)]
+    left = [name for name in planned.rebuilds if layers.exists(site.sandbox(name).rebuild)]
     phases = {name: _stored(site, name).phase for name in left}
     due = {name: planned.rebuilds[name] for name in left if phases[name] == REBUILDING}
     said = {name: _last_words(site, one) for name, one in due.items()}

@@ -69,7 +69,7 @@ def _check_options(path: str) -> None:
 
 def _check_init(site: Site, name: str) -> None:
     try:
-        running = runtime.running(site, name)
+        running = runtime.running(site.sandbox(name))
     except StateError:
         return
     if running is not None and running.protocol > runtime.PROTOCOL:

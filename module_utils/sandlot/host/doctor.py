@@ -268,7 +268,7 @@ def _launcher(site: Site) -> Finding:
         answer = None if stopped else Launcher(site).ping()
     except SandlotError as error:
         return Finding("launcher", WARNING, error.message, error.hint)
-    running = [name for name in runtime.names(site) if runtime.running(site, name)]
+    running = [name for name in runtime.names(site) if runtime.running(site.sandbox(name))]
     state = "is stopped" if stopped else "does not run"
     return _finding(
         "launcher",

@@ -11,10 +11,11 @@ from typing import Mapping, Sequence
 
 from .. import cgroups, idmap, lock, network, store
 from ..errors import SandlotError
+from ..kernel.trees import remove_tree
 from ..launcher.client import Launcher
 from ..oserrors import explained
 from ..plan import Operation, descriptions
-from ..sandbox import layer, names
+from ..sandbox import names
 from ..site import Site
 from . import adopt, payload, services
 from .services.service import Service, Texts
@@ -170,6 +171,6 @@ def _absent(site: Site) -> list[Operation]:
 
 def _remove(path: str) -> None:
     if os.path.isdir(path) and not os.path.islink(path):
-        layer.remove_tree(path)
+        remove_tree(path)
     else:
         store.remove(path)

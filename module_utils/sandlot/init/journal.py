@@ -20,8 +20,7 @@ _SHUT_RD = 0
 
 def streams(paths: SandboxPaths) -> list[int]:
     """Descriptors for stdout and stderr that never block; none where nobody takes them."""
-    # What a rebuild makes beside a sandbox is that sandbox in the end.
-    identifier = f"sandlot/{paths.name.partition('/')[0]}"
+    identifier = f"sandlot/{paths.name}"
     found: list[_socket.socket] = []
     try:
         for level in _LEVELS:

@@ -231,7 +231,7 @@ class Server:
         if name in self.running:
             return
         try:
-            pidfd = runtime.open_init(self.site, name)
+            pidfd = runtime.open_init(self.site.sandbox(name))
             if pidfd is None:
                 self._consider_restart(name)
                 return
@@ -257,11 +257,11 @@ class Server:
     def _consider_restart(self, name: str) -> None:
         """Revive an init that did not end on purpose, with back-off; its policy is read then."""
         try:
-            started = runtime.last_started(self.site, name)
+            started = runtime.last_started(self.site.sandbox(name))
         except SandlotError as error:
             _log(f"{name}: {error}")
             return
-        if started is not None and not runtime.status(self.site, name).get("final"):
+        if started is not None and not runtime.status(self.site.sandbox(name)).get("final"):
             self._schedule(name)
 
     def _schedule(self, name: str) -> None:

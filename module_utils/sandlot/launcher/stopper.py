@@ -93,7 +93,7 @@ class _Loop:
 
     def _begin(self, paths: SandboxPaths) -> None:
         launch = _launch(paths)
-        pidfd = runtime.open_init(paths.site, paths.name)
+        pidfd = runtime.open_init(paths)
         if pidfd is None:
             self._settle(paths, launch)
             return
@@ -224,7 +224,7 @@ def _thaw(launch: Mapping[str, Any]) -> None:
 
 
 def _survived(paths: SandboxPaths) -> LaunchError:
-    init = runtime.last_started(paths.site, paths.name)
+    init = runtime.last_started(paths)
     found = list(processes.below(init.pid)) if init else []
     stuck = [pid for pid in found if processes.state(pid) == "D"]
     told = ", ".join(f"{processes.describe(pid)} in {processes.waits_in(pid)}" for pid in stuck)
@@ -244,11 +244,11 @@ def _asks_a_server(function: str) -> bool:
 
 def still_runs(paths: SandboxPaths) -> bool:
     """Whether init runs and is not about to end, which is waited for."""
-    pidfd = runtime.open_init(paths.site, paths.name)
+    pidfd = runtime.open_init(paths)
     if pidfd is None:
         return False
     try:
-        ending = runtime.status(paths.site, paths.name).get("final")
+        ending = runtime.status(paths).get("final")
         return not (ending and namespaces.pidfd_ends(pidfd, MARGIN))
     finally:
         os.close(pidfd)
@@ -256,7 +256,7 @@ def still_runs(paths: SandboxPaths) -> bool:
 
 def finish(paths: SandboxPaths, state: str, exit_code: int = KILLED) -> None:
     """Say for an init that was killed in mid-run what it could not say itself."""
-    found = runtime.status(paths.site, paths.name)
+    found = runtime.status(paths)
     if not os.path.exists(paths.status) or found.get("final"):
         return
     found.update(state=state, final=True)

@@ -38,7 +38,7 @@ def run(
     means: Optional[builder.StartKit],
 ) -> NoReturn:
     """Do it, answer, end. What is not explained here ends in launcher.log."""
-    sandboxes = [site.sandbox(name) for name in names]
+    sandboxes = [site.addressed(name) for name in names]
     failed = False
 
     def tell(name: str, error: Optional[SandlotError]) -> None:
@@ -166,7 +166,7 @@ def _start(
     *,
     revived: bool,
 ) -> None:
-    restarts = int(runtime.status(sandbox.site, sandbox.name).get("restarts", 0)) if revived else 0
+    restarts = int(runtime.status(sandbox).get("restarts", 0)) if revived else 0
     if revived and not _may_restart(launch["restart"], restarts):
         stopper.finish(sandbox, "crashed")
         return

@@ -11,7 +11,7 @@ from typing import Any, Dict, Mapping
 from .. import store
 from ..errors import LaunchError
 from ..kernel.inotify import Watch
-from ..site import Site
+from ..site import SandboxPaths, Site
 from . import runtime
 from .last_words import last_log, last_output
 
@@ -51,7 +51,7 @@ def wait_each(site: Site, deadlines: Mapping[str, float]) -> Dict[str, LaunchErr
             except FileNotFoundError:
                 failures[name] = _failure(site, name, "does not run")
             else:
-                pending[name] = _Waiting(site, name, deadline)
+                pending[name] = _Waiting(site.sandbox(name), deadline)
         poller = select.poll()
         poller.register(watch.fd, select.POLLIN)
         while pending:
@@ -76,20 +76,19 @@ def _look(site: Site, pending: Dict[str, _Waiting], failures: Dict[str, LaunchEr
 class _Waiting:
     """One sandbox; an unhealthy one gets the chance of one more check."""
 
-    def __init__(self, site: Site, name: str, deadline: float) -> None:
-        self._paths = site
-        self._name = name
+    def __init__(self, sandbox: SandboxPaths, deadline: float) -> None:
+        self._sandbox = sandbox
         self.deadline = deadline
         self._streak = -1
-        first = runtime.status(site, name)
+        first = runtime.status(sandbox)
         if first.get("health") == "unhealthy":
             self._streak = first["failing_streak"]
 
     def look(self) -> tuple[bool, str]:
         """Whether it is healthy, and why it never will be, "" while that is open."""
         # The status of an init that has just died is from before its death.
-        alive = runtime.running(self._paths, self._name) is not None
-        status = runtime.status(self._paths, self._name)
+        alive = runtime.running(self._sandbox) is not None
+        status = runtime.status(self._sandbox)
         state, health = status.get("state", "starting"), status.get("health")
         if not alive and not status:
             return False, "does not run"
@@ -120,7 +119,7 @@ def _described(state: str, health: str | None, alive: bool) -> str:
 def _failure(site: Site, name: str, problem: str) -> LaunchError:
     """Names what was said last: by the healthcheck while the workload runs, else by that."""
     sandbox = site.sandbox(name)
-    output = last_output(sandbox) if "health" in runtime.status(site, name) else ""
+    output = last_output(sandbox) if "health" in runtime.status(sandbox) else ""
     said = output.replace("\n", " | ") if output else " | ".join(last_log(sandbox))
     source = "its healthcheck said" if output else "its log ends with"
     text = f"{name} {problem}" + (f"; {source}: {said[-_SHOWN:]}" if said else "")

@@ -16,7 +16,7 @@ from .. import security, store
 from ..kernel.netns import HOST
 from ..plan import Change
 from ..security import capabilities, seccomp
-from ..site import Site
+from ..site import SandboxPaths, Site
 from ..spec import Spec, Tmpfs
 from ..spec.option import LAUNCHED, Reach
 from ..spec.options import reaching
@@ -203,6 +203,6 @@ def current(site: Site, name: str) -> bytes:
     return store.read_bytes(path, hint=f"remove {path}; the next run makes it again") or b""
 
 
-def write(site: Site, name: str, content: bytes) -> None:
+def write(sandbox: SandboxPaths, content: bytes) -> None:
     """Not synced: after a crash of the host it is made again from the record."""
-    store.replace(site.sandbox(name).launch, content, durable=False)
+    store.replace(sandbox.launch, content, durable=False)

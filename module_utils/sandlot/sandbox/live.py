@@ -20,7 +20,7 @@ def differs(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
 
 
 def configure(sandbox: SandboxPaths, launch: Mapping[str, Any]) -> None:
-    running = runtime.running(sandbox.site, sandbox.name)
+    running = runtime.running(sandbox)
     if running is not None:
         runtime.check_protocol(sandbox.name, running)
     config = {key: launch.get(key) for key in LIVE}
@@ -33,7 +33,7 @@ def configure(sandbox: SandboxPaths, launch: Mapping[str, Any]) -> None:
         raise _unreachable(sandbox, str(error)) from error
     if answer is None or "error" in answer:
         raise _unreachable(sandbox, str(answer))
-    checked = "health" in runtime.status(sandbox.site, sandbox.name)
+    checked = "health" in runtime.status(sandbox)
     if launch.get("healthcheck") and not checked:
         raise _unreachable(sandbox, "it is of a version without healthchecks")
 

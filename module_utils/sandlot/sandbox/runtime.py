@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Mapping
 
-    from ..site import Site
+    from ..site import SandboxPaths, Site
 
 # How inits and hosts talk (wire.py). An init lives on with the code it was started
 # with: keys may be added under the same number, as both sides pass over what they don't know.
@@ -50,9 +50,9 @@ class Running:
         self.protocol = protocol
 
 
-def running(site: Site, name: str) -> Running | None:
+def running(sandbox: SandboxPaths) -> Running | None:
     """The sandbox's init, None unless the very process that was started is alive."""
-    found = last_started(site, name)
+    found = last_started(sandbox)
     alive = found is not None and namespaces.start_time(found.pid) == found.start_time
     return found if alive else None
 
@@ -66,9 +66,9 @@ def check_protocol(name: str, running: Running) -> None:
         )
 
 
-def last_started(site: Site, name: str) -> Running | None:
+def last_started(sandbox: SandboxPaths) -> Running | None:
     """The init that was started last, dead or alive; None if there was none in this boot."""
-    path = site.sandbox(name).init
+    path = sandbox.init
     hint = f"remove {path}, and run again: the sandbox is restarted"
     data = store.read(path, hint=hint)
     if data is None:
@@ -85,9 +85,9 @@ def last_started(site: Site, name: str) -> Running | None:
     return found if boot_id == store.boot_id() else None
 
 
-def open_init(site: Site, name: str) -> int | None:
+def open_init(sandbox: SandboxPaths) -> int | None:
     """A pidfd of the sandbox's init, None when it does not run."""
-    found = running(site, name)
+    found = running(sandbox)
     if found is None:
         return None
     try:
@@ -101,7 +101,7 @@ def open_init(site: Site, name: str) -> int | None:
     return None
 
 
-def status(site: Site, name: str) -> dict[str, Any]:
+def status(sandbox: SandboxPaths) -> dict[str, Any]:
     """What init last said of the workload; {} before the first start or if it said nonsense.
 
     Keys: state (starting, running, backoff, crash-loop, stopping, exited, crashed), pid (inside),
@@ -111,7 +111,7 @@ def status(site: Site, name: str) -> dict[str, Any]:
     """
     for _ in range(_TORN_READS):
         try:
-            return _checked(store.read_bytes(site.sandbox(name).status, limit=_STATUS_MAX))
+            return _checked(store.read_bytes(sandbox.status, limit=_STATUS_MAX))
         except StateError:
             return {}
         except (ValueError, RecursionError):
@@ -178,12 +178,11 @@ def uptime(running: Running | None, status: Mapping[str, Any]) -> float | None:
     return round(told if 0 <= told <= age + _STARTING else max(0.0, age), 1)
 
 
-def pinned(site: Site, name: str) -> set[str]:
+def pinned(sandbox: SandboxPaths) -> set[str]:
     """Kinds of namespaces pinned for the sandbox, incomplete when one is not its own.
 
     Else a run would put right the network of the host, were that mounted in the place of a pin.
     """
-    sandbox = site.sandbox(name)
     found = {kind for kind in PINNED if namespaces.is_namespace_file(sandbox.pin(kind))}
     if "user" not in found:
         return found

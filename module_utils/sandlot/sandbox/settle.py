@@ -56,8 +56,8 @@ def _fallen(site: Site, names: Iterable[str], deadline: float) -> Dict[str, str]
 
 def _fall(site: Site, name: str) -> str:
     """A workload may have done its work and ended; its init may not have gone without a word."""
-    alive = runtime.running(site, name) is not None
-    status = runtime.status(site, name)
+    alive = runtime.running(site.sandbox(name)) is not None
+    status = runtime.status(site.sandbox(name))
     if status.get("exit_code"):
         return f"{name} ended with exit code {status['exit_code']} at once"
     return "" if alive or status.get("final") else f"the init of {name} crashed"

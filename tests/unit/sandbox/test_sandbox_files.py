@@ -13,9 +13,10 @@ import pytest
 from sandlot.converge.steps import Failures, Line, Step, apply_all, batch, lines, single
 from sandlot.errors import HostError, SandlotError, SpecError
 from sandlot.idmap import IdRange
+from sandlot.kernel.trees import remove_tree
 from sandlot.network import Interface, Network
 from sandlot.plan import Change, Operation
-from sandlot.sandbox import etcfiles, launchfile, layer, process, record
+from sandlot.sandbox import etcfiles, launchfile, process, record
 from sandlot.sandbox.record import ImageRef, Record
 from sandlot.site import Site
 from sandlot.spec import normalise
@@ -71,7 +72,7 @@ def test_a_tree_of_any_depth_is_removed(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
     deep(tree, 5000)
-    layer.remove_tree(str(tree))
+    remove_tree(str(tree))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -84,12 +85,12 @@ def test_removal_follows_no_link(tmp_path: Path) -> None:
     (tree / "sub" / "link").symlink_to(outside)
     (tree / "sub" / "dangling").symlink_to("/no/such")
     os.mkfifo(tree / "sub" / "fifo")
-    layer.remove_tree(str(tree))
+    remove_tree(str(tree))
     assert not tree.exists() and (outside / "kept").exists()
     (tmp_path / "top").symlink_to(outside)
     with pytest.raises(OSError):
-        layer.remove_tree(str(tmp_path / "top"))
-    layer.remove_tree(str(tmp_path / "none"))
+        remove_tree(str(tmp_path / "top"))
+    remove_tree(str(tmp_path / "none"))
 
 
 def test_a_failed_sandbox_is_left_out_of_what_follows() -> None:
