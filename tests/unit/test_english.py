@@ -17,6 +17,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / "module_utils/sandlot"
 MARKDOWN = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+PLAYBOOKS = [
+    path
+    for folder in ("roles", "playbooks", "inventory", "molecule", "changelogs/fragments")
+    for path in sorted((ROOT / folder).rglob("*.y*ml"))
+]
 PYTHON = [
     path
     for folder in ("module_utils", "library", "plugins")
@@ -163,6 +168,13 @@ def test_engine_and_plugins(package: str, offences: dict[str, list[Offence]]) ->
 @pytest.mark.parametrize("page", MARKDOWN, ids=lambda page: page.name)
 def test_pages(page: Path) -> None:
     assert list(_broken(_prose(page))) == []
+
+
+@pytest.mark.parametrize("path", PLAYBOOKS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_playbooks_and_fragments(path: Path) -> None:
+    """Line by line: names of tasks, descriptions and comments."""
+    lines = re.findall(r"^[\s#>-]*(?:\w+: )?(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [broken for line in lines for broken in _broken(line)] == []
 
 
 def test_retired_names() -> None:
