@@ -38,7 +38,8 @@ ENGINE_ZYGOTE = {
         "init.exec",
         "init.limits",
     ),
-    *("init.health", "init.logs", "init.policy", "init.process", "init.warm_up", "init.status"),
+    *("init.health", "init.journal", "init.ring", "kernel.loop", "launcher.zygote_client"),
+    *("init.logs", "init.policy", "init.process", "init.warm_up", "init.status"),
     *("init.supervisor", "launcher", "wire", "init.users", "launcher.zygote"),
 }
 ENGINE_LAUNCHER = {
@@ -60,7 +61,6 @@ ENGINE_LAUNCHER = {
         "kernel.linkflags",
         "kernel.nftables",
         "launcher.command",
-        "init.journal",
         "build.lower_layers",
         "kernel.netns",
         "sandbox.oom",

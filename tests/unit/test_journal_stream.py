@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from sandlot.init import journal
-from sandlot.init.logs import Journal, LogRing
+from sandlot.init.logs import Log
 from sandlot.site import Site
 
 LINE = b"x" * 999 + b"\n"
@@ -23,7 +23,7 @@ class Peer:
     def __init__(self) -> None:
         ours, self.sock = socket.socketpair()
         ours.setblocking(False)
-        self.writer = Journal(ours.detach())
+        self.writer = journal.Stream(ours.detach())
 
     def read(self) -> bytes:
         """All that is there."""
@@ -93,12 +93,14 @@ def test_a_journal_that_has_gone_is_nothing_to_init(peer: Peer) -> None:
 def test_lines_of_the_ring_come_without_their_heads(tmp_path: Path) -> None:
     files = [os.open(tmp_path / name, os.O_RDWR | os.O_CREAT) for name in "ab"]
     pairs = [socket.socketpair() for _ in range(2)]
-    ring = LogRing((files[0], files[1]), 1 << 20, journal=[ours.fileno() for ours, _ in pairs])
-    ring.feed("stdout", b"<0>panic\nto be ")
-    ring.feed("stderr", b" spaces  stay \n")
-    ring.feed("stdout", b"continued\n\n")
-    ring.feed("stdout", b"y" * 40000)
-    ring.flush("stdout")
+    opened = (("ring", 2, (0, 0)), ("journal", 2, None))
+    fds = [*files, *(ours.fileno() for ours, _ in pairs)]
+    log = Log(opened, fds, {"log_max_size": 1 << 20})
+    log.feed("stdout", b"<0>panic\nto be ")
+    log.feed("stderr", b" spaces  stay \n")
+    log.feed("stdout", b"continued\n\n")
+    log.feed("stdout", b"y" * 40000)
+    log.flush("stdout")
     found = [theirs.recv(1 << 20) for _, theirs in pairs]
     assert found[1] == b" spaces  stay \n"
     *short, first, second, third, _ = found[0].split(b"\n")

@@ -17,7 +17,7 @@ import time
 
 from .. import store, wire
 from ..errors import LaunchError
-from ..init import confine, journal, limits, logs, status, users
+from ..init import confine, limits, logs, status, users
 from ..init.child import NOT_EXECUTABLE
 from ..kernel import mounts, namespaces, netns
 from ..kernel.files import write_value
@@ -101,8 +101,9 @@ def start(
         config = {key: launch[key] for key in (*INIT_KEYS, *launch.get("init", ()))}
         config.update(_confinement(launch), user=None, rlimits=rlimits, restarts=restarts)
         config.update(healthcheck=healthcheck)
-        config.update(found, log_place=logs.newest((descriptors[1], descriptors[2])))
-        wire.send(peer, config, [*fds, *descriptors, *journal.streams(paths)])
+        opened, sinks = logs.open_sinks(paths)
+        config.update(found, logs=opened)
+        wire.send(peer, config, [*fds, *descriptors, *sinks])
         _expect(peer, "started")
     except (OSError, LaunchError):
         _abandon(paths, pidfd)
@@ -224,18 +225,17 @@ def _forget_oom_adjustment(pid: int) -> None:
 
 
 def _descriptors(paths: SandboxPaths, restarts: int, health: str) -> list[int]:
-    """What init holds of the host: its listener, the log ring, its status and health files."""
+    """Init's listener, its status and health files."""
     listener = wire.listen(paths.socket)
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    files = (*paths.logs, paths.status, paths.health)
-    fds = [os.open(path, flags, 0o600) for path in files]
-    for fd in fds[2:]:
+    fds = [os.open(path, flags, 0o600) for path in (paths.status, paths.health)]
+    for fd in fds:
         os.ftruncate(fd, 0)
     now = time.time()
     first = status.encoded(
         {"state": "starting", "restarts": restarts, "since": now, "health": health}
     )
-    os.pwrite(fds[2], first, 0)
+    os.pwrite(fds[0], first, 0)
     return [listener.detach(), *fds]
 
 

@@ -19,9 +19,9 @@ from . import child
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
-    from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+    from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-    from .supervisor import Supervisor
+    from ..kernel.loop import Loop
 
 _TIOCSWINSZ = 0x5414
 _TIOCSPTLCK = 0x40045431
@@ -41,13 +41,24 @@ class _Command:
 class ExecServer:
     """Connections and the commands they started."""
 
-    def __init__(self, supervisor: Supervisor, listener: _socket.socket, pts: int) -> None:
-        self._supervisor = supervisor
+    def __init__(
+        self,
+        loop: Loop,
+        config: Mapping[str, Any],
+        listener: _socket.socket,
+        pts: int,
+        stop: Callable[[], None],
+        configure: Callable[[Mapping[str, Any]], None],
+    ) -> None:
+        self._loop = loop
+        self._config = config
+        self._stop = stop
+        self._configure = configure
         self._listener = listener
         self._pts = pts
         self._connections: Dict[int, _socket.socket] = {}
         self._commands: Dict[int, _Command] = {}
-        supervisor.watch(listener.fileno(), self._accept)
+        loop.watch(listener.fileno(), self._accept)
 
     def _accept(self) -> None:
         connection = wire.accept(self._listener)
@@ -55,7 +66,7 @@ class ExecServer:
             return
         connection.setblocking(False)
         self._connections[connection.fileno()] = connection
-        self._supervisor.watch(connection.fileno(), lambda: self._on_message(connection))
+        self._loop.watch(connection.fileno(), lambda: self._on_message(connection))
 
     def _on_message(self, connection: _socket.socket) -> None:
         fds: List[int] = []
@@ -81,9 +92,9 @@ class ExecServer:
             self._signal(connection, message["signal"])
         elif operation == "stop":
             _answer(connection, {})
-            self._supervisor.stop()
+            self._stop()
         elif operation == "configure":
-            self._supervisor.configure(message["config"])
+            self._configure(message["config"])
             _answer(connection, {})
         else:
             _answer(connection, {"error": "this init is of an older sandlot"})
@@ -112,10 +123,10 @@ class ExecServer:
                 os.close(stdio[0])
         entry = self._commands[process.pid] = _Command(process, connection, master)
         if process.report is not None:
-            self._supervisor.watch(process.report, lambda: self._decided(entry))
+            self._loop.watch(process.report, lambda: self._decided(entry))
 
     def _command(self, message: Mapping[str, Any]) -> Dict[str, Any]:
-        config = self._supervisor.config
+        config = self._config
         return {
             "argv": message["argv"],
             "env": {**config["env"], **message["env"]},
@@ -137,7 +148,7 @@ class ExecServer:
         report = command.process.report
         if report is None or not command.process.decided():
             return
-        self._supervisor.unwatch(report)
+        self._loop.unwatch(report)
         if command.process.failure:
             del self._commands[command.process.pid]
             code, text = command.process.failure
@@ -163,7 +174,7 @@ class ExecServer:
 
     def _close(self, connection: _socket.socket) -> None:
         """The caller is gone; its command goes on, as with other runtimes."""
-        self._supervisor.unwatch(connection.fileno())
+        self._loop.unwatch(connection.fileno())
         del self._connections[connection.fileno()]
         connection.close()
 

@@ -21,14 +21,20 @@ from .status import NO_HEALTH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Mapping, Optional, Protocol, Union
+    from typing import Any, Callable, Mapping, Optional, Protocol, Sequence, Union
 
-    from .supervisor import Supervisor
+    from ..kernel.loop import Loop
+    from .status import Status
 
+    # Of a command and the descriptor for its output.
+    Spawn = Callable[[Sequence[str], int], child.Child]
     Probe = Union["Command", "Connection"]
 
     class Done(Protocol):
         def __call__(self, output: bytes, *, ok: bool) -> None: ...
+
+    class Condemn(Protocol):
+        def __call__(self, streak: int, *, proven: bool) -> None: ...
 
 
 STARTING, HEALTHY, UNHEALTHY = "starting", "healthy", "unhealthy"
@@ -41,10 +47,22 @@ _TIMER = "check"
 class Health:
     """Makes the checks of a workload that runs, and tells status file and supervisor."""
 
-    def __init__(self, supervisor: Supervisor, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        status: Status,
+        config: Mapping[str, Any],
+        *,
+        output: int,
+        spawn: Spawn,
+        condemn: Condemn,
+    ) -> None:
         self.config = config
-        self._supervisor = supervisor
-        self._status = supervisor.status
+        self._loop = loop
+        self._status = status
+        self._output = output
+        self._spawn = spawn
+        self._condemn = condemn
         self._probe: Optional[Probe] = None
         # A command that outlived its timeout, until it is reaped.
         self._overdue = 0
@@ -60,11 +78,11 @@ class Health:
         self._pause = FIRST_PAUSE
         self._counts = time.monotonic() + self.config["start_period"]
         self._tell(STARTING, 0)
-        self._supervisor.after(_TIMER, FIRST_PAUSE, self._check)
+        self._loop.after(_TIMER, FIRST_PAUSE, self._check)
 
     def end(self) -> None:
         """The workload ends: no more checks, and what the present one finds does not matter."""
-        self._supervisor.cancel(_TIMER)
+        self._loop.cancel(_TIMER)
         probe, self._probe = self._probe, None
         if probe is not None:
             probe.kill()
@@ -75,12 +93,12 @@ class Health:
         self._status.update(health=NO_HEALTH, failing_streak=0)
         self._keep(b"")
 
-    def rehearse(self) -> None:
-        """Touch what every check touches, but make none."""
+    def warm_up(self) -> None:
+        """Touch the code of every check, but make none."""
         self.begin()
         self._finished(b"x", ok=False)
         self._finished(b"", ok=True)
-        Connection(self._supervisor, {"address": "127.0.0.1", "port": 1}).close()
+        Connection(self._loop, {"address": "127.0.0.1", "port": 1}).close()
         self.remove()
 
     def on_exit(self, pid: int, code: int) -> bool:
@@ -100,13 +118,17 @@ class Health:
         if self._overdue:
             self._finished(b"the last check still runs, though it was killed", ok=False)
             return
-        self._supervisor.after(_TIMER, self.config["timeout"], self._time_is_up)
+        self._loop.after(_TIMER, self.config["timeout"], self._time_is_up)
         try:
-            kind = Command if "argv" in self.config else Connection
-            self._probe = probe = kind(self._supervisor, self.config)
+            self._probe = probe = self._new_probe()
             probe.start(self._finished)
         except OSError as error:
             self._finished(_text(error), ok=False)
+
+    def _new_probe(self) -> Probe:
+        if "argv" in self.config:
+            return Command(self._loop, self.config["argv"], self._spawn)
+        return Connection(self._loop, self.config)
 
     def _time_is_up(self) -> None:
         probe = self._probe
@@ -122,14 +144,14 @@ class Health:
         probe, self._probe = self._probe, None
         if probe is not None:
             probe.close()
-        self._supervisor.cancel(_TIMER)
+        self._loop.cancel(_TIMER)
         self._keep(output)
         if not ok:
             self._failed()
             return
         self._proven = True
         self._tell(HEALTHY, 0)
-        self._supervisor.after(_TIMER, self.config["interval"], self._check)
+        self._loop.after(_TIMER, self.config["interval"], self._check)
 
     # -- what it means
 
@@ -144,10 +166,10 @@ class Health:
             health = UNHEALTHY
         if health == UNHEALTHY and self.config["action"] == "restart":
             self.end()
-            self._supervisor.condemn(streak, proven=self._proven)
+            self._condemn(streak, proven=self._proven)
             return
         self._tell(health, streak)
-        self._supervisor.after(_TIMER, self._next(health, interval), self._check)
+        self._loop.after(_TIMER, self._next(health, interval), self._check)
 
     def _next(self, health: str, interval: float) -> float:
         if health != STARTING:
@@ -168,7 +190,7 @@ class Health:
             return
         self._shown = output
         try:
-            os.pwrite(self._supervisor.health_output, output.ljust(OUTPUT, b"\0"), 0)
+            os.pwrite(self._output, output.ljust(OUTPUT, b"\0"), 0)
         except OSError:
             pass  # a full host disk must not stop the workload; the verdict does not need it
 
@@ -176,11 +198,10 @@ class Health:
 class Command:
     """A command as the workload would run it, and the end of what it prints."""
 
-    def __init__(self, supervisor: Supervisor, config: Mapping[str, Any]) -> None:
-        own = supervisor.config
-        same = {key: own[key] for key in ("env", "cwd", "rlimits")}
-        self._command = {**same, "argv": config["argv"], "user": None}
-        self._supervisor = supervisor
+    def __init__(self, loop: Loop, argv: Sequence[str], spawn: Spawn) -> None:
+        self._loop = loop
+        self._argv = argv
+        self._spawn = spawn
         self._process: Optional[child.Child] = None
         self._reader = -1
         self._output = b""
@@ -188,9 +209,9 @@ class Command:
     def start(self, _done: Done) -> None:
         self._reader, writer = os.pipe()
         os.set_blocking(self._reader, False)
-        self._supervisor.watch(self._reader, self._read)
+        self._loop.watch(self._reader, self._read)
         try:
-            self._process = child.spawn(self._command, [self._supervisor.null, writer, writer])
+            self._process = self._spawn(self._argv, writer)
         finally:
             os.close(writer)
 
@@ -238,7 +259,7 @@ class Command:
 
     def _close_reader(self) -> None:
         if self._reader >= 0:
-            self._supervisor.unwatch(self._reader)
+            self._loop.unwatch(self._reader)
             os.close(self._reader)
             self._reader = -1
 
@@ -248,8 +269,8 @@ class Connection:
 
     pid = 0
 
-    def __init__(self, supervisor: Supervisor, config: Mapping[str, Any]) -> None:
-        self._supervisor = supervisor
+    def __init__(self, loop: Loop, config: Mapping[str, Any]) -> None:
+        self._loop = loop
         self._config = config
         self._answer = b""
         family = _socket.AF_INET6 if ":" in config["address"] else _socket.AF_INET
@@ -268,11 +289,11 @@ class Connection:
     def _watch(self, handler: Callable[[], object], events: int) -> None:
         self._unwatch()
         self._watched = self._socket.fileno()
-        self._supervisor.watch(self._watched, handler, events)
+        self._loop.watch(self._watched, handler, events)
 
     def _unwatch(self) -> None:
         if self._watched >= 0:
-            self._supervisor.unwatch(self._watched)
+            self._loop.unwatch(self._watched)
             self._watched = -1
 
     def _on_connected(self) -> None:

@@ -2,35 +2,96 @@
 # Copyright: the sandlot developers
 """The host's journal: one stream for each of the workload's, opened and named by the builder.
 
-What a stream is called is said once, ahead of the lines, so whoever writes them can't change it.
+The header of a stream has its name, ahead of the lines, so that no line can change it.
 """
 
 from __future__ import annotations
 
 import _socket
+import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, List, Mapping, Optional, Sequence, Tuple
+
     from ..site import SandboxPaths
 
 # As docker and podman do: informational, and errors (syslog(3)).
-_LEVELS = (6, 3)
+_LEVELS = {"stdout": 6, "stderr": 3}
 _SHUT_RD = 0
 
 
-def streams(paths: SandboxPaths) -> list[int]:
-    """Descriptors for stdout and stderr that never block; none where nobody takes them."""
-    identifier = f"sandlot/{paths.name}"
-    found: list[_socket.socket] = []
+class Journal:
+    """Sends lines without their heads."""
+
+    # The ring has the lines that the journal misses.
+    lost = 0
+
+    @staticmethod
+    def open(paths: SandboxPaths) -> Tuple[List[int], None]:
+        return streams(paths), None
+
+    def __init__(self, fds: Sequence[int], _state: None) -> None:
+        self._streams = dict(zip(_LEVELS, map(Stream, fds)))
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        """There is nothing to configure."""
+
+    def write(self, stream: str, entries: List[bytes]) -> None:
+        self._streams[stream].write(b"".join([entry.split(b" ", 3)[3] for entry in entries]))
+
+
+class Stream:
+    """Whole lines, as long as the journal takes them without waiting."""
+
+    def __init__(self, fd: int) -> None:
+        self.lost = 0
+        self._fd: Optional[int] = fd
+        self._cut = b""
+
+    def write(self, lines: bytes) -> None:
+        """Drop lines that do not fit, and tell how many bytes as soon as there is room again."""
+        if self._fd is None:
+            return
+        try:
+            self._cut = self._cut[_sent(self._fd, self._cut) :]
+            note = b"sandlot: %d bytes are missing here\n" % self.lost if self.lost else b""
+            data = note + lines
+            sent = 0 if self._cut else _sent(self._fd, data)
+        except OSError:
+            # The journal has gone. Only the next init gets another way to it.
+            os.close(self._fd)
+            self._fd = None
+            return
+        if not sent:
+            self.lost += len(lines)
+            return
+        end = data.find(b"\n", sent - 1) + 1
+        self._cut = data[sent:end]
+        self.lost = len(data) - end
+
+
+def _sent(fd: int, data: bytes) -> int:
+    """The number of bytes that the journal took."""
     try:
-        for level in _LEVELS:
-            found.append(_stream(paths.site.journal, identifier, level))
+        return os.write(fd, data) if data else 0
+    except BlockingIOError:
+        return 0
+
+
+def streams(paths: SandboxPaths) -> List[int]:
+    """Descriptors for stdout and stderr that never block; [] when no journal takes them."""
+    identifier = f"sandlot/{paths.name}"
+    opened: List[_socket.socket] = []
+    try:
+        for level in _LEVELS.values():
+            opened.append(_stream(paths.site.journal, identifier, level))
     except OSError:
         # No journald, or one that hangs: the log ring has it all.
-        for sock in found:
+        for sock in opened:
             sock.close()
         return []
-    return [sock.detach() for sock in found]
+    return [sock.detach() for sock in opened]
 
 
 def _stream(path: str, identifier: str, level: int) -> _socket.socket:

@@ -30,8 +30,7 @@ class Policy:
         self.configure(restart, stop)
 
     def configure(self, restart: Mapping[str, Any], stop: Mapping[str, Any]) -> None:
-        self._name = restart["policy"]
-        self._retries = restart["retries"]
+        self._restart = restart
         self.stop_signal = int(stop["signal"])
         self.stop_timeout = float(stop["timeout"])
 
@@ -50,20 +49,26 @@ class Policy:
     def looping(self) -> bool:
         return self._failures >= CRASH_LOOP
 
-    def _restarts_after(self, code: int) -> bool:
-        return self._name != "no" and not (self._name == "on-failure" and code == 0)
-
     def restart_delay(self, code: int) -> Optional[float]:
         """Seconds until the next start, None when there is none."""
         unhealthy, self._unhealthy = self._unhealthy, False
-        if self.stopping or not (unhealthy or self._restarts_after(code)):
+        if self.stopping:
             return None
         if time.monotonic() - self._started >= SETTLED and (self._proven or not unhealthy):
             self._failures = 0
         self._failures += 1
-        if self._name == "on-failure" and 0 < self._retries < self._failures:
+        wanted = wants_start(self._restart, self._failures, failed=unhealthy or code != 0)
+        # A workload that is ended for its health runs again, whatever the policy is.
+        if not wanted and not (unhealthy and self._restart["policy"] == "no"):
             return None
         return back_off(self._failures)
+
+
+def wants_start(restart: Mapping[str, Any], failures: int, *, failed: bool) -> bool:
+    """Whether another start follows a run; ``failures`` in a row include this one."""
+    if restart["policy"] == "on-failure":
+        return failed and not 0 < restart["retries"] < failures
+    return bool(restart["policy"] != "no")
 
 
 def back_off(failures: int) -> float:

@@ -16,7 +16,7 @@ from ..kernel import libc, namespaces
 from ..kernel.confine import set_name
 from ..kernel.signals import signal
 from . import confine
-from .logs import LogRing
+from .logs import Log
 from .supervisor import Supervisor
 
 TYPE_CHECKING = False
@@ -62,14 +62,14 @@ def _init(peer: _socket.socket) -> NoReturn:
     config, fds = wire.receive_request(peer)
     if config is None:
         os._exit(1)
-    mnt, null, pts, listener, log0, log1, status, health, *journal = fds
+    mnt, null, pts, listener, status, health, *sinks = fds
     try:
         _settle(mnt, null)
         confine.apply(config)
     except OSError as error:
         wire.answer(peer, _refused("confining init", error))
         os._exit(1)
-    logs = LogRing((log0, log1), config["log_max_size"], config["log_place"], journal)
+    logs = Log(config["logs"], sinks, config)
     server = _socket.socket(fileno=listener)
     files = {"status": status, "health": health, "null": null, "pts": pts}
     Supervisor(config, peer, server, logs, **files).run()

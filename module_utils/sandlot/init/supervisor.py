@@ -5,24 +5,22 @@
 from __future__ import annotations
 
 import os
-import select
 import time
 
 from .. import wire
-from ..kernel.signals import signal
+from ..kernel.loop import Loop
+from ..kernel.signals import signal, wakeup_pipe
 from . import child
 from .exec import ExecServer
 from .health import STARTING, UNHEALTHY, Health
-from .logs import LogRing
+from .logs import Log
 from .policy import Policy
 from .status import Status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
-    from typing import Any, Callable, Dict, Mapping, Optional, Tuple
-
-    Handler = Callable[[], object]
+    from typing import Any, Dict, Mapping, Optional, Sequence
 
 # The timer of starting and ending the workload.
 MAIN = "main"
@@ -35,7 +33,7 @@ NOT_FORWARDED = frozenset(
     (*FAULTS, *(int(getattr(signal, f"SIG{name}")) for name in ("KILL", "STOP", "PIPE", "XFSZ")))
 )
 CAUGHT = tuple(sorted(int(number) for number in signal.valid_signals() - NOT_FORWARDED))
-_REHEARSED = {"interval": 1.0, "timeout": 1.0, "retries": 3, "start_period": 0.0, "action": "none"}
+_WARM_UP = {"interval": 1.0, "timeout": 1.0, "retries": 3, "start_period": 0.0, "action": "none"}
 
 
 class Supervisor:
@@ -46,7 +44,7 @@ class Supervisor:
         config: Mapping[str, Any],
         peer: _socket.socket,
         listener: _socket.socket,
-        logs: LogRing,
+        logs: Log,
         *,
         status: int,
         health: int,
@@ -61,79 +59,36 @@ class Supervisor:
         self.null = null
         self.main: Optional[child.Child] = None
         self.streams: Dict[int, str] = {}
-        self.poller = select.poll()
-        self.handlers: Dict[int, Handler] = {}
-        self.exec = ExecServer(self, listener, pts)
-        self.timers: Dict[str, Tuple[float, Handler]] = {}
+        self.loop = Loop()
+        self.exec = ExecServer(self.loop, config, listener, pts, self.stop, self.configure)
         self.health_output = health
         self.health: Optional[Health] = None
         self.ending = False
         self.done = False
 
-    # -- the loop
-
     def run(self) -> None:
-        self.watch(self._install_signals(), self._on_signals)
+        self._watch_signals()
         self._set_healthcheck(self.config["healthcheck"])
         self.start()
         while not self.done:
-            for fd, _ in self.poller.poll(self._timeout()):
-                handler = self.handlers.get(fd)
-                if handler is not None:
-                    handler()
-            if self.timers:
-                self._run_due()
+            self.loop.turn()
 
-    def rehearse(self) -> None:
-        """Touch what a start and an idle life touch, but run nothing."""
-        self.watch(self._install_signals(), self._on_signals)
+    def warm_up(self) -> None:
+        """Touch the code of a start and an idle life, but run nothing."""
+        self._watch_signals()
         os.close(signal.set_wakeup_fd(-1))
         self.status.update(state="running", pid=1, since=time.time())
         self.logs.feed("stderr", b"x\n")
-        Health(self, _REHEARSED).rehearse()
-        self._run_due()
-        self.poller.poll(0)
+        self._healthcheck(_WARM_UP).warm_up()
+        self.loop.warm_up()
         os.close(self.wakeup)
-
-    def _timeout(self) -> Optional[int]:
-        if not self.timers:
-            return None
-        first = min([due for due, _ in self.timers.values()])
-        return max(0, int((first - time.monotonic()) * 1000) + 1)
-
-    def _run_due(self) -> None:
-        now = time.monotonic()
-        for name, timer in list(self.timers.items()):
-            # An earlier one of this round may have taken it back.
-            if timer[0] <= now and self.timers.get(name) is timer:
-                del self.timers[name]
-                timer[1]()
-
-    def watch(self, fd: int, handler: Handler, events: int = select.POLLIN) -> None:
-        self.handlers[fd] = handler
-        self.poller.register(fd, events)
-
-    def unwatch(self, fd: int) -> None:
-        del self.handlers[fd]
-        self.poller.unregister(fd)
-
-    def after(self, timer: str, seconds: float, action: Handler) -> None:
-        """Do ``action`` later; the latest call owns the timer of that name."""
-        self.timers[timer] = (time.monotonic() + seconds, action)
-
-    def cancel(self, timer: str) -> None:
-        self.timers.pop(timer, None)
 
     # -- signals and children
 
-    def _install_signals(self) -> int:
-        reader, writer = os.pipe()
-        os.set_blocking(reader, False)
-        os.set_blocking(writer, False)
-        # The handlers are the launcher's: installing them here would cost memory in each sandbox.
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        self.wakeup = reader
-        return reader
+    def _watch_signals(self) -> None:
+        # The handlers are the zygote's: installing them here would cost memory in each sandbox.
+        self.wakeup = wakeup_pipe()
+        self.loop.watch(self.wakeup, self._on_signals)
 
     def _on_signals(self) -> None:
         numbers = set(os.read(self.wakeup, child.READ_SIZE))
@@ -176,11 +131,11 @@ class Supervisor:
             self._watch_output(stream, reader)
         report = main.report
         if report is not None:
-            self.watch(report, lambda: self._exec_decided(main, report))
+            self.loop.watch(report, lambda: self._exec_decided(main, report))
 
     def _watch_output(self, stream: str, reader: int) -> None:
         self.streams[reader] = stream
-        self.watch(reader, lambda: self._on_output(reader))
+        self.loop.watch(reader, lambda: self._on_output(reader))
 
     def _on_output(self, reader: int) -> bool:
         """Log what is there; False when there is no more for now."""
@@ -194,7 +149,7 @@ class Supervisor:
             return True
         self.logs.flush(stream)
         del self.streams[reader]
-        self.unwatch(reader)
+        self.loop.unwatch(reader)
         os.close(reader)
         return False
 
@@ -210,7 +165,7 @@ class Supervisor:
     def _exec_decided(self, main: child.Child, report: int) -> None:
         if not main.decided():
             return
-        self.unwatch(report)
+        self.loop.unwatch(report)
         if main.failure:
             self.logs.feed("stderr", f"sandlot: {main.failure[1]}\n".encode())
         else:
@@ -249,22 +204,22 @@ class Supervisor:
         number = os.WTERMSIG(wait_status) if os.WIFSIGNALED(wait_status) else 0
         self.status.values.update(exit_code=exit_code(wait_status), signal=number)
         self.status.update(state="stopping", lost_log_bytes=self.logs.lost)
-        self.cancel(MAIN)
+        self.loop.cancel(MAIN)
         if self.policy.stopping:
             self._drained()
             return
         signal_all(signal.SIGTERM)
-        self.after(MAIN, self.policy.stop_timeout, self._kill_rest)
+        self.loop.after(MAIN, self.policy.stop_timeout, self._kill_rest)
 
     def _kill_rest(self) -> None:
         """What ignored SIGTERM is killed; what can't be (another uid, no CAP_KILL) ends with us."""
         signal_all(signal.SIGKILL)
-        self.after(MAIN, 1.0, self._drained)
+        self.loop.after(MAIN, 1.0, self._drained)
 
     def _drained(self) -> None:
         """Nothing of the last run is left: restart by policy, or end."""
         self.ending = False
-        self.cancel(MAIN)
+        self.loop.cancel(MAIN)
         code = int(self.status.values["exit_code"])
         delay = self.policy.restart_delay(code)
         if delay is None:
@@ -274,7 +229,7 @@ class Supervisor:
             return
         state = "crash-loop" if self.policy.looping else "backoff"
         self.status.update(state=state, restarts=int(self.status.values["restarts"]) + 1)
-        self.after(MAIN, delay, self.start)
+        self.loop.after(MAIN, delay, self.start)
 
     # -- requests of the host
 
@@ -292,7 +247,7 @@ class Supervisor:
 
     def _end_main(self, main: child.Child) -> None:
         send_signal(main.pid, self.policy.stop_signal)
-        self.after(MAIN, self.policy.stop_timeout, self._kill_main)
+        self.loop.after(MAIN, self.policy.stop_timeout, self._kill_main)
 
     def condemn(self, streak: int, *, proven: bool) -> None:
         """The workload runs without doing its work: end it as a stop does, then start it again."""
@@ -308,18 +263,34 @@ class Supervisor:
 
     def configure(self, config: Mapping[str, Any]) -> None:
         self.policy.configure(config["restart"], config["stop"])
-        self.logs.half = config["log_max_size"] // 2
+        self.logs.configure(config)
         self._set_healthcheck(config.get("healthcheck"))
 
     def _set_healthcheck(self, config: Optional[Mapping[str, Any]]) -> None:
-        """Begin it anew when it has changed."""
+        """Begin again when it has changed."""
         if config == (self.health.config if self.health is not None else None):
             return
         if self.health is not None:
             self.health.remove()
-        self.health = Health(self, config) if config else None
+        self.health = self._healthcheck(config) if config else None
         if self.health is not None and self.status.values["state"] == "running":
             self.health.begin()
+
+    def _healthcheck(self, config: Mapping[str, Any]) -> Health:
+        return Health(
+            self.loop,
+            self.status,
+            config,
+            output=self.health_output,
+            spawn=self._spawn_check,
+            condemn=self.condemn,
+        )
+
+    def _spawn_check(self, argv: Sequence[str], writer: int) -> child.Child:
+        """Run a command as the workload would run it."""
+        command = {key: self.config[key] for key in ("env", "cwd", "rlimits")}
+        command.update(argv=argv, user=None)
+        return child.spawn(command, [self.null, writer, writer])
 
 
 def send_signal(pid: int, number: int) -> None:

@@ -13,7 +13,7 @@ import os
 
 from .. import wire
 from ..kernel import confine, namespaces
-from .logs import LogRing
+from .logs import Log
 from .supervisor import Supervisor
 
 TYPE_CHECKING = False
@@ -25,20 +25,21 @@ ROUNDS = 10
 
 
 def perform() -> None:
-    fds = [os.memfd_create("rehearsal") for _ in range(8)]
+    fds = [os.memfd_create("warm-up") for _ in range(8)]
     config = _messages(fds)
     _system_calls()
+    opened = (("ring", 2, (0, 0)), ("journal", 2, None))
     supervisor = Supervisor(
         config,
         _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET),
         _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET),
-        LogRing((fds[0], fds[1]), 1 << 20, journal=(fds[6], fds[7])),
+        Log(opened, (fds[0], fds[1], fds[6], fds[7]), config),
         status=fds[2],
         health=fds[5],
         null=fds[3],
         pts=fds[4],
     )
-    supervisor.rehearse()
+    supervisor.warm_up()
     wire.close_all(fds)
 
 
@@ -48,7 +49,12 @@ def _messages(fds: list[int]) -> wire.Message:
     command = {"argv": ["/"], "env": {"PATH": "/"}, "cwd": "/", "user": None, "rlimits": {}}
     restart = {"policy": "no", "retries": 0}
     stop = {"signal": 15, "timeout": 1.0}
-    limits: Dict[str, object] = {"restart": restart, "stop": stop, "log_max_size": 0, "restarts": 0}
+    limits: Dict[str, object] = {
+        "restart": restart,
+        "stop": stop,
+        "log_max_size": 1 << 20,
+        "restarts": 0,
+    }
     wire.send(ours, {**command, **limits}, fds)
     config, received = wire.receive_request(theirs)
     wire.close_all(received)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import _socket
 import gc
 import os
-import select
 import sys
 import time
 
@@ -20,18 +19,18 @@ from ..build import builder, namespace
 from ..errors import LaunchError, SandlotError
 from ..init.policy import SETTLED, back_off
 from ..kernel import confine, flock, libc
-from ..kernel.signals import signal
+from ..kernel.loop import Loop
+from ..kernel.signals import note, signal, wakeup_pipe
 from ..sandbox import runtime
 from ..site import Site
 from . import watch, worker
 from .command import command
 from .refresher import Refresher
+from .zygote_client import Zygote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Dict, List, NoReturn, Optional, Tuple
-
-    from .zygote import Zygote
 
     Connection = Optional[_socket.socket]
     Names = Tuple[str, ...]
@@ -56,8 +55,7 @@ class Server:
         self.zygote = zygote
         self.listener = listener
         self.lock = lock
-        self.poller = select.poll()
-        self.handlers: Dict[int, Callable[[], None]] = {}
+        self.loop = Loop()
         self.running: Dict[str, Sandbox] = {}
         self.workers: Dict[int, Tuple[str, Names]] = {}
         self.queue: List[Request] = []
@@ -70,19 +68,16 @@ class Server:
     # -- the loop
 
     def run(self) -> NoReturn:
-        self._watch(self._install_signals(), self._on_signals)
-        self._watch(self.listener.fileno(), self._accept)
+        self._install_signals()
+        self.loop.watch(self.listener.fileno(), self._accept)
         for fd, on_news in self.watch.sources():
-            self._watch(fd, on_news)
+            self.loop.watch(fd, on_news)
         for name in runtime.names(self.site):
             self._adopt(name)
         gc.collect()
         gc.freeze()
         while True:
-            for fd, _ in self.poller.poll(self._timeout()):
-                handler = self.handlers.get(fd)
-                if handler is not None:
-                    handler()
+            self.loop.turn(self._wait())
             if self.last is not None and not self.workers:
                 self.last()
             elif self.last is None:
@@ -90,33 +85,20 @@ class Server:
                 self.refresher.act()
                 self.watch.act()
 
-    def _timeout(self) -> Optional[int]:
+    def _wait(self) -> Optional[float]:
+        """Seconds until something is due, None when nothing is."""
         now = time.monotonic()
         names, watched = self.refresher.wait(), self.watch.due
         waits = [due - now for due in self.restarts.values()]
         waits += [] if names is None else [names]
         waits += [] if watched is None else [watched - now]
-        if not waits or self.last is not None:
-            return None
-        return max(0, int(min(waits) * 1000) + 1)
+        return min(waits) if waits and self.last is None else None
 
-    def _watch(self, fd: int, handler: Callable[[], None]) -> None:
-        self.handlers[fd] = handler
-        self.poller.register(fd, select.POLLIN)
-
-    def _unwatch(self, fd: int) -> None:
-        del self.handlers[fd]
-        self.poller.unregister(fd)
-
-    def _install_signals(self) -> int:
-        reader, writer = os.pipe()
-        os.set_blocking(reader, False)
-        os.set_blocking(writer, False)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    def _install_signals(self) -> None:
+        self.wakeup = wakeup_pipe()
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _noted)
-        self.wakeup = reader
-        return reader
+            signal.signal(number, note)
+        self.loop.watch(self.wakeup, self._on_signals)
 
     def _on_signals(self) -> None:
         numbers = os.read(self.wakeup, 4096)
@@ -130,10 +112,10 @@ class Server:
         connection = wire.accept(self.listener)
         if connection is not None:
             connection.setblocking(False)
-            self._watch(connection.fileno(), lambda: self._on_request(connection))
+            self.loop.watch(connection.fileno(), lambda: self._on_request(connection))
 
     def _on_request(self, connection: _socket.socket) -> None:
-        self._unwatch(connection.fileno())
+        self.loop.unwatch(connection.fileno())
         try:
             message, fds = wire.receive_request(connection)
             wire.close_all(fds)
@@ -236,15 +218,15 @@ class Server:
                 self._consider_restart(name)
                 return
         except SandlotError as error:
-            _log(f"{name}: {error}")
+            watch.log(f"{name}: {error}")
             return
         self.running[name] = Sandbox(pidfd)
-        self._watch(pidfd, lambda: self._on_init_death(name))
+        self.loop.watch(pidfd, lambda: self._on_init_death(name))
 
     def _forget(self, name: str) -> None:
         sandbox = self.running.pop(name, None)
         if sandbox is not None:
-            self._unwatch(sandbox.pidfd)
+            self.loop.unwatch(sandbox.pidfd)
             os.close(sandbox.pidfd)
 
     def _on_init_death(self, name: str) -> None:
@@ -259,7 +241,7 @@ class Server:
         try:
             started = runtime.last_started(self.site.sandbox(name))
         except SandlotError as error:
-            _log(f"{name}: {error}")
+            watch.log(f"{name}: {error}")
             return
         if started is not None and not runtime.status(self.site.sandbox(name)).get("final"):
             self._schedule(name)
@@ -279,7 +261,7 @@ class Server:
     def _finish(self, action: Callable[[], None]) -> None:
         """Do ``action`` once no worker runs; new requests wait for the next launcher."""
         if self.last is None:
-            self._unwatch(self.listener.fileno())
+            self.loop.unwatch(self.listener.fileno())
         self.last = action
 
     def _quit(self, connection: _socket.socket) -> None:
@@ -339,14 +321,6 @@ def _answer(connection: _socket.socket, message: wire.Message) -> None:
     connection.close()
 
 
-def _log(text: str) -> None:
-    os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))
-
-
-def _noted(_number: int, _frame: object) -> None:
-    """Caught, so that the wake-up descriptor tells."""
-
-
 def serve(root: str, zygote: Zygote) -> NoReturn:
     confine.set_name("sandlot")
     site = Site(root.rstrip("/"))
@@ -366,6 +340,6 @@ def _lock(site: Site) -> int:
     """Held until this process ends: one launcher per root."""
     fd = os.open(f"{site.run}/launcher.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if not flock.try_take(fd):
-        _log("another launcher serves this host")
+        watch.log("another launcher serves this host")
         sys.exit(0)
     return fd

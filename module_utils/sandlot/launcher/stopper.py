@@ -10,7 +10,6 @@ without a limit, as it may have been taken over by the workload.
 from __future__ import annotations
 
 import os
-import select
 import time
 
 from .. import store, wire
@@ -18,13 +17,14 @@ from ..errors import LaunchError, SandlotError, StateError
 from ..init import status
 from ..kernel import namespaces, processes
 from ..kernel.files import write_value
+from ..kernel.loop import Loop
 from ..kernel.signals import signal
 from ..sandbox import oom, runtime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
-    from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+    from typing import Any, Callable, List, Mapping, Optional, Sequence
 
     from ..site import SandboxPaths
 
@@ -55,26 +55,22 @@ class _Stop:
 
 def stop_all(sandboxes: Sequence[SandboxPaths], report: Report) -> None:
     """End their inits, gracefully where they answer; each is reported once, when it has ended."""
-    loop = _Loop(report)
+    stops = _Stops(report)
     for paths in sandboxes:
-        loop.begin(paths)
-    loop.run()
+        stops.begin(paths)
+    stops.run()
 
 
-class _Loop:
+class _Stops:
     def __init__(self, report: Report) -> None:
         self.report = report
-        self.poller = select.poll()
-        self.handlers: Dict[int, Callable[[], None]] = {}
+        self.loop = Loop()
         self.stops: List[_Stop] = []
 
     def run(self) -> None:
         while self.stops:
             wait = min(stop.due for stop in self.stops) - time.monotonic()
-            for fd, _ in self.poller.poll(max(0, int(wait * 1000) + 1)):
-                handler = self.handlers.get(fd)
-                if handler is not None:
-                    handler()
+            self.loop.turn(wait)
             now = time.monotonic()
             for stop in [each for each in self.stops if each.due <= now]:
                 self._overdue(stop)
@@ -100,16 +96,8 @@ class _Loop:
         _thaw(launch)
         stop = _Stop(paths, launch, pidfd)
         self.stops.append(stop)
-        self._watch(pidfd, lambda: self._gone(stop))
+        self.loop.watch(pidfd, lambda: self._gone(stop))
         self._ask(stop)
-
-    def _watch(self, fd: int, handler: Callable[[], None]) -> None:
-        self.handlers[fd] = handler
-        self.poller.register(fd, select.POLLIN)
-
-    def _unwatch(self, fd: int) -> None:
-        del self.handlers[fd]
-        self.poller.unregister(fd)
 
     def _ask(self, stop: _Stop) -> None:
         try:
@@ -122,7 +110,7 @@ class _Loop:
             return
         stop.connection = connection
         stop.due = stop.patience
-        self._watch(connection.fileno(), lambda: self._answered(stop, connection))
+        self.loop.watch(connection.fileno(), lambda: self._answered(stop, connection))
         try:
             wire.send(connection, {"op": "stop"})
         except OSError:
@@ -143,7 +131,7 @@ class _Loop:
 
     def _hang_up(self, stop: _Stop) -> None:
         if stop.connection is not None:
-            self._unwatch(stop.connection.fileno())
+            self.loop.unwatch(stop.connection.fileno())
             stop.connection.close()
             stop.connection = None
 
@@ -175,7 +163,7 @@ class _Loop:
 
     def _drop(self, stop: _Stop) -> None:
         self._hang_up(stop)
-        self._unwatch(stop.pidfd)
+        self.loop.unwatch(stop.pidfd)
         os.close(stop.pidfd)
         self.stops.remove(stop)
 

@@ -57,7 +57,7 @@ class Watch:
         try:
             self._rules, self._links = nftables.changes(), nftables.departures()
         except OSError as error:
-            _log(f"the packet filter can't be watched: {error}")
+            log(f"the packet filter can't be watched: {error}")
             return []
         record = self._record()
         if record is not None and not nftables.has_table(nftables.INET, _table(record)):
@@ -140,7 +140,7 @@ class Watch:
         try:
             return store.read(self.site.watched)
         except SandlotError as error:
-            _log(str(error))
+            log(str(error))
             return None
 
     def _is_locked(self) -> bool:
@@ -217,5 +217,5 @@ def _table(record: Json) -> bytes:
     return str(record["table"]).encode()
 
 
-def _log(text: str) -> None:
+def log(text: str) -> None:
     os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))

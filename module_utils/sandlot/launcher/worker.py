@@ -11,6 +11,7 @@ import time
 from .. import store, wire
 from ..build import builder, creator
 from ..errors import LaunchError, SandlotError
+from ..init.policy import wants_start
 from ..kernel import flock, processes
 from ..sandbox import runtime
 from . import orphans, stopper
@@ -167,15 +168,8 @@ def _start(
     revived: bool,
 ) -> None:
     restarts = int(runtime.status(sandbox).get("restarts", 0)) if revived else 0
-    if revived and not _may_restart(launch["restart"], restarts):
+    if revived and not wants_start(launch["restart"], restarts + 1, failed=True):
         stopper.finish(sandbox, "crashed")
         return
     orphans.end(sandbox.name, launch["cgroups"])
     builder.start(sandbox, launch, means, restarts + revived)
-
-
-def _may_restart(restart: Mapping[str, Any], restarts: int) -> bool:
-    """Whether the policy wants another start after a crash of init, which counts as a failure."""
-    if restart["policy"] == "on-failure":
-        return not 0 < restart["retries"] <= restarts
-    return bool(restart["policy"] != "no")

@@ -15,67 +15,18 @@ import _socket
 import gc
 import os
 import resource
-import struct
 
-from ..errors import LaunchError
 from ..init import process, warm_up
 from ..init.supervisor import CAUGHT, FAULTS
 from ..kernel import confine, libc
-from ..kernel.signals import signal
+from ..kernel.signals import note, signal
+from .zygote_client import INT, Zygote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-_FORK, _REAP = b"f", b"r"
-# A zygote answers within a millisecond; one that somebody has stopped is continued.
-_PATIENCE_SECONDS, _ATTEMPTS = 1.0, 10
-_INT = struct.Struct("i")
-_ANCILLARY_SIZE = _socket.CMSG_SPACE(_INT.size)
-
-
-class Zygote:
-    """The launcher's way to it."""
-
-    def __init__(self, pid: int, control: _socket.socket) -> None:
-        self.pid = pid
-        self._control = control
-        control.settimeout(_PATIENCE_SECONDS)
-
-    def fork(self, peer: _socket.socket) -> int:
-        """Fork a joiner that listens to ``peer``; its pid."""
-        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _INT.pack(peer.fileno()))]
-        try:
-            self._control.sendmsg([_FORK], rights, _socket.MSG_NOSIGNAL)
-            answer = self._answer()
-        except ConnectionError:
-            answer = b""
-        if not answer:
-            raise LaunchError("the zygote has died", hint="run again; the launcher starts anew")
-        return int(_INT.unpack(answer)[0])
-
-    def _answer(self) -> bytes:
-        """What it says; b"" once it is given up, when the launcher starts anew."""
-        for _ in range(_ATTEMPTS):
-            try:
-                return self._control.recv(_INT.size)
-            except _socket.timeout:
-                # Our child, and not reaped yet: the pid is its.
-                os.kill(self.pid, signal.SIGCONT)
-        os.kill(self.pid, signal.SIGKILL)
-        return b""
-
-    def reap(self) -> None:
-        """Have it collect joiners that have become init's parent and ended."""
-        try:
-            self._control.send(_REAP, _socket.MSG_NOSIGNAL)
-        except (ConnectionError, _socket.timeout):
-            return  # noticed and made good when its end is reported
-
-    def end(self) -> None:
-        """Ahead of the launcher: systemd leaves behind the cgroup of a unit that anybody is in."""
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+_ANCILLARY_SIZE = _socket.CMSG_SPACE(INT.size)
 
 
 def main(root: str) -> NoReturn:
@@ -91,7 +42,7 @@ def main(root: str) -> NoReturn:
     for number in FAULTS:
         signal.signal(number, signal.SIG_DFL)
     zygote = _spawn()
-    # Only now, so that no init carries what the launcher and its workers need.
+    # Only now, so that no init carries the code of the launcher and its workers.
     from . import server
 
     server.serve(root, zygote)
@@ -115,7 +66,7 @@ def _serve(control: _socket.socket) -> NoReturn:
     confine.prctl(confine.PR_SET_PDEATHSIG, int(signal.SIGKILL))
     # Inherited by init, which forwards these; installing them there would cost memory each time.
     for number in CAUGHT:
-        signal.signal(number, _noted)
+        signal.signal(number, note)
     for _ in range(warm_up.ROUNDS):
         warm_up.perform()
     gc.collect()
@@ -128,7 +79,7 @@ def _serve(control: _socket.socket) -> NoReturn:
         if not data:
             os._exit(0)
         if ancillary:
-            _fork(control, _INT.unpack(ancillary[0][2])[0])
+            _fork(control, INT.unpack(ancillary[0][2])[0])
         _collect()
 
 
@@ -138,7 +89,7 @@ def _fork(control: _socket.socket, peer: int) -> None:
         control.close()
         process.join(_socket.socket(fileno=peer))
     os.close(peer)
-    control.send(_INT.pack(pid))
+    control.send(INT.pack(pid))
 
 
 def _collect() -> None:
@@ -147,7 +98,3 @@ def _collect() -> None:
             continue
     except ChildProcessError:
         return
-
-
-def _noted(_number: int, _frame: object) -> None:
-    """Caught, so that the wake-up descriptor tells."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import Dict, List, Mapping
 
-from ..init import logs
+from ..init import ring
 from ..kernel.text import harmless
 from ..site import SandboxPaths
 
@@ -42,7 +42,7 @@ def _age(path: str) -> tuple[bool, int]:
     if fd is None:
         return False, 0
     try:
-        return logs.age(fd)
+        return ring.age(fd)
     finally:
         os.close(fd)
 

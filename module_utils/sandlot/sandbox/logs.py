@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from typing import Dict, Iterator, List, Optional, Tuple
 
-from ..init import logs
+from ..init import ring
 from ..site import SandboxPaths
 
 CHUNK = 1 << 18
@@ -55,7 +55,7 @@ class _File:
     def age(self) -> Tuple[bool, int, bytes]:
         """Sorts the files; within one tick of the clock the first line's time decides."""
         head = self._beginning()
-        return (*(logs.age(self._fd) if self._fd is not None else (False, 0)), head)
+        return (*(ring.age(self._fd) if self._fd is not None else (False, 0)), head)
 
     def begun_anew(self) -> bool:
         """Whether it holds something else than what was read from it."""

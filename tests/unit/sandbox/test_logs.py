@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sandlot.init.logs import LogRing, newest
+from sandlot.init.logs import Log
+from sandlot.init.ring import newest
 from sandlot.sandbox import last_words
 from sandlot.sandbox.logs import Line, Ring
 from sandlot.site import SandboxPaths, Site
@@ -24,7 +25,7 @@ class Pair:
         os.makedirs(paths.state, exist_ok=True)
         self.paths = paths
         self.fds = tuple(os.open(p, os.O_RDWR | os.O_CREAT, 0o600) for p in paths.logs)
-        self.writer = LogRing((self.fds[0], self.fds[1]), size)
+        self.writer = Log([("ring", 2, (0, 0))], self.fds, {"log_max_size": size})
         self.number = 0
 
     def write(self, count: int) -> None:
