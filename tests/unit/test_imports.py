@@ -59,6 +59,7 @@ ENGINE_LAUNCHER = {
         "kernel.flock",
         "kernel.fork",
         "kernel.linkflags",
+        "kernel.nlmsg",
         "kernel.nftables",
         "launcher.command",
         "build.lower_layers",

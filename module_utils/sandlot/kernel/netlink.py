@@ -16,13 +16,20 @@ from dataclasses import dataclass
 from typing import Iterator, Sequence
 
 from .namespaces import CLONE_NEWNET, setns
+from .nlmsg import (
+    ATTRIBUTE,
+    HEADER,
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    aligned,
+    attributes,
+    messages,
+)
 
-NLMSG_ERROR = 2
-NLMSG_DONE = 3
-NLM_F_REQUEST = 0x1
 NLM_F_ACK = 0x4
 NLM_F_ECHO = 0x8
-NLM_F_DUMP = 0x300
 NLM_F_DUMP_INTR = 0x10
 RTM_NEWLINK = 16
 RTM_GETLINK = 18
@@ -54,14 +61,11 @@ RTA_TABLE = 15
 RT_TABLE_MAIN = 254
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 IFF_UP = 1
-NLA_TYPE_MASK = 0x3FFF
 RECEIVE_SIZE = 1 << 16
 DUMP_ATTEMPTS = 20
-HEADER = struct.Struct("=IHHII")
 LINK = struct.Struct("=BxHiII")
 ADDRESS = struct.Struct("=BBBBi")
 ROUTE = struct.Struct("=BBBBBBBBI")
-ATTRIBUTE = struct.Struct("=HH")
 WORD = struct.Struct("=I")
 
 
@@ -193,7 +197,7 @@ def split(data: bytes) -> list[bytes]:
     while len(data) >= HEADER.size:
         length = HEADER.unpack_from(data)[0]
         found.append(data[:length])
-        data = data[_aligned(length) :]
+        data = data[aligned(length) :]
     return found
 
 
@@ -219,16 +223,11 @@ def _messages(
     sock.send(HEADER.pack(HEADER.size + len(payload), request, flags, 1, 0) + payload)
     single = not flags & (NLM_F_DUMP | NLM_F_ACK)
     while True:
-        data = sock.recv(RECEIVE_SIZE)
-        offset = 0
-        while offset + HEADER.size <= len(data):
-            length, kind, found, _, _ = HEADER.unpack_from(data, offset)
-            body = data[offset + HEADER.size : offset + length]
-            offset += _aligned(length)
+        for kind, answered, body in messages(sock.recv(RECEIVE_SIZE)):
             if kind == NLMSG_ERROR:
                 _check(body, request)
                 return
-            yield kind, found, body
+            yield kind, answered, body
             if kind == NLMSG_DONE or single:
                 return
 
@@ -238,22 +237,6 @@ def _check(body: bytes, request: int) -> None:
     code = -struct.unpack_from("=i", body)[0]
     if code:
         raise OSError(code, f"netlink request {request}: {os.strerror(code)}")
-
-
-def _aligned(length: int) -> int:
-    return (length + 3) & ~3
-
-
-def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
-    found = {}
-    end = len(data)
-    while offset + ATTRIBUTE.size <= end:
-        length, kind = ATTRIBUTE.unpack_from(data, offset)
-        if length < ATTRIBUTE.size:
-            break
-        found[kind & NLA_TYPE_MASK] = data[offset + ATTRIBUTE.size : offset + length]
-        offset += _aligned(length)
-    return found
 
 
 def _word(found: dict[int, bytes], kind: int) -> int:

@@ -12,6 +12,17 @@ import ctypes
 import errno
 import struct
 
+from .nlmsg import (
+    ATTRIBUTE,
+    HEADER,
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    attributes,
+    messages,
+)
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterator, List, Optional, Tuple
@@ -28,18 +39,12 @@ GETTABLE = 1
 DELTABLE = 2
 NEWGEN = 15
 GETGEN = 16
-NLM_F_REQUEST = 1
-NLM_F_DUMP = 0x300
-NLMSG_ERROR = 2
-NLMSG_DONE = 3
 RTM_DELLINK = 17
 IFLA_IFNAME = 3
 # The table's name in messages of all kinds, the number of the transaction in NEWGEN.
 FIRST = 1
 RECEIVE_SIZE = 1 << 17
 SO_ATTACH_FILTER = 26
-_HEADER = struct.Struct("=IHHII")
-_ATTRIBUTE = struct.Struct("=HH")
 _FAMILY = 4
 _IFINFO = 16
 _TYPE_OFFSET = 4
@@ -91,17 +96,17 @@ def drained(sock: Optional[_socket.socket]) -> Iterator[bytes]:
 
 def transactions(data: bytes) -> Iterator[Tuple[int, bytes]]:
     """(message, table) of each change; (NEWGEN, number of 4 bytes) at each transaction's end."""
-    for kind, body in _messages(data):
+    for kind, _, body in messages(data):
         if kind >> 8 == SUBSYSTEM:
-            value = _attribute(body, _FAMILY, FIRST)
+            value = attributes(body, _FAMILY).get(FIRST)
             if value is not None:
                 yield kind & 0xFF, value if kind & 0xFF == NEWGEN else value.rstrip(b"\0")
 
 
 def departed(data: bytes) -> Iterator[bytes]:
     """Names of links."""
-    for kind, body in _messages(data):
-        name = _attribute(body, _IFINFO, IFLA_IFNAME) if kind == RTM_DELLINK else None
+    for kind, _, body in messages(data):
+        name = attributes(body, _IFINFO).get(IFLA_IFNAME) if kind == RTM_DELLINK else None
         if name is not None:
             yield name.rstrip(b"\0")
 
@@ -121,8 +126,8 @@ def generation() -> int:
 
 
 def has_table(family: int, name: bytes) -> bool:
-    length = _ATTRIBUTE.size + len(name) + 1
-    attribute = _ATTRIBUTE.pack(length, FIRST) + name + bytes(1 + -length % 4)
+    length = ATTRIBUTE.size + len(name) + 1
+    attribute = ATTRIBUTE.pack(length, FIRST) + name + bytes(1 + -length % 4)
     answer = _asked(GETTABLE, attribute, family)
     return any(message == NEWTABLE for message, _ in transactions(answer))
 
@@ -133,27 +138,27 @@ def tables(family: int) -> List[bytes]:
     sock = _ask(GETTABLE, b"", family, NLM_F_DUMP)
     try:
         while True:
-            for kind, body in _messages(sock.recv(RECEIVE_SIZE)):
+            for kind, _, body in messages(sock.recv(RECEIVE_SIZE)):
                 if kind in (NLMSG_DONE, NLMSG_ERROR):
                     return found
-                name = _attribute(body, _FAMILY, FIRST)
+                name = attributes(body, _FAMILY).get(FIRST)
                 found += [] if name is None else [name.rstrip(b"\0")]
     finally:
         sock.close()
 
 
-def _asked(message: int, attributes: bytes, family: int = 0) -> bytes:
-    sock = _ask(message, attributes, family)
+def _asked(message: int, request: bytes, family: int = 0) -> bytes:
+    sock = _ask(message, request, family)
     try:
         return sock.recv(RECEIVE_SIZE)
     finally:
         sock.close()
 
 
-def _ask(message: int, attributes: bytes, family: int, flags: int = 0) -> _socket.socket:
-    body = bytes((family, 0, 0, 0)) + attributes
-    size = _HEADER.size + len(body)
-    header = _HEADER.pack(size, SUBSYSTEM << 8 | message, NLM_F_REQUEST | flags, 1, 0)
+def _ask(message: int, request: bytes, family: int, flags: int = 0) -> _socket.socket:
+    body = bytes((family, 0, 0, 0)) + request
+    size = HEADER.size + len(body)
+    header = HEADER.pack(size, SUBSYSTEM << 8 | message, NLM_F_REQUEST | flags, 1, 0)
     sock = _socket.socket(
         _socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, NETLINK_NETFILTER
     )
@@ -163,24 +168,3 @@ def _ask(message: int, attributes: bytes, family: int, flags: int = 0) -> _socke
         sock.close()
         raise
     return sock
-
-
-def _messages(data: bytes) -> Iterator[Tuple[int, bytes]]:
-    offset = 0
-    while offset + _HEADER.size <= len(data):
-        length, kind, _, _, _ = _HEADER.unpack_from(data, offset)
-        if length < _HEADER.size:
-            return
-        yield kind, data[offset + _HEADER.size : offset + length]
-        offset += (length + 3) & ~3
-
-
-def _attribute(body: bytes, offset: int, wanted: int) -> Optional[bytes]:
-    while offset + _ATTRIBUTE.size <= len(body):
-        length, kind = _ATTRIBUTE.unpack_from(body, offset)
-        if length < _ATTRIBUTE.size:
-            return None
-        if kind & 0x3FFF == wanted:
-            return body[offset + _ATTRIBUTE.size : offset + length]
-        offset += (length + 3) & ~3
-    return None

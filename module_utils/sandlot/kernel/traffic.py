@@ -9,7 +9,8 @@ import struct
 from dataclasses import dataclass
 from typing import Iterable
 
-from .netlink import attributes, dump, get
+from .netlink import dump, get
+from .nlmsg import attributes
 
 RTM_NEWQDISC = 36
 RTM_GETQDISC = 38

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Messages and attributes of netlink(7), for kernel.netlink and for the launcher."""
+
+from __future__ import annotations
+
+import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Iterator, Tuple
+
+NLMSG_ERROR = 2
+NLMSG_DONE = 3
+NLM_F_REQUEST = 0x1
+NLM_F_DUMP = 0x300
+# Length, type, flags, sequence number, port.
+HEADER = struct.Struct("=IHHII")
+ATTRIBUTE = struct.Struct("=HH")
+_TYPE_MASK = 0x3FFF
+
+
+def aligned(length: int) -> int:
+    return (length + 3) & ~3
+
+
+def messages(data: bytes) -> Iterator[Tuple[int, int, bytes]]:
+    """(type, flags, body) of each message in a datagram."""
+    offset = 0
+    while offset + HEADER.size <= len(data):
+        length, kind, flags, _, _ = HEADER.unpack_from(data, offset)
+        if length < HEADER.size:
+            return
+        yield kind, flags, data[offset + HEADER.size : offset + length]
+        offset += aligned(length)
+
+
+def attributes(data: bytes, offset: int = 0) -> Dict[int, bytes]:
+    """Values by type; nested attributes are bytes to take apart in turn."""
+    values = {}
+    while offset + ATTRIBUTE.size <= len(data):
+        length, kind = ATTRIBUTE.unpack_from(data, offset)
+        if length < ATTRIBUTE.size:
+            break
+        values[kind & _TYPE_MASK] = data[offset + ATTRIBUTE.size : offset + length]
+        offset += aligned(length)
+    return values
