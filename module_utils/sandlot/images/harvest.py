@@ -16,14 +16,12 @@ from typing import Dict, List, Tuple
 
 from ..errors import SandlotError
 from ..idmap import IdRange
+from ..kernel.trees import copied_file
 from .unpack import MAX_DEPTH, MAX_WARNINGS, Bounds
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # Only the kernel and host root can set these.
 _MARKS = ("trusted.overlay.opaque", "trusted.overlay.redirect")
-_CHUNK = 1 << 24
 # Mount points of the host-made files, put there by the launcher (rootfs.bind_files).
 _PLACEHOLDERS = frozenset(("etc/hosts", "etc/resolv.conf", "etc/hostname"))
 
@@ -113,17 +111,7 @@ class _Harvest:
             self._linked[identity] = path
 
     def _file(self, source: int, target: int, name: str, path: str, status: os.stat_result) -> None:
-        with ExitStack() as stack:
-            reading = os.open(name, _FILE, dir_fd=source)
-            stack.callback(os.close, reading)
-            writing = os.open(name, _NEW, 0o600, dir_fd=target)
-            stack.callback(os.close, writing)
-            left = status.st_size
-            while left:
-                sent = os.sendfile(writing, reading, None, min(left, _CHUNK))
-                if not sent:
-                    break
-                left -= sent
+        with copied_file(source, target, name, status.st_size) as writing:
             # chown clears the setuid bit, so the mode comes after it.
             os.fchown(writing, *self._owner(status, path))
             os.fchmod(writing, stat.S_IMODE(status.st_mode))

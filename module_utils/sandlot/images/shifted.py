@@ -13,12 +13,12 @@ from typing import Dict, Tuple
 
 from ..errors import SandlotError
 from ..idmap import IdRange
+from ..kernel.trees import copied_file
 from ..plan import Operation
 from ..site import Site
 from .model import Image
 from .workspace import install, private_directory, temporary, tree
 
-_CHUNK = 1 << 24
 _Copied = Dict[Tuple[int, int], str]
 
 
@@ -80,23 +80,13 @@ def _copy_entry(
     if stat.S_ISLNK(status.st_mode):
         os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
     elif stat.S_ISREG(status.st_mode):
-        _copy_file(source, target, name)
+        with copied_file(source, target, name, status.st_size):
+            pass  # the attributes are set by name, as those of a link
     else:
         raise SandlotError(f"{path} is neither file, directory nor link", hint="make it again")
     _attributes(name, target, status, ids)
     if status.st_nlink > 1:
         copied[identity] = path
-
-
-def _copy_file(source: int, target: int, name: str) -> None:
-    reading = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with ExitStack() as stack:
-        stack.callback(os.close, reading)
-        writing = os.open(name, flags, 0o600, dir_fd=target)
-        stack.callback(os.close, writing)
-        while os.sendfile(writing, reading, None, _CHUNK):
-            pass
 
 
 def _attributes(name: str, target: int, status: os.stat_result, ids: IdRange) -> None:

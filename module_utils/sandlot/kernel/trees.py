@@ -1,21 +1,45 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Trees of files: removed without trusting what others wrote into them, and brought to the disk."""
+"""Trees of files that others wrote into: removed, copied and brought to the disk."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
 from ctypes import c_int
+from typing import Iterator
 
 from ..errors import ForeignError
 from . import libc, mountinfo, mounts
 
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_CHUNK = 1 << 24
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _INSIDE = mounts.RESOLVE_BENEATH | mounts.RESOLVE_NO_SYMLINKS | mounts.RESOLVE_NO_XDEV
 
 _syncfs = libc.bind("syncfs", c_int)
+
+
+@contextlib.contextmanager
+def copied_file(source: int, target: int, name: str, most: int) -> Iterator[int]:
+    """A copy, for root only, of a file in one directory to another; of a growing one the start."""
+    reading = os.open(name, _FILE, dir_fd=source)
+    try:
+        writing = os.open(name, _NEW, 0o600, dir_fd=target)
+        try:
+            while most:
+                sent = os.sendfile(writing, reading, None, min(most, _CHUNK))
+                if not sent:
+                    break
+                most -= sent
+            yield writing
+        finally:
+            os.close(writing)
+    finally:
+        os.close(reading)
 
 
 def sync(directory: str) -> None:
