@@ -14,10 +14,10 @@ version 1 (``name=systemd``) is its owner's.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from ..kernel.files import directories
+from ..kernel.mountinfo import unescaped
 from ..site import Site
 
 MOUNTINFO = "/proc/self/mountinfo"
@@ -70,7 +70,7 @@ def detect(mountinfo: str = MOUNTINFO) -> Layout:
 
 def _hierarchy(line: str) -> Hierarchy | None:
     before, _, after = line.rstrip("\n").partition(" - ")
-    directory = _unescape(before.split(" ")[4])
+    directory = unescaped(before.split(" ")[4])
     kind, _, options = after.split(" ")[:3]
     if kind == "cgroup2":
         return _unified(directory)
@@ -84,10 +84,6 @@ def _unified(directory: str) -> Hierarchy | None:
             return Hierarchy(directory, frozenset(handle.read().split()), unified=True)
     except FileNotFoundError:
         return None  # covered by another mount
-
-
-def _unescape(path: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
 
 
 def names(site: Site, layout: Layout | None = None) -> set[str]:

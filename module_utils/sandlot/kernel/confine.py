@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What a process gives up: capabilities, privileges, dumpability, keyring, system calls."""
+"""Takes capabilities, privileges, dumpability, keys and system calls from the calling process."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def prctl(option: int, first: int = 0, second: int = 0) -> int:
 
 
 def set_name(name: str) -> None:
-    """What ps shows, at most 15 characters."""
+    """Set the name that ps shows, at most 15 characters."""
     check(_prctl_text(PR_SET_NAME, name.encode()), "prctl")
 
 
@@ -76,7 +76,7 @@ def drop_bounding(numbers: Iterable[int]) -> None:
 
 
 def set_ambient(numbers: Iterable[int]) -> None:
-    """Exactly these, which have to be permitted and inheritable."""
+    """Make exactly these ambient; they have to be permitted and inheritable."""
     prctl(PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     for number in numbers:
         prctl(PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Waiting for changes in directories (inotify(7))."""
+"""Waits for changes in directories (inotify(7))."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BUFFER = 65536
 
 
 class Watch:
-    """Readable when something in a directory has changed; the changes themselves don't matter."""
+    """A descriptor that is readable when something in a directory has changed."""
 
     def __init__(self, *directories: str) -> None:
         self.fd = check(libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK), "inotify_init1")
@@ -48,7 +48,7 @@ class Watch:
         os.close(self.fd)
 
     def clear(self) -> None:
-        """Forget what has been announced, before looking at what it was."""
+        """Forget the changes so far, before a look at the directories."""
         try:
             while os.read(self.fd, _BUFFER):
                 continue

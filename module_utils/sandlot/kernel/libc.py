@@ -2,8 +2,8 @@
 # Copyright: the sandlot developers
 """The way into the kernel: libc through ctypes, errors as OSError(errno, what, path).
 
-Imported by the launcher and so by every init: imports nothing beyond ctypes and os. What init calls
-is bound here once, as looking a function up makes objects in every process that does it.
+Imported by the launcher and so by every init: imports nothing beyond ctypes and os. Functions that
+init calls are bound here once, as a lookup makes objects in every process that does it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SYS_MOUNT_SETATTR = 442
 
 
 def bind(name: str, *types: Any) -> Callable[..., int]:
-    """A function of libc whose arguments are converted by ctypes."""
+    """A function of libc; ctypes converts its arguments."""
     # Not getattr, which hands out one object per symbol whoever asks.
     function = libc[name]
     function.argtypes = types
@@ -46,7 +46,7 @@ def bind(name: str, *types: Any) -> Callable[..., int]:
 
 
 def check(result: int, what: str, path: str = "") -> int:
-    """``result`` of a libc call, or OSError from errno."""
+    """Return the result of a libc call, or raise OSError from errno."""
     if result >= 0:
         return result
     code = ctypes.get_errno()
@@ -54,7 +54,7 @@ def check(result: int, what: str, path: str = "") -> int:
 
 
 def syscall(number: int, what: str, *arguments: Any, path: str = "") -> int:
-    """A raw system call; ints travel as C long, bytes and ctypes objects as they are."""
+    """Make a raw system call; ints travel as C long, bytes and ctypes objects as they are."""
     converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
     return check(libc.syscall(ctypes.c_long(number), *converted), what, path)
 
@@ -64,7 +64,7 @@ _INTERNAL_SIGNALS = (32, 33)
 
 
 def default_signals() -> None:
-    """Undo that glibc's own two signals are ignored, which would reach every workload.
+    """Stop ignoring glibc's own two signals: every workload would inherit that.
 
     posix_spawn(3), which make uses, ignores them in its child; only the raw call resets them.
     """

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Takes links up and down (netdevice(7)), for processes that import as little as possible."""
+"""Sets links up and down (netdevice(7)), for processes that import as little as possible."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _REQUEST = struct.Struct("16sH22x")
 
 
 def change(name: str, *, up: bool) -> bool:
-    """Whether there is a link of that name; it is up or down afterwards."""
+    """Set a link up or down; False when there is no such link."""
     kind = _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC
     sock = _socket.socket(_socket.AF_UNIX, kind)
     try:
         request = fcntl.ioctl(sock.fileno(), SIOCGIFFLAGS, _REQUEST.pack(name.encode(), 0))
         flags = _REQUEST.unpack(request)[1]
-        wanted = flags | IFF_UP if up else flags & ~IFF_UP
-        fcntl.ioctl(sock.fileno(), SIOCSIFFLAGS, _REQUEST.pack(name.encode(), wanted))
+        flags = flags | IFF_UP if up else flags & ~IFF_UP
+        fcntl.ioctl(sock.fileno(), SIOCSIFFLAGS, _REQUEST.pack(name.encode(), flags))
     except OSError as error:
         if error.errno != errno.ENODEV:
             raise

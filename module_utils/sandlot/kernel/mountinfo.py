@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What is mounted where, by the kernel's own list: no file server that may hang is asked."""
+"""Reads the kernel's list of mounts, which asks no file server that may hang."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ if TYPE_CHECKING:
     from typing import Iterator, Tuple
 
 _MOUNTINFO = "/proc/self/mountinfo"
-# Whose files are a process's or another machine's.
+# File systems that a process or another machine serves.
 _SERVED = re.compile(r"(fuse(blk)?(\..*)?|nfs4?|cifs|smb3|9p|ceph|afs|ncpfs|autofs)")
 
 
 def _mounts() -> Iterator[Tuple[str, str]]:
-    """Mount point and type of file system."""
+    """Yield mount point and type of file system."""
     with open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape") as handle:
         for line in handle:
             before, _, after = line.partition(" - ")
-            yield _unescaped(before.split(" ")[4]), after.split(" ")[0]
+            yield unescaped(before.split(" ")[4]), after.split(" ")[0]
 
 
-def _unescaped(text: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+def unescaped(path: str) -> str:
+    """A path as it is, of one with octal escapes (proc(5), mountinfo)."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
 
 
 def within(path: str) -> list[str]:
@@ -35,11 +36,11 @@ def within(path: str) -> list[str]:
 
 
 def server_of(path: str) -> str:
-    """Type of the file system at a path, as it is spelled, if a server answers for it; else ""."""
+    """Type of the file system at a path, links as they are, if a server answers for it; else ""."""
     spelled = os.path.normpath(path)
-    longest, found = "", ""
+    longest, type_of_longest = "", ""
     for point, kind in _mounts():
         inside = spelled == point or spelled.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(longest):
-            longest, found = point, kind
-    return found if _SERVED.fullmatch(found) else ""
+            longest, type_of_longest = point, kind
+    return type_of_longest if _SERVED.fullmatch(type_of_longest) else ""

@@ -86,7 +86,7 @@ def pivot_root(new: str, old: str) -> None:
 
 
 def clone_tree(path: str, *, dir_fd: int = AT_FDCWD, recursive: bool = False) -> int:
-    """A detached copy of the mount at ``path`` ("" is ``dir_fd`` itself), as a descriptor."""
+    """A descriptor of a detached copy of the mount at ``path`` ("" is ``dir_fd`` itself)."""
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
     flags |= AT_RECURSIVE if recursive else 0
     flags |= 0 if path else AT_EMPTY_PATH
@@ -104,7 +104,7 @@ def set_attributes(fd: int, attributes: int, *, userns: int | None = None) -> No
 
 
 def new_mount(kind: str, options: Mapping[str, str], attributes: int = 0) -> int:
-    """A detached new file system (fsopen, fsconfig, fsmount), as a descriptor."""
+    """A descriptor of a new, detached file system (fsopen, fsconfig, fsmount)."""
     context = syscall(SYS_FSOPEN, f"fsopen {kind}", kind.encode(), _CLOEXEC)
     try:
         for key, value in options.items():
@@ -125,7 +125,7 @@ def _configure(context: int, kind: str, key: str, value: str) -> None:
 
 
 def attach(fd: int, target: str = "", *, target_fd: int = AT_FDCWD) -> None:
-    """Attach a detached mount at a path, or on what ``target_fd`` refers to."""
+    """Attach a detached mount at a path, or on the place that ``target_fd`` refers to."""
     flags = _MOVE_MOUNT_F_EMPTY_PATH | (0 if target else _MOVE_MOUNT_T_EMPTY_PATH)
     what = f"move_mount to fd {target_fd}" if not target else "move_mount"
     syscall(SYS_MOVE_MOUNT, what, fd, b"", target_fd, target.encode(), flags, path=target)

@@ -43,12 +43,12 @@ def unshare(flags: int) -> None:
 
 
 def setns(fd: int, kind: int = 0) -> None:
-    """Join the namespace ``fd`` refers to; ``kind`` (a CLONE_NEW flag) makes a mix-up an error."""
+    """Join the namespace ``fd`` refers to, which must be of ``kind`` (a CLONE_NEW flag)."""
     check(_setns(fd, kind), "setns")
 
 
 def pidfd_ends(pidfd: int, seconds: float) -> bool:
-    """Whether the process ends within that time: then a pidfd is readable (pidfd_open(2))."""
+    """Whether the process ends within that time; its pidfd is readable then (pidfd_open(2))."""
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     return bool(poller.poll(seconds * 1000))

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Reads links, IP addresses and routes of a network namespace (rtnetlink(7) dumps).
+"""Reads links, IP addresses and routes of a network namespace, and sends changes (rtnetlink(7)).
 
-Sends changes, but makes none of its own.
 A socket belongs to the network namespace its creator was in, whatever that process joins later.
 """
 
@@ -144,8 +143,8 @@ def link(sock: socket.socket, name: str) -> Link | None:
     except OSError:
         return None
     payload = LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0) + _skip_statistics()
-    for found in _messages(sock, RTM_GETLINK, NLM_F_REQUEST, payload):
-        return _link(found[2]) if found[0] == RTM_NEWLINK else None
+    for kind, _, body in _messages(sock, RTM_GETLINK, NLM_F_REQUEST, payload):
+        return _link(body) if kind == RTM_NEWLINK else None
     return None
 
 
@@ -162,7 +161,7 @@ def routes(sock: socket.socket) -> list[Route]:
 
 
 def _of_ip(bodies: list[bytes]) -> list[bytes]:
-    """Each begins with its family; there are others, such as MPLS and multicast routing."""
+    """Messages of IP, by family; the kernel also sends those of MPLS and multicast routing."""
     return [body for family in FAMILIES for body in bodies if body[0] == family]
 
 
@@ -171,7 +170,7 @@ def _skip_statistics() -> bytes:
 
 
 def dump(sock: socket.socket, request: int, reply: int, payload: bytes) -> list[bytes]:
-    """All replies to a dump; asked again when the kernel says the list changed under way."""
+    """All replies to a dump; ask again when the kernel says the list changed under way."""
     for _ in range(DUMP_ATTEMPTS):
         bodies = []
         interrupted = False
@@ -185,20 +184,20 @@ def dump(sock: socket.socket, request: int, reply: int, payload: bytes) -> list[
 
 
 def get(sock: socket.socket, request: int, reply: int, payload: bytes) -> list[bytes]:
-    """The replies to a request for one thing; OSError when the kernel has none."""
+    """The replies to a request for one object; OSError when the kernel has no such object."""
     flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_ECHO
     bodies = _messages(sock, request, flags, payload)
     return [body for kind, _, body in bodies if kind == reply]
 
 
 def split(data: bytes) -> list[bytes]:
-    """Messages that lie one behind the other."""
-    found = []
+    """Whole messages, headers included."""
+    parts = []
     while len(data) >= HEADER.size:
         length = HEADER.unpack_from(data)[0]
-        found.append(data[:length])
+        parts.append(data[:length])
         data = data[aligned(length) :]
-    return found
+    return parts
 
 
 def change(sock: socket.socket, requests: Sequence[bytes]) -> list[int]:
@@ -219,47 +218,42 @@ def change(sock: socket.socket, requests: Sequence[bytes]) -> list[int]:
 def _messages(
     sock: socket.socket, request: int, flags: int, payload: bytes
 ) -> Iterator[tuple[int, int, bytes]]:
-    """(type, flags, body) of each reply, up to the last one."""
+    """Yield (type, flags, body) of each reply, up to the last one."""
     sock.send(HEADER.pack(HEADER.size + len(payload), request, flags, 1, 0) + payload)
     single = not flags & (NLM_F_DUMP | NLM_F_ACK)
     while True:
         for kind, answered, body in messages(sock.recv(RECEIVE_SIZE)):
             if kind == NLMSG_ERROR:
-                _check(body, request)
+                code = -struct.unpack_from("=i", body)[0]
+                if code:  # 0 is an acknowledgement
+                    raise OSError(code, f"netlink request {request}: {os.strerror(code)}")
                 return
             yield kind, answered, body
             if kind == NLMSG_DONE or single:
                 return
 
 
-def _check(body: bytes, request: int) -> None:
-    """An error of 0 is an acknowledgement."""
-    code = -struct.unpack_from("=i", body)[0]
-    if code:
-        raise OSError(code, f"netlink request {request}: {os.strerror(code)}")
-
-
-def _word(found: dict[int, bytes], kind: int) -> int:
-    raw = found.get(kind)
+def _word(values: dict[int, bytes], kind: int) -> int:
+    raw = values.get(kind)
     return WORD.unpack(raw)[0] if raw else 0
 
 
 def _link(body: bytes) -> Link:
     _, _, index, flags, _ = LINK.unpack_from(body)
-    found = attributes(body, LINK.size)
-    info = attributes(found.get(IFLA_LINKINFO, b""))
-    master = _word(found, IFLA_MASTER)
+    values = attributes(body, LINK.size)
+    info = attributes(values.get(IFLA_LINKINFO, b""))
+    master = _word(values, IFLA_MASTER)
     port = attributes(info.get(IFLA_INFO_SLAVE_DATA, b"")) if master else {}
     return Link(
         index=index,
-        name=found[IFLA_IFNAME].rstrip(b"\0").decode(errors="replace"),
-        mac=found.get(IFLA_ADDRESS, b"").hex(":"),
+        name=values[IFLA_IFNAME].rstrip(b"\0").decode(errors="replace"),
+        mac=values.get(IFLA_ADDRESS, b"").hex(":"),
         up=bool(flags & IFF_UP),
-        mtu=_word(found, IFLA_MTU),
+        mtu=_word(values, IFLA_MTU),
         kind=info.get(IFLA_INFO_KIND, b"").rstrip(b"\0").decode(),
         master=master,
-        peer=_word(found, IFLA_LINK),
-        group=_word(found, IFLA_GROUP),
+        peer=_word(values, IFLA_LINK),
+        group=_word(values, IFLA_GROUP),
         hairpin=port.get(IFLA_BRPORT_MODE) == b"\1",
         isolated=port.get(IFLA_BRPORT_ISOLATED) == b"\1",
         learning=port.get(IFLA_BRPORT_LEARNING) == b"\1",
@@ -268,22 +262,22 @@ def _link(body: bytes) -> Link:
 
 def _address(body: bytes) -> Address:
     family, prefix, _, _, index = ADDRESS.unpack_from(body)
-    found = attributes(body, ADDRESS.size)
+    values = attributes(body, ADDRESS.size)
     # IPv6 tells it twice only where there is a peer.
-    local = found[IFA_LOCAL] if IFA_LOCAL in found else found[IFA_ADDRESS]
+    local = values[IFA_LOCAL] if IFA_LOCAL in values else values[IFA_ADDRESS]
     return Address(index, f"{socket.inet_ntop(family, local)}/{prefix}")
 
 
 def _route(body: bytes) -> Route:
     family, prefix, table = body[0], body[1], body[4]
-    found = attributes(body, ROUTE.size)
-    gateway = found.get(RTA_GATEWAY)
+    values = attributes(body, ROUTE.size)
+    gateway = values.get(RTA_GATEWAY)
     nowhere = bytes(4 if family == socket.AF_INET else 16)
-    destination = socket.inet_ntop(family, found.get(RTA_DST, nowhere))
+    destination = socket.inet_ntop(family, values.get(RTA_DST, nowhere))
     return Route(
         destination=f"{destination}/{prefix}",
-        index=_word(found, RTA_OIF),
+        index=_word(values, RTA_OIF),
         gateway=socket.inet_ntop(family, gateway) if gateway else "",
-        table=_word(found, RTA_TABLE) or table,
-        metric=_word(found, RTA_PRIORITY),
+        table=_word(values, RTA_TABLE) or table,
+        metric=_word(values, RTA_PRIORITY),
     )

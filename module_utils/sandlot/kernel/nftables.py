@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Tells of changes to nftables and of links that go away (nfnetlink, rtnetlink(7)). Never writes.
+"""Reads changes of nftables and of links that go away (nfnetlink, rtnetlink(7)).
 
 Imported by the launcher, hence as little as possible.
 """
@@ -51,12 +51,12 @@ _TYPE_OFFSET = 4
 
 
 def changes() -> _socket.socket:
-    """Tells of each transaction of this network namespace's nftables."""
+    """A socket with each transaction of nftables in this network namespace."""
     return _subscribed(NETLINK_NETFILTER, NFTABLES)
 
 
 def departures() -> _socket.socket:
-    """Tells of links that are deleted or leave their bridge, and of nothing else."""
+    """A socket with the links that are deleted or leave their bridge, and nothing else."""
     sock = _subscribed(NETLINK_ROUTE, LINKS)
     _accept_only(sock, RTM_DELLINK)
     return sock
@@ -70,7 +70,7 @@ def _subscribed(protocol: int, groups: int) -> _socket.socket:
 
 
 def _accept_only(sock: _socket.socket, kind: int) -> None:
-    """A filter in the kernel, so that other news wake nobody up (bpf(4): ldh, jeq, ret)."""
+    """Filter in the kernel, so that other messages wake nobody (bpf(4): ldh, jeq, ret)."""
     # Filters load numbers in network order.
     program = struct.pack(
         "=HBBIHBBIHBBIHBBI",
@@ -85,7 +85,7 @@ def _accept_only(sock: _socket.socket, kind: int) -> None:
 
 
 def drained(sock: Optional[_socket.socket]) -> Iterator[bytes]:
-    """Datagrams that wait; OSError (ENOBUFS) when the kernel had to drop some."""
+    """Yield the datagrams that wait; OSError (ENOBUFS) when the kernel had to drop some."""
     while sock is not None:
         try:
             data = sock.recv(RECEIVE_SIZE)
@@ -95,7 +95,7 @@ def drained(sock: Optional[_socket.socket]) -> Iterator[bytes]:
 
 
 def transactions(data: bytes) -> Iterator[Tuple[int, bytes]]:
-    """(message, table) of each change; (NEWGEN, number of 4 bytes) at each transaction's end."""
+    """Yield (message, table) of each change, (NEWGEN, number of 4 bytes) after a transaction."""
     for kind, _, body in messages(data):
         if kind >> 8 == SUBSYSTEM:
             value = attributes(body, _FAMILY).get(FIRST)
@@ -104,7 +104,7 @@ def transactions(data: bytes) -> Iterator[Tuple[int, bytes]]:
 
 
 def departed(data: bytes) -> Iterator[bytes]:
-    """Names of links."""
+    """Yield the names of links that went away."""
     for kind, _, body in messages(data):
         name = attributes(body, _IFINFO).get(IFLA_IFNAME) if kind == RTM_DELLINK else None
         if name is not None:
@@ -112,7 +112,7 @@ def departed(data: bytes) -> Iterator[bytes]:
 
 
 def generation() -> int:
-    """The number of the latest transaction, 0 when the kernel does not tell."""
+    """The number of the latest transaction, 0 when the kernel has no nftables."""
     try:
         answer = _asked(GETGEN, b"")
     except OSError as error:
@@ -134,15 +134,15 @@ def has_table(family: int, name: bytes) -> bool:
 
 def tables(family: int) -> List[bytes]:
     """Names of all tables of a family."""
-    found: List[bytes] = []
+    names: List[bytes] = []
     sock = _ask(GETTABLE, b"", family, NLM_F_DUMP)
     try:
         while True:
             for kind, _, body in messages(sock.recv(RECEIVE_SIZE)):
                 if kind in (NLMSG_DONE, NLMSG_ERROR):
-                    return found
+                    return names
                 name = attributes(body, _FAMILY).get(FIRST)
-                found += [] if name is None else [name.rstrip(b"\0")]
+                names += [] if name is None else [name.rstrip(b"\0")]
     finally:
         sock.close()
 

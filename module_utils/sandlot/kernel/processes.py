@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Who holds a lock and what keeps a process, read from procfs: nothing here waits for anybody."""
+"""Finds the holder of a lock, and why a process does not go on, by procfs: it waits for nobody."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def describe(pid: int) -> str:
 
 
 def waits_in(pid: int) -> str:
-    """The function of the kernel it waits in, "" when that is not told."""
+    """The function of the kernel that a process waits in, "" when the kernel hides it."""
     text = _read(f"/proc/{pid}/wchan").strip()
     return "" if text == "0" else text
 
@@ -50,11 +50,11 @@ def children(pid: int) -> list[int]:
 
 
 def below(pid: int) -> Iterator[int]:
-    """The process and its descendants."""
-    found = [pid]
-    for each in found:
+    """Yield the process and its descendants."""
+    pids = [pid]
+    for each in pids:
         yield each
-        found += children(each)
+        pids += children(each)
 
 
 def _read(path: str) -> str:
@@ -66,15 +66,15 @@ def _read(path: str) -> str:
 
 
 def flock_holder(path: str) -> int | None:
-    """Pid of who holds an flock on the file at ``path``; None when nobody does that we can name."""
+    """The pid of a process with an flock on the file at ``path``; None when no process is known."""
     try:
-        found = os.stat(path, follow_symlinks=False)
+        status = os.stat(path, follow_symlinks=False)
     except FileNotFoundError:
         return None
-    device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
     for line in _read("/proc/locks").splitlines():
         # "1: FLOCK  ADVISORY  WRITE 123 00:2a:456 0 EOF"; those who wait have an arrow.
         words = line.split()
-        if words[1] == "FLOCK" and words[5] == f"{device}:{found.st_ino}" and int(words[4]) > 0:
+        if words[1] == "FLOCK" and words[5] == f"{device}:{status.st_ino}" and int(words[4]) > 0:
             return int(words[4])
     return None

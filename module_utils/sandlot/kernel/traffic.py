@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Reads queueing disciplines and filters of links (rtnetlink(7), tc(8)). Never writes."""
+"""Reads queueing disciplines and filters of links (rtnetlink(7), tc(8))."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What shapes one link: what it sends by ``root``, what it receives by ``ingress``."""
+    """The shaping of one link: ``root`` shapes what it sends, ``ingress`` what it receives."""
 
     root: Qdisc | None = None
     ingress: Qdisc | None = None
@@ -67,13 +67,13 @@ class Traffic:
 
 
 def traffic(sock: socket.socket, indexes: Iterable[int]) -> dict[int, Traffic]:
-    """Of the links that have more than the kernel's defaults; those have the handle 0."""
+    """The shaping of the links that have any; the kernel's defaults have the handle 0."""
     wanted = set(indexes)
     payload = MESSAGE.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
     bodies = dump(sock, RTM_GETQDISC, RTM_NEWQDISC, payload)
-    found = [item for item in map(_qdisc, bodies) if item.index in wanted and item.handle]
-    roots = {item.index: item for item in found if item.parent == TC_H_ROOT}
-    ingress = {item.index: item for item in found if item.handle == INGRESS}
+    qdiscs = [item for item in map(_qdisc, bodies) if item.index in wanted and item.handle]
+    roots = {item.index: item for item in qdiscs if item.parent == TC_H_ROOT}
+    ingress = {item.index: item for item in qdiscs if item.handle == INGRESS}
     filters = {index: tuple(_filters(sock, index)) for index in ingress}
     return {
         index: Traffic(roots.get(index), ingress.get(index), filters.get(index, ()))
@@ -82,14 +82,14 @@ def traffic(sock: socket.socket, indexes: Iterable[int]) -> dict[int, Traffic]:
 
 
 def traffic_of(sock: socket.socket, index: int) -> Traffic:
-    """The same of one link, without asking for all."""
+    """The shaping of one link, without asking for all."""
     root = _one(sock, index, TC_H_ROOT)
     ingress = _one(sock, index, TC_H_INGRESS)
     return Traffic(root, ingress, tuple(_filters(sock, index)) if ingress else ())
 
 
 def _one(sock: socket.socket, index: int, parent: int) -> Qdisc | None:
-    """None for a default one. The kernel says nothing of some of those, hence the empty reply."""
+    """None for a default, of which the kernel says little or nothing."""
     payload = MESSAGE.pack(socket.AF_UNSPEC, index, 0, parent, 0)
     try:
         replies = [_qdisc(body) for body in get(sock, RTM_GETQDISC, RTM_NEWQDISC, payload)]
@@ -102,26 +102,26 @@ def _filters(sock: socket.socket, index: int) -> list[Filter]:
     """Rules for what a link receives."""
     payload = MESSAGE.pack(socket.AF_UNSPEC, index, 0, INGRESS, 0)
     bodies = dump(sock, RTM_GETTFILTER, RTM_NEWTFILTER, payload)
-    return [found for found in map(_filter, bodies) if found is not None]
+    return [rule for rule in map(_filter, bodies) if rule is not None]
 
 
 def _qdisc(body: bytes) -> Qdisc:
     _, index, handle, parent, _ = MESSAGE.unpack_from(body)
-    found = attributes(body, MESSAGE.size)
-    kind = _name(found.get(TCA_KIND))
+    values = attributes(body, MESSAGE.size)
+    kind = _name(values.get(TCA_KIND))
     rate, limit = 0, 0
     if kind == "tbf":
-        parameters = attributes(found.get(TCA_OPTIONS, b"")).get(TCA_TBF_PARMS, b"")
+        parameters = attributes(values.get(TCA_OPTIONS, b"")).get(TCA_TBF_PARMS, b"")
         rate, limit = TOKEN_BUCKET.unpack_from(parameters)
     return Qdisc(index, kind, handle, parent, rate, limit)
 
 
 def _filter(body: bytes) -> Filter | None:
-    """None for a table of rules, which a dump lists beside the rules in it."""
+    """None for a table of rules, which a dump lists next to its rules."""
     _, _, _, _, info = MESSAGE.unpack_from(body)
-    found = attributes(body, MESSAGE.size)
-    options = attributes(found.get(TCA_OPTIONS, b""))
-    if _name(found.get(TCA_KIND)) == "u32" and TCA_U32_SEL not in options:
+    values = attributes(body, MESSAGE.size)
+    options = attributes(values.get(TCA_OPTIONS, b""))
+    if _name(values.get(TCA_KIND)) == "u32" and TCA_U32_SEL not in options:
         return None
     everything = _takes_all(options.get(TCA_U32_SEL, b"")) and info & 0xFFFF == ALL_PROTOCOLS
     return Filter(info >> 16, _redirect(options) if everything else None)

@@ -43,7 +43,7 @@ def copied_file(source: int, target: int, name: str, most: int) -> Iterator[int]
 
 
 def sync(directory: str) -> None:
-    """The file system it is on; sync(2) would wait for each of the host's, hung ones too."""
+    """Bring the file system of a directory to the disk; sync(2) would wait for hung ones, too."""
     fd = os.open(directory, _DIRECTORY)
     try:
         libc.check(_syncfs(fd), "syncfs", directory)
@@ -52,10 +52,10 @@ def sync(directory: str) -> None:
 
 
 def remove_tree(path: str) -> None:
-    """By descriptors, never following a link or entering a mount, whatever its depth.
+    """Remove a tree of any depth by descriptors, without following a link or entering a mount.
 
-    ForeignError, and nothing removed, when somebody has mounted something in it: what is there is
-    theirs, and a file server that hangs would be waited for.
+    A mount in the tree is somebody else's, and its file server may hang: ForeignError, and nothing
+    is removed.
     """
     if not os.path.lexists(path):
         return
@@ -77,11 +77,11 @@ def remove_tree(path: str) -> None:
 
 
 def refuse_mounts(path: str) -> None:
-    found = mountinfo.within(path)
-    if found:
+    points = mountinfo.within(path)
+    if points:
         raise ForeignError(
-            f"{path} can't be removed: somebody has mounted {', '.join(found)}",
-            hint=f"unmount it (umount {found[-1]}), or lazily if it hangs (umount -l), run again",
+            f"{path} can't be removed: somebody has mounted {', '.join(points)}",
+            hint=f"unmount it (umount {points[-1]}), or lazily if it hangs (umount -l), run again",
         )
 
 
@@ -115,5 +115,5 @@ def _hoist(top: int, name: str, prefix: str, serial: int) -> int:
 
 
 def _entries(directory: int) -> list[tuple[str, bool]]:
-    with os.scandir(directory) as found:
-        return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
+    with os.scandir(directory) as entries:
+        return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
