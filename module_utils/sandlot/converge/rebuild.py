@@ -18,7 +18,7 @@ from ..host import payload
 from ..launcher.client import Launcher
 from ..network import NetworkState
 from ..oserrors import explained
-from ..sandbox import last_words, launchfile, layers, record, settle
+from ..sandbox import last_words, launchfile, layers, logs, record, settle
 from ..sandbox.record import PRESENT, REBUILDING, Record
 from ..site import NEXT, OLD, SandboxPaths, Site
 from .decide import Decision, Observed, Target, preparation_line, record_lines, switch_line
@@ -141,7 +141,7 @@ def switch(site: Site, found: Mapping[str, Rebuild], state: NetworkState) -> lis
 
 
 def _last_words(sandbox: SandboxPaths) -> Words:
-    return Words(last_words.last_log(sandbox), last_words.log_sizes(sandbox))
+    return Words(last_words.last_log(sandbox), logs.sizes(sandbox))
 
 
 # -- while the new one runs

@@ -23,10 +23,9 @@ from ..images.model import Job, NamespaceRecord
 from ..images.program import proxies
 from ..images.unpack import Bounds
 from ..kernel.namespaces import pidfd_ends
-from ..kernel.text import harmless
 from ..launcher.client import Launcher
 from ..plan import Operation
-from ..sandbox import names, record, runtime
+from ..sandbox import last_words, logs, names, record, runtime
 from ..sandbox.record import STARTED, STOPPED
 from ..site import Site
 from .api import converge
@@ -147,7 +146,8 @@ class _Throwaway:
             raise SandlotError(f"{what} ended with status {status['exit_code']}{self._said()}")
 
     def _said(self) -> str:
-        lines = _last_lines(self._paths.sandbox(self._name).logs)
+        last = logs.tail(self._paths.sandbox(self._name), _LOG_TAIL)[-_SHOWN_LINES:]
+        lines = [last_words.shown(line.text) for line in last]
         return ":\n" + "\n".join(lines) if lines else " and said nothing"
 
     def harvest(self) -> List[str]:
@@ -165,18 +165,3 @@ class _Throwaway:
 def _brief(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 200 else f"{line[:200]}..."
-
-
-def _last_lines(logs: Sequence[str]) -> List[str]:
-    """Of the log ring, without stamps and without what could command a terminal."""
-    found: List[bytes] = []
-    for path in sorted((path for path in logs if os.path.exists(path)), key=_changed):
-        with open(path, "rb") as handle:
-            handle.seek(max(0, os.fstat(handle.fileno()).st_size - _LOG_TAIL))
-            found += handle.read().splitlines()
-    texts = (line.split(b" ", 3)[-1].decode("utf-8", "replace") for line in found[-_SHOWN_LINES:])
-    return [harmless(text) for text in texts]
-
-
-def _changed(path: str) -> int:
-    return os.stat(path).st_mtime_ns

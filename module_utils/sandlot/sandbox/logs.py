@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Reading the log ring that init writes (``init.logs``), also while it is being written.
+"""The reader of the log ring that init writes (``init.logs``), also while it is being written.
 
 The writer appends to one file; when it is full it empties the other one and goes on there. So a
-reader stays with its file until the other one has begun anew, reads what is left, and follows.
+reader stays with its file until the other one starts over, reads what is left, and follows. Init is
+no more trusted than its workload: files are read in bounded pieces, and no link is followed.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 from ..init import ring
 from ..site import SandboxPaths
@@ -19,6 +20,7 @@ CHUNK = 1 << 18
 # A line starts with its time in nanoseconds: this much of a file tells it from its successor.
 _HEAD = 64
 _LONGEST = 1 << 15
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _STREAMS = (b"stdout", b"stderr")
 
 
@@ -31,11 +33,58 @@ class Line:
     text: bytes
 
 
+def tail(sandbox: SandboxPaths, size: int, since: Mapping[str, int] | None = None) -> List[Line]:
+    """The last lines, oldest first, from ``size`` bytes of each file; parts of long ones are lines.
+
+    ``since`` has the sizes of files: of what they held then, nothing is read.
+    """
+    begun = since or {}
+    ends = (read_end(path, size, begun.get(path, 0)) for path in _in_order(sandbox))
+    return [line for data in ends for line, _ in _entries(data.split(b"\n"))]
+
+
+def sizes(sandbox: SandboxPaths) -> Dict[str, int]:
+    """What tells later lines from those there are."""
+    return {path: os.stat(path).st_size for path in sandbox.logs if os.path.exists(path)}
+
+
+def read_end(path: str, size: int, begin: int = 0) -> bytes:
+    """The end of what follows ``begin``; of the whole file when it is shorter by now."""
+    try:
+        fd = os.open(path, _READ)
+    except FileNotFoundError:
+        return b""
+    try:
+        length = os.fstat(fd).st_size
+        return os.pread(fd, size, max(begin if begin <= length else 0, length - size))
+    finally:
+        os.close(fd)
+
+
+def _in_order(sandbox: SandboxPaths) -> List[str]:
+    files = [_File(path) for path in sandbox.logs]
+    try:
+        return [file.path for file in sorted(files, key=_File.age)]
+    finally:
+        for file in files:
+            file.close()
+
+
+def _entries(raw: Iterable[bytes]) -> Iterator[Tuple[Line, bool]]:
+    """Lines, and whether each is whole or ends with the next one of its stream."""
+    for line in raw:
+        fields = line.split(b" ", 3)
+        if len(fields) == 4 and fields[1] in _STREAMS:
+            stamp, stream, tag, text = fields
+            yield Line(stamp.decode("ascii", "replace"), stream.decode(), text), tag != b"P"
+        # Else the end of a line whose beginning has been overwritten, or one that init never wrote.
+
+
 class _File:
     """One of the two files, its position, and the beginning of what was read from it."""
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self.path = path
         self._fd: Optional[int] = None
         self._offset = 0
         self._head = b""
@@ -47,7 +96,7 @@ class _File:
     def _beginning(self) -> bytes:
         if self._fd is None:
             try:
-                self._fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                self._fd = os.open(self.path, _READ)
             except FileNotFoundError:
                 return b""
         return os.pread(self._fd, _HEAD, 0)
@@ -57,7 +106,7 @@ class _File:
         head = self._beginning()
         return (*(ring.age(self._fd) if self._fd is not None else (False, 0)), head)
 
-    def begun_anew(self) -> bool:
+    def starts_over(self) -> bool:
         """Whether it holds something else than what was read from it."""
         head = self._beginning()
         return bool(head) and not (self._head and head.startswith(self._head))
@@ -68,12 +117,12 @@ class _File:
         self._head = self._beginning()
 
     def read(self) -> bytes:
-        """What was added since the last call; nothing once it has begun anew."""
-        if self._fd is None or self.begun_anew():
+        """What was added since the last call; nothing once it starts over."""
+        if self._fd is None or self.starts_over():
             return b""
         self._head = self._beginning() or self._head
         data = os.pread(self._fd, CHUNK, self._offset)
-        if self.begun_anew():
+        if self.starts_over():
             return b""
         self._offset += len(data)
         return data
@@ -85,7 +134,7 @@ class Ring:
     def __init__(self, paths: SandboxPaths) -> None:
         self._files = sorted((_File(path) for path in paths.logs), key=_File.age)
         self._rest = b""
-        self._parts: Dict[bytes, bytes] = {}
+        self._parts: Dict[str, bytes] = {}
 
     def close(self) -> None:
         for file in self._files:
@@ -94,17 +143,17 @@ class Ring:
     def lines(self) -> Iterator[Line]:
         """All lines since the last call."""
         while True:
-            if self._files[0].begun_anew():
+            if self._files[0].starts_over():
                 # The first look, or the writer has come round meanwhile.
                 self._files.sort(key=_File.age)
                 self._begin()
             yield from self._read_current()
-            if self._files[1].begun_anew():
+            if self._files[1].starts_over():
                 # Nothing is written to the current file any more: what it got since is the last.
                 yield from self._read_current()
                 self._files.reverse()
                 self._begin()
-            elif not self._files[0].begun_anew():
+            elif not self._files[0].starts_over():
                 return
 
     def _begin(self) -> None:
@@ -123,13 +172,9 @@ class Ring:
             yield from self._parse(whole)
 
     def _parse(self, raw: List[bytes]) -> Iterator[Line]:
-        for line in raw:
-            fields = line.split(b" ", 3)
-            if len(fields) < 4 or fields[1] not in _STREAMS:
-                continue  # the end of a line whose beginning has been overwritten
-            stamp, stream, tag, text = fields
-            text = self._parts.pop(stream, b"") + text
-            if tag == b"P":
-                self._parts[stream] = text
+        for line, whole in _entries(raw):
+            text = self._parts.pop(line.stream, b"") + line.text
+            if whole:
+                yield Line(line.time, line.stream, text)
             else:
-                yield Line(stamp.decode("ascii", "replace"), stream.decode(), text)
+                self._parts[line.stream] = text
