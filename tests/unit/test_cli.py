@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from sandlot import converge, store
-from sandlot.cli import facts, listing, logs, names, output, service
+from sandlot.cli import listing, logs, names, output, service
 from sandlot.cli.main import main, parse
 from sandlot.cli.relay import Loop, Pump
 from sandlot.errors import SandlotError
@@ -192,7 +192,7 @@ def write_record(paths: Site, name: str, **changes: Any) -> None:
 
 
 def test_a_host_without_sandboxes(tmp_path: Path) -> None:
-    assert facts.all_sandboxes(Site(str(tmp_path))) == []
+    assert listing.all_sandboxes(Site(str(tmp_path))) == []
 
 
 def test_a_broken_record_hides_nothing(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_broken_record_hides_nothing(tmp_path: Path) -> None:
     Path(paths.sandbox("newer").record).write_text(json.dumps({"schema": 99}))
     Path(paths.sandbox("partial").record).write_text(json.dumps({"schema": 1, "name": "partial"}))
     os.makedirs(paths.sandbox("begun").state)
-    found = {each["name"]: each for each in facts.all_sandboxes(paths)}
+    found = {each["name"]: each for each in listing.all_sandboxes(paths)}
     assert sorted(found) == ["good", "newer", "partial", "truncated"]
     assert found["good"]["state"] == "down"
     assert all(found[name]["state"] == "broken" for name in ("newer", "partial", "truncated"))

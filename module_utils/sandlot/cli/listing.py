@@ -8,8 +8,10 @@ import argparse
 import sys
 from typing import Any, Dict, List, Sequence
 
+from .. import cgroups
+from ..sandbox import facts
 from ..site import Site
-from . import facts, output
+from . import names, output
 
 HEADS = ("NAME", "STATE", "IMAGE", "ADDRESS", "PORTS", "UPTIME", "MEMORY", "RESTARTS")
 _ENDED = ("exited", "crashed", "backoff", "crash-loop")
@@ -17,13 +19,19 @@ _RIGHT = ("UPTIME", "MEMORY", "RESTARTS")
 
 
 def run(site: Site, options: argparse.Namespace) -> int:
-    found = facts.all_sandboxes(site)
+    found = all_sandboxes(site)
     if options.format == "json":
         output.print_json(found)
     else:
         rows = [_row(each) for each in found]
         sys.stdout.write(output.table(HEADS, rows, right=_RIGHT))
     return warn(found)
+
+
+def all_sandboxes(site: Site) -> List[Dict[str, Any]]:
+    layout = cgroups.detect()
+    found = (facts.summary(site.sandbox(name), layout) for name in names.known(site))
+    return [each for each in found if each is not None]
 
 
 def warn(found: Sequence[Dict[str, Any]]) -> int:

@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, Mapping
+from typing import Any, Dict, Iterable
 
 from .. import cgroups
-from ..sandbox import last_words, oom, record, runtime
+from ..sandbox import facts, last_words, oom, record
 from ..sandbox.record import Records
 from ..site import Site
-from .report import facts
+from . import report
 
 Json = Dict[str, Any]
 
@@ -24,33 +24,18 @@ def info(site: Site, names: Iterable[str] | None = None) -> list[Json]:
 
 
 def _one(site: Site, name: str, records: Records, layout: cgroups.Layout) -> Json:
+    sandbox = site.sandbox(name)
     if name in records.broken:
-        return {"name": name, "state": "broken", "error": str(records.broken[name])}
+        return facts.broken(sandbox, str(records.broken[name]))
     known = records.good[name]
-    running = runtime.running(site.sandbox(name))
-    status = runtime.status(site.sandbox(name))
     usage = cgroups.usage(site, name, layout)
+    live = facts.of_runtime(sandbox, known.phase, known.wanted, usage)
     return {
-        **facts(known),
-        "state": runtime.state(known.phase, known.wanted, running, status),
+        **report.facts(known),
         "wanted": known.wanted,
-        "pid": running.pid if running else None,
-        "uptime": runtime.uptime(running, status),
-        "memory": usage.memory if running else None,
-        **_health(site, name, status if running else {}),
-        "restarts": status.get("restarts", 0),
-        "exit_code": status.get("exit_code"),
-        "signal": status.get("signal"),
-        "oom_kills": oom.total(site.sandbox(name), usage.oom_kills),
-        "last_log": last_words.last_log(site.sandbox(name)),
+        **live,
+        "health_output": last_words.last_output(sandbox) if live["health"] else None,
+        "oom_kills": oom.total(sandbox, usage.oom_kills),
+        "last_log": last_words.last_log(sandbox),
         "spec": known.spec.to_json(),
     }
-
-
-def _health(site: Site, name: str, status: Mapping[str, Any]) -> Json:
-    """Of a sandbox that runs; None without a healthcheck."""
-    if "health" not in status:
-        return {"health": None, "failing_streak": None, "health_output": None}
-    output = last_words.last_output(site.sandbox(name))
-    known = {key: status[key] for key in ("health", "failing_streak")}
-    return {**known, "health_output": output}

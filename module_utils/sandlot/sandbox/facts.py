@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Facts of a sandbox, from its record and the kernel.
+
+`sandlot list` starts often: neither the option table nor the engine is imported for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Mapping, Optional
+
+from .. import cgroups, store
+from ..errors import StateError
+from ..site import SandboxPaths
+from . import runtime
+
+Json = Dict[str, Any]
+
+
+def summary(sandbox: SandboxPaths, layout: cgroups.Layout) -> Optional[Json]:
+    """All facts without an import; a broken record is one of them.
+
+    None for a directory without a record, of which nothing is promised yet.
+    """
+    try:
+        record = store.read(sandbox.record)
+        if record is None:
+            return None
+        usage = cgroups.usage(sandbox.site, sandbox.name, layout)
+        live = of_runtime(sandbox, record["phase"], record["wanted"], usage)
+        return {"name": sandbox.name, **of_record(record), **live}
+    except StateError as error:
+        return broken(sandbox, str(error))
+    except (KeyError, TypeError, AttributeError) as error:
+        problem = f"{sandbox.record} has a missing or wrong field ({error!r})"
+        remedy = f"restore it from a backup, or remove sandbox {sandbox.name} and deploy it again"
+        return broken(sandbox, f"{problem}; {remedy}")
+
+
+def broken(sandbox: SandboxPaths, problem: str) -> Json:
+    return {"name": sandbox.name, "state": "broken", "error": problem}
+
+
+def of_record(record: Mapping[str, Any]) -> Json:
+    """Facts from record.json, whatever runs; KeyError, TypeError or AttributeError if damaged."""
+    spec = record["spec"]
+    return {
+        "image": _text(record["image"]["name"]),
+        "network_mode": _text(spec.get("network_mode", "bridge")),
+        "addresses": [
+            _text(entry[key]).partition("/")[0]
+            for entry in record["interfaces"]
+            for key in ("ipv4", "ipv6")
+            if key in entry
+        ],
+        "published_ports": [_text(port) for port in spec["published_ports"]],
+        "wanted": _text(record["wanted"]),
+    }
+
+
+def of_runtime(sandbox: SandboxPaths, phase: str, wanted: str, usage: cgroups.Usage) -> Json:
+    """Facts that change while the record stays."""
+    running = runtime.running(sandbox)
+    status = runtime.status(sandbox)
+    return {
+        "state": runtime.state(phase, wanted, running, status),
+        "pid": running.pid if running else None,
+        "uptime": runtime.uptime(running, status),
+        "memory": usage.memory if running else None,
+        "health": status.get("health") if running else None,
+        "failing_streak": status.get("failing_streak") if running else None,
+        "restarts": status.get("restarts", 0),
+        "exit_code": status.get("exit_code"),
+        "signal": status.get("signal"),
+    }
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
