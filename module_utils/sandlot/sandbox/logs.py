@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The reader of the log ring that init writes (``init.logs``), also while it is being written.
+"""The reader of the log ring that init writes (``init.ring``), also while it is being written.
 
 The writer appends to one file; when it is full it empties the other one and goes on there. So a
 reader stays with its file until the other one starts over, reads what is left, and follows. Init is
