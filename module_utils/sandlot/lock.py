@@ -32,9 +32,9 @@ def exclusive(site: Site, *, wait: float = WAIT_SECONDS) -> Iterator[None]:
 
 
 def _locked(site: Site, deadline: float, wait: float) -> tuple[int, bool]:
-    """The locked file that is in place, and whether there was no state before it.
+    """A descriptor of the lock file in place, locked, and whether there was no state before.
 
-    A teardown removes the file while it holds it, and the state with it.
+    A teardown removes the lock file, and the state with it, while it holds the lock.
     """
     while True:
         fresh = not os.path.isdir(site.state)
@@ -51,7 +51,7 @@ def _locked(site: Site, deadline: float, wait: float) -> tuple[int, bool]:
 
 def _open(path: str) -> int:
     try:
-        # Not blocking, which is how a FIFO in its place would be opened.
+        # Without O_NONBLOCK, a FIFO in its place would keep us waiting.
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         fd = os.open(path, flags, 0o600)
     except OSError as error:
@@ -69,7 +69,7 @@ def _no_lock(path: str) -> StateError:
 
 
 def _forget(site: Site) -> None:
-    """A run that found no state and made none leaves none."""
+    """Remove the state directory if this run made it and put nothing in it."""
     if os.path.isdir(site.state) and os.listdir(site.state) == [os.path.basename(site.lock)]:
         os.unlink(site.lock)
         os.rmdir(site.state)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What the operating system refused, in words: for the edges, where errors are told to users."""
+"""Words for errors of the operating system, at the edges, where users read them."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def remedy(code: int | None) -> str:
 
 
 def text(error: OSError) -> str:
-    """The path, where there is one, and what is wrong with it."""
+    """The path, where there is one, and the problem."""
     problem = error.strerror or str(error) or type(error).__name__
-    # A descriptor in its place says nothing to users.
+    # A descriptor instead of a path says nothing to users.
     return f"{error.filename}: {problem}" if isinstance(error.filename, str) else problem
 
 
 def explained(error: OSError, what: str = "") -> HostError:
-    """``what`` was being done, "" if the path says enough."""
-    told = f"{what}: {text(error)}" if what else text(error)
-    return HostError(told, hint=remedy(error.errno))
+    """``what`` failed; "" if the path says enough."""
+    message = f"{what}: {text(error)}" if what else text(error)
+    return HostError(message, hint=remedy(error.errno))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Operations: what a run would do, said and done by the same objects.
+"""Operations: the steps of a run, described and done by the same objects.
 
 Check mode prints them, diff renders them, a normal run applies them; ``changed`` is "any".
 """
@@ -13,7 +13,7 @@ from typing import Callable, Iterable
 
 
 class Change(enum.Enum):
-    """What an operation costs a running sandbox."""
+    """The cost of an operation for a running sandbox."""
 
     LIVE = "live"
     RESTART = "restart"

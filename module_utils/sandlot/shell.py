@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What every module does around its one call into the engine."""
+"""The frame of every module around its one call into the engine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Action = Callable[[Module, Site], Json]
 
 
 def run(module: Module, action: Action) -> NoReturn:
-    """Exit with what ``action`` returns; an error is the module's failure, and explained.
+    """Exit with the result of ``action``; an error is the module's failure, and explained.
 
     ``failed`` in the result maps items to messages: the others went on, the module fails after.
     ``warnings`` are Ansible's to show.
@@ -47,6 +47,6 @@ def run(module: Module, action: Action) -> NoReturn:
         module.warn(warning)
     failed = result.pop("failed", {})
     if failed:
-        told = "; ".join(f"{name}: {message}" for name, message in sorted(failed.items()))
-        module.fail_json(msg=told, failed_items=failed, **result)
+        text = "; ".join(f"{name}: {message}" for name, message in sorted(failed.items()))
+        module.fail_json(msg=text, failed_items=failed, **result)
     module.exit_json(**result)

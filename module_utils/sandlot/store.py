@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Json = Dict[str, Any]
 
 SCHEMA = 1
-# None of ours comes near; a larger one is not read at all.
+# No state file comes near; a larger one is not read at all.
 MAX_SIZE = 1 << 26
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -32,7 +32,7 @@ def boot_id() -> str:
 def read(path: str, *, hint: str = "") -> Json | None:
     """The object stored at ``path``, None when there is no file; StateError when it is unusable.
 
-    ``hint`` is the remedy for one that is.
+    ``hint`` is the remedy then.
     """
     content = read_bytes(path, hint=hint)
     if content is None:
@@ -46,9 +46,9 @@ def read(path: str, *, hint: str = "") -> Json | None:
 
 
 def read_bytes(path: str, *, hint: str = "", limit: int = MAX_SIZE) -> bytes | None:
-    """What a file of ours holds, None when there is none; anything else there is a StateError.
+    """The content of a regular file, None when there is none; anything else is a StateError.
 
-    Something else may be in its place: to open a FIFO would wait for ever, a link leads away.
+    In its place, a FIFO would keep a reader waiting, and a link lead away.
     """
     hint = hint or _remedy(path)
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -61,14 +61,14 @@ def read_bytes(path: str, *, hint: str = "", limit: int = MAX_SIZE) -> bytes | N
             raise
         raise StateError(f"{path} is not a regular file", hint=hint) from error
     try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             raise StateError(f"{path} is not a regular file", hint=hint)
-        if found.st_size > limit:
-            raise StateError(f"{path} has {found.st_size} bytes, over {limit}", hint=hint)
-        return _content(fd, found.st_size)
+        if status.st_size > limit:
+            raise StateError(f"{path} has {status.st_size} bytes, over {limit}", hint=hint)
+        return _content(fd, status.st_size)
     except OSError as error:
-        # Reading names no file.
+        # An error of read(2) names no file.
         error.filename = error.filename or path
         raise
     finally:
@@ -120,7 +120,7 @@ def replace(path: str, content: bytes, *, mode: int = 0o600, durable: bool = Tru
         unlink(temporary)
         raise _directory(path) from error
     except OSError as error:
-        # What is written through a descriptor names no file.
+        # An error of write(2) names no file.
         error.filename = error.filename or path
         unlink(temporary)
         raise

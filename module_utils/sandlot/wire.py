@@ -4,8 +4,8 @@
 
 SOCK_SEQPACKET keeps message boundaries, so no side ever parses a partial request. Requests come
 from host root and are marshalled: init decodes them, and importing or running a JSON decoder would
-cost memory in every sandbox. Answers may come from an init that was taken over. They are lines of
-"key value", a number or a text by its key, and bounded; anything else is refused.
+cost memory in every sandbox. Answers may come from an init under the workload's control. They are
+lines of "key value", a number or a text by its key, and bounded; anything else is refused.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _NOT_EXECUTABLE = 126
 
 
 def send(sock: Socket, message: Message, fds: Sequence[int] = ()) -> None:
-    """A request."""
+    """Send a request."""
     _transmit(sock, marshal.dumps(message, _MARSHAL_VERSION), fds)
 
 
 def receive_request(sock: Socket) -> Tuple[Optional[Message], List[int]]:
     """The next request and its descriptors; (None, []) when the peer is gone."""
     try:
-        # The size first: a buffer for the longest message would stay with the process.
+        # The size first: memory for the longest message would stay with the process.
         size = sock.recv_into(bytearray(1), 1, _socket.MSG_PEEK | _socket.MSG_TRUNC)
         data, fds = _receive(sock, min(size, MAX_MESSAGE))
     except ConnectionResetError:
@@ -75,7 +75,7 @@ def receive(sock: Socket) -> Tuple[Optional[Message], List[int]]:
         return _parse(data.decode("utf-8", "replace")), fds
     except ValueError as error:
         close_all(fds)
-        raise LaunchError(f"an answer is not what init or the launcher sends: {error}") from error
+        raise LaunchError(f"init or the launcher sent an invalid answer: {error}") from error
 
 
 def _parse(text: str) -> Message:
@@ -144,7 +144,7 @@ def connect(path: str, *, timeout: Optional[float] = None) -> socket.socket:
 
 
 def dial(path: str, *, timeout: Optional[float] = None) -> _socket.socket:
-    """A connection; BlockingIOError when its backlog stays full for so long."""
+    """A connection; BlockingIOError when the backlog stays full until ``timeout``."""
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     try:
         if timeout:
@@ -162,7 +162,7 @@ def dial(path: str, *, timeout: Optional[float] = None) -> _socket.socket:
 
 
 def listen(path: str) -> _socket.socket:
-    """A listening socket at ``path``, for root only, in place of a stale one."""
+    """A listening socket at ``path``, for root only; it replaces a stale one."""
     temporary = f"{path}.new"
     if os.path.lexists(temporary):
         os.unlink(temporary)
@@ -176,7 +176,7 @@ def listen(path: str) -> _socket.socket:
 
 
 def accept(listener: _socket.socket) -> Optional[_socket.socket]:
-    """The next connection, blocking; None when the caller has gone already."""
+    """The next connection, blocking; None when the client has gone already."""
     try:
         fd, _ = listener._accept()  # type: ignore[attr-defined]
     except (BlockingIOError, ConnectionAbortedError):

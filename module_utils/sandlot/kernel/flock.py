@@ -38,7 +38,7 @@ def take_until(fd: int, deadline: float, pause: float) -> bool:
 def is_held(path: str) -> bool:
     """Whether another process holds the lock of a file."""
     try:
-        # Not blocking, which is how a FIFO in its place would be opened.
+        # Without O_NONBLOCK, a FIFO in its place would keep us waiting.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
