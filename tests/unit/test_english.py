@@ -39,19 +39,12 @@ ALLOWED: dict[str, int] = {
     "host": 5,
     "idmap": 2,
     "images": 43,
-    "init": 11,
-    "kernel": 9,
-    "launcher": 11,
     "library": 27,
     "network": 34,
-    "oserrors": 1,
-    "plan": 1,
     "sandbox": 24,
     "security": 5,
-    "shell": 1,
     "site": 3,
     "spec": 20,
-    "store": 2,
 }
 
 RULES = {

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Fork and exec inside the sandbox; failures travel back through a pipe that exec closes."""
+"""Forks and executes commands inside the sandbox; a pipe that exec closes reports failures."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 READ_SIZE = 16384
-# Of fs.pipe-max-size, which an unprivileged process may make its pipes.
+# Reads of a full pipe: an unprivileged process may enlarge it to fs.pipe-max-size.
 FULL_PIPE_READS = (1 << 20) // READ_SIZE
 _MAX_REPORT = 4096
 _TIOCSCTTY = 0x540E
 
 
 class Child:
-    """A forked process that is about to exec, or has; ``report`` is open until that is known."""
+    """A forked process that executes a command; ``report`` is open until that worked or failed."""
 
     def __init__(self, pid: int, report: int) -> None:
         self.pid = pid
@@ -38,7 +38,7 @@ class Child:
         self.failure: Optional[Failure] = None
 
     def decided(self) -> bool:
-        """Whether exec has succeeded or failed (then ``failure`` says how), asked when readable."""
+        """Whether exec has succeeded, or failed by ``failure``; to be called when readable."""
         if self.report is None:
             return True
         try:
@@ -79,14 +79,14 @@ def _child(command: Mapping[str, Any], stdio: Sequence[int], report: int, *, tty
     except (OSError, ValueError) as error:
         text = f"{getattr(error, 'strerror', '') or error} (in {command['cwd']})"
     finally:
-        # Whatever happens, this process must not return into init's own code.
+        # This process must never return into the code of init.
         os.write(report, f"{code} {text}".encode("utf-8", "backslashreplace")[:_MAX_REPORT])
         os._exit(code)
 
 
 def _prepare(command: Mapping[str, Any], stdio: Sequence[int], *, tty: bool) -> None:
     signal.set_wakeup_fd(-1)
-    # Python ignores these two; exec would pass that on (signal(7)).
+    # Python ignores these two, and exec would pass that on (signal(7)).
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     os.setsid()
@@ -118,7 +118,7 @@ def _switch_user(user: str) -> None:
 
 
 def execute(argv: Sequence[str], env: Mapping[str, str]) -> Failure:
-    """execvpe(3); returns only on failure, with the exit code a shell would use and the reason."""
+    """execvpe(3); on failure, the exit code that a shell would use and the reason."""
     name = argv[0]
     if "/" in name:
         candidates = [name]

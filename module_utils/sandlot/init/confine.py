@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""How init becomes what the workload will be: same ids, capabilities, filter, no way back."""
+"""Gives init the ids, capabilities and system call filter of the workload, with no way back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def plan(mask: int, seccomp: Optional[bytes]) -> Dict[str, Any]:
-    """What ``apply`` needs, worked out beforehand by a process that may look at the kernel."""
+    """Input of ``apply``, worked out beforehand by a process that may look at the kernel."""
     known = range(confine.last_capability() + 1)
     return {
         "granted": [number for number in known if mask >> number & 1],
@@ -25,7 +25,7 @@ def plan(mask: int, seccomp: Optional[bytes]) -> Dict[str, Any]:
 
 
 def apply(config: Mapping[str, Any]) -> None:
-    """Give up everything the sandbox is not granted, from all five capability sets.
+    """Drop all that the sandbox is not granted, from all five capability sets.
 
     For uid 0 the bounding set decides what exec yields; for another uid granted capabilities have
     to be ambient to survive exec (capabilities(7)).

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Serving exec: init forks the command, so its confinement is the workload's by construction.
+"""Serves exec: init forks the command, so its confinement is the workload's by construction.
 
-Requests come over a socket only host root reaches. One connection is one command: the request with
-three descriptors (or none and tty, then the pty's master is sent back), signals, the exit code.
+Requests come over a socket that only host root reaches. One connection is one command: the request
+with three descriptors (or tty and none, and the answer has the pty's master), signals, exit code.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_COMMANDS = 256
 
 
 class _Command:
-    """One exec: its process, who asked, and the pty's master until it is handed over."""
+    """One exec: its process, the client's connection, the pty's master until the client has it."""
 
     def __init__(self, process: child.Child, connection: _socket.socket, master: List[int]) -> None:
         self.process = process
@@ -79,7 +79,7 @@ class ExecServer:
         except BlockingIOError:
             return
         except (OSError, LaunchError, LookupError, TypeError, ValueError):
-            # Not a request: whoever sent it is not the client this was made for.
+            # Not a request of our client.
             self._close(connection)
         finally:
             wire.close_all(fds)
@@ -111,7 +111,8 @@ class ExecServer:
         try:
             if tty:
                 master.append(self._open_master(message.get("size")))
-                stdio = [_open_slave(master[0])] * 3
+                slave_flags = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
+                stdio = [fcntl.ioctl(master[0], _TIOCGPTPEER, slave_flags)] * 3
             process = child.spawn(command, stdio, tty=tty)
         except OSError as error:
             wire.close_all(master)
@@ -136,7 +137,7 @@ class ExecServer:
         }
 
     def _open_master(self, size: Optional[Tuple[int, int]]) -> int:
-        """A pty of the sandbox's own devpts; size is rows and columns."""
+        """Open a pty of the sandbox's own devpts; ``size`` is rows and columns."""
         master = os.open("ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=self._pts)
         if size:
             fcntl.ioctl(master, _TIOCSWINSZ, struct.pack("4H", *size, 0, 0))
@@ -144,7 +145,7 @@ class ExecServer:
         return master
 
     def _decided(self, command: _Command) -> None:
-        """Exec worked or failed: say so once, and hand over the pty."""
+        """Answer once exec has worked or failed, and hand over the pty."""
         report = command.process.report
         if report is None or not command.process.decided():
             return
@@ -162,7 +163,7 @@ class ExecServer:
             try:
                 os.kill(pid, number)
             except OSError:
-                continue  # it has ended, changed its user, or the number is none
+                continue  # it has ended or changed its user, or there is no such signal
 
     def on_exit(self, pid: int, code: int) -> None:
         command = self._commands.get(pid)
@@ -173,18 +174,14 @@ class ExecServer:
             _answer(command.connection, {"exit": code})
 
     def _close(self, connection: _socket.socket) -> None:
-        """The caller is gone; its command goes on, as with other runtimes."""
+        """The client is gone; its command goes on, as with other runtimes."""
         self._loop.unwatch(connection.fileno())
         del self._connections[connection.fileno()]
         connection.close()
 
 
-def _open_slave(master: int) -> int:
-    return fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-
-
 def _answer(connection: _socket.socket, message: wire.Message, fds: Sequence[int] = ()) -> None:
-    """Answer, unless the caller has gone."""
+    """Answer, unless the client has gone."""
     try:
         wire.answer(connection, message, fds)
     except OSError:

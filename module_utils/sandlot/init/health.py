@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The healthcheck, made inside the sandbox by a command, or by a connection in init's own loop.
+"""The healthcheck: a command inside the sandbox, or a connection in init's own loop.
 
-Until it has succeeded once it is made more and more seldom, from 0.1 s to the interval, so that
-what starts fast is known to be healthy fast; but failures count only where checks one interval
-apart would have been made.
+Until the first success the pause between checks grows from 0.1 s to the interval, so that a
+workload that starts fast is healthy fast. Failures count as if checks were one interval apart.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from ..kernel.loop import Loop
     from .status import Status
 
-    # Of a command and the descriptor for its output.
+    # Given a command and the descriptor for its output.
     Spawn = Callable[[Sequence[str], int], child.Child]
     Probe = Union["Command", "Connection"]
 
@@ -38,14 +37,14 @@ if TYPE_CHECKING:
 
 
 STARTING, HEALTHY, UNHEALTHY = "starting", "healthy", "unhealthy"
-# Kept of a check's output, from its end.
+# Bytes kept of a check's output, from its end.
 OUTPUT = 4096
 FIRST_PAUSE = 0.1
 _TIMER = "check"
 
 
 class Health:
-    """Makes the checks of a workload that runs, and tells status file and supervisor."""
+    """Checks a workload that runs; the status file has the verdict."""
 
     def __init__(
         self,
@@ -64,7 +63,7 @@ class Health:
         self._spawn = spawn
         self._condemn = condemn
         self._probe: Optional[Probe] = None
-        # A command that outlived its timeout, until it is reaped.
+        # The pid of a command that outlived its timeout, until it is reaped.
         self._overdue = 0
         self._proven = False
         self._pause = FIRST_PAUSE
@@ -81,7 +80,7 @@ class Health:
         self._loop.after(_TIMER, FIRST_PAUSE, self._check)
 
     def end(self) -> None:
-        """The workload ends: no more checks, and what the present one finds does not matter."""
+        """The workload ends: no more checks, and the present one does not count."""
         self._loop.cancel(_TIMER)
         probe, self._probe = self._probe, None
         if probe is not None:
@@ -102,7 +101,7 @@ class Health:
         self.remove()
 
     def on_exit(self, pid: int, code: int) -> bool:
-        """Whether the process that has ended is a check's."""
+        """Take the exit of a check's process; False when the process is not a check's."""
         if pid == self._overdue:
             self._overdue = 0
             return True
@@ -153,7 +152,7 @@ class Health:
         self._tell(HEALTHY, 0)
         self._loop.after(_TIMER, self.config["interval"], self._check)
 
-    # -- what it means
+    # -- the verdict
 
     def _failed(self) -> None:
         interval = self.config["interval"]
@@ -179,7 +178,7 @@ class Health:
         return float(max(0.0, pause))
 
     def _tell(self, health: str, streak: int) -> None:
-        """Written when it is news only, as readers are woken by it."""
+        """Write the verdict when it has changed, as each write wakes readers."""
         values = self._status.values
         if (values["health"], values["failing_streak"]) != (health, streak):
             self._status.update(health=health, failing_streak=streak)
@@ -192,11 +191,11 @@ class Health:
         try:
             os.pwrite(self._output, output.ljust(OUTPUT, b"\0"), 0)
         except OSError:
-            pass  # a full host disk must not stop the workload; the verdict does not need it
+            pass  # a full host disk must not stop the workload; the verdict stands without output
 
 
 class Command:
-    """A command as the workload would run it, and the end of what it prints."""
+    """A command as the workload would run it, and the end of its output."""
 
     def __init__(self, loop: Loop, argv: Sequence[str], spawn: Spawn) -> None:
         self._loop = loop
@@ -220,7 +219,7 @@ class Command:
         return self._process.pid if self._process else 0
 
     def _read(self) -> bool:
-        """Take what is there; False when there is no more for now."""
+        """Read once; False when there is no more for now."""
         try:
             data = os.read(self._reader, child.READ_SIZE)
         except BlockingIOError:
@@ -232,7 +231,7 @@ class Command:
         return True
 
     def output(self) -> bytes:
-        """What it has printed by now, or why it could not be run."""
+        """The output so far, or the reason why the command could not be run."""
         for _ in range(child.FULL_PIPE_READS):
             if self._reader < 0 or not self._read():
                 break
@@ -242,14 +241,14 @@ class Command:
         return self._output
 
     def kill(self) -> None:
-        """It and its process group: it leads a session of its own, once it has got so far."""
+        """Kill the command and its process group; early on, it has no group of its own yet."""
         if self._process is None:
             return
         for kill in (os.killpg, os.kill):
             try:
                 kill(self.pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
-                continue  # another user's: it counts as overdue until it ends
+                continue  # it runs as another user, and is overdue until it ends
 
     def close(self) -> None:
         self._close_reader()
@@ -265,7 +264,7 @@ class Command:
 
 
 class Connection:
-    """A TCP connection, and an HTTP request over it when there is one to make."""
+    """A TCP connection, and an HTTP request over it if the healthcheck has one."""
 
     pid = 0
 
@@ -305,7 +304,7 @@ class Connection:
             self._done(os.strerror(code).encode() if code else b"", ok=not code)
             return
         try:
-            # Shorter than the buffer of a new connection.
+            # Requests are shorter than the buffer of a new connection.
             self._socket.send(request.encode(), _socket.MSG_NOSIGNAL)
         except OSError as error:
             self._done(_text(error), ok=False)
@@ -313,7 +312,7 @@ class Connection:
         self._watch(self._on_answer, select.POLLIN)
 
     def _on_answer(self) -> None:
-        """The first line decides; what came with it is kept."""
+        """Decide by the first line; keep all that came with it."""
         try:
             data = self._socket.recv(OUTPUT)
         except BlockingIOError:

@@ -18,7 +18,7 @@ _NOFILE_HARD = 524288
 
 
 def complete(limits: Limits) -> Dict[int, Tuple[int, int]]:
-    """By number: what the spec gave over our defaults, no core dumps and the usual 1024 files."""
+    """Limits by number; where the spec has none, no core dumps and the usual 1024 files."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     nofile = min(hard, _NOFILE_HARD) if hard != resource.RLIM_INFINITY else _NOFILE_HARD
     named = {"core": [0, 0], "nofile": [min(1024, nofile), nofile], **limits}

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Restart policy: which exits are followed by another start, and how soon."""
+"""Restart policy: after which exits the workload starts again, and how soon."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIRST_DELAY = 0.1
 LONGEST_DELAY = 60.0
 # A run of this many seconds counts as a success and resets the back-off.
 SETTLED = 10.0
-# So many runs in a row that were no success are a crash loop.
+# So many failed runs in a row are a crash loop.
 CRASH_LOOP = 5
 
 
@@ -38,9 +38,9 @@ class Policy:
         self._started = time.monotonic()
 
     def condemn(self, *, proven: bool) -> None:
-        """The run is being ended for its health and another follows, whatever the policy is.
+        """End this run for its health; another follows, whatever the policy is.
 
-        ``proven`` is one that has been healthy; the others are no success however long they ran.
+        A run that was never healthy (not ``proven``) has failed, however long it lasted.
         """
         self._unhealthy = True
         self._proven = proven

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""From the launcher's clean fork to PID 1: join the namespaces, fork, confine, supervise.
+"""From a clean fork of the zygote to PID 1: join the namespaces, fork, confine, supervise.
 
-Memory: what these functions touch stays with every sandbox for its life, so they do little, import
-nothing after the fork and leave the building to disposable processes.
+Each page that these functions touch costs every sandbox memory for its life. So they do little,
+import nothing after the fork and leave the building to disposable processes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def join(peer: _socket.socket) -> NoReturn:
-    """In the joiner: enter the builder's pins, make the pid namespace, fork init, report it."""
+    """The joiner: enter the builder's pins, make the pid namespace, fork init, report its pid."""
     message, fds = wire.receive_request(peer)
     if message is None:
         os._exit(1)
@@ -42,11 +42,11 @@ def join(peer: _socket.socket) -> NoReturn:
         wire.answer(peer, _refused("entering the namespaces", error))
         os._exit(1)
     if pid:
-        # The kernel's word on who init is would be in another pid namespace; this is ours.
+        # Inside, the kernel would tell a pid of another pid namespace; this one is the builder's.
         try:
             peer.send(b"pid %d" % pid)
         except OSError:
-            # The builder was killed, or waits for what it will never hear as long as init is there.
+            # The builder was killed, or waits for an answer as long as init lives.
             os.kill(pid, signal.SIGKILL)
         os._exit(0)
     _init(peer)
@@ -64,7 +64,12 @@ def _init(peer: _socket.socket) -> NoReturn:
         os._exit(1)
     mnt, null, pts, listener, status, health, *sinks = fds
     try:
-        _settle(mnt, null)
+        namespaces.setns(mnt, namespaces.CLONE_NEWNS)
+        os.close(mnt)
+        os.chdir("/")
+        os.umask(0o022)
+        for target in (0, 1, 2):
+            os.dup2(null, target)
         confine.apply(config)
     except OSError as error:
         wire.answer(peer, _refused("confining init", error))
@@ -74,12 +79,3 @@ def _init(peer: _socket.socket) -> NoReturn:
     files = {"status": status, "health": health, "null": null, "pts": pts}
     Supervisor(config, peer, server, logs, **files).run()
     os._exit(0)
-
-
-def _settle(mnt: int, null: int) -> None:
-    namespaces.setns(mnt, namespaces.CLONE_NEWNS)
-    os.close(mnt)
-    os.chdir("/")
-    os.umask(0o022)
-    for target in (0, 1, 2):
-        os.dup2(null, target)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The status file: init's word to the host, rewritten in place through one descriptor."""
+"""The status file, by which init informs the host: rewritten in place through one descriptor."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     Value = Union[bool, int, float, str]
 
 SIZE = 512
-# Of a sandbox without a healthcheck.
+# The health of a sandbox without a healthcheck.
 NO_HEALTH = "none"
 # JSON in one formatting operation: an encoder's memory would be taken in each sandbox.
 _FORMAT = (
     b'{"state": "%s", "pid": %d, "since": %.6f, "restarts": %d, "exit_code": %d, "signal": %d, '
     b'"final": %s, "lost_log_bytes": %d, "health": "%s", "failing_streak": %d}\n'
 )
-# Negative is not known, which readers leave out.
+# Negative numbers are unknown, and readers leave them out.
 _UNKNOWN: Dict[str, Value] = {
     "state": "starting",
     "pid": -1,
@@ -49,7 +49,7 @@ class Status:
 
 
 def encoded(values: Dict[str, Value]) -> bytes:
-    """The file's content for what is known."""
+    """Content of the file; values that are not given are unknown."""
     return _encoded({**_UNKNOWN, **values})
 
 

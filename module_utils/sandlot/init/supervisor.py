@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     import _socket
     from typing import Any, Dict, Mapping, Optional, Sequence
 
-# The timer of starting and ending the workload.
+# The timer for starting and ending the workload.
 MAIN = "main"
-# Faults are left to the kernel, which ignores them when sent to PID 1 from inside (kill(2)). What
-# init writes into closed pipes and full files must not reach the workload as SIGPIPE or SIGXFSZ.
+# Faults are left to the kernel, which ignores them when sent to PID 1 from inside (kill(2)). When
+# init writes into a closed pipe or a full file, its SIGPIPE or SIGXFSZ is not the workload's.
 FAULTS = tuple(
     int(getattr(signal, f"SIG{name}")) for name in ("SEGV", "BUS", "FPE", "ILL", "TRAP", "SYS")
 )
@@ -138,7 +138,7 @@ class Supervisor:
         self.loop.watch(reader, lambda: self._on_output(reader))
 
     def _on_output(self, reader: int) -> bool:
-        """Log what is there; False when there is no more for now."""
+        """Log one read of output; False when there is no more for now."""
         stream = self.streams[reader]
         try:
             data = os.read(reader, child.READ_SIZE)
@@ -154,7 +154,7 @@ class Supervisor:
         return False
 
     def _drain_output(self) -> None:
-        """What the workload wrote last may still be in its pipes."""
+        """Log the last output of the workload, which may still be in its pipes."""
         for reader in list(self.streams):
             for _ in range(child.FULL_PIPE_READS):
                 if not self._on_output(reader):
@@ -177,7 +177,7 @@ class Supervisor:
             self._report_first_start(self.peer, main)
 
     def _report_first_start(self, peer: _socket.socket, main: child.Child) -> None:
-        """The builder waits for this; a command that can't be run at all ends the sandbox."""
+        """Answer the builder; a command that can't be run at all ends the sandbox."""
         try:
             if main.failure:
                 code, text = main.failure
@@ -187,7 +187,7 @@ class Supervisor:
             else:
                 peer.send(b"started 1")
         except OSError:
-            pass  # the builder was killed; the sandbox is known and goes on
+            pass  # the builder was killed after it had recorded init; the sandbox goes on
         peer.close()
         self.peer = None
 
@@ -212,12 +212,12 @@ class Supervisor:
         self.loop.after(MAIN, self.policy.stop_timeout, self._kill_rest)
 
     def _kill_rest(self) -> None:
-        """What ignored SIGTERM is killed; what can't be (another uid, no CAP_KILL) ends with us."""
+        """Kill processes that ignored SIGTERM; those beyond our rights end with init."""
         signal_all(signal.SIGKILL)
         self.loop.after(MAIN, 1.0, self._drained)
 
     def _drained(self) -> None:
-        """Nothing of the last run is left: restart by policy, or end."""
+        """The last run has ended entirely: start again by policy, or end."""
         self.ending = False
         self.loop.cancel(MAIN)
         code = int(self.status.values["exit_code"])
@@ -234,7 +234,7 @@ class Supervisor:
     # -- requests of the host
 
     def stop(self) -> None:
-        """Stop signal, then SIGKILL after the timeout; no restart."""
+        """Send the stop signal, SIGKILL after the timeout; do not start again."""
         self.policy.stopping = True
         self.status.update(state="stopping")
         if self.main is None:
@@ -247,19 +247,16 @@ class Supervisor:
 
     def _end_main(self, main: child.Child) -> None:
         send_signal(main.pid, self.policy.stop_signal)
-        self.loop.after(MAIN, self.policy.stop_timeout, self._kill_main)
+        self.loop.after(MAIN, self.policy.stop_timeout, lambda: signal_all(signal.SIGKILL))
 
     def condemn(self, streak: int, *, proven: bool) -> None:
-        """The workload runs without doing its work: end it as a stop does, then start it again."""
+        """End an unhealthy workload as a stop does, then start it again."""
         if self.main is None:
             return
         self.status.update(state="stopping", health=UNHEALTHY, failing_streak=streak)
         self.logs.feed("stderr", b"sandlot: unhealthy after %d failed checks\n" % streak)
         self.policy.condemn(proven=proven)
         self._end_main(self.main)
-
-    def _kill_main(self) -> None:
-        signal_all(signal.SIGKILL)
 
     def configure(self, config: Mapping[str, Any]) -> None:
         self.policy.configure(config["restart"], config["stop"])
@@ -301,7 +298,7 @@ def send_signal(pid: int, number: int) -> None:
 
 
 def signal_all(number: int) -> None:
-    """Everything in the sandbox; anywhere but in PID 1 this would be everything on the host."""
+    """Signal all processes of the sandbox; outside of PID 1, these would be all of the host's."""
     if os.getpid() == 1:
         send_signal(-1, number)
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What init will do, done once before it is forked, without any effect.
+"""Runs init's code before inits are forked, without any effect.
 
 The first time Python runs a piece of code it rewrites it, fills caches and makes objects. Done in
 the zygote, the pages this writes to are shared by all sandboxes instead of being copied in each.
@@ -24,10 +24,16 @@ if TYPE_CHECKING:
 ROUNDS = 10
 
 
-def perform() -> None:
+def run() -> None:
     fds = [os.memfd_create("warm-up") for _ in range(8)]
     config = _messages(fds)
-    _system_calls()
+    confine.drop_bounding(())
+    for number in range(8):
+        confine.prctl(confine.PR_CAPBSET_READ, number)
+    try:
+        namespaces.setns(-1, namespaces.CLONE_NEWNS)
+    except OSError:
+        pass  # as intended: there is no such descriptor
     opened = (("ring", 2, (0, 0)), ("journal", 2, None))
     supervisor = Supervisor(
         config,
@@ -44,7 +50,7 @@ def perform() -> None:
 
 
 def _messages(fds: list[int]) -> wire.Message:
-    """A request such as the builder's, there and back, and an answer."""
+    """Send and receive a request such as the builder's, and an answer."""
     ours, theirs = wire.pair()
     command = {"argv": ["/"], "env": {"PATH": "/"}, "cwd": "/", "user": None, "rlimits": {}}
     restart = {"policy": "no", "retries": 0}
@@ -62,13 +68,3 @@ def _messages(fds: list[int]) -> wire.Message:
     ours.close()
     theirs.close()
     return config or {}
-
-
-def _system_calls() -> None:
-    confine.drop_bounding(())
-    for number in range(8):
-        confine.prctl(confine.PR_CAPBSET_READ, number)
-    try:
-        namespaces.setns(-1, namespaces.CLONE_NEWNS)
-    except OSError:
-        pass  # as meant: no such descriptor

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Talking to the launcher; starting it when there is none."""
+"""Talks to the launcher, and starts it when there is none."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from .stopper import stop_timeout
 
 START_SECONDS = 20.0
 ANSWER_SECONDS = 300.0
-# A launcher that lives answers a ping at once; one on a host that swaps takes a moment.
+# A launcher answers a ping at once; on a host that swaps it takes a moment.
 PING_SECONDS = 15.0
-# After that long without any answer it is asked whether it lives.
+# After so long without an answer, the client pings the launcher.
 PATIENCE_SECONDS = 5.0
-# Descriptors are limited; the launcher works on fewer at a time anyway.
+# Requests at a time. Descriptors are limited, and the launcher works on fewer anyway.
 IN_FLIGHT = 64
-# Of one request: a worker's descriptors, and answers that fit the socket unread.
+# Names in one request, bounded by a worker's descriptors and by unread answers in the socket.
 TOGETHER = 128
 UNIT = "sandlot.service"
 
 
 class _Died(LaunchError):
-    """No answer came."""
+    """The launcher died before it answered."""
 
 
 class _Silent(LaunchError):
-    """There is a launcher, and it does not answer."""
+    """There is a launcher, but it does not answer."""
 
 
 Way = Callable[[Sequence[str]], Dict[str, LaunchError]]
 
 
 class Launcher:
-    """The client. Lists of names are sent at once; the launcher bounds how many run in parallel."""
+    """The client. It sends all requests at once; the launcher bounds how many run in parallel."""
 
     def __init__(self, site: Site, *, python: str = "/usr/bin/python3") -> None:
         self.site = site
@@ -59,9 +59,9 @@ class Launcher:
         return self._all("start", names)
 
     def stop(self, names: Iterable[str]) -> dict[str, LaunchError]:
-        """All at once: it takes as long as the slowest, not as all of them together.
+        """Stop all at once, in the time of the slowest.
 
-        A launcher of an older version takes them one by one.
+        A launcher of an older version stops them one by one.
         """
         singly = partial(self._once, "stop")
         return _answered(names, (self._stop_together, self._stop_together, singly))
@@ -70,11 +70,11 @@ class Launcher:
         return self._all("destroy", names)
 
     def ping(self) -> wire.Message | None:
-        """{"version", "pid"} of the launcher, None when none runs; LaunchError if it is silent."""
+        """Version and pid of the launcher, None when none runs; LaunchError if it is silent."""
         return self._ask("ping", PING_SECONDS)
 
     def listening(self) -> bool:
-        """Whether there is a launcher, busy or not; one that is stopped serves nobody."""
+        """Whether there is a launcher, busy or not; a stopped one does not count."""
         try:
             wire.connect(self.site.launcher_socket, timeout=0).close()
         except BlockingIOError:
@@ -84,16 +84,16 @@ class Launcher:
         return not unresponsive.is_stopped(self.site)
 
     def exists(self) -> bool:
-        """Whether there is a launcher, in whatever state."""
+        """Whether there is a launcher, in any state."""
         return unresponsive.pid(self.site) is not None
 
     def wake(self) -> None:
-        """Have one that sleeps look at the clock, if there may be names to resolve again."""
+        """Make a sleeping launcher look at the clock, if there may be names to resolve again."""
         if os.path.exists(self.site.names_file):
             self._responds()
 
     def upgrade(self) -> None:
-        """Have a running launcher re-execute the installed code; done when the new one answers."""
+        """Make a running launcher re-execute the installed code; return once it answers."""
         if self._responds() and self._ask("upgrade", ANSWER_SECONDS, to_end=True) is not None:
             self.ensure()
 
@@ -103,7 +103,7 @@ class Launcher:
             self._ask("quit", ANSWER_SECONDS, to_end=True)
 
     def _ask(self, operation: str, seconds: float, *, to_end: bool = False) -> wire.Message | None:
-        """Its answer; with ``to_end``, once it has closed the connection as well."""
+        """Return the launcher's answer; with ``to_end``, after it has closed the connection."""
         try:
             with wire.connect(self.site.launcher_socket, timeout=seconds) as connection:
                 wire.send(connection, {"op": operation})
@@ -122,7 +122,7 @@ class Launcher:
             ) from error
 
     def _responds(self) -> bool:
-        """Whether one runs; one that is stopped is continued, one that hangs is ended."""
+        """Whether a launcher answers; a stopped one is continued, one that hangs is ended."""
         unresponsive.wake(self.site)
         try:
             return self.ping() is not None
@@ -131,7 +131,7 @@ class Launcher:
             return False
 
     def ensure(self) -> None:
-        """A launcher that answers: the running one, the system service, or one of our own."""
+        """Make sure that a launcher answers: start the system service, or a launcher of our own."""
         if self._responds():
             return
         if not os.path.isdir(f"{self.site.lib}/sandlot"):
@@ -146,7 +146,7 @@ class Launcher:
         self._await()
 
     def _spawn(self) -> None:
-        """A daemon in its own session, with none of our descriptors, environment or directory."""
+        """Start a daemon in its own session, without our descriptors, environment or directory."""
         os.makedirs(self.site.run, mode=0o700, exist_ok=True)
         log = os.open(
             f"{self.site.run}/launcher.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
@@ -175,12 +175,12 @@ class Launcher:
             time.sleep(0.005)
 
     def _all(self, operation: str, names: Iterable[str]) -> dict[str, LaunchError]:
-        """Do ``operation`` for every name; the failures by name."""
+        """Request ``operation`` for every name; the failures by name."""
         once = partial(self._once, operation)
         return _answered(names, (once, once))
 
     def _stop_together(self, names: Sequence[str]) -> dict[str, LaunchError]:
-        """In one request for many, answered for each as it ends."""
+        """Stop many by one request, which is answered for each as it ends."""
         self.ensure()
         pending: dict[int, tuple[set[str], socket.socket]] = {}
         poller = select.poll()
@@ -218,7 +218,9 @@ class Launcher:
             for fd in self._ready(poller):
                 poller.unregister(fd)
                 name, connection = pending.pop(fd)
-                failure = _answer(connection, operation, name)
+                with connection:
+                    message, _ = wire.receive(connection)
+                failure = _failure(message, operation, name)
                 if failure is not None:
                     failures[name] = failure
         return failures
@@ -230,13 +232,13 @@ class Launcher:
             events = poller.poll(PATIENCE_SECONDS * 1000)
             if events:
                 return [fd for fd, _ in events]
-            # It, or who works for it, may have been stopped since it took the requests.
+            # The launcher or a worker may have been stopped since it took the requests.
             self.ensure()
         raise LaunchError(f"the launcher did not answer within {seconds:.0f} seconds")
 
 
 def _answered(names: Iterable[str], ways: Iterable[Way]) -> dict[str, LaunchError]:
-    """Ask in one way after the other for what was not answered; the failures by name.
+    """Ask in one way after the other until each name is answered; the failures by name.
 
     A launcher that was killed or replaced leaves names unanswered: every operation may be done
     twice.
@@ -244,30 +246,24 @@ def _answered(names: Iterable[str], ways: Iterable[Way]) -> dict[str, LaunchErro
     asked = list(names)
     failures: dict[str, LaunchError] = {}
     for ask in ways:
-        found = ask(asked)
-        failures.update(found)
-        for name in set(asked) - set(found):
+        failed = ask(asked)
+        failures.update(failed)
+        for name in set(asked) - set(failed):
             failures.pop(name, None)
-        asked = [name for name in asked if isinstance(found.get(name), _Died)]
+        asked = [name for name in asked if isinstance(failed.get(name), _Died)]
         if not asked:
             break
     return failures
 
 
-def _answer(connection: socket.socket, operation: str, name: str) -> LaunchError | None:
-    with connection:
-        message, _ = wire.receive(connection)
-    return _failure(message, operation, name)
-
-
 def _stopped(connection: socket.socket, waiting: set[str]) -> dict[str, LaunchError]:
-    """The next answer: it is taken out of ``waiting``, as are all when there is none of a name."""
+    """Take the next answer's name out of ``waiting``; all names when the launcher has died."""
     message, _ = wire.receive(connection)
     named = message is not None and message.get("name") in waiting
-    told = [str(message["name"])] if message and named else list(waiting)
-    waiting.difference_update(told)
-    found = {name: _failure(message if named else None, "stop", name) for name in told}
-    return {name: failure for name, failure in found.items() if failure is not None}
+    answered = [str(message["name"])] if message and named else list(waiting)
+    waiting.difference_update(answered)
+    results = {name: _failure(message if named else None, "stop", name) for name in answered}
+    return {name: failure for name, failure in results.items() if failure is not None}
 
 
 def _failure(message: wire.Message | None, operation: str, name: str) -> LaunchError | None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""How to start programs of the installed runtime; apart, so that its callers import little."""
+"""Starts programs of the installed runtime; apart, so that its callers import little."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def command(site: Site, python: str) -> List[str]:
-    """The launcher's."""
+    """The command of a launcher."""
     code = (
         f"import sys; sys.path.insert(0, {site.lib!r}); "
         "from sandlot.launcher.zygote import main; main(sys.argv[1])"
@@ -27,7 +27,7 @@ def command(site: Site, python: str) -> List[str]:
 
 
 def start(site: Site, verb: str) -> int:
-    """Run `sandlot VERB` as a child; its pid."""
+    """Run `sandlot VERB` as a child; return its pid."""
     code = (
         f"import sys; sys.path.insert(0, {site.lib!r}); "
         f"from sandlot.cli.main import main; sys.exit(main([{verb!r}]))"

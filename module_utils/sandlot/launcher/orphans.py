@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Inits that nobody knows, as their file was lost: one would go on beside the next."""
+"""Ends inits whose state file was lost, so that two never run at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KILL_SECONDS = 30.0
 
 
 def end(name: str, cgroups: Sequence[str]) -> None:
-    """Before a start, when none that is known runs."""
+    """End all inits in a sandbox's cgroups, before a start."""
     for pid in {pid for directory in cgroups for pid in _inits(directory)}:
         try:
             pidfd = os.pidfd_open(pid)
@@ -31,7 +31,7 @@ def end(name: str, cgroups: Sequence[str]) -> None:
 
 
 def _inits(directory: str) -> Iterator[int]:
-    """Processes of a sandbox's cgroup that are the first of a pid namespace."""
+    """Yield the processes of a cgroup that are PID 1 of a pid namespace."""
     with open(f"{directory}/cgroup.procs", encoding="ascii") as handle:
         pids = handle.read().split()
     for pid in pids:
@@ -51,6 +51,6 @@ def _kill(name: str, pid: int, pidfd: int) -> None:
         return
     if not namespaces.pidfd_ends(pidfd, KILL_SECONDS):
         raise LaunchError(
-            f"{name}: process {pid}, an init of before, survived SIGKILL for {KILL_SECONDS:.0f} s",
+            f"{name}: process {pid}, an earlier init, survived SIGKILL for {KILL_SECONDS:.0f} s",
             hint="a process in it hangs in the kernel (a frozen cgroup, a dead file server)",
         )

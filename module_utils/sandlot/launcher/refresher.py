@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""When names in egress lists are due to be resolved again; a process of its own does it.
+"""Starts a process that resolves the names in egress lists again, every five minutes.
 
-The file that the last answers are in tells both: without names there is none, and no timer.
+The file of the last answers has their time. Without names there is no file, and no timer.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ class Refresher:
         self.tried = 0.0
 
     def wait(self) -> Optional[float]:
-        """Seconds until the next one, None when there are no names."""
+        """Seconds until the next process is due, None when there are no names."""
         try:
             written = os.stat(self.site.names_file).st_mtime
         except FileNotFoundError:
             return None
-        # A clock that was set back must not put it off for longer than usual.
+        # A clock that was set back must not make the wait longer than usual.
         left = max(written, self.tried) + INTERVAL - time.time()
         return min(INTERVAL, max(0.0, left))
 
     def act(self) -> None:
-        """Start the one that is due; one that fails is followed by the next after the interval."""
+        """Start the process if it is due; after a failure, the next one waits for the interval."""
         if self.wait() != 0.0:
             return
         self.tried = time.time()

@@ -2,8 +2,8 @@
 # Copyright: the sandlot developers
 """The launcher: serves requests, watches inits, revives them. It knows names and pids, no spec.
 
-Everything that touches a sandbox is done by disposable workers; inits are forked by the zygote. It
-sleeps in poll without a timer unless a crashed init is due for another start.
+Disposable workers do everything that touches a sandbox, and the zygote forks inits. The launcher
+sleeps in poll without a timer, unless a crashed init is due for another start.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _INHERITED = "SANDLOT_DESCRIPTORS"
 
 
 class Sandbox:
-    """What the launcher remembers of a sandbox that runs."""
+    """A sandbox that runs."""
 
     def __init__(self, pidfd: int) -> None:
         self.pidfd = pidfd
@@ -142,7 +142,7 @@ class Server:
         self._dispatch()
 
     def _dispatch(self) -> None:
-        """Start workers for what is queued: one at a time per sandbox, a few at a time in all."""
+        """Start workers for queued requests: one at a time per sandbox, a few at a time in all."""
         waiting: List[Request] = []
         busy = {name for _, names in self.workers.values() for name in names}
         for operation, names, connection in self.queue:
@@ -154,32 +154,32 @@ class Server:
         self.queue = waiting
 
     def _fork_worker(self, operation: str, names: Names, connection: Connection) -> None:
-        """Fork who does it; for a start also, from the same clean state, who becomes init."""
+        """Fork a worker; for a start, the zygote also forks a joiner, which becomes init."""
         for name in names:
             self.restarts.pop(name, None)
             if operation in ("stop", worker.STOP_ALL):
                 self.failures.pop(name, None)
                 self._forget(name)
-        means = None
+        kit = None
         try:
             if operation in ("start", "revive"):
-                means = self._means()
+                kit = self._start_kit()
         except LaunchError as error:
             if connection is not None:
                 _answer(connection, {"error": error.message, "hint": error.hint})
             return
         pid = os.fork()
         if pid == 0:
-            _shed(connection, means)
-            worker.run(self.site, operation, names, connection, means)
+            _shed(connection, kit)
+            worker.run(self.site, operation, names, connection, kit)
         self.workers[pid] = (operation, names)
         if connection is not None:
             connection.close()
-        if means is not None:
-            means.peer.close()
+        if kit is not None:
+            kit.peer.close()
 
-    def _means(self) -> builder.StartKit:
-        """For one start: the stage, and a new joiner."""
+    def _start_kit(self) -> builder.StartKit:
+        """For one start: the build namespace, and a new joiner."""
         ours, theirs = wire.pair()
         joiner = self.zygote.fork(theirs)
         theirs.close()
@@ -209,7 +209,7 @@ class Server:
         self._dispatch()
 
     def _adopt(self, name: str) -> None:
-        """Watch a sandbox that runs; restart one whose init died unnoticed."""
+        """Watch a sandbox that runs; restart one whose init died without a launcher."""
         if name in self.running:
             return
         try:
@@ -237,7 +237,7 @@ class Server:
         self._consider_restart(name)
 
     def _consider_restart(self, name: str) -> None:
-        """Revive an init that did not end on purpose, with back-off; its policy is read then."""
+        """Revive, with back-off, an init that did not end on purpose, if its policy allows."""
         try:
             started = runtime.last_started(self.site.sandbox(name))
         except SandlotError as error:
@@ -286,14 +286,14 @@ class Server:
         os.execve(sys.executable, command(self.site, sys.executable), environment)
 
 
-def _shed(connection: Connection, means: Optional[builder.StartKit]) -> None:
-    """In a fresh child: no descriptor of the launcher but the standard streams and those named."""
+def _shed(connection: Connection, kit: Optional[builder.StartKit]) -> None:
+    """In a new child: close all descriptors of the launcher but those it works with."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     low = 3
     kept = [] if connection is None else [connection.fileno()]
-    kept += [] if means is None else [means.stage, means.peer.fileno()]
+    kept += [] if kit is None else [kit.stage, kit.peer.fileno()]
     for fd in sorted(kept):
         libc.close_between(low, fd - 1)
         low = fd + 1
@@ -301,7 +301,7 @@ def _shed(connection: Connection, means: Optional[builder.StartKit]) -> None:
 
 
 def _words(message: wire.Message) -> Tuple[str, Names]:
-    """The operation, and the names of what a worker is to do."""
+    """The operation, and the names of sandboxes if a worker is to do it."""
     operation = message["op"]
     if not isinstance(operation, str):
         raise TypeError("an operation has to be text")
@@ -317,7 +317,7 @@ def _answer(connection: _socket.socket, message: wire.Message) -> None:
     try:
         wire.answer(connection, message)
     except OSError:
-        pass  # the client has gone; the work is done all the same
+        pass  # the client has gone, but the work is done
     connection.close()
 
 
@@ -337,7 +337,7 @@ def serve(root: str, zygote: Zygote) -> NoReturn:
 
 
 def _lock(site: Site) -> int:
-    """Held until this process ends: one launcher per root."""
+    """Lock out other launchers of this root until this process ends."""
     fd = os.open(f"{site.run}/launcher.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if not flock.try_take(fd):
         watch.log("another launcher serves this host")

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Stop: ask inits over their sockets, wait on their pidfds, kill those whose time is up.
+"""Stops sandboxes: asks inits over their sockets, waits on their pidfds, kills those that are late.
 
-Many are stopped in one loop: all are asked before any is waited for. Killing init ends everything
-in its pid namespace (pid_namespaces(7)), a fork bomb included. Nothing here waits for an init
-without a limit, as it may have been taken over by the workload.
+One loop stops many: it asks all before it waits for any. Killing init ends everything in its pid
+namespace (pid_namespaces(7)), a fork bomb included. Each wait has a limit, as the workload may
+control its init.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
     Report = Callable[[str, Optional[SandlotError]], None]
 
-# On top of stop_timeout: init has to notice, kill what is left and go.
+# On top of stop_timeout: init has to notice, kill the rest and go.
 MARGIN = 2.0
 KILL_DEADLINE = 30.0
 KILLED = 128 + int(signal.SIGKILL)
-# Of a sandbox whose launch file can't be read.
+# The timeout of a sandbox whose launch file can't be read.
 USUAL_TIMEOUT = 10.0
-# A full backlog of init's socket is nothing that poll tells the end of.
+# poll does not tell when a full backlog of init's socket has room again.
 ASK_AGAIN = 0.05
 
 
 class _Stop:
-    """One sandbox on its way down; ``due`` is when patience with what it does now ends."""
+    """One sandbox that is being stopped; ``due`` is the end of the present step."""
 
     def __init__(self, paths: SandboxPaths, launch: Mapping[str, Any], pidfd: int) -> None:
         self.paths = paths
@@ -54,7 +54,7 @@ class _Stop:
 
 
 def stop_all(sandboxes: Sequence[SandboxPaths], report: Report) -> None:
-    """End their inits, gracefully where they answer; each is reported once, when it has ended."""
+    """End inits, gracefully where they answer; report each one once, when it has ended."""
     stops = _Stops(report)
     for paths in sandboxes:
         stops.begin(paths)
@@ -79,7 +79,7 @@ class _Stops:
         self._explained(paths, lambda: self._begin(paths))
 
     def _explained(self, paths: SandboxPaths, action: Callable[[], None]) -> None:
-        """Do it; what fails is this sandbox's failure."""
+        """Do it; report an error as this sandbox's failure."""
         try:
             action()
         except SandlotError as error:
@@ -124,7 +124,7 @@ class _Stops:
         except (OSError, LaunchError):
             agreed = False
         if not agreed:
-            self._kill(stop)  # init talks nonsense, or has gone
+            self._kill(stop)  # its answer is invalid, or init has gone
             return
         self._hang_up(stop)
         stop.due = time.monotonic() + _timeout(stop.launch) + MARGIN
@@ -137,7 +137,8 @@ class _Stops:
 
     def _overdue(self, stop: _Stop) -> None:
         if stop.killed:
-            self._give_up(stop)
+            self._drop(stop)
+            self.report(stop.paths.name, _survived(stop.paths))
         elif stop.connection is None and time.monotonic() < stop.patience:
             self._ask(stop)
         else:
@@ -150,12 +151,8 @@ class _Stops:
         try:
             signal.pidfd_send_signal(stop.pidfd, signal.SIGKILL)
         except ProcessLookupError:
-            return  # its pidfd tells
+            return  # its pidfd is readable
         _thaw(stop.launch)
-
-    def _give_up(self, stop: _Stop) -> None:
-        self._drop(stop)
-        self.report(stop.paths.name, _survived(stop.paths))
 
     def _gone(self, stop: _Stop) -> None:
         self._drop(stop)
@@ -168,7 +165,7 @@ class _Stops:
         self.stops.remove(stop)
 
     def _settle(self, paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
-        """Forget init, which is gone."""
+        """Remove the files of an init that has ended."""
         oom.note(paths, _cgroups(launch))
         finish(paths, "exited")
         store.remove(paths.init)
@@ -177,7 +174,7 @@ class _Stops:
 
 
 def stop_timeout(paths: SandboxPaths) -> float:
-    """Seconds that its workload has to end, as it was prepared last."""
+    """Seconds that the workload has to end, by its launch file."""
     return _timeout(_launch(paths))
 
 
@@ -189,12 +186,12 @@ def _timeout(launch: Mapping[str, Any]) -> float:
 
 
 def _cgroups(launch: Mapping[str, Any]) -> List[str]:
-    found = launch.get("cgroups")
-    return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
+    paths = launch.get("cgroups")
+    return [each for each in paths if isinstance(each, str)] if isinstance(paths, list) else []
 
 
 def _launch(paths: SandboxPaths) -> Mapping[str, Any]:
-    """As it was prepared last; {} when that can't be read."""
+    """The launch file; {} when it can't be read."""
     try:
         return store.read(paths.launch) or {}
     except StateError:
@@ -202,7 +199,7 @@ def _launch(paths: SandboxPaths) -> Mapping[str, Any]:
 
 
 def _thaw(launch: Mapping[str, Any]) -> None:
-    """A frozen process hears nothing; with version 1 of cgroups not even SIGKILL."""
+    """Thaw a sandbox; frozen processes get no signal, with cgroups of v1 not even SIGKILL."""
     for directory in _cgroups(launch):
         for file, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
             try:
@@ -213,25 +210,21 @@ def _thaw(launch: Mapping[str, Any]) -> None:
 
 def _survived(paths: SandboxPaths) -> LaunchError:
     init = runtime.last_started(paths)
-    found = list(processes.below(init.pid)) if init else []
-    stuck = [pid for pid in found if processes.state(pid) == "D"]
-    told = ", ".join(f"{processes.describe(pid)} in {processes.waits_in(pid)}" for pid in stuck)
+    pids = processes.below(init.pid) if init else ()
+    stuck = {pid: processes.waits_in(pid) for pid in pids if processes.state(pid) == "D"}
+    listed = ", ".join(f"{processes.describe(pid)} in {place}" for pid, place in stuck.items())
     hint = "a process in it hangs in the kernel: thaw its cgroup, or see /proc/PID/stack"
-    if any(_asks_a_server(processes.waits_in(pid)) for pid in stuck):
+    if any("fuse" in place or place == "request_wait_answer" for place in stuck.values()):
         hint = "its file server (FUSE) does not answer: end that one, or abort the connection by "
         hint += "writing 1 to /sys/fs/fuse/connections/NUMBER/abort, and run again"
-    where = f": {told}" if told else ""
+    where = f": {listed}" if listed else ""
     return LaunchError(
         f"{paths.name}: init survived SIGKILL for {KILL_DEADLINE:.0f} seconds{where}", hint=hint
     )
 
 
-def _asks_a_server(function: str) -> bool:
-    return "fuse" in function or function == "request_wait_answer"
-
-
 def still_runs(paths: SandboxPaths) -> bool:
-    """Whether init runs and is not about to end, which is waited for."""
+    """Whether init runs; wait for one that is about to end."""
     pidfd = runtime.open_init(paths)
     if pidfd is None:
         return False
@@ -243,11 +236,11 @@ def still_runs(paths: SandboxPaths) -> bool:
 
 
 def finish(paths: SandboxPaths, state: str, exit_code: int = KILLED) -> None:
-    """Say for an init that was killed in mid-run what it could not say itself."""
-    found = runtime.status(paths)
-    if not os.path.exists(paths.status) or found.get("final"):
+    """Write the final status of an init that was killed before it could."""
+    known = runtime.status(paths)
+    if not os.path.exists(paths.status) or known.get("final"):
         return
-    found.update(state=state, final=True)
-    if "exit_code" not in found:
-        found.update(exit_code=exit_code, signal=max(0, exit_code - 128))
-    store.replace(paths.status, status.encoded(found), durable=False)
+    known.update(state=state, final=True)
+    if "exit_code" not in known:
+        known.update(exit_code=exit_code, signal=max(0, exit_code - 128))
+    store.replace(paths.status, status.encoded(known), durable=False)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""A launcher that is stopped or hangs: continued, or ended, which no sandbox notices.
+"""Continues a launcher that is stopped, and ends one that hangs, which no sandbox notices.
 
-It is found by the lock it holds, as one that is stopped tells nobody its pid.
+The launcher's lock has its pid, as a stopped launcher does not answer.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ KILL_SECONDS = 10.0
 
 
 def pid(site: Site) -> int | None:
-    """The launcher's; None when there is none."""
+    """The pid of the launcher; None when there is none."""
     return processes.flock_holder(f"{site.run}/launcher.lock")
 
 
 def is_stopped(site: Site) -> bool:
-    found = pid(site)
-    return found is not None and processes.is_stopped(found)
+    launcher = pid(site)
+    return launcher is not None and processes.is_stopped(launcher)
 
 
 def wake(site: Site) -> None:
-    """Continue what is stopped of it: the launcher, its zygote, its workers; no init."""
+    """Continue the launcher, its zygote and its workers where they are stopped, but no init."""
     with _held(site) as launcher:
         if launcher is None:
             return
-        found, pidfd = launcher
-        if processes.is_stopped(found):
+        number, pidfd = launcher
+        if processes.is_stopped(number):
             signal.pidfd_send_signal(pidfd, signal.SIGCONT)
-        for child in processes.children(found):
-            if processes.is_stopped(child) and _same_program(child, found):
-                _continue_child(child, found)
+        for child in processes.children(number):
+            if processes.is_stopped(child) and _same_program(child, number):
+                _continue_child(child, number)
 
 
 def _same_program(child: int, launcher: int) -> bool:
-    """Inits are children of the launcher as well, in a user namespace of their own."""
+    """Whether a child is no init: inits have a user namespace of their own."""
     try:
         places = [os.readlink(f"/proc/{each}/ns/user") for each in (child, launcher)]
     except OSError:
@@ -62,33 +62,33 @@ def _continue_child(child: int, launcher: int) -> None:
 
 
 def end(site: Site) -> None:
-    """SIGKILL; LaunchError when that does not help."""
+    """Kill the launcher; LaunchError when it survives."""
     with _held(site) as launcher:
         if launcher is None:
             return
-        found, pidfd = launcher
+        number, pidfd = launcher
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         if not namespaces.pidfd_ends(pidfd, KILL_SECONDS):
             raise LaunchError(
-                f"the launcher, {processes.describe(found)}, does not answer"
+                f"the launcher, {processes.describe(number)}, does not answer"
                 f" and has survived SIGKILL for {KILL_SECONDS:.0f} seconds",
-                hint=f"thaw its cgroup, or see /proc/{found}/stack for what it waits for",
+                hint=f"thaw its cgroup, or see /proc/{number}/stack for what it waits for",
             )
 
 
 @contextlib.contextmanager
 def _held(site: Site) -> Iterator[tuple[int, int] | None]:
-    """Its pid and a pidfd; it still holds its lock then, so the pid was not given away."""
-    found = pid(site)
+    """Pid and pidfd of the launcher, which still holds its lock, so the pid was not reused."""
+    holder = pid(site)
     try:
-        pidfd = os.pidfd_open(found) if found else None
+        pidfd = os.pidfd_open(holder) if holder else None
     except ProcessLookupError:
         pidfd = None
-    if found is None or pidfd is None:
+    if holder is None or pidfd is None:
         yield None
         return
     try:
-        yield (found, pidfd) if pid(site) == found else None
+        yield (holder, pidfd) if pid(site) == holder else None
     finally:
         os.close(pidfd)

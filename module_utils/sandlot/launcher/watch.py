@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Keeps the networks of running sandboxes whole: notices what others take away, and acts.
+"""Keeps the networks of running sandboxes whole when another program changes them.
 
-The kernel tells of changes, so nothing is polled. Whoever holds the writer lock is a run of ours,
-and so is a transaction whose number our rules' record has. After any other change to our rules
-the bridges are taken down at once, since without rules all is open; `sandlot repair`, a process
-of its own, puts everything right.
+The kernel announces changes, so nothing is polled. A change is ours while a run of ours holds the
+writer lock, or when the record of our rules has its transaction. After any other change to our
+rules the bridges go down at once, since without rules all is open, and `sandlot repair`, a process
+of its own, restores everything.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 FIRST_DELAY = 1.0
 LONGEST_DELAY = 60.0
-# So long after the last repair the next one is the first again.
+# After so long without a repair the delay begins at FIRST_DELAY again.
 QUIET = 300.0
 MAX_FAILURES = 5
 
 
 class Watch:
-    """``due`` is when the next repair starts, None when none is needed."""
+    """``due`` is the time of the next repair, None when none is needed."""
 
     def __init__(self, site: Site, shed: Callable[[], None]) -> None:
         self.site = site
@@ -48,7 +48,7 @@ class Watch:
         self._links: Optional[_socket.socket] = None
         self._waiter = self._repair = 0
         self._delay, self._started, self._failures = 0.0, -QUIET, 0
-        # Transactions: the last that touched our table, and the last that was looked into.
+        # Transactions: the last that touched our table, of the last repair, of the last success.
         self._generation = self._looked = self._settled = 0
         self._gone = self._again = False
 
@@ -68,31 +68,31 @@ class Watch:
             (self._links.fileno(), self._on_links),
         ]
 
-    # -- what the kernel tells
+    # -- news of the kernel
 
     def _on_rules(self) -> None:
         if self._read_rules():
             self._judge()
 
     def _read_rules(self) -> bool:
-        """Whether one of the transactions that wait touched our table; notes the last such."""
+        """Whether a transaction that waits touched our table; note the last such one."""
         record = self._record()
         table = _table(record) if record else b""
-        found = touched = gone = False
+        ours = touched = gone = False
         for message, value in self._news(table):
             if message == nftables.NEWGEN:
                 if touched:
                     self._generation, self._gone = int.from_bytes(value, "big"), gone
-                    found = True
+                    ours = True
                 touched = gone = False
             elif value == table:
                 touched = True
                 if message in (nftables.DELTABLE, nftables.NEWTABLE):
                     gone = message == nftables.DELTABLE
-        return found
+        return ours
 
     def _news(self, table: bytes) -> Iterator[Tuple[int, bytes]]:
-        """Changes that wait; lost ones count as a change to our table."""
+        """Yield the changes that wait; lost ones count as a change to our table."""
         try:
             for data in nftables.drained(self._rules):
                 yield from nftables.transactions(data)
@@ -115,10 +115,10 @@ class Watch:
         elif not self._is_locked():
             self._schedule()
 
-    # -- whose it was, and what to do
+    # -- ours or not
 
     def _judge(self, *, waited: bool = False) -> None:
-        """Our table is missing only for a moment of ours, or when there is no record either."""
+        """Repair a change by others. Our runs remove the table for a moment, or with the record."""
         if self._gone:
             self._close()
         if self._repair or self._waiter:
@@ -130,13 +130,13 @@ class Watch:
         record = self._record()
         if record is None or self._generation in (record["generation"], self._settled):
             return
-        # After a run whose own number is not known, it is most likely that one's.
+        # After a run with an unknown transaction, the change is most likely that run's.
         if not waited or record["generation"]:
             self._close()
         self._schedule()
 
     def _record(self) -> Optional[Json]:
-        """What the last run noted of our rules; None when there are none."""
+        """The record of our rules by the last run; None when there are none."""
         try:
             return store.read(self.site.watched)
         except SandlotError as error:
@@ -148,7 +148,7 @@ class Watch:
         return flock.is_held(self.site.lock)
 
     def _wait(self) -> None:
-        """A child that ends with the run that is under way."""
+        """Fork a child that ends with the present run."""
         self._waiter = os.fork()
         if self._waiter == 0:
             self._shed()
@@ -164,14 +164,14 @@ class Watch:
     # -- repairs
 
     def _schedule(self) -> None:
-        """At once, unless the last one was a moment ago: another tool may undo it each time."""
+        """Plan a repair: at once, unless another tool may undo each of them."""
         now = time.monotonic()
         if now - self._started >= QUIET:
             self._delay = 0.0
         self.due = max(now, self._started + self._delay)
 
     def act(self) -> None:
-        """Start the repair that is due."""
+        """Start a repair that is due."""
         now = time.monotonic()
         if self.due is None or self._repair or self.due > now:
             return
@@ -182,7 +182,7 @@ class Watch:
         self._repair = start(self.site, "repair")
 
     def ended(self, pid: int, status: int) -> None:
-        """A child of the launcher, perhaps one of ours."""
+        """Take the end of a child of the launcher, perhaps one of ours."""
         if pid == self._waiter:
             self._waiter = 0
             self._judge(waited=True)
@@ -197,15 +197,15 @@ class Watch:
                 self._judge(waited=True)
 
     def end(self) -> None:
-        """What still waits for a teardown has nothing left to do."""
+        """End our children at a teardown, which leaves them nothing to do."""
         for pid in filter(None, (self._waiter, self._repair)):
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
 
 
 def close_link(name: str) -> None:
-    """Take a link down; without it, what is behind it reaches nothing."""
-    # The kernel would throw away its IPv6 addresses, too.
+    """Set a link down; sandboxes behind it then reach nothing."""
+    # Without this, the kernel removes its IPv6 addresses, too.
     try:
         write_value(f"/proc/sys/net/ipv6/conf/{name}/keep_addr_on_down", "1")
     except OSError:

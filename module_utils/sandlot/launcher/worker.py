@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""One operation, in a disposable child of the launcher: on one sandbox, or a stop of many."""
+"""Does one operation in a disposable child of the launcher: on one sandbox, or a stop of many."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
     from ..site import SandboxPaths, Site
 
-# Less than clients wait for an answer.
+# Shorter than the wait of clients for an answer.
 WAIT_SECONDS = 240.0
 _POLL_SECONDS = 0.02
-# Of many sandboxes, and answered for each as it ends; the others are of one.
+# Takes many sandboxes, and has an answer for each as it ends; the others take one.
 STOP_ALL = "stop_all"
 OPERATIONS = frozenset(("create", "start", "stop", STOP_ALL, "destroy"))
 
@@ -36,9 +36,9 @@ def run(
     operation: str,
     names: Sequence[str],
     connection: Optional[_socket.socket],
-    means: Optional[builder.StartKit],
+    kit: Optional[builder.StartKit],
 ) -> NoReturn:
-    """Do it, answer, end. What is not explained here ends in launcher.log."""
+    """Do the operation, answer, end. The traceback of a bug goes to launcher.log."""
     sandboxes = [site.addressed(name) for name in names]
     failed = False
 
@@ -54,7 +54,7 @@ def run(
     if operation in ("stop", STOP_ALL):
         _stop(sandboxes, tell)
     else:
-        tell(names[0], _attempt(sandboxes[0], operation, means))
+        tell(names[0], _attempt(sandboxes[0], operation, kit))
     os._exit(1 if failed else 0)
 
 
@@ -62,20 +62,20 @@ def _answer(connection: _socket.socket, answer: wire.Message) -> None:
     try:
         wire.answer(connection, answer)
     except OSError:
-        pass  # the client has gone; the work is done all the same
+        pass  # the client has gone, but the work is done
 
 
 def _refusal(error: SandlotError) -> wire.Message:
-    """The client knows remedies by error number."""
+    """The answer to a failure; the client knows remedies by error number."""
     answer: wire.Message = {"error": error.message, "hint": error.hint}
     return {**answer, "errno": error.code} if error.code else answer
 
 
 def _attempt(
-    sandbox: SandboxPaths, operation: str, means: Optional[builder.StartKit]
+    sandbox: SandboxPaths, operation: str, kit: Optional[builder.StartKit]
 ) -> Optional[SandlotError]:
     try:
-        _work(sandbox, operation, means)
+        _work(sandbox, operation, kit)
     except SandlotError as error:
         return error
     except OSError as error:
@@ -85,11 +85,11 @@ def _attempt(
 
 def _explained(sandbox: SandboxPaths, operation: str, error: OSError) -> LaunchError:
     where = f" ({error.filename})" if error.filename else ""
-    told = f"{sandbox.name}: {operation}: {error.strerror or error}{where}"
-    return LaunchError(told, code=error.errno or 0)
+    message = f"{sandbox.name}: {operation}: {error.strerror or error}{where}"
+    return LaunchError(message, code=error.errno or 0)
 
 
-def _work(sandbox: SandboxPaths, operation: str, means: Optional[builder.StartKit]) -> None:
+def _work(sandbox: SandboxPaths, operation: str, kit: Optional[builder.StartKit]) -> None:
     if operation in ("create", "start"):
         os.makedirs(sandbox.run, mode=0o700, exist_ok=True)
     try:
@@ -106,12 +106,12 @@ def _work(sandbox: SandboxPaths, operation: str, means: Optional[builder.StartKi
         )
     if operation == "create":
         creator.create(sandbox, launch)
-    elif means is not None and not stopper.still_runs(sandbox):
-        _start(sandbox, launch, means, revived=operation == "revive")
+    elif kit is not None and not stopper.still_runs(sandbox):
+        _start(sandbox, launch, kit, revived=operation == "revive")
 
 
 def _stop(sandboxes: Sequence[SandboxPaths], tell: stopper.Report) -> None:
-    """First those that no other worker holds, so that none of them waits for another's end."""
+    """Stop first the sandboxes that no other worker holds, so that they need not wait."""
     free, held = _locked(sandboxes, tell, wait=False)
     stopper.stop_all(free, tell)
     late, _ = _locked(held, tell, wait=True)
@@ -121,7 +121,7 @@ def _stop(sandboxes: Sequence[SandboxPaths], tell: stopper.Report) -> None:
 def _locked(
     sandboxes: Sequence[SandboxPaths], tell: stopper.Report, *, wait: bool
 ) -> Tuple[List[SandboxPaths], List[SandboxPaths]]:
-    """Those that are ours now, and those that another worker holds."""
+    """Lock sandboxes; the ones that are ours now, and the ones that another worker holds."""
     ours: List[SandboxPaths] = []
     held: List[SandboxPaths] = []
     for sandbox in sandboxes:
@@ -137,9 +137,9 @@ def _locked(
 
 
 def _lock(sandbox: SandboxPaths, *, wait: bool) -> bool:
-    """Keep out others until this process ends, also those that a killed launcher left behind.
+    """Lock out other workers until this process ends, also those of a killed launcher.
 
-    Not for ever, as one of them may be stopped, or hang with a file server.
+    The wait has a limit, as such a worker may be stopped, or hang with a file server.
     """
     fd = os.open(sandbox.run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     deadline = time.monotonic() + (WAIT_SECONDS if wait else 0.0)
@@ -163,7 +163,7 @@ def _busy(sandbox: SandboxPaths) -> LaunchError:
 def _start(
     sandbox: SandboxPaths,
     launch: Mapping[str, Any],
-    means: builder.StartKit,
+    kit: builder.StartKit,
     *,
     revived: bool,
 ) -> None:
@@ -172,4 +172,4 @@ def _start(
         stopper.finish(sandbox, "crashed")
         return
     orphans.end(sandbox.name, launch["cgroups"])
-    builder.start(sandbox, launch, means, restarts + revived)
+    builder.start(sandbox, launch, kit, restarts + revived)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Entry point of the launcher, and the process all inits are forked from.
+"""Entry point of the launcher, and the process that forks all inits.
 
 A page that either side of a fork writes to is no longer shared. The launcher writes to its memory
 with every request, so inits are forked from a process that does nothing else: the zygote, forked
-before the launcher imports what only it and its workers need. Its import budget is what
-tests/unit/test_imports.py lists and no more; hence C modules (_socket, _signal) in place of their
-wrappers, which import enum, and no typing, dataclasses, re or json.
+before the launcher imports the code of itself and its workers. tests/unit/test_imports.py has its
+import budget; hence C modules (_socket, _signal) in place of their wrappers, which import enum, and
+no typing, dataclasses, re or json.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ANCILLARY_SIZE = _socket.CMSG_SPACE(INT.size)
 
 
 def main(root: str) -> NoReturn:
-    """Be the launcher for the root; the standard streams are the caller's business."""
+    """Be the launcher for a root. A launcher of an older version re-executes this name."""
     gc.disable()
     os.umask(0o077)
     confine.prctl(confine.PR_SET_DUMPABLE, 0)
@@ -62,20 +62,20 @@ def _spawn() -> Zygote:
 
 def _serve(control: _socket.socket) -> NoReturn:
     confine.set_name("sandlot-zygote")
-    # A launcher that dies closes the connection, which one that is stopped does not see.
+    # A launcher that dies closes the connection, but a stopped zygote would not notice.
     confine.prctl(confine.PR_SET_PDEATHSIG, int(signal.SIGKILL))
-    # Inherited by init, which forwards these; installing them there would cost memory each time.
+    # Init inherits these handlers; installing them there would cost memory in each sandbox.
     for number in CAUGHT:
         signal.signal(number, note)
     for _ in range(warm_up.ROUNDS):
-        warm_up.perform()
+        warm_up.run()
     gc.collect()
     gc.freeze()
     while True:
         try:
             data, ancillary, _, _ = control.recvmsg(1, _ANCILLARY_SIZE, _socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
-            data = b""  # it died before it had read an answer
+            data = b""  # the launcher died before it had read an answer
         if not data:
             os._exit(0)
         if ancillary:

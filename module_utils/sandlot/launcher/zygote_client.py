@@ -13,7 +13,7 @@ from ..kernel.signals import signal
 
 INT = struct.Struct("i")
 _FORK, _REAP = b"f", b"r"
-# A zygote answers within a millisecond; one that somebody has stopped is continued.
+# A zygote answers within a millisecond, and is continued if somebody has stopped it.
 _PATIENCE_SECONDS, _ATTEMPTS = 1.0, 10
 
 
@@ -26,7 +26,7 @@ class Zygote:
         control.settimeout(_PATIENCE_SECONDS)
 
     def fork(self, peer: _socket.socket) -> int:
-        """Fork a joiner that listens to ``peer``; its pid."""
+        """Fork a joiner that listens to ``peer``; return its pid."""
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, INT.pack(peer.fileno()))]
         try:
             self._control.sendmsg([_FORK], rights, _socket.MSG_NOSIGNAL)
@@ -34,28 +34,28 @@ class Zygote:
         except ConnectionError:
             answer = b""
         if not answer:
-            raise LaunchError("the zygote has died", hint="run again; the launcher starts anew")
+            raise LaunchError("the zygote has died", hint="run again; the launcher restarts itself")
         return int(INT.unpack(answer)[0])
 
     def _answer(self) -> bytes:
-        """What it says; b"" once it is given up, when the launcher starts anew."""
+        """The pid as sent; b"" when the zygote does not answer, and is killed."""
         for _ in range(_ATTEMPTS):
             try:
                 return self._control.recv(INT.size)
             except _socket.timeout:
-                # Our child, and not reaped yet: the pid is its.
+                # Our child is not reaped yet, so the pid is still its.
                 os.kill(self.pid, signal.SIGCONT)
         os.kill(self.pid, signal.SIGKILL)
         return b""
 
     def reap(self) -> None:
-        """Have it collect joiners that have become init's parent and ended."""
+        """Make the zygote collect joiners that have forked init and ended."""
         try:
             self._control.send(_REAP, _socket.MSG_NOSIGNAL)
         except (ConnectionError, _socket.timeout):
-            return  # noticed and made good when its end is reported
+            return  # the launcher notices when it reaps the zygote
 
     def end(self) -> None:
-        """Ahead of the launcher: systemd leaves behind the cgroup of a unit that anybody is in."""
+        """End the zygote before the launcher: systemd keeps the cgroup of a unit with processes."""
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
