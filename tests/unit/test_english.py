@@ -40,7 +40,7 @@ ALLOWED: dict[str, int] = {
     "idmap": 2,
     "images": 43,
     "library": 27,
-    "network": 34,
+    "network": 10,
     "sandbox": 24,
     "security": 5,
     "site": 3,

@@ -7,7 +7,7 @@ import pytest
 from sandlot.errors import SpecError
 from sandlot.network import Names, check_names, hosts_file, resolv_conf, unreachable_resolvers
 from sandlot.network.bridge import announce
-from sandlot.network.common.ifnames import interface_names
+from sandlot.network.common.allocation import interface_names
 from sandlot.network.common.model import Interface
 
 STUB = "# managed\nnameserver 127.0.0.53\noptions edns0 trust-ad\nsearch lan\n"

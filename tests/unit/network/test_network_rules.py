@@ -141,13 +141,13 @@ def test_order_of_listed_elements_does_not_matter():
 def test_a_listing_between_two_transactions_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     generations, listings = iter([1, 2, 2, 2]), iter(["half", "half", "whole", "whole"])
     monkeypatch.setattr(nft.nftables, "generation", lambda: next(generations))
-    monkeypatch.setattr(nft, "_list", lambda program, family, table: next(listings))
+    monkeypatch.setattr(nft, "_listed", lambda command, words: next(listings))
     assert nft._listings("nft", "sandlot") == {"inet": "whole", "bridge": "whole"}
 
 
 def test_rules_that_never_rest_are_looked_at_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     generations = count()
     monkeypatch.setattr(nft.nftables, "generation", lambda: next(generations))
-    monkeypatch.setattr(nft, "_list", lambda program, family, table: family)
+    monkeypatch.setattr(nft, "_listed", lambda command, words: words[1])
     assert nft._listings("nft", "sandlot") == {"inet": "inet", "bridge": "bridge"}
     assert next(generations) == 2 * nft.LOOKS

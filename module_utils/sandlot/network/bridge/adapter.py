@@ -20,11 +20,11 @@ from ...errors import HostError
 from ...kernel import netlink
 from ..common.model import Interface
 
-NUD_NOARP = 0x40  # of a bridge: static
+NUD_NOARP = 0x40  # an entry of a bridge that is static
 NTF_MASTER = 0x04
 IFA_F_NODAD = 0x02
 RT_SCOPE_LINK = 253
-# Of any scope, in what is to be deleted.
+# Matches routes of any scope in a deletion.
 RT_SCOPE_NOWHERE = 255
 RTPROT_KERNEL = 2
 TC_H_ROOT = 0xFFFFFFFF
@@ -35,7 +35,7 @@ _shared: list[_Session] = []
 
 
 class Bucket(NamedTuple):
-    """A token bucket: bytes a second, bytes at once, bytes that wait."""
+    """A token bucket: bytes a second, bytes at once, bytes in the queue."""
 
     handle: int
     rate: int
@@ -44,7 +44,7 @@ class Bucket(NamedTuple):
 
 
 class _Session:
-    """A connection that is opened when it is first needed."""
+    """A connection that opens at its first use."""
 
     def __init__(self) -> None:
         self._links: Links | None = None
@@ -66,7 +66,7 @@ def require() -> None:
 
 
 def load() -> Any:
-    """pyroute2, imported by now."""
+    """The module pyroute2."""
     try:
         import pyroute2
     except ImportError as error:
@@ -98,7 +98,7 @@ def host() -> Iterator[Links]:
 
 @contextlib.contextmanager
 def opened() -> Iterator[Links]:
-    """A connection in the network namespace this thread is in now."""
+    """A connection in the thread's present network namespace."""
     links = Links()
     try:
         yield links
@@ -108,9 +108,9 @@ def opened() -> Iterator[Links]:
 
 @contextlib.contextmanager
 def batched() -> Iterator[Links]:
-    """Changes that reach the kernel together, at the end, in the namespace this thread is in now.
+    """Changes that reach the kernel together, at the end, in the thread's present namespace.
 
-    A connection of pyroute2's own would cost more than the few changes inside a sandbox.
+    A connection of pyroute2 would cost more than the few changes inside a sandbox.
     """
     batch = Batch(_compiler())
     yield batch
@@ -118,7 +118,7 @@ def batched() -> Iterator[Links]:
 
 
 def _everywhere(address: str) -> dict[str, Any]:
-    """What a default route leads to, in the family of ``address``."""
+    """Matches default routes in the family of ``address``."""
     if ":" in address:
         return {"family": socket.AF_INET6, "dst": "::/0"}
     return {"family": socket.AF_INET, "dst": "0.0.0.0/0"}
@@ -130,7 +130,7 @@ def _compiler() -> Any:
 
 
 class Links:
-    """A netlink connection; it stays in the network namespace it was opened in."""
+    """A netlink connection; it stays in the network namespace that it was opened in."""
 
     def __init__(self, route: Any = None) -> None:
         pyroute2 = load()
@@ -164,7 +164,7 @@ class Links:
     def add_veth(
         self, interface: Interface, mac: str, *, master: int, netns: int, mtu: int | None
     ) -> None:
-        """A pair with one end in ``netns`` under its final name, which is down yet."""
+        """Make a pair with one end, still down, in ``netns`` under its final name."""
         size = {} if mtu is None else {"mtu": mtu}
         peer = {
             "ifname": interface.ifname,
@@ -185,13 +185,13 @@ class Links:
             )
 
     def set_port(self, name: str, mac: str, *, isolated: bool) -> None:
-        """A port of an isolated network talks to the bridge itself only; of others, also to itself.
+        """Let a port of an isolated network reach the bridge only, any other also itself.
 
-        With br_netfilter on, a published port reached from the sandbox that publishes it goes
-        out of the bridge port it came in by, which is what hairpin mode allows.
+        With br_netfilter on, packets of a sandbox to a port that it publishes leave by the bridge
+        port they came in by; hairpin mode allows that.
 
-        The bridge is told who is behind the port: it would learn it from link-local frames too
-        (LLDP), which no hook of the packet filter sees.
+        The forwarding entry is fixed. A bridge learns entries from link-local frames (LLDP) too,
+        which no hook of the packet filter sees.
         """
         index = socket.if_nametoindex(name)
         with self._explained(f"set the bridge port {name}"):
@@ -212,7 +212,7 @@ class Links:
     def set_addresses(
         self, name: str, addresses: Sequence[str], *, instead_of: Sequence[str] = ()
     ) -> None:
-        """Give a link these addresses ("address/prefix") and take the others from it."""
+        """Give a link these addresses ("address/prefix"); take ``instead_of`` from it."""
         index = socket.if_nametoindex(name)
         with self._explained(f"give {name} the address {' and '.join(addresses)}"):
             for old in instead_of:
@@ -228,9 +228,9 @@ class Links:
         self._route.addr(command, index=index, address=plain, prefixlen=int(prefix), **six)
 
     def set_subnet_route(self, name: str, address: str) -> None:
-        """What the kernel makes along with an address, as somebody may have deleted it."""
+        """Restore the route that the kernel makes with an address; somebody may have deleted it."""
         subnet = ipaddress.ip_interface(address)
-        # IPv6 knows no such scope, and chooses the source by itself.
+        # IPv6 has no such scope, and chooses the source by itself.
         four = {"prefsrc": str(subnet.ip), "scope": RT_SCOPE_LINK} if subnet.version == 4 else {}
         with self._explained(f"set the route to {subnet.network}"):
             self._route.route(
@@ -243,13 +243,13 @@ class Links:
             )
 
     def set_default_route(self, name: str, gateway: str) -> None:
-        """In the family of ``gateway``."""
+        """Set the default route in the family of ``gateway``."""
         with self._explained(f"set the default route via {gateway}"):
             index = socket.if_nametoindex(name)
             self._route.route("replace", **_everywhere(gateway), gateway=gateway, oif=index)
 
     def remove_default_route(self, via: str, index: int, metric: int) -> None:
-        """``via`` is its gateway, or where it leads when it has none."""
+        """``via`` is the gateway, or the destination of a route without one."""
         match = _everywhere(via) if "/" in via else {**_everywhere(via), "gateway": via}
         # Without a gateway to match, the kernel takes the first one with this metric.
         match.update(scope=RT_SCOPE_NOWHERE, priority=metric)
@@ -257,12 +257,12 @@ class Links:
             self._route.route("del", oif=index, **match)
 
     def add_ifb(self, name: str, mac: str) -> None:
-        """A link that hands back what is sent to it, behind a queue of its own; down yet."""
+        """Make a link that hands back all packets sent to it, behind its own queue; still down."""
         with self._explained(f"make the link {name} (kernel module ifb)"):
             self._route.link("add", ifname=name, kind="ifb", address=mac)
 
     def set_rate(self, name: str, bucket: Bucket) -> None:
-        """Send no faster than ``bucket``; one of ours that is there is changed, not emptied."""
+        """Send no faster than ``bucket``; a bucket of ours is changed, not emptied."""
         with self._explained(f"limit what {name} sends (kernel module sch_tbf)"):
             self._route.tc(
                 "replace",
@@ -280,7 +280,7 @@ class Links:
             self._route.tc("del", index=socket.if_nametoindex(name), parent=TC_H_ROOT)
 
     def redirect(self, name: str, target: str) -> None:
-        """All that ``name`` receives goes through ``target`` before anything else sees it."""
+        """Send all that ``name`` receives through ``target`` before anything else sees it."""
         index, other = socket.if_nametoindex(name), socket.if_nametoindex(target)
         with self._explained(f"queue what {name} receives (kernel module sch_ingress)"):
             self._route.tc("add", "ingress", index)
@@ -303,10 +303,10 @@ class Links:
             self._route.tc("del", "ingress", socket.if_nametoindex(name))
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete links that are there; many cost about as much as one.
+        """Delete those links that exist; many cost about as much as one.
 
-        The kernel waits for all processors with each deletion, but once only for a link group.
-        The group is a random one, so that no other link is in it.
+        The kernel waits for all processors at each deletion, but only once for a link group. The
+        group is random, so that no other link is in it.
         """
         group = secrets.randbelow(1 << 30) + (1 << 30)
         marked = [name for name in names if self._mark(name, group)]
@@ -322,14 +322,14 @@ class Links:
         try:
             self._route.link("set", index=index, group=group)
         except self._refused as error:
-            if error.code == 19:  # ENODEV: went with its network namespace meanwhile
+            if error.code == 19:  # ENODEV: gone with its network namespace meanwhile
                 return False
             raise HostError(f"the kernel refused to mark {name}: {error}") from error
         return True
 
 
 class Batch(Links):
-    """Requests that wait to be sent, in order, each with what it asks for in words."""
+    """Requests in order, each with its purpose in words, until they are sent."""
 
     def __init__(self, compiler: Any) -> None:
         super().__init__(compiler)

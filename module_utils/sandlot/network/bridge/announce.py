@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Tells neighbours at once that an address or its MAC address has changed (RFC 5227, section 2.3).
+"""Tells neighbours at once of a changed address or MAC address (RFC 5227, section 2.3).
 
-Their caches would send to where it was for some ten seconds.
+Their caches would send to the old place for some ten seconds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def frame(item: Interface) -> bytes:
 
 
 def announce(item: Interface) -> None:
-    """In the sandbox's network namespace, on an interface that is up."""
+    """Runs in the sandbox's network namespace, for an interface that is up."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC) as sock:
         sock.bind((item.ifname, 0))
         sock.send(frame(item))

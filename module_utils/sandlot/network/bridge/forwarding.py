@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Forwarding, which is the host's: switched on for networks, and put back as it was before."""
+"""Forwarding, a setting of the host: switched on for networks, and restored later."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Dict, Mapping
+from typing import Callable, Dict, Mapping
 
 from ... import store
 from ...site import Site
@@ -19,9 +19,9 @@ DEVICE_AFTER_OFF = "0"
 
 @dataclass(frozen=True)
 class Forwarding:
-    """Forwarding of one family now, and what to restore when it was us who switched it on.
+    """Forwarding of one family; ``prior`` are the settings to restore if we switched it on.
 
-    ``shared``: another root of sandlot has done it, and we don't know of it yet.
+    ``shared``: another root of sandlot switched it on, and we have no record of that yet.
     """
 
     enabled: bool
@@ -30,7 +30,7 @@ class Forwarding:
 
     @property
     def ours(self) -> bool:
-        """Whether sandlot has switched it on, or would have to."""
+        """Whether sandlot switched forwarding on, or would have to."""
         return self.prior is not None or not self.enabled or self.shared
 
     @property
@@ -44,7 +44,7 @@ def file(site: Site, version: int) -> str:
 
 def observe(site: Site, version: int) -> Forwarding:
     record = store.read(file(site, version))
-    # A record from before a reboot says nothing: the boot has set everything anew.
+    # A record from before a reboot says nothing: the boot has reset every setting.
     current = record is not None and record.get("boot_id") == store.boot_id()
     prior = record["prior"] if record and current else None
     enabled = sysctls.read(FORWARD[version]) not in ("0", None)
@@ -53,32 +53,21 @@ def observe(site: Site, version: int) -> Forwarding:
 
 
 def enable(site: Site, version: int) -> None:
-    """Switch it on, having recorded all that the kernel changes along with it."""
+    """Record every setting that the kernel changes along with forwarding, then switch it on."""
     with roots.alone():
         state = observe(site, version)
         if not state.due:
             return
         if state.prior is None:
-            _record(site, version, _before(version, shared=state.shared))
+            # Only the root that switched it on knows the settings from before.
+            settings = {FORWARD[version]: "0"} if state.shared else PRIOR[version]()
+            os.makedirs(site.state, mode=0o700, exist_ok=True)
+            record = {"boot_id": store.boot_id(), "prior": settings}
+            store.write(file(site, version), record)
         if not state.enabled:
             if version == 6:
                 _keep_advertisements()
             sysctls.write(FORWARD[version], "1")
-
-
-def _record(site: Site, version: int, prior: Mapping[str, str]) -> None:
-    os.makedirs(site.state, mode=0o700, exist_ok=True)
-    store.write(file(site, version), {"boot_id": store.boot_id(), "prior": dict(prior)})
-
-
-def _before(version: int, *, shared: bool) -> Dict[str, str]:
-    """Forwarding and the settings that are overwritten along with it.
-
-    What these were before another root came is known to that one only.
-    """
-    if shared:
-        return {FORWARD[version]: "0"}
-    return _current4() if version == 4 else _current6()
 
 
 def _current4() -> Dict[str, str]:
@@ -103,6 +92,10 @@ def _current6() -> Dict[str, str]:
     return values
 
 
+# The settings that the kernel overwrites along with forwarding, as they are.
+PRIOR: Mapping[int, Callable[[], Dict[str, str]]] = {4: _current4, 6: _current6}
+
+
 def _devices(version: int) -> list[str]:
     return sorted(os.listdir(f"{sysctls.ROOT}/ipv{version}/conf"))
 
@@ -120,16 +113,16 @@ def _keep_advertisements() -> None:
 
 
 def restore(site: Site, version: int) -> None:
-    """Put back what was before, unless somebody else has changed it or needs it since."""
+    """Put back the settings from before, unless somebody else changed or needs them since."""
     with roots.alone():
         _put_back(site, version)
         store.remove(file(site, version))
 
 
 def leave(site: Site) -> None:
-    """Restore all, and take away the rules by which other roots know that we need it.
+    """Restore all, and take away the rules by which other roots know that we need forwarding.
 
-    In one go, else two roots that leave at the same time would each leave it to the other.
+    In one go: of two roots that leave at the same time, each would leave it to the other.
     """
     with roots.alone():
         for version in FORWARD:
@@ -151,7 +144,7 @@ def _put_back(site: Site, version: int) -> None:
 
 
 def _after_off(key: str) -> str:
-    """What it is once forwarding was switched off: by the kernel (ip-sysctl.rst), or by us."""
+    """The value after forwarding is switched off: the kernel's (ip-sysctl.rst), or ours."""
     if key == ACCEPT_REDIRECTS:
         return "1"
     return "2" if key.endswith("/accept_ra") else DEVICE_AFTER_OFF

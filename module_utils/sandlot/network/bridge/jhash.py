@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The kernel's jhash (include/linux/jhash.h) of an IPv6 address, as nft has it."""
+"""The kernel's jhash (include/linux/jhash.h) of an IPv6 address, as nft computes it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FINAL = (("c", "b", 14), ("a", "c", 11), ("b", "a", 25), ("c", "b", 16),
 def of_address(address: str, seed: int) -> int:
     packed = ipaddress.IPv6Address(address).packed
     start = START + len(packed) + seed
-    # Words are read in host byte order, what is left at the end byte by byte.
+    # Words are in host byte order, the rest at the end byte by byte.
     words: tuple[int, ...] = (
         *struct.unpack("=3I", packed[:12]),
         int.from_bytes(packed[12:], "little"),

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Our two nftables tables in the kernel: what is there, and replacing both in one transaction."""
+"""Our two nftables tables in the kernel: observed, and replaced in one transaction."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from ..common.model import owner_mark
 from . import nft_delta
 
 FAMILIES = ("inet", "bridge")
-# A host whose rules never rest is looked at as it is.
+# Attempts to list rules between two transactions; the last attempt counts as it is.
 LOOKS = 5
-# Whom the kernel counts for is no part of the rules.
+# Counter owners are ignored when rules are compared.
 COUNTED = re.compile(r"(flags dynamic\n)\s*elements = \{[^}]*\}\n")
-# Of a table that is not there, and of kernels and namespaces that have none.
+# Messages about a table that does not exist, and of kernels and namespaces without any.
 _NO_TABLE = tuple(
     os.strerror(code) for code in (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 )
@@ -54,7 +54,7 @@ class Tables:
 
 
 class Watched(NamedTuple):
-    """Links the launcher looks after; it takes the bridges down while the rules are missing."""
+    """Links that the launcher watches; it takes the bridges down while the rules are missing."""
 
     bridges: Sequence[str]
     links: Sequence[str]
@@ -82,16 +82,17 @@ def observe(site: Site) -> Tables:
 
 
 def _listings(program: str, table: str) -> dict[str, str]:
-    """What there is of both tables. nft asks for their parts one by one, so that a transaction in
+    """Both tables as far as they exist. nft asks for their parts one by one, so a transaction in
     between would show some of the old rules and some of the new."""
-    found: dict[str, str] = {}
+    present: dict[str, str] = {}
     for _ in range(LOOKS):
         before = nftables.generation()
-        listings = {family: _list(program, family, table) for family in FAMILIES}
-        found = {family: text for family, text in listings.items() if text is not None}
+        command = [program, "--stateless"]
+        listings = {family: _listed(command, ["table", family, table]) for family in FAMILIES}
+        present = {family: text for family, text in listings.items() if text is not None}
         if nftables.generation() == before:
             break
-    return found
+    return present
 
 
 def require(site: Site, tables: Tables) -> None:
@@ -109,22 +110,29 @@ def apply(site: Site, text: str, watched: Watched) -> None:
     """Bring both tables to ``text`` and record what the kernel made of them."""
     tables = observe(site)
     require(site, tables)
-    before = _in_force(site)
+    # The digests tell whether the kernel still has the rules last applied.
+    path = _text_file(site)
+    content = store.read_bytes(path, hint=f"remove {path}; the next run makes it again") or b""
+    before = content.decode("utf-8", "replace")
     script = nft_delta.script(before, text) if tables.hold(before) else None
+    if script is None:
+        # A replacement, whether or not the tables exist.
+        verbs = [f"{verb} table {family}" for family in FAMILIES for verb in ("add", "delete")]
+        script = "".join(f"{words} {site.nft_table}\n" for words in verbs) + text
     with announced(site, watched):
-        _transaction(_replacing(site, text) if script is None else script)
+        _transaction(script)
     os.makedirs(site.run, mode=0o700, exist_ok=True)
-    store.replace(_text_file(site), text.encode(), mode=0o600)
+    store.replace(path, text.encode(), mode=0o600)
     record = {"text": digest(text), "listing": observe(site).listed}
     store.write(_record_file(site), record, durable=False)
 
 
 @contextlib.contextmanager
 def announced(site: Site, watched: Watched | None = None) -> Iterator[None]:
-    """One transaction of ours, told from those of others by its number; inside the writer lock.
+    """Announces one transaction of ours by its number; inside the writer lock.
 
-    The launcher takes the bridges down after any other. Without ``watched`` it looks after the
-    links it did before.
+    The launcher takes the bridges down after any other transaction. Without ``watched`` it
+    watches the links it did before.
     """
     before = nftables.generation()
     yield
@@ -133,7 +141,7 @@ def announced(site: Site, watched: Watched | None = None) -> Iterator[None]:
     if watched is not None:
         record["bridges"] = list(watched.bridges)
         record["links"] = [*watched.bridges, *watched.links]
-    # 0, which is no number, when another transaction came in between.
+    # 0, never a number, when another transaction came in between.
     record["generation"] = after if after == before + 1 else 0
     os.makedirs(site.run, mode=0o700, exist_ok=True)
     store.write(site.watched, {**record, "table": site.nft_table}, durable=False)
@@ -168,33 +176,12 @@ def _text_file(site: Site) -> str:
     return f"{site.run}/.rules.nft"
 
 
-def _in_force(site: Site) -> str:
-    """The rules last applied; the digests tell whether the kernel still has them."""
-    path = _text_file(site)
-    content = store.read_bytes(path, hint=f"remove {path}; the next run makes it again") or b""
-    return content.decode("utf-8", "replace")
-
-
-def _replacing(site: Site, text: str) -> str:
-    """``text`` preceded by what makes it a replacement, whether or not the tables are there."""
-    lines = [
-        f"{verb} table {family} {site.nft_table}\n"
-        for family in FAMILIES
-        for verb in ("add", "delete")
-    ]
-    return "".join(lines) + text
-
-
 def _program() -> str | None:
     return shutil.which("nft", path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
 
 
-def _list(program: str, family: str, table: str) -> str | None:
-    return _listed([program, "--stateless"], ["table", family, table])
-
-
 def chain(table: str, name: str) -> str:
-    """What a chain of any table says, "" when there is none."""
+    """The text of a chain of any table, "" without such a chain."""
     program = _program()
     if program is None:
         return ""
@@ -202,7 +189,7 @@ def chain(table: str, name: str) -> str:
 
 
 def _listed(command: list[str], words: list[str]) -> str | None:
-    """What nft lists, None when there is no such thing."""
+    """The output of "nft list", None when the object does not exist."""
     result = run([*command, "list", *words])
     if result.returncode and not any(word in result.stderr for word in _NO_TABLE):
         problem = f"the nftables {' '.join(words)} can't be listed: {complaint(result)}"
@@ -211,13 +198,13 @@ def _listed(command: list[str], words: list[str]) -> str | None:
 
 
 def _listing_digest(listings: dict[str, str]) -> str:
-    """nft prints the elements of a set in an order that is not promised."""
+    """nft promises no order of the elements of a set."""
     texts = [COUNTED.sub(r"\1", listings[family]) for family in FAMILIES]
-    return digest("".join(ELEMENTS.sub(_sorted, text) for text in texts))
 
+    def ordered(match: re.Match[str]) -> str:
+        return ",".join(sorted(element.strip() for element in match[1].split(",")))
 
-def _sorted(match: re.Match[str]) -> str:
-    return ",".join(sorted(element.strip() for element in match[1].split(",")))
+    return digest("".join(ELEMENTS.sub(ordered, text) for text in texts))
 
 
 def _transaction(text: str) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""From rules in force to others that differ in elements of sets and maps only.
+"""Changes rules in force to others that differ in elements of sets and maps only.
 
-Replacing a table makes the kernel forget whom it counted connections for; a sandbox that comes, a
-port or an address behind a name must not do that.
+When a table is replaced, the kernel forgets its counted connections. A sandbox that comes, a port
+or an address behind a name must not cause that.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ def script(before: str, after: str) -> str | None:
 
 def _lines(verb: str, elements: Dict[Key, set[str]]) -> list[str]:
     return [
-        f"{verb} element {table} {name} {{ {', '.join(sorted(found))} }}\n"
-        for (table, _, name), found in elements.items()
-        if found
+        f"{verb} element {table} {name} {{ {', '.join(sorted(words))} }}\n"
+        for (table, _, name), words in elements.items()
+        if words
     ]
 
 
 def _taken_apart(text: str) -> tuple[list[str], Dict[Key, set[str]]]:
     """All lines but those of elements, and the elements of each set and map."""
-    frame, found, table = [], {}, ""  # type: list[str], Dict[Key, set[str]], str
+    frame, elements_of, table = [], {}, ""  # type: list[str], Dict[Key, set[str]], str
     key = ("", "", "")
     for line in text.splitlines():
         elements = ELEMENTS.fullmatch(line)
         if elements:
-            found[key] = set(elements[1].split(", "))
+            elements_of[key] = set(elements[1].split(", "))
             continue
         frame.append(line)
         opened, block = TABLE.fullmatch(line), BLOCK.fullmatch(line)
         table = opened[1] if opened else table
         if block:
             key = (table, block[1], block[2])
-            found[key] = set()
-    return frame, found
+            elements_of[key] = set()
+    return frame, elements_of

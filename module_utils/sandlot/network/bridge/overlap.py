@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Refuses a subnet the host already has a use for, before anything is changed."""
+"""Refuses a subnet that the host already uses, before any change."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ ANOTHER = "choose another {} for this network in sandbox_networks"
 
 
 def check_subnets(site: Site, networks: Mapping[str, Network], state: NetworkState) -> None:
-    """SpecError when a network that is not up yet overlaps something of the host.
+    """SpecError when a network that is not up yet overlaps a route or an address of the host.
 
-    A network that is up is left alone: it works, and what came later must not stop a deploy.
+    A network that is up is left alone: it works, and a later route must not stop a deploy.
     """
     fresh = [
         (network, each)
@@ -50,22 +50,22 @@ def _is_up(network: Network, each: Range, state: NetworkState) -> bool:
 
 
 def foreign_routes(site: Site, state: NetworkState) -> dict[str, IpNetwork]:
-    """Routes of the host that don't lead to a bridge of ours; the default route is everywhere."""
+    """Routes of the host that lead to no bridge of ours, without default routes."""
     ours = {state.links[name].index for name in our_bridges(site, state.links)}
-    found = {}
+    routes = {}
     for route in state.routes:
         destination = ipaddress.ip_network(route.destination)
         if route.index not in ours and destination.prefixlen:
-            found[f"this host's route to {destination}"] = destination
-    return found
+            routes[f"this host's route to {destination}"] = destination
+    return routes
 
 
 def _as_networks(what: str, addresses: Iterable[str]) -> dict[str, IpNetwork]:
-    found: dict[str, IpNetwork] = {}
+    networks: dict[str, IpNetwork] = {}
     for text in addresses:
         try:
             address = ipaddress.ip_address(text.partition("%")[0])
         except ValueError:
             continue
-        found[f"{what} {address}"] = ipaddress.ip_network(address)
-    return found
+        networks[f"{what} {address}"] = ipaddress.ip_network(address)
+    return networks

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""nftables text of what sandboxes may reach: chains, sets and maps inside our inet table.
+"""The reach of sandboxes as nftables text: chains, sets and maps inside our inet table.
 
-One chain for each distinct list; sandboxes lead to it by maps. Chains look at the original
-direction of a connection, whichever way a packet goes, so one that is no longer allowed stops.
+Each distinct list has one chain; maps lead from sandboxes to it. Chains look at the original
+direction of a connection, whichever way a packet goes, so a connection that is no longer allowed
+stops.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from typing import Callable, Iterable, Mapping, Sequence
 from ...spec import grants
 from ...spec.grants import granted_metadata, merged
 from ..common.model import Interface, Network
-from ..common.policy import Box, Policy, reach
+from ..common.policy import Policy, reach
 
 Pairs = Sequence["tuple[Interface, Policy]"]
 
 # `ct original` has no value without an entry, and no rule below would match.
-# Bridged frames have the same bridge on both sides; `isolated` is what decides about those.
+# Bridged frames have the same bridge on both sides; `isolated` decides about those.
 CHAINS = """\
 	chain policy_forward {
 		type filter hook forward priority -5; policy accept;
@@ -93,13 +94,13 @@ ADDRESS: Mapping[int, Callable[[int], object]] = {
 
 
 def connection_limit() -> int:
-    """Connections one address may have open; the kernel sizes its own table by memory as well.
+    """The connections one address may have open; the kernel sizes its own table by memory too.
 
     A power of two, so that a little more or less memory does not change the rules.
     """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    wanted = max(1, memory // MIB * PER_MIB)
-    return min(MOST, max(FEWEST, 1 << (wanted.bit_length() - 1)))
+    fitting = max(1, memory // MIB * PER_MIB)
+    return min(MOST, max(FEWEST, 1 << (fitting.bit_length() - 1)))
 
 
 def render(
@@ -125,12 +126,15 @@ def _family(pairs: Pairs, version: int) -> str:
     kind = KINDS[version]
     egress, host, granted = [], [], []
     for interface, policy in pairs:
-        for address, gateway in _addresses(interface, version):
-            if policy.egress is not None:
-                egress.append(f"{address} : goto egress_{policy.egress_key}")
-            if policy.host_access:
-                host.append(f"{address} . {gateway} : goto host_{policy.host_key}")
-            granted += [f"{address} . {item}" for item in _granted(policy, version)]
+        address = interface.address if version == 4 else interface.address6
+        gateway = interface.gateway if version == 4 else interface.gateway6
+        if not (address and gateway):
+            continue
+        if policy.egress is not None:
+            egress.append(f"{address} : goto egress_{policy.egress_key}")
+        if policy.host_access:
+            host.append(f"{address} . {gateway} : goto host_{policy.host_key}")
+        granted += [f"{address} . {item}" for item in _granted(policy, version)]
     return "".join(
         (
             _block(f"map egress{version}", f"type {kind} : verdict", egress),
@@ -139,15 +143,6 @@ def _family(pairs: Pairs, version: int) -> str:
             _block(f"set connections{version}", f"type {kind}", [], f"size {SOURCES}", DYNAMIC),
         )
     )
-
-
-def _addresses(interface: Interface, version: int) -> list[tuple[str, str]]:
-    """Own address and gateway of one family."""
-    pair = {
-        4: (interface.address, interface.gateway),
-        6: (interface.address6, interface.gateway6),
-    }[version]
-    return [pair] if all(pair) else []
 
 
 def _granted(policy: Policy, version: int) -> list[str]:
@@ -159,20 +154,21 @@ def _granted(policy: Policy, version: int) -> list[str]:
 def _sets(key: str, policy: Policy, addresses: Mapping[str, Iterable[str]]) -> str:
     text = ""
     for version in FAMILIES:
-        found, kind = reach(policy, addresses, version), KINDS[version]
-        for protocol, boxes in (("tcp", found.tcp), ("udp", found.udp)):
-            elements = [_box(version, box) for box in boxes]
+        allowed, kind = reach(policy, addresses, version), KINDS[version]
+        for protocol, boxes in (("tcp", allowed.tcp), ("udp", allowed.udp)):
+            elements = [
+                f"{_span(version, low, high)} . {_ports(first, last)}"
+                for low, high, first, last in boxes
+            ]
             name = f"set {protocol}{version}_{key}"
             text += _block(name, f"type {kind} . inet_service", elements, "flags interval")
-        ranges = [_span(version, *span) for span in found.ranges]
+        ranges = [_span(version, *span) for span in allowed.ranges]
         text += _block(f"set all{version}_{key}", f"type {kind}", ranges, "flags interval")
     return text
 
 
-def _box(version: int, box: Box) -> str:
-    low, high, first, last = box
-    ports = str(first) if first == last else f"{first}-{last}"
-    return f"{_span(version, low, high)} . {ports}"
+def _ports(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
 
 
 def _span(version: int, low: int, high: int) -> str:
@@ -183,9 +179,11 @@ def _span(version: int, low: int, high: int) -> str:
 def _services(key: str, policy: Policy) -> str:
     lines = []
     for protocol in grants.PROTOCOLS:
-        found = (grants.parse(text) for text in policy.host_access)
-        ports = merged(span for item in found if item.protocol == protocol for span in item.ports)
-        texts = [str(first) if first == last else f"{first}-{last}" for first, last in ports]
+        services = (grants.parse(text) for text in policy.host_access)
+        ports = merged(
+            span for item in services if item.protocol == protocol for span in item.ports
+        )
+        texts = [_ports(first, last) for first, last in ports]
         if texts:
             ports_of = f"meta l4proto {protocol} ct original proto-dst"
             lines.append(f"\t\t{ports_of} {{ {', '.join(texts)} }} accept\n")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Other roots on this host: forwarding is the one setting that they and we have in common.
+"""Other roots on this host: forwarding is the one setting that all roots share.
 
-A root whose rules drop what is forwarded for others says by this that sandlot switched forwarding
-on, and that it needs it. Nothing else is shared, so that nothing can be left behind by a kill.
+Rules of a root that drop packets forwarded for others tell that sandlot switched forwarding on and
+that this root needs it. Nothing else is shared, so a kill can leave nothing behind.
 """
 
 from __future__ import annotations
@@ -35,19 +35,16 @@ def alone() -> Iterator[None]:
 
 def guards(site: Site, version: int) -> bool:
     """Whether another root's rules keep the forwarding of this version of IP for sandboxes."""
-    return any(_guards(table, version) for table in _others(site))
+    drop = f"meta nfproto ipv{version} drop"
+    return any(drop in nft.chain(table, "forward") for table in _others(site))
 
 
 def _others(site: Site) -> list[str]:
     try:
-        found = nftables.tables(nftables.INET)
+        names = nftables.tables(nftables.INET)
     except OSError as error:
         if error.errno != errno.EPROTONOSUPPORT:
             raise
         return []
     ours = site.nft_table.encode()
-    return [name.decode() for name in found if name != ours and _TABLE.fullmatch(name)]
-
-
-def _guards(table: str, version: int) -> bool:
-    return f"meta nfproto ipv{version} drop" in nft.chain(table, "forward")
+    return [name.decode() for name in names if name != ours and _TABLE.fullmatch(name)]

@@ -2,7 +2,7 @@
 # Copyright: the sandlot developers
 """The nftables rules of a host, as text. Sandboxes appear in sets and maps only, never as rules.
 
-Verdicts of ours are final where they drop; what another table drops stays dropped.
+Our drops are final, and so are those of other tables.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def rules_operations(
     if state.tables.hold(text):
         return resolution.operations(site, resolved)
     verb = "replace" if state.tables.present else "create"
-    summary = f"{verb} nftables rules in table {site.nft_table}{resolution.told(resolved)}"
+    summary = f"{verb} nftables rules in table {site.nft_table}{resolution.describe(resolved)}"
     watched = nft.Watched(
         bridges=[network.bridge for network in networks.values()],
         links=[
@@ -242,10 +242,14 @@ def render(
     """
     plugged = [item for item in interfaces if item.network in networks]
     mark = f"\tchain {owner_mark(site)} {{\n\t}}\n"
-    sets = _sets(networks, plugged) + _maps(publications)
+    sets = _sets(networks, plugged)
+    for suffix, version in (("", 4), ("6", 6)):
+        family = [item for item in publications if item.version == version]
+        sets += _family_maps(suffix, f"ipv{version}_addr", family)
     pairs = policy.effective(networks, plugged, policies or {})
     inet = mark + sets + policy_rules.render(networks, pairs, addresses or {})
-    inet += INET % {"guard": _guard(guarded), **KEYS}
+    drops = [f"\t\tmeta nfproto ipv{version} drop\n" for version in guarded]
+    inet += INET % {"guard": "".join([GUARD, *drops]) if drops else "", **KEYS}
     bridge = mark + _bridge_sets(networks, plugged) + BRIDGE % {"modulus": jhash.MODULUS}
     return "".join(
         f"table {family} {site.nft_table} {{\n{body}}}\n"
@@ -253,15 +257,14 @@ def render(
     )
 
 
-def _guard(versions: Iterable[int]) -> str:
-    drops = [f"\t\tmeta nfproto ipv{version} drop\n" for version in versions]
-    return "".join([GUARD, *drops]) if drops else ""
-
-
 def _sets(networks: Mapping[str, Network], interfaces: Sequence[Interface]) -> str:
     all_networks = list(networks.values())
     pairs = {
-        isolated: [_pair(item) for item in all_networks if item.isolated is isolated]
+        isolated: [
+            f"{_quoted(item.bridge)} . {_quoted(item.bridge)}"
+            for item in all_networks
+            if item.isolated is isolated
+        ]
         for isolated in (True, False)
     }
     own = [item.address for item in interfaces]
@@ -284,10 +287,10 @@ def _sets(networks: Mapping[str, Network], interfaces: Sequence[Interface]) -> s
 def _range_sets(suffix: str, version: int, networks: Sequence[Network]) -> str:
     kind = f"ipv{version}_addr"
     pairs = [(item, each) for item in networks for each in item.ranges()]
-    found = [(item, each) for item, each in pairs if each.version == version]
-    subnets = [str(each.subnet) for _, each in found]
-    translated = [str(each.subnet) for item, each in found if item.nat]
-    gateways = [f"{_quoted(item.bridge)} . {each.gateway}" for item, each in found]
+    ranges = [(item, each) for item, each in pairs if each.version == version]
+    subnets = [str(each.subnet) for _, each in ranges]
+    translated = [str(each.subnet) for item, each in ranges if item.nat]
+    gateways = [f"{_quoted(item.bridge)} . {each.gateway}" for item, each in ranges]
     return "".join(
         (
             _set(f"subnets{suffix}", kind, subnets, ranges=True),
@@ -299,13 +302,6 @@ def _range_sets(suffix: str, version: int, networks: Sequence[Network]) -> str:
 
 def _with_ipv6(interfaces: Iterable[Interface]) -> list[Interface]:
     return [item for item in interfaces if item.ipv6]
-
-
-def _maps(publications: Sequence[Publication]) -> str:
-    families = {
-        version: [item for item in publications if item.version == version] for version in (4, 6)
-    }
-    return _family_maps("", "ipv4_addr", families[4]) + _family_maps("6", "ipv6_addr", families[6])
 
 
 def _family_maps(suffix: str, kind: str, publications: Sequence[Publication]) -> str:
@@ -338,12 +334,19 @@ def _targets(name: str, key: str, kind: str, publications: Mapping[str, Publicat
 
 def _bridge_sets(networks: Mapping[str, Network], interfaces: Sequence[Interface]) -> str:
     senders = [f"{_quoted(item.link)} . {item.mac} . {item.address}" for item in interfaces]
-    with_ipv6 = _with_ipv6(interfaces)
-    senders6 = [
-        f"{_quoted(item.link)} . {item.mac} . {address}"
-        for item in with_ipv6
+    addresses6 = [
+        (item, address)
+        for item in _with_ipv6(interfaces)
         for address in (item.address6, item.link_local)
     ]
+    senders6 = [f"{_quoted(item.link)} . {item.mac} . {address}" for item, address in addresses6]
+    advertised = {
+        seed: [
+            f"{_quoted(item.link)} . {jhash.of_address(address, seed):#010x}"
+            for item, address in addresses6
+        ]
+        for seed in (1, 2)
+    }
     speakers = [
         f"{_quoted(item.link)} . {item.mac} . {item.mac} . {item.address}" for item in interfaces
     ]
@@ -355,22 +358,9 @@ def _bridge_sets(networks: Mapping[str, Network], interfaces: Sequence[Interface
             _set("senders", "ifname . ether_addr . ipv4_addr", senders),
             _set("senders6", "ifname . ether_addr . ipv6_addr", senders6),
             _set("speakers", "ifname . ether_addr . ether_addr . ipv4_addr", speakers),
-            *(_advertised(with_ipv6, seed) for seed in (1, 2)),
+            *(_set(f"advertised_{n}", "ifname . mark", advertised[n]) for n in advertised),
         )
     )
-
-
-def _advertised(interfaces: Iterable[Interface], seed: int) -> str:
-    elements = [
-        f"{_quoted(item.link)} . {jhash.of_address(address, seed):#010x}"
-        for item in interfaces
-        for address in (item.address6, item.link_local)
-    ]
-    return _set(f"advertised_{seed}", "ifname . mark", elements)
-
-
-def _pair(network: Network) -> str:
-    return f"{_quoted(network.bridge)} . {_quoted(network.bridge)}"
 
 
 def _quoted(name: str) -> str:

@@ -15,8 +15,8 @@ from ...kernel.files import read_value, write_value
 ROOT = "/proc/sys/net"
 IPV6 = "ipv6/conf/all/disable_ipv6"
 
-# route_localnet lets ports published on 127.0.0.1 lead to a bridge; the rules keep everybody
-# but this host from using it.
+# route_localnet lets ports published on 127.0.0.1 lead to a bridge; the rules allow that to this
+# host only.
 BRIDGE = {
     "ipv4/conf/{}/route_localnet": "1",
     "ipv4/conf/{}/rp_filter": "1",
@@ -27,8 +27,8 @@ NO_IPV6 = {
     "ipv6/conf/{}/disable_ipv6": "1",
     "ipv6/conf/{}/accept_ra": "0",
 }
-# Addresses are ours to give, link-local ones too, and of use at once: nobody else can have them,
-# so there is nothing to detect (DAD).
+# All addresses, link-local ones too, are ours to give. Nobody else can have them, so the kernel
+# need not detect duplicates (DAD) first.
 IPV6_BY_US = {
     "ipv6/conf/{}/accept_ra": "0",
     "ipv6/conf/{}/accept_redirects": "0",
@@ -42,7 +42,7 @@ IPV6_BY_US = {
 
 
 def read(key: str) -> str | None:
-    """The value, None when the kernel has no such setting (say, without IPv6)."""
+    """The value of a setting, None when the kernel lacks it (say, without IPv6)."""
     return read_value(f"{ROOT}/{key}")
 
 
@@ -57,20 +57,22 @@ def has_ipv6() -> bool:
 
 
 def bridge_settings(bridge: str, *, ipv6: bool) -> dict[str, str]:
-    wanted = {**BRIDGE, **(IPV6_BY_US if ipv6 else NO_IPV6)}
-    return {key.format(bridge): value for key, value in wanted.items()}
+    desired = {**BRIDGE, **(IPV6_BY_US if ipv6 else NO_IPV6)}
+    return {key.format(bridge): value for key, value in desired.items()}
 
 
 def settings(bridge: str) -> dict[str, str]:
-    """Those settings of a bridge that matter, as they are; without what the kernel lacks."""
-    found = {key: read(key) for ipv6 in (False, True) for key in bridge_settings(bridge, ipv6=ipv6)}
-    return {key: value for key, value in found.items() if value is not None}
+    """The present values of a bridge's settings, without those that the kernel lacks."""
+    values = {
+        key: read(key) for ipv6 in (False, True) for key in bridge_settings(bridge, ipv6=ipv6)
+    }
+    return {key: value for key, value in values.items() if value is not None}
 
 
-def wrong_settings(found: Mapping[str, str], bridge: str, *, ipv6: bool) -> dict[str, str]:
-    """Settings of a bridge to write."""
-    wanted = bridge_settings(bridge, ipv6=ipv6)
-    return {key: value for key, value in wanted.items() if found.get(key, value) != value}
+def wrong_settings(known: Mapping[str, str], bridge: str, *, ipv6: bool) -> dict[str, str]:
+    """The settings of a bridge to write."""
+    desired = bridge_settings(bridge, ipv6=ipv6)
+    return {key: value for key, value in desired.items() if known.get(key, value) != value}
 
 
 def silence_ipv6(link: str) -> None:

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Gives sandboxes their interfaces: addresses asked for first, then kept ones, then free ones."""
+"""Gives sandboxes their interfaces: requested addresses first, then kept ones, then free ones."""
 
 from __future__ import annotations
 
 import ipaddress
+from itertools import count
 from typing import TYPE_CHECKING, Iterable, Mapping, Sequence, Tuple
 
 from ...errors import SpecError
 from ...site import Site
-from .ifnames import interface_names
 from .model import (
     ANY,
     ANY6,
@@ -33,7 +33,7 @@ Key = Tuple[str, str, int]
 
 
 class Pool:
-    """The addresses of one network in one family, and who has them."""
+    """The addresses of one network in one family, and their holders."""
 
     def __init__(self, name: str, addresses: Range) -> None:
         self.name = name
@@ -51,7 +51,7 @@ class Pool:
         self._holders[int(ipaddress.ip_address(address))] = holder
 
     def take_asked(self, asked: str, sandbox: str) -> str:
-        """Reserve an address a user asked for; SpecError when it can't be had."""
+        """Reserve an address that a user asked for; SpecError when it is taken or unfit."""
         version, subnet = self._range.version, self._range.subnet
         option = f"ipv{version}_address"
         address = _checked(version, asked, str(subnet[2]))
@@ -70,7 +70,7 @@ class Pool:
         return address
 
     def take_free(self, sandbox: str) -> str:
-        """Reserve the lowest free address; SpecError when there is none."""
+        """Reserve the lowest free address; SpecError in a full network."""
         while self._next in self._holders:
             self._next += 1
         if self._next > self._range.last:
@@ -88,32 +88,32 @@ class Pool:
 def allocate(
     site: Site,
     networks: Mapping[str, Network],
-    wanted: Mapping[str, Sequence[Attachment]],
+    desired: Mapping[str, Sequence[Attachment]],
     kept: Mapping[str, Sequence[Interface]],
 ) -> dict[str, list[Interface]]:
-    """Interfaces of each wanted sandbox.
+    """Interfaces of each desired sandbox.
 
     ``kept`` are the recorded interfaces of every sandbox that stays on the host; those that are
-    not in ``wanted`` only hold their addresses. An address stays with its sandbox and network
+    not in ``desired`` only hold their addresses. An address stays with its sandbox and network
     unless the attachment asks for another or the network no longer contains it.
     """
-    _check_attachments(networks, wanted)
+    _check_attachments(networks, desired)
     pools = {
         (name, each.version): Pool(name, each)
         for name, network in networks.items()
         for each in network.ranges()
     }
-    _hold_unchanged(pools, wanted, kept)
-    chosen = _asked(pools, wanted)
-    _keep(pools, wanted, kept, chosen)
-    for sandbox, attachments in wanted.items():
+    _hold_unchanged(pools, desired, kept)
+    chosen = _asked(pools, desired)
+    _keep(pools, desired, kept, chosen)
+    for sandbox, attachments in desired.items():
         for attachment in attachments:
             for version in VERSIONS:
                 key = (sandbox, attachment.name, version)
                 if key not in chosen and (attachment.name, version) in pools:
                     chosen[key] = pools[attachment.name, version].take_free(sandbox)
     result = {}
-    for sandbox, attachments in wanted.items():
+    for sandbox, attachments in desired.items():
         names = interface_names([item.name for item in attachments], kept.get(sandbox, ()))
         result[sandbox] = [
             _interface(site, networks[item.name], sandbox, names[item.name], item, chosen)
@@ -122,6 +122,14 @@ def allocate(
     _check_macs(result, kept)
     _check_links(result, kept)
     return result
+
+
+def interface_names(networks: Sequence[str], kept: Iterable[Interface]) -> dict[str, str]:
+    """By network: the present name, so that no change renames an interface, or the lowest free."""
+    before = {item.network: item.ifname for item in kept}
+    named = {network: before[network] for network in networks if network in before}
+    free = (name for name in (f"eth{index}" for index in count()) if name not in named.values())
+    return {network: named.get(network) or next(free) for network in networks}
 
 
 def publications(
@@ -141,20 +149,15 @@ def publications(
         )
     homes = by_family(interfaces)
     targets = {version: home.addresses[version == 6] for version, home in homes.items()}
+    everywhere = [address for version, address in EVERYWHERE.items() if version in targets]
     return [
         Publication(
             sandbox, host_ip, port.host_port, port.protocol,
             _target(sandbox, port, host_ip, targets), port.port,
         )
         for port in ports
-        for host_ip in _host_ips(port, targets)
+        for host_ip in ([port.host_ip] if port.host_ip else everywhere)
     ]  # fmt: skip
-
-
-def _host_ips(port: PublishedPort, targets: Mapping[int, str]) -> list[str]:
-    if port.host_ip:
-        return [port.host_ip]
-    return [everywhere for version, everywhere in EVERYWHERE.items() if version in targets]
 
 
 def _target(sandbox: str, port: PublishedPort, host_ip: str, targets: Mapping[int, str]) -> str:
@@ -170,9 +173,9 @@ def _target(sandbox: str, port: PublishedPort, host_ip: str, targets: Mapping[in
 
 
 def _check_attachments(
-    networks: Mapping[str, Network], wanted: Mapping[str, Sequence[Attachment]]
+    networks: Mapping[str, Network], desired: Mapping[str, Sequence[Attachment]]
 ) -> None:
-    for sandbox, attachments in wanted.items():
+    for sandbox, attachments in desired.items():
         names = [attachment.name for attachment in attachments]
         for name in names:
             if name not in networks:
@@ -193,11 +196,11 @@ def _check_attachments(
 
 def _hold_unchanged(
     pools: Mapping[tuple[str, int], Pool],
-    wanted: Mapping[str, Sequence[Attachment]],
+    desired: Mapping[str, Sequence[Attachment]],
     kept: Mapping[str, Sequence[Interface]],
 ) -> None:
     for sandbox, interfaces in kept.items():
-        if sandbox in wanted:
+        if sandbox in desired:
             continue
         for interface in interfaces:
             for version, address in zip(VERSIONS, interface.addresses):
@@ -207,12 +210,15 @@ def _hold_unchanged(
 
 
 def _asked(
-    pools: Mapping[tuple[str, int], Pool], wanted: Mapping[str, Sequence[Attachment]]
+    pools: Mapping[tuple[str, int], Pool], desired: Mapping[str, Sequence[Attachment]]
 ) -> dict[Key, str]:
     chosen: dict[Key, str] = {}
-    for sandbox, attachments in wanted.items():
+    for sandbox, attachments in desired.items():
         for attachment in attachments:
-            for version, address in _fixed(attachment):
+            asked = {4: attachment.ipv4_address, 6: attachment.ipv6_address}
+            for version, address in asked.items():
+                if not address:
+                    continue
                 pool = pools.get((attachment.name, version))
                 if pool is None:
                     problem = f"of sandbox {sandbox} is on a network without IPv6"
@@ -222,18 +228,13 @@ def _asked(
     return chosen
 
 
-def _fixed(attachment: Attachment) -> list[tuple[int, str]]:
-    asked = ((4, attachment.ipv4_address), (6, attachment.ipv6_address))
-    return [(version, address) for version, address in asked if address]
-
-
 def _keep(
     pools: Mapping[tuple[str, int], Pool],
-    wanted: Mapping[str, Sequence[Attachment]],
+    desired: Mapping[str, Sequence[Attachment]],
     kept: Mapping[str, Sequence[Interface]],
     chosen: dict[Key, str],
 ) -> None:
-    for sandbox, attachments in wanted.items():
+    for sandbox, attachments in desired.items():
         before = {interface.network: interface for interface in kept.get(sandbox, ())}
         for attachment in attachments:
             interface = before.get(attachment.name)
@@ -305,7 +306,7 @@ def _unicast(mac: str, sandbox: str) -> str:
 def _check_macs(
     result: Mapping[str, Sequence[Interface]], kept: Mapping[str, Sequence[Interface]]
 ) -> None:
-    """A MAC address twice on one network would make the bridge send frames to either."""
+    """With a MAC address twice on one network, the bridge would send frames to either."""
     holders: dict[tuple[str, str], str] = {}
     for sandbox, interfaces in {**kept, **result}.items():
         for interface in interfaces:
@@ -318,7 +319,7 @@ def _check_macs(
 def _check_links(
     result: Mapping[str, Sequence[Interface]], kept: Mapping[str, Sequence[Interface]]
 ) -> None:
-    """Names on the host are digests cut to what the kernel takes, so two can be the same."""
+    """Link names are digests cut to the kernel's length, so two can be the same."""
     holders: dict[str, str] = {}
     for sandbox, interfaces in {**kept, **result}.items():
         for interface in interfaces:

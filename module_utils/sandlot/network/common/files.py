@@ -10,7 +10,7 @@ from typing import Container, Mapping, Sequence
 from .model import Interface
 from .names import Names
 
-# The host's, and where systemd-resolved and NetworkManager list the servers behind their stubs.
+# The host's file, and the servers behind the stubs of systemd-resolved and NetworkManager.
 SOURCES = (
     "/etc/resolv.conf",
     "/run/systemd/resolve/resolv.conf",
@@ -26,16 +26,16 @@ def resolv_conf(
 ) -> str:
     """The given servers, or those of the host that a sandbox can reach.
 
-    The first source that has such a server also says what is searched, and with which options.
+    Search domains and options come from the first source with such a server.
     """
     lines = _read(sources[0])
     if in_host_network:
         servers = servers or _servers(lines)
     for source in () if servers else sources:
-        found = _read(source)
-        servers = [server for server in _servers(found) if is_reachable(server)]
+        candidate = _read(source)
+        servers = [server for server in _servers(candidate) if is_reachable(server)]
         if servers:
-            lines = found
+            lines = candidate
             break
     kept = [line for line in lines if line.split()[0] in KEPT_KEYWORDS]
     return "".join(f"{line}\n" for line in [*(f"nameserver {item}" for item in servers), *kept])
@@ -46,9 +46,9 @@ def host_resolvers(sources: Sequence[str] = SOURCES) -> list[str]:
 
 
 def unreachable_resolvers(sources: Sequence[str] = SOURCES) -> list[str]:
-    """The host's name servers when no sandbox can reach any of them, else none."""
-    found = host_resolvers(sources)
-    return [] if any(map(is_reachable, found)) else list(dict.fromkeys(found))
+    """The host's name servers when no sandbox can reach any of them, else []."""
+    servers = host_resolvers(sources)
+    return [] if any(map(is_reachable, servers)) else list(dict.fromkeys(servers))
 
 
 def hosts_file(
@@ -63,17 +63,18 @@ def hosts_file(
 ) -> str:
     """The sandbox itself, its neighbours on shared networks, and ``extra`` (host name: address).
 
-    ``interfaces`` are those it sees, which are another's when it shares that one's network. On the
-    ``silent`` networks nobody is listed.
+    ``interfaces`` belong to another sandbox when this one shares its network. Neighbours on the
+    ``silent`` networks are not listed.
     """
     lines = [*LOCALHOST]
     for item in interfaces:
-        lines += _own_lines(name, hostname, item, names)
+        own = dict.fromkeys((hostname, name, *names.of(item.sandbox, item.network)))
+        lines += [f"{address}\t{' '.join(own)}" for address in item.addresses]
     if not interfaces:
         lines.append(f"127.0.1.1\t{' '.join(dict.fromkeys((hostname, name)))}")
     shared = {item.network for item in interfaces if item.network not in silent}
-    own = {name, *(item.sandbox for item in interfaces)}
-    for neighbour in sorted(set(neighbours) - own):
+    itself = {name, *(item.sandbox for item in interfaces)}
+    for neighbour in sorted(set(neighbours) - itself):
         lines += [
             f"{address}\t{' '.join(names.of(neighbour, item.network))}"
             for item in neighbours[neighbour]
@@ -84,13 +85,8 @@ def hosts_file(
     return "".join(f"{line}\n" for line in lines)
 
 
-def _own_lines(name: str, hostname: str, item: Interface, names: Names) -> list[str]:
-    own = dict.fromkeys((hostname, name, *names.of(item.sandbox, item.network)))
-    return [f"{address}\t{' '.join(own)}" for address in item.addresses]
-
-
 def _read(path: str) -> list[str]:
-    """Lines with something in them besides a comment; none when there is no such file."""
+    """Lines that are not empty and no comment; [] when there is no such file."""
     try:
         with open(path, encoding="utf-8", errors="replace") as handle:
             lines = [line.strip() for line in handle]
@@ -105,7 +101,7 @@ def _servers(lines: Sequence[str]) -> list[str]:
 
 
 def is_reachable(server: str) -> bool:
-    """Whether a sandbox's own network can lead there: loopback and link-local addresses can't."""
+    """Whether a sandbox can reach a server: not at a loopback or link-local address."""
     try:
         address = ipaddress.ip_address(server.partition("%")[0])
     except ValueError:

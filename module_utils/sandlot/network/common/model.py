@@ -19,7 +19,7 @@ DEFAULT_SUBNET = "10.77.0.0/22"
 ANY = "0.0.0.0"
 ANY6 = "::"
 BRIDGE_LINK_LOCAL = "fe80::1/64"
-# More names than a sandbox will ever have; unlinking works from the name, not from a record.
+# Unlinking works from the sandbox's name, not from a record, so their number is bounded.
 MAX_INTERFACES = 16
 
 
@@ -75,12 +75,12 @@ class Network:
 
     @property
     def bridge_addresses(self) -> tuple[str, ...]:
-        """Those and, for IPv6, one without which a router can't look for its neighbours."""
+        """The gateways and, for IPv6, the link-local address a router needs to find neighbours."""
         link_local = (BRIDGE_LINK_LOCAL,) if self.ipv6_subnet else ()
         return (*self.gateway_interfaces, *link_local)
 
     def ranges(self) -> list[Range]:
-        """What the network has in each family, IPv4 first."""
+        """The ranges of the network, IPv4 first."""
         four = Range(4, ipaddress.ip_network(self.ipv4_subnet), self.ipv4_gateway)
         if self.ipv6_subnet is None or self.ipv6_gateway is None:
             return [four]
@@ -129,7 +129,7 @@ class Interface:
 
     @property
     def cidrs(self) -> tuple[str, ...]:
-        """Its addresses, as "address/prefix"."""
+        """The addresses of the interface, as "address/prefix"."""
         return (self.ipv4, self.ipv6) if self.ipv6 else (self.ipv4,)
 
     @property
@@ -138,18 +138,18 @@ class Interface:
 
     @property
     def inner_addresses(self) -> tuple[str, ...]:
-        """Those and, for IPv6, the link-local one, all as "address/prefix"."""
+        """``cidrs`` and, for IPv6, the link-local address."""
         return (*self.cidrs, f"{self.link_local}/64") if self.ipv6 else self.cidrs
 
     @property
     def link_local(self) -> str:
-        """Made from the MAC address (RFC 4291, appendix A), so as unique as that."""
+        """The address made from the MAC address (RFC 4291, appendix A), as unique as that."""
         mac = bytes.fromhex(self.mac.replace(":", ""))
         suffix = bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
         return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + suffix))
 
     def to_json(self) -> Json:
-        """Without what is empty: it must read as it did before there was IPv6."""
+        """Leaves out empty values: records read as they did before there was IPv6."""
         data = {key: value for key, value in vars(self).items() if value}
         del data["sandbox"]
         return data
@@ -183,7 +183,7 @@ class Publication:
 
     @property
     def everywhere(self) -> bool:
-        """Whether it is for all addresses of its family."""
+        """Whether the port is published on all addresses of its family."""
         return self.host_ip in (ANY, ANY6)
 
     def __str__(self) -> str:
@@ -192,19 +192,20 @@ class Publication:
 
 
 def by_family(interfaces: Iterable[Interface]) -> dict[int, Interface]:
-    """The first interface of a sandbox with each family: where defaults and ports lead."""
-    found: dict[int, Interface] = {}
+    """The first interface of a sandbox with each family: default routes and ports lead there."""
+    homes: dict[int, Interface] = {}
     for interface in interfaces:
-        found.setdefault(4, interface)
+        homes.setdefault(4, interface)
         if interface.ipv6:
-            found.setdefault(6, interface)
-    return found
+            homes.setdefault(6, interface)
+    return homes
 
 
 def default_routes(
     networks: Mapping[str, Network], interfaces: Iterable[Interface]
 ) -> list[tuple[Interface, str]]:
-    """(interface, gateway) in each family, by the first network that leads out in it."""
+    """(interface, gateway) in each family: a sandbox on several networks uses the first that is
+    not internal."""
     open_ones = [item for item in interfaces if not networks[item.network].internal]
     return [
         (home, home.gateway6 if version == 6 else home.gateway)
@@ -218,12 +219,12 @@ def _mac(seed: str) -> str:
 
 
 def identity(site: Site, link: str) -> str:
-    """The MAC address by which a link of ours on the host is told from a foreign one."""
+    """The MAC address that tells a link of ours on the host from a foreign one."""
     return _mac(f"{site.root}:link:{link}")
 
 
 def sandbox_mac(site: Site, sandbox: str, ifname: str) -> str:
-    """The MAC address of a sandbox's interface when its spec names none."""
+    """The MAC address of a sandbox's interface unless its spec names one."""
     return _mac(f"{site.root}:sandbox:{sandbox}:{ifname}")
 
 

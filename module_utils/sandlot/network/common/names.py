@@ -12,7 +12,7 @@ from ...errors import SpecError
 
 @dataclass(frozen=True)
 class Names:
-    """Beyond a sandbox's own name: aliases by (sandbox, network), and who shares its network."""
+    """Aliases by (sandbox, network), and the sandboxes that share a sandbox's network."""
 
     aliases: Mapping[tuple[str, str], Sequence[str]] = field(default_factory=dict)
     sharers: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -26,8 +26,7 @@ class Names:
 def check_names(members: Mapping[str, Sequence[str]], names: Names) -> None:
     """SpecError when an alias is another sandbox's name or alias on the same network.
 
-    ``members`` are the networks of each sandbox. A resolver would take the first of two, whichever
-    that is.
+    ``members`` are the networks of each sandbox. Of two equal names, a resolver takes any.
     """
     holders = {
         (network, name.lower()): sandbox

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What each interface may reach: its sandbox's own lists, else those of its network."""
+"""The reach of each interface: the lists of its sandbox, else those of its network."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ Box = Tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class SandboxPolicy:
-    """What a sandbox says itself; None follows its networks."""
+    """The lists of one sandbox; with None it follows its networks."""
 
     egress: tuple[str, ...] | None = None
     host_access: tuple[str, ...] | None = None
     dns_servers: tuple[str, ...] = ()
 
 
-# For a sandbox of which it is not known what it may reach.
+# A broken record has no known policy: deny everything.
 CLOSED = SandboxPolicy(egress=(), host_access=())
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What holds for one interface; ``egress`` None is no restriction."""
+    """The policy in force for one interface; ``egress`` None is no restriction."""
 
     egress: tuple[str, ...] | None
     host_access: tuple[str, ...]
@@ -64,10 +64,10 @@ class Declared(TypedDict):
 
 
 def declared(raw: Mapping[str, Any]) -> Declared:
-    """Of a network as the user wrote it, without unset options."""
+    """The policy of a network as the user wrote it, without unset options."""
     internal, egress = bool(raw.get("internal", False)), raw.get("egress")
     if internal and egress:
-        hint = "leave egress out, or make the network one that is not internal"
+        hint = "leave egress out, or set internal: false"
         raise SpecError("egress", egress, "has no meaning on an internal network", hint=hint)
     return {
         "internal": internal,
@@ -81,7 +81,7 @@ def effective(
     interfaces: Iterable[Interface],
     own: Mapping[str, SandboxPolicy],
 ) -> list[tuple[Interface, Policy]]:
-    """Interfaces that are plugged into a network, with their policies."""
+    """Interfaces on these networks, with their policies."""
     host = tuple(_global(host_resolvers()))
     plugged = [item for item in interfaces if item.network in networks]
     return [
@@ -100,34 +100,34 @@ def _effective(network: Network, own: SandboxPolicy, host: tuple[str, ...]) -> P
 
 
 def asks_dns(grant: Grant) -> bool:
-    """Whoever may reach a name has to be able to look it up."""
+    """A sandbox that may reach a name must be able to look it up."""
     return isinstance(grant.to, str)
 
 
 def _global(servers: Iterable[str]) -> list[str]:
-    """Servers a sandbox is given; see files.resolv_conf."""
-    found = []
+    """The servers that files.resolv_conf gives to sandboxes."""
+    reachable = []
     for server in servers:
         try:
             address = ipaddress.ip_address(server)
         except ValueError:
             continue
-        if not address.is_loopback and str(address) not in found:
-            found.append(str(address))
-    return found
+        if not address.is_loopback and str(address) not in reachable:
+            reachable.append(str(address))
+    return reachable
 
 
 def names(networks: Mapping[str, Network], own: Mapping[str, SandboxPolicy]) -> set[str]:
-    """Host names in any list."""
+    """The host names in all lists."""
     lists = [item.egress or () for item in networks.values()]
     lists += [item.egress or () for item in own.values()]
-    found = {grants.parse(text).name for texts in lists for text in texts}
-    return {name for name in found if name is not None}
+    named = {grants.parse(text).name for texts in lists for text in texts}
+    return {name for name in named if name is not None}
 
 
 @dataclass(frozen=True)
 class Reach:
-    """What one list allows in one family: whole ranges, and boxes by protocol."""
+    """The addresses that one list allows in one family: whole ranges, and boxes by protocol."""
 
     ranges: tuple[tuple[int, int], ...]
     tcp: tuple[Box, ...]
@@ -135,7 +135,7 @@ class Reach:
 
 
 def reach(policy: Policy, addresses: Mapping[str, Iterable[str]], version: int) -> Reach:
-    """``addresses`` are those behind the names of the list."""
+    """The reach of a policy; ``addresses`` are those behind the names of its list."""
     ranges, boxes = [], {"tcp": [], "udp": []}  # type: list[tuple[int, int]], dict[str, list[Box]]
     for text in policy.egress or ():
         grant = grants.parse(text)
@@ -145,8 +145,8 @@ def reach(policy: Policy, addresses: Mapping[str, Iterable[str]], version: int) 
             else:
                 boxes[grant.protocol] += [(low, high, *ports) for ports in grant.ports]
     for low, high in _spans([ipaddress.ip_network(item) for item in policy.resolvers], version):
-        for found in boxes.values():
-            found.append((low, high, DNS_PORT, DNS_PORT))
+        for allowed in boxes.values():
+            allowed.append((low, high, DNS_PORT, DNS_PORT))
     return Reach(merged(ranges), disjoint(boxes["tcp"]), disjoint(boxes["udp"]))
 
 
@@ -169,7 +169,7 @@ def _spans(ranges: Iterable[IPNetwork], version: int) -> list[tuple[int, int]]:
 
 
 def disjoint(boxes: Sequence[Box]) -> tuple[Box, ...]:
-    """The same addresses and ports in boxes of which no two overlap, as the kernel wants them."""
+    """Boxes with the same addresses and ports, no two of which overlap, as the kernel requires."""
     cuts = sorted({box[0] for box in boxes} | {box[1] + 1 for box in boxes})
     rows: list[tuple[int, int, tuple[tuple[int, int], ...]]] = []
     for low, end in zip(cuts, cuts[1:]):
@@ -186,7 +186,7 @@ def check(
     interfaces: Iterable[Interface],
     publications: Iterable[Publication],
 ) -> None:
-    """SpecError for what would be published from a network that nobody outside reaches."""
+    """SpecError for a port that would be published from an internal network."""
     internal = {name for name, network in networks.items() if network.internal}
     closed = {
         address: item.network

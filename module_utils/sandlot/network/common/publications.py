@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Refuses published ports that something else holds: a sandbox, a listener, the management port."""
+"""Refuses published ports that are taken: by a sandbox, a listener or management."""
 
 from __future__ import annotations
 
@@ -35,33 +35,32 @@ def check_publications(
     ours: Iterable[Publication],
     management: Iterable[int] = (),
 ) -> None:
-    """SpecError("published_ports") for a port that can't be had.
+    """SpecError("published_ports") for a port that is taken.
 
-    ``management`` are ports that whoever runs this comes by, whatever listens on the host.
-
-    ``publications`` is all this host is to publish, ``ours`` all it publishes now. What is
-    published already is not checked against listeners again: it works, and a listener that
-    came later must not stop a deploy.
+    ``publications`` are all ports the host is to publish, ``ours`` those it publishes now. A port
+    that is published already is not checked against listeners again: it works, and a listener that
+    came later must not stop a deploy. ``management`` are the ports of this very connection to the
+    host, whatever listens there.
     """
-    wanted = list(publications)
-    _check_each_other(wanted)
+    desired = list(publications)
+    _check_each_other(desired)
     published = {str(item) for item in ours}
-    fresh = [item for item in wanted if str(item) not in published]
+    fresh = [item for item in desired if str(item) not in published]
     if fresh:
         _check_host(fresh, set(management))
 
 
 def port_numbers(option: str, numbers: Iterable[int]) -> tuple[int, ...]:
-    found = tuple(numbers)
-    for number in found:
+    ports = tuple(numbers)
+    for number in ports:
         if not 0 < number < 1 << 16:
             raise SpecError(option, number, "is no port", hint="give numbers from 1 to 65535")
-    return found
+    return ports
 
 
-def _check_each_other(wanted: list[Publication]) -> None:
+def _check_each_other(desired: list[Publication]) -> None:
     by_port: dict[tuple[str, int], list[Publication]] = {}
-    for publication in wanted:
+    for publication in desired:
         same = by_port.setdefault((publication.protocol, publication.host_port), [])
         for other in same:
             if publication.collides(other):
@@ -95,7 +94,7 @@ def _check_host(publications: list[Publication], management: set[int]) -> None:
 def _holds(listener: Socket, publication: Publication) -> bool:
     if (listener.protocol, listener.port) != (publication.protocol, publication.host_port):
         return False
-    # A socket bound to :: takes IPv4 too unless IPV6_V6ONLY, which /proc does not show.
+    # A socket bound to :: takes IPv4 too, unless it is IPV6_V6ONLY, which /proc does not show.
     if listener.address == ANY6:
         return True
     if (":" in listener.address) != (publication.version == 6):
@@ -104,9 +103,9 @@ def _holds(listener: Socket, publication: Publication) -> bool:
 
 
 def management_ports(listeners: Iterable[Socket]) -> set[int]:
-    """The port of the SSH session this runs in, those SSH servers listen on, and 22 if in use.
+    """The port of the present SSH session, those SSH servers listen on, and 22 if in use.
 
-    Become methods drop the session's variables, so the servers are looked for too.
+    Become methods drop the session's variables, so servers are looked for too.
     """
     servers = server_sockets()
     ports = {
@@ -121,32 +120,29 @@ def management_ports(listeners: Iterable[Socket]) -> set[int]:
 
 
 def server_sockets() -> set[int]:
-    """Inodes of the sockets that SSH servers of this host have open."""
-    found: set[int] = set()
+    """Inodes of the open sockets of this host's SSH servers."""
+    inodes: set[int] = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as handle:
                 if handle.read().strip() in SERVERS:
-                    found.update(_inodes(f"/proc/{pid}/fd"))
-        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                    files = f"/proc/{pid}/fd"
+                    links = (os.readlink(f"{files}/{fd}") for fd in os.listdir(files))
+                    inodes.update(int(link[8:-1]) for link in links if link[:8] == "socket:[")
+        except (FileNotFoundError, ProcessLookupError):  # the server has ended meanwhile
             continue
-    return found
-
-
-def _inodes(directory: str) -> Iterator[int]:
-    for descriptor in os.listdir(directory):
-        target = os.readlink(f"{directory}/{descriptor}")
-        if target.startswith("socket:["):
-            yield int(target[len("socket:[") : -1])
+    return inodes
 
 
 def management_peers() -> set[str]:
     """Addresses that have a connection to a management port, as far as the host can tell."""
     session = os.environ.get("SSH_CONNECTION", "").split()
     peers = {session[0]} if len(session) == 4 else set()
-    found = list(sockets())
-    ports = management_ports(item for item in found if item.state == LISTENING[item.protocol])
-    for item in found:
+    open_sockets = list(sockets())
+    ports = management_ports(
+        item for item in open_sockets if item.state == LISTENING[item.protocol]
+    )
+    for item in open_sockets:
         if item.protocol == "tcp" and item.state == TCP_ESTABLISHED and item.port in ports:
             peers.add(item.peer)
     return peers
@@ -175,7 +171,7 @@ def _table(protocol: str, path: str) -> Iterator[Socket]:
 
 
 def _address(text: str) -> str:
-    """Words of an address in host byte order, as /proc/net prints them."""
+    """An address from /proc/net, which prints its words in host byte order."""
     words = [int(text[start : start + 8], 16) for start in range(0, len(text), 8)]
     raw = struct.pack(f"={len(words)}I", *words)
     if len(raw) == 4:

@@ -2,12 +2,13 @@
 # Copyright: the sandlot developers
 """Addresses behind the names of egress lists, as this host resolves them.
 
-An address stays for KEEP seconds after it was last in an answer, so that answers which take turns
-add up. No answer at all leaves what is known; it never grants anything new.
+An address stays for KEEP seconds after its last answer, so that answers which take turns add up.
+No answer at all leaves the known addresses; it never grants new ones.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import queue
@@ -26,9 +27,9 @@ from ...spec.grants import is_metadata
 KEEP = 3600.0
 DEADLINE = 3.0
 WORKERS = 16
-# The newest ones; whoever answers for a name must not fill the kernel's memory.
+# The newest ones are kept: answers for a name must not fill the kernel's memory.
 MAX_ADDRESSES = 128
-# getaddrinfo's words for "there is no such name" and "it has no address".
+# getaddrinfo: "no such name" and "a name without addresses".
 NOTHING = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 
 Observed = Dict[str, Dict[str, float]]
@@ -36,14 +37,14 @@ Observed = Dict[str, Dict[str, float]]
 
 @dataclass(frozen=True)
 class Resolution:
-    """``seen`` is when each address of each name was last in an answer; ``before`` is stored."""
+    """When each address of each name was last in an answer: with the present ones, and stored."""
 
     seen: Mapping[str, Mapping[str, float]]
     before: Mapping[str, Mapping[str, float]]
 
     @property
     def changed(self) -> list[str]:
-        """Names that come or go, and those whose addresses are others than those stored."""
+        """Names that come or go, and those whose addresses changed."""
         new, old = _sets(self.seen), _sets(self.before)
         return [name for name in sorted({*new, *old}) if new.get(name) != old.get(name)]
 
@@ -52,8 +53,8 @@ def _sets(seen: Mapping[str, Mapping[str, float]]) -> dict[str, set[str]]:
     return {name: set(addresses) for name, addresses in seen.items()}
 
 
-def told(resolution: Resolution) -> str:
-    """For a line about rules: whose addresses are others now."""
+def describe(resolution: Resolution) -> str:
+    """The names with changed addresses, for a line about rules."""
     both = resolution.seen.keys() & resolution.before.keys()
     known = [name for name in resolution.changed if name in both]
     return f" (addresses of {', '.join(known)} changed)" if known else ""
@@ -61,16 +62,16 @@ def told(resolution: Resolution) -> str:
 
 def current(site: Site, names: Iterable[str]) -> Resolution:
     """Ask for each name now and add what is stored."""
-    wanted = sorted(set(names))
+    asked = sorted(set(names))
     before = load(site)
-    answers = resolve(wanted) if wanted else {}
+    answers = resolve(asked) if asked else {}
     now = time.time()
-    seen = {name: merge(before.get(name, {}), answers.get(name), now) for name in wanted}
+    seen = {name: merge(before.get(name, {}), answers.get(name), now) for name in asked}
     return Resolution(seen, before)
 
 
 def operations(site: Site, resolution: Resolution) -> list[Operation]:
-    """For names that make no difference to the rules, as when no sandbox is there to use them."""
+    """Records names that change no rule, as when no sandbox uses them."""
     if not resolution.changed:
         return []
     summary = f"record addresses of {', '.join(resolution.changed)}"
@@ -78,7 +79,7 @@ def operations(site: Site, resolution: Resolution) -> list[Operation]:
 
 
 def warnings(site: Site) -> list[str]:
-    """What a user should know after a run: entries that allow nothing yet."""
+    """Warns of entries that allow nothing yet."""
     return [
         f"{name}, in an egress list, has no address; nothing is allowed for it until it has"
         for name, seen in sorted(load(site).items())
@@ -110,14 +111,14 @@ def save(site: Site, resolution: Resolution) -> None:
 
 
 def merge(seen: Mapping[str, float], answer: Iterable[str] | None, now: float) -> dict[str, float]:
-    """What is known of one name after an answer; None is no answer."""
+    """The addresses of one name after an answer, None without one."""
     if answer is None:
         return dict(seen)
-    # A clock that was set back must not keep an address for ever.
-    found = {address: min(when, now) for address, when in seen.items() if now - when < KEEP}
-    found.update((address, now) for address in answer)
-    newest = sorted(found, key=lambda address: (-found[address], address))[:MAX_ADDRESSES]
-    return {address: found[address] for address in sorted(newest)}
+    # A clock that was set back must not keep an address forever.
+    times = {address: min(when, now) for address, when in seen.items() if now - when < KEEP}
+    times.update((address, now) for address in answer)
+    newest = sorted(times, key=lambda address: (-times[address], address))[:MAX_ADDRESSES]
+    return {address: times[address] for address in sorted(newest)}
 
 
 def resolve(names: Iterable[str], deadline: float = DEADLINE) -> dict[str, list[str] | None]:
@@ -127,32 +128,28 @@ def resolve(names: Iterable[str], deadline: float = DEADLINE) -> dict[str, list[
     """
     todo: queue.SimpleQueue[str] = queue.SimpleQueue()
     done: queue.SimpleQueue[tuple[str, list[str] | None]] = queue.SimpleQueue()
-    wanted = list(names)
-    for name in wanted:
+    asked = list(names)
+    for name in asked:
         todo.put(name)
-    count = len(wanted)
+
+    def work() -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                name = todo.get_nowait()
+                done.put((name, _ask(name)))
+
+    count = len(asked)
     for _ in range(min(count, WORKERS)):
-        threading.Thread(target=_work, args=(todo, done), daemon=True).start()
+        threading.Thread(target=work, daemon=True).start()
     end = time.monotonic() + deadline
-    found: dict[str, list[str] | None] = {}
-    while len(found) < count:
+    answers: dict[str, list[str] | None] = {}
+    while len(answers) < count:
         try:
             name, addresses = done.get(timeout=max(0.0, end - time.monotonic()))
         except queue.Empty:
             break
-        found[name] = addresses
-    return found
-
-
-def _work(
-    todo: queue.SimpleQueue[str], done: queue.SimpleQueue[tuple[str, list[str] | None]]
-) -> None:
-    while True:
-        try:
-            name = todo.get_nowait()
-        except queue.Empty:
-            return
-        done.put((name, _ask(name)))
+        answers[name] = addresses
+    return answers
 
 
 def _ask(name: str) -> list[str] | None:
@@ -167,7 +164,7 @@ def _ask(name: str) -> list[str] | None:
 
 
 def is_usable(address: str) -> bool:
-    """Who answers for a name can't grant this host, its link or the metadata service with it."""
+    """An answer can't grant this host, its link or the metadata service."""
     parsed = ipaddress.ip_address(address)
     special = parsed.is_loopback or parsed.is_multicast or parsed.is_unspecified
     mapped = isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None
