@@ -19,10 +19,10 @@ from sandlot.errors import ForeignError, HostError, SandlotError
 from sandlot.kernel import namespaces
 from sandlot.plan import apply_all, descriptions
 from sandlot.site import Site
-from sandlot.spec import Limits
+from sandlot.spec import Spec
 
 MIB = 1 << 20
-FREE = Limits(None, None, None, None, None, -1)
+FREE = Spec.from_json({"name": "a", "pids_limit": -1})
 LAYOUT = cgroups.detect()
 UNIFIED = tuple(h for h in LAYOUT.hierarchies if h.unified)
 VERSION_1 = tuple(h for h in LAYOUT.hierarchies if not h.unified)
@@ -40,10 +40,10 @@ class Fleet:
     def observe(self, *names: str) -> cgroups.CgroupState:
         return cgroups.observe(self.paths, names, self.layout)
 
-    def plan(self, name: str, limits: Limits):
+    def plan(self, name: str, limits: Spec):
         return cgroups.operations(self.paths, name, limits, self.observe(name))
 
-    def limit(self, name: str, limits: Limits) -> list[str]:
+    def limit(self, name: str, limits: Spec) -> list[str]:
         operations = self.plan(name, limits)
         apply_all(operations)
         assert self.plan(name, limits) == []
@@ -386,7 +386,15 @@ class TestUnified:
 
 def test_the_kernel_shows_what_the_knobs_want(fleet):
     """Also guards against two names for one file, or a value the kernel rounds."""
-    limits = Limits(64 * MIB + 5, 96 * MIB + 5, 0.333, 3, str(CPUS[0]), 77)
+    limits = replace(
+        FREE,
+        memory=64 * MIB + 5,
+        memory_swap=96 * MIB + 5,
+        cpus=0.333,
+        cpu_shares=3,
+        cpuset_cpus=str(CPUS[0]),
+        pids_limit=77,
+    )
     fleet.limit("a", limits)
     values = fleet.observe("a").sandboxes["a"].values
     assert values["pids.max"] == "77"

@@ -53,7 +53,7 @@ def spec(
     return SimpleNamespace(
         capabilities=granted,
         seccomp_profile=profile,
-        limits=SimpleNamespace(pids_limit=pids),
+        pids_limit=pids,
         network_mode=mode,
         network_pin=pin,
         egress=egress,

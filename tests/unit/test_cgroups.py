@@ -14,10 +14,10 @@ from sandlot.cgroups.layout import Hierarchy
 from sandlot.errors import HostError, SandlotError, SpecError
 from sandlot.plan import apply_all, descriptions
 from sandlot.site import Site
-from sandlot.spec import Limits
+from sandlot.spec import Spec
 
 MIB = 1 << 20
-FREE = Limits(None, None, None, None, None, -1)
+FREE = Spec.from_json({"name": "a", "pids_limit": -1})
 HOST = knobs.Host(frozenset(range(4)), frozenset({0}))
 
 
@@ -113,7 +113,7 @@ def test_weights(shares, weight):
     assert knobs.weight(shares) == weight
 
 
-def wanted(table, limits: Limits) -> dict[str, str]:
+def wanted(table, limits: Spec) -> dict[str, str]:
     return {knob.file: knob.wanted(limits, HOST) for knob in table}
 
 
@@ -274,7 +274,7 @@ class Tree:
     def text(self, name: str) -> str:
         return (self.sandbox / name).read_text().strip()
 
-    def plan(self, limits: Limits):
+    def plan(self, limits: Spec):
         seen = cgroups.observe(self.paths, ["a"], self.layout)
         return cgroups.operations(self.paths, "a", limits, seen)
 
@@ -285,7 +285,15 @@ def tree(tmp_path) -> Tree:
 
 
 def test_version_2_limits_are_written_and_withdrawn(tree):
-    limits = Limits(64 * MIB, 96 * MIB, 0.5, 512, "0,1", 20)
+    limits = replace(
+        FREE,
+        memory=64 * MIB,
+        memory_swap=96 * MIB,
+        cpus=0.5,
+        cpu_shares=512,
+        cpuset_cpus="0,1",
+        pids_limit=20,
+    )
     operations = tree.plan(limits)
     assert descriptions(operations) == [
         "a: cgroup: cpuset_cpus any -> 0-1, memory_swap beyond memory unlimited -> 33554432, "

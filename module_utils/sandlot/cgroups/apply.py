@@ -20,7 +20,7 @@ from .state import CgroupState, check, observe_one, wanted
 from .usage import used_memory
 
 if TYPE_CHECKING:
-    from ..spec import Limits
+    from ..spec import Spec
 
 _NOT_ABOUT_THE_VALUE = (errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 _MEMORY_FILES = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.max")
@@ -38,36 +38,36 @@ class _Change(NamedTuple):
         return f"{self.knob.label} {before} -> {show(self.after) or 'any'}"
 
 
-def operations(site: Site, name: str, limits: Limits, state: CgroupState) -> list[Operation]:
+def operations(site: Site, name: str, spec: Spec, state: CgroupState) -> list[Operation]:
     """One operation with all that differs, or none; every limit changes live."""
-    check(limits, state)
+    check(spec, state)
     observed = state.sandboxes[name]
-    changes = _changes(limits, state, observed.values)
+    changes = _changes(spec, state, observed.values)
     if not observed.missing and not changes:
         return []
     if observed.existing:
         summary = ", ".join(change.describe() for change in changes) or "complete"
     else:
         summary = "create"
-    return [Operation(name, f"cgroup: {summary}", lambda: _apply(site, name, limits, state))]
+    return [Operation(name, f"cgroup: {summary}", lambda: _apply(site, name, spec, state))]
 
 
-def _changes(limits: Limits, state: CgroupState, values: Mapping[str, str | None]) -> list[_Change]:
+def _changes(spec: Spec, state: CgroupState, values: Mapping[str, str | None]) -> list[_Change]:
     changes = []
-    for hierarchy, knob, after in wanted(limits, state):
+    for hierarchy, knob, after in wanted(spec, state):
         before = values.get(knob.file)
         if before != after:
             changes.append(_Change(hierarchy, knob, before, after))
     return changes
 
 
-def _apply(site: Site, name: str, limits: Limits, state: CgroupState) -> None:
+def _apply(site: Site, name: str, spec: Spec, state: CgroupState) -> None:
     parents.ensure(site, state.layout, state.host)
     for hierarchy in state.layout.hierarchies:
         with contextlib.suppress(FileExistsError):
             os.mkdir(hierarchy.sandbox(site, name), 0o755)
     values = observe_one(site, name, state.layout).values
-    for change in _ordered(_changes(limits, state, values)):
+    for change in _ordered(_changes(spec, state, values)):
         _set(change, change.hierarchy.sandbox(site, name), name)
 
 
@@ -96,7 +96,7 @@ def _set(change: _Change, directory: str, name: str) -> None:
             raise
         raise HostError(
             f"{knob.label} can't be set to {knob.show(change.after)}: {path}: {error.strerror}",
-            hint=f"the kernel refuses it; leave {knob.label.split()[0]} out or use another value",
+            hint=f"the kernel refuses it; leave {knob.option} out or use another value",
         ) from error
 
 
@@ -116,5 +116,5 @@ def _too_much_used(change: _Change, directory: str, name: str) -> SandlotError:
     label, used = change.knob.label, used_memory(directory)
     return SandlotError(
         f"{label} of {name} can't be lowered to {change.after}: {used} bytes are in use",
-        hint=f"stop the sandbox and deploy again, or use a higher {label.split()[0]}",
+        hint=f"stop the sandbox and deploy again, or use a higher {change.knob.option}",
     )

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Callable, Mapping
 from . import cpulist
 
 if TYPE_CHECKING:
-    from ..spec import Limits
+    from ..spec import Spec
 
 UNLIMITED = "unlimited"
 PERIOD = 100000
@@ -42,15 +42,19 @@ class Host:
 
 @dataclass(frozen=True)
 class Knob:
-    """One file: whose option it is, what the limits make of it, how "unlimited" is written."""
+    """One file: the option it has, its value for a spec, and how "unlimited" is written."""
 
     label: str
     controller: str
     file: str
-    wanted: Callable[[Limits, Host], str]
+    wanted: Callable[[Spec, Host], str]
     unlimited: str = "max"
     show: Callable[[str], str] = str
     parse: Callable[[str], str] = str
+
+    @property
+    def option(self) -> str:
+        return self.label.split()[0]
 
     def canonical(self, text: str | None) -> str | None:
         if text is None:
@@ -63,18 +67,18 @@ class Knob:
         return self.unlimited if value == UNLIMITED else value
 
 
-def memory(limits: Limits) -> int | None:
-    return None if limits.memory is None else _pages(limits.memory)
+def memory(spec: Spec) -> int | None:
+    return None if spec.memory is None else _pages(spec.memory)
 
 
-def memory_and_swap(limits: Limits) -> int | None:
-    if limits.memory is None or limits.memory_swap == -1:
+def memory_and_swap(spec: Spec) -> int | None:
+    if spec.memory is None or spec.memory_swap == -1:
         return None
-    return _pages(limits.memory_swap or 2 * limits.memory)
+    return _pages(spec.memory_swap or 2 * spec.memory)
 
 
-def quota(limits: Limits) -> int | None:
-    return None if limits.cpus is None else round(limits.cpus * PERIOD)
+def quota(spec: Spec) -> int | None:
+    return None if spec.cpus is None else round(spec.cpus * PERIOD)
 
 
 def weight(shares: int) -> int:
@@ -93,46 +97,46 @@ def _or_unlimited(value: int | None) -> str:
     return UNLIMITED if value is None or value >= _MOST else str(value)
 
 
-def _pids(limits: Limits, host: Host) -> str:
-    return _or_unlimited(None if limits.pids_limit < 0 else limits.pids_limit)
+def _pids(spec: Spec, host: Host) -> str:
+    return _or_unlimited(None if spec.pids_limit < 0 else spec.pids_limit)
 
 
-def _memory(limits: Limits, host: Host) -> str:
-    return _or_unlimited(memory(limits))
+def _memory(spec: Spec, host: Host) -> str:
+    return _or_unlimited(memory(spec))
 
 
-def _memory_and_swap(limits: Limits, host: Host) -> str:
-    return _or_unlimited(memory_and_swap(limits))
+def _memory_and_swap(spec: Spec, host: Host) -> str:
+    return _or_unlimited(memory_and_swap(spec))
 
 
-def _swap(limits: Limits, host: Host) -> str:
-    total, own = memory_and_swap(limits), memory(limits)
+def _swap(spec: Spec, host: Host) -> str:
+    total, own = memory_and_swap(spec), memory(spec)
     return _or_unlimited(None if total is None or own is None else total - own)
 
 
-def _quota(limits: Limits, host: Host) -> str:
-    return _or_unlimited(quota(limits))
+def _quota(spec: Spec, host: Host) -> str:
+    return _or_unlimited(quota(spec))
 
 
-def _bandwidth(limits: Limits, host: Host) -> str:
-    return UNLIMITED if limits.cpus is None else f"{quota(limits)} {PERIOD}"
+def _bandwidth(spec: Spec, host: Host) -> str:
+    return UNLIMITED if spec.cpus is None else f"{quota(spec)} {PERIOD}"
 
 
-def _shares(limits: Limits, host: Host) -> str:
+def _shares(spec: Spec, host: Host) -> str:
     low, high = _SHARES
-    return "1024" if limits.cpu_shares is None else str(min(max(limits.cpu_shares, low), high))
+    return "1024" if spec.cpu_shares is None else str(min(max(spec.cpu_shares, low), high))
 
 
-def _weight(limits: Limits, host: Host) -> str:
-    return "100" if limits.cpu_shares is None else str(weight(limits.cpu_shares))
+def _weight(spec: Spec, host: Host) -> str:
+    return "100" if spec.cpu_shares is None else str(weight(spec.cpu_shares))
 
 
-def _cpus_of_host(limits: Limits, host: Host) -> str:
-    return _list(limits.cpuset_cpus) if limits.cpuset_cpus else cpulist.render(host.cpus)
+def _cpus_of_host(spec: Spec, host: Host) -> str:
+    return _list(spec.cpuset_cpus) if spec.cpuset_cpus else cpulist.render(host.cpus)
 
 
-def _cpus_or_all(limits: Limits, host: Host) -> str:
-    return _list(limits.cpuset_cpus) if limits.cpuset_cpus else ""
+def _cpus_or_all(spec: Spec, host: Host) -> str:
+    return _list(spec.cpuset_cpus) if spec.cpuset_cpus else ""
 
 
 def _list(text: str) -> str:
@@ -154,15 +158,15 @@ def _show_quota(value: str) -> str:
 
 # In the order they are written in; a process may join only where cpuset has CPUs and nodes.
 VERSION_1: tuple[Knob, ...] = (
-    Knob("cpuset_mems", "cpuset", "cpuset.mems", lambda limits, host: cpulist.render(host.mems)),
+    Knob("cpuset_mems", "cpuset", "cpuset.mems", lambda spec, host: cpulist.render(host.mems)),
     Knob("cpuset_cpus", "cpuset", "cpuset.cpus", _cpus_of_host),
     Knob("memory_swap", "memory", "memory.memsw.limit_in_bytes", _memory_and_swap, "-1"),
     Knob("memory", "memory", "memory.limit_in_bytes", _memory, "-1"),
-    Knob("cpus period", "cpu", "cpu.cfs_period_us", lambda limits, host: str(PERIOD)),
+    Knob("cpus period", "cpu", "cpu.cfs_period_us", lambda spec, host: str(PERIOD)),
     Knob("cpus", "cpu", "cpu.cfs_quota_us", _quota, "-1", _show_quota),
     Knob("cpu_shares", "cpu", "cpu.shares", _shares),
     Knob("pids_limit", "pids", "pids.max", _pids),
-    Knob("freezer", "freezer", "freezer.state", lambda limits, host: "THAWED"),
+    Knob("freezer", "freezer", "freezer.state", lambda spec, host: "THAWED"),
 )
 VERSION_2: tuple[Knob, ...] = (
     Knob("cpuset_cpus", "cpuset", "cpuset.cpus", _cpus_or_all),
@@ -171,17 +175,12 @@ VERSION_2: tuple[Knob, ...] = (
     Knob("cpus", "cpu", "cpu.max", _bandwidth, "max", _show_bandwidth, _parse_bandwidth),
     Knob("cpu_shares as weight", "cpu", "cpu.weight", _weight),
     Knob("pids_limit", "pids", "pids.max", _pids),
-    Knob("freezer", "cgroup", "cgroup.freeze", lambda limits, host: "0"),
+    Knob("freezer", "cgroup", "cgroup.freeze", lambda spec, host: "0"),
 )
 
 SWAP_FILES = frozenset(("memory.memsw.limit_in_bytes", "memory.swap.max"))
 
-# Which controller an option needs, in the option's own name.
+# The controller that each option needs.
 CONTROLLERS: Mapping[str, str] = {
-    "memory": "memory",
-    "memory_swap": "memory",
-    "cpus": "cpu",
-    "cpu_shares": "cpu",
-    "cpuset_cpus": "cpuset",
-    "pids_limit": "pids",
+    knob.option: knob.controller for knob in VERSION_2 if knob.option != "freezer"
 }

@@ -16,7 +16,7 @@ from .knobs import CONTROLLERS, PERIOD, SWAP_FILES, VERSION_1, VERSION_2, Host, 
 from .layout import Hierarchy, Layout, detect
 
 if TYPE_CHECKING:
-    from ..spec import Limits
+    from ..spec import Spec
 
 _SHORTEST_QUOTA = 1000  # microseconds; the kernel takes no less
 
@@ -100,10 +100,10 @@ def _accounts_swap(layout: Layout) -> bool:
     return not limited or os.path.exists(f"{limited[0]}/memory.swap.max")
 
 
-def wanted(limits: Limits, state: CgroupState) -> Iterator[tuple[Hierarchy, Knob, str]]:
+def wanted(spec: Spec, state: CgroupState) -> Iterator[tuple[Hierarchy, Knob, str]]:
     for hierarchy, knob in offered(state.layout):
         if state.swap or knob.file not in SWAP_FILES:
-            yield hierarchy, knob, knob.wanted(limits, state.host)
+            yield hierarchy, knob, knob.wanted(spec, state.host)
 
 
 def directories(site: Site, name: str, state: CgroupState) -> list[str]:
@@ -111,26 +111,26 @@ def directories(site: Site, name: str, state: CgroupState) -> list[str]:
     return [hierarchy.sandbox(site, name) for hierarchy in state.layout.hierarchies]
 
 
-def check(limits: Limits, state: CgroupState) -> None:
+def check(spec: Spec, state: CgroupState) -> None:
     """SpecError or HostError for a limit that can't be enforced here; nothing is changed."""
-    for option in _asked(limits):
+    for option in _asked(spec):
         controller = CONTROLLERS[option]
         if state.layout.having(controller) is None:
             raise HostError(
                 f"{option} can't be enforced: the {controller} cgroup controller is missing",
                 hint=_remedy(option, controller),
             )
-    if limits.memory_swap is not None and not state.swap:
+    if spec.memory_swap is not None and not state.swap:
         raise HostError(
             "memory_swap can't be enforced: the kernel does not account swap",
             hint="boot the host with swapaccount=1, or leave memory_swap out",
         )
-    _check_cpus(limits, state)
+    _check_cpus(spec, state)
 
 
-def _asked(limits: Limits) -> list[str]:
-    asked = [option for option in CONTROLLERS if getattr(limits, option) is not None]
-    return [option for option in asked if option != "pids_limit" or limits.pids_limit >= 0]
+def _asked(spec: Spec) -> list[str]:
+    asked = [option for option in CONTROLLERS if getattr(spec, option) is not None]
+    return [option for option in asked if option != "pids_limit" or spec.pids_limit >= 0]
 
 
 def _remedy(option: str, controller: str) -> str:
@@ -139,18 +139,18 @@ def _remedy(option: str, controller: str) -> str:
     return f"mount cgroups with that controller ({disabled}), or {without}"
 
 
-def _check_cpus(limits: Limits, state: CgroupState) -> None:
-    if limits.cpus is not None and (quota(limits) or 0) < _SHORTEST_QUOTA:
+def _check_cpus(spec: Spec, state: CgroupState) -> None:
+    if spec.cpus is not None and (quota(spec) or 0) < _SHORTEST_QUOTA:
         hint = f"use {_SHORTEST_QUOTA / PERIOD:g} or more"
-        raise SpecError("cpus", limits.cpus, "is less than the kernel can enforce", hint=hint)
-    if limits.cpuset_cpus is None:
+        raise SpecError("cpus", spec.cpus, "is less than the kernel can enforce", hint=hint)
+    if spec.cpuset_cpus is None:
         return
     try:
-        unknown = cpulist.parse(limits.cpuset_cpus) - state.host.cpus
+        unknown = cpulist.parse(spec.cpuset_cpus) - state.host.cpus
     except ValueError as error:
         hint = "write it like 0-3 or 0,2"
-        raise SpecError("cpuset_cpus", limits.cpuset_cpus, "is no CPU list", hint=hint) from error
+        raise SpecError("cpuset_cpus", spec.cpuset_cpus, "is no CPU list", hint=hint) from error
     if unknown:
         problem = f"names CPUs this host does not have: {cpulist.render(unknown)}"
         hint = f"use CPUs of {cpulist.render(state.host.cpus)}"
-        raise SpecError("cpuset_cpus", limits.cpuset_cpus, problem, hint=hint)
+        raise SpecError("cpuset_cpus", spec.cpuset_cpus, problem, hint=hint)

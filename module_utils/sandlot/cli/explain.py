@@ -65,7 +65,7 @@ def look(site: Site, name: str) -> Subject:
         launch=launch,
         interfaces=known.interfaces,
         networks=network.load_for(site, {entry.network for entry in known.interfaces}),
-        cgroups=recipe.cgroup_files(site, name, known.spec.limits, cgroups.observe(site, [])),
+        cgroups=recipe.cgroup_files(site, name, known.spec, cgroups.observe(site, [])),
         published=tuple(str(port) for port in known.spec.published_ports),
         rates=str(network.Rates(known.spec.ingress_rate, known.spec.egress_rate)),
         files={path: _content(source) for path, source in launch["files"].items()},

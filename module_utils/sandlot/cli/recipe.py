@@ -16,14 +16,12 @@ from ..network import Interface, Network
 from ..network.bridge.sysctls import IPV6_BY_US
 from ..network.common.model import default_routes
 from ..site import Site
-from ..spec import Limits
+from ..spec import Spec
 from ..spec.netmode import HOST
 
 _NETNS = 'nsenter --net="$scratch/ns/net"'
 _IPV6 = "/proc/sys/net/ipv6/conf/{}/disable_ipv6"
-_NO_LIMITS = Limits(
-    memory=None, memory_swap=None, cpus=None, cpu_shares=None, cpuset_cpus=None, pids_limit=-1
-)
+_NO_LIMITS = Spec.from_json({"name": "none", "pids_limit": -1})
 
 
 @dataclass(frozen=True)
@@ -243,18 +241,18 @@ def _default_routes(subject: Subject, entry: Interface) -> Iterator[str]:
             yield f"{_NETNS} ip -{6 if ':' in via else 4} route add {route}"
 
 
-def cgroup_files(site: Site, name: str, limits: Limits, state: CgroupState) -> List[CgroupFiles]:
-    return [_hierarchy(site, name, limits, state, each) for each in state.layout.hierarchies]
+def cgroup_files(site: Site, name: str, spec: Spec, state: CgroupState) -> List[CgroupFiles]:
+    return [_hierarchy(site, name, spec, state, each) for each in state.layout.hierarchies]
 
 
 def _hierarchy(
-    site: Site, name: str, limits: Limits, state: CgroupState, hierarchy: Hierarchy
+    site: Site, name: str, spec: Spec, state: CgroupState, hierarchy: Hierarchy
 ) -> CgroupFiles:
     parent = hierarchy.parent(site)
     above = list(_above(hierarchy, parent, state))
     inside = [
         (knob.file, knob.spelled(value))
-        for home, knob, value in wanted(limits, state)
+        for home, knob, value in wanted(spec, state)
         if home == hierarchy and (_is_set(knob, value, state) or "cpuset.cpus" in dict(above))
     ]
     # Version 1 takes no limit of memory and swap below that of memory.

@@ -393,8 +393,8 @@ def _shape(context: _Context, decision: Decision, *, plugged: bool) -> list[Step
 def _limit(context: _Context) -> list[Step]:
     steps = []
     for name, decision in context.decisions.items():
-        limits = decision.record.spec.limits
-        found = cgroups.operations(context.site, name, limits, context.seen.cgroups)
+        spec = decision.record.spec
+        found = cgroups.operations(context.site, name, spec, context.seen.cgroups)
         steps += _of_one(name, found, silent=decision.new)
     return steps
 

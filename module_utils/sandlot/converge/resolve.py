@@ -167,7 +167,7 @@ def _records(
         old = good.get(name)
         spec = _spec(wish)
         with _named(name):
-            cgroups.check(spec.limits, seen.cgroups)
+            cgroups.check(spec, seen.cgroups)
             image = _image(site, wish, old, ids[name], seen)
         records[name] = Record(
             name=name,

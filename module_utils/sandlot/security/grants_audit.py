@@ -21,6 +21,6 @@ def relaxed(spec: Spec) -> list[str]:
         lines.append(f"seccomp_profile: {spec.seccomp_profile}")
     if spec.network_mode == "host" or spec.network_pin:
         lines.append(f"network_mode: {spec.network_mode}")
-    if spec.limits.pids_limit < 0:
-        lines.append(f"pids_limit: {spec.limits.pids_limit}")
+    if spec.pids_limit < 0:
+        lines.append(f"pids_limit: {spec.pids_limit}")
     return lines + relaxations(spec.egress, spec.host_access)

@@ -17,14 +17,13 @@ from .healthcheck import Healthcheck
 from .model import Spec
 from .normalise import normalise, normalise_all
 from .options import OPTIONS
-from .values import Attachment, Limits, PublishedPort, TimeOffset, Tmpfs, Ulimit
+from .values import Attachment, PublishedPort, TimeOffset, Tmpfs, Ulimit
 
 __all__ = [
     "OPTIONS",
     "Attachment",
     "Difference",
     "Healthcheck",
-    "Limits",
     "PublishedPort",
     "Spec",
     "TimeOffset",

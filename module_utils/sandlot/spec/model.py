@@ -15,9 +15,7 @@ from .healthcheck import Healthcheck
 from .names import Pairs, default_hostname
 from .option import read
 from .options import OPTIONS, STORED
-from .values import Attachment, Dependency, Limits, PublishedPort, TimeOffset, Tmpfs, Ulimit
-
-__all__ = ["Limits", "Spec", "from_table"]
+from .values import Attachment, Dependency, PublishedPort, TimeOffset, Tmpfs, Ulimit
 
 
 @dataclass(frozen=True)
@@ -86,17 +84,6 @@ class Spec:
     def network_pin(self) -> str:
         """The path of the network namespace it joins, "" for none."""
         return netmode.pin(self.network_mode)
-
-    @property
-    def limits(self) -> Limits:
-        return Limits(
-            memory=self.memory,
-            memory_swap=self.memory_swap,
-            cpus=self.cpus,
-            cpu_shares=self.cpu_shares,
-            cpuset_cpus=self.cpuset_cpus,
-            pids_limit=self.pids_limit,
-        )
 
     def to_json(self) -> Dict[str, Any]:
         """Every stored option, in a notation that is valid input again."""

@@ -59,9 +59,9 @@ class Option:
     where the launch file has a notation of its own. ``default`` is raw, as a user would write it;
     ``change`` is None for an action, which is no part of the stored spec. ``type``, ``elements``
     and ``choices`` are Ansible's. ``cost(before, after)`` is for an option whose changes are not
-    all of one class. ``no_log`` is for values that Ansible must not show. ``later`` is for options
-    that dd050e5 does not know: at their default they are in no record, digest or launch file, so
-    that an upgrade changes none.
+    all of one class; ``check(whole)`` refuses a value that other options contradict. ``no_log`` is
+    for values that Ansible must not show. ``later`` is for options that dd050e5 does not know: at
+    their default they are in no record, digest or launch file, so that an upgrade changes none.
     """
 
     name: str
@@ -80,6 +80,7 @@ class Option:
     reaches: AbstractSet[Reach] = frozenset()
     key: str = ""
     later: bool = False
+    check: Callable[[Any], None] | None = None
 
     @property
     def launch_key(self) -> str:

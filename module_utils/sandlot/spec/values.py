@@ -95,15 +95,3 @@ class Dependency:
 
     name: str
     condition: str
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Resource limits in the kernel's units; None is no limit, swap -1 is unlimited."""
-
-    memory: int | None
-    memory_swap: int | None
-    cpus: float | None
-    cpu_shares: int | None
-    cpuset_cpus: str | None
-    pids_limit: int

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sandlot.errors import SpecError, StateError
 from sandlot.security import capabilities
-from sandlot.spec import OPTIONS, Limits, Spec, TimeOffset, normalise, normalise_all
+from sandlot.spec import OPTIONS, Spec, TimeOffset, normalise, normalise_all
 from sandlot.spec.confinement import CAPABILITIES
 from spec_cases import BASE, rows
 
@@ -27,7 +27,8 @@ def refused(raw: Any, **keywords: Any) -> SpecError:
 
 def test_unusual_values_of_nothing_given() -> None:
     spec = normalise(BASE)
-    assert spec.limits == Limits(None, None, None, None, None, 2048)
+    assert (spec.memory, spec.memory_swap, spec.cpus, spec.cpuset_cpus) == (None,) * 4
+    assert (spec.cpu_shares, spec.pids_limit) == (None, 2048)
     assert [item.name for item in spec.networks] == ["default"]
     assert (spec.user, spec.working_dir, spec.command) == (None, None, ())
     assert (spec.restart_policy, spec.restart_retries) == ("unless-stopped", 0)

@@ -5,12 +5,22 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ...plan import Change
 from .. import names, text
 from ..option import Option, Reach
 
+if TYPE_CHECKING:
+    from ..model import Spec
+
 STATES = ("present", "started", "stopped", "healthy", "absent")
+
+
+def _needs_image(spec: Spec) -> None:
+    if spec.state != "absent" and not spec.image:
+        raise text.refusal("image", None, "names no image", hint="name one of the host's images")
+
 
 OPTIONS = (
     Option(
@@ -40,6 +50,7 @@ OPTIONS = (
         reaches={Reach.IMAGE},
         change=Change.REBUILD,
         cost=names.image_cost,
+        check=_needs_image,
     ),
     Option(
         "state",

@@ -5,12 +5,30 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ...plan import Change
 from .. import confinement, quantities
 from ..option import Option, Reach, strings
+from ..text import refusal
+
+if TYPE_CHECKING:
+    from ..model import Spec
 
 MAX_PIDS = 4_194_304
+
+
+def _fits_memory(spec: Spec) -> None:
+    if spec.memory_swap is None:
+        return
+    if spec.memory is None:
+        hint = "set memory as well"
+        raise refusal("memory_swap", spec.memory_swap, "is given without memory", hint=hint)
+    if spec.memory_swap != quantities.UNLIMITED and spec.memory_swap < spec.memory:
+        problem = f"is less than memory ({spec.memory})"
+        hint = "it is the sum of memory and swap"
+        raise refusal("memory_swap", spec.memory_swap, problem, hint=hint)
+
 
 OPTIONS = (
     Option(
@@ -34,6 +52,7 @@ OPTIONS = (
         ],
         reaches={Reach.CGROUP},
         change=Change.LIVE,
+        check=_fits_memory,
     ),
     Option(
         "cpus",

@@ -5,12 +5,16 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...plan import Change
 from .. import addresses, grants, names, netmode, text
 from ..option import Option, Reach, records, strings
+from ..text import refusal
 from ..values import Attachment
+
+if TYPE_CHECKING:
+    from ..model import Spec
 
 _NETWORK_FIELDS = (
     Option(
@@ -74,6 +78,40 @@ def _dump_grants(items: tuple[str, ...] | None) -> list[str] | None:
     return None if items is None else list(items)
 
 
+def _is_allowed(spec: Spec) -> None:
+    mode = spec.network_mode
+    if mode == netmode.HOST and not spec.allow_host_network:
+        problem = "gives the sandbox the host's network"
+        hint = "set allow_host_network: true if that is meant; it is then listed in relaxed"
+        raise refusal("network_mode", mode, problem, hint=hint)
+    if spec.network_partner == spec.name:
+        hint = "name another sandbox, or use bridge"
+        raise refusal("network_mode", mode, "names the sandbox itself", hint=hint)
+
+
+def _needs_bridge(spec: Spec) -> None:
+    mode = spec.network_mode
+    if mode != netmode.BRIDGE and spec.networks:
+        hint = "leave networks out, or set network_mode: bridge"
+        given = ", ".join(item.name for item in spec.networks)
+        raise refusal("networks", given, f"can't be had with network_mode {mode}", hint=hint)
+
+
+def _needs_network(spec: Spec) -> None:
+    if spec.published_ports and not spec.networks:
+        first = str(spec.published_ports[0])
+        problem = "leads to a sandbox without a network"
+        raise refusal("published_ports", first, problem, hint=_publishing_hint(spec))
+
+
+def _publishing_hint(spec: Spec) -> str:
+    if spec.network_mode == netmode.HOST:
+        return "leave it out: in the host's network its ports are the host's"
+    if spec.network_partner:
+        return f"publish it at sandbox {spec.network_partner}, whose network it shares"
+    return "attach it to a network, or publish nothing"
+
+
 OPTIONS = (
     Option(
         "network_mode",
@@ -92,6 +130,7 @@ OPTIONS = (
         key="netns",
         change=Change.RESTART,
         default=netmode.BRIDGE,
+        check=_is_allowed,
     ),
     Option(
         "allow_host_network",
@@ -122,6 +161,7 @@ OPTIONS = (
         dump=_dump_networks,
         elements="dict",
         suboptions=_NETWORK_FIELDS,
+        check=_needs_bridge,
     ),
     Option(
         "published_ports",
@@ -141,6 +181,7 @@ OPTIONS = (
         default=[],
         dump=strings,
         elements="str",
+        check=_needs_network,
     ),
     Option(
         "etc_hosts",

@@ -4,9 +4,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ...plan import Change
 from .. import dependencies
 from ..option import Option, Reach
+from ..text import refusal
+
+if TYPE_CHECKING:
+    from ..model import Spec
+
+
+def _names_others(spec: Spec) -> None:
+    if any(item.name == spec.name for item in spec.depends_on):
+        hint = "leave it out; where it is a default of all, give this one depends_on: []"
+        raise refusal("depends_on", spec.name, "is the sandbox itself", hint=hint)
+
 
 OPTIONS = (
     Option(
@@ -27,5 +40,6 @@ OPTIONS = (
         default=[],
         dump=dependencies.dump,
         elements="raw",
+        check=_names_others,
     ),
 )

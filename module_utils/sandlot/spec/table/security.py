@@ -4,12 +4,18 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ...plan import Change
 from .. import confinement, names, quantities, text
 from ..option import Option, Reach, record
+from ..text import refusal
 from ..values import TimeOffset
+
+if TYPE_CHECKING:
+    from ..model import Spec
 
 SECCOMP_PROFILES = ("default", "unconfined")
 # The kernel's bound is 146 years from the clock's zero; a century leaves room to run.
@@ -24,6 +30,25 @@ _CLOCK_FIELDS = (
 
 def _dump_offset(offset: TimeOffset | None) -> dict[str, float] | None:
     return dict(vars(offset)) if offset else None
+
+
+def _fits_clocks(spec: Spec) -> None:
+    """The kernel refuses a clock below zero."""
+    offset = spec.time_offset or TimeOffset()
+    for name, clock in (("monotonic", time.CLOCK_MONOTONIC), ("boottime", time.CLOCK_BOOTTIME)):
+        seconds = getattr(offset, name)
+        if seconds + time.clock_gettime(clock) < 0:
+            option = f"time_offset.{name}"
+            hint = f"the host's clock is at {time.clock_gettime(clock):.0f} seconds"
+            raise refusal(option, seconds, "turns the clock back below zero", hint=hint)
+
+
+def _of_own_network(spec: Spec) -> None:
+    foreign = [key for key, _ in spec.sysctls if key.startswith("net.")]
+    if foreign and not spec.owns_network:
+        problem = f"is not this sandbox's to set with network_mode {spec.network_mode}"
+        hint = "set it for the owner of that network, or leave it out"
+        raise refusal("sysctls", foreign[0], problem, hint=hint)
 
 
 OPTIONS = (
@@ -63,6 +88,7 @@ OPTIONS = (
         change=Change.RESTART,
         default={},
         dump=dict,
+        check=_of_own_network,
     ),
     Option(
         "time_offset",
@@ -77,5 +103,6 @@ OPTIONS = (
         change=Change.RESTART,
         dump=_dump_offset,
         suboptions=_CLOCK_FIELDS,
+        check=_fits_clocks,
     ),
 )

@@ -5,10 +5,15 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ...plan import Change
 from .. import healthcheck, names, quantities, text
 from ..option import Option, Reach
+from ..text import refusal
+
+if TYPE_CHECKING:
+    from ..model import Spec
 
 RESTART_POLICIES = ("no", "on-failure", "always", "unless-stopped")
 DAY = 86400
@@ -92,6 +97,14 @@ _HEALTH_FIELDS = (
 
 parse_healthcheck = partial(healthcheck.parse, fields=_HEALTH_FIELDS)
 
+
+def _needs_on_failure(spec: Spec) -> None:
+    if spec.restart_retries and spec.restart_policy != "on-failure":
+        problem = f"has no meaning with restart_policy {spec.restart_policy}"
+        hint = "set restart_policy: on-failure, or leave it out"
+        raise refusal("restart_retries", spec.restart_retries, problem, hint=hint)
+
+
 OPTIONS = (
     Option(
         "restart_policy",
@@ -113,6 +126,7 @@ OPTIONS = (
         key="restart",
         change=Change.LIVE,
         default=0,
+        check=_needs_on_failure,
     ),
     Option(
         "stop_signal",
