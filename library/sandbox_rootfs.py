@@ -258,14 +258,14 @@ options:
         elements: str
       show:
         description:
-          - Site of the host that are shown beside C(/usr), C(/etc), C(/bin), C(/sbin)
+          - Paths of the host that are shown beside C(/usr), C(/etc), C(/bin), C(/sbin)
             and C(/lib*), with all that is in them.
           - For O(images[].source=host_overlay).
         type: list
         elements: str
       hide:
         description:
-          - 'Site of the host that are hidden beside the usual: what is not shown, files
+          - 'Paths of the host that are hidden beside the usual: what is not shown, files
             and directories in C(/etc) and C(/usr/local) that only some users can read,
             and well-known secrets.'
           - For O(images[].source=host_overlay).

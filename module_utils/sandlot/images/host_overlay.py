@@ -46,7 +46,7 @@ _ROWS = (
         "list",
         _shown_paths,
         [
-            "Site of the host that are shown beside C(/usr), C(/etc), C(/bin), C(/sbin) and "
+            "Paths of the host that are shown beside C(/usr), C(/etc), C(/bin), C(/sbin) and "
             "C(/lib*), with all that is in them.",
         ],
         elements="str",
@@ -57,7 +57,7 @@ _ROWS = (
         "list",
         absolute_paths,
         [
-            "Site of the host that are hidden beside the usual: what is not shown, files and "
+            "Paths of the host that are hidden beside the usual: what is not shown, files and "
             "directories in C(/etc) and C(/usr/local) that only some users can read, and "
             "well-known secrets.",
         ],

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Site of proc and sysfs that a sandbox sees empty or read-only; a host may lack some of them."""
+"""Paths of proc and sysfs that a sandbox sees empty or read-only; a host may lack some of them."""
 
 from __future__ import annotations
 
