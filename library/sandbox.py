@@ -207,6 +207,12 @@ options:
       - Memory limit, at least V(6m); a number of bytes, or with a unit of V(b), V(k), V(m),
         V(g) or V(t).
     type: str
+  memory_reservation:
+    description:
+      - Memory that the sandbox keeps while the host is short of it, at least V(6m), in
+        the notation of O(memory) and not above that.
+      - The kernel takes memory first from what lies above its owner's reservation.
+    type: str
   memory_swap:
     description:
       - Limit of memory and swap together, not below O(memory), which it needs.

@@ -121,6 +121,7 @@ def test_create_and_join_every_hierarchy(fleet):
 SETTINGS = [
     ("memory", 64 * MIB, 128 * MIB, "memory {} -> 67108864"),
     ("memory", 128 * MIB, 64 * MIB, "memory {} -> 134217728"),
+    ("memory_reservation", 8 * MIB, 16 * MIB, "memory_reservation {} -> 8388608"),
     ("cpus", 0.5, 1.5, "cpus {} -> 0.5"),
     ("cpu_shares", 512, 2048, None),
     ("cpuset_cpus", str(CPUS[0]), str(CPUS[-1]), f"cpuset_cpus {{}} -> {CPUS[0]}"),
@@ -389,6 +390,7 @@ def test_the_kernel_shows_what_the_knobs_want(fleet):
     limits = replace(
         FREE,
         memory=64 * MIB + 5,
+        memory_reservation=8 * MIB + 5,
         memory_swap=96 * MIB + 5,
         cpus=0.333,
         cpu_shares=3,

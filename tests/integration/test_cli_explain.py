@@ -30,6 +30,8 @@ LIMITS = {
     "memory.memsw.limit_in_bytes",
     "memory.max",
     "memory.swap.max",
+    "memory.soft_limit_in_bytes",
+    "memory.low",
     "cpu.max",
     "cpu.cfs_quota_us",
     "cpu.shares",
@@ -145,6 +147,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "limited": {
         "memory": "64m",
+        "memory_reservation": "8m",
         "cpus": 0.5,
         "pids_limit": 50,
         "cpu_shares": 512,

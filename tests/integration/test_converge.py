@@ -89,6 +89,9 @@ def test_live_options_do_not_restart(host: Deployment) -> None:
     assert "192.0.2.1" in host.inside("a", "/etc/hosts")
     result = host.converged(sandbox("a"))
     assert "a: memory 67108864 -> unset" in result.actions
+    result = host.converged(sandbox("a", memory_reservation="8m"))
+    assert "a: memory_reservation unset -> 8388608" in result.actions
+    assert host.run(sandbox("a", memory_reservation="8m")).actions == []
     assert host.pid("a") == pid
 
 

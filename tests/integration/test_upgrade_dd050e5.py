@@ -275,7 +275,7 @@ def test_ports_are_published(upgraded: Upgraded, host: Deployment) -> None:
 
 def test_live_settings(upgraded: Upgraded, host: Deployment) -> None:
     changes = {"memory": "32m", "restart_policy": "no", "stop_timeout": 1, "labels": {"c": "d"}}
-    changes["log_max_size"] = "1m"
+    changes.update(log_max_size="1m", memory_reservation="8m")
     result = host.converged(*upgraded.spec("talker", **changes))
     assert result.actions and not [line for line in result.actions if "restart)" in line]
     assert host.run(*upgraded.spec("talker", **changes)).actions == []

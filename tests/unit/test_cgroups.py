@@ -122,6 +122,7 @@ DEFAULTS_1 = {
     "cpuset.cpus": "0-3",
     "memory.memsw.limit_in_bytes": "unlimited",
     "memory.limit_in_bytes": "unlimited",
+    "memory.soft_limit_in_bytes": "unlimited",
     "cpu.cfs_period_us": "100000",
     "cpu.cfs_quota_us": "unlimited",
     "cpu.shares": "1024",
@@ -132,6 +133,7 @@ DEFAULTS_2 = {
     "cpuset.cpus": "",
     "memory.swap.max": "unlimited",
     "memory.max": "unlimited",
+    "memory.low": "0",
     "cpu.max": "unlimited",
     "cpu.weight": "100",
     "pids.max": "unlimited",
@@ -159,6 +161,11 @@ DEFAULTS_2 = {
             {"memory.max": "67108864"},
         ),
         ({"memory": 2**63 - 1}, {}, {}),
+        (
+            {"memory_reservation": 8 * MIB + 17},
+            {"memory.soft_limit_in_bytes": "8388608"},
+            {"memory.low": "8388608"},
+        ),
         ({"cpus": 0.5}, {"cpu.cfs_quota_us": "50000"}, {"cpu.max": "50000 100000"}),
         ({"cpus": 3.0}, {"cpu.cfs_quota_us": "300000"}, {"cpu.max": "300000 100000"}),
         ({"cpu_shares": 512}, {"cpu.shares": "512"}, {"cpu.weight": "59"}),
@@ -195,6 +202,7 @@ def state(*controllers: str, swap: bool = True) -> cgroups.CgroupState:
     ("limits", "controllers", "error"),
     [
         ({"memory": MIB}, "cpu", "memory can't be enforced: the memory cgroup controller is miss"),
+        ({"memory_reservation": MIB}, "cpu", "memory_reservation can't be enforced"),
         ({"cpus": 1.0}, "memory", "cpus can't be enforced: .*cgroup_enable=cpu.*leave cpus out"),
         ({"cpu_shares": 9}, "memory", "cpu_shares can't be enforced"),
         ({"cpuset_cpus": "0"}, "cpu", "cpuset_cpus can't be enforced"),
@@ -239,6 +247,7 @@ class Tree:
     SANDBOX = {
         "cpuset.cpus": "",
         "memory.max": "max",
+        "memory.low": "0",
         "memory.swap.max": "max",
         "memory.current": "0",
         "cpu.max": "max 100000",

@@ -8,6 +8,9 @@ say it. An option that is not set stands for the kernel's default, so a withdraw
 ``memory_swap`` is docker's: memory and swap together, unlimited when -1, and twice ``memory`` when
 only that is set. Version 2 counts swap by itself, so there it is the difference.
 
+``memory_reservation`` is a soft limit in version 1 and protected memory in version 2, as with the
+OCI runtimes.
+
 ``cpu_shares`` becomes a weight of version 2 by the curve the OCI runtimes agreed on, which takes
 2, 1024 and 262144 to 1, 100 and 10000.
 """
@@ -71,6 +74,10 @@ def memory(spec: Spec) -> int | None:
     return None if spec.memory is None else _pages(spec.memory)
 
 
+def reservation(spec: Spec) -> int | None:
+    return None if spec.memory_reservation is None else _pages(spec.memory_reservation)
+
+
 def memory_and_swap(spec: Spec) -> int | None:
     if spec.memory is None or spec.memory_swap == -1:
         return None
@@ -112,6 +119,14 @@ def _memory_and_swap(spec: Spec, host: Host) -> str:
 def _swap(spec: Spec, host: Host) -> str:
     total, own = memory_and_swap(spec), memory(spec)
     return _or_unlimited(None if total is None or own is None else total - own)
+
+
+def _soft_limit(spec: Spec, host: Host) -> str:
+    return _or_unlimited(reservation(spec))
+
+
+def _protected(spec: Spec, host: Host) -> str:
+    return str(reservation(spec) or 0)
 
 
 def _quota(spec: Spec, host: Host) -> str:
@@ -162,6 +177,7 @@ VERSION_1: tuple[Knob, ...] = (
     Knob("cpuset_cpus", "cpuset", "cpuset.cpus", _cpus_of_host),
     Knob("memory_swap", "memory", "memory.memsw.limit_in_bytes", _memory_and_swap, "-1"),
     Knob("memory", "memory", "memory.limit_in_bytes", _memory, "-1"),
+    Knob("memory_reservation", "memory", "memory.soft_limit_in_bytes", _soft_limit, "-1"),
     Knob("cpus period", "cpu", "cpu.cfs_period_us", lambda spec, host: str(PERIOD)),
     Knob("cpus", "cpu", "cpu.cfs_quota_us", _quota, "-1", _show_quota),
     Knob("cpu_shares", "cpu", "cpu.shares", _shares),
@@ -172,6 +188,7 @@ VERSION_2: tuple[Knob, ...] = (
     Knob("cpuset_cpus", "cpuset", "cpuset.cpus", _cpus_or_all),
     Knob("memory_swap beyond memory", "memory", "memory.swap.max", _swap),
     Knob("memory", "memory", "memory.max", _memory),
+    Knob("memory_reservation", "memory", "memory.low", _protected),
     Knob("cpus", "cpu", "cpu.max", _bandwidth, "max", _show_bandwidth, _parse_bandwidth),
     Knob("cpu_shares as weight", "cpu", "cpu.weight", _weight),
     Knob("pids_limit", "pids", "pids.max", _pids),

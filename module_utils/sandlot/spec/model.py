@@ -45,6 +45,7 @@ class Spec:
     egress: tuple[str, ...] | None
     host_access: tuple[str, ...] | None
     memory: int | None
+    memory_reservation: int | None
     memory_swap: int | None
     cpus: float | None
     cpu_shares: int | None

@@ -56,6 +56,7 @@ OTHER: dict[str, Any] = {
     "egress": ["dns"],
     "host_access": ["9100/tcp"],
     "memory": "64m",
+    "memory_reservation": "32m",
     "memory_swap": "-1",
     "cpus": 0.5,
     "cpu_shares": 2,

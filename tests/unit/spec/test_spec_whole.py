@@ -90,6 +90,7 @@ def test_a_sandbox_is_a_mapping(raw: Any) -> None:
     [
         ({"memory_swap": "64m"}, "memory_swap"),
         ({"memory": "64m", "memory_swap": "32m"}, "memory_swap"),
+        ({"memory": "64m", "memory_reservation": "65m"}, "memory_reservation"),
         ({"restart_retries": 3}, "restart_retries"),
         ({"restart_retries": 3, "restart_policy": "always"}, "restart_retries"),
         ({"networks": [], "published_ports": ["80:80"]}, "published_ports"),

@@ -30,6 +30,14 @@ def _fits_memory(spec: Spec) -> None:
         raise refusal("memory_swap", spec.memory_swap, problem, hint=hint)
 
 
+def _fits_below_memory(spec: Spec) -> None:
+    reservation = spec.memory_reservation
+    if reservation is not None and spec.memory is not None and reservation > spec.memory:
+        problem = f"is more than memory ({spec.memory})"
+        hint = "lower it, or raise memory"
+        raise refusal("memory_reservation", reservation, problem, hint=hint)
+
+
 OPTIONS = (
     Option(
         "memory",
@@ -41,6 +49,20 @@ OPTIONS = (
         ],
         reaches={Reach.CGROUP},
         change=Change.LIVE,
+    ),
+    Option(
+        "memory_reservation",
+        "str",
+        partial(quantities.size, minimum=quantities.MEMORY_MINIMUM),
+        [
+            "Memory that the sandbox keeps while the host is short of it, at least V(6m), in the "
+            "notation of O(memory) and not above that.",
+            "The kernel takes memory first from what lies above its owner's reservation.",
+        ],
+        reaches={Reach.CGROUP},
+        change=Change.LIVE,
+        later=True,
+        check=_fits_below_memory,
     ),
     Option(
         "memory_swap",
