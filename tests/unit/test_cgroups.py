@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 
 import pytest
 from sandlot import cgroups, store
-from sandlot.cgroups import cpulist, knobs
+from sandlot.cgroups import cpulist, knobs, removal
 from sandlot.cgroups.layout import Hierarchy
 from sandlot.errors import HostError, SandlotError, SpecError
 from sandlot.plan import apply_all, descriptions
@@ -327,6 +328,19 @@ def test_version_2_lowers_no_limit_below_what_is_used(tree):
         apply_all(tree.plan(replace(FREE, memory=64 * MIB)))
     assert tree.text("memory.reclaim") == str(36 * MIB)
     assert tree.text("memory.max") == "max"
+
+
+def test_version_2_protects_the_sum_of_all_reservations(tree, monkeypatch):
+    """The kernel protects no more memory of a cgroup than its parent has."""
+    tree.fill(tree.parent / "b", {**tree.SANDBOX, "memory.low": str(8 * MIB)})
+    apply_all(tree.plan(replace(FREE, memory_reservation=16 * MIB)))
+    assert tree.text("memory.low") == str(16 * MIB)
+    assert (tree.parent / "memory.low").read_text() == f"{24 * MIB}\n"
+    apply_all(tree.plan(FREE))
+    assert (tree.parent / "memory.low").read_text() == f"{8 * MIB}\n"
+    monkeypatch.setattr(removal, "_remove", lambda *_: shutil.rmtree(tree.parent / "b"))
+    removal.remove(tree.paths, "b", tree.layout)
+    assert (tree.parent / "memory.low").read_text() == "0\n"
 
 
 def test_version_2_thaws(tree):

@@ -67,8 +67,11 @@ def _apply(site: Site, name: str, spec: Spec, state: CgroupState) -> None:
         with contextlib.suppress(FileExistsError):
             os.mkdir(hierarchy.sandbox(site, name), 0o755)
     values = observe_one(site, name, state.layout).values
-    for change in _ordered(_changes(spec, state, values)):
+    changes = _ordered(_changes(spec, state, values))
+    for change in changes:
         _set(change, change.hierarchy.sandbox(site, name), name)
+    if any(change.knob.option == "memory_reservation" for change in changes):
+        parents.protect(site, state.layout)
 
 
 def _ordered(changes: list[_Change]) -> list[_Change]:

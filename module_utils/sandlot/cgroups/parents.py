@@ -53,6 +53,17 @@ def ensure(site: Site, layout: Layout, host: Host) -> None:
             _widen(f"{parent}/cpuset.mems", cpulist.render(host.mems))
 
 
+def protect(site: Site, layout: Layout) -> None:
+    """Version 2 protects no more memory of a cgroup than its parent has: the sum of all."""
+    hierarchy = layout.having("memory")
+    if hierarchy is None or not hierarchy.unified:
+        return
+    parent = hierarchy.parent(site)
+    names = files.directories(parent)
+    sizes = [files.read_value(f"{parent}/{name}/memory.low") for name in names]
+    _widen(f"{parent}/memory.low", str(sum(int(size or 0) for size in sizes)))
+
+
 def _widen(path: str, value: str) -> None:
     if files.read_value(path) != value:
         files.write_value(path, value)

@@ -20,6 +20,7 @@ from ..errors import ForeignError, SandlotError
 from ..kernel import files, processes
 from ..plan import Operation
 from ..site import Site
+from . import parents
 from .layout import Hierarchy, Layout
 from .state import CgroupState
 
@@ -34,6 +35,14 @@ def remove_operations(site: Site, name: str, state: CgroupState) -> list[Operati
 
 
 def remove(site: Site, name: str, layout: Layout) -> None:
+    memory = layout.having("memory")
+    protected = memory and files.read_value(f"{memory.sandbox(site, name)}/memory.low")
+    _remove(site, name, layout)
+    if protected not in (None, "0"):
+        parents.protect(site, layout)
+
+
+def _remove(site: Site, name: str, layout: Layout) -> None:
     # The unified hierarchy first: it kills all at once, and tells when all are gone.
     left = sorted(layout.hierarchies, key=lambda hierarchy: not hierarchy.unified)
     deadline = time.monotonic() + _DEADLINE_SECONDS
