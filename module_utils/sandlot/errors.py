@@ -9,7 +9,7 @@ class SandlotError(Exception):
     """An explained failure: what happened, and what the user can do about it (``hint``)."""
 
     def __init__(self, message: str, *, hint: str = "", code: int = 0) -> None:
-        """``code`` is the number of the error behind it, from which the client tells the remedy."""
+        """``code`` is the number of the error behind it, by which the client knows the remedy."""
         super().__init__(message)
         self.message = message
         self.hint = hint

@@ -63,6 +63,14 @@ def answer(sock: Socket, message: Message, fds: Sequence[int] = ()) -> None:
     _transmit(sock, data[:_MAX_ANSWER], fds)
 
 
+def reply(sock: Socket, message: Message, fds: Sequence[int] = ()) -> None:
+    """Answer a client, which may have gone: the work is done all the same."""
+    try:
+        answer(sock, message, fds)
+    except OSError:
+        return
+
+
 def receive(sock: Socket) -> Tuple[Optional[Message], List[int]]:
     """The next answer and its descriptors; (None, []) when the peer is gone."""
     try:

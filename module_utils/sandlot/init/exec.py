@@ -91,19 +91,19 @@ class ExecServer:
         elif operation == "signal":
             self._signal(connection, message["signal"])
         elif operation == "stop":
-            _answer(connection, {})
+            wire.reply(connection, {})
             self._stop()
         elif operation == "configure":
             self._configure(message["config"])
-            _answer(connection, {})
+            wire.reply(connection, {})
         else:
-            _answer(connection, {"error": "this init is of an older sandlot"})
+            wire.reply(connection, {"error": "this init is of an older sandlot"})
 
     def _run(self, connection: _socket.socket, message: Mapping[str, Any], fds: List[int]) -> None:
         command = self._command(message)
         if len(self._commands) >= MAX_COMMANDS:
             reason = f"{MAX_COMMANDS} commands run in this sandbox already"
-            _answer(connection, {"error": reason, "code": child.NOT_EXECUTABLE})
+            wire.reply(connection, {"error": reason, "code": child.NOT_EXECUTABLE})
             return
         tty = bool(message["tty"])
         master: List[int] = []
@@ -117,7 +117,7 @@ class ExecServer:
         except OSError as error:
             wire.close_all(master)
             reason = f"starting the command: {error.strerror}"
-            _answer(connection, {"error": reason, "code": child.NOT_EXECUTABLE})
+            wire.reply(connection, {"error": reason, "code": child.NOT_EXECUTABLE})
             return
         finally:
             if tty and stdio:
@@ -153,9 +153,9 @@ class ExecServer:
         if command.process.failure:
             del self._commands[command.process.pid]
             code, text = command.process.failure
-            _answer(command.connection, {"error": text, "code": code})
+            wire.reply(command.connection, {"error": text, "code": code})
         else:
-            _answer(command.connection, {"pid": command.process.pid}, command.master)
+            wire.reply(command.connection, {"pid": command.process.pid}, command.master)
         wire.close_all(command.master)
 
     def _signal(self, connection: _socket.socket, number: int) -> None:
@@ -171,18 +171,10 @@ class ExecServer:
             return
         self._decided(command)
         if self._commands.pop(pid, None) is not None:
-            _answer(command.connection, {"exit": code})
+            wire.reply(command.connection, {"exit": code})
 
     def _close(self, connection: _socket.socket) -> None:
         """The client is gone; its command goes on, as with other runtimes."""
         self._loop.unwatch(connection.fileno())
         del self._connections[connection.fileno()]
         connection.close()
-
-
-def _answer(connection: _socket.socket, message: wire.Message, fds: Sequence[int] = ()) -> None:
-    """Answer, unless the client has gone."""
-    try:
-        wire.answer(connection, message, fds)
-    except OSError:
-        return

@@ -50,7 +50,7 @@ class Stream:
         self._cut = b""
 
     def write(self, lines: bytes) -> None:
-        """Drop lines that do not fit, and tell how many bytes as soon as there is room again."""
+        """Drop lines that do not fit, and send their size as soon as there is room again."""
         if self._fd is None:
             return
         try:

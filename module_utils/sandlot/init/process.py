@@ -42,7 +42,7 @@ def join(peer: _socket.socket) -> NoReturn:
         wire.answer(peer, _refused("entering the namespaces", error))
         os._exit(1)
     if pid:
-        # Inside, the kernel would tell a pid of another pid namespace; this one is the builder's.
+        # Credentials on the socket would have no pid in the builder's pid namespace; this one is.
         try:
             peer.send(b"pid %d" % pid)
         except OSError:

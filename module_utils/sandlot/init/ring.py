@@ -26,7 +26,7 @@ class Ring:
         return fds, newest(fds)
 
     def __init__(self, fds: Sequence[int], place: Tuple[int, int]) -> None:
-        """``place`` is what ``newest`` found."""
+        """``place`` is the result of ``newest``."""
         self.lost = 0
         self._half = 0
         self._fds = fds

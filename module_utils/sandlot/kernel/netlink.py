@@ -263,7 +263,7 @@ def _link(body: bytes) -> Link:
 def _address(body: bytes) -> Address:
     family, prefix, _, _, index = ADDRESS.unpack_from(body)
     values = attributes(body, ADDRESS.size)
-    # IPv6 tells it twice only where there is a peer.
+    # IPv6 has a local address only if there is a peer.
     local = values[IFA_LOCAL] if IFA_LOCAL in values else values[IFA_ADDRESS]
     return Address(index, f"{socket.inet_ntop(family, local)}/{prefix}")
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Network namespaces by path: opened only when they are one, told apart, shown by a sysfs.
+"""Network namespaces by path: opens nothing else, compares them, mounts their sysfs.
 
 A sandbox may join one that its user namespace does not own. Only host root can join that and mount
 its sysfs, and the sandbox's capabilities have no effect on it (user_namespaces(7)).
@@ -60,10 +60,10 @@ def identity(path: str) -> int | None:
     No two namespaces that live have the same.
     """
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return found.st_ino if found.st_dev == os.stat(HOST).st_dev else None
+    return status.st_ino if status.st_dev == os.stat(HOST).st_dev else None
 
 
 def sysfs(netns: int, attributes: int) -> int:

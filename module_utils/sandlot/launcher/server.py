@@ -314,10 +314,8 @@ def _words(message: wire.Message) -> Tuple[str, Names]:
 
 
 def _answer(connection: _socket.socket, message: wire.Message) -> None:
-    try:
-        wire.answer(connection, message)
-    except OSError:
-        pass  # the client has gone, but the work is done
+    """Answer, the last time."""
+    wire.reply(connection, message)
     connection.close()
 
 

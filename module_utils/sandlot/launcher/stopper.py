@@ -36,7 +36,7 @@ KILL_DEADLINE = 30.0
 KILLED = 128 + int(signal.SIGKILL)
 # The timeout of a sandbox whose launch file can't be read.
 USUAL_TIMEOUT = 10.0
-# poll does not tell when a full backlog of init's socket has room again.
+# poll does not wait for room in a full backlog of init's socket.
 ASK_AGAIN = 0.05
 
 

@@ -42,33 +42,24 @@ def run(
     sandboxes = [site.addressed(name) for name in names]
     failed = False
 
-    def tell(name: str, error: Optional[SandlotError]) -> None:
+    def report(name: str, error: Optional[SandlotError]) -> None:
         nonlocal failed
         failed = failed or error is not None
-        answer = _refusal(error) if error else {}
+        answer: wire.Message = {}
+        if error is not None:
+            # By its number, the client knows the remedy.
+            number = {"errno": error.code} if error.code else {}
+            answer = {"error": error.message, "hint": error.hint, **number}
         if connection is not None:
-            _answer(connection, {"name": name, **answer} if operation == STOP_ALL else answer)
+            wire.reply(connection, {"name": name, **answer} if operation == STOP_ALL else answer)
         elif error is not None:
             print(f"{name}: {operation}: {error.message}", file=sys.stderr, flush=True)
 
     if operation in ("stop", STOP_ALL):
-        _stop(sandboxes, tell)
+        _stop(sandboxes, report)
     else:
-        tell(names[0], _attempt(sandboxes[0], operation, kit))
+        report(names[0], _attempt(sandboxes[0], operation, kit))
     os._exit(1 if failed else 0)
-
-
-def _answer(connection: _socket.socket, answer: wire.Message) -> None:
-    try:
-        wire.answer(connection, answer)
-    except OSError:
-        pass  # the client has gone, but the work is done
-
-
-def _refusal(error: SandlotError) -> wire.Message:
-    """The answer to a failure; the client knows remedies by error number."""
-    answer: wire.Message = {"error": error.message, "hint": error.hint}
-    return {**answer, "errno": error.code} if error.code else answer
 
 
 def _attempt(
@@ -110,16 +101,16 @@ def _work(sandbox: SandboxPaths, operation: str, kit: Optional[builder.StartKit]
         _start(sandbox, launch, kit, revived=operation == "revive")
 
 
-def _stop(sandboxes: Sequence[SandboxPaths], tell: stopper.Report) -> None:
+def _stop(sandboxes: Sequence[SandboxPaths], report: stopper.Report) -> None:
     """Stop first the sandboxes that no other worker holds, so that they need not wait."""
-    free, held = _locked(sandboxes, tell, wait=False)
-    stopper.stop_all(free, tell)
-    late, _ = _locked(held, tell, wait=True)
-    stopper.stop_all(late, tell)
+    free, held = _locked(sandboxes, report, wait=False)
+    stopper.stop_all(free, report)
+    late, _ = _locked(held, report, wait=True)
+    stopper.stop_all(late, report)
 
 
 def _locked(
-    sandboxes: Sequence[SandboxPaths], tell: stopper.Report, *, wait: bool
+    sandboxes: Sequence[SandboxPaths], report: stopper.Report, *, wait: bool
 ) -> Tuple[List[SandboxPaths], List[SandboxPaths]]:
     """Lock sandboxes; the ones that are ours now, and the ones that another worker holds."""
     ours: List[SandboxPaths] = []
@@ -128,11 +119,11 @@ def _locked(
         try:
             (ours if _lock(sandbox, wait=wait) else held).append(sandbox)
         except FileNotFoundError:
-            tell(sandbox.name, None)  # nothing of it exists
+            report(sandbox.name, None)  # nothing of it exists
         except LaunchError as error:
-            tell(sandbox.name, error)
+            report(sandbox.name, error)
         except OSError as error:
-            tell(sandbox.name, _explained(sandbox, "stop", error))
+            report(sandbox.name, _explained(sandbox, "stop", error))
     return ours, held
 
 
@@ -146,16 +137,12 @@ def _lock(sandbox: SandboxPaths, *, wait: bool) -> bool:
     if flock.take_until(fd, deadline, _POLL_SECONDS):
         return True
     os.close(fd)
-    if wait:
-        raise _busy(sandbox)
-    return False
-
-
-def _busy(sandbox: SandboxPaths) -> LaunchError:
+    if not wait:
+        return False
     holder = processes.flock_holder(sandbox.run)
-    who = processes.describe(holder) if holder else "another process"
-    return LaunchError(
-        f"{sandbox.name}: {who}, has been at work on it for {WAIT_SECONDS:.0f} seconds",
+    by = processes.describe(holder) if holder else "another process"
+    raise LaunchError(
+        f"{sandbox.name}: {by}, has been at work on it for {WAIT_SECONDS:.0f} seconds",
         hint="let it finish or end it, and run again",
     )
 
