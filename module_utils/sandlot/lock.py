@@ -26,8 +26,11 @@ def exclusive(site: Site, *, wait: float = WAIT_SECONDS) -> Iterator[None]:
     try:
         yield
     finally:
-        if fresh:
-            _forget(site)
+        if fresh and os.path.isdir(site.state):
+            # A run that made the state directory and put nothing in it leaves none.
+            if os.listdir(site.state) == [os.path.basename(site.lock)]:
+                os.unlink(site.lock)
+                os.rmdir(site.state)
         os.close(fd)
 
 
@@ -66,13 +69,6 @@ def _open(path: str) -> int:
 
 def _no_lock(path: str) -> StateError:
     return StateError(f"{path} is not the lock file of sandlot", hint=f"remove {path}, run again")
-
-
-def _forget(site: Site) -> None:
-    """Remove the state directory if this run made it and put nothing in it."""
-    if os.path.isdir(site.state) and os.listdir(site.state) == [os.path.basename(site.lock)]:
-        os.unlink(site.lock)
-        os.rmdir(site.state)
 
 
 def _held(path: str, wait: float) -> SandlotError:

@@ -119,15 +119,15 @@ class Health:
             return
         self._loop.after(_TIMER, self.config["timeout"], self._time_is_up)
         try:
-            self._probe = probe = self._new_probe()
+            probe: Probe
+            if "argv" in self.config:
+                probe = Command(self._loop, self.config["argv"], self._spawn)
+            else:
+                probe = Connection(self._loop, self.config)
+            self._probe = probe
             probe.start(self._finished)
         except OSError as error:
             self._finished(_text(error), ok=False)
-
-    def _new_probe(self) -> Probe:
-        if "argv" in self.config:
-            return Command(self._loop, self.config["argv"], self._spawn)
-        return Connection(self._loop, self.config)
 
     def _time_is_up(self) -> None:
         probe = self._probe
@@ -168,14 +168,11 @@ class Health:
             self._condemn(streak, proven=self._proven)
             return
         self._tell(health, streak)
-        self._loop.after(_TIMER, self._next(health, interval), self._check)
-
-    def _next(self, health: str, interval: float) -> float:
-        if health != STARTING:
-            return interval
-        pause = min(self._pause, interval, self._counts + interval - time.monotonic())
-        self._pause *= 2
-        return float(max(0.0, pause))
+        pause = interval
+        if health == STARTING:
+            pause = min(self._pause, interval, self._counts + interval - time.monotonic())
+            self._pause *= 2
+        self._loop.after(_TIMER, max(0.0, pause), self._check)
 
     def _tell(self, health: str, streak: int) -> None:
         """Write the verdict when it has changed, as each write wakes readers."""

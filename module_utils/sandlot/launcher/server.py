@@ -68,7 +68,10 @@ class Server:
     # -- the loop
 
     def run(self) -> NoReturn:
-        self._install_signals()
+        self.wakeup = wakeup_pipe()
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, note)
+        self.loop.watch(self.wakeup, self._on_signals)
         self.loop.watch(self.listener.fileno(), self._accept)
         for fd, on_news in self.watch.sources():
             self.loop.watch(fd, on_news)
@@ -93,12 +96,6 @@ class Server:
         waits += [] if names is None else [names]
         waits += [] if watched is None else [watched - now]
         return min(waits) if waits and self.last is None else None
-
-    def _install_signals(self) -> None:
-        self.wakeup = wakeup_pipe()
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, note)
-        self.loop.watch(self.wakeup, self._on_signals)
 
     def _on_signals(self) -> None:
         numbers = os.read(self.wakeup, 4096)
@@ -163,7 +160,10 @@ class Server:
         kit = None
         try:
             if operation in ("start", "revive"):
-                kit = self._start_kit()
+                ours, theirs = wire.pair()
+                joiner = self.zygote.fork(theirs)
+                theirs.close()
+                kit = builder.StartKit(self.stage, joiner, ours)
         except LaunchError as error:
             if connection is not None:
                 _answer(connection, {"error": error.message, "hint": error.hint})
@@ -177,13 +177,6 @@ class Server:
             connection.close()
         if kit is not None:
             kit.peer.close()
-
-    def _start_kit(self) -> builder.StartKit:
-        """For one start: the build namespace, and a new joiner."""
-        ours, theirs = wire.pair()
-        joiner = self.zygote.fork(theirs)
-        theirs.close()
-        return builder.StartKit(self.stage, joiner, ours)
 
     # -- children and running sandboxes
 
@@ -314,7 +307,7 @@ def _words(message: wire.Message) -> Tuple[str, Names]:
 
 
 def _answer(connection: _socket.socket, message: wire.Message) -> None:
-    """Answer, the last time."""
+    """Send the only answer of a connection."""
     wire.reply(connection, message)
     connection.close()
 

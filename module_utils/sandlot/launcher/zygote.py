@@ -80,7 +80,11 @@ def _serve(control: _socket.socket) -> NoReturn:
             os._exit(0)
         if ancillary:
             _fork(control, INT.unpack(ancillary[0][2])[0])
-        _collect()
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                continue
+        except ChildProcessError:
+            continue
 
 
 def _fork(control: _socket.socket, peer: int) -> None:
@@ -90,11 +94,3 @@ def _fork(control: _socket.socket, peer: int) -> None:
         process.join(_socket.socket(fileno=peer))
     os.close(peer)
     control.send(INT.pack(pid))
-
-
-def _collect() -> None:
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            continue
-    except ChildProcessError:
-        return
