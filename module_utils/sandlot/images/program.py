@@ -19,7 +19,8 @@ from ..errors import HostError
 from ..kernel.program import PATH, dying_with_parent
 
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
-_ISOLATED = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child")
+# A mount and a pid namespace: nothing outlives the program.
+ISOLATED = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child")
 _LAST_LINES = 15
 _LONGEST_LINE = 4096
 
@@ -54,7 +55,7 @@ def run(
     """
     last: Deque[str] = collections.deque(maxlen=_LAST_LINES)
     process = subprocess.Popen(
-        [*_ISOLATED, "--mount-proc", *argv],
+        [*ISOLATED, "--mount-proc", *argv],
         env=env,
         cwd="/",
         stdin=subprocess.DEVNULL,

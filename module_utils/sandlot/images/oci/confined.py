@@ -15,14 +15,13 @@ from ...errors import HostError
 from ...kernel.mounts import MS_BIND, MS_PRIVATE, MS_REC, mount
 from ...kernel.namespaces import CLONE_NEWNS, unshare
 from ...kernel.program import dying_with_parent
+from ..program import ISOLATED
 from .credentials import USER, Access
 from .reference import Reference
 
 # A directory that every host has and nobody keeps files in. What is ours can't be reached by its
 # own path, as no other user may enter the state directory.
 SCRATCH = "/dev/pts"
-# Of the mount and pid namespace nothing outlives the program.
-_ALONE = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child")
 
 
 @dataclass(frozen=True)
@@ -68,10 +67,10 @@ def _confinement(reference: Reference) -> List[str]:
     # The kernel forgets what unshare asked for with a change of ids.
     drop = ["setpriv", *ids, "--pdeathsig", "KILL"]
     if reference.is_remote:
-        return [*_ALONE, "--mount-proc", *drop, "--inh-caps=-all", "--bounding-set=-all"]
+        return [*ISOLATED, "--mount-proc", *drop, "--inh-caps=-all", "--bounding-set=-all"]
     kept = "-all,+dac_read_search"
     sets = [f"--{name}={kept}" for name in ("inh-caps", "ambient-caps", "bounding-set")]
-    return [*_ALONE, "--net", "--mount-proc", *drop, *sets]
+    return [*ISOLATED, "--net", "--mount-proc", *drop, *sets]
 
 
 def _prepared(scratch: str) -> Callable[[], None]:
