@@ -80,7 +80,11 @@ class Supervisor:
         self.status.update(state="running", pid=1, since=time.time())
         self.logs.feed("stderr", b"x\n")
         self._healthcheck(_WARM_UP).warm_up()
-        self.loop.warm_up()
+        # A loop of its own, with events: in this one nothing may be handled.
+        loop = Loop()
+        loop.watch(self.null, lambda: None)
+        loop.after(MAIN, 0.0, lambda: None)
+        loop.turn(0.0)
         os.close(self.wakeup)
 
     # -- signals and children

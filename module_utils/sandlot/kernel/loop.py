@@ -45,12 +45,6 @@ class Loop:
         if self._timers:
             self._run_due()
 
-    def warm_up(self) -> None:
-        """Touch the code of a turn, but handle nothing."""
-        self._timeout(None)
-        self._run_due()
-        self._poller.poll(0)
-
     def _timeout(self, seconds: Optional[float]) -> Optional[int]:
         now = time.monotonic()
         waits = [due - now for due, _ in self._timers.values()]
