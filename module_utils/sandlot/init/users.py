@@ -50,7 +50,7 @@ def _is_number(text: str) -> bool:
 def _bounded(text: str, where: str) -> int:
     """An id in the sandbox's map; beyond it lies -1, which setresuid(2) takes for "as it is"."""
     if not _is_number(text) or len(text) > 5 or int(text) > 65535:
-        raise LaunchError(f"{where}: {text[:20]!r} is not an id from 0 to 65535")
+        raise LaunchError(f"{where}: {text[:20]!r} is no id from 0 to 65535")
     return int(text)
 
 
@@ -65,7 +65,7 @@ def _rows(root: int, name: str) -> list[list[str]]:
     try:
         state = os.fstat(fd)
         if not stat.S_ISREG(state.st_mode) or state.st_size > _MAX_FILE:
-            raise LaunchError(f"/etc/{name} in the sandbox is not a regular file of at most 1 MiB")
+            raise LaunchError(f"/etc/{name} in the sandbox is no regular file of at most 1 MiB")
         text = os.read(fd, _MAX_FILE).decode("utf-8", "replace")
     finally:
         os.close(fd)
