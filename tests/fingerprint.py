@@ -51,6 +51,11 @@ SIZED_BY_MEMORY = re.compile(
 )
 # Settings of interfaces of ours; that these are gone is seen among the links.
 OUR_LINKS = re.compile(r"/(conf|neigh)/(sandlot|sb-|sl-)")
+# Of a worker's own namespaces (tests/integration/isolation.py).
+ISOLATED = (
+    *("mounts:", "links:", "addresses:", "routes:", "rules:", "listeners:", "moved files:"),
+    "sysctls: net/",
+)
 # Units that systemd starts and ends on its own.
 VOLATILE_UNITS = re.compile(r"\.(service|scope|slice|mount|socket)(/|$)")
 
@@ -241,13 +246,19 @@ def changes_since(before: Fingerprint, root: str) -> list[str]:
     """What differs now.
 
     SANDLOT_SHARED_HOST=1 is for a machine on which other tests run at the same time: then only
-    what carries the root's own names is looked at.
+    what carries the root's own names is looked at. A worker of pytest-xdist has a network and
+    mounts of its own, and shares the rest with the other workers.
     """
     changes = diff(before, fingerprint(root))
-    if not os.environ.get("SANDLOT_SHARED_HOST"):
-        return changes
-    own = (root, hashlib.sha256(root.encode()).hexdigest()[:6])
-    return [line for line in changes if any(mark in line for mark in own)]
+    if os.environ.get("SANDLOT_SHARED_HOST"):
+        return [line for line in changes if _is_of(line, root)]
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return [line for line in changes if line[2:].startswith(ISOLATED) or _is_of(line, root)]
+    return changes
+
+
+def _is_of(line: str, root: str) -> bool:
+    return root in line or hashlib.sha256(root.encode()).hexdigest()[:6] in line
 
 
 def main() -> int:

@@ -4,6 +4,89 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import fingerprint
+import isolation
+import pytest
+import session_trees
+from converge_fixtures import Deployment, Reused, deployed
 from sandboxes import fresh_host, module_host, sandbox_host
 
+MACHINE = pytest.StashKey[fingerprint.Fingerprint]()
+# Files of tests that take longer than a minute.
+LONG: tuple[str, ...] = ()
 __all__ = ["fresh_host", "module_host", "sandbox_host"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--deploy-each",
+        action="store_true",
+        help="a deployment and a fingerprint for each test, to find the one that leaves something",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput") and os.geteuid() == 0:
+        isolation.isolate()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no worker has a long one left when the other has ended."""
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    if Path(__file__).parent not in item.path.parents:
+        return len(LONG) + 1
+    return LONG.index(item.path.name) if item.path.name in LONG else len(LONG)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """With workers, what the machine looks like is compared once, by the process above them."""
+    if getattr(session.config.option, "numprocesses", None) and os.geteuid() == 0:
+        session.stash[MACHINE] = fingerprint.fingerprint()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    session_trees.remove()
+    before = session.stash.get(MACHINE, None)
+    if before is None or os.environ.get("SANDLOT_SHARED_HOST"):
+        return
+    changes = fingerprint.diff(before, fingerprint.fingerprint())
+    if changes:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        session.config.hook.pytest_runtest_logreport(report=_error("\n".join(changes)))
+
+
+def _error(text: str) -> pytest.TestReport:
+    """A failure of no test, which the summary counts and shows."""
+    title = "the machine is not as it was found"
+    return pytest.TestReport(title, (title, 0, title), {}, "failed", text, "teardown")
+
+
+@pytest.fixture(scope="module")
+def reused() -> Iterator[Reused]:
+    """The deployment of a module."""
+    found = Reused()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def host(reused: Reused, request: pytest.FixtureRequest) -> Iterator[Deployment]:
+    """A host with the runtime, a network and an image, as if it were the test's own."""
+    each = request.config.getoption("--deploy-each")
+    with reused.lent(keep=not each) as deployment:
+        yield deployment
+
+
+@pytest.fixture
+def own_host() -> Iterator[Deployment]:
+    """A deployment of the test's own, for those that damage, upgrade or take it down."""
+    with deployed() as deployment:
+        yield deployment

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import session_trees
 from sandlot import cgroups, converge, images, network
 from sandlot.build import creator
 from sandlot.converge import Result
@@ -47,6 +48,7 @@ class Deployment:
 
     def __init__(self, root: str) -> None:
         self.paths = Site(root)
+        self.prepared: set[str] = set()
         Path(root, "etc").mkdir(parents=True, exist_ok=True)
 
     @property
@@ -59,15 +61,17 @@ class Deployment:
         declare.save(self.paths, network.normalise(self.paths, [subnet]))
 
     def prepare(self) -> None:
+        session_trees.release(self.paths)
         install.present(self.paths, check=False)
         self.furnish()
+        self.prepared = paths_below(self.paths.root)
 
-    def furnish(self) -> None:
+    def furnish(self, *, purge: bool = False) -> None:
         """Its networks and images."""
         os.makedirs(self.paths.state, mode=0o700, exist_ok=True)
         self.declare()
         spec = images.normalise_all([{"name": "busybox", "source": "busybox"}])
-        apply_all(images.operations(self.paths, spec))
+        apply_all(images.operations(self.paths, spec, purge=purge))
 
     def run(self, *specs: dict[str, Any], **options: Any) -> Result:
         request = converge.request(normalise_all(list(specs)), **options)
@@ -121,6 +125,21 @@ class Deployment:
         for name in names:
             apply_all(cgroups.remove_operations(self.paths, name, observed))
         shutil.rmtree(self.paths.run)
+
+    def reset(self) -> None:
+        """As it was prepared, for the next test."""
+        result = self.run(purge=True)
+        assert not result.failed, result.failed
+        # It would repair a network that is taken down under it.
+        Launcher(self.paths).quit()
+        apply_all(network.teardown_operations(self.paths, network.observe(self.paths)))
+        self.furnish(purge=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(self.paths.sandboxes)
+        for path in (f"{self.paths.state}/names.json", *Path(self.paths.run).glob("launcher.*")):
+            Path(path).unlink(missing_ok=True)
+        changed = self.prepared ^ paths_below(self.paths.root)
+        assert not changed, f"a test left behind or took away {sorted(changed)}"
 
     def teardown(self) -> None:
         """As a user would; what that leaves behind is a failure, and removed all the same."""
@@ -188,6 +207,14 @@ def _fetch(address: str, port: int) -> str:
         return b"".join(iter(lambda: sock.recv(65536), b"")).decode()
 
 
+def paths_below(root: str) -> set[str]:
+    """Compiled code aside, as any process may compile."""
+    found = set()
+    for directory, names, files in os.walk(root):
+        found.update(f"{directory}/{name}" for name in [*names, *files])
+    return {path for path in found if "__pycache__" not in path}
+
+
 def tree(root: str) -> list[str]:
     """Every file under a root with what a write would change; sockets' and logs' times aside."""
     found = []
@@ -229,6 +256,34 @@ def deployed() -> Iterator[Deployment]:
             finally:
                 deployment.teardown()
         assert_gone(deployment.paths)
+    session_trees.assert_unchanged()
+
+
+class Reused:
+    """One deployment for many tests, reset after each, and made again when that fails."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._deployment: Deployment | None = None
+
+    @contextlib.contextmanager
+    def lent(self, *, keep: bool) -> Iterator[Deployment]:
+        if self._deployment is None:
+            self._deployment = self._stack.enter_context(deployed())
+        try:
+            yield self._deployment
+            if keep:
+                self._deployment.reset()
+        except BaseException:
+            keep = False
+            raise
+        finally:
+            if not keep:
+                self.close()
+
+    def close(self) -> None:
+        self._deployment = None
+        self._stack.close()
 
 
 def assert_gone(paths: Site) -> None:

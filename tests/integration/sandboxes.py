@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 import pytest
+import session_trees
 from sandlot import security, store, wire
 from sandlot.errors import LaunchError
 from sandlot.launcher.client import Launcher
@@ -255,9 +256,7 @@ class Host:
         self.last_id = FIRST_ID
         os.makedirs(self.paths.sandboxes, mode=0o700)
         os.makedirs(self.paths.run, mode=0o700)
-        shutil.copytree(
-            ENGINE, f"{self.paths.lib}/sandlot", ignore=shutil.ignore_patterns("__pycache__")
-        )
+        session_trees.release(self.paths)
         self.image = make_busybox_tree(Path(self.paths.images) / "busybox" / "root")
 
     @property

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import isolation
 from converge_fixtures import Deployment, short_directory, untouched_host
 from sandlot.launcher.client import Launcher
 
@@ -27,7 +28,8 @@ def _package(name: str) -> Path:
     """The package's file, from the archive that this machine's apt knows."""
     CACHE.mkdir(parents=True, exist_ok=True)
     if not list(CACHE.glob(f"{name}_*.deb")):
-        _run("apt-get", "-qq", "download", name, cwd=CACHE)
+        with isolation.outside():
+            _run("apt-get", "-qq", "download", name, cwd=CACHE)
     return next(CACHE.glob(f"{name}_*.deb"))
 
 

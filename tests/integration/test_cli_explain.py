@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from converge_fixtures import Deployment, deployed, eventually, needs_root, sandbox
+from converge_fixtures import Deployment, eventually, needs_root, sandbox
 from sandlot import images
 from sandlot.cli import explain
 from sandlot.converge import setup
@@ -39,12 +39,6 @@ LIMITS = {
     "cpuset.cpus",
     "pids.max",
 }
-
-
-@pytest.fixture
-def host() -> Iterator[Deployment]:
-    with deployed() as deployment:
-        yield deployment
 
 
 def facts(pid: int) -> dict[str, Any]:

@@ -8,22 +8,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-from converge_fixtures import Deployment, deployed, eventually, free_port, needs_root, sandbox
+from converge_fixtures import Deployment, eventually, free_port, needs_root, sandbox
 from sandlot import converge
 from sandlot.launcher.client import Launcher
 
 pytestmark = needs_root
-
-
-@pytest.fixture
-def host() -> Iterator[Deployment]:
-    with deployed() as deployment:
-        yield deployment
 
 
 def sandlot(host: Deployment, *words: str) -> subprocess.CompletedProcess[str]:

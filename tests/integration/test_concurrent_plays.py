@@ -7,22 +7,15 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import pytest
-from converge_fixtures import Deployment, deployed, free_port, needs_root, sandbox
+from converge_fixtures import Deployment, free_port, needs_root, sandbox
 from sandlot import idmap
 from sandlot.host import install as runtime_of_host
 from sandlot.launcher.client import Launcher
 
 pytestmark = needs_root
-
-
-@pytest.fixture
-def host() -> Iterator[Deployment]:
-    with deployed() as deployment:
-        yield deployment
 
 
 def forked(action: Callable[[], object], gate: int) -> int:

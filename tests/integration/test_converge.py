@@ -8,14 +8,12 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from converge_fixtures import (
     IDLE,
     Deployment,
-    deployed,
     eventually,
     fetch,
     free_port,
@@ -24,7 +22,7 @@ from converge_fixtures import (
     tree,
     wait_readable,
 )
-from sandlot import converge
+from sandlot import converge, store
 from sandlot.errors import SandlotError, SpecError
 from sandlot.host import install as runtime_of_host
 from sandlot.host import probe
@@ -34,12 +32,6 @@ from sandlot.launcher.client import Launcher
 from sandlot.sandbox import runtime
 
 pytestmark = needs_root
-
-
-@pytest.fixture
-def host() -> Iterator[Deployment]:
-    with deployed() as deployment:
-        yield deployment
 
 
 def test_three_sandboxes_from_nothing(host: Deployment) -> None:
@@ -394,7 +386,7 @@ def test_an_upgrade_leaves_sandboxes_alone(host: Deployment) -> None:
     before = host.pid("a"), (launcher.ping() or {})["pid"]
     installed = Path(host.paths.lib, "sandlot", "__init__.py")
     content = installed.read_bytes()
-    installed.write_bytes(content + b"# older\n")
+    store.replace(str(installed), content + b"# older\n")
     outcome = runtime_of_host.present(host.paths, check=True)
     assert outcome.changed and installed.read_bytes() != content
     assert runtime_of_host.present(host.paths, check=False).actions == outcome.actions

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from converge_fixtures import Deployment, deployed, eventually, needs_root, sandbox
+from converge_fixtures import Deployment, eventually, needs_root, sandbox
 from sandlot.cli import execclient
 from sandlot.converge import planner
 from sandlot.errors import LaunchError
@@ -20,12 +19,6 @@ from sandlot.sandbox import layers, live, runtime
 from sandlot.site import Site
 
 pytestmark = needs_root
-
-
-@pytest.fixture
-def host() -> Iterator[Deployment]:
-    with deployed() as deployment:
-        yield deployment
 
 
 def runs(host: Deployment, name: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from archives import entry, folder, pack
-from converge_fixtures import Deployment, deployed, eventually, fetch, free_port, needs_root
+from converge_fixtures import Deployment, eventually, fetch, free_port, needs_root
 from image_fixtures import output, prepare
 from oci_images import Layout, Registry, busybox_layer, registry, skopeo
 
@@ -39,12 +39,6 @@ SETTINGS = {
     "ExposedPorts": {"8080/tcp": {}},
     "Healthcheck": {"Test": ["CMD-SHELL", "test -e index.html && echo there"]},
 }
-
-
-@pytest.fixture
-def host() -> Iterator[Deployment]:
-    with deployed() as deployment:
-        yield deployment
 
 
 @pytest.fixture

@@ -8,12 +8,10 @@ SANDLOT_CYCLES=500 makes and removes as many; the figures are printed with -s.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-from converge_fixtures import Deployment, deployed, descriptors, eventually, needs_root, sandbox
+from converge_fixtures import Deployment, descriptors, eventually, needs_root, sandbox
 from sandboxes import zygote_of
 from sandlot import cgroups, idmap
 from sandlot.kernel import netlink
@@ -28,12 +26,6 @@ BATCH = 10
 # Caches grow to a size and stay there; a leak of one object a cycle would be more than this.
 WARM_UP = 2
 MEMORY_KB = 256
-
-
-@pytest.fixture
-def host() -> Iterator[Deployment]:
-    with deployed() as deployment:
-        yield deployment
 
 
 def specs() -> list[dict[str, Any]]:

@@ -7,22 +7,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from converge_fixtures import Deployment, deployed, eventually, needs_root, sandbox
+from converge_fixtures import Deployment, eventually, needs_root, sandbox
 from sandlot import images
 from sandlot.host import doctor, facts, probe
 from sandlot.launcher.client import Launcher
 
 pytestmark = needs_root
-
-
-@pytest.fixture
-def host() -> Iterator[Deployment]:
-    with deployed() as deployment:
-        yield deployment
 
 
 def findings(host: Deployment) -> dict[str, doctor.Finding]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from converge_fixtures import Deployment, deployed, needs_root, sandbox, short_directory, tree
+from converge_fixtures import Deployment, needs_root, sandbox, short_directory, tree
 from sandlot import converge, lock
 from sandlot.errors import HostError, SandlotError, StateError
 from sandlot.host import probe
@@ -37,12 +37,6 @@ specs = normalise_all(json.loads(sys.argv[3]))
 result = converge.converge(Site(sys.argv[2]), converge.request(specs, purge=True))
 sys.exit(1 if result.failed else 0)
 """
-
-
-@pytest.fixture
-def host() -> Iterator[Deployment]:
-    with deployed() as deployment:
-        yield deployment
 
 
 DAMAGES = {

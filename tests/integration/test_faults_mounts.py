@@ -14,7 +14,7 @@ from pathlib import Path
 
 import hung_fuse
 import pytest
-from converge_fixtures import Deployment, deployed, eventually, needs_root, sandbox
+from converge_fixtures import Deployment, eventually, needs_root, sandbox
 from sandboxes import wait_dead
 from sandlot import converge
 from sandlot.errors import ForeignError, SandlotError, SpecError
@@ -27,12 +27,6 @@ from sandlot.sandbox import runtime
 
 pytestmark = needs_root
 needs_fuse = pytest.mark.skipif(not os.path.exists(hung_fuse.DEVICE), reason="no /dev/fuse here")
-
-
-@pytest.fixture
-def host() -> Iterator[Deployment]:
-    with deployed() as deployment:
-        yield deployment
 
 
 @contextlib.contextmanager

@@ -8,11 +8,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from converge_fixtures import Deployment, deployed, needs_root, sandbox
+from converge_fixtures import Deployment, needs_root, sandbox
 from sandlot import cgroups, store
 from sandlot.errors import LaunchError
 from sandlot.init import status
@@ -23,12 +22,6 @@ from sandlot.site import PINNED
 
 pytestmark = needs_root
 ENGINE = Path(__file__).resolve().parent.parent.parent / "module_utils"
-
-
-@pytest.fixture
-def host() -> Iterator[Deployment]:
-    with deployed() as deployment:
-        yield deployment
 
 
 # -- pins
@@ -130,6 +123,7 @@ sys.path.insert(0, sys.argv[1])
 from sandlot import runtime, store
 from sandlot.kernel import namespaces
 from sandlot.launcher import stopper
+from sandlot.sandbox import runtime
 from sandlot.site import Site
 
 assert os.getpid() == 1

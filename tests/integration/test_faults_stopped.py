@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from converge_fixtures import Deployment, deployed, eventually, needs_root, sandbox, wait_readable
+from converge_fixtures import Deployment, eventually, needs_root, sandbox, wait_readable
 from sandboxes import wait_dead, zygote_of
 from sandlot import cgroups, lock
 from sandlot.cli import execclient
@@ -31,12 +31,6 @@ pytestmark = needs_root
 
 PTRACE_ATTACH = 16
 STOP_SLOWLY = ["sh", "-c", "trap '' TERM; while :; do sleep 1000; done"]
-
-
-@pytest.fixture
-def host() -> Iterator[Deployment]:
-    with deployed() as deployment:
-        yield deployment
 
 
 def launcher_pid(host: Deployment) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import isolation
 import pytest
 from converge_fixtures import (
     Deployment,
@@ -47,7 +48,7 @@ INSTALL = "apt-get update -q && apt-get install -qy --no-install-recommends cron
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Deployment]:
-    with deployed() as deployment:
+    with isolation.outside(), deployed() as deployment:
         prepare(deployment, BUSYBOX, debian("debian"))
         yield deployment
 

@@ -13,19 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from converge_fixtures import Deployment, deployed, needs_root, sandbox
+from converge_fixtures import Deployment, needs_root, sandbox
 from image_fixtures import BUSYBOX, output, prepare, run
 from sandlot import images, store
 from sandlot.errors import SandlotError, SpecError
 from sandlot.images import programs, provenance
 
 pytestmark = needs_root
-
-
-@pytest.fixture
-def host() -> Iterator[Deployment]:
-    with deployed() as deployment:
-        yield deployment
 
 
 @pytest.fixture

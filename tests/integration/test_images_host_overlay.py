@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from converge_fixtures import Deployment, deployed, needs_root, sandbox
+from converge_fixtures import Deployment, needs_root, sandbox
 from image_fixtures import output, prepare, run
 from sandlot.build import host_mask
 from sandlot.errors import SpecError
@@ -27,12 +27,6 @@ pytestmark = needs_root
 IMAGE = {"name": "this", "source": "host_overlay"}
 IDS = {"uid": 200000, "gid": 200000, "size": 65536}
 IDLE = ["/usr/bin/sleep", "1000000"]
-
-
-@pytest.fixture
-def host() -> Iterator[Deployment]:
-    with deployed() as deployment:
-        yield deployment
 
 
 @pytest.fixture

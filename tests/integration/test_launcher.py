@@ -146,7 +146,8 @@ def test_upgrade_is_in_place(fresh_host: Host) -> None:
     inits, pid = [box.init for box in boxes], fresh_host.launcher_pid()
     started = Path(f"/proc/{pid}/stat").read_text().split()[21]
     version = Path(fresh_host.paths.lib, "sandlot", "__init__.py")
-    version.write_text(version.read_text().replace('__version__ = "', '__version__ = "9.'))
+    text = version.read_text().replace('__version__ = "', '__version__ = "9.')
+    store.replace(str(version), text.encode())
     fresh_host.launcher.upgrade()
     answer = fresh_host.launcher.ping()
     assert answer is not None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from converge_fixtures import IDLE, Deployment, deployed, eventually, needs_root, sandbox, tree
+from converge_fixtures import IDLE, Deployment, eventually, needs_root, sandbox, tree
 from netmode_fixtures import named_netns, netns, output, pins, remake, run_inside
 from sandboxes import Host
 from sandlot import converge
@@ -24,12 +24,6 @@ pytestmark = needs_root
 HOST_MODE = {"network_mode": "host", "allow_host_network": True}
 SERVE = ["sh", "-c", "echo db > /tmp/index.html; exec httpd -f -p 127.0.0.1:80 -h /tmp"]
 GET = ["wget", "-q", "-O", "-", "http://127.0.0.1/"]
-
-
-@pytest.fixture
-def host() -> Iterator[Deployment]:
-    with deployed() as deployment:
-        yield deployment
 
 
 @pytest.fixture

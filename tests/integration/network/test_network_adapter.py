@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import isolation
 import pytest
 from lab import call, ip
 from sandlot import network
@@ -33,7 +34,8 @@ def cached(version):
         cache.mkdir(parents=True, exist_ok=True)
         fresh = tempfile.mkdtemp(dir=cache)
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
-        subprocess.run([*command, fresh, f"pyroute2=={version}"], check=True)
+        with isolation.outside():
+            subprocess.run([*command, fresh, f"pyroute2=={version}"], check=True)
         try:
             os.rename(fresh, there)
         except OSError:
