@@ -120,7 +120,7 @@ def test_cgroups_without_an_owner(host: Deployment) -> None:
 REUSE = """\
 import os, subprocess, sys
 sys.path.insert(0, sys.argv[1])
-from sandlot import runtime, store
+from sandlot import store
 from sandlot.kernel import namespaces
 from sandlot.launcher import stopper
 from sandlot.sandbox import runtime
