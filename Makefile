@@ -11,11 +11,15 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Integration tests and Molecule need root, which should leave no files of its own in the tree.
-AS_ROOT := $(SUDO) env PATH="$(BIN):$$PATH" PYTHONDONTWRITEBYTECODE=1
+AS_ROOT := $(SUDO) env PATH="$(BIN):$$PATH" PYTHONDONTWRITEBYTECODE=1 $(if $(SANDLOT_SHARED_HOST),SANDLOT_SHARED_HOST=1)
+# With TIMES=FILE each part notes when it begins.
+begin = $(if $(TIMES),@echo "$$(date +%s) $(1)" >> $(TIMES))
 STAGE := build/ansible_collections/sandlot/sandlot
 
 TEST_PACKAGES := busybox-static curl debootstrap docker-registry e2fsprogs iproute2 mmdebstrap nftables openssl python3-pyroute2 shellcheck skopeo strace util-linux zstd
 SUITES ?= bookworm trixie
+# Processes of pytest, each with a network and mounts of its own.
+WORKERS ?= 2
 VM_PACKAGES := e2fsprogs mmdebstrap openssh-client qemu-system-x86 qemu-utils
 
 # Installs what is missing of the Debian packages named; says nothing when all are there.
@@ -43,9 +47,11 @@ teardown: $(VENV)/.runtime ## Remove the demo and the runtime from this machine
 
 # One pytest run at the end, so that its summary is the last line.
 test: lint molecule test-packages $(VENV)/.dev ## Lint, Molecule, unit and integration tests
-	@$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/unit tests/integration
+	$(call begin,unit and integration tests)
+	@$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider -n $(WORKERS) --dist loadfile tests/unit tests/integration
 
 lint: test-packages $(VENV)/.dev ## Check style, types, playbooks and shell scripts
+	$(call begin,lint)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -57,14 +63,16 @@ unit: $(VENV)/.dev ## Tests that need no root
 	@$(BIN)/pytest tests/unit
 
 integration: test-packages $(VENV)/.dev ## Tests that make real sandboxes
-	@$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/integration
+	@$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider -n $(WORKERS) --dist loadfile tests/integration
 
 molecule: test-packages $(VENV)/.dev ## Deploy, crash, repair and remove, as a user would
+	$(call begin,Molecule)
 	@$(AS_ROOT) MOLECULE_GLOB='molecule/*/molecule.yml' $(BIN)/molecule reset --all
 	@$(AS_ROOT) MOLECULE_GLOB='molecule/*/molecule.yml' $(BIN)/molecule test --all
 
 # Emulated unless KVM=1 is given: some machines have a /dev/kvm on which guests hang.
 test-vm: vm-packages $(VENV)/.dev ## Deploy, reboot and cut the power of Debian hosts in QEMU
+	$(call begin,VM tests)
 	@$(AS_ROOT) SANDLOT_VM_KVM=$(KVM) SANDLOT_VM_SUITES="$(SUITES)" $(BIN)/pytest -p no:cacheprovider -n $(words $(SUITES)) tests/vm
 
 bench: test-packages $(VENV)/.bench ## Measure, and compare with public tools
@@ -87,7 +95,9 @@ clean: ## Remove the virtual environment and all caches
 	@rm -rf $(VENV) build .ansible .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -prune -exec rm -r {} +
 
-.PHONY: test-packages vm-packages
+.PHONY: install test-packages vm-packages
+install: test-packages vm-packages $(VENV)/.dev
+
 test-packages:
 	@$(call packages,$(TEST_PACKAGES))
 

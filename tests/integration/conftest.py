@@ -16,8 +16,14 @@ from converge_fixtures import Deployment, Reused, deployed
 from sandboxes import fresh_host, module_host, sandbox_host
 
 MACHINE = pytest.StashKey[fingerprint.Fingerprint]()
-# Files of tests that take longer than a minute.
-LONG: tuple[str, ...] = ()
+# What takes longest begins first.
+LONG = (
+    *("test_images_debian.py", "test_faults_kill.py", "test_network_policy.py"),
+    *("test_images_store.py", "test_upgrade.py", "test_network_modes.py", "test_faults.py"),
+    *("test_network_module.py", "test_images_host.py", "test_state_corpus.py"),
+    *("test_faults_stopped.py", "test_network_ipv6.py", "test_network_policy6.py"),
+    *("test_upgrade_dd050e5.py", "test_network_live.py", "test_converge.py", "test_rebuild.py"),
+)
 __all__ = ["fresh_host", "module_host", "sandbox_host"]
 
 

@@ -138,6 +138,10 @@ class Deployment:
             os.rmdir(self.paths.sandboxes)
         for path in (f"{self.paths.state}/names.json", *Path(self.paths.run).glob("launcher.*")):
             Path(path).unlink(missing_ok=True)
+        for entry in os.scandir(self.paths.root):
+            if entry.path not in self.prepared:
+                # The test's own, beside what a host has.
+                shutil.rmtree(entry.path) if entry.is_dir() else os.unlink(entry.path)
         changed = self.prepared ^ paths_below(self.paths.root)
         assert not changed, f"a test left behind or took away {sorted(changed)}"
 

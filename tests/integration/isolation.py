@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
-from sandlot.kernel import mounts, namespaces
+from sandlot.kernel import mountinfo, mounts, namespaces
 
 _KINDS = namespaces.CLONE_NEWNET | namespaces.CLONE_NEWNS | namespaces.CLONE_NEWIPC
 _machine: list[int] = []
@@ -27,10 +27,19 @@ def isolate() -> None:
     _machine.append(os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
     namespaces.unshare(_KINDS)
     mounts.mount("none", "/", flags=mounts.MS_REC | mounts.MS_PRIVATE)
+    _let_go_of_others()
     _show_own_links()
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     # A new namespace inherits what this machine happens to have set.
     Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
+
+
+def _let_go_of_others() -> None:
+    """Copies of what other tests have mounted would keep them from removing their files."""
+    for top in (tempfile.gettempdir(), "/var/tmp"):
+        for path in sorted(mountinfo.within(top), reverse=True):
+            if path != top:
+                mounts.umount(path)
 
 
 def _show_own_links() -> None:

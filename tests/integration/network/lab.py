@@ -40,6 +40,11 @@ class Failed(SandlotError):
 
 def call(netns, function, *arguments):
     """``function(*arguments)`` run by a child process in a network namespace."""
+    return started(netns, function, *arguments)()
+
+
+def started(netns, function, *arguments):
+    """The same, begun; its answer is that of the function that is returned."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -49,6 +54,10 @@ def call(netns, function, *arguments):
             pickle.dump(outcome, pipe)
         os._exit(0)
     os.close(writing)
+    return lambda: _answered(pid, reading)
+
+
+def _answered(pid, reading):
     with os.fdopen(reading, "rb") as pipe:
         data = pipe.read()
     os.waitpid(pid, 0)
@@ -264,7 +273,16 @@ def ask(netns, address, port, protocol="tcp"):
 
     A busy machine may be late once, so silence is asked again.
     """
+    return call(netns, _question, address, port, protocol)
 
+
+def ask_all(netns, places):
+    """The same of each (address, port, protocol), all at once, as silence takes its time."""
+    asked = {place: started(netns, _question, *place) for place in places}
+    return {place: answer() for place, answer in asked.items()}
+
+
+def _question(address, port, protocol):
     def connect(patience):
         kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
         with socket.socket(family(address), kind) as sock:
@@ -277,7 +295,7 @@ def ask(netns, address, port, protocol="tcp"):
             except (TimeoutError, ConnectionError, OSError):
                 return None
 
-    return call(netns, lambda: connect(SILENCE) or connect(2 * SILENCE))
+    return connect(SILENCE) or connect(2 * SILENCE)
 
 
 def family(address):
