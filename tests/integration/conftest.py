@@ -36,6 +36,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # By the order below, not by the number of tests.
+    config.option.loadscopereorder = False
     if hasattr(config, "workerinput") and os.geteuid() == 0:
         isolation.isolate()
 
