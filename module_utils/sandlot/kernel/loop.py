@@ -37,24 +37,18 @@ class Loop:
 
     def turn(self, seconds: Optional[float] = None) -> None:
         """Wait, at most ``seconds``, for events and timers, and handle them."""
-        for fd, _ in self._poller.poll(self._timeout(seconds)):
+        now = time.monotonic()
+        waits = [due - now for due, _ in self._timers.values()]
+        waits += [] if seconds is None else [seconds]
+        limit = max(0, int(min(waits) * 1000) + 1) if waits else None
+        for fd, _ in self._poller.poll(limit):
             # An earlier handler of this turn may have taken it back.
             handler = self._handlers.get(fd)
             if handler is not None:
                 handler()
-        if self._timers:
-            self._run_due()
-
-    def _timeout(self, seconds: Optional[float]) -> Optional[int]:
-        now = time.monotonic()
-        waits = [due - now for due, _ in self._timers.values()]
-        waits += [] if seconds is None else [seconds]
-        return max(0, int(min(waits) * 1000) + 1) if waits else None
-
-    def _run_due(self) -> None:
         now = time.monotonic()
         for name, timer in list(self._timers.items()):
-            # An earlier one of this turn may have taken it back.
+            # So may an earlier timer.
             if timer[0] <= now and self._timers.get(name) is timer:
                 del self._timers[name]
                 timer[1]()

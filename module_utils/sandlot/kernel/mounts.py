@@ -108,20 +108,13 @@ def new_mount(kind: str, options: Mapping[str, str], attributes: int = 0) -> int
     context = syscall(SYS_FSOPEN, f"fsopen {kind}", kind.encode(), _CLOEXEC)
     try:
         for key, value in options.items():
-            _configure(context, kind, key, value)
+            command = _FSCONFIG_SET_STRING if value else _FSCONFIG_SET_FLAG
+            what, text = f"fsconfig {kind} {key}={value}", value.encode() or 0
+            syscall(SYS_FSCONFIG, what, context, command, key.encode(), text, 0)
         syscall(SYS_FSCONFIG, f"fsconfig {kind}", context, _FSCONFIG_CMD_CREATE, 0, 0, 0)
         return syscall(SYS_FSMOUNT, f"fsmount {kind}", context, _CLOEXEC, attributes)
     finally:
         os.close(context)
-
-
-def _configure(context: int, kind: str, key: str, value: str) -> None:
-    what = f"fsconfig {kind} {key}={value}"
-    if value:
-        raw = value.encode()
-        syscall(SYS_FSCONFIG, what, context, _FSCONFIG_SET_STRING, key.encode(), raw, 0)
-    else:
-        syscall(SYS_FSCONFIG, what, context, _FSCONFIG_SET_FLAG, key.encode(), 0, 0)
 
 
 def attach(fd: int, target: str = "", *, target_fd: int = AT_FDCWD) -> None:

@@ -51,7 +51,7 @@ class Sandbox:
 class Server:
     def __init__(self, site: Site, zygote: Zygote, listener: _socket.socket, lock: int) -> None:
         self.site = site
-        self.stage = namespace.make(site.run)
+        self.build_namespace = namespace.make(site.run)
         self.zygote = zygote
         self.listener = listener
         self.lock = lock
@@ -84,7 +84,10 @@ class Server:
             if self.last is not None and not self.workers:
                 self.last()
             elif self.last is None:
-                self._restart_due()
+                now = time.monotonic()
+                for name in [name for name, due in self.restarts.items() if due <= now]:
+                    del self.restarts[name]
+                    self._submit("revive", (name,), None)
                 self.refresher.act()
                 self.watch.act()
 
@@ -163,7 +166,7 @@ class Server:
                 ours, theirs = wire.pair()
                 joiner = self.zygote.fork(theirs)
                 theirs.close()
-                kit = builder.StartKit(self.stage, joiner, ours)
+                kit = builder.StartKit(self.build_namespace, joiner, ours)
         except LaunchError as error:
             if connection is not None:
                 _answer(connection, {"error": error.message, "hint": error.hint})
@@ -243,12 +246,6 @@ class Server:
         self.failures[name] = self.failures.get(name, 0) + 1
         self.restarts[name] = time.monotonic() + back_off(self.failures[name])
 
-    def _restart_due(self) -> None:
-        now = time.monotonic()
-        for name in [n for n, due in self.restarts.items() if due <= now]:
-            del self.restarts[name]
-            self._submit("revive", (name,), None)
-
     # -- the end
 
     def _finish(self, action: Callable[[], None]) -> None:
@@ -323,14 +320,9 @@ def serve(root: str, zygote: Zygote) -> NoReturn:
         listener = _socket.socket(fileno=inherited[0])
         listener.setblocking(False)
         Server(site, zygote, listener, inherited[1]).run()
-    lock = _lock(site)
-    Server(site, zygote, wire.listen(site.launcher_socket), lock).run()
-
-
-def _lock(site: Site) -> int:
-    """Lock out other launchers of this root until this process ends."""
-    fd = os.open(f"{site.run}/launcher.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    if not flock.try_take(fd):
+    # One launcher per root: held until this process ends.
+    lock = os.open(f"{site.run}/launcher.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if not flock.try_take(lock):
         watch.log("another launcher serves this host")
         sys.exit(0)
-    return fd
+    Server(site, zygote, wire.listen(site.launcher_socket), lock).run()
