@@ -47,7 +47,7 @@ def memory(pid: int) -> int:
 
 
 def mounted(host: Deployment, pids: dict[str, int]) -> int:
-    """On the host, and on the stage of the launcher's."""
+    """On the host, and on the launcher's build namespace."""
     found = 0
     for pid in ("self", str(pids["launcher"])):
         for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():

@@ -2,7 +2,7 @@
 # Copyright: the sandlot developers
 """Source "host_overlay": the host's programs without its secrets, and writes that stay inside.
 
-The controls look at the same things through a veil that covers nothing.
+The controls look at the same things through a mask that covers nothing.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _tops(paths: list[str]) -> list[str]:
     return [os.path.dirname(path) for path in paths if not path.startswith(("/etc/", "/usr/"))]
 
 
-def test_a_tenant_can_not_lift_the_veil(host: Deployment, secrets: list[str]) -> None:
+def test_a_tenant_can_not_lift_the_host_mask(host: Deployment, secrets: list[str]) -> None:
     prepare(host, IMAGE)
     host.converged(sandbox("a", image="this", command=IDLE, capabilities=["SYS_ADMIN", "MKNOD"]))
     for path in secrets:
@@ -142,7 +142,7 @@ def test_what_can_t_be_shown(host: Deployment, options: dict, message: str) -> N
         prepare(host, {**IMAGE, **options})
 
 
-# -- the veil alone -------------------------------------------------------------------------------
+# -- the host mask alone --------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def shown(root: Path, **choice: list[str]) -> dict[str, str]:
     return kinds
 
 
-def test_what_the_veil_covers(root: Path) -> None:
+def test_what_the_host_mask_covers(root: Path) -> None:
     found = shown(root)
     assert found["etc/deep/er/key"] == found["etc/shadow"] == found["vmlinuz"] == "whiteout"
     assert found["strange"] == found["srv"] == found["home"] == found["var"] == "opaque"
@@ -197,8 +197,8 @@ def test_a_name_that_leads_out_is_no_way(root: Path) -> None:
     assert found["srv/out"] == "whiteout"
 
 
-def test_the_veil_is_made_as_planned() -> None:
-    fd = host_mask.veil(IDS, {})
+def test_the_host_mask_is_made_as_planned() -> None:
+    fd = host_mask.make(IDS, {})
     try:
         for each in host_mask.entries(IDS, {}):
             status = os.stat(each.path, dir_fd=fd, follow_symlinks=False)
@@ -211,12 +211,14 @@ def test_the_veil_is_made_as_planned() -> None:
         os.close(fd)
 
 
-def test_explain_prints_the_veil(host: Deployment) -> None:
+def test_explain_prints_the_host_mask(host: Deployment) -> None:
     prepare(host, IMAGE, {"name": "t", "source": "tmpfs", "size": "2m", "mode": "0711"})
     host.converged(sandbox("a", image="this", command=IDLE), sandbox("b", image="t"))
     script = explained(host.paths, "a")
-    assert 'mknod "$scratch/root/veil"/etc/shadow c 0 0' in script
-    assert 'setfattr --name=trusted.overlay.opaque --value=y "$scratch/root/veil"/home' in script
+    assert 'mknod "$scratch/root/host_mask"/etc/shadow c 0 0' in script
+    assert (
+        'setfattr --name=trusted.overlay.opaque --value=y "$scratch/root/host_mask"/home' in script
+    )
     script = explained(host.paths, "b")
     assert f'mount -t tmpfs -o size={2 << 20},mode=0711 none "$scratch/layer"' in script
 

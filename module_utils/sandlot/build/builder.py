@@ -19,19 +19,12 @@ from .. import store, wire
 from ..errors import LaunchError
 from ..init import confine, limits, logs, status, users
 from ..init.child import NOT_EXECUTABLE
-from ..kernel import mounts, namespaces, netns
+from ..kernel import namespaces, netns
 from ..kernel.files import write_value
 from ..kernel.fork import STEP_SECONDS
-from ..kernel.mounts import (
-    MOUNT_ATTR_NODEV,
-    MOUNT_ATTR_NOEXEC,
-    MOUNT_ATTR_NOSUID,
-    MOUNT_ATTR_RDONLY,
-)
 from ..kernel.signals import signal
-from ..launcher import stopper
 from ..sandbox import oom, runtime
-from . import lower_layers, namespace, rootfs
+from . import namespace, rootfs, rootplan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,17 +32,16 @@ if TYPE_CHECKING:
 
     from ..site import SandboxPaths
 
-_READ_ONLY = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
 SEE_LOG = "see launcher.log in /run/sandlot"
 # In every launch file; the keys of later options are listed in it, as ``init``.
 INIT_KEYS = ("argv", "env", "cwd", "restart", "stop", "log_max_size")
 
 
 class StartKit:
-    """What the launcher hands to a start: the stage, and the joiner with the way to it."""
+    """For one start, by the launcher: the build namespace, the joiner and a socket to it."""
 
-    def __init__(self, stage: int, joiner: int, peer: _socket.socket) -> None:
-        self.stage = stage
+    def __init__(self, build_namespace: int, joiner: int, peer: _socket.socket) -> None:
+        self.build_namespace = build_namespace
         self.joiner = joiner
         self.peer = peer
 
@@ -57,14 +49,13 @@ class StartKit:
 class _Build:
     """One start: the plan, and what was opened on the host for it."""
 
-    def __init__(self, paths: SandboxPaths, launch: Mapping[str, Any], stage_fd: int) -> None:
-        self.stage = stage_fd
+    def __init__(self, paths: SandboxPaths, launch: Mapping[str, Any], build_namespace: int):
+        self.namespace = build_namespace
         self.launch = launch
         self.pins = _open_pins(paths, launch)
-        self.lowers = lower_layers.opened(launch, self.pins["user"])
-        self.layer = lower_layers.layer(launch)
-        self.devices = {name: _device(name, number) for name, number in rootfs.DEVICES.items()}
-        self.files = {path: _file(source) for path, source in launch["files"].items()}
+        self.plan = rootplan.plan(launch)
+        for operation in self.plan:
+            operation.open(self.pins)
 
 
 def start(
@@ -79,7 +70,7 @@ def start(
     """
     peer, joiner = means.peer, means.joiner
     peer.settimeout(STEP_SECONDS)
-    build = _Build(paths, launch, means.stage)
+    build = _Build(paths, launch, means.build_namespace)
     oom.note(paths, launch["cgroups"])
     for directory in launch["cgroups"]:
         write_value(f"{directory}/cgroup.procs", str(joiner))
@@ -132,7 +123,7 @@ def _abandon(paths: SandboxPaths, pidfd: int) -> None:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     except ProcessLookupError:
         pass  # it reported the failure and went
-    stopper.finish(paths, "crashed", NOT_EXECUTABLE)
+    runtime.finish(paths, "crashed", NOT_EXECUTABLE)
     store.remove(paths.init)
 
 
@@ -171,20 +162,6 @@ def _open_joined(name: str, joined: Mapping[str, str]) -> int:
         kind, _, partner = mode.partition(":")
         hint = f"start sandbox {partner} first" if kind == "container" else error.hint
         raise LaunchError(f"{name}: network_mode: {error.message}", hint=hint) from error
-
-
-def _device(name: str, number: tuple[int, int]) -> int:
-    """A detached mount of a host device, verified by number: a swapped node is not passed on."""
-    fd = mounts.clone_tree(f"/dev/{name}")
-    if os.fstat(fd).st_rdev != os.makedev(*number):
-        raise LaunchError(f"/dev/{name} on the host is not device {number[0]}:{number[1]}")
-    return fd
-
-
-def _file(source: str) -> int:
-    fd = mounts.clone_tree(source)
-    mounts.set_attributes(fd, _READ_ONLY | MOUNT_ATTR_NOEXEC)
-    return fd
 
 
 def _expect(peer: _socket.socket, key: str, fds: list[int] | None = None) -> wire.Message:
@@ -270,11 +247,11 @@ def _mount_in_pid_namespace(build: _Build, pid: int) -> tuple[wire.Message, list
 def _mounter(build: _Build, peer: _socket.socket) -> None:
     fds: list[int] = []
     try:
-        namespace.enter(build.stage, build.lowers, build.layer)
-        sysfs = _joined_sysfs(build)
+        namespace.enter(build.namespace, build.plan, build.pins)
         _become_sandbox_root(build.pins)
         root = rootfs.pivot()
-        fds += _mount(root, build, sysfs)
+        rootplan.apply(build.plan, root)
+        fds += _for_init(root)
         answer = _user(root, build.launch)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
@@ -282,13 +259,6 @@ def _mounter(build: _Build, peer: _socket.socket) -> None:
     except LaunchError as error:
         answer = {"error": error.message, "hint": error.hint}
     wire.answer(peer, answer, fds)
-
-
-def _joined_sysfs(build: _Build) -> int | None:
-    """The sandbox's root may not mount sysfs in a network namespace that it does not own."""
-    if not build.launch.get("netns"):
-        return None
-    return netns.sysfs(build.pins["net"], rootfs.SYSFS)
 
 
 def _become_sandbox_root(pins: Mapping[str, int]) -> None:
@@ -306,18 +276,11 @@ def _become_sandbox_root(pins: Mapping[str, int]) -> None:
     namespaces.unshare(namespaces.CLONE_NEWNS)
 
 
-def _mount(root: int, build: _Build, sysfs: int | None) -> list[int]:
-    """Everything below the root; descriptors of the mount namespace, /dev/null and /dev/pts."""
-    pts = rootfs.populate(root, build.launch, build.devices, sysfs)
-    rootfs.bind_files(root, build.files)
-    # Only now, as the kernel wants a complete proc and sysfs in sight to allow new ones.
-    rootfs.detach_old_root(root)
-    os.close(rootfs.directory(root, build.launch["cwd"], follow=True))
-    if build.launch["read_only"]:
-        mounts.set_attributes(root, MOUNT_ATTR_RDONLY)
+def _for_init(root: int) -> list[int]:
+    """Descriptors of the mount namespace, /dev/null and /dev/pts."""
     mnt = os.open("proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=root)
     null = os.open("dev/null", os.O_RDWR | os.O_CLOEXEC, dir_fd=root)
-    return [mnt, null, pts]
+    return [mnt, null, rootfs.directory(root, "dev/pts")]
 
 
 def _user(root: int, launch: Mapping[str, Any]) -> wire.Message:

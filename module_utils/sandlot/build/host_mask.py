@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The veil over the host's root, when that is what a sandbox's root lies on.
+"""The host mask: a layer that hides parts of the host's root from a sandbox that lies on it.
 
 The sandbox's root owns what the host's root owns there, so file modes protect nothing: what is not
-shown on purpose is covered. The veil is a layer of overlayfs whiteouts and opaque directories
-(Documentation/filesystems/overlayfs.rst) in memory, made anew at each start, over which the tenant
-has no power, as it lies below its own layer.
+shown on purpose is covered. The mask holds whiteouts and opaque directories of overlayfs
+(Documentation/filesystems/overlayfs.rst) in memory. Each start makes its own. A tenant can't lift
+it, as it lies below the tenant's layer.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ EMPTY = {
     **{"var/lib": 0o755, "var/log": 0o755, "var/tmp": 0o1777},
 }
 OPAQUE = "trusted.overlay.opaque"
+FLAGS = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
 OPTIONS = {"mode": "755", "size": "16m", "nr_inodes": "50k"}
 
 
 class Entry:
-    """One thing of the veil; ``mode`` None is a whiteout, else a directory."""
+    """A directory of the mask, or with ``mode`` None a whiteout."""
 
     def __init__(
         self, path: str, mode: int | None, owner: tuple[int, int], *, opaque: bool
@@ -53,9 +54,9 @@ class Entry:
         self.opaque = opaque
 
 
-def veil(ids: Mapping[str, int], choice: Mapping[str, List[str]]) -> int:
+def make(ids: Mapping[str, int], choice: Mapping[str, List[str]]) -> int:
     """A detached mount; ``choice`` has paths to "show" and to "hide" beyond the usual."""
-    fd = mounts.new_mount("tmpfs", OPTIONS, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)
+    fd = mounts.new_mount("tmpfs", OPTIONS, FLAGS)
     for entry in entries(ids, choice):
         _make(fd, entry)
     return fd
@@ -64,10 +65,10 @@ def veil(ids: Mapping[str, int], choice: Mapping[str, List[str]]) -> int:
 def entries(
     ids: Mapping[str, int], choice: Mapping[str, List[str]], root: str = "/"
 ) -> List[Entry]:
-    """What covers the host's root as it is now; parents come before what is in them."""
-    found = _Veil(root.rstrip("/"), ids)
-    found.cover(choice)
-    return list(found.entries.values())
+    """Entries that cover the host's root as it is now; parents come before their entries."""
+    mask = _Mask(root.rstrip("/"), ids)
+    mask.cover(choice)
+    return list(mask.entries.values())
 
 
 def _make(fd: int, entry: Entry) -> None:
@@ -84,7 +85,7 @@ def _make(fd: int, entry: Entry) -> None:
         os.close(directory)
 
 
-class _Veil:
+class _Mask:
     def __init__(self, root: str, ids: Mapping[str, int]) -> None:
         self._root = root
         self._ids = ids
@@ -147,7 +148,7 @@ class _Veil:
             self.entries[path] = Entry(path, None, (0, 0), opaque=False)
 
     def _merged(self, path: str) -> bool:
-        """A directory of the veil that shows the host's; False where nothing of it is seen."""
+        """Whether ``path`` is a directory that shows the host's, which the mask then holds too."""
         if path in self.entries:
             return self.entries[path].mode is not None and not self.entries[path].opaque
         parent = os.path.dirname(path)

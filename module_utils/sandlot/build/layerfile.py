@@ -19,7 +19,7 @@ from ..errors import LaunchError, SandlotError
 from ..kernel import fork, namespaces
 from ..kernel.files import write_all
 from ..site import Site
-from . import lower_layers, namespace, rootfs
+from . import namespace, rootfs, rootplan
 
 
 def write(site: Site, name: str, scratch: str, step: Mapping[str, Any], what: str) -> None:
@@ -41,9 +41,10 @@ def _outcome(launch: Mapping[str, Any], userns: int, scratch: str, step: Mapping
     try:
         # Encoders are modules, and the host's files are out of sight from the next line on.
         content = step["content"].encode()
-        namespace.enter(
-            namespace.make(scratch), lower_layers.opened(launch, userns), lower_layers.layer(launch)
-        )
+        operations, pins = rootplan.stack(launch), {"user": userns}
+        for operation in operations:
+            operation.open(pins)
+        namespace.enter(namespace.make(scratch), operations, pins)
         root = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         namespaces.setns(userns, namespaces.CLONE_NEWUSER)
         os.setgroups([])

@@ -14,12 +14,12 @@ import resource
 from typing import Any, Dict, Iterator, List, Mapping
 
 from .. import cgroups, network, store
-from ..build import lower_layers
+from ..build import rootplan
 from ..errors import SandlotError
 from ..init import limits, users
 from ..sandbox import record
 from ..site import Site
-from . import names, output, recipe, recipe_root
+from . import names, output, recipe
 from .recipe import Section, Subject
 
 _INSTRUCTION = 8  # bytes of struct sock_filter
@@ -45,7 +45,7 @@ _USAGE = """\
 def run(site: Site, options: argparse.Namespace) -> int:
     subject = look(site, names.check(site, options.name))
     if options.format == "json":
-        steps = [{"title": s.title, "commands": s.commands} for s in sections(subject)]
+        steps = [{"title": s.title, "commands": s.commands} for s in recipe.sections(subject)]
         data = {"name": subject.name, "differences": differences(subject), "steps": steps}
         output.print_json(data)
     else:
@@ -63,12 +63,12 @@ def look(site: Site, name: str) -> Subject:
     return Subject(
         name=name,
         launch=launch,
+        root=rootplan.plan(launch),
         interfaces=known.interfaces,
         networks=network.load_for(site, {entry.network for entry in known.interfaces}),
         cgroups=recipe.cgroup_files(site, name, known.spec, cgroups.observe(site, [])),
         published=tuple(str(port) for port in known.spec.published_ports),
         rates=str(network.Rates(known.spec.ingress_rate, known.spec.egress_rate)),
-        files={path: _content(source) for path, source in launch["files"].items()},
         rlimits=_rlimits(launch["rlimits"]),
         uid=uid,
         gid=gid,
@@ -86,25 +86,13 @@ def _user(launch: Dict[str, Any]) -> tuple[int, int, List[int]]:
 
 
 def _layer_with_users(launch: Dict[str, Any]) -> str:
-    layers = [*lower_layers.paths(launch), *(["/"] if launch.get("host_root") else [])]
+    layers = [*rootplan.lower_paths(launch), *(["/"] if launch.get("host_root") else [])]
     return next((each for each in layers if os.path.isfile(f"{each}/etc/passwd")), layers[-1])
 
 
 def _rlimits(given: Mapping[str, List[int]]) -> Dict[str, tuple[int, int]]:
     """By the names of prlimit(1)."""
     return {_RLIMITS[number]: values for number, values in limits.complete(given).items()}
-
-
-def _content(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8") as handle:
-            return handle.read()
-    except FileNotFoundError as error:
-        raise SandlotError(f"{path} is missing", hint="deploy the sandbox again") from error
-
-
-def sections(subject: Subject) -> List[Section]:
-    return [*recipe.before(subject), *recipe_root.root_and_start(subject)]
 
 
 def differences(subject: Subject) -> List[str]:
@@ -143,11 +131,11 @@ def script(subject: Subject) -> str:
     notes = "".join(f"# - {text}\n" for text in differences(subject))
     parts = [_USAGE.format(name=subject.name), notes, "set -euo pipefail\n"]
     body: List[str] = []
-    for section in sections(subject):
+    for section in recipe.sections(subject):
         target = parts if section.function else body
         target.append(_rendered(section))
     parts.append("\nsandbox() {\n" + "".join(body) + "}\n")
-    parts.append(recipe_root.CALL)
+    parts.append(recipe.CALL)
     return "".join(parts)
 
 

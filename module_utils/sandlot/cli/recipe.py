@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Commands for namespaces, network and cgroup of a sandbox; what the script is made of."""
+"""Commands for a sandbox's namespaces, network, cgroup, root and process."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from shlex import quote
-from typing import Any, Iterator, List, Mapping, NamedTuple
+from typing import Any, Iterator, List, Mapping, NamedTuple, Sequence
 
+from ..build.operations import Operation
 from ..cgroups import CgroupState
 from ..cgroups.knobs import VERSION_2, Knob
 from ..cgroups.layout import Hierarchy
@@ -15,12 +16,21 @@ from ..cgroups.state import wanted
 from ..network import Interface, Network
 from ..network.bridge.sysctls import IPV6_BY_US
 from ..network.common.model import default_routes
+from ..security.capabilities import NAMES
 from ..site import Site
 from ..spec import Spec
 from ..spec.netmode import HOST
 
+CALL = """
+# A mount namespace of its own: whatever happens, no mount is left behind.
+export -f sandbox enter prepare_root
+exec unshare --mount --propagation private \\
+  bash -euo pipefail -c 'sandbox "$1"' bash "${1:?DIRECTORY}"
+"""
 _NETNS = 'nsenter --net="$scratch/ns/net"'
 _IPV6 = "/proc/sys/net/ipv6/conf/{}/disable_ipv6"
+# The shell stays until the root is in place; then the workload takes its place.
+_WAITING = 'echo ready; read -r go; cd "$0"; unset PWD OLDPWD; exec "$@" </dev/null 2>&1'
 _NO_LIMITS = Spec.from_json({"name": "none", "pids_limit": -1})
 
 
@@ -48,12 +58,12 @@ class Subject:
 
     name: str
     launch: Mapping[str, Any]
+    root: Sequence[Operation]
     interfaces: tuple[Interface, ...]
     networks: Mapping[str, Network]
     cgroups: List[CgroupFiles]
     published: tuple[str, ...]
     rates: str
-    files: Mapping[str, str]
     rlimits: Mapping[str, tuple[int, int]]
     uid: int
     gid: int
@@ -84,7 +94,7 @@ def has_fractions(subject: Subject) -> bool:
     return any(float(seconds) % 1 for seconds in offsets.values())
 
 
-def before(subject: Subject) -> List[Section]:
+def sections(subject: Subject) -> List[Section]:
     return [
         Section("Where things go", list(_scratch(subject))),
         Section("What is made outside of DIRECTORY, and taken down at the end", list(_cleanup())),
@@ -96,10 +106,23 @@ def before(subject: Subject) -> List[Section]:
         *(_network(subject, entry) for entry in subject.interfaces),
         Section("The pins hold the namespaces now", list(_release())),
         Section("Cgroup and limits", list(_cgroups(subject))),
+        Section("Runs in the cgroup: joins the namespaces", list(_enter(subject)), "enter"),
+        Section(
+            "Runs inside: mounts, then gives up all rights and waits for its root",
+            list(_inside(subject)),
+            "prepare_root",
+        ),
+        Section(
+            "Root: the sandbox's layer over the shared image, and files that the host makes",
+            list(_root(subject)),
+        ),
+        Section("Process 1, whose old root is taken away from outside", list(_start())),
+        Section("Its output, until it ends", list(_wait())),
     ]
 
 
 def _scratch(subject: Subject) -> Iterator[str]:
+    yield "umask 022"
     yield 'scratch=$(realpath "$1")'
     yield 'chmod 711 "$scratch"'
     yield "made=() links=()"
@@ -112,8 +135,7 @@ def _scratch(subject: Subject) -> Iterator[str]:
         yield f"  echo {quote(told)} >&2"
         yield "  exit 1"
         yield "fi"
-    yield 'mkdir "$scratch/ns" "$scratch/layer" "$scratch/layer/upper" "$scratch/layer/work"'
-    yield 'mkdir "$scratch/root"'
+    yield 'mkdir "$scratch/ns" "$scratch/root"'
     yield 'mkfifo "$scratch/to" "$scratch/from"'
 
 
@@ -285,3 +307,80 @@ def _cgroups(subject: Subject) -> Iterator[str]:
         yield f"make_cgroup {quote(each.directory)}"
         for file, value in each.inside:
             yield f"echo {quote(value)} >{quote(f'{each.directory}/{file}')}"
+
+
+def _root(subject: Subject) -> Iterator[str]:
+    yield 'mount -t tmpfs -o mode=755 none "$scratch/root"'
+    for operation in subject.root:
+        yield from operation.outside()
+
+
+def _enter(subject: Subject) -> Iterator[str]:
+    for directory in subject.launch["cgroups"]:
+        yield f'echo "$BASHPID" >{quote(f"{directory}/cgroup.procs")}'
+    yield 'cd "$scratch/root/merged"'
+    rlimits = " ".join(f"--{name}={_pair(pair)}" for name, pair in subject.rlimits.items())
+    pins = " ".join(f'--{kind}="$scratch/ns/{kind}"' for kind in subject.kinds)
+    yield f"exec prlimit {rlimits} setsid \\"
+    yield f"  nsenter {' '.join(filter(None, (subject.join, pins)))} \\"
+    yield "  unshare --mount --pid --cgroup --fork --kill-child \\"
+    yield "  bash -euo pipefail -c prepare_root"
+
+
+def _pair(pair: tuple[int, int]) -> str:
+    return ":".join("unlimited" if value < 0 else str(value) for value in pair)
+
+
+def _inside(subject: Subject) -> Iterator[str]:
+    yield "for fd in /proc/self/fd/*; do"
+    yield '  [ "${fd##*/}" -le 2 ] || eval "exec ${fd##*/}>&-"'
+    yield "done"
+    yield "# the inherited mounts are locked; a copy of this one can become the root"
+    yield "mount --rbind . ."
+    yield "cd ../merged"
+    for operation in subject.root:
+        yield from operation.command()
+    yield from _become(subject)
+
+
+def _become(subject: Subject) -> Iterator[str]:
+    launch = subject.launch
+    kept = [name.lower() for bit, name in enumerate(NAMES) if launch["capabilities"] >> bit & 1]
+    granted = ",".join(["-all", *(f"+{name}" for name in kept)])
+    ambient = granted if subject.uid else "-all"
+    groups = ",".join(map(str, subject.groups))
+    yield f"exec setpriv --reuid={subject.uid} --regid={subject.gid} --groups={groups} \\"
+    yield f"  --bounding-set={granted} --inh-caps={ambient} --ambient-caps={ambient} \\"
+    yield "  --no-new-privs \\"
+    yield f"  env --ignore-environment --default-signal {_assignments(launch['env'])} \\"
+    yield f"  sh -euc {quote(_WAITING)} {quote(launch['cwd'])} \\"
+    yield f"  {' '.join(quote(word) for word in launch['argv'])}"
+
+
+def _assignments(env: Mapping[str, str]) -> str:
+    return " ".join(quote(f"{key}={value}") for key, value in env.items())
+
+
+def _start() -> Iterator[str]:
+    yield "export scratch"
+    yield 'enter <"$scratch/to" >"$scratch/from" &'
+    yield "init=$!"
+    yield 'exec {to}>"$scratch/to" {from}<"$scratch/from"'
+    yield 'read -r -u "$from"'
+    yield 'pid=$(<"/proc/$init/task/$init/children")'
+    yield "pid=${pid% }"
+    yield 'nsenter --target "$pid" --mount --wd pivot_root . .'
+    yield "# the old root lies on the new one now, and is what a newcomer finds at /"
+    yield 'nsenter --target "$pid" --mount umount --lazy --no-canonicalize /'
+    yield 'echo go >&"$to"'
+    yield 'echo "running as process $pid: nsenter --target $pid --all" >&2'
+
+
+def _wait() -> Iterator[str]:
+    yield "code=0"
+    yield 'cat <&"$from" &'
+    yield "output=$!"
+    yield 'wait "$init" || code=$?'
+    yield 'wait "$output"'
+    yield "pid="
+    yield 'exit "$code"'

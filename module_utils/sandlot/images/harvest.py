@@ -22,7 +22,7 @@ from .unpack import MAX_DEPTH, MAX_WARNINGS, Bounds
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Only the kernel and host root can set these.
 _MARKS = ("trusted.overlay.opaque", "trusted.overlay.redirect")
-# Mount points of the host-made files, put there by the launcher (rootfs.bind_files).
+# Mount points of the host-made files, put there by the builder (build.operations.File).
 _PLACEHOLDERS = frozenset(("etc/hosts", "etc/resolv.conf", "etc/hostname"))
 
 

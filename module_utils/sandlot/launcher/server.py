@@ -283,7 +283,7 @@ def _shed(connection: Connection, kit: Optional[builder.StartKit]) -> None:
         signal.signal(number, signal.SIG_DFL)
     low = 3
     kept = [] if connection is None else [connection.fileno()]
-    kept += [] if kit is None else [kit.stage, kit.peer.fileno()]
+    kept += [] if kit is None else [kit.build_namespace, kit.peer.fileno()]
     for fd in sorted(kept):
         libc.close_between(low, fd - 1)
         low = fd + 1

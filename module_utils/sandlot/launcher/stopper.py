@@ -14,7 +14,6 @@ import time
 
 from .. import store, wire
 from ..errors import LaunchError, SandlotError, StateError
-from ..init import status
 from ..kernel import namespaces, processes
 from ..kernel.files import write_value
 from ..kernel.loop import Loop
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 # On top of stop_timeout: init has to notice, kill the rest and go.
 MARGIN = 2.0
 KILL_DEADLINE = 30.0
-KILLED = 128 + int(signal.SIGKILL)
 # The timeout of a sandbox whose launch file can't be read.
 USUAL_TIMEOUT = 10.0
 # poll does not wait for room in a full backlog of init's socket.
@@ -167,7 +165,7 @@ class _Stops:
     def _settle(self, paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
         """Remove the files of an init that has ended."""
         oom.note(paths, _cgroups(launch))
-        finish(paths, "exited")
+        runtime.finish(paths, "exited")
         store.remove(paths.init)
         store.remove(paths.socket)
         self.report(paths.name, None)
@@ -233,14 +231,3 @@ def still_runs(paths: SandboxPaths) -> bool:
         return not (ending and namespaces.pidfd_ends(pidfd, MARGIN))
     finally:
         os.close(pidfd)
-
-
-def finish(paths: SandboxPaths, state: str, exit_code: int = KILLED) -> None:
-    """Write the final status of an init that was killed before it could."""
-    known = runtime.status(paths)
-    if not os.path.exists(paths.status) or known.get("final"):
-        return
-    known.update(state=state, final=True)
-    if "exit_code" not in known:
-        known.update(exit_code=exit_code, signal=max(0, exit_code - 128))
-    store.replace(paths.status, status.encoded(known), durable=False)

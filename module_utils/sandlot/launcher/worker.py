@@ -156,7 +156,7 @@ def _start(
 ) -> None:
     restarts = int(runtime.status(sandbox).get("restarts", 0)) if revived else 0
     if revived and not wants_start(launch["restart"], restarts + 1, failed=True):
-        stopper.finish(sandbox, "crashed")
+        runtime.finish(sandbox, "crashed")
         return
     orphans.end(sandbox.name, launch["cgroups"])
     builder.start(sandbox, launch, kit, restarts + revived)

@@ -9,8 +9,10 @@ import time
 
 from .. import store
 from ..errors import StateError
+from ..init.status import encoded
 from ..kernel import namespaces
 from ..kernel.files import directories
+from ..kernel.signals import signal
 from ..site import PINNED
 
 TYPE_CHECKING = False
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 # How inits and hosts talk (wire.py). An init lives on with the code it was started
 # with: keys may be added under the same number, as both sides pass over what they don't know.
 PROTOCOL = 1
+KILLED = 128 + int(signal.SIGKILL)
 # Init rewrites its status in place while others read; a torn read is over at the next try.
 _TORN_READS = 10
 _STATUS_MAX = 4096
@@ -147,6 +150,17 @@ def _health(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_number(value: object) -> bool:
     return type(value) in (int, float) and 0 <= value < 1 << 62  # type: ignore[operator]
+
+
+def finish(paths: SandboxPaths, state: str, exit_code: int = KILLED) -> None:
+    """Complete the status of an init that was killed before it could do so itself."""
+    values = status(paths)
+    if not os.path.exists(paths.status) or values.get("final"):
+        return
+    values.update(state=state, final=True)
+    if "exit_code" not in values:
+        values.update(exit_code=exit_code, signal=max(0, exit_code - 128))
+    store.replace(paths.status, encoded(values), durable=False)
 
 
 def state(phase: str, wanted: str, running: Running | None, status: Mapping[str, Any]) -> str:

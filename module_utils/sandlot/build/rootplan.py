@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The root of a launch file as a list: the builder runs it, `sandlot explain` prints it."""
+
+from __future__ import annotations
+
+import os
+
+from ..kernel.mounts import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID
+from . import rootfs
+from .namespace import HOST, HOST_MASK, LAYER, LOWER, MASKED_HOST, MERGED
+from .operations import (
+    FLAGS,
+    SAFE,
+    SAFE_READ_ONLY,
+    Device,
+    Directory,
+    File,
+    Filesystem,
+    HostMask,
+    JoinedSysfs,
+    Layer,
+    Link,
+    Mask,
+    Overlay,
+    ReadOnly,
+    ReadOnlyRoot,
+    Tree,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Mapping, Sequence
+
+    from .operations import Operation
+
+DEVICES = {
+    "null": (1, 3),
+    "zero": (1, 5),
+    "full": (1, 7),
+    "random": (1, 8),
+    "urandom": (1, 9),
+    "tty": (5, 0),
+}
+DEV_LINKS = {
+    "ptmx": "pts/ptmx",
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+}
+# The kernel has 4096 ptys for all (kernel.pty.max); a few sandboxes must not exhaust them.
+DEVPTS = {"newinstance": "", "ptmxmode": "0666", "mode": "0620", "gid": "5", "max": "256"}
+TMPFS = {"size": "256m", "mode": "1777", "nr_inodes": "100k"}
+
+
+def plan(launch: Mapping[str, Any]) -> List[Operation]:
+    """The whole root of a launch file, in the order in which it is made."""
+    null = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC
+    netns = launch.get("netns")
+    sysfs = JoinedSysfs(netns) if netns else Filesystem("sysfs", "/sys", SAFE_READ_ONLY)
+    dev = {"mode": "755", "size": "64k", "nr_inodes": "64"}
+    return [
+        *stack(launch),
+        Filesystem("proc", "/proc", SAFE),
+        sysfs,
+        Filesystem("tmpfs", "/dev", null, dev),
+        *(Device(name, number) for name, number in DEVICES.items()),
+        *(Link(name, target) for name, target in DEV_LINKS.items()),
+        Filesystem("devpts", "/dev/pts", null, DEVPTS),
+        Filesystem("tmpfs", "/dev/shm", SAFE, {"mode": "1777", "size": "64m"}),
+        Filesystem("mqueue", "/dev/mqueue", SAFE),
+        *(_tmpfs(path, words) for path, words in {"/tmp": "", **launch["tmpfs"]}.items()),
+        *(ReadOnly(path) for path in launch["readonly"]),
+        *(Mask(path) for path in launch["masked"]),
+        *(File(path, source) for path, source in launch["files"].items()),
+        Directory(launch["cwd"]),
+        *([ReadOnlyRoot()] if launch["read_only"] else []),
+    ]
+
+
+def stack(launch: Mapping[str, Any]) -> List[Operation]:
+    """The operations up to the merged tree: all that host root mounts."""
+    ids, choice = launch["ids"], launch.get("host_root")
+    mapped = ids if launch["idmap"] else None
+    found: List[Operation] = []
+    lowers = []
+    for number, path in enumerate(lower_paths(launch)):
+        lowers.append(f"{LOWER}{number}")
+        found.append(Tree(path, lowers[-1], mapped))
+    if choice:
+        found += [Tree("/", HOST, mapped), HostMask(ids, choice)]
+        # The kernel refuses a writable layer that lies within a lower one (ovl_check_layer), and
+        # ours is on the host's root; it looks for that within one file system only.
+        found.append(Overlay(MASKED_HOST, [HOST_MASK, HOST]))
+        lowers.append(MASKED_HOST)
+    options = _parsed(launch.get("tmpfs_root", ""))
+    layer = Layer(os.path.dirname(launch["upper"]), options, ids)
+    return [*found, layer, Overlay(MERGED, lowers, LAYER)]
+
+
+def lower_paths(launch: Mapping[str, Any]) -> List[str]:
+    """Files of the first version name one tree."""
+    lower = launch["lower"]
+    return [lower] if isinstance(lower, str) else list(lower)
+
+
+def _tmpfs(path: str, words: str) -> Filesystem:
+    options, flags = dict(TMPFS), MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
+    for key, value in _parsed(words).items():
+        if key in FLAGS:
+            flags |= FLAGS[key]
+        elif key == "exec":
+            flags &= ~MOUNT_ATTR_NOEXEC
+        elif key != "rw":
+            options[key] = value
+    return Filesystem("tmpfs", path, flags, options)
+
+
+def _parsed(words: str) -> Dict[str, str]:
+    return dict(word.partition("=")[::2] for word in words.split(",") if word)
+
+
+def apply(operations: Sequence[Operation], root: int) -> None:
+    for operation in operations:
+        if not operation.last:
+            operation.apply(root)
+    # Not earlier, as the kernel wants a complete proc and sysfs in sight to allow new ones; not
+    # later, as ".." of the new root leads into the old one, which lies on it.
+    rootfs.detach_old_root(root)
+    for operation in operations:
+        if operation.last:
+            operation.apply(root)

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The root of a sandbox as data: a launch file's plan, and that explain prints all of it."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sandlot.build import operations, rootplan
+from sandlot.cli import recipe
+
+IDS = {"uid": 200000, "gid": 200000, "size": 65536}
+LAUNCH: dict[str, Any] = {
+    "ids": IDS,
+    "lower": ["/images/top", "/images/base"],
+    "idmap": True,
+    "upper": "/state/a/layer/upper",
+    "tmpfs": {},
+    "readonly": ["/proc/sys"],
+    "masked": ["/proc/kcore"],
+    "files": {"/etc/hosts": "/run/a/etc/hosts"},
+    "cwd": "/srv",
+    "read_only": False,
+}
+SAFE = "nosuid,nodev,noexec"
+TREE = [
+    ("Tree", "/images/top", "/lower0", IDS),
+    ("Tree", "/images/base", "/lower1", IDS),
+]
+LAYER = ("Layer", "/state/a/layer", {}, IDS, 0o755)
+OVERLAY = ("Overlay", "/merged", ["/lower0", "/lower1"], "/layer", "index=off,metacopy=off")
+SYSFS = ("Filesystem", "sysfs", "/sys", f"ro,{SAFE}", {})
+TMP = ("Filesystem", "tmpfs", "/tmp", "nosuid,nodev", rootplan.TMPFS)
+PLAIN = [
+    *TREE,
+    LAYER,
+    OVERLAY,
+    ("Filesystem", "proc", "/proc", SAFE, {}),
+    SYSFS,
+    (
+        *("Filesystem", "tmpfs", "/dev", "nosuid,noexec"),
+        {"mode": "755", "size": "64k", "nr_inodes": "64"},
+    ),
+    *(("Device", *device) for device in rootplan.DEVICES.items()),
+    *(("Link", *link) for link in rootplan.DEV_LINKS.items()),
+    ("Filesystem", "devpts", "/dev/pts", "nosuid,noexec", rootplan.DEVPTS),
+    ("Filesystem", "tmpfs", "/dev/shm", SAFE, {"mode": "1777", "size": "64m"}),
+    ("Filesystem", "mqueue", "/dev/mqueue", SAFE, {}),
+    TMP,
+    ("ReadOnly", "/proc/sys"),
+    ("Mask", "/proc/kcore"),
+    ("File", "/etc/hosts", "/run/a/etc/hosts"),
+    ("Directory", "/srv"),
+]
+
+
+def replaced(old: tuple[Any, ...], *new: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    place = PLAIN.index(old)
+    return [*PLAIN[:place], *new, *PLAIN[place + 1 :]]
+
+
+def tmpfs(path: str, flags: str, **options: str) -> tuple[Any, ...]:
+    return ("Filesystem", "tmpfs", path, flags, {**rootplan.TMPFS, **options})
+
+
+NETNS = {"mode": "container:db", "path": "/run/db/ns/net"}
+CHOICE = {"show": ["/srv"], "hide": []}
+CASES: dict[str, tuple[dict[str, Any], list[tuple[Any, ...]]]] = {
+    "plain": ({}, PLAIN),
+    "read-only": ({"read_only": True}, [*PLAIN, ("ReadOnlyRoot",)]),
+    "first version": (
+        {"lower": "/images/one", "idmap": False},
+        [
+            ("Tree", "/images/one", "/lower0", None),
+            LAYER,
+            (*OVERLAY[:2], ["/lower0"], *OVERLAY[3:]),
+            *PLAIN[4:],
+        ],
+    ),
+    "joined network": ({"netns": NETNS}, replaced(SYSFS, ("JoinedSysfs", NETNS))),
+    "layer in memory": (
+        {"tmpfs_root": "size=1048576,mode=0711"},
+        replaced(LAYER, (*LAYER[:2], {"size": "1048576", "mode": "0711"}, IDS, 0o711)),
+    ),
+    "on the host's root": (
+        {"lower": [], "host_root": CHOICE},
+        [
+            ("Tree", "/", "/host", IDS),
+            ("HostMask", IDS, CHOICE),
+            ("Overlay", "/masked_host", ["/host_mask", "/host"], "", "index=off"),
+            LAYER,
+            (*OVERLAY[:2], ["/masked_host"], *OVERLAY[3:]),
+            *PLAIN[4:],
+        ],
+    ),
+    "tmpfs": (
+        {
+            "tmpfs": {
+                "/a": "size=1m,noexec",
+                "/b": "mode=700,exec,rw,nosuid",
+                "/tmp": "nr_inodes=7,ro,uid=3",
+            }
+        },
+        replaced(
+            TMP,
+            tmpfs("/tmp", "ro,nosuid,nodev", nr_inodes="7", uid="3"),
+            tmpfs("/a", SAFE, size="1m"),
+            tmpfs("/b", "nosuid,nodev", mode="700"),
+        ),
+    ),
+}
+
+
+def row(operation: operations.Operation) -> tuple[Any, ...]:
+    """An operation as its class and fields; flags of mounts by name."""
+    fields = dict(vars(operation))
+    if "flags" in fields:
+        names = [name for name, flag in operations.FLAGS.items() if fields["flags"] & flag]
+        fields["flags"] = ",".join(names)
+    return (type(operation).__name__, *fields.values())
+
+
+@pytest.mark.parametrize(("changes", "expected"), CASES.values(), ids=CASES)
+def test_plan(changes: dict[str, Any], expected: list[tuple[Any, ...]]) -> None:
+    assert [row(operation) for operation in rootplan.plan({**LAUNCH, **changes})] == expected
+
+
+CLASSES = [
+    value
+    for value in vars(operations).values()
+    if inspect.isclass(value)
+    and issubclass(value, operations.Operation)
+    and value is not operations.Operation
+]
+
+
+@pytest.mark.parametrize("operation", CLASSES)
+def test_an_operation_runs_and_prints_each_of_its_steps(operation: type) -> None:
+    own = vars(operation)
+    assert ("apply" in own) == ("command" in own)
+    # A script may name a device of the host where it needs it, as its root is still in sight.
+    assert ("stack" in own) <= ("outside" in own)
+    assert {"apply", "stack"} & set(own)
+
+
+def test_the_cases_have_every_operation() -> None:
+    used = {expected[0] for _, plan in CASES.values() for expected in plan}
+    assert used == {operation.__name__ for operation in CLASSES}
+
+
+def subject(launch: dict[str, Any]) -> recipe.Subject:
+    return recipe.Subject(
+        name="a",
+        launch=launch,
+        root=rootplan.plan(launch),
+        interfaces=(),
+        networks={},
+        cgroups=[],
+        published=(),
+        rates="",
+        rlimits={},
+        uid=0,
+        gid=0,
+        groups=(),
+    )
+
+
+@pytest.mark.parametrize(("changes", "expected"), CASES.values(), ids=CASES)
+def test_explain_prints_each_operation_once(
+    changes: dict[str, Any], expected: list[tuple[Any, ...]], tmp_path: Path
+) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 'local host'\n")
+    run = {"capabilities": 0, "env": {}, "argv": ["true"], "cgroups": [], "sysctls": {}}
+    names = {"hostname": "a", "time_offset": None, "files": {"/etc/hosts": str(hosts)}}
+    explained = subject({**LAUNCH, **run, **names, **changes})
+    assert len(explained.root) == len(expected)
+    sections = {each.function or each.title: each.commands for each in recipe.sections(explained)}
+    outside = next(commands for title, commands in sections.items() if title.startswith("Root"))
+    inside = sections["prepare_root"]
+    for operation in explained.root:
+        printed = operation.outside() + operation.command()
+        assert printed, operation
+    assert outside[1:] == [line for each in explained.root for line in each.outside()]
+    lines = [line for each in explained.root for line in each.command()]
+    start = inside.index("cd ../merged") + 1
+    assert inside[start : start + len(lines)] == lines
