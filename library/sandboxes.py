@@ -598,7 +598,8 @@ options:
         type: bool
       revision:
         description:
-          - Any text; another one makes the image anew, from what the mirror has by then.
+          - Any text. Another text makes the image again, from the mirror's packages by
+            then.
           - 'Nothing else does: an archive that changed is no change of these options.'
           - For O(expected_images[].source=debootstrap).
         type: str

@@ -42,7 +42,7 @@ _DIGESTED = (
     "revision",
     "check_valid_until",
 )
-# What is the host's or the moment's, and not the system's; the directories themselves stay.
+# Files of the host or the moment, not of the system; the directories themselves stay.
 _LEFT_OUT = (
     "dev/*",
     "proc/*",
@@ -131,7 +131,7 @@ def _bootstrap(job: Job, tool: str, tree: str) -> None:
 
 
 def arguments(spec: ImageSpec, tool: str, tree: str) -> list[str]:
-    """What the two tools are told; options are spelled alike but for the variant."""
+    """Arguments of either tool; only the variant is spelled in two ways."""
     variant = spec.get("variant")
     words = ["--mode=root", "--format=directory"] if tool == "mmdebstrap" else []
     # debootstrap has no name for what it makes without one.
@@ -289,7 +289,7 @@ SOURCE = Source(
             "str",
             _revision,
             [
-                "Any text; another one makes the image anew, from what the mirror has by then.",
+                "Any text. Another text makes the image again, from the mirror's packages by then.",
                 "Nothing else does: an archive that changed is no change of these options.",
             ],
         ),

@@ -47,7 +47,7 @@ def _shown(status: os.stat_result) -> str:
 
 
 def _check_tree(path: str) -> None:
-    """What the launcher would refuse at each start is refused once, here."""
+    """Refuse a tree once here that the launcher would refuse at each start."""
     try:
         is_directory = stat.S_ISDIR(os.lstat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):

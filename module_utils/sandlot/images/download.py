@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Fetching over http and https: tried again when that may help, and resumed where it broke off.
+"""Fetches over http and https, tries again when that may help, and resumes where it broke off.
 
-What arrives is trusted no further than its checksum, which the caller looks at.
+Data is not trusted before the caller has compared its checksum.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def _extent(response: Any) -> Tuple[int, int]:
 
 
 def _validator(response: Any) -> str:
-    """What If-Range takes: a strong entity tag, or a date."""
+    """The value for If-Range: a strong entity tag, or a date."""
     tag = response.headers.get("ETag", "")
     if tag.startswith('"'):
         return str(tag)
@@ -234,7 +234,7 @@ def _opener(*, downgrade: bool) -> Any:
 
 @contextlib.contextmanager
 def _network() -> Iterator[None]:
-    """What goes wrong between here and the server is Broken."""
+    """Errors on the way to the server become Broken."""
     import http.client
     import urllib.error
 

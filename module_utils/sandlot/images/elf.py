@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What an ELF program says of its dynamic linker (elf(5))."""
+"""Reads the dynamic linker of an ELF program (elf(5))."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_PATH = 4096
 
 
 class NotElf(ValueError):
-    """It is no ELF program, or a damaged one."""
+    """The file is no ELF program, or a damaged one."""
 
 
 def interpreter(stream: BinaryIO) -> str | None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Source "host_overlay": the host's own root, below a veil, as the lowest layer."""
+"""Source "host_overlay": the host's own root, below a host mask, as the lowest layer."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What an image is to be (ImageSpec), what is there (Image), and what a source has to offer."""
+"""An image as desired (ImageSpec) and as it exists (Image), and the interface of a source."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Job:
-    """What a source is given to build with.
+    """The input of a source for one build.
 
     ``root`` is an empty directory to fill, ``scratch`` a private one for whatever the work needs;
     ``kept`` may be made and used by the source for what should outlive a killed or failed run; it

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What programs of the host need to run elsewhere, found with their own dynamic linker."""
+"""Finds, by their own dynamic linker, the files that programs of the host need elsewhere."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class Progress:
         if phase == self._phase and now < self._due:
             return
         if phase != self._phase:
-            # What a resumed download began with did not arrive at its rate.
+            # The start of a resumed download does not count for its rate.
             self._fixed.update(phase_started=time.time(), phase_from=done)
         self._phase, self._due = phase, now + _INTERVAL
         data = {"phase": phase, "done": done, "total": total, "now": time.time()}
@@ -132,7 +132,7 @@ def _is_alive(path: str) -> bool:
 
 
 def observe(site: Site) -> Dict[str, Json]:
-    """What is being made now, by image; a maker that was killed has left the file only."""
+    """The progress of each image that is being made; files of dead makers do not count."""
     found: Dict[str, Json] = {}
     queued: Dict[str, Json] = {}
     for data in _files(directory(site)):

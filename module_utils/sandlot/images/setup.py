@@ -151,7 +151,7 @@ _FORMS: Mapping[str, Tuple[Mapping[str, Callable[[str, Any], Any]], Sequence[str
 
 
 def argv(step: Mapping[str, Any]) -> list[str]:
-    """What a step runs; [] for one that only writes a file."""
+    """The command of a step; [] for one that only writes a file."""
     if "packages" in step:
         return ["sh", "-c", _INSTALL, "sh", *step["packages"]]
     return list(step.get("command", []))
@@ -205,7 +205,7 @@ OPTIONS = (OPTION, NETWORK, TIMEOUT)
 
 
 def digest(base: str, steps: Sequence[Json]) -> str:
-    """What names the layer: the tree below it, and the steps."""
+    """The name of the layer, made of the tree below it and the steps."""
     text = json.dumps([base, list(steps)], sort_keys=True)
     return hashlib.sha256(f"setup layer 1\n{text}".encode()).hexdigest()
 

@@ -24,7 +24,7 @@ _LONGEST_NUMBER = 20
 
 
 class Damaged(ValueError):
-    """What it says is no map of a sparse file."""
+    """The archive has no valid map of a sparse file."""
 
 
 def is_pax(extended: Mapping[str, bytes]) -> bool:

@@ -100,12 +100,12 @@ class TarStream:
                 return
             self._member = member
             self._left = member.stored
-            # What a sparse file has before its data are whole blocks.
+            # The map before the data of a sparse file takes whole blocks.
             self._padding = -member.stored % BLOCK
             yield member
 
     def data(self) -> Iterator[bytes]:
-        """What is left of the current member's data."""
+        """Yield the rest of the current member's data."""
         while self._left:
             chunk = self._exactly(min(self._left, CHUNK))
             self._left -= len(chunk)

@@ -3,7 +3,7 @@
 """Places the members of an archive below the current root directory.
 
 Runs in a process whose root is the destination: whatever links the archive holds, no path can
-leave it. What is refused here is refused for what it would mean to a sandbox or to its host.
+leave it. Members are refused here for their effect on a sandbox or on its host.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from ..program import ISOLATED
 from .credentials import USER, Access
 from .reference import Reference
 
-# A directory that every host has and nobody keeps files in. What is ours can't be reached by its
-# own path, as no other user may enter the state directory.
+# A directory that every host has and nobody keeps files in. The scratch directory's own path is
+# out of reach, as no other user may enter the state directory.
 SCRATCH = "/dev/pts"
 
 
@@ -61,8 +61,8 @@ class Start:
 
 
 def _confinement(reference: Reference) -> List[str]:
-    """No capability. What lies on the host may be root's alone, so that is read as root would, but
-    without a network to tell it to."""
+    """No capability for a registry. Files of the host may be root's alone, so they are read with
+    root's right to read, but without a network to send them to."""
     ids = [f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs"]
     # The kernel forgets what unshare asked for with a change of ids.
     drop = ["setpriv", *ids, "--pdeathsig", "KILL"]

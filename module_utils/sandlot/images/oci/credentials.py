@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What skopeo may know of root's files: credentials of one registry and its CA, in memory.
+"""Gives skopeo, of root's files, the credentials of one registry and its CA, in memory.
 
 Whoever runs as its user could read its descriptors, so that is a user nobody else has.
 """

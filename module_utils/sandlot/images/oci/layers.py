@@ -116,7 +116,7 @@ class LayerUnpacker(Unpacker):
 
     def __init__(self, bounds: Bounds) -> None:
         super().__init__(TarStream(io.BytesIO()), bounds)
-        # What this layer has placed, and the directories that lead there.
+        # Paths that this layer has placed, and the directories that lead there.
         self._placed: Set[bytes] = set()
 
     def apply(self, archive: TarStream) -> None:

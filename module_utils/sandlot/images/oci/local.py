@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What OCI layouts and docker save archives on this host lead to, without reading their layers."""
+"""Resolves OCI layouts and docker save archives on this host without reading their layers."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from ...errors import SandlotError
 from . import platforms
 from .platforms import Platform
 
-# What registries take at most.
+# The limits of registries.
 MAX_MANIFEST = 4 << 20
 MAX_CONFIG = 4 << 20
 # Docker makes no more; each is an open file of the process that unpacks them.

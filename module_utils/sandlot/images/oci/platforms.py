@@ -27,7 +27,7 @@ _ARCHITECTURES = {
     "armel": "arm/v6",
     "loongarch64": "loong64",
 }
-# What a missing variant stands for, and what is as good as none.
+# Variants that a missing one stands for, and variants that mean the same as none.
 _DEFAULT_VARIANTS = {"arm": "v7"}
 _IMPLIED_VARIANTS = {"arm64": "v8", "amd64": "v1"}
 # A processor of one of these runs programs for those after it.

@@ -69,7 +69,7 @@ class Reference:
         return first if is_host else _DEFAULT_REGISTRY
 
     def at(self, digest: str) -> Reference:
-        """What the manifest ``digest`` names, where this can be told apart."""
+        """The reference to the manifest ``digest``; a local reference stays as it is."""
         return replace(self, tag="", digest=digest) if self.is_remote else self
 
     def argument(self) -> str:
@@ -116,9 +116,9 @@ def _tagged(text: str) -> tuple[str, str]:
 def _check(option: str, value: Any, tag: str, digest: str, *, tagged: bool) -> None:
     if tagged and not _TAG.fullmatch(tag):
         hint = "a tag has up to 128 ASCII letters, digits and '_.-'"
-        raise refusal(option, value, "has a tag that is none", hint=hint)
+        raise refusal(option, value, "has an invalid tag", hint=hint)
     if digest and not _DIGEST.fullmatch(digest):
-        raise refusal(option, value, "has a digest that is none", hint="write @sha256:64 HEX")
+        raise refusal(option, value, "has an invalid digest", hint="write @sha256:64 HEX")
 
 
 def _local(option: str, value: Any, transport: str, rest: str) -> Reference:
@@ -129,12 +129,12 @@ def _local(option: str, value: Any, transport: str, rest: str) -> Reference:
     if transport == DOCKER_ARCHIVE:
         return Reference(transport, absolute, _inner(option, value, tag))
     if tag and not _OCI_TAG.fullmatch(tag):
-        raise refusal(option, value, "has a tag that is none", hint=_HINT)
+        raise refusal(option, value, "has an invalid tag", hint=_HINT)
     return Reference(transport, absolute, tag)
 
 
 def _inner(option: str, value: Any, name: str) -> str:
-    """What chooses an image in a docker save archive."""
+    """The name of an image in a docker save archive."""
     if not name or _INDEX.fullmatch(name):
         return name
     inner = _remote(option, value, name)

@@ -29,7 +29,7 @@ _INTERVAL = 0.1
 _SLACK = 16 << 20
 _MAX_TOLD = 4096
 _FATAL = re.compile(r'level=fatal msg="((?:[^"\\]|\\.)*)"')
-# What the end of a message means to the user.
+# Remedies by the end of a message.
 _REMEDIES = (
     ("HTTP response to HTTPS client", "set tls_verify: false for a registry without TLS"),
     ("x509", "name the registry's CA with ca_path, or set tls_verify: false"),
