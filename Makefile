@@ -16,7 +16,7 @@ AS_ROOT := $(SUDO) env PATH="$(BIN):$$PATH" PYTHONDONTWRITEBYTECODE=1 $(if $(SAN
 begin = $(if $(TIMES),@echo "$$(date +%s) $(1)" >> $(TIMES))
 STAGE := build/ansible_collections/sandlot/sandlot
 
-TEST_PACKAGES := busybox-static curl debootstrap docker-registry e2fsprogs iproute2 mmdebstrap nftables openssl python3-pyroute2 shellcheck skopeo strace util-linux zstd
+TEST_PACKAGES := busybox-static curl debootstrap docker-registry e2fsprogs fish groff-base iproute2 mmdebstrap nftables openssl python3-pyroute2 shellcheck skopeo strace util-linux zsh zstd
 SUITES ?= bookworm trixie
 # Processes of pytest, each with a network and mounts of its own.
 WORKERS ?= 2

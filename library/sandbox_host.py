@@ -149,29 +149,13 @@ from ansible.module_utils.basic import AnsibleModule
 
 # Ansible sends what is imported by name: these are the roots of all that has to be on a host.
 from ..module_utils.sandlot import shell
-from ..module_utils.sandlot.cli import doctor as doctor_command
-from ..module_utils.sandlot.cli import (
-    execute,
-    explain,
-    images,
-    inspection,
-    lifecycle,
-    listing,
-    logs,
-    refresh,
-    repair,
-    service,
-    top,
-)
+from ..module_utils.sandlot.cli import verbs
 from ..module_utils.sandlot.converge import setup
 from ..module_utils.sandlot.host import doctor, facts, install
 from ..module_utils.sandlot.launcher import zygote
 from ..module_utils.sandlot.site import Site
 
-ROOTS = (
-    *(doctor_command, execute, explain, images, inspection, lifecycle, listing, logs, refresh),
-    *(repair, service, setup, top, zygote),
-)
+ROOTS = (verbs, setup, zygote)
 ARGUMENTS = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "image_sources": {"type": "list", "elements": "str", "default": []},

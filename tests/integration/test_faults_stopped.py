@@ -18,7 +18,7 @@ import pytest
 from converge_fixtures import Deployment, eventually, needs_root, sandbox, wait_readable
 from sandboxes import wait_dead, zygote_of
 from sandlot import cgroups, lock
-from sandlot.cli import execclient
+from sandlot.cli import execute
 from sandlot.errors import LaunchError, SandlotError
 from sandlot.host import doctor, facts
 from sandlot.images import workspace
@@ -162,25 +162,25 @@ def test_a_stopped_worker_is_continued(host: Deployment, monkeypatch: pytest.Mon
 
 
 def test_a_stopped_init(host: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execclient, "START_SECONDS", 0.5)
+    monkeypatch.setattr(execute, "START_SECONDS", 0.5)
     monkeypatch.setattr(live, "ANSWER_SECONDS", 0.5)
     spec = sandbox("a", restart_policy="no")
     host.converged(spec)
     init = host.pid("a")
-    assert execclient.run(host.paths, "a", ["true"]) == 0
+    assert execute.execute(host.paths, "a", ["true"]) == 0
     stop(init)
     assert "running" in command(host, "list")
     assert f"pid: {init}" in command(host, "inspect", "a")
     assert command(host, "logs", "a") == ""
     assert host.run(spec).actions == []
     with pytest.raises(SandlotError, match="does not answer; .* sandlot restart a"):
-        execclient.run(host.paths, "a", ["true"])
+        execute.execute(host.paths, "a", ["true"])
     changed = {**spec, "restart_policy": "always"}
     assert "run again with restart" in host.run(changed).failed["a"]
     assert host.pid("a") == init
     assert not host.run({**changed, "restart": True}).failed
     host.converged(changed)
-    assert execclient.run(host.paths, "a", ["true"]) == 0
+    assert execute.execute(host.paths, "a", ["true"]) == 0
     stop(host.pid("a"))
     host.converged({**changed, "state": "stopped"})
     host.converged({**changed, "state": "started"})

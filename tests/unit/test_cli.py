@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 from sandlot import converge, store
-from sandlot.cli import listing, logs, names, output, service
+from sandlot.cli import listing, logs, output, service
 from sandlot.cli.main import main, parse
 from sandlot.cli.relay import Loop, Pump
 from sandlot.errors import SandlotError
+from sandlot.sandbox import names
 from sandlot.site import Site
 
 ENGINE = Path(__file__).resolve().parents[2] / "module_utils"
@@ -141,7 +142,7 @@ def test_down_at_a_shutdown_only(
     systemctl.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(converge, "down", lambda paths: calls.append(paths) or {})
-    assert service.run(Site(""), parse(["down", "--at-shutdown"])) == 0
+    assert service.down(Site(""), parse(["down", "--at-shutdown"])) == 0
     assert len(calls) == ended
 
 

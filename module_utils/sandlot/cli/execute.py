@@ -1,22 +1,44 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""sandlot exec."""
+"""sandlot exec: the caller's end of init's exec socket.
+
+Pipes, sockets and regular files are handed to the command itself, so no byte passes through here.
+A terminal never is: whoever holds one can push input into it (TIOCSTI). It is replaced by pipes, or
+by a pty made inside whose master comes back, and relayed; so is any other kind of descriptor, as an
+open directory would be a way out.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
-from typing import Dict
+import socket
+import stat
+import time
+from typing import Dict, List, Mapping, Optional, Sequence, Set
 
+from .. import wire
 from ..errors import SandlotError
+from ..sandbox import names, runtime
 from ..site import Site
-from . import execclient
+from .relay import END_OF_TRANSMISSION, Loop, Pump
+from .terminal import Forwarder, Terminal
 
+KILLED = 128 + 9
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
+CONNECT_SECONDS = 10.0
+# Between a request and the word that the command runs; what it does then takes its time.
+START_SECONDS = 30.0
+_NULL = (1, 3)
+_PTMX = (5, 2)
+# What a message needs beside the words: for each, and for the rest of the request.
+_WORD, _MARGIN = 16, 16384
+# A pty that somebody in the sandbox has opened anew never ends; this ends the wait for it.
+_PTY_SILENCE = 0.2
 
 
 def run(site: Site, options: argparse.Namespace) -> int:
-    return execclient.run(
+    return execute(
         site,
         options.name,
         options.argv,
@@ -43,3 +65,260 @@ def _environment(options: argparse.Namespace) -> Dict[str, str]:
         elif key in os.environ:
             passed[key] = os.environ[key]
     return passed
+
+
+def execute(
+    site: Site,
+    name: str,
+    argv: Sequence[str],
+    *,
+    stdin_fd: Optional[int] = None,
+    stdout_fd: int = 1,
+    stderr_fd: int = 2,
+    env: Optional[Mapping[str, str]] = None,
+    cwd: str = "",
+    user: Optional[str] = None,
+    tty: bool = False,
+    forward_signals: bool = False,
+) -> int:
+    """Run ``argv`` to its end; its exit code, or 128 + n after signal n, as init tells it.
+
+    127 and 126 are a command that is missing or can't be run; the reason goes to ``stderr_fd``.
+    SandlotError when there is no such sandbox or it does not run. ``stdin_fd`` None is /dev/null.
+    """
+    request = {
+        "op": "exec",
+        "argv": [_text(word) for word in argv],
+        "env": {_text(key): _text(value) for key, value in (env or {}).items()},
+        "cwd": _text(cwd),
+        "user": user,
+        "tty": tty,
+    }
+    _check_size(name, argv, env or {})
+    with _connect(site, name) as connection:
+        session = _Session(name, connection, (stdin_fd, stdout_fd, stderr_fd), tty=tty)
+        with Forwarder(session.on_signal, active=forward_signals) as forwarder:
+            session.watch(forwarder)
+            return session.run(request)
+
+
+def _check_size(name: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
+    """Init drops a request it can't take in one piece; that would look like its death."""
+    words = [*argv, *env, *env.values()]
+    if sum(len(os.fsencode(word)) + _WORD for word in words) > wire.MAX_MESSAGE - _MARGIN:
+        raise SandlotError(
+            f"{name}: arguments and environment take too much room",
+            hint=f"pass what is beyond {wire.MAX_MESSAGE >> 10} KiB on standard input",
+        )
+
+
+def _text(word: str) -> str:
+    """The same bytes in the encoding of init, which is always UTF-8."""
+    return os.fsencode(word).decode("utf-8", "surrogateescape")
+
+
+def _connect(site: Site, name: str) -> socket.socket:
+    names.check(site, name)
+    running = runtime.running(site.sandbox(name))
+    if running is None:
+        raise SandlotError(f"{name} is not running", hint=f"start it: sandlot start {name}")
+    runtime.check_protocol(name, running)
+    try:
+        connection = wire.connect(site.sandbox(name).socket, timeout=CONNECT_SECONDS)
+        connection.settimeout(None)
+        return connection
+    except (BlockingIOError, socket.timeout) as error:
+        raise _silent(name) from error
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        raise SandlotError(f"{name} is starting or ending now", hint="try again") from error
+
+
+def _silent(name: str) -> SandlotError:
+    return SandlotError(
+        f"init of {name} does not answer",
+        hint=f"it is stopped, frozen or hangs: sandlot restart {name}",
+    )
+
+
+class _Session:
+    """One command: the messages about it, and what is relayed for it."""
+
+    def __init__(
+        self,
+        name: str,
+        connection: socket.socket,
+        stdio: tuple[Optional[int], int, int],
+        *,
+        tty: bool,
+    ) -> None:
+        self._name = name
+        self._connection = connection
+        self._stdin, self._stdout, self._stderr = stdio
+        self._terminal = Terminal(self._stdin, self._stdout) if tty else None
+        self._loop = Loop()
+        self._outputs: List[Pump] = []
+        self._opened: List[int] = []
+        self._asked = self._started = False
+        self._early: Set[int] = set()
+        self._code: Optional[int] = None
+
+    def watch(self, forwarder: Forwarder) -> None:
+        fd = forwarder.fileno()
+        if fd is not None:
+            self._loop.handlers[fd] = forwarder.deliver
+
+    def run(self, request: wire.Message) -> int:
+        try:
+            fds = [] if self._terminal else self._stdio()
+            if self._terminal:
+                request["size"] = self._terminal.size()
+            self._send(request, fds)
+            self._asked = True
+            self._close(fds)
+            self._loop.handlers[self._connection.fileno()] = self._on_message
+            self._await_start()
+            while self._code is None:
+                self._loop.turn()
+            self._drain()
+        finally:
+            if self._terminal:
+                self._terminal.restore()
+            for pump in self._loop.pumps:
+                pump.finish()
+            self._close(list(self._opened))
+        return self._code
+
+    def _await_start(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while self._code is None and not self._started:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise _silent(self._name)
+            self._loop.turn(left)
+
+    def _send(self, request: wire.Message, fds: Sequence[int]) -> None:
+        try:
+            wire.send(self._connection, request, fds)
+        except OSError as error:
+            raise SandlotError(f"{self._name}: init takes no request: {error.strerror}") from error
+
+    # -- descriptors
+
+    def _stdio(self) -> List[int]:
+        """Three descriptors for the command: the caller's own, or pipes that are relayed."""
+        stdin, stdout = self._input(self._stdin), self._output(self._stdout)
+        if stdout != self._stdout and _same(self._stdout, self._stderr):
+            return [stdin, stdout, stdout]  # one pipe keeps the order of what is written to both
+        return [stdin, stdout, self._output(self._stderr)]
+
+    def _input(self, fd: Optional[int]) -> int:
+        if fd is None:
+            return self._keep(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        if _passable(fd):
+            return fd
+        theirs, ours = os.pipe()
+        os.set_blocking(ours, False)
+        source = self._keep(_reopened(fd, os.O_RDONLY))
+        self._loop.pumps.append(Pump(source, ours, owns_target=True))
+        return self._keep(theirs)
+
+    def _output(self, fd: int) -> int:
+        if _passable(fd):
+            return fd
+        ours, theirs = os.pipe()
+        os.set_blocking(ours, False)
+        target = self._keep(_reopened(fd, os.O_WRONLY))
+        pump = Pump(ours, target, owns_source=True)
+        self._outputs.append(pump)
+        self._loop.pumps.append(pump)
+        return self._keep(theirs)
+
+    def _keep(self, fd: int) -> int:
+        """Close it at the end."""
+        self._opened.append(fd)
+        return fd
+
+    def _close(self, fds: Sequence[int]) -> None:
+        """Close those that are ours."""
+        for fd in fds:
+            if fd in self._opened:
+                self._opened.remove(fd)
+                os.close(fd)
+
+    # -- messages
+
+    def _on_message(self) -> None:
+        try:
+            message, fds = wire.receive(self._connection)
+        except ConnectionResetError:
+            message, fds = None, []
+        if message is None:
+            self._code = KILLED
+        elif "error" in message:
+            os.write(self._stderr, f"sandlot: {self._name}: {message['error']}\n".encode())
+            self._code = int(message["code"])
+        elif "exit" in message:
+            self._code = int(message["exit"])
+        else:
+            self._started = True
+            self._attach(fds)
+
+    def _attach(self, fds: Sequence[int]) -> None:
+        """Relay between the caller's terminal and the pty whose master came."""
+        if not fds or self._terminal is None:
+            return
+        master = self._keep(fds[0])
+        os.set_blocking(master, False)
+        self._terminal.attach(master)
+        target = self._keep(_reopened(self._stdout, os.O_WRONLY))
+        self._outputs.append(Pump(master, target))
+        self._loop.pumps += self._outputs
+        if self._stdin is not None:
+            source = self._keep(_reopened(self._stdin, os.O_RDONLY))
+            self._loop.pumps.append(Pump(source, master, farewell=END_OF_TRANSMISSION))
+
+    def on_signal(self, number: int) -> None:
+        if self._terminal and self._terminal.is_resize(number):
+            self._terminal.resize()
+        elif self._started or (self._asked and number not in self._early):
+            self._early.add(number)
+            self._signal(number)
+        else:
+            raise KeyboardInterrupt  # there is no command yet, or init does not say so
+
+    def _signal(self, number: int) -> None:
+        try:
+            wire.send(self._connection, {"op": "signal", "signal": number})
+        except OSError:
+            return  # init has just died, which its end of the connection tells
+
+    def _drain(self) -> None:
+        """What the command wrote before it ended is on its way still."""
+        for pump in self._outputs:
+            self._loop.drain(pump, patience=_PTY_SILENCE if self._terminal else 0.0)
+
+
+def _passable(fd: int) -> bool:
+    state = os.fstat(fd)
+    kind = stat.S_IFMT(state.st_mode)
+    if kind == stat.S_IFCHR:
+        return _device(state) == _NULL
+    return kind in (stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFREG)
+
+
+def _same(one: int, other: int) -> bool:
+    return os.path.sameopenfile(one, other)
+
+
+def _device(state: os.stat_result) -> tuple[int, int]:
+    return os.major(state.st_rdev), os.minor(state.st_rdev)
+
+
+def _reopened(fd: int, mode: int) -> int:
+    """The same file without O_NONBLOCK's being seen by others who share the descriptor."""
+    if _device(os.fstat(fd)) != _PTMX:
+        try:
+            return os.open(f"/proc/self/fd/{fd}", mode | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError:
+            pass  # a socket, or a terminal of another user: the descriptor itself will do
+    return os.dup(fd)

@@ -17,9 +17,9 @@ from .. import cgroups, network, store
 from ..build import rootplan
 from ..errors import SandlotError
 from ..init import limits, users
-from ..sandbox import record
+from ..sandbox import names, record
 from ..site import Site
-from . import names, output, recipe
+from . import output, recipe
 from .recipe import Section, Subject
 
 _INSTRUCTION = 8  # bytes of struct sock_filter

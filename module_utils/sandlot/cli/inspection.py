@@ -8,8 +8,9 @@ import argparse
 from typing import Any, Iterator
 
 from .. import converge
+from ..sandbox import names
 from ..site import Site
-from . import listing, names, output
+from . import listing, output
 
 
 def run(site: Site, options: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""sandlot start, stop and restart."""
+"""sandlot start, stop, restart, repair and refresh: runs from the records of the host."""
 
 from __future__ import annotations
 
@@ -8,17 +8,29 @@ import argparse
 from typing import Mapping
 
 from .. import converge
+from ..sandbox import names
 from ..site import Site
-from . import names, output
+from . import output
 
 
-def run(site: Site, options: argparse.Namespace) -> int:
+def change(site: Site, options: argparse.Namespace) -> int:
     for name in options.name:
         names.check(site, name)
     result = converge.lifecycle(site, list(dict.fromkeys(options.name)), options.command)
     if options.format == "json":
         output.print_json(list(result.results.values()))
     return report(result.failed)
+
+
+def repair(site: Site, options: argparse.Namespace) -> int:
+    result = converge.repair(site, check=options.check)
+    output.print_actions(result.actions, options.format, changed=result.changed)
+    return report(result.failed)
+
+
+def refresh(site: Site, options: argparse.Namespace) -> int:
+    output.print_actions(converge.refresh(site), options.format)
+    return 0
 
 
 def report(failed: Mapping[str, str]) -> int:

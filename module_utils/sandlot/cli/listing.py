@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""sandlot list."""
+"""sandlot list and top."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import sys
 from typing import Any, Dict, List, Sequence
 
 from .. import cgroups
-from ..sandbox import facts
+from ..sandbox import facts, names, runtime
 from ..site import Site
-from . import names, output
+from . import output
 
 HEADS = ("NAME", "STATE", "IMAGE", "ADDRESS", "PORTS", "UPTIME", "MEMORY", "RESTARTS")
+_TOP_HEADS = ("NAME", "PIDS", "MEMORY", "CPU-TIME", "OOM-KILLS")
 _ENDED = ("exited", "crashed", "backoff", "crash-loop")
 _RIGHT = ("UPTIME", "MEMORY", "RESTARTS")
 
 
-def run(site: Site, options: argparse.Namespace) -> int:
+def list_all(site: Site, options: argparse.Namespace) -> int:
     found = all_sandboxes(site)
     if options.format == "json":
         output.print_json(found)
@@ -30,7 +31,7 @@ def run(site: Site, options: argparse.Namespace) -> int:
 
 def all_sandboxes(site: Site) -> List[Dict[str, Any]]:
     layout = cgroups.detect()
-    found = (facts.summary(site.sandbox(name), layout) for name in names.known(site))
+    found = (facts.summary(site.sandbox(name), layout) for name in names.recorded(site))
     return [each for each in found if each is not None]
 
 
@@ -75,3 +76,35 @@ def _port(port: str) -> str:
     """Without what goes without saying: all addresses, and TCP."""
     shown = port[len("0.0.0.0:") :] if port.startswith("0.0.0.0:") else port
     return shown[: -len("/tcp")] if shown.endswith("/tcp") else shown
+
+
+def top(site: Site, options: argparse.Namespace) -> int:
+    wanted = [names.check(site, name) for name in options.name] or names.recorded(site)
+    layout = cgroups.detect()
+    found = [
+        {"name": name, **vars(cgroups.usage(site, name, layout))}
+        for name in wanted
+        if runtime.running(site.sandbox(name))
+    ]
+    if options.format == "json":
+        output.print_json(found)
+    else:
+        found.sort(key=lambda each: each["cpu_seconds"] or 0, reverse=True)
+        sys.stdout.write(
+            output.table(_TOP_HEADS, [_top_row(each) for each in found], right=_TOP_HEADS[1:])
+        )
+    return 0
+
+
+def _top_row(each: Dict[str, Any]) -> List[str]:
+    return [
+        each["name"],
+        _number(each["pids"]),
+        output.size(each["memory"]),
+        output.span(each["cpu_seconds"]),
+        _number(each["oom_kills"]),
+    ]
+
+
+def _number(value: Any) -> str:
+    return output.NOTHING if value is None else str(value)

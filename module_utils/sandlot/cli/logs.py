@@ -18,10 +18,9 @@ from typing import BinaryIO, Callable, Iterable, Iterator, Optional
 
 from ..errors import SandlotError
 from ..kernel.inotify import Watch
-from ..sandbox import runtime
+from ..sandbox import names, runtime
 from ..sandbox.logs import Line, Ring
 from ..site import Site
-from . import names
 
 _AGE = re.compile(r"(\d+)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

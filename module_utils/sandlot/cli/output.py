@@ -29,6 +29,14 @@ def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2, sort_keys=False))
 
 
+def print_actions(actions: Sequence[str], form: str, **more: bool) -> None:
+    """The actions of a run, one a line or with ``more`` as JSON."""
+    if form == "json":
+        print_json({**more, "actions": actions})
+    else:
+        print("".join(f"{action}\n" for action in actions), end="")
+
+
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> str:
     """Columns as wide as their longest cell; those named in ``right`` are aligned there."""
     lines = [list(heads), *rows]

@@ -19,24 +19,16 @@ NOT_RUNNING = 3
 _HALTING = {"RUNLEVEL": ("0", "1", "6"), "RC_RUNLEVEL": ("shutdown", "single")}
 
 
-def run(site: Site, options: argparse.Namespace) -> int:
-    if options.command == "up":
-        return _up(site)
-    if options.command == "down":
-        return 0 if options.at_shutdown and not _shutting_down() else _down(site)
-    if options.status:
-        return _status(site)
-    return _end(site) if options.end else _launcher(site)
-
-
-def _up(site: Site) -> int:
+def up(site: Site, options: argparse.Namespace) -> int:
     from .. import converge
     from .lifecycle import report
 
     return report(converge.up(site).failed)
 
 
-def _down(site: Site) -> int:
+def down(site: Site, options: argparse.Namespace) -> int:
+    if options.at_shutdown and not _shutting_down():
+        return 0
     from .. import converge
     from .lifecycle import report
 
@@ -53,19 +45,15 @@ def _shutting_down() -> bool:
     return program.run([systemctl, "is-system-running"]).stdout.strip() == "stopping"
 
 
-def _status(site: Site) -> int:
-    answer = Launcher(site).ping()
-    print(f"the launcher runs, pid {answer['pid']}" if answer else "no launcher runs")
-    return 0 if answer else NOT_RUNNING
-
-
-def _end(site: Site) -> int:
-    Launcher(site).quit()
-    return 0
-
-
-def _launcher(site: Site) -> int:
-    """In place of this process: what the launcher's memory holds is paid for by every sandbox."""
+def launcher(site: Site, options: argparse.Namespace) -> int:
+    if options.status:
+        answer = Launcher(site).ping()
+        print(f"the launcher runs, pid {answer['pid']}" if answer else "no launcher runs")
+        return 0 if answer else NOT_RUNNING
+    if options.end:
+        Launcher(site).quit()
+        return 0
+    # In place of this process: what the launcher's memory holds is paid for by every sandbox.
     from ..launcher.command import command
 
     argv = command(site, sys.executable)

@@ -11,10 +11,10 @@ from typing import Any, Dict
 from .. import store
 from ..errors import StateError
 from ..idmap import IdRange
-from ..kernel.files import directories
 from ..network import Interface, SandboxPolicy
 from ..site import Site
 from ..spec import Spec
+from .names import recorded
 
 Json = Dict[str, Any]
 
@@ -96,11 +96,6 @@ class Records:
         return {*self.good, *self.broken}
 
 
-def names(site: Site) -> list[str]:
-    """Sandboxes which have a directory, with or without a record in it."""
-    return directories(site.sandboxes)
-
-
 def load(site: Site, name: str) -> Record | None:
     """The record of one sandbox, None when there is none; StateError when it is unusable."""
     path = site.sandbox(name).record
@@ -142,7 +137,7 @@ def _unusable(path: str, name: str, problem: str) -> StateError:
 
 def load_all(site: Site) -> Records:
     records = Records()
-    for name in names(site):
+    for name in recorded(site):
         try:
             record = load(site, name)
         except StateError as error:

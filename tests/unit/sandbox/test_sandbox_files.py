@@ -16,7 +16,7 @@ from sandlot.idmap import IdRange
 from sandlot.kernel.trees import remove_tree
 from sandlot.network import Interface, Network
 from sandlot.plan import Change, Operation
-from sandlot.sandbox import etcfiles, launchfile, process, record
+from sandlot.sandbox import etcfiles, launchfile, names, process, record
 from sandlot.sandbox.record import ImageRef, Record
 from sandlot.site import Site
 from sandlot.spec import normalise
@@ -53,7 +53,7 @@ def test_a_broken_record_is_kept_as_its_error(tmp_path: Path) -> None:
     found = record.load_all(paths)
     assert set(found.good) == {"good"} and set(found.broken) == {"bad"}
     assert "bad" in found.broken["bad"].hint
-    assert record.names(paths) == ["bad", "empty", "good"]
+    assert names.recorded(paths) == ["bad", "empty", "good"]
 
 
 def deep(top: Path, depth: int) -> None:

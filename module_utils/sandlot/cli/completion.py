@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""sandlot completion: scripts for shells, made from the rows of the verbs."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Dict, Iterator, List, Mapping, Sequence
+
+from ..errors import SandlotError
+from ..sandbox import names
+from ..site import Site
+from .verbs import SHELLS, VERBS, Argument, Verb
+
+# Only root knows the names; a user without that right completes the rest.
+_NAMES = "sandlot completion --names 2>/dev/null"
+_BASH = """\
+# sandlot completion bash > /usr/local/share/bash-completion/completions/sandlot
+_sandlot() {{
+    local word=${{COMP_WORDS[COMP_CWORD]}} last=${{COMP_WORDS[COMP_CWORD - 1]}} words=
+    COMPREPLY=()
+    if ((COMP_CWORD == 1)); then
+        words="{verbs}"
+    else
+        case " ${{COMP_WORDS[*]:0:COMP_CWORD}} " in *" -- "*) return 0 ;; esac
+        case "${{COMP_WORDS[1]}} $last" in
+{values}
+        *)
+            case "${{COMP_WORDS[1]}} $word" in
+{words}
+            esac
+            ;;
+        esac
+    fi
+    COMPREPLY=($(compgen -W "$words" -- "$word"))
+}}
+complete -o default -F _sandlot sandlot
+"""
+_ZSH = """\
+#compdef sandlot
+# sandlot completion zsh > /usr/local/share/zsh/site-functions/_sandlot
+_sandlot() {{
+    local -a verbs=(
+{verbs}
+    )
+    if ((CURRENT == 2)); then
+        _describe -t commands command verbs
+        return
+    fi
+    local verb=$words[2]
+    shift words
+    ((CURRENT--))
+    case $verb in
+{cases}
+    esac
+}}
+# Loaded by compinit, or sourced.
+if [ "$funcstack[1]" = _sandlot ]; then
+    _sandlot "$@"
+else
+    compdef _sandlot sandlot
+fi
+"""
+_FISH = """\
+# sandlot completion fish > /etc/fish/completions/sandlot.fish
+complete -c sandlot -f
+{lines}
+"""
+
+
+def run(site: Site, options: argparse.Namespace) -> int:
+    if options.names:
+        site.require_root("use sudo")
+        print("".join(f"{name}\n" for name in names.recorded(site)), end="")
+    elif options.shell is None:
+        raise SandlotError("no shell is named", hint=f"choose one: {', '.join(SHELLS)}")
+    else:
+        print({"bash": bash, "zsh": zsh, "fish": fish}[options.shell](), end="")
+    return 0
+
+
+def bash() -> str:
+    """Rows that are completed alike share a branch."""
+    values: Dict[str, List[str]] = {}
+    words: Dict[str, List[str]] = {}
+    for verb in VERBS:
+        flags = [name for each in verb.arguments if each.is_option for name in each.names]
+        if flags:
+            words.setdefault(f'words="{" ".join(flags)}"', []).append(f'"{verb.name} -"*')
+        for each in verb.arguments:
+            if each.takes_value:
+                action = f'words="{_offered(each)}"' if _offered(each) else "return 0"
+                patterns = [f'"{verb.name} {name}"' for name in each.names]
+                values.setdefault(action, []).extend(patterns)
+    for verb in VERBS:
+        for each in verb.arguments:
+            if not each.is_option and _offered(each):
+                words.setdefault(f'words="{_offered(each)}"', []).append(f'"{verb.name} "*')
+    return _BASH.format(
+        verbs=" ".join(verb.name for verb in VERBS),
+        values=_branches(values, " " * 8),
+        words=_branches(words, " " * 12),
+    )
+
+
+def _branches(patterns: Mapping[str, Sequence[str]], indent: str) -> str:
+    return "\n".join(f"{indent}{' | '.join(p)}) {action} ;;" for action, p in patterns.items())
+
+
+def _offered(argument: Argument) -> str:
+    return f"$({_NAMES})" if argument.names == ("name",) else " ".join(argument.choices)
+
+
+def zsh() -> str:
+    verbs = "\n".join(f"        {_quoted(f'{verb.name}:{verb.text}')}" for verb in VERBS)
+    return _ZSH.format(verbs=verbs, cases="\n".join(_zsh_case(verb) for verb in VERBS))
+
+
+def _zsh_case(verb: Verb) -> str:
+    specs = " ".join(_quoted(spec) for each in verb.arguments for spec in _zsh_specs(each))
+    return f"    {verb.name}) _arguments {specs} ;;" if specs else f"    {verb.name}) ;;"
+
+
+def _zsh_specs(argument: Argument) -> Iterator[str]:
+    text = argument.text.translate({ord(c): f"\\{c}" for c in "[]:"})
+    values = ""
+    if _offered(argument):
+        values = f":{argument.names[-1].lstrip('-')}:({_offered(argument)})"
+    elif argument.takes_value:
+        values = f":{argument.names[-1].lstrip('-')}:"
+    if argument.is_option:
+        yield from (f"{name}[{text}]{values}" for name in argument.names)
+    elif values:
+        many = argument.settings.get("nargs") in ("*", "+")
+        yield f"{'*' if many else 1}{values}"
+
+
+def fish() -> str:
+    return _FISH.format(lines="\n".join(line for verb in VERBS for line in _fish_lines(verb)))
+
+
+def _fish_lines(verb: Verb) -> Iterator[str]:
+    text = _quoted(verb.text)
+    yield f"complete -c sandlot -n __fish_use_subcommand -a {verb.name} -d {text}"
+    start = f"complete -c sandlot -n '__fish_seen_subcommand_from {verb.name}'"
+    for argument in verb.arguments:
+        offered = _offered(argument).replace("$(", "(")
+        words: List[str] = []
+        if argument.is_option:
+            words = [
+                f"-{'l' if n.startswith('--') else 's'} {n.lstrip('-')}" for n in argument.names
+            ]
+        if argument.takes_value:
+            words.append("-x")
+        if offered:
+            words.append(f"-a {_quoted(offered)}")
+        if words:
+            yield f"{start} {' '.join(words)} -d {_quoted(argument.text)}"
+
+
+def _quoted(text: str) -> str:
+    """For zsh and fish alike, which both take what is between single quotes as it is."""
+    return "'" + text.replace("'", "'\\''") + "'"

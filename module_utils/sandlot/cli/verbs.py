@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The verbs of `sandlot`, one row each.
+
+The parser, shell completion, the manual page and the files that a host needs follow from the rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Tuple
+
+    # Ansible sends what is imported by name, also in a branch that never runs.
+    from . import (  # noqa: F401
+        completion,
+        doctor,
+        execute,
+        explain,
+        images,
+        inspection,
+        lifecycle,
+        listing,
+        logs,
+        manual,
+        service,
+    )
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+# Plain classes: the modules that make others take half of a millisecond of each start.
+class Argument:
+    """An option, or a word when its only name has no dash.
+
+    ``settings`` are those of argparse. Completion offers sandboxes for a word named "name".
+    """
+
+    __slots__ = ("names", "text", "settings")
+
+    def __init__(self, *names: str, text: str, **settings: Any) -> None:
+        self.names = names
+        self.text = text
+        self.settings = settings
+
+    @property
+    def is_option(self) -> bool:
+        return self.names[0].startswith("-")
+
+    @property
+    def choices(self) -> Tuple[str, ...]:
+        return tuple(self.settings.get("choices", ()))
+
+    @property
+    def takes_value(self) -> bool:
+        return self.is_option and self.settings.get("action") != "store_true"
+
+
+class Verb:
+    """``run`` is MODULE.FUNCTION of this package; ``exclusive`` options exclude each other."""
+
+    __slots__ = ("name", "run", "text", "arguments", "exclusive", "needs_root")
+
+    def __init__(
+        self,
+        name: str,
+        run: str,
+        text: str,
+        *arguments: Argument,
+        exclusive: bool = False,
+        needs_root: bool = True,
+    ) -> None:
+        self.name = name
+        self.run = run
+        self.text = text
+        self.arguments = arguments
+        self.exclusive = exclusive
+        self.needs_root = needs_root
+
+
+def count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("can't be negative")
+    return number
+
+
+def _flag(*names: str, text: str) -> Argument:
+    return Argument(*names, text=text, action="store_true")
+
+
+FORMAT = Argument(
+    "--format", text="how the answer is written", choices=("text", "json"), default="text"
+)
+NAME = Argument("name", text="a sandbox")
+NAMES = Argument("name", text="sandboxes", nargs="+")
+ANY_NAMES = Argument("name", text="sandboxes; all that run when none is named", nargs="*")
+
+VERBS = (
+    Verb("list", "listing.list_all", "list sandboxes", FORMAT),
+    Verb("inspect", "inspection.run", "show all that is known of sandboxes", FORMAT, NAMES),
+    Verb(
+        "exec",
+        "execute.run",
+        "run a command in a sandbox",
+        _flag("-i", "--interactive", text="pass standard input"),
+        _flag("-t", "--tty", text="give it a terminal"),
+        Argument("-u", "--user", text="USER[:GROUP], names or numbers"),
+        Argument("-w", "--workdir", text="working directory inside", default="", metavar="DIR"),
+        Argument(
+            "-e",
+            "--env",
+            text="set a variable; without =VALUE pass it on",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+        ),
+        NAME,
+        # "command" is the verb's own name in the parser.
+        Argument(
+            "argv",
+            text="the command and its arguments",
+            nargs=argparse.REMAINDER,
+            metavar="-- CMD [ARGUMENT...]",
+        ),
+    ),
+    Verb(
+        "logs",
+        "logs.run",
+        "show what a sandbox wrote",
+        FORMAT,
+        _flag("-f", "--follow", text="go on until it ends"),
+        Argument("-n", "--tail", text="only the last N lines", type=count, metavar="N"),
+        Argument(
+            "--since",
+            text="an age (90s, 10m, 2h, 1d), a date and time (ISO 8601), or seconds since 1970",
+            metavar="TIME",
+        ),
+        _flag("-t", "--timestamps", text="begin each line with its time"),
+        NAME,
+    ),
+    Verb("start", "lifecycle.change", "start sandboxes, also after the next boot", FORMAT, NAMES),
+    Verb(
+        "stop",
+        "lifecycle.change",
+        "stop sandboxes; they stay stopped after the next boot",
+        FORMAT,
+        NAMES,
+    ),
+    Verb("restart", "lifecycle.change", "stop sandboxes and start them again", FORMAT, NAMES),
+    Verb("top", "listing.top", "show what sandboxes use", FORMAT, ANY_NAMES),
+    Verb(
+        "explain",
+        "explain.run",
+        "print a sandbox as a script of unshare, mount, ip and nsenter",
+        FORMAT,
+        NAME,
+    ),
+    Verb(
+        "doctor",
+        "doctor.run",
+        "say what this host has and lacks for sandboxes, and the remedies",
+        FORMAT,
+    ),
+    Verb("refresh", "lifecycle.refresh", "resolve the names in egress lists again", FORMAT),
+    Verb(
+        "images",
+        "images.run",
+        "list images, or remove old ones",
+        FORMAT,
+        Argument(
+            "action",
+            text="prune removes what neither an image nor a sandbox refers to",
+            nargs="?",
+            choices=("list", "prune"),
+            default="list",
+        ),
+        _flag("-w", "--watch", text="follow what is being made, until nothing is"),
+        _flag("-a", "--all", text="prune images that no sandbox uses as well"),
+    ),
+    Verb(
+        "repair",
+        "lifecycle.repair",
+        "put back rules, links and limits that others took away",
+        FORMAT,
+        _flag("--check", text="only say what is wrong"),
+    ),
+    Verb("up", "service.up", "start what is to run after a boot"),
+    Verb(
+        "down",
+        "service.down",
+        "end what runs; it runs again after the next boot",
+        _flag("--at-shutdown", text="do nothing unless the host is shutting down"),
+    ),
+    Verb(
+        "launcher",
+        "service.launcher",
+        "run the launcher in the foreground",
+        _flag("--status", text="only say whether it runs; exit status 3 when it does not"),
+        _flag("--end", text="end the one that runs; sandboxes go on"),
+        exclusive=True,
+    ),
+    Verb(
+        "completion",
+        "completion.run",
+        "print what makes a shell complete this command",
+        Argument("shell", text="the shell", nargs="?", choices=SHELLS),
+        _flag("--names", text="only print the names of sandboxes"),
+        needs_root=False,
+    ),
+    Verb("manual", "manual.run", "print the manual page, for man -l -", needs_root=False),
+)
