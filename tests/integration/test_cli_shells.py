@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from sandlot.cli import completion, manual
+from sandlot.cli.verbs import VERBS
 
 
 @pytest.fixture
