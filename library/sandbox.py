@@ -432,7 +432,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be in check mode, one sentence each.
+  description: Actions taken, or due in check mode, one sentence each.
   returned: always
   type: list
   elements: str
@@ -447,7 +447,7 @@ sandbox:
     addresses: [10.77.0.2]
     ids: {uid: 200000, gid: 200000, size: 65536}
 relaxed:
-  description: What the spec loosened of the default confinement.
+  description: Relaxations of the default confinement.
   returned: always
   type: list
   elements: str
@@ -456,7 +456,7 @@ relaxed:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.sandlot import converge, network, shell
+from ..module_utils.sandlot import converge, shell
 from ..module_utils.sandlot.site import Site
 from ..module_utils.sandlot.spec import argument_spec, normalise
 
@@ -465,13 +465,9 @@ def action(module: shell.Module, site: Site) -> shell.Json:
     spec = normalise(module.params)
     result = converge.converge(site, converge.request([spec], check=module.check_mode))
     return {
-        "changed": result.changed,
-        "actions": result.actions,
-        "sandbox": result.results.get(spec.name, {"name": spec.name, "state": "absent"}),
+        **converge.told(result),
+        "sandbox": result.sandboxes.get(spec.name, {"name": spec.name, "state": "absent"}),
         "relaxed": result.relaxed.get(spec.name, []),
-        "diff": result.diff,
-        "warnings": [*result.warnings, *network.name_warnings(site)],
-        "failed": result.failed,
     }
 
 

@@ -68,7 +68,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be in check mode, one sentence each.
+  description: Actions taken, or due in check mode, one sentence each.
   returned: always
   type: list
   elements: str
@@ -148,14 +148,13 @@ problems:
 from ansible.module_utils.basic import AnsibleModule
 
 # Ansible sends what is imported by name: these are the roots of all that has to be on a host.
-from ..module_utils.sandlot import shell
+from ..module_utils.sandlot import converge, shell
 from ..module_utils.sandlot.cli import verbs
-from ..module_utils.sandlot.converge import setup
 from ..module_utils.sandlot.host import doctor, facts, install
 from ..module_utils.sandlot.launcher import zygote
 from ..module_utils.sandlot.site import Site
 
-ROOTS = (verbs, setup, zygote)
+ROOTS = (converge, verbs, zygote)
 ARGUMENTS = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "image_sources": {"type": "list", "elements": "str", "default": []},
@@ -164,8 +163,8 @@ ARGUMENTS = {
 
 def action(module: shell.Module, site: Site) -> shell.Json:
     sources = facts.known_sources("image_sources", module.params["image_sources"])
-    converge = {"present": install.present, "absent": install.absent}[module.params["state"]]
-    outcome = converge(site, check=module.check_mode)
+    reach = {"present": install.present, "absent": install.absent}[module.params["state"]]
+    outcome = reach(site, check=module.check_mode)
     known = facts.gather(site, sources)
     checks = [finding.to_json() for finding in doctor.examine(site, known)]
     return {"changed": outcome.changed, "actions": outcome.actions, "checks": checks, **known}

@@ -73,7 +73,7 @@ sandboxes:
       type: str
       returned: success
     network_mode:
-      description: Whose network it has.
+      description: Owner of the network that it shares.
       type: str
       returned: success
     addresses:
@@ -142,7 +142,7 @@ sandboxes:
       elements: str
       returned: success
     relaxed:
-      description: What its spec loosened of the default confinement.
+      description: Relaxations of the default confinement.
       type: list
       elements: str
       returned: success

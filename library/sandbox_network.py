@@ -190,7 +190,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be in check mode, one sentence each.
+  description: Actions taken, or due in check mode, one sentence each.
   returned: always
   type: list
   elements: str
@@ -215,101 +215,41 @@ networks:
       egress: null
       host_access: []
 relaxed:
-  description: What networks open that is closed by default, by name.
+  description: Relaxations of each network, by name.
   returned: always
   type: dict
   sample:
     builders: ["host_access: 9100/tcp"]
 """
 
-import contextlib
-import json
-from typing import Any, Mapping
-
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.sandlot import lock, network, shell
-from ..module_utils.sandlot.launcher.client import Launcher
-from ..module_utils.sandlot.plan import apply_all, descriptions
-from ..module_utils.sandlot.sandbox import record
+from ..module_utils.sandlot import converge, network, shell
 from ..module_utils.sandlot.site import Site
-from ..module_utils.sandlot.spec.grants import relaxations
 
-NETWORK = {
-    "name": {"type": "str", "required": True},
-    "ipv4_subnet": {"type": "str"},
-    "ipv4_gateway": {"type": "str"},
-    "ipv6_subnet": {"type": "str"},
-    "ipv6_gateway": {"type": "str"},
-    "nat": {"type": "bool", "default": True},
-    "isolated": {"type": "bool", "default": False},
-    "mtu": {"type": "int"},
-    "dns_servers": {"type": "list", "elements": "str", "default": []},
-    "internal": {"type": "bool", "default": False},
-    "egress": {"type": "list", "elements": "raw"},
-    "host_access": {"type": "list", "elements": "raw", "default": []},
-}
 ARGUMENTS = {
-    "networks": {"type": "list", "elements": "dict", "required": True, "options": NETWORK},
+    "networks": {
+        "type": "list",
+        "elements": "dict",
+        "required": True,
+        "options": network.argument_spec(),
+    },
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "purge": {"type": "bool", "default": False},
 }
 
 
-def plan(params: Mapping[str, Any], site: Site) -> network.Managed:
-    records = record.load_all(site).good.values()
-    interfaces = [item for entry in records for item in entry.interfaces]
-    publications = [
-        item
-        for entry in records
-        for item in network.publications(entry.name, entry.interfaces, entry.spec.published_ports)
-    ]
-    policies = {entry.name: entry.policy for entry in records}
-    if params["state"] == "absent":
-        names = [item["name"] for item in params["networks"]]
-        return network.removed(site, names, interfaces, publications, policies=policies)
-    return network.declared(
-        site,
-        params["networks"],
-        interfaces,
-        publications,
-        policies=policies,
-        purge=params["purge"],
-    )
-
-
 def action(module: shell.Module, site: Site) -> shell.Json:
-    with contextlib.ExitStack() as stack:
-        if not module.check_mode:
-            stack.enter_context(lock.exclusive(site))
-        managed = plan(module.params, site)
-        if not module.check_mode:
-            stack.enter_context(network.session())
-            apply_all(managed.operations)
-            Launcher(site).wake()
-    return {
-        "changed": bool(managed.operations),
-        "actions": descriptions(managed.operations),
-        "networks": facts(managed.after),
-        "relaxed": relaxed(managed.after),
-        "warnings": network.name_warnings(site),
-        "diff": {"before": text(managed.before), "after": text(managed.after)},
-    }
-
-
-def facts(networks: Mapping[str, network.Network]) -> shell.Json:
-    return {
-        name: {**item.to_json(), "bridge": item.bridge} for name, item in sorted(networks.items())
-    }
-
-
-def relaxed(networks: Mapping[str, network.Network]) -> dict[str, list[str]]:
-    found = {name: relaxations(item.egress, item.host_access) for name, item in networks.items()}
-    return {name: lines for name, lines in sorted(found.items()) if lines}
-
-
-def text(networks: Mapping[str, network.Network]) -> str:
-    return json.dumps(facts(networks), indent=4, sort_keys=True) + "\n"
+    raw, absent = module.params["networks"], module.params["state"] == "absent"
+    gone = {item["name"]: None for item in raw}
+    request = converge.request(
+        None,
+        networks=gone if absent else network.normalise(site, raw),
+        purge=module.params["purge"] and not absent,
+        check=module.check_mode,
+    )
+    result = converge.converge(site, request)
+    return {**converge.told(result), "relaxed": result.relaxed_networks}
 
 
 def main() -> None:

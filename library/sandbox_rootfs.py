@@ -384,13 +384,13 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be in check mode, one sentence each.
+  description: Actions taken, or due in check mode, one sentence each.
   returned: always
   type: list
   elements: str
   sample: ["image busybox: make 33797cfa5d26 from busybox"]
 done:
-  description: What each image took that was made, in order.
+  description: Time and size of each image that was made, in order.
   returned: always
   type: list
   elements: dict
@@ -399,7 +399,7 @@ done:
       description: Its name.
       type: str
     verb:
-      description: What was done.
+      description: The change.
       type: str
       choices: [made, made again, replaced]
     digest:
@@ -419,7 +419,7 @@ images:
   type: dict
   contains:
     source:
-      description: What it is made of.
+      description: Source of the image.
       type: str
     parameters:
       description: Options of the source.
@@ -447,7 +447,7 @@ images:
       description: When it was made, in seconds since 1970.
       type: float
     warnings:
-      description: What was left out when it was made.
+      description: Parts that were left out when it was made.
       type: list
       elements: str
   sample:
@@ -467,8 +467,7 @@ images:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.sandlot import images, plan, shell
-from ..module_utils.sandlot.converge import setup
+from ..module_utils.sandlot import converge, images, shell
 from ..module_utils.sandlot.site import Site
 
 ARGUMENTS = {
@@ -484,34 +483,17 @@ ARGUMENTS = {
 }
 
 
-def action(module: AnsibleModule, site: Site) -> shell.Json:
-    uploads, purge = module.params["uploads"], module.params["purge"]
-    specs = images.with_uploads(images.normalise_all(module.params["images"]), uploads)
-    before = images.observe(site)
-    prune, run_setup = module.params["prune"], setup.runner(site)
-    after, planned = images.planned(site, specs, purge=purge, prune=prune, run_setup=run_setup)
-    operations = setup.leftovers(site) + planned
-    done = []
-    if not module.check_mode:
-        needed = images.uploads_needed(site, specs, after)
-        if needed and uploads is not None:
-            return {"changed": False, "uploads_needed": needed}
-        done = images.apply(site, operations)
-        after = images.observe(site)
-    facts = {name: images.facts(site, image) for name, image in after.items()}
-    left_out = [(name, text) for name, each in facts.items() for text in each["warnings"]]
-    for name, text in left_out if operations else ():
-        module.warn(f"image {name}: {text}")
-    return {
-        "changed": bool(operations),
-        "actions": plan.descriptions(operations),
-        "done": done,
-        "images": facts,
-        "diff": {
-            "before": {name: image.to_json() for name, image in before.items()},
-            "after": {name: image.to_json() for name, image in after.items()},
-        },
-    }
+def action(module: shell.Module, site: Site) -> shell.Json:
+    params = module.params
+    request = converge.request(
+        None,
+        images=images.normalise_all(params["images"]),
+        purge=params["purge"],
+        prune=params["prune"],
+        check=module.check_mode,
+        uploads=params["uploads"],
+    )
+    return converge.told(converge.converge(site, request))
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be in check mode, one sentence each.
+  description: Actions taken, or due in check mode, one sentence each.
   returned: always
   type: list
   elements: str

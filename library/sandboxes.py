@@ -7,14 +7,17 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: sandboxes
-short_description: Converge all sandboxes of a host
+short_description: 'Converge a host: its images, networks and sandboxes'
 version_added: 0.1.0
 author: the sandlot developers (@sandlot)
 description:
-  - Makes, changes, starts, stops and removes the sandboxes of a host in one call.
+  - Makes, changes, starts, stops and removes the images, networks and sandboxes of a host
+    in one call.
+  - A kind that is not given is left alone, so a task may have sandboxes only.
   - Only what differs is touched. A changed option restarts at most the sandbox it belongs
     to; an option that is withdrawn goes back to its default.
-  - Every check is made before the first change.
+  - Every check is made before the first change. Removals of images and networks come last,
+    and only when all sandboxes have converged.
 requirements:
   - Linux 5.10 or later, nft
   - pyroute2 (only when interfaces change)
@@ -27,12 +30,366 @@ attributes:
   platform:
     platforms: linux
 options:
+  images:
+    description:
+      - The images, each a mapping of the options of M(sandlot.sandlot.sandbox_rootfs).
+      - They are made before the sandboxes are looked at, while other runs may go on.
+    type: list
+    elements: dict
+    suboptions:
+      name:
+        description:
+          - Name that sandboxes refer to.
+          - Up to 80 ASCII letters, digits and C(_.:@/+-), a letter or digit first.
+        type: str
+        required: true
+      state:
+        description:
+          - Whether the image is on the host.
+          - An image that a sandbox uses can't be removed.
+        type: str
+        choices: [present, absent]
+        default: present
+      source:
+        description:
+          - What the image is made of. Required when O(images[].state=present).
+          - V(busybox) is the host's own static busybox with links for its applets.
+          - V(tarball) is an archive of a root file system.
+          - V(debootstrap) is a Debian or Ubuntu system made of packages by mmdebstrap or
+            debootstrap.
+          - V(oci) is an image from a registry, an OCI layout or a docker save archive.
+          - V(host) is named programs of the host and the libraries they need.
+          - V(host_overlay) is the host's own root, read-only and without its secrets.
+          - V(directory) is an unpacked root file system on the host, never written to.
+          - 'V(tmpfs) is an ephemeral root: an image below a writable layer in memory.'
+        type: str
+        choices: [busybox, tarball, debootstrap, oci, host, host_overlay, directory, tmpfs]
+      setup:
+        description:
+          - Steps run once, in order, in a throw-away sandbox of the image, and kept as
+            a layer.
+          - A string is a script for the image's C(sh).
+          - A mapping with C(command) (a list) runs that, with C(env) and as C(user).
+          - A mapping with C(packages) (a list) installs them with C(apt-get) or C(apk).
+          - A mapping with C(dest) and C(content) writes a file, with C(mode) and a numeric
+            C(owner).
+          - 'Steps are stored on the host and shown in facts, C(env) and C(content) among
+            them: they are no place for secrets.'
+          - For all sources but O(images[].source=tmpfs).
+        type: list
+        elements: raw
+      setup_network:
+        description:
+          - Network of the throw-away sandbox, V(none) for no network.
+          - For all sources but O(images[].source=tmpfs).
+          - Defaults to V(default).
+        type: str
+      setup_timeout:
+        description:
+          - Most seconds one step may take.
+          - For all sources but O(images[].source=tmpfs).
+          - Defaults to V(3600).
+        type: int
+      path:
+        description:
+          - Archive on the managed host, plain or compressed with gzip, xz, bzip2 or zstd.
+            This, O(images[].url) or O(images[].src) is required.
+          - For O(images[].source=tarball).
+          - Directory on the managed host. When something in it changes, the sandboxes that
+            follow the image are restarted by the next run.
+          - For O(images[].source=directory).
+        type: path
+      url:
+        description:
+          - Where the managed host fetches the archive, http or https. A transfer that breaks
+            off is resumed, by the next run as well.
+          - Proxies are taken from the environment of the module.
+          - For O(images[].source=tarball).
+        type: str
+      src:
+        description:
+          - Archive on the controller, found like files of M(ansible.builtin.copy). It is
+            copied to hosts that don't have the image yet.
+          - For O(images[].source=tarball).
+        type: str
+      checksum:
+        description:
+          - Checksum of the archive, as V(sha256:HEX) or V(sha512:HEX), or the URL or path
+            of a file that lists it (C(SHA256SUMS)). Required.
+          - It also tells whether the image has changed. A file of checksums that is given
+            by its path is on the managed host, and read by each run.
+          - For O(images[].source=tarball).
+        type: str
+      pull:
+        description:
+          - When to ask for a file of checksums at a URL.
+          - V(missing) asks when there is no image yet, or its options have changed.
+          - V(always) asks in each run, and replaces the image when the file says so.
+          - For O(images[].source=tarball).
+          - 'When to ask the registry: V(missing) for an image that is not on the host yet,
+            V(always) to follow a tag, V(never) not at all. Without it, V(missing).'
+          - For O(images[].source=oci).
+          - Defaults to V(missing).
+        type: str
+        choices: [missing, always, never]
+      max_size:
+        description:
+          - Most bytes the image may unpack to, such as V(2g).
+          - For O(images[].source=tarball) and O(images[].source=debootstrap) and
+            O(images[].source=oci).
+          - Defaults to V(8g).
+        type: str
+      max_files:
+        description:
+          - Most members it may have.
+          - For O(images[].source=tarball) and O(images[].source=debootstrap) and
+            O(images[].source=oci).
+          - Defaults to V(500000).
+        type: int
+      suite:
+        description:
+          - Release to install, such as V(bookworm). Required.
+          - For O(images[].source=debootstrap).
+        type: str
+      mirror:
+        description:
+          - Mirror the packages come from, http or https.
+          - Without it, the default of the tool, which for Debian includes security updates.
+          - For O(images[].source=debootstrap).
+        type: str
+      variant:
+        description:
+          - How much is installed. V(minbase) is what is required and apt, V(buildd) has
+            compilers, V(important) is a small server.
+          - V(essential) and V(apt) are smaller and need mmdebstrap.
+          - For O(images[].source=debootstrap).
+          - Defaults to V(minbase).
+        type: str
+        choices: [minbase, buildd, important, essential, apt]
+      components:
+        description:
+          - Parts of the archive to use.
+          - For O(images[].source=debootstrap).
+          - Defaults to V(['main']).
+        type: list
+        elements: str
+      packages:
+        description:
+          - More packages to install.
+          - For O(images[].source=debootstrap).
+          - Debian packages of the host, all of whose programs are taken.
+          - For O(images[].source=host).
+        type: list
+        elements: str
+      keyring:
+        description:
+          - File on the managed host with the keys that packages are signed with.
+          - Without it, the one that the tool knows for the suite.
+          - For O(images[].source=debootstrap).
+        type: path
+      check_valid_until:
+        description:
+          - Whether a mirror whose index has expired is refused, by mmdebstrap and by apt
+            in the image; debootstrap never does. V(false) is for frozen mirrors.
+          - For O(images[].source=debootstrap).
+          - Defaults to V(true).
+        type: bool
+      revision:
+        description:
+          - Any text. Another text makes the image again, from the mirror's packages by
+            then.
+          - 'Nothing else does: an archive that changed is no change of these options.'
+          - For O(images[].source=debootstrap).
+        type: str
+      reference:
+        description:
+          - What image, as V(REGISTRY/NAME:TAG), which may have V(docker://) before it and
+            V(@sha256:DIGEST) at its end.
+          - Or what lies on the managed host, V(oci:/DIRECTORY:TAG), V(oci-archive:/FILE:TAG),
+            V(docker-archive:/FILE:NAME:TAG); what follows the path can be left out where
+            there is one image. Required.
+          - For O(images[].source=oci).
+        type: str
+      platform:
+        description:
+          - Platform to choose where an image has several, such as V(linux/arm64). Without
+            it, that of the host.
+          - For O(images[].source=oci).
+        type: str
+      tls_verify:
+        description:
+          - Whether the registry must have a certificate that can be verified. V(false)
+            allows plain HTTP, too. Without it, what C(/etc/containers/registries.conf)
+            says, else V(true).
+          - For O(images[].source=oci).
+        type: bool
+      ca_path:
+        description:
+          - PEM file on the managed host with the CA of the registry's certificate.
+          - For O(images[].source=oci).
+        type: path
+      username:
+        description:
+          - User of the registry, with O(images[].password).
+          - For O(images[].source=oci).
+        type: str
+      password:
+        description:
+          - The user's password. It is neither stored nor written to any file of the host.
+          - For O(images[].source=oci).
+        type: str
+      auth_file:
+        description:
+          - File on the managed host with credentials, as C(podman login) and C(docker login)
+            make it. Without it and a password, those that root has.
+          - For O(images[].source=oci).
+        type: path
+      programs:
+        description:
+          - Programs of the host, by name or absolute path. The libraries they need come
+            along, and so does the interpreter of a script.
+          - For O(images[].source=host).
+        type: list
+        elements: str
+      files:
+        description:
+          - Files and directories of the host that are copied as well, such as data of programs.
+          - For O(images[].source=host).
+        type: list
+        elements: str
+      show:
+        description:
+          - Paths of the host that are shown beside C(/usr), C(/etc), C(/bin), C(/sbin)
+            and C(/lib*), with all that is in them.
+          - For O(images[].source=host_overlay).
+        type: list
+        elements: str
+      hide:
+        description:
+          - 'Paths of the host that are hidden beside the usual: what is not shown, files
+            and directories in C(/etc) and C(/usr/local) that only some users can read,
+            and well-known secrets.'
+          - For O(images[].source=host_overlay).
+        type: list
+        elements: str
+      size:
+        description:
+          - Most bytes of the layer in memory. They count as the sandbox's memory; what
+            was written is gone when the sandbox stops.
+          - For O(images[].source=tmpfs).
+          - Defaults to V(67108864).
+        type: str
+      mode:
+        description:
+          - Mode of the root directory, octal.
+          - For O(images[].source=tmpfs).
+          - Defaults to V(0755).
+        type: str
+      base:
+        description:
+          - Image below the layer, of this list or of the host. Without it, what source
+            V(busybox) makes.
+          - For O(images[].source=tmpfs).
+        type: str
+  networks:
+    description:
+      - The networks, each a mapping of the options of M(sandlot.sandlot.sandbox_network).
+    type: list
+    elements: dict
+    suboptions:
+      name:
+        description:
+          - Name of the network, up to 63 lower-case letters, digits, C(_), C(.) and C(-).
+        type: str
+        required: true
+      ipv4_subnet:
+        description:
+          - Range of addresses, for instance V(10.77.4.0/24).
+          - Required unless the network is V(default), which has V(10.77.0.0/22).
+          - A range that overlaps a route of the host, another network, the address of the
+            SSH client or of a resolver is refused.
+        type: str
+      ipv4_gateway:
+        description:
+          - Address of the host in this network; the first of the range unless given.
+        type: str
+      ipv6_subnet:
+        description:
+          - Range of IPv6 addresses, for instance V(fd77:0:0:4::/64), which sandboxes of
+            the network have beside the IPv4 ones. Without it the network has no IPv6,
+            link-local
+            or other.
+          - A range that overlaps a route of the host, another network, the address of the
+            SSH client or of a resolver is refused.
+        type: str
+      ipv6_gateway:
+        description:
+          - IPv6 address of the host in this network; the first of the range unless given.
+        type: str
+      nat:
+        description:
+          - Whether traffic to the outside gets the host's address, in both families.
+          - Without it, the networks outside need a route to O(networks[].ipv4_subnet) and
+            O(networks[].ipv6_subnet).
+        type: bool
+        default: true
+      isolated:
+        description:
+          - Whether sandboxes of this network are kept from talking to each other, also
+            by way of ports they publish, link-local addresses and multicast.
+        type: bool
+        default: false
+      mtu:
+        description:
+          - Largest packet; the kernel's default unless given. IPv6 needs 1280 or more.
+        type: int
+      dns_servers:
+        description:
+          - Resolvers for sandboxes of this network that name none themselves.
+          - The host's own unless given, without those on a loopback address.
+        type: list
+        elements: str
+        default: []
+      internal:
+        description:
+          - Whether the network has no way out of the host and none in. Sandboxes reach
+            each other and what O(networks[].host_access) lists; publishing their ports
+            is refused.
+          - It gives no default route. A sandbox that is on others, too, has that of the
+            first one which is not internal.
+        type: bool
+        default: false
+      egress:
+        description:
+          - All that sandboxes of this network may reach beyond it; everything unless given,
+            nothing if empty. A sandbox's own C(egress) replaces it.
+          - Entries are addresses and ranges (V(203.0.113.0/24), V(2001:db8::/32)), those
+            with ports (V(198.51.100.7:443/tcp), V([2001:db8::/32]:80,8000-8010)), host
+            names (V(deb.example.org:443)), ports anywhere (V(53/udp)), or V(dns), the sandbox's
+            own name servers. Without a protocol, a port is one of TCP.
+          - They may also be mappings of C(to), C(ports) and C(protocol).
+          - Host names are resolved on the host, by each run and every 5 minutes. An address
+            stays for an hour after it was last in an answer. A list with a name in it includes
+            V(dns).
+          - Link-local and metadata addresses (169.254.0.0/16, fd00:ec2::254 and others)
+            have to be listed by address; ranges that contain more and host names do not
+            open them.
+        type: list
+        elements: raw
+      host_access:
+        description:
+          - Services of the host that sandboxes of this network reach, at the network's
+            gateway address only, such as V(53/udp) or V(9100/tcp). A sandbox's own
+            C(host_access)
+            replaces it.
+        type: list
+        elements: raw
+        default: []
   sandboxes:
     description:
       - The sandboxes, each a mapping of the options of M(sandlot.sandlot.sandbox).
     type: list
     elements: dict
-    required: true
     suboptions:
       name:
         description:
@@ -413,13 +770,15 @@ options:
     default: {}
   purge:
     description:
-      - Whether to remove every sandbox that is not listed, and what an interrupted run
-        left.
+      - 'Whether to remove what is not listed, of the kinds that are given: sandboxes with
+        what an interrupted run left, networks, images and trees that nothing refers to.'
+      - A network or image that a sandbox still uses is refused, except that the network
+        V(default) stays while it is in use.
     type: bool
     default: false
   recreate:
     description:
-      - Whether to make all listed sandboxes anew. Their writable layers are lost; names,
+      - Whether to recreate all listed sandboxes. Their writable layers are lost; names,
         addresses and ids stay.
       - Of one that does not start or become healthy, the old one is started again, and
         the module fails when it is done with the others.
@@ -430,276 +789,6 @@ options:
       - Whether to restart all listed sandboxes that run.
     type: bool
     default: false
-  expected_images:
-    description:
-      - Images that check mode takes as made, with the options of
-        M(sandlot.sandlot.sandbox_rootfs).
-      - A play in check mode does not make those it lists before the sandboxes.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      name:
-        description:
-          - Name that sandboxes refer to.
-          - Up to 80 ASCII letters, digits and C(_.:@/+-), a letter or digit first.
-        type: str
-        required: true
-      state:
-        description:
-          - Whether the image is on the host.
-          - An image that a sandbox uses can't be removed.
-        type: str
-        choices: [present, absent]
-        default: present
-      source:
-        description:
-          - What the image is made of. Required when O(expected_images[].state=present).
-          - V(busybox) is the host's own static busybox with links for its applets.
-          - V(tarball) is an archive of a root file system.
-          - V(debootstrap) is a Debian or Ubuntu system made of packages by mmdebstrap or
-            debootstrap.
-          - V(oci) is an image from a registry, an OCI layout or a docker save archive.
-          - V(host) is named programs of the host and the libraries they need.
-          - V(host_overlay) is the host's own root, read-only and without its secrets.
-          - V(directory) is an unpacked root file system on the host, never written to.
-          - 'V(tmpfs) is an ephemeral root: an image below a writable layer in memory.'
-        type: str
-        choices: [busybox, tarball, debootstrap, oci, host, host_overlay, directory, tmpfs]
-      setup:
-        description:
-          - Steps run once, in order, in a throw-away sandbox of the image, and kept as
-            a layer.
-          - A string is a script for the image's C(sh).
-          - A mapping with C(command) (a list) runs that, with C(env) and as C(user).
-          - A mapping with C(packages) (a list) installs them with C(apt-get) or C(apk).
-          - A mapping with C(dest) and C(content) writes a file, with C(mode) and a numeric
-            C(owner).
-          - 'Steps are stored on the host and shown in facts, C(env) and C(content) among
-            them: they are no place for secrets.'
-          - For all sources but O(expected_images[].source=tmpfs).
-        type: list
-        elements: raw
-      setup_network:
-        description:
-          - Network of the throw-away sandbox, V(none) for no network.
-          - For all sources but O(expected_images[].source=tmpfs).
-          - Defaults to V(default).
-        type: str
-      setup_timeout:
-        description:
-          - Most seconds one step may take.
-          - For all sources but O(expected_images[].source=tmpfs).
-          - Defaults to V(3600).
-        type: int
-      path:
-        description:
-          - Archive on the managed host, plain or compressed with gzip, xz, bzip2 or zstd.
-            This, O(expected_images[].url) or O(expected_images[].src) is required.
-          - For O(expected_images[].source=tarball).
-          - Directory on the managed host. When something in it changes, the sandboxes that
-            follow the image are restarted by the next run.
-          - For O(expected_images[].source=directory).
-        type: path
-      url:
-        description:
-          - Where the managed host fetches the archive, http or https. A transfer that breaks
-            off is resumed, by the next run as well.
-          - Proxies are taken from the environment of the module.
-          - For O(expected_images[].source=tarball).
-        type: str
-      src:
-        description:
-          - Archive on the controller, found like files of M(ansible.builtin.copy). It is
-            copied to hosts that don't have the image yet.
-          - For O(expected_images[].source=tarball).
-        type: str
-      checksum:
-        description:
-          - Checksum of the archive, as V(sha256:HEX) or V(sha512:HEX), or the URL or path
-            of a file that lists it (C(SHA256SUMS)). Required.
-          - It also tells whether the image has changed. A file of checksums that is given
-            by its path is on the managed host, and read by each run.
-          - For O(expected_images[].source=tarball).
-        type: str
-      pull:
-        description:
-          - When to ask for a file of checksums at a URL.
-          - V(missing) asks when there is no image yet, or its options have changed.
-          - V(always) asks in each run, and replaces the image when the file says so.
-          - For O(expected_images[].source=tarball).
-          - 'When to ask the registry: V(missing) for an image that is not on the host yet,
-            V(always) to follow a tag, V(never) not at all. Without it, V(missing).'
-          - For O(expected_images[].source=oci).
-          - Defaults to V(missing).
-        type: str
-        choices: [missing, always, never]
-      max_size:
-        description:
-          - Most bytes the image may unpack to, such as V(2g).
-          - For O(expected_images[].source=tarball) and O(expected_images[].source=debootstrap)
-            and O(expected_images[].source=oci).
-          - Defaults to V(8g).
-        type: str
-      max_files:
-        description:
-          - Most members it may have.
-          - For O(expected_images[].source=tarball) and O(expected_images[].source=debootstrap)
-            and O(expected_images[].source=oci).
-          - Defaults to V(500000).
-        type: int
-      suite:
-        description:
-          - Release to install, such as V(bookworm). Required.
-          - For O(expected_images[].source=debootstrap).
-        type: str
-      mirror:
-        description:
-          - Mirror the packages come from, http or https.
-          - Without it, the default of the tool, which for Debian includes security updates.
-          - For O(expected_images[].source=debootstrap).
-        type: str
-      variant:
-        description:
-          - How much is installed. V(minbase) is what is required and apt, V(buildd) has
-            compilers, V(important) is a small server.
-          - V(essential) and V(apt) are smaller and need mmdebstrap.
-          - For O(expected_images[].source=debootstrap).
-          - Defaults to V(minbase).
-        type: str
-        choices: [minbase, buildd, important, essential, apt]
-      components:
-        description:
-          - Parts of the archive to use.
-          - For O(expected_images[].source=debootstrap).
-          - Defaults to V(['main']).
-        type: list
-        elements: str
-      packages:
-        description:
-          - More packages to install.
-          - For O(expected_images[].source=debootstrap).
-          - Debian packages of the host, all of whose programs are taken.
-          - For O(expected_images[].source=host).
-        type: list
-        elements: str
-      keyring:
-        description:
-          - File on the managed host with the keys that packages are signed with.
-          - Without it, the one that the tool knows for the suite.
-          - For O(expected_images[].source=debootstrap).
-        type: path
-      check_valid_until:
-        description:
-          - Whether a mirror whose index has expired is refused, by mmdebstrap and by apt
-            in the image; debootstrap never does. V(false) is for frozen mirrors.
-          - For O(expected_images[].source=debootstrap).
-          - Defaults to V(true).
-        type: bool
-      revision:
-        description:
-          - Any text. Another text makes the image again, from the mirror's packages by
-            then.
-          - 'Nothing else does: an archive that changed is no change of these options.'
-          - For O(expected_images[].source=debootstrap).
-        type: str
-      reference:
-        description:
-          - What image, as V(REGISTRY/NAME:TAG), which may have V(docker://) before it and
-            V(@sha256:DIGEST) at its end.
-          - Or what lies on the managed host, V(oci:/DIRECTORY:TAG), V(oci-archive:/FILE:TAG),
-            V(docker-archive:/FILE:NAME:TAG); what follows the path can be left out where
-            there is one image. Required.
-          - For O(expected_images[].source=oci).
-        type: str
-      platform:
-        description:
-          - Platform to choose where an image has several, such as V(linux/arm64). Without
-            it, that of the host.
-          - For O(expected_images[].source=oci).
-        type: str
-      tls_verify:
-        description:
-          - Whether the registry must have a certificate that can be verified. V(false)
-            allows plain HTTP, too. Without it, what C(/etc/containers/registries.conf)
-            says, else V(true).
-          - For O(expected_images[].source=oci).
-        type: bool
-      ca_path:
-        description:
-          - PEM file on the managed host with the CA of the registry's certificate.
-          - For O(expected_images[].source=oci).
-        type: path
-      username:
-        description:
-          - User of the registry, with O(expected_images[].password).
-          - For O(expected_images[].source=oci).
-        type: str
-      password:
-        description:
-          - The user's password. It is neither stored nor written to any file of the host.
-          - For O(expected_images[].source=oci).
-        type: str
-      auth_file:
-        description:
-          - File on the managed host with credentials, as C(podman login) and C(docker login)
-            make it. Without it and a password, those that root has.
-          - For O(expected_images[].source=oci).
-        type: path
-      programs:
-        description:
-          - Programs of the host, by name or absolute path. The libraries they need come
-            along, and so does the interpreter of a script.
-          - For O(expected_images[].source=host).
-        type: list
-        elements: str
-      files:
-        description:
-          - Files and directories of the host that are copied as well, such as data of programs.
-          - For O(expected_images[].source=host).
-        type: list
-        elements: str
-      show:
-        description:
-          - Paths of the host that are shown beside C(/usr), C(/etc), C(/bin), C(/sbin)
-            and C(/lib*), with all that is in them.
-          - For O(expected_images[].source=host_overlay).
-        type: list
-        elements: str
-      hide:
-        description:
-          - 'Paths of the host that are hidden beside the usual: what is not shown, files
-            and directories in C(/etc) and C(/usr/local) that only some users can read,
-            and well-known secrets.'
-          - For O(expected_images[].source=host_overlay).
-        type: list
-        elements: str
-      size:
-        description:
-          - Most bytes of the layer in memory. They count as the sandbox's memory; what
-            was written is gone when the sandbox stops.
-          - For O(expected_images[].source=tmpfs).
-          - Defaults to V(67108864).
-        type: str
-      mode:
-        description:
-          - Mode of the root directory, octal.
-          - For O(expected_images[].source=tmpfs).
-          - Defaults to V(0755).
-        type: str
-      base:
-        description:
-          - Image below the layer, of this list or of the host. Without it, what source
-            V(busybox) makes.
-          - For O(expected_images[].source=tmpfs).
-        type: str
-  expected_networks:
-    description:
-      - Networks that check mode takes as made, with the options of
-        M(sandlot.sandlot.sandbox_network).
-    type: list
-    elements: dict
-    default: []
   management_ports:
     description:
       - Ports that the host is managed through, which no sandbox may publish, beside those
@@ -710,9 +799,32 @@ options:
     type: list
     elements: int
     default: []
+  uploads:
+    description:
+      - Where archives of O(images[].src) have been copied to, by image.
+      - Set by the action plugin of this module, which copies those that are needed.
+    type: dict
 """
 
 EXAMPLES = r"""
+- name: All that a host is to have, and nothing else
+  sandlot.sandlot.sandboxes:
+    images:
+      - name: busybox
+        source: busybox
+    networks:
+      - name: default
+      - name: tenants
+        ipv4_subnet: 10.77.4.0/24
+        isolated: true
+    sandboxes:
+      - name: web
+        image: busybox
+        command: [httpd, -f, -p, "80", -h, /etc]
+        networks:
+          - name: tenants
+    purge: true
+
 - name: Two sandboxes and nothing else
   sandlot.sandlot.sandboxes:
     defaults:
@@ -740,19 +852,36 @@ EXAMPLES = r"""
       - name: db
         command: [nc, -lk, -p, "5432", -e, cat]
 
-- name: Remove every sandbox
+- name: Remove every sandbox, and what they used
   sandlot.sandlot.sandboxes:
+    images: []
+    networks: []
     sandboxes: []
     purge: true
 """
 
 RETURN = r"""
 actions:
-  description: What was done, or would be in check mode, one sentence each.
+  description: Actions taken, or due in check mode, one sentence each.
   returned: always
   type: list
   elements: str
   sample: ["web: create from busybox", "web: start"]
+images:
+  description: All images of the host by name, as M(sandlot.sandlot.sandbox_rootfs) returns them.
+  returned: when images were given
+  type: dict
+done:
+  description: Time and size of each image that was made, in order.
+  returned: when images were given
+  type: list
+  elements: dict
+  sample:
+    - {name: busybox, verb: made, digest: 33797cfa5d26..., size: 2001312, seconds: 0.4}
+networks:
+  description: All networks of the host by name, as M(sandlot.sandlot.sandbox_network) returns them.
+  returned: when networks were given
+  type: dict
 sandboxes:
   description: Facts of each sandbox that was listed or removed, by name.
   returned: always
@@ -766,11 +895,13 @@ sandboxes:
       addresses: [10.77.0.2]
       ids: {uid: 200000, gid: 200000, size: 65536}
 relaxed:
-  description: What the specs loosened of the default confinement, by name.
+  description:
+    - Relaxations of the default confinement, by sandbox name and C(network NAME).
   returned: always
   type: dict
   sample:
     web: ["capabilities: NET_RAW"]
+    network builders: ["host_access: 9100/tcp"]
 failed_items:
   description: Message of each sandbox that could not be converged; the others were.
   returned: when a sandbox failed
@@ -783,45 +914,44 @@ from ..module_utils.sandlot import converge, images, network, shell
 from ..module_utils.sandlot.site import Site
 from ..module_utils.sandlot.spec import argument_spec, normalise_all
 
+
+def kind(options: shell.Json) -> shell.Json:
+    return {"type": "list", "elements": "dict", "options": options}
+
+
 ARGUMENTS = {
-    "sandboxes": {"type": "list", "elements": "dict", "required": True, "options": argument_spec()},
+    "images": kind(images.argument_spec()),
+    "networks": kind(network.argument_spec()),
+    "sandboxes": kind(argument_spec()),
     "defaults": {"type": "dict", "default": {}},
     "purge": {"type": "bool", "default": False},
     "recreate": {"type": "bool", "default": False},
     "restart": {"type": "bool", "default": False},
-    # In full, so that Ansible knows which values are secrets.
-    "expected_images": {
-        "type": "list",
-        "elements": "dict",
-        "default": [],
-        "options": images.argument_spec(),
-    },
-    "expected_networks": {"type": "list", "elements": "dict", "default": []},
     "management_ports": {"type": "list", "elements": "int", "default": []},
+    "uploads": {"type": "dict"},
 }
 
 
 def action(module: shell.Module, site: Site) -> shell.Json:
     params = module.params
+    sandboxes, raw_images, networks = (params[key] for key in ("sandboxes", "images", "networks"))
     request = converge.request(
-        normalise_all(params["sandboxes"], defaults=params["defaults"]),
+        None if sandboxes is None else normalise_all(sandboxes, defaults=params["defaults"]),
+        images=None if raw_images is None else images.normalise_all(raw_images),
+        networks=None if networks is None else network.normalise(site, networks),
         purge=params["purge"],
         recreate=params["recreate"],
         restart=params["restart"],
         check=module.check_mode,
-        expected_images=images.normalise_all(params["expected_images"], "expected_images"),
-        expected_networks=network.normalise(site, params["expected_networks"]),
+        uploads=params["uploads"],
         management_ports=network.port_numbers("management_ports", params["management_ports"]),
     )
     result = converge.converge(site, request)
+    opened = {f"network {name}": lines for name, lines in result.relaxed_networks.items()}
     return {
-        "changed": result.changed,
-        "actions": result.actions,
-        "sandboxes": result.results,
-        "relaxed": result.relaxed,
-        "diff": result.diff,
-        "warnings": [*result.warnings, *network.name_warnings(site)],
-        "failed": result.failed,
+        **converge.told(result),
+        "sandboxes": result.sandboxes,
+        "relaxed": {**result.relaxed, **opened},
     }
 
 

@@ -67,10 +67,16 @@ def documented(name: str, found: dict[str, Any]) -> dict[str, Any]:
     if name == "sandbox_rootfs":
         mine["images"]["suboptions"] = _image_options()
         return found
+    mine["images"]["suboptions"] = _image_options()
+    mine["networks"]["suboptions"] = _network_options()
     mine["sandboxes"]["suboptions"] = _below("sandboxes[]", sandbox_spec.options_documentation())
-    expected = _moved("images[]", "expected_images[]", _image_options())
-    mine["expected_images"]["suboptions"] = expected
     return found
+
+
+def _network_options() -> dict[str, Any]:
+    written: dict[str, Any] = documentation(LIBRARY / "sandbox_network.py")["options"]["networks"]
+    options: dict[str, Any] = written["suboptions"]
+    return options
 
 
 def _image_options() -> dict[str, Any]:
@@ -93,14 +99,6 @@ def _below(parent: str, options: Any) -> Any:
     if isinstance(options, list):
         return [_below(parent, value) for value in options]
     return _OPTION.sub(f"O({parent}.", options) if isinstance(options, str) else options
-
-
-def _moved(old: str, new: str, options: Any) -> Any:
-    if isinstance(options, dict):
-        return {key: _moved(old, new, value) for key, value in options.items()}
-    if isinstance(options, list):
-        return [_moved(old, new, value) for value in options]
-    return options.replace(f"O({old}", f"O({new}") if isinstance(options, str) else options
 
 
 def documentation(path: Path) -> dict[str, Any]:

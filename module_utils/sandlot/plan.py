@@ -8,8 +8,15 @@ Check mode prints them, diff renders them, a normal run applies them; ``changed`
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
-from typing import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Callable, Dict, Iterable, Optional, Sequence, Tuple
+
+from .errors import SandlotError
+from .oserrors import explained
+
+# Sandboxes that failed in a run, and why.
+Failures = Dict[str, SandlotError]
+Together = Callable[[Sequence[str], Failures], None]
 
 
 class Change(enum.Enum):
@@ -22,25 +29,86 @@ class Change(enum.Enum):
 
 @dataclass(frozen=True)
 class Operation:
-    """One step from observed to desired; applying it twice is harmless."""
+    """One step from observed to desired; applying it twice is harmless.
+
+    Without an ``action`` it only tells what the next silent one does. ``subject`` names the sandbox
+    that alone fails with it; without a subject, a failure ends the run.
+    """
 
     target: str
     summary: str
-    action: Callable[[], None] = field(compare=False, repr=False)
+    action: Optional[Callable[[], None]] = field(default=None, compare=False, repr=False)
     change: Change = Change.LIVE
+    subject: str = ""
+    silent: bool = False
 
     def describe(self) -> str:
         suffix = "" if self.change is Change.LIVE else f" ({self.change.value})"
         return f"{self.target}: {self.summary}{suffix}"
 
-    def apply(self) -> None:
-        self.action()
+    def apply(self, failures: Optional[Failures] = None) -> None:
+        """``failures`` are those so far; an operation for many sandboxes adds to them."""
+        if self.action is not None:
+            self.action()
+
+
+@dataclass(frozen=True)
+class _Batch(Operation):
+    names: Tuple[str, ...] = ()
+    together: Optional[Together] = field(default=None, compare=False, repr=False)
+
+    def apply(self, failures: Optional[Failures] = None) -> None:
+        known = {} if failures is None else failures
+        remaining = [name for name in self.names if name not in known]
+        if remaining and self.together is not None:
+            self.together(remaining, known)
+
+
+def batch(
+    summary: str, names: Iterable[str], together: Together, told: Iterable[Operation] = ()
+) -> list[Operation]:
+    """One silent operation for many sandboxes, behind those that tell of it.
+
+    Sandboxes that failed before are left out.
+    """
+    names = tuple(names)
+    if not names:
+        return []
+    return [*told, _Batch("sandboxes", summary, silent=True, names=names, together=together)]
+
+
+def of_one(name: str, operations: Iterable[Operation], *, silent: bool) -> list[Operation]:
+    """Operations that fail for one sandbox alone; silent when another tells of them."""
+    return [replace(each, subject=name, silent=silent or each.silent) for each in operations]
 
 
 def descriptions(operations: Iterable[Operation]) -> list[str]:
-    return [operation.describe() for operation in operations]
+    return [operation.describe() for operation in operations if not operation.silent]
 
 
 def apply_all(operations: Iterable[Operation]) -> None:
+    """Apply in order; the first failure ends it."""
     for operation in operations:
         operation.apply()
+
+
+def apply_each(operations: Iterable[Operation]) -> Failures:
+    """Apply in order; an explained failure of one sandbox stops that one, any other stops all."""
+    failures: Failures = {}
+    for operation in operations:
+        if operation.subject not in failures:
+            _apply(operation, failures)
+    return failures
+
+
+def _apply(operation: Operation, failures: Failures) -> None:
+    title = operation.describe()
+    try:
+        operation.apply(failures)
+    except SandlotError as error:
+        failure = SandlotError(f"{title}: {error.message}", hint=error.hint)
+        if not operation.subject:
+            raise failure from error
+        failures[operation.subject] = failure
+    except OSError as error:
+        raise explained(error, title) from error

@@ -9,9 +9,7 @@ import subprocess
 from typing import Any
 
 from converge_fixtures import Deployment
-from sandlot import images
-from sandlot.converge import setup
-from sandlot.plan import apply_all, descriptions
+from sandlot import converge, images
 
 BUSYBOX = {"name": "busybox", "source": "busybox"}
 
@@ -19,13 +17,10 @@ BUSYBOX = {"name": "busybox", "source": "busybox"}
 def prepare(host: Deployment, *raw: dict[str, Any], purge: bool = False) -> list[str]:
     """A run of these images, after which there is nothing to do."""
     specs = images.normalise_all(list(raw))
-    run_setup = setup.runner(host.paths)
-    operations = setup.leftovers(host.paths)
-    operations += images.operations(host.paths, specs, purge=purge, run_setup=run_setup)
-    apply_all(operations)
-    assert setup.leftovers(host.paths) == []
-    assert descriptions(images.operations(host.paths, specs, purge=purge)) == []
-    return descriptions(operations)
+    request = converge.request(None, images=specs, purge=purge)
+    result = converge.converge(host.paths, request)
+    assert converge.converge(host.paths, request).actions == []
+    return result.actions
 
 
 def run(host: Deployment, name: str, *argv: str) -> subprocess.CompletedProcess[str]:

@@ -16,10 +16,8 @@ from typing import Any
 
 import pytest
 from converge_fixtures import Deployment, eventually, needs_root, sandbox
-from sandlot import images
+from sandlot import converge, images
 from sandlot.cli import explain
-from sandlot.converge import setup
-from sandlot.plan import apply_all
 
 pytestmark = needs_root
 
@@ -252,10 +250,8 @@ def listing(pid: int) -> list[str]:
 
 
 def test_script_stacks_the_layers_of_an_image(host: Deployment) -> None:
-    made = images.operations(
-        host.paths, images.normalise_all([LAYERED]), run_setup=setup.runner(host.paths)
-    )
-    apply_all(made)
+    wanted = converge.request(None, images=images.normalise_all([LAYERED]))
+    assert converge.converge(host.paths, wanted).changed
     host.converged(sandbox("web", image="layered"))
     real = workload(host.pid("web"))
     expected, expected_files = facts(real), listing(real)

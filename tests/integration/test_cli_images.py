@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from image_server import Server
-from sandlot import images, store
+from sandlot import converge, images, store
 from sandlot.images import busybox, progress
 from sandlot.site import Site
 from test_images_download import ARCHIVE, paths, server, wish
@@ -53,8 +53,8 @@ def sandlot(paths: Site, *words: str) -> str:
 
 
 def apply(paths: Site, *raw: dict) -> None:
-    operations = images.operations(paths, images.normalise_all(list(raw)))
-    images.apply(paths, operations)
+    wanted = converge.request(None, images=images.normalise_all(list(raw)))
+    converge.converge(paths, wanted)
 
 
 def use(paths: Site, name: str, image: str) -> None:

@@ -95,21 +95,23 @@ def test_from_nothing_to_nothing(host: Deployment) -> None:
 
 
 def test_a_check_of_a_fresh_host(host: Deployment) -> None:
-    """It takes the images and networks that the play would make as made, and makes none."""
+    """It plans sandboxes upon images and networks that are yet to be made, and makes none."""
     declared = [{"name": "back", "ipv4_subnet": f"{host.prefix}.4.0/24"}]
     attached = [{"name": "back", "ipv4_address": f"{host.prefix}.4.9"}]
     wanted = {
         "sandboxes": [{"name": "a"}, {"name": "b", "networks": attached}],
         "defaults": SPECS["defaults"],
-        "expected_images": [{"name": "busybox", "source": "busybox"}],
-        "expected_networks": declared,
+        "images": [{"name": "busybox", "source": "busybox"}],
+        "networks": declared,
     }
     (said,) = play(host, {"sandboxes": wanted, "check_mode": True, "diff": True})
     assert {"a: start", "b: start"} <= set(said["actions"])
     assert said["sandboxes"]["b"]["addresses"] == [f"{host.prefix}.4.9"]
-    assert said["diff"]["after"]["b"]["networks"] == attached
+    kinds = {each["after_header"]: each["after"] for each in said["diff"]}
+    assert kinds["sandboxes"]["b"]["networks"] == attached and "busybox" in kinds["images"]
     assert not os.path.exists(host.paths.state)
-    (refused,) = play(host, {"sandboxes": wanted}, fails=True)
+    undeclared = {key: value for key, value in wanted.items() if key != "networks"}
+    (refused,) = play(host, {"sandboxes": undeclared}, fails=True)
     assert "networks: 'back' of sandbox b is not a network of this host" in refused["msg"]
 
 
@@ -121,10 +123,10 @@ def test_the_installed_runtime_is_the_engine(host: Deployment) -> None:
     assert {str(path.relative_to(installed)) for path in installed.rglob("*.py")} == names
     for name in names:
         assert (installed / name).read_bytes() == (engine / name).read_bytes()
-    damaged = installed / "paths.py"
+    damaged = installed / "site.py"
     damaged.write_text("damaged")
     (repaired,) = play(host, {"sandbox_host": {}})
-    assert repaired["changed"] and damaged.read_bytes() == (engine / "paths.py").read_bytes()
+    assert repaired["changed"] and damaged.read_bytes() == (engine / "site.py").read_bytes()
 
 
 def test_errors_name_the_option_and_the_remedy(host: Deployment) -> None:

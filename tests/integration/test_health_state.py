@@ -66,7 +66,7 @@ def test_failure_has_the_last_output_and_concerns_its_sandbox_only(host: Deploym
     assert "unhealthy after 2 failed checks; its healthcheck said: broken" in result.failed["bad"]
     assert "exit code 3; its log ends with: bye" in result.failed["ends"]
     assert "not healthy in time: it is running, its health is starting" in result.failed["late"]
-    assert result.results["bad"]["failed"] == result.failed["bad"]
+    assert result.sandboxes["bad"]["failed"] == result.failed["bad"]
     # What is unhealthy gets one more check; the cure is live.
     assert "broken" in host.run(specs[0]).failed["bad"]
     pid = host.pid("bad")

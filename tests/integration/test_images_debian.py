@@ -24,7 +24,7 @@ from converge_fixtures import (
 from debian_mirror import debian, needs_tools
 from image_fixtures import BUSYBOX, output, prepare, run
 from sandlot import images
-from sandlot.converge import setup
+from sandlot.converge import throwaway
 from sandlot.errors import HostError, SandlotError, SpecError
 from sandlot.images import debootstrap
 from sandlot.images.model import Job
@@ -237,7 +237,7 @@ def test_apt_get_fails_without_each_of_them(host: Deployment, lacking: str) -> N
 
 
 def test_the_setup_has_the_minimum_and_keeps_modes(host: Deployment) -> None:
-    assert set(setup.CAPABILITIES) == {*MINIMUM, "FSETID"}
+    assert set(throwaway.CAPABILITIES) == {*MINIMUM, "FSETID"}
     raw = {**debian("debian"), "name": "cron", "setup": [{"packages": ["cron"]}]}
     prepare(host, BUSYBOX, debian("debian"), raw)
     assert (made(host, "cron") / "usr/bin/crontab").stat().st_mode & 0o7777 == 0o2755

@@ -284,7 +284,7 @@ def test_ansible_shows_no_password(paths: Site, closed: Registry) -> None:
     image = wish(f"{closed.address}/x:v1", username="someone", password=SECRET)
     both = {
         "sandbox_rootfs": {"images": [image]},
-        "sandboxes": {"sandboxes": [], "expected_images": [image]},
+        "sandboxes": {"sandboxes": [], "images": [image]},
     }
     for name, options in both.items():
         out = _ansible(paths, name, options, "--check", "--diff", "-vvvv")

@@ -16,10 +16,9 @@ import pytest
 from converge_fixtures import Deployment, deployed, eventually, needs_root, sandbox
 from image_fixtures import BUSYBOX, output, prepare
 from sandlot import converge, images, network
-from sandlot.converge import setup
+from sandlot.converge import throwaway
 from sandlot.errors import SandlotError, SpecError
 from sandlot.host import install as runtime_of_host
-from sandlot.plan import apply_all
 from sandlot.sandbox import names
 from sandlot.security import capabilities
 
@@ -152,7 +151,7 @@ def test_steps_are_confined(host: Deployment) -> None:
     )
     found = (layer(host) / "found").read_text().splitlines()
     fields = dict(line.split(":", 1) for line in found if ":" in line)
-    mask = sum(1 << capabilities.NUMBERS[name] for name in setup.CAPABILITIES)
+    mask = sum(1 << capabilities.NUMBERS[name] for name in throwaway.CAPABILITIES)
     for kind in ("CapPrm", "CapEff", "CapBnd"):
         assert int(fields[kind], 16) == mask
     assert (fields["NoNewPrivs"].strip(), fields["Seccomp"].strip()) == ("1", "2")
@@ -165,8 +164,9 @@ def test_steps_are_confined(host: Deployment) -> None:
 
 def test_a_check_takes_a_setup_as_made(host: Deployment) -> None:
     specs = images.normalise_all([image("touch /new")])
-    planned = host.run(sandbox("a", image="made"), check=True, expected_images=specs)
-    assert planned.actions[0] == "a: create from made"
+    planned = host.run(sandbox("a", image="made"), check=True, images=specs)
+    assert planned.actions[0].startswith("image made: make ")
+    assert planned.actions[1] == "a: create from made"
     assert "made" not in images.observe(host.paths)
 
 
@@ -286,7 +286,7 @@ def test_a_purge_leaves_a_running_setup_alone(host: Deployment) -> None:
     try:
         names = throwaways(host)
         assert host.run(purge=True).actions == []
-        assert setup.leftovers(host.paths) == []
+        assert [n for n in throwaways(host) if not images.setup.is_running(host.paths, n)] == []
         assert throwaways(host) == names
         with pytest.raises(SandlotError, match=f"there are sandboxes on this host: {names[0]}"):
             runtime_of_host.absent(host.paths, check=False)
@@ -311,8 +311,7 @@ def test_the_next_run_of_the_same_setup_begins_anew(host: Deployment) -> None:
     end(started(host, image("echo 1 > /begun; sleep 1000", marker)))
     specs = images.normalise_all([image("echo 1 > /begun; sleep 1000", marker, setup_timeout=1)])
     with pytest.raises(SandlotError, match="step 1 of 2 .* took more than 1 seconds"):
-        run_setup = setup.runner(host.paths)
-        apply_all(images.operations(host.paths, specs, run_setup=run_setup))
+        converge.converge(host.paths, converge.request(None, images=specs))
     assert throwaways(host) == []
 
 
@@ -341,8 +340,7 @@ def forked(host: Deployment, raw: dict[str, Any]) -> int:
         code = 1
         try:
             specs = images.normalise_all([BUSYBOX, raw])
-            run_setup = setup.runner(host.paths)
-            apply_all(images.operations(host.paths, specs, run_setup=run_setup))
+            converge.converge(host.paths, converge.request(None, images=specs))
             code = 0
         finally:
             os._exit(code)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from converge_fixtures import Deployment, deployed, fetch, free_port, needs_root, sandbox
-from sandlot import converge
-from sandlot.converge import rebuild, rollback, steps
+from sandlot import converge, plan
+from sandlot.converge import rebuild, rollback
 from sandlot.errors import HostError
 from sandlot.launcher.client import Launcher
 from sandlot.sandbox import record, runtime, settle
@@ -264,16 +264,16 @@ def killed_after(host: Deployment, number: int, *specs: dict[str, Any]) -> bool:
     """Whether a rebuild was killed after its ``number``th step."""
     pid = os.fork()
     if pid == 0:
-        apply, count = steps._apply, 0
+        apply, count = plan._apply, 0
 
-        def apply_counted(step: steps.Step, failures: steps.Failures) -> None:
+        def apply_counted(operation: plan.Operation, failures: plan.Failures) -> None:
             nonlocal count
-            apply(step, failures)
-            count += 1
+            apply(operation, failures)
+            count += bool(operation.action or operation.silent)
             if count == number:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        steps._apply = apply_counted
+        plan._apply = apply_counted
         try:
             host.run(*specs, recreate=True)
         finally:

@@ -13,7 +13,7 @@ from typing import Any, Dict, List
 from .. import images
 from ..errors import SandlotError
 from ..images import progress, records
-from ..plan import descriptions
+from ..plan import apply_all, descriptions
 from ..site import Site
 from . import output
 from .progress import Watcher, line
@@ -85,7 +85,7 @@ def _users(names: List[str]) -> str:
 def _prune(site: Site, options: argparse.Namespace) -> int:
     operations = images.prune_operations(site, unused=options.all)
     done = descriptions(operations)
-    images.apply(site, operations)
+    apply_all(operations)
     if options.format == "json":
         print(json.dumps({"changed": bool(done), "actions": done}))
     else:

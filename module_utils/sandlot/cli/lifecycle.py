@@ -18,7 +18,7 @@ def change(site: Site, options: argparse.Namespace) -> int:
         names.check(site, name)
     result = converge.lifecycle(site, list(dict.fromkeys(options.name)), options.command)
     if options.format == "json":
-        output.print_json(list(result.results.values()))
+        output.print_json(list(result.sandboxes.values()))
     return report(result.failed)
 
 

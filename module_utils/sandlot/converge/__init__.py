@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-from .api import converge, down, lifecycle, remove, repair, request, up
+from .api import converge, down, lifecycle, remove, repair, request, setup_runner, up
 from .info import info
 from .refresh import refresh
-from .report import Result
+from .report import Result, told
 from .resolve import Request
 
 __all__ = [
@@ -21,5 +21,7 @@ __all__ = [
     "remove",
     "repair",
     "request",
+    "setup_runner",
+    "told",
     "up",
 ]

@@ -10,45 +10,55 @@ from dataclasses import replace
 from functools import partial
 from typing import Iterable, Mapping, Sequence
 
-from .. import lock, network
+from .. import images, lock, network
 from ..errors import LaunchError, SpecError
 from ..host import payload
-from ..images import ImageSpec, setup
+from ..images import ImageSpec, setup, with_uploads
+from ..images.build import ATTEMPTS
+from ..images.setup import Runner
 from ..launcher.client import Launcher
+from ..network import Network
+from ..plan import Failures, Operation, apply_all, apply_each
 from ..sandbox import health, record, runtime
 from ..sandbox.record import STARTED, STOPPED, Records
 from ..site import Site
 from ..spec import Spec
-from . import dependencies, rollback
+from . import dependencies, rollback, throwaway
 from .decide import ABSENT, HEALTHY, Desired
 from .observe import Observation, observe
 from .planner import plan
-from .report import Result, result
-from .resolve import Request, foresee, removed
-from .steps import Failures, Step, apply_all
+from .report import NOTHING, Result, result
+from .resolve import Request, removed, with_desired
 from .transaction import carry_out
 
 
 def request(
-    specs: Iterable[Spec],
+    specs: Iterable[Spec] | None,
     *,
+    images: Iterable[ImageSpec] | None = None,
+    networks: Mapping[str, Network | None] | None = None,
     purge: bool = False,
+    prune: bool = False,
     recreate: bool = False,
     restart: bool = False,
     check: bool = False,
-    expected_images: Iterable[ImageSpec] = (),
-    expected_networks: Mapping[str, network.Network] | None = None,
+    uploads: Mapping[str, str] | None = None,
     management_ports: Iterable[int] = (),
 ) -> Request:
-    """A request for these specs, with the state each of them asks for."""
-    specs = tuple(specs)
-    setup.check_free(spec.name for spec in specs if spec.state != ABSENT)
+    """A request for all there is to be of each kind; None leaves a kind alone."""
+    wishes = None
+    if specs is not None:
+        specs = tuple(specs)
+        setup.check_free(spec.name for spec in specs if spec.state != ABSENT)
+        wishes = tuple(_wish(spec, recreate=recreate, restart=restart) for spec in specs)
     return Request(
-        tuple(_wish(spec, recreate=recreate, restart=restart) for spec in specs),
+        sandboxes=wishes,
+        networks=networks,
+        images=None if images is None else tuple(with_uploads(tuple(images), uploads)),
         purge=purge,
+        prune=prune,
         check=check,
-        images=tuple(expected_images),
-        networks=expected_networks or {},
+        uploads=uploads,
         management_ports=tuple(management_ports),
     )
 
@@ -66,12 +76,66 @@ def _wish(spec: Spec, *, recreate: bool, restart: bool) -> Desired:
 
 
 def converge(site: Site, wanted: Request) -> Result:
-    """Take the host to what is wanted; in check mode say how, touching nothing."""
+    """Take the host to what is wanted; in check mode say how, touching nothing.
+
+    Images take long to make, so that is done before the one time the lock is taken.
+    """
+    wanted = _with_image_plan(site, wanted)
+    planned = wanted.image_plan
     if wanted.check:
         return _run(site, wanted)
+    if planned and wanted.uploads is not None:
+        needed = images.uploads_needed(site, wanted.images or (), planned.wanted)
+        if needed:
+            return replace(NOTHING, uploads_needed=needed)
+    if planned and (planned.makings or planned.sweeps):
+        return _make_and_run(site, wanted, planned)
     with lock.exclusive(site):
         done = _run(site, wanted)
     return _await_health(site, wanted, done)
+
+
+def setup_runner(site: Site, networks: Mapping[str, Network | None] | None = None) -> Runner:
+    """Runs the setup of images; ``networks`` are made for it as for any sandbox."""
+    there = networks and {name: item for name, item in networks.items() if item is not None}
+
+    def converge_one(wanted: Request) -> Result:
+        return converge(site, replace(wanted, networks=there))
+
+    return throwaway.runner(site, converge_one)
+
+
+def _with_image_plan(site: Site, wanted: Request) -> Request:
+    if wanted.images is None:
+        return wanted
+    planned = images.planned(
+        site,
+        wanted.images,
+        purge=wanted.purge,
+        prune=wanted.prune,
+        run_setup=setup_runner(site, wanted.networks),
+    )
+    abandoned = throwaway.leftovers(site, partial(converge, site))
+    return replace(wanted, image_plan=replace(planned, sweeps=[*abandoned, *planned.sweeps]))
+
+
+def _make_and_run(site: Site, wanted: Request, planned: images.ImagePlan) -> Result:
+    """The plan is announced first, so that nothing is made for a run that will be refused."""
+    announced = _run(site, replace(wanted, check=True))
+    apply_all(planned.sweeps)
+    attempts = ATTEMPTS
+    while True:
+        attempts -= 1
+        seconds = images.make_trees(site, planned.makings)
+        with lock.exclusive(site):
+            # Until it is recorded, another run may remove a tree that nothing refers to.
+            if all(making.is_whole() for making in planned.makings) or not attempts:
+                done = _run(site, replace(wanted, image_plan=planned.as_made()))
+                break
+    # The networks of a setup are made before their turn comes.
+    told = replace(done, changed=announced.changed, actions=announced.actions, diff=announced.diff)
+    made = images.done(site, planned.makings, seconds)
+    return _await_health(site, wanted, replace(told, images_made=made))
 
 
 def _await_health(site: Site, wanted: Request, done: Result) -> Result:
@@ -85,7 +149,7 @@ def _await_health(site: Site, wanted: Request, done: Result) -> Result:
     }
     failures = health.wait_each(site, deadlines) if deadlines else {}
     for name, error in failures.items():
-        done.results.setdefault(name, {"name": name})["failed"] = str(error)
+        done.sandboxes.setdefault(name, {"name": name})["failed"] = str(error)
     failed = {name: str(error) for name, error in failures.items()}
     return replace(done, failed={**done.failed, **failed})
 
@@ -93,37 +157,38 @@ def _await_health(site: Site, wanted: Request, done: Result) -> Result:
 def _run(site: Site, wanted: Request) -> Result:
     seen = _look(site, wanted)
     wanted, seen, undone, failures = _rolled_back(site, wanted, seen)
+    planned = plan(site, wanted, with_desired(wanted, seen))
+    told = [*(wanted.image_plan.sweeps if wanted.image_plan else ()), *undone]
     if wanted.check:
-        seen = foresee(site, wanted, seen)
-    planned = plan(site, wanted, seen)
-    if wanted.check:
-        return result(planned, seen, {}, undone)
-    again = partial(_run, site)
-    failures.update(carry_out(site, wanted, seen, planned, again))
+        return result(planned, {}, told)
+    apply_all(planned.first)
+    failures.update(carry_out(site, planned, partial(_run, site)))
+    if not failures:
+        with network.session():
+            apply_all(planned.last)
     Launcher(site).wake()
-    return result(planned, seen, failures, undone)
+    return result(planned, failures, told)
 
 
 def _look(site: Site, wanted: Request) -> Observation:
     specs = [wish.spec for wish in wanted.wishes if wish.spec]
     attached = {item.name for spec in specs for item in spec.networks}
-    seen = observe(site, [wish.name for wish in wanted.wishes], attached)
-    return replace(seen, images={**seen.images, **wanted.made}) if wanted.made else seen
+    return observe(site, [wish.name for wish in wanted.wishes], attached)
 
 
 def _rolled_back(
     site: Site, wanted: Request, seen: Observation
-) -> tuple[Request, Observation, Sequence[Step], Failures]:
+) -> tuple[Request, Observation, Sequence[Operation], Failures]:
     """Rebuilds that a killed run left are no part of a plan: they are undone before it is made."""
     found = rollback.unfinished(seen, removed(site, wanted, seen))
-    if wanted.repair or not (found.undo or found.clean):
+    if wanted.sandboxes is None or wanted.repair or not (found.undo or found.clean):
         return wanted, seen, (), {}
     wanted = rollback.joined(wanted, found.undo, seen.records)
     steps = rollback.steps(site, found, seen.records)
     if wanted.check:
         return wanted, rollback.foreseen(site, found, seen), steps, {}
-    failures = apply_all(steps)
-    wanted = replace(wanted, wishes=tuple(w for w in wanted.wishes if w.name not in failures))
+    failures = apply_each(steps)
+    wanted = replace(wanted, sandboxes=tuple(w for w in wanted.wishes if w.name not in failures))
     return wanted, _look(site, wanted), steps, failures
 
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from ..plan import Change
+from ..plan import Change, Operation
 from ..sandbox.record import PRESENT, REBUILDING, REMOVING, STARTED, STOPPED, Record
 from ..spec import Difference, Spec, differences
-from .steps import Line
 
 ABSENT = "absent"
 HEALTHY = "healthy"
@@ -196,34 +195,34 @@ def _listed(options: list[str]) -> str:
     return ", ".join(sorted(options))
 
 
-def record_lines(decision: Decision) -> list[Line]:
+def record_lines(decision: Decision) -> list[Operation]:
     """What writing the record means to the user: a new sandbox, a rebuild, changed options."""
     name = decision.name
     changed = [_option_line(name, difference) for difference in decision.differences]
     changed += _image_line(decision)
     if decision.new:
-        return [Line(name, f"create from {decision.record.image.name}")]
+        return [Operation(name, f"create from {decision.record.image.name}")]
     if decision.rebuild:
-        return [*changed, Line(name, f"rebuild: {decision.rebuild}", Change.REBUILD)]
+        return [*changed, Operation(name, f"rebuild: {decision.rebuild}", change=Change.REBUILD)]
     if decision.write_record and not changed:
-        return [Line(name, "update record")]
+        return [Operation(name, "update record")]
     return changed
 
 
-def _image_line(decision: Decision) -> list[Line]:
+def _image_line(decision: Decision) -> list[Operation]:
     """The tree below a layer that is kept."""
     old, new = decision.old_image, decision.record.image.digest
     if decision.rebuild or decision.new or old == new:
         return []
     summary = f"image updated, {old[:12]} -> {new[:12]}"
-    return [Line(decision.name, summary, Change.RESTART)]
+    return [Operation(decision.name, summary, change=Change.RESTART)]
 
 
-def _option_line(name: str, difference: Difference) -> Line:
+def _option_line(name: str, difference: Difference) -> Operation:
     before, after = _shown(difference.before), _shown(difference.after)
     brief = difference.option != "env" and len(before) + len(after) <= _BRIEF
     change = f"{before} -> {after}" if brief else "changed"
-    return Line(name, f"{difference.option} {change}", difference.change)
+    return Operation(name, f"{difference.option} {change}", change=difference.change)
 
 
 def _shown(value: object) -> str:
@@ -233,26 +232,25 @@ def _shown(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def preparation_line(decision: Decision) -> Line:
-    return Line(decision.name, "prepare a new layer and namespaces beside the old")
+def preparation_line(decision: Decision) -> Operation:
+    return Operation(decision.name, "prepare a new layer and namespaces beside the old")
 
 
-def switch_line(decision: Decision) -> Line:
-    return Line(decision.name, "switch to the new layer and namespaces", Change.REBUILD)
+def switch_line(decision: Decision) -> Operation:
+    return Operation(decision.name, "switch to the new layer and namespaces", change=Change.REBUILD)
 
 
-def namespace_lines(decision: Decision) -> list[Line]:
+def namespace_lines(decision: Decision) -> list[Operation]:
     if decision.destroy:
-        return [
-            Line(decision.name, f"make namespaces again: {decision.destroy}", Change.RESTART),
-        ]
+        summary = f"make namespaces again: {decision.destroy}"
+        return [Operation(decision.name, summary, change=Change.RESTART)]
     if decision.create and not decision.told:
-        return [Line(decision.name, "make namespaces")]
+        return [Operation(decision.name, "make namespaces")]
     return []
 
 
-def run_lines(decision: Decision) -> list[Line]:
+def run_lines(decision: Decision) -> list[Operation]:
     if decision.start:
         change = Change.RESTART if decision.stop else Change.LIVE
-        return [Line(decision.name, decision.start, change)]
-    return [Line(decision.name, "stop")] if decision.stop else []
+        return [Operation(decision.name, decision.start, change=change)]
+    return [Operation(decision.name, "stop")] if decision.stop else []

@@ -9,13 +9,13 @@ from typing import Collection, Dict, Iterable, Mapping, Sequence
 
 from ..errors import LaunchError, SpecError
 from ..launcher.client import Launcher
+from ..plan import Failures
 from ..sandbox import health, runtime
 from ..sandbox.record import Record
 from ..site import Site
 from ..spec.dependencies import HEALTHY
 from . import order
 from .decide import Decision, Desired, Observed
-from .steps import Failures
 
 Known = Mapping[str, Record]
 
@@ -136,7 +136,7 @@ class Starts:
     def levels(self) -> list[list[str]]:
         return order.levels(graph(self._starting.values()))
 
-    def start(self, level: list[str], failures: Failures) -> None:
+    def start(self, level: Sequence[str], failures: Failures) -> None:
         """Those whose dependencies are as they have to be; the others fail with the reason."""
         blocked = self._blocked(level, failures)
         able = [name for name in level if name not in blocked]

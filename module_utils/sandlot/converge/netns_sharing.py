@@ -55,17 +55,17 @@ def _check_partner(name: str, partner: str, everyone: Mapping[str, Record]) -> N
 
 
 def check_pins(
-    site: Site, records: Iterable[Record], sandboxes: Iterable[str], *, foreseen: bool
+    site: Site, records: Iterable[Record], sandboxes: Iterable[str], *, may_be_made: bool
 ) -> None:
     """SpecError for a path that is no network namespace, the host's, or one of a sandbox.
 
-    With ``foreseen``, a path that is not there yet may be made by what runs before.
+    With ``may_be_made``, a path that is not there yet may come from what runs before.
     """
     joining = [record for record in records if record.spec.network_pin]
     owners = {netns.identity(site.sandbox(name).pin("net")): name for name in sandboxes}
     for record in joining:
         path = record.spec.network_pin
-        if not foreseen or mountinfo.server_of(path) or os.path.lexists(path):
+        if not may_be_made or mountinfo.server_of(path) or os.path.lexists(path):
             _check_pin(record, path, owners)
 
 

@@ -30,10 +30,18 @@ class NamespaceRecord:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """Images and networks that the host has on record."""
+
+    images: Mapping[str, images.Image]
+    networks: Mapping[str, network.Network]
+
+
+@dataclass(frozen=True)
 class Observation:
     """``maps_ids`` is asked only when a layer is to be made, and then once.
 
-    ``foreseen`` images need not be there yet.
+    ``images`` and ``networks`` are as the run makes them; ``before`` are those stored.
     """
 
     records: Records
@@ -47,7 +55,7 @@ class Observation:
     traces: frozenset[str]
     seen: Mapping[str, Observed]
     made: Mapping[str, NamespaceRecord]
-    foreseen: bool = False
+    before: Stored
 
 
 def observe(site: Site, wished: Iterable[str], attached: Iterable[str] = ()) -> Observation:
@@ -56,10 +64,11 @@ def observe(site: Site, wished: Iterable[str], attached: Iterable[str] = ()) -> 
     traces = known(site)
     names = sorted({*wished, *traces})
     made = _made_all(site, names)
+    stored = Stored(images.observe(site), network.load(site))
     return Observation(
         records=records,
         ids=idmap.observe(site),
-        images=images.observe(site),
+        images=stored.images,
         networks=network.load_for(site, {*attached, *_attached(records)}),
         network=network.observe(site),
         cgroups=cgroups.observe(site, names),
@@ -68,6 +77,7 @@ def observe(site: Site, wished: Iterable[str], attached: Iterable[str] = ()) -> 
         traces=frozenset(traces),
         seen={name: _seen(site, name, records, made.get(name)) for name in names},
         made=made,
+        before=stored,
     )
 
 

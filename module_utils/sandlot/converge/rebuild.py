@@ -9,7 +9,7 @@ the old one, in phase rebuilding, until the commit; what is not committed is und
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence
 
 from .. import network, store
@@ -18,12 +18,12 @@ from ..host import payload
 from ..launcher.client import Launcher
 from ..network import NetworkState
 from ..oserrors import explained
+from ..plan import Failures, Operation, batch
 from ..sandbox import last_words, launchfile, layers, logs, record, settle
 from ..sandbox.record import PRESENT, REBUILDING, Record
 from ..site import NEXT, OLD, SandboxPaths, Site
 from .decide import Decision, Observed, Target, preparation_line, record_lines, switch_line
 from .observe import NamespaceRecord, write_namespace_record
-from .steps import Failures, Step, batch
 
 
 @dataclass(frozen=True)
@@ -84,34 +84,34 @@ def each(
 # -- while the old one runs
 
 
-def announce(site: Site, one: Rebuild) -> Step:
+def announce(site: Site, one: Rebuild) -> list[Operation]:
     """The directory first: together they tell a rebuild of this kind from any other phase."""
 
-    def save(failures: Failures) -> None:
+    def save() -> None:
         os.makedirs(site.sandbox(one.name).rebuild, mode=0o700, exist_ok=True)
         record.save(site, one.old.in_phase(REBUILDING))
 
-    lines = tuple(record_lines(one.decision))
-    return Step(f"{one.name}: mark for a rebuild", save, lines, one.name)
+    mark = Operation(one.name, "mark for a rebuild", save, subject=one.name, silent=True)
+    return [*record_lines(one.decision), mark]
 
 
-def prepare(site: Site, found: Mapping[str, Rebuild]) -> list[Step]:
+def prepare(site: Site, found: Mapping[str, Rebuild]) -> list[Operation]:
     return [
         *(_prepare_files(site, one) for one in found.values()),
         *batch("prepare namespaces", list(found), lambda n, f: _prepare_pins(site, n, f)),
     ]
 
 
-def _prepare_files(site: Site, one: Rebuild) -> Step:
+def _prepare_files(site: Site, one: Rebuild) -> Operation:
     beside = site.sandbox(one.name).in_slot(NEXT)
 
-    def make(failures: Failures) -> None:
+    def make() -> None:
         layers.make(beside, one.new.ids)
         launchfile.write(beside, launchfile.encoded(one.launch))
         write_namespace_record(beside, one.made)
 
-    lines = (preparation_line(one.decision),)
-    return Step(f"{one.name}: prepare a rebuild", make, lines, one.name)
+    told = preparation_line(one.decision)
+    return replace(told, action=make, subject=one.name)
 
 
 def _prepare_pins(site: Site, names: Sequence[str], failures: Failures) -> None:
@@ -124,11 +124,11 @@ def _prepare_pins(site: Site, names: Sequence[str], failures: Failures) -> None:
 # -- while neither runs
 
 
-def switch(site: Site, found: Mapping[str, Rebuild], state: NetworkState) -> list[Step]:
+def switch(site: Site, found: Mapping[str, Rebuild], state: NetworkState) -> list[Operation]:
     """The old one's interfaces go first, as the new ones have the same names and addresses."""
     lines = [switch_line(one.decision) for one in found.values()]
 
-    def switch_all(names: list[str], failures: Failures) -> None:
+    def switch_all(names: Sequence[str], failures: Failures) -> None:
         for name in names:
             found[name].words.append(_last_words(site.sandbox(name)))
         for operation in network.unlink_all(site, names, state):
@@ -147,10 +147,10 @@ def _last_words(sandbox: SandboxPaths) -> Words:
 # -- while the new one runs
 
 
-def await_all(site: Site, found: Mapping[str, Rebuild]) -> list[Step]:
+def await_all(site: Site, found: Mapping[str, Rebuild]) -> list[Operation]:
     started = [name for name, one in found.items() if one.decision.start]
 
-    def wait(names: list[str], failures: Failures) -> None:
+    def wait(names: Sequence[str], failures: Failures) -> None:
         limits = {name: found[name].new.spec.healthy_wait_timeout for name in names}
         problems = settle.problems(site, limits)
         failures.update((name, LaunchError(problem)) for name, problem in problems.items())
@@ -158,17 +158,17 @@ def await_all(site: Site, found: Mapping[str, Rebuild]) -> list[Step]:
     return batch("wait", started, wait)
 
 
-def commit(site: Site, one: Rebuild) -> Step:
+def commit(site: Site, one: Rebuild) -> Operation:
     """From here on the new one is the sandbox; what is left to do is to remove the old."""
 
-    def save(failures: Failures) -> None:
+    def save() -> None:
         store.sync_directory(site.sandbox(one.name).in_slot(OLD).state)
         record.save(site, one.new)
 
-    return Step(f"{one.name}: commit the rebuild", save, (), one.name)
+    return Operation(one.name, "commit the rebuild", save, subject=one.name, silent=True)
 
 
-def discard(site: Site, names: Sequence[str]) -> list[Step]:
+def discard(site: Site, names: Sequence[str]) -> list[Operation]:
     """Remove what was set aside; what marks it goes last."""
     return batch("discard what was set aside", names, lambda n, f: discard_all(site, n, f))
 

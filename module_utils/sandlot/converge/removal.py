@@ -6,52 +6,52 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Sequence
 
-from .. import cgroups, store
+from .. import cgroups, images, network, store
+from ..images import Use
 from ..kernel.trees import remove_tree
+from ..plan import Operation, of_one
 from ..sandbox import launchfile, layers, record
 from ..sandbox.record import REMOVING, Record
 from ..site import SandboxPaths, Site
-from .observe import Observation
-from .steps import Failures, Line, Step, single
+from .context import Context
 
 
-def announce(site: Site, seen: Observation, names: Sequence[str]) -> list[Step]:
+def announce(context: Context) -> list[Operation]:
     """The intent, before anything goes; without a usable record the name alone has to do."""
-    return [_announce_one(site, seen, name) for name in names]
+    return [_announce_one(context, name) for name in context.resolved.removed]
 
 
-def _announce_one(site: Site, seen: Observation, name: str) -> Step:
-    known = seen.records.good.get(name)
+def _announce_one(context: Context, name: str) -> Operation:
+    known = context.seen.records.good.get(name)
 
-    def save(failures: Failures) -> None:
+    def save() -> None:
         if known and known.phase != REMOVING:
-            record.save(site, known.in_phase(REMOVING))
+            record.save(context.site, known.in_phase(REMOVING))
 
-    return Step(f"{name}: mark for removal", save, (Line(name, "remove"),), name)
-
-
-def clean(site: Site, seen: Observation, names: Sequence[str]) -> list[Step]:
-    steps = []
-    for name in names:
-        operations = cgroups.remove_operations(site, name, seen.cgroups)
-        steps += [single(operation, subject=name, silent=True) for operation in operations]
-        steps.append(_files_step(site, name, seen.records.good.get(name)))
-    return steps
+    return Operation(name, "remove", save, subject=name)
 
 
-def _files_step(site: Site, name: str, known: Record | None) -> Step:
+def clean(context: Context) -> list[Operation]:
+    found: list[Operation] = []
+    for name in context.resolved.removed:
+        operations = cgroups.remove_operations(context.site, name, context.seen.cgroups)
+        found += of_one(name, operations, silent=True)
+        found.append(_remove_files(context.site, name, context.seen.records.good.get(name)))
+    return found
+
+
+def _remove_files(site: Site, name: str, known: Record | None) -> Operation:
     sandbox = site.sandbox(name)
 
-    def remove(failures: Failures) -> None:
+    def remove() -> None:
         if known and launchfile.is_shifted(known.image):
             for copy in known.image.layers:
                 remove_tree(copy)
         remove_tree(sandbox.run)
         _remove_state(sandbox)
 
-    return Step(f"{name}: remove files", remove, (), name)
+    return Operation(name, "remove files", remove, subject=name, silent=True)
 
 
 def _remove_state(sandbox: SandboxPaths) -> None:
@@ -70,3 +70,34 @@ def _remove_entry(path: str) -> None:
         remove_tree(path)
     else:
         store.unlink(path)
+
+
+def remove_networks(context: Context) -> list[Operation]:
+    """Once no sandbox needs them."""
+    if context.request.networks is None:
+        return []
+    resolved, state = context.resolved, context.seen.network
+    for name in (*resolved.targets, *resolved.removed):
+        state = state.without(name)
+    return network.shrink_operations(
+        context.site,
+        context.seen.networks,
+        context.remaining,
+        [item for items in resolved.interfaces.values() for item in items],
+        resolved.publications,
+        state,
+        policies=resolved.policies,
+    )
+
+
+def remove_images(context: Context) -> list[Operation]:
+    planned = context.request.image_plan
+    if planned is None:
+        return []
+    resolved = context.resolved
+    others = {*resolved.targets, *resolved.removed}
+    used = [use for use in images.uses(context.site) if use.sandbox not in others]
+    for name, target in resolved.targets.items():
+        image, ids = target.record.image, target.record.ids
+        used.append(Use(name, image.name, image.digest, ids.start, image.layers))
+    return images.removals(context.site, planned, context.seen.before.images, used)

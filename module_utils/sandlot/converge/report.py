@@ -4,58 +4,121 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
-from .. import security
+from .. import images, network, security
+from ..images import Image
+from ..network import Network
+from ..plan import Failures, Operation
 from ..sandbox import process
 from ..sandbox.record import Record
 from ..spec import differences, render, render_differences
-from .observe import Observation
+from ..spec.grants import relaxations
+from .context import Context
 from .planner import Plan
-from .steps import Failures, Step, lines
 
 Json = Dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Result:
-    """``results`` are the facts of each sandbox asked for; ``failed`` maps names to messages."""
+    """``sandboxes`` are the facts of those asked for; ``failed`` maps names to messages.
+
+    ``images`` and ``networks`` are facts of all that the host has, None when left alone;
+    ``images_made`` tells what each one took. With ``uploads_needed`` nothing was done.
+    """
 
     changed: bool
-    actions: list[str]
-    results: dict[str, Json]
-    diff: Json
-    relaxed: dict[str, list[str]]
-    failed: dict[str, str] = field(default_factory=dict)
+    actions: List[str]
+    sandboxes: Dict[str, Json]
+    diff: Union[Json, List[Json]]
+    relaxed: Dict[str, List[str]]
+    relaxed_networks: Dict[str, List[str]] = field(default_factory=dict)
+    failed: Dict[str, str] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    images: Optional[Dict[str, Json]] = None
+    networks: Optional[Dict[str, Json]] = None
+    images_made: Sequence[Json] = ()
+    uploads_needed: Sequence[str] = ()
 
 
-def result(
-    plan: Plan, seen: Observation, failures: Failures, before: Sequence[Step] = ()
-) -> Result:
-    """``before`` are steps that had to be taken before there could be a plan."""
-    said = lines([*before, *plan.preparation, *plan.steps])
-    actions: dict[str, list[str]] = {}
-    for line in said:
-        actions.setdefault(line.target, []).append(line.describe())
-    records = {name: target.record for name, target in plan.resolved.targets.items()}
-    results = {name: facts(record) for name, record in records.items()}
-    results.update({name: {"name": name, "state": "absent"} for name in plan.resolved.removed})
-    for name, entry in results.items():
-        own = actions.get(name, [])
-        entry.update({"changed": bool(own), "actions": own})
+NOTHING = Result(False, [], {}, {}, {})
+
+
+def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> Result:
+    """``before`` are operations that had to be applied before there could be a plan."""
+    told = [each for each in (*before, *plan.operations) if not each.silent]
+    context = plan.context
+    sandboxes = {name: facts(t.record) for name, t in context.resolved.targets.items()}
+    sandboxes.update({name: {"name": name, "state": "absent"} for name in context.resolved.removed})
+    own: Dict[str, List[str]] = {}
+    for operation in told:
+        own.setdefault(operation.target, []).append(operation.describe())
+    for name, entry in sandboxes.items():
+        entry.update({"changed": name in own, "actions": own.get(name, [])})
         if name in failures:
             entry["failed"] = str(failures[name])
+    relaxed = {name: entry["relaxed"] for name, entry in sandboxes.items() if entry.get("relaxed")}
+    made = _images(context)
+    left_out = [(name, text) for name, item in (made or {}).items() for text in item["warnings"]]
+    warnings = [*plan.warnings, *(f"image {name}: {text}" for name, text in left_out if told)]
+    if (context.request.sandboxes, context.request.networks) != (None, None):
+        warnings += network.name_warnings(context.site)
+    networks = None if context.request.networks is None else _network_facts(context.remaining)
     return Result(
-        changed=bool(said),
-        actions=[line.describe() for line in said],
-        results=results,
-        diff=_diff(plan, seen),
-        relaxed={name: entry["relaxed"] for name, entry in results.items() if entry.get("relaxed")},
+        changed=bool(told),
+        actions=[each.describe() for each in told],
+        sandboxes=sandboxes,
+        diff=_diff(context),
+        relaxed=relaxed,
+        relaxed_networks={} if networks is None else _relaxed_networks(context.remaining),
         failed={name: str(error) for name, error in failures.items()},
-        warnings=plan.warnings,
+        warnings=warnings,
+        images=made,
+        networks=networks,
     )
+
+
+def _images(context: Context) -> Dict[str, Json] | None:
+    """What an image turned out to be is in its record, once it is as planned."""
+    planned = context.request.image_plan
+    if planned is None:
+        return None
+    known = images.observe(context.site)
+    after = planned.after(context.seen.before.images)
+    return {
+        name: images.facts(context.site, known[name] if known.get(name) == image else image)
+        for name, image in after.items()
+    }
+
+
+def _network_facts(networks: Mapping[str, Network]) -> Dict[str, Json]:
+    return {
+        name: {**item.to_json(), "bridge": item.bridge} for name, item in sorted(networks.items())
+    }
+
+
+def _relaxed_networks(networks: Mapping[str, Network]) -> Dict[str, List[str]]:
+    lines = {name: relaxations(item.egress, item.host_access) for name, item in networks.items()}
+    return {name: found for name, found in sorted(lines.items()) if found}
+
+
+def told(result: Result) -> Json:
+    """What a module returns of any run."""
+    if result.uploads_needed:
+        return {"changed": False, "uploads_needed": list(result.uploads_needed)}
+    kinds = {"images": result.images, "networks": result.networks}
+    return {
+        "changed": result.changed,
+        "actions": result.actions,
+        **{kind: items for kind, items in kinds.items() if items is not None},
+        **({} if result.images is None else {"done": result.images_made}),
+        "diff": result.diff,
+        "warnings": result.warnings,
+        "failed": result.failed,
+    }
 
 
 def facts(record: Record) -> Json:
@@ -82,17 +145,43 @@ def relaxed(record: Record) -> list[str]:
     return [*(host if record.image.host else []), *security.relaxed(record.spec)]
 
 
-def _diff(plan: Plan, seen: Observation) -> Json:
+def _diff(context: Context) -> Json | List[Json]:
+    """One for each kind that was asked for; alone, a kind has no header."""
+    request, before = context.request, context.seen.before
+    found: Dict[str, Json] = {}
+    if request.image_plan is not None:
+        after = request.image_plan.after(before.images)
+        found["images"] = {"before": _image_records(before.images), "after": _image_records(after)}
+    if request.networks is not None:
+        left = context.remaining
+        found["networks"] = {"before": _text(before.networks), "after": _text(left)}
+    if request.sandboxes is not None:
+        found["sandboxes"] = _sandboxes_diff(context)
+    if len(found) == 1:
+        return next(iter(found.values()))
+    headers = ("before_header", "after_header")
+    return [{**dict.fromkeys(headers, kind), **sides} for kind, sides in found.items()]
+
+
+def _image_records(known: Mapping[str, Image]) -> Json:
+    return {name: image.to_json() for name, image in known.items()}
+
+
+def _text(networks: Mapping[str, Network]) -> str:
+    return json.dumps(_network_facts(networks), indent=4, sort_keys=True) + "\n"
+
+
+def _sandboxes_diff(context: Context) -> Json:
     """Specs before and after, where they differ; each changed option with what it costs."""
     before: Json = {}
     after: Json = {}
-    known = seen.records.good
-    for name, decision in plan.decisions.items():
+    known = context.seen.records.good
+    for name, decision in context.decisions.items():
         old = known.get(name)
         shown = _spec_diff(old, decision.record)
         if shown["before"] or shown["after"]:
             before[name], after[name] = shown["before"], shown["after"]
-    for name in plan.resolved.removed:
+    for name in context.resolved.removed:
         before[name] = render(known[name].spec) if name in known else {}
     return {"before": before, "after": after}
 

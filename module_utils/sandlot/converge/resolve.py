@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass, field, replace
-from typing import Any, Dict, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Tuple
 
 from .. import cgroups, idmap, images, network
 from ..errors import SandlotError, SpecError
-from ..images import Image, setup
+from ..images import Image, ImagePlan, setup
 from ..network import Interface, Publication, SandboxPolicy
 from ..sandbox import etcfiles, launchfile
 from ..sandbox.record import PRESENT, REMOVING, ImageRef, Record
@@ -22,21 +23,30 @@ from .observe import Observation
 
 @dataclass(frozen=True)
 class Request:
-    """What one run is asked for.
+    """What one run is asked for: all there is to be of each kind, None for a kind left alone.
 
-    ``repair`` puts only the network of these sandboxes right. ``images`` and ``networks`` are what
-    a check takes as made: a play makes them before sandboxes. ``made`` are images that are not
-    recorded, as they are being made. ``management_ports`` are never published.
+    ``networks`` has None for one that is to be absent. ``purge`` removes what is not listed, of the
+    kinds that are given; ``prune`` trees of images that nothing refers to. ``repair`` puts only the
+    network of these sandboxes right. ``made`` are images that are not recorded, as they are being
+    made. ``uploads`` tells where archives of images were copied to, None when nobody copies them.
+    ``management_ports`` are never published.
     """
 
-    wishes: tuple[Desired, ...]
+    sandboxes: Optional[Tuple[Desired, ...]] = None
+    networks: Optional[Mapping[str, Optional[network.Network]]] = None
+    images: Optional[Tuple[images.ImageSpec, ...]] = None
     purge: bool = False
+    prune: bool = False
     check: bool = False
     repair: bool = False
-    images: tuple[images.ImageSpec, ...] = ()
-    networks: Mapping[str, network.Network] = field(default_factory=dict)
     made: Mapping[str, Image] = field(default_factory=dict)
-    management_ports: tuple[int, ...] = ()
+    uploads: Optional[Mapping[str, str]] = None
+    management_ports: Tuple[int, ...] = ()
+    image_plan: Optional[ImagePlan] = None
+
+    @property
+    def wishes(self) -> Tuple[Desired, ...]:
+        return self.sandboxes or ()
 
 
 @dataclass(frozen=True)
@@ -66,15 +76,18 @@ def resolve(site: Site, request: Request, seen: Observation) -> Resolved:
     kept = _kept_interfaces(leaving, seen)
     attachments = {name: _spec(wish).networks for name, wish in wishes.items()}
     allocated = network.allocate(site, seen.networks, attachments, kept)
-    records = _records(site, wishes, leaving, allocated, seen)
+    records = _records(site, request, leaving, allocated, seen)
     everyone = {**bystanders, **records}
     netns_sharing.check(wishes, records, bystanders, leaving)
     asked_removals = leaving if request.purge else _absent(request)
     dependencies.check(wishes, everyone, leaving, asked_removals, seen.records.broken)
     joining = [record for name, record in records.items() if not wishes[name].keep_image]
-    netns_sharing.check_pins(site, joining, seen.traces, foreseen=request.check)
+    netns_sharing.check_pins(site, joining, seen.traces, may_be_made=request.check)
     _check_names(everyone)
-    launches = {name: _launch(site, record, seen) for name, record in records.items()}
+    launches = {
+        name: _launch(site, record, seen, may_be_made=request.check)
+        for name, record in records.items()
+    }
     publications = _published(everyone.values())
     staying = (record for name, record in seen.records.good.items() if name not in leaving)
     network.check_publications(publications, _published(staying), request.management_ports)
@@ -98,15 +111,15 @@ def _check_names(records: Mapping[str, Record]) -> None:
     network.check_names(members, etcfiles.names(records))
 
 
-def foresee(site: Site, request: Request, seen: Observation) -> Observation:
-    """What a check looks at: the host with the images and networks that are to come."""
-    stored = {**seen.network.networks, **request.networks}
+def with_desired(request: Request, seen: Observation) -> Observation:
+    """The host as the images and networks of this run make it, which sandboxes are planned upon."""
+    listed = {name: item for name, item in (request.networks or {}).items() if item is not None}
+    made = request.image_plan.wanted if request.image_plan else {}
     return replace(
         seen,
-        images=images.desired(site, request.images),
-        networks={**seen.networks, **request.networks},
-        network=replace(seen.network, networks=stored),
-        foreseen=True,
+        images={**seen.images, **request.made, **made},
+        networks={**seen.networks, **listed},
+        network=replace(seen.network, networks={**seen.network.networks, **listed}),
     )
 
 
@@ -118,10 +131,15 @@ def _spec(wish: Desired) -> Any:
 
 def removed(site: Site, request: Request, seen: Observation) -> tuple[str, ...]:
     """Asked for, not listed while purging, or begun by a run that was killed."""
+    if request.sandboxes is None:
+        return ()
     wishes = {wish.name for wish in request.wishes if wish.state != ABSENT}
     asked = _absent(request)
     begun = {name for name, record in seen.records.good.items() if record.phase == REMOVING}
     unlisted = {name for name in seen.traces if request.purge and not setup.is_running(site, name)}
+    if request.image_plan:
+        # Those that a setup left are swept before images are made.
+        unlisted = {name for name in unlisted if not setup.SANDBOX.fullmatch(name)}
     found = ((asked | begun | unlisted) & seen.traces) - wishes
     return dependencies.for_removal(found, seen.records.good)
 
@@ -154,12 +172,13 @@ def _kept_interfaces(removed: Sequence[str], seen: Observation) -> dict[str, tup
 
 def _records(
     site: Site,
-    wishes: Mapping[str, Desired],
+    request: Request,
     removed: Sequence[str],
     allocated: Mapping[str, Sequence[Interface]],
     seen: Observation,
 ) -> dict[str, Record]:
     good = seen.records.good
+    wishes = {wish.name: wish for wish in request.wishes if wish.state != ABSENT}
     recorded = {name: record.ids for name, record in good.items()}
     ids = idmap.allocate(seen.ids, wishes, reserved=recorded, leaving=removed)
     records = {}
@@ -168,7 +187,7 @@ def _records(
         spec = _spec(wish)
         with _named(name):
             cgroups.check(spec, seen.cgroups)
-            image = _image(site, wish, old, ids[name], seen)
+            image = _image(site, wish, old, ids[name], seen, may_be_made=request.check)
         records[name] = Record(
             name=name,
             phase=PRESENT,
@@ -192,7 +211,13 @@ def _named(name: str) -> Iterator[None]:
 
 
 def _image(
-    site: Site, wish: Desired, old: Record | None, ids: idmap.IdRange, seen: Observation
+    site: Site,
+    wish: Desired,
+    old: Record | None,
+    ids: idmap.IdRange,
+    seen: Observation,
+    *,
+    may_be_made: bool,
 ) -> ImageRef:
     """The image and the tree of it that the layer lies on; a tree in use stays what it is."""
     if old and wish.keep_image:
@@ -203,7 +228,7 @@ def _image(
     found = images.find(seen.images, name)
     if old and (old.image.name, old.image.digest) == (found.name, found.digest):
         return old.image
-    if not seen.foreseen:
+    if not may_be_made:
         images.check_made(found)
     layers = found.layers if _maps_ids(found, seen) else _shifted(site, found, ids)
     return ImageRef(
@@ -229,8 +254,12 @@ def _shifted(site: Site, image: images.Image, ids: idmap.IdRange) -> tuple[str, 
     return (images.shifted(site, image, ids),)
 
 
-def _launch(site: Site, record: Record, seen: Observation) -> dict[str, Any]:
+def _launch(site: Site, record: Record, seen: Observation, *, may_be_made: bool) -> dict[str, Any]:
     directories = cgroups.directories(site, record.name, seen.cgroups)
+    if may_be_made and not all(map(os.path.isdir, record.image.layers)):
+        # Only the image can tell what it runs, once it is made.
+        unknown = record.spec.command or record.spec.entrypoint or ("unknown",)
+        record = replace(record, spec=replace(record.spec, command=unknown))
     launch = launchfile.content(site, record, directories)
     observed = seen.seen.get(record.name)
     running = observed.running if observed else None

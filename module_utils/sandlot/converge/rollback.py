@@ -15,7 +15,7 @@ from .. import network
 from ..host import payload
 from ..kernel.trees import remove_tree
 from ..launcher.client import Launcher
-from ..plan import Change, apply_all
+from ..plan import Change, Failures, Operation, apply_all, batch
 from ..sandbox import layers, record
 from ..sandbox.record import PRESENT, REBUILDING, Record, Records
 from ..site import NEXT, OLD, Site
@@ -24,7 +24,6 @@ from .decide import Desired, Observed
 from .observe import NamespaceRecord, Observation, namespace_record_at, pins_of
 from .rebuild import each
 from .resolve import Request
-from .steps import Failures, Line, Step, batch
 
 
 @dataclass(frozen=True)
@@ -43,17 +42,21 @@ def unfinished(seen: Observation, spared: Collection[str]) -> Unfinished:
     return Unfinished(undo, [name for name in known if name not in undo])
 
 
-def steps(site: Site, found: Unfinished, records: Records) -> list[Step]:
-    lines = [Line(n, "roll back an unfinished rebuild", Change.RESTART) for n in found.undo]
-    cleaned = [Line(name, "clean up after a rebuild") for name in found.clean]
+def steps(site: Site, found: Unfinished, records: Records) -> list[Operation]:
+    lines = [
+        Operation(n, "roll back an unfinished rebuild", change=Change.RESTART) for n in found.undo
+    ]
+    cleaned = [Operation(name, "clean up after a rebuild") for name in found.clean]
     return [
         *undo_steps(site, {name: records.good[name] for name in found.undo}, lines),
         *batch("clean up", found.clean, lambda n, f: rebuild.discard_all(site, n, f), cleaned),
     ]
 
 
-def undo_steps(site: Site, old: Mapping[str, Record], lines: Iterable[Line] = ()) -> list[Step]:
-    def undo(names: list[str], failures: Failures) -> None:
+def undo_steps(
+    site: Site, old: Mapping[str, Record], lines: Iterable[Operation] = ()
+) -> list[Operation]:
+    def undo(names: Sequence[str], failures: Failures) -> None:
         switched = [name for name in names if layers.is_set_aside(site.sandbox(name))]
         if switched:
             failures.update(Launcher(site, python=payload.python()).stop(switched))
@@ -67,7 +70,7 @@ def undo_steps(site: Site, old: Mapping[str, Record], lines: Iterable[Line] = ()
         remove_tree(site.sandbox(name).in_slot(NEXT).layer)
         record.save(site, old[name].in_phase(PRESENT))
 
-    def forget(names: list[str], failures: Failures) -> None:
+    def forget(names: Sequence[str], failures: Failures) -> None:
         each("end the rebuild", names, failures, end)
         rebuild.discard_all(site, [name for name in names if name not in failures], failures)
 
@@ -81,7 +84,7 @@ def joined(wanted: Request, undo: Iterable[str], records: Records) -> Request:
     """Also those that nobody asks for come up as they were."""
     asked = {wish.name for wish in wanted.wishes}
     more = (stored(records.good[n], records.good[n].wanted) for n in undo if n not in asked)
-    return replace(wanted, wishes=(*wanted.wishes, *more))
+    return replace(wanted, sandboxes=(*wanted.wishes, *more))
 
 
 def stored(old: Record, state: str) -> Desired:
@@ -93,7 +96,7 @@ def instead(wanted: Request, old: Mapping[str, Record]) -> Request:
     wishes = (
         stored(old[wish.name], PRESENT) if wish.name in old else wish for wish in wanted.wishes
     )
-    return replace(wanted, wishes=tuple(wishes))
+    return replace(wanted, sandboxes=tuple(wishes))
 
 
 def foreseen(site: Site, found: Unfinished, seen: Observation) -> Observation:

@@ -9,17 +9,16 @@ from typing import Callable, Collection, List, Mapping, Set
 
 from .. import network
 from ..errors import LaunchError, SandlotError
+from ..plan import Failures, apply_each
 from ..sandbox import last_words, layers, record
 from ..sandbox.record import PRESENT, REBUILDING, STARTED, Record
 from ..site import Site
 from . import rebuild, rollback
 from .decide import Desired
-from .observe import Observation
 from .planner import Plan, plan
 from .rebuild import Rebuild
 from .report import Result
 from .resolve import Request
-from .steps import Failures, apply_all
 
 Again = Callable[[Request], Result]
 
@@ -36,13 +35,11 @@ class _Undone:
     resumed: Collection[str] = ()
 
 
-def carry_out(
-    site: Site, wanted: Request, seen: Observation, planned: Plan, again: Again
-) -> Failures:
+def carry_out(site: Site, planned: Plan, again: Again) -> Failures:
     """``again`` makes a run for those that are put back."""
     try:
         with network.session():
-            failures, planned = _apply(site, wanted, seen, planned)
+            failures, planned = _apply(site, planned)
     except (SandlotError, OSError) as error:
         told = _undo_aside(site, planned, again)
         if isinstance(error, SandlotError):
@@ -53,18 +50,21 @@ def carry_out(
         # It may have failed for want of one that has been put back, and was tried again.
         if name in failures and name not in undone.problems:
             del failures[name]
-    failures.update((n, _failure(planned.rebuilds[n], failures, undone)) for n in undone.said)
+    failures.update(
+        (n, _failure(planned.context.rebuilds[n], failures, undone)) for n in undone.said
+    )
     return failures
 
 
-def _apply(site: Site, wanted: Request, seen: Observation, planned: Plan) -> tuple[Failures, Plan]:
+def _apply(site: Site, planned: Plan) -> tuple[Failures, Plan]:
     """Who can't be prepared stays as it is, and the others get a plan without its change."""
-    failed = apply_all(planned.preparation)
+    failed = apply_each(planned.preparation)
     if failed:
-        old = {name: planned.rebuilds[name].old for name in failed}
-        failed.update(apply_all(rollback.undo_steps(site, old)))
-        planned = plan(site, rollback.instead(wanted, old), seen)
-    return {**apply_all(planned.steps), **_untouched(failed)}, planned
+        old = {name: planned.context.rebuilds[name].old for name in failed}
+        failed.update(apply_each(rollback.undo_steps(site, old)))
+        wanted = rollback.instead(planned.context.request, old)
+        planned = plan(site, wanted, planned.context.seen)
+    return {**apply_each(planned.steps), **_untouched(failed)}, planned
 
 
 def _untouched(failed: Failures) -> Failures:
@@ -79,15 +79,15 @@ def _untouched(failed: Failures) -> Failures:
 
 def _undo(site: Site, planned: Plan, again: Again) -> _Undone:
     """What has no commit by now is put back, and started if it ran; so is who depends on it."""
-    left = [name for name in planned.rebuilds if layers.exists(site.sandbox(name).rebuild)]
+    left = [name for name in planned.context.rebuilds if layers.exists(site.sandbox(name).rebuild)]
     phases = {name: _stored(site, name).phase for name in left}
-    due = {name: planned.rebuilds[name] for name in left if phases[name] == REBUILDING}
+    due = {name: planned.context.rebuilds[name] for name in left if phases[name] == REBUILDING}
     said = {name: _last_words(site, one) for name, one in due.items()}
-    stuck = apply_all(rollback.undo_steps(site, {name: one.old for name, one in due.items()}))
-    stuck.update(apply_all(rebuild.discard(site, [name for name in left if name not in due])))
+    stuck = apply_each(rollback.undo_steps(site, {name: one.old for name, one in due.items()}))
+    stuck.update(apply_each(rebuild.discard(site, [name for name in left if name not in due])))
     problems = {name: str(error) for name, error in stuck.items()}
     ran = {name: one.ran for name, one in due.items() if name not in stuck}
-    resumed = _stopped(planned) - set(planned.rebuilds) if ran else set()
+    resumed = _stopped(planned) - set(planned.context.rebuilds) if ran else set()
     ran.update(dict.fromkeys(resumed, True))
     if ran:
         wishes = tuple(_wish(site, name, ran=before) for name, before in ran.items())
@@ -120,8 +120,8 @@ def _last_words(site: Site, one: Rebuild) -> List[str]:
 
 def _stopped(planned: Plan) -> Set[str]:
     """Who is stopped to be started again, as those are who share a rebuilt one's network."""
-    restarted = {name for name, one in planned.decisions.items() if one.stop and one.start}
-    return restarted | set(planned.followers)
+    restarted = {name for name, one in planned.context.decisions.items() if one.stop and one.start}
+    return restarted | set(planned.context.followers)
 
 
 def _wish(site: Site, name: str, *, ran: bool) -> Desired:

@@ -4,27 +4,42 @@
 
 from __future__ import annotations
 
-from .apply import apply, uploads_needed, with_uploads
+from .apply import done, make_trees, uploads_needed, with_uploads
+from .build import Making
 from .model import Image, ImageSpec
 from .normalise import argument_spec, normalise, normalise_all, options
-from .records import check_made, facts, find, is_one_tree, is_pinned_to, lookup, observe
+from .records import (
+    Use,
+    check_made,
+    facts,
+    find,
+    is_one_tree,
+    is_pinned_to,
+    lookup,
+    observe,
+    uses,
+)
 from .shifted import shift_operations, shifted
 from .sources import SOURCES
-from .store import desired, operations, planned, prune_operations
+from .store import ImagePlan, desired, operations, planned, prune_operations, removals
 
 __all__ = [
     "SOURCES",
     "Image",
+    "ImagePlan",
     "ImageSpec",
-    "apply",
+    "Making",
+    "Use",
     "argument_spec",
     "check_made",
     "desired",
+    "done",
     "facts",
     "find",
     "is_one_tree",
     "is_pinned_to",
     "lookup",
+    "make_trees",
     "normalise",
     "normalise_all",
     "observe",
@@ -32,8 +47,10 @@ __all__ = [
     "options",
     "planned",
     "prune_operations",
+    "removals",
     "shift_operations",
     "shifted",
     "uploads_needed",
+    "uses",
     "with_uploads",
 ]

@@ -1,42 +1,56 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Carries out what was planned, and tells what each image took; archives from the controller."""
+"""Makes the images of a plan and tells what each took; archives from the controller."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Dict, List, Mapping, Sequence
 
-from ..plan import Operation
+from .. import lock
+from ..errors import SandlotError
 from ..site import Site
 from . import build, progress, records
-from .model import Image, ImageSpec
-from .store import Making
+from .build import Making
+from .model import Image, ImageSpec, Json
 
 _DONE = {"make": "made", "make again": "made again", "replace": "replaced"}
 
 
-def apply(site: Site, operations: Sequence[Operation]) -> List[Dict[str, Any]]:
+def make_trees(site: Site, makings: Sequence[Making]) -> Dict[str, float]:
+    """Seconds that each image took; those made before one fails are recorded."""
+    seconds: Dict[str, float] = {}
+    try:
+        with progress.Run(site, [making.name for making in makings]) as run:
+            for making in makings:
+                begun = time.monotonic()
+                making.make_trees()
+                run.done(making.name)
+                seconds[making.name] = time.monotonic() - begun
+    except SandlotError:
+        with lock.exclusive(site):
+            for making in makings:
+                if making.name in seconds:
+                    making.record()
+        raise
+    return seconds
+
+
+def done(site: Site, makings: Sequence[Making], seconds: Mapping[str, float]) -> List[Json]:
     """One line for each image that was made."""
-    found = []
-    making = [each.image for each in operations if isinstance(each, Making)]
-    with progress.Run(site, making) as run:
-        for operation in operations:
-            begun = time.monotonic()
-            operation.apply()
-            if isinstance(operation, Making):
-                run.done(operation.image)
-                found += _lines(site, operation, time.monotonic() - begun)
-    return found
-
-
-def _lines(site: Site, operation: Making, seconds: float) -> List[Dict[str, Any]]:
-    if operation.verb not in _DONE:
-        return []
-    image = records.observe(site)[operation.image]
-    line = {"name": image.name, "verb": _DONE[operation.verb], "digest": image.digest}
-    return [{**line, "size": image.size, "seconds": round(seconds, 1)}]
+    known = records.observe(site)
+    return [
+        {
+            "name": making.name,
+            "verb": _DONE[making.verb],
+            "digest": known[making.name].digest,
+            "size": known[making.name].size,
+            "seconds": round(seconds[making.name], 1),
+        }
+        for making in makings
+        if making.verb in _DONE
+    ]
 
 
 def with_uploads(specs: Sequence[ImageSpec], uploads: Mapping[str, str] | None) -> List[ImageSpec]:

@@ -4,13 +4,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from dataclasses import replace
-from typing import Any, Callable, Mapping, Tuple
+from dataclasses import dataclass, replace
+from typing import Any, Callable, Iterator, Mapping, Tuple
 
 from .. import lock, store
 from ..errors import SandlotError
+from ..plan import Change, Operation
 from ..site import Site
 from . import progress, records, workspace
 from .model import Image, ImageSpec, Job, NamespaceRecord
@@ -18,59 +20,87 @@ from .setup import Runner
 from .sources import of
 
 Report = Callable[[str, int, int], None]
-_ATTEMPTS = 3
+ATTEMPTS = 3
 
 
-def make(site: Site, spec: ImageSpec, wanted: Image, run_setup: Runner | None) -> None:
-    """Make what is missing of ``wanted`` and record it."""
-    try:
-        workspace.prepare(site)
-        with progress.Progress(site, spec.name) as report:
-            # Until it is recorded, another run may remove a tree that nothing refers to.
-            for _ in range(_ATTEMPTS):
-                _make(site, spec, wanted, run_setup, report.update)
-                if _record(site, spec, wanted):
-                    return
-    except OSError as error:
-        raise SandlotError(
-            f"image {spec.name!r} can't be made: {error}",
-            hint=f"see to space and rights in {site.images}, then run again",
-        ) from error
-    raise SandlotError(f"image {spec.name!r}: other runs keep removing it", hint="run again")
+@dataclass(frozen=True)
+class Making:
+    """One image that is due: its trees are made without the writer lock, its record with it."""
 
+    site: Site
+    spec: ImageSpec
+    wanted: Image
+    verb: str
+    change: Change
+    run_setup: Runner | None = None
 
-def _make(
-    site: Site, spec: ImageSpec, wanted: Image, run_setup: Runner | None, report: Report
-) -> None:
-    build = None if spec.get("base") else of(spec).build
-    # What is not known yet is found by the attempt, whose error tells what is missing.
-    if build and not is_made(site, wanted.base):
-        _tree(site, spec, wanted.base, build, report)
-    if spec.setup and not is_made(site, wanted.digest):
-        _set_up(site, spec, wanted, run_setup, report)
+    @property
+    def name(self) -> str:
+        return self.spec.name
 
+    def operation(self, action: Callable[[], None]) -> Operation:
+        short = f" {self.wanted.digest[:12]}" if self.wanted.digest else ""
+        summary = f"{self.verb}{short} from {self.spec.source}"
+        return Operation(f"image {self.name}", summary, action, self.change)
 
-def _set_up(
-    site: Site, spec: ImageSpec, wanted: Image, run_setup: Runner | None, report: Report
-) -> None:
-    if run_setup is None:
-        raise SandlotError(f"image {spec.name!r}: setup needs the runtime of a host")
-    below = _with_facts(site, replace(wanted, layers=wanted.layers[1:]), wanted.base)
-    runner = run_setup
+    def make(self) -> None:
+        """All of it, for images alone."""
+        # Until it is recorded, another run may remove a tree that nothing refers to.
+        for _ in range(ATTEMPTS - 1):
+            self.make_trees()
+            with lock.exclusive(self.site):
+                if self.is_whole():
+                    return self.record()
+        self.make_trees()
+        with lock.exclusive(self.site):
+            self.record()
 
-    def build(job: Job) -> NamespaceRecord:
-        return replace(runner(job, below), config=below.config, evidence=below.evidence)
+    def make_trees(self) -> None:
+        with self._explained(), progress.Progress(self.site, self.name) as report:
+            workspace.prepare(self.site)
+            build = None if self.spec.get("base") else of(self.spec).build
+            # What is not known yet is found by the attempt, whose error tells what is missing.
+            if build and not is_made(self.site, self.wanted.base):
+                _tree(self.site, self.spec, self.wanted.base, build, report.update)
+            if self.spec.setup and not is_made(self.site, self.wanted.digest):
+                self._set_up(report.update)
 
-    _tree(site, spec, wanted.digest, build, report)
+    def _set_up(self, report: Report) -> None:
+        if self.run_setup is None:
+            raise SandlotError(f"image {self.name!r}: setup needs the runtime of a host")
+        source = replace(self.wanted, layers=self.wanted.layers[1:])
+        below = _with_facts(self.site, source, self.wanted.base)
+        runner = self.run_setup
 
+        def build(job: Job) -> NamespaceRecord:
+            return replace(runner(job, below), config=below.config, evidence=below.evidence)
 
-def _record(site: Site, spec: ImageSpec, wanted: Image) -> bool:
-    with lock.exclusive(site):
-        if not all(os.path.isdir(layer) for layer in wanted.layers):
-            return False
-        entry = _with_facts(site, wanted, wanted.digest if spec.setup else wanted.base)
-        store.write(records.path(site, wanted.name), entry.to_json())
-    return True
+        _tree(self.site, self.spec, self.wanted.digest, build, report)
+
+    def is_whole(self) -> bool:
+        return all(os.path.isdir(layer) for layer in self.wanted.layers)
+
+    def as_made(self) -> Image:
+        """With what is known once its trees are there, as the command that it brings."""
+        digest = self.wanted.digest if self.spec.setup else self.wanted.base
+        return _with_facts(self.site, self.wanted, digest)
+
+    def record(self) -> None:
+        if not self.is_whole():
+            problem = f"image {self.name!r}: other runs keep removing it"
+            raise SandlotError(problem, hint="run again")
+        with self._explained():
+            store.write(records.path(self.site, self.name), self.as_made().to_json())
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise SandlotError(
+                f"image {self.name!r} can't be made: {error}",
+                hint=f"see to space and rights in {self.site.images}, then run again",
+            ) from error
 
 
 def is_made(site: Site, digest: str) -> bool:

@@ -127,11 +127,11 @@ def trees_of(site: Site, layers: Iterable[str]) -> List[str]:
     return list(found)
 
 
-def check_unused(site: Site, names: Iterable[str]) -> None:
-    wanted = set(names)
+def check_unused(names: Iterable[str], used: Iterable[Use]) -> None:
+    gone = set(names)
     users: Dict[str, List[str]] = {}
-    for use in uses(site) if wanted else []:
-        if use.image in wanted:
+    for use in used:
+        if use.image in gone:
             users.setdefault(use.image, []).append(use.sandbox)
     for name, sandboxes in users.items():
         problem = f"is used by the sandboxes {', '.join(sandboxes)}"

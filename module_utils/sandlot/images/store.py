@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The images of a host as one wish: which there are to be, and what takes the host there."""
+"""Plans the images of a host: made, recorded and removed until they are as desired."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ import functools
 import hashlib
 import os
 from dataclasses import dataclass, replace
-from typing import Dict, Iterable, List, Mapping, Sequence, Set, Tuple
+from typing import (
+    Dict,
+    FrozenSet,
+    Iterable,
+    List,
+    Mapping,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 from .. import lock, store
 from ..errors import SpecError
@@ -16,7 +25,9 @@ from ..kernel import files
 from ..plan import Change, Operation
 from ..site import Site
 from . import build, progress, records, setup, workspace
+from .build import Making
 from .model import Image, ImageSpec
+from .records import Use
 from .setup import Runner
 from .sources import of
 
@@ -24,21 +35,30 @@ from .sources import of
 
 
 @dataclass(frozen=True)
-class Making(Operation):
-    """An operation that ends with an image in place."""
+class ImagePlan:
+    """``wanted`` are the images that are listed, as they will be; ``absent`` are names.
 
-    image: str = ""
-    verb: str = ""
+    ``sweeps`` and the trees of ``makings`` need no lock. ``prune`` is whether trees that nothing
+    refers to are removed though no image changes.
+    """
 
+    wanted: Mapping[str, Image]
+    absent: FrozenSet[str]
+    sweeps: Sequence[Operation]
+    makings: Sequence[Making]
+    purge: bool = False
+    prune: bool = False
 
-def operations(
-    site: Site,
-    specs: Sequence[ImageSpec],
-    *,
-    purge: bool = False,
-    run_setup: Runner | None = None,
-) -> List[Operation]:
-    return planned(site, specs, purge=purge, run_setup=run_setup)[1]
+    def as_made(self) -> ImagePlan:
+        """The same once the trees are made."""
+        made = {making.name: making.as_made() for making in self.makings}
+        return replace(self, wanted={**self.wanted, **made})
+
+    def after(self, known: Mapping[str, Image]) -> Dict[str, Image]:
+        """The images of a host that has those ``known``, when all is done."""
+        kept = {} if self.purge else known
+        there = {**kept, **self.wanted}
+        return {name: image for name, image in there.items() if name not in self.absent}
 
 
 def planned(
@@ -48,26 +68,57 @@ def planned(
     purge: bool = False,
     prune: bool = False,
     run_setup: Runner | None = None,
-) -> Tuple[Dict[str, Image], List[Operation]]:
-    """The images that the host is to have, and what takes it there.
-
-    ``purge`` removes images that are not listed, ``prune`` only trees that nothing refers to, which
-    goes along with any other change as well.
-    """
+) -> ImagePlan:
+    """Asks the sources, some of which are far away, so never with the writer lock."""
     known = records.observe(site)
-    wanted = desired(site, specs, purge=purge)
-    gone = [name for name in known if name not in wanted]
-    records.check_unused(site, gone)
+    there = desired(site, specs, purge=purge)
     listed = [spec for spec in specs if spec.state == "present"]
-    making = [
-        _present(site, spec, known.get(spec.name), wanted[spec.name], run_setup) for spec in listed
+    makings = [
+        _present(site, spec, known.get(spec.name), there[spec.name], run_setup) for spec in listed
     ]
-    found = _leftovers(site, _awaited(site, wanted.values()))
-    found += [operation for operation in making if operation]
-    found += [_removal(site, known[name]) for name in gone]
-    if found or purge or prune:
-        found += _prune(site, _trees(site, wanted.values()))
-    return wanted, found
+    return ImagePlan(
+        wanted={spec.name: there[spec.name] for spec in listed},
+        absent=frozenset(spec.name for spec in specs if spec.state == "absent"),
+        sweeps=_leftovers(site, _awaited(site, there.values())),
+        makings=[making for making in makings if making],
+        purge=purge,
+        prune=prune,
+    )
+
+
+def removals(
+    site: Site, plan: ImagePlan, known: Mapping[str, Image], used: Sequence[Use]
+) -> List[Operation]:
+    """Removes the rest once all else is done, with the writer lock; ``used`` counts then."""
+    after = plan.after(known)
+    gone = [name for name in known if name not in after]
+    records.check_unused(gone, used)
+    found = [_removal(site, known[name]) for name in gone]
+    if found or plan.sweeps or plan.makings or plan.purge or plan.prune:
+        found += _prune(site, _trees(site, after.values()), used)
+    return found
+
+
+def operations(
+    site: Site,
+    specs: Sequence[ImageSpec],
+    *,
+    purge: bool = False,
+    run_setup: Runner | None = None,
+) -> List[Operation]:
+    """A whole run for images alone; each operation takes the lock for itself."""
+    plan = planned(site, specs, purge=purge, run_setup=run_setup)
+    going = removals(site, plan, records.observe(site), records.uses(site))
+    making = [each.operation(each.make) for each in plan.makings]
+    return [*plan.sweeps, *making, *(_locked(site, each) for each in going)]
+
+
+def _locked(site: Site, operation: Operation) -> Operation:
+    def action() -> None:
+        with lock.exclusive(site):
+            operation.apply()
+
+    return replace(operation, action=action)
 
 
 def desired(site: Site, specs: Sequence[ImageSpec], *, purge: bool = False) -> Dict[str, Image]:
@@ -85,12 +136,13 @@ def desired(site: Site, specs: Sequence[ImageSpec], *, purge: bool = False) -> D
 def prune_operations(site: Site, *, unused: bool = False) -> List[Operation]:
     """Removes trees and copies that neither an image nor a sandbox refers to; with ``unused``,
     images that no sandbox uses as well."""
-    known = records.observe(site)
-    used = {use.image for use in records.uses(site)}
-    gone = [name for name in known if unused and name not in used]
+    known, used = records.observe(site), records.uses(site)
+    names = {use.image for use in used}
+    gone = [name for name in known if unused and name not in names]
     kept = [image for name, image in known.items() if name not in gone]
-    found = _leftovers(site, set()) + [_removal(site, known[name]) for name in gone]
-    return found + _prune(site, _trees(site, kept))
+    going = [_removal(site, known[name]) for name in gone]
+    going += _prune(site, _trees(site, kept), used)
+    return [*_leftovers(site, set()), *(_locked(site, each) for each in going)]
 
 
 def _wanted(site: Site, spec: ImageSpec, known: Image | None, others: Mapping[str, Image]) -> Image:
@@ -150,15 +202,12 @@ def _root(site: Site, digest: str) -> str:
 
 def _present(
     site: Site, spec: ImageSpec, image: Image | None, wanted: Image, run_setup: Runner | None
-) -> Operation | None:
+) -> Making | None:
     made = bool(wanted.digest) and all(os.path.isdir(layer) for layer in wanted.layers)
     if made and image == wanted:
         return None
     verb, change = _verb(image, wanted, made=made)
-    short = f" {wanted.digest[:12]}" if wanted.digest else ""
-    action = functools.partial(build.make, site, spec, wanted, run_setup)
-    summary = f"{verb}{short} from {spec.source}"
-    return Making(f"image {spec.name}", summary, action, change, spec.name, verb)
+    return Making(site, spec, wanted, verb, change, run_setup)
 
 
 def _verb(image: Image | None, wanted: Image, *, made: bool) -> Tuple[str, Change]:
@@ -195,8 +244,8 @@ def _awaited(site: Site, images: Iterable[Image]) -> Set[str]:
     return {image.base for image in images if not build.is_made(site, image.base)}
 
 
-def _prune(site: Site, kept: Set[str]) -> List[Operation]:
-    unused = _unused(site, kept)
+def _prune(site: Site, kept: Set[str], used: Sequence[Use]) -> List[Operation]:
+    unused = _unused(site, kept, used)
     if not unused:
         return []
     names = " ".join(f"{digest[:12]}{rest}" for digest, rest in unused)
@@ -208,9 +257,8 @@ def _trees(site: Site, images: Iterable[Image]) -> Set[str]:
     return {name for image in images for name in records.trees_of(site, image.layers)}
 
 
-def _unused(site: Site, kept: Set[str]) -> List[Tuple[str, str]]:
+def _unused(site: Site, kept: Set[str], used: Sequence[Use]) -> List[Tuple[str, str]]:
     """(digest, "") for a whole tree, (digest, "/shifted-START") for one copy in it."""
-    used = records.uses(site)
     for use in used:
         kept = kept | {use.digest, *records.trees_of(site, use.layers)}
     copies = {(use.digest, f"shifted-{use.start}") for use in used}
@@ -224,13 +272,12 @@ def _unused(site: Site, kept: Set[str]) -> List[Tuple[str, str]]:
     return found
 
 
-# -- doing
+# -- doing, with the writer lock
 
 
 def _forget(site: Site, name: str) -> None:
-    with lock.exclusive(site):
-        records.check_unused(site, [name])
-        store.remove(records.path(site, name))
+    records.check_unused([name], records.uses(site))
+    store.remove(records.path(site, name))
 
 
 def _sweep(site: Site, awaited: Set[str]) -> None:
@@ -250,7 +297,6 @@ def _sweep(site: Site, awaited: Set[str]) -> None:
 
 
 def _discard_all(site: Site) -> None:
-    with lock.exclusive(site):
-        images = records.observe(site).values()
-        for digest, rest in _unused(site, _trees(site, images)):
-            workspace.discard(site, f"{workspace.tree(site, digest)}{rest}")
+    kept = _trees(site, records.observe(site).values())
+    for digest, rest in _unused(site, kept, records.uses(site)):
+        workspace.discard(site, f"{workspace.tree(site, digest)}{rest}")

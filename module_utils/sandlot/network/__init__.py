@@ -11,12 +11,12 @@ from __future__ import annotations
 from .bridge.adapter import session
 from .bridge.bridges import network_operations, teardown_operations
 from .bridge.links import link_operations, unlink_all, unlink_operations
-from .bridge.manage import Managed, declared, removed
+from .bridge.manage import remaining, shrink_operations
 from .bridge.observe import NetworkState, observe
 from .bridge.rates import Rates, rate_operations
 from .bridge.rules import rules_operations
 from .common.allocation import allocate, publications
-from .common.declare import default, load, load_for, normalise
+from .common.declare import argument_spec, default, load, load_for, normalise
 from .common.files import hosts_file, resolv_conf, unreachable_resolvers
 from .common.model import Interface, Network, Publication
 from .common.names import Names, check_names
@@ -30,7 +30,6 @@ from .common.resolution import warnings as name_warnings
 __all__ = [
     "CLOSED",
     "Interface",
-    "Managed",
     "Names",
     "Network",
     "NetworkState",
@@ -38,9 +37,9 @@ __all__ = [
     "Publication",
     "Rates",
     "allocate",
+    "argument_spec",
     "check_names",
     "check_publications",
-    "declared",
     "default",
     "hosts_file",
     "link_operations",
@@ -54,12 +53,13 @@ __all__ = [
     "port_numbers",
     "publications",
     "rate_operations",
-    "removed",
+    "remaining",
     "resolv_conf",
     "resolve_names",
     "rules_operations",
     "save_names",
     "session",
+    "shrink_operations",
     "teardown_operations",
     "unlink_all",
     "unlink_operations",

@@ -9,10 +9,10 @@ from typing import Any, Iterable, Mapping, Sequence
 import pytest
 from sandlot.converge import dependencies, order
 from sandlot.converge.decide import Decision, Desired, Observed
-from sandlot.converge.steps import Failures
 from sandlot.errors import LaunchError, SpecError
 from sandlot.idmap import IdRange
 from sandlot.launcher.client import Launcher
+from sandlot.plan import Failures
 from sandlot.sandbox.record import PRESENT, ImageRef, Record
 from sandlot.site import Site
 from sandlot.spec import normalise

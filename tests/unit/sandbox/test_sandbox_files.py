@@ -10,12 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sandlot.converge.steps import Failures, Line, Step, apply_all, batch, lines, single
 from sandlot.errors import HostError, SandlotError, SpecError
 from sandlot.idmap import IdRange
 from sandlot.kernel.trees import remove_tree
 from sandlot.network import Interface, Network
-from sandlot.plan import Change, Operation
+from sandlot.plan import Change, Operation, apply_each, batch, descriptions, of_one
 from sandlot.sandbox import etcfiles, launchfile, names, process, record
 from sandlot.sandbox.record import ImageRef, Record
 from sandlot.site import Site
@@ -96,17 +95,17 @@ def test_removal_follows_no_link(tmp_path: Path) -> None:
 def test_a_failed_sandbox_is_left_out_of_what_follows() -> None:
     done: list[str] = []
 
-    def fail(failures: Failures) -> None:
+    def fail() -> None:
         raise SandlotError("broken", hint="mend it")
 
     steps = [
-        Step("a: plug", fail, (), "a"),
-        Step("a: limit", lambda failures: done.append("a limit"), (), "a"),
-        Step("b: limit", lambda failures: done.append("b limit"), (), "b"),
+        Operation("a", "plug", fail, subject="a"),
+        Operation("a", "limit", lambda: done.append("a limit"), subject="a"),
+        Operation("b", "limit", lambda: done.append("b limit"), subject="b"),
         *batch("start", ["a", "b"], lambda names, failures: done.extend(names)),
         *batch("stop", ["a"], lambda names, failures: done.append("never")),
     ]
-    failures = apply_all(steps)
+    failures = apply_each(steps)
     assert done == ["b limit", "b"]
     assert {name: str(error) for name, error in failures.items()} == {
         "a": "a: plug: broken; mend it"
@@ -114,24 +113,24 @@ def test_a_failed_sandbox_is_left_out_of_what_follows() -> None:
 
 
 def test_what_is_not_one_sandboxes_own_ends_the_run() -> None:
-    def full(failures: Failures) -> None:
+    def full() -> None:
         raise OSError(28, "No space left on device", "/x")
 
     with pytest.raises(HostError, match=r"a: write record: .*No space left on device"):
-        apply_all([Step("a: write record", full, (), "a")])
+        apply_each([Operation("a", "write record", full, subject="a")])
 
     def refuse() -> None:
         raise SpecError("x", 1, "is wrong")
 
     with pytest.raises(SandlotError, match="rules: replace: x: 1 is wrong"):
-        apply_all([single(Operation("rules", "replace", refuse))])
+        apply_each([Operation("rules", "replace", refuse)])
 
 
 def test_lines_say_what_steps_do() -> None:
-    silent = single(Operation("web", "plug", lambda: None), silent=True)
-    told = single(Operation("web", "restart", lambda: None, Change.RESTART), subject="web")
-    assert lines([silent, told]) == [Line("web", "restart", Change.RESTART)]
-    assert lines([told])[0].describe() == "web: restart (restart)"
+    silent = of_one("web", [Operation("web", "plug", lambda: None)], silent=True)
+    told = of_one("web", [Operation("web", "restart", None, Change.RESTART)], silent=False)
+    assert descriptions([*silent, *told]) == ["web: restart (restart)"]
+    assert {each.subject for each in (*silent, *told)} == {"web"}
 
 
 def around(*records: Record) -> etcfiles.Surroundings:

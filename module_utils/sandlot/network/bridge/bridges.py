@@ -39,6 +39,16 @@ def network_operations(
     return changes
 
 
+def removal_operations(
+    site: Site, before: Mapping[str, Network], after: Mapping[str, Network], state: NetworkState
+) -> list[Operation]:
+    """Take the host from the networks ``before``, which are in order, to fewer of them."""
+    found = [Operation(TARGET, "record the networks", lambda: _save(site, after))]
+    if not any(network.ipv6_subnet for network in after.values()):
+        found += _restore_forwarding6(site, state)
+    return [*found, *_removals(site, after, before, state)]
+
+
 def _forwarding(
     site: Site, networks: Mapping[str, Network], state: NetworkState
 ) -> list[Operation]:

@@ -22,6 +22,20 @@ OPTIONS = frozenset(
         "mtu", "dns_servers", "internal", "egress", "host_access",
     )
 )  # fmt: skip
+ARGUMENTS: Mapping[str, Any] = {
+    "name": {"type": "str", "required": True},
+    "ipv4_subnet": {"type": "str"},
+    "ipv4_gateway": {"type": "str"},
+    "ipv6_subnet": {"type": "str"},
+    "ipv6_gateway": {"type": "str"},
+    "nat": {"type": "bool", "default": True},
+    "isolated": {"type": "bool", "default": False},
+    "mtu": {"type": "int"},
+    "dns_servers": {"type": "list", "elements": "str", "default": []},
+    "internal": {"type": "bool", "default": False},
+    "egress": {"type": "list", "elements": "raw"},
+    "host_access": {"type": "list", "elements": "raw", "default": []},
+}
 MIN_MTU = 576
 MAX_MTU = 65535
 MIN_MTU_IPV6 = 1280
@@ -29,6 +43,11 @@ MAX_PREFIX = {4: 30, 6: 126}
 EXAMPLE = {4: "10.77.4.0/24", 6: "fd77:0:0:4::/64"}
 # Loopback, unspecified and mapped addresses; those of one link; multicast.
 UNFIT6 = tuple(ipaddress.IPv6Network(text) for text in ("::/8", "fe80::/9", "ff00::/8"))
+
+
+def argument_spec() -> Mapping[str, Any]:
+    """Ansible's argument spec of one network."""
+    return ARGUMENTS
 
 
 def normalise(site: Site, raw: Iterable[Mapping[str, Any]]) -> dict[str, Network]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from functools import partial
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Sequence
 
 from .. import images, spec
 from ..build import layerfile
@@ -28,8 +28,8 @@ from ..plan import Operation
 from ..sandbox import last_words, logs, names, record, runtime
 from ..sandbox.record import STARTED, STOPPED
 from ..site import Site
-from .api import converge
 from .decide import ABSENT, Desired
+from .report import Result
 from .resolve import Request
 
 # What package managers need as root of a sandbox; docs/images.md says what for.
@@ -38,12 +38,15 @@ _SHOWN_LINES = 15
 _LOG_TAIL = 1 << 15
 
 
-def runner(site: Site) -> setup.Runner:
-    return partial(run, site)
+Converge = Callable[[Request], Result]
 
 
-def run(site: Site, job: Job, below: images.Image) -> NamespaceRecord:
-    sandbox = _Throwaway(site, job, below)
+def runner(site: Site, converge: Converge) -> setup.Runner:
+    return partial(run, site, converge)
+
+
+def run(site: Site, converge: Converge, job: Job, below: images.Image) -> NamespaceRecord:
+    sandbox = _Throwaway(site, converge, job, below)
     # One that a killed run left is not trusted to have done anything right.
     sandbox.remove()
     try:
@@ -58,25 +61,27 @@ def run(site: Site, job: Job, below: images.Image) -> NamespaceRecord:
         sandbox.remove()
 
 
-def leftovers(site: Site) -> List[Operation]:
+def leftovers(site: Site, converge: Converge) -> List[Operation]:
     """Removes throw-away sandboxes whose makers were killed."""
     known = [name for name in sorted(names.known(site)) if setup.SANDBOX.fullmatch(name)]
+    summary = "remove what an interrupted setup left"
     return [
-        Operation(name, "remove what an interrupted setup left", partial(_remove, site, name))
+        Operation(name, summary, partial(_remove, site, converge, name))
         for name in known
         if not setup.is_running(site, name)
     ]
 
 
-def _remove(site: Site, name: str) -> None:
+def _remove(site: Site, converge: Converge, name: str) -> None:
     if name in names.known(site):
-        result = converge(site, Request((Desired(name, ABSENT),)))
+        result = converge(Request((Desired(name, ABSENT),)))
         if result.failed:
             raise SandlotError("; ".join(result.failed.values()))
 
 
 class _Throwaway:
-    def __init__(self, site: Site, job: Job, below: images.Image) -> None:
+    def __init__(self, site: Site, converge: Converge, job: Job, below: images.Image) -> None:
+        self._run = converge
         self._paths = site
         self._job = job
         self._name = setup.sandbox_name(job.digest)
@@ -98,7 +103,7 @@ class _Throwaway:
         }
 
     def remove(self) -> None:
-        _remove(self._paths, self._name)
+        _remove(self._paths, self._run, self._name)
 
     def make(self) -> None:
         # Nothing runs yet; a spec has to name something that could.
@@ -123,7 +128,7 @@ class _Throwaway:
 
     def _converge(self, asked: spec.Spec, state: str, what: str = "") -> None:
         wish = Desired(self._name, state, asked)
-        result = converge(self._paths, Request((wish,), made={self._name: self._image}))
+        result = self._run(Request((wish,), made={self._name: self._image}))
         if self._name in result.failed:
             where = what or f"image {self._job.spec.name!r}: setup"
             raise SandlotError(f"{where} can't be run: {result.failed[self._name]}")

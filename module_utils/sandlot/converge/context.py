@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""What the phases of a run are planned from: decided once, before the first of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Mapping, Sequence
+
+from .. import network
+from ..host import probe
+from ..network import Network
+from ..sandbox import etcfiles
+from ..sandbox.record import Record
+from ..site import Site
+from . import dependencies, netns_sharing, rebuild
+from .decide import NO_PINS, Decision, decide
+from .observe import Observation
+from .rebuild import Rebuild
+from .resolve import Request, Resolved, resolve
+
+
+@dataclass(frozen=True)
+class HostFiles:
+    """The host-made files of one sandbox, and which of them are not right yet."""
+
+    record: Record
+    contents: etcfiles.Files
+    outdated: Sequence[str]
+
+    def due(self) -> etcfiles.Files:
+        return {file: self.contents[file] for file in self.outdated}
+
+
+@dataclass(frozen=True)
+class Context:
+    """``followers`` are running bystanders to restart, and why; ``remaining`` the last networks."""
+
+    site: Site
+    request: Request
+    seen: Observation
+    resolved: Resolved
+    decisions: Mapping[str, Decision]
+    rebuilds: Mapping[str, Rebuild]
+    followers: Mapping[str, str]
+    files: Mapping[str, HostFiles]
+    remaining: Mapping[str, Network]
+
+
+def context(site: Site, request: Request, seen: Observation) -> Context:
+    resolved = resolve(site, request, seen)
+    decisions = _decisions(resolved, seen)
+    if any(decision.create or decision.start for decision in decisions.values()):
+        probe.require()
+    followers = _followers(resolved, decisions, seen)
+    _check_running(resolved, decisions, followers, seen)
+    return Context(
+        site=site,
+        request=request,
+        seen=seen,
+        resolved=resolved,
+        decisions=decisions,
+        rebuilds=rebuild.rebuilds(decisions, resolved.targets, resolved.launches, seen.seen),
+        followers=followers,
+        files={} if request.sandboxes is None else _files(site, seen, resolved),
+        remaining=_remaining(request, seen, resolved),
+    )
+
+
+def _remaining(request: Request, seen: Observation, resolved: Resolved) -> Mapping[str, Network]:
+    if request.networks is None:
+        return seen.networks
+    interfaces = [item for items in resolved.interfaces.values() for item in items]
+    return network.remaining(seen.networks, request.networks, interfaces, purge=request.purge)
+
+
+def _decisions(resolved: Resolved, seen: Observation) -> dict[str, Decision]:
+    """Those that share another's network come last, as they follow what happens to it."""
+    decisions: dict[str, Decision] = {}
+    ordered = sorted(resolved.targets.items(), key=lambda item: item[1].record.spec.network_partner)
+    for name, target in ordered:
+        rejoin = netns_sharing.reason(target.record, decisions, seen.seen[name])
+        decisions[name] = decide(target, seen.seen[name], rejoin)
+    return {name: decisions[name] for name in resolved.targets}
+
+
+def _followers(
+    resolved: Resolved, decisions: Mapping[str, Decision], seen: Observation
+) -> dict[str, str]:
+    """Running bystanders that share the network of one of this run's sandboxes: why to restart."""
+    reasons = {
+        name: netns_sharing.reason(entry, decisions, seen.seen[name])
+        for name, entry in resolved.bystanders.items()
+        if entry.spec.network_partner in decisions and seen.seen[name].running
+    }
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _check_running(
+    resolved: Resolved,
+    decisions: Mapping[str, Decision],
+    followers: Mapping[str, str],
+    seen: Observation,
+) -> None:
+    """What is started from its record alone is left to the start, where one fails for itself."""
+    starting = {name: resolved.bystanders[name] for name in followers}
+    starting.update(
+        (name, decision.record)
+        for name, decision in decisions.items()
+        if decision.start and not resolved.targets[name].wish.keep_image
+    )
+    dependencies.check_running(starting, decisions, seen.seen)
+
+
+def _files(site: Site, seen: Observation, resolved: Resolved) -> dict[str, HostFiles]:
+    """Of the wished sandboxes, and of the others as far as they have namespaces."""
+    records = {name: target.record for name, target in resolved.targets.items()}
+    records.update(
+        (name, entry)
+        for name, entry in resolved.bystanders.items()
+        if seen.seen[name].pins != NO_PINS
+    )
+    everyone = {**resolved.bystanders, **{n: t.record for n, t in resolved.targets.items()}}
+    around = etcfiles.surroundings(seen.networks, everyone, resolved.interfaces)
+    files = {}
+    for name, entry in records.items():
+        contents = etcfiles.contents(entry, around)
+        files[name] = HostFiles(entry, contents, etcfiles.outdated(site, name, contents))
+    return files

@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Phases of a run: what each asks of the host, for all sandboxes at once."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Iterable, Mapping, Sequence
+
+from .. import cgroups, idmap, images, network
+from ..host import payload
+from ..launcher.client import Launcher
+from ..plan import Change, Failures, Operation, batch, of_one
+from ..sandbox import etcfiles, launchfile, layers, live, record
+from ..sandbox.record import PRESENT, REBUILDING, Record
+from ..site import Site
+from . import dependencies, rebuild
+from .context import Context
+from .decide import NO_PINS, Decision, Observed, namespace_lines, record_lines, run_lines
+from .observe import NamespaceRecord, write_namespace_record
+
+
+def record_images(context: Context) -> list[Operation]:
+    """Their trees have been made by now, without the lock."""
+    planned = context.request.image_plan
+    return [making.operation(making.record) for making in planned.makings] if planned else []
+
+
+def announce_rebuilds(context: Context) -> list[Operation]:
+    rebuilds = context.rebuilds.values()
+    return [each for one in rebuilds for each in rebuild.announce(context.site, one)]
+
+
+def shift_beside(context: Context) -> list[Operation]:
+    return _shift(context, beside=True)
+
+
+def prepare_rebuilds(context: Context) -> list[Operation]:
+    return rebuild.prepare(context.site, context.rebuilds)
+
+
+def write_records(context: Context) -> list[Operation]:
+    decisions = context.decisions
+    ordered = dependencies.for_recording({name: d.record for name, d in decisions.items()})
+    return [
+        operation
+        for decision in (decisions[name] for name in ordered)
+        if decision.write_record and not decision.beside
+        for operation in (*record_lines(decision), _write_record(context.site, decision.record))
+    ]
+
+
+def _write_record(site: Site, entry: Record) -> Operation:
+    save = partial(record.save, site, entry)
+    return Operation(entry.name, "write record", save, subject=entry.name, silent=True)
+
+
+def stop(context: Context) -> list[Operation]:
+    """What is depended on last. Those that only stop say so here, a restart where it starts.
+
+    So are those that this run changes and that do not run: they may have crashed, and the launcher
+    would revive them in the middle of it.
+    """
+    seen = context.seen.seen
+    decisions = context.decisions
+    stopping = [name for name, d in decisions.items() if d.stop or _may_revive(d, seen[name])]
+    stopping += context.followers
+    removed = [n for n in context.resolved.removed if seen[n].running or seen[n].pins != NO_PINS]
+    launcher = Launcher(context.site, python=payload.python())
+
+    def stop_all(names: Sequence[str], failures: Failures) -> None:
+        failures.update(launcher.stop(names))
+
+    known = {**context.seen.records.good, **{name: d.record for name, d in decisions.items()}}
+    levels = dependencies.stops([*removed, *stopping], known)
+    return [
+        operation
+        for level in levels
+        for operation in batch("stop", level, stop_all, _stop_lines(decisions, level))
+    ]
+
+
+def _stop_lines(decisions: Mapping[str, Decision], names: Iterable[str]) -> list[Operation]:
+    stopping = [decisions[name] for name in names if name in decisions]
+    return [ln for d in stopping if d.stop and not d.start for ln in run_lines(d)]
+
+
+def _may_revive(decision: Decision, seen: Observed) -> bool:
+    changes = decision.write_record or decision.start or decision.rebuild or decision.destroy
+    return bool(changes) and not seen.running and seen.pins != NO_PINS
+
+
+def destroy(context: Context) -> list[Operation]:
+    removed = [n for n in context.resolved.removed if context.seen.seen[n].pins != NO_PINS]
+    remade = [name for name, d in context.decisions.items() if d.destroy]
+    rebuilt = [n for n in context.resolved.removed if context.seen.seen[n].rebuild]
+    launcher = Launcher(context.site, python=payload.python())
+
+    def destroy_all(names: Sequence[str], failures: Failures) -> None:
+        failures.update(launcher.destroy(names))
+
+    # A network namespace dies some time after its pin; its links have to be gone at once.
+    made = [name for name, d in context.decisions.items() if d.create and not d.beside]
+    gone = [*context.resolved.removed, *made]
+    unlinked = network.unlink_all(context.site, gone, context.seen.network)
+    return [
+        *of_one("", unlinked, silent=True),
+        *batch("destroy namespaces", [*removed, *remade], destroy_all),
+        *batch("destroy", rebuilt, lambda n, f: f.update(rebuild.unpin(context.site, n))),
+    ]
+
+
+def switch(context: Context) -> list[Operation]:
+    return rebuild.switch(context.site, context.rebuilds, context.seen.network)
+
+
+def ids(context: Context) -> list[Operation]:
+    if context.request.sandboxes is None:
+        return []
+    resolved = context.resolved
+    present = {name: target.record.ids for name, target in resolved.targets.items()}
+    present.update({name: entry.ids for name, entry in resolved.bystanders.items()})
+    return idmap.operations(context.site, context.seen.ids, present, resolved.removed)
+
+
+def networks(context: Context) -> list[Operation]:
+    """Rules and bridges of all networks; those that are to go stay until nothing needs them."""
+    site, seen, resolved = context.site, context.seen, context.resolved
+    if context.request.sandboxes is None and context.request.networks is None:
+        return []
+    if not context.remaining:
+        return []
+    interfaces = [entry for entries in resolved.interfaces.values() for entry in entries]
+    return [
+        *network.rules_operations(
+            site,
+            seen.networks,
+            interfaces,
+            resolved.publications,
+            seen.network,
+            policies=resolved.policies,
+        ),
+        *network.network_operations(site, seen.networks, seen.network),
+    ]
+
+
+def shift(context: Context) -> list[Operation]:
+    return _shift(context, beside=False)
+
+
+def _shift(context: Context, *, beside: bool) -> list[Operation]:
+    """Copies of images for the sandboxes of a host that can't map ids on a mount."""
+    steps = []
+    decisions = {name: d for name, d in context.decisions.items() if d.beside is beside}
+    for name, decision in decisions.items():
+        ref = decision.record.image
+        image = context.seen.images.get(ref.name)
+        if image and image.digest == ref.digest and launchfile.is_shifted(ref):
+            found = images.shift_operations(context.site, image, decision.record.ids)
+            steps += of_one(name, found, silent=False)
+    return steps
+
+
+def prepare(context: Context) -> list[Operation]:
+    """Layer, host-made files and launch file of each sandbox; one step, for it is one sandbox's."""
+    found = [_prepare_one(context, decision) for decision in context.decisions.values()]
+    return [operation for operation in found if operation is not None]
+
+
+def _prepare_one(context: Context, decision: Decision) -> Operation | None:
+    paths, name = context.site, decision.name
+    fresh = not decision.beside and (decision.told or not context.seen.seen[name].layer)
+    files = context.files[name]
+    launch = context.resolved.launches[name]
+    current = launchfile.current(paths, name)
+    encoded = launchfile.encoded(launch)
+    relaunch = current != encoded and not decision.beside
+    stays = context.seen.seen[name].running and not decision.stop
+    told_live = relaunch and stays and live.differs(launchfile.decoded(current), launch)
+
+    def write() -> None:
+        if fresh:
+            layers.make(paths.sandbox(name), decision.record.ids)
+        if files.outdated:
+            etcfiles.write(paths, decision.record, files.due())
+        if told_live:
+            live.configure(paths.sandbox(name), launch)
+        if relaunch:
+            launchfile.write(paths.sandbox(name), encoded)
+
+    parts = [*(["layer"] if fresh else []), *files.outdated]
+    parts += ["launch.json"] if relaunch else []
+    if parts in ([], ["hosts"]):
+        return None
+    told = decision.told or decision.write_record
+    return Operation(name, f"write {', '.join(parts)}", write, subject=name, silent=told)
+
+
+def update_hosts(context: Context) -> list[Operation]:
+    """Neighbours come and go, so hosts files of sandboxes that do not change otherwise follow."""
+    due = {name: files for name, files in context.files.items() if files.outdated == ["hosts"]}
+
+    def update(names: Sequence[str], failures: Failures) -> None:
+        for name in names:
+            etcfiles.write(context.site, due[name].record, due[name].due())
+
+    told = any(decision.told for decision in context.decisions.values())
+    count = f"{len(due)} file{'s' if len(due) > 1 else ''}"
+    lines = [] if told or context.resolved.removed else [Operation("hosts", f"update {count}")]
+    return batch("update hosts files", list(due), update, lines)
+
+
+def create(context: Context) -> list[Operation]:
+    making = {name: d for name, d in context.decisions.items() if d.create and not d.beside}
+    lines = [line for decision in making.values() for line in namespace_lines(decision)]
+    targets = context.resolved.targets
+    launcher = Launcher(context.site, python=payload.python())
+
+    def create_all(names: Sequence[str], failures: Failures) -> None:
+        for name in names:
+            made = NamespaceRecord(targets[name].namespaces, targets[name].record.interfaces)
+            write_namespace_record(context.site.sandbox(name), made)
+        failures.update(launcher.create(names))
+
+    return batch("make namespaces", list(making), create_all, lines)
+
+
+def plug(context: Context) -> list[Operation]:
+    steps = []
+    for name, decision in context.decisions.items():
+        interfaces = decision.record.interfaces
+        state = context.seen.network
+        if decision.create:
+            state = state.without(name)
+        netns = context.site.sandbox(name).pin("net")
+        found = [
+            *network.unlink_operations(context.site, name, state, interfaces),
+            *network.link_operations(context.site, interfaces, netns, state),
+        ]
+        if found and not decision.create:
+            steps.append(_note_interfaces(context, decision))
+        steps += of_one(name, found, silent=decision.create)
+        steps += _shape(context, decision, plugged=bool(found))
+    return steps
+
+
+def _note_interfaces(context: Context, decision: Decision) -> Operation:
+    """Beside the pins, where they are found when the record is damaged."""
+    name = decision.name
+
+    def note() -> None:
+        made = NamespaceRecord(
+            context.resolved.targets[name].namespaces, decision.record.interfaces
+        )
+        write_namespace_record(context.site.sandbox(name), made)
+
+    return Operation(name, "note interfaces", note, subject=name, silent=True)
+
+
+def _shape(context: Context, decision: Decision, *, plugged: bool) -> list[Operation]:
+    """Bandwidth; what plugs a sandbox may make its links anew, without their limits."""
+    spec, interfaces = decision.record.spec, decision.record.interfaces
+    rates = network.Rates(spec.ingress_rate, spec.egress_rate)
+    state = context.seen.network
+    states = [state, state.without(decision.name)] if plugged else [state]
+    plans = (network.rate_operations(context.site, interfaces, rates, each) for each in states)
+    return of_one(decision.name, next(filter(None, plans), []), silent=plugged)
+
+
+def limit(context: Context) -> list[Operation]:
+    steps = []
+    for name, decision in context.decisions.items():
+        spec = decision.record.spec
+        found = cgroups.operations(context.site, name, spec, context.seen.cgroups)
+        steps += of_one(name, found, silent=decision.new)
+    return steps
+
+
+def start(context: Context) -> list[Operation]:
+    starting = {name: d for name, d in context.decisions.items() if d.start}
+    lines = {name: run_lines(decision) for name, decision in starting.items()}
+    lines.update(
+        (name, [Operation(name, f"restart: {reason}", change=Change.RESTART)])
+        for name, reason in context.followers.items()
+    )
+    everyone = {**context.resolved.bystanders}
+    everyone.update((name, decision.record) for name, decision in context.decisions.items())
+    launcher = Launcher(context.site, python=payload.python())
+    names = [*starting, *context.followers]
+    starts = dependencies.Starts(context.site, launcher, names, everyone)
+    return [
+        operation
+        for level in starts.levels()
+        for operation in batch("start", level, starts.start, sum((lines[n] for n in level), []))
+    ]
+
+
+def watch(context: Context) -> list[Operation]:
+    """Sandboxes outlive their launcher; who crashes without one is not revived."""
+    running = any(context.seen.seen[name].running for name in context.decisions)
+    if context.seen.launcher or not running:
+        return []
+    launcher = Launcher(context.site, python=payload.python())
+    return [Operation("launcher", "start", launcher.ensure)]
+
+
+def await_rebuilds(context: Context) -> list[Operation]:
+    return rebuild.await_all(context.site, context.rebuilds)
+
+
+def settle(context: Context) -> list[Operation]:
+    """A rebuild is over once its layer is new and it does well; until then the record says so."""
+    rebuilds = context.rebuilds
+    return [
+        *(rebuild.commit(context.site, one) for one in rebuilds.values()),
+        *rebuild.discard(context.site, list(rebuilds)),
+        *(
+            _write_record(context.site, decision.record.in_phase(PRESENT))
+            for decision in context.decisions.values()
+            if decision.record.phase == REBUILDING and not decision.beside
+        ),
+    ]
