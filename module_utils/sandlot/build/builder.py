@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Start: everything around an init that has to be done with more rights than init will have.
+"""Starts an init: does for it what needs more rights than init will have.
 
-Runs in disposable children of the launcher, so that the memory they touch is gone when init runs:
-the builder (host root: cgroup, descriptors of all that is needed of the host) and its child, the
-mounter (the overlay, then as root of the sandbox's user namespace the rest of its root).
+Runs in disposable children of the launcher, whose memory is gone when init runs: the builder (host
+root: cgroup, descriptors of the host's files) and its child, the mounter (the overlay, then as root
+of the sandbox's user namespace the rest of its root).
 """
 
 from __future__ import annotations
@@ -61,16 +61,16 @@ class _Build:
 def start(
     paths: SandboxPaths,
     launch: Mapping[str, Any],
-    means: StartKit,
+    kit: StartKit,
     restarts: int,
 ) -> None:
-    """Bring up init in the pinned namespaces; done once the workload was exec'ed.
+    """Bring up init in the pinned namespaces, until it has exec'ed the workload.
 
     The joiner is the clean process that becomes init.
     """
-    peer, joiner = means.peer, means.joiner
+    peer, joiner = kit.peer, kit.joiner
     peer.settimeout(STEP_SECONDS)
-    build = _Build(paths, launch, means.build_namespace)
+    build = _Build(paths, launch, kit.build_namespace)
     oom.note(paths, launch["cgroups"])
     for directory in launch["cgroups"]:
         write_value(f"{directory}/cgroup.procs", str(joiner))
@@ -83,17 +83,15 @@ def start(
     pid = _expect(peer, "pid")["pid"]
     pidfd = os.pidfd_open(pid)
     try:
-        # Before init is known, so that nobody takes the last one's status for its own.
+        # Before init is known, so that nobody takes the last init's status for this one's.
         healthcheck = launch.get("healthcheck")
         descriptors = _descriptors(paths, restarts, "starting" if healthcheck else status.NO_HEALTH)
         _identify(paths, pid, pidfd, launch["digest"])
         _forget_oom_adjustment(pid)
-        found, fds = _mount_in_pid_namespace(build, pid)
-        config = {key: launch[key] for key in (*INIT_KEYS, *launch.get("init", ()))}
-        config.update(_confinement(launch), user=None, rlimits=rlimits, restarts=restarts)
-        config.update(healthcheck=healthcheck)
+        user, fds = _mount_in_pid_namespace(build, pid)
         opened, sinks = logs.open_sinks(paths)
-        config.update(found, logs=opened)
+        config = {**_config(launch), **user, "rlimits": rlimits, "restarts": restarts}
+        config["logs"] = opened
         wire.send(peer, config, [*fds, *descriptors, *sinks])
         _expect(peer, "started")
     except (OSError, LaunchError):
@@ -102,9 +100,9 @@ def start(
 
 
 def _await(peer: _socket.socket, joiner: int) -> None:
-    """The joiner's word; init has its end of the socket too, so that one's end tells nothing."""
+    """Wait until the joiner speaks or ends; init holds the socket too, so it stays open."""
     select.select([peer.fileno(), joiner], [], [], STEP_SECONDS)
-    # In this order, as it may speak and end in between.
+    # In this order, as the joiner may speak and end in between.
     dead = bool(select.select([joiner], [], [], 0)[0])
     silent = not select.select([peer], [], [], 0)[0]
     os.close(joiner)
@@ -112,17 +110,22 @@ def _await(peer: _socket.socket, joiner: int) -> None:
         raise LaunchError("init died before it was ready", hint=SEE_LOG)
 
 
-def _confinement(launch: Mapping[str, Any]) -> dict[str, Any]:
+def _config(launch: Mapping[str, Any]) -> dict[str, Any]:
+    """Init's part of a launch file."""
+    config = {key: launch[key] for key in (*INIT_KEYS, *launch.get("init", ()))}
     program = launch["seccomp"]
-    return confine.plan(launch["capabilities"], base64.b64decode(program) if program else None)
+    program = base64.b64decode(program) if program else None
+    config.update(confine.plan(launch["capabilities"], program))
+    config.update(user=None, healthcheck=launch.get("healthcheck"))
+    return config
 
 
 def _abandon(paths: SandboxPaths, pidfd: int) -> None:
-    """A start that failed leaves no init, and none that a launcher would think had crashed."""
+    """Kill init and end its status, so that no launcher takes a failed start for a crash."""
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     except ProcessLookupError:
-        pass  # it reported the failure and went
+        pass  # init reported the failure and ended
     runtime.finish(paths, "crashed", NOT_EXECUTABLE)
     store.remove(paths.init)
 
@@ -130,8 +133,8 @@ def _abandon(paths: SandboxPaths, pidfd: int) -> None:
 def _open_pins(paths: SandboxPaths, launch: Mapping[str, Any]) -> dict[str, int]:
     """Descriptors of the pinned namespaces, in the order in which they have to be joined.
 
-    User comes last: joining it gives up the rights over the others (setns(2)). A network namespace
-    that is another's is opened where it is.
+    User comes last: joining it gives up the rights over the others (setns(2)). Another's network
+    namespace is opened where it is.
     """
     joined = launch.get("netns")
     kinds = (*(() if joined else ("net",)), "uts", "ipc", "time", "user")
@@ -217,9 +220,9 @@ def _descriptors(paths: SandboxPaths, restarts: int, health: str) -> list[int]:
 
 
 def _mount_in_pid_namespace(build: _Build, pid: int) -> tuple[wire.Message, list[int]]:
-    """Fork the mounter into init's pid namespace, as procfs shows its mounter's; await its word.
+    """Fork the mounter into init's pid namespace, as procfs shows that of its mounter.
 
-    It is gone before init is told to go on, so no workload ever meets it.
+    The mounter has ended before init goes on, so no workload ever meets it.
     """
     pidns = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     namespaces.setns(pidns, namespaces.CLONE_NEWPID)
@@ -252,7 +255,8 @@ def _mounter(build: _Build, peer: _socket.socket) -> None:
         root = rootfs.pivot()
         rootplan.apply(build.plan, root)
         fds += _for_init(root)
-        answer = _user(root, build.launch)
+        uid, gid, groups = users.resolve(root, build.launch["user"])
+        answer = {"uid": uid, "gid": gid, "what": " ".join(str(number) for number in groups)}
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         answer = {"error": f"preparing the root: {error.strerror}{where}", "errno": error.errno}
@@ -281,8 +285,3 @@ def _for_init(root: int) -> list[int]:
     mnt = os.open("proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=root)
     null = os.open("dev/null", os.O_RDWR | os.O_CLOEXEC, dir_fd=root)
     return [mnt, null, rootfs.directory(root, "dev/pts")]
-
-
-def _user(root: int, launch: Mapping[str, Any]) -> wire.Message:
-    uid, gid, groups = users.resolve(root, launch["user"])
-    return {"uid": uid, "gid": gid, "what": " ".join(str(number) for number in groups)}

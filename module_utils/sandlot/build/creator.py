@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Create: a sandbox's user, net, uts, ipc and time namespaces, pinned under its run directory.
+"""Creates a sandbox's user, net, uts, ipc and time namespaces, pinned in its run directory.
 
 Runs in a disposable child of the launcher. The namespaces are unshared by a grandchild that has
 taken the sandbox's own uid, so the kernel charges its per-user limits to that uid
@@ -44,7 +44,7 @@ def create(paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
 
 
 def _unshare_as(ids: Mapping[str, int], kinds: Sequence[str]) -> None:
-    """In the grandchild: become the sandbox's uid, keep what unshare needs, unshare."""
+    """In the grandchild: become the sandbox's uid, keep the capability to unshare, unshare."""
     confine.prctl(confine.PR_SET_KEEPCAPS, 1)
     os.setgroups([])
     os.setresgid(ids["gid"], ids["gid"], ids["gid"])
@@ -103,7 +103,7 @@ def _set_sysctl(key: str, value: str, owner: int) -> None:
 
 
 def _write_as(uid: int, path: str, value: str) -> None:
-    """Settings of an ipc namespace are its owner's on newer kernels, which refuse host root."""
+    """Newer kernels let only its owner change an ipc namespace, and refuse host root."""
     os.seteuid(uid)
     try:
         write_value(path, value)
@@ -121,14 +121,9 @@ def destroy(paths: SandboxPaths) -> None:
         target = paths.pin(kind)
         while namespaces.is_namespace_file(target):
             mounts.umount(target)
-        _remove_place(target)
-
-
-def _remove_place(target: str) -> None:
-    """Where a pin was mounted, or whatever somebody left in its place."""
-    try:
-        os.unlink(target)
-    except FileNotFoundError:
-        return
-    except IsADirectoryError:
-        os.rmdir(target)
+        try:
+            os.unlink(target)
+        except FileNotFoundError:
+            continue
+        except IsADirectoryError:
+            os.rmdir(target)  # somebody put it in the place of the pin

@@ -31,7 +31,7 @@ SECRETS = (
     *("etc/security/opasswd", "etc/subuid", "etc/subgid", "etc/ppp", "etc/NetworkManager"),
     *(f"etc/ssh/ssh_host_{kind}_key" for kind in ("rsa", "dsa", "ecdsa", "ed25519")),
 )
-# What stands in for covered directories, and what programs expect.
+# Directories that stand in for covered ones, or that programs expect.
 EMPTY = {
     **{"dev": 0o755, "home": 0o755, "mnt": 0o755, "proc": 0o755, "root": 0o700, "run": 0o755},
     **{"srv": 0o755, "sys": 0o755, "tmp": 0o1777, "var": 0o755, "var/cache": 0o755},
@@ -55,7 +55,7 @@ class Entry:
 
 
 def make(ids: Mapping[str, int], choice: Mapping[str, List[str]]) -> int:
-    """A detached mount; ``choice`` has paths to "show" and to "hide" beyond the usual."""
+    """Make the mask, a detached mount; ``choice`` adds paths to "show" and to "hide"."""
     fd = mounts.new_mount("tmpfs", OPTIONS, FLAGS)
     for entry in entries(ids, choice):
         _make(fd, entry)
@@ -117,7 +117,7 @@ class _Mask:
             self._directory(name, EMPTY.get(name, 0o755), opaque=True)
 
     def _open_way(self, path: str, shown: List[str]) -> None:
-        """Cover a directory's entries but for those that lead to what is shown."""
+        """Cover a directory's entries, except those that lead to a shown path."""
         self._copied(path)
         for entry in sorted(os.listdir(f"{self._root}/{path}")):
             below = f"{path}/{entry}"
@@ -130,7 +130,7 @@ class _Mask:
                 self._whiteout(below)
 
     def _scan(self, path: str, shown: List[str]) -> None:
-        """Cover what others than its owner and group can't read."""
+        """Cover entries that only their owner and group can read."""
         for entry in _scanned(f"{self._root}/{path}"):
             below = f"{path}/{entry.name}"
             mode = entry.stat(follow_symlinks=False).st_mode

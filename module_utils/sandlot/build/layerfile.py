@@ -2,8 +2,8 @@
 # Copyright: the sandlot developers
 """Writes a file into the root of a stopped sandbox, as root of its own user namespace.
 
-A child of ours mounts the root as for a start, in a mount namespace without the host's tree, and
-gives up the host's rights before it touches a path in there.
+A child mounts the root as for a start, in a mount namespace without the host's tree, and gives up
+the host's rights before it touches a path inside.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import secrets
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, Mapping, Tuple
+from typing import Any, Mapping
 
 from .. import store
 from ..errors import LaunchError, SandlotError
@@ -60,15 +60,16 @@ def _outcome(launch: Mapping[str, Any], userns: int, scratch: str, step: Mapping
 
 
 def _place(root: int, step: Mapping[str, Any], content: bytes) -> None:
-    """Beside its place, then renamed: a link that has the name is replaced, not followed."""
+    """Write a new file, then rename it: a link of that name is replaced, not followed."""
     directory, _, leaf = step["dest"].rpartition("/")
     parent = rootfs.directory(root, directory, follow=True)
+    uid, _, gid = step.get("owner", "0:0").partition(":")
     temporary = f".sandlot-{secrets.token_hex(8)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(temporary, flags, 0o600, dir_fd=parent)
     try:
         write_all(fd, content)
-        os.fchown(fd, *_owner(step))
+        os.fchown(fd, int(uid), int(gid or uid))
         os.fchmod(fd, int(step.get("mode", "0644"), 8))
         os.rename(temporary, leaf, src_dir_fd=parent, dst_dir_fd=parent)
     except OSError:
@@ -76,8 +77,3 @@ def _place(root: int, step: Mapping[str, Any], content: bytes) -> None:
         raise
     finally:
         os.close(fd)
-
-
-def _owner(step: Mapping[str, Any]) -> Tuple[int, int]:
-    uid, _, gid = step.get("owner", "0:0").partition(":")
-    return int(uid), int(gid or uid)

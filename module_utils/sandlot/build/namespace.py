@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The build namespace: mounts next to nothing, and roots are put together in copies of it.
+"""The build namespace: next to nothing is mounted in it, and each root is built in a copy of it.
 
-Copying a mount namespace costs per mount, and the host's has four pins for each sandbox. From here
-a sandbox never holds the host's tree either, and its mount table names no path of the host.
+The kernel copies a mount namespace mount by mount, and the host's has four pins for each sandbox.
+A sandbox that starts from here never holds the host's tree, and its mount table names no path of
+the host.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 
 from ..kernel import mounts, namespaces
 from ..kernel.fork import Held
+from .operations import HOST, HOST_MASK, LAYER, LOWER, MASKED_HOST, MAX_LAYERS, MERGED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,20 +21,15 @@ if TYPE_CHECKING:
 
     from .operations import Operation
 
-LOWER, LAYER, MERGED = "/lower", "/layer", "/merged"
-HOST, HOST_MASK, MASKED_HOST = "/host", "/host_mask", "/masked_host"
-# Of an image: what its source made, and what setup put above it.
-MAX_LAYERS = 4
-
 
 def make(directory: str) -> int:
-    """A descriptor of a new one; ``directory`` is covered meanwhile, for its maker alone."""
+    """Make the namespace: a descriptor. Only its maker sees that ``directory`` is covered."""
     with Held(lambda: _furnish(directory), "making the build namespace") as pid:
         return os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _furnish(directory: str) -> None:
-    """proc and sysfs have to be in sight, whole, for the kernel to allow a sandbox its own."""
+    """Mount proc and sysfs: the kernel allows a sandbox its own while it sees whole ones."""
     namespaces.unshare(namespaces.CLONE_NEWNS)
     mounts.mount("none", "/", flags=mounts.MS_REC | mounts.MS_PRIVATE)
     mounts.mount("tmpfs", directory, "tmpfs", data="mode=755,size=64k")
@@ -49,7 +46,7 @@ def _furnish(directory: str) -> None:
 
 
 def enter(namespace: int, operations: Sequence[Operation], pins: Mapping[str, int]) -> None:
-    """Stand in a sandbox's merged root, in a copy of the build namespace of our own."""
+    """Enter a copy of the build namespace, and in it the sandbox's merged root."""
     namespaces.setns(namespace, namespaces.CLONE_NEWNS)
     namespaces.unshare(namespaces.CLONE_NEWNS)
     for operation in operations:

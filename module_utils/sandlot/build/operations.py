@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What a sandbox's root is made of: each operation runs, and prints itself as commands.
+"""The operations that make a sandbox's root: each one runs, and prints itself as commands.
 
-An operation has up to three steps, each run where the rights for them are:
+An operation has up to three steps, each run where the rights for it are:
 
     open    host root, on the host: opens what comes from there, as a detached mount
     stack   host root, in the build namespace: mounts what the sandbox's root lies on
@@ -26,12 +26,16 @@ from ..kernel.mounts import (
     MOUNT_ATTR_RDONLY,
 )
 from . import rootfs
-from .namespace import HOST_MASK, LAYER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import List, Mapping, Optional, Sequence
 
+# Mount points of the build namespace.
+LOWER, LAYER, MERGED = "/lower", "/layer", "/merged"
+HOST, HOST_MASK, MASKED_HOST = "/host", "/host_mask", "/masked_host"
+# Of an image: the tree of its source, and those that setup put above.
+MAX_LAYERS = 4
 _MASK = {"size": "4k", "nr_inodes": "1", "mode": "555"}
 SAFE = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
 SAFE_READ_ONLY = SAFE | MOUNT_ATTR_RDONLY
@@ -133,7 +137,7 @@ class HostMask(Operation):
         self.choice = choice
 
     def open(self, pins: Mapping[str, int]) -> None:
-        # Only here, as the launcher's memory is every sandbox's; this process is a disposable one.
+        # Not at the top: every sandbox shares the launcher's memory, and this process ends soon.
         from . import host_mask
 
         self.mount = host_mask.make(self.ids, self.choice)
@@ -200,7 +204,7 @@ class Layer(Operation):
 
 
 class Overlay(Operation):
-    """Lower layers, topmost first, as one tree; read-only without a writable layer."""
+    """Lower layers, topmost first, merged into one tree; read-only without a writable layer."""
 
     def __init__(self, target: str, lowers: Sequence[str], layer: str = "") -> None:
         self.target = target
@@ -209,7 +213,7 @@ class Overlay(Operation):
         self.options = "index=off,metacopy=off" if layer else "index=off"
 
     def stack(self, pins: Mapping[str, int]) -> None:
-        """Host root mounts it, so overlayfs keeps its marks in trusted.*, out of tenants' reach."""
+        # Mounted by host root, overlayfs keeps its marks in trusted.*, out of a tenant's reach.
         flags = mounts.MS_NODEV | mounts.MS_NOSUID | (0 if self.layer else mounts.MS_RDONLY)
         mounts.mount("overlay", self.target, "overlay", flags, f"{self._layers()},{self.options}")
 
@@ -230,7 +234,7 @@ class Overlay(Operation):
 
 
 class JoinedSysfs(Operation):
-    """The links of another's network namespace, which only host root may mount."""
+    """The sysfs of another's network namespace, which only host root may mount."""
 
     def __init__(self, netns: Mapping[str, str]) -> None:
         self.netns = netns
@@ -252,7 +256,7 @@ class JoinedSysfs(Operation):
 
 
 class Filesystem(Operation):
-    """A new file system of the kernel's: proc, sysfs, tmpfs, devpts, mqueue."""
+    """A new file system without a source: proc, sysfs, tmpfs, devpts, mqueue."""
 
     def __init__(
         self, kind: str, path: str, flags: int, options: Optional[Mapping[str, str]] = None
@@ -271,7 +275,7 @@ class Filesystem(Operation):
 
 
 class Device(Operation):
-    """A device node of the host, verified by number: a swapped node is not passed on."""
+    """A device node of the host, verified by number, so that no swapped node is passed on."""
 
     def __init__(self, name: str, number: tuple[int, int]) -> None:
         self.name = name
@@ -313,7 +317,7 @@ class Link(Operation):
 
 
 class ReadOnly(Operation):
-    """A path of the kernel's, with all that is mounted there, read-only."""
+    """A path in proc or sysfs, read-only with all that is mounted below."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -335,7 +339,7 @@ class ReadOnly(Operation):
 
 
 class Mask(Operation):
-    """An empty tmpfs over a directory of the kernel's, the null device over a file."""
+    """An empty tmpfs over a directory of proc or sysfs, the null device over a file."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -363,7 +367,7 @@ class Mask(Operation):
 
 
 class File(Operation):
-    """A file that the host makes, read-only over one of the sandbox's own layer."""
+    """A file that the host makes, mounted read-only over one of the sandbox's layer."""
 
     def __init__(self, path: str, source: str) -> None:
         self.path = path
@@ -401,7 +405,7 @@ class File(Operation):
 
 
 class Directory(Operation):
-    """The directory that the workload starts in, where links of the image lead to, inside."""
+    """The directory that the workload starts in; links of the image are followed inside."""
 
     last = True
 
@@ -416,6 +420,8 @@ class Directory(Operation):
 
 
 class ReadOnlyRoot(Operation):
+    """The root itself, read-only once all is mounted below."""
+
     last = True
 
     def apply(self, root: int) -> None:
@@ -426,21 +432,21 @@ class ReadOnlyRoot(Operation):
 
 
 def _words(flags: int, options: Optional[Mapping[str, str]] = None) -> str:
-    """For mount -o."""
+    """The argument of mount -o."""
     named = [name for name, flag in FLAGS.items() if flags & flag]
     pairs = (options or {}).items()
     return ",".join([*named, *(f"{key}={value}" if value else key for key, value in pairs)])
 
 
 def _quote(text: str) -> str:
-    # Only where commands are printed: the launcher's budget of imports has no room for it.
+    # Not at the top: the launcher never prints, and its budget of imports has no room for shlex.
     from shlex import quote
 
     return quote(text)
 
 
 def _built(path: str) -> str:
-    """A path of the build namespace, as the script has it."""
+    """A path of the build namespace, in the directory that stands for it."""
     return f'"$scratch/root{path}"'
 
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The sandbox's view of files, made inside its user, pid and net namespaces.
+"""Paths below a sandbox's root, reached from its descriptor inside the sandbox's namespaces.
 
-Runs in a disposable process. Everything is reached from the descriptor of the new root: no path is
-resolved by string, and a symlink where a mount point should be is refused.
+No path is resolved by string, and a symlink in the place of a mount point is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ STRICT = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 
 
 def pivot() -> int:
-    """Make the working directory the root; the old root stays stacked on it until ``detach``.
+    """Make the working directory the root; the old root lies on it until it is detached.
 
     Mounts inherited from a more privileged namespace are locked (mount_namespaces(7)), so the new
     root has to be a fresh mount of itself before pivot_root(2) accepts it.
@@ -44,7 +43,7 @@ def attach(root: int, path: str, mount: int) -> None:
 
 
 def directory(root: int, path: str, *, follow: bool = False) -> int:
-    """A descriptor of a directory below the root, made when missing.
+    """A descriptor of a directory below the root; missing directories are made.
 
     ``follow`` resolves symlinks inside the root; otherwise one is refused.
     """
@@ -80,7 +79,7 @@ def _enter(root: int, path: str, resolve: int) -> int:
 
 
 def existing(root: int, path: str) -> int | None:
-    """The target of a mask; None when this kernel does not have it."""
+    """A descriptor of a path of proc or sysfs; None when this kernel does not have it."""
     try:
         return mounts.openat2(root, path.lstrip("/"), os.O_PATH, STRICT)
     except FileNotFoundError:
@@ -99,7 +98,7 @@ def attach_file(root: int, path: str, mount: int) -> None:
 
 
 def _regular_file(holder: int, leaf: str, path: str) -> None:
-    """Replace a symlink, FIFO or device by an empty file: the image must not choose the target."""
+    """Replace a symlink, FIFO or device with an empty file: no image chooses the target."""
     try:
         mode = os.stat(leaf, dir_fd=holder, follow_symlinks=False).st_mode
     except FileNotFoundError:

@@ -8,9 +8,14 @@ import os
 
 from ..kernel.mounts import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID
 from . import rootfs
-from .namespace import HOST, HOST_MASK, LAYER, LOWER, MASKED_HOST, MERGED
 from .operations import (
     FLAGS,
+    HOST,
+    HOST_MASK,
+    LAYER,
+    LOWER,
+    MASKED_HOST,
+    MERGED,
     SAFE,
     SAFE_READ_ONLY,
     Device,
@@ -55,8 +60,8 @@ TMPFS = {"size": "256m", "mode": "1777", "nr_inodes": "100k"}
 
 
 def plan(launch: Mapping[str, Any]) -> List[Operation]:
-    """The whole root of a launch file, in the order in which it is made."""
-    null = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC
+    """List the operations for the root of a launch file, in the order in which they run."""
+    devices = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC
     netns = launch.get("netns")
     sysfs = JoinedSysfs(netns) if netns else Filesystem("sysfs", "/sys", SAFE_READ_ONLY)
     dev = {"mode": "755", "size": "64k", "nr_inodes": "64"}
@@ -64,10 +69,10 @@ def plan(launch: Mapping[str, Any]) -> List[Operation]:
         *stack(launch),
         Filesystem("proc", "/proc", SAFE),
         sysfs,
-        Filesystem("tmpfs", "/dev", null, dev),
+        Filesystem("tmpfs", "/dev", devices, dev),
         *(Device(name, number) for name, number in DEVICES.items()),
         *(Link(name, target) for name, target in DEV_LINKS.items()),
-        Filesystem("devpts", "/dev/pts", null, DEVPTS),
+        Filesystem("devpts", "/dev/pts", devices, DEVPTS),
         Filesystem("tmpfs", "/dev/shm", SAFE, {"mode": "1777", "size": "64m"}),
         Filesystem("mqueue", "/dev/mqueue", SAFE),
         *(_tmpfs(path, words) for path, words in {"/tmp": "", **launch["tmpfs"]}.items()),
@@ -80,27 +85,27 @@ def plan(launch: Mapping[str, Any]) -> List[Operation]:
 
 
 def stack(launch: Mapping[str, Any]) -> List[Operation]:
-    """The operations up to the merged tree: all that host root mounts."""
+    """List the operations up to the merged tree, which host root mounts."""
     ids, choice = launch["ids"], launch.get("host_root")
     mapped = ids if launch["idmap"] else None
-    found: List[Operation] = []
+    operations: List[Operation] = []
     lowers = []
     for number, path in enumerate(lower_paths(launch)):
         lowers.append(f"{LOWER}{number}")
-        found.append(Tree(path, lowers[-1], mapped))
+        operations.append(Tree(path, lowers[-1], mapped))
     if choice:
-        found += [Tree("/", HOST, mapped), HostMask(ids, choice)]
+        operations += [Tree("/", HOST, mapped), HostMask(ids, choice)]
         # The kernel refuses a writable layer that lies within a lower one (ovl_check_layer), and
         # ours is on the host's root; it looks for that within one file system only.
-        found.append(Overlay(MASKED_HOST, [HOST_MASK, HOST]))
+        operations.append(Overlay(MASKED_HOST, [HOST_MASK, HOST]))
         lowers.append(MASKED_HOST)
     options = _parsed(launch.get("tmpfs_root", ""))
     layer = Layer(os.path.dirname(launch["upper"]), options, ids)
-    return [*found, layer, Overlay(MERGED, lowers, LAYER)]
+    return [*operations, layer, Overlay(MERGED, lowers, LAYER)]
 
 
 def lower_paths(launch: Mapping[str, Any]) -> List[str]:
-    """Files of the first version name one tree."""
+    """Trees of the image, topmost first; a launch file of the first version names one."""
     lower = launch["lower"]
     return [lower] if isinstance(lower, str) else list(lower)
 

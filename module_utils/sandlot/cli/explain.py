@@ -11,7 +11,7 @@ import argparse
 import base64
 import os
 import resource
-from typing import Any, Dict, Iterator, List, Mapping
+from typing import Any, Dict, Iterator, List
 
 from .. import cgroups, network, store
 from ..build import rootplan
@@ -23,7 +23,7 @@ from . import output, recipe
 from .recipe import Section, Subject
 
 _INSTRUCTION = 8  # bytes of struct sock_filter
-# RLIMIT_OFILE is another name of RLIMIT_NOFILE.
+# Names of prlimit(1). RLIMIT_OFILE is another name of RLIMIT_NOFILE.
 _RLIMITS = {
     getattr(resource, constant): constant[len("RLIMIT_") :].lower()
     for constant in dir(resource)
@@ -46,7 +46,7 @@ def run(site: Site, options: argparse.Namespace) -> int:
     subject = look(site, names.check(site, options.name))
     if options.format == "json":
         steps = [{"title": s.title, "commands": s.commands} for s in recipe.sections(subject)]
-        data = {"name": subject.name, "differences": differences(subject), "steps": steps}
+        data = {"name": subject.name, "differences": list(differences(subject)), "steps": steps}
         output.print_json(data)
     else:
         print(script(subject), end="")
@@ -54,11 +54,12 @@ def run(site: Site, options: argparse.Namespace) -> int:
 
 
 def look(site: Site, name: str) -> Subject:
-    """All that the script is made of; what is read here is not read again when it runs."""
+    """Read all that the script needs: it reads no file of sandlot's when it runs."""
     known = record.load(site, name)
     launch = store.read(site.sandbox(name).launch)
     if known is None or launch is None:
         raise SandlotError(f"{name} has not been deployed completely", hint="deploy it again")
+    rlimits = limits.complete(launch["rlimits"])
     uid, gid, groups = _user(launch)
     return Subject(
         name=name,
@@ -69,7 +70,7 @@ def look(site: Site, name: str) -> Subject:
         cgroups=recipe.cgroup_files(site, name, known.spec, cgroups.observe(site, [])),
         published=tuple(str(port) for port in known.spec.published_ports),
         rates=str(network.Rates(known.spec.ingress_rate, known.spec.egress_rate)),
-        rlimits=_rlimits(launch["rlimits"]),
+        rlimits={_RLIMITS[number]: pair for number, pair in rlimits.items()},
         uid=uid,
         gid=gid,
         groups=tuple(groups),
@@ -77,29 +78,17 @@ def look(site: Site, name: str) -> Subject:
 
 
 def _user(launch: Dict[str, Any]) -> tuple[int, int, List[int]]:
-    """By the image alone: what the sandbox wrote into its own passwd is not asked."""
-    root = os.open(_layer_with_users(launch), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Look the user up in the image alone, not in a passwd that the sandbox may have written."""
+    layers = [*rootplan.lower_paths(launch), *(["/"] if launch.get("host_root") else [])]
+    known = (each for each in layers if os.path.isfile(f"{each}/etc/passwd"))
+    root = os.open(next(known, layers[-1]), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return users.resolve(root, launch["user"])
     finally:
         os.close(root)
 
 
-def _layer_with_users(launch: Dict[str, Any]) -> str:
-    layers = [*rootplan.lower_paths(launch), *(["/"] if launch.get("host_root") else [])]
-    return next((each for each in layers if os.path.isfile(f"{each}/etc/passwd")), layers[-1])
-
-
-def _rlimits(given: Mapping[str, List[int]]) -> Dict[str, tuple[int, int]]:
-    """By the names of prlimit(1)."""
-    return {_RLIMITS[number]: values for number, values in limits.complete(given).items()}
-
-
-def differences(subject: Subject) -> List[str]:
-    return list(_differences(subject))
-
-
-def _differences(subject: Subject) -> Iterator[str]:
+def differences(subject: Subject) -> Iterator[str]:
     program = subject.launch["seccomp"]
     if program:
         count = len(base64.b64decode(program)) // _INSTRUCTION
@@ -123,7 +112,7 @@ def _differences(subject: Subject) -> Iterator[str]:
         yield f"ports are not published: {' '.join(subject.published)}"
     if subject.rates:
         yield f"bandwidth is not limited: {subject.rates}"
-    if recipe.has_fractions(subject):
+    if any(float(seconds) % 1 for seconds in (subject.launch["time_offset"] or {}).values()):
         yield "offsets of its clocks are whole seconds"
 
 

@@ -10,7 +10,7 @@ from typing import Any, Iterator, List, Mapping, NamedTuple, Sequence
 
 from ..build.operations import Operation
 from ..cgroups import CgroupState
-from ..cgroups.knobs import VERSION_2, Knob
+from ..cgroups.knobs import VERSION_2
 from ..cgroups.layout import Hierarchy
 from ..cgroups.state import wanted
 from ..network import Interface, Network
@@ -26,6 +26,51 @@ CALL = """
 export -f sandbox enter prepare_root
 exec unshare --mount --propagation private \\
   bash -euo pipefail -c 'sandbox "$1"' bash "${1:?DIRECTORY}"
+"""
+_CLEANUP = """\
+make_cgroup() {
+  [ -d "$1" ] || { mkdir "$1"; made=("$1" "${made[@]}"); }
+}
+cleanup() {
+  trap - EXIT
+  [ -z "${pid:-}" ] || kill -KILL "$pid" 2>/dev/null || :
+  [ -z "${holder:-}" ] || kill -KILL "$holder" 2>/dev/null || :
+  wait
+  for link in "${links[@]}"; do ip link delete "$link" 2>/dev/null || :; done
+  for directory in "${made[@]}"; do rmdir "$directory"; done
+  rm -f "$scratch/to" "$scratch/from"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+"""
+_RELEASE = """\
+exec {to}>&- {from}<&-
+wait "$holder"
+holder=
+"""
+_START = """\
+export scratch
+enter <"$scratch/to" >"$scratch/from" &
+init=$!
+exec {to}>"$scratch/to" {from}<"$scratch/from"
+read -r -u "$from"
+pid=$(<"/proc/$init/task/$init/children")
+pid=${pid% }
+nsenter --target "$pid" --mount --wd pivot_root . .
+# the old root lies on the new one now, and is what a newcomer finds at /
+nsenter --target "$pid" --mount umount --lazy --no-canonicalize /
+echo go >&"$to"
+echo "running as process $pid: nsenter --target $pid --all" >&2
+"""
+_WAIT = """\
+code=0
+cat <&"$from" &
+output=$!
+wait "$init" || code=$?
+wait "$output"
+pid=
+exit "$code"
 """
 _NETNS = 'nsenter --net="$scratch/ns/net"'
 _IPV6 = "/proc/sys/net/ipv6/conf/{}/disable_ipv6"
@@ -77,34 +122,30 @@ class Subject:
 
     @property
     def joined(self) -> Mapping[str, str] | None:
-        """The network namespace that it joins; None when it has its own."""
-        found: Mapping[str, str] | None = self.launch.get("netns")
-        return found
+        """The network namespace of another that it joins; None when it has its own."""
+        netns: Mapping[str, str] | None = self.launch.get("netns")
+        return netns
 
     @property
     def join(self) -> str:
-        """The word of nsenter(1) for that; "" when there is nothing to join."""
+        """The option of nsenter(1) that joins it; "" when there is nothing to join."""
         if self.joined is None or self.joined["mode"] == HOST:
             return ""
         return f"--net={quote(self.joined['path'])}"
 
 
-def has_fractions(subject: Subject) -> bool:
-    offsets = subject.launch["time_offset"] or {}
-    return any(float(seconds) % 1 for seconds in offsets.values())
-
-
 def sections(subject: Subject) -> List[Section]:
+    root = [line for operation in subject.root for line in operation.outside()]
     return [
         Section("Where things go", list(_scratch(subject))),
-        Section("What is made outside of DIRECTORY, and taken down at the end", list(_cleanup())),
+        Section("Taken down at the end: all but the files in DIRECTORY", _CLEANUP.splitlines()),
         Section(
             "Namespaces, made under the sandbox's own uid so that limits per user are its own",
             list(_namespaces(subject)),
         ),
         Section("Pins, host name and settings of the namespaces", list(_pins(subject))),
         *(_network(subject, entry) for entry in subject.interfaces),
-        Section("The pins hold the namespaces now", list(_release())),
+        Section("The pins hold the namespaces now", _RELEASE.splitlines()),
         Section("Cgroup and limits", list(_cgroups(subject))),
         Section("Runs in the cgroup: joins the namespaces", list(_enter(subject)), "enter"),
         Section(
@@ -114,10 +155,10 @@ def sections(subject: Subject) -> List[Section]:
         ),
         Section(
             "Root: the sandbox's layer over the shared image, and files that the host makes",
-            list(_root(subject)),
+            ['mount -t tmpfs -o mode=755 none "$scratch/root"', *root],
         ),
-        Section("Process 1, whose old root is taken away from outside", list(_start())),
-        Section("Its output, until it ends", list(_wait())),
+        Section("Process 1, whose old root is taken away from outside", _START.splitlines()),
+        Section("Its output, until it ends", _WAIT.splitlines()),
     ]
 
 
@@ -128,33 +169,15 @@ def _scratch(subject: Subject) -> Iterator[str]:
     yield "made=() links=()"
     for entry in subject.interfaces:
         yield f'if ip link show up dev {entry.link} 2>&1 | grep -q ",UP"; then'
-        told = (
+        text = (
             f"{subject.name} holds {entry.address}, so first: "
             f"sandlot stop {subject.name}; ip link set dev {entry.link} down"
         )
-        yield f"  echo {quote(told)} >&2"
+        yield f"  echo {quote(text)} >&2"
         yield "  exit 1"
         yield "fi"
     yield 'mkdir "$scratch/ns" "$scratch/root"'
     yield 'mkfifo "$scratch/to" "$scratch/from"'
-
-
-def _cleanup() -> Iterator[str]:
-    yield "make_cgroup() {"
-    yield '  [ -d "$1" ] || { mkdir "$1"; made=("$1" "${made[@]}"); }'
-    yield "}"
-    yield "cleanup() {"
-    yield "  trap - EXIT"
-    yield '  [ -z "${pid:-}" ] || kill -KILL "$pid" 2>/dev/null || :'
-    yield '  [ -z "${holder:-}" ] || kill -KILL "$holder" 2>/dev/null || :'
-    yield "  wait"
-    yield '  for link in "${links[@]}"; do ip link delete "$link" 2>/dev/null || :; done'
-    yield '  for directory in "${made[@]}"; do rmdir "$directory"; done'
-    yield '  rm -f "$scratch/to" "$scratch/from"'
-    yield "}"
-    yield "trap cleanup EXIT"
-    yield "trap 'exit 130' INT"
-    yield "trap 'exit 143' TERM"
 
 
 def _namespaces(subject: Subject) -> Iterator[str]:
@@ -187,14 +210,8 @@ def _pins(subject: Subject) -> Iterator[str]:
         yield _write_inside(subject, path, str(value))
 
 
-def _release() -> Iterator[str]:
-    yield "exec {to}>&- {from}<&-"
-    yield 'wait "$holder"'
-    yield "holder="
-
-
 def _write_inside(subject: Subject, path: str, value: str) -> str:
-    """For files under /proc/sys, which show the namespaces of whoever opens them."""
+    """A file under /proc/sys shows the namespaces of its opener."""
     kinds = [kind for kind in subject.kinds if kind in ("net", "ipc")]
     pins = " ".join(f'--{kind}="$scratch/ns/{kind}"' for kind in kinds)
     write = f'sh -c \'echo "$2" >"$1"\' sh {quote(path)} {quote(value)}'
@@ -207,8 +224,7 @@ def _write_inside(subject: Subject, path: str, value: str) -> str:
 
 def _network(subject: Subject, entry: Interface) -> Section:
     network = subject.networks[entry.network]
-    routes = _default_routes(subject, entry)
-    commands = [*_bridge(network), *_plug(entry, network), *_address(subject, entry), *routes]
+    commands = [*_bridge(network), *_plug(entry, network), *_address(subject, entry)]
     return Section(f"Interface {entry.ifname} on network {network.name}", commands)
 
 
@@ -223,7 +239,8 @@ def _bridge(network: Network) -> Iterator[str]:
 
 
 def _plug(entry: Interface, network: Network) -> Iterator[str]:
-    link = _link(entry)
+    # A name of its own: the sandbox's is taken as long as it is deployed.
+    link = entry.link.replace("sb-", "sx-", 1)
     mtu = f" mtu {network.mtu}" if network.mtu else ""
     yield f"ip link add name {link}{mtu} type veth \\"
     yield f'  peer name {entry.ifname} address {entry.mac}{mtu} netns "$holder"'
@@ -236,11 +253,6 @@ def _plug(entry: Interface, network: Network) -> Iterator[str]:
     yield f"bridge fdb append {entry.mac} dev {link} master static"
 
 
-def _link(entry: Interface) -> str:
-    """A name of its own: the sandbox's is taken as long as it is deployed."""
-    return entry.link.replace("sb-", "sx-", 1)
-
-
 def _address(subject: Subject, entry: Interface) -> Iterator[str]:
     path = _IPV6.format(entry.ifname)
     yield f"{_NETNS} sh -c '[ ! -e {path} ] || echo 1 >{path}'"
@@ -250,17 +262,14 @@ def _address(subject: Subject, entry: Interface) -> Iterator[str]:
     for address in entry.inner_addresses:
         yield f"{_NETNS} ip address add {address} dev {entry.ifname}{_nodad(address)}"
     yield f"{_NETNS} ip link set dev {entry.ifname} up"
-
-
-def _nodad(address: str) -> str:
-    return " nodad" if ":" in address else ""
-
-
-def _default_routes(subject: Subject, entry: Interface) -> Iterator[str]:
     for home, via in default_routes(subject.networks, subject.interfaces):
         if home == entry:
             route = f"default via {via} dev {entry.ifname} proto static"
             yield f"{_NETNS} ip -{6 if ':' in via else 4} route add {route}"
+
+
+def _nodad(address: str) -> str:
+    return " nodad" if ":" in address else ""
 
 
 def cgroup_files(site: Site, name: str, spec: Spec, state: CgroupState) -> List[CgroupFiles]:
@@ -272,18 +281,16 @@ def _hierarchy(
 ) -> CgroupFiles:
     parent = hierarchy.parent(site)
     above = list(_above(hierarchy, parent, state))
+    # Without a cpuset of its own, no process may enter a cgroup of version 1.
     inside = [
         (knob.file, knob.spelled(value))
         for home, knob, value in wanted(spec, state)
-        if home == hierarchy and (_is_set(knob, value, state) or "cpuset.cpus" in dict(above))
+        if home == hierarchy
+        and (value != knob.wanted(_NO_LIMITS, state.host) or "cpuset.cpus" in dict(above))
     ]
     # Version 1 takes no limit of memory and swap below that of memory.
     inside.sort(key=lambda item: item[0].startswith("memory.memsw"))
     return CgroupFiles(parent, hierarchy.sandbox(site, name), above, inside)
-
-
-def _is_set(knob: Knob, value: str, state: CgroupState) -> bool:
-    return value != knob.wanted(_NO_LIMITS, state.host)
 
 
 def _above(hierarchy: Hierarchy, parent: str, state: CgroupState) -> Iterator[tuple[str, str]]:
@@ -309,26 +316,19 @@ def _cgroups(subject: Subject) -> Iterator[str]:
             yield f"echo {quote(value)} >{quote(f'{each.directory}/{file}')}"
 
 
-def _root(subject: Subject) -> Iterator[str]:
-    yield 'mount -t tmpfs -o mode=755 none "$scratch/root"'
-    for operation in subject.root:
-        yield from operation.outside()
-
-
 def _enter(subject: Subject) -> Iterator[str]:
     for directory in subject.launch["cgroups"]:
         yield f'echo "$BASHPID" >{quote(f"{directory}/cgroup.procs")}'
     yield 'cd "$scratch/root/merged"'
-    rlimits = " ".join(f"--{name}={_pair(pair)}" for name, pair in subject.rlimits.items())
+    rlimits = [
+        f"--{name}=" + ":".join("unlimited" if value < 0 else str(value) for value in pair)
+        for name, pair in subject.rlimits.items()
+    ]
     pins = " ".join(f'--{kind}="$scratch/ns/{kind}"' for kind in subject.kinds)
-    yield f"exec prlimit {rlimits} setsid \\"
+    yield f"exec prlimit {' '.join(rlimits)} setsid \\"
     yield f"  nsenter {' '.join(filter(None, (subject.join, pins)))} \\"
     yield "  unshare --mount --pid --cgroup --fork --kill-child \\"
     yield "  bash -euo pipefail -c prepare_root"
-
-
-def _pair(pair: tuple[int, int]) -> str:
-    return ":".join("unlimited" if value < 0 else str(value) for value in pair)
 
 
 def _inside(subject: Subject) -> Iterator[str]:
@@ -349,38 +349,10 @@ def _become(subject: Subject) -> Iterator[str]:
     granted = ",".join(["-all", *(f"+{name}" for name in kept)])
     ambient = granted if subject.uid else "-all"
     groups = ",".join(map(str, subject.groups))
+    env = " ".join(quote(f"{key}={value}") for key, value in launch["env"].items())
     yield f"exec setpriv --reuid={subject.uid} --regid={subject.gid} --groups={groups} \\"
     yield f"  --bounding-set={granted} --inh-caps={ambient} --ambient-caps={ambient} \\"
     yield "  --no-new-privs \\"
-    yield f"  env --ignore-environment --default-signal {_assignments(launch['env'])} \\"
+    yield f"  env --ignore-environment --default-signal {env} \\"
     yield f"  sh -euc {quote(_WAITING)} {quote(launch['cwd'])} \\"
     yield f"  {' '.join(quote(word) for word in launch['argv'])}"
-
-
-def _assignments(env: Mapping[str, str]) -> str:
-    return " ".join(quote(f"{key}={value}") for key, value in env.items())
-
-
-def _start() -> Iterator[str]:
-    yield "export scratch"
-    yield 'enter <"$scratch/to" >"$scratch/from" &'
-    yield "init=$!"
-    yield 'exec {to}>"$scratch/to" {from}<"$scratch/from"'
-    yield 'read -r -u "$from"'
-    yield 'pid=$(<"/proc/$init/task/$init/children")'
-    yield "pid=${pid% }"
-    yield 'nsenter --target "$pid" --mount --wd pivot_root . .'
-    yield "# the old root lies on the new one now, and is what a newcomer finds at /"
-    yield 'nsenter --target "$pid" --mount umount --lazy --no-canonicalize /'
-    yield 'echo go >&"$to"'
-    yield 'echo "running as process $pid: nsenter --target $pid --all" >&2'
-
-
-def _wait() -> Iterator[str]:
-    yield "code=0"
-    yield 'cat <&"$from" &'
-    yield "output=$!"
-    yield 'wait "$init" || code=$?'
-    yield 'wait "$output"'
-    yield "pid="
-    yield 'exit "$code"'
