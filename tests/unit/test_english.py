@@ -32,9 +32,8 @@ PYTHON = [
 # Offences of packages whose text is still to be rewritten. Numbers only go down, except when code
 # moves from one package to another.
 ALLOWED: dict[str, int] = {
-    "build": 12,
     "cgroups": 4,
-    "cli": 15,
+    "cli": 9,
     "converge": 44,
     "host": 5,
     "idmap": 2,

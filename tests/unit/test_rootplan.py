@@ -114,7 +114,7 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[Any, ...]]]] = {
 }
 
 
-def row(operation: operations.Operation) -> tuple[Any, ...]:
+def row(operation: operations.RootOperation) -> tuple[Any, ...]:
     """An operation as its class and fields; flags of mounts by name."""
     fields = dict(vars(operation))
     if "flags" in fields:
@@ -132,8 +132,8 @@ CLASSES = [
     value
     for value in vars(operations).values()
     if inspect.isclass(value)
-    and issubclass(value, operations.Operation)
-    and value is not operations.Operation
+    and issubclass(value, operations.RootOperation)
+    and value is not operations.RootOperation
 ]
 
 

@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Mapping, Sequence
 
-    from .operations import Operation
+    from .operations import RootOperation
 
 
 def make(directory: str) -> int:
@@ -45,7 +45,7 @@ def _furnish(directory: str) -> None:
     mounts.umount(".", mounts.MNT_DETACH)
 
 
-def enter(namespace: int, operations: Sequence[Operation], pins: Mapping[str, int]) -> None:
+def enter(namespace: int, operations: Sequence[RootOperation], pins: Mapping[str, int]) -> None:
     """Enter a copy of the build namespace, and in it the sandbox's merged root."""
     namespaces.setns(namespace, namespaces.CLONE_NEWNS)
     namespaces.unshare(namespaces.CLONE_NEWNS)

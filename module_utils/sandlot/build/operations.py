@@ -48,7 +48,7 @@ FLAGS = {
 }
 
 
-class Operation:
+class RootOperation:
     """One step towards a root; ``mount`` is the detached mount that it holds from ``open`` on."""
 
     mount = -1
@@ -71,7 +71,7 @@ class Operation:
         return []
 
 
-class Tree(Operation):
+class Tree(RootOperation):
     """A read-only tree of the host; ``ids`` is the range that its owners are mapped to."""
 
     def __init__(self, source: str, target: str, ids: Optional[Mapping[str, int]]) -> None:
@@ -129,7 +129,7 @@ class Tree(Operation):
         ]
 
 
-class HostMask(Operation):
+class HostMask(RootOperation):
     """The layer that hides parts of the host's root; ``choice`` has paths to show and to hide."""
 
     def __init__(self, ids: Mapping[str, int], choice: Mapping[str, List[str]]) -> None:
@@ -165,7 +165,7 @@ class HostMask(Operation):
         return lines
 
 
-class Layer(Operation):
+class Layer(RootOperation):
     """The writable layer: the sandbox's own on disk, or with ``tmpfs`` a fresh one in memory."""
 
     def __init__(self, directory: str, tmpfs: Mapping[str, str], ids: Mapping[str, int]) -> None:
@@ -203,7 +203,7 @@ class Layer(Operation):
         ]
 
 
-class Overlay(Operation):
+class Overlay(RootOperation):
     """Lower layers, topmost first, merged into one tree; read-only without a writable layer."""
 
     def __init__(self, target: str, lowers: Sequence[str], layer: str = "") -> None:
@@ -233,7 +233,7 @@ class Overlay(Operation):
         return layers
 
 
-class JoinedSysfs(Operation):
+class JoinedSysfs(RootOperation):
     """The sysfs of another's network namespace, which only host root may mount."""
 
     def __init__(self, netns: Mapping[str, str]) -> None:
@@ -255,7 +255,7 @@ class JoinedSysfs(Operation):
         return ["mkdir -p ./sys", "mount --bind ../sys ./sys"]
 
 
-class Filesystem(Operation):
+class Filesystem(RootOperation):
     """A new file system without a source: proc, sysfs, tmpfs, devpts, mqueue."""
 
     def __init__(
@@ -274,7 +274,7 @@ class Filesystem(Operation):
         return [f"mkdir -p {path}", f"mount -t {self.kind} -o {words} none {path}"]
 
 
-class Device(Operation):
+class Device(RootOperation):
     """A device node of the host, verified by number, so that no swapped node is passed on."""
 
     def __init__(self, name: str, number: tuple[int, int]) -> None:
@@ -300,7 +300,7 @@ class Device(Operation):
         return [f"touch {path} && mount --bind /dev/{self.name} {path}"]
 
 
-class Link(Operation):
+class Link(RootOperation):
     """A symbolic link in /dev."""
 
     def __init__(self, name: str, target: str) -> None:
@@ -316,7 +316,7 @@ class Link(Operation):
         return [f"ln -s {_quote(self.target)} {_below(f'dev/{self.name}')}"]
 
 
-class ReadOnly(Operation):
+class ReadOnly(RootOperation):
     """A path in proc or sysfs, read-only with all that is mounted below."""
 
     def __init__(self, path: str) -> None:
@@ -338,7 +338,7 @@ class ReadOnly(Operation):
         return [f"[ ! -e {path} ] || {{ mount --rbind {path} {path}; {remount}; }}"]
 
 
-class Mask(Operation):
+class Mask(RootOperation):
     """An empty tmpfs over a directory of proc or sysfs, the null device over a file."""
 
     def __init__(self, path: str) -> None:
@@ -366,7 +366,7 @@ class Mask(Operation):
         ]
 
 
-class File(Operation):
+class File(RootOperation):
     """A file that the host makes, mounted read-only over one of the sandbox's layer."""
 
     def __init__(self, path: str, source: str) -> None:
@@ -404,7 +404,7 @@ class File(Operation):
         ]
 
 
-class Directory(Operation):
+class Directory(RootOperation):
     """The directory that the workload starts in; links of the image are followed inside."""
 
     last = True
@@ -419,7 +419,7 @@ class Directory(Operation):
         return [f"mkdir -p {_below(self.path)}"]
 
 
-class ReadOnlyRoot(Operation):
+class ReadOnlyRoot(RootOperation):
     """The root itself, read-only once all is mounted below."""
 
     last = True

@@ -37,7 +37,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Mapping, Sequence
 
-    from .operations import Operation
+    from .operations import RootOperation
 
 DEVICES = {
     "null": (1, 3),
@@ -59,7 +59,7 @@ DEVPTS = {"newinstance": "", "ptmxmode": "0666", "mode": "0620", "gid": "5", "ma
 TMPFS = {"size": "256m", "mode": "1777", "nr_inodes": "100k"}
 
 
-def plan(launch: Mapping[str, Any]) -> List[Operation]:
+def plan(launch: Mapping[str, Any]) -> List[RootOperation]:
     """List the operations for the root of a launch file, in the order in which they run."""
     devices = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC
     netns = launch.get("netns")
@@ -84,11 +84,11 @@ def plan(launch: Mapping[str, Any]) -> List[Operation]:
     ]
 
 
-def stack(launch: Mapping[str, Any]) -> List[Operation]:
+def stack(launch: Mapping[str, Any]) -> List[RootOperation]:
     """List the operations up to the merged tree, which host root mounts."""
     ids, choice = launch["ids"], launch.get("host_root")
     mapped = ids if launch["idmap"] else None
-    operations: List[Operation] = []
+    operations: List[RootOperation] = []
     lowers = []
     for number, path in enumerate(lower_paths(launch)):
         lowers.append(f"{LOWER}{number}")
@@ -126,7 +126,7 @@ def _parsed(words: str) -> Dict[str, str]:
     return dict(word.partition("=")[::2] for word in words.split(",") if word)
 
 
-def apply(operations: Sequence[Operation], root: int) -> None:
+def apply(operations: Sequence[RootOperation], root: int) -> None:
     for operation in operations:
         if not operation.last:
             operation.apply(root)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import Any, Iterator, List, Mapping, NamedTuple, Sequence
 
-from ..build.operations import Operation
+from ..build.operations import RootOperation
 from ..cgroups import CgroupState
 from ..cgroups.knobs import VERSION_2
 from ..cgroups.layout import Hierarchy
@@ -103,7 +103,7 @@ class Subject:
 
     name: str
     launch: Mapping[str, Any]
-    root: Sequence[Operation]
+    root: Sequence[RootOperation]
     interfaces: tuple[Interface, ...]
     networks: Mapping[str, Network]
     cgroups: List[CgroupFiles]
