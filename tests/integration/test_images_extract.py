@@ -322,6 +322,7 @@ def test_corrupt_archives(tmp_path: Path, compress) -> None:
         (gzip.compress(b""), "truncated"),
         (gzip.compress(b"hello"), "truncated"),
     ],
+    ids=["empty", "HTML", "script", "zip", "zstd", "zeroes", "gzip of nothing", "gzip"],
 )
 def test_other_files(tmp_path: Path, data: bytes, message: str) -> None:
     with pytest.raises(ArchiveError, match=message):

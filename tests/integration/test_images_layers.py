@@ -348,7 +348,11 @@ def test_an_image_without_files_is_refused(tmp_path: Path) -> None:
         unpack([pack(), pack()], tmp_path / "in")
 
 
-@pytest.mark.parametrize("data", [b"", b"x" * 2000, gzip.compress(LOWER)[:60]])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"x" * 2000, gzip.compress(LOWER)[:60]],
+    ids=["empty", "no archive", "truncated"],
+)
 def test_damaged_layers_are_named(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(ArchiveError, match="layer 2:? "):
         unpack([LOWER, data], tmp_path / "in")
