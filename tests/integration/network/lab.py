@@ -277,12 +277,24 @@ def ask(netns, address, port, protocol="tcp"):
 
 
 def ask_all(netns, places):
-    """The same of each (address, port, protocol), all at once, as silence takes its time."""
+    """The same of each (address, port[, protocol]), all at once, as silence takes its time."""
     asked = {place: started(netns, _question, *place) for place in places}
     return {place: answer() for place, answer in asked.items()}
 
 
-def _question(address, port, protocol):
+def reached(netns, asked, wanted):
+    """Which places answer; on a busy machine a wanted answer may take more than one question."""
+    found, missing = set(), set(asked)
+    for _ in range(5):
+        answers = ask_all(netns, missing)
+        found |= {place for place, answer in answers.items() if answer is not None}
+        missing = wanted - found
+        if not missing:
+            break
+    return found
+
+
+def _question(address, port, protocol="tcp"):
     def connect(patience):
         kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
         with socket.socket(family(address), kind) as sock:

@@ -17,12 +17,12 @@ from lab import (
     PEER_LAN,
     SILENCE,
     ask,
-    ask_all,
     ethernet,
     frames,
     inject,
     ip,
     pings,
+    reached,
     run,
     udp,
 )
@@ -83,15 +83,7 @@ EVERYTHING = {
 
 def check_reach(lab, wanted, name="tenant", asked=EVERYTHING):
     """That a sandbox reaches just these of what was asked for."""
-    reached, missing = set(), set(asked)
-    for _ in range(5):
-        # On a busy machine an answer may take more than one question.
-        answers = ask_all(lab.pin(name), missing)
-        reached |= {place for place, answer in answers.items() if answer is not None}
-        missing = wanted - reached
-        if not missing:
-            break
-    assert reached == wanted
+    assert reached(lab.pin(name), asked, wanted) == wanted
 
 
 def converge(lab, **options):

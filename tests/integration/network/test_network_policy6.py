@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from lab import HOST_LAN6, PEER_LAN, PEER_LAN6, ask, ip, run
+from lab import HOST_LAN6, PEER_LAN, PEER_LAN6, ask, ip, reached, run
 from sandlot.network import SandboxPolicy
 
 DUAL = {"name": "default", "ipv6_subnet": "fd77::/64"}
@@ -55,8 +55,7 @@ LISTS = {
 def test_egress_lists(tenant, listed):
     egress, wanted = LISTS[listed]
     converge(tenant, egress=egress)
-    pin = tenant.pin("tenant")
-    assert {item for item in EVERYTHING if reaches(item in wanted, pin, *item)} == wanted
+    assert reached(tenant.pin("tenant"), EVERYTHING, wanted) == wanted
 
 
 def test_host_services(tenant):
