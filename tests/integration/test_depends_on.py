@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from typing import Any, TextIO
 
 import pytest
-from converge_fixtures import IDLE, Deployment, deployed, eventually, needs_root, sandbox, tree
+from converge_fixtures import IDLE, Deployment, eventually, needs_root, sandbox, tree
 from sandlot import converge
 from sandlot.errors import SpecError
 from sandlot.sandbox import runtime
@@ -21,18 +20,6 @@ pytestmark = needs_root
 TRAP = "trap 'echo asked; sleep 0.2; echo gone; exit' TERM"
 TALKING = ["sh", "-c", f"{TRAP}; echo ready; while :; do sleep 1000 & wait; done"]
 NAMES = ("proxy", "web", "db", "cache")
-
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Deployment]:
-    with deployed() as deployment:
-        yield deployment
-
-
-@pytest.fixture
-def host(machine: Deployment) -> Iterator[Deployment]:
-    yield machine
-    assert not machine.run(purge=True).failed
 
 
 def chain() -> list[dict[str, Any]]:

@@ -8,12 +8,11 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from converge_fixtures import Deployment, deployed, needs_root, sandbox
+from converge_fixtures import Deployment, needs_root, sandbox
 from netmode_fixtures import declare_networks, output, run_inside, workload
 from sandboxes import until
 from sandlot.converge import Result
@@ -26,10 +25,9 @@ FIRST = {"name": "default"}
 
 
 @pytest.fixture
-def host() -> Iterator[Deployment]:
-    with deployed() as deployment:
-        declare_networks(deployment, one={}, two={"mtu": 1400}, quiet={"isolated": True})
-        yield deployment
+def host(host: Deployment) -> Deployment:
+    declare_networks(host, one={}, two={"mtu": 1400}, quiet={"isolated": True})
+    return host
 
 
 def web(*networks: dict[str, Any]) -> dict[str, Any]:

@@ -9,11 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from converge_fixtures import Deployment, deployed, eventually, free_port, needs_root, sandbox
+from converge_fixtures import Deployment, eventually, free_port, needs_root, sandbox
 from sandlot import converge, network, store
 from sandlot.launcher.client import Launcher
 from sandlot.network.common import declare, resolution
@@ -26,15 +25,14 @@ NAME = "mirror.example"
 
 
 @pytest.fixture
-def host() -> Iterator[Deployment]:
+def host(host: Deployment) -> Deployment:
     """One network to reach from, one whose published ports are beyond it."""
-    with deployed() as deployment:
-        networks = [
-            {"name": "default", "ipv4_subnet": f"{deployment.prefix}.0.0/22"},
-            {"name": "beyond", "ipv4_subnet": f"{deployment.prefix}.4.0/24"},
-        ]
-        declare.save(deployment.paths, network.normalise(deployment.paths, networks))
-        yield deployment
+    networks = [
+        {"name": "default", "ipv4_subnet": f"{host.prefix}.0.0/22"},
+        {"name": "beyond", "ipv4_subnet": f"{host.prefix}.4.0/24"},
+    ]
+    declare.save(host.paths, network.normalise(host.paths, networks))
+    return host
 
 
 def reaches(host: Deployment, name: str, address: str, port: int, *, wanted: bool) -> bool:

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from converge_fixtures import Deployment, deployed, fetch, free_port, needs_root, sandbox
+from converge_fixtures import Deployment, fetch, free_port, needs_root, sandbox
 from sandlot import converge, plan
 from sandlot.converge import rebuild, rollback
 from sandlot.errors import HostError
@@ -23,19 +23,6 @@ OLD = ["sh", "-c", "echo old says; exec sleep 1000000"]
 FAILING = ["sh", "-c", "echo new says; exit 7"]
 MISSING = ["/does/not/exist"]
 IMPOSSIBLE = {"net.ipv4.no_such_thing": "1"}
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Deployment]:
-    with deployed() as deployment:
-        yield deployment
-
-
-@pytest.fixture
-def host(shared: Deployment) -> Iterator[Deployment]:
-    yield shared
-    assert not shared.run(purge=True).failed
-    assert os.listdir(shared.paths.sandboxes) == []
 
 
 def old(name: str = "a", **options: Any) -> dict[str, Any]:
