@@ -8,32 +8,33 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: sandbox_network
 short_description: Converge the networks that sandboxes attach to
-version_added: "0.1.0"
+version_added: 0.1.0
 author: the sandlot developers (@sandlot)
 description:
-  - Makes, changes and removes networks. Each is a bridge of the host with an IPv4 subnet and, when
-    asked for, an IPv6 subnet; the packet filter between networks, sandboxes, host and outside is
-    one nftables table of its own.
-  - Sandboxes reach the outside and, unless the network is isolated, each other. They reach no
-    service of the host, no link-local or metadata address and no other network, unless
-    O(networks[].host_access) or O(networks[].egress) says so.
-    Nobody reaches a sandbox from outside but by a published port.
-  - What sandboxes may reach changes while they run. Connections that are no longer allowed stop.
-  - One address may have a limited number of connections open, by the host's memory, so that no
-    sandbox fills the kernel's table for all.
+  - Makes, changes and removes networks. Each is a bridge of the host with an IPv4 subnet
+    and, when asked for, an IPv6 subnet; the packet filter between networks, sandboxes,
+    host and outside is one nftables table of its own.
+  - Sandboxes reach the outside and, unless the network is isolated, each other. They reach
+    no service of the host, no link-local or metadata address and no other network, unless
+    O(networks[].host_access) or O(networks[].egress) says so. Nobody reaches a sandbox
+    from outside but by a published port.
+  - What sandboxes may reach changes while they run. Connections that are no longer allowed
+    stop.
+  - One address may have a limited number of connections open, by the host's memory, so
+    that no sandbox fills the kernel's table for all.
   - A network named V(default) exists as soon as a sandbox uses it, declared or not.
-  - IPv4 forwarding is switched on when it is off, IPv6 forwarding with the first network that has
-    an IPv6 subnet. As long as it was this module that did so, forwarded traffic of others in that
-    family stays dropped. Switch it on by other means, before the first run, on a host that is to
-    be a router too.
-  - With IPv6 forwarding, the kernel ignores router advertisements on links whose C(accept_ra) is
-    V(1). This module sets them to V(2), so that the host keeps the routes it has from them.
+  - IPv4 forwarding is switched on when it is off, IPv6 forwarding with the first network
+    that has an IPv6 subnet. As long as it was this module that did so, forwarded traffic
+    of others in that family stays dropped. Switch it on by other means, before the first
+    run, on a host that is to be a router too.
+  - With IPv6 forwarding, the kernel ignores router advertisements on links whose C(accept_ra)
+    is V(1). This module sets them to V(2), so that the host keeps the routes it has from
+    them.
   - Where the last network goes, the tables go and forwarding is put back to what it was.
 requirements:
   - nft
   - pyroute2 0.7 or later (only when interfaces change)
-extends_documentation_fragment:
-  - ansible.builtin.action_common_attributes
+extends_documentation_fragment: [ansible.builtin.action_common_attributes]
 attributes:
   check_mode:
     support: full
@@ -58,8 +59,8 @@ options:
         description:
           - Range of addresses, for instance V(10.77.4.0/24).
           - Required unless the network is V(default), which has V(10.77.0.0/22).
-          - A range that overlaps a route of the host, another network, the address of the SSH
-            client or of a resolver is refused.
+          - A range that overlaps a route of the host, another network, the address of the
+            SSH client or of a resolver is refused.
         type: str
       ipv4_gateway:
         description:
@@ -67,10 +68,12 @@ options:
         type: str
       ipv6_subnet:
         description:
-          - Range of IPv6 addresses, for instance V(fd77:0:0:4::/64), which sandboxes of the network
-            have beside the IPv4 ones. Without it the network has no IPv6, link-local or other.
-          - A range that overlaps a route of the host, another network, the address of the SSH
-            client or of a resolver is refused.
+          - Range of IPv6 addresses, for instance V(fd77:0:0:4::/64), which sandboxes of
+            the network have beside the IPv4 ones. Without it the network has no IPv6,
+            link-local
+            or other.
+          - A range that overlaps a route of the host, another network, the address of the
+            SSH client or of a resolver is refused.
         type: str
       ipv6_gateway:
         description:
@@ -81,14 +84,14 @@ options:
           - Whether traffic to the outside gets the host's address, in both families.
           - Without it, the networks outside need a route to O(networks[].ipv4_subnet) and
             O(networks[].ipv6_subnet).
+          - Defaults to V(true).
         type: bool
-        default: true
       isolated:
         description:
-          - Whether sandboxes of this network are kept from talking to each other, also by way of
-            ports they publish, link-local addresses and multicast.
+          - Whether sandboxes of this network are kept from talking to each other, also
+            by way of ports they publish, link-local addresses and multicast.
+          - Defaults to V(false).
         type: bool
-        default: false
       mtu:
         description:
           - Largest packet; the kernel's default unless given. IPv6 needs 1280 or more.
@@ -99,38 +102,41 @@ options:
           - The host's own unless given, without those on a loopback address.
         type: list
         elements: str
-        default: []
       internal:
         description:
-          - Whether the network has no way out of the host and none in. Sandboxes reach each other
-            and what O(networks[].host_access) lists; publishing their ports is refused.
-          - It gives no default route. A sandbox that is on others, too, has that of the first one
-            which is not internal.
+          - Whether the network has no way out of the host and none in. Sandboxes reach
+            each other and the services in O(networks[].host_access); publishing their ports
+            is refused.
+          - It gives no default route. A sandbox on several networks uses the first that
+            is not internal.
+          - Defaults to V(false).
         type: bool
-        default: false
       egress:
         description:
-          - All that sandboxes of this network may reach beyond it; everything unless given, nothing
-            if empty. A sandbox's own C(egress) replaces it.
-          - Entries are addresses and ranges (V(203.0.113.0/24), V(2001:db8::/32)), those with ports
-            (V(198.51.100.7:443/tcp), V([2001:db8::/32]:80,8000-8010)), host names
-            (V(deb.example.org:443)), ports anywhere (V(53/udp)), or V(dns), the sandbox's own name
-            servers. Without a protocol, a port is one of TCP.
+          - All that sandboxes of this network may reach beyond it; everything unless given,
+            nothing if empty. A sandbox's own C(egress) replaces it.
+          - Entries are addresses and ranges (V(203.0.113.0/24), V(2001:db8::/32)), those
+            with ports (V(198.51.100.7:443/tcp), V([2001:db8::/32]:80,8000-8010)), host
+            names (V(deb.example.org:443)), ports anywhere (V(53/udp)), or V(dns).
+          - V(dns) is the sandbox's own name servers. Without a protocol, a port is one
+            of TCP.
           - They may also be mappings of C(to), C(ports) and C(protocol).
-          - Host names are resolved on the host, by each run and every 5 minutes. An address stays
-            for an hour after it was last in an answer. A list with a name in it includes V(dns).
-          - Link-local and metadata addresses (169.254.0.0/16, fd00:ec2::254 and others) have to be
-            listed by address; ranges that contain more and host names do not open them.
+          - Host names are resolved on the host, by each run and every 5 minutes. An address
+            stays for an hour after it was last in an answer. A list with a name in it includes
+            V(dns).
+          - Link-local and metadata addresses (169.254.0.0/16, fd00:ec2::254 and others)
+            have to be listed by address; ranges that contain more and host names do not
+            open them.
         type: list
         elements: raw
       host_access:
         description:
-          - Services of the host that sandboxes of this network reach, at the network's gateway
-            address only, such as V(53/udp) or V(9100/tcp). A sandbox's own C(host_access)
+          - Services of the host that sandboxes of this network reach, at the network's
+            gateway address only, such as V(53/udp) or V(9100/tcp). A sandbox's own
+            C(host_access)
             replaces it.
         type: list
         elements: raw
-        default: []
   state:
     description:
       - Whether the listed networks are to exist.
@@ -140,8 +146,8 @@ options:
     default: present
   purge:
     description:
-      - Whether to remove every network that is not listed. A network that sandboxes use is refused,
-        except that V(default) stays while it is in use.
+      - Whether to remove every network that is not listed. A network that sandboxes use
+        is refused, except that V(default) stays while it is in use.
       - Only used with O(state=present).
     type: bool
     default: false

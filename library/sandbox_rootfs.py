@@ -47,12 +47,12 @@ options:
         description:
           - Whether the image is on the host.
           - An image that a sandbox uses can't be removed.
+          - Defaults to V(present).
         type: str
         choices: [present, absent]
-        default: present
       source:
         description:
-          - What the image is made of. Required when O(images[].state=present).
+          - The way to make the image. Required when O(images[].state=present).
           - V(busybox) is the host's own static busybox with links for its applets.
           - V(tarball) is an archive of a root file system.
           - V(debootstrap) is a Debian or Ubuntu system made of packages by mmdebstrap or

@@ -47,12 +47,12 @@ options:
         description:
           - Whether the image is on the host.
           - An image that a sandbox uses can't be removed.
+          - Defaults to V(present).
         type: str
         choices: [present, absent]
-        default: present
       source:
         description:
-          - What the image is made of. Required when O(images[].state=present).
+          - The way to make the image. Required when O(images[].state=present).
           - V(busybox) is the host's own static busybox with links for its applets.
           - V(tarball) is an archive of a root file system.
           - V(debootstrap) is a Debian or Ubuntu system made of packages by mmdebstrap or
@@ -331,14 +331,14 @@ options:
           - Whether traffic to the outside gets the host's address, in both families.
           - Without it, the networks outside need a route to O(networks[].ipv4_subnet) and
             O(networks[].ipv6_subnet).
+          - Defaults to V(true).
         type: bool
-        default: true
       isolated:
         description:
           - Whether sandboxes of this network are kept from talking to each other, also
             by way of ports they publish, link-local addresses and multicast.
+          - Defaults to V(false).
         type: bool
-        default: false
       mtu:
         description:
           - Largest packet; the kernel's default unless given. IPv6 needs 1280 or more.
@@ -349,24 +349,24 @@ options:
           - The host's own unless given, without those on a loopback address.
         type: list
         elements: str
-        default: []
       internal:
         description:
           - Whether the network has no way out of the host and none in. Sandboxes reach
-            each other and what O(networks[].host_access) lists; publishing their ports
+            each other and the services in O(networks[].host_access); publishing their ports
             is refused.
-          - It gives no default route. A sandbox that is on others, too, has that of the
-            first one which is not internal.
+          - It gives no default route. A sandbox on several networks uses the first that
+            is not internal.
+          - Defaults to V(false).
         type: bool
-        default: false
       egress:
         description:
           - All that sandboxes of this network may reach beyond it; everything unless given,
             nothing if empty. A sandbox's own C(egress) replaces it.
           - Entries are addresses and ranges (V(203.0.113.0/24), V(2001:db8::/32)), those
             with ports (V(198.51.100.7:443/tcp), V([2001:db8::/32]:80,8000-8010)), host
-            names (V(deb.example.org:443)), ports anywhere (V(53/udp)), or V(dns), the sandbox's
-            own name servers. Without a protocol, a port is one of TCP.
+            names (V(deb.example.org:443)), ports anywhere (V(53/udp)), or V(dns).
+          - V(dns) is the sandbox's own name servers. Without a protocol, a port is one
+            of TCP.
           - They may also be mappings of C(to), C(ports) and C(protocol).
           - Host names are resolved on the host, by each run and every 5 minutes. An address
             stays for an hour after it was last in an answer. A list with a name in it includes
@@ -384,7 +384,6 @@ options:
             replaces it.
         type: list
         elements: raw
-        default: []
   sandboxes:
     description:
       - The sandboxes, each a mapping of the options of M(sandlot.sandlot.sandbox).

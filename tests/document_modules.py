@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Writes the options of sandboxes and images into the modules' documentation, from the tables.
+"""Writes the options of all kinds into the documentation of the modules, from the tables.
 
 Run it after a change of a table; tests/unit/test_modules.py fails until then.
 """
@@ -20,10 +20,11 @@ sys.path.insert(0, str(TOP / "module_utils"))
 
 from sandlot import images  # noqa: E402
 from sandlot import spec as sandbox_spec  # noqa: E402
+from sandlot.spec.table import networks  # noqa: E402
 
 LIBRARY = TOP / "library"
 _BLOCK = re.compile(r'(DOCUMENTATION = r""")\n(.*?)(""")', re.S)
-WRITTEN = ("sandbox", "sandboxes", "sandbox_rootfs")
+WRITTEN = ("sandbox", "sandboxes", "sandbox_rootfs", "sandbox_network")
 WIDTH = 86
 LIMIT = 96
 # Names of options are paths from the top in Ansible's markup.
@@ -63,34 +64,16 @@ def documented(name: str, found: dict[str, Any]) -> dict[str, Any]:
     """The documentation with the tables' options in place."""
     if name == "sandbox":
         return {**found, "options": sandbox_spec.options_documentation()}
-    mine = found["options"]
-    if name == "sandbox_rootfs":
-        mine["images"]["suboptions"] = _image_options()
-        return found
-    mine["images"]["suboptions"] = _image_options()
-    mine["networks"]["suboptions"] = _network_options()
-    mine["sandboxes"]["suboptions"] = _below("sandboxes[]", sandbox_spec.options_documentation())
-    return found
-
-
-def _network_options() -> dict[str, Any]:
-    written: dict[str, Any] = documentation(LIBRARY / "sandbox_network.py")["options"]["networks"]
-    options: dict[str, Any] = written["suboptions"]
-    return options
-
-
-def _image_options() -> dict[str, Any]:
-    """What all images take is written by hand, the rest is the table of sources."""
-    written = documentation(LIBRARY / "sandbox_rootfs.py")["options"]["images"]["suboptions"]
-    about = "What the image is made of. Required when O(images[].state=present)."
-    kinds = [f"V({kind}) is {source.description}." for kind, source in images.SOURCES.items()]
-    source = {
-        "description": [about, *kinds],
-        "type": "str",
-        "choices": list(images.SOURCES),
+    tables = {
+        "images": images.options(),
+        "networks": networks.OPTIONS,
+        "sandboxes": sandbox_spec.OPTIONS,
     }
-    by_hand = {name: written[name] for name in ("name", "state")}
-    return {**by_hand, "source": source, **sandbox_spec.documentation(images.options())}
+    mine = found["options"]
+    for option in tables.keys() & mine.keys():
+        rows = sandbox_spec.documentation(tables[option])
+        mine[option]["suboptions"] = _below(f"{option}[]", rows)
+    return found
 
 
 def _below(parent: str, options: Any) -> Any:

@@ -21,7 +21,10 @@ sys.path.insert(0, str(TOP / "tests"))
 
 import document_modules  # noqa: E402
 
-MODULES = ["sandbox", "sandboxes", "sandbox_info", "sandbox_host", "sandbox_rootfs"]
+MODULES = [
+    *("sandbox", "sandboxes", "sandbox_info", "sandbox_host", "sandbox_rootfs"),
+    "sandbox_network",
+]
 TYPING = ("type", "elements", "choices", "required", "default", "aliases")
 
 

@@ -232,7 +232,7 @@ SOURCE = Source(
             absolute_path,
             [
                 "Archive on the managed host, plain or compressed with gzip, xz, bzip2 or zstd. "
-                "This, O(images[].url) or O(images[].src) is required."
+                "This, O(url) or O(src) is required."
             ],
         ),
         Option(

@@ -28,6 +28,10 @@ _PORT_HINT = (
     'quote it and write "8080:80", "127.0.0.1:8080:80/tcp", "[2001:db8::1]:8080:80" '
     'or "8000-8010:8000-8010"'
 )
+EXAMPLE4 = "10.77.4.0/24"
+EXAMPLE6 = "fd77:0:0:4::/64"
+# Loopback, unspecified and mapped addresses; those of one link; multicast.
+_UNFIT6 = tuple(ipaddress.IPv6Network(text) for text in ("::/8", "fe80::/9", "ff00::/8"))
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 
 
@@ -86,6 +90,56 @@ def address_text(option: str, value: Any) -> str:
     except ValueError as error:
         hint = "write it like 10.77.0.5 or fd00::5"
         raise refusal(option, value, "is not an IPv6 address", hint=hint) from error
+
+
+def any_address(option: str, value: Any) -> str:
+    try:
+        return str(ipaddress.ip_address(text(option, value)))
+    except ValueError as error:
+        hint = "write it like 9.9.9.9 or 2620:fe::fe"
+        raise refusal(option, value, "is not an IP address", hint=hint) from error
+
+
+def any_addresses(option: str, value: Any) -> tuple[str, ...]:
+    items = enumerate(sequence(option, value))
+    return tuple(any_address(f"{option}[{index}]", item) for index, item in items)
+
+
+def subnet4(option: str, value: Any) -> ipaddress.IPv4Network:
+    hint = f"give a private range such as {EXAMPLE4}"
+    try:
+        subnet = ipaddress.IPv4Network(text(option, value))
+    except ValueError as error:
+        problem = f"is not an IPv4 subnet ({error})"
+        raise refusal(option, value, problem, hint=hint) from error
+    _check_room(option, value, subnet.max_prefixlen - subnet.prefixlen)
+    if not all(map(_is_assignable, (subnet.network_address, subnet.broadcast_address))):
+        raise refusal(option, value, "is not a range hosts can have addresses in", hint=hint)
+    return subnet
+
+
+def _is_assignable(address: ipaddress.IPv4Address) -> bool:
+    special = address.is_loopback or address.is_multicast or address.is_link_local
+    return not special and int(address) >> 24 != 0 and int(address) >> 28 != 15
+
+
+def subnet6(option: str, value: Any) -> ipaddress.IPv6Network:
+    hint = f"give a private range such as {EXAMPLE6}"
+    try:
+        subnet = ipaddress.IPv6Network(text(option, value))
+    except ValueError as error:
+        problem = f"is not an IPv6 subnet ({error})"
+        raise refusal(option, value, problem, hint=hint) from error
+    _check_room(option, value, subnet.max_prefixlen - subnet.prefixlen)
+    if any(subnet.overlaps(other) for other in _UNFIT6):
+        raise refusal(option, value, "is not a range hosts can have addresses in", hint=hint)
+    return subnet
+
+
+def _check_room(option: str, value: Any, bits: int) -> None:
+    """The network itself, the gateway and one sandbox; IPv4 has a broadcast address besides."""
+    if bits < 2:
+        raise refusal(option, value, "has no room for a sandbox", hint="use a larger range")
 
 
 def mac(option: str, value: Any) -> str:

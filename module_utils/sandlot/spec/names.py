@@ -16,6 +16,7 @@ Pairs = Tuple[Tuple[str, str], ...]
 MAX_ID = 65535
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
+_DECLARED = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 # Files beside the sandboxes' directories in /run/sandlot and /var/lib/sandlot; names in /etc/hosts.
 _RESERVED = re.compile(r"lock|localhost|launcher\..*|.*\.sock", re.I)
 # A cgroup directory can't be named like a control file that the kernel puts beside it.
@@ -38,6 +39,15 @@ def network_name(option: str, value: Any) -> str:
     name = text(option, value)
     if not _NAME.fullmatch(name) or ".." in name:
         raise refusal(option, value, "is not a valid name", hint=_NAME_RULE)
+    return name
+
+
+def declared_network(option: str, value: Any) -> str:
+    """The name of a network that is to be made, which is stricter than that of one to attach to."""
+    name = text(option, value)
+    if not _DECLARED.fullmatch(name):
+        hint = "use up to 63 lower-case letters, digits, '_', '.' and '-', first a letter or digit"
+        raise refusal(option, value, "is not a network name", hint=hint)
     return name
 
 

@@ -9,7 +9,7 @@ from typing import Any, Mapping, Sequence
 from ..errors import SpecError
 from . import netmode
 from .model import Spec, from_table
-from .option import Reach, check_known
+from .option import Reach, check, check_known
 from .options import NAMES, OPTIONS, reaching
 from .text import brief, mapping, refusal, sequence, unique
 
@@ -27,9 +27,7 @@ def normalise(raw: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = No
     check_known(_DEFAULT_NAMES, shared, "defaults.")
     spec = from_table({**_fitting(shared, own), **own})
     _check_interfaces(spec)
-    for option in OPTIONS:
-        if option.check:
-            option.check(spec)
+    check(OPTIONS, spec)
     return spec
 
 

@@ -7,14 +7,22 @@ from __future__ import annotations
 import difflib
 import enum
 from dataclasses import dataclass, field
-from typing import AbstractSet, Any, Callable, Iterable, Mapping, Sequence
+from typing import AbstractSet, Any, Callable, Iterable, Mapping, Protocol, Sequence, TypeVar
 
 from ..errors import SpecError
 from ..plan import Change
-from .text import brief, mapping, missing, refusal, sequence
+from .text import brief, mapping, missing, refusal, sequence, unique
 
 Parser = Callable[[str, Any], Any]
 Dumper = Callable[[Any], Any]
+
+
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+Item = TypeVar("Item", bound=Named)
 
 
 class Reach(enum.Enum):
@@ -103,6 +111,26 @@ def read(options: Iterable[Option], raw: Mapping[str, Any], prefix: str = "") ->
     rows = list(options)
     check_known([row.name for row in rows], raw, prefix)
     return {row.name: row.value(raw.get(row.name), prefix) for row in rows}
+
+
+def check(options: Iterable[Option], whole: Any, prefix: str = "") -> None:
+    """SpecError for a value that others contradict."""
+    for row in options:
+        if row.check:
+            try:
+                row.check(whole)
+            except SpecError as error:
+                error.message = f"{prefix}{error.message}"
+                error.option = f"{prefix}{error.option}"
+                raise
+
+
+def named(option: str, raw: Any, one: Callable[[str, Any], Item]) -> list[Item]:
+    """Every item of a list, whose names differ."""
+    items = enumerate(sequence(option, raw))
+    found = [one(f"{option}[{index}]", item) for index, item in items]
+    unique(option, (item.name for item in found), what="name")
+    return found
 
 
 def check_known(names: Sequence[str], raw: Mapping[str, Any], prefix: str = "") -> None:

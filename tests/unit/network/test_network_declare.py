@@ -18,18 +18,18 @@ COLLIDE_BRIDGE = ("n2246507", "n2427115")
 DUAL = {**GOOD, "ipv6_subnet": "fd78::/64"}
 
 REFUSED = [
-    ({}, "name", "is no network name"),
-    ({"name": ""}, "name", "is no network name"),
-    ({"name": "../x"}, "name", "is no network name"),
-    ({"name": "-x"}, "name", "is no network name"),
-    ({"name": "a\n"}, "name", "is no network name"),
-    ({"name": "аdmin"}, "name", "is no network name"),
-    ({"name": "a" * 64}, "name", "is no network name"),
+    ({}, "name", "no value"),
+    ({"name": ""}, "name", "is not a network name"),
+    ({"name": "../x"}, "name", "is not a network name"),
+    ({"name": "-x"}, "name", "is not a network name"),
+    ({"name": "a\n"}, "name", "is not a network name"),
+    ({"name": "аdmin"}, "name", "is not a network name"),
+    ({"name": "a" * 64}, "name", "is not a network name"),
     ({"name": "lan"}, "ipv4_subnet", "is missing for network lan"),
     ({**GOOD, "ipv4_subnet": "10.78.0.1/24"}, "ipv4_subnet", "host bits set"),
     ({**GOOD, "ipv4_subnet": "10.78.0.0/31"}, "ipv4_subnet", "no room"),
-    ({**GOOD, "ipv4_subnet": "fd00::/64"}, "ipv4_subnet", "is no IPv4 subnet"),
-    ({**GOOD, "ipv4_subnet": "none"}, "ipv4_subnet", "is no IPv4 subnet"),
+    ({**GOOD, "ipv4_subnet": "fd00::/64"}, "ipv4_subnet", "is not an IPv4 subnet"),
+    ({**GOOD, "ipv4_subnet": "none"}, "ipv4_subnet", "is not an IPv4 subnet"),
     ({**GOOD, "ipv4_subnet": "127.0.0.0/8"}, "ipv4_subnet", "not a range hosts"),
     ({**GOOD, "ipv4_subnet": "169.254.0.0/16"}, "ipv4_subnet", "not a range hosts"),
     ({**GOOD, "ipv4_subnet": "224.0.0.0/8"}, "ipv4_subnet", "not a range hosts"),
@@ -38,10 +38,10 @@ REFUSED = [
     ({**GOOD, "ipv4_gateway": "10.79.0.1"}, "ipv4_gateway", "no host address in 10.78.0.0/24"),
     ({**GOOD, "ipv4_gateway": "10.78.0.0"}, "ipv4_gateway", "no host address"),
     ({**GOOD, "ipv4_gateway": "10.78.0.255"}, "ipv4_gateway", "no host address"),
-    ({**GOOD, "ipv4_gateway": "x"}, "ipv4_gateway", "is no IPv4 address"),
+    ({**GOOD, "ipv4_gateway": "x"}, "ipv4_gateway", "is not an IPv4 address"),
     ({**GOOD, "ipv6_subnet": "fd78::1/64"}, "ipv6_subnet", "host bits set"),
     ({**GOOD, "ipv6_subnet": "fd78::/127"}, "ipv6_subnet", "no room"),
-    ({**GOOD, "ipv6_subnet": "10.79.0.0/24"}, "ipv6_subnet", "is no IPv6 subnet"),
+    ({**GOOD, "ipv6_subnet": "10.79.0.0/24"}, "ipv6_subnet", "is not an IPv6 subnet"),
     ({**GOOD, "ipv6_subnet": "fe80::/64"}, "ipv6_subnet", "not a range hosts"),
     ({**GOOD, "ipv6_subnet": "ff02::/64"}, "ipv6_subnet", "not a range hosts"),
     ({**GOOD, "ipv6_subnet": "::/64"}, "ipv6_subnet", "not a range hosts"),
@@ -49,13 +49,13 @@ REFUSED = [
     ({**GOOD, "ipv6_gateway": "fd78::1"}, "ipv6_gateway", "has no subnet"),
     ({**DUAL, "ipv6_gateway": "fd79::1"}, "ipv6_gateway", "no host address in fd78::/64"),
     ({**DUAL, "ipv6_gateway": "fd78::"}, "ipv6_gateway", "no host address"),
-    ({**DUAL, "ipv6_gateway": "10.78.0.1"}, "ipv6_gateway", "is no IPv6 address"),
-    ({**DUAL, "ipv6_gateway": "fd78::1%lan"}, "ipv6_gateway", "no host address"),
+    ({**DUAL, "ipv6_gateway": "10.78.0.1"}, "ipv6_gateway", "is not an IPv6 address"),
+    ({**DUAL, "ipv6_gateway": "fd78::1%lan"}, "ipv6_gateway", "has a scope"),
     ({**DUAL, "mtu": 1279}, "mtu", "too small for IPv6"),
     ({**GOOD, "mtu": 100}, "mtu", "use a number from 576"),
     ({**GOOD, "mtu": 70000}, "mtu", "is out of range"),
-    ({**GOOD, "dns_servers": ["resolver"]}, "dns_servers", "is no IP address"),
-    ({**GOOD, "driver": "bridge"}, "networks", "is no option"),
+    ({**GOOD, "dns_servers": ["resolver"]}, "dns_servers[0]", "is not an IP address"),
+    ({**GOOD, "driver": "bridge"}, "driver", "is not an option"),
 ]
 
 
@@ -63,7 +63,7 @@ REFUSED = [
 def test_refused(raw, option, problem):
     with pytest.raises(SpecError, match=problem) as caught:
         declare.normalise(Site(), [raw])
-    assert caught.value.option == option
+    assert caught.value.option == f"networks[0].{option}"
     assert caught.value.hint
 
 
@@ -124,7 +124,7 @@ def test_two_names_for_one_bridge():
 
 
 def test_listed_twice():
-    with pytest.raises(SpecError, match="listed twice"):
+    with pytest.raises(SpecError, match="the same name twice"):
         declare.normalise(Site(), [GOOD, GOOD])
 
 

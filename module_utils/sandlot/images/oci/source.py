@@ -269,7 +269,7 @@ SOURCE = Source(
             absolute_path,
             ["PEM file on the managed host with the CA of the registry's certificate."],
         ),
-        Option("username", "str", _username, ["User of the registry, with O(images[].password)."]),
+        Option("username", "str", _username, ["User of the registry, with O(password)."]),
         Option(
             "password",
             "str",

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Dict, Iterable, Mapping, Union
 
 from ...site import Site
+from ...spec.table import networks
 
 Json = Dict[str, Any]
 IpNetwork = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
-DEFAULT_NAME = "default"
-DEFAULT_SUBNET = "10.77.0.0/22"
+DEFAULT_NAME = networks.DEFAULT_NAME
+DEFAULT_SUBNET = ipaddress.IPv4Network(networks.DEFAULT_SUBNET)
 ANY = "0.0.0.0"
 ANY6 = "::"
 BRIDGE_LINK_LOCAL = "fe80::1/64"

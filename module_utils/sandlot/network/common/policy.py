@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 from dataclasses import dataclass
-from typing import Any, Iterable, Mapping, Sequence, Tuple, TypedDict
+from typing import Iterable, Mapping, Sequence, Tuple
 
 from ...errors import SpecError
 from ...spec import grants
@@ -53,27 +53,6 @@ class Policy:
 
 def _key(*words: str) -> str:
     return hashlib.sha256("\n".join(words).encode()).hexdigest()[:10]
-
-
-class Declared(TypedDict):
-    """The options of a network that are about policy."""
-
-    internal: bool
-    egress: tuple[str, ...] | None
-    host_access: tuple[str, ...]
-
-
-def declared(raw: Mapping[str, Any]) -> Declared:
-    """The policy of a network as the user wrote it, without unset options."""
-    internal, egress = bool(raw.get("internal", False)), raw.get("egress")
-    if internal and egress:
-        hint = "leave egress out, or set internal: false"
-        raise SpecError("egress", egress, "has no meaning on an internal network", hint=hint)
-    return {
-        "internal": internal,
-        "egress": None if egress is None else grants.egress("egress", egress),
-        "host_access": grants.host_access("host_access", raw.get("host_access", [])),
-    }
 
 
 def effective(
