@@ -124,7 +124,7 @@ SETTINGS = [
     ("memory_reservation", 8 * MIB, 16 * MIB, "memory_reservation {} -> 8388608"),
     ("cpus", 0.5, 1.5, "cpus {} -> 0.5"),
     ("cpu_shares", 512, 2048, None),
-    ("cpuset_cpus", str(CPUS[0]), str(CPUS[-1]), f"cpuset_cpus {{}} -> {CPUS[0]}"),
+    ("cpuset_cpus", frozenset(CPUS[:1]), frozenset(CPUS[-1:]), f"cpuset_cpus {{}} -> {CPUS[0]}"),
     ("pids_limit", 50, 100, "pids_limit {} -> 50"),
 ]
 
@@ -226,7 +226,7 @@ def test_a_cpu_quota_holds(fleet):
 def test_a_cpu_set_holds_and_moves_a_running_process(fleet):
     process = None
     for cpu in (CPUS[0], CPUS[-1]):
-        fleet.limit("a", replace(FREE, cpuset_cpus=str(cpu)))
+        fleet.limit("a", replace(FREE, cpuset_cpus=frozenset({cpu})))
         process = process or fleet.spawn("a", "cat")
         assert os.sched_getaffinity(process.pid) == {cpu}
     fleet.limit("a", FREE)
@@ -394,7 +394,7 @@ def test_the_kernel_shows_what_the_knobs_want(fleet):
         memory_swap=96 * MIB + 5,
         cpus=0.333,
         cpu_shares=3,
-        cpuset_cpus=str(CPUS[0]),
+        cpuset_cpus=frozenset(CPUS[:1]),
         pids_limit=77,
     )
     fleet.limit("a", limits)

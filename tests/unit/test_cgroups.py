@@ -10,9 +10,10 @@ from dataclasses import replace
 
 import pytest
 from sandlot import cgroups, store
-from sandlot.cgroups import cpulist, knobs, removal
+from sandlot.cgroups import knobs, removal
 from sandlot.cgroups.layout import Hierarchy
 from sandlot.errors import HostError, SandlotError, SpecError
+from sandlot.kernel import cpulist
 from sandlot.plan import apply_all, descriptions
 from sandlot.site import Site
 from sandlot.spec import Spec
@@ -171,7 +172,7 @@ DEFAULTS_2 = {
         ({"cpus": 3.0}, {"cpu.cfs_quota_us": "300000"}, {"cpu.max": "300000 100000"}),
         ({"cpu_shares": 512}, {"cpu.shares": "512"}, {"cpu.weight": "59"}),
         ({"cpu_shares": 2**20}, {"cpu.shares": "262144"}, {"cpu.weight": "10000"}),
-        ({"cpuset_cpus": "1,0,3"}, {"cpuset.cpus": "0-1,3"}, {"cpuset.cpus": "0-1,3"}),
+        ({"cpuset_cpus": frozenset({1, 0, 3})}, {"cpuset.cpus": "0-1,3"}, {"cpuset.cpus": "0-1,3"}),
         ({"pids_limit": 9}, {"pids.max": "9"}, {"pids.max": "9"}),
     ],
 )
@@ -206,7 +207,7 @@ def state(*controllers: str, swap: bool = True) -> cgroups.CgroupState:
         ({"memory_reservation": MIB}, "cpu", "memory_reservation can't be enforced"),
         ({"cpus": 1.0}, "memory", "cpus can't be enforced: .*cgroup_enable=cpu.*leave cpus out"),
         ({"cpu_shares": 9}, "memory", "cpu_shares can't be enforced"),
-        ({"cpuset_cpus": "0"}, "cpu", "cpuset_cpus can't be enforced"),
+        ({"cpuset_cpus": frozenset({0})}, "cpu", "cpuset_cpus can't be enforced"),
         ({"pids_limit": 5}, "cpu", "pids_limit can't be enforced: .*set pids_limit to -1"),
         ({"pids_limit": 5}, "", "pids_limit can't be enforced"),
     ],
@@ -226,8 +227,10 @@ def test_swap_that_is_not_accounted():
 @pytest.mark.parametrize(
     ("limits", "error"),
     [
-        ({"cpuset_cpus": "2-5"}, "names CPUs this host does not have: 4-5; use CPUs of 0-3"),
-        ({"cpuset_cpus": "a"}, "is no CPU list"),
+        (
+            {"cpuset_cpus": frozenset({2, 3, 4, 5})},
+            "names CPUs this host does not have: 4-5; use CPUs of 0-3",
+        ),
         ({"cpus": 0.001}, "cpus: 0.001 is less than the kernel can enforce; use 0.01 or more"),
     ],
 )
@@ -301,7 +304,7 @@ def test_version_2_limits_are_written_and_withdrawn(tree):
         memory_swap=96 * MIB,
         cpus=0.5,
         cpu_shares=512,
-        cpuset_cpus="0,1",
+        cpuset_cpus=frozenset({0, 1}),
         pids_limit=20,
     )
     operations = tree.plan(limits)

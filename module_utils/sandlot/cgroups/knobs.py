@@ -22,7 +22,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable, Mapping
 
-from . import cpulist
+from ..kernel import cpulist
 
 if TYPE_CHECKING:
     from ..spec import Spec
@@ -147,15 +147,11 @@ def _weight(spec: Spec, host: Host) -> str:
 
 
 def _cpus_of_host(spec: Spec, host: Host) -> str:
-    return _list(spec.cpuset_cpus) if spec.cpuset_cpus else cpulist.render(host.cpus)
+    return cpulist.render(spec.cpuset_cpus or host.cpus)
 
 
 def _cpus_or_all(spec: Spec, host: Host) -> str:
-    return _list(spec.cpuset_cpus) if spec.cpuset_cpus else ""
-
-
-def _list(text: str) -> str:
-    return cpulist.render(cpulist.parse(text))
+    return cpulist.render(spec.cpuset_cpus or ())
 
 
 def _parse_bandwidth(text: str) -> str:

@@ -16,10 +16,9 @@ from typing import Iterable, Mapping
 
 from .. import store
 from ..errors import ForeignError, HostError
-from ..kernel import files
+from ..kernel import cpulist, files
 from ..plan import Operation
 from ..site import Site
-from . import cpulist
 from .knobs import VERSION_2, Host
 from .layout import Hierarchy, Layout
 from .state import CgroupState

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Iterable, Iterator, Mapping
 
 from ..errors import HostError, SpecError
-from ..kernel import files
+from ..kernel import cpulist, files
 from ..site import Site
-from . import cpulist
 from .knobs import CONTROLLERS, PERIOD, SWAP_FILES, VERSION_1, VERSION_2, Host, Knob, quota
 from .layout import Hierarchy, Layout, detect
 
@@ -145,12 +144,8 @@ def _check_cpus(spec: Spec, state: CgroupState) -> None:
         raise SpecError("cpus", spec.cpus, "is less than the kernel can enforce", hint=hint)
     if spec.cpuset_cpus is None:
         return
-    try:
-        unknown = cpulist.parse(spec.cpuset_cpus) - state.host.cpus
-    except ValueError as error:
-        hint = "write it like 0-3 or 0,2"
-        raise SpecError("cpuset_cpus", spec.cpuset_cpus, "is no CPU list", hint=hint) from error
+    unknown = spec.cpuset_cpus - state.host.cpus
     if unknown:
         problem = f"names CPUs this host does not have: {cpulist.render(unknown)}"
         hint = f"use CPUs of {cpulist.render(state.host.cpus)}"
-        raise SpecError("cpuset_cpus", spec.cpuset_cpus, problem, hint=hint)
+        raise SpecError("cpuset_cpus", cpulist.render(spec.cpuset_cpus), problem, hint=hint)

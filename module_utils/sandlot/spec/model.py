@@ -49,7 +49,7 @@ class Spec:
     memory_swap: int | None
     cpus: float | None
     cpu_shares: int | None
-    cpuset_cpus: str | None
+    cpuset_cpus: frozenset[int] | None
     pids_limit: int
     ulimits: tuple[Ulimit, ...]
     ingress_rate: int | None

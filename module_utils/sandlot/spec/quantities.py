@@ -8,6 +8,7 @@ import re
 import signal
 from typing import Any
 
+from ..kernel import cpulist
 from .text import MAX_INTEGER, a_type, refusal
 
 MEMORY_MINIMUM = 6 << 20
@@ -127,30 +128,21 @@ def number(option: str, value: Any, *, minimum: float, maximum: float, digits: i
     return round(float(amount), digits) + 0.0
 
 
-def cpu_set(option: str, value: Any) -> str:
-    """CPU numbers in the kernel's list format, merged and sorted: "0-3,6"."""
+def cpu_set(option: str, value: Any) -> frozenset[int]:
+    """CPU numbers, from the kernel's list format."""
     hint = "write it like 0-3 or 0,2"
-    parts = [_CPU_RANGE.fullmatch(part.strip(" ")) for part in _digits(value).split(",")]
-    chosen: set[int] = set()
+    parts = [part.strip(" ") for part in _digits(value).split(",")]
     for part in parts:
-        if part is None:
+        found = _CPU_RANGE.fullmatch(part)
+        if found is None:
             raise refusal(option, value, "is not a set of CPU numbers", hint=hint)
-        first = int(part[1])
-        last = int(part[2] or first)
-        if not first <= last < MAX_CPUS:
+        if not int(found[1]) <= int(found[2] or found[1]) < MAX_CPUS:
             raise refusal(option, value, "has a range that is reversed or too high", hint=hint)
-        chosen.update(range(first, last + 1))
-    return ",".join(_ranges(sorted(chosen)))
+    return cpulist.parse(",".join(parts))
 
 
-def _ranges(numbers: list[int]) -> list[str]:
-    ranges: list[list[int]] = []
-    for item in numbers:
-        if ranges and ranges[-1][1] == item - 1:
-            ranges[-1][1] = item
-        else:
-            ranges.append([item, item])
-    return [f"{first}" if first == last else f"{first}-{last}" for first, last in ranges]
+def show_cpus(cpus: frozenset[int] | None) -> str | None:
+    return None if cpus is None else cpulist.render(cpus)
 
 
 def signal_number(option: str, value: Any) -> int:

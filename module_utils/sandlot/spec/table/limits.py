@@ -97,6 +97,7 @@ OPTIONS = (
         "str",
         quantities.cpu_set,
         ["CPUs the sandbox may run on, such as V(0-3) or V(0,2)."],
+        dump=quantities.show_cpus,
         reaches={Reach.CGROUP},
         change=Change.LIVE,
     ),
