@@ -17,7 +17,7 @@ from ..kernel.netns import HOST
 from ..plan import Change
 from ..security import capabilities, seccomp
 from ..site import SandboxPaths, Site
-from ..spec import Spec, Tmpfs
+from ..spec import Spec
 from ..spec.option import LAUNCHED, Reach
 from ..spec.options import reaching
 from .process import for_init, process
@@ -86,14 +86,12 @@ def _root(site: Site, record: Record) -> Json:
         "work": sandbox.work,
         "read_only": spec.read_only,
         "hostname": spec.hostname,
-        "tmpfs": {entry.path: _tmpfs_options(entry) for entry in spec.tmpfs},
+        "tmpfs": {
+            entry.path: ",".join((*entry.options, *(() if entry.executable else ("noexec",))))
+            for entry in spec.tmpfs
+        },
         "files": {f"/etc/{name}": f"{sandbox.etc}/{name}" for name in HOST_FILES},
     }
-
-
-def _tmpfs_options(entry: Tmpfs) -> str:
-    words = [entry.options] if entry.options else []
-    return ",".join(words if entry.executable else [*words, "noexec"])
 
 
 def _process(record: Record) -> Json:

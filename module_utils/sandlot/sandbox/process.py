@@ -11,7 +11,6 @@ from typing import Any, Dict, Mapping, Tuple
 from ..errors import SpecError
 from ..kernel.program import PATH
 from ..spec import Healthcheck, Spec
-from ..spec import healthcheck as checks
 from ..spec.quantities import signal_number
 from ..spec.table.supervision import parse_healthcheck
 from .record import Record
@@ -79,7 +78,7 @@ def for_init(check: Healthcheck) -> Dict[str, Any]:
     """With nothing left to parse or to look up."""
     times = {"interval": check.interval, "timeout": check.timeout}
     rules = {"retries": check.retries, "start_period": check.start_period, "action": check.action}
-    target = checks.target(check)
+    target = check.target
     if target is None:
         kind, *words = check.test or ()
         argv = ["/bin/sh", "-c", *words] if kind == "CMD-SHELL" else words

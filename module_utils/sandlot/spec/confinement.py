@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any, Callable
 
 from .names import MAX_ID, absolute_path
@@ -122,7 +123,7 @@ def _tmpfs(option: str, value: Any) -> Tmpfs:
     if _KERNEL_TREES.fullmatch(place):
         hint = "mount elsewhere; below /dev, only /dev/shm can be resized"
         raise refusal(option, value, "would hide what sandlot mounts there", hint=hint)
-    data: dict[str, str] = {}
+    data: dict[str, int] = {}
     flags: set[str] = set()
     for word in filter(None, words.split(",")):
         key, equals, setting = word.partition("=")
@@ -134,8 +135,7 @@ def _tmpfs(option: str, value: Any) -> Tmpfs:
             raise _unknown_word(option, word)
     if {"exec", "noexec"} <= flags:
         raise refusal(option, value, "has both exec and noexec", hint="keep one of them")
-    options = ",".join(f"{key}={data[key]}" for key in _SETTINGS if key in data)
-    return Tmpfs(place, options, "exec" in flags)
+    return Tmpfs(place, **data, executable="exec" in flags)
 
 
 def _unknown_word(option: str, word: str) -> Exception:
@@ -143,30 +143,19 @@ def _unknown_word(option: str, word: str) -> Exception:
     return refusal(option, word, "is unknown or given twice", hint=f"use {known}")
 
 
-def _mode(option: str, value: Any) -> str:
+def _mode(option: str, value: Any) -> int:
     if not _MODE.fullmatch(value) or int(value, 8) > 0o1777:
         hint = "use an octal mode up to 1777"
         raise refusal(option, value, "is not a mode of a directory", hint=hint)
-    return f"{int(value, 8):o}"
-
-
-def _owner(option: str, value: Any) -> str:
-    return str(integer(option, value, minimum=0, maximum=MAX_ID))
-
-
-def _bytes(option: str, value: Any) -> str:
-    return str(size(option, value, minimum=4096))
-
-
-def _count(option: str, value: Any) -> str:
-    return str(size(option, value, minimum=2))
+    return int(value, 8)
 
 
 # Always nosuid and nodev; read-only or not is no question for an empty file system.
 _FLAGS = frozenset({"exec", "noexec", "nosuid", "nodev", "rw"})
-_SETTINGS: dict[str, Callable[[str, Any], str]] = {
-    "size": _bytes,
-    "nr_inodes": _count,
+_owner = partial(integer, minimum=0, maximum=MAX_ID)
+_SETTINGS: dict[str, Callable[[str, Any], int]] = {
+    "size": partial(size, minimum=4096),
+    "nr_inodes": partial(size, minimum=2),
     "mode": _mode,
     "uid": _owner,
     "gid": _owner,

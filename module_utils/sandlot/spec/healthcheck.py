@@ -28,12 +28,26 @@ _LONGEST_PATH = 2000
 
 
 @dataclass(frozen=True)
+class Target:
+    """The place where a check connects; ``path`` is None for one that only connects."""
+
+    text: str
+    host: str
+    address: str
+    port: int
+    path: str | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
 class Healthcheck:
     """One of ``test``, ``tcp`` and ``http`` is set; times are in seconds."""
 
     test: tuple[str, ...] | None
-    tcp: str | None
-    http: str | None
+    tcp: Target | None
+    http: Target | None
     interval: float
     timeout: float
     retries: int
@@ -44,15 +58,10 @@ class Healthcheck:
     def disabled(self) -> bool:
         return self.test == NONE
 
-
-@dataclass(frozen=True)
-class Target:
-    """Where a check connects; ``path`` is None for one that only connects."""
-
-    host: str
-    address: str
-    port: int
-    path: str | None = None
+    @property
+    def target(self) -> Target | None:
+        """None for a command."""
+        return self.tcp or self.http
 
 
 def parse(option: str, value: Any, *, fields: Sequence[Option]) -> Healthcheck:
@@ -78,6 +87,8 @@ def dump(check: Healthcheck | None, *, fields: Sequence[Option]) -> dict[str, An
 def _dumped(value: Any) -> Any:
     if isinstance(value, float):
         return shown(value)
+    if isinstance(value, Target):
+        return str(value)
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -130,16 +141,17 @@ def test(option: str, value: Any) -> tuple[str, ...]:
     return tuple(words)
 
 
-def tcp(option: str, value: Any) -> str:
+def tcp(option: str, value: Any) -> Target:
     string = line(option, value)
     found = _TCP.fullmatch(string)
     if not found:
         raise refusal(option, value, "is not a port", hint=_TCP_HINT)
-    _check_target(option, value, found[1], found[2], _TCP_HINT)
-    return string
+    host = LOOPBACK if found[1] is None else found[1]
+    address, port = _place(option, value, host, found[2], _TCP_HINT)
+    return Target(string, host, address, port)
 
 
-def http(option: str, value: Any) -> str:
+def http(option: str, value: Any) -> Target:
     string = line(option, value)
     found = _HTTP.fullmatch(string)
     if string.startswith("https:"):
@@ -147,16 +159,19 @@ def http(option: str, value: Any) -> str:
         raise refusal(option, value, "needs TLS, which init does not have", hint=hint)
     if not found or "#" in string or len(string) > _LONGEST_PATH:
         raise refusal(option, value, "is not an http:// URL", hint=_HTTP_HINT)
-    _check_target(option, value, found[1], found[2] or "80", _HTTP_HINT)
-    return string
+    host, given, path = found[1], found[2], found[3]
+    address, port = _place(option, value, host, given or "80", _HTTP_HINT)
+    return Target(string, host if given is None else f"{host}:{given}", address, port, path or "/")
 
 
-def _check_target(option: str, value: Any, host: str | None, port: str, hint: str) -> None:
+def _place(option: str, value: Any, host: str, port: str, hint: str) -> tuple[str, int]:
     if not 1 <= int(port) <= 65535:
         raise refusal(option, value, "has a port out of range", hint="ports go from 1 to 65535")
-    if host is not None and not _address(host):
+    address = _address(host)
+    if not address:
         problem = "names no address: init looks up no names"
         raise refusal(option, value, problem, hint=hint)
+    return address, int(port)
 
 
 def _address(host: str) -> str:
@@ -170,17 +185,3 @@ def _address(host: str) -> str:
         return ""
     scoped = "%" in host
     return str(found) if (found.version == 6) is bracketed and not scoped else ""
-
-
-def target(check: Healthcheck) -> Target | None:
-    """None for a command."""
-    if check.tcp is not None:
-        host, _, port = check.tcp.rpartition(":")
-        host = host or LOOPBACK
-        return Target(host, _address(host), int(port))
-    found = _HTTP.fullmatch(check.http or "")
-    if found is None:
-        return None
-    host, port, path = found[1], found[2], found[3]
-    shown_host = host if port is None else f"{host}:{port}"
-    return Target(shown_host, _address(host), int(port or 80), path or "/")

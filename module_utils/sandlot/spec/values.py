@@ -47,15 +47,28 @@ class PublishedPort:
 
 @dataclass(frozen=True)
 class Tmpfs:
-    """A tmpfs in the sandbox; ``options`` is the data argument of mount(2)."""
+    """A tmpfs in the sandbox; an option that is None is the kernel's."""
 
     path: str
-    options: str = ""
+    size: int | None = None
+    nr_inodes: int | None = None
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
     executable: bool = False
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The words of the data argument of mount(2)."""
+        mode = None if self.mode is None else f"{self.mode:o}"
+        numbers = {"size": self.size, "nr_inodes": self.nr_inodes, "mode": mode}
+        owners = {"uid": self.uid, "gid": self.gid}
+        given = {**numbers, **owners}.items()
+        return tuple(f"{key}={value}" for key, value in given if value is not None)
+
     def __str__(self) -> str:
-        words = (["exec"] if self.executable else []) + ([self.options] if self.options else [])
-        return f"{self.path}:{','.join(words)}" if words else self.path
+        words = ",".join((*(("exec",) if self.executable else ()), *self.options))
+        return f"{self.path}:{words}" if words else self.path
 
 
 @dataclass(frozen=True)
