@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from sandlot.errors import SpecError
 from sandlot.security import MASKED, READONLY, capabilities, relaxed
+from sandlot.spec import grants
 
 
 def test_numbers():
@@ -56,8 +57,8 @@ def spec(
         pids_limit=pids,
         network_mode=mode,
         network_pin=pin,
-        egress=egress,
-        host_access=host_access,
+        egress=egress and grants.egress("egress", egress),
+        host_access=host_access and grants.host_access("host_access", host_access),
     )
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What a network or a sandbox may reach: entries of `egress` and `host_access`.
+"""Entries of `egress` and `host_access`, the reach of a network or a sandbox.
 
-An entry is normalised to one text, such as "198.51.100.7:80,443/tcp", "[2001:db8::]:443/tcp",
-"deb.example.org:443/tcp", "53/udp" or "dns"; `parse` takes it apart again.
+The text of an entry is always the same, such as "198.51.100.7:80,443/tcp",
+"[2001:db8::]:443/tcp", "deb.example.org:443/tcp", "53/udp" or "dns".
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 import ipaddress
 import re
 from dataclasses import dataclass
-from typing import Any, Iterable, Mapping, Sequence, Tuple, Union
+from typing import Any, Callable, Iterable, Mapping, Sequence, Tuple, Union
 
 from .names import is_hostname
 from .text import line, mapping, refusal, sequence
@@ -25,6 +25,7 @@ LAST_PORT = 65535
 
 IPNetwork = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 Ports = Tuple[Tuple[int, int], ...]
+Grants = Tuple["Grant", ...]
 
 _HINT = (
     'quote it and write "203.0.113.0/24", "198.51.100.7:443/tcp", "[2001:db8::/32]:443", '
@@ -62,6 +63,10 @@ class Grant:
         return self.to if isinstance(self.to, str) and self.to != DNS else None
 
     def __str__(self) -> str:
+        return self._text
+
+    @functools.cached_property
+    def _text(self) -> str:
         target = "" if self.to is None else _target_text(self.to)
         if not self.ports:
             return target
@@ -80,28 +85,26 @@ def _range_text(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
-def egress(option: str, value: Any) -> tuple[str, ...]:
+def egress(option: str, value: Any) -> Grants:
     """Entries in one notation and order, so that writing them otherwise is no change."""
     return _all(option, value, _egress_entry)
 
 
-def host_access(option: str, value: Any) -> tuple[str, ...]:
+def host_access(option: str, value: Any) -> Grants:
     return _all(option, value, _service)
 
 
-def _all(option: str, value: Any, entry: Any) -> tuple[str, ...]:
+def _all(option: str, value: Any, entry: Callable[[str, Any], Grant]) -> Grants:
     items = sequence(option, value)
     if len(items) > MAX_GRANTS:
         hint = "write ranges instead of single addresses"
         raise refusal(option, value, f"has more than {MAX_GRANTS} entries", hint=hint)
-    found = {str(entry(f"{option}[{index}]", item)) for index, item in enumerate(items)}
-    return tuple(sorted(found))
+    found = {entry(f"{option}[{index}]", item) for index, item in enumerate(items)}
+    return tuple(sorted(found, key=str))
 
 
-@functools.cache
-def parse(text: str) -> Grant:
-    """An entry in our own notation; it has been validated before."""
-    return _from_text("egress", text)
+def shown(entries: Grants | None) -> list[str] | None:
+    return None if entries is None else [str(entry) for entry in entries]
 
 
 def _egress_entry(option: str, value: Any) -> Grant:
@@ -247,9 +250,9 @@ def is_metadata(address: str) -> bool:
     return any(parsed in item for item in METADATA)
 
 
-def granted_metadata(entries: Iterable[str] | None) -> list[IPNetwork]:
+def granted_metadata(entries: Iterable[Grant] | None) -> list[IPNetwork]:
     """Ranges of a list that lie within those which are closed otherwise."""
-    found = (parse(text).to for text in entries or ())
+    found = (entry.to for entry in entries or ())
     return [to for to in found if not isinstance(to, str) and to is not None and _is_closed(to)]
 
 
@@ -258,9 +261,9 @@ def _is_closed(to: IPNetwork) -> bool:
     return any(first in item and last in item for item in METADATA)
 
 
-def relaxations(egress: Iterable[str] | None, host_access: Iterable[str] | None) -> list[str]:
-    """What lists open that is closed by default, as "option: value"."""
-    special = [text for text in egress or () if granted_metadata([text])]
-    return [f"egress: {text}" for text in special] + [
-        f"host_access: {text}" for text in host_access or ()
+def relaxations(egress: Grants | None, host_access: Grants | None) -> list[str]:
+    """Entries that open what is closed by default, as "option: value"."""
+    special = [entry for entry in egress or () if granted_metadata([entry])]
+    return [f"egress: {entry}" for entry in special] + [
+        f"host_access: {entry}" for entry in host_access or ()
     ]

@@ -11,6 +11,7 @@ from typing import Any, Dict, Mapping
 
 from ..errors import SpecError, StateError
 from . import netmode
+from .grants import Grants
 from .healthcheck import Healthcheck
 from .names import Pairs, default_hostname
 from .option import read
@@ -42,8 +43,8 @@ class Spec:
     published_ports: tuple[PublishedPort, ...]
     etc_hosts: Pairs
     dns_servers: tuple[str, ...]
-    egress: tuple[str, ...] | None
-    host_access: tuple[str, ...] | None
+    egress: Grants | None
+    host_access: Grants | None
     memory: int | None
     memory_reservation: int | None
     memory_swap: int | None

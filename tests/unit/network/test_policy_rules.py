@@ -23,6 +23,10 @@ from sandlot.spec import grants
 GOOD = {"name": "lan", "ipv4_subnet": "10.78.0.0/24"}
 
 
+def entries(*texts):
+    return grants.egress("egress", list(texts))
+
+
 def covered(boxes):
     return [
         (address, port)
@@ -53,7 +57,7 @@ def test_neighbouring_boxes_are_one():
 def test_text_of_an_entry_is_read_back():
     texts = ["203.0.113.0/24", "198.51.100.7:80,443/tcp", "[2001:db8::/32]:443/udp", "2001:db8::1"]
     for text in [*texts, "deb.example.org:443/tcp", "53/udp", "dns", "a.example"]:
-        assert str(grants.parse(text)) == text
+        assert grants.shown(grants.egress("egress", [text])) == [text]
 
 
 # -- what holds for whom
@@ -69,25 +73,25 @@ def effective(network, own=None, resolvers=("9.9.9.9",)):
     [
         ({}, SandboxPolicy(), Policy(None, ())),
         ({"egress": []}, SandboxPolicy(), Policy((), ())),
-        ({"egress": []}, SandboxPolicy(egress=("53/udp",)), Policy(("53/udp",), ())),
+        ({"egress": []}, SandboxPolicy(egress=entries("53/udp")), Policy(entries("53/udp"), ())),
         ({}, SandboxPolicy(egress=()), Policy((), ())),
-        ({"host_access": ["53/udp"]}, SandboxPolicy(), Policy(None, ("53/udp",))),
+        ({"host_access": ["53/udp"]}, SandboxPolicy(), Policy(None, entries("53/udp"))),
         ({"host_access": ["53/udp"]}, SandboxPolicy(host_access=()), Policy(None, ())),
-        ({"egress": ["dns"]}, SandboxPolicy(), Policy(("dns",), (), ("9.9.9.9",))),
+        ({"egress": ["dns"]}, SandboxPolicy(), Policy(entries("dns"), (), ("9.9.9.9",))),
         (
             {"egress": ["dns"], "dns_servers": ["1.1.1.1"]},
             SandboxPolicy(),
-            Policy(("dns",), (), ("1.1.1.1",)),
+            Policy(entries("dns"), (), ("1.1.1.1",)),
         ),
         (
             {"egress": ["a.example"], "dns_servers": ["1.1.1.1"]},
             SandboxPolicy(dns_servers=("8.8.8.8",)),
-            Policy(("a.example",), (), ("8.8.8.8",)),
+            Policy(entries("a.example"), (), ("8.8.8.8",)),
         ),
         (
             {"egress": ["1.2.3.4"], "dns_servers": ["1.1.1.1"]},
             SandboxPolicy(),
-            Policy(("1.2.3.4",), ()),
+            Policy(entries("1.2.3.4"), ()),
         ),
     ],
 )

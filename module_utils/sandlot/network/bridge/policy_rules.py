@@ -179,10 +179,8 @@ def _span(version: int, low: int, high: int) -> str:
 def _services(key: str, policy: Policy) -> str:
     lines = []
     for protocol in grants.PROTOCOLS:
-        services = (grants.parse(text) for text in policy.host_access)
-        ports = merged(
-            span for item in services if item.protocol == protocol for span in item.ports
-        )
+        services = (item for item in policy.host_access if item.protocol == protocol)
+        ports = merged(span for item in services for span in item.ports)
         texts = [_ports(first, last) for first, last in ports]
         if texts:
             ports_of = f"meta l4proto {protocol} ct original proto-dst"

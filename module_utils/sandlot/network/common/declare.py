@@ -79,7 +79,7 @@ def load(site: Site) -> dict[str, Network]:
         for network in networks:
             network.ranges()
         return {network.name: network for network in networks}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, SpecError) as error:
         problem = f"{path} lacks or has an unknown field: {error}"
         raise StateError(problem, hint=hint) from error
 

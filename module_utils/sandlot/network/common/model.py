@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Dict, Iterable, Mapping, Union
 
 from ...site import Site
+from ...spec import grants
+from ...spec.grants import Grants
+from ...spec.option import strings
 from ...spec.table import networks
 
 Json = Dict[str, Any]
@@ -64,8 +67,8 @@ class Network:
     mtu: int | None = None
     dns_servers: tuple[str, ...] = ()
     internal: bool = False
-    egress: tuple[str, ...] | None = None
-    host_access: tuple[str, ...] = ()
+    egress: Grants | None = None
+    host_access: Grants = ()
     ipv6_subnet: str | None = None
     ipv6_gateway: str | None = None
 
@@ -88,7 +91,7 @@ class Network:
         return [four, Range(6, ipaddress.ip_network(self.ipv6_subnet), self.ipv6_gateway)]
 
     def to_json(self) -> Json:
-        lists = {key: list(x) for key, x in vars(self).items() if isinstance(x, tuple)}
+        lists = {key: strings(x) for key, x in vars(self).items() if isinstance(x, tuple)}
         data = {**vars(self), **lists}
         del data["bridge"]
         return data
@@ -96,6 +99,9 @@ class Network:
     @classmethod
     def from_json(cls, site: Site, data: Mapping[str, Any]) -> Network:
         lists = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
+        for key, parse in (("egress", grants.egress), ("host_access", grants.host_access)):
+            if lists.get(key):
+                lists[key] = parse(key, lists[key])
         return cls(**{**data, "bridge": site.bridge(data["name"]), **lists})
 
 

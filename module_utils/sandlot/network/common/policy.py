@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Iterable, Mapping, Sequence, Tuple
 
 from ...errors import SpecError
-from ...spec import grants
-from ...spec.grants import DNS, DNS_PORT, Grant, IPNetwork, merged
+from ...spec.grants import DNS, DNS_PORT, Grant, Grants, IPNetwork, merged
 from .files import host_resolvers
 from .model import Interface, Network, Publication
 
@@ -25,8 +24,8 @@ Box = Tuple[int, int, int, int]
 class SandboxPolicy:
     """The lists of one sandbox; with None it follows its networks."""
 
-    egress: tuple[str, ...] | None = None
-    host_access: tuple[str, ...] | None = None
+    egress: Grants | None = None
+    host_access: Grants | None = None
     dns_servers: tuple[str, ...] = ()
 
 
@@ -38,17 +37,17 @@ CLOSED = SandboxPolicy(egress=(), host_access=())
 class Policy:
     """The policy in force for one interface; ``egress`` None is no restriction."""
 
-    egress: tuple[str, ...] | None
-    host_access: tuple[str, ...]
+    egress: Grants | None
+    host_access: Grants
     resolvers: tuple[str, ...] = ()
 
     @property
     def egress_key(self) -> str:
-        return _key(*(self.egress or ()), "", *self.resolvers)
+        return _key(*map(str, self.egress or ()), "", *self.resolvers)
 
     @property
     def host_key(self) -> str:
-        return _key(*self.host_access)
+        return _key(*map(str, self.host_access))
 
 
 def _key(*words: str) -> str:
@@ -73,7 +72,7 @@ def _effective(network: Network, own: SandboxPolicy, host: tuple[str, ...]) -> P
     egress = network.egress if own.egress is None else own.egress
     services = network.host_access if own.host_access is None else own.host_access
     servers: Sequence[str] = ()
-    if egress and any(asks_dns(grants.parse(text)) for text in egress):
+    if egress and any(map(asks_dns, egress)):
         servers = own.dns_servers or network.dns_servers or host
     return Policy(egress, services, tuple(servers))
 
@@ -100,7 +99,7 @@ def names(networks: Mapping[str, Network], own: Mapping[str, SandboxPolicy]) -> 
     """The host names in all lists."""
     lists = [item.egress or () for item in networks.values()]
     lists += [item.egress or () for item in own.values()]
-    named = {grants.parse(text).name for texts in lists for text in texts}
+    named = {grant.name for entries in lists for grant in entries}
     return {name for name in named if name is not None}
 
 
@@ -116,8 +115,7 @@ class Reach:
 def reach(policy: Policy, addresses: Mapping[str, Iterable[str]], version: int) -> Reach:
     """The reach of a policy; ``addresses`` are those behind the names of its list."""
     ranges, boxes = [], {"tcp": [], "udp": []}  # type: list[tuple[int, int]], dict[str, list[Box]]
-    for text in policy.egress or ():
-        grant = grants.parse(text)
+    for grant in policy.egress or ():
         for low, high in _spans(_targets(grant, addresses), version):
             if grant.protocol is None:
                 ranges.append((low, high))

@@ -74,10 +74,6 @@ def _dump_networks(items: tuple[Attachment, ...]) -> list[dict[str, Any]]:
     return [{k: list(x) if isinstance(x, tuple) else x for k, x in row.items()} for row in given]
 
 
-def _dump_grants(items: tuple[str, ...] | None) -> list[str] | None:
-    return None if items is None else list(items)
-
-
 def _is_allowed(spec: Spec) -> None:
     mode = spec.network_mode
     if mode == netmode.HOST and not spec.allow_host_network:
@@ -220,7 +216,7 @@ OPTIONS = (
         ],
         reaches={Reach.INTERFACES},
         change=Change.LIVE,
-        dump=_dump_grants,
+        dump=grants.shown,
         elements="raw",
     ),
     Option(
@@ -233,7 +229,7 @@ OPTIONS = (
         ],
         reaches={Reach.INTERFACES},
         change=Change.LIVE,
-        dump=_dump_grants,
+        dump=grants.shown,
         elements="raw",
     ),
 )
