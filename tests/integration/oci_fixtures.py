@@ -93,7 +93,7 @@ def wrapped(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Path]]:
             f"#!/bin/sh\nreal={shutil.which('skopeo')}\nhere={directory}\n{script}\n"
         )
         program.chmod(0o755)
-        monkeypatch.setattr(client, "SEARCH", str(directory))
+        monkeypatch.setattr(client, "PATH", str(directory))
         return directory
 
     yield make

@@ -199,7 +199,7 @@ def test_progress(
         "sandlot.images.progress.Progress.update", lambda self, *words: told.append(words)
     )
     monkeypatch.setattr(client, "_INTERVAL", 0.001)
-    monkeypatch.setattr("sandlot.images.extract._INTERVAL", 0.001)
+    monkeypatch.setattr("sandlot.kernel.fork._INTERVAL", 0.001)
     layout.image("v1", [pack(entry("f", os.urandom(20 << 20)))], compress=bytes, kind=LAYER)
     converge(paths, wish(served.push(layout, "v1", "large:v1")))
     for phase in ("fetch", "unpack"):

@@ -367,7 +367,7 @@ def test_a_host_without_skopeo(
     layout.image("v1", [BASE])
     reference = served.push(layout, "v1", "tool:v1")
     assert "skopeo" not in facts.gather(paths, ["oci"])["missing_packages"]
-    monkeypatch.setattr(client, "SEARCH", "/nonexistent")
+    monkeypatch.setattr(client, "PATH", "/nonexistent")
     assert "skopeo" in facts.gather(paths, ["busybox", "oci"])["missing_packages"]
     assert "skopeo" not in facts.gather(paths, ["busybox"])["missing_packages"]
     assert plan(paths, wish(reference)) == ["image x: make from oci"]
