@@ -62,6 +62,7 @@ class Deployment:
 
     def prepare(self) -> None:
         session_trees.release(self.paths)
+        session_trees.image(self.paths)
         install.present(self.paths, check=False)
         self.furnish()
         self.prepared = paths_below(self.paths.root)
@@ -70,7 +71,7 @@ class Deployment:
         """Its networks and images."""
         os.makedirs(self.paths.state, mode=0o700, exist_ok=True)
         self.declare()
-        spec = images.normalise_all([{"name": "busybox", "source": "busybox"}])
+        spec = images.normalise_all([session_trees.BUSYBOX])
         apply_all(images.operations(self.paths, spec, purge=purge))
 
     def run(self, *specs: dict[str, Any], **options: Any) -> Result:

@@ -257,13 +257,16 @@ class Host:
         os.makedirs(self.paths.sandboxes, mode=0o700)
         os.makedirs(self.paths.run, mode=0o700)
         session_trees.release(self.paths)
-        self.image = make_busybox_tree(Path(self.paths.images) / "busybox" / "root")
+        self.image = Path(self.paths.images) / "busybox" / "root"
+        session_trees.linked("busybox", make_busybox_tree, self.image)
 
     @property
     def python_image(self) -> Path:
         """The busybox image with the host's Python in it, for attacks by system call."""
         root = Path(self.paths.images) / "python" / "root"
-        return root if root.exists() else add_python(make_busybox_tree(root))
+        if not root.exists():
+            session_trees.linked("python", lambda made: add_python(make_busybox_tree(made)), root)
+        return root
 
     def sandbox(self, name: str, argv: Sequence[str], **changes: Any) -> Sandbox:
         """Writes layer, host files and launch.json; nothing runs yet."""
@@ -315,6 +318,7 @@ class Host:
         log = Path(self.paths.run, "launcher.log")
         trouble = log.read_text() if log.exists() else ""
         shutil.rmtree(self.root)
+        session_trees.assert_unchanged()
         assert "Traceback" not in trouble, trouble
 
 

@@ -13,9 +13,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from sandlot import images
 from sandlot.host import payload
+from sandlot.plan import apply_all
 from sandlot.site import Site
 
+BUSYBOX = {"name": "busybox", "source": "busybox"}
 _made: dict[str, Path] = {}
 _state: dict[Path, list[tuple[str, int, int, int]]] = {}
 
@@ -36,6 +39,17 @@ def release(site: Site) -> None:
         payload.install(Site(str(directory)), payload.sources())
 
     linked("release", make, Path(site.root))
+
+
+def image(site: Site) -> None:
+    """The image that a deployment begins with."""
+
+    def make(directory: Path) -> None:
+        master = Site(str(directory))
+        os.makedirs(master.state, mode=0o700)
+        apply_all(images.operations(master, images.normalise_all([BUSYBOX])))
+
+    linked("image", make, Path(site.root))
 
 
 def _top() -> Path:
