@@ -19,7 +19,7 @@ from ..build import layerfile
 from ..errors import SandlotError
 from ..images import setup, tarball
 from ..images.harvest import harvest
-from ..images.model import Job, NamespaceRecord
+from ..images.model import Built, Job
 from ..images.program import proxies
 from ..images.unpack import Bounds
 from ..kernel.namespaces import pidfd_ends
@@ -45,7 +45,7 @@ def runner(site: Site, converge: Converge) -> setup.Runner:
     return partial(run, site, converge)
 
 
-def run(site: Site, converge: Converge, job: Job, below: images.Image) -> NamespaceRecord:
+def run(site: Site, converge: Converge, job: Job, below: images.Image) -> Built:
     sandbox = _Throwaway(site, converge, job, below)
     # One that a killed run left is not trusted to have done anything right.
     sandbox.remove()
@@ -56,7 +56,7 @@ def run(site: Site, converge: Converge, job: Job, below: images.Image) -> Namesp
             job.report(f"setup step {number} of {len(steps)}", 0, 0)
             sandbox.do(step, f"setup step {number} of {len(steps)} ({_brief(setup.told(step))})")
         job.report("keep what was written", 0, 0)
-        return NamespaceRecord(sandbox.harvest())
+        return Built(sandbox.harvest())
     finally:
         sandbox.remove()
 

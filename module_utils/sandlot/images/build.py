@@ -15,7 +15,7 @@ from ..errors import SandlotError
 from ..plan import Change, Operation
 from ..site import Site
 from . import progress, records, workspace
-from .model import Image, ImageSpec, Job, NamespaceRecord
+from .model import Built, Image, ImageSpec, Job
 from .setup import Runner
 from .sources import of
 
@@ -72,7 +72,7 @@ class Making:
         below = _with_facts(self.site, source, self.wanted.base)
         runner = self.run_setup
 
-        def build(job: Job) -> NamespaceRecord:
+        def build(job: Job) -> Built:
             return replace(runner(job, below), config=below.config, evidence=below.evidence)
 
         _tree(self.site, self.spec, self.wanted.digest, build, report)
@@ -133,7 +133,7 @@ def _tree(
     site: Site,
     spec: ImageSpec,
     digest: str,
-    build: Callable[[Job], NamespaceRecord],
+    build: Callable[[Job], Built],
     report: Report,
 ) -> None:
     with workspace.temporary(site, digest or "unknown") as directory:
@@ -159,7 +159,7 @@ def _check_unchanged(spec: ImageSpec, digest: str) -> None:
         raise SandlotError(problem, hint="run again")
 
 
-def _about(made: NamespaceRecord, root: str) -> Mapping[str, Any]:
+def _about(made: Built, root: str) -> Mapping[str, Any]:
     size, files = measured(root)
     facts = {"size": size, "files": files, "made": time.time()}
     told = {"warnings": list(made.warnings), "config": dict(made.config)}

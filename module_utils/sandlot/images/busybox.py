@@ -11,7 +11,7 @@ import shutil
 from ..errors import HostError
 from ..kernel.program import run
 from . import elf, provenance
-from .model import Image, ImageSpec, Job, NamespaceRecord, Source
+from .model import Built, Image, ImageSpec, Job, Source
 
 # Part of the digest: raise it when the tree that is made of one binary changes.
 LAYOUT = "1"
@@ -56,7 +56,7 @@ def _digest(found: provenance.Evidence) -> str:
     return hashlib.sha256(f"busybox layout {LAYOUT}\n{contents}".encode()).hexdigest()
 
 
-def build(job: Job) -> NamespaceRecord:
+def build(job: Job) -> Built:
     root, binary = job.root, find()
     if binary is None:
         raise HostError(
@@ -74,7 +74,7 @@ def build(job: Job) -> NamespaceRecord:
     os.chmod(f"{root}/bin/busybox", 0o755)
     for applet in _applets(f"{root}/bin/busybox"):
         os.symlink("busybox", f"{root}/bin/{applet}")
-    return NamespaceRecord(evidence=provenance.hashed([binary], {}))
+    return Built(evidence=provenance.hashed([binary], {}))
 
 
 def find() -> str | None:

@@ -22,7 +22,7 @@ from ..spec.option import Option
 from ..spec.text import brief, choice, flag, line, refusal, sequence, unique
 from . import program, tarball
 from .extract import extract
-from .model import Image, ImageSpec, Job, NamespaceRecord, Source
+from .model import Built, Image, ImageSpec, Job, Source
 from .unpack import Bounds
 
 # Part of the digest: raise it when the tree that is made of the same packages changes.
@@ -80,7 +80,7 @@ def packages() -> list[str]:
     return [] if program.find(TOOLS) else [PACKAGE]
 
 
-def build(job: Job) -> NamespaceRecord:
+def build(job: Job) -> Built:
     spec = job.spec
     tree = f"{job.scratch}/tree"
     _bootstrap(job, _tool(spec), tree)
@@ -91,7 +91,7 @@ def build(job: Job) -> NamespaceRecord:
         archive.seek(0)
         shutil.rmtree(tree)
         job.report("unpack", 0, 0)
-        return NamespaceRecord(extract(archive.fileno(), job.root, bounds))
+        return Built(extract(archive.fileno(), job.root, bounds))
 
 
 def _tool(spec: ImageSpec) -> str:

@@ -15,7 +15,7 @@ from ..spec.names import absolute_path, absolute_paths
 from ..spec.option import Option
 from ..spec.text import line, refusal, sequence
 from . import programs, provenance
-from .model import Image, ImageSpec, Job, NamespaceRecord, Source
+from .model import Built, Image, ImageSpec, Job, Source
 
 # Part of the digest: raise it when the tree that is made of the same files changes.
 LAYOUT = "1"
@@ -58,7 +58,7 @@ def _found(spec: ImageSpec) -> programs.Found:
     return found
 
 
-def build(job: Job) -> NamespaceRecord:
+def build(job: Job) -> Built:
     found = _found(job.spec)
     for name, mode in _DIRECTORIES.items():
         _directory(f"{job.root}/{name}", mode)
@@ -77,7 +77,7 @@ def build(job: Job) -> NamespaceRecord:
                 handle.write(text)
                 os.fchmod(handle.fileno(), 0o644)
     programs.make_loader_cache(job.root, found.library_directories())
-    return NamespaceRecord(evidence=provenance.hashed(sorted(found.files), {}))
+    return Built(evidence=provenance.hashed(sorted(found.files), {}))
 
 
 def _directory(path: str, mode: int) -> None:

@@ -92,9 +92,12 @@ class Job:
 
 
 @dataclass(frozen=True)
-class NamespaceRecord:
-    """``warnings`` are about what was left out; ``evidence`` is what the source's ``digest`` is
-    shown later, to tell whether the origin has changed without reading all of it."""
+class Built:
+    """A finished build: what it left out, the image's config, and the evidence of its origin.
+
+    The source's ``digest`` gets the evidence back in later runs, to tell whether the origin has
+    changed without reading all of it.
+    """
 
     warnings: Sequence[str] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -129,7 +132,7 @@ class Source:
     description: str
     digest: Callable[[ImageSpec, Image | None], str | None]
     options: Sequence[Option] = ()
-    build: Callable[[Job], NamespaceRecord] | None = None
+    build: Callable[[Job], Built] | None = None
     layers: Callable[[ImageSpec], Tuple[str, ...]] = _no_layers
     check: Callable[[str, ImageSpec], None] = _nothing
     host: Callable[[ImageSpec], Mapping[str, Any]] | None = None

@@ -25,12 +25,12 @@ from ..spec.option import Option
 from ..spec.quantities import integer
 from ..spec.text import line, mapping, refusal, sequence, text
 from . import workspace
-from .model import Image, Job, NamespaceRecord
+from .model import Built, Image, Job
 
 Json = Dict[str, Any]
 
 # Runs the steps of ``job.spec`` in a sandbox of the image; fills ``job.root`` with what they wrote.
-Runner = Callable[[Job, Image], NamespaceRecord]
+Runner = Callable[[Job, Image], Built]
 
 NO_NETWORK = "none"
 DAY = 86400

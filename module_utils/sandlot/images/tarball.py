@@ -21,7 +21,7 @@ from ..spec.text import choice, line
 from . import checksums, workspace
 from .download import CHUNK, Download
 from .extract import extract, looks_like_html
-from .model import MAX_FILES, MAX_SIZE, Image, ImageSpec, Job, NamespaceRecord, Source
+from .model import MAX_FILES, MAX_SIZE, Built, Image, ImageSpec, Job, Source
 from .tarstream import ArchiveError
 from .unpack import Bounds
 
@@ -59,7 +59,7 @@ def _origin(spec: ImageSpec) -> str:
     return str(next(spec.get(name) for name in ORIGINS if spec.get(name))).partition("?")[0]
 
 
-def build(job: Job) -> NamespaceRecord:
+def build(job: Job) -> Built:
     """Extract from a private copy that nobody can change after it was verified."""
     spec = job.spec
     bounds = Bounds(spec.get("max_size"), spec.get("max_files"))
@@ -72,9 +72,7 @@ def build(job: Job) -> NamespaceRecord:
             fd = copy.fileno()
         try:
             os.lseek(fd, 0, os.SEEK_SET)
-            return NamespaceRecord(
-                extract(fd, job.root, bounds, functools.partial(_unpacking, job, fd))
-            )
+            return Built(extract(fd, job.root, bounds, functools.partial(_unpacking, job, fd)))
         except ArchiveError as error:
             raise ArchiveError(
                 f"image {spec.name!r} from {_origin(spec)}: {error.message}", hint=error.hint

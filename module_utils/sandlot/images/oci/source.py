@@ -16,7 +16,7 @@ from ...errors import HostError, SpecError
 from ...spec.names import absolute_path
 from ...spec.option import Option
 from ...spec.text import choice, flag, line, missing, refusal, text
-from ..model import Image, ImageSpec, Job, NamespaceRecord, Source
+from ..model import Built, Image, ImageSpec, Job, Source
 from ..tarball import BOUNDS
 from ..tarstream import ArchiveError
 from ..unpack import Bounds
@@ -84,7 +84,7 @@ def _resolve(spec: ImageSpec, found: Reference) -> Tuple[str, Platform]:
 # -- trees
 
 
-def build(job: Job) -> NamespaceRecord:
+def build(job: Job) -> Built:
     spec, what = job.spec, _shown(job.spec)
     job.report("fetch", 0, 0)
     found, platform, size = _planned(job)
@@ -97,7 +97,7 @@ def build(job: Job) -> NamespaceRecord:
     settings = manifest.document(_blob(blobs, image.config, what), f"the config of {what}")
     _check_platform(settings, what, platforms.wanted(spec.get("platform")))
     defaults = config.defaults(settings, what)
-    return NamespaceRecord(_unpack(job, blobs, image, settings), defaults)
+    return Built(_unpack(job, blobs, image, settings), defaults)
 
 
 def _planned(job: Job) -> Tuple[Reference, Platform, int]:
