@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Where things live. Every path and every kernel-global name derives from one root.
+"""Paths, kernel names and rights of one installation, all of which derive from its root.
 
 The root is "/" on a host. Tests move it (environment variable SANDLOT_ROOT); then kernel names
 (bridge, nftables table, cgroup) get a tag of the root, so a test and a deployment never meet.
@@ -26,7 +26,7 @@ def _short_hash(text: str, length: int) -> str:
 
 
 class Site:
-    """Locations under one root; ``root`` is absolute and without a trailing slash ("" is "/")."""
+    """One installation; ``root`` is absolute and without a trailing slash ("" is "/")."""
 
     __slots__ = ("root",)
 
@@ -105,7 +105,7 @@ class Site:
 
     @property
     def watched(self) -> str:
-        """What the launcher looks after, written by the runs that change our rules."""
+        """State that the launcher watches, written by runs that change our rules."""
         # Sandboxes' directories lie beside it; their names never begin with a dot.
         return f"{self.run}/.watch.json"
 
@@ -137,7 +137,7 @@ class Site:
         return f"sb-{_short_hash(f'{self.root}:{sandbox}:{ifname}', 10)}"
 
     def shaper(self, sandbox: str, ifname: str) -> str:
-        """Interface name of the link that what a sandbox sends waits in."""
+        """Interface name of the link that queues the traffic from a sandbox."""
         return f"sr-{_short_hash(f'{self.root}:{sandbox}:{ifname}', 10)}"
 
     def sandbox(self, name: str) -> SandboxPaths:
@@ -206,7 +206,7 @@ class SandboxPaths:
 
     @property
     def oom(self) -> str:
-        """What the kernel had counted of kills for memory at the last start or stop."""
+        """Kills for memory, as the kernel counted them up to the last start or stop."""
         return f"{self.state}/oom.json"
 
     @property
@@ -222,7 +222,7 @@ class SandboxPaths:
 
     @property
     def namespaces(self) -> str:
-        """What the pins were made with."""
+        """Record of the pins: their digest and interfaces."""
         return f"{self.run}/namespaces.json"
 
     @property
@@ -242,7 +242,7 @@ class SandboxPaths:
 
     @property
     def health(self) -> str:
-        """Written by init likewise: the end of what the last healthcheck printed."""
+        """Written by init in the same way: the end of the output of the last healthcheck."""
         return f"{self.run}/health"
 
     @property

@@ -56,11 +56,11 @@ def test_a_launcher_that_died(host: Deployment) -> None:
     assert wrong(host) == {}
 
 
-def test_damaged_records_and_strays(host: Deployment) -> None:
+def test_damaged_records_and_orphans(host: Deployment) -> None:
     host.converged(sandbox("a"))
     Path(host.paths.sandbox("a").record).write_text("{")
     os.makedirs(f"{host.paths.run}/stray/etc")
-    assert wrong(host) == {"record of a": doctor.FAILURE, "strays": doctor.WARNING}
+    assert wrong(host) == {"record of a": doctor.FAILURE, "orphans": doctor.WARNING}
     host.run(purge=True)
     assert wrong(host) == {}
 

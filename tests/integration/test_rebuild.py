@@ -16,7 +16,7 @@ from sandlot import converge, plan
 from sandlot.converge import rebuild, rollback
 from sandlot.errors import HostError
 from sandlot.launcher.client import Launcher
-from sandlot.sandbox import record, runtime, settle
+from sandlot.sandbox import health, record, runtime
 
 pytestmark = needs_root
 OLD = ["sh", "-c", "echo old says; exec sleep 1000000"]
@@ -285,7 +285,7 @@ def is_committed(host: Deployment, name: str) -> bool:
 def test_killed_after_any_step(
     host: Deployment, then: str, stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settle, "STEADY_SECONDS", 0.0)
+    monkeypatch.setattr(health, "STEADY_SECONDS", 0.0)
     number, killed, outcomes = 1 - stride, True, set()
     while killed:
         number += stride
@@ -317,7 +317,7 @@ def test_killed_in_the_switch_and_in_the_way_back(
     host: Deployment, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At each rename of the switch, then at each rename of what puts back."""
-    monkeypatch.setattr(settle, "STEADY_SECONDS", 0.0)
+    monkeypatch.setattr(health, "STEADY_SECONDS", 0.0)
     number, killed = 0, True
     while killed:
         number += 1

@@ -19,7 +19,7 @@ from ..launcher.client import Launcher
 from ..network import NetworkState
 from ..oserrors import explained
 from ..plan import Failures, Operation, batch
-from ..sandbox import last_words, launchfile, layers, logs, record, settle
+from ..sandbox import health, last_words, launchfile, layers, logs, record
 from ..sandbox.record import PRESENT, REBUILDING, Record
 from ..site import NEXT, OLD, SandboxPaths, Site
 from .decide import Decision, Observed, Target, preparation_line, record_lines, switch_line
@@ -152,7 +152,7 @@ def await_all(site: Site, found: Mapping[str, Rebuild]) -> list[Operation]:
 
     def wait(names: Sequence[str], failures: Failures) -> None:
         limits = {name: found[name].new.spec.healthy_wait_timeout for name in names}
-        problems = settle.problems(site, limits)
+        problems = health.settle(site, limits)
         failures.update((name, LaunchError(problem)) for name, problem in problems.items())
 
     return batch("wait", started, wait)

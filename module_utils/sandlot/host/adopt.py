@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Whether this version can take over what another one left: its state, and inits that run."""
+"""Checks that this version can adopt the state and the running inits of another version."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HINT = (
 
 
 def check(site: Site) -> None:
-    """StateError, before anything is changed, when a newer version has been at work here."""
+    """StateError, before the first change, when a newer version wrote the state of this host."""
     for path in _files(site):
         if _schema(path) > store.SCHEMA:
             known = f"version {__version__}, which was to be installed, knows {store.SCHEMA}"
@@ -47,7 +47,7 @@ def _schema(path: str) -> int:
 
 
 def _data(path: str) -> Dict[str, Any]:
-    """{} for what can't be read; who needs that file says so."""
+    """{} for a file that can't be read; its reader complains."""
     try:
         data = json.loads(store.read_bytes(path) or b"")
     except (StateError, ValueError, RecursionError):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What a host has and lacks for sandboxes, each finding with what remedies it.
+"""Examines a host: findings about what it has and lacks for sandboxes, each with its remedy.
 
 A failure keeps sandboxes from being made or leaves a limit without effect; a warning costs
 something or will one day. Looking changes nothing.
@@ -12,11 +12,11 @@ import os
 import re
 import shutil
 from dataclasses import asdict, dataclass
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Tuple
 
 from .. import idmap, images, network
 from ..errors import SandlotError
-from ..kernel import program
+from ..kernel import files, program
 from ..launcher import unresponsive
 from ..launcher.client import UNIT, Launcher
 from ..sandbox import names, record, runtime
@@ -43,25 +43,13 @@ class Finding:
         return asdict(self)
 
 
-Found = Iterator[Finding]
+Facts = Mapping[str, Any]
+Findings = Iterator[Finding]
 
 
-def examine(site: Site, known: Dict[str, Any]) -> List[Finding]:
+def examine(site: Site, known: Facts) -> List[Finding]:
     """``known`` are the facts of the host (facts.gather)."""
-    checks: Iterable[Callable[[], Found]] = (
-        lambda: _kernel(known),
-        lambda: _namespaces(known),
-        lambda: _filesystems(site, known),
-        lambda: _controllers(known),
-        lambda: _programs(known),
-        lambda: _firewall(site),
-        lambda: _restrictions(),
-        lambda: _space(site),
-        lambda: _ids(site),
-        lambda: _installation(site),
-        lambda: _remains(site),
-    )
-    return [finding for check in checks for finding in check()]
+    return [finding for check in _CHECKS for finding in check(site, known)]
 
 
 def _finding(name: str, detail: str, *, wrong: bool, remedy: str, status: str = FAILURE) -> Finding:
@@ -71,7 +59,7 @@ def _finding(name: str, detail: str, *, wrong: bool, remedy: str, status: str = 
 # -- the kernel
 
 
-def _kernel(known: Dict[str, Any]) -> Found:
+def _kernel(site: Site, known: Facts) -> Findings:
     release = known["kernel"]
     numbers = tuple(int(part) for part in re.findall(r"\d+", release)[:2])
     minimum = ".".join(map(str, MINIMUM_KERNEL))
@@ -83,7 +71,7 @@ def _kernel(known: Dict[str, Any]) -> Found:
     )
 
 
-def _namespaces(known: Dict[str, Any]) -> Found:
+def _namespaces(site: Site, known: Facts) -> Findings:
     count = known["user_namespaces"]
     yield _finding(
         "user namespaces",
@@ -99,7 +87,7 @@ def _namespaces(known: Dict[str, Any]) -> Found:
             remedy=f"boot a kernel with them; the option {option} needs it",
             status=WARNING if kind == "time" else FAILURE,
         )
-    actions = _read(f"{SYSCTLS}/kernel/seccomp/actions_avail")
+    actions = files.read_value(f"{SYSCTLS}/kernel/seccomp/actions_avail") or ""
     yield _finding(
         "seccomp",
         actions or "no filters",
@@ -108,7 +96,7 @@ def _namespaces(known: Dict[str, Any]) -> Found:
     )
 
 
-def _filesystems(site: Site, known: Dict[str, Any]) -> Found:
+def _filesystems(site: Site, known: Facts) -> Findings:
     yield _finding(
         "overlayfs",
         "present" if known["overlay"] else "missing",
@@ -127,7 +115,7 @@ def _filesystems(site: Site, known: Dict[str, Any]) -> Found:
         )
 
 
-def _controllers(known: Dict[str, Any]) -> Found:
+def _controllers(site: Site, known: Facts) -> Findings:
     present = known["cgroups"]["controllers"]
     versions = " and ".join(str(each) for each in known["cgroups"]["versions"]) or "none"
     lacking = [name for name in _NEEDED if name not in present]
@@ -148,10 +136,10 @@ def _controllers(known: Dict[str, Any]) -> Found:
         )
 
 
-def _restrictions() -> Found:
+def _restrictions(site: Site, known: Facts) -> Findings:
     """Sysctls that distributions use against unprivileged user namespaces."""
     for name in ("apparmor_restrict_unprivileged_userns", "unprivileged_userns_clone"):
-        value = _read(f"{SYSCTLS}/kernel/{name}")
+        value = files.read_value(f"{SYSCTLS}/kernel/{name}")
         if value:
             # The launcher makes namespaces while it has CAP_SYS_ADMIN, which both let pass.
             yield Finding(f"kernel.{name}", OK, f"{value}; nothing has to be changed for sandlot")
@@ -160,7 +148,7 @@ def _restrictions() -> Found:
 # -- programs
 
 
-def _programs(known: Dict[str, Any]) -> Found:
+def _programs(site: Site, known: Facts) -> Findings:
     python = known["python"]
     yield _finding(
         "pyroute2",
@@ -180,12 +168,12 @@ def _programs(known: Dict[str, Any]) -> Found:
         ("mmdebstrap", "mmdebstrap", "debootstrap"),
         ("zstd", "zstd", "tarball (.zst)"),
     ):
-        found = shutil.which(name, path=program.SYSTEM_PATH)
-        detail = found or f"not installed; for images of source {source} only"
-        yield Finding(name, OK, detail, "" if found else f"Debian: apt install {package}")
+        path = shutil.which(name, path=program.SYSTEM_PATH)
+        detail = path or f"not installed; for images of source {source} only"
+        yield Finding(name, OK, detail, "" if path else f"Debian: apt install {package}")
 
 
-def _firewall(site: Site) -> Found:
+def _firewall(site: Site, known: Facts) -> Findings:
     try:
         tables = network.observe(site).tables
     except SandlotError as error:
@@ -202,9 +190,9 @@ def _firewall(site: Site) -> Found:
 # -- room
 
 
-def _space(site: Site) -> Found:
+def _space(site: Site, known: Facts) -> Findings:
     for path, what in ((site.state, "state"), (site.run, "runtime")):
-        place = _existing(path)
+        place = files.existing(path)
         status = os.statvfs(place)
         bytes_used = 1 - status.f_bavail / max(status.f_blocks, 1)
         # btrfs has no fixed number of inodes and says 0.
@@ -219,11 +207,11 @@ def _space(site: Site) -> Found:
         )
 
 
-def _ids(site: Site) -> Found:
+def _ids(site: Site, known: Facts) -> Findings:
     try:
-        files = idmap.observe(site)
-        free = idmap.available(files)
-        idmap.allocate(files, [])
+        known_ids = idmap.observe(site)
+        free = idmap.available(known_ids)
+        idmap.allocate(known_ids, [])
     except SandlotError as error:
         yield Finding("subordinate ids", FAILURE, error.message, error.hint)
         return
@@ -238,7 +226,7 @@ def _ids(site: Site) -> Found:
 # -- sandlot itself
 
 
-def _installation(site: Site) -> Found:
+def _installation(site: Site, known: Facts) -> Findings:
     installed = payload.current(site)
     yield _finding(
         "runtime",
@@ -246,11 +234,9 @@ def _installation(site: Site) -> Found:
         wrong=not installed,
         remedy="run the role or module sandbox_host",
     )
-    yield _launcher(site)
-    yield from _start_at_boot(site)
 
 
-def _start_at_boot(site: Site) -> Found:
+def _start_at_boot(site: Site, known: Facts) -> Findings:
     service = services.find(site)
     if service:
         enabled = service.enabled()
@@ -262,69 +248,61 @@ def _start_at_boot(site: Site) -> Found:
         yield _finding("start at boot", detail, wrong=True, remedy=remedy, status=WARNING)
 
 
-def _launcher(site: Site) -> Finding:
+def _launcher(site: Site, known: Facts) -> Findings:
     stopped = unresponsive.is_stopped(site)
     try:
         answer = None if stopped else Launcher(site).ping()
     except SandlotError as error:
-        return Finding("launcher", WARNING, error.message, error.hint)
+        yield Finding("launcher", WARNING, error.message, error.hint)
+        return
     running = [name for name in runtime.names(site) if runtime.running(site.sandbox(name))]
     state = "is stopped" if stopped else "does not run"
-    return _finding(
+    yield _finding(
         "launcher",
         f"pid {answer['pid']}" if answer else f"{state}, {len(running)} sandboxes run",
         wrong=stopped or (answer is None and bool(running)),
-        remedy=f"start {UNIT}, or run a deploy: what crashes now is not revived",
+        remedy=f"start {UNIT}, or run a deploy: until then, a crashed sandbox stays down",
         status=WARNING,
     )
 
 
-def _remains(site: Site) -> Found:
+def _remains(site: Site, known: Facts) -> Findings:
     records = record.load_all(site)
     for name, error in sorted(records.broken.items()):
         yield Finding(f"record of {name}", FAILURE, error.message, error.hint)
     orphans = sorted(names.known(site) - records.names())
     yield _finding(
-        "strays",
+        "orphans",
         ", ".join(orphans) or "none",
         wrong=bool(orphans),
         remedy="left by an interrupted run: remove them by state: absent, or deploy with purge",
         status=WARNING,
     )
-    yield from _images(site)
 
 
-def _images(site: Site) -> Found:
+def _images(site: Site, known: Facts) -> Findings:
     try:
-        found = images.observe(site)
+        made = images.observe(site)
     except SandlotError as error:
         yield Finding("images", FAILURE, error.message, error.hint)
         return
     lost = [
         name
-        for name, image in found.items()
+        for name, image in made.items()
         if not all(os.path.isdir(layer) for layer in image.layers)
     ]
     yield _finding(
         "images",
-        f"{len(found)} of them" + (f"; {', '.join(lost)} lost a tree" if lost else ""),
+        f"{len(made)} of them" + (f"; {', '.join(lost)} lost a tree" if lost else ""),
         wrong=bool(lost),
-        remedy="run sandbox_rootfs again, which makes them anew",
+        remedy="run sandbox_rootfs again, which makes them",
     )
 
 
-def _existing(path: str) -> str:
-    while not os.path.exists(path):
-        path = os.path.dirname(path)
-    return path
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="ascii") as handle:
-            return handle.read().strip()
-    except FileNotFoundError:
-        return ""
+_CHECKS = (
+    *(_kernel, _namespaces, _filesystems, _controllers, _programs, _firewall, _restrictions),
+    *(_space, _ids, _installation, _launcher, _start_at_boot, _remains, _images),
+)
 
 
 def worst(findings: Iterable[Finding]) -> str:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What this host can do, which packages it lacks, and what would have to be remedied."""
+"""Facts of a host: its abilities, missing packages, and problems with their remedies."""
 
 from __future__ import annotations
 
@@ -26,15 +26,18 @@ print(platform.python_version(), importlib.util.find_spec("pyroute2") is not Non
 def gather(site: Site, image_sources: Iterable[str] = ()) -> Json:
     """Facts of the host, with ``missing_packages`` (Debian's names) and ``problems``.
 
-    What images are made of tells more of the packages that are needed.
+    Sources of images need packages, too.
     """
     interpreter = payload.python()
-    version, pyroute2 = _interpreter(interpreter)
+    version, pyroute2 = program.check([interpreter, "-I", "-c", _PROBE]).split()
+    layout = cgroups.detect()
+    controllers = {name for each in layout.hierarchies for name in each.controllers}
+    versions = {2 if each.unified else 1 for each in layout.hierarchies if each.controllers}
     facts: Json = {
         "kernel": os.uname().release,
         "machine": os.uname().machine,
-        "python": {"executable": interpreter, "version": version, "pyroute2": pyroute2},
-        "cgroups": _cgroups(),
+        "python": {"executable": interpreter, "version": version, "pyroute2": pyroute2 == "True"},
+        "cgroups": {"versions": sorted(versions), "controllers": sorted(controllers)},
         "idmapped_mounts": probe.maps_ids(site.state),
         "overlay": probe.overlay(),
         "user_namespaces": probe.user_namespaces(),
@@ -47,18 +50,6 @@ def gather(site: Site, image_sources: Iterable[str] = ()) -> Json:
 
 def known_sources(option: str, names: Sequence[str]) -> list[str]:
     return [choice(f"{option}[{n}]", name, choices=SOURCES) for n, name in enumerate(names)]
-
-
-def _interpreter(path: str) -> tuple[str, bool]:
-    version, pyroute2 = program.check([path, "-I", "-c", _PROBE]).split()
-    return version, pyroute2 == "True"
-
-
-def _cgroups() -> Json:
-    layout = cgroups.detect()
-    controllers = {name for each in layout.hierarchies for name in each.controllers}
-    versions = {2 if each.unified else 1 for each in layout.hierarchies if each.controllers}
-    return {"versions": sorted(versions), "controllers": sorted(controllers)}
 
 
 def _missing(facts: Json, image_sources: Iterable[str]) -> list[str]:
@@ -77,7 +68,7 @@ def _missing(facts: Json, image_sources: Iterable[str]) -> list[str]:
 def _problems(facts: Json) -> list[Json]:
     controllers = facts["cgroups"]["controllers"]
     lacking = [name for name in ("cpu", "memory", "pids") if name not in controllers]
-    found = [
+    rows = [
         (facts["user_namespaces"] == 0, *probe.NO_USER_NAMESPACES),
         (not facts["overlay"], *probe.NO_OVERLAY),
         (
@@ -91,4 +82,4 @@ def _problems(facts: Json) -> list[Json]:
             "nothing has to be done: each sandbox gets a copy of its image, which takes space",
         ),
     ]
-    return [{"what": what, "remedy": remedy} for wrong, what, remedy in found if wrong]
+    return [{"what": what, "remedy": remedy} for wrong, what, remedy in rows if wrong]

@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from dataclasses import dataclass
-from typing import Mapping, Sequence
+from functools import partial
+from typing import Callable
 
 from .. import cgroups, idmap, lock, network, store
 from ..errors import SandlotError
@@ -43,7 +43,7 @@ def present(site: Site, *, check: bool) -> Outcome:
 
 
 def absent(site: Site, *, check: bool) -> Outcome:
-    """Leave the host as it was found; refused while there are sandboxes.
+    """Remove all that sandlot put on the host; refused while there are sandboxes.
 
     A check tells what would go once they are gone: a teardown removes them first.
     """
@@ -59,16 +59,12 @@ def absent(site: Site, *, check: bool) -> Outcome:
 def _converge(site: Site, operations: list[Operation], *, check: bool) -> Outcome:
     if operations and not check:
         with lock.exclusive(site):
-            _apply(operations)
+            for operation in operations:
+                try:
+                    operation.apply()
+                except OSError as error:
+                    raise explained(error, operation.describe()) from error
     return Outcome(bool(operations), descriptions(operations))
-
-
-def _apply(operations: Sequence[Operation]) -> None:
-    for operation in operations:
-        try:
-            operation.apply()
-        except OSError as error:
-            raise explained(error, operation.describe()) from error
 
 
 # -- present
@@ -80,17 +76,16 @@ def _present(site: Site) -> list[Operation]:
     if not payload.installed(site, files):
         adopt.check(site)
         summary = f"install version {payload.digest(files)[:12]}"
-        operations.append(Operation("runtime", summary, lambda: _install(site, files)))
+        install = partial(_announced, site, partial(payload.install, site, files))
+        operations.append(Operation("runtime", summary, install))
     service = services.find(site)
-    outdated = _outdated(_texts(site, service))
-    operations += [
-        Operation("runtime", f"write {path}", functools.partial(_put, site, path, *outdated[path]))
-        for path in outdated
-    ]
+    for path, (text, mode) in _outdated(_texts(site, service)).items():
+        write = partial(_announced, site, partial(_write, path, text, mode))
+        operations.append(Operation("runtime", f"write {path}", write))
     if service:
         operations += _service(site, service)
     if operations or os.path.exists(_pending(site)):
-        upgrade = functools.partial(_upgrade, site, service)
+        upgrade = partial(_upgrade, site, service)
         operations.append(Operation("runtime", "upgrade the launcher", upgrade))
     return operations
 
@@ -101,12 +96,12 @@ def _texts(site: Site, service: Service | None) -> Texts:
 
 
 def _outdated(texts: Texts) -> Texts:
-    return {path: (text, mode) for path, (text, mode) in texts.items() if _read(path) != text}
-
-
-def _read(path: str) -> str | None:
-    content = store.read_bytes(path, hint=f"remove {path}, and run again")
-    return None if content is None else content.decode("utf-8", "replace")
+    hint = "remove it, and run again"
+    return {
+        path: (text, mode)
+        for path, (text, mode) in texts.items()
+        if store.read_bytes(path, hint=hint) != text.encode()
+    }
 
 
 def _service(site: Site, service: Service) -> list[Operation]:
@@ -119,18 +114,9 @@ def _service(site: Site, service: Service) -> list[Operation]:
     return operations
 
 
-def _install(site: Site, files: Mapping[str, bytes]) -> None:
-    _announce(site)
-    payload.install(site, files)
-
-
-def _put(site: Site, path: str, text: str, mode: int) -> None:
-    _announce(site)
-    _write(path, text, mode)
-
-
-def _announce(site: Site) -> None:
+def _announced(site: Site, change: Callable[[], None]) -> None:
     _write(_pending(site), "", 0o644)
+    change()
 
 
 def _pending(site: Site) -> str:
@@ -166,7 +152,7 @@ def _absent(site: Site) -> list[Operation]:
     if launcher.exists():
         operations.append(Operation("runtime", "end the launcher", launcher.quit))
     return operations + [
-        Operation("runtime", f"remove {path}", functools.partial(_remove, path))
+        Operation("runtime", f"remove {path}", partial(_remove, path))
         for path in (site.run, site.command, site.lib, site.state)
         if os.path.lexists(path)
     ]

@@ -87,29 +87,22 @@ def install(site: Site, files: Mapping[str, bytes]) -> None:
     fresh = f"{release}.new"
     remove_tree(fresh)
     for path, content in files.items():
-        _write(f"{fresh}/{path}", content)
+        os.makedirs(os.path.dirname(f"{fresh}/{path}"), exist_ok=True)
+        with open(f"{fresh}/{path}", "wb") as handle:
+            os.fchmod(handle.fileno(), 0o644)
+            handle.write(content)
     for directory in {site.lib, *(os.path.dirname(f"{fresh}/{path}") for path in files)}:
         os.chmod(directory, 0o755)
-    _compile(fresh)
+    # Later executions of modules look for bytecode here, too.
+    for interpreter in sorted({python(), sys.executable}):
+        program.check([interpreter, "-I", "-m", "compileall", "-q", fresh])
     sync(fresh)  # a rename may reach the disk before the files it is about
     remove_tree(release)
     os.rename(fresh, release)
     _switch(f"{os.path.basename(release)}/{PACKAGE}", f"{site.lib}/{PACKAGE}")
-    _remove_others(site, os.path.basename(release))
-
-
-def _write(path: str, content: bytes) -> None:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "wb") as handle:
-        os.fchmod(handle.fileno(), 0o644)
-        handle.write(content)
-
-
-def _compile(directory: str) -> None:
-    """Bytecode for the runtime and for later module executions, which look for it here."""
-    interpreters = {python(), sys.executable}
-    for interpreter in sorted(interpreters):
-        program.check([interpreter, "-I", "-m", "compileall", "-q", directory])
+    for name in os.listdir(site.lib):
+        if name.startswith("release-") and name != os.path.basename(release):
+            remove_tree(f"{site.lib}/{name}")
 
 
 def _switch(target: str, link: str) -> None:
@@ -118,9 +111,3 @@ def _switch(target: str, link: str) -> None:
         os.unlink(temporary)
     os.symlink(target, temporary)
     os.rename(temporary, link)
-
-
-def _remove_others(site: Site, keep: str) -> None:
-    for name in os.listdir(site.lib):
-        if name.startswith("release-") and name != keep:
-            remove_tree(f"{site.lib}/{name}")

@@ -11,8 +11,7 @@ from functools import partial
 from typing import Iterator
 
 from ..errors import HostError
-from ..kernel import mounts, namespaces
-from ..kernel.files import write_value
+from ..kernel import files, mounts, namespaces
 from ..kernel.fork import Held
 
 FILESYSTEMS = "/proc/filesystems"
@@ -37,12 +36,8 @@ def require() -> None:
 
 
 def user_namespaces() -> int:
-    """How many user namespaces the host allows."""
-    try:
-        with open(USER_NAMESPACES, encoding="ascii") as handle:
-            return int(handle.read())
-    except FileNotFoundError:
-        return 0
+    """The number of user namespaces that the host allows."""
+    return files.read_number(USER_NAMESPACES) or 0
 
 
 def overlay() -> bool:
@@ -60,8 +55,7 @@ def overlay() -> bool:
 
 def maps_ids(directory: str) -> bool:
     """Whether mounts of the file system at ``directory`` can be id-mapped (mount_setattr(2))."""
-    while not os.path.isdir(directory):
-        directory = os.path.dirname(directory)
+    directory = files.existing(directory)
     try:
         with user_namespace() as userns:
             tree = mounts.clone_tree(directory)
@@ -82,7 +76,7 @@ def user_namespace() -> Iterator[int]:
     prepare = partial(namespaces.unshare, namespaces.CLONE_NEWUSER)
     with Held(prepare, "making a user namespace") as pid:
         for kind in ("uid_map", "gid_map"):
-            write_value(f"/proc/{pid}/{kind}", "0 0 1")
+            files.write_value(f"/proc/{pid}/{kind}", "0 0 1")
         userns = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield userns

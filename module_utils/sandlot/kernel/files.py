@@ -68,6 +68,13 @@ def names(directory: str) -> list[str]:
         return []
 
 
+def existing(path: str) -> str:
+    """The path, or the nearest one above it that exists."""
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    return path
+
+
 def directories(path: str) -> list[str]:
     """Names of the directories in a directory, sorted; [] when it does not exist."""
     try:

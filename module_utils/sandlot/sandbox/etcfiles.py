@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Dict, Iterable, Mapping, Sequence
 
 from .. import network, store
+from ..kernel import files
 from ..network import Interface, Network
 from ..site import Site
 from ..spec.netmode import HOST
@@ -19,7 +20,7 @@ Files = Dict[str, bytes]
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the files tell of others: networks, and every sandbox with its interfaces and names."""
+    """Neighbours that the files name: networks, and sandboxes with their interfaces and names."""
 
     networks: Mapping[str, Network]
     records: Mapping[str, Record]
@@ -55,7 +56,7 @@ def names(records: Mapping[str, Record]) -> network.Names:
 
 
 def contents(record: Record, around: Surroundings) -> Files:
-    """Who shares another's network sees what that one sees, and has its own lines besides."""
+    """A sandbox in the network of another one has the lines of both."""
     spec = record.spec
     owner = around.records.get(spec.network_partner, record)
     hosts = network.hosts_file(
@@ -77,16 +78,16 @@ def contents(record: Record, around: Surroundings) -> Files:
 
 
 def warnings(records: Iterable[Record], networks: Mapping[str, Network]) -> list[str]:
-    """Sandboxes on a network that are left without a name server, because of the host's."""
+    """Sandboxes on a network that can't reach the name servers of the host and have no others."""
     without = [
         record.name for record in records if record.interfaces and not _servers(record, networks)
     ]
-    found = network.unreachable_resolvers() if without else []
-    if not found:
+    unreachable = network.unreachable_resolvers() if without else []
+    if not unreachable:
         return []
     return [
         f"no name server for {', '.join(sorted(without))}: sandboxes can't reach those of this "
-        f"host ({', '.join(found)}); set dns_servers, of the sandbox or of its network"
+        f"host ({', '.join(unreachable)}); set dns_servers, of the sandbox or of its network"
     ]
 
 
@@ -103,12 +104,12 @@ def _servers(record: Record, networks: Mapping[str, Network]) -> Sequence[str]:
 
 def outdated(site: Site, name: str, wanted: Files) -> list[str]:
     """Names of files which differ from ``wanted`` or are missing."""
-    directory = site.sandbox(name).etc
-    return [file for file, content in wanted.items() if _read(f"{directory}/{file}") != content]
-
-
-def _read(path: str) -> bytes | None:
-    return store.read_bytes(path, hint=f"remove {path}; the next run makes it again")
+    directory, hint = site.sandbox(name).etc, "remove it; the next run makes it again"
+    return [
+        file
+        for file, content in wanted.items()
+        if store.read_bytes(f"{directory}/{file}", hint=hint) != content
+    ]
 
 
 def write(site: Site, record: Record, wanted: Files) -> None:
@@ -120,15 +121,15 @@ def write(site: Site, record: Record, wanted: Files) -> None:
 
 
 def _rewrite(path: str, content: bytes) -> None:
-    """Same inode, never empty in between: the new text first, then the end cut off.
+    """Replace the text of the same inode, which is never empty in between.
 
-    Host root's, as a sandbox that is granted SYS_ADMIN can make its mount of it writable.
+    A sandbox that is granted SYS_ADMIN can make its mount writable: the owner is set each time.
     """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         os.fchown(fd, 0, 0)
         os.fchmod(fd, 0o644)
-        os.pwrite(fd, content, 0)
+        files.pwrite_all(fd, content, 0)
         os.ftruncate(fd, len(content))
     finally:
         os.close(fd)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Waiting for sandboxes to be healthy, woken by what their inits write into their status."""
+"""Waits for sandboxes to be healthy, woken by the status that their inits write."""
 
 from __future__ import annotations
 
 import select
 import time
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, Iterable, Mapping
 
 from .. import store
 from ..errors import LaunchError
@@ -19,6 +19,8 @@ from .last_words import last_log, last_output
 _MARGIN = 5.0
 SHORTEST, LONGEST = 10.0, 3600.0
 _SHOWN = 400
+# A workload without a healthcheck must not fail within this time.
+STEADY_SECONDS = 1.0
 
 
 def patience(healthcheck: Mapping[str, Any] | None) -> float:
@@ -31,16 +33,16 @@ def patience(healthcheck: Mapping[str, Any] | None) -> float:
 
 
 def patience_of(site: Site, name: str) -> float:
-    """The same for the sandbox as it was prepared last."""
+    """Seconds that the healthcheck of the prepared sandbox takes to a verdict."""
     launch = store.read(site.sandbox(name).launch) or {}
     return patience(launch.get("healthcheck"))
 
 
 def wait_each(site: Site, deadlines: Mapping[str, float]) -> Dict[str, LaunchError]:
-    """Failures of those not healthy by their deadlines (of time.monotonic), or never to be.
+    """Failures of sandboxes that are not healthy by their deadlines (of time.monotonic).
 
-    Without a healthcheck it is enough to run. The error has the last output of the healthcheck, or
-    the last lines of the log.
+    Without a healthcheck a sandbox only has to run. The error has the last output of the
+    healthcheck, or the last lines of the log.
     """
     failures: Dict[str, LaunchError] = {}
     pending: Dict[str, _Waiting] = {}
@@ -56,21 +58,16 @@ def wait_each(site: Site, deadlines: Mapping[str, float]) -> Dict[str, LaunchErr
         poller.register(watch.fd, select.POLLIN)
         while pending:
             watch.clear()
-            _look(site, pending, failures)
+            for name, waiting in list(pending.items()):
+                done, problem = waiting.look()
+                if problem:
+                    failures[name] = _failure(site, name, problem)
+                if done or problem:
+                    del pending[name]
             if pending:
                 first = min(waiting.deadline for waiting in pending.values())
                 poller.poll(max(0.0, first - time.monotonic()) * 1000 + 1)
     return failures
-
-
-def _look(site: Site, pending: Dict[str, _Waiting], failures: Dict[str, LaunchError]) -> None:
-    """Take out of ``pending`` who is healthy or has failed."""
-    for name, waiting in list(pending.items()):
-        done, problem = waiting.look()
-        if problem:
-            failures[name] = _failure(site, name, problem)
-        if done or problem:
-            del pending[name]
 
 
 class _Waiting:
@@ -85,7 +82,7 @@ class _Waiting:
             self._streak = first["failing_streak"]
 
     def look(self) -> tuple[bool, str]:
-        """Whether it is healthy, and why it never will be, "" while that is open."""
+        """Whether the sandbox is healthy, and why it never will be, "" while that is open."""
         # The status of an init that has just died is from before its death.
         alive = runtime.running(self._sandbox) is not None
         status = runtime.status(self._sandbox)
@@ -117,10 +114,57 @@ def _described(state: str, health: str | None, alive: bool) -> str:
 
 
 def _failure(site: Site, name: str, problem: str) -> LaunchError:
-    """Names what was said last: by the healthcheck while the workload runs, else by that."""
+    """With the last words of the healthcheck while the workload runs, else of the workload."""
     sandbox = site.sandbox(name)
     output = last_output(sandbox) if "health" in runtime.status(sandbox) else ""
-    said = output.replace("\n", " | ") if output else " | ".join(last_log(sandbox))
+    text = output.replace("\n", " | ") if output else " | ".join(last_log(sandbox))
     source = "its healthcheck said" if output else "its log ends with"
-    text = f"{name} {problem}" + (f"; {source}: {said[-_SHOWN:]}" if said else "")
-    return LaunchError(text, hint=f"see sandlot logs {name} and sandlot inspect {name}")
+    message = f"{name} {problem}" + (f"; {source}: {text[-_SHOWN:]}" if text else "")
+    return LaunchError(message, hint=f"see sandlot logs {name} and sandlot inspect {name}")
+
+
+# -- after a rebuild
+
+
+def settle(site: Site, limits: Mapping[str, float | None]) -> Dict[str, str]:
+    """Problems of sandboxes that were just started, by name; without a healthcheck, early ends.
+
+    ``limits`` are most seconds for a healthcheck, None for as long as it needs for a verdict.
+    """
+    now = time.monotonic()
+    checks = {n: (store.read(site.sandbox(n).launch) or {}).get("healthcheck") for n in limits}
+    deadlines = {
+        name: now + (limits[name] or patience(check)) for name, check in checks.items() if check
+    }
+    waited = wait_each(site, deadlines)
+    # The caller knows which version of the sandbox wrote the log.
+    problems = {name: error.message.partition("; its log")[0] for name, error in waited.items()}
+    others = [name for name in checks if name not in deadlines]
+    return {**problems, **_fallen(site, others, now + STEADY_SECONDS)}
+
+
+def _fallen(site: Site, names: Iterable[str], deadline: float) -> Dict[str, str]:
+    """Problems of sandboxes that fail before the deadline."""
+    pending = set(names)
+    problems: Dict[str, str] = {}
+    with Watch(*(site.sandbox(name).run for name in pending)) as watch:
+        poller = select.poll()
+        poller.register(watch.fd, select.POLLIN)
+        while pending:
+            watch.clear()
+            problems.update((name, text) for name in pending if (text := _fall(site, name)))
+            pending -= set(problems)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            poller.poll(left * 1000 + 1)
+    return problems
+
+
+def _fall(site: Site, name: str) -> str:
+    """A workload may have done its work; an init that is gone without a last status crashed."""
+    alive = runtime.running(site.sandbox(name)) is not None
+    status = runtime.status(site.sandbox(name))
+    if status.get("exit_code"):
+        return f"{name} ended with exit code {status['exit_code']} at once"
+    return "" if alive or status.get("final") else f"the init of {name} crashed"

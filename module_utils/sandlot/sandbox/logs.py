@@ -44,7 +44,7 @@ def tail(sandbox: SandboxPaths, size: int, since: Mapping[str, int] | None = Non
 
 
 def sizes(sandbox: SandboxPaths) -> Dict[str, int]:
-    """What tells later lines from those there are."""
+    """Sizes of the files, by which ``tail`` tells later lines."""
     return {path: os.stat(path).st_size for path in sandbox.logs if os.path.exists(path)}
 
 
@@ -117,7 +117,7 @@ class _File:
         self._head = self._beginning()
 
     def read(self) -> bytes:
-        """What was added since the last call; nothing once it starts over."""
+        """The bytes since the last call; none once the file starts over."""
         if self._fd is None or self.starts_over():
             return b""
         self._head = self._beginning() or self._head

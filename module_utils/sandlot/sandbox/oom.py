@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""How often the kernel killed in a sandbox for memory, over the lives of its cgroup.
+"""Kills for memory in a sandbox, counted over all cgroups that it had.
 
-The kernel counts from zero in each new cgroup, as after a boot. What it had counted is kept when a
-sandbox starts and when it stops.
+The kernel counts from zero in each new cgroup, as after a boot. Starts and stops note its count.
 """
 
 from __future__ import annotations
 
 from .. import store
 from ..errors import StateError
+from ..kernel import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,8 +22,10 @@ _FILES = ("memory.events", "memory.oom_control")
 
 
 def note(sandbox: SandboxPaths, directories: Sequence[str]) -> None:
-    """Keep what the cgroup in these directories has counted."""
-    live = _live(directories)
+    """Keep the count of the cgroup in these directories."""
+    paths = (f"{directory}/{name}" for directory in directories for name in _FILES)
+    counts = (files.read_field(path, "oom_kill") for path in paths)
+    live = next((count for count in counts if count is not None), None)
     before, last = _kept(sandbox)
     if live is None or live == last:
         return
@@ -33,7 +35,7 @@ def note(sandbox: SandboxPaths, directories: Sequence[str]) -> None:
 
 
 def total(sandbox: SandboxPaths, live: Optional[int]) -> int:
-    """With what the present cgroup has counted, None when there is no telling."""
+    """All kills; ``live`` is the count of the present cgroup, None when it is unknown."""
     before, last = _kept(sandbox)
     if live is None:
         return before + last
@@ -48,21 +50,3 @@ def _kept(sandbox: SandboxPaths) -> Tuple[int, int]:
         data = {}  # a count is not worth a start that is refused
     before, last = data.get("before"), data.get("last")
     return (before if isinstance(before, int) else 0), (last if isinstance(last, int) else 0)
-
-
-def _live(directories: Sequence[str]) -> Optional[int]:
-    for directory in directories:
-        for name in _FILES:
-            count = _field(f"{directory}/{name}")
-            if count is not None:
-                return count
-    return None
-
-
-def _field(path: str) -> Optional[int]:
-    try:
-        with open(path, encoding="ascii") as handle:
-            words = [line.split() for line in handle]
-    except FileNotFoundError:
-        return None
-    return next((int(word[1]) for word in words if word[:1] == ["oom_kill"]), None)

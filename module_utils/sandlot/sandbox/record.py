@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""record.json: what a sandbox is meant to be, written before anything is done about it."""
+"""record.json: the desired sandbox, written before the first side effect."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Record:
 
     @property
     def policy(self) -> SandboxPolicy:
-        """What the sandbox itself says about what it may reach."""
+        """The part of the spec that says what the sandbox may reach."""
         return SandboxPolicy(self.spec.egress, self.spec.host_access, self.spec.dns_servers)
 
     def in_phase(self, phase: str) -> Record:

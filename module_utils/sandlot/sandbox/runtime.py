@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What runs now, read from the kernel and our runtime files; asks no process and takes no lock."""
+"""The present state, from the kernel and runtime files; asks no process and takes no lock."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ class Running:
 
 def running(sandbox: SandboxPaths) -> Running | None:
     """The sandbox's init, None unless the very process that was started is alive."""
-    found = last_started(sandbox)
-    alive = found is not None and namespaces.start_time(found.pid) == found.start_time
-    return found if alive else None
+    init = last_started(sandbox)
+    alive = init is not None and namespaces.start_time(init.pid) == init.start_time
+    return init if alive else None
 
 
 def check_protocol(name: str, running: Running) -> None:
@@ -82,30 +82,30 @@ def last_started(sandbox: SandboxPaths) -> Running | None:
         started = started if isinstance(started, int) else -1
         # The first version did not say which one it was.
         spoken = int(data.get("protocol", 1))
-        found = Running(pid, started, str(data["digest"]), float(data["since"]), spoken)
+        init = Running(pid, started, str(data["digest"]), float(data["since"]), spoken)
     except (KeyError, TypeError, ValueError) as error:
         raise StateError(f"{path} names no process", hint=hint) from error
-    return found if boot_id == store.boot_id() else None
+    return init if boot_id == store.boot_id() else None
 
 
 def open_init(sandbox: SandboxPaths) -> int | None:
     """A pidfd of the sandbox's init, None when it does not run."""
-    found = running(sandbox)
-    if found is None:
+    init = running(sandbox)
+    if init is None:
         return None
     try:
-        pidfd = os.pidfd_open(found.pid)
+        pidfd = os.pidfd_open(init.pid)
     except ProcessLookupError:
         return None
     # The pid may have been given away between the two looks at it.
-    if namespaces.start_time(found.pid) == found.start_time:
+    if namespaces.start_time(init.pid) == init.start_time:
         return pidfd
     os.close(pidfd)
     return None
 
 
 def status(sandbox: SandboxPaths) -> dict[str, Any]:
-    """What init last said of the workload; {} before the first start or if it said nonsense.
+    """The workload's status as init wrote it; {} before the first start or if it is nonsense.
 
     Keys: state (starting, running, backoff, crash-loop, stopping, exited, crashed), pid (inside),
     since, restarts, exit_code, signal (which ended the last run), final (init has ended on
@@ -164,10 +164,7 @@ def finish(paths: SandboxPaths, state: str, exit_code: int = KILLED) -> None:
 
 
 def state(phase: str, wanted: str, running: Running | None, status: Mapping[str, Any]) -> str:
-    """The workload's state, from a record's words and what runs.
-
-    "created" was never started, "down" not since the host's boot.
-    """
+    """The workload's state: "created" was never started, "down" not since the host's boot."""
     if phase == "removing":
         return phase
     if running:
@@ -182,30 +179,30 @@ def state(phase: str, wanted: str, running: Running | None, status: Mapping[str,
 def uptime(running: Running | None, status: Mapping[str, Any]) -> float | None:
     """Seconds since the workload's state last changed, None when it does not run.
 
-    When the clock was set since, that is as long as init runs, which the kernel's own clock tells.
+    When the clock was set since then, the age of init by the kernel's own clock.
     """
     if not running:
         return None
     ticks = os.sysconf("SC_CLK_TCK")
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - running.start_time / ticks
-    told = time.time() - float(status.get("since", running.since))
-    return round(told if 0 <= told <= age + _STARTING else max(0.0, age), 1)
+    seconds = time.time() - float(status.get("since", running.since))
+    return round(seconds if 0 <= seconds <= age + _STARTING else max(0.0, age), 1)
 
 
 def pinned(sandbox: SandboxPaths) -> set[str]:
-    """Kinds of namespaces pinned for the sandbox, incomplete when one is not its own.
+    """Kinds of namespaces pinned for the sandbox, without those that are not its own.
 
-    Else a run would put right the network of the host, were that mounted in the place of a pin.
+    A run must not repair the network of the host when that is mounted in the place of a pin.
     """
-    found = {kind for kind in PINNED if namespaces.is_namespace_file(sandbox.pin(kind))}
-    if "user" not in found:
-        return found
+    kinds = {kind for kind in PINNED if namespaces.is_namespace_file(sandbox.pin(kind))}
+    if "user" not in kinds:
+        return kinds
     user = os.open(sandbox.pin("user"), os.O_RDONLY | os.O_CLOEXEC)
     try:
         if os.fstat(user).st_ino == os.stat("/proc/self/ns/user").st_ino:
-            return found - {"user"} or found
-        others = found - {"user"}
-        return found - {kind for kind in others if not _is_owned(sandbox.pin(kind), user)}
+            return kinds - {"user"} or kinds
+        others = kinds - {"user"}
+        return kinds - {kind for kind in others if not _is_owned(sandbox.pin(kind), user)}
     finally:
         os.close(user)
 

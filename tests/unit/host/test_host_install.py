@@ -76,9 +76,7 @@ def test_a_run_killed_before_the_reload_is_made_good(
 ) -> None:
     paths = Site(str(tmp_path))
     install.present(paths, check=False)
-    install._put(
-        paths, Systemd(paths).unit(UNIT), Path(Systemd(paths).unit(UNIT)).read_text(), 0o644
-    )
+    install._announced(paths, lambda: None)
     systemctl.clear()
     assert install.present(paths, check=False).changed
     assert ("daemon-reload",) in systemctl

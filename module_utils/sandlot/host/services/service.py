@@ -13,7 +13,7 @@ Texts = Dict[str, Tuple[str, int]]
 
 
 class Service(abc.ABC):
-    """What sandlot puts into one service manager of a host."""
+    """The service of sandlot in one service manager of a host."""
 
     kind: ClassVar[str]
     # Directory or file, below the root, that only one row writes at a time.
