@@ -78,7 +78,7 @@ def test_tables_are_aligned_and_without_trailing_blanks() -> None:
 def test_ports(port: str, shown: str) -> None:
     row = {"name": "a", "state": "running", "image": "i", "addresses": ["10.0.0.2"]}
     rest = {"published_ports": [port], "uptime": 1, "memory": 1, "restarts": 0, "exit_code": None}
-    assert listing._row({**row, **rest, "health": None})[4] == shown
+    assert listing._row({**row, **rest, "network_mode": "bridge", "health": None})[4] == shown
 
 
 @pytest.mark.parametrize(

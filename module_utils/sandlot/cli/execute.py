@@ -31,9 +31,9 @@ CONNECT_SECONDS = 10.0
 START_SECONDS = 30.0
 _NULL = (1, 3)
 _PTMX = (5, 2)
-# What a message needs beside the words: for each, and for the rest of the request.
+# Bytes of a request beside the words: for each word, and for the rest.
 _WORD, _MARGIN = 16, 16384
-# A pty that somebody in the sandbox has opened anew never ends; this ends the wait for it.
+# A pty that another process in the sandbox holds open never ends; silence ends the wait for it.
 _PTY_SILENCE = 0.2
 
 
@@ -54,7 +54,7 @@ def run(site: Site, options: argparse.Namespace) -> int:
 
 
 def _environment(options: argparse.Namespace) -> Dict[str, str]:
-    """Variables asked for; with a terminal also its kind, without which programs can't use it."""
+    """The variables of the options; with a terminal also TERM, which programs need for it."""
     passed = {"TERM": os.environ["TERM"]} if options.tty and "TERM" in os.environ else {}
     for item in options.env:
         key, given, value = item.partition("=")
@@ -113,7 +113,7 @@ def _check_size(name: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
 
 
 def _text(word: str) -> str:
-    """The same bytes in the encoding of init, which is always UTF-8."""
+    """Keep the bytes of a word in the encoding of init, which is always UTF-8."""
     return os.fsencode(word).decode("utf-8", "surrogateescape")
 
 
@@ -172,14 +172,20 @@ class _Session:
             fds = [] if self._terminal else self._stdio()
             if self._terminal:
                 request["size"] = self._terminal.size()
-            self._send(request, fds)
+            try:
+                wire.send(self._connection, request, fds)
+            except OSError as error:
+                problem = f"{self._name}: init takes no request: {error.strerror}"
+                raise SandlotError(problem) from error
             self._asked = True
             self._close(fds)
             self._loop.handlers[self._connection.fileno()] = self._on_message
             self._await_start()
             while self._code is None:
                 self._loop.turn()
-            self._drain()
+            # Output that the command wrote before it ended is still on its way.
+            for pump in self._outputs:
+                self._loop.drain(pump, patience=_PTY_SILENCE if self._terminal else 0.0)
         finally:
             if self._terminal:
                 self._terminal.restore()
@@ -196,18 +202,12 @@ class _Session:
                 raise _silent(self._name)
             self._loop.turn(left)
 
-    def _send(self, request: wire.Message, fds: Sequence[int]) -> None:
-        try:
-            wire.send(self._connection, request, fds)
-        except OSError as error:
-            raise SandlotError(f"{self._name}: init takes no request: {error.strerror}") from error
-
     # -- descriptors
 
     def _stdio(self) -> List[int]:
         """Three descriptors for the command: the caller's own, or pipes that are relayed."""
         stdin, stdout = self._input(self._stdin), self._output(self._stdout)
-        if stdout != self._stdout and _same(self._stdout, self._stderr):
+        if stdout != self._stdout and os.path.sameopenfile(self._stdout, self._stderr):
             return [stdin, stdout, stdout]  # one pipe keeps the order of what is written to both
         return [stdin, stdout, self._output(self._stderr)]
 
@@ -292,11 +292,6 @@ class _Session:
         except OSError:
             return  # init has just died, which its end of the connection tells
 
-    def _drain(self) -> None:
-        """What the command wrote before it ended is on its way still."""
-        for pump in self._outputs:
-            self._loop.drain(pump, patience=_PTY_SILENCE if self._terminal else 0.0)
-
 
 def _passable(fd: int) -> bool:
     state = os.fstat(fd)
@@ -306,16 +301,12 @@ def _passable(fd: int) -> bool:
     return kind in (stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFREG)
 
 
-def _same(one: int, other: int) -> bool:
-    return os.path.sameopenfile(one, other)
-
-
 def _device(state: os.stat_result) -> tuple[int, int]:
     return os.major(state.st_rdev), os.minor(state.st_rdev)
 
 
 def _reopened(fd: int, mode: int) -> int:
-    """The same file without O_NONBLOCK's being seen by others who share the descriptor."""
+    """A descriptor of the same file, whose O_NONBLOCK no other holder of the first one sees."""
     if _device(os.fstat(fd)) != _PTMX:
         try:
             return os.open(f"/proc/self/fd/{fd}", mode | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)

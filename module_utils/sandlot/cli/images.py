@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""sandlot images: what there is, who uses it, what is being made; and prune."""
+"""sandlot images: images, their users and those being made; and prune."""
 
 from __future__ import annotations
 
@@ -32,11 +32,14 @@ def run(site: Site, options: argparse.Namespace) -> int:
     if options.watch:
         Watcher(site, as_json=options.format == "json").run()
         return 0
-    found = _all(site)
+    entries = _all(site)
     if options.format == "json":
-        output.print_json(found)
-    else:
-        _print(found)
+        output.print_json(entries)
+        return 0
+    sys.stdout.write(output.table(HEADS, [_row(each) for each in entries], right=_RIGHT))
+    for each in entries:
+        if each["progress"]:
+            print(line(each["progress"]))
     return 0
 
 
@@ -46,19 +49,11 @@ def _all(site: Site) -> List[Dict[str, Any]]:
     users: Dict[str, List[str]] = {}
     for use in records.uses(site):
         users.setdefault(use.image, []).append(use.sandbox)
-    found = []
+    entries = []
     for name in sorted({*known, *making}):
         about = images.facts(site, known[name]) if name in known else {"name": name}
-        found.append({**about, "used_by": users.get(name, []), "progress": making.get(name)})
-    return found
-
-
-def _print(found: List[Dict[str, Any]]) -> None:
-    rows = [_row(each) for each in found]
-    sys.stdout.write(output.table(HEADS, rows, right=_RIGHT))
-    for each in found:
-        if each["progress"]:
-            print(line(each["progress"]))
+        entries.append({**about, "used_by": users.get(name, []), "progress": making.get(name)})
+    return entries
 
 
 def _row(each: Dict[str, Any]) -> List[str]:

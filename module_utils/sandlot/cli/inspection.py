@@ -16,8 +16,8 @@ from . import listing, output
 def run(site: Site, options: argparse.Namespace) -> int:
     for name in options.name:
         names.check(site, name)
-    found = {each["name"]: each for each in converge.info(site, options.name)}
-    asked = [found[name] for name in dict.fromkeys(options.name) if name in found]
+    facts = {each["name"]: each for each in converge.info(site, options.name)}
+    asked = [facts[name] for name in dict.fromkeys(options.name) if name in facts]
     if options.format == "json":
         output.print_json(asked)
     else:

@@ -20,24 +20,24 @@ _RIGHT = ("UPTIME", "MEMORY", "RESTARTS")
 
 
 def list_all(site: Site, options: argparse.Namespace) -> int:
-    found = all_sandboxes(site)
+    sandboxes = all_sandboxes(site)
     if options.format == "json":
-        output.print_json(found)
+        output.print_json(sandboxes)
     else:
-        rows = [_row(each) for each in found]
+        rows = [_row(each) for each in sandboxes]
         sys.stdout.write(output.table(HEADS, rows, right=_RIGHT))
-    return warn(found)
+    return warn(sandboxes)
 
 
 def all_sandboxes(site: Site) -> List[Dict[str, Any]]:
     layout = cgroups.detect()
-    found = (facts.summary(site.sandbox(name), layout) for name in names.recorded(site))
-    return [each for each in found if each is not None]
+    summaries = (facts.summary(site.sandbox(name), layout) for name in names.recorded(site))
+    return [each for each in summaries if each is not None]
 
 
-def warn(found: Sequence[Dict[str, Any]]) -> int:
-    """Tell of broken records; they make the command fail, and hide nothing of the others."""
-    broken = [each for each in found if "error" in each]
+def warn(sandboxes: Sequence[Dict[str, Any]]) -> int:
+    """Print the errors of broken records, which make the command fail; the others are shown."""
+    broken = [each for each in sandboxes if "error" in each]
     for each in broken:
         output.say(f"{each['name']}: {each['error']}")
     return 1 if broken else 0
@@ -46,11 +46,13 @@ def warn(found: Sequence[Dict[str, Any]]) -> int:
 def _row(each: Dict[str, Any]) -> List[str]:
     if "error" in each:
         return [each["name"], each["state"], *[output.NOTHING] * (len(HEADS) - 2)]
+    mode = str(each["network_mode"])
     return [
         each["name"],
         _state(each),
         each["image"],
-        ",".join(each["addresses"]) or _network(each),
+        # The mode of the network says more than a missing address.
+        ",".join(each["addresses"]) or (output.NOTHING if mode in ("bridge", "none") else mode),
         ",".join(_port(port) for port in each["published_ports"]) or output.NOTHING,
         output.span(each["uptime"]),
         output.size(each["memory"]),
@@ -59,21 +61,15 @@ def _row(each: Dict[str, Any]) -> List[str]:
 
 
 def _state(each: Dict[str, Any]) -> str:
-    """With what says more of it: how the workload ended, or how healthy it is."""
+    """The state with the exit code of a workload that ended, or the health of one that runs."""
     state = str(each["state"])
     if state in _ENDED and each["exit_code"] is not None:
         return f"{state}({each['exit_code']})"
     return f"{state}({each['health']})" if each["health"] and state == "running" else state
 
 
-def _network(each: Dict[str, Any]) -> str:
-    """Whose network it has, where that says more than an address."""
-    mode = str(each["network_mode"])
-    return output.NOTHING if mode in ("bridge", "none") else mode
-
-
 def _port(port: str) -> str:
-    """Without what goes without saying: all addresses, and TCP."""
+    """A port without the defaults: all addresses, and TCP."""
     shown = port[len("0.0.0.0:") :] if port.startswith("0.0.0.0:") else port
     return shown[: -len("/tcp")] if shown.endswith("/tcp") else shown
 
@@ -81,17 +77,17 @@ def _port(port: str) -> str:
 def top(site: Site, options: argparse.Namespace) -> int:
     wanted = [names.check(site, name) for name in options.name] or names.recorded(site)
     layout = cgroups.detect()
-    found = [
+    usages = [
         {"name": name, **vars(cgroups.usage(site, name, layout))}
         for name in wanted
         if runtime.running(site.sandbox(name))
     ]
     if options.format == "json":
-        output.print_json(found)
+        output.print_json(usages)
     else:
-        found.sort(key=lambda each: each["cpu_seconds"] or 0, reverse=True)
+        usages.sort(key=lambda each: each["cpu_seconds"] or 0, reverse=True)
         sys.stdout.write(
-            output.table(_TOP_HEADS, [_top_row(each) for each in found], right=_TOP_HEADS[1:])
+            output.table(_TOP_HEADS, [_top_row(each) for each in usages], right=_TOP_HEADS[1:])
         )
     return 0
 

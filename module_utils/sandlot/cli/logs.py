@@ -24,7 +24,7 @@ from ..site import Site
 
 _AGE = re.compile(r"(\d+)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-# A workload must not command the terminal of who reads its log; tabs and colours are let through.
+# A log must not command the terminal of its reader; tabs and colours pass.
 _COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
 _CONTROL = re.compile(rb"(?!\x1b\[[0-9;]*m)[\x00-\x08\x0a-\x1f\x7f]|\xc2[\x80-\x9f]")
 _PLAIN = b"\x1b[0m"
@@ -50,7 +50,7 @@ def run(site: Site, options: argparse.Namespace) -> int:
 
 
 def _moment(text: str) -> str:
-    """A time as the log writes it; SandlotError names what is accepted."""
+    """A time as the log writes it."""
     age = _AGE.fullmatch(text)
     try:
         if age:
@@ -75,7 +75,7 @@ def _selected(lines: Iterable[Line], since: str, tail: Optional[int] = None) -> 
 
 @contextlib.contextmanager
 def _init(site: Site, name: str) -> Iterator[Optional[int]]:
-    """A descriptor that is readable once init has ended; None when there is none."""
+    """A pidfd of init, None when none runs."""
     pidfd = runtime.open_init(site.sandbox(name))
     try:
         yield pidfd
@@ -85,7 +85,7 @@ def _init(site: Site, name: str) -> Iterator[Optional[int]]:
 
 
 def _changed(watch: Watch, init: Optional[int]) -> bool:
-    """Wait for the log to change; False when nobody is left to write to it."""
+    """Wait for the log to change; False when no init is left that writes to it."""
     if init is None:
         return False
     poller = select.poll()
@@ -109,7 +109,7 @@ def _json(line: Line) -> None:
 
 
 def _text(*, timestamps: bool) -> Writer:
-    """Each line to the stream that the workload wrote it to."""
+    """A writer of each line to the stream that the workload wrote to."""
     streams = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
     tame = {stream: file.isatty() for stream, file in streams.items()}
 

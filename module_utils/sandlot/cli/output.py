@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What is printed: tables, JSON, human units, errors."""
+"""Output: tables, JSON, human units, errors."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Any, List, Optional, Sequence
+from typing import Any, Optional, Sequence
 
 from ..errors import SandlotError
 
@@ -41,17 +41,14 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequenc
     """Columns as wide as their longest cell; those named in ``right`` are aligned there."""
     lines = [list(heads), *rows]
     widths = [max(len(line[index]) for line in lines) for index in range(len(heads))]
-    return "".join(_line(line, widths, heads, right) for line in lines)
-
-
-def _line(
-    cells: Sequence[str], widths: Sequence[int], heads: Sequence[str], right: Sequence[str]
-) -> str:
-    padded: List[str] = [
-        cell.rjust(width) if head in right else cell.ljust(width)
-        for cell, width, head in zip(cells, widths, heads)
-    ]
-    return "  ".join(padded).rstrip() + "\n"
+    padded = (
+        [
+            cell.rjust(width) if head in right else cell.ljust(width)
+            for cell, width, head in zip(cells, widths, heads)
+        ]
+        for cells in lines
+    )
+    return "".join("  ".join(cells).rstrip() + "\n" for cells in padded)
 
 
 def size(count: Optional[int]) -> str:

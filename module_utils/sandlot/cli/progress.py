@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Following the images that are being made, until none is."""
+"""Follows the images that are being made, until none is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os
 import select
 import shutil
 import sys
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, List
 
 from .. import images
 from ..images import progress
@@ -65,17 +65,25 @@ class Watcher:
 
     def _follow(self, watch: Watch) -> bool:
         """Show what there is and wait for news; False once nobody is at work."""
-        found = progress.observe(self._paths)
-        self._update(found)
-        # News since the look are not lost, for the watch is older; that a maker is gone is news.
-        with contextlib.suppress(ProcessLookupError), _makers(found) as pidfds:
-            if found:
+        making = progress.observe(self._paths)
+        self._update(making)
+        # The watch is older than the look and misses no news; the end of a maker is news, too, as
+        # a killed one leaves its file alone.
+        with contextlib.suppress(ProcessLookupError), contextlib.ExitStack() as stack:
+            pidfds = []
+            for pid in {each["pid"] for each in making.values()}:
+                pidfds.append(os.pidfd_open(pid))
+                stack.callback(os.close, pidfds[-1])
+            if making:
                 select.select([watch.fd, *pidfds], [], [])
-        return bool(found)
+        return bool(making)
 
-    def _update(self, found: Dict[str, Json]) -> None:
-        ended = [self._ended(name) for name in self._shown if name not in found]
-        lines = {name: self._text(each) for name, each in found.items()}
+    def _update(self, making: Dict[str, Json]) -> None:
+        ended = [self._ended(name) for name in self._shown if name not in making]
+        lines = {
+            name: json.dumps({**each, "rate": rate(each)}) if self._as_json else line(each)
+            for name, each in making.items()
+        }
         news = [text for name, text in lines.items() if self._shown.get(name) != text]
         if self._redraws:
             self._redraw(ended, list(lines.values()))
@@ -83,10 +91,7 @@ class Watcher:
             sys.stdout.writelines(f"{text}\n" for text in [*ended, *news])
         sys.stdout.flush()
         self._shown = lines
-        self._started.update({name: each["started"] for name, each in found.items()})
-
-    def _text(self, each: Json) -> str:
-        return json.dumps({**each, "rate": rate(each)}) if self._as_json else line(each)
+        self._started.update({name: each["started"] for name, each in making.items()})
 
     def _ended(self, name: str) -> str:
         image = images.observe(self._paths).get(name)
@@ -102,14 +107,3 @@ class Watcher:
         body = "".join(f"{text[: width - 1]}{_CLEAR_LINE}\n" for text in [*ended, *lines])
         sys.stdout.write(head + body + _CLEAR_BELOW)
         self._height = len(lines)
-
-
-@contextlib.contextmanager
-def _makers(found: Dict[str, Json]) -> Iterator[List[int]]:
-    """Descriptors that are readable once a maker has ended: a killed one leaves its file alone."""
-    with contextlib.ExitStack() as stack:
-        opened = []
-        for pid in {each["pid"] for each in found.values()}:
-            opened.append(os.pidfd_open(pid))
-            stack.callback(os.close, opened[-1])
-        yield opened

@@ -9,7 +9,7 @@ import select
 from typing import Callable, Dict, List, Optional
 
 CHUNK = 65536
-# What typing control-D sends to a terminal: end of file for whoever reads a line.
+# Control-D, as typed: end of file for a reader of lines.
 END_OF_TRANSMISSION = b"\x04"
 
 

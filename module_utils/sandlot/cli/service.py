@@ -36,7 +36,7 @@ def down(site: Site, options: argparse.Namespace) -> int:
 
 
 def _shutting_down() -> bool:
-    """What systemd says, or what sysvinit and OpenRC tell the scripts that they run."""
+    """Whether systemd says so, or sysvinit or OpenRC tells the scripts that it runs."""
     if any(os.environ.get(name) in levels for name, levels in _HALTING.items()):
         return True
     systemctl = shutil.which("systemctl")
