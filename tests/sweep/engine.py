@@ -25,7 +25,7 @@ from sandlot import cgroups, idmap, lock, network, shell
 from sandlot.errors import SandlotError
 from sandlot.kernel import namespaces
 from sandlot.launcher.client import Launcher
-from sandlot.network.bridge.observe import is_ours
+from sandlot.network.bridge.observe import is_ours, observe
 from sandlot.plan import apply_all
 from sandlot.sandbox import runtime
 from sandlot.site import Site
@@ -350,7 +350,7 @@ def left_over(host: Deployment) -> list[str]:
         for directory, names, files in os.walk(top):
             names[:] = [name for name in names if f"{directory}/{name}" != paths.images]
             found += [f"{directory}/{name}" for name in [*names, *files]]
-    state = network.observe(paths)
+    state = observe(paths)
     found += [name for name, link in state.links.items() if is_ours(paths, link)]
     found += [*state.tables.present, *cgroups.observe(paths, []).parents]
     return sorted([*found, *_processes(paths)])

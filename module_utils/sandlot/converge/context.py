@@ -13,8 +13,8 @@ from ..network import Network
 from ..sandbox import etcfiles
 from ..sandbox.record import Record
 from ..site import Site
-from . import dependencies, netns_sharing, rebuild
-from .decide import NO_PINS, Decision, decide
+from . import dependencies, rebuild
+from .decide import NO_PINS, Decision, Observed, decide
 from .observe import Observation
 from .rebuild import Rebuild
 from .resolve import Request, Resolved, resolve
@@ -45,6 +45,7 @@ class Context:
     followers: Mapping[str, str]
     files: Mapping[str, HostFiles]
     remaining: Mapping[str, Network]
+    network_plan: network.Plan
 
 
 def context(site: Site, request: Request, seen: Observation) -> Context:
@@ -54,6 +55,7 @@ def context(site: Site, request: Request, seen: Observation) -> Context:
         probe.require()
     followers = _followers(resolved, decisions, seen)
     _check_running(resolved, decisions, followers, seen)
+    remaining = _remaining(request, seen, resolved)
     return Context(
         site=site,
         request=request,
@@ -63,7 +65,8 @@ def context(site: Site, request: Request, seen: Observation) -> Context:
         rebuilds=rebuild.rebuilds(decisions, resolved.targets, resolved.launches, seen.seen),
         followers=followers,
         files={} if request.sandboxes is None else _files(site, seen, resolved),
-        remaining=_remaining(request, seen, resolved),
+        remaining=remaining,
+        network_plan=_network_plan(site, request, seen, resolved, decisions, remaining),
     )
 
 
@@ -74,14 +77,44 @@ def _remaining(request: Request, seen: Observation, resolved: Resolved) -> Mappi
     return network.remaining(seen.networks, request.networks, interfaces, purge=request.purge)
 
 
+def _network_plan(
+    site: Site,
+    request: Request,
+    seen: Observation,
+    resolved: Resolved,
+    decisions: Mapping[str, Decision],
+    remaining: Mapping[str, Network],
+) -> network.Plan:
+    """A repair leaves out sandboxes without namespaces, a run for images only all networks."""
+    if request.sandboxes is None and request.networks is None:
+        return network.Plan()
+    members = []
+    for name, decision in decisions.items():
+        spec, interfaces = decision.record.spec, decision.record.interfaces
+        rates = network.Rates(spec.ingress_rate, spec.egress_rate)
+        if not (request.repair and decision.create):
+            member = network.Member(name, spec.network_mode, interfaces, rates, decision.create)
+            members.append(member)
+    desired = resolved.desired_network(seen.networks if remaining else {}, members)
+    return network.plan(site, desired, seen.network)
+
+
 def _decisions(resolved: Resolved, seen: Observation) -> dict[str, Decision]:
     """Those that share another's network come last, as they follow what happens to it."""
     decisions: dict[str, Decision] = {}
     ordered = sorted(resolved.targets.items(), key=lambda item: item[1].record.spec.network_partner)
     for name, target in ordered:
-        rejoin = netns_sharing.reason(target.record, decisions, seen.seen[name])
+        rejoin = _rejoin(target.record, decisions, seen.seen[name])
         decisions[name] = decide(target, seen.seen[name], rejoin)
     return {name: decisions[name] for name in resolved.targets}
+
+
+def _rejoin(record: Record, decisions: Mapping[str, Decision], seen: Observed) -> str:
+    """Why a running sandbox has to join its network namespace again, "" if it has not."""
+    partner = decisions.get(record.spec.network_partner)
+    if partner and partner.create:
+        return f"namespaces of {partner.name} made again"
+    return "its network namespace is another now" if seen.detached else ""
 
 
 def _followers(
@@ -89,7 +122,7 @@ def _followers(
 ) -> dict[str, str]:
     """Running bystanders that share the network of one of this run's sandboxes: why to restart."""
     reasons = {
-        name: netns_sharing.reason(entry, decisions, seen.seen[name])
+        name: _rejoin(entry, decisions, seen.seen[name])
         for name, entry in resolved.bystanders.items()
         if entry.spec.network_partner in decisions and seen.seen[name].running
     }

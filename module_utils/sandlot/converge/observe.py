@@ -17,7 +17,6 @@ from ..sandbox import layers, record, runtime
 from ..sandbox.names import known
 from ..sandbox.record import Record, Records
 from ..site import PINNED, SandboxPaths, Site
-from . import netns_sharing
 from .decide import ALL_PINS, NO_PINS, SOME_PINS, Observed
 
 
@@ -48,7 +47,7 @@ class Observation:
     ids: idmap.IdFiles
     images: Mapping[str, images.Image]
     networks: Mapping[str, network.Network]
-    network: network.NetworkState
+    network: network.State
     cgroups: cgroups.CgroupState
     maps_ids: Callable[[str], bool]
     launcher: bool
@@ -109,9 +108,13 @@ def _seen(site: Site, name: str, records: Records, made: NamespaceRecord | None)
         pins=pins_of(site.sandbox(name), known),
         namespaces=made.digest if made else None,
         running=running.digest if running else None,
-        detached=running is not None and netns_sharing.detached(site, known, running.pid),
+        detached=running is not None and _detached(site, known, running.pid),
         rebuild=layers.exists(site.sandbox(name).rebuild),
     )
+
+
+def _detached(site: Site, known: Record | None, pid: int) -> bool:
+    return known is not None and network.detached(site, known.name, known.spec.network_mode, pid)
 
 
 def pins_of(sandbox: SandboxPaths, known: Record | None) -> str:

@@ -102,7 +102,7 @@ def destroy(context: Context) -> list[Operation]:
     # A network namespace dies some time after its pin; its links have to be gone at once.
     made = [name for name, d in context.decisions.items() if d.create and not d.beside]
     gone = [*context.resolved.removed, *made]
-    unlinked = network.unlink_all(context.site, gone, context.seen.network)
+    unlinked = network.unlink(context.site, gone, context.seen.network)
     return [
         *of_one("", unlinked, silent=True),
         *batch("destroy namespaces", [*removed, *remade], destroy_all),
@@ -125,23 +125,7 @@ def ids(context: Context) -> list[Operation]:
 
 def networks(context: Context) -> list[Operation]:
     """Rules and bridges of all networks; those that are to go stay until nothing needs them."""
-    site, seen, resolved = context.site, context.seen, context.resolved
-    if context.request.sandboxes is None and context.request.networks is None:
-        return []
-    if not context.remaining:
-        return []
-    interfaces = [entry for entries in resolved.interfaces.values() for entry in entries]
-    return [
-        *network.rules_operations(
-            site,
-            seen.networks,
-            interfaces,
-            resolved.publications,
-            seen.network,
-            policies=resolved.policies,
-        ),
-        *network.network_operations(site, seen.networks, seen.network),
-    ]
+    return list(context.network_plan.shared)
 
 
 def shift(context: Context) -> list[Operation]:
@@ -226,21 +210,14 @@ def create(context: Context) -> list[Operation]:
 
 
 def plug(context: Context) -> list[Operation]:
+    """Links, then their bandwidth: what plugs a sandbox may make links that have no limits yet."""
     steps = []
-    for name, decision in context.decisions.items():
-        interfaces = decision.record.interfaces
-        state = context.seen.network
-        if decision.create:
-            state = state.without(name)
-        netns = context.site.sandbox(name).pin("net")
-        found = [
-            *network.unlink_operations(context.site, name, state, interfaces),
-            *network.link_operations(context.site, interfaces, netns, state),
-        ]
-        if found and not decision.create:
+    for name, each in context.network_plan.members.items():
+        decision = context.decisions[name]
+        if each.links and not decision.create:
             steps.append(_note_interfaces(context, decision))
-        steps += of_one(name, found, silent=decision.create)
-        steps += _shape(context, decision, plugged=bool(found))
+        steps += of_one(name, each.links, silent=decision.create)
+        steps += of_one(name, each.rates, silent=bool(each.links))
     return steps
 
 
@@ -255,16 +232,6 @@ def _note_interfaces(context: Context, decision: Decision) -> Operation:
         write_namespace_record(context.site.sandbox(name), made)
 
     return Operation(name, "note interfaces", note, subject=name, silent=True)
-
-
-def _shape(context: Context, decision: Decision, *, plugged: bool) -> list[Operation]:
-    """Bandwidth; what plugs a sandbox may make its links anew, without their limits."""
-    spec, interfaces = decision.record.spec, decision.record.interfaces
-    rates = network.Rates(spec.ingress_rate, spec.egress_rate)
-    state = context.seen.network
-    states = [state, state.without(decision.name)] if plugged else [state]
-    plans = (network.rate_operations(context.site, interfaces, rates, each) for each in states)
-    return of_one(decision.name, next(filter(None, plans), []), silent=plugged)
 
 
 def limit(context: Context) -> list[Operation]:

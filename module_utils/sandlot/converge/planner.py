@@ -9,7 +9,7 @@ Networks and images go last, when all has gone well.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Callable, Sequence
 
 from ..plan import Operation
@@ -83,5 +83,4 @@ def plan(site: Site, request: Request, seen: Observation) -> Plan:
 
 def _repairs(found: Context) -> list[Operation]:
     """The network of what there is: it starts, makes and records nothing."""
-    there = {name: each for name, each in found.decisions.items() if not each.create}
-    return [*phases.networks(found), *phases.plug(replace(found, decisions=there))]
+    return [*phases.networks(found), *phases.plug(found)]

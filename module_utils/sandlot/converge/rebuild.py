@@ -16,7 +16,6 @@ from .. import network, store
 from ..errors import LaunchError
 from ..host import payload
 from ..launcher.client import Launcher
-from ..network import NetworkState
 from ..oserrors import explained
 from ..plan import Failures, Operation, batch
 from ..sandbox import health, last_words, launchfile, layers, logs, record
@@ -124,14 +123,14 @@ def _prepare_pins(site: Site, names: Sequence[str], failures: Failures) -> None:
 # -- while neither runs
 
 
-def switch(site: Site, found: Mapping[str, Rebuild], state: NetworkState) -> list[Operation]:
+def switch(site: Site, found: Mapping[str, Rebuild], state: network.State) -> list[Operation]:
     """The old one's interfaces go first, as the new ones have the same names and addresses."""
     lines = [switch_line(one.decision) for one in found.values()]
 
     def switch_all(names: Sequence[str], failures: Failures) -> None:
         for name in names:
             found[name].words.append(_last_words(site.sandbox(name)))
-        for operation in network.unlink_all(site, names, state):
+        for operation in network.unlink(site, names, state):
             operation.apply()
         each(
             "switch to the new", names, failures, lambda name: layers.set_aside(site.sandbox(name))

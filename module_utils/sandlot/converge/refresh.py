@@ -25,17 +25,9 @@ def refresh(site: Site) -> list[str]:
 def _refresh(site: Site) -> list[str]:
     seen = observe(site, [])
     whole = resolve(site, Request(()), seen)
-    stored = seen.network.networks
-    found = network.resolve_names(site, network.policy_names(stored, whole.policies))
-    operations = network.rules_operations(
-        site,
-        stored,
-        [item for items in whole.interfaces.values() for item in items],
-        whole.publications,
-        seen.network,
-        policies=whole.policies,
-        resolved=found,
-    )
+    found = network.resolve_names(site, network.policy_names(seen.networks, whole.policies))
+    desired = whole.desired_network(seen.networks)
+    operations = network.refresh_operations(site, desired, seen.network, found)
     apply_all(operations)
     # Also when nothing else has changed: addresses live on from when they were last seen.
     network.save_names(site, found)

@@ -76,18 +76,10 @@ def remove_networks(context: Context) -> list[Operation]:
     """Once no sandbox needs them."""
     if context.request.networks is None:
         return []
-    resolved, state = context.resolved, context.seen.network
-    for name in (*resolved.targets, *resolved.removed):
-        state = state.without(name)
-    return network.shrink_operations(
-        context.site,
-        context.seen.networks,
-        context.remaining,
-        [item for items in resolved.interfaces.values() for item in items],
-        resolved.publications,
-        state,
-        policies=resolved.policies,
-    )
+    resolved, seen = context.resolved, context.seen
+    desired = resolved.desired_network(context.remaining)
+    unlinked = [*resolved.targets, *resolved.removed]
+    return network.shrink_operations(context.site, seen.networks, desired, seen.network, unlinked)
 
 
 def remove_images(context: Context) -> list[Operation]:

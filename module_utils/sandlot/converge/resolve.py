@@ -16,7 +16,7 @@ from ..network import Interface, Publication, SandboxPolicy
 from ..sandbox import etcfiles, launchfile
 from ..sandbox.record import PRESENT, REMOVING, ImageRef, Record
 from ..site import Site
-from . import dependencies, netns_sharing
+from . import dependencies
 from .decide import ABSENT, Desired, Target, wanted
 from .observe import Observation
 
@@ -67,6 +67,12 @@ class Resolved:
         known.update((name, target.record.policy) for name, target in self.targets.items())
         return {name: known.get(name, network.CLOSED) for name in self.interfaces}
 
+    def desired_network(
+        self, networks: Mapping[str, network.Network], members: Sequence[network.Member] = ()
+    ) -> network.Desired:
+        everyone = [item for items in self.interfaces.values() for item in items]
+        return network.Desired(networks, everyone, self.publications, self.policies, members)
+
 
 def resolve(site: Site, request: Request, seen: Observation) -> Resolved:
     wishes = {wish.name: wish for wish in request.wishes if wish.state != ABSENT}
@@ -78,11 +84,13 @@ def resolve(site: Site, request: Request, seen: Observation) -> Resolved:
     allocated = network.allocate(site, seen.networks, attachments, kept)
     records = _records(site, request, leaving, allocated, seen)
     everyone = {**bystanders, **records}
-    netns_sharing.check(wishes, records, bystanders, leaving)
+    modes = {name: record.spec.network_mode for name, record in everyone.items()}
+    asked = [name for name in records if not wishes[name].keep_image]
+    network.check_partners(modes, changed=records, checked=asked, removed=leaving)
     asked_removals = leaving if request.purge else _absent(request)
     dependencies.check(wishes, everyone, leaving, asked_removals, seen.records.broken)
-    joining = [record for name, record in records.items() if not wishes[name].keep_image]
-    netns_sharing.check_pins(site, joining, seen.traces, may_be_made=request.check)
+    asked_modes = {name: modes[name] for name in asked}
+    network.check_pins(site, asked_modes, seen.traces, may_be_made=request.check)
     _check_names(everyone)
     launches = {
         name: _launch(site, record, seen, may_be_made=request.check)
@@ -119,7 +127,6 @@ def with_desired(request: Request, seen: Observation) -> Observation:
         seen,
         images={**seen.images, **request.made, **made},
         networks={**seen.networks, **listed},
-        network=replace(seen.network, networks={**seen.network.networks, **listed}),
     )
 
 

@@ -62,7 +62,7 @@ def undo_steps(
             failures.update(Launcher(site, python=payload.python()).stop(switched))
         stopped = [name for name in switched if name not in failures]
         if stopped:
-            apply_all(network.unlink_all(site, stopped, network.observe(site)))
+            apply_all(network.unlink(site, stopped, network.observe(site)))
         each("put the old back", stopped, failures, lambda name: layers.restore(site.sandbox(name)))
 
     def end(name: str) -> None:

@@ -175,7 +175,7 @@ def _programs(site: Site, known: Facts) -> Findings:
 
 def _firewall(site: Site, known: Facts) -> Findings:
     try:
-        tables = network.observe(site).tables
+        tables = network.packet_filter(site)
     except SandlotError as error:
         yield Finding("packet filter", FAILURE, error.message, error.hint)
         return

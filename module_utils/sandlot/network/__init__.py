@@ -8,17 +8,22 @@ nothing is ever up without them.
 
 from __future__ import annotations
 
-from .bridge.adapter import session
-from .bridge.bridges import network_operations, teardown_operations
-from .bridge.links import link_operations, unlink_all, unlink_operations
-from .bridge.manage import remaining, shrink_operations
-from .bridge.observe import NetworkState, observe
-from .bridge.rates import Rates, rate_operations
-from .bridge.rules import rules_operations
+from .backends import (
+    State,
+    netns_of,
+    observe,
+    plan,
+    refresh_operations,
+    shrink_operations,
+    teardown_operations,
+    unlink,
+)
+from .bridge import packet_filter, remaining, session
 from .common.allocation import allocate, publications
-from .common.declare import argument_spec, default, load, load_for, normalise
+from .common.declare import argument_spec, load, load_for, normalise
+from .common.desired import Desired, Member, Plan
 from .common.files import hosts_file, resolv_conf, unreachable_resolvers
-from .common.model import Interface, Network, Publication
+from .common.model import Interface, Network, Publication, Rates
 from .common.names import Names, check_names
 from .common.policy import CLOSED, SandboxPolicy
 from .common.policy import names as policy_names
@@ -26,42 +31,47 @@ from .common.publications import check_publications, port_numbers
 from .common.resolution import current as resolve_names
 from .common.resolution import save as save_names
 from .common.resolution import warnings as name_warnings
+from .joined import check_partners, check_pins, detached
 
 __all__ = [
     "CLOSED",
+    "Desired",
     "Interface",
+    "Member",
     "Names",
     "Network",
-    "NetworkState",
-    "SandboxPolicy",
+    "Plan",
     "Publication",
     "Rates",
+    "SandboxPolicy",
+    "State",
     "allocate",
     "argument_spec",
     "check_names",
+    "check_partners",
+    "check_pins",
     "check_publications",
-    "default",
+    "detached",
     "hosts_file",
-    "link_operations",
     "load",
     "load_for",
     "name_warnings",
-    "network_operations",
+    "netns_of",
     "normalise",
     "observe",
+    "packet_filter",
+    "plan",
     "policy_names",
     "port_numbers",
     "publications",
-    "rate_operations",
+    "refresh_operations",
     "remaining",
     "resolv_conf",
     "resolve_names",
-    "rules_operations",
     "save_names",
     "session",
     "shrink_operations",
     "teardown_operations",
-    "unlink_all",
-    "unlink_operations",
+    "unlink",
     "unreachable_resolvers",
 ]

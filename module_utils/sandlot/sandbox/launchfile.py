@@ -12,8 +12,7 @@ import os
 from dataclasses import asdict
 from typing import AbstractSet, Any, Dict, Mapping, Sequence
 
-from .. import security, store
-from ..kernel.netns import HOST
+from .. import network, security, store
 from ..plan import Change
 from ..security import capabilities, seccomp
 from ..site import SandboxPaths, Site
@@ -47,9 +46,9 @@ _UNCOUNTED = frozenset({"schema", "digest", "init"}) | DERIVED | LIVE - _LIVE_CO
 def content(site: Site, record: Record, cgroups: Sequence[str]) -> Json:
     data = {**_root(site, record), **_process(record), **_confinement(record.spec)}
     data["sysctls"] = sysctls(record)
-    joined = netns(site, record.spec)
-    if joined:
-        data["netns"] = joined
+    netns = network.netns_of(site, record.name, record.spec.network_mode)
+    if not netns.own:
+        data["netns"] = {"mode": record.spec.network_mode, "path": netns.path}
     data["name"] = record.name
     data["cgroups"] = list(cgroups)
     data.update(_later(record.spec))
@@ -119,15 +118,6 @@ def _confinement(spec: Spec) -> Json:
         "readonly": list(security.READONLY),
         "time_offset": asdict(spec.time_offset) if spec.time_offset else None,
     }
-
-
-def netns(site: Site, spec: Spec) -> dict[str, str] | None:
-    """The network namespace to join; None when the sandbox has its own."""
-    if spec.owns_network:
-        return None
-    partner = spec.network_partner
-    pin = site.sandbox(partner).pin("net") if partner else spec.network_pin
-    return {"mode": spec.network_mode, "path": pin or HOST}
 
 
 def sysctls(record: Record) -> dict[str, str]:

@@ -40,6 +40,11 @@ def _pin(option: str, path: str) -> str:
     return "/" + "/".join(parts)
 
 
+def kind(mode: str) -> str:
+    """``bridge``, ``none``, ``host``, ``container`` or ``ns``."""
+    return mode.partition(":")[0]
+
+
 def partner(mode: str) -> str:
     """The sandbox whose network namespace is shared, "" for the other modes."""
     return mode[len(_SANDBOX) :] if mode.startswith(_SANDBOX) else ""

@@ -14,7 +14,7 @@ import socket
 import struct
 import subprocess
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyroute2  # noqa: F401 - once here, not in each child
@@ -183,17 +183,15 @@ class Lab:
 
     def operations(self):
         known = network.normalise(self.paths, self.networks)
-        state = replace(network.observe(self.paths), networks=known)
         interfaces = [item for items in self.sandboxes.values() for item in items]
-        found = network.rules_operations(
-            self.paths, known, interfaces, self.ports, state, policies=self.policies
-        )
-        found += network.network_operations(self.paths, known, state)
-        for name, items in self.sandboxes.items():
-            found += network.link_operations(self.paths, items, self.pin(name), state)
-            rates = self.rates.get(name, network.Rates())
-            found += network.rate_operations(self.paths, items, rates, state)
-        return found
+        members = [
+            network.Member(name, "bridge", items, self.rates.get(name, network.Rates()))
+            for name, items in self.sandboxes.items()
+        ]
+        desired = network.Desired(known, interfaces, self.ports, self.policies, members)
+        plan = network.plan(self.paths, desired, network.observe(self.paths))
+        steps = plan.members.values()
+        return [*plan.shared, *(each for step in steps for part in step for each in part)]
 
     def plan(self):
         """What a run would do now."""

@@ -124,11 +124,11 @@ def test_unlinking_many(lab):
     lab.converge()
 
     def unlink():
-        found = network.unlink_all(lab.paths, names[:19], network.observe(lab.paths))
+        found = network.unlink(lab.paths, names[:19], network.observe(lab.paths))
         for operation in [*found, *found]:
             operation.apply()
         left = network.observe(lab.paths)
-        return [name for name in names if network.unlink_operations(lab.paths, name, left)]
+        return [name for name in names if network.unlink(lab.paths, [name], left)]
 
     assert call(lab.host, unlink) == ["s19"]
 

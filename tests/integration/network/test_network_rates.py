@@ -174,7 +174,7 @@ def test_unplugging_takes_the_shaper_along(pair):
     assert shaper in run(pair.host, "ip", "link")
 
     def unplug():
-        for operation in network.unlink_operations(pair.paths, "a", network.observe(pair.paths)):
+        for operation in network.unlink(pair.paths, ["a"], network.observe(pair.paths)):
             operation.apply()
 
     call(pair.host, unplug)

@@ -9,7 +9,7 @@ from sandlot.kernel.netlink import Link, Route
 from sandlot.network.bridge import overlap
 from sandlot.network.bridge.forwarding import Forwarding
 from sandlot.network.bridge.nft import Tables
-from sandlot.network.bridge.observe import NetworkState
+from sandlot.network.bridge.observe import BridgeState
 from sandlot.network.common import declare
 from sandlot.network.common.model import identity
 from sandlot.site import Site
@@ -21,9 +21,8 @@ FOREIGN_BRIDGE = Link(7, "sandlot0", "02:00:00:00:00:01", True, 1500, "bridge")
 
 
 def state(routes, links=(), addresses=()):
-    return NetworkState(
+    return BridgeState(
         PATHS,
-        NETWORKS,
         {link.name: link for link in links},
         dict(addresses),
         tuple(routes),

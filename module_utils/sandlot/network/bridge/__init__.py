@@ -1,2 +1,26 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
+"""Networks as bridges of the host: veth pairs, nftables rules, token buckets."""
+
+from __future__ import annotations
+
+from .adapter import session
+from .bridges import teardown_operations
+from .links import unlink
+from .manage import remaining, shrink_operations
+from .nft import observe as packet_filter
+from .observe import observe
+from .plan import plan
+from .rules import rules_operations
+
+__all__ = [
+    "observe",
+    "packet_filter",
+    "plan",
+    "remaining",
+    "rules_operations",
+    "session",
+    "shrink_operations",
+    "teardown_operations",
+    "unlink",
+]

@@ -16,14 +16,14 @@ from ...site import Site
 from ..common import declare
 from ..common.model import Network, Range, identity
 from . import adapter, forwarding, nft, overlap, sysctls
-from .observe import NetworkState, our_bridges, our_ports, our_shapers, owned
+from .observe import BridgeState, our_bridges, our_ports, our_shapers, owned
 
 TARGET = "network"
 DOWN = "down"
 
 
 def network_operations(
-    site: Site, networks: Mapping[str, Network], state: NetworkState
+    site: Site, networks: Mapping[str, Network], state: BridgeState
 ) -> list[Operation]:
     """What makes ``networks`` the networks of this host, and removes those not among them."""
     declare.check_disjoint(networks)
@@ -40,7 +40,7 @@ def network_operations(
 
 
 def removal_operations(
-    site: Site, before: Mapping[str, Network], after: Mapping[str, Network], state: NetworkState
+    site: Site, before: Mapping[str, Network], after: Mapping[str, Network], state: BridgeState
 ) -> list[Operation]:
     """Take the host from the networks ``before``, which are in order, to fewer of them."""
     found = [Operation(TARGET, "record the networks", lambda: _save(site, after))]
@@ -49,9 +49,7 @@ def removal_operations(
     return [*found, *_removals(site, after, before, state)]
 
 
-def _forwarding(
-    site: Site, networks: Mapping[str, Network], state: NetworkState
-) -> list[Operation]:
+def _forwarding(site: Site, networks: Mapping[str, Network], state: BridgeState) -> list[Operation]:
     found = []
     if networks and state.forwarding.due:
         found.append(_switch(site, 4, state.forwarding))
@@ -73,14 +71,14 @@ def _switch(site: Site, version: int, found: forwarding.Forwarding) -> Operation
     return Operation(TARGET, action, lambda: forwarding.enable(site, version))
 
 
-def _restore_forwarding6(site: Site, state: NetworkState) -> list[Operation]:
+def _restore_forwarding6(site: Site, state: BridgeState) -> list[Operation]:
     if state.forwarding6.prior is None:
         return []
     action = "restore IPv6 forwarding"
     return [Operation(TARGET, action, lambda: forwarding.restore(site, 6))]
 
 
-def teardown_operations(site: Site, state: NetworkState) -> list[Operation]:
+def teardown_operations(site: Site, state: BridgeState) -> list[Operation]:
     """Take away every link, table, setting and file of ours; nothing that is not ours."""
     operations = []
     ports, bridges = our_ports(site, state.links), our_bridges(site, state.links)
@@ -131,7 +129,7 @@ def _removals(
     site: Site,
     networks: Mapping[str, Network],
     stored: Mapping[str, Network],
-    state: NetworkState,
+    state: BridgeState,
 ) -> list[Operation]:
     wanted = {network.bridge for network in networks.values()}
     names = {network.bridge: network.name for network in stored.values()}
@@ -151,7 +149,7 @@ def _removal(site: Site, name: str, bridge: str) -> Operation:
     return Operation(f"network {name}", summary, lambda: _delete(site, [bridge]))
 
 
-def _refuse_used(site: Site, name: str, bridge: str, state: NetworkState) -> None:
+def _refuse_used(site: Site, name: str, bridge: str, state: BridgeState) -> None:
     ports = state.ports(bridge)
     if ports:
         raise SpecError(
@@ -162,7 +160,7 @@ def _refuse_used(site: Site, name: str, bridge: str, state: NetworkState) -> Non
         )
 
 
-def _bridge(site: Site, network: Network, state: NetworkState) -> list[Operation]:
+def _bridge(site: Site, network: Network, state: BridgeState) -> list[Operation]:
     link = owned(site, state.links, network.bridge, "bridge")
     where = f"{network.bridge} with {' and '.join(network.gateway_interfaces)}"
     if link is None:
@@ -178,7 +176,7 @@ def _bridge(site: Site, network: Network, state: NetworkState) -> list[Operation
     return [Operation(f"network {network.name}", summary, lambda: ensure_bridge(site, network))]
 
 
-def _problems(network: Network, link: netlink.Link, state: NetworkState) -> list[str]:
+def _problems(network: Network, link: netlink.Link, state: BridgeState) -> list[str]:
     addresses = state.addresses.get(link.index, ())
     found = []
     if sorted(addresses) != sorted(network.bridge_addresses):
@@ -194,7 +192,7 @@ def _problems(network: Network, link: netlink.Link, state: NetworkState) -> list
     return found
 
 
-def _unreached(network: Network, link: netlink.Link, state: NetworkState) -> list[Range]:
+def _unreached(network: Network, link: netlink.Link, state: BridgeState) -> list[Range]:
     """The kernel makes these routes with the addresses, and takes them away with the link."""
     routes = {(item.destination, item.index, item.gateway) for item in state.routes}
     return [each for each in network.ranges() if (str(each.subnet), link.index, "") not in routes]

@@ -18,7 +18,7 @@ from ...site import Site
 from ..common.model import MAX_INTERFACES, Interface, Network, default_routes, identity
 from . import adapter, sysctls
 from .announce import announce
-from .observe import NetworkState, is_ours, owned
+from .observe import BridgeState, is_ours, owned
 
 DEFAULT_ROUTES = ("0.0.0.0/0", "::/0")
 
@@ -50,15 +50,20 @@ def look_inside(netns: str) -> Inside:
 
 
 def link_operations(
-    site: Site, interfaces: Sequence[Interface], netns: str, state: NetworkState
+    site: Site,
+    known: Mapping[str, Network],
+    interfaces: Sequence[Interface],
+    netns: str,
+    state: BridgeState,
 ) -> list[Operation]:
-    """What plugs one sandbox in; [] when the host's links and those inside are right already."""
+    """Plugs one sandbox in; [] when the host's links and those inside are right already."""
     if not interfaces:
         return []
+    networks = {item.network: known[item.network] for item in interfaces}
     found = [owned(site, state.links, item.link, "veth") for item in interfaces]
     # Without all host ends there is no use in looking inside.
     if all(found) and is_namespace_file(netns):
-        problems = _problems(interfaces, look_inside(netns), state)
+        problems = _problems(networks, interfaces, look_inside(netns), state)
         if not problems:
             return []
         summary = f"repair interfaces ({', '.join(problems)})"
@@ -69,14 +74,13 @@ def link_operations(
         ]
         summary = f"plug {', '.join(plugs)}"
     adapter.require()
-    networks = {item.network: state.networks[item.network] for item in interfaces}
     return [
         Operation(interfaces[0].sandbox, summary, lambda: plug(site, networks, interfaces, netns))
     ]
 
 
 def unlink_operations(
-    site: Site, sandbox: str, state: NetworkState, keep: Iterable[Interface] = ()
+    site: Site, sandbox: str, state: BridgeState, keep: Iterable[Interface] = ()
 ) -> list[Operation]:
     """What unplugs one sandbox but for ``keep``, found by names derived from its own."""
     kept = {item.ifname for item in keep}
@@ -92,8 +96,8 @@ def unlink_operations(
     return [Operation(sandbox, summary, lambda: _unplug(site, list(names)))]
 
 
-def unlink_all(site: Site, sandboxes: Iterable[str], state: NetworkState) -> list[Operation]:
-    """The same for many sandboxes at once, which takes hardly longer than for one."""
+def unlink(site: Site, sandboxes: Iterable[str], state: BridgeState) -> list[Operation]:
+    """One operation for many sandboxes, found by names derived from their own."""
     names = [name for sandbox in sandboxes for name in _links_of(site, sandbox, state)]
     if not names:
         return []
@@ -101,7 +105,7 @@ def unlink_all(site: Site, sandboxes: Iterable[str], state: NetworkState) -> lis
     return [Operation("network", f"unplug {len(names)} interface(s)", lambda: _unplug(site, names))]
 
 
-def _links_of(site: Site, sandbox: str, state: NetworkState) -> dict[str, str]:
+def _links_of(site: Site, sandbox: str, state: BridgeState) -> dict[str, str]:
     """Host ends that there are, with the interface each is the other end of, or shapes."""
     names = {}
     for ifname in (f"eth{index}" for index in range(MAX_INTERFACES)):
@@ -123,10 +127,15 @@ def _unplug(site: Site, names: Sequence[str]) -> None:
             connection.delete(ours)
 
 
-def _problems(interfaces: Sequence[Interface], inside: Inside, state: NetworkState) -> list[str]:
+def _problems(
+    networks: Mapping[str, Network],
+    interfaces: Sequence[Interface],
+    inside: Inside,
+    state: BridgeState,
+) -> list[str]:
     found = [] if _is_up(inside, "lo") else ["lo is down"]
     for item in interfaces:
-        network = state.networks[item.network]
+        network = networks[item.network]
         bridge = state.links.get(network.bridge)
         outer = state.links[item.link]
         inner = inside.links.get(item.ifname)
@@ -140,7 +149,7 @@ def _problems(interfaces: Sequence[Interface], inside: Inside, state: NetworkSta
             found.append(f"{item.ifname} is missing")
         else:
             found += _inner_problems(item, inner, inside)
-    return [*found, *_route_problems(state.networks, interfaces, inside)]
+    return [*found, *_route_problems(networks, interfaces, inside)]
 
 
 def _is_up(inside: Inside, ifname: str) -> bool:

@@ -5,16 +5,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Iterable, Mapping, Sequence
+from typing import Iterable, Mapping
 
 from ...errors import SpecError
 from ...plan import Operation
 from ...site import Site
-from ..common.model import DEFAULT_NAME, Interface, Network, Publication
-from ..common.policy import SandboxPolicy
+from ..common.desired import Desired
+from ..common.model import DEFAULT_NAME, Interface, Network
 from . import nft
 from .bridges import removal_operations, teardown_operations
-from .observe import NetworkState
+from .observe import BridgeState
 from .rules import rules_operations
 
 
@@ -52,24 +52,23 @@ def remaining(
 def shrink_operations(
     site: Site,
     before: Mapping[str, Network],
-    after: Mapping[str, Network],
-    interfaces: Sequence[Interface],
-    publications: Sequence[Publication],
-    state: NetworkState,
-    *,
-    policies: Mapping[str, SandboxPolicy],
+    desired: Desired,
+    state: BridgeState,
+    unlinked: Iterable[str],
 ) -> list[Operation]:
-    """Take the host from the networks ``before``, which are in order, to those ``after``.
+    """Takes the host from the networks ``before``, which are in order, to the desired ones.
 
-    ``state`` is without the links of sandboxes that leave a network in this run.
+    ``unlinked`` are sandboxes whose present links are gone by then.
     """
+    after = desired.networks
+    if after and set(before) == set(after):
+        return []
+    state = state.without(*unlinked)
     if not after:
         return teardown_operations(site, state)
-    if set(before) == set(after):
-        return []
     held = replace(state.tables, present=nft.FAMILIES, listed="")
     state = replace(state, tables=held)
     return [
-        *rules_operations(site, after, interfaces, publications, state, policies=policies),
+        *rules_operations(site, desired, state),
         *removal_operations(site, before, after, state),
     ]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What the host's network is now."""
+"""Observes links, addresses, routes, forwarding and rules of the host."""
 
 from __future__ import annotations
 
@@ -12,19 +12,17 @@ from ...kernel import netlink, traffic
 from ...kernel.netlink import Link, Route
 from ...kernel.traffic import Traffic
 from ...site import Site
-from ..common import declare
-from ..common.model import DEFAULT_NAME, MAX_INTERFACES, Network, identity
+from ..common.model import MAX_INTERFACES, identity
 from . import forwarding, nft, sysctls
 from .forwarding import Forwarding
 from .nft import Tables
 
 
 @dataclass(frozen=True)
-class NetworkState:
-    """Stored networks and links by name, addresses ("address/prefix") by link index, our rules."""
+class BridgeState:
+    """Links by name, addresses ("address/prefix") by link index, our rules."""
 
     site: Site
-    networks: Mapping[str, Network]
     links: Mapping[str, Link]
     addresses: Mapping[int, tuple[str, ...]]
     routes: tuple[Route, ...]
@@ -40,15 +38,19 @@ class NetworkState:
         index = found.index if found else -1
         return [name for name, link in self.links.items() if link.master == index]
 
-    def without(self, sandbox: str) -> NetworkState:
-        """The same host without the links of one sandbox, which go with its namespace."""
-        gone = {self.site.link(sandbox, f"eth{index}") for index in range(MAX_INTERFACES)}
-        gone |= {self.site.shaper(sandbox, f"eth{index}") for index in range(MAX_INTERFACES)}
+    def without(self, *sandboxes: str) -> BridgeState:
+        """The host without the links of some sandboxes, which go with their namespaces."""
+        gone = {
+            link
+            for sandbox in sandboxes
+            for ifname in (f"eth{index}" for index in range(MAX_INTERFACES))
+            for link in (self.site.link(sandbox, ifname), self.site.shaper(sandbox, ifname))
+        }
         links = {name: link for name, link in self.links.items() if name not in gone}
         return replace(self, links=links)
 
 
-def observe(site: Site) -> NetworkState:
+def observe(site: Site) -> BridgeState:
     with netlink.connect() as sock:
         links = {link.name: link for link in netlink.links(sock)}
         addresses = netlink.addresses(sock)
@@ -58,9 +60,8 @@ def observe(site: Site) -> NetworkState:
     by_index: dict[int, tuple[str, ...]] = {}
     for item in addresses:
         by_index[item.index] = (*by_index.get(item.index, ()), item.address)
-    return NetworkState(
+    return BridgeState(
         site=site,
-        networks=declare.load_for(site, [DEFAULT_NAME]),
         links=links,
         addresses=by_index,
         routes=routes,

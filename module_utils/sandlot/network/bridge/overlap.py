@@ -12,12 +12,12 @@ from ...site import Site
 from ..common.files import host_resolvers
 from ..common.model import IpNetwork, Network, Range
 from ..common.publications import management_peers
-from .observe import NetworkState, our_bridges
+from .observe import BridgeState, our_bridges
 
 ANOTHER = "choose another {} for this network in sandbox_networks"
 
 
-def check_subnets(site: Site, networks: Mapping[str, Network], state: NetworkState) -> None:
+def check_subnets(site: Site, networks: Mapping[str, Network], state: BridgeState) -> None:
     """SpecError when a network that is not up yet overlaps a route or an address of the host.
 
     A network that is up is left alone: it works, and a later route must not stop a deploy.
@@ -43,13 +43,13 @@ def check_subnets(site: Site, networks: Mapping[str, Network], state: NetworkSta
                 raise SpecError(each.option, str(each.subnet), problem, hint=hint)
 
 
-def _is_up(network: Network, each: Range, state: NetworkState) -> bool:
+def _is_up(network: Network, each: Range, state: BridgeState) -> bool:
     link = state.links.get(network.bridge)
     address = f"{each.gateway}/{each.subnet.prefixlen}"
     return link is not None and address in state.addresses.get(link.index, ())
 
 
-def foreign_routes(site: Site, state: NetworkState) -> dict[str, IpNetwork]:
+def foreign_routes(site: Site, state: BridgeState) -> dict[str, IpNetwork]:
     """Routes of the host that lead to no bridge of ours, without default routes."""
     ours = {state.links[name].index for name in our_bridges(site, state.links)}
     routes = {}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import socket
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Mapping, Sequence
 
 from ...errors import ForeignError, HostError
 from ...kernel import fork, netlink, traffic
@@ -21,10 +21,10 @@ from ...kernel.netlink import Link
 from ...kernel.traffic import Traffic
 from ...plan import Operation
 from ...site import Site
-from ..common.model import Interface, identity
+from ..common.model import Interface, Network, Rates, identity
 from . import adapter, sysctls
 from .adapter import Bucket
-from .observe import NetworkState, owned
+from .observe import BridgeState, owned
 
 HANDLE = 0x51A0 << 16
 # A burst has to hold the largest packet; a queue so many seconds of traffic, but some packets.
@@ -34,18 +34,6 @@ QUEUE_SECONDS = 0.05
 QUEUE_PACKETS = 32
 HEADERS = 18
 MTU = 1500
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Bits a second that each interface of a sandbox takes in and sends; None for no limit."""
-
-    ingress: int | None = None
-    egress: int | None = None
-
-    def __str__(self) -> str:
-        parts = (("in", self.ingress), ("out", self.egress))
-        return ", ".join(f"{way} {_readable(rate)}" for way, rate in parts if rate is not None)
 
 
 @dataclass(frozen=True)
@@ -66,10 +54,18 @@ class _Found:
 
 
 def rate_operations(
-    site: Site, interfaces: Sequence[Interface], rates: Rates, state: NetworkState
+    site: Site,
+    networks: Mapping[str, Network],
+    interfaces: Sequence[Interface],
+    rates: Rates,
+    state: BridgeState,
 ) -> list[Operation]:
-    """What makes the limits of one sandbox right; apply it when its links are plugged."""
-    wrong = [item for item in interfaces if not _is_right(_seen(site, item, state), rates)]
+    """Makes the limits of one sandbox right; apply it when its links are plugged."""
+    wrong = [
+        item
+        for item in interfaces
+        if not _is_right(_seen(site, item, networks[item.network], state), rates)
+    ]
     if not wrong:
         return []
     adapter.require()
@@ -89,19 +85,12 @@ def bucket(rate: int, mtu: int) -> Bucket:
     return Bucket(HANDLE, second, burst, burst + waiting)
 
 
-def _readable(rate: int) -> str:
-    for scale, unit in ((10**9, "g"), (10**6, "m"), (10**3, "k")):
-        if rate % scale == 0:
-            return f"{rate // scale}{unit}bit"
-    return f"{rate}bit"
-
-
-def _seen(site: Site, item: Interface, state: NetworkState) -> _Found:
+def _seen(site: Site, item: Interface, network: Network, state: BridgeState) -> _Found:
     outer = owned(site, state.links, item.link, "veth")
     shaper = owned(site, state.links, site.shaper(item.sandbox, item.ifname), "ifb")
     none = Traffic()
     # A link that has another MTU yet is put right before its limits.
-    mtu = state.networks[item.network].mtu or (outer.mtu if outer else MTU)
+    mtu = network.mtu or (outer.mtu if outer else MTU)
     return _Found(
         outer,
         shaper,

@@ -13,9 +13,10 @@ from ...plan import Operation
 from ...site import Site
 from ...spec.grants import METADATA4, METADATA6
 from ..common import policy, resolution
+from ..common.desired import Desired
 from ..common.model import Interface, Network, Publication, owner_mark
 from . import jhash, nft, policy_rules
-from .observe import NetworkState
+from .observe import BridgeState
 
 INET = """\
 	chain raw {
@@ -175,35 +176,31 @@ BRIDGE = """\
 
 def rules_operations(
     site: Site,
-    networks: Mapping[str, Network],
-    interfaces: Iterable[Interface],
-    publications: Iterable[Publication],
-    state: NetworkState,
+    desired: Desired,
+    state: BridgeState,
     *,
-    policies: Mapping[str, policy.SandboxPolicy],
     resolved: resolution.Resolution | None = None,
 ) -> list[Operation]:
     """One operation that replaces our tables, or none when the kernel holds these rules.
 
-    Apply it before networks and links come up: rules name links that need not exist yet.
-    A host without networks has no tables. ``policies`` are what sandboxes say themselves;
-    ``resolved`` are the addresses behind names, asked for unless given.
+    ``resolved`` are the addresses behind names, asked for unless given. A host without networks
+    has no tables.
     """
+    networks, interfaces = desired.networks, desired.interfaces
     if not networks:
         return nft.remove_operations(site, state.tables)
     nft.require(site, state.tables)
-    interfaces, publications = list(interfaces), list(publications)
-    policy.check(networks, interfaces, publications)
-    resolved = resolved or resolution.current(site, policy.names(networks, policies))
+    policy.check(networks, interfaces, desired.publications)
+    resolved = resolved or resolution.current(site, policy.names(networks, desired.policies))
     has_ipv6 = any(network.ipv6_subnet for network in networks.values())
     guarded = {4: state.forwarding.ours, 6: has_ipv6 and state.forwarding6.ours}
     text = render(
         site,
         networks,
         interfaces,
-        publications,
+        desired.publications,
         guarded=[version for version, ours in guarded.items() if ours],
-        policies=policies,
+        policies=desired.policies,
         addresses=resolved.seen,
     )
     if state.tables.hold(text):

@@ -198,6 +198,25 @@ class Publication:
         return f"{host}:{self.host_port}/{self.protocol}"
 
 
+@dataclass(frozen=True)
+class Rates:
+    """Bits a second that each interface of a sandbox takes in and sends; None for no limit."""
+
+    ingress: int | None = None
+    egress: int | None = None
+
+    def __str__(self) -> str:
+        parts = (("in", self.ingress), ("out", self.egress))
+        return ", ".join(f"{way} {_readable(rate)}" for way, rate in parts if rate is not None)
+
+
+def _readable(rate: int) -> str:
+    for scale, unit in ((10**9, "g"), (10**6, "m"), (10**3, "k")):
+        if rate % scale == 0:
+            return f"{rate // scale}{unit}bit"
+    return f"{rate}bit"
+
+
 def by_family(interfaces: Iterable[Interface]) -> dict[int, Interface]:
     """The first interface of a sandbox with each family: default routes and ports lead there."""
     homes: dict[int, Interface] = {}

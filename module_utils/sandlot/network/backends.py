@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Back ends: four functions for each kind of ``network_mode``.
+
+``observe`` looks at the host once. ``plan`` tells the operations from there to the desired network.
+``unlink`` takes sandboxes off the host by name alone. ``netns_of`` tells the network namespace of a
+sandbox. A kind without links has nothing to observe, plan or unlink.
+
+A further back end is a folder beside ``bridge`` and a row here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
+
+from ..kernel.netns import HOST
+from ..plan import Operation
+from ..site import Site
+from ..spec import netmode
+from . import bridge
+from .common.desired import Desired, Netns, Plan
+from .common.model import Network
+from .common.resolution import Resolution
+
+
+@dataclass(frozen=True)
+class State:
+    """The observation of each back end by its kind, which only that back end reads."""
+
+    kinds: Mapping[str, Any]
+
+    def without(self, sandbox: str) -> State:
+        """The host once a sandbox is unlinked."""
+        found = {kind: each and each.without(sandbox) for kind, each in self.kinds.items()}
+        return State(found)
+
+
+class Backend(NamedTuple):
+    netns_of: Callable[[Site, str, str], Netns]
+    observe: Callable[[Site], Any] = lambda site: None
+    plan: Callable[[Site, Desired, Any], Plan] = lambda site, desired, state: Plan()
+    unlink: Callable[[Site, Sequence[str], Any], list[Operation]] = lambda site, names, state: []
+
+
+def _own(site: Site, name: str, mode: str) -> Netns:
+    return Netns(site.sandbox(name).pin("net"), own=True)
+
+
+def _partner(site: Site, name: str, mode: str) -> Netns:
+    return Netns(site.sandbox(netmode.partner(mode)).pin("net"), own=False)
+
+
+BACKENDS: Mapping[str, Backend] = {
+    "bridge": Backend(_own, bridge.observe, bridge.plan, bridge.unlink),
+    "none": Backend(_own),
+    "host": Backend(lambda site, name, mode: Netns(HOST, own=False)),
+    "container": Backend(_partner),
+    "ns": Backend(lambda site, name, mode: Netns(netmode.pin(mode), own=False)),
+}
+
+
+def observe(site: Site) -> State:
+    """One look at the host, without a side effect."""
+    return State({kind: backend.observe(site) for kind, backend in BACKENDS.items()})
+
+
+def plan(site: Site, desired: Desired, state: State) -> Plan:
+    """The operations of all back ends; SpecError for a network that this host can't have."""
+    by_kind: dict[str, list[Any]] = {kind: [] for kind in BACKENDS}
+    for member in desired.members:
+        by_kind[netmode.kind(member.mode)].append(member)
+    plans = [
+        backend.plan(site, replace(desired, members=by_kind[kind]), state.kinds[kind])
+        for kind, backend in BACKENDS.items()
+    ]
+    return Plan(
+        [operation for each in plans for operation in each.shared],
+        {name: steps for each in plans for name, steps in each.members.items()},
+    )
+
+
+def unlink(site: Site, names: Iterable[str], state: State) -> list[Operation]:
+    """Takes sandboxes off the host; many at once take hardly longer than one."""
+    names = list(names)
+    return [
+        operation
+        for kind, backend in BACKENDS.items()
+        for operation in backend.unlink(site, names, state.kinds[kind])
+    ]
+
+
+def netns_of(site: Site, name: str, mode: str) -> Netns:
+    return BACKENDS[netmode.kind(mode)].netns_of(site, name, mode)
+
+
+def teardown_operations(site: Site, state: State) -> list[Operation]:
+    """Takes away every link, table, setting and file of ours; nothing that is not ours."""
+    return bridge.teardown_operations(site, state.kinds["bridge"])
+
+
+def shrink_operations(
+    site: Site,
+    before: Mapping[str, Network],
+    desired: Desired,
+    state: State,
+    unlinked: Iterable[str],
+) -> list[Operation]:
+    """Takes the host from the networks ``before`` to fewer, once no sandbox needs the others.
+
+    ``unlinked`` are sandboxes whose present links are gone by then.
+    """
+    return bridge.shrink_operations(site, before, desired, state.kinds["bridge"], unlinked)
+
+
+def refresh_operations(
+    site: Site, desired: Desired, state: State, resolved: Resolution
+) -> list[Operation]:
+    """Puts ``resolved``, the addresses behind names, into the rules; bridges and links stay."""
+    return bridge.rules_operations(site, desired, state.kinds["bridge"], resolved=resolved)

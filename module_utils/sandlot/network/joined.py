@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Network namespaces that sandboxes join: who may join which, and whether one is in it now."""
+
+from __future__ import annotations
+
+import os
+from typing import Collection, Iterable, Mapping
+
+from ..errors import LaunchError, SpecError
+from ..kernel import mountinfo, netns
+from ..site import Site
+from ..spec import netmode
+from .backends import netns_of
+
+
+def check_partners(
+    modes: Mapping[str, str],
+    *,
+    changed: Collection[str],
+    checked: Collection[str],
+    removed: Collection[str],
+) -> None:
+    """SpecError for a sandbox whose network can't be shared, before any change.
+
+    ``modes`` are those of every sandbox after the run, ``changed`` the ones it makes right.
+    ``checked`` are the ones it was asked for: a sandbox that is started from its record alone
+    (after a boot) fails for itself at its start.
+    """
+    for name, mode in modes.items():
+        partner = netmode.partner(mode)
+        if partner in removed:
+            problem = f"can't be removed: sandbox {name} shares its network"
+            hint = f"remove {name} as well, or give it another network_mode first"
+            raise SpecError("name", partner, problem, hint=hint)
+        if partner and (name in checked or partner in changed):
+            _check_partner(name, partner, modes)
+
+
+def _check_partner(name: str, partner: str, modes: Mapping[str, str]) -> None:
+    mode = f"container:{partner}"
+    known = modes.get(partner)
+    if known is None:
+        there = ", ".join(sorted(set(modes) - {name})) or "none"
+        problem = f"of sandbox {name} names no sandbox of this host"
+        raise SpecError("network_mode", mode, problem, hint=f"deploy it too; there are: {there}")
+    if known not in netmode.OWN:
+        problem = f"of sandbox {name} names one without a network of its own"
+        hint = f"{partner} has network_mode {known}: use that for {name} as well"
+        raise SpecError("network_mode", mode, problem, hint=hint)
+
+
+def check_pins(
+    site: Site, modes: Mapping[str, str], sandboxes: Iterable[str], *, may_be_made: bool
+) -> None:
+    """SpecError for a path that is no network namespace, the host's, or one of a sandbox.
+
+    With ``may_be_made``, an earlier step of a play may make a path that does not exist yet.
+    """
+    pins = {name: netmode.pin(mode) for name, mode in modes.items() if netmode.pin(mode)}
+    if not pins:
+        return
+    owners = {netns.identity(site.sandbox(name).pin("net")): name for name in sandboxes}
+    for name, path in pins.items():
+        if not may_be_made or mountinfo.server_of(path) or os.path.lexists(path):
+            _check_pin(name, path, owners)
+
+
+def _check_pin(name: str, path: str, owners: Mapping[int | None, str]) -> None:
+    mode = f"ns:{path}"
+    try:
+        os.close(netns.open_foreign(path))
+    except LaunchError as error:
+        problem = f"of sandbox {name} can't be joined: {error.message}"
+        raise SpecError("network_mode", mode, problem, hint=error.hint) from error
+    owner = owners.get(netns.identity(path))
+    if owner:
+        problem = f"of sandbox {name} is the network namespace of sandbox {owner}"
+        raise SpecError("network_mode", mode, problem, hint=f"use container:{owner}")
+
+
+def detached(site: Site, name: str, mode: str, pid: int) -> bool:
+    """Whether a sandbox runs in another network namespace than the one it would join now."""
+    path, own = netns_of(site, name, mode)
+    if own or mode == netmode.HOST or (netmode.pin(mode) and mountinfo.server_of(path)):
+        return False
+    there = netns.identity(path)
+    return there is not None and netns.identity(f"/proc/{pid}/ns/net") not in (there, None)
