@@ -25,7 +25,7 @@ DEFAULT_ROUTES = ("0.0.0.0/0", "::/0")
 
 @dataclass(frozen=True)
 class Inside:
-    """A sandbox's network namespace; of default routes the metrics by gateway and link."""
+    """The network namespace of a sandbox; metrics of default routes by gateway and link."""
 
     links: Mapping[str, Link]
     addresses: Mapping[int, tuple[str, ...]]
@@ -60,15 +60,15 @@ def link_operations(
     if not interfaces:
         return []
     networks = {item.network: known[item.network] for item in interfaces}
-    found = [owned(site, state.links, item.link, "veth") for item in interfaces]
-    # Without all host ends there is no use in looking inside.
-    if all(found) and is_namespace_file(netns):
+    outers = [owned(site, state.links, item.link, "veth") for item in interfaces]
+    # Without all host ends, the inside tells nothing.
+    if all(outers) and is_namespace_file(netns):
         problems = _problems(networks, interfaces, look_inside(netns), state)
         if not problems:
             return []
         summary = f"repair interfaces ({', '.join(problems)})"
     else:
-        missing = [item for item, link in zip(interfaces, found) if link is None or all(found)]
+        missing = [item for item, link in zip(interfaces, outers) if link is None or all(outers)]
         plugs = [
             f"{item.ifname} {' and '.join(item.cidrs)} into {item.network}" for item in missing
         ]
@@ -82,7 +82,7 @@ def link_operations(
 def unlink_operations(
     site: Site, sandbox: str, state: BridgeState, keep: Iterable[Interface] = ()
 ) -> list[Operation]:
-    """What unplugs one sandbox but for ``keep``, found by names derived from its own."""
+    """Unplugs one sandbox but for ``keep``, by names derived from its own."""
     kept = {item.ifname for item in keep}
     names = {
         link: ifname
@@ -97,7 +97,7 @@ def unlink_operations(
 
 
 def unlink(site: Site, sandboxes: Iterable[str], state: BridgeState) -> list[Operation]:
-    """One operation for many sandboxes, found by names derived from their own."""
+    """Unplugs many sandboxes by names derived from their own; hardly slower than one."""
     names = [name for sandbox in sandboxes for name in _links_of(site, sandbox, state)]
     if not names:
         return []
@@ -106,7 +106,7 @@ def unlink(site: Site, sandboxes: Iterable[str], state: BridgeState) -> list[Ope
 
 
 def _links_of(site: Site, sandbox: str, state: BridgeState) -> dict[str, str]:
-    """Host ends that there are, with the interface each is the other end of, or shapes."""
+    """The present host ends and shapers of a sandbox, with their interfaces."""
     names = {}
     for ifname in (f"eth{index}" for index in range(MAX_INTERFACES)):
         for link, kind in (
@@ -120,8 +120,8 @@ def _links_of(site: Site, sandbox: str, state: BridgeState) -> dict[str, str]:
 
 def _unplug(site: Site, names: Sequence[str]) -> None:
     with netlink.connect() as sock:
-        found = [netlink.link(sock, name) for name in names]
-    ours = [link.name for link in found if link is not None and is_ours(site, link)]
+        links = [netlink.link(sock, name) for name in names]
+    ours = [link.name for link in links if link is not None and is_ours(site, link)]
     if ours:
         with adapter.host() as connection:
             connection.delete(ours)
@@ -133,23 +133,23 @@ def _problems(
     inside: Inside,
     state: BridgeState,
 ) -> list[str]:
-    found = [] if _is_up(inside, "lo") else ["lo is down"]
+    problems = [] if _is_up(inside, "lo") else ["lo is down"]
     for item in interfaces:
         network = networks[item.network]
         bridge = state.links.get(network.bridge)
         outer = state.links[item.link]
         inner = inside.links.get(item.ifname)
         if bridge is None or not _is_port(outer, bridge, network):
-            found.append(f"{item.link} is not a port of its bridge")
+            problems.append(f"{item.link} is not a port of its bridge")
         elif not outer.up:
-            found.append(f"{item.link} is down")
+            problems.append(f"{item.link} is down")
         elif network.mtu not in (None, outer.mtu):
-            found.append(f"{item.link} has mtu {outer.mtu}")
+            problems.append(f"{item.link} has mtu {outer.mtu}")
         if inner is None or not _is_pair(outer, inner):
-            found.append(f"{item.ifname} is missing")
+            problems.append(f"{item.ifname} is missing")
         else:
-            found += _inner_problems(item, inner, inside)
-    return [*found, *_route_problems(networks, interfaces, inside)]
+            problems += _inner_problems(item, inner, inside)
+    return [*problems, *_route_problems(networks, interfaces, inside)]
 
 
 def _is_up(inside: Inside, ifname: str) -> bool:
@@ -159,8 +159,8 @@ def _is_up(inside: Inside, ifname: str) -> bool:
 
 def _is_port(outer: Link, bridge: Link, network: Network) -> bool:
     modes = (outer.isolated, outer.hairpin, outer.learning)
-    wanted = (network.isolated, not network.isolated, False)
-    return outer.master == bridge.index and modes == wanted
+    desired = (network.isolated, not network.isolated, False)
+    return outer.master == bridge.index and modes == desired
 
 
 def _is_pair(outer: Link, inner: Link | None) -> bool:
@@ -168,30 +168,31 @@ def _is_pair(outer: Link, inner: Link | None) -> bool:
 
 
 def _inner_problems(item: Interface, inner: Link, inside: Inside) -> list[str]:
-    found = []
+    problems = []
     if inner.mac != item.mac:
-        found.append(f"{item.ifname} has MAC {inner.mac}")
+        problems.append(f"{item.ifname} has MAC {inner.mac}")
     if not inner.up:
-        found.append(f"{item.ifname} is down")
+        problems.append(f"{item.ifname} is down")
     addresses = inside.addresses.get(inner.index, ())
     if sorted(addresses) != sorted(item.inner_addresses):
-        found.append(f"{item.ifname} has {', '.join(addresses) or 'no address'}")
-    return found
+        problems.append(f"{item.ifname} has {', '.join(addresses) or 'no address'}")
+    return problems
 
 
 def _route_problems(
     networks: Mapping[str, Network], interfaces: Sequence[Interface], inside: Inside
 ) -> list[str]:
-    found = [
+    problems = [
         f"no route to {subnet}"
         for item in interfaces
         for subnet, _ in _lost_subnets(item, inside.links.get(item.ifname), inside)
     ]
-    wanted = _wanted_routes(networks, interfaces, inside)
-    return found if set(inside.default_routes) == wanted else [*found, "default route differs"]
+    if set(inside.default_routes) != _desired_routes(networks, interfaces, inside):
+        problems.append("default route differs")
+    return problems
 
 
-def _wanted_routes(
+def _desired_routes(
     networks: Mapping[str, Network], interfaces: Sequence[Interface], inside: Inside
 ) -> set[tuple[str, int]]:
     return {
@@ -202,8 +203,10 @@ def _wanted_routes(
 
 
 def _lost_subnets(item: Interface, inner: Link | None, inside: Inside) -> list[tuple[str, str]]:
-    """(subnet, address) of routes that are gone; of a link that is up with its addresses, else
-    these come first and bring the routes."""
+    """(subnet, address) of the lost routes of a link.
+
+    A link that is down or lacks an address gets the routes with the address.
+    """
     if inner is None or not inner.up or _has_moved(item, inside):
         return []
     subnets = [(str(ipaddress.ip_interface(cidr).network), cidr) for cidr in item.cidrs]
@@ -222,20 +225,17 @@ def plug(
             outer = netlink.link(sock, item.link)
             owned(site, {outer.name: outer} if outer else {}, item.link, "veth")
             inner = inside.links.get(item.ifname)
-            if (
-                outer is None
-                or not _is_pair(outer, inner)
-                or _is_elsewhere(outer, networks[item.network])
-            ):
-                _make_pair(site, host, item, networks[item.network], netns)
-            else:
-                _mend_outer(host, outer, item, networks[item.network])
+            network = networks[item.network]
+            # Another bridge's MTU and forwarding entries would come along with the link.
+            places = (0, _bridge_index(network)) if outer else ()
+            if outer is None or not _is_pair(outer, inner) or outer.master not in places:
+                _make_pair(site, host, item, network, netns)
+                continue
+            host.set_link(outer.name, master=_bridge_index(network), state="up")
+            host.set_port(outer.name, item.mac, isolated=network.isolated)
+            if network.mtu not in (None, outer.mtu):
+                host.set_link(outer.name, mtu=network.mtu)
     _settle_inside(networks, interfaces, netns)
-
-
-def _is_elsewhere(outer: Link, network: Network) -> bool:
-    """On another network's bridge, whose MTU and forwarding entries it would bring along."""
-    return outer.master not in (0, _bridge_index(network))
 
 
 def _make_pair(
@@ -247,24 +247,17 @@ def _make_pair(
     with opened(netns) as descriptor:
         mac = identity(site, item.link)
         host.add_veth(item, mac, master=bridge, netns=descriptor, mtu=network.mtu)
-    # The link has no carrier before its other end comes up, so it has not spoken yet.
+    # Without a carrier before its other end comes up, the link has not spoken yet.
     sysctls.silence_ipv6(item.link)
     host.set_port(item.link, item.mac, isolated=network.isolated)
 
 
 def _clear_name(ifname: str, netns: str) -> None:
-    """Delete what a killed run may have left inside under that name."""
+    """Delete a link of that name inside, which a killed run may have left."""
     with entered(netns):
         if any(name == ifname for _, name in socket.if_nameindex()):
             with adapter.opened() as within:
                 within.delete([ifname])
-
-
-def _mend_outer(host: adapter.Links, outer: Link, item: Interface, network: Network) -> None:
-    host.set_link(outer.name, master=_bridge_index(network), state="up")
-    host.set_port(outer.name, item.mac, isolated=network.isolated)
-    if network.mtu not in (None, outer.mtu):
-        host.set_link(outer.name, mtu=network.mtu)
 
 
 def _bridge_index(network: Network) -> int:
@@ -283,7 +276,7 @@ def _settle_inside(
     inside = look_inside(netns)
     with entered(netns):
         with adapter.batched() as within:
-            for route in set(inside.default_routes) - _wanted_routes(networks, interfaces, inside):
+            for route in set(inside.default_routes) - _desired_routes(networks, interfaces, inside):
                 for metric in inside.default_routes[route]:
                     within.remove_default_route(*route, metric)
             if not _is_up(inside, "lo"):
@@ -316,16 +309,10 @@ def _mend_inner(
         within.set_link(item.ifname, address=item.mac)
     wrong = sorted(addresses) != sorted(item.inner_addresses)
     if wrong or not inner.up:
-        _set_ipv6(item)
-        # That takes what there is of IPv6 from it.
+        set_ipv6 = sysctls.prepare_ipv6 if item.ipv6 else sysctls.silence_ipv6
+        set_ipv6(item.ifname)
+        # The link loses its IPv6 addresses by that.
         addresses = tuple(address for address in addresses if ":" not in address)
     if not inner.up:
         within.set_link(item.ifname, state="up")
     within.set_addresses(item.ifname, item.inner_addresses, instead_of=addresses)
-
-
-def _set_ipv6(item: Interface) -> None:
-    if item.ipv6:
-        sysctls.prepare_ipv6(item.ifname)
-    else:
-        sysctls.silence_ipv6(item.ifname)

@@ -34,9 +34,9 @@ class BridgeState:
 
     def ports(self, bridge: str) -> list[str]:
         """Links that are plugged into a bridge."""
-        found = self.links.get(bridge)
-        index = found.index if found else -1
-        return [name for name, link in self.links.items() if link.master == index]
+        link = self.links.get(bridge)
+        index = link.index if link else -1
+        return [name for name, port in self.links.items() if port.master == index]
 
     def without(self, *sandboxes: str) -> BridgeState:
         """The host without the links of some sandboxes, which go with their namespaces."""
@@ -88,7 +88,7 @@ def our_ports(site: Site, links: Mapping[str, Link]) -> list[str]:
 
 
 def our_shapers(site: Site, links: Mapping[str, Link]) -> list[str]:
-    """Links that what sandboxes send waits in."""
+    """Links in which packets from sandboxes wait."""
     return _ours(site, links, "ifb")
 
 

@@ -2,9 +2,9 @@
 # Copyright: the sandlot developers
 """Bandwidth of sandboxes, kept on the host's ends of their links, out of any tenant's reach.
 
-What a sandbox takes in waits in a token bucket of the host end. What it sends arrives there,
-where nothing can wait: it takes a turn through a link of its own (ifb), which hands it back at
-the given rate. Dropping it instead (policing) costs TCP far more than the rate says.
+Packets to a sandbox wait in a token bucket of the host end. Packets from it arrive there, where
+nothing can wait: they take a turn through a link of their own (ifb), which hands them back at the
+given rate. To drop them instead (policing) would cost TCP far more than the rate says.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .adapter import Bucket
 from .observe import BridgeState, owned
 
 HANDLE = 0x51A0 << 16
-# A burst has to hold the largest packet; a queue so many seconds of traffic, but some packets.
+# A burst must hold the largest packet; a queue holds so many seconds of traffic, but some packets.
 BURST_SECONDS = 0.01
 BURST_PACKETS = 10
 QUEUE_SECONDS = 0.05
@@ -37,8 +37,8 @@ MTU = 1500
 
 
 @dataclass(frozen=True)
-class _Found:
-    """The links of one interface on the host and what shapes them."""
+class _Shaping:
+    """The links of one interface on the host and their queueing disciplines."""
 
     outer: Link | None
     shaper: Link | None
@@ -48,7 +48,7 @@ class _Found:
 
     @property
     def redirected(self) -> bool:
-        """Whether what the sandbox sends goes to its shaper, and nowhere else."""
+        """Whether the sandbox sends to its shaper, and nowhere else."""
         target = self.shaper.index if self.shaper else -1
         return [item.redirect for item in self.at_outer.filters] == [target]
 
@@ -64,7 +64,7 @@ def rate_operations(
     wrong = [
         item
         for item in interfaces
-        if not _is_right(_seen(site, item, networks[item.network], state), rates)
+        if _differs(_observed(site, item, networks[item.network], state), rates)
     ]
     if not wrong:
         return []
@@ -85,13 +85,13 @@ def bucket(rate: int, mtu: int) -> Bucket:
     return Bucket(HANDLE, second, burst, burst + waiting)
 
 
-def _seen(site: Site, item: Interface, network: Network, state: BridgeState) -> _Found:
+def _observed(site: Site, item: Interface, network: Network, state: BridgeState) -> _Shaping:
     outer = owned(site, state.links, item.link, "veth")
     shaper = owned(site, state.links, site.shaper(item.sandbox, item.ifname), "ifb")
     none = Traffic()
-    # A link that has another MTU yet is put right before its limits.
+    # A link with another MTU is put right before its limits.
     mtu = network.mtu or (outer.mtu if outer else MTU)
-    return _Found(
+    return _Shaping(
         outer,
         shaper,
         state.traffic.get(outer.index, none) if outer else none,
@@ -100,55 +100,52 @@ def _seen(site: Site, item: Interface, network: Network, state: BridgeState) -> 
     )
 
 
-def _is_right(found: _Found, rates: Rates) -> bool:
-    return not _ingress_differs(found, rates) and not _egress_differs(found, rates)
+def _differs(shaping: _Shaping, rates: Rates) -> bool:
+    return _ingress_differs(shaping, rates) or _egress_differs(shaping, rates)
 
 
-def _ingress_differs(found: _Found, rates: Rates) -> bool:
-    root = found.at_outer.root
+def _ingress_differs(shaping: _Shaping, rates: Rates) -> bool:
+    root = shaping.at_outer.root
     if rates.ingress is None:
         return root is not None and root.handle == HANDLE
-    if found.outer is None:
+    if shaping.outer is None:
         return True
-    _refuse_foreign(found.outer, root)
-    return not _limits(found.at_outer, bucket(rates.ingress, found.mtu))
-
-
-def _egress_differs(found: _Found, rates: Rates) -> bool:
-    if rates.egress is None:
-        return found.shaper is not None or found.redirected or _is_orphan(found)
-    if found.outer is None:
-        return True
-    _refuse_filters(found.outer, found)
-    if found.shaper is None:
-        return True
-    limited = _limits(found.at_shaper, bucket(rates.egress, found.mtu))
-    return not (limited and found.shaper.up and found.redirected)
-
-
-def _limits(there: Traffic, wanted: Bucket) -> bool:
-    root = there.root
-    found = (root.kind, root.handle, root.rate, root.limit) if root else None
-    return found == ("tbf", HANDLE, wanted.rate, wanted.limit)
-
-
-def _is_orphan(found: _Found) -> bool:
-    """A redirection to a link that is gone, which drops everything; nobody needs that one."""
-    return [item.redirect for item in found.at_outer.filters] == [0]
-
-
-def _refuse_foreign(link: Link, root: traffic.Qdisc | None) -> None:
     if root is not None and root.handle != HANDLE:
+        link = shaping.outer.name
         raise ForeignError(
-            f"the queueing discipline {root.kind} of {link.name} was not made by sandlot",
-            hint=f"remove it (tc qdisc del dev {link.name} root), or leave out ingress_rate",
+            f"the queueing discipline {root.kind} of {link} was not made by sandlot",
+            hint=f"remove it (tc qdisc del dev {link} root), or leave out ingress_rate",
         )
+    return not _limits(shaping.at_outer, bucket(rates.ingress, shaping.mtu))
 
 
-def _refuse_filters(link: Link, found: _Found) -> None:
-    ingress = found.at_outer.ingress
+def _egress_differs(shaping: _Shaping, rates: Rates) -> bool:
+    if rates.egress is None:
+        return shaping.shaper is not None or shaping.redirected or _is_orphan(shaping)
+    if shaping.outer is None:
+        return True
+    _refuse_filters(shaping.outer, shaping)
+    if shaping.shaper is None:
+        return True
+    limited = _limits(shaping.at_shaper, bucket(rates.egress, shaping.mtu))
+    return not (limited and shaping.shaper.up and shaping.redirected)
+
+
+def _limits(there: Traffic, desired: Bucket) -> bool:
+    root = there.root
+    present = (root.kind, root.handle, root.rate, root.limit) if root else None
+    return present == ("tbf", HANDLE, desired.rate, desired.limit)
+
+
+def _is_orphan(shaping: _Shaping) -> bool:
+    """Whether packets are redirected to a link that is gone, which drops everything."""
+    return [item.redirect for item in shaping.at_outer.filters] == [0]
+
+
+def _refuse_filters(link: Link, shaping: _Shaping) -> None:
+    ingress = shaping.at_outer.ingress
     foreign = ingress is not None and ingress.kind != "ingress"
-    if foreign or (found.at_outer.filters and not found.redirected and not _is_orphan(found)):
+    if foreign or (shaping.at_outer.filters and not shaping.redirected and not _is_orphan(shaping)):
         raise ForeignError(
             f"filters of what {link.name} receives were not made by sandlot",
             hint=f"remove them (tc qdisc del dev {link.name} ingress), or leave out egress_rate",
@@ -158,11 +155,16 @@ def _refuse_filters(link: Link, found: _Found) -> None:
 def _shape_all(site: Site, interfaces: Sequence[Interface], rates: Rates) -> None:
     with netlink.connect() as sock, adapter.host() as host:
         for item in interfaces:
-            _shape_ingress(_look(site, sock, item), rates, host)
+            shaping = _look(site, sock, item)
+            if _ingress_differs(shaping, rates):
+                if rates.ingress is None:
+                    host.drop_rate(item.link)
+                else:
+                    host.set_rate(item.link, bucket(rates.ingress, shaping.mtu))
             _shape_egress(site, sock, item, rates, host)
 
 
-def _look(site: Site, sock: socket.socket, item: Interface) -> _Found:
+def _look(site: Site, sock: socket.socket, item: Interface) -> _Shaping:
     outer = _link(site, sock, item.link, "veth")
     if outer is None:
         raise HostError(
@@ -172,67 +174,52 @@ def _look(site: Site, sock: socket.socket, item: Interface) -> _Found:
     shaper = _link(site, sock, site.shaper(item.sandbox, item.ifname), "ifb")
     at_shaper = traffic.traffic_of(sock, shaper.index) if shaper else Traffic()
     at_outer = traffic.traffic_of(sock, outer.index)
-    return _Found(outer, shaper, at_outer, at_shaper, outer.mtu)
+    return _Shaping(outer, shaper, at_outer, at_shaper, outer.mtu)
 
 
 def _link(site: Site, sock: socket.socket, name: str, kind: str) -> Link | None:
-    found = netlink.link(sock, name)
-    return owned(site, {name: found} if found else {}, name, kind)
-
-
-def _shape_ingress(found: _Found, rates: Rates, host: adapter.Links) -> None:
-    if found.outer is None or not _ingress_differs(found, rates):
-        return
-    if rates.ingress is None:
-        host.drop_rate(found.outer.name)
-    else:
-        host.set_rate(found.outer.name, bucket(rates.ingress, found.mtu))
+    link = netlink.link(sock, name)
+    return owned(site, {name: link} if link else {}, name, kind)
 
 
 def _shape_egress(
     site: Site, sock: socket.socket, item: Interface, rates: Rates, host: adapter.Links
 ) -> None:
-    found = _look(site, sock, item)
-    if not _egress_differs(found, rates):
+    shaping = _look(site, sock, item)
+    if not _egress_differs(shaping, rates):
         return
     name = site.shaper(item.sandbox, item.ifname)
     if rates.egress is None:
-        if found.redirected or _is_orphan(found):
+        if shaping.redirected or _is_orphan(shaping):
             host.drop_redirect(item.link)
         host.delete([name])
         return
-    _ensure_shaper(site, found, name, bucket(rates.egress, found.mtu), host)
-    _redirect(site, sock, item, name, host)
-
-
-def _ensure_shaper(
-    site: Site, found: _Found, name: str, wanted: Bucket, host: adapter.Links
-) -> None:
-    if found.shaper is None:
-        host.add_ifb(name, identity(site, name))
-    if not _limits(found.at_shaper, wanted):
-        host.set_rate(name, wanted)
-    if found.shaper is None or not found.shaper.up:
-        sysctls.silence_ipv6(name)
-        host.set_link(name, state="up")
-
-
-def _redirect(
-    site: Site, sock: socket.socket, item: Interface, name: str, host: adapter.Links
-) -> None:
-    found = _look(site, sock, item)
-    if found.redirected:
+    _ensure_shaper(site, shaping, name, bucket(rates.egress, shaping.mtu), host)
+    shaping = _look(site, sock, item)
+    if shaping.redirected:
         return
-    if found.at_outer.ingress is not None:
+    if shaping.at_outer.ingress is not None:
         host.drop_redirect(item.link)
     host.redirect(item.link, name)
 
 
+def _ensure_shaper(
+    site: Site, shaping: _Shaping, name: str, desired: Bucket, host: adapter.Links
+) -> None:
+    if shaping.shaper is None:
+        host.add_ifb(name, identity(site, name))
+    if not _limits(shaping.at_shaper, desired):
+        host.set_rate(name, desired)
+    if shaping.shaper is None or not shaping.shaper.up:
+        sysctls.silence_ipv6(name)
+        host.set_link(name, state="up")
+
+
 @functools.cache
 def require_kernel() -> None:
-    """HostError when the kernel can't shape; tried in a network namespace made for it."""
+    """HostError when the kernel can't shape; tried in a new network namespace."""
     adapter.load()
-    problem, status = fork.call(lambda _report: _trial().encode())
+    problem, status = fork.call(lambda _report: _try_shaping().encode())
     if status:
         raise HostError("the kernel's traffic shaping could not be tried")
     if problem:
@@ -242,7 +229,7 @@ def require_kernel() -> None:
         )
 
 
-def _trial() -> str:
+def _try_shaping() -> str:
     """The first problem, in words; "" when everything works."""
     unshare(CLONE_NEWNET)
     try:
