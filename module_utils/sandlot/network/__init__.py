@@ -19,7 +19,7 @@ from .backends import (
     unlink,
 )
 from .bridge import packet_filter, remaining, session
-from .common.allocation import allocate, publications
+from .common.allocation import allocate
 from .common.declare import argument_spec, load, load_for, normalise
 from .common.desired import Desired, Member, Plan
 from .common.files import hosts_file, resolv_conf, unreachable_resolvers
@@ -27,7 +27,7 @@ from .common.model import Interface, Network, Publication, Rates
 from .common.names import Names, check_names
 from .common.policy import CLOSED, SandboxPolicy
 from .common.policy import names as policy_names
-from .common.publications import check_publications, port_numbers
+from .common.publications import check_publications, port_numbers, publications
 from .common.resolution import current as resolve_names
 from .common.resolution import save as save_names
 from .common.resolution import warnings as name_warnings

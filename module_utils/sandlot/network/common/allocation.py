@@ -11,22 +11,17 @@ from typing import TYPE_CHECKING, Iterable, Mapping, Sequence, Tuple
 from ...errors import SpecError
 from ...site import Site
 from .model import (
-    ANY,
-    ANY6,
     MAX_INTERFACES,
     Interface,
     Network,
-    Publication,
     Range,
-    by_family,
     sandbox_mac,
 )
 
 if TYPE_CHECKING:
-    from ...spec import Attachment, PublishedPort
+    from ...spec import Attachment
 
 VERSIONS = (4, 6)
-EVERYWHERE = {4: ANY, 6: ANY6}
 
 # (sandbox, network, version of IP)
 Key = Tuple[str, str, int]
@@ -130,46 +125,6 @@ def interface_names(networks: Sequence[str], kept: Iterable[Interface]) -> dict[
     named = {network: before[network] for network in networks if network in before}
     free = (name for name in (f"eth{index}" for index in count()) if name not in named.values())
     return {network: named.get(network) or next(free) for network in networks}
-
-
-def publications(
-    sandbox: str, interfaces: Sequence[Interface], ports: Iterable[PublishedPort]
-) -> list[Publication]:
-    """Where the published ports of a sandbox lead: its first interface that has the family.
-
-    Without a host address a port is published in each family that the sandbox has.
-    """
-    ports = list(ports)
-    if ports and not interfaces:
-        raise SpecError(
-            "published_ports",
-            ports[0].host_port,
-            f"can't be published: sandbox {sandbox} is on no network",
-            hint="attach it to one with the option networks",
-        )
-    homes = by_family(interfaces)
-    targets = {version: home.addresses[version == 6] for version, home in homes.items()}
-    everywhere = [address for version, address in EVERYWHERE.items() if version in targets]
-    return [
-        Publication(
-            sandbox, host_ip, port.host_port, port.protocol,
-            _target(sandbox, port, host_ip, targets), port.port,
-        )
-        for port in ports
-        for host_ip in ([port.host_ip] if port.host_ip else everywhere)
-    ]  # fmt: skip
-
-
-def _target(sandbox: str, port: PublishedPort, host_ip: str, targets: Mapping[int, str]) -> str:
-    version = 6 if ":" in host_ip else 4
-    if version in targets:
-        return targets[version]
-    raise SpecError(
-        "published_ports",
-        str(port),
-        f"can't be published: sandbox {sandbox} has no IPv6 address for it to lead to",
-        hint="give a network of the sandbox an ipv6_subnet, or bind an IPv4 address",
-    )
 
 
 def _check_attachments(

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Refuses published ports that are taken: by a sandbox, a listener or management."""
+"""Published ports: where they lead, and which are taken by a sandbox, a listener or management."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import os
 import socket
 import struct
 from dataclasses import dataclass
-from typing import Iterable, Iterator
+from typing import TYPE_CHECKING, Iterable, Iterator, Mapping, Sequence
 
 from ...errors import SpecError
-from .model import ANY, ANY6, Publication
+from .model import ANY, ANY6, Interface, Publication, by_family
 
+if TYPE_CHECKING:
+    from ...spec import PublishedPort
+
+EVERYWHERE = {4: ANY, 6: ANY6}
 SSH_PORT = 22
 SERVERS = frozenset(("sshd", "dropbear"))
 TCP_ESTABLISHED = "01"
@@ -28,6 +32,46 @@ class Socket:
     state: str
     peer: str
     inode: int = 0
+
+
+def publications(
+    sandbox: str, interfaces: Sequence[Interface], ports: Iterable[PublishedPort]
+) -> list[Publication]:
+    """Where the published ports of a sandbox lead: its first interface that has the family.
+
+    Without a host address a port is published in each family that the sandbox has.
+    """
+    ports = list(ports)
+    if ports and not interfaces:
+        raise SpecError(
+            "published_ports",
+            ports[0].host_port,
+            f"can't be published: sandbox {sandbox} is on no network",
+            hint="attach it to one with the option networks",
+        )
+    homes = by_family(interfaces)
+    targets = {version: home.addresses[version == 6] for version, home in homes.items()}
+    everywhere = [address for version, address in EVERYWHERE.items() if version in targets]
+    return [
+        Publication(
+            sandbox, host_ip, port.host_port, port.protocol,
+            _target(sandbox, port, host_ip, targets), port.port,
+        )
+        for port in ports
+        for host_ip in ([port.host_ip] if port.host_ip else everywhere)
+    ]  # fmt: skip
+
+
+def _target(sandbox: str, port: PublishedPort, host_ip: str, targets: Mapping[int, str]) -> str:
+    version = 6 if ":" in host_ip else 4
+    if version in targets:
+        return targets[version]
+    raise SpecError(
+        "published_ports",
+        str(port),
+        f"can't be published: sandbox {sandbox} has no IPv6 address for it to lead to",
+        hint="give a network of the sandbox an ipv6_subnet, or bind an IPv4 address",
+    )
 
 
 def check_publications(
