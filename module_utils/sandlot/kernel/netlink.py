@@ -12,20 +12,22 @@ import os
 import socket
 import struct
 from dataclasses import dataclass
-from typing import Iterator, Sequence
+from typing import TYPE_CHECKING, Iterator, Sequence
 
 from .namespaces import CLONE_NEWNET, setns
 from .nlmsg import (
     ATTRIBUTE,
-    HEADER,
     NLM_F_DUMP,
     NLM_F_REQUEST,
     NLMSG_DONE,
     NLMSG_ERROR,
-    aligned,
     attributes,
+    message,
     messages,
 )
+
+if TYPE_CHECKING:
+    from .nlmsg import Message
 
 NLM_F_ACK = 0x4
 NLM_F_ECHO = 0x8
@@ -190,28 +192,15 @@ def get(sock: socket.socket, request: int, reply: int, payload: bytes) -> list[b
     return [body for kind, _, body in bodies if kind == reply]
 
 
-def split(data: bytes) -> list[bytes]:
-    """Whole messages, headers included."""
-    parts = []
-    while len(data) >= HEADER.size:
-        length = HEADER.unpack_from(data)[0]
-        parts.append(data[:length])
-        data = data[aligned(length) :]
-    return parts
-
-
-def change(sock: socket.socket, requests: Sequence[bytes]) -> list[int]:
+def change(sock: socket.socket, requests: Sequence[Message]) -> list[int]:
     """Send requests made elsewhere; the kernel's error for each, 0 where there is none."""
-    for number, data in enumerate(requests):
-        length, kind, flags, _, _ = HEADER.unpack_from(data)
-        head = HEADER.pack(length, kind, flags | NLM_F_REQUEST | NLM_F_ACK, number, 0)
-        sock.send(head + data[HEADER.size :])
+    for number, (kind, flags, _, body) in enumerate(requests):
+        sock.send(message(kind, flags | NLM_F_REQUEST | NLM_F_ACK, body, number))
     codes = dict.fromkeys(range(len(requests)), -1)
     while -1 in codes.values():
-        for reply in split(sock.recv(RECEIVE_SIZE)):
-            _, kind, _, number, _ = HEADER.unpack_from(reply)
+        for kind, _, number, body in messages(sock.recv(RECEIVE_SIZE)):
             if kind == NLMSG_ERROR:
-                codes[number] = -struct.unpack_from("=i", reply, HEADER.size)[0]
+                codes[number] = -struct.unpack_from("=i", body)[0]
     return list(codes.values())
 
 
@@ -219,10 +208,10 @@ def _messages(
     sock: socket.socket, request: int, flags: int, payload: bytes
 ) -> Iterator[tuple[int, int, bytes]]:
     """Yield (type, flags, body) of each reply, up to the last one."""
-    sock.send(HEADER.pack(HEADER.size + len(payload), request, flags, 1, 0) + payload)
+    sock.send(message(request, flags, payload))
     single = not flags & (NLM_F_DUMP | NLM_F_ACK)
     while True:
-        for kind, answered, body in messages(sock.recv(RECEIVE_SIZE)):
+        for kind, answered, _, body in messages(sock.recv(RECEIVE_SIZE)):
             if kind == NLMSG_ERROR:
                 code = -struct.unpack_from("=i", body)[0]
                 if code:  # 0 is an acknowledgement

@@ -12,9 +12,9 @@ import ctypes
 import errno
 import struct
 
+from . import nlmsg
 from .nlmsg import (
     ATTRIBUTE,
-    HEADER,
     NLM_F_DUMP,
     NLM_F_REQUEST,
     NLMSG_DONE,
@@ -96,7 +96,7 @@ def drained(sock: Optional[_socket.socket]) -> Iterator[bytes]:
 
 def transactions(data: bytes) -> Iterator[Tuple[int, bytes]]:
     """Yield (message, table) of each change, (NEWGEN, number of 4 bytes) after a transaction."""
-    for kind, _, body in messages(data):
+    for kind, _, _, body in messages(data):
         if kind >> 8 == SUBSYSTEM:
             value = attributes(body, _FAMILY).get(FIRST)
             if value is not None:
@@ -105,7 +105,7 @@ def transactions(data: bytes) -> Iterator[Tuple[int, bytes]]:
 
 def departed(data: bytes) -> Iterator[bytes]:
     """Yield the names of links that went away."""
-    for kind, _, body in messages(data):
+    for kind, _, _, body in messages(data):
         name = attributes(body, _IFINFO).get(IFLA_IFNAME) if kind == RTM_DELLINK else None
         if name is not None:
             yield name.rstrip(b"\0")
@@ -138,7 +138,7 @@ def tables(family: int) -> List[bytes]:
     sock = _ask(GETTABLE, b"", family, NLM_F_DUMP)
     try:
         while True:
-            for kind, _, body in messages(sock.recv(RECEIVE_SIZE)):
+            for kind, _, _, body in messages(sock.recv(RECEIVE_SIZE)):
                 if kind in (NLMSG_DONE, NLMSG_ERROR):
                     return names
                 name = attributes(body, _FAMILY).get(FIRST)
@@ -157,13 +157,12 @@ def _asked(message: int, request: bytes, family: int = 0) -> bytes:
 
 def _ask(message: int, request: bytes, family: int, flags: int = 0) -> _socket.socket:
     body = bytes((family, 0, 0, 0)) + request
-    size = HEADER.size + len(body)
-    header = HEADER.pack(size, SUBSYSTEM << 8 | message, NLM_F_REQUEST | flags, 1, 0)
+    packed = nlmsg.message(SUBSYSTEM << 8 | message, NLM_F_REQUEST | flags, body)
     sock = _socket.socket(
         _socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, NETLINK_NETFILTER
     )
     try:
-        sock.send(header + body)
+        sock.send(packed)
     except OSError:
         sock.close()
         raise

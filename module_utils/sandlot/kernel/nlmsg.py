@@ -10,6 +10,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Dict, Iterator, Tuple
 
+    # Type, flags, sequence number, body.
+    Message = Tuple[int, int, int, bytes]
+
 NLMSG_ERROR = 2
 NLMSG_DONE = 3
 NLM_F_REQUEST = 0x1
@@ -24,14 +27,18 @@ def aligned(length: int) -> int:
     return (length + 3) & ~3
 
 
-def messages(data: bytes) -> Iterator[Tuple[int, int, bytes]]:
-    """(type, flags, body) of each message in a datagram."""
+def message(kind: int, flags: int, body: bytes, number: int = 1) -> bytes:
+    return HEADER.pack(HEADER.size + len(body), kind, flags, number, 0) + body
+
+
+def messages(data: bytes) -> Iterator[Message]:
+    """The messages in a datagram."""
     offset = 0
     while offset + HEADER.size <= len(data):
-        length, kind, flags, _, _ = HEADER.unpack_from(data, offset)
+        length, kind, flags, number, _ = HEADER.unpack_from(data, offset)
         if length < HEADER.size:
             return
-        yield kind, flags, data[offset + HEADER.size : offset + length]
+        yield kind, flags, number, data[offset + HEADER.size : offset + length]
         offset += aligned(length)
 
 

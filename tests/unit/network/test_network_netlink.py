@@ -6,20 +6,20 @@ from __future__ import annotations
 import struct
 
 import pytest
-from sandlot.kernel import netlink
+from sandlot.kernel import netlink, nlmsg
 
 
 def message(kind, flags=0, body=b""):
-    return netlink.HEADER.pack(netlink.HEADER.size + len(body), kind, flags, 1, 0) + body
+    return nlmsg.message(kind, flags, body)
 
 
 def address(text, index):
     body = netlink.ADDRESS.pack(2, 24, 0, 0, index)
     raw = bytes(int(part) for part in text.split("."))
-    return body + netlink.ATTRIBUTE.pack(8, netlink.IFA_LOCAL) + raw
+    return body + nlmsg.ATTRIBUTE.pack(8, netlink.IFA_LOCAL) + raw
 
 
-DONE = message(netlink.NLMSG_DONE)
+DONE = message(nlmsg.NLMSG_DONE)
 
 
 class Replies:
@@ -68,17 +68,17 @@ def test_interrupted_dump_is_asked_again():
 
 
 def test_dump_that_is_always_interrupted():
-    torn = message(netlink.NLMSG_DONE, netlink.NLM_F_DUMP_INTR)
+    torn = message(nlmsg.NLMSG_DONE, netlink.NLM_F_DUMP_INTR)
     with pytest.raises(InterruptedError):
         netlink.addresses(Replies(*[torn] * netlink.DUMP_ATTEMPTS))
 
 
 def test_error_of_the_kernel():
-    refusal = message(netlink.NLMSG_ERROR, 0, struct.pack("=i", -1) + bytes(16))
+    refusal = message(nlmsg.NLMSG_ERROR, 0, struct.pack("=i", -1) + bytes(16))
     with pytest.raises(PermissionError):
         netlink.routes(Replies(refusal))
 
 
 @pytest.mark.parametrize("garbage", [b"", b"\0", b"\0\0\0\0", b"\3\0\1\0"])
 def test_attributes_of_nonsense_length(garbage):
-    assert netlink.attributes(garbage) == {}
+    assert nlmsg.attributes(garbage) == {}

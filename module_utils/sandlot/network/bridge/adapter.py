@@ -14,11 +14,15 @@ import ipaddress
 import os
 import secrets
 import socket
-from typing import Any, Iterable, Iterator, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, Iterable, Iterator, NamedTuple, Sequence
 
 from ...errors import HostError
 from ...kernel import netlink
+from ...kernel.nlmsg import messages
 from ..common.model import Interface
+
+if TYPE_CHECKING:
+    from ...kernel.nlmsg import Message
 
 NUD_NOARP = 0x40  # an entry of a bridge that is static
 NTF_MASTER = 0x04
@@ -334,17 +338,17 @@ class Batch(Links):
     def __init__(self, compiler: Any) -> None:
         super().__init__(compiler)
         self._route.reset()
-        self._requests: list[tuple[str, bytes]] = []
+        self._requests: list[tuple[str, Message]] = []
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
         yield
-        self._requests += [(what, data) for data in netlink.split(bytes(self._route.batch))]
+        self._requests += [(what, each) for each in messages(bytes(self._route.batch))]
         self._route.reset()
 
     def send(self) -> None:
         with netlink.connect() as sock:
-            codes = netlink.change(sock, [data for _, data in self._requests])
+            codes = netlink.change(sock, [message for _, message in self._requests])
         for (what, _), code in zip(self._requests, codes):
             if code:
                 raise HostError(f"the kernel refused to {what}: {os.strerror(code)}")
