@@ -34,12 +34,11 @@ PYTHON = [
 ALLOWED: dict[str, int] = {
     "cgroups": 4,
     "cli": 9,
-    "converge": 44,
+    "converge": 40,
     "host": 5,
     "idmap": 2,
     "images": 9,
     "library": 25,
-    "network": 10,
     "sandbox": 24,
     "security": 5,
     "site": 3,
