@@ -31,3 +31,18 @@ def test_a_text_that_does_not_fit_is_refused(render: ModuleType) -> None:
     source = f"title T\nlane init I / J\nlanes\nbox init H\n@ {'x' * 60}\n"
     with pytest.raises(ValueError, match="H: .* is too long"):
         render.rendered(source)
+
+
+def test_the_code_that_it_names_exists(render: ModuleType) -> None:
+    items = render.parsed(render.SOURCE.read_text(encoding="utf-8"))
+    named = [text for item in items for mark, text in item.lines if mark == "@"]
+    places = [place for text in named for place in text.split(", ")]
+    root = PICTURES.parents[1]
+    engine = root / "module_utils/sandlot"
+    assert [
+        place
+        for place in places
+        if not any(
+            (top / f"{place}{end}").exists() for top in (root, engine) for end in ("", ".py")
+        )
+    ] == []
