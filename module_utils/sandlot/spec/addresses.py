@@ -48,21 +48,21 @@ def ipv4(option: str, value: Any) -> str:
     return address
 
 
-def interface_address(option: str, value: Any) -> str:
+def interface_address(option: str, value: Any) -> ipaddress.IPv4Address:
     address = ipaddress.IPv4Address(ipv4(option, value))
     if address.is_multicast or address.is_loopback or address.is_reserved or int(address) < 1 << 24:
         hint = "choose one of the network's subnet"
         raise refusal(option, value, "can't be the address of an interface", hint=hint)
-    return str(address)
+    return address
 
 
-def interface_address6(option: str, value: Any) -> str:
+def interface_address6(option: str, value: Any) -> ipaddress.IPv6Address:
     address = ipaddress.IPv6Address(ipv6(option, value))
     special = address.is_multicast or address.is_link_local or address.is_site_local
     if special or int(address) >> 120 == 0:
         hint = "choose one of the network's ipv6_subnet"
         raise refusal(option, value, "can't be the address of an interface", hint=hint)
-    return str(address)
+    return address
 
 
 def ipv6(option: str, value: Any) -> str:

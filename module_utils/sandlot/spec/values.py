@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 
 ANY_ADDRESS = "0.0.0.0"
 ANY_ADDRESS6 = "::"
@@ -16,9 +17,9 @@ class Attachment:
     """One interface of a sandbox: the network it is on, and what the user fixed about it."""
 
     name: str
-    ipv4_address: str | None = None
+    ipv4_address: IPv4Address | None = None
     mac_address: str | None = None
-    ipv6_address: str | None = None
+    ipv6_address: IPv6Address | None = None
     aliases: tuple[str, ...] = ()
 
 

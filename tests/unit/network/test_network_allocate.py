@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 from sandlot.errors import SpecError
 from sandlot.network import allocate, publications
@@ -24,16 +26,17 @@ NETWORKS = declare.normalise(
 )
 
 
+def at(text):
+    return ip_address(text) if text else None
+
+
 def parse(text):
     """'web: default, tiny=10.78.0.3; db: tiny' as attachments by sandbox."""
     wanted = {}
     for part in filter(None, (item.strip() for item in text.split(";"))):
         name, _, rest = part.partition(":")
-        wanted[name.strip()] = [
-            Attachment(*[word.strip() for word in item.split("=")])
-            for item in rest.split(",")
-            if item.strip()
-        ]
+        items = [item.strip().partition("=") for item in rest.split(",") if item.strip()]
+        wanted[name.strip()] = [Attachment(network, at(text)) for network, _, text in items]
     return wanted
 
 
@@ -81,7 +84,6 @@ REFUSED = [
     ("", "a: tiny=10.78.0.0", "ipv4_address", "no host address"),
     ("", "a: tiny=10.78.0.7", "ipv4_address", "no host address"),
     ("", "a: tiny=10.78.0.6", "ipv4_address", "in use by the gateway"),
-    ("", "a: tiny=nonsense", "ipv4_address", "is no IPv4 address"),
     ("", "a: tiny=10.78.0.2; b: tiny=10.78.0.2", "ipv4_address", "in use by sandbox a"),
     ("x: tiny=10.78.0.2", "a: tiny=10.78.0.2", "ipv4_address", "in use by sandbox x"),
     ("", ";".join(f"s{n}: tiny" for n in range(6)), "networks", "has no free address"),
@@ -101,7 +103,7 @@ def six(wanted, kept=()):
     attachments = {}
     for item in wanted.split(";"):
         name, _, address = item.strip().partition("=")
-        attachments[name] = [Attachment("dual", ipv6_address=address or None)]
+        attachments[name] = [Attachment("dual", ipv6_address=at(address))]
     return allocate(PATHS, NETWORKS, attachments, dict(kept))
 
 
@@ -126,7 +128,6 @@ def test_ipv6_addresses():
         ("a=fd79::1", "ipv6_address", "in use by the gateway"),
         ("a=fd79::", "ipv6_address", "no host address in fd79::/126"),
         ("a=fd80::2", "ipv6_address", "no host address"),
-        ("a=10.79.0.2", "ipv6_address", "is no IPv6 address"),
         ("a=fd79::2; b=fd79::2", "ipv6_address", "in use by sandbox a"),
     ],
 )
@@ -138,7 +139,7 @@ def test_ipv6_refused(wanted, option, problem):
 
 
 def test_ipv6_address_on_a_network_without():
-    wanted = {"a": [Attachment("tiny", ipv6_address="fd79::2")]}
+    wanted = {"a": [Attachment("tiny", ipv6_address=at("fd79::2"))]}
     with pytest.raises(SpecError, match="on a network without IPv6") as caught:
         allocate(PATHS, NETWORKS, wanted, {})
     assert "tiny" in caught.value.hint
@@ -214,17 +215,8 @@ def test_interfaces():
     assert first.mac != second.mac
 
 
-@pytest.mark.parametrize(
-    "mac", ["", "x", "01:00:00:00:00:01", "00:00:00:00:00:00", "02:00:00:00:00"]
-)
-def test_mac_that_is_none(mac):
-    wanted = {"a": [Attachment("default", None, mac or "ff:ff:ff:ff:ff:ff")]}
-    with pytest.raises(SpecError, match="no unicast MAC"):
-        allocate(PATHS, NETWORKS, wanted, {})
-
-
 def test_mac_twice():
-    wanted = {name: [Attachment("default", None, "02:00:00:00:00:AA")] for name in "ab"}
+    wanted = {name: [Attachment("default", None, "02:00:00:00:00:aa")] for name in "ab"}
     with pytest.raises(SpecError, match="in use by sandbox a"):
         allocate(PATHS, NETWORKS, wanted, {})
     result = allocate(PATHS, NETWORKS, {"a": wanted["a"]}, {})

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from functools import partial
+from ipaddress import ip_address
 from types import SimpleNamespace
 from typing import Any, Dict, Iterable, Mapping
 
@@ -111,7 +112,8 @@ def _network(site: Site, option: str, raw: Any) -> Network:
 
 
 def _gateway(option: str, subnet: IpNetwork, address: str | None) -> str:
-    if address is not None and not Range(subnet.version, subnet, address).has(address):
+    known = Range(subnet.version, subnet, str(address))
+    if address is not None and not known.has(ip_address(address)):
         hint = f"use one from {subnet[1]} to {subnet[-2]}"
         raise SpecError(option, address, f"is no host address in {subnet}", hint=hint)
     return address or str(subnet[1])

@@ -16,6 +16,7 @@ from ...spec.option import strings
 from ...spec.table import networks
 
 Json = Dict[str, Any]
+Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 IpNetwork = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 DEFAULT_NAME = networks.DEFAULT_NAME
@@ -48,10 +49,9 @@ class Range:
         """IPv6 has no broadcast address."""
         return int(self.subnet[-2 if self.version == 4 else -1])
 
-    def has(self, address: str) -> bool:
+    def has(self, address: Address) -> bool:
         """Whether ``address`` is a host address of this range."""
-        value = ipaddress.ip_address(address)
-        return value in self.subnet and self.first <= int(value) <= self.last
+        return address in self.subnet and self.first <= int(address) <= self.last
 
 
 @dataclass(frozen=True)

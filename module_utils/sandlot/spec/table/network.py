@@ -71,7 +71,9 @@ def _networks(option: str, value: Any) -> tuple[Attachment, ...]:
 def _dump_networks(items: tuple[Attachment, ...]) -> list[dict[str, Any]]:
     rows = [{field.name: getattr(item, field.name) for field in _NETWORK_FIELDS} for item in items]
     given = [{key: x for key, x in row.items() if x not in (None, ())} for row in rows]
-    return [{k: list(x) if isinstance(x, tuple) else x for k, x in row.items()} for row in given]
+    return [
+        {k: list(x) if isinstance(x, tuple) else str(x) for k, x in row.items()} for row in given
+    ]
 
 
 def _is_allowed(spec: Spec) -> None:
