@@ -16,12 +16,13 @@ from typing import Any, Iterator
 import pytest
 from sandboxes import Host, Sandbox, exit_code, pid_inside, receive, until
 from sandlot import wire
-from sandlot.security import MASKED, capabilities
+from sandlot.security import MASKED
 from sandlot.security.syscalls import ARCHITECTURES
+from sandlot.spec import confinement
 
 SLEEP = ["sleep", "100000"]
 NUMBERS = ARCHITECTURES[platform.machine()].numbers
-ADMIN = {"seccomp": None, "capabilities": capabilities.mask(["SYS_ADMIN", "SYS_CHROOT"])}
+ADMIN = {"seccomp": None, "capabilities": confinement.mask(["SYS_ADMIN", "SYS_CHROOT"])}
 
 # Runs inside: results of attempts by name, 0 or an error number, as JSON.
 PRELUDE = f"""
@@ -196,7 +197,7 @@ except OSError as error:
 
 def test_init_can_not_be_traced(boxes: dict[str, Sandbox], sandbox_host: Host) -> None:
     script = 'print(json.dumps([call("ptrace", 16, int(p), 0, 0) for p in sys.argv[1:]]))'
-    options = {"seccomp": None, "capabilities": capabilities.mask(["SYS_PTRACE"])}
+    options = {"seccomp": None, "capabilities": confinement.mask(["SYS_PTRACE"])}
     stop = {"signal": 9, "timeout": 5.0}
     image = sandbox_host.python_image
     box = sandbox_host.started("t", SLEEP, lower=image, stop=stop, **options)

@@ -13,7 +13,7 @@ import pytest
 from sandboxes import Host, Sandbox, status_or_empty, until
 from sandlot.sandbox import health, live
 from sandlot.sandbox.last_words import last_output
-from sandlot.security import capabilities
+from sandlot.spec import confinement
 from test_init import switches
 
 SLEEP = ["sleep", "100000"]
@@ -120,7 +120,7 @@ def test_a_check_that_hangs_is_killed_with_its_group(sandbox_host: Host) -> None
 
 
 def test_a_check_that_can_not_be_killed_is_not_joined_by_more(sandbox_host: Host) -> None:
-    mask = capabilities.mask(["SETUID", "SETGID"])
+    mask = confinement.mask(["SETUID", "SETGID"])
     healthcheck = check(argv=["su", "web", "-c", "sleep 1000"], timeout=0.3)
     box = sandbox_host.started("a", SLEEP, healthcheck=healthcheck, capabilities=mask)
     box.until(lambda: box.status()["failing_streak"] >= 3)

@@ -20,7 +20,7 @@ from sandlot.converge import throwaway
 from sandlot.errors import SandlotError, SpecError
 from sandlot.host import install as runtime_of_host
 from sandlot.sandbox import names
-from sandlot.security import capabilities
+from sandlot.spec import confinement
 
 pytestmark = needs_root
 
@@ -151,7 +151,7 @@ def test_steps_are_confined(host: Deployment) -> None:
     )
     found = (layer(host) / "found").read_text().splitlines()
     fields = dict(line.split(":", 1) for line in found if ":" in line)
-    mask = sum(1 << capabilities.NUMBERS[name] for name in throwaway.CAPABILITIES)
+    mask = confinement.mask(throwaway.CAPABILITIES)
     for kind in ("CapPrm", "CapEff", "CapBnd"):
         assert int(fields[kind], 16) == mask
     assert (fields["NoNewPrivs"].strip(), fields["Seccomp"].strip()) == ("1", "2")

@@ -25,10 +25,10 @@ from sandboxes import (
 )
 from sandlot import wire
 from sandlot.errors import LaunchError
-from sandlot.security import capabilities
+from sandlot.spec import confinement
 
 SLEEP = ["sleep", "100000"]
-SWITCHING = capabilities.mask(["SETUID", "SETGID"])
+SWITCHING = confinement.mask(["SETUID", "SETGID"])
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "user", "uts")
 CONFINEMENT = (
     *("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp"),
@@ -70,8 +70,8 @@ def executed(box: Sandbox, *, tty: bool) -> tuple[Any, int]:
     [
         {},
         {"user": "33:33"},
-        {"user": "33:44", "capabilities": capabilities.mask(["NET_BIND_SERVICE", "KILL"])},
-        {"capabilities": capabilities.mask(["CHOWN", "NET_RAW"]), "seccomp": None},
+        {"user": "33:44", "capabilities": confinement.mask(["NET_BIND_SERVICE", "KILL"])},
+        {"capabilities": confinement.mask(["CHOWN", "NET_RAW"]), "seccomp": None},
         {"rlimits": {"nofile": [64, 128], "nproc": [50, 50], "fsize": [1 << 20, 1 << 21]}},
         {"time_offset": {"monotonic": 1000.5, "boottime": 5000}},
         {"cwd": "/tmp", "read_only": True},
@@ -104,7 +104,7 @@ def test_init_is_as_confined_as_the_workload(sandbox_host: Host) -> None:
 
 
 def test_bounding_set_is_what_was_granted(sandbox_host: Host) -> None:
-    mask = capabilities.mask(["CHOWN", "NET_RAW", "CHECKPOINT_RESTORE"])
+    mask = confinement.mask(["CHOWN", "NET_RAW", "CHECKPOINT_RESTORE"])
     box = sandbox_host.started("a", SLEEP, capabilities=mask)
     fields = status_fields(box.workload)
     assert {fields[name] for name in ("CapPrm", "CapEff", "CapBnd")} == {f"{mask:016x}"}
@@ -114,7 +114,7 @@ def test_bounding_set_is_what_was_granted(sandbox_host: Host) -> None:
 
 
 def test_non_root_user_keeps_what_is_granted(sandbox_host: Host) -> None:
-    mask = capabilities.mask(["NET_RAW"])
+    mask = confinement.mask(["NET_RAW"])
     box = sandbox_host.started("a", SLEEP, user="33:33", capabilities=mask)
     fields = status_fields(box.workload)
     for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):

@@ -17,7 +17,7 @@ import pytest
 from sandboxes import Host, Sandbox, status_fields, until, zygote_of
 from sandlot.errors import LaunchError
 from sandlot.kernel import mounts
-from sandlot.security import capabilities
+from sandlot.spec import confinement
 
 SLEEP = ["sleep", "100000"]
 
@@ -163,7 +163,7 @@ def test_read_only_root(sandbox_host: Host) -> None:
 
 
 def test_layer_persists_and_the_image_stays(sandbox_host: Host) -> None:
-    box = sandbox_host.started("a", SLEEP, capabilities=capabilities.mask(["CHOWN"]))
+    box = sandbox_host.started("a", SLEEP, capabilities=confinement.mask(["CHOWN"]))
     other = sandbox_host.started("b", SLEEP)
     assert box.shell("echo mine > /etc/own; rm /etc/group; chown 33:33 /root").code == 0
     assert other.shell("test ! -e /etc/own && test -e /etc/group").code == 0

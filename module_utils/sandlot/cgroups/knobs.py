@@ -88,9 +88,13 @@ def quota(spec: Spec) -> int | None:
     return None if spec.cpus is None else round(spec.cpus * PERIOD)
 
 
-def weight(shares: int) -> int:
+def shares(asked: int | None) -> int:
     low, high = _SHARES
-    logarithm = math.log2(min(max(shares, low), high))
+    return 1024 if asked is None else min(max(asked, low), high)
+
+
+def weight(asked: int | None) -> int:
+    logarithm = math.log2(shares(asked))
     exponent = (logarithm**2 + 125 * logarithm) / 612 - 7 / 34
     # Rounded first: the curve meets whole numbers, and a float may be a hair above them.
     return max(1, math.ceil(round(10**exponent, 6)))
@@ -112,81 +116,85 @@ def _memory(spec: Spec, host: Host) -> str:
     return _or_unlimited(memory(spec))
 
 
-def _memory_and_swap(spec: Spec, host: Host) -> str:
-    return _or_unlimited(memory_and_swap(spec))
-
-
 def _swap(spec: Spec, host: Host) -> str:
     total, own = memory_and_swap(spec), memory(spec)
     return _or_unlimited(None if total is None or own is None else total - own)
-
-
-def _soft_limit(spec: Spec, host: Host) -> str:
-    return _or_unlimited(reservation(spec))
-
-
-def _protected(spec: Spec, host: Host) -> str:
-    return str(reservation(spec) or 0)
-
-
-def _quota(spec: Spec, host: Host) -> str:
-    return _or_unlimited(quota(spec))
 
 
 def _bandwidth(spec: Spec, host: Host) -> str:
     return UNLIMITED if spec.cpus is None else f"{quota(spec)} {PERIOD}"
 
 
-def _shares(spec: Spec, host: Host) -> str:
-    low, high = _SHARES
-    return "1024" if spec.cpu_shares is None else str(min(max(spec.cpu_shares, low), high))
-
-
-def _weight(spec: Spec, host: Host) -> str:
-    return "100" if spec.cpu_shares is None else str(weight(spec.cpu_shares))
-
-
-def _cpus_of_host(spec: Spec, host: Host) -> str:
-    return cpulist.render(spec.cpuset_cpus or host.cpus)
-
-
-def _cpus_or_all(spec: Spec, host: Host) -> str:
-    return cpulist.render(spec.cpuset_cpus or ())
-
-
-def _parse_bandwidth(text: str) -> str:
-    return UNLIMITED if text.startswith("max") else text
-
-
-def _show_bandwidth(value: str) -> str:
+def _show_cpus(value: str) -> str:
+    """The CPUs of a quota, with or without its period."""
     words = value.split()
-    return value if value == UNLIMITED else f"{int(words[0]) / int(words[1]):.6g}"
-
-
-def _show_quota(value: str) -> str:
-    return value if value == UNLIMITED else f"{int(value) / PERIOD:.6g}"
+    return value if value == UNLIMITED else f"{int(words[0]) / PERIOD:.6g}"
 
 
 # In the order they are written in; a process may join only where cpuset has CPUs and nodes.
 VERSION_1: tuple[Knob, ...] = (
     Knob("cpuset_mems", "cpuset", "cpuset.mems", lambda spec, host: cpulist.render(host.mems)),
-    Knob("cpuset_cpus", "cpuset", "cpuset.cpus", _cpus_of_host),
-    Knob("memory_swap", "memory", "memory.memsw.limit_in_bytes", _memory_and_swap, "-1"),
+    Knob(
+        "cpuset_cpus",
+        "cpuset",
+        "cpuset.cpus",
+        lambda spec, host: cpulist.render(spec.cpuset_cpus or host.cpus),
+    ),
+    Knob(
+        "memory_swap",
+        "memory",
+        "memory.memsw.limit_in_bytes",
+        lambda spec, host: _or_unlimited(memory_and_swap(spec)),
+        "-1",
+    ),
     Knob("memory", "memory", "memory.limit_in_bytes", _memory, "-1"),
-    Knob("memory_reservation", "memory", "memory.soft_limit_in_bytes", _soft_limit, "-1"),
+    Knob(
+        "memory_reservation",
+        "memory",
+        "memory.soft_limit_in_bytes",
+        lambda spec, host: _or_unlimited(reservation(spec)),
+        "-1",
+    ),
     Knob("cpus period", "cpu", "cpu.cfs_period_us", lambda spec, host: str(PERIOD)),
-    Knob("cpus", "cpu", "cpu.cfs_quota_us", _quota, "-1", _show_quota),
-    Knob("cpu_shares", "cpu", "cpu.shares", _shares),
+    Knob(
+        "cpus",
+        "cpu",
+        "cpu.cfs_quota_us",
+        lambda spec, host: _or_unlimited(quota(spec)),
+        "-1",
+        _show_cpus,
+    ),
+    Knob("cpu_shares", "cpu", "cpu.shares", lambda spec, host: str(shares(spec.cpu_shares))),
     Knob("pids_limit", "pids", "pids.max", _pids),
     Knob("freezer", "freezer", "freezer.state", lambda spec, host: "THAWED"),
 )
 VERSION_2: tuple[Knob, ...] = (
-    Knob("cpuset_cpus", "cpuset", "cpuset.cpus", _cpus_or_all),
+    Knob(
+        "cpuset_cpus",
+        "cpuset",
+        "cpuset.cpus",
+        lambda spec, host: cpulist.render(spec.cpuset_cpus or ()),
+    ),
     Knob("memory_swap beyond memory", "memory", "memory.swap.max", _swap),
     Knob("memory", "memory", "memory.max", _memory),
-    Knob("memory_reservation", "memory", "memory.low", _protected),
-    Knob("cpus", "cpu", "cpu.max", _bandwidth, "max", _show_bandwidth, _parse_bandwidth),
-    Knob("cpu_shares as weight", "cpu", "cpu.weight", _weight),
+    Knob(
+        "memory_reservation",
+        "memory",
+        "memory.low",
+        lambda spec, host: str(reservation(spec) or 0),
+    ),
+    Knob(
+        "cpus",
+        "cpu",
+        "cpu.max",
+        _bandwidth,
+        "max",
+        _show_cpus,
+        lambda text: UNLIMITED if text.startswith("max") else text,
+    ),
+    Knob(
+        "cpu_shares as weight", "cpu", "cpu.weight", lambda spec, host: str(weight(spec.cpu_shares))
+    ),
     Knob("pids_limit", "pids", "pids.max", _pids),
     Knob("freezer", "cgroup", "cgroup.freeze", lambda spec, host: "0"),
 )

@@ -64,17 +64,13 @@ def observe_one(site: Site, name: str, layout: Layout) -> Observed:
 
 def offered(layout: Layout) -> Iterator[tuple[Hierarchy, Knob]]:
     """The knobs of this host: each controller's, in the version it is mounted as."""
-    for knobs, unified in ((VERSION_1, False), (VERSION_2, True)):
+    unified = next((hierarchy for hierarchy in layout.hierarchies if hierarchy.unified), None)
+    for knobs, version_2 in ((VERSION_1, False), (VERSION_2, True)):
         for knob in knobs:
-            hierarchy = _home(layout, knob, unified=unified)
-            if hierarchy and hierarchy.unified is unified:
+            # Version 2 has the files of "cgroup" in every hierarchy.
+            hierarchy = unified if knob.controller == "cgroup" else layout.having(knob.controller)
+            if hierarchy and hierarchy.unified is version_2:
                 yield hierarchy, knob
-
-
-def _home(layout: Layout, knob: Knob, *, unified: bool) -> Hierarchy | None:
-    if not unified or knob.controller != "cgroup":
-        return layout.having(knob.controller)
-    return next((hierarchy for hierarchy in layout.hierarchies if hierarchy.unified), None)
 
 
 def _host(layout: Layout) -> Host:
@@ -112,30 +108,22 @@ def directories(site: Site, name: str, state: CgroupState) -> list[str]:
 
 def check(spec: Spec, state: CgroupState) -> None:
     """SpecError or HostError for a limit that can't be enforced here; nothing is changed."""
-    for option in _asked(spec):
-        controller = CONTROLLERS[option]
-        if state.layout.having(controller) is None:
-            raise HostError(
-                f"{option} can't be enforced: the {controller} cgroup controller is missing",
-                hint=_remedy(option, controller),
-            )
+    for option, controller in CONTROLLERS.items():
+        value = getattr(spec, option)
+        if value in (None, -1) or state.layout.having(controller) is not None:
+            continue
+        without = "set pids_limit to -1" if option == "pids_limit" else f"leave {option} out"
+        disabled = f"boot the host with cgroup_enable={controller} if it is disabled"
+        raise HostError(
+            f"{option} can't be enforced: the {controller} cgroup controller is missing",
+            hint=f"mount cgroups with that controller ({disabled}), or {without}",
+        )
     if spec.memory_swap is not None and not state.swap:
         raise HostError(
             "memory_swap can't be enforced: the kernel does not account swap",
             hint="boot the host with swapaccount=1, or leave memory_swap out",
         )
     _check_cpus(spec, state)
-
-
-def _asked(spec: Spec) -> list[str]:
-    asked = [option for option in CONTROLLERS if getattr(spec, option) is not None]
-    return [option for option in asked if option != "pids_limit" or spec.pids_limit >= 0]
-
-
-def _remedy(option: str, controller: str) -> str:
-    without = "set pids_limit to -1" if option == "pids_limit" else f"leave {option} out"
-    disabled = f"boot the host with cgroup_enable={controller} if it is disabled"
-    return f"mount cgroups with that controller ({disabled}), or {without}"
 
 
 def _check_cpus(spec: Spec, state: CgroupState) -> None:

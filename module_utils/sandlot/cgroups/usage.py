@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..kernel import files
 from ..site import Site
-from .layout import Hierarchy, Layout, detect
+from .layout import Layout, detect
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,10 @@ class Usage:
 
 def usage(site: Site, name: str, layout: Layout | None = None) -> Usage:
     layout = layout or detect()
+    unified = next((hierarchy for hierarchy in layout.hierarchies if hierarchy.unified), None)
 
     def directory(controller: str) -> str:
-        hierarchy = layout.having(controller) or _unified(layout)
+        hierarchy = layout.having(controller) or unified
         return hierarchy.sandbox(site, name) if hierarchy else ""
 
     memory = directory("memory")
@@ -35,10 +36,6 @@ def usage(site: Site, name: str, layout: Layout | None = None) -> Usage:
         pids=files.read_number(f"{directory('pids')}/pids.current"),
         oom_kills=_oom_kills(memory),
     )
-
-
-def _unified(layout: Layout) -> Hierarchy | None:
-    return next((hierarchy for hierarchy in layout.hierarchies if hierarchy.unified), None)
 
 
 def used_memory(directory: str) -> int | None:

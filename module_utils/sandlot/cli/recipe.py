@@ -16,9 +16,9 @@ from ..cgroups.state import wanted
 from ..network import Interface, Network
 from ..network.bridge.sysctls import IPV6_BY_US
 from ..network.common.model import default_routes
-from ..security.capabilities import NAMES
 from ..site import Site
 from ..spec import Spec
+from ..spec.confinement import CAPABILITIES
 from ..spec.netmode import HOST
 
 CALL = """
@@ -345,7 +345,9 @@ def _inside(subject: Subject) -> Iterator[str]:
 
 def _become(subject: Subject) -> Iterator[str]:
     launch = subject.launch
-    kept = [name.lower() for bit, name in enumerate(NAMES) if launch["capabilities"] >> bit & 1]
+    kept = [
+        name.lower() for bit, name in enumerate(CAPABILITIES) if launch["capabilities"] >> bit & 1
+    ]
     granted = ",".join(["-all", *(f"+{name}" for name in kept)])
     ambient = granted if subject.uid else "-all"
     groups = ",".join(map(str, subject.groups))

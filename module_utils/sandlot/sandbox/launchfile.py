@@ -14,9 +14,10 @@ from typing import AbstractSet, Any, Dict, Mapping, Sequence
 
 from .. import network, security, store
 from ..plan import Change
-from ..security import capabilities, seccomp
+from ..security import seccomp
 from ..site import SandboxPaths, Site
 from ..spec import Spec
+from ..spec.confinement import mask
 from ..spec.option import LAUNCHED, Reach
 from ..spec.options import reaching
 from .process import for_init, process
@@ -111,7 +112,7 @@ def _process(record: Record) -> Json:
 def _confinement(spec: Spec) -> Json:
     return {
         "rlimits": {entry.name: [entry.soft, entry.hard] for entry in spec.ulimits},
-        "capabilities": capabilities.mask(spec.capabilities),
+        "capabilities": mask(spec.capabilities),
         "seccomp_profile": spec.seccomp_profile,
         "seccomp": _seccomp(spec.seccomp_profile, spec.capabilities),
         "masked": list(security.MASKED),

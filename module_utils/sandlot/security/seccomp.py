@@ -26,13 +26,10 @@ import errno
 import platform
 from typing import Iterable, Iterator, Sequence, Tuple
 
-from ..errors import HostError, SpecError
+from ..errors import HostError
 from . import bpf, policy
 from .bpf import ALLOW, Block, branch, fail, load, load_argument, masked, select
-from .capabilities import canonical
 from .syscalls import ARCHITECTURES, Architecture
-
-PROFILES = ("default", "unconfined")
 
 _X32_BIT = 0x40000000
 _EPERM = fail(errno.EPERM)
@@ -62,27 +59,17 @@ def program(
     machine: str = platform.machine(),
 ) -> bytes | None:
     """The filter as ``struct sock_filter[]``; None when the profile is "unconfined"."""
-    granted = frozenset(canonical(name) for name in capabilities)
-    if profile not in PROFILES:
-        raise SpecError("seccomp_profile", profile, f"is not one of {', '.join(PROFILES)}")
     if profile == "unconfined":
         return None
-    return bpf.pack(_filter(_architecture(machine), granted))
-
-
-def _architecture(machine: str) -> Architecture:
     if machine not in ARCHITECTURES:
         raise HostError(
             f"there is no seccomp filter for {machine} machines",
             hint=f"use a host with {' or '.join(ARCHITECTURES)}",
         )
-    return ARCHITECTURES[machine]
-
-
-def _filter(architecture: Architecture, granted: frozenset[str]) -> Block:
-    numbers = load(bpf.NUMBER_OFFSET, bpf.search(_ranges(architecture, granted)))
+    architecture = ARCHITECTURES[machine]
+    numbers = load(bpf.NUMBER_OFFSET, bpf.search(_ranges(architecture, frozenset(capabilities))))
     native = branch(bpf.EQUAL, architecture.audit, numbers, _EPERM)
-    return load(bpf.ARCHITECTURE_OFFSET, native)
+    return bpf.pack(load(bpf.ARCHITECTURE_OFFSET, native))
 
 
 def _ranges(architecture: Architecture, granted: frozenset[str]) -> list[Tuple[int, Block]]:
@@ -99,16 +86,15 @@ def _outcomes(architecture: Architecture, granted: frozenset[str]) -> Iterator[T
     allowed = policy.ALLOWED.union(*(policy.GRANTED.get(name, ()) for name in granted))
     for number in range(architecture.last + 1):
         name = names.get(number)
-        yield number, _outcome(name, allowed, granted) if name else _ENOSYS
+        if name is None:
+            yield number, _ENOSYS
+        elif name in policy.INSPECTED:
+            yield number, _inspection(name, granted)
+        else:
+            yield number, ALLOW if name in allowed else _EPERM
     yield architecture.last + 1, _ENOSYS
     if architecture.x32:
         yield _X32_BIT, _EPERM
-
-
-def _outcome(name: str, allowed: frozenset[str], granted: frozenset[str]) -> Block:
-    if name in policy.INSPECTED:
-        return _inspection(name, granted)
-    return ALLOW if name in allowed else _EPERM
 
 
 def _inspection(name: str, granted: frozenset[str]) -> Block:
@@ -132,22 +118,17 @@ def _one_of(values: Sequence[int], yes: Block, no: Block) -> Block:
 
 
 def _socket(granted: frozenset[str]) -> Block:
+    # The kernel turns socket(AF_INET, SOCK_PACKET) into a packet socket.
+    packet = branch(bpf.EQUAL, _SOCK_PACKET, _EPERM, ALLOW)
+    not_packet = load_argument(1, masked(_SOCK_TYPE, packet))
+    refused = fail(errno.EPROTONOSUPPORT)
+    route_only = load_argument(2, branch(bpf.EQUAL, _NETLINK_ROUTE, ALLOW, refused))
     families = [
         (_AF_UNIX, ALLOW),
         (_AF_INET6, ALLOW),
-        (_AF_INET, ALLOW if "NET_RAW" in granted else _not_packet()),
-        (_AF_NETLINK, ALLOW if "NET_ADMIN" in granted else _route_only()),
+        (_AF_INET, ALLOW if "NET_RAW" in granted else not_packet),
+        (_AF_NETLINK, ALLOW if "NET_ADMIN" in granted else route_only),
     ]
     if "NET_RAW" in granted:
         families.append((_AF_PACKET, ALLOW))
     return load_argument(0, select(families, _EPERM))
-
-
-def _not_packet() -> Block:
-    # The kernel turns socket(AF_INET, SOCK_PACKET) into a packet socket.
-    return load_argument(1, masked(_SOCK_TYPE, branch(bpf.EQUAL, _SOCK_PACKET, _EPERM, ALLOW)))
-
-
-def _route_only() -> Block:
-    refused = fail(errno.EPROTONOSUPPORT)
-    return load_argument(2, branch(bpf.EQUAL, _NETLINK_ROUTE, ALLOW, refused))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import Any, Callable
+from typing import Any, Callable, Iterable
 
 from .names import MAX_ID, absolute_path
 from .quantities import UNLIMITED, integer, size
@@ -60,6 +60,11 @@ def _capability(option: str, value: Any) -> str:
         hint = "use a name from capabilities(7), such as NET_RAW"
         raise refusal(option, value, "is not a capability", hint=hint)
     return name
+
+
+def mask(capabilities: Iterable[str]) -> int:
+    """The capabilities as a bit mask."""
+    return sum(1 << CAPABILITIES.index(name) for name in capabilities)
 
 
 def ulimits(option: str, value: Any) -> tuple[Ulimit, ...]:
@@ -132,15 +137,11 @@ def _tmpfs(option: str, value: Any) -> Tmpfs:
         elif equals and key in _SETTINGS and key not in data:
             data[key] = _SETTINGS[key](option, setting)
         else:
-            raise _unknown_word(option, word)
+            known = ", ".join([*(f"{key}=" for key in _SETTINGS), *sorted(_FLAGS)])
+            raise refusal(option, word, "is unknown or given twice", hint=f"use {known}")
     if {"exec", "noexec"} <= flags:
         raise refusal(option, value, "has both exec and noexec", hint="keep one of them")
     return Tmpfs(place, **data, executable="exec" in flags)
-
-
-def _unknown_word(option: str, word: str) -> Exception:
-    known = ", ".join([f"{key}=" for key in _SETTINGS] + sorted(_FLAGS))
-    return refusal(option, word, "is unknown or given twice", hint=f"use {known}")
 
 
 def _mode(option: str, value: Any) -> int:

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 from sandlot.errors import SpecError, StateError
-from sandlot.security import capabilities
-from sandlot.spec import OPTIONS, Spec, TimeOffset, normalise, normalise_all
+from sandlot.spec import OPTIONS, Spec, TimeOffset, confinement, normalise, normalise_all
 from sandlot.spec.confinement import CAPABILITIES
 from spec_cases import BASE, rows
 
@@ -233,7 +232,7 @@ def test_long_names_stay_apart() -> None:
 
 
 def test_capabilities_are_those_the_kernel_is_given() -> None:
-    assert capabilities.mask(CAPABILITIES) == (1 << 41) - 1
+    assert confinement.mask(CAPABILITIES) == (1 << 41) - 1
 
 
 ALPHABET = "ab09AZ/:.,-=_%+ \t\n\0\u0131\u00e9\u0661\u202e\ud800kmgtSIG[]{}'\"\\"
