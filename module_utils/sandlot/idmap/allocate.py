@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Iterable, Iterator, Mapping
+from typing import Iterable, Mapping
 
 from ..errors import ForeignError
-from .files import SIZE, IdFiles, IdRange, Line, conflict, owner
+from .files import SIZE, IdFiles, IdRange, Line, conflict, line_of, owner
 
 # The pool is a stretch that no other allocator hands out by default. systemd's UIDS-GIDS document
 # gives 61184-65519 to dynamic services, 524288-1879048191 to systemd-nspawn and 2147352576-
@@ -41,7 +41,7 @@ def allocate(
     for name, ids in reserved.items():
         if name in gone:
             continue
-        line = _recorded(name, ids)
+        line = line_of(name, ids, f"the record of sandbox {name!r},")
         _check_same(known.setdefault(name, line), line)
     _check_overlaps(files, known)
     missing = [name for name in names if name not in known]
@@ -59,11 +59,6 @@ def _known(files: IdFiles, leaving: set[str]) -> dict[str, Line]:
                 _check_line(line)
                 _check_same(known.setdefault(line.name, line), line)
     return known
-
-
-def _recorded(name: str, ids: IdRange) -> Line:
-    raw = f"{owner(name)}:{ids.start}:{ids.size}".encode()
-    return Line(f"the record of sandbox {name!r},", 1, raw, owner(name), ids)
 
 
 def _check_line(line: Line) -> None:
@@ -86,20 +81,15 @@ def _check_same(first: Line, line: Line) -> None:
 def _check_overlaps(files: IdFiles, known: dict[str, Line]) -> None:
     ours = [(line, True) for line in known.values()]
     lines = ours + [(line, False) for line in files.foreign()]
+    spans = [(line.ids.start, line.ids.last, line, mine) for line, mine in lines if line.ids]
     furthest: dict[bool, Line | None] = {True: None, False: None}
-    for start, last, line, is_ours in sorted(_spans(lines), key=lambda span: span[:2]):
+    for start, last, line, is_ours in sorted(spans, key=lambda span: span[:2]):
         for other_is_ours, other in furthest.items():
             if other and other.ids and other.ids.last >= start and (is_ours or other_is_ours):
                 raise conflict(*((line, other) if is_ours else (other, line)))
         current = furthest[is_ours]
         if current is None or current.ids is None or current.ids.last < last:
             furthest[is_ours] = line
-
-
-def _spans(lines: Iterable[tuple[Line, bool]]) -> Iterator[tuple[int, int, Line, bool]]:
-    for line, is_ours in lines:
-        if line.ids is not None:
-            yield line.ids.start, line.ids.last, line, is_ours
 
 
 def available(files: IdFiles) -> int:

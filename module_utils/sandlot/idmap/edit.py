@@ -15,7 +15,7 @@ from ..errors import ForeignError, HostError
 from ..plan import Operation
 from ..site import Site
 from . import created, lockfile
-from .files import IdFile, IdFiles, IdRange, Line, conflict, owner, parse, read
+from .files import IdFile, IdFiles, IdRange, Line, conflict, line_of, owner, parse, read
 
 _SHOWN = 8
 _ATTRIBUTES = {"security.selinux", "system.posix_acl_access"}
@@ -100,13 +100,17 @@ def _apply(site: Site, path: str, add: Mapping[str, IdRange], drop: Iterable[str
 
 def _edit(site: Site, path: str, add: Mapping[str, IdRange], replaced: set[str]) -> None:
     target = os.path.realpath(path)
-    _sweep(path, target)
+    for leftover in lockfile.stale_files(path, target):
+        # FILE.lock names this process now.
+        if leftover != f"{path}.lock":
+            store.unlink(leftover)
     content = read(target)
     lines = list(parse(path, content or b""))
     added = b"".join(_line(name, ids, lines) for name, ids in add.items())
     edited = _insert(b"".join(each.raw for each in lines if each.name not in replaced), added)
     if not edited and created.recorded(site, path):
-        _remove(site, path, target)
+        store.unlink(target)
+        created.forget(site, path)
     elif edited != (content or b""):
         if content is None:
             created.record(site, path)
@@ -114,12 +118,11 @@ def _edit(site: Site, path: str, add: Mapping[str, IdRange], replaced: set[str])
 
 
 def _line(name: str, ids: IdRange, lines: Iterable[Line]) -> bytes:
-    raw = f"{owner(name)}:{ids.start}:{ids.size}\n".encode()
-    ours = Line("the new line", 1, raw, owner(name), ids)
+    ours = line_of(name, ids, "the new line")
     for line in lines:
         if line.name != name and line.ids and line.ids.overlaps(ids):
             raise conflict(ours, line)
-    return raw
+    return ours.raw
 
 
 def _insert(content: bytes, added: bytes) -> bytes:
@@ -128,38 +131,22 @@ def _insert(content: bytes, added: bytes) -> bytes:
     return content[:end] + added + content[end:]
 
 
-def _sweep(path: str, target: str) -> None:
-    for leftover in lockfile.stale_files(path, target):
-        # FILE.lock names this process now.
-        if leftover != f"{path}.lock":
-            store.unlink(leftover)
-
-
-def _remove(site: Site, path: str, target: str) -> None:
-    store.unlink(target)
-    created.forget(site, path)
-
-
 def _replace(target: str, content: bytes) -> None:
     """Rename a complete file into place, with the mode, owner and attributes of the old one."""
     new = lockfile.temporary(target)
     store.unlink(new)
     try:
-        _write(new, target, content)
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as handle:
+            handle.write(content)
+            handle.flush()
+            _copy_attributes(target, fd)
+            os.fsync(fd)
         os.rename(new, target)
     except OSError:
         store.unlink(new)
         raise
     store.sync_directory(os.path.dirname(target))
-
-
-def _write(new: str, target: str, content: bytes) -> None:
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(fd, "wb") as handle:
-        handle.write(content)
-        handle.flush()
-        _copy_attributes(target, fd)
-        os.fsync(fd)
 
 
 def _copy_attributes(target: str, fd: int) -> None:

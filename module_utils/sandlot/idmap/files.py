@@ -98,6 +98,12 @@ def owner(name: str) -> str:
     return PREFIX + sandbox_name("name", name)
 
 
+def line_of(name: str, ids: IdRange, place: str) -> Line:
+    """The line of a sandbox, which need not be in a file."""
+    raw = f"{owner(name)}:{ids.start}:{ids.size}\n".encode()
+    return Line(place, 1, raw, owner(name), ids)
+
+
 def observe(site: Site) -> IdFiles:
     return IdFiles(
         uid=_id_file(site, site.subuid),

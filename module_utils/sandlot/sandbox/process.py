@@ -29,13 +29,18 @@ class Process:
 def process(record: Record) -> Process:
     """SpecError when neither spec nor image names anything to run."""
     spec, config = record.spec, record.image.config
+    ours = {"PATH": PATH, "HOME": "/root", "HOSTNAME": spec.hostname}
+    check = spec.healthcheck
+    if check is None and config.get("healthcheck"):
+        check = parse_healthcheck("healthcheck", config["healthcheck"])
     return Process(
         argv=_argv(spec, config),
-        env=_environment(spec, config),
+        env={**ours, **config.get("env", {}), **dict(spec.env)},
         working_dir=spec.working_dir or config.get("working_dir") or "/",
         user=spec.user or config.get("user") or "0",
-        stop_signal=_stop_signal(spec, config),
-        healthcheck=_healthcheck(spec, config),
+        stop_signal=spec.stop_signal
+        or signal_number("stop_signal", config.get("stop_signal") or int(signal.SIGTERM)),
+        healthcheck=None if check is None or check.disabled else check,
     )
 
 
@@ -52,26 +57,6 @@ def _argv(spec: Spec, config: Mapping[str, Any]) -> Tuple[str, ...]:
             "command", [], f"leaves sandbox {spec.name} nothing to run", hint="give it a command"
         )
     return entrypoint + command
-
-
-def _environment(spec: Spec, config: Mapping[str, Any]) -> Dict[str, str]:
-    ours = {"PATH": PATH, "HOME": "/root", "HOSTNAME": spec.hostname}
-    return {**ours, **config.get("env", {}), **dict(spec.env)}
-
-
-def _stop_signal(spec: Spec, config: Mapping[str, Any]) -> int:
-    if spec.stop_signal is not None:
-        return spec.stop_signal
-    given = config.get("stop_signal")
-    return int(signal_number("stop_signal", given)) if given else int(signal.SIGTERM)
-
-
-def _healthcheck(spec: Spec, config: Mapping[str, Any]) -> Healthcheck | None:
-    given = config.get("healthcheck")
-    found = spec.healthcheck
-    if found is None and given:
-        found = parse_healthcheck("healthcheck", given)
-    return None if found is None or found.disabled else found
 
 
 def for_init(check: Healthcheck) -> Dict[str, Any]:
