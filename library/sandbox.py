@@ -59,16 +59,16 @@ options:
     type: bool
   recreate:
     description:
-      - Whether to make the sandbox anew even if nothing about it changed.
+      - Whether to make the sandbox again even if nothing about it changed.
       - Its writable layer is lost; name, addresses and ids stay.
-      - It is prepared beside the old one. Unless it starts and becomes healthy, the old
-        one is started again, and the module fails.
+      - The new one is prepared while the old one runs. Unless it starts and becomes healthy,
+        the old one is started again, and the module fails.
       - Defaults to V(false).
     type: bool
   command:
     description:
-      - What to run, appended to O(entrypoint). Without both, those of the image are used;
-        a sandbox needs one of them.
+      - Command to run, appended to O(entrypoint). Without both, those of the image are
+        used; a sandbox needs one of them.
       - A list of arguments, or a string that is split into words as a shell does; no shell
         runs and nothing is expanded.
     type: raw
@@ -89,7 +89,7 @@ options:
     type: str
   user:
     description:
-      - Who the workload runs as in the sandbox, as V(USER) or V(USER:GROUP).
+      - User of the workload in the sandbox, as V(USER) or V(USER:GROUP).
       - Each is a name from the image or an id from 0 to 65535; quote ids with a colon.
       - Without it, that of the image, else V(0).
     type: str
@@ -112,8 +112,8 @@ options:
     type: bool
   network_mode:
     description:
-      - Whose network the sandbox has. V(bridge) is its own, attached to O(networks). V(none)
-        is its own with a loopback interface only.
+      - Network namespace of the sandbox. V(bridge) is its own, attached to O(networks).
+        V(none) is its own with a loopback interface only.
       - V(container:NAME) shares that of another sandbox, which has to have its own.
       - V(ns:PATH) joins the network namespace pinned at a path, such as one of C(ip netns
         add). V(host) joins the host's and needs O(allow_host_network).
@@ -323,8 +323,8 @@ options:
       - How init finds out whether the workload does its work. It needs exactly one of
         O(healthcheck.test),
         O(healthcheck.tcp) and O(healthcheck.http).
-      - 'Until it succeeds for the first time it is made more often: after 0.1 seconds,
-        then with doubling pauses up to the interval.'
+      - 'Until it succeeds for the first time it runs more often: after 0.1 seconds, then
+        with doubling pauses up to the interval.'
       - Without it, that of the image, if it brings one.
     type: dict
     suboptions:
@@ -368,7 +368,7 @@ options:
         type: str
       action:
         description:
-          - What is done when the sandbox becomes unhealthy.
+          - Action when the sandbox becomes unhealthy.
           - V(restart) ends the workload as a stop does and starts it again after a back-off,
             whatever O(restart_policy) is.
           - Defaults to V(none).
@@ -387,8 +387,8 @@ options:
         when the host boots and shuts down.
       - Each is a name, or a mapping with C(name) and C(condition). With V(started), the
         default, it has to run. With V(healthy), its healthcheck has to succeed first.
-      - While one of them does not, this one is not started and fails with the reason. What
-        this one depends on can't be removed.
+      - While one of them does not, this one is not started and fails with the reason. They
+        can't be removed before this one.
       - A restart of one of them does not restart this one.
     type: list
     elements: raw

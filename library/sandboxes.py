@@ -422,16 +422,16 @@ options:
         type: bool
       recreate:
         description:
-          - Whether to make the sandbox anew even if nothing about it changed.
+          - Whether to make the sandbox again even if nothing about it changed.
           - Its writable layer is lost; name, addresses and ids stay.
-          - It is prepared beside the old one. Unless it starts and becomes healthy, the
-            old one is started again, and the module fails.
+          - The new one is prepared while the old one runs. Unless it starts and becomes
+            healthy, the old one is started again, and the module fails.
           - Defaults to V(false).
         type: bool
       command:
         description:
-          - What to run, appended to O(sandboxes[].entrypoint). Without both, those of the
-            image are used; a sandbox needs one of them.
+          - Command to run, appended to O(sandboxes[].entrypoint). Without both, those of
+            the image are used; a sandbox needs one of them.
           - A list of arguments, or a string that is split into words as a shell does; no
             shell runs and nothing is expanded.
         type: raw
@@ -453,7 +453,7 @@ options:
         type: str
       user:
         description:
-          - Who the workload runs as in the sandbox, as V(USER) or V(USER:GROUP).
+          - User of the workload in the sandbox, as V(USER) or V(USER:GROUP).
           - Each is a name from the image or an id from 0 to 65535; quote ids with a colon.
           - Without it, that of the image, else V(0).
         type: str
@@ -477,7 +477,7 @@ options:
         type: bool
       network_mode:
         description:
-          - Whose network the sandbox has. V(bridge) is its own, attached to
+          - Network namespace of the sandbox. V(bridge) is its own, attached to
             O(sandboxes[].networks).
             V(none) is its own with a loopback interface only.
           - V(container:NAME) shares that of another sandbox, which has to have its own.
@@ -691,7 +691,7 @@ options:
           - How init finds out whether the workload does its work. It needs exactly one
             of O(sandboxes[].healthcheck.test), O(sandboxes[].healthcheck.tcp) and
             O(sandboxes[].healthcheck.http).
-          - 'Until it succeeds for the first time it is made more often: after 0.1 seconds,
+          - 'Until it succeeds for the first time it runs more often: after 0.1 seconds,
             then with doubling pauses up to the interval.'
           - Without it, that of the image, if it brings one.
         type: dict
@@ -736,7 +736,7 @@ options:
             type: str
           action:
             description:
-              - What is done when the sandbox becomes unhealthy.
+              - Action when the sandbox becomes unhealthy.
               - V(restart) ends the workload as a stop does and starts it again after a
                 back-off, whatever O(sandboxes[].restart_policy) is.
               - Defaults to V(none).
@@ -757,7 +757,7 @@ options:
             the default, it has to run. With V(healthy), its healthcheck has to succeed
             first.
           - While one of them does not, this one is not started and fails with the reason.
-            What this one depends on can't be removed.
+            They can't be removed before this one.
           - A restart of one of them does not restart this one.
         type: list
         elements: raw

@@ -32,17 +32,13 @@ PYTHON = [
 # Offences of packages whose text is still to be rewritten. Numbers only go down, except when code
 # moves from one package to another.
 ALLOWED: dict[str, int] = {
-    "cgroups": 4,
     "cli": 9,
     "converge": 40,
     "host": 5,
-    "idmap": 2,
     "images": 9,
     "library": 25,
     "sandbox": 24,
-    "security": 5,
     "site": 3,
-    "spec": 20,
 }
 
 RULES = {

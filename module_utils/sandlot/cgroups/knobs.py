@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What a spec's limits are in the files of each version of cgroups.
+"""The limits of a spec as values of files, for each version of cgroups.
 
 Values are compared in the form the kernel shows them, with "unlimited" for both versions' ways to
 say it. An option that is not set stands for the kernel's default, so a withdrawn one is noticed.

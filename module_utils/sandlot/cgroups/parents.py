@@ -25,7 +25,7 @@ from .state import CgroupState
 
 _CONTROLLERS = frozenset(knob.controller for knob in VERSION_2)
 
-# What shows that a top-level cgroup of the host relies on a controller at its own level.
+# Another value shows that a top-level cgroup of the host relies on the controller.
 _UNUSED: Mapping[str, Mapping[str, str]] = {
     "cpu": {"cpu.max": "max 100000", "cpu.weight": "100"},
     "cpuset": {"cpuset.cpus": "", "cpuset.mems": ""},

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What the kernel holds now, and which limits this host can enforce at all."""
+"""Reads the limits in force, and refuses those that this host can't enforce."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What a sandbox uses now."""
+"""Memory, CPU time and processes that a sandbox uses now."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Which range each sandbox gets: the one its lines name, else the first free one of the pool."""
+"""Gives each sandbox a range: the one its lines name, else the first free one of the pool."""
 
 from __future__ import annotations
 

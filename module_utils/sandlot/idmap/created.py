@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Which id files did not exist before us, so that the host can be left as it was found."""
+"""Records the id files that sandlot made, so that teardown removes them."""
 
 from __future__ import annotations
 

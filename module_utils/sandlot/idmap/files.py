@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What the id files say: lines of /etc/subuid and /etc/subgid, ids of real users and groups."""
+"""The id files: lines of /etc/subuid and /etc/subgid, ids of real users and groups."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def recorded(files: IdFiles) -> dict[str, IdRange]:
 
 
 def reserved(site: Site) -> dict[str, IdRange]:
-    """What the records of the sandboxes say, whatever became of the lines."""
+    """The ranges in the records of the sandboxes, whatever became of the lines."""
     found: dict[str, IdRange] = {}
     for name in names(site.sandboxes):
         ids = (store.read(site.sandbox(name).record) or {}).get("ids")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What a sandbox runs: its spec over the defaults that its image brings, as with docker run."""
+"""The workload of a sandbox: its spec over the defaults of its image, as with docker run."""
 
 from __future__ import annotations
 

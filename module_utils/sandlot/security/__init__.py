@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What a sandbox may ask of the kernel: capabilities, the seccomp filter, kernel paths."""
+"""Confinement: the seccomp filter, kernel paths that are masked, and the list of relaxations."""
 
 from .grants_audit import relaxed
 from .kernel_paths import MASKED, READONLY

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The ledger of relaxations: what a spec loosened, as the fact `relaxed`."""
+"""The fact `relaxed`: each relaxation of the default confinement that a spec asks for."""
 
 from __future__ import annotations
 

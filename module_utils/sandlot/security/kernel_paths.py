@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 # Firmware, hardware, kernel memory, kernel logs and addresses, keys and timers of other tenants,
-# and counters of interrupts and energy, which leak what a neighbour computes. What only the
-# host's root may read (slabinfo, kpagecount) needs no mask: a sandbox's root is not that one.
+# and counters of interrupts and energy, which leak what a neighbour computes. Files of the host's
+# root alone (slabinfo, kpagecount) need no mask: a sandbox's root is another user.
 MASKED: tuple[str, ...] = (
     "/proc/acpi",
     "/proc/asound",

@@ -73,7 +73,7 @@ def program(
 
 
 def _ranges(architecture: Architecture, granted: frozenset[str]) -> list[Tuple[int, Block]]:
-    """What happens to each number, as the first numbers of runs with the same outcome."""
+    """The first number of each run of numbers with the same outcome, and that outcome."""
     ranges: list[Tuple[int, Block]] = []
     for number, outcome in _outcomes(architecture, granted):
         if not ranges or ranges[-1][1] != outcome:

@@ -119,7 +119,7 @@ _AARCH64: Tuple[_Run, ...] = (
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a filter has to know of a machine; ``audit`` is its AUDIT_ARCH_ value."""
+    """The calls of a machine; ``audit`` is its AUDIT_ARCH_ value."""
 
     machine: str
     audit: int

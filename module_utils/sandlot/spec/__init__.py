@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What a sandbox is to be: the option table, validation, the normalised spec, comparison."""
+"""The desired sandbox: the option table, validation, the normalised spec, comparison."""
 
 from __future__ import annotations
 

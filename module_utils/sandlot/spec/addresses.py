@@ -137,7 +137,7 @@ def subnet6(option: str, value: Any) -> ipaddress.IPv6Network:
 
 
 def _check_room(option: str, value: Any, bits: int) -> None:
-    """The network itself, the gateway and one sandbox; IPv4 has a broadcast address besides."""
+    """The network itself, the gateway and one sandbox; IPv4 also has a broadcast address."""
     if bits < 2:
         raise refusal(option, value, "has no room for a sandbox", hint="use a larger range")
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What a sandbox may do: capabilities, resource limits, sysctls, tmpfs mounts."""
+"""Confinement of a sandbox: capabilities, resource limits, sysctls, tmpfs mounts."""
 
 from __future__ import annotations
 

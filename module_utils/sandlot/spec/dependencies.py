@@ -20,7 +20,7 @@ FIELDS = (
         "condition",
         "str",
         partial(choice, choices=CONDITIONS),
-        ["What it has to be."],
+        ["The state that it has to reach first."],
         default=STARTED,
         choices=CONDITIONS,
     ),

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What differs between two specs, per option and with what it costs."""
+"""The differences between two specs, per option and with their cost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Difference:
 
 
 def change_of(option: str) -> Change | None:
-    """What changing the option costs a running sandbox; None for an action."""
+    """The cost of changing the option of a running sandbox; None for an action."""
     return BY_NAME[option].change
 
 

@@ -37,8 +37,8 @@ _PORTS = re.compile(r"[0-9]{1,5}(?:-[0-9]{1,5})?(?:,[0-9]{1,5}(?:-[0-9]{1,5})?)*
 _BRACKETED = re.compile(r"\[(?P<to>[^\]]*)\](?::(?P<ports>.*))?", re.S)
 
 
-# Link-local addresses and well-known ones of cloud metadata services, which nobody reaches who
-# does not list them by address, whatever else a list holds.
+# Link-local addresses and well-known ones of cloud metadata services: a sandbox reaches them only
+# when a list names them by address.
 METADATA4 = ("100.100.100.200", "169.254.0.0/16")
 # The last two are the same as a NAT64 gateway would reach them (RFC 6052).
 METADATA6 = (
@@ -194,7 +194,7 @@ def _transport(option: str, fields: Mapping[str, Any]) -> tuple[str | None, Port
 
 def _ports(option: str, value: Any, text: str, hint: str) -> Ports:
     if not _PORTS.fullmatch(text):
-        raise refusal(option, value, "has ports that are none", hint=hint)
+        raise refusal(option, value, "has an invalid port", hint=hint)
     ranges = []
     for part in text.split(","):
         first, _, last = part.partition("-")
@@ -207,7 +207,7 @@ def _ports(option: str, value: Any, text: str, hint: str) -> Ports:
 
 
 def merged(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """The same numbers in as few ranges as can be, in order."""
+    """As few ranges as can hold these numbers, in order."""
     found: list[tuple[int, int]] = []
     for first, last in sorted(ranges):
         if found and first <= found[-1][1] + 1:

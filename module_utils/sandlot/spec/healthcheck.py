@@ -75,7 +75,7 @@ def parse(option: str, value: Any, *, fields: Sequence[Option]) -> Healthcheck:
 
 
 def dump(check: Healthcheck | None, *, fields: Sequence[Option]) -> dict[str, Any] | None:
-    """What is not at its default."""
+    """The suboptions that are not at their default."""
     if check is None:
         return None
     usual = {row.name: row.value(None) for row in fields}

@@ -3,7 +3,7 @@
 """Plain values of every option: strings, flags, choices, containers; each refusal is a SpecError.
 
 A parser takes the option's path ("networks[0].name") and the raw value, and returns the normalised
-one. What `dump` makes of a normalised value is valid input again, so a stored spec is read back by
+one. A dumped value is valid input again, so a stored spec is read back by
 the same parsers.
 """
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What structured options are normalised to; all hashable, each `str` in the user's notation."""
+"""Values of structured options; all hashable, each `str` in the user's notation."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class PublishedPort:
 
 @dataclass(frozen=True)
 class Tmpfs:
-    """A tmpfs in the sandbox; an option that is None is the kernel's."""
+    """A tmpfs in the sandbox; None leaves an option to the kernel."""
 
     path: str
     size: int | None = None

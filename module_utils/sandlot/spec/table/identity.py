@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Options of what a sandbox is: its name, image and state."""
+"""Options of identity: name, image and state."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ OPTIONS = (
         "bool",
         text.flag,
         [
-            "Whether to make the sandbox anew even if nothing about it changed.",
+            "Whether to make the sandbox again even if nothing about it changed.",
             "Its writable layer is lost; name, addresses and ids stay.",
-            "It is prepared beside the old one. Unless it starts and becomes healthy, the old one "
-            "is started again, and the module fails.",
+            "The new one is prepared while the old one runs. Unless it starts and becomes "
+            "healthy, the old one is started again, and the module fails.",
         ],
         reaches={Reach.CONVERGE},
         default=False,

@@ -116,7 +116,7 @@ OPTIONS = (
         "str",
         netmode.network_mode,
         [
-            "Whose network the sandbox has. V(bridge) is its own, attached to O(networks). "
+            "Network namespace of the sandbox. V(bridge) is its own, attached to O(networks). "
             "V(none) is its own with a loopback interface only.",
             "V(container:NAME) shares that of another sandbox, which has to have its own.",
             "V(ns:PATH) joins the network namespace pinned at a path, such as one of "

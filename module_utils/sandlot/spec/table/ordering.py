@@ -31,8 +31,8 @@ OPTIONS = (
             "when the host boots and shuts down.",
             "Each is a name, or a mapping with C(name) and C(condition). With V(started), the "
             "default, it has to run. With V(healthy), its healthcheck has to succeed first.",
-            "While one of them does not, this one is not started and fails with the reason. What "
-            "this one depends on can't be removed.",
+            "While one of them does not, this one is not started and fails with the reason. They "
+            "can't be removed before this one.",
             "A restart of one of them does not restart this one.",
         ],
         reaches={Reach.CONVERGE},

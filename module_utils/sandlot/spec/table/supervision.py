@@ -86,7 +86,7 @@ _HEALTH_FIELDS = (
         "str",
         partial(text.choice, choices=healthcheck.ACTIONS),
         [
-            "What is done when the sandbox becomes unhealthy.",
+            "Action when the sandbox becomes unhealthy.",
             "V(restart) ends the workload as a stop does and starts it again after a back-off, "
             "whatever O(restart_policy) is.",
         ],
@@ -177,7 +177,7 @@ OPTIONS = (
         [
             "How init finds out whether the workload does its work. It needs exactly one of "
             "O(healthcheck.test), O(healthcheck.tcp) and O(healthcheck.http).",
-            "Until it succeeds for the first time it is made more often: after 0.1 seconds, then "
+            "Until it succeeds for the first time it runs more often: after 0.1 seconds, then "
             "with doubling pauses up to the interval.",
             "Without it, that of the image, if it brings one.",
         ],

@@ -16,7 +16,7 @@ OPTIONS = (
         "raw",
         names.command,
         [
-            "What to run, appended to O(entrypoint). Without both, those of the image are used; "
+            "Command to run, appended to O(entrypoint). Without both, those of the image are used; "
             "a sandbox needs one of them.",
             "A list of arguments, or a string that is split into words as a shell does; "
             "no shell runs and nothing is expanded.",
@@ -71,7 +71,7 @@ OPTIONS = (
         "str",
         names.user,
         [
-            "Who the workload runs as in the sandbox, as V(USER) or V(USER:GROUP).",
+            "User of the workload in the sandbox, as V(USER) or V(USER:GROUP).",
             "Each is a name from the image or an id from 0 to 65535; quote ids with a colon.",
             "Without it, that of the image, else V(0).",
         ],
