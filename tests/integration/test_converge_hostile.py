@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from converge_fixtures import Deployment, eventually, needs_root, sandbox
 from sandlot.cli import execute
-from sandlot.converge import planner
+from sandlot.converge import phases
 from sandlot.errors import LaunchError
 from sandlot.launcher.client import Launcher
 from sandlot.sandbox import layers, live, runtime
@@ -65,7 +65,7 @@ def test_a_rebuild_is_not_overtaken_by_a_revival(
 
     monkeypatch.setattr(layers, "make", make_late)
     if not stopped_first:
-        monkeypatch.setattr(planner, "_may_revive", lambda decision, seen: False)
+        monkeypatch.setattr(phases, "_may_revive", lambda decision, seen: False)
     crash(host, "a", "control")
     assert not host.run(specs[0], recreate=True).failed
     assert execute.execute(host.paths, "a", ["sh", "-c", "echo 1 >/root/mark"]) in (0, 1)
