@@ -288,12 +288,10 @@ class Device(RootOperation):
             raise LaunchError(f"/dev/{self.name} on the host is not device {major}:{minor}")
 
     def apply(self, root: int) -> None:
-        dev = rootfs.directory(root, "dev")
-        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-        node = os.open(self.name, flags, 0o666, dir_fd=dev)
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+        node = mounts.openat2(root, f"dev/{self.name}", flags, rootfs.STRICT, 0o666)
         mounts.attach(self.mount, target_fd=node)
         os.close(node)
-        os.close(dev)
 
     def command(self) -> List[str]:
         path = _below(f"dev/{self.name}")
@@ -308,7 +306,7 @@ class Link(RootOperation):
         self.target = target
 
     def apply(self, root: int) -> None:
-        dev = rootfs.directory(root, "dev")
+        dev = mounts.openat2(root, "dev", os.O_PATH | os.O_DIRECTORY, rootfs.STRICT)
         os.symlink(self.target, self.name, dir_fd=dev)
         os.close(dev)
 
