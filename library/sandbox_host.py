@@ -149,12 +149,12 @@ from ansible.module_utils.basic import AnsibleModule
 
 # Ansible sends what is imported by name: these are the roots of all that has to be on a host.
 from ..module_utils.sandlot import converge, shell
-from ..module_utils.sandlot.cli import verbs
+from ..module_utils.sandlot.cli import main as command
 from ..module_utils.sandlot.host import doctor, facts, install
 from ..module_utils.sandlot.launcher import zygote
 from ..module_utils.sandlot.site import Site
 
-ROOTS = (converge, verbs, zygote)
+ROOTS = (converge, command, zygote)
 ARGUMENTS = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "image_sources": {"type": "list", "elements": "str", "default": []},

@@ -17,6 +17,23 @@ from ..site import Site
 from . import output
 from .verbs import VERBS
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    # Ansible sends what is imported by name, also in a branch that never runs.
+    from . import (  # noqa: F401
+        completion,
+        doctor,
+        execute,
+        explain,
+        images,
+        inspection,
+        lifecycle,
+        listing,
+        logs,
+        manual,
+        service,
+    )
+
 FAILURE = 1
 # For exec, so that it is told from the command's own codes (as with podman and docker).
 EXEC_FAILURE = 125

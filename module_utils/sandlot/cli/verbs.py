@@ -13,21 +13,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Tuple
 
-    # Ansible sends what is imported by name, also in a branch that never runs.
-    from . import (  # noqa: F401
-        completion,
-        doctor,
-        execute,
-        explain,
-        images,
-        inspection,
-        lifecycle,
-        listing,
-        logs,
-        manual,
-        service,
-    )
-
 SHELLS = ("bash", "zsh", "fish")
 
 
