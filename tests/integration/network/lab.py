@@ -22,8 +22,10 @@ from sandlot import network
 from sandlot.errors import SandlotError
 from sandlot.kernel import netlink
 from sandlot.kernel.namespaces import CLONE_NEWNET, setns
+from sandlot.network import SandboxPolicy
 from sandlot.plan import apply_all, descriptions
 from sandlot.site import Site
+from sandlot.spec import grants
 from sandlot.spec.values import Attachment, PublishedPort
 
 HOST_LAN = "192.0.2.2"
@@ -243,6 +245,11 @@ class Lab:
         text = "".join(run(self.host, *command) for command in commands)
         volatile = ("_lft", "mtu_expires")
         return [line for line in text.splitlines() if not any(word in line for word in volatile)]
+
+
+def own_lists(**lists):
+    """What a sandbox has of its own, as it is written in a playbook."""
+    return SandboxPolicy(**{name: getattr(grants, name)(name, lists[name]) for name in lists})
 
 
 def _applied(operations):

@@ -8,8 +8,7 @@ import contextlib
 import socket
 
 import pytest
-from lab import HOST_LAN, PEER_LAN, ask, call, run
-from sandlot.network import SandboxPolicy
+from lab import HOST_LAN, PEER_LAN, ask, call, own_lists, run
 from sandlot.network.bridge import policy_rules
 
 FLOOD = 3000
@@ -76,7 +75,7 @@ def test_runs_do_not_start_the_count_anew(limited):
     assert any(ask(limited.peer, HOST_LAN, 8080) == PEER_LAN for _ in range(5))
     flood(limited, 20000)
     assert connections(limited) < LIMIT + SPARE
-    limited.policies["attacker"] = SandboxPolicy(egress=("0.0.0.0/0",))
+    limited.policies["attacker"] = own_lists(egress=["0.0.0.0/0"])
     limited.converge()
     flood(limited, 30000)
     assert connections(limited) > LIMIT + SPARE, "a new list is a new chain: the rules are replaced"

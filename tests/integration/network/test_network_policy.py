@@ -21,6 +21,7 @@ from lab import (
     frames,
     inject,
     ip,
+    own_lists,
     pings,
     reached,
     run,
@@ -29,7 +30,6 @@ from lab import (
 from sandlot.errors import SpecError
 from sandlot.kernel import netlink
 from sandlot.kernel.namespaces import CLONE_NEWNET, setns
-from sandlot.network import SandboxPolicy
 
 GATEWAY = "10.77.0.1"
 OTHER = "192.0.2.10"
@@ -128,11 +128,11 @@ def test_egress_with_bridge_netfilter(tenant, bridge_nf):
 
 
 def test_a_sandboxes_own_list_replaces_that_of_its_network(tenant):
-    tenant.policies["tenant"] = SandboxPolicy(egress=(f"{OTHER}:7000/tcp",))
+    tenant.policies["tenant"] = own_lists(egress=[f"{OTHER}:7000/tcp"])
     converge(tenant, egress=[])
     check_reach(tenant, {(OTHER, 7000, "tcp")})
     check_reach(tenant, set(), "neighbour")
-    tenant.policies["tenant"] = SandboxPolicy(egress=())
+    tenant.policies["tenant"] = own_lists(egress=[])
     converge(tenant)
     check_reach(tenant, set())
     check_reach(tenant, EVERYTHING, "neighbour")
@@ -143,7 +143,7 @@ def test_a_sandboxes_own_list_replaces_that_of_its_network(tenant):
 
 def test_not_by_way_of_a_neighbour(tenant, bridge_nf):
     """One that has more and forwards packets; a proxy in it would work, being its own traffic."""
-    tenant.policies["neighbour"] = SandboxPolicy(egress=("0.0.0.0/0",))
+    tenant.policies["neighbour"] = own_lists(egress=["0.0.0.0/0"])
     converge(tenant, egress=[])
     run(tenant.pin("neighbour"), "sysctl", "-qw", "net.ipv4.ip_forward=1")
     way = ("route", "replace", f"{PEER_LAN}/32", "via", tenant.address("neighbour"))
@@ -232,11 +232,11 @@ def test_host_services(tenant, bridge_nf, listed):
 
 def test_host_services_of_one_sandbox(tenant):
     tenant.serve(tenant.host, 9100)
-    tenant.policies["tenant"] = SandboxPolicy(host_access=("9100/tcp",))
+    tenant.policies["tenant"] = own_lists(host_access=["9100/tcp"])
     converge(tenant)
     assert reaches(True, tenant.pin("tenant"), GATEWAY, 9100)
     assert not reaches(False, tenant.pin("neighbour"), GATEWAY, 9100)
-    tenant.policies["tenant"] = SandboxPolicy(host_access=())
+    tenant.policies["tenant"] = own_lists(host_access=[])
     converge(tenant, host_access=["9100"])
     assert not reaches(False, tenant.pin("tenant"), GATEWAY, 9100)
     assert reaches(True, tenant.pin("neighbour"), GATEWAY, 9100)

@@ -7,8 +7,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from lab import HOST_LAN6, PEER_LAN, PEER_LAN6, ask, ip, reached, run
-from sandlot.network import SandboxPolicy
+from lab import HOST_LAN6, PEER_LAN, PEER_LAN6, ask, ip, own_lists, reached, run
 
 DUAL = {"name": "default", "ipv6_subnet": "fd77::/64"}
 GATEWAY6 = "fd77::1"
@@ -70,7 +69,7 @@ def test_host_services(tenant):
         assert reaches(wanted, pin, GATEWAY6, 9100) == wanted
         assert not reaches(False, pin, HOST_LAN6, 9100)
         assert local is None or not reaches(False, pin, f"{local[1]}%eth0", 9100)
-    tenant.policies["neighbour"] = SandboxPolicy(host_access=("9100/tcp",))
+    tenant.policies["neighbour"] = own_lists(host_access=["9100/tcp"])
     converge(tenant)
     assert reaches(True, tenant.pin("neighbour"), GATEWAY6, 9100)
     assert not reaches(False, pin, GATEWAY6, 9100)
