@@ -38,7 +38,7 @@ options:
     default: present
   image_sources:
     description:
-      - What the host's images are made of, as the option C(source) of
+      - The sources of the host's images, as the option C(source) of
         M(sandlot.sandlot.sandbox_rootfs).
       - RV(missing_packages) then has what these sources need, too.
     type: list
@@ -113,7 +113,7 @@ nft:
   type: str
 service_manager:
   description:
-    - What starts the sandboxes after a boot, V(systemd), V(openrc), V(sysvinit) or V(none).
+    - Starts the sandboxes after a boot: V(systemd), V(openrc), V(sysvinit) or V(none).
   returned: always
   type: str
   sample: systemd
@@ -124,19 +124,19 @@ missing_packages:
   elements: str
   sample: [nftables]
 checks:
-  description: What C(sandlot doctor) says of the host.
+  description: The findings of C(sandlot doctor).
   returned: always
   type: list
   elements: dict
   contains:
-    name: {description: What was looked at., type: str}
+    name: {description: The subject., type: str}
     status: {description: V(ok) or V(warning) or V(failure)., type: str}
-    detail: {description: What was found., type: str}
-    remedy: {description: What to do about it., type: str}
+    detail: {description: The finding., type: str}
+    remedy: {description: The remedy., type: str}
   sample:
     - {name: cgroup controllers, status: ok, detail: "version 2: cpu io memory pids", remedy: ""}
 problems:
-  description: What is wrong with the host, each with C(what) and C(remedy).
+  description: Faults of the host, each with C(what) and C(remedy).
   returned: always
   type: list
   elements: dict

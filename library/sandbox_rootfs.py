@@ -203,7 +203,7 @@ options:
         type: str
       reference:
         description:
-          - What image, as V(REGISTRY/NAME:TAG), which may have V(docker://) before it and
+          - An image, as V(REGISTRY/NAME:TAG), optionally with V(docker://) before it and
             V(@sha256:DIGEST) at its end.
           - Or what lies on the managed host, V(oci:/DIRECTORY:TAG), V(oci-archive:/FILE:TAG),
             V(docker-archive:/FILE:NAME:TAG); what follows the path can be left out where

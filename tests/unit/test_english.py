@@ -32,19 +32,13 @@ PYTHON = [
 # Offences of packages whose text is still to be rewritten. Numbers only go down, except when code
 # moves from one package to another.
 ALLOWED: dict[str, int] = {
-    "cli": 9,
     "converge": 40,
-    "host": 5,
-    "images": 9,
-    "library": 25,
-    "sandbox": 24,
-    "site": 3,
 }
 
 RULES = {
     "a sentence that is a relative clause": re.compile(r"(What|Who|Whose|Whom)\b(?!.*\?$)", re.S),
     "a phrase to avoid": re.compile(
-        r".*?\b(that is none|that are none|of before|anew|besides)\b", re.S | re.I
+        r".*?\b(that (is|are) none|of before|[Aa]new|[Bb]esides)\b", re.S
     ),
     "a retired word": re.compile(
         r".*?\b(wish(es|ed)?|strays?|strayed|veil(s|ed)?|rehears\w+|takeover|hostview|ledger)\b",

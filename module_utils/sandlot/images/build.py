@@ -59,7 +59,7 @@ class Making:
         with self._explained(), progress.Progress(self.site, self.name) as report:
             workspace.prepare(self.site)
             build = None if self.spec.get("base") else of(self.spec).build
-            # What is not known yet is found by the attempt, whose error tells what is missing.
+            # With an unknown digest the attempt decides; its error names what is missing.
             if build and not is_made(self.site, self.wanted.base):
                 _tree(self.site, self.spec, self.wanted.base, build, report.update)
             if self.spec.setup and not is_made(self.site, self.wanted.digest):

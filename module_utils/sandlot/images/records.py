@@ -25,7 +25,7 @@ PIN = "@sha256:"
 
 
 class Use(NamedTuple):
-    """What one sandbox's record says it needs."""
+    """The needs of one sandbox, by its record."""
 
     sandbox: str
     image: str
@@ -96,7 +96,7 @@ def is_one_tree(site: Site, image: Image) -> bool:
 
 
 def about(site: Site, digest: str) -> Dict[str, Any]:
-    """What was found when a tree was made; {} for one that is not there."""
+    """Warnings and the like from the build of a tree; {} for a missing tree."""
     return store.read(f"{workspace.tree(site, digest)}/about.json") or {} if digest else {}
 
 
@@ -109,7 +109,7 @@ def facts(site: Site, image: Image) -> Dict[str, Any]:
 
 
 def uses(site: Site) -> List[Use]:
-    """What the records of the sandboxes refer to."""
+    """The needs of all sandboxes, by their records."""
     found = []
     for sandbox in files.names(site.sandboxes):
         record = store.read(site.sandbox(sandbox).record) or {}

@@ -50,7 +50,7 @@ class ImagePlan:
     prune: bool = False
 
     def as_made(self) -> ImagePlan:
-        """The same once the trees are made."""
+        """This plan once its trees are made."""
         made = {making.name: making.as_made() for making in self.makings}
         return replace(self, wanted={**self.wanted, **made})
 
@@ -168,7 +168,7 @@ def _wanted(site: Site, spec: ImageSpec, known: Image | None, others: Mapping[st
 
 
 def _below(site: Site, spec: ImageSpec, known: Image | None, others: Mapping[str, Image]) -> Image:
-    """What the source makes, or the image that the spec names as its base.
+    """The image that the source makes, or the one that the spec names as its base.
 
     Facts of the last build are kept, so that a check can show them.
     """

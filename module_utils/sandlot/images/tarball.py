@@ -86,7 +86,7 @@ def _unpacking(job: Job, fd: int) -> None:
 
 @contextlib.contextmanager
 def _downloaded(job: Job, limit: int) -> Iterator[int]:
-    """The verified archive. What has arrived outlives a lost connection and a killed run."""
+    """The verified archive. Its first part survives a lost connection and a killed run."""
     workspace.private_directory(job.kept)
     what = f"image {job.spec.name!r}"
     arrived = Download(job.kept, job.spec.get("url"), limit=limit, what=what, report=job.report)

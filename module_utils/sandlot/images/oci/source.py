@@ -101,7 +101,7 @@ def build(job: Job) -> Built:
 
 
 def _planned(job: Job) -> Tuple[Reference, Platform, int]:
-    """What to copy, for which platform, and its size if that can be told."""
+    """The image to copy, its platform, and its size if that is known."""
     found, want = _reference(job.spec), platforms.wanted(job.spec.get("platform"))
     if not found.is_remote:
         there = local.find(job.spec, found, want)
@@ -227,7 +227,7 @@ SOURCE = Source(
             "str",
             reference.normalised,
             [
-                "What image, as V(REGISTRY/NAME:TAG), which may have V(docker://) before it and "
+                "An image, as V(REGISTRY/NAME:TAG), optionally with V(docker://) before it and "
                 "V(@sha256:DIGEST) at its end.",
                 "Or what lies on the managed host, V(oci:/DIRECTORY:TAG), "
                 "V(oci-archive:/FILE:TAG), V(docker-archive:/FILE:NAME:TAG); what follows the "
