@@ -7,6 +7,7 @@ The files of all copies are the same inodes: a test that changes one replaces it
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -29,7 +30,17 @@ def linked(name: str, make: Callable[[Path], object], target: Path) -> None:
         directory = _top() / name
         make(directory)
         _made[name], _state[directory] = directory, _look(directory)
-    shutil.copytree(_made[name], target, symlinks=True, copy_function=os.link, dirs_exist_ok=True)
+    shutil.copytree(_made[name], target, symlinks=True, copy_function=_link, dirs_exist_ok=True)
+
+
+def _link(source: str, target: str) -> None:
+    """A copy for targets on a file system of their own."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copy2(source, target)
 
 
 def release(site: Site) -> None:
@@ -38,7 +49,9 @@ def release(site: Site) -> None:
     def make(directory: Path) -> None:
         payload.install(Site(str(directory)), payload.sources())
 
-    linked("release", make, Path(site.root))
+    # A host that has an engine is upgraded by the run that follows.
+    if not os.path.lexists(f"{site.lib}/{payload.PACKAGE}"):
+        linked("release", make, Path(site.root))
 
 
 def image(site: Site) -> None:

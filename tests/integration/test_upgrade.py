@@ -292,7 +292,7 @@ def test_the_launcher_is_killed_while_it_takes_over(
     older.present(root)
     older.converge(root, *SPECS)
     before = host.pid("a"), host.pid("b")
-    dying = "host.Launcher.upgrade = die"
+    dying = "install.Launcher.upgrade = die"
     with pytest.raises(AssertionError):
         same.run(root, KILLED.format(point=dying))
     pidfd = os.pidfd_open(launcher(host))

@@ -93,16 +93,18 @@ def install(site: Site, files: Mapping[str, bytes]) -> None:
             handle.write(content)
     for directory in {site.lib, *(os.path.dirname(f"{fresh}/{path}") for path in files)}:
         os.chmod(directory, 0o755)
-    # Later executions of modules look for bytecode here, too.
-    for interpreter in sorted({python(), sys.executable}):
-        program.check([interpreter, "-I", "-m", "compileall", "-q", fresh])
+    _compile(fresh)
     sync(fresh)  # a rename may reach the disk before the files it is about
     remove_tree(release)
     os.rename(fresh, release)
     _switch(f"{os.path.basename(release)}/{PACKAGE}", f"{site.lib}/{PACKAGE}")
-    for name in os.listdir(site.lib):
-        if name.startswith("release-") and name != os.path.basename(release):
-            remove_tree(f"{site.lib}/{name}")
+    _remove_others(site, os.path.basename(release))
+
+
+def _compile(directory: str) -> None:
+    """Bytecode for the runtime, and for later executions of modules, which look for it here."""
+    for interpreter in sorted({python(), sys.executable}):
+        program.check([interpreter, "-I", "-m", "compileall", "-q", directory])
 
 
 def _switch(target: str, link: str) -> None:
@@ -111,3 +113,9 @@ def _switch(target: str, link: str) -> None:
         os.unlink(temporary)
     os.symlink(target, temporary)
     os.rename(temporary, link)
+
+
+def _remove_others(site: Site, keep: str) -> None:
+    for name in os.listdir(site.lib):
+        if name.startswith("release-") and name != keep:
+            remove_tree(f"{site.lib}/{name}")
