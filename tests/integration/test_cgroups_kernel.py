@@ -19,10 +19,10 @@ from sandlot.errors import ForeignError, HostError, SandlotError
 from sandlot.kernel import namespaces
 from sandlot.plan import apply_all, descriptions
 from sandlot.site import Site
-from sandlot.spec import Spec
+from sandlot.spec import Spec, stored
 
 MIB = 1 << 20
-FREE = Spec.from_json({"name": "a", "pids_limit": -1})
+FREE = stored.from_json({"name": "a", "pids_limit": -1})
 LAYOUT = cgroups.detect()
 UNIFIED = tuple(h for h in LAYOUT.hierarchies if h.unified)
 VERSION_1 = tuple(h for h in LAYOUT.hierarchies if not h.unified)

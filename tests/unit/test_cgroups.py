@@ -16,10 +16,10 @@ from sandlot.errors import HostError, SandlotError, SpecError
 from sandlot.kernel import cpulist
 from sandlot.plan import apply_all, descriptions
 from sandlot.site import Site
-from sandlot.spec import Spec
+from sandlot.spec import Spec, stored
 
 MIB = 1 << 20
-FREE = Spec.from_json({"name": "a", "pids_limit": -1})
+FREE = stored.from_json({"name": "a", "pids_limit": -1})
 HOST = knobs.Host(frozenset(range(4)), frozenset({0}))
 
 

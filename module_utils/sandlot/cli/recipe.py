@@ -17,7 +17,7 @@ from ..network import Interface, Network
 from ..network.bridge.sysctls import IPV6_BY_US
 from ..network.common.model import default_routes
 from ..site import Site
-from ..spec import Spec
+from ..spec import Spec, stored
 from ..spec.confinement import CAPABILITIES
 from ..spec.netmode import HOST
 
@@ -76,7 +76,7 @@ _NETNS = 'nsenter --net="$scratch/ns/net"'
 _IPV6 = "/proc/sys/net/ipv6/conf/{}/disable_ipv6"
 # The shell stays until the root is in place; then the workload takes its place.
 _WAITING = 'echo ready; read -r go; cd "$0"; unset PWD OLDPWD; exec "$@" </dev/null 2>&1'
-_NO_LIMITS = Spec.from_json({"name": "none", "pids_limit": -1})
+_NO_LIMITS = stored.from_json({"name": "none", "pids_limit": -1})
 
 
 @dataclass(frozen=True)

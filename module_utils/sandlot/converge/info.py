@@ -10,6 +10,7 @@ from .. import cgroups
 from ..sandbox import facts, last_words, oom, record
 from ..sandbox.record import Records
 from ..site import Site
+from ..spec import stored
 from . import report
 
 Json = Dict[str, Any]
@@ -37,5 +38,5 @@ def _one(site: Site, name: str, records: Records, layout: cgroups.Layout) -> Jso
         "health_output": last_words.last_output(sandbox) if live["health"] else None,
         "oom_kills": oom.total(sandbox, usage.oom_kills),
         "last_log": last_words.last_log(sandbox),
-        "spec": known.spec.to_json(),
+        "spec": stored.to_json(known.spec),
     }

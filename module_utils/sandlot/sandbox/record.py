@@ -13,7 +13,7 @@ from ..errors import StateError
 from ..idmap import IdRange
 from ..network import Interface, SandboxPolicy
 from ..site import Site
-from ..spec import Spec
+from ..spec import Spec, stored
 from .names import recorded
 
 Json = Dict[str, Any]
@@ -65,8 +65,8 @@ class Record:
             "name": self.name,
             "phase": self.phase,
             "wanted": self.wanted,
-            "spec": _without_unset(self.spec.to_json()),
-            "digest": self.spec.digest(),
+            "spec": _without_unset(stored.to_json(self.spec)),
+            "digest": stored.digest(self.spec),
             "ids": {"uid": self.ids.start, "gid": self.ids.start, "size": self.ids.size},
             "image": self.image.to_json(),
             "interfaces": [interface.to_json() for interface in self.interfaces],
@@ -121,7 +121,7 @@ def _parse(data: Json) -> Record:
         name=name,
         phase=data["phase"],
         wanted=data["wanted"],
-        spec=Spec.from_json(data["spec"]),
+        spec=stored.from_json(data["spec"]),
         ids=IdRange(int(ids["uid"]), int(ids["size"])),
         image=ImageRef.from_json(data["image"]),
         interfaces=tuple(Interface.from_json(name, entry) for entry in data["interfaces"]),

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Dict, Iterable
 
 from ..plan import Change
-from .model import Spec, from_table
+from .model import Spec
 from .option import Option
 from .options import BY_NAME, STORED
+from .stored import from_table
 
 _COST = {Change.LIVE: 0, Change.RESTART: 1, Change.REBUILD: 2}
 

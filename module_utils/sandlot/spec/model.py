@@ -4,18 +4,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping
 
-from ..errors import SpecError, StateError
 from . import netmode
 from .grants import Grants
 from .healthcheck import Healthcheck
-from .names import Pairs, default_hostname
-from .option import read
-from .options import OPTIONS, STORED
+from .names import Pairs
 from .values import Attachment, Dependency, PublishedPort, TimeOffset, Tmpfs, Ulimit
 
 
@@ -86,35 +80,3 @@ class Spec:
     def network_pin(self) -> str:
         """The path of the network namespace it joins, "" for none."""
         return netmode.pin(self.network_mode)
-
-    def to_json(self) -> Dict[str, Any]:
-        """Every stored option, in a notation that is valid input again."""
-        rows = {option.name: (option, getattr(self, option.name)) for option in STORED}
-        return {
-            name: option.dump(value)
-            for name, (option, value) in rows.items()
-            if not option.later or value != option.value(None)
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Spec:
-        """A stored spec; options that its writer did not know yet have their defaults."""
-        try:
-            return from_table(data)
-        except SpecError as error:
-            hint = "deploy it again, with the version of sandlot that wrote it or a newer one"
-            raise StateError(f"stored spec is unusable: {error.message}", hint=hint) from error
-
-    def digest(self) -> str:
-        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
-
-
-def from_table(raw: Mapping[str, Any]) -> Spec:
-    """Each option by itself; what options ask of each other is the caller's to check."""
-    if raw.get("networks") is None and raw.get("network_mode") not in (None, netmode.BRIDGE):
-        raw = {**raw, "networks": []}
-    fields = read(OPTIONS, raw)
-    fields["image"] = fields["image"] or ""
-    fields["hostname"] = fields["hostname"] or default_hostname(fields["name"])
-    return Spec(**fields)

@@ -8,9 +8,10 @@ from typing import Any, Mapping, Sequence
 
 from ..errors import SpecError
 from . import netmode
-from .model import Spec, from_table
+from .model import Spec
 from .option import Reach, check, check_known
 from .options import NAMES, OPTIONS, reaching
+from .stored import from_table
 from .text import brief, mapping, refusal, sequence, unique
 
 _DEFAULT_NAMES = tuple(name for name in NAMES if name != "name")

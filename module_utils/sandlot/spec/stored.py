@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Specs as records keep them: JSON by the option table, and the digest of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Dict, Mapping
+
+from ..errors import SpecError, StateError
+from . import netmode
+from .model import Spec
+from .names import default_hostname
+from .option import read
+from .options import OPTIONS, STORED
+
+
+def to_json(spec: Spec) -> Dict[str, Any]:
+    """Every stored option, in a notation that is valid input again."""
+    rows = {option.name: (option, getattr(spec, option.name)) for option in STORED}
+    return {
+        name: option.dump(value)
+        for name, (option, value) in rows.items()
+        if not option.later or value != option.value(None)
+    }
+
+
+def from_json(data: Mapping[str, Any]) -> Spec:
+    """A stored spec; options that its writer did not know yet have their defaults."""
+    try:
+        return from_table(data)
+    except SpecError as error:
+        hint = "deploy it again, with the version of sandlot that wrote it or a newer one"
+        raise StateError(f"stored spec is unusable: {error.message}", hint=hint) from error
+
+
+def digest(spec: Spec) -> str:
+    """SHA-256 of the stored options, in hexadecimal."""
+    text = json.dumps(to_json(spec), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def from_table(raw: Mapping[str, Any]) -> Spec:
+    """Each option by itself; what options ask of each other is the caller's to check."""
+    if raw.get("networks") is None and raw.get("network_mode") not in (None, netmode.BRIDGE):
+        raw = {**raw, "networks": []}
+    fields = read(OPTIONS, raw)
+    fields["image"] = fields["image"] or ""
+    fields["hostname"] = fields["hostname"] or default_hostname(fields["name"])
+    return Spec(**fields)
