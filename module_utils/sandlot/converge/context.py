@@ -62,7 +62,7 @@ def context(site: Site, request: Request, seen: Observation) -> Context:
         seen=seen,
         resolved=resolved,
         decisions=decisions,
-        rebuilds=rebuild.rebuilds(decisions, resolved.targets, resolved.launches, seen.seen),
+        rebuilds=rebuild.rebuilds(decisions, resolved.targets, seen.seen),
         followers=followers,
         files={} if request.sandboxes is None else _files(site, seen, resolved),
         remaining=remaining,

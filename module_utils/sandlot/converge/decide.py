@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Mapping
 
 from ..plan import Change, Operation
 from ..sandbox.record import PRESENT, REBUILDING, REMOVING, STARTED, STOPPED, Record
@@ -39,12 +40,16 @@ class Desired:
 
 @dataclass(frozen=True)
 class Target:
-    """A wish with everything resolved: what the record and the kernel should hold."""
+    """A desired sandbox with everything resolved, as the record and the kernel should hold it."""
 
     wish: Desired
     record: Record
-    launch_digest: str
+    launch: Mapping[str, Any] = field(hash=False)
     namespaces: str
+
+    @property
+    def launch_digest(self) -> str:
+        return str(self.launch["digest"])
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ def _prepare_one(context: Context, decision: Decision) -> Operation | None:
     paths, name = context.site, decision.name
     fresh = not decision.beside and (decision.told or not context.seen.seen[name].layer)
     files = context.files[name]
-    launch = context.resolved.launches[name]
+    launch = context.resolved.targets[name].launch
     current = launchfile.current(paths, name)
     encoded = launchfile.encoded(launch)
     relaunch = current != encoded and not decision.beside

@@ -56,7 +56,6 @@ class Rebuild:
 def rebuilds(
     decisions: Mapping[str, Decision],
     targets: Mapping[str, Target],
-    launches: Mapping[str, Mapping[str, Any]],
     seen: Mapping[str, Observed],
 ) -> Dict[str, Rebuild]:
     found = {}
@@ -65,7 +64,7 @@ def rebuilds(
         if decision.beside and old is not None:
             made = NamespaceRecord(targets[name].namespaces, decision.record.interfaces)
             ran = seen[name].running is not None
-            found[name] = Rebuild(decision, old, launches[name], made, ran)
+            found[name] = Rebuild(decision, old, targets[name].launch, made, ran)
     return found
 
 

@@ -54,7 +54,6 @@ class Resolved:
     """The run's goal: sandboxes to make right, to remove, and the others, which only look on."""
 
     targets: Mapping[str, Target]
-    launches: Mapping[str, Dict[str, Any]]
     removed: tuple[str, ...]
     bystanders: Mapping[str, Record]
     interfaces: Mapping[str, Sequence[Interface]]
@@ -103,7 +102,6 @@ def resolve(site: Site, request: Request, seen: Observation) -> Resolved:
         targets={
             name: _target(wishes[name], record, launches[name]) for name, record in records.items()
         },
-        launches=launches,
         removed=leaving,
         bystanders=bystanders,
         interfaces={
@@ -277,8 +275,7 @@ def _launch(site: Site, record: Record, seen: Observation, *, may_be_made: bool)
 
 
 def _target(wish: Desired, record: Record, launch: Mapping[str, Any]) -> Target:
-    namespaces = launchfile.namespace_digest(launch, record)
-    return Target(wish, record, str(launch["digest"]), namespaces)
+    return Target(wish, record, launch, launchfile.namespace_digest(launch, record))
 
 
 def _published(records: Iterable[Record]) -> tuple[Publication, ...]:
