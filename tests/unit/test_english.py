@@ -31,9 +31,7 @@ PYTHON = [
 
 # Offences of packages whose text is still to be rewritten. Numbers only go down, except when code
 # moves from one package to another.
-ALLOWED: dict[str, int] = {
-    "converge": 40,
-}
+ALLOWED: dict[str, int] = {}
 
 RULES = {
     "a sentence that is a relative clause": re.compile(r"(What|Who|Whose|Whom)\b(?!.*\?$)", re.S),

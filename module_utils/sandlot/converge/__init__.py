@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-from .api import converge, down, lifecycle, remove, repair, request, setup_runner, up
+from .api import converge, request, setup_runner
 from .info import info
-from .refresh import refresh
 from .report import Result, told
 from .resolve import Request
+from .upkeep import down, lifecycle, refresh, remove, repair, up
 
 __all__ = [
     "Request",

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What the phases of a run are planned from: decided once, before the first of them."""
+"""The decisions that all phases of a run are planned from."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Context:
 
     site: Site
     request: Request
-    seen: Observation
+    observed: Observation
     resolved: Resolved
     decisions: Mapping[str, Decision]
     rebuilds: Mapping[str, Rebuild]
@@ -48,39 +48,41 @@ class Context:
     network_plan: network.Plan
 
 
-def context(site: Site, request: Request, seen: Observation) -> Context:
-    resolved = resolve(site, request, seen)
-    decisions = _decisions(resolved, seen)
+def context(site: Site, request: Request, observed: Observation) -> Context:
+    resolved = resolve(site, request, observed)
+    decisions = _decisions(resolved, observed)
     if any(decision.create or decision.start for decision in decisions.values()):
         probe.require()
-    followers = _followers(resolved, decisions, seen)
-    _check_running(resolved, decisions, followers, seen)
-    remaining = _remaining(request, seen, resolved)
+    followers = _followers(resolved, decisions, observed)
+    _check_running(resolved, decisions, followers, observed)
+    remaining = _remaining(request, observed, resolved)
     return Context(
         site=site,
         request=request,
-        seen=seen,
+        observed=observed,
         resolved=resolved,
         decisions=decisions,
-        rebuilds=rebuild.rebuilds(decisions, resolved.targets, seen.seen),
+        rebuilds=rebuild.rebuilds(decisions, resolved.targets, observed.sandboxes),
         followers=followers,
-        files={} if request.sandboxes is None else _files(site, seen, resolved),
+        files={} if request.sandboxes is None else _files(site, observed, resolved),
         remaining=remaining,
-        network_plan=_network_plan(site, request, seen, resolved, decisions, remaining),
+        network_plan=_network_plan(site, request, observed, resolved, decisions, remaining),
     )
 
 
-def _remaining(request: Request, seen: Observation, resolved: Resolved) -> Mapping[str, Network]:
+def _remaining(
+    request: Request, observed: Observation, resolved: Resolved
+) -> Mapping[str, Network]:
     if request.networks is None:
-        return seen.networks
-    interfaces = [item for items in resolved.interfaces.values() for item in items]
-    return network.remaining(seen.networks, request.networks, interfaces, purge=request.purge)
+        return observed.networks
+    listed, plugs = request.networks, resolved.plugs
+    return network.remaining(observed.networks, listed, plugs, purge=request.purge)
 
 
 def _network_plan(
     site: Site,
     request: Request,
-    seen: Observation,
+    observed: Observation,
     resolved: Resolved,
     decisions: Mapping[str, Decision],
     remaining: Mapping[str, Network],
@@ -95,36 +97,36 @@ def _network_plan(
         if not (request.repair and decision.create):
             member = network.Member(name, spec.network_mode, interfaces, rates, decision.create)
             members.append(member)
-    desired = resolved.desired_network(seen.networks if remaining else {}, members)
-    return network.plan(site, desired, seen.network)
+    desired = resolved.desired_network(observed.networks if remaining else {}, members)
+    return network.plan(site, desired, observed.network)
 
 
-def _decisions(resolved: Resolved, seen: Observation) -> dict[str, Decision]:
-    """Those that share another's network come last, as they follow what happens to it."""
+def _decisions(resolved: Resolved, observed: Observation) -> dict[str, Decision]:
+    """Sandboxes that share another's network come last, as they follow its fate."""
     decisions: dict[str, Decision] = {}
     ordered = sorted(resolved.targets.items(), key=lambda item: item[1].record.spec.network_partner)
     for name, target in ordered:
-        rejoin = _rejoin(target.record, decisions, seen.seen[name])
-        decisions[name] = decide(target, seen.seen[name], rejoin)
+        rejoin = _rejoin(target.record, decisions, observed.sandboxes[name])
+        decisions[name] = decide(target, observed.sandboxes[name], rejoin)
     return {name: decisions[name] for name in resolved.targets}
 
 
-def _rejoin(record: Record, decisions: Mapping[str, Decision], seen: Observed) -> str:
-    """Why a running sandbox has to join its network namespace again, "" if it has not."""
+def _rejoin(record: Record, decisions: Mapping[str, Decision], observed: Observed) -> str:
+    """The reason for a running sandbox to join its network namespace again, "" for none."""
     partner = decisions.get(record.spec.network_partner)
     if partner and partner.create:
         return f"namespaces of {partner.name} made again"
-    return "its network namespace is another now" if seen.detached else ""
+    return "its network namespace is another now" if observed.detached else ""
 
 
 def _followers(
-    resolved: Resolved, decisions: Mapping[str, Decision], seen: Observation
+    resolved: Resolved, decisions: Mapping[str, Decision], observed: Observation
 ) -> dict[str, str]:
     """Running bystanders that share the network of one of this run's sandboxes: why to restart."""
     reasons = {
-        name: _rejoin(entry, decisions, seen.seen[name])
+        name: _rejoin(entry, decisions, observed.sandboxes[name])
         for name, entry in resolved.bystanders.items()
-        if entry.spec.network_partner in decisions and seen.seen[name].running
+        if entry.spec.network_partner in decisions and observed.sandboxes[name].running
     }
     return {name: reason for name, reason in reasons.items() if reason}
 
@@ -133,28 +135,28 @@ def _check_running(
     resolved: Resolved,
     decisions: Mapping[str, Decision],
     followers: Mapping[str, str],
-    seen: Observation,
+    observed: Observation,
 ) -> None:
-    """What is started from its record alone is left to the start, where one fails for itself."""
+    """A start from the record alone is not refused here: it fails for that sandbox only."""
     starting = {name: resolved.bystanders[name] for name in followers}
     starting.update(
         (name, decision.record)
         for name, decision in decisions.items()
-        if decision.start and not resolved.targets[name].wish.keep_image
+        if decision.start and not resolved.targets[name].desired.keep_image
     )
-    dependencies.check_running(starting, decisions, seen.seen)
+    dependencies.check_running(starting, decisions, observed.sandboxes)
 
 
-def _files(site: Site, seen: Observation, resolved: Resolved) -> dict[str, HostFiles]:
-    """Of the wished sandboxes, and of the others as far as they have namespaces."""
+def _files(site: Site, observed: Observation, resolved: Resolved) -> dict[str, HostFiles]:
+    """Files of the desired sandboxes, and of the others as far as they have namespaces."""
     records = {name: target.record for name, target in resolved.targets.items()}
     records.update(
         (name, entry)
         for name, entry in resolved.bystanders.items()
-        if seen.seen[name].pins != NO_PINS
+        if observed.sandboxes[name].pins != NO_PINS
     )
     everyone = {**resolved.bystanders, **{n: t.record for n, t in resolved.targets.items()}}
-    around = etcfiles.surroundings(seen.networks, everyone, resolved.interfaces)
+    around = etcfiles.surroundings(observed.networks, everyone, resolved.interfaces)
     files = {}
     for name, entry in records.items():
         contents = etcfiles.contents(entry, around)

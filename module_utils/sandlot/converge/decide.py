@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Pure: what one sandbox needs, from what is wished and what is seen."""
+"""Pure: the needs of one sandbox, from what is desired and what is observed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Mapping
 
+from ..errors import SpecError
 from ..plan import Change, Operation
 from ..sandbox.record import PRESENT, REBUILDING, REMOVING, STARTED, STOPPED, Record
 from ..spec import Difference, Spec, differences
@@ -23,7 +24,7 @@ _BRIEF = 80
 
 @dataclass(frozen=True)
 class Desired:
-    """What is asked of one sandbox; ``spec`` is None for an absent one.
+    """One sandbox as it is asked for; ``spec`` is None for an absent one.
 
     ``healthy`` is whether the run waits for that, which is no change.
     ``keep_image`` keeps the image the sandbox was made from, though its name means another now.
@@ -37,12 +38,18 @@ class Desired:
     keep_image: bool = False
     healthy: bool = False
 
+    @property
+    def wanted_spec(self) -> Spec:
+        if self.spec is None:
+            raise SpecError("state", self.state, f"of sandbox {self.name} needs a spec")
+        return self.spec
+
 
 @dataclass(frozen=True)
 class Target:
     """A desired sandbox with everything resolved, as the record and the kernel should hold it."""
 
-    wish: Desired
+    desired: Desired
     record: Record
     launch: Mapping[str, Any] = field(hash=False)
     namespaces: str
@@ -54,7 +61,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Observed:
-    """What there is of one sandbox; ``namespaces`` and ``running`` are digests.
+    """One sandbox as it is on the host; ``namespaces`` and ``running`` are digests.
 
     ``detached`` is one that runs in a network namespace that is no longer at the place it joins,
     ``rebuild`` one that a rebuild has left something of.
@@ -95,30 +102,30 @@ class Decision:
         return self.new or bool(self.rebuild)
 
 
-def wanted(wish: Desired, record: Record | None) -> str:
+def run_state(desired: Desired, record: Record | None) -> str:
     """The run state to keep after this run and over reboots; "present" leaves it alone."""
-    if wish.state in (STARTED, STOPPED):
-        return wish.state
+    if desired.state in (STARTED, STOPPED):
+        return desired.state
     return record.wanted if record else STOPPED
 
 
-def decide(target: Target, seen: Observed, rejoin: str = "") -> Decision:
-    """``rejoin`` is why it has to join another's network namespace anew, "" if it has not."""
-    record = seen.record
-    rebuild = _rebuild_reason(target, seen)
-    beside = _is_beside(seen, rebuild)
-    destroy = "" if beside else _destroy_reason(target, seen)
-    stop, start = _run(target, seen, rebuild, destroy, rejoin)
+def decide(target: Target, observed: Observed, rejoin: str = "") -> Decision:
+    """``rejoin`` tells why it joins another's network namespace again, "" if it does not."""
+    record = observed.record
+    rebuild = _rebuild_reason(target, observed)
+    beside = _is_beside(observed, rebuild)
+    destroy = "" if beside else _destroy_reason(target, observed)
+    stop, start = _run(target, observed, rebuild, destroy, rejoin)
     intent = target.record.in_phase(REBUILDING if rebuild else PRESENT)
     return Decision(
-        name=target.wish.name,
+        name=target.desired.name,
         record=intent,
         write_record=record != intent,
         new=record is None,
         rebuild=rebuild,
         beside=beside,
         destroy=destroy,
-        create=beside or bool(destroy) or seen.pins == NO_PINS,
+        create=beside or bool(destroy) or observed.pins == NO_PINS,
         stop=stop,
         start=start,
         differences=tuple(differences(record.spec, target.record.spec)) if record else (),
@@ -126,72 +133,72 @@ def decide(target: Target, seen: Observed, rejoin: str = "") -> Decision:
     )
 
 
-def _rebuild_reason(target: Target, seen: Observed) -> str:
-    record = seen.record
+def _rebuild_reason(target: Target, observed: Observed) -> str:
+    record = observed.record
     if record is None:
         return ""
     if record.phase != PRESENT:
         return "its removal was under way" if record.phase == REMOVING else "begun before"
-    if target.wish.recreate:
+    if target.desired.recreate:
         return "recreate"
-    if not seen.layer:
+    if not observed.layer:
         return "its layer is missing"
     changed = differences(record.spec, target.record.spec)
     options = [entry.option for entry in changed if entry.change is Change.REBUILD]
     return f"{_listed(options)} changed" if options else ""
 
 
-def _is_beside(seen: Observed, rebuild: str) -> bool:
-    record = seen.record
-    return bool(rebuild) and record is not None and record.phase == PRESENT and seen.layer
+def _is_beside(observed: Observed, rebuild: str) -> bool:
+    record = observed.record
+    return bool(rebuild) and record is not None and record.phase == PRESENT and observed.layer
 
 
-def _destroy_reason(target: Target, seen: Observed) -> str:
-    if seen.record is None and (seen.pins != NO_PINS or seen.running):
+def _destroy_reason(target: Target, observed: Observed) -> str:
+    if observed.record is None and (observed.pins != NO_PINS or observed.running):
         return "left over from a lost record"
-    if seen.pins == NO_PINS:
-        return "it runs without" if seen.running else ""
-    if seen.pins == SOME_PINS:
+    if observed.pins == NO_PINS:
+        return "it runs without" if observed.running else ""
+    if observed.pins == SOME_PINS:
         return "some are missing"
-    if seen.namespaces != target.namespaces:
+    if observed.namespaces != target.namespaces:
         return "they are made with other settings"
     return ""
 
 
 def _run(
-    target: Target, seen: Observed, rebuild: str, destroy: str, rejoin: str
+    target: Target, observed: Observed, rebuild: str, destroy: str, rejoin: str
 ) -> tuple[bool, str]:
     """Whether to stop, and how a start is to be called ("" for none)."""
-    running = seen.running is not None
-    if target.wish.state == STOPPED:
+    running = observed.running is not None
+    if target.desired.state == STOPPED:
         return running, ""
-    reason = _restart_reason(target, seen, rebuild, destroy) or rejoin if running else ""
+    reason = _restart_reason(target, observed, rebuild, destroy) or rejoin if running else ""
     if reason:
         return True, f"restart: {reason}"
-    return False, "start" if target.wish.state == STARTED and not running else ""
+    return False, "start" if target.desired.state == STARTED and not running else ""
 
 
-def _restart_reason(target: Target, seen: Observed, rebuild: str, destroy: str) -> str:
-    if target.wish.restart:
+def _restart_reason(target: Target, observed: Observed, rebuild: str, destroy: str) -> str:
+    if target.desired.restart:
         return "asked"
     if rebuild:
         return "rebuilt"
     if destroy:
         return "namespaces made again"
-    if seen.running != target.launch_digest:
-        updated = "image updated" if _image_updated(target, seen) else ""
-        return _changed_options(target, seen) or updated or "launch file changed"
+    if observed.running != target.launch_digest:
+        updated = "image updated" if _image_updated(target, observed) else ""
+        return _changed_options(target, observed) or updated or "launch file changed"
     return ""
 
 
-def _image_updated(target: Target, seen: Observed) -> bool:
-    return bool(seen.record and seen.record.image.digest != target.record.image.digest)
+def _image_updated(target: Target, observed: Observed) -> bool:
+    return bool(observed.record and observed.record.image.digest != target.record.image.digest)
 
 
-def _changed_options(target: Target, seen: Observed) -> str:
-    if seen.record is None:
+def _changed_options(target: Target, observed: Observed) -> str:
+    if observed.record is None:
         return ""
-    found = differences(seen.record.spec, target.record.spec)
+    found = differences(observed.record.spec, target.record.spec)
     options = [entry.option for entry in found if entry.change is not Change.LIVE]
     return f"{_listed(options)} changed" if options else ""
 
@@ -201,7 +208,7 @@ def _listed(options: list[str]) -> str:
 
 
 def record_lines(decision: Decision) -> list[Operation]:
-    """What writing the record means to the user: a new sandbox, a rebuild, changed options."""
+    """A record is written for a new sandbox, a rebuild or changed options."""
     name = decision.name
     changed = [_option_line(name, difference) for difference in decision.differences]
     changed += _image_line(decision)

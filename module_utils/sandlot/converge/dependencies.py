@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What sandboxes depend on: refusals before any change, and the starts and stops in order."""
+"""Dependencies of sandboxes: refusals before any change, and starts and stops in order."""
 
 from __future__ import annotations
 
 import time
-from typing import Collection, Dict, Iterable, Mapping, Sequence
+from typing import Collection, Dict, Iterable, Mapping, Sequence, Set, Tuple
 
 from ..errors import LaunchError, SpecError
 from ..launcher.client import Launcher
@@ -14,14 +14,16 @@ from ..sandbox import health, runtime
 from ..sandbox.record import Record
 from ..site import Site
 from ..spec.dependencies import HEALTHY
-from . import order
 from .decide import Decision, Desired, Observed
 
 Known = Mapping[str, Record]
+# Names, each with those that it needs.
+Graph = Mapping[str, Iterable[str]]
+_Stuck = Dict[str, Set[str]]
 
 
 class _NotStarted(LaunchError):
-    """It could not be, for what it depends on."""
+    """A start that was left out, as a dependency is not as it has to be."""
 
 
 def names(record: Record) -> list[str]:
@@ -35,19 +37,19 @@ def graph(records: Iterable[Record]) -> dict[str, list[str]]:
 def stops(some: Iterable[str], known: Known) -> list[list[str]]:
     """Level by level, those first that others do not depend on."""
     needs = {name: names(known[name]) if name in known else [] for name in some}
-    return order.levels(needs)[::-1]
+    return levels(needs)[::-1]
 
 
 def for_removal(some: Iterable[str], known: Known) -> tuple[str, ...]:
-    """Who needs another or its network goes first: a run that is killed leaves none without."""
+    """Dependents go before their dependencies: a killed run leaves no sandbox without its own."""
     needs = {name: [] if name not in known else _ties(known[name]) for name in sorted(some)}
-    return tuple(name for level in order.levels(needs)[::-1] for name in level)
+    return tuple(name for level in levels(needs)[::-1] for name in level)
 
 
 def for_recording(records: Known) -> list[str]:
-    """Whom others need goes first: after a run that is killed a boot finds none without."""
+    """Dependencies go before their dependents: a boot after a kill finds none without its own."""
     needs = {name: _ties(record) for name, record in records.items()}
-    return [name for level in order.levels(needs) for name in level]
+    return [name for level in levels(needs) for name in level]
 
 
 def _ties(record: Record) -> list[str]:
@@ -58,7 +60,7 @@ def _ties(record: Record) -> list[str]:
 
 
 def check(
-    wishes: Mapping[str, Desired],
+    desired: Mapping[str, Desired],
     everyone: Known,
     removed: Collection[str],
     asked_removals: Collection[str],
@@ -69,7 +71,7 @@ def check(
     Of what is started from its record alone (after a boot), and of what only looks on, nothing is
     refused but that this run removes what it depends on.
     """
-    asked = [name for name in everyone if name in wishes and not wishes[name].keep_image]
+    asked = [name for name in everyone if name in desired and not desired[name].keep_image]
     for name, record in everyone.items():
         for needed in names(record):
             if needed in (removed if name in asked else asked_removals):
@@ -78,7 +80,7 @@ def check(
         for needed in names(everyone[name]):
             if needed not in everyone and needed not in broken:
                 raise _unknown(name, needed, everyone)
-    _check_cycle(order.reachable(graph(everyone.values()), asked))
+    _check_cycle(reachable(graph(everyone.values()), asked))
 
 
 def _needed(removed: str, by: str) -> SpecError:
@@ -92,8 +94,8 @@ def _unknown(name: str, needed: str, everyone: Known) -> SpecError:
     return SpecError("depends_on", needed, problem, hint=f"deploy it too; there are: {there}")
 
 
-def _check_cycle(needs: order.Graph) -> None:
-    found = order.cycle(needs)
+def _check_cycle(needs: Graph) -> None:
+    found = cycle(needs)
     if found:
         problem = f"of sandbox {found[0]} closes a cycle: {' -> '.join(found)}"
         hint = "take one of them out of another's depends_on"
@@ -101,21 +103,23 @@ def _check_cycle(needs: order.Graph) -> None:
 
 
 def check_running(
-    starting: Known, decisions: Mapping[str, Decision], seen: Mapping[str, Observed]
+    starting: Known, decisions: Mapping[str, Decision], observed: Mapping[str, Observed]
 ) -> None:
     """SpecError for one to be started beside what it depends on, which stays stopped."""
     for name, record in starting.items():
         for needed in names(record):
-            if needed not in starting and not _will_run(needed, decisions, seen):
+            if needed not in starting and not _will_run(needed, decisions, observed):
                 hint = f"start it as well (state: started, or sandlot start {needed})"
                 raise SpecError("depends_on", needed, f"of sandbox {name} is not to run", hint=hint)
 
 
-def _will_run(name: str, decisions: Mapping[str, Decision], seen: Mapping[str, Observed]) -> bool:
+def _will_run(
+    name: str, decisions: Mapping[str, Decision], observed: Mapping[str, Observed]
+) -> bool:
     decision = decisions.get(name)
     if decision and (decision.start or decision.stop):
         return bool(decision.start)
-    return name in seen and seen[name].running is not None
+    return name in observed and observed[name].running is not None
 
 
 # -- starts
@@ -134,10 +138,10 @@ class Starts:
         self._started: set[str] = set()
 
     def levels(self) -> list[list[str]]:
-        return order.levels(graph(self._starting.values()))
+        return levels(graph(self._starting.values()))
 
     def start(self, level: Sequence[str], failures: Failures) -> None:
-        """Those whose dependencies are as they have to be; the others fail with the reason."""
+        """Sandboxes with a dependency that is not as it has to be fail with the reason."""
         blocked = self._blocked(level, failures)
         able = [name for name in level if name not in blocked]
         blocked.update(self._waiting_in_vain(able))
@@ -192,3 +196,51 @@ class Starts:
 def _not_started(name: str, needed: str, problem: str) -> _NotStarted:
     text = f"{name}: not started, as it depends on {needed}, {problem}"
     return _NotStarted(text, hint=f"put {needed} right, then run again, or: sandlot start {name}")
+
+
+# -- order
+
+
+def levels(graph: Graph) -> list[list[str]]:
+    """Names in the graph's order, level by level: each needs only what is in levels before.
+
+    Names that are not in the graph count as there. A cycle, and all that needs it, comes last.
+    """
+    found, stuck = _peel(graph)
+    return [*found, list(stuck)] if stuck else found
+
+
+def cycle(graph: Graph) -> list[str]:
+    """A cycle, which ends with the name it begins with; [] when there is none."""
+    _, stuck = _peel(graph)
+    path = sorted(stuck)[:1]
+    while path:
+        following = min(name for name in stuck[path[-1]] if name in stuck)
+        if following in path:
+            return [*path[path.index(following) :], following]
+        path.append(following)
+    return []
+
+
+def reachable(graph: Graph, names: Iterable[str]) -> dict[str, Sequence[str]]:
+    """The part of the graph that these names lead to, themselves included."""
+    found: Dict[str, Sequence[str]] = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in graph and name not in found:
+            found[name] = tuple(graph[name])
+            waiting += found[name]
+    return found
+
+
+def _peel(graph: Graph) -> Tuple[list[list[str]], _Stuck]:
+    waiting: _Stuck = {name: {n for n in needs if n in graph} for name, needs in graph.items()}
+    found: list[list[str]] = []
+    while True:
+        ready = [name for name, needs in waiting.items() if not any(n in waiting for n in needs)]
+        if not ready:
+            return found, waiting
+        for name in ready:
+            del waiting[name]
+        found.append(ready)

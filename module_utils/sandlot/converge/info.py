@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What there is and how it does: read without a lock, a broken record stops nobody else."""
+"""Facts of sandboxes, read without a lock; a broken record stops nobody else."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""One look at the host: all a run needs to know, without a side effect."""
+"""Observes the host once, without a side effect."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterable, Mapping, Sequence
+from typing import Callable, Dict, Iterable, Mapping
 
 from .. import cgroups, idmap, images, network, store
 from ..errors import StateError
@@ -22,7 +22,7 @@ from .decide import ALL_PINS, NO_PINS, SOME_PINS, Observed
 
 @dataclass(frozen=True)
 class NamespaceRecord:
-    """What a sandbox's namespaces were made with; kept beside the pins, gone at reboot."""
+    """The settings a sandbox's namespaces were made with; kept beside the pins, gone at reboot."""
 
     digest: str
     interfaces: tuple[Interface, ...]
@@ -51,31 +51,32 @@ class Observation:
     cgroups: cgroups.CgroupState
     maps_ids: Callable[[str], bool]
     launcher: bool
-    traces: frozenset[str]
-    seen: Mapping[str, Observed]
-    made: Mapping[str, NamespaceRecord]
+    known: frozenset[str]
+    sandboxes: Mapping[str, Observed]
+    namespaces: Mapping[str, NamespaceRecord]
     before: Stored
 
 
-def observe(site: Site, wished: Iterable[str], attached: Iterable[str] = ()) -> Observation:
-    """``wished`` and ``attached`` are the sandboxes and networks that are asked for."""
-    records = record.load_all(site)
-    traces = known(site)
-    names = sorted({*wished, *traces})
-    made = _made_all(site, names)
+def observe(site: Site, asked: Iterable[str], attached: Iterable[str] = ()) -> Observation:
+    """``asked`` and ``attached`` are sandboxes and networks of the request."""
+    records, there = record.load_all(site), known(site)
+    names = sorted({*asked, *there})
+    recorded = {name: namespace_record_at(site.sandbox(name).namespaces, name) for name in names}
+    namespaces = {name: item for name, item in recorded.items() if item}
+    used = {item.network for entry in records.good.values() for item in entry.interfaces}
     stored = Stored(images.observe(site), network.load(site))
     return Observation(
         records=records,
         ids=idmap.observe(site),
         images=stored.images,
-        networks=network.load_for(site, {*attached, *_attached(records)}),
+        networks=network.load_for(site, {*attached, *used}),
         network=network.observe(site),
         cgroups=cgroups.observe(site, names),
         maps_ids=_mapping(),
         launcher=Launcher(site).listening(),
-        traces=frozenset(traces),
-        seen={name: _seen(site, name, records, made.get(name)) for name in names},
-        made=made,
+        known=frozenset(there),
+        sandboxes={name: _sandbox(site, name, records, namespaces.get(name)) for name in names},
+        namespaces=namespaces,
         before=stored,
     )
 
@@ -95,18 +96,16 @@ def _mapping() -> Callable[[str], bool]:
     return maps
 
 
-def _attached(records: Records) -> set[str]:
-    return {item.network for entry in records.good.values() for item in entry.interfaces}
-
-
-def _seen(site: Site, name: str, records: Records, made: NamespaceRecord | None) -> Observed:
+def _sandbox(
+    site: Site, name: str, records: Records, namespaces: NamespaceRecord | None
+) -> Observed:
     running = runtime.running(site.sandbox(name))
     known = records.good.get(name)
     return Observed(
         record=known,
         layer=layers.is_whole(site.sandbox(name)),
         pins=pins_of(site.sandbox(name), known),
-        namespaces=made.digest if made else None,
+        namespaces=namespaces.digest if namespaces else None,
         running=running.digest if running else None,
         detached=running is not None and _detached(site, known, running.pid),
         rebuild=layers.exists(site.sandbox(name).rebuild),
@@ -127,11 +126,6 @@ def pins_of(sandbox: SandboxPaths, known: Record | None) -> str:
     return ALL_PINS if kinds >= due else SOME_PINS
 
 
-def _made_all(site: Site, names: Sequence[str]) -> Dict[str, NamespaceRecord]:
-    found = {name: namespace_record_at(site.sandbox(name).namespaces, name) for name in names}
-    return {name: made for name, made in found.items() if made}
-
-
 def namespace_record_at(path: str, name: str) -> NamespaceRecord | None:
     """Anything unreadable counts as unknown: the namespaces are then made again."""
     try:
@@ -144,8 +138,8 @@ def namespace_record_at(path: str, name: str) -> NamespaceRecord | None:
         return None
 
 
-def write_namespace_record(sandbox: SandboxPaths, made: NamespaceRecord) -> None:
+def write_namespace_record(sandbox: SandboxPaths, namespaces: NamespaceRecord) -> None:
     os.makedirs(sandbox.run, mode=0o700, exist_ok=True)
-    interfaces = [interface.to_json() for interface in made.interfaces]
-    data = {"digest": made.digest, "interfaces": interfaces}
+    interfaces = [interface.to_json() for interface in namespaces.interfaces]
+    data = {"digest": namespaces.digest, "interfaces": interfaces}
     store.write(sandbox.namespaces, data, durable=False)

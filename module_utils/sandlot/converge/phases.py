@@ -56,22 +56,24 @@ def _write_record(site: Site, entry: Record) -> Operation:
 
 
 def stop(context: Context) -> list[Operation]:
-    """What is depended on last. Those that only stop say so here, a restart where it starts.
+    """Dependencies stop last. A stop alone is announced here, a restart where it starts.
 
-    So are those that this run changes and that do not run: they may have crashed, and the launcher
-    would revive them in the middle of it.
+    Sandboxes that this run changes are stopped even if they do not run: the launcher may be about
+    to revive them after a crash.
     """
-    seen = context.seen.seen
+    observed = context.observed.sandboxes
     decisions = context.decisions
-    stopping = [name for name, d in decisions.items() if d.stop or _may_revive(d, seen[name])]
+    stopping = [name for name, d in decisions.items() if d.stop or _may_revive(d, observed[name])]
     stopping += context.followers
-    removed = [n for n in context.resolved.removed if seen[n].running or seen[n].pins != NO_PINS]
+    removed = [
+        n for n in context.resolved.removed if observed[n].running or observed[n].pins != NO_PINS
+    ]
     launcher = Launcher(context.site, python=payload.python())
 
     def stop_all(names: Sequence[str], failures: Failures) -> None:
         failures.update(launcher.stop(names))
 
-    known = {**context.seen.records.good, **{name: d.record for name, d in decisions.items()}}
+    known = {**context.observed.records.good, **{name: d.record for name, d in decisions.items()}}
     levels = dependencies.stops([*removed, *stopping], known)
     return [
         operation
@@ -85,15 +87,15 @@ def _stop_lines(decisions: Mapping[str, Decision], names: Iterable[str]) -> list
     return [ln for d in stopping if d.stop and not d.start for ln in run_lines(d)]
 
 
-def _may_revive(decision: Decision, seen: Observed) -> bool:
+def _may_revive(decision: Decision, observed: Observed) -> bool:
     changes = decision.write_record or decision.start or decision.rebuild or decision.destroy
-    return bool(changes) and not seen.running and seen.pins != NO_PINS
+    return bool(changes) and not observed.running and observed.pins != NO_PINS
 
 
 def destroy(context: Context) -> list[Operation]:
-    removed = [n for n in context.resolved.removed if context.seen.seen[n].pins != NO_PINS]
+    removed = [n for n in context.resolved.removed if context.observed.sandboxes[n].pins != NO_PINS]
     remade = [name for name, d in context.decisions.items() if d.destroy]
-    rebuilt = [n for n in context.resolved.removed if context.seen.seen[n].rebuild]
+    rebuilt = [n for n in context.resolved.removed if context.observed.sandboxes[n].rebuild]
     launcher = Launcher(context.site, python=payload.python())
 
     def destroy_all(names: Sequence[str], failures: Failures) -> None:
@@ -102,7 +104,7 @@ def destroy(context: Context) -> list[Operation]:
     # A network namespace dies some time after its pin; its links have to be gone at once.
     made = [name for name, d in context.decisions.items() if d.create and not d.beside]
     gone = [*context.resolved.removed, *made]
-    unlinked = network.unlink(context.site, gone, context.seen.network)
+    unlinked = network.unlink(context.site, gone, context.observed.network)
     return [
         *of_one("", unlinked, silent=True),
         *batch("destroy namespaces", [*removed, *remade], destroy_all),
@@ -111,7 +113,7 @@ def destroy(context: Context) -> list[Operation]:
 
 
 def switch(context: Context) -> list[Operation]:
-    return rebuild.switch(context.site, context.rebuilds, context.seen.network)
+    return rebuild.switch(context.site, context.rebuilds, context.observed.network)
 
 
 def ids(context: Context) -> list[Operation]:
@@ -120,7 +122,7 @@ def ids(context: Context) -> list[Operation]:
     resolved = context.resolved
     present = {name: target.record.ids for name, target in resolved.targets.items()}
     present.update({name: entry.ids for name, entry in resolved.bystanders.items()})
-    return idmap.operations(context.site, context.seen.ids, present, resolved.removed)
+    return idmap.operations(context.site, context.observed.ids, present, resolved.removed)
 
 
 def networks(context: Context) -> list[Operation]:
@@ -138,7 +140,7 @@ def _shift(context: Context, *, beside: bool) -> list[Operation]:
     decisions = {name: d for name, d in context.decisions.items() if d.beside is beside}
     for name, decision in decisions.items():
         ref = decision.record.image
-        image = context.seen.images.get(ref.name)
+        image = context.observed.images.get(ref.name)
         if image and image.digest == ref.digest and launchfile.is_shifted(ref):
             found = images.shift_operations(context.site, image, decision.record.ids)
             steps += of_one(name, found, silent=False)
@@ -153,13 +155,13 @@ def prepare(context: Context) -> list[Operation]:
 
 def _prepare_one(context: Context, decision: Decision) -> Operation | None:
     paths, name = context.site, decision.name
-    fresh = not decision.beside and (decision.told or not context.seen.seen[name].layer)
+    fresh = not decision.beside and (decision.told or not context.observed.sandboxes[name].layer)
     files = context.files[name]
     launch = context.resolved.targets[name].launch
     current = launchfile.current(paths, name)
     encoded = launchfile.encoded(launch)
     relaunch = current != encoded and not decision.beside
-    stays = context.seen.seen[name].running and not decision.stop
+    stays = context.observed.sandboxes[name].running and not decision.stop
     told_live = relaunch and stays and live.differs(launchfile.decoded(current), launch)
 
     def write() -> None:
@@ -238,7 +240,7 @@ def limit(context: Context) -> list[Operation]:
     steps = []
     for name, decision in context.decisions.items():
         spec = decision.record.spec
-        found = cgroups.operations(context.site, name, spec, context.seen.cgroups)
+        found = cgroups.operations(context.site, name, spec, context.observed.cgroups)
         steps += of_one(name, found, silent=decision.new)
     return steps
 
@@ -264,8 +266,8 @@ def start(context: Context) -> list[Operation]:
 
 def watch(context: Context) -> list[Operation]:
     """Sandboxes outlive their launcher; who crashes without one is not revived."""
-    running = any(context.seen.seen[name].running for name in context.decisions)
-    if context.seen.launcher or not running:
+    running = any(context.observed.sandboxes[name].running for name in context.decisions)
+    if context.observed.launcher or not running:
         return []
     launcher = Launcher(context.site, python=payload.python())
     return [Operation("launcher", "start", launcher.ensure)]

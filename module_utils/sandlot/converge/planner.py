@@ -23,7 +23,7 @@ from .resolve import Request
 Phase = Callable[[Context], Sequence[Operation]]
 
 FIRST: tuple[Phase, ...] = (phases.record_images,)
-# What runs is left alone here: a sandbox that fails drops out.
+# Running sandboxes are left alone here: one that fails drops out.
 PREPARATION: tuple[Phase, ...] = (
     phases.announce_rebuilds,
     phases.shift_beside,
@@ -68,10 +68,10 @@ class Plan:
         return [*self.first, *self.preparation, *self.steps, *self.last]
 
 
-def plan(site: Site, request: Request, seen: Observation) -> Plan:
-    found = context(site, request, seen)
+def plan(site: Site, request: Request, observed: Observation) -> Plan:
+    found = context(site, request, observed)
     records = [target.record for target in found.resolved.targets.values()]
-    warnings = etcfiles.warnings(records, seen.networks)
+    warnings = etcfiles.warnings(records, observed.networks)
     if request.repair:
         return Plan(found, (), (), _repairs(found), (), warnings)
     first, preparation, steps, last = (

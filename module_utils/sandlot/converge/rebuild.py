@@ -27,7 +27,7 @@ from .observe import NamespaceRecord, write_namespace_record
 
 @dataclass(frozen=True)
 class Words:
-    """What the old one said last, and how long its log was then."""
+    """The last lines of the old one, and how long its log was then."""
 
     lines: List[str]
     log: Dict[str, int]
@@ -56,14 +56,14 @@ class Rebuild:
 def rebuilds(
     decisions: Mapping[str, Decision],
     targets: Mapping[str, Target],
-    seen: Mapping[str, Observed],
+    observed: Mapping[str, Observed],
 ) -> Dict[str, Rebuild]:
     found = {}
     for name, decision in decisions.items():
-        old = seen[name].record
+        old = observed[name].record
         if decision.beside and old is not None:
             made = NamespaceRecord(targets[name].namespaces, decision.record.interfaces)
-            ran = seen[name].running is not None
+            ran = observed[name].running is not None
             found[name] = Rebuild(decision, old, targets[name].launch, made, ran)
     return found
 

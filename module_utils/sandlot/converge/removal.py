@@ -23,7 +23,7 @@ def announce(context: Context) -> list[Operation]:
 
 
 def _announce_one(context: Context, name: str) -> Operation:
-    known = context.seen.records.good.get(name)
+    known = context.observed.records.good.get(name)
 
     def save() -> None:
         if known and known.phase != REMOVING:
@@ -35,9 +35,9 @@ def _announce_one(context: Context, name: str) -> Operation:
 def clean(context: Context) -> list[Operation]:
     found: list[Operation] = []
     for name in context.resolved.removed:
-        operations = cgroups.remove_operations(context.site, name, context.seen.cgroups)
+        operations = cgroups.remove_operations(context.site, name, context.observed.cgroups)
         found += of_one(name, operations, silent=True)
-        found.append(_remove_files(context.site, name, context.seen.records.good.get(name)))
+        found.append(_remove_files(context.site, name, context.observed.records.good.get(name)))
     return found
 
 
@@ -76,10 +76,14 @@ def remove_networks(context: Context) -> list[Operation]:
     """Once no sandbox needs them."""
     if context.request.networks is None:
         return []
-    resolved, seen = context.resolved, context.seen
-    desired = resolved.desired_network(context.remaining)
-    unlinked = [*resolved.targets, *resolved.removed]
-    return network.shrink_operations(context.site, seen.networks, desired, seen.network, unlinked)
+    resolved, observed = context.resolved, context.observed
+    return network.shrink_operations(
+        context.site,
+        observed.networks,
+        resolved.desired_network(context.remaining),
+        observed.network,
+        [*resolved.targets, *resolved.removed],
+    )
 
 
 def remove_images(context: Context) -> list[Operation]:
@@ -92,4 +96,4 @@ def remove_images(context: Context) -> list[Operation]:
     for name, target in resolved.targets.items():
         image, ids = target.record.image, target.record.ids
         used.append(Use(name, image.name, image.digest, ids.start, image.layers))
-    return images.removals(context.site, planned, context.seen.before.images, used)
+    return images.removals(context.site, planned, context.observed.before.images, used)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What a run tells its caller: actions, diffs and facts, the same before and after applying."""
+"""The result of a run: actions, diffs and facts, the same for a check and a run."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
 
 
 def _images(context: Context) -> Dict[str, Json] | None:
-    """What an image turned out to be is in its record, once it is as planned."""
+    """The record has more facts than the plan, once it is as planned."""
     planned = context.request.image_plan
     if planned is None:
         return None
     known = images.observe(context.site)
-    after = planned.after(context.seen.before.images)
+    after = planned.after(context.observed.before.images)
     return {
         name: images.facts(context.site, known[name] if known.get(name) == image else image)
         for name, image in after.items()
@@ -106,7 +106,7 @@ def _relaxed_networks(networks: Mapping[str, Network]) -> Dict[str, List[str]]:
 
 
 def told(result: Result) -> Json:
-    """What a module returns of any run."""
+    """The values that every module returns."""
     if result.uploads_needed:
         return {"changed": False, "uploads_needed": list(result.uploads_needed)}
     kinds = {"images": result.images, "networks": result.networks}
@@ -122,7 +122,7 @@ def told(result: Result) -> Json:
 
 
 def facts(record: Record) -> Json:
-    """What is known of a sandbox without asking what runs."""
+    """Facts of a sandbox, whatever runs."""
     return {
         "name": record.name,
         "state": record.wanted,
@@ -138,7 +138,7 @@ def facts(record: Record) -> Json:
 
 
 def relaxed(record: Record) -> list[str]:
-    """What spec and image loosened."""
+    """Relaxations by spec and image."""
     shown = record.image.host.get("show", [])
     host = [f"image: {record.image.name} (the host's programs and configuration)"]
     host += [f"image: {record.image.name} (the host's {path})" for path in shown]
@@ -147,7 +147,7 @@ def relaxed(record: Record) -> list[str]:
 
 def _diff(context: Context) -> Json | List[Json]:
     """One for each kind that was asked for; alone, a kind has no header."""
-    request, before = context.request, context.seen.before
+    request, before = context.request, context.observed.before
     found: Dict[str, Json] = {}
     if request.image_plan is not None:
         after = request.image_plan.after(before.images)
@@ -175,7 +175,7 @@ def _sandboxes_diff(context: Context) -> Json:
     """Specs before and after, where they differ; each changed option with what it costs."""
     before: Json = {}
     after: Json = {}
-    known = context.seen.records.good
+    known = context.observed.records.good
     for name, decision in context.decisions.items():
         old = known.get(name)
         shown = _spec_diff(old, decision.record)

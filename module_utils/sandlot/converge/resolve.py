@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Wishes to targets: every check that can refuse a run, and every allocation, before any change."""
+"""From a request to targets: every check that can refuse it, and every allocation."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from dataclasses import dataclass, field, replace
-from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Set, Tuple
 
 from .. import cgroups, idmap, images, network
 from ..errors import SandlotError, SpecError
@@ -17,19 +17,19 @@ from ..sandbox import etcfiles, launchfile
 from ..sandbox.record import PRESENT, REMOVING, ImageRef, Record
 from ..site import Site
 from . import dependencies
-from .decide import ABSENT, Desired, Target, wanted
+from .decide import ABSENT, Desired, Target, run_state
 from .observe import Observation
 
 
 @dataclass(frozen=True)
 class Request:
-    """What one run is asked for: all there is to be of each kind, None for a kind left alone.
+    """All there is to be of each kind of things, None for a kind that is left alone.
 
     ``networks`` has None for one that is to be absent. ``purge`` removes what is not listed, of the
     kinds that are given; ``prune`` trees of images that nothing refers to. ``repair`` puts only the
-    network of these sandboxes right. ``made`` are images that are not recorded, as they are being
-    made. ``uploads`` tells where archives of images were copied to, None when nobody copies them.
-    ``management_ports`` are never published.
+    network of these sandboxes right. ``unrecorded`` images are yet in the making. ``uploads`` tells
+    where archives of images were copied to, None when nobody copies them. ``management_ports`` are
+    never published. ``image_plan`` follows from ``images`` once their sources were asked.
     """
 
     sandboxes: Optional[Tuple[Desired, ...]] = None
@@ -39,19 +39,24 @@ class Request:
     prune: bool = False
     check: bool = False
     repair: bool = False
-    made: Mapping[str, Image] = field(default_factory=dict)
+    unrecorded: Mapping[str, Image] = field(default_factory=dict)
     uploads: Optional[Mapping[str, str]] = None
     management_ports: Tuple[int, ...] = ()
     image_plan: Optional[ImagePlan] = None
 
     @property
-    def wishes(self) -> Tuple[Desired, ...]:
-        return self.sandboxes or ()
+    def desired(self) -> Dict[str, Desired]:
+        """Sandboxes that are to exist."""
+        return {each.name: each for each in self.sandboxes or () if each.state != ABSENT}
+
+    @property
+    def absent(self) -> Set[str]:
+        return {each.name for each in self.sandboxes or () if each.state == ABSENT}
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """The run's goal: sandboxes to make right, to remove, and the others, which only look on."""
+    """The run's goal: sandboxes to make right, to remove, and bystanders that stay as they are."""
 
     targets: Mapping[str, Target]
     removed: tuple[str, ...]
@@ -61,117 +66,97 @@ class Resolved:
 
     @property
     def policies(self) -> dict[str, SandboxPolicy]:
-        """Of a sandbox with a broken record it is not known, so it reaches nothing."""
-        known = {name: entry.policy for name, entry in self.bystanders.items()}
+        """A broken record has no known policy: deny everything."""
+        known = {name: record.policy for name, record in self.bystanders.items()}
         known.update((name, target.record.policy) for name, target in self.targets.items())
         return {name: known.get(name, network.CLOSED) for name in self.interfaces}
+
+    @property
+    def plugs(self) -> list[Interface]:
+        """The interfaces of all sandboxes."""
+        return [item for items in self.interfaces.values() for item in items]
 
     def desired_network(
         self, networks: Mapping[str, network.Network], members: Sequence[network.Member] = ()
     ) -> network.Desired:
-        everyone = [item for items in self.interfaces.values() for item in items]
-        return network.Desired(networks, everyone, self.publications, self.policies, members)
+        return network.Desired(networks, self.plugs, self.publications, self.policies, members)
 
 
-def resolve(site: Site, request: Request, seen: Observation) -> Resolved:
-    wishes = {wish.name: wish for wish in request.wishes if wish.state != ABSENT}
-    leaving = removed(site, request, seen)
-    _refuse_broken(wishes, seen)
-    bystanders = _bystanders(wishes, leaving, seen)
-    kept = _kept_interfaces(leaving, seen)
-    attachments = {name: _spec(wish).networks for name, wish in wishes.items()}
-    allocated = network.allocate(site, seen.networks, attachments, kept)
-    records = _records(site, request, leaving, allocated, seen)
+def resolve(site: Site, request: Request, observed: Observation) -> Resolved:
+    desired, leaving = request.desired, removed(site, request, observed)
+    for name in desired:
+        if name in observed.records.broken:
+            raise observed.records.broken[name]
+    good = observed.records.good
+    bystanders = {n: record for n, record in good.items() if n not in {*desired, *leaving}}
+    kept = _kept_interfaces(leaving, observed)
+    attachments = {name: each.wanted_spec.networks for name, each in desired.items()}
+    allocated = network.allocate(site, observed.networks, attachments, kept)
+    records = _records(site, request, leaving, allocated, observed)
     everyone = {**bystanders, **records}
     modes = {name: record.spec.network_mode for name, record in everyone.items()}
-    asked = [name for name in records if not wishes[name].keep_image]
+    asked = [name for name in records if not desired[name].keep_image]
     network.check_partners(modes, changed=records, checked=asked, removed=leaving)
-    asked_removals = leaving if request.purge else _absent(request)
-    dependencies.check(wishes, everyone, leaving, asked_removals, seen.records.broken)
+    asked_removals = leaving if request.purge else request.absent
+    dependencies.check(desired, everyone, leaving, asked_removals, observed.records.broken)
     asked_modes = {name: modes[name] for name in asked}
-    network.check_pins(site, asked_modes, seen.traces, may_be_made=request.check)
-    _check_names(everyone)
-    launches = {
-        name: _launch(site, record, seen, may_be_made=request.check)
-        for name, record in records.items()
-    }
+    network.check_pins(site, asked_modes, observed.known, may_be_made=request.check)
+    members = {name: [i.network for i in item.interfaces] for name, item in everyone.items()}
+    network.check_names(members, etcfiles.names(everyone))
     publications = _published(everyone.values())
-    staying = (record for name, record in seen.records.good.items() if name not in leaving)
-    network.check_publications(publications, _published(staying), request.management_ports)
+    staying = _published(record for name, record in good.items() if name not in leaving)
+    network.check_publications(publications, staying, request.management_ports)
     return Resolved(
         targets={
-            name: _target(wishes[name], record, launches[name]) for name, record in records.items()
+            name: _target(site, desired[name], record, observed, may_be_made=request.check)
+            for name, record in records.items()
         },
         removed=leaving,
         bystanders=bystanders,
         interfaces={
-            **{name: kept[name] for name in kept if name in seen.records.broken},
+            **{name: kept[name] for name in kept if name in observed.records.broken},
             **{name: record.interfaces for name, record in everyone.items()},
         },
         publications=publications,
     )
 
 
-def _check_names(records: Mapping[str, Record]) -> None:
-    members = {name: [i.network for i in item.interfaces] for name, item in records.items()}
-    network.check_names(members, etcfiles.names(records))
-
-
-def with_desired(request: Request, seen: Observation) -> Observation:
+def with_desired(request: Request, observed: Observation) -> Observation:
     """The host as the images and networks of this run make it, which sandboxes are planned upon."""
     listed = {name: item for name, item in (request.networks or {}).items() if item is not None}
     made = request.image_plan.wanted if request.image_plan else {}
     return replace(
-        seen,
-        images={**seen.images, **request.made, **made},
-        networks={**seen.networks, **listed},
+        observed,
+        images={**observed.images, **request.unrecorded, **made},
+        networks={**observed.networks, **listed},
     )
 
 
-def _spec(wish: Desired) -> Any:
-    if wish.spec is None:
-        raise SpecError("state", wish.state, f"of sandbox {wish.name} needs a spec")
-    return wish.spec
-
-
-def removed(site: Site, request: Request, seen: Observation) -> tuple[str, ...]:
+def removed(site: Site, request: Request, observed: Observation) -> tuple[str, ...]:
     """Asked for, not listed while purging, or begun by a run that was killed."""
     if request.sandboxes is None:
         return ()
-    wishes = {wish.name for wish in request.wishes if wish.state != ABSENT}
-    asked = _absent(request)
-    begun = {name for name, record in seen.records.good.items() if record.phase == REMOVING}
-    unlisted = {name for name in seen.traces if request.purge and not setup.is_running(site, name)}
-    if request.image_plan:
-        # Those that a setup left are swept before images are made.
-        unlisted = {name for name in unlisted if not setup.SANDBOX.fullmatch(name)}
-    found = ((asked | begun | unlisted) & seen.traces) - wishes
-    return dependencies.for_removal(found, seen.records.good)
+    records, names = observed.records.good, set(request.absent)
+    names.update(name for name, record in records.items() if record.phase == REMOVING)
+    if request.purge:
+        # An image plan sweeps what setups left, before images are made.
+        names.update(
+            name
+            for name in observed.known
+            if not (request.image_plan and setup.SANDBOX.fullmatch(name))
+            and not setup.is_running(site, name)
+        )
+    return dependencies.for_removal((names & observed.known) - set(request.desired), records)
 
 
-def _absent(request: Request) -> set[str]:
-    return {wish.name for wish in request.wishes if wish.state == ABSENT}
-
-
-def _refuse_broken(wishes: Iterable[str], seen: Observation) -> None:
-    for name in wishes:
-        if name in seen.records.broken:
-            raise seen.records.broken[name]
-
-
-def _bystanders(
-    wishes: Iterable[str], removed: Sequence[str], seen: Observation
-) -> dict[str, Record]:
-    concerned = {*wishes, *removed}
-    return {name: r for name, r in seen.records.good.items() if name not in concerned}
-
-
-def _kept_interfaces(removed: Sequence[str], seen: Observation) -> dict[str, tuple[Interface, ...]]:
-    """Interfaces in use; of a sandbox with a broken record, those its namespaces were given."""
-    kept = {name: record.interfaces for name, record in seen.records.good.items()}
-    for name in seen.records.broken:
-        if name in seen.made:
-            kept[name] = seen.made[name].interfaces
+def _kept_interfaces(
+    removed: Sequence[str], observed: Observation
+) -> dict[str, tuple[Interface, ...]]:
+    """Interfaces in use; with a broken record, those that its namespaces were given."""
+    kept = {name: record.interfaces for name, record in observed.records.good.items()}
+    for name in observed.records.broken:
+        if name in observed.namespaces:
+            kept[name] = observed.namespaces[name].interfaces
     return {name: interfaces for name, interfaces in kept.items() if name not in removed}
 
 
@@ -180,24 +165,22 @@ def _records(
     request: Request,
     removed: Sequence[str],
     allocated: Mapping[str, Sequence[Interface]],
-    seen: Observation,
+    observed: Observation,
 ) -> dict[str, Record]:
-    good = seen.records.good
-    wishes = {wish.name: wish for wish in request.wishes if wish.state != ABSENT}
+    good, desired = observed.records.good, request.desired
     recorded = {name: record.ids for name, record in good.items()}
-    ids = idmap.allocate(seen.ids, wishes, reserved=recorded, leaving=removed)
+    ids = idmap.allocate(observed.ids, desired, reserved=recorded, leaving=removed)
     records = {}
-    for name, wish in wishes.items():
+    for name, each in desired.items():
         old = good.get(name)
-        spec = _spec(wish)
         with _named(name):
-            cgroups.check(spec, seen.cgroups)
-            image = _image(site, wish, old, ids[name], seen, may_be_made=request.check)
+            cgroups.check(each.wanted_spec, observed.cgroups)
+            image = _image(site, each, old, ids[name], observed, may_be_made=request.check)
         records[name] = Record(
             name=name,
             phase=PRESENT,
-            wanted=wanted(wish, old),
-            spec=spec,
+            wanted=run_state(each, old),
+            spec=each.wanted_spec,
             ids=ids[name],
             image=image,
             interfaces=tuple(allocated.get(name, ())),
@@ -207,7 +190,7 @@ def _records(
 
 @contextlib.contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Errors about one value of many sandboxes say whose it is."""
+    """Errors about a value tell which of many sandboxes has it."""
     try:
         yield
     except SandlotError as error:
@@ -217,33 +200,30 @@ def _named(name: str) -> Iterator[None]:
 
 def _image(
     site: Site,
-    wish: Desired,
+    desired: Desired,
     old: Record | None,
     ids: idmap.IdRange,
-    seen: Observation,
+    observed: Observation,
     *,
     may_be_made: bool,
 ) -> ImageRef:
     """The image and the tree of it that the layer lies on; a tree in use stays what it is."""
-    if old and wish.keep_image:
+    if old and desired.keep_image:
         return old.image
-    name = _spec(wish).image
+    name = desired.wanted_spec.image
     if old and images.is_pinned_to(name, old.image.name, old.image.digest):
         return old.image
-    found = images.find(seen.images, name)
-    if old and (old.image.name, old.image.digest) == (found.name, found.digest):
+    image = images.find(observed.images, name)
+    if old and (old.image.name, old.image.digest) == (image.name, image.digest):
         return old.image
     if not may_be_made:
-        images.check_made(found)
-    layers = found.layers if _maps_ids(found, seen) else _shifted(site, found, ids)
-    return ImageRef(
-        found.name, found.digest, layers, dict(found.host), found.tmpfs, dict(found.config)
-    )
-
-
-def _maps_ids(image: images.Image, seen: Observation) -> bool:
+        images.check_made(image)
     needed = [*image.layers, *(["/"] if image.host else [])]
-    return all(seen.maps_ids(path) for path in needed)
+    mapped = all(observed.maps_ids(path) for path in needed)
+    layers = image.layers if mapped else _shifted(site, image, ids)
+    return ImageRef(
+        image.name, image.digest, layers, dict(image.host), image.tmpfs, dict(image.config)
+    )
 
 
 def _shifted(site: Site, image: images.Image, ids: idmap.IdRange) -> tuple[str, ...]:
@@ -259,23 +239,27 @@ def _shifted(site: Site, image: images.Image, ids: idmap.IdRange) -> tuple[str, 
     return (images.shifted(site, image, ids),)
 
 
-def _launch(site: Site, record: Record, seen: Observation, *, may_be_made: bool) -> dict[str, Any]:
-    directories = cgroups.directories(site, record.name, seen.cgroups)
+def _target(
+    site: Site, desired: Desired, record: Record, observed: Observation, *, may_be_made: bool
+) -> Target:
+    launch = _launch(site, record, observed, may_be_made=may_be_made)
+    return Target(desired, record, launch, launchfile.namespace_digest(launch, record))
+
+
+def _launch(
+    site: Site, record: Record, observed: Observation, *, may_be_made: bool
+) -> dict[str, Any]:
+    directories = cgroups.directories(site, record.name, observed.cgroups)
     if may_be_made and not all(map(os.path.isdir, record.image.layers)):
         # Only the image can tell what it runs, once it is made.
         unknown = record.spec.command or record.spec.entrypoint or ("unknown",)
         record = replace(record, spec=replace(record.spec, command=unknown))
     launch = launchfile.content(site, record, directories)
-    observed = seen.seen.get(record.name)
-    running = observed.running if observed else None
-    if running in (None, launch["digest"]):
+    now = observed.sandboxes.get(record.name)
+    if now is None or now.running in (None, launch["digest"]):
         return launch
     current = launchfile.decoded(launchfile.current(site, record.name))
-    return launchfile.as_started(launch, current, str(running))
-
-
-def _target(wish: Desired, record: Record, launch: Mapping[str, Any]) -> Target:
-    return Target(wish, record, launch, launchfile.namespace_digest(launch, record))
+    return launchfile.as_started(launch, current, str(now.running))
 
 
 def _published(records: Iterable[Record]) -> tuple[Publication, ...]:

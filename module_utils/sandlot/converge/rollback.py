@@ -2,8 +2,8 @@
 # Copyright: the sandlot developers
 """Undoes rebuilds that were not committed: those that failed, and those whose run was killed.
 
-What is put back is what can't be made again: layer and pins. All else (interfaces, rules, limits,
-launch file, the start) follows from the old record, by a run that wishes for that.
+Layer and pins are put back, as they can't be made again. All else (interfaces, rules, limits,
+launch file, the start) follows from the old record, by a run that asks for it.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ class Unfinished:
     clean: Sequence[str] = ()
 
 
-def unfinished(seen: Observation, spared: Collection[str]) -> Unfinished:
+def unfinished(observed: Observation, spared: Collection[str]) -> Unfinished:
     """``spared`` are removed anyway."""
-    left = [name for name, entry in seen.seen.items() if entry.rebuild and name not in spared]
-    known = {name: seen.records.good[name] for name in left if name in seen.records.good}
+    left = [
+        name for name, entry in observed.sandboxes.items() if entry.rebuild and name not in spared
+    ]
+    known = {name: observed.records.good[name] for name in left if name in observed.records.good}
     undo = [name for name, entry in known.items() if entry.phase == REBUILDING]
     return Unfinished(undo, [name for name in known if name not in undo])
 
@@ -80,56 +82,59 @@ def undo_steps(
 # -- what runs around it
 
 
-def joined(wanted: Request, undo: Iterable[str], records: Records) -> Request:
+def joined(request: Request, undo: Iterable[str], records: Records) -> Request:
     """Also those that nobody asks for come up as they were."""
-    asked = {wish.name for wish in wanted.wishes}
+    asked = {each.name for each in request.sandboxes or ()}
     more = (stored(records.good[n], records.good[n].wanted) for n in undo if n not in asked)
-    return replace(wanted, sandboxes=(*wanted.wishes, *more))
+    return replace(request, sandboxes=(*(request.sandboxes or ()), *more))
 
 
 def stored(old: Record, state: str) -> Desired:
     return Desired(old.name, state, old.spec, keep_image=True)
 
 
-def instead(wanted: Request, old: Mapping[str, Record]) -> Request:
-    """The same for all but these, which stay as they are."""
-    wishes = (
-        stored(old[wish.name], PRESENT) if wish.name in old else wish for wish in wanted.wishes
+def instead(request: Request, old: Mapping[str, Record]) -> Request:
+    """A request that leaves these as they are."""
+    sandboxes = (
+        stored(old[each.name], PRESENT) if each.name in old else each
+        for each in request.sandboxes or ()
     )
-    return replace(wanted, sandboxes=tuple(wishes))
+    return replace(request, sandboxes=tuple(sandboxes))
 
 
-def foreseen(site: Site, found: Unfinished, seen: Observation) -> Observation:
-    """What a check looks at: the host as it will be when that has been rolled back."""
-    changed: Dict[str, Observed] = {n: replace(seen.seen[n], rebuild=False) for n in found.clean}
-    made, state = dict(seen.made), seen.network
+def foreseen(site: Site, found: Unfinished, observed: Observation) -> Observation:
+    """The host as it will be when that has been rolled back, for a check."""
+    names = (*found.clean, *found.undo)
+    changed = {name: replace(observed.sandboxes[name], rebuild=False) for name in names}
+    namespaces, state = dict(observed.namespaces), observed.network
     for name in found.undo:
-        changed[name] = replace(seen.seen[name], rebuild=False)
         if layers.is_set_aside(site.sandbox(name)):
             state = state.without(name)
-            changed[name] = _foreseen(site, changed[name], name, made)
-    records = dict(seen.records.good)
+            changed[name] = _put_back(site, changed[name], name, namespaces)
+    records = dict(observed.records.good)
     records.update((name, records[name].in_phase(PRESENT)) for name in found.undo)
     changed = {name: replace(entry, record=records[name]) for name, entry in changed.items()}
     return replace(
-        seen,
-        records=replace(seen.records, good=records),
+        observed,
+        records=replace(observed.records, good=records),
         network=state,
-        seen={**seen.seen, **changed},
-        made=made,
+        sandboxes={**observed.sandboxes, **changed},
+        namespaces=namespaces,
     )
 
 
-def _foreseen(site: Site, seen: Observed, name: str, made: Dict[str, NamespaceRecord]) -> Observed:
-    """What puts back stops what runs, and leaves pins that nothing was set aside for."""
+def _put_back(
+    site: Site, observed: Observed, name: str, namespaces: Dict[str, NamespaceRecord]
+) -> Observed:
+    """One is stopped to be put back, and keeps its pins where none were set aside."""
     old = site.sandbox(name).in_slot(OLD)
-    stopped = replace(seen, running=None, detached=False)
-    stopped = replace(stopped, layer=seen.layer or layers.exists(old.layer))
+    stopped = replace(observed, running=None, detached=False)
+    stopped = replace(stopped, layer=observed.layer or layers.exists(old.layer))
     if not layers.exists(old.pins):
         return stopped
     kept = namespace_record_at(old.namespaces, name)
-    made.pop(name, None)
+    namespaces.pop(name, None)
     if kept:
-        made[name] = kept
-    pins = pins_of(old, seen.record)
+        namespaces[name] = kept
+    pins = pins_of(old, observed.record)
     return replace(stopped, pins=pins, namespaces=kept.digest if kept else None)

@@ -32,7 +32,7 @@ from .decide import ABSENT, Desired
 from .report import Result
 from .resolve import Request
 
-# What package managers need as root of a sandbox; docs/images.md says what for.
+# Package managers need these as root of a sandbox; docs/images.md has the reasons.
 CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETGID", "SETUID")
 _SHOWN_LINES = 15
 _LOG_TAIL = 1 << 15
@@ -127,8 +127,8 @@ class _Throwaway:
         return replace(self._spec, entrypoint=tuple(argv), env=env, user=user)
 
     def _converge(self, asked: spec.Spec, state: str, what: str = "") -> None:
-        wish = Desired(self._name, state, asked)
-        result = self._run(Request((wish,), made={self._name: self._image}))
+        desired = Desired(self._name, state, asked)
+        result = self._run(Request((desired,), unrecorded={self._name: self._image}))
         if self._name in result.failed:
             where = what or f"image {self._job.spec.name!r}: setup"
             raise SandlotError(f"{where} can't be run: {result.failed[self._name]}")

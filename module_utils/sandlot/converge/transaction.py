@@ -57,13 +57,13 @@ def carry_out(site: Site, planned: Plan, again: Again) -> Failures:
 
 
 def _apply(site: Site, planned: Plan) -> tuple[Failures, Plan]:
-    """Who can't be prepared stays as it is, and the others get a plan without its change."""
+    """A sandbox that can't be prepared stays as it is; the others get a plan without its change."""
     failed = apply_each(planned.preparation)
     if failed:
         old = {name: planned.context.rebuilds[name].old for name in failed}
         failed.update(apply_each(rollback.undo_steps(site, old)))
-        wanted = rollback.instead(planned.context.request, old)
-        planned = plan(site, wanted, planned.context.seen)
+        request = rollback.instead(planned.context.request, old)
+        planned = plan(site, request, planned.context.observed)
     return {**apply_each(planned.steps), **_untouched(failed)}, planned
 
 
@@ -78,7 +78,7 @@ def _untouched(failed: Failures) -> Failures:
 
 
 def _undo(site: Site, planned: Plan, again: Again) -> _Undone:
-    """What has no commit by now is put back, and started if it ran; so is who depends on it."""
+    """Put back what has no commit by now; start it, and its dependents, if they ran."""
     left = [name for name in planned.context.rebuilds if layers.exists(site.sandbox(name).rebuild)]
     phases = {name: _stored(site, name).phase for name in left}
     due = {name: planned.context.rebuilds[name] for name in left if phases[name] == REBUILDING}
@@ -90,13 +90,13 @@ def _undo(site: Site, planned: Plan, again: Again) -> _Undone:
     resumed = _stopped(planned) - set(planned.context.rebuilds) if ran else set()
     ran.update(dict.fromkeys(resumed, True))
     if ran:
-        wishes = tuple(_wish(site, name, ran=before) for name, before in ran.items())
-        problems.update(again(Request(wishes)).failed)
+        old = tuple(_as_it_was(site, name, ran=before) for name, before in ran.items())
+        problems.update(again(Request(old)).failed)
     return _Undone(said, problems, resumed)
 
 
 def _undo_aside(site: Site, planned: Plan, again: Again) -> str:
-    """The same when the whole run fails, which is what has to be told."""
+    """Undo when the whole run fails, whose error goes on."""
     try:
         undone = _undo(site, planned, again)
     except (SandlotError, OSError) as worse:
@@ -119,12 +119,12 @@ def _last_words(site: Site, one: Rebuild) -> List[str]:
 
 
 def _stopped(planned: Plan) -> Set[str]:
-    """Who is stopped to be started again, as those are who share a rebuilt one's network."""
+    """Sandboxes that are stopped to be started again, as all on a rebuilt one's network."""
     restarted = {name for name, one in planned.context.decisions.items() if one.stop and one.start}
     return restarted | set(planned.context.followers)
 
 
-def _wish(site: Site, name: str, *, ran: bool) -> Desired:
+def _as_it_was(site: Site, name: str, *, ran: bool) -> Desired:
     known = _stored(site, name)
     return rollback.stored(known, STARTED if ran and known.wanted == STARTED else PRESENT)
 

@@ -18,7 +18,7 @@ from sandlot.converge.decide import (
     namespace_lines,
     record_lines,
     run_lines,
-    wanted,
+    run_state,
 )
 from sandlot.idmap import IdRange
 from sandlot.network import Interface
@@ -85,10 +85,14 @@ def decision_of(case: dict[str, Any]) -> Decision:
         old = normalise({**BASE, **case["before"].get("spec", {})})
         before = record_of(old, case["before"])
     wish = Desired(spec.name, spec.state, spec, restart=spec.restart, recreate=spec.recreate)
-    record = record_of(spec, {"image": case.get("image", "sha-1"), "wanted": wanted(wish, before)})
+    record = record_of(
+        spec, {"image": case.get("image", "sha-1"), "wanted": run_state(wish, before)}
+    )
     launch, namespaces = digests(record)
     return decide(
-        Target(wish, record, launch, namespaces), seen_of(case, before), case.get("rejoin", "")
+        Target(wish, record, {"digest": launch}, namespaces),
+        seen_of(case, before),
+        case.get("rejoin", ""),
     )
 
 
@@ -117,5 +121,5 @@ def test_a_finished_run_leaves_nothing_to_do() -> None:
         state = "started" if record.wanted == "started" and runs else "present"
         after = Observed(record, True, "whole", namespaces, launch if runs else None)
         wish = Desired(record.name, state, record.spec)
-        again = decide(Target(wish, record, launch, namespaces), after)
+        again = decide(Target(wish, record, {"digest": launch}, namespaces), after)
         assert not record_lines(again) + namespace_lines(again) + run_lines(again), case["id"]

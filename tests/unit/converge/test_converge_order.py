@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any, Iterable, Mapping, Sequence
 
 import pytest
-from sandlot.converge import dependencies, order
+from sandlot.converge import dependencies
 from sandlot.converge.decide import Decision, Desired, Observed
 from sandlot.errors import LaunchError, SpecError
 from sandlot.idmap import IdRange
@@ -44,20 +44,20 @@ CYCLES: list[tuple[dict[str, Sequence[str]], list[str]]] = [
 
 @pytest.mark.parametrize(("graph", "expected"), LEVELS, ids=str)
 def test_levels(graph: dict[str, Sequence[str]], expected: list[list[str]]) -> None:
-    assert order.levels(graph) == expected
+    assert dependencies.levels(graph) == expected
 
 
 @pytest.mark.parametrize(("graph", "expected"), CYCLES, ids=str)
 def test_cycle(graph: dict[str, Sequence[str]], expected: list[str]) -> None:
-    assert order.cycle(graph) == expected
+    assert dependencies.cycle(graph) == expected
 
 
 def test_long_chains_and_rings() -> None:
     chain = {f"n{i}": [f"n{i + 1}"] for i in range(1999)}
-    assert len(order.levels(chain)) == 1999
+    assert len(dependencies.levels(chain)) == 1999
     ring = {**chain, "n1999": ["n0"]}
-    assert len(order.cycle(ring)) == 2001
-    assert set(order.reachable(ring, ["n7"])) == set(ring)
+    assert len(dependencies.cycle(ring)) == 2001
+    assert set(dependencies.reachable(ring, ["n7"])) == set(ring)
 
 
 def record(name: str, needs: Sequence[Any] = (), **options: Any) -> Record:

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Runs from the records alone: boots, shutdowns, commands of the CLI, repairs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import replace
+from typing import Iterable, Sequence
+
+from .. import lock, network
+from ..errors import LaunchError, SpecError
+from ..host import payload
+from ..images import setup
+from ..launcher.client import Launcher
+from ..plan import apply_all, descriptions
+from ..sandbox import record, runtime
+from ..sandbox.record import PRESENT, REMOVING, STARTED, STOPPED, Record, Records
+from ..site import Site
+from . import dependencies
+from .api import converge, run
+from .decide import ABSENT, Desired
+from .observe import observe
+from .report import Result
+from .resolve import Request, resolve
+
+
+def up(site: Site) -> Result:
+    """After a boot: every sandbox as its record wants it; a broken record fails alone."""
+    with lock.exclusive(site):
+        records = record.load_all(site)
+        desired = (_at_boot(entry, records) for entry in _idle(site, records))
+        return _with_broken(run(site, Request(tuple(desired))), records)
+
+
+def repair(site: Site, *, check: bool = False) -> Result:
+    """The network as the records want it; a broken record fails alone."""
+    with contextlib.ExitStack() as stack:
+        if not check:
+            stack.enter_context(lock.exclusive(site))
+        records = record.load_all(site)
+        desired = (_stored(entry.name, PRESENT, records) for entry in _idle(site, records))
+        done = run(site, Request(tuple(desired), check=check, repair=True))
+    return _with_broken(done, records)
+
+
+def _with_broken(done: Result, records: Records) -> Result:
+    broken = {name: str(error) for name, error in records.broken.items()}
+    return replace(done, failed={**done.failed, **broken})
+
+
+def _idle(site: Site, records: Records) -> list[Record]:
+    """All but those that are being removed, or at work in a setup."""
+    return [
+        entry
+        for entry in records.good.values()
+        if entry.phase != REMOVING and not setup.is_running(site, entry.name)
+    ]
+
+
+def _at_boot(entry: Record, records: Records) -> Desired:
+    if setup.SANDBOX.fullmatch(entry.name):
+        return Desired(entry.name, ABSENT)
+    return _stored(entry.name, entry.wanted, records)
+
+
+def down(site: Site) -> dict[str, str]:
+    """Before a shutdown: end all that runs. The records still want it, so `up` starts it again."""
+    launcher = Launcher(site, python=payload.python())
+    with lock.exclusive(site):
+        if not launcher.exists():
+            return {}
+        known = record.load_all(site).good
+        failures: dict[str, LaunchError] = {}
+        for level in dependencies.stops(runtime.names(site), known):
+            failures.update(launcher.stop(level))
+    return {name: str(failure) for name, failure in failures.items()}
+
+
+def lifecycle(site: Site, names: Sequence[str], action: str) -> Result:
+    """`start`, `stop` or `restart` of existing sandboxes; the new state outlives a reboot."""
+    state = STOPPED if action == "stop" else STARTED
+    with lock.exclusive(site):
+        records = record.load_all(site)
+        desired = (
+            replace(_stored(name, state, records), restart=action == "restart") for name in names
+        )
+        return run(site, Request(tuple(desired)))
+
+
+def _stored(name: str, state: str, records: Records) -> Desired:
+    if name in records.broken:
+        raise records.broken[name]
+    if name not in records.good:
+        known = ", ".join(sorted(records.good)) or "there is none"
+        raise SpecError("name", name, "is no sandbox of this host", hint=f"known: {known}")
+    return Desired(name, state, records.good[name].spec, keep_image=True)
+
+
+def remove(site: Site, names: Iterable[str], *, check: bool = False) -> Result:
+    return converge(site, Request(tuple(Desired(name, ABSENT) for name in names), check=check))
+
+
+def refresh(site: Site) -> list[str]:
+    """Resolve the names of egress lists again; the actions. A host without names is left alone."""
+    if not os.path.exists(site.names_file):
+        return []
+    with lock.exclusive(site):
+        # A teardown may have been under way.
+        return _refresh(site) if os.path.exists(site.names_file) else []
+
+
+def _refresh(site: Site) -> list[str]:
+    observed = observe(site, [])
+    resolved = resolve(site, Request(()), observed)
+    names = network.policy_names(observed.networks, resolved.policies)
+    addresses = network.resolve_names(site, names)
+    desired = resolved.desired_network(observed.networks)
+    operations = network.refresh_operations(site, desired, observed.network, addresses)
+    apply_all(operations)
+    # Also when nothing else has changed: addresses live on from when they were last seen.
+    network.save_names(site, addresses)
+    return descriptions(operations)
