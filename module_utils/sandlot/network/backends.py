@@ -32,8 +32,8 @@ class State:
 
     def without(self, sandbox: str) -> State:
         """The host once a sandbox is unlinked."""
-        found = {kind: each and each.without(sandbox) for kind, each in self.kinds.items()}
-        return State(found)
+        left = {kind: each and each.without(sandbox) for kind, each in self.kinds.items()}
+        return State(left)
 
 
 class Backend(NamedTuple):

@@ -139,7 +139,9 @@ def _problems(
         bridge = state.links.get(network.bridge)
         outer = state.links[item.link]
         inner = inside.links.get(item.ifname)
-        if bridge is None or not _is_port(outer, bridge, network):
+        modes = (outer.isolated, outer.hairpin, outer.learning)
+        right = modes == (network.isolated, not network.isolated, False)
+        if bridge is None or outer.master != bridge.index or not right:
             problems.append(f"{item.link} is not a port of its bridge")
         elif not outer.up:
             problems.append(f"{item.link} is down")
@@ -155,12 +157,6 @@ def _problems(
 def _is_up(inside: Inside, ifname: str) -> bool:
     link = inside.links.get(ifname)
     return link is not None and link.up
-
-
-def _is_port(outer: Link, bridge: Link, network: Network) -> bool:
-    modes = (outer.isolated, outer.hairpin, outer.learning)
-    desired = (network.isolated, not network.isolated, False)
-    return outer.master == bridge.index and modes == desired
 
 
 def _is_pair(outer: Link, inner: Link | None) -> bool:

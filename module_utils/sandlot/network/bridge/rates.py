@@ -61,11 +61,11 @@ def rate_operations(
     state: BridgeState,
 ) -> list[Operation]:
     """Makes the limits of one sandbox right; apply it when its links are plugged."""
-    wrong = [
-        item
-        for item in interfaces
-        if _differs(_observed(site, item, networks[item.network], state), rates)
-    ]
+    wrong = []
+    for item in interfaces:
+        shaping = _observed(site, item, networks[item.network], state)
+        if _ingress_differs(shaping, rates) or _egress_differs(shaping, rates):
+            wrong.append(item)
     if not wrong:
         return []
     adapter.require()
@@ -98,10 +98,6 @@ def _observed(site: Site, item: Interface, network: Network, state: BridgeState)
         state.traffic.get(shaper.index, none) if shaper else none,
         mtu,
     )
-
-
-def _differs(shaping: _Shaping, rates: Rates) -> bool:
-    return _ingress_differs(shaping, rates) or _egress_differs(shaping, rates)
 
 
 def _ingress_differs(shaping: _Shaping, rates: Rates) -> bool:

@@ -35,16 +35,12 @@ def alone() -> Iterator[None]:
 
 def guards(site: Site, version: int) -> bool:
     """Whether another root's rules keep the forwarding of this version of IP for sandboxes."""
-    drop = f"meta nfproto ipv{version} drop"
-    return any(drop in nft.chain(table, "forward") for table in _others(site))
-
-
-def _others(site: Site) -> list[str]:
     try:
         names = nftables.tables(nftables.INET)
     except OSError as error:
         if error.errno != errno.EPROTONOSUPPORT:
             raise
-        return []
-    ours = site.nft_table.encode()
-    return [name.decode() for name in names if name != ours and _TABLE.fullmatch(name)]
+        return False
+    ours, drop = site.nft_table.encode(), f"meta nfproto ipv{version} drop"
+    others = [name.decode() for name in names if name != ours and _TABLE.fullmatch(name)]
+    return any(drop in nft.chain(table, "forward") for table in others)

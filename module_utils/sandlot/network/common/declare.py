@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The networks a user asked for: validated, stored, loaded."""
+"""The networks of users: validated, stored, loaded."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def argument_spec() -> Dict[str, Any]:
 
 
 def _check_bridges(networks: Mapping[str, Network]) -> None:
-    """Names of bridges are digests cut to what the kernel takes, so two can be the same."""
+    """Bridge names are digests cut to the kernel's length, so two can be the same."""
     holders: dict[str, str] = {}
     for network in networks.values():
         other = holders.setdefault(network.bridge, network.name)
@@ -45,10 +45,10 @@ def _check_bridges(networks: Mapping[str, Network]) -> None:
 
 
 def check_disjoint(networks: Mapping[str, Network]) -> None:
-    """SpecError when two networks overlap. Neighbours in order of address are enough to look at."""
+    """SpecError when two networks overlap; it is enough to compare neighbours in address order."""
     pairs = [(each, network.name) for network in networks.values() for each in network.ranges()]
-    ordered = sorted(pairs, key=_place)
-    for (lower, below), (upper, above) in zip(ordered, ordered[1:]):
+    pairs.sort(key=lambda pair: (pair[0].version, pair[0].first, pair[0].subnet.prefixlen))
+    for (lower, below), (upper, above) in zip(pairs, pairs[1:]):
         if lower.subnet.overlaps(upper.subnet):
             raise SpecError(
                 upper.option,
@@ -58,13 +58,8 @@ def check_disjoint(networks: Mapping[str, Network]) -> None:
             )
 
 
-def _place(pair: tuple[Range, str]) -> tuple[int, int, int]:
-    subnet = pair[0].subnet
-    return subnet.version, int(subnet.network_address), subnet.prefixlen
-
-
 def default(site: Site) -> Network:
-    """The network that exists when a sandbox uses "default" and nobody declared it."""
+    """The network "default", for sandboxes that use it undeclared."""
     return _network(site, "networks", {"name": DEFAULT_NAME})
 
 
@@ -86,7 +81,7 @@ def load(site: Site) -> dict[str, Network]:
 
 
 def load_for(site: Site, used: Iterable[str]) -> dict[str, Network]:
-    """The stored networks, and the default one when it is used without having been declared."""
+    """The stored networks, and the default one when it is used undeclared."""
     networks = load(site)
     if DEFAULT_NAME not in networks and DEFAULT_NAME in set(used):
         networks[DEFAULT_NAME] = default(site)
