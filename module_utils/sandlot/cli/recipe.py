@@ -13,9 +13,7 @@ from ..cgroups import CgroupState
 from ..cgroups.knobs import VERSION_2
 from ..cgroups.layout import Hierarchy
 from ..cgroups.state import wanted
-from ..network import Interface, Network
-from ..network.bridge.sysctls import IPV6_BY_US
-from ..network.common.model import default_routes
+from ..network import IPV6_BY_US, Interface, Network, default_routes
 from ..site import Site
 from ..spec import Spec, stored
 from ..spec.confinement import CAPABILITIES

@@ -18,12 +18,12 @@ from .backends import (
     teardown_operations,
     unlink,
 )
-from .bridge import packet_filter, remaining, session
+from .bridge import IPV6_BY_US, packet_filter, remaining, session
 from .common.allocation import allocate
 from .common.declare import argument_spec, load, load_for, normalise
 from .common.desired import Desired, Member, Plan
 from .common.files import hosts_file, resolv_conf, unreachable_resolvers
-from .common.model import Interface, Network, Publication, Rates
+from .common.model import Interface, Network, Publication, Rates, default_routes
 from .common.names import Names, check_names
 from .common.policy import CLOSED, SandboxPolicy
 from .common.policy import names as policy_names
@@ -36,6 +36,7 @@ from .joined import check_partners, check_pins, detached
 __all__ = [
     "CLOSED",
     "Desired",
+    "IPV6_BY_US",
     "Interface",
     "Member",
     "Names",
@@ -51,6 +52,7 @@ __all__ = [
     "check_partners",
     "check_pins",
     "check_publications",
+    "default_routes",
     "detached",
     "hosts_file",
     "load",

@@ -12,8 +12,10 @@ from .nft import observe as packet_filter
 from .observe import observe
 from .plan import plan
 from .rules import rules_operations
+from .sysctls import IPV6_BY_US
 
 __all__ = [
+    "IPV6_BY_US",
     "observe",
     "packet_filter",
     "plan",
