@@ -248,13 +248,16 @@ def _mount_in_pid_namespace(build: _Build, pid: int) -> tuple[wire.Message, list
 
 
 def _mounter(build: _Build, peer: _socket.socket) -> None:
+    """Answer with the user's ids, and descriptors of the mount namespace, /dev/null, /dev/pts."""
     fds: list[int] = []
     try:
         namespace.enter(build.namespace, build.plan, build.pins)
         _become_sandbox_root(build.pins)
         root = rootfs.pivot()
         rootplan.apply(build.plan, root)
-        fds += _for_init(root)
+        fds.append(os.open("proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=root))
+        fds.append(os.open("dev/null", os.O_RDWR | os.O_CLOEXEC, dir_fd=root))
+        fds.append(rootfs.directory(root, "dev/pts"))
         uid, gid, groups = users.resolve(root, build.launch["user"])
         answer = {"uid": uid, "gid": gid, "what": " ".join(str(number) for number in groups)}
     except OSError as error:
@@ -278,10 +281,3 @@ def _become_sandbox_root(pins: Mapping[str, int]) -> None:
     os.setresuid(0, 0, 0)
     os.umask(0)
     namespaces.unshare(namespaces.CLONE_NEWNS)
-
-
-def _for_init(root: int) -> list[int]:
-    """Descriptors of the mount namespace, /dev/null and /dev/pts."""
-    mnt = os.open("proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=root)
-    null = os.open("dev/null", os.O_RDWR | os.O_CLOEXEC, dir_fd=root)
-    return [mnt, null, rootfs.directory(root, "dev/pts")]

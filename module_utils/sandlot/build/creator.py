@@ -40,7 +40,12 @@ def create(paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
         # Pins come last: complete ones mean that nothing is left to be done.
         _configure(pid, launch, kinds)
         for kind in kinds:
-            _pin(paths, pid, kind)
+            target = paths.pin(kind)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open(target, flags, 0o600))
+            # time_namespaces(7): the caller of unshare stays outside; its children are inside.
+            source = "time_for_children" if kind == "time" else kind
+            mounts.mount(f"/proc/{pid}/ns/{source}", target, flags=mounts.MS_BIND)
 
 
 def _unshare_as(ids: Mapping[str, int], kinds: Sequence[str]) -> None:
@@ -64,14 +69,6 @@ def _write_maps(pid: int, launch: Mapping[str, Any]) -> None:
         whole = int(seconds // 1)
         nanoseconds = int(round((seconds - whole) * 1_000_000_000))
         write_value(f"/proc/{pid}/timens_offsets", f"{clock} {whole} {nanoseconds}")
-
-
-def _pin(paths: SandboxPaths, pid: int, kind: str) -> None:
-    target = paths.pin(kind)
-    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-    # time_namespaces(7): the caller of unshare stays outside; its children are inside.
-    source = "time_for_children" if kind == "time" else kind
-    mounts.mount(f"/proc/{pid}/ns/{source}", target, flags=mounts.MS_BIND)
 
 
 def _configure(pid: int, launch: Mapping[str, Any], kinds: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from ..kernel.mounts import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterator, List, Mapping
+    from typing import Dict, List, Mapping
 
 # Programs, libraries and their configuration. All else at the top is covered.
 SHOWN = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "sbin", "usr")
@@ -98,7 +98,8 @@ class _Mask:
             if "/" not in name and name not in SHOWN:
                 self._cover_top(name, [path for path in shown if _is_below(path, name)])
         for path, mode in EMPTY.items():
-            if path not in self.entries and path not in shown and _is_opaque(self.entries, path):
+            parent = self.entries.get(os.path.dirname(path))
+            if parent and parent.opaque and path not in self.entries and path not in shown:
                 self._directory(path, mode)
         for top in SCANNED:
             self._scan(top, shown)
@@ -131,7 +132,12 @@ class _Mask:
 
     def _scan(self, path: str, shown: List[str]) -> None:
         """Cover entries that only their owner and group can read."""
-        for entry in _scanned(f"{self._root}/{path}"):
+        try:
+            with os.scandir(f"{self._root}/{path}") as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for entry in entries:
             below = f"{path}/{entry.name}"
             mode = entry.stat(follow_symlinks=False).st_mode
             if below in shown or stat.S_ISLNK(mode):
@@ -178,16 +184,3 @@ class _Mask:
 
 def _is_below(path: str, top: str) -> bool:
     return path == top or path.startswith(f"{top}/")
-
-
-def _is_opaque(found: Mapping[str, Entry], path: str) -> bool:
-    parent = found.get(os.path.dirname(path))
-    return parent is not None and parent.opaque
-
-
-def _scanned(path: str) -> Iterator[os.DirEntry[Any]]:
-    try:
-        with os.scandir(path) as found:
-            yield from sorted(found, key=lambda entry: entry.name)
-    except (FileNotFoundError, NotADirectoryError):
-        return

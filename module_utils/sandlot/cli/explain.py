@@ -20,7 +20,7 @@ from ..init import limits, users
 from ..sandbox import names, record
 from ..site import Site
 from . import output, recipe
-from .recipe import Section, Subject
+from .recipe import Subject
 
 _INSTRUCTION = 8  # bytes of struct sock_filter
 # Names of prlimit(1). RLIMIT_OFILE is another name of RLIMIT_NOFILE.
@@ -121,15 +121,11 @@ def script(subject: Subject) -> str:
     parts = [_USAGE.format(name=subject.name), notes, "set -euo pipefail\n"]
     body: List[str] = []
     for section in recipe.sections(subject):
-        target = parts if section.function else body
-        target.append(_rendered(section))
+        text = "".join(f"{command}\n" for command in section.commands)
+        if section.function:
+            parts.append(f"\n# {section.title}\n{section.function}() {{\n{text}}}\n")
+        else:
+            body.append(f"\n# {section.title}\n{text}")
     parts.append("\nsandbox() {\n" + "".join(body) + "}\n")
     parts.append(recipe.CALL)
     return "".join(parts)
-
-
-def _rendered(section: Section) -> str:
-    text = "".join(f"{command}\n" for command in section.commands)
-    if section.function:
-        text = f"{section.function}() {{\n{text}}}\n"
-    return f"\n# {section.title}\n{text}"
