@@ -10,7 +10,7 @@ from functools import partial
 from typing import Iterable, Mapping, Sequence
 
 from .. import images, lock, network
-from ..images import ImageSpec, setup, with_uploads
+from ..images import ImageSpec, progress, setup, with_uploads
 from ..images.build import ATTEMPTS
 from ..images.setup import Runner
 from ..launcher.client import Launcher
@@ -121,14 +121,15 @@ def _make_and_run(site: Site, request: Request, planned: images.ImagePlan) -> Re
     announced = run(site, replace(request, check=True))
     apply_all(planned.sweeps)
     attempts = ATTEMPTS
-    while True:
-        attempts -= 1
-        seconds = images.make_trees(site, planned.makings)
-        with lock.exclusive(site):
-            # Until it is recorded, another run may remove a tree that nothing refers to.
-            if all(making.is_whole() for making in planned.makings) or not attempts:
-                done = run(site, replace(request, image_plan=planned.as_made()))
-                break
+    with progress.Run(site, [making.name for making in planned.makings]) as announcement:
+        while True:
+            attempts -= 1
+            seconds = images.make_trees(site, planned.makings, announcement)
+            with lock.exclusive(site):
+                # Until it is recorded, another run may remove a tree that nothing refers to.
+                if all(making.is_whole() for making in planned.makings) or not attempts:
+                    done = run(site, replace(request, image_plan=planned.as_made()))
+                    break
     done = replace(
         done,
         # A setup makes its networks before their turn comes, so the last plan lacks them.

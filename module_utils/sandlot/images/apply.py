@@ -18,16 +18,15 @@ from .model import Image, ImageSpec, Json
 _DONE = {"make": "made", "make again": "made again", "replace": "replaced"}
 
 
-def make_trees(site: Site, makings: Sequence[Making]) -> Dict[str, float]:
+def make_trees(site: Site, makings: Sequence[Making], run: progress.Run) -> Dict[str, float]:
     """Seconds that each image took; those made before one fails are recorded."""
     seconds: Dict[str, float] = {}
     try:
-        with progress.Run(site, [making.name for making in makings]) as run:
-            for making in makings:
-                begun = time.monotonic()
-                making.make_trees()
-                run.done(making.name)
-                seconds[making.name] = time.monotonic() - begun
+        for making in makings:
+            begun = time.monotonic()
+            making.make_trees()
+            run.done(making.name)
+            seconds[making.name] = time.monotonic() - begun
     except SandlotError:
         with lock.exclusive(site):
             for making in makings:

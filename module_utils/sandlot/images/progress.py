@@ -19,7 +19,7 @@ from ..site import Site
 Json = Dict[str, Any]
 
 _INTERVAL = 0.5
-QUEUED = "queued"
+QUEUED, RECORD = "queued", "record"
 
 
 def directory(site: Site) -> str:
@@ -54,6 +54,7 @@ class Run:
 
     def __init__(self, site: Site, names: Sequence[str]) -> None:
         self._names = list(names)
+        self._made: List[str] = []
         self._started = time.time()
         # Names of images don't begin with a dot.
         self._file = _File(site, f".run-{os.getpid()}")
@@ -63,12 +64,16 @@ class Run:
         return self
 
     def done(self, name: str) -> None:
-        self._names.remove(name)
+        """The trees of an image are made; it is recorded with the lock."""
+        if name in self._names:
+            self._names.remove(name)
+            self._made.append(name)
         self._tell()
 
     def _tell(self) -> None:
-        if self._names:
-            self._file.write({**_myself(), "queued": self._names, "started": self._started})
+        if self._names or self._made:
+            names = {"queued": self._names, "made": self._made}
+            self._file.write({**_myself(), **names, "started": self._started})
         else:
             self._file.remove()
 
@@ -140,8 +145,9 @@ def observe(site: Site) -> Dict[str, Json]:
             continue
         if "name" in data:
             found[data["name"]] = data
-        for name in data.get("queued", []):
-            queued[name] = {**data, "name": name, "phase": QUEUED, "done": 0, "total": 0}
+        for key, phase in (("queued", QUEUED), ("made", RECORD)):
+            for name in data.get(key, []):
+                queued[name] = {**data, "name": name, "phase": phase, "done": 0, "total": 0}
     return {**queued, **found}
 
 
