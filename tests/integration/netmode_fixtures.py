@@ -12,8 +12,11 @@ from pathlib import Path
 
 from converge_fixtures import Deployment
 from sandlot import network
+from sandlot.kernel import mountinfo
 from sandlot.network.common import declare
 from sandlot.sandbox import runtime
+
+NAMED = "/run/netns"
 
 
 def run_inside(host: Deployment, name: str, *argv: str) -> subprocess.CompletedProcess[str]:
@@ -64,14 +67,17 @@ def declare_networks(host: Deployment, **options: dict[str, object]) -> None:
 @contextlib.contextmanager
 def named_netns(host: Deployment) -> Iterator[str]:
     """The path of a network namespace as `ip netns add` makes it."""
-    name = f"sl{host.paths.tag}"
+    name, before = f"sl{host.paths.tag}", mountinfo.within(NAMED)
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
-        yield f"/run/netns/{name}"
+        yield f"{NAMED}/{name}"
     finally:
         subprocess.run(["ip", "netns", "delete", name], check=True)
+        if NAMED not in before:
+            # Made by the first `ip netns add` of a machine.
+            subprocess.run(["umount", NAMED], check=True)
         with contextlib.suppress(OSError):
-            os.rmdir("/run/netns")
+            os.rmdir(NAMED)
 
 
 def remake(path: str) -> None:
