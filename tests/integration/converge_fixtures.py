@@ -61,9 +61,8 @@ class Deployment:
         declare.save(self.paths, network.normalise(self.paths, [subnet]))
 
     def prepare(self) -> None:
-        if not os.path.exists(self.paths.lib):
-            session_trees.release(self.paths)
-            session_trees.image(self.paths)
+        session_trees.release(self.paths)
+        session_trees.image(self.paths)
         install.present(self.paths, check=False)
         self.furnish()
         self.prepared = paths_below(self.paths.root)
