@@ -11,6 +11,7 @@ from typing import Callable, Dict, Iterable, Mapping
 from .. import cgroups, idmap, images, network, store
 from ..errors import StateError
 from ..host import probe
+from ..kernel import files
 from ..launcher.client import Launcher
 from ..network import Interface
 from ..sandbox import layers, record, runtime
@@ -86,8 +87,7 @@ def _mapping() -> Callable[[str], bool]:
     known: Dict[int, bool] = {}
 
     def maps(path: str) -> bool:
-        while not os.path.exists(path):
-            path = os.path.dirname(path)
+        path = files.existing(path)
         device = os.stat(path).st_dev
         if device not in known:
             known[device] = probe.maps_ids(path)

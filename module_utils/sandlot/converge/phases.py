@@ -8,7 +8,6 @@ from functools import partial
 from typing import Iterable, Mapping, Sequence
 
 from .. import cgroups, idmap, images, network
-from ..host import payload
 from ..launcher.client import Launcher
 from ..plan import Change, Failures, Operation, batch, of_one
 from ..sandbox import etcfiles, launchfile, layers, live, record
@@ -68,7 +67,7 @@ def stop(context: Context) -> list[Operation]:
     removed = [
         n for n in context.resolved.removed if observed[n].running or observed[n].pins != NO_PINS
     ]
-    launcher = Launcher(context.site, python=payload.python())
+    launcher = Launcher(context.site)
 
     def stop_all(names: Sequence[str], failures: Failures) -> None:
         failures.update(launcher.stop(names))
@@ -96,7 +95,7 @@ def destroy(context: Context) -> list[Operation]:
     removed = [n for n in context.resolved.removed if context.observed.sandboxes[n].pins != NO_PINS]
     remade = [name for name, d in context.decisions.items() if d.destroy]
     rebuilt = [n for n in context.resolved.removed if context.observed.sandboxes[n].rebuild]
-    launcher = Launcher(context.site, python=payload.python())
+    launcher = Launcher(context.site)
 
     def destroy_all(names: Sequence[str], failures: Failures) -> None:
         failures.update(launcher.destroy(names))
@@ -200,7 +199,7 @@ def create(context: Context) -> list[Operation]:
     making = {name: d for name, d in context.decisions.items() if d.create and not d.beside}
     lines = [line for decision in making.values() for line in namespace_lines(decision)]
     targets = context.resolved.targets
-    launcher = Launcher(context.site, python=payload.python())
+    launcher = Launcher(context.site)
 
     def create_all(names: Sequence[str], failures: Failures) -> None:
         for name in names:
@@ -254,7 +253,7 @@ def start(context: Context) -> list[Operation]:
     )
     everyone = {**context.resolved.bystanders}
     everyone.update((name, decision.record) for name, decision in context.decisions.items())
-    launcher = Launcher(context.site, python=payload.python())
+    launcher = Launcher(context.site)
     names = [*starting, *context.followers]
     starts = dependencies.Starts(context.site, launcher, names, everyone)
     return [
@@ -269,7 +268,7 @@ def watch(context: Context) -> list[Operation]:
     running = any(context.observed.sandboxes[name].running for name in context.decisions)
     if context.observed.launcher or not running:
         return []
-    launcher = Launcher(context.site, python=payload.python())
+    launcher = Launcher(context.site)
     return [Operation("launcher", "start", launcher.ensure)]
 
 

@@ -14,7 +14,6 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence
 
 from .. import network, store
 from ..errors import LaunchError
-from ..host import payload
 from ..launcher.client import Launcher
 from ..oserrors import explained
 from ..plan import Failures, Operation, batch
@@ -114,7 +113,7 @@ def _prepare_files(site: Site, one: Rebuild) -> Operation:
 
 def _prepare_pins(site: Site, names: Sequence[str], failures: Failures) -> None:
     slots = {site.sandbox(name).in_slot(NEXT).address: name for name in names}
-    launcher = Launcher(site, python=payload.python())
+    launcher = Launcher(site)
     for address, failure in launcher.create(slots).items():
         failures[slots[address]] = failure
 
@@ -182,5 +181,5 @@ def unpin(site: Site, names: Sequence[str]) -> Failures:
     slots = {
         site.sandbox(name).in_slot(slot).address: name for name in names for slot in (NEXT, OLD)
     }
-    failed = Launcher(site, python=payload.python()).destroy(slots)
+    failed = Launcher(site).destroy(slots)
     return {slots[address]: failure for address, failure in failed.items()}

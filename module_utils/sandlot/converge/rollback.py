@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Collection, Dict, Iterable, Mapping, Sequence
 
 from .. import network
-from ..host import payload
 from ..kernel.trees import remove_tree
 from ..launcher.client import Launcher
 from ..plan import Change, Failures, Operation, apply_all, batch
@@ -61,7 +60,7 @@ def undo_steps(
     def undo(names: Sequence[str], failures: Failures) -> None:
         switched = [name for name in names if layers.is_set_aside(site.sandbox(name))]
         if switched:
-            failures.update(Launcher(site, python=payload.python()).stop(switched))
+            failures.update(Launcher(site).stop(switched))
         stopped = [name for name in switched if name not in failures]
         if stopped:
             apply_all(network.unlink(site, stopped, network.observe(site)))

@@ -11,7 +11,6 @@ from typing import Iterable, Sequence
 
 from .. import lock, network
 from ..errors import LaunchError, SpecError
-from ..host import payload
 from ..images import setup
 from ..launcher.client import Launcher
 from ..plan import apply_all, descriptions
@@ -67,7 +66,7 @@ def _at_boot(entry: Record, records: Records) -> Desired:
 
 def down(site: Site) -> dict[str, str]:
     """Before a shutdown: end all that runs. The records still want it, so `up` starts it again."""
-    launcher = Launcher(site, python=payload.python())
+    launcher = Launcher(site)
     with lock.exclusive(site):
         if not launcher.exists():
             return {}

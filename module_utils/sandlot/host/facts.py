@@ -11,9 +11,10 @@ from typing import Any, Dict, Iterable, Sequence
 from .. import cgroups
 from ..images import SOURCES, busybox
 from ..kernel import program
+from ..launcher.command import interpreter
 from ..site import Site
 from ..spec.text import choice
-from . import payload, probe, services
+from . import probe, services
 
 Json = Dict[str, Any]
 
@@ -28,15 +29,15 @@ def gather(site: Site, image_sources: Iterable[str] = ()) -> Json:
 
     Sources of images need packages, too.
     """
-    interpreter = payload.python()
-    version, pyroute2 = program.check([interpreter, "-I", "-c", _PROBE]).split()
+    python = interpreter()
+    version, pyroute2 = program.check([python, "-I", "-c", _PROBE]).split()
     layout = cgroups.detect()
     controllers = {name for each in layout.hierarchies for name in each.controllers}
     versions = {2 if each.unified else 1 for each in layout.hierarchies if each.controllers}
     facts: Json = {
         "kernel": os.uname().release,
         "machine": os.uname().machine,
-        "python": {"executable": interpreter, "version": version, "pyroute2": pyroute2 == "True"},
+        "python": {"executable": python, "version": version, "pyroute2": pyroute2 == "True"},
         "cgroups": {"versions": sorted(versions), "controllers": sorted(controllers)},
         "idmapped_mounts": probe.maps_ids(site.state),
         "overlay": probe.overlay(),

@@ -13,6 +13,7 @@ from .. import cgroups, idmap, lock, network, store
 from ..errors import SandlotError
 from ..kernel.trees import remove_tree
 from ..launcher.client import Launcher
+from ..launcher.command import interpreter
 from ..oserrors import explained
 from ..plan import Operation, descriptions
 from ..sandbox import names
@@ -91,7 +92,7 @@ def _present(site: Site) -> list[Operation]:
 
 
 def _texts(site: Site, service: Service | None) -> Texts:
-    command = COMMAND.format(python=payload.python(), lib=site.lib)
+    command = COMMAND.format(python=interpreter(), lib=site.lib)
     return {site.command: (command, 0o755), **(service.texts() if service else {})}
 
 
@@ -132,7 +133,7 @@ def _write(path: str, text: str, mode: int) -> None:
 def _upgrade(site: Site, service: Service | None) -> None:
     if service:
         service.reload()
-    Launcher(site, python=payload.python()).upgrade()
+    Launcher(site).upgrade()
     store.remove(_pending(site))
 
 
@@ -148,7 +149,7 @@ def _absent(site: Site) -> list[Operation]:
     for service in services.left(site):
         summary = f"remove {', '.join(service.traces())}"
         operations.append(Operation("runtime", summary, service.remove))
-    launcher = Launcher(site, python=payload.python())
+    launcher = Launcher(site)
     if launcher.exists():
         operations.append(Operation("runtime", "end the launcher", launcher.quit))
     return operations + [

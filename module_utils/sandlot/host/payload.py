@@ -15,16 +15,11 @@ from .. import store
 from ..errors import StateError
 from ..kernel import program
 from ..kernel.trees import remove_tree, sync
+from ..launcher.command import interpreter
 from ..site import Site
 
 ENGINE = __package__.rpartition(".")[0]
 PACKAGE = "sandlot"
-SYSTEM_PYTHON = "/usr/bin/python3"
-
-
-def python() -> str:
-    """The interpreter of the runtime: the distribution's, else the one that runs this."""
-    return SYSTEM_PYTHON if os.access(SYSTEM_PYTHON, os.X_OK) else sys.executable
 
 
 def sources() -> dict[str, bytes]:
@@ -103,8 +98,8 @@ def install(site: Site, files: Mapping[str, bytes]) -> None:
 
 def _compile(directory: str) -> None:
     """Bytecode for the runtime, and for later executions of modules, which look for it here."""
-    for interpreter in sorted({python(), sys.executable}):
-        program.check([interpreter, "-I", "-m", "compileall", "-q", directory])
+    for python in sorted({interpreter(), sys.executable}):
+        program.check([python, "-I", "-m", "compileall", "-q", directory])
 
 
 def _switch(target: str, link: str) -> None:

@@ -18,7 +18,7 @@ from ..kernel import processes, program
 from ..oserrors import remedy
 from ..site import Site
 from . import unresponsive
-from .command import command
+from .command import command, interpreter
 from .stopper import stop_timeout
 
 START_SECONDS = 20.0
@@ -48,9 +48,9 @@ Way = Callable[[Sequence[str]], Dict[str, LaunchError]]
 class Launcher:
     """The client. It sends all requests at once; the launcher bounds how many run in parallel."""
 
-    def __init__(self, site: Site, *, python: str = "/usr/bin/python3") -> None:
+    def __init__(self, site: Site, *, python: str = "") -> None:
         self.site = site
-        self.python = python
+        self.python = python or interpreter()
 
     def create(self, names: Iterable[str]) -> dict[str, LaunchError]:
         return self._all("create", names)

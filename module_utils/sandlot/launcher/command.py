@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 
     from ..site import Site
 
+SYSTEM_PYTHON = "/usr/bin/python3"
+
+
+def interpreter() -> str:
+    """The runtime's Python: the distribution's, else the one that runs this."""
+    return SYSTEM_PYTHON if os.access(SYSTEM_PYTHON, os.X_OK) else sys.executable
+
 
 def command(site: Site, python: str) -> List[str]:
     """The command of a launcher."""
