@@ -15,7 +15,8 @@ import pytest
 from converge_fixtures import Deployment, deployed, eventually, needs_root, sandbox
 from sandlot import lock, network
 from sandlot.kernel.namespaces import CLONE_NEWNET, setns, unshare
-from sandlot.launcher import command, watch
+from sandlot.launcher import command as launcher_command
+from sandlot.launcher import watch
 from sandlot.launcher.client import Launcher
 from sandlot.site import Site
 
@@ -25,7 +26,7 @@ pytestmark = needs_root
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
     """A deployment in a network namespace, whose rules may be flushed; its Python has pyroute2."""
-    monkeypatch.setattr(command, "SYSTEM_PYTHON", sys.executable)
+    monkeypatch.setattr(launcher_command, "SYSTEM_PYTHON", sys.executable)
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     unshare(CLONE_NEWNET)
     try:
