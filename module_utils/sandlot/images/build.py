@@ -8,7 +8,7 @@ import contextlib
 import os
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Iterator, Mapping, Tuple
+from typing import Callable, Iterator, Tuple
 
 from .. import lock, store
 from ..errors import SandlotError
@@ -145,25 +145,17 @@ def _tree(
             os.chmod(path, mode)
         kept = workspace.kept(site, digest)
         made = build(Job(spec, digest, f"{tree}/root", f"{directory}/scratch", report, kept))
-        if build is of(spec).build and not of(spec).settled:
-            _check_unchanged(spec, digest)
+        source = of(spec)
+        if build is source.build and not source.settled and source.digest(spec, None) != digest:
+            problem = f"image {spec.name!r}: its source changed while it was made"
+            raise SandlotError(problem, hint="run again")
         report("install", 0, 0)
-        store.write(f"{tree}/about.json", _about(made, f"{tree}/root"))
+        size, files = measured(f"{tree}/root")
+        told = {"warnings": list(made.warnings), "config": dict(made.config)}
+        facts = {"evidence": dict(made.evidence), "size": size, "files": files, "made": time.time()}
+        store.write(f"{tree}/about.json", {**told, **facts})
         workspace.install(site, tree, workspace.tree(site, digest))
         workspace.remove_tree(kept)
-
-
-def _check_unchanged(spec: ImageSpec, digest: str) -> None:
-    if of(spec).digest(spec, None) != digest:
-        problem = f"image {spec.name!r}: its source changed while it was made"
-        raise SandlotError(problem, hint="run again")
-
-
-def _about(made: Built, root: str) -> Mapping[str, Any]:
-    size, files = measured(root)
-    facts = {"size": size, "files": files, "made": time.time()}
-    told = {"warnings": list(made.warnings), "config": dict(made.config)}
-    return {**told, "evidence": dict(made.evidence), **facts}
 
 
 def measured(root: str) -> Tuple[int, int]:

@@ -48,11 +48,10 @@ _FILES = {
 def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
     """None when this host has no static busybox; an image made earlier stays then."""
     binary = find()
-    return _digest(provenance.hashed([binary], known.evidence if known else {})) if binary else None
-
-
-def _digest(found: provenance.Evidence) -> str:
-    contents = "".join(entry[-1] for entry in found.values())
+    if binary is None:
+        return None
+    hashed = provenance.hashed([binary], known.evidence if known else {})
+    contents = "".join(entry[-1] for entry in hashed.values())
     return hashlib.sha256(f"busybox layout {LAYOUT}\n{contents}".encode()).hexdigest()
 
 
@@ -69,7 +68,9 @@ def build(job: Job) -> Built:
     for name, target in _LINKS.items():
         os.symlink(target, f"{root}/{name}")
     for name, text in _FILES.items():
-        _write(f"{root}/{name}", text.encode(), mode=0o644)
+        with open(f"{root}/{name}", "xb") as handle:
+            handle.write(text.encode())
+            os.fchmod(handle.fileno(), 0o644)
     shutil.copyfile(binary, f"{root}/bin/busybox")
     os.chmod(f"{root}/bin/busybox", 0o755)
     for applet in _applets(f"{root}/bin/busybox"):
@@ -104,12 +105,6 @@ def _applets(binary: str) -> list[str]:
             hint="install a busybox with applets (Debian: apt install busybox-static)",
         )
     return [name for name in names if name != "busybox" and "/" not in name]
-
-
-def _write(path: str, content: bytes, *, mode: int) -> None:
-    with open(path, "xb") as handle:
-        handle.write(content)
-        os.fchmod(handle.fileno(), mode)
 
 
 SOURCE = Source(

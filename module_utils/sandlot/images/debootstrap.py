@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import tempfile
+from functools import partial
 from typing import Any, Callable, Pattern, Tuple
 
 from ..errors import HostError, SpecError
@@ -202,14 +203,6 @@ def _words(parse: Callable[[str, Any], str], what: str) -> Callable[[str, Any], 
     return parse_all
 
 
-def _variant(option: str, value: Any) -> str:
-    return choice(option, value, choices=VARIANTS)
-
-
-def _revision(option: str, value: Any) -> str:
-    return line(option, value)
-
-
 def _check(option: str, spec: ImageSpec) -> None:
     if not spec.get("suite"):
         hint = "name one, such as bookworm"
@@ -239,7 +232,7 @@ SOURCE = Source(
         Option(
             "variant",
             "str",
-            _variant,
+            partial(choice, choices=VARIANTS),
             [
                 "How much is installed. V(minbase) is what is required and apt, V(buildd) has "
                 "compilers, V(important) is a small server.",
@@ -287,7 +280,7 @@ SOURCE = Source(
         Option(
             "revision",
             "str",
-            _revision,
+            line,
             [
                 "Any text. Another text makes the image again, from the mirror's packages by then.",
                 "Nothing else does: an archive that changed is no change of these options.",

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from typing import Iterator, Tuple
+from typing import Iterator
 
 from ..errors import SpecError
 from ..spec.names import absolute_path
@@ -34,16 +34,13 @@ def _lines(top: str) -> Iterator[str]:
         with os.scandir(directory) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 status = entry.stat(follow_symlinks=False)
+                size = status.st_size
                 if stat.S_ISDIR(status.st_mode):
                     pending.append(entry.path)
-                yield f"{entry.path[len(top) :]!r} {_shown(status)}\n"
-
-
-def _shown(status: os.stat_result) -> str:
-    # The size of a directory is the file system's affair.
-    size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
-    owner = f"{status.st_uid}:{status.st_gid}"
-    return f"{status.st_mode:o} {owner} {size} {status.st_mtime_ns}"
+                    size = 0  # the file system's affair
+                owner = f"{status.st_uid}:{status.st_gid}"
+                shown = f"{status.st_mode:o} {owner} {size} {status.st_mtime_ns}"
+                yield f"{entry.path[len(top) :]!r} {shown}\n"
 
 
 def _check_tree(path: str) -> None:
@@ -62,10 +59,6 @@ def _check_tree(path: str) -> None:
             raise SpecError("path", path, problem, hint="make it a directory")
 
 
-def _layers(spec: ImageSpec) -> Tuple[str, ...]:
-    return (spec.get("path"),)
-
-
 def _check(option: str, spec: ImageSpec) -> None:
     path = spec.get("path")
     if path is None:
@@ -82,7 +75,7 @@ def _check(option: str, spec: ImageSpec) -> None:
 SOURCE = Source(
     description="an unpacked root file system on the host, never written to",
     digest=digest,
-    layers=_layers,
+    layers=lambda spec: (spec.get("path"),),
     check=_check,
     options=(
         Option(

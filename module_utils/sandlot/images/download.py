@@ -121,7 +121,10 @@ class Download:
         if total > self._limit:
             raise _too_large(self._what, self._url, self._limit)
         if not start:
-            origin = {"validator": _validator(response), "total": total}
+            # If-Range takes a strong entity tag, or a date.
+            tag = response.headers.get("ETag", "")
+            validator = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
+            origin = {"validator": str(validator), "total": total}
             store.write(self._origin, origin, durable=False)
         self._copy(response, start, total)
 
@@ -162,14 +165,6 @@ def _extent(response: Any) -> Tuple[int, int]:
     if total.isdigit():
         return int(first), int(total)
     return int(first), int(first) + response.length if response.length else 0
-
-
-def _validator(response: Any) -> str:
-    """The value for If-Range: a strong entity tag, or a date."""
-    tag = response.headers.get("ETag", "")
-    if tag.startswith('"'):
-        return str(tag)
-    return str(response.headers.get("Last-Modified", ""))
 
 
 # -- attempts

@@ -104,17 +104,14 @@ class _Harvest:
             os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
             os.chown(name, *self._owner(status, path), dir_fd=target, follow_symlinks=False)
         else:
-            self._file(source, target, name, path, status)
+            with copied_file(source, target, name, status.st_size) as writing:
+                # chown clears the setuid bit, so the mode comes after it.
+                os.fchown(writing, *self._owner(status, path))
+                os.fchmod(writing, stat.S_IMODE(status.st_mode))
         times = (status.st_mtime_ns, status.st_mtime_ns)
         os.utime(name, ns=times, dir_fd=target, follow_symlinks=False)
         if status.st_nlink > 1:
             self._linked[identity] = path
-
-    def _file(self, source: int, target: int, name: str, path: str, status: os.stat_result) -> None:
-        with copied_file(source, target, name, status.st_size) as writing:
-            # chown clears the setuid bit, so the mode comes after it.
-            os.fchown(writing, *self._owner(status, path))
-            os.fchmod(writing, stat.S_IMODE(status.st_mode))
 
     def _owner(self, status: os.stat_result, path: str) -> Tuple[int, int]:
         owner = (status.st_uid - self._ids.start, status.st_gid - self._ids.start)

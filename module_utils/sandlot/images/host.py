@@ -34,10 +34,7 @@ _MOUNTED = ("/dev", "/proc", "/sys", "/tmp")
 def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
     """Of every file's name, mode and content; a file with the times it had is not read again."""
     found = _found(spec)
-    return _digest(found, provenance.hashed(sorted(found.files), known.evidence if known else {}))
-
-
-def _digest(found: programs.Found, hashed: provenance.Evidence) -> str:
+    hashed = provenance.hashed(sorted(found.files), known.evidence if known else {})
     whole = hashlib.sha256(f"host programs {LAYOUT}\n".encode())
     for path, entry in hashed.items():
         whole.update(f"{path} {stat.S_IMODE(os.stat(path).st_mode):o} {entry[-1]}\n".encode())
@@ -70,7 +67,9 @@ def build(job: Job) -> Built:
     for number, path in enumerate(sorted(found.files)):
         job.report("copy", number, len(found.files))
         _parents(job.root, path)
-        _copy(path, f"{job.root}{path}")
+        shutil.copyfile(path, f"{job.root}{path}")
+        # Without set-id bits: they mean nothing in a sandbox, and something on the host.
+        os.chmod(f"{job.root}{path}", stat.S_IMODE(os.stat(path).st_mode) & 0o777)
     for name, text in _FILES.items():
         if not os.path.lexists(f"{job.root}/{name}"):
             with open(f"{job.root}/{name}", "x", encoding="ascii") as handle:
@@ -92,12 +91,6 @@ def _parents(root: str, path: str) -> None:
     for part in path.split("/")[1:-1]:
         walked = f"{walked}/{part}"
         _directory(walked, 0o755)
-
-
-def _copy(source: str, target: str) -> None:
-    shutil.copyfile(source, target)
-    # Without set-id bits: they mean nothing in a sandbox, and something on the host.
-    os.chmod(target, stat.S_IMODE(os.stat(source).st_mode) & 0o777)
 
 
 # -- options
@@ -122,14 +115,14 @@ def _check_in_sight(option: str, path: str) -> None:
 
 
 def _packages(option: str, value: Any) -> Tuple[str, ...]:
-    return tuple(_package(option, item) for item in sequence(option, value))
-
-
-def _package(option: str, value: Any) -> str:
-    name = line(option, value)
-    if not programs.PACKAGE.fullmatch(name):
-        raise refusal(option, value, "is no name of a Debian package", hint="as dpkg -l shows it")
-    return name
+    names = []
+    for item in sequence(option, value):
+        name = line(option, item)
+        if not programs.PACKAGE.fullmatch(name):
+            hint = "as dpkg -l shows it"
+            raise refusal(option, item, "is no name of a Debian package", hint=hint)
+        names.append(name)
+    return tuple(names)
 
 
 def _files(option: str, value: Any) -> Tuple[str, ...]:

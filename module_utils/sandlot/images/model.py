@@ -108,10 +108,6 @@ def _nothing(option: str, spec: ImageSpec) -> None:
     """No rule beyond each option's own."""
 
 
-def _no_packages() -> Tuple[str, ...]:
-    return ()
-
-
 def _no_layers(spec: ImageSpec) -> Tuple[str, ...]:
     return ()
 
@@ -138,7 +134,7 @@ class Source:
     host: Callable[[ImageSpec], Mapping[str, Any]] | None = None
     tmpfs: Callable[[ImageSpec], str] | None = None
     secret: frozenset[str] = frozenset()
-    packages: Callable[[], Sequence[str]] = _no_packages
+    packages: Callable[[], Sequence[str]] = tuple
     settled: bool = False
 
     def parameters(self, spec: ImageSpec) -> Json:

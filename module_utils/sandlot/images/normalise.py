@@ -124,14 +124,13 @@ def options() -> List[Option]:
             found[row.name] = replace(first, choices=choices)
             by_text = takers.setdefault(row.name, {})
             by_text.setdefault(tuple(row.description), []).append(kind)
-    return [*COMMON, *(_described(row, takers[row.name]) for row in found.values())]
-
-
-def _described(row: Option, by_text: Mapping[Sequence[str], Sequence[str]]) -> Option:
-    texts = []
-    for description, kinds in by_text.items():
-        texts += [*description, f"For {_listed(kinds)}."]
-    return replace(row, description=tuple(texts))
+    described = list(COMMON)
+    for row in found.values():
+        texts: List[str] = []
+        for description, kinds in takers[row.name].items():
+            texts += [*description, f"For {_listed(kinds)}."]
+        described.append(replace(row, description=tuple(texts)))
+    return described
 
 
 def _listed(kinds: Sequence[str]) -> str:

@@ -17,7 +17,6 @@ from ..spec.names import (
     command,
     environment_name,
     environment_value,
-    network_name,
     pairs,
     user,
 )
@@ -167,10 +166,6 @@ def told(step: Mapping[str, Any]) -> str:
     return str(words[2] if words[:2] == ["sh", "-c"] and len(words) == 3 else " ".join(words))
 
 
-def _network(option: str, value: Any) -> str:
-    return network_name(option, value)
-
-
 OPTION = Option(
     "setup",
     "list",
@@ -190,7 +185,7 @@ OPTION = Option(
 NETWORK = Option(
     "setup_network",
     "str",
-    _network,
+    network_name,
     ["Network of the throw-away sandbox, V(none) for no network."],
     default="default",
 )

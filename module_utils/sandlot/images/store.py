@@ -76,10 +76,12 @@ def planned(
     makings = [
         _present(site, spec, known.get(spec.name), there[spec.name], run_setup) for spec in listed
     ]
+    # A killed run may have left parts of these, which the next one goes on with.
+    awaited = {image.base for image in there.values() if not build.is_made(site, image.base)}
     return ImagePlan(
         wanted={spec.name: there[spec.name] for spec in listed},
         absent=frozenset(spec.name for spec in specs if spec.state == "absent"),
-        sweeps=_leftovers(site, _awaited(site, there.values())),
+        sweeps=_leftovers(site, awaited),
         makings=[making for making in makings if making],
         purge=purge,
         prune=prune,
@@ -206,16 +208,12 @@ def _present(
     made = bool(wanted.digest) and all(os.path.isdir(layer) for layer in wanted.layers)
     if made and image == wanted:
         return None
-    verb, change = _verb(image, wanted, made=made)
-    return Making(site, spec, wanted, verb, change, run_setup)
-
-
-def _verb(image: Image | None, wanted: Image, *, made: bool) -> Tuple[str, Change]:
+    verb, change = ("record" if made else "make again"), Change.LIVE
     if image is None:
-        return "make", Change.LIVE
-    if image.digest != wanted.digest:
-        return "replace", Change.RESTART
-    return ("record" if made else "make again"), Change.LIVE
+        verb = "make"
+    elif image.digest != wanted.digest:
+        verb, change = "replace", Change.RESTART
+    return Making(site, spec, wanted, verb, change, run_setup)
 
 
 def _removal(site: Site, image: Image) -> Operation:
@@ -237,11 +235,6 @@ def _is_leftover(site: Site, name: str, awaited: Set[str]) -> bool:
         key = name[len(workspace.PARTIAL) :]
         return key not in awaited and workspace.is_free(site, key)
     return name.endswith(".json.new")
-
-
-def _awaited(site: Site, images: Iterable[Image]) -> Set[str]:
-    """Trees that are to be made: what a killed run has left of them is of use."""
-    return {image.base for image in images if not build.is_made(site, image.base)}
 
 
 def _prune(site: Site, kept: Set[str], used: Sequence[Use]) -> List[Operation]:

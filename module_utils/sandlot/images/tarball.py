@@ -38,14 +38,11 @@ def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
         return literal
     if given.startswith("/"):
         return checksums.read(given, _file_name(spec))
-    if known and spec.get("pull") != "always" and _asks_the_same(spec, known):
+    names = (*ORIGINS, "checksum")
+    same = known and all(spec.get(name) == known.parameters.get(name) for name in names)
+    if known and same and spec.get("pull") != "always":
         return known.base
     return checksums.fetched(given, _file_name(spec), f"image {spec.name!r}")
-
-
-def _asks_the_same(spec: ImageSpec, known: Image) -> bool:
-    names = (*ORIGINS, "checksum")
-    return all(spec.get(name) == known.parameters.get(name) for name in names)
 
 
 def _file_name(spec: ImageSpec) -> str:
@@ -186,14 +183,6 @@ def _opened(spec: ImageSpec) -> Iterator[IO[bytes]]:
 # -- options
 
 
-def _max_size(option: str, value: Any) -> int:
-    return size(option, value, minimum=1 << 10)
-
-
-def _max_files(option: str, value: Any) -> int:
-    return integer(option, value, minimum=1, maximum=100_000_000)
-
-
 def _check(option: str, spec: ImageSpec) -> None:
     given = [name for name in ORIGINS if name in spec.options]
     if len(given) != 1:
@@ -209,11 +198,17 @@ BOUNDS = (
     Option(
         "max_size",
         "str",
-        _max_size,
+        functools.partial(size, minimum=1 << 10),
         ["Most bytes the image may unpack to, such as V(2g)."],
         default=MAX_SIZE,
     ),
-    Option("max_files", "int", _max_files, ["Most members it may have."], default=MAX_FILES),
+    Option(
+        "max_files",
+        "int",
+        functools.partial(integer, minimum=1, maximum=100_000_000),
+        ["Most members it may have."],
+        default=MAX_FILES,
+    ),
 )
 SOURCE = Source(
     description="an archive of a root file system",

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 from ..spec.names import image_name
@@ -12,18 +13,10 @@ from ..spec.option import Option
 from ..spec.quantities import size
 from ..spec.text import refusal, text
 from . import busybox
-from .model import ImageSpec, Source
+from .model import Source
 
 DEFAULT_SIZE = 64 << 20
 _MODE = re.compile(r"0?[0-7]{3,4}")
-
-
-def _mount_options(spec: ImageSpec) -> str:
-    return f"size={spec.get('size')},mode={spec.get('mode')}"
-
-
-def _size(option: str, value: Any) -> int:
-    return size(option, value, minimum=64 << 10)
 
 
 def _mode(option: str, value: Any) -> str:
@@ -37,12 +30,12 @@ SOURCE = Source(
     description="an ephemeral root: an image below a writable layer in memory",
     digest=busybox.digest,
     build=busybox.build,
-    tmpfs=_mount_options,
+    tmpfs=lambda spec: f"size={spec.get('size')},mode={spec.get('mode')}",
     options=(
         Option(
             "size",
             "str",
-            _size,
+            partial(size, minimum=64 << 10),
             [
                 "Most bytes of the layer in memory. They count as the sandbox's memory; what "
                 "was written is gone when the sandbox stops.",

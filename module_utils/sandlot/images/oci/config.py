@@ -24,18 +24,15 @@ def defaults(config: Json, what: str) -> Json:
         return {}
     if not isinstance(data, Mapping):
         raise ImageError(f"the config of {what} has no mapping config", hint=_HINT)
-    found = {}
+    words = {}
     for key, (option, parse) in _KEYS.items():
-        if data.get(key):
-            found[option] = _parsed(what, key, data[key], parse)
-    return found
-
-
-def _parsed(what: str, key: str, value: Any, parse: Callable[[str, Any], Any]) -> Any:
-    try:
-        return parse(f"{what}: {key} in its config", value)
-    except SpecError as error:
-        raise ImageError(error.message, hint=_HINT) from error
+        if not data.get(key):
+            continue
+        try:
+            words[option] = parse(f"{what}: {key} in its config", data[key])
+        except SpecError as error:
+            raise ImageError(error.message, hint=_HINT) from error
+    return words
 
 
 def _words(option: str, value: Any) -> List[str]:
@@ -89,16 +86,14 @@ def _healthcheck(option: str, value: Any) -> Json:
     check: Json = {"test": _words(f"{option}.Test", given.get("Test") or ["NONE"])}
     for key, name in _DURATIONS.items():
         if given.get(key):
-            check[name] = _duration(f"{option}.{key}", given[key])
+            nanoseconds = quantities.integer(
+                f"{option}.{key}", given[key], minimum=0, maximum=text.MAX_INTEGER
+            )
+            check[name] = healthcheck.shown(nanoseconds / 1e9)
     if given.get("Retries"):
         check["retries"] = given["Retries"]
     parse_healthcheck(option, check)
     return check
-
-
-def _duration(option: str, value: Any) -> str:
-    nanoseconds = quantities.integer(option, value, minimum=0, maximum=text.MAX_INTEGER)
-    return healthcheck.shown(nanoseconds / 1e9)
 
 
 def _keys(option: str, value: Any) -> List[str]:

@@ -140,7 +140,7 @@ def _read_member(path: str, name: str, limit: int) -> bytes:
     with _opened(path) as handle:
         archive = _reader(handle)
         for number, member in enumerate(archive):
-            if member.kind == FILE and _name(member) == name.encode():
+            if member.kind == FILE and member.name.removeprefix(b"./") == name.encode():
                 if member.size > limit:
                     raise ArchiveError(f"{name} in it has more than {limit} bytes")
                 return b"".join(archive.data())
@@ -148,10 +148,6 @@ def _read_member(path: str, name: str, limit: int) -> bytes:
                 break
     hint = "make it with docker save, podman save or skopeo copy"
     raise ArchiveError(f"it has no file {name}", hint=hint)
-
-
-def _name(member: Member) -> bytes:
-    return member.name[2:] if member.name.startswith(b"./") else member.name
 
 
 @contextlib.contextmanager

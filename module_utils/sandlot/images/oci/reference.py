@@ -97,28 +97,20 @@ def normalised(option: str, value: Any) -> str:
 
 def _remote(option: str, value: Any, text: str) -> Reference:
     rest, at, digest = text.partition("@")
-    name, tag = _tagged(rest)
+    # A colon after the last slash begins a tag; one before it, a port.
+    head, slash, last = rest.rpartition("/")
+    base, tagged, tag = last.partition(":")
+    name = f"{head}{slash}{base}"
     if not _NAME.fullmatch(name) or len(name) > _MAX_NAME:
         raise refusal(option, value, "is not a reference to an image", hint=_HINT)
-    _check(option, value, tag, digest, tagged=rest != name)
-    if at and not digest:
-        raise refusal(option, value, "has no digest after the @", hint=_HINT)
-    return Reference(DOCKER, name, tag or ("" if digest else "latest"), digest)
-
-
-def _tagged(text: str) -> tuple[str, str]:
-    """A colon after the last slash begins a tag; one before it, a port."""
-    head, slash, last = text.rpartition("/")
-    name, _, tag = last.partition(":")
-    return f"{head}{slash}{name}", tag
-
-
-def _check(option: str, value: Any, tag: str, digest: str, *, tagged: bool) -> None:
     if tagged and not _TAG.fullmatch(tag):
         hint = "a tag has up to 128 ASCII letters, digits and '_.-'"
         raise refusal(option, value, "has an invalid tag", hint=hint)
     if digest and not _DIGEST.fullmatch(digest):
         raise refusal(option, value, "has an invalid digest", hint="write @sha256:64 HEX")
+    if at and not digest:
+        raise refusal(option, value, "has no digest after the @", hint=_HINT)
+    return Reference(DOCKER, name, tag or ("" if digest else "latest"), digest)
 
 
 def _local(option: str, value: Any, transport: str, rest: str) -> Reference:

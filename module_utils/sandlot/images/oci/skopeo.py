@@ -155,17 +155,14 @@ def _check(
     errors.seek(0, os.SEEK_END)
     errors.seek(max(0, errors.tell() - _MAX_TOLD))
     told = errors.read().decode("utf-8", "replace").strip()
-    found = _FATAL.findall(told)
-    reason = (found[-1].replace('\\"', '"') if found else told) or _ending(process.returncode)
+    fatal, code = _FATAL.findall(told), process.returncode
+    ended = f"skopeo was killed by signal {-code}" if code < 0 else f"skopeo ended with {code}"
+    reason = (fatal[-1].replace('\\"', '"') if fatal else told) or ended
     # A server may send back what it was sent.
     for secret in (spec.get("password"), credentials.basic(spec)):
         reason = reason.replace(secret, "********") if secret else reason
     hint = next((hint for end, hint in _REMEDIES if end in reason), _REMEDY)
     raise HostError(f"image {spec.name!r}: {reference}: {reason}", hint=hint)
-
-
-def _ending(status: int) -> str:
-    return f"skopeo was killed by signal {-status}" if status < 0 else f"skopeo ended with {status}"
 
 
 def _tls(spec: ImageSpec, reference: Reference, option: str) -> list[str]:

@@ -51,7 +51,9 @@ def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
     if not found.is_remote:
         local_image = local.find(spec, found, platforms.wanted(spec.get("platform")))
         return local_image[0] if local_image else None
-    if known and _same(spec, known) and (found.digest or spec.get("pull") != "always"):
+    origin = ("reference", "platform")
+    same = known and all(known.parameters.get(option) == spec.get(option) for option in origin)
+    if known and same and (found.digest or spec.get("pull") != "always"):
         return known.base
     if spec.get("pull") == "never":
         hint = "set pull: missing to let the host fetch it"
@@ -59,11 +61,6 @@ def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
     if known is None and skopeo.find() is None:
         return None  # making it tells what is missing
     return _resolve(spec, found)[0].partition(":")[2]
-
-
-def _same(spec: ImageSpec, known: Image) -> bool:
-    origin = ("reference", "platform")
-    return all(known.parameters.get(option) == spec.get(option) for option in origin)
 
 
 def _resolve(spec: ImageSpec, found: Reference) -> Tuple[str, Platform]:
@@ -209,10 +206,6 @@ def _password(option: str, value: Any) -> str:
     return given
 
 
-def _pull(option: str, value: Any) -> str:
-    return choice(option, value, choices=PULL)
-
-
 SOURCE = Source(
     description="an image from a registry, an OCI layout or a docker save archive",
     digest=digest,
@@ -246,7 +239,7 @@ SOURCE = Source(
         Option(
             "pull",
             "str",
-            _pull,
+            functools.partial(choice, choices=PULL),
             [
                 "When to ask the registry: V(missing) for an image that is not on the host yet, "
                 "V(always) to follow a tag, V(never) not at all. Without it, V(missing).",
