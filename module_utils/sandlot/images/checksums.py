@@ -77,17 +77,17 @@ def read(path: str, archive: str) -> str | None:
 def _find(data: bytes, archive: str, origin: str) -> str:
     """The strongest checksum of ``archive``, which is known by its last name."""
     name = os.path.basename(archive)
-    found: Dict[int, str] = {}
+    by_length: Dict[int, str] = {}
     for digits, listed in _entries(data.decode("utf-8", "replace")):
         if listed and os.path.basename(listed) != name:
             continue
-        if found.setdefault(len(digits), digits) != digits:
+        if by_length.setdefault(len(digits), digits) != digits:
             hint = "write the right one out, as sha256:HEX"
             raise SpecError("checksum", origin, f"has several checksums for {name}", hint=hint)
-    if not found:
+    if not by_length:
         hint = "name the file that lists it, or write the checksum out, as sha256:HEX"
         raise SpecError("checksum", origin, f"has no SHA-256 or SHA-512 for {name}", hint=hint)
-    return found[max(found)]
+    return by_length[max(by_length)]
 
 
 def _entries(text: str) -> Iterator[Tuple[str, str]]:

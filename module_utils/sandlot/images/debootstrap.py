@@ -96,16 +96,16 @@ def build(job: Job) -> Built:
 
 
 def _tool(spec: ImageSpec) -> str:
-    found = program.find(TOOLS)
-    if found is None:
+    tool = program.find(TOOLS)
+    if tool is None:
         raise HostError(
             f"image {spec.name!r}: this host has neither mmdebstrap nor debootstrap",
             hint=f"install one (Debian: apt install {PACKAGE})",
         )
-    if spec.get("variant") in _SMALLER and not found.endswith("mmdebstrap"):
+    if spec.get("variant") in _SMALLER and not tool.endswith("mmdebstrap"):
         hint = f"install mmdebstrap, or use one of {', '.join(VARIANTS[:3])}"
         raise SpecError("variant", spec.get("variant"), "is one of mmdebstrap only", hint=hint)
-    return found
+    return tool
 
 
 def _bootstrap(job: Job, tool: str, tree: str) -> None:

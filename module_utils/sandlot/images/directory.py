@@ -21,10 +21,10 @@ def digest(spec: ImageSpec, known: Image | None = None) -> str:
     """Of names, types, modes, owners, sizes and times of change; contents are not read."""
     path = spec.get("path")
     _check_tree(path)
-    found = hashlib.sha256(f"directory 1\n{path}\n".encode("utf-8", "surrogateescape"))
+    whole = hashlib.sha256(f"directory 1\n{path}\n".encode("utf-8", "surrogateescape"))
     for line in _lines(path):
-        found.update(line.encode("utf-8", "surrogateescape"))
-    return found.hexdigest()
+        whole.update(line.encode("utf-8", "surrogateescape"))
+    return whole.hexdigest()
 
 
 def _lines(top: str) -> Iterator[str]:

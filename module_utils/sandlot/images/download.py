@@ -49,19 +49,19 @@ def shown(url: str) -> str:
 
 def text(url: str, *, what: str) -> bytes:
     """A small file. A redirection from https to http is refused: nothing else vouches for it."""
-    found = b""
+    content = b""
 
     def attempt() -> None:
-        nonlocal found
+        nonlocal content
         with _response(url, {}, downgrade=False) as response:
             with _network():
-                found = response.read(_LARGEST_TEXT + 1)
+                content = response.read(_LARGEST_TEXT + 1)
 
     _persist(attempt, lambda: 0, url, what)
-    if len(found) > _LARGEST_TEXT:
+    if len(content) > _LARGEST_TEXT:
         problem = f"{what}: {shown(url)} is larger than {_LARGEST_TEXT} bytes"
         raise HostError(problem, hint="name a file of checksums")
-    return found
+    return content
 
 
 class Download:

@@ -33,39 +33,39 @@ _MOUNTED = ("/dev", "/proc", "/sys", "/tmp")
 
 def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
     """Of every file's name, mode and content; a file with the times it had is not read again."""
-    found = _found(spec)
-    hashed = provenance.hashed(sorted(found.files), known.evidence if known else {})
+    taken = _found(spec)
+    hashed = provenance.hashed(sorted(taken.files), known.evidence if known else {})
     whole = hashlib.sha256(f"host programs {LAYOUT}\n".encode())
     for path, entry in hashed.items():
         whole.update(f"{path} {stat.S_IMODE(os.stat(path).st_mode):o} {entry[-1]}\n".encode())
-    for path, target in sorted(found.links.items()):
+    for path, target in sorted(taken.links.items()):
         whole.update(f"{path} -> {target}\n".encode())
     return whole.hexdigest()
 
 
 def _found(spec: ImageSpec) -> programs.Found:
-    found = programs.Found()
+    taken = programs.Found()
     for name in spec.get("programs") or ():
-        found.program(programs.which(name))
+        taken.program(programs.which(name))
     for name in spec.get("packages") or ():
         for path in programs.of_package(name):
-            found.program(path)
+            taken.program(path)
     for path in spec.get("files") or ():
-        found.tree(path)
-    return found
+        taken.tree(path)
+    return taken
 
 
 def build(job: Job) -> Built:
-    found = _found(job.spec)
+    taken = _found(job.spec)
     for name, mode in _DIRECTORIES.items():
         _directory(f"{job.root}/{name}", mode)
-    for path, target in sorted(found.links.items()):
+    for path, target in sorted(taken.links.items()):
         _parents(job.root, path)
         os.symlink(target, f"{job.root}{path}")
-    for path in sorted(found.directories):
+    for path in sorted(taken.directories):
         _parents(job.root, f"{path}/x")
-    for number, path in enumerate(sorted(found.files)):
-        job.report("copy", number, len(found.files))
+    for number, path in enumerate(sorted(taken.files)):
+        job.report("copy", number, len(taken.files))
         _parents(job.root, path)
         shutil.copyfile(path, f"{job.root}{path}")
         # Without set-id bits: they mean nothing in a sandbox, and something on the host.
@@ -75,8 +75,8 @@ def build(job: Job) -> Built:
             with open(f"{job.root}/{name}", "x", encoding="ascii") as handle:
                 handle.write(text)
                 os.fchmod(handle.fileno(), 0o644)
-    programs.make_loader_cache(job.root, found.library_directories())
-    return Built(evidence=provenance.hashed(sorted(found.files), {}))
+    programs.make_loader_cache(job.root, taken.library_directories())
+    return Built(evidence=provenance.hashed(sorted(taken.files), {}))
 
 
 def _directory(path: str, mode: int) -> None:
@@ -97,14 +97,14 @@ def _parents(root: str, path: str) -> None:
 
 
 def _programs(option: str, value: Any) -> Tuple[str, ...]:
-    found = tuple(line(f"{option}[{i}]", item) for i, item in enumerate(sequence(option, value)))
-    for name in found:
+    names = tuple(line(f"{option}[{i}]", item) for i, item in enumerate(sequence(option, value)))
+    for name in names:
         if not name or ("/" in name and not name.startswith("/")):
             hint = "write the name of a program, or its absolute path"
             raise refusal(option, name, "is no program", hint=hint)
         if name.startswith("/"):
             _check_in_sight(option, absolute_path(option, name))
-    return found
+    return names
 
 
 def _check_in_sight(option: str, path: str) -> None:
@@ -126,10 +126,10 @@ def _packages(option: str, value: Any) -> Tuple[str, ...]:
 
 
 def _files(option: str, value: Any) -> Tuple[str, ...]:
-    found = absolute_paths(option, value)
-    for path in found:
+    paths = absolute_paths(option, value)
+    for path in paths:
         _check_in_sight(option, path)
-    return found
+    return paths
 
 
 def _check(option: str, spec: ImageSpec) -> None:

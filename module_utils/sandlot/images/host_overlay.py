@@ -28,8 +28,8 @@ def view(spec: ImageSpec) -> Mapping[str, Any]:
 
 
 def _shown_paths(option: str, value: Any) -> Tuple[str, ...]:
-    found = absolute_paths(option, value)
-    for path in found:
+    paths = absolute_paths(option, value)
+    for path in paths:
         if path == "/":
             hint = "name the directories that the sandbox needs"
             raise SpecError(option, path, "is the whole host", hint=hint)
@@ -37,7 +37,7 @@ def _shown_paths(option: str, value: Any) -> Tuple[str, ...]:
             if f"{path}/".startswith(f"{own}/"):
                 hint = "it holds what other sandboxes are made of"
                 raise SpecError(option, path, "is never shown", hint=hint)
-    return found
+    return paths
 
 
 _ROWS = (

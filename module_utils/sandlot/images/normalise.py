@@ -115,17 +115,17 @@ def options() -> List[Option]:
 
     Each source refuses the choices of another.
     """
-    found: Dict[str, Option] = {}
+    by_name: Dict[str, Option] = {}
     takers: Dict[str, Dict[Sequence[str], List[str]]] = {}
     for kind, source in SOURCES.items():
         for row in _rows(source):
-            first = found.setdefault(row.name, row)
+            first = by_name.setdefault(row.name, row)
             choices = tuple(dict.fromkeys((*first.choices, *row.choices)))
-            found[row.name] = replace(first, choices=choices)
+            by_name[row.name] = replace(first, choices=choices)
             by_text = takers.setdefault(row.name, {})
             by_text.setdefault(tuple(row.description), []).append(kind)
     described = list(COMMON)
-    for row in found.values():
+    for row in by_name.values():
         texts: List[str] = []
         for description, kinds in takers[row.name].items():
             texts += [*description, f"For {_listed(kinds)}."]

@@ -27,8 +27,8 @@ _LONGEST_LINE = 4096
 
 def find(names: Sequence[str]) -> str | None:
     """The path of the first of these programs that the host has."""
-    found = (shutil.which(name, path=PATH) for name in names)
-    return next((path for path in found if path), None)
+    paths = (shutil.which(name, path=PATH) for name in names)
+    return next((path for path in paths if path), None)
 
 
 def environment(**more: str) -> Dict[str, str]:

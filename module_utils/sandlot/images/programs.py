@@ -129,15 +129,15 @@ def needed(interpreter: str, path: str) -> List[str]:
     if done.returncode:
         problem = f"the libraries it needs can't be found: {complaint(done)}"
         raise SandlotError(f"{path}: {problem}")
-    found = []
+    libraries = []
     for line in done.stdout.splitlines():
         match = _NEEDED.match(line)
         if "not found" in line:
             raise SandlotError(f"{path}: {line.strip()}", hint="install that library on the host")
         library = match and (match[2] or match[1])
         if library and library.startswith("/"):
-            found.append(library)
-    return found
+            libraries.append(library)
+    return libraries
 
 
 def _shebang(path: str) -> List[str]:

@@ -138,24 +138,24 @@ def _is_alive(path: str) -> bool:
 
 def observe(site: Site) -> Dict[str, Json]:
     """The progress of each image that is being made; files of dead makers do not count."""
-    found: Dict[str, Json] = {}
+    making: Dict[str, Json] = {}
     queued: Dict[str, Json] = {}
     for data in _files(directory(site)):
         if data["start"] != start_time(data["pid"]):
             continue
         if "name" in data:
-            found[data["name"]] = data
+            making[data["name"]] = data
         for key, phase in (("queued", QUEUED), ("made", RECORD)):
             for name in data.get(key, []):
                 queued[name] = {**data, "name": name, "phase": phase, "done": 0, "total": 0}
-    return {**queued, **found}
+    return {**queued, **making}
 
 
 def _files(path: str) -> List[Json]:
-    found = []
+    reports = []
     for entry in files.names(path):
         with contextlib.suppress(StateError):
             data = store.read(f"{path}/{entry}") if entry.endswith(".json") else None
             if data:
-                found.append(data)
-    return found
+                reports.append(data)
+    return reports

@@ -15,19 +15,19 @@ Evidence = Dict[str, List[Any]]
 
 def hashed(paths: Iterable[str], known: Mapping[str, Any]) -> Evidence:
     """SHA-256 of each file, with what tells next time that it has not changed."""
-    found: Evidence = {}
+    evidence: Evidence = {}
     for path in paths:
         status = os.stat(path)
         signature = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
         before = known.get(path) or []
         content = before[-1] if before[:-1] == signature else content_digest(path)
-        found[path] = [*signature, content]
-    return found
+        evidence[path] = [*signature, content]
+    return evidence
 
 
 def content_digest(path: str) -> str:
-    found = hashlib.sha256()
+    whole = hashlib.sha256()
     with open(path, "rb") as handle:
         for chunk in iter(lambda: handle.read(_CHUNK), b""):
-            found.update(chunk)
-    return found.hexdigest()
+            whole.update(chunk)
+    return whole.hexdigest()

@@ -110,21 +110,20 @@ def facts(site: Site, image: Image) -> Dict[str, Any]:
 
 def uses(site: Site) -> List[Use]:
     """The needs of all sandboxes, by their records."""
-    found = []
+    needs = []
     for sandbox in files.names(site.sandboxes):
         record = store.read(site.sandbox(sandbox).record) or {}
         image, ids = record.get("image") or {}, record.get("ids") or {}
         layers = image.get("layers") or [image.get("root", "")]
         name, digest = image.get("name", ""), image.get("digest", "")
-        found.append(Use(sandbox, name, digest, ids.get("uid", -1), tuple(layers)))
-    return found
+        needs.append(Use(sandbox, name, digest, ids.get("uid", -1), tuple(layers)))
+    return needs
 
 
 def trees_of(site: Site, layers: Iterable[str]) -> List[str]:
     """Names of the stored trees among these layers."""
     prefix = f"{workspace.trees(site)}/"
-    found = (layer[len(prefix) :].split("/")[0] for layer in layers if layer.startswith(prefix))
-    return list(found)
+    return [layer[len(prefix) :].split("/")[0] for layer in layers if layer.startswith(prefix)]
 
 
 def check_unused(names: Iterable[str], used: Iterable[Use]) -> None:

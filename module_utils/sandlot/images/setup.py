@@ -17,6 +17,7 @@ from ..spec.names import (
     command,
     environment_name,
     environment_value,
+    network_name,
     pairs,
     user,
 )

@@ -95,10 +95,10 @@ def removals(
     after = plan.after(known)
     gone = [name for name in known if name not in after]
     records.check_unused(gone, used)
-    found = [_removal(site, known[name]) for name in gone]
-    if found or plan.sweeps or plan.makings or plan.purge or plan.prune:
-        found += _prune(site, _trees(site, after.values()), used)
-    return found
+    operations = [_removal(site, known[name]) for name in gone]
+    if operations or plan.sweeps or plan.makings or plan.purge or plan.prune:
+        operations += _prune(site, _trees(site, after.values()), used)
+    return operations
 
 
 def operations(
@@ -256,13 +256,13 @@ def _unused(site: Site, kept: Set[str], used: Sequence[Use]) -> List[Tuple[str, 
         kept = kept | {use.digest, *records.trees_of(site, use.layers)}
     copies = {(use.digest, f"shifted-{use.start}") for use in used}
     all_trees = files.names(workspace.trees(site))
-    found = [(digest, "") for digest in all_trees if digest not in kept]
+    unused = [(digest, "") for digest in all_trees if digest not in kept]
     for digest in all_trees:
         if digest in kept:
             for name in files.names(workspace.tree(site, digest)):
                 if name.startswith("shifted-") and (digest, name) not in copies:
-                    found.append((digest, f"/{name}"))
-    return found
+                    unused.append((digest, f"/{name}"))
+    return unused
 
 
 # -- doing, with the writer lock

@@ -150,12 +150,12 @@ def _copy(job: Job, copy: IO[bytes], limit: int) -> None:
         raise _mismatch(job, hashed.hexdigest(), done, head)
 
 
-def _mismatch(job: Job, found: str, size: int, head: bytes) -> ArchiveError:
+def _mismatch(job: Job, actual: str, size: int, head: bytes) -> ArchiveError:
     what = f"image {job.spec.name!r}: {_origin(job.spec)} ({size} bytes"
     what += ", an HTML page)" if looks_like_html(head) else ")"
     kind = checksums.algorithm(job.digest)
     return ArchiveError(
-        f"{what} has the checksum {kind}:{found}, not {kind}:{job.digest}",
+        f"{what} has the checksum {kind}:{actual}, not {kind}:{job.digest}",
         hint="correct the checksum if this is the archive you want, or fetch the right one",
     )
 

@@ -119,8 +119,8 @@ def is_abandoned(path: str) -> bool:
 
 def is_busy(site: Site, start: str) -> bool:
     """Whether somebody is building what has a key that begins so."""
-    found = (name for name in files.names(site.images) if name.startswith(f"{TEMPORARY}{start}"))
-    return any(not is_abandoned(f"{site.images}/{name}") for name in found)
+    names = (name for name in files.names(site.images) if name.startswith(f"{TEMPORARY}{start}"))
+    return any(not is_abandoned(f"{site.images}/{name}") for name in names)
 
 
 def install(site: Site, directory: str, destination: str) -> None:

@@ -48,14 +48,14 @@ def _string(option: str, value: Any) -> str:
 
 def _environment(option: str, value: Any) -> Dict[str, str]:
     """The last of several values counts, as in docker."""
-    found = {}
+    variables = {}
     for index, item in enumerate(text.sequence(option, value)):
         path = f"{option}[{index}]"
         name, equals, content = _string(path, item).partition("=")
         if not equals:
             raise text.refusal(path, item, "is not NAME=VALUE")
-        found[names.environment_name(path, name)] = content
-    return found
+        variables[names.environment_name(path, name)] = content
+    return variables
 
 
 def _user(option: str, value: Any) -> str:
@@ -73,10 +73,10 @@ def _signal(option: str, value: Any) -> str:
 
 
 def _labels(option: str, value: Any) -> Dict[str, str]:
-    found = text.mapping(option, value)
+    labels = text.mapping(option, value)
     return {
         names.label_name(option, key): _string(f"{option}[{text.brief(key)}]", item)
-        for key, item in found.items()
+        for key, item in labels.items()
     }
 
 

@@ -94,10 +94,10 @@ def _credentials(spec: ImageSpec, reference: Reference) -> bytes:
     if spec.get("auth_file"):
         path = spec.get("auth_file")
         return _file(_of(reference.registry, path, _content("auth_file", path)))
-    found: Dict[str, Any] = {}
+    auths: Dict[str, Any] = {}
     for path in filter(os.path.isfile, reversed(_PLACES)):
-        found.update(_of(reference.registry, path, _content("auth_file", path)))
-    return _file(found)
+        auths.update(_of(reference.registry, path, _content("auth_file", path)))
+    return _file(auths)
 
 
 def _file(auths: Dict[str, Any]) -> bytes:

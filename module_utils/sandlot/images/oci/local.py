@@ -64,13 +64,13 @@ def _in_layout(reference: Reference, want: Platform, what: str) -> Tuple[str, Pl
         entry = entries[0] if len(entries) == 1 else None
     if entry is None:
         raise _no_such(what, sorted(known), count=len(entries))
-    found = manifest.blob(entry, what)
-    data = _read(reference, f"blobs/sha256/{found.hex}", MAX_MANIFEST)
+    blob = manifest.blob(entry, what)
+    data = _read(reference, f"blobs/sha256/{blob.hex}", MAX_MANIFEST)
     parsed = manifest.document(data, what)
     if manifest.is_list(parsed):
         chosen, platform = manifest.choose(parsed, want, what)
         return chosen.hex, platform
-    return found.hex, want
+    return blob.hex, want
 
 
 def _named(entry: Any) -> Tuple[str, Any]:
@@ -103,23 +103,23 @@ def _saved(reference: Reference, what: str) -> str:
 
 
 def _entry(entries: Sequence[Any], reference: Reference, what: str) -> Any:
-    found: List[Any]
+    matching: List[Any]
     if reference.tag.startswith("@"):
-        found = list(entries)[int(reference.tag[1:]) :][:1]
+        matching = list(entries)[int(reference.tag[1:]) :][:1]
     elif reference.tag:
-        found = [each for each in entries if familiar(reference.tag) in _tags(each)]
+        matching = [each for each in entries if familiar(reference.tag) in _tags(each)]
     else:
-        found = list(entries) if len(entries) == 1 else []
-    if not found:
+        matching = list(entries) if len(entries) == 1 else []
+    if not matching:
         names = sorted({name for each in entries for name in _tags(each)})
         raise _no_such(what, names, count=len(entries))
-    return found[0]
+    return matching[0]
 
 
 def _tags(entry: Any) -> List[str]:
-    found = entry.get("RepoTags") if isinstance(entry, Mapping) else None
-    found = found if isinstance(found, list) else []
-    return [familiar(name) for name in found if isinstance(name, str)]
+    tags = entry.get("RepoTags") if isinstance(entry, Mapping) else None
+    tags = tags if isinstance(tags, list) else []
+    return [familiar(name) for name in tags if isinstance(name, str)]
 
 
 # -- files

@@ -75,13 +75,13 @@ def digest(data: bytes) -> str:
 def document(data: bytes, what: str) -> Json:
     """A JSON object."""
     try:
-        found = json.loads(data)
+        parsed = json.loads(data)
     # Deep nesting exhausts the parser's stack.
     except (ValueError, RecursionError) as error:
         raise ImageError(f"{what} is not JSON: {error}", hint=_MAKE_AGAIN) from error
-    if not isinstance(found, dict):
+    if not isinstance(parsed, dict):
         raise ImageError(f"{what} is not a JSON object", hint=_MAKE_AGAIN)
-    return found
+    return parsed
 
 
 def is_list(data: Json) -> bool:
@@ -115,13 +115,13 @@ def parse(data: Json, what: str) -> Manifest:
 
 
 def _layers(data: Json, what: str) -> Tuple[Blob, ...]:
-    found = _sequence(data, "layers", what)
-    if not found:
+    layers = _sequence(data, "layers", what)
+    if not layers:
         raise ImageError(f"{what} has no layers", hint=_MAKE_AGAIN)
-    if len(found) > MAX_LAYERS:
-        problem = f"{what} has {len(found)} layers, more than {MAX_LAYERS}"
+    if len(layers) > MAX_LAYERS:
+        problem = f"{what} has {len(layers)} layers, more than {MAX_LAYERS}"
         raise ImageError(problem, hint="build it with fewer steps, or squash it")
-    return tuple(_layer(each, f"layer {n} of {what}") for n, each in enumerate(found, start=1))
+    return tuple(_layer(each, f"layer {n} of {what}") for n, each in enumerate(layers, start=1))
 
 
 def _layer(data: Any, what: str) -> Blob:
@@ -150,18 +150,18 @@ def blob(data: Any, what: str, limit: int = 1 << 60) -> Blob:
 def diff_ids(config: Json, count: int, what: str) -> List[str]:
     """Digests of the layers' uncompressed content."""
     rootfs = config.get("rootfs")
-    found = rootfs.get("diff_ids") if isinstance(rootfs, Mapping) else None
-    good = isinstance(found, list) and all(
-        isinstance(each, str) and _DIGEST.fullmatch(each) for each in found
+    digests = rootfs.get("diff_ids") if isinstance(rootfs, Mapping) else None
+    good = isinstance(digests, list) and all(
+        isinstance(each, str) and _DIGEST.fullmatch(each) for each in digests
     )
-    if not good or not isinstance(found, list) or len(found) != count:
+    if not good or not isinstance(digests, list) or len(digests) != count:
         problem = f"the config of {what} does not tell the digests of its {count} layers (diff_ids)"
         raise ImageError(problem, hint=_MAKE_AGAIN)
-    return found
+    return digests
 
 
 def _sequence(data: Json, key: str, what: str) -> Sequence[Any]:
-    found = data.get(key)
-    if not isinstance(found, list):
+    items = data.get(key)
+    if not isinstance(items, list):
         raise ImageError(f"{what} has no list of {key}", hint=_MAKE_AGAIN)
-    return found
+    return items

@@ -53,11 +53,11 @@ def _normal(architecture: str, variant: str) -> Platform:
 
 
 def parse(option: str, value: Any) -> Platform:
-    found = _PLATFORM.fullmatch(line(option, value).lower())
-    if not found:
+    match = _PLATFORM.fullmatch(line(option, value).lower())
+    if not match:
         hint = "write linux/ARCHITECTURE or linux/ARCHITECTURE/VARIANT, such as linux/arm64"
         raise refusal(option, value, "is not a platform", hint=hint)
-    return _normal(found[1], found[2] or "")
+    return _normal(match[1], match[2] or "")
 
 
 def normalised(option: str, value: Any) -> str:
@@ -82,10 +82,10 @@ def choose(entries: Sequence[Json], want: Platform, what: str) -> Json:
     """The entry of a manifest list for this platform."""
     offered = [(described(entry.get("platform")), entry) for entry in entries]
     for platform in acceptable(want):
-        for found, entry in offered:
-            if found == platform:
+        for offer, entry in offered:
+            if offer == platform:
                 return entry
-    names = sorted({str(found) for found, _ in offered if found})
+    names = sorted({str(offer) for offer, _ in offered if offer})
     raise SandlotError(
         f"{what} has nothing for {want}, but for {', '.join(names[:40]) or 'no platform of linux'}",
         hint="set platform to one of these if it is right, or take another image",

@@ -139,11 +139,11 @@ def _inner(option: str, value: Any, name: str) -> str:
 def familiar(text: str) -> str:
     """A name in a docker save archive, with what docker leaves out."""
     try:
-        found = _remote("", text, text)
+        parsed = _remote("", text, text)
     except SpecError:
         return text
-    if found.registry != _DEFAULT_REGISTRY:
-        return str(found)
-    name = found.name[len("docker.io/") :] if found.name.startswith("docker.io/") else found.name
+    if parsed.registry != _DEFAULT_REGISTRY:
+        return str(parsed)
+    name = parsed.name[len("docker.io/") :] if parsed.name.startswith("docker.io/") else parsed.name
     library = "" if "/" in name else "library/"
-    return str(replace(found, name=f"{_DEFAULT_REGISTRY}/{library}{name}"))
+    return str(replace(parsed, name=f"{_DEFAULT_REGISTRY}/{library}{name}"))

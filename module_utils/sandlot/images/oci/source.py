@@ -47,28 +47,28 @@ def _shown(spec: ImageSpec) -> str:
 
 def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
     """Without asking a registry for what is known already, unless ``pull`` says so."""
-    found = _reference(spec)
-    if not found.is_remote:
-        local_image = local.find(spec, found, platforms.wanted(spec.get("platform")))
+    named = _reference(spec)
+    if not named.is_remote:
+        local_image = local.find(spec, named, platforms.wanted(spec.get("platform")))
         return local_image[0] if local_image else None
     origin = ("reference", "platform")
     same = known and all(known.parameters.get(option) == spec.get(option) for option in origin)
-    if known and same and (found.digest or spec.get("pull") != "always"):
+    if known and same and (named.digest or spec.get("pull") != "always"):
         return known.base
     if spec.get("pull") == "never":
         hint = "set pull: missing to let the host fetch it"
         raise SpecError("pull", "never", f"but {_shown(spec)} is not on this host", hint=hint)
     if known is None and skopeo.find() is None:
         return None  # making it tells what is missing
-    return _resolve(spec, found)[0].partition(":")[2]
+    return _resolve(spec, named)[0].partition(":")[2]
 
 
-def _resolve(spec: ImageSpec, found: Reference) -> Tuple[str, Platform]:
+def _resolve(spec: ImageSpec, origin: Reference) -> Tuple[str, Platform]:
     """The digest of the manifest for the platform that is wanted."""
     want = platforms.wanted(spec.get("platform"))
-    data = skopeo.manifest(spec, found)
+    data = skopeo.manifest(spec, origin)
     named = manifest.digest(data)
-    if found.digest and named != found.digest:
+    if origin.digest and named != origin.digest:
         raise ImageError(f"{_shown(spec)}: the registry sent {named} instead")
     parsed = manifest.document(data, _shown(spec))
     if not manifest.is_list(parsed):
@@ -84,13 +84,13 @@ def _resolve(spec: ImageSpec, found: Reference) -> Tuple[str, Platform]:
 def build(job: Job) -> Built:
     spec, what = job.spec, _shown(job.spec)
     job.report("fetch", 0, 0)
-    found, platform, size = _planned(job)
+    source, platform, size = _planned(job)
     blobs = f"{job.scratch}/blobs"
     # Archives are copied twice: skopeo unpacks them first.
     limit = size or 2 * spec.get("max_size")
     report = functools.partial(_fetched, job, size)
-    skopeo.copy(spec, found, platform, blobs, report, limit)
-    image = _manifest(job, blobs, found)
+    skopeo.copy(spec, source, platform, blobs, report, limit)
+    image = _manifest(job, blobs, source)
     settings = manifest.document(_blob(blobs, image.config, what), f"the config of {what}")
     _check_platform(settings, what, platforms.wanted(spec.get("platform")))
     defaults = config.defaults(settings, what)
@@ -99,17 +99,17 @@ def build(job: Job) -> Built:
 
 def _planned(job: Job) -> Tuple[Reference, Platform, int]:
     """The image to copy, its platform, and its size if that is known."""
-    found, want = _reference(job.spec), platforms.wanted(job.spec.get("platform"))
-    if not found.is_remote:
-        there = local.find(job.spec, found, want)
+    source, want = _reference(job.spec), platforms.wanted(job.spec.get("platform"))
+    if not source.is_remote:
+        there = local.find(job.spec, source, want)
         if there is None:
             hint = "it lies on the managed host; copy the image there first"
-            raise SpecError("reference", str(found), "is not there", hint=hint)
-        return found, there[1], 0
+            raise SpecError("reference", str(source), "is not there", hint=hint)
+        return source, there[1], 0
     if not job.digest:
         skopeo.program()
         raise HostError(f"{_shown(job.spec)}: skopeo was not there before", hint="run again")
-    exact = found.at(f"sha256:{job.digest}")
+    exact = source.at(f"sha256:{job.digest}")
     data = manifest.document(skopeo.manifest(job.spec, exact), _shown(job.spec))
     size = manifest.parse(data, _shown(job.spec)).size
     # Headers and what can't be compressed make layers larger than their files.
@@ -123,12 +123,12 @@ def _fetched(job: Job, size: int, done: int) -> None:
     job.report("fetch", min(done, size) if size else done, size)
 
 
-def _manifest(job: Job, blobs: str, found: Reference) -> Manifest:
+def _manifest(job: Job, blobs: str, source: Reference) -> Manifest:
     what = _shown(job.spec)
     with open(f"{blobs}/manifest.json", "rb") as handle:
         data = handle.read(MAX_MANIFEST)
     image = manifest.parse(manifest.document(data, what), what)
-    named = image.config.digest if found.transport == DOCKER_ARCHIVE else manifest.digest(data)
+    named = image.config.digest if source.transport == DOCKER_ARCHIVE else manifest.digest(data)
     if named != f"sha256:{job.digest}":
         hint = "run again; it was changed meanwhile, or whoever sent it sent something else"
         raise ImageError(f"{what} is {named}, not sha256:{job.digest}", hint=hint)
@@ -147,10 +147,10 @@ def _check_platform(settings: Json, what: str, want: Platform) -> None:
     """A single manifest is taken by its config's word; some builders say nothing there."""
     if not settings.get("architecture") and not settings.get("os"):
         return
-    found = platforms.described(settings)
-    if found not in platforms.acceptable(want):
-        shown = found or f"{settings.get('os')}/{settings.get('architecture')}"[:80]
-        hint = f"set platform: {found} if that is right" if found else "use an image for linux"
+    actual = platforms.described(settings)
+    if actual not in platforms.acceptable(want):
+        shown = actual or f"{settings.get('os')}/{settings.get('architecture')}"[:80]
+        hint = f"set platform: {actual} if that is right" if actual else "use an image for linux"
         raise ImageError(f"{what} is for {shown}, not for {want}", hint=hint)
 
 
