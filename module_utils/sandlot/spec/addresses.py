@@ -113,14 +113,11 @@ def subnet4(option: str, value: Any) -> ipaddress.IPv4Network:
         problem = f"is not an IPv4 subnet ({error})"
         raise refusal(option, value, problem, hint=hint) from error
     _check_room(option, value, subnet.max_prefixlen - subnet.prefixlen)
-    if not all(map(_is_assignable, (subnet.network_address, subnet.broadcast_address))):
-        raise refusal(option, value, "is not a range hosts can have addresses in", hint=hint)
+    for address in (subnet.network_address, subnet.broadcast_address):
+        special = address.is_loopback or address.is_multicast or address.is_link_local
+        if special or int(address) >> 24 == 0 or int(address) >> 28 == 15:
+            raise refusal(option, value, "is not a range hosts can have addresses in", hint=hint)
     return subnet
-
-
-def _is_assignable(address: ipaddress.IPv4Address) -> bool:
-    special = address.is_loopback or address.is_multicast or address.is_link_local
-    return not special and int(address) >> 24 != 0 and int(address) >> 28 != 15
 
 
 def subnet6(option: str, value: Any) -> ipaddress.IPv6Network:
@@ -165,21 +162,20 @@ def attachments(option: str, items: tuple[Attachment, ...]) -> tuple[Attachment,
 
 def aliases(option: str, value: Any) -> tuple[str, ...]:
     """In lower case, as names are compared; sorted, so that another order is no change."""
-    items = enumerate(sequence(option, value))
-    found = [_alias(f"{option}[{index}]", item) for index, item in items]
-    unique(option, found, what="alias")
-    if len(found) > MAX_ALIASES:
-        raise refusal(option, len(found), "are too many aliases", hint=f"keep {MAX_ALIASES}")
-    return tuple(sorted(found))
-
-
-def _alias(option: str, value: Any) -> str:
-    name = hosts_name(option, value).lower()
-    if name == "localhost" or name.startswith("ip6-"):
-        raise refusal(option, value, "is what a host calls itself", hint="choose another alias")
-    if name.rpartition(".")[2].isdigit():
-        raise refusal(option, value, "would be read as an address", hint="choose another alias")
-    return name
+    chosen = []
+    hint = "choose another alias"
+    for index, item in enumerate(sequence(option, value)):
+        path = f"{option}[{index}]"
+        name = hosts_name(path, item).lower()
+        if name == "localhost" or name.startswith("ip6-"):
+            raise refusal(path, item, "is what a host calls itself", hint=hint)
+        if name.rpartition(".")[2].isdigit():
+            raise refusal(path, item, "would be read as an address", hint=hint)
+        chosen.append(name)
+    unique(option, chosen, what="alias")
+    if len(chosen) > MAX_ALIASES:
+        raise refusal(option, len(chosen), "are too many aliases", hint=f"keep {MAX_ALIASES}")
+    return tuple(sorted(chosen))
 
 
 def published_ports(option: str, value: Any) -> tuple[PublishedPort, ...]:
@@ -195,14 +191,14 @@ def published_ports(option: str, value: Any) -> tuple[PublishedPort, ...]:
 
 
 def _published(option: str, value: Any) -> list[PublishedPort]:
-    found = _PORT.fullmatch(text(option, value))
-    if not found:
+    match = _PORT.fullmatch(text(option, value))
+    if not match:
         raise refusal(option, value, "is not a published port", hint=_PORT_HINT)
-    address = "" if found["ip"] is None else _host_ip(option, found["ip"])
-    protocol = (found["protocol"] or "tcp").lower()
+    address = "" if match["ip"] is None else _host_ip(option, match["ip"])
+    protocol = (match["protocol"] or "tcp").lower()
     if protocol not in PROTOCOLS:
         raise refusal(option, value, "has an unknown protocol", hint="use /tcp or /udp")
-    host, inside = (_range(option, value, found[part]) for part in ("host", "inside"))
+    host, inside = (_range(option, value, match[part]) for part in ("host", "inside"))
     if len(host) != len(inside):
         hint = "make both ranges the same length"
         raise refusal(option, value, "has ranges of different lengths", hint=hint)

@@ -64,15 +64,13 @@ def defaults_documentation() -> Json:
 
 def documentation(options: Iterable[Option]) -> Json:
     """The `options` of a DOCUMENTATION for these rows."""
-    return {option.name: _documented(option) for option in options}
-
-
-def _documented(option: Option) -> Json:
-    row: Json = {"description": [*option.description, *_default_sentence(option)]}
-    row.update(_typing(option))
-    if option.suboptions:
-        row["suboptions"] = documentation(option.suboptions)
-    return row
+    rows: Json = {}
+    for option in options:
+        description = [*option.description, *_default_sentence(option)]
+        rows[option.name] = {"description": description, **_typing(option)}
+        if option.suboptions:
+            rows[option.name]["suboptions"] = documentation(option.suboptions)
+    return rows
 
 
 def _default_sentence(option: Option) -> list[str]:

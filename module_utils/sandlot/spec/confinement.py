@@ -75,18 +75,18 @@ def ulimits(option: str, value: Any) -> tuple[Ulimit, ...]:
 
 
 def _ulimit(option: str, value: Any) -> Ulimit:
-    found = _ULIMIT.fullmatch(text(option, value))
-    if not found or found[1] not in ULIMITS:
+    match = _ULIMIT.fullmatch(text(option, value))
+    if not match or match[1] not in ULIMITS:
         hint = f"write NAME:SOFT:HARD with a NAME of {', '.join(ULIMITS)}"
         raise refusal(option, value, "is not a limit", hint=hint)
-    soft, hard = (_ulimit_value(option, value, part) for part in (found[2], found[3] or found[2]))
+    soft, hard = (_ulimit_value(option, value, part) for part in (match[2], match[3] or match[2]))
     if hard != UNLIMITED and (soft == UNLIMITED or soft > hard):
         hint = "raise the hard limit"
         raise refusal(option, value, "has a soft limit above the hard one", hint=hint)
-    if found[1] == "nofile" and hard == UNLIMITED:
+    if match[1] == "nofile" and hard == UNLIMITED:
         hint = "give a number, such as 1048576"
         raise refusal(option, value, "can't be unlimited: the kernel refuses it", hint=hint)
-    return Ulimit(found[1], soft, hard)
+    return Ulimit(match[1], soft, hard)
 
 
 def _ulimit_value(option: str, value: Any, part: str) -> int:

@@ -28,16 +28,12 @@ FIELDS = (
 
 
 def depends_on(option: str, value: Any) -> tuple[Dependency, ...]:
-    items = enumerate(sequence(option, value))
-    found = [_dependency(f"{option}[{index}]", item) for index, item in items]
-    unique(option, (item.name for item in found), what="name")
-    return tuple(sorted(found, key=lambda item: item.name))
-
-
-def _dependency(option: str, item: Any) -> Dependency:
-    given = item if isinstance(item, Mapping) else {"name": item}
-    found: Dependency = record(option, given, fields=FIELDS, make=Dependency)
-    return found
+    needed: list[Dependency] = []
+    for index, item in enumerate(sequence(option, value)):
+        given = item if isinstance(item, Mapping) else {"name": item}
+        needed.append(record(f"{option}[{index}]", given, fields=FIELDS, make=Dependency))
+    unique(option, (item.name for item in needed), what="name")
+    return tuple(sorted(needed, key=lambda item: item.name))
 
 
 def dump(items: tuple[Dependency, ...]) -> list[Any]:

@@ -52,9 +52,9 @@ def _difference(option: Option, before: Any, after: Any) -> Difference:
     return Difference(option.name, before, after, change or Change.LIVE)
 
 
-def cost(found: Iterable[Difference]) -> Change | None:
+def cost(differences: Iterable[Difference]) -> Change | None:
     """The dearest class among the differences, None when there are none."""
-    return max((item.change for item in found), key=_COST.__getitem__, default=None)
+    return max((item.change for item in differences), key=_COST.__getitem__, default=None)
 
 
 def render(spec: Spec) -> Dict[str, Any]:
@@ -67,9 +67,9 @@ def render(spec: Spec) -> Dict[str, Any]:
     }
 
 
-def render_differences(found: Iterable[Difference]) -> Dict[str, Dict[str, Any]]:
+def render_differences(differences: Iterable[Difference]) -> Dict[str, Dict[str, Any]]:
     """Ansible's diff: before and after, each option marked with its class."""
-    items = list(found)
+    items = list(differences)
     return {
         "before": {item.title: item.before for item in items},
         "after": {item.title: item.after for item in items},

@@ -67,22 +67,14 @@ class Grant:
 
     @functools.cached_property
     def _text(self) -> str:
-        target = "" if self.to is None else _target_text(self.to)
+        target = str(self.to or "")
+        if self.to and not isinstance(self.to, str) and self.to.prefixlen == self.to.max_prefixlen:
+            target = str(self.to.network_address)
         if not self.ports:
             return target
         bracketed = f"[{target}]" if ":" in target else target
-        ports = ",".join(_range_text(first, last) for first, last in self.ports)
-        return f"{bracketed}{':' if target else ''}{ports}/{self.protocol}"
-
-
-def _target_text(to: IPNetwork | str) -> str:
-    if isinstance(to, str):
-        return to
-    return str(to.network_address) if to.prefixlen == to.max_prefixlen else str(to)
-
-
-def _range_text(first: int, last: int) -> str:
-    return str(first) if first == last else f"{first}-{last}"
+        ranges = (str(a) if a == b else f"{a}-{b}" for a, b in self.ports)
+        return f"{bracketed}{':' if target else ''}{','.join(ranges)}/{self.protocol}"
 
 
 def egress(option: str, value: Any) -> Grants:
@@ -99,8 +91,8 @@ def _all(option: str, value: Any, entry: Callable[[str, Any], Grant]) -> Grants:
     if len(items) > MAX_GRANTS:
         hint = "write ranges instead of single addresses"
         raise refusal(option, value, f"has more than {MAX_GRANTS} entries", hint=hint)
-    found = {entry(f"{option}[{index}]", item) for index, item in enumerate(items)}
-    return tuple(sorted(found, key=str))
+    entries = {entry(f"{option}[{index}]", item) for index, item in enumerate(items)}
+    return tuple(sorted(entries, key=str))
 
 
 def shown(entries: Grants | None) -> list[str] | None:
@@ -144,9 +136,9 @@ def _split(text: str) -> tuple[str | None, str | None]:
     """Target and ports; either may be missing."""
     if _PORTS.fullmatch(text):
         return None, text
-    found = _BRACKETED.fullmatch(text)
-    if found:
-        return found["to"], found["ports"]
+    bracketed = _BRACKETED.fullmatch(text)
+    if bracketed:
+        return bracketed["to"], bracketed["ports"]
     if text.count(":") != 1:
         return text, None
     target, _, ports = text.partition(":")
@@ -208,13 +200,13 @@ def _ports(option: str, value: Any, text: str, hint: str) -> Ports:
 
 def merged(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     """As few ranges as can hold these numbers, in order."""
-    found: list[tuple[int, int]] = []
+    joined: list[tuple[int, int]] = []
     for first, last in sorted(ranges):
-        if found and first <= found[-1][1] + 1:
-            found[-1] = (found[-1][0], max(last, found[-1][1]))
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
         else:
-            found.append((first, last))
-    return tuple(found)
+            joined.append((first, last))
+    return tuple(joined)
 
 
 def _target(option: str, text: str, hint: str = _HINT) -> IPNetwork | str:
@@ -252,13 +244,13 @@ def is_metadata(address: str) -> bool:
 
 def granted_metadata(entries: Iterable[Grant] | None) -> list[IPNetwork]:
     """Ranges of a list that lie within those which are closed otherwise."""
-    found = (entry.to for entry in entries or ())
-    return [to for to in found if not isinstance(to, str) and to is not None and _is_closed(to)]
-
-
-def _is_closed(to: IPNetwork) -> bool:
-    first, last = to.network_address, to.broadcast_address
-    return any(first in item and last in item for item in METADATA)
+    targets = (entry.to for entry in entries or ())
+    ranges = [to for to in targets if to is not None and not isinstance(to, str)]
+    return [
+        to
+        for to in ranges
+        if any(to.network_address in item and to.broadcast_address in item for item in METADATA)
+    ]
 
 
 def relaxations(egress: Grants | None, host_access: Grants | None) -> list[str]:

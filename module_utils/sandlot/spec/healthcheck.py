@@ -66,12 +66,12 @@ class Healthcheck:
 
 def parse(option: str, value: Any, *, fields: Sequence[Option]) -> Healthcheck:
     """From a mapping of suboptions, of which exactly one says what is checked."""
-    found = Healthcheck(**read(fields, mapping(option, value), f"{option}."))
-    kinds = [kind for kind in KINDS if getattr(found, kind) is not None]
+    check = Healthcheck(**read(fields, mapping(option, value), f"{option}."))
+    kinds = [kind for kind in KINDS if getattr(check, kind) is not None]
     if len(kinds) != 1:
         problem = f"has {' and '.join(kinds)}" if kinds else "does not say what is checked"
         raise refusal(option, value, problem, hint=f"give it exactly one of {', '.join(KINDS)}")
-    return found
+    return check
 
 
 def dump(check: Healthcheck | None, *, fields: Sequence[Option]) -> dict[str, Any] | None:
@@ -107,10 +107,10 @@ def duration(option: str, value: Any, *, minimum: str, maximum: str) -> float:
 
 
 def _microseconds(string: str) -> int | None:
-    found = _DURATION.fullmatch(string)
-    if not string or not found:
+    match = _DURATION.fullmatch(string)
+    if not string or not match:
         return None
-    return sum(int(n or 0) * scale for n, scale in zip(found.groups(), _UNITS.values()))
+    return sum(int(n or 0) * scale for n, scale in zip(match.groups(), _UNITS.values()))
 
 
 def shown(seconds: float) -> str:
@@ -143,23 +143,23 @@ def test(option: str, value: Any) -> tuple[str, ...]:
 
 def tcp(option: str, value: Any) -> Target:
     string = line(option, value)
-    found = _TCP.fullmatch(string)
-    if not found:
+    match = _TCP.fullmatch(string)
+    if not match:
         raise refusal(option, value, "is not a port", hint=_TCP_HINT)
-    host = LOOPBACK if found[1] is None else found[1]
-    address, port = _place(option, value, host, found[2], _TCP_HINT)
+    host = LOOPBACK if match[1] is None else match[1]
+    address, port = _place(option, value, host, match[2], _TCP_HINT)
     return Target(string, host, address, port)
 
 
 def http(option: str, value: Any) -> Target:
     string = line(option, value)
-    found = _HTTP.fullmatch(string)
+    match = _HTTP.fullmatch(string)
     if string.startswith("https:"):
         hint = "use test with a program of the image that knows TLS"
         raise refusal(option, value, "needs TLS, which init does not have", hint=hint)
-    if not found or "#" in string or len(string) > _LONGEST_PATH:
+    if not match or "#" in string or len(string) > _LONGEST_PATH:
         raise refusal(option, value, "is not an http:// URL", hint=_HTTP_HINT)
-    host, given, path = found[1], found[2], found[3]
+    host, given, path = match[1], match[2], match[3]
     address, port = _place(option, value, host, given or "80", _HTTP_HINT)
     return Target(string, host if given is None else f"{host}:{given}", address, port, path or "/")
 
@@ -180,8 +180,8 @@ def _address(host: str) -> str:
         return LOOPBACK
     bracketed = host.startswith("[")
     try:
-        found = ipaddress.ip_address(host[1:-1] if bracketed else host)
+        address = ipaddress.ip_address(host[1:-1] if bracketed else host)
     except ValueError:
         return ""
     scoped = "%" in host
-    return str(found) if (found.version == 6) is bracketed and not scoped else ""
+    return str(address) if (address.version == 6) is bracketed and not scoped else ""

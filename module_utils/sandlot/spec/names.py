@@ -133,19 +133,16 @@ def _account(option: str, value: Any, part: str) -> str:
 def command(option: str, value: Any) -> tuple[str, ...]:
     """Arguments, from a list or from a string split like a shell does, without expanding."""
     if isinstance(value, str):
-        return _split(option, text(option, value))
+        whole = text(option, value)
+        try:
+            return tuple(shlex.split(whole))
+        except ValueError as error:
+            hint = "close the quote, or write the command as a list"
+            raise refusal(option, whole, f"can't be split: {error}", hint=hint) from error
     if not isinstance(value, (list, tuple)):
         raise refusal(option, value, "is neither a string nor a list", hint="write it as a list")
     words = sequence(option, value)
     return tuple(text(f"{option}[{index}]", word) for index, word in enumerate(words))
-
-
-def _split(option: str, value: str) -> tuple[str, ...]:
-    try:
-        return tuple(shlex.split(value))
-    except ValueError as error:
-        hint = "close the quote, or write the command as a list"
-        raise refusal(option, value, f"can't be split: {error}", hint=hint) from error
 
 
 def pairs(
@@ -156,13 +153,13 @@ def pairs(
     item: Callable[[str, Any], str],
 ) -> Pairs:
     """A mapping as sorted pairs; two keys that normalise to one are refused."""
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for raw_key, raw_item in mapping(option, value).items():
         name = key(option, raw_key)
-        if name in found:
+        if name in by_name:
             raise refusal(option, raw_key, "is given twice", hint="keep one of them")
-        found[name] = item(f"{option}[{brief(name)}]", raw_item)
-    return tuple(sorted(found.items()))
+        by_name[name] = item(f"{option}[{brief(name)}]", raw_item)
+    return tuple(sorted(by_name.items()))
 
 
 def environment_name(option: str, value: Any) -> str:

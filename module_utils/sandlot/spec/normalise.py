@@ -26,7 +26,10 @@ def normalise(raw: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = No
     shared = _given("defaults", defaults or {})
     check_known(NAMES, own)
     check_known(_DEFAULT_NAMES, shared, "defaults.")
-    spec = from_table({**_fitting(shared, own), **own})
+    if own.get("network_mode", netmode.BRIDGE) != netmode.BRIDGE:
+        # A mode without networks takes none from the defaults either.
+        shared = {key: value for key, value in shared.items() if key not in _OF_NETWORKS}
+    spec = from_table({**shared, **own})
     _check_interfaces(spec)
     check(OPTIONS, spec)
     return spec
@@ -34,13 +37,6 @@ def normalise(raw: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = No
 
 # Options of interfaces that the sandbox has of its own.
 _OF_NETWORKS = tuple(option.name for option in reaching(Reach.INTERFACES))
-
-
-def _fitting(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Defaults without the networks of those that have a mode of their own without any."""
-    if own.get("network_mode", netmode.BRIDGE) == netmode.BRIDGE:
-        return shared
-    return {key: value for key, value in shared.items() if key not in _OF_NETWORKS}
 
 
 def normalise_all(
@@ -52,15 +48,12 @@ def normalise_all(
         try:
             specs.append(normalise(raw, defaults=defaults))
         except SpecError as error:
-            error.message = f"{_title(index, raw)}: {error.message}"
+            name = raw.get("name") if isinstance(raw, Mapping) else None
+            title = f"sandbox {brief(name)}" if isinstance(name, str) else f"sandboxes[{index}]"
+            error.message = f"{title}: {error.message}"
             raise
     unique("name", (spec.name for spec in specs), what="name")
     return specs
-
-
-def _title(index: int, raw: object) -> str:
-    name = raw.get("name") if isinstance(raw, Mapping) else None
-    return f"sandbox {brief(name)}" if isinstance(name, str) else f"sandboxes[{index}]"
 
 
 def _given(option: str, raw: Any) -> dict[str, Any]:

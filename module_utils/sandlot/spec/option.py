@@ -128,22 +128,19 @@ def check(options: Iterable[Option], whole: Any, prefix: str = "") -> None:
 def named(option: str, raw: Any, one: Callable[[str, Any], Item]) -> list[Item]:
     """Every item of a list, whose names differ."""
     items = enumerate(sequence(option, raw))
-    found = [one(f"{option}[{index}]", item) for index, item in items]
-    unique(option, (item.name for item in found), what="name")
-    return found
+    parsed = [one(f"{option}[{index}]", item) for index, item in items]
+    unique(option, (item.name for item in parsed), what="name")
+    return parsed
 
 
 def check_known(names: Sequence[str], raw: Mapping[str, Any], prefix: str = "") -> None:
     for key in raw:
-        if key not in names:
-            raise _unknown(names, key, prefix)
-
-
-def _unknown(names: Sequence[str], key: str, prefix: str) -> SpecError:
-    near = difflib.get_close_matches(key[:64], names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"known options: {', '.join(names)}"
-    shown = key if key.isidentifier() and len(key) <= 64 else brief(key)
-    return refusal(f"{prefix}{shown}", key, "is not an option of this sandlot", hint=hint)
+        if key in names:
+            continue
+        near = difflib.get_close_matches(key[:64], names, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known options: {', '.join(names)}"
+        shown = key if key.isidentifier() and len(key) <= 64 else brief(key)
+        raise refusal(f"{prefix}{shown}", key, "is not an option of this sandlot", hint=hint)
 
 
 def record(option: str, value: Any, *, fields: Sequence[Option], make: Callable[..., Any]) -> Any:

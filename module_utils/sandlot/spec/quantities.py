@@ -32,16 +32,21 @@ _SHIFTS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
 def size(option: str, value: Any, *, minimum: int = 1) -> int:
     """Bytes, from docker's notation (units of 1024) or a plain number."""
-    found = _SIZE.fullmatch(_digits(value))
-    if not found:
+    match = _SIZE.fullmatch(_digits(value))
+    if not match:
         hint = "write it like 512m or 1.5g (b, k, m, g, t), or as a number of bytes"
         raise refusal(option, value, "is not a size", hint=hint)
-    whole, fraction, unit = found.groups(default="")
+    whole, fraction, unit = match.groups(default="")
     shift = _SHIFTS[unit.lower()]
     amount = int(whole) << shift
     if fraction:
         amount += (int(fraction) << shift) // 10 ** len(fraction)
-    return _bounded_size(option, value, amount, minimum)
+    if amount < minimum:
+        hint = f"use {_readable(minimum)} or more"
+        raise refusal(option, value, f"is below {_readable(minimum)}", hint=hint)
+    if amount > MAX_INTEGER:
+        raise refusal(option, value, "is more than the kernel can count", hint="use a smaller size")
+    return amount
 
 
 def _digits(value: Any) -> str:
@@ -53,15 +58,6 @@ def _digits(value: Any) -> str:
     return str(value)
 
 
-def _bounded_size(option: str, value: Any, amount: int, minimum: int) -> int:
-    if amount < minimum:
-        hint = f"use {_readable(minimum)} or more"
-        raise refusal(option, value, f"is below {_readable(minimum)}", hint=hint)
-    if amount > MAX_INTEGER:
-        raise refusal(option, value, "is more than the kernel can count", hint="use a smaller size")
-    return amount
-
-
 def _readable(amount: int) -> str:
     for unit in ("t", "g", "m", "k"):
         if amount % (1 << _SHIFTS[unit]) == 0:
@@ -71,11 +67,11 @@ def _readable(amount: int) -> str:
 
 def bit_rate(option: str, value: Any) -> int:
     """Bits a second, from tc's and Incus's notation (units of 1000) or a plain number."""
-    found = _RATE.fullmatch(_digits(value))
+    match = _RATE.fullmatch(_digits(value))
     hint = "write it like 10mbit or 1.5gbit (bit, kbit, mbit, gbit), or as bits a second"
-    if not found:
+    if not match:
         raise refusal(option, value, "is not a rate", hint=hint)
-    whole, fraction, unit = found.groups(default="")
+    whole, fraction, unit = match.groups(default="")
     scale = int(1000 ** ("", "k", "m", "g").index(unit.lower()))
     amount = int(whole) * scale
     if fraction:
@@ -104,14 +100,12 @@ def integer(option: str, value: Any, *, minimum: int, maximum: int) -> int:
         if minimum <= number <= maximum:
             return number
         raise refusal(option, value, "is out of range", hint=f"use a number {span}")
-    problem = "is not a whole number" if isinstance(value, (str, float)) else _not_number(value)
+    problem = f"is {a_type(value)}, not a number"
+    if isinstance(value, (str, float)):
+        problem = "is not a whole number"
+    elif isinstance(value, int) and not isinstance(value, bool):
+        problem = "is out of range"
     raise refusal(option, value, problem, hint=f"use a number {span}")
-
-
-def _not_number(value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return "is out of range"
-    return f"is {a_type(value)}, not a number"
 
 
 def number(option: str, value: Any, *, minimum: float, maximum: float, digits: int) -> float:
@@ -133,10 +127,10 @@ def cpu_set(option: str, value: Any) -> frozenset[int]:
     hint = "write it like 0-3 or 0,2"
     parts = [part.strip(" ") for part in _digits(value).split(",")]
     for part in parts:
-        found = _CPU_RANGE.fullmatch(part)
-        if found is None:
+        match = _CPU_RANGE.fullmatch(part)
+        if match is None:
             raise refusal(option, value, "is not a set of CPU numbers", hint=hint)
-        if not int(found[1]) <= int(found[2] or found[1]) < MAX_CPUS:
+        if not int(match[1]) <= int(match[2] or match[1]) < MAX_CPUS:
             raise refusal(option, value, "has a range that is reversed or too high", hint=hint)
     return cpulist.parse(",".join(parts))
 

@@ -82,17 +82,13 @@ def text(option: str, value: Any, *, secret: bool = False) -> str:
     string = str(value)
     if "\0" in string:
         raise refusal(option, shown, "contains a NUL character", hint="remove it")
-    _check_encoded(option, string, shown)
-    return string
-
-
-def _check_encoded(option: str, string: str, shown: object) -> None:
     try:
         size = len(string.encode())
     except UnicodeEncodeError as error:
         raise refusal(option, shown, "is not valid Unicode", hint="use UTF-8 text") from error
     if size > MAX_STRING:
         raise refusal(option, shown, f"is longer than {MAX_STRING} bytes", hint="shorten it")
+    return string
 
 
 def line(option: str, value: Any) -> str:

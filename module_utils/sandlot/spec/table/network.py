@@ -96,18 +96,15 @@ def _needs_bridge(spec: Spec) -> None:
 
 
 def _needs_network(spec: Spec) -> None:
-    if spec.published_ports and not spec.networks:
-        first = str(spec.published_ports[0])
-        problem = "leads to a sandbox without a network"
-        raise refusal("published_ports", first, problem, hint=_publishing_hint(spec))
-
-
-def _publishing_hint(spec: Spec) -> str:
+    if not spec.published_ports or spec.networks:
+        return
+    hint = "attach it to a network, or publish nothing"
     if spec.network_mode == netmode.HOST:
-        return "leave it out: in the host's network its ports are the host's"
-    if spec.network_partner:
-        return f"publish it at sandbox {spec.network_partner}, whose network it shares"
-    return "attach it to a network, or publish nothing"
+        hint = "leave it out: in the host's network its ports are the host's"
+    elif spec.network_partner:
+        hint = f"publish it at sandbox {spec.network_partner}, whose network it shares"
+    first = str(spec.published_ports[0])
+    raise refusal("published_ports", first, "leads to a sandbox without a network", hint=hint)
 
 
 OPTIONS = (

@@ -28,10 +28,6 @@ _CLOCK_FIELDS = (
 )
 
 
-def _dump_offset(offset: TimeOffset | None) -> dict[str, float] | None:
-    return dict(vars(offset)) if offset else None
-
-
 def _fits_clocks(spec: Spec) -> None:
     """The kernel refuses a clock below zero."""
     offset = spec.time_offset or TimeOffset()
@@ -101,7 +97,7 @@ OPTIONS = (
         ],
         reaches={Reach.NAMESPACES},
         change=Change.RESTART,
-        dump=_dump_offset,
+        dump=lambda offset: dict(vars(offset)) if offset else None,
         suboptions=_CLOCK_FIELDS,
         check=_fits_clocks,
     ),

@@ -19,10 +19,6 @@ RESTART_POLICIES = ("no", "on-failure", "always", "unless-stopped")
 DAY = 86400
 
 
-def _signal_name(number: int | None) -> str | int | None:
-    return None if number is None else quantities.signal_name(number)
-
-
 _HEALTH_FIELDS = (
     Option(
         "test",
@@ -139,7 +135,7 @@ OPTIONS = (
         reaches={Reach.INIT},
         key="stop",
         change=Change.LIVE,
-        dump=_signal_name,
+        dump=lambda number: None if number is None else quantities.signal_name(number),
     ),
     Option(
         "stop_timeout",
