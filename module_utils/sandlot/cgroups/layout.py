@@ -58,14 +58,14 @@ class Layout:
 
 
 def detect(mountinfo: str = MOUNTINFO) -> Layout:
-    found: dict[frozenset[str] | bool, Hierarchy] = {}
+    mounted: dict[frozenset[str] | bool, Hierarchy] = {}
     with open(mountinfo, encoding="utf-8", errors="surrogateescape") as handle:
         for line in handle:
             hierarchy = _hierarchy(line) if " - cgroup" in line else None
             # The same hierarchy may be mounted several times, with the same content.
             if hierarchy:
-                found.setdefault(hierarchy.unified or hierarchy.controllers, hierarchy)
-    return Layout(tuple(found.values()))
+                mounted.setdefault(hierarchy.unified or hierarchy.controllers, hierarchy)
+    return Layout(tuple(mounted.values()))
 
 
 def _hierarchy(line: str) -> Hierarchy | None:
@@ -73,22 +73,18 @@ def _hierarchy(line: str) -> Hierarchy | None:
     directory = unescaped(before.split(" ")[4])
     kind, _, options = after.split(" ")[:3]
     if kind == "cgroup2":
-        return _unified(directory)
+        try:
+            with open(f"{directory}/cgroup.controllers", encoding="ascii") as handle:
+                return Hierarchy(directory, frozenset(handle.read().split()), unified=True)
+        except FileNotFoundError:
+            return None  # covered by another mount
     controllers = _VERSION_1.intersection(options.split(","))
     return Hierarchy(directory, controllers) if kind == "cgroup" and controllers else None
 
 
-def _unified(directory: str) -> Hierarchy | None:
-    try:
-        with open(f"{directory}/cgroup.controllers", encoding="ascii") as handle:
-            return Hierarchy(directory, frozenset(handle.read().split()), unified=True)
-    except FileNotFoundError:
-        return None  # covered by another mount
-
-
 def names(site: Site, layout: Layout | None = None) -> set[str]:
     """Sandboxes that have a cgroup in any hierarchy."""
-    found: set[str] = set()
+    sandboxes: set[str] = set()
     for hierarchy in (layout or detect()).hierarchies:
-        found.update(directories(hierarchy.parent(site)))
-    return found
+        sandboxes.update(directories(hierarchy.parent(site)))
+    return sandboxes

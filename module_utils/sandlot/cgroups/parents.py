@@ -72,7 +72,9 @@ def _hand_down(site: Site, hierarchy: Hierarchy) -> None:
     ours = _CONTROLLERS & hierarchy.controllers
     missing = ours - _enabled(hierarchy.directory)
     if missing:
-        _record(site, _recorded(site) | missing)
+        enabled = sorted(_recorded(site) | missing)
+        os.makedirs(site.state, mode=0o700, exist_ok=True)
+        store.write(_record_path(site), {"boot_id": store.boot_id(), "enabled": enabled})
         _enable(hierarchy.directory, missing)
     parent = hierarchy.parent(site)
     _enable(parent, ours - _enabled(parent))
@@ -101,11 +103,6 @@ def _recorded(site: Site) -> set[str]:
     """Controllers we turned on at the root since this boot."""
     data = store.read(_record_path(site)) or {}
     return set(data["enabled"]) if data.get("boot_id") == store.boot_id() else set()
-
-
-def _record(site: Site, enabled: Iterable[str]) -> None:
-    os.makedirs(site.state, mode=0o700, exist_ok=True)
-    store.write(_record_path(site), {"boot_id": store.boot_id(), "enabled": sorted(enabled)})
 
 
 def teardown_operations(site: Site, state: CgroupState) -> list[Operation]:

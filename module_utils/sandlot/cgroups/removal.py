@@ -71,7 +71,7 @@ def _refuse_foreign(site: Site, directories: list[str]) -> None:
 
 
 def _is_foreign(pid: int, lib: str) -> bool:
-    """Sandboxes have user namespaces of their own; who has ours is a launcher's, on its way in."""
+    """A sandbox has a user namespace of its own; a launcher's process on its way in has ours."""
     try:
         if os.readlink(f"/proc/{pid}/ns/user") != os.readlink("/proc/self/ns/user"):
             return False

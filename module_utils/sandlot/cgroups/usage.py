@@ -30,11 +30,14 @@ def usage(site: Site, name: str, layout: Layout | None = None) -> Usage:
         return hierarchy.sandbox(site, name) if hierarchy else ""
 
     memory = directory("memory")
+    oom_kills = files.read_field(f"{memory}/memory.events", "oom_kill")
+    if oom_kills is None:
+        oom_kills = files.read_field(f"{memory}/memory.oom_control", "oom_kill")
     return Usage(
         memory=used_memory(memory),
         cpu_seconds=_cpu_seconds(directory("cpuacct")),
         pids=files.read_number(f"{directory('pids')}/pids.current"),
-        oom_kills=_oom_kills(memory),
+        oom_kills=oom_kills,
     )
 
 
@@ -49,10 +52,3 @@ def _cpu_seconds(directory: str) -> float | None:
         return nanoseconds / 1e9
     microseconds = files.read_field(f"{directory}/cpu.stat", "usage_usec")
     return None if microseconds is None else microseconds / 1e6
-
-
-def _oom_kills(directory: str) -> int | None:
-    new = files.read_field(f"{directory}/memory.events", "oom_kill")
-    return (
-        new if new is not None else files.read_field(f"{directory}/memory.oom_control", "oom_kill")
-    )

@@ -120,12 +120,12 @@ def recorded(files: IdFiles) -> dict[str, IdRange]:
 
 def reserved(site: Site) -> dict[str, IdRange]:
     """The ranges in the records of the sandboxes, whatever became of the lines."""
-    found: dict[str, IdRange] = {}
+    ranges: dict[str, IdRange] = {}
     for name in names(site.sandboxes):
         ids = (store.read(site.sandbox(name).record) or {}).get("ids")
         if ids:
-            found[name] = IdRange(ids["uid"], ids["size"])
-    return found
+            ranges[name] = IdRange(ids["uid"], ids["size"])
+    return ranges
 
 
 def _id_file(site: Site, path: str) -> IdFile:
