@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Where the host mounted its cgroup hierarchies: version 2, version 1, or some of each.
+"""The cgroup hierarchies that the host mounted: version 2, version 1, or some of each.
 
 All sandboxes of a host are children of one cgroup directly below each hierarchy's root, named
 after ``paths.cgroup``. Below systemd that is a cgroup no unit is named after, so systemd leaves it

@@ -102,7 +102,7 @@ def wanted(spec: Spec, state: CgroupState) -> Iterator[tuple[Hierarchy, Knob, st
 
 
 def directories(site: Site, name: str, state: CgroupState) -> list[str]:
-    """Where a process of the sandbox has to be written into ``cgroup.procs``."""
+    """The cgroups whose ``cgroup.procs`` takes in a process of the sandbox."""
     return [hierarchy.sandbox(site, name) for hierarchy in state.layout.hierarchies]
 
 

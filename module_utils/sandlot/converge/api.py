@@ -184,13 +184,13 @@ def _rolled_back(
     site: Site, request: Request, observed: Observation
 ) -> tuple[Request, Observation, Sequence[Operation], Failures]:
     """Rebuilds that a killed run left are undone before there is a plan."""
-    found = rollback.unfinished(observed, removed(site, request, observed))
-    if request.sandboxes is None or request.repair or not (found.undo or found.clean):
+    unfinished = rollback.unfinished(observed, removed(site, request, observed))
+    if request.sandboxes is None or request.repair or not (unfinished.undo or unfinished.clean):
         return request, observed, (), {}
-    request = rollback.joined(request, found.undo, observed.records)
-    steps = rollback.steps(site, found, observed.records)
+    request = rollback.joined(request, unfinished.undo, observed.records)
+    steps = rollback.steps(site, unfinished, observed.records)
     if request.check:
-        return request, rollback.foreseen(site, found, observed), steps, {}
+        return request, rollback.foreseen(site, unfinished, observed), steps, {}
     failures = apply_each(steps)
     left = (each for each in request.sandboxes or () if each.name not in failures)
     request = replace(request, sandboxes=tuple(left))

@@ -55,7 +55,10 @@ def context(site: Site, request: Request, observed: Observation) -> Context:
         probe.require()
     followers = _followers(resolved, decisions, observed)
     _check_running(resolved, decisions, followers, observed)
-    remaining = _remaining(request, observed, resolved)
+    remaining: Mapping[str, Network] = observed.networks
+    if request.networks is not None:
+        listed, plugs = request.networks, resolved.plugs
+        remaining = network.remaining(remaining, listed, plugs, purge=request.purge)
     return Context(
         site=site,
         request=request,
@@ -68,15 +71,6 @@ def context(site: Site, request: Request, observed: Observation) -> Context:
         remaining=remaining,
         network_plan=_network_plan(site, request, observed, resolved, decisions, remaining),
     )
-
-
-def _remaining(
-    request: Request, observed: Observation, resolved: Resolved
-) -> Mapping[str, Network]:
-    if request.networks is None:
-        return observed.networks
-    listed, plugs = request.networks, resolved.plugs
-    return network.remaining(observed.networks, listed, plugs, purge=request.purge)
 
 
 def _network_plan(

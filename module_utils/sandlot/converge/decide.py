@@ -78,7 +78,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class Decision:
-    """Which of the steps a sandbox takes, and why; the steps' order is the planner's.
+    """The steps that a sandbox takes, and why; their order is the planner's.
 
     ``beside`` is a rebuild that has something to go back to: the new is made beside the old.
     """
@@ -113,7 +113,7 @@ def decide(target: Target, observed: Observed, rejoin: str = "") -> Decision:
     """``rejoin`` tells why it joins another's network namespace again, "" if it does not."""
     record = observed.record
     rebuild = _rebuild_reason(target, observed)
-    beside = _is_beside(observed, rebuild)
+    beside = bool(rebuild) and record is not None and record.phase == PRESENT and observed.layer
     destroy = "" if beside else _destroy_reason(target, observed)
     stop, start = _run(target, observed, rebuild, destroy, rejoin)
     intent = target.record.in_phase(REBUILDING if rebuild else PRESENT)
@@ -146,11 +146,6 @@ def _rebuild_reason(target: Target, observed: Observed) -> str:
     changed = differences(record.spec, target.record.spec)
     options = [entry.option for entry in changed if entry.change is Change.REBUILD]
     return f"{_listed(options)} changed" if options else ""
-
-
-def _is_beside(observed: Observed, rebuild: str) -> bool:
-    record = observed.record
-    return bool(rebuild) and record is not None and record.phase == PRESENT and observed.layer
 
 
 def _destroy_reason(target: Target, observed: Observed) -> str:
@@ -186,20 +181,17 @@ def _restart_reason(target: Target, observed: Observed, rebuild: str, destroy: s
     if destroy:
         return "namespaces made again"
     if observed.running != target.launch_digest:
-        updated = "image updated" if _image_updated(target, observed) else ""
+        old, new = observed.record, target.record
+        updated = "image updated" if old and old.image.digest != new.image.digest else ""
         return _changed_options(target, observed) or updated or "launch file changed"
     return ""
-
-
-def _image_updated(target: Target, observed: Observed) -> bool:
-    return bool(observed.record and observed.record.image.digest != target.record.image.digest)
 
 
 def _changed_options(target: Target, observed: Observed) -> str:
     if observed.record is None:
         return ""
-    found = differences(observed.record.spec, target.record.spec)
-    options = [entry.option for entry in found if entry.change is not Change.LIVE]
+    changes = differences(observed.record.spec, target.record.spec)
+    options = [entry.option for entry in changes if entry.change is not Change.LIVE]
     return f"{_listed(options)} changed" if options else ""
 
 
@@ -211,7 +203,10 @@ def record_lines(decision: Decision) -> list[Operation]:
     """A record is written for a new sandbox, a rebuild or changed options."""
     name = decision.name
     changed = [_option_line(name, difference) for difference in decision.differences]
-    changed += _image_line(decision)
+    old, new = decision.old_image, decision.record.image.digest
+    if not decision.rebuild and not decision.new and old != new:
+        summary = f"image updated, {old[:12]} -> {new[:12]}"
+        changed.append(Operation(name, summary, change=Change.RESTART))
     if decision.new:
         return [Operation(name, f"create from {decision.record.image.name}")]
     if decision.rebuild:
@@ -219,15 +214,6 @@ def record_lines(decision: Decision) -> list[Operation]:
     if decision.write_record and not changed:
         return [Operation(name, "update record")]
     return changed
-
-
-def _image_line(decision: Decision) -> list[Operation]:
-    """The tree below a layer that is kept."""
-    old, new = decision.old_image, decision.record.image.digest
-    if decision.rebuild or decision.new or old == new:
-        return []
-    summary = f"image updated, {old[:12]} -> {new[:12]}"
-    return [Operation(decision.name, summary, change=Change.RESTART)]
 
 
 def _option_line(name: str, difference: Difference) -> Operation:

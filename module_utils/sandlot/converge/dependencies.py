@@ -75,31 +75,21 @@ def check(
     for name, record in everyone.items():
         for needed in names(record):
             if needed in (removed if name in asked else asked_removals):
-                raise _needed(needed, name)
+                hint = f"remove {name} as well, or take {needed} out of its depends_on"
+                problem = f"can't be removed: sandbox {name} depends on it"
+                raise SpecError("name", needed, problem, hint=hint)
     for name in asked:
         for needed in names(everyone[name]):
             if needed not in everyone and needed not in broken:
-                raise _unknown(name, needed, everyone)
-    _check_cycle(reachable(graph(everyone.values()), asked))
-
-
-def _needed(removed: str, by: str) -> SpecError:
-    hint = f"remove {by} as well, or take {removed} out of its depends_on"
-    return SpecError("name", removed, f"can't be removed: sandbox {by} depends on it", hint=hint)
-
-
-def _unknown(name: str, needed: str, everyone: Known) -> SpecError:
-    there = ", ".join(sorted(set(everyone) - {name})) or "none"
-    problem = f"of sandbox {name} names no sandbox of this host"
-    return SpecError("depends_on", needed, problem, hint=f"deploy it too; there are: {there}")
-
-
-def _check_cycle(needs: Graph) -> None:
-    found = cycle(needs)
-    if found:
-        problem = f"of sandbox {found[0]} closes a cycle: {' -> '.join(found)}"
+                there = ", ".join(sorted(set(everyone) - {name})) or "none"
+                problem = f"of sandbox {name} names no sandbox of this host"
+                hint = f"deploy it too; there are: {there}"
+                raise SpecError("depends_on", needed, problem, hint=hint)
+    circle = cycle(reachable(graph(everyone.values()), asked))
+    if circle:
+        problem = f"of sandbox {circle[0]} closes a cycle: {' -> '.join(circle)}"
         hint = "take one of them out of another's depends_on"
-        raise SpecError("depends_on", found[1], problem, hint=hint)
+        raise SpecError("depends_on", circle[1], problem, hint=hint)
 
 
 def check_running(
@@ -126,7 +116,7 @@ def _will_run(
 
 
 class Starts:
-    """Starts level by level, and knows who has been started before."""
+    """Starts level by level, and remembers what it has started."""
 
     def __init__(
         self, site: Site, launcher: Launcher, starting: Iterable[str], everyone: Known
@@ -151,14 +141,14 @@ class Starts:
         failures.update({**blocked, **failed})
 
     def _blocked(self, level: Sequence[str], failures: Failures) -> Failures:
-        found: Failures = {}
+        blocked: Failures = {}
         for name in level:
             for needed in names(self._starting[name]):
                 problem = self._problem(needed, failures)
                 if problem:
-                    found[name] = _not_started(name, needed, problem)
+                    blocked[name] = _not_started(name, needed, problem)
                     break
-        return found
+        return blocked
 
     def _problem(self, needed: str, failures: Failures) -> str:
         failure = failures.get(needed)
@@ -206,8 +196,8 @@ def levels(graph: Graph) -> list[list[str]]:
 
     Names that are not in the graph count as there. A cycle, and all that needs it, comes last.
     """
-    found, stuck = _peel(graph)
-    return [*found, list(stuck)] if stuck else found
+    peeled, stuck = _peel(graph)
+    return [*peeled, list(stuck)] if stuck else peeled
 
 
 def cycle(graph: Graph) -> list[str]:
@@ -224,23 +214,23 @@ def cycle(graph: Graph) -> list[str]:
 
 def reachable(graph: Graph, names: Iterable[str]) -> dict[str, Sequence[str]]:
     """The part of the graph that these names lead to, themselves included."""
-    found: Dict[str, Sequence[str]] = {}
+    reached: Dict[str, Sequence[str]] = {}
     waiting = list(names)
     while waiting:
         name = waiting.pop()
-        if name in graph and name not in found:
-            found[name] = tuple(graph[name])
-            waiting += found[name]
-    return found
+        if name in graph and name not in reached:
+            reached[name] = tuple(graph[name])
+            waiting += reached[name]
+    return reached
 
 
 def _peel(graph: Graph) -> Tuple[list[list[str]], _Stuck]:
     waiting: _Stuck = {name: {n for n in needs if n in graph} for name, needs in graph.items()}
-    found: list[list[str]] = []
+    levels: list[list[str]] = []
     while True:
         ready = [name for name, needs in waiting.items() if not any(n in waiting for n in needs)]
         if not ready:
-            return found, waiting
+            return levels, waiting
         for name in ready:
             del waiting[name]
-        found.append(ready)
+        levels.append(ready)

@@ -101,19 +101,18 @@ def _sandbox(
 ) -> Observed:
     running = runtime.running(site.sandbox(name))
     known = records.good.get(name)
+    detached = False
+    if running is not None and known is not None:
+        detached = network.detached(site, name, known.spec.network_mode, running.pid)
     return Observed(
         record=known,
         layer=layers.is_whole(site.sandbox(name)),
         pins=pins_of(site.sandbox(name), known),
         namespaces=namespaces.digest if namespaces else None,
         running=running.digest if running else None,
-        detached=running is not None and _detached(site, known, running.pid),
+        detached=detached,
         rebuild=layers.exists(site.sandbox(name).rebuild),
     )
-
-
-def _detached(site: Site, known: Record | None, pid: int) -> bool:
-    return known is not None and network.detached(site, known.name, known.spec.network_mode, pid)
 
 
 def pins_of(sandbox: SandboxPaths, known: Record | None) -> str:

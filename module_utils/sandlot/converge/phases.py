@@ -141,15 +141,15 @@ def _shift(context: Context, *, beside: bool) -> list[Operation]:
         ref = decision.record.image
         image = context.observed.images.get(ref.name)
         if image and image.digest == ref.digest and launchfile.is_shifted(ref):
-            found = images.shift_operations(context.site, image, decision.record.ids)
-            steps += of_one(name, found, silent=False)
+            operations = images.shift_operations(context.site, image, decision.record.ids)
+            steps += of_one(name, operations, silent=False)
     return steps
 
 
 def prepare(context: Context) -> list[Operation]:
     """Layer, host-made files and launch file of each sandbox; one step, for it is one sandbox's."""
-    found = [_prepare_one(context, decision) for decision in context.decisions.values()]
-    return [operation for operation in found if operation is not None]
+    operations = [_prepare_one(context, decision) for decision in context.decisions.values()]
+    return [operation for operation in operations if operation is not None]
 
 
 def _prepare_one(context: Context, decision: Decision) -> Operation | None:
@@ -239,8 +239,8 @@ def limit(context: Context) -> list[Operation]:
     steps = []
     for name, decision in context.decisions.items():
         spec = decision.record.spec
-        found = cgroups.operations(context.site, name, spec, context.observed.cgroups)
-        steps += of_one(name, found, silent=decision.new)
+        operations = cgroups.operations(context.site, name, spec, context.observed.cgroups)
+        steps += of_one(name, operations, silent=decision.new)
     return steps
 
 
@@ -264,7 +264,7 @@ def start(context: Context) -> list[Operation]:
 
 
 def watch(context: Context) -> list[Operation]:
-    """Sandboxes outlive their launcher; who crashes without one is not revived."""
+    """Without a launcher, a crashed sandbox stays down."""
     running = any(context.observed.sandboxes[name].running for name in context.decisions)
     if context.observed.launcher or not running:
         return []

@@ -69,18 +69,15 @@ class Plan:
 
 
 def plan(site: Site, request: Request, observed: Observation) -> Plan:
-    found = context(site, request, observed)
-    records = [target.record for target in found.resolved.targets.values()]
+    situation = context(site, request, observed)
+    records = [target.record for target in situation.resolved.targets.values()]
     warnings = etcfiles.warnings(records, observed.networks)
     if request.repair:
-        return Plan(found, (), (), _repairs(found), (), warnings)
+        # The network of what there is: a repair starts, makes and records nothing.
+        repairs = [*phases.networks(situation), *phases.plug(situation)]
+        return Plan(situation, (), (), repairs, (), warnings)
     first, preparation, steps, last = (
-        [operation for phase in part for operation in phase(found)]
+        [operation for phase in part for operation in phase(situation)]
         for part in (FIRST, PREPARATION, STEPS, LAST)
     )
-    return Plan(found, first, preparation, steps, last, warnings)
-
-
-def _repairs(found: Context) -> list[Operation]:
-    """The network of what there is: it starts, makes and records nothing."""
-    return [*phases.networks(found), *phases.plug(found)]
+    return Plan(situation, first, preparation, steps, last, warnings)

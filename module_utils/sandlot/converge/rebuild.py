@@ -19,7 +19,7 @@ from ..oserrors import explained
 from ..plan import Failures, Operation, batch
 from ..sandbox import health, last_words, launchfile, layers, logs, record
 from ..sandbox.record import PRESENT, REBUILDING, Record
-from ..site import NEXT, OLD, SandboxPaths, Site
+from ..site import NEXT, OLD, Site
 from .decide import Decision, Observed, Target, preparation_line, record_lines, switch_line
 from .observe import NamespaceRecord, write_namespace_record
 
@@ -57,20 +57,20 @@ def rebuilds(
     targets: Mapping[str, Target],
     observed: Mapping[str, Observed],
 ) -> Dict[str, Rebuild]:
-    found = {}
+    planned = {}
     for name, decision in decisions.items():
         old = observed[name].record
         if decision.beside and old is not None:
             made = NamespaceRecord(targets[name].namespaces, decision.record.interfaces)
             ran = observed[name].running is not None
-            found[name] = Rebuild(decision, old, targets[name].launch, made, ran)
-    return found
+            planned[name] = Rebuild(decision, old, targets[name].launch, made, ran)
+    return planned
 
 
 def each(
     what: str, names: Iterable[str], failures: Failures, action: Callable[[str], None]
 ) -> None:
-    """For those that have not failed; who fails does so for itself."""
+    """Act on each that has not failed; a failure concerns that one alone."""
     for name in [name for name in names if name not in failures]:
         try:
             action(name)
@@ -92,10 +92,10 @@ def announce(site: Site, one: Rebuild) -> list[Operation]:
     return [*record_lines(one.decision), mark]
 
 
-def prepare(site: Site, found: Mapping[str, Rebuild]) -> list[Operation]:
+def prepare(site: Site, planned: Mapping[str, Rebuild]) -> list[Operation]:
     return [
-        *(_prepare_files(site, one) for one in found.values()),
-        *batch("prepare namespaces", list(found), lambda n, f: _prepare_pins(site, n, f)),
+        *(_prepare_files(site, one) for one in planned.values()),
+        *batch("prepare namespaces", list(planned), lambda n, f: _prepare_pins(site, n, f)),
     ]
 
 
@@ -121,34 +121,31 @@ def _prepare_pins(site: Site, names: Sequence[str], failures: Failures) -> None:
 # -- while neither runs
 
 
-def switch(site: Site, found: Mapping[str, Rebuild], state: network.State) -> list[Operation]:
+def switch(site: Site, planned: Mapping[str, Rebuild], state: network.State) -> list[Operation]:
     """The old one's interfaces go first, as the new ones have the same names and addresses."""
-    lines = [switch_line(one.decision) for one in found.values()]
+    lines = [switch_line(one.decision) for one in planned.values()]
 
     def switch_all(names: Sequence[str], failures: Failures) -> None:
         for name in names:
-            found[name].words.append(_last_words(site.sandbox(name)))
+            sandbox = site.sandbox(name)
+            planned[name].words.append(Words(last_words.last_log(sandbox), logs.sizes(sandbox)))
         for operation in network.unlink(site, names, state):
             operation.apply()
         each(
             "switch to the new", names, failures, lambda name: layers.set_aside(site.sandbox(name))
         )
 
-    return batch("switch", list(found), switch_all, lines)
-
-
-def _last_words(sandbox: SandboxPaths) -> Words:
-    return Words(last_words.last_log(sandbox), logs.sizes(sandbox))
+    return batch("switch", list(planned), switch_all, lines)
 
 
 # -- while the new one runs
 
 
-def await_all(site: Site, found: Mapping[str, Rebuild]) -> list[Operation]:
-    started = [name for name, one in found.items() if one.decision.start]
+def await_all(site: Site, planned: Mapping[str, Rebuild]) -> list[Operation]:
+    started = [name for name, one in planned.items() if one.decision.start]
 
     def wait(names: Sequence[str], failures: Failures) -> None:
-        limits = {name: found[name].new.spec.healthy_wait_timeout for name in names}
+        limits = {name: planned[name].new.spec.healthy_wait_timeout for name in names}
         problems = health.settle(site, limits)
         failures.update((name, LaunchError(problem)) for name, problem in problems.items())
 

@@ -33,12 +33,12 @@ def _announce_one(context: Context, name: str) -> Operation:
 
 
 def clean(context: Context) -> list[Operation]:
-    found: list[Operation] = []
+    steps: list[Operation] = []
     for name in context.resolved.removed:
         operations = cgroups.remove_operations(context.site, name, context.observed.cgroups)
-        found += of_one(name, operations, silent=True)
-        found.append(_remove_files(context.site, name, context.observed.records.good.get(name)))
-    return found
+        steps += of_one(name, operations, silent=True)
+        steps.append(_remove_files(context.site, name, context.observed.records.good.get(name)))
+    return steps
 
 
 def _remove_files(site: Site, name: str, known: Record | None) -> Operation:

@@ -102,7 +102,7 @@ def _network_facts(networks: Mapping[str, Network]) -> Dict[str, Json]:
 
 def _relaxed_networks(networks: Mapping[str, Network]) -> Dict[str, List[str]]:
     lines = {name: relaxations(item.egress, item.host_access) for name, item in networks.items()}
-    return {name: found for name, found in sorted(lines.items()) if found}
+    return {name: relaxed for name, relaxed in sorted(lines.items()) if relaxed}
 
 
 def told(result: Result) -> Json:
@@ -148,19 +148,19 @@ def relaxed(record: Record) -> list[str]:
 def _diff(context: Context) -> Json | List[Json]:
     """One for each kind that was asked for; alone, a kind has no header."""
     request, before = context.request, context.observed.before
-    found: Dict[str, Json] = {}
+    kinds: Dict[str, Json] = {}
     if request.image_plan is not None:
         after = request.image_plan.after(before.images)
-        found["images"] = {"before": _image_records(before.images), "after": _image_records(after)}
+        kinds["images"] = {"before": _image_records(before.images), "after": _image_records(after)}
     if request.networks is not None:
         left = context.remaining
-        found["networks"] = {"before": _text(before.networks), "after": _text(left)}
+        kinds["networks"] = {"before": _text(before.networks), "after": _text(left)}
     if request.sandboxes is not None:
-        found["sandboxes"] = _sandboxes_diff(context)
-    if len(found) == 1:
-        return next(iter(found.values()))
+        kinds["sandboxes"] = _sandboxes_diff(context)
+    if len(kinds) == 1:
+        return next(iter(kinds.values()))
     headers = ("before_header", "after_header")
-    return [{**dict.fromkeys(headers, kind), **sides} for kind, sides in found.items()]
+    return [{**dict.fromkeys(headers, kind), **sides} for kind, sides in kinds.items()]
 
 
 def _image_records(known: Mapping[str, Image]) -> Json:

@@ -43,14 +43,13 @@ def unfinished(observed: Observation, spared: Collection[str]) -> Unfinished:
     return Unfinished(undo, [name for name in known if name not in undo])
 
 
-def steps(site: Site, found: Unfinished, records: Records) -> list[Operation]:
-    lines = [
-        Operation(n, "roll back an unfinished rebuild", change=Change.RESTART) for n in found.undo
-    ]
-    cleaned = [Operation(name, "clean up after a rebuild") for name in found.clean]
+def steps(site: Site, left: Unfinished, records: Records) -> list[Operation]:
+    summary = "roll back an unfinished rebuild"
+    lines = [Operation(name, summary, change=Change.RESTART) for name in left.undo]
+    cleaned = [Operation(name, "clean up after a rebuild") for name in left.clean]
     return [
-        *undo_steps(site, {name: records.good[name] for name in found.undo}, lines),
-        *batch("clean up", found.clean, lambda n, f: rebuild.discard_all(site, n, f), cleaned),
+        *undo_steps(site, {name: records.good[name] for name in left.undo}, lines),
+        *batch("clean up", left.clean, lambda n, f: rebuild.discard_all(site, n, f), cleaned),
     ]
 
 
@@ -101,17 +100,17 @@ def instead(request: Request, old: Mapping[str, Record]) -> Request:
     return replace(request, sandboxes=tuple(sandboxes))
 
 
-def foreseen(site: Site, found: Unfinished, observed: Observation) -> Observation:
+def foreseen(site: Site, left: Unfinished, observed: Observation) -> Observation:
     """The host as it will be when that has been rolled back, for a check."""
-    names = (*found.clean, *found.undo)
+    names = (*left.clean, *left.undo)
     changed = {name: replace(observed.sandboxes[name], rebuild=False) for name in names}
     namespaces, state = dict(observed.namespaces), observed.network
-    for name in found.undo:
+    for name in left.undo:
         if layers.is_set_aside(site.sandbox(name)):
             state = state.without(name)
             changed[name] = _put_back(site, changed[name], name, namespaces)
     records = dict(observed.records.good)
-    records.update((name, records[name].in_phase(PRESENT)) for name in found.undo)
+    records.update((name, records[name].in_phase(PRESENT)) for name in left.undo)
     changed = {name: replace(entry, record=records[name]) for name, entry in changed.items()}
     return replace(
         observed,

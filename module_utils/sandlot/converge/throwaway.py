@@ -54,7 +54,9 @@ def run(site: Site, converge: Converge, job: Job, below: images.Image) -> Built:
         steps = job.spec.setup
         for number, step in enumerate(steps, 1):
             job.report(f"setup step {number} of {len(steps)}", 0, 0)
-            sandbox.do(step, f"setup step {number} of {len(steps)} ({_brief(setup.told(step))})")
+            line = " ".join(setup.told(step).split())
+            shown = line if len(line) <= 200 else f"{line[:200]}..."
+            sandbox.do(step, f"setup step {number} of {len(steps)} ({shown})")
         job.report("keep what was written", 0, 0)
         return Built(sandbox.harvest())
     finally:
@@ -165,8 +167,3 @@ class _Throwaway:
         bounds = Bounds(*(row.value(options.get(row.name)) for row in tarball.BOUNDS))
         upper = self._paths.sandbox(self._name).upper
         return harvest(upper, self._job.root, known.ids, bounds)
-
-
-def _brief(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 200 else f"{line[:200]}..."

@@ -101,14 +101,19 @@ def _undo_aside(site: Site, planned: Plan, again: Again) -> str:
         undone = _undo(site, planned, again)
     except (SandlotError, OSError) as worse:
         return f"; rebuilds could not be rolled back: {worse}"
-    return "".join(_told_aside(name, undone) for name in undone.said)
+    told = ""
+    for name in undone.said:
+        problem = undone.problems.get(name)
+        remark = f", but is not as it was: {problem}" if problem else ""
+        told += f"; {name} was rolled back{remark}"
+    return told
 
 
 def _stored(site: Site, name: str) -> Record:
-    found = record.load(site, name)
-    if found is None:
+    known = record.load(site, name)
+    if known is None:
         raise LaunchError(f"the record of {name} is gone", hint="deploy it again")
-    return found
+    return known
 
 
 def _last_words(site: Site, one: Rebuild) -> List[str]:
@@ -132,17 +137,16 @@ def _as_it_was(site: Site, name: str, *, ran: bool) -> Desired:
 # -- words
 
 
-def _told_aside(name: str, undone: _Undone) -> str:
-    problem = undone.problems.get(name)
-    return f"; {name} was rolled back" + (f", but is not as it was: {problem}" if problem else "")
-
-
 def _failure(one: Rebuild, failures: Failures, undone: _Undone) -> LaunchError:
     cause = failures.get(one.name, LaunchError("it did not get to its end"))
     lines = undone.said[one.name]
     parts = [f"rebuild failed and was rolled back: {cause.message}"]
     parts.append(f"the new one's log ends with: {_joined(lines)}" if lines else "it logged nothing")
-    parts.append(_told_old(one, undone.problems.get(one.name)))
+    problem = undone.problems.get(one.name)
+    if problem:
+        parts.append(f"the old one is not as it was: {problem}")
+    else:
+        parts.append("the old one runs again" if one.ran else "the old one is in its place again")
     if one.words and one.words[0].lines:
         parts.append(f"its log ended with: {_joined(one.words[0].lines)}")
     return LaunchError("; ".join(parts), hint=cause.hint)
@@ -150,9 +154,3 @@ def _failure(one: Rebuild, failures: Failures, undone: _Undone) -> LaunchError:
 
 def _joined(lines: List[str]) -> str:
     return " | ".join(lines)
-
-
-def _told_old(one: Rebuild, problem: str | None) -> str:
-    if problem:
-        return f"the old one is not as it was: {problem}"
-    return "the old one runs again" if one.ran else "the old one is in its place again"

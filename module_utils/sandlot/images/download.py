@@ -154,7 +154,7 @@ def _too_large(what: str, url: str, limit: int) -> ArchiveError:
 
 
 def _extent(response: Any) -> Tuple[int, int]:
-    """Where the body begins in the file, and the size of the file, 0 when nobody knows."""
+    """The body's offset in the file, and the size of the file, 0 when nobody knows."""
     if response.status != _PARTIAL:
         return 0, response.length or 0
     # bytes FIRST-LAST/TOTAL, where TOTAL may be an asterisk

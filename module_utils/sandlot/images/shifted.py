@@ -23,7 +23,7 @@ _Copied = Dict[Tuple[int, int], str]
 
 
 def shifted(site: Site, image: Image, ids: IdRange) -> str:
-    """Where the copy for this range is, or would be."""
+    """The path of the copy for this range, made or not."""
     return f"{tree(site, image.digest)}/shifted-{ids.start}"
 
 

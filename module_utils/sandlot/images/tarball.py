@@ -52,7 +52,7 @@ def _file_name(spec: ImageSpec) -> str:
 
 
 def _origin(spec: ImageSpec) -> str:
-    """Where the archive comes from, for messages: a query may hold a token."""
+    """The archive's origin, for messages: a query may hold a token."""
     return str(next(spec.get(name) for name in ORIGINS if spec.get(name))).partition("?")[0]
 
 

@@ -87,7 +87,7 @@ def _prepared(scratch: str) -> Callable[[], None]:
 
 
 def check_plain(directory: str, what: str) -> None:
-    """That there are files and nothing else, before anybody opens one by its name."""
+    """Refuse all but files, before anybody opens one by its name."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         with os.scandir(fd) as entries:
