@@ -32,6 +32,7 @@ from sandlot.launcher.client import Launcher
 from sandlot.network.common import declare
 from sandlot.plan import descriptions
 from sandlot.sandbox import record, runtime
+from sandlot.spec import stored
 
 pytestmark = needs_root
 
@@ -228,7 +229,7 @@ def test_state_files_are_read(upgraded: Upgraded, host: Deployment) -> None:
             assert found[path] == content, path
     for name, known in records.good.items():
         raw = json.loads(upgraded.files[host.paths.sandbox(name).record])
-        assert (known.spec.digest(), known.wanted, known.phase) == (
+        assert (stored.digest(known.spec), known.wanted, known.phase) == (
             raw["digest"],
             raw["wanted"],
             raw["phase"],
