@@ -180,19 +180,16 @@ def _restart_reason(target: Target, observed: Observed, rebuild: str, destroy: s
         return "rebuilt"
     if destroy:
         return "namespaces made again"
-    if observed.running != target.launch_digest:
-        old, new = observed.record, target.record
-        updated = "image updated" if old and old.image.digest != new.image.digest else ""
-        return _changed_options(target, observed) or updated or "launch file changed"
-    return ""
-
-
-def _changed_options(target: Target, observed: Observed) -> str:
-    if observed.record is None:
+    if observed.running == target.launch_digest:
         return ""
-    changes = differences(observed.record.spec, target.record.spec)
+    old, new = observed.record, target.record
+    if old is None:
+        return "launch file changed"
+    changes = differences(old.spec, new.spec)
     options = [entry.option for entry in changes if entry.change is not Change.LIVE]
-    return f"{_listed(options)} changed" if options else ""
+    if options:
+        return f"{_listed(options)} changed"
+    return "image updated" if old.image.digest != new.image.digest else "launch file changed"
 
 
 def _listed(options: list[str]) -> str:

@@ -178,15 +178,12 @@ def _sandboxes_diff(context: Context) -> Json:
     known = context.observed.records.good
     for name, decision in context.decisions.items():
         old = known.get(name)
-        shown = _spec_diff(old, decision.record)
+        spec = decision.record.spec
+        shown: Mapping[str, Json] = {"before": {}, "after": render(spec)}
+        if old is not None:
+            shown = render_differences(differences(old.spec, spec))
         if shown["before"] or shown["after"]:
             before[name], after[name] = shown["before"], shown["after"]
     for name in context.resolved.removed:
         before[name] = render(known[name].spec) if name in known else {}
     return {"before": before, "after": after}
-
-
-def _spec_diff(old: Record | None, new: Record) -> Mapping[str, Json]:
-    if old is None:
-        return {"before": {}, "after": render(new.spec)}
-    return render_differences(differences(old.spec, new.spec))

@@ -87,9 +87,13 @@ def _undo(site: Site, planned: Plan, again: Again) -> _Undone:
     stuck.update(apply_each(rebuild.discard(site, [name for name in left if name not in due])))
     problems = {name: str(error) for name, error in stuck.items()}
     ran = {name: one.ran for name, one in due.items() if name not in stuck}
-    resumed = _stopped(planned) - set(planned.context.rebuilds) if ran else set()
-    ran.update(dict.fromkeys(resumed, True))
+    resumed: Set[str] = set()
     if ran:
+        decisions = planned.context.decisions.items()
+        restarted = {name for name, one in decisions if one.stop and one.start}
+        # Followers share a rebuilt one's network.
+        resumed = restarted.union(planned.context.followers) - set(planned.context.rebuilds)
+        ran.update(dict.fromkeys(resumed, True))
         old = tuple(_as_it_was(site, name, ran=before) for name, before in ran.items())
         problems.update(again(Request(old)).failed)
     return _Undone(said, problems, resumed)
@@ -121,12 +125,6 @@ def _last_words(site: Site, one: Rebuild) -> List[str]:
     if not one.words:
         return []
     return last_words.last_log(site.sandbox(one.name), since=one.words[0].log)
-
-
-def _stopped(planned: Plan) -> Set[str]:
-    """Sandboxes that are stopped to be started again, as all on a rebuilt one's network."""
-    restarted = {name for name, one in planned.context.decisions.items() if one.stop and one.start}
-    return restarted | set(planned.context.followers)
 
 
 def _as_it_was(site: Site, name: str, *, ran: bool) -> Desired:

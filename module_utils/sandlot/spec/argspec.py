@@ -28,18 +28,16 @@ def defaults_argument_spec() -> Json:
 
 def arguments(options: Iterable[Option]) -> Json:
     """Argument spec of these rows."""
-    return {option.name: _argument(option) for option in options}
-
-
-def _argument(option: Option) -> Json:
-    row = _typing(option)
-    if option.no_log:
-        row["no_log"] = True
-    # Given a number for a dict with suboptions, Ansible's own check ends in a traceback; the engine
-    # knows suboptions anyway.
-    if option.suboptions and option.type == "list":
-        row["options"] = arguments(option.suboptions)
-    return row
+    rows: Json = {}
+    for option in options:
+        row = rows[option.name] = _typing(option)
+        if option.no_log:
+            row["no_log"] = True
+        # Given a number for a dict with suboptions, Ansible's own check ends in a traceback; the
+        # engine knows suboptions anyway.
+        if option.suboptions and option.type == "list":
+            row["options"] = arguments(option.suboptions)
+    return rows
 
 
 def _typing(option: Option) -> Json:

@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import stat
-from typing import IO, Any, Iterator, List, Mapping, Sequence, Tuple, cast
+from typing import IO, Any, Dict, Iterator, List, Mapping, Sequence, Tuple, cast
 
 from ...errors import SpecError
 from ..model import ImageSpec
@@ -57,7 +57,11 @@ def _in_layout(reference: Reference, want: Platform, what: str) -> Tuple[str, Pl
     index = manifest.document(_read(reference, "index.json", MAX_MANIFEST), f"{what}: index.json")
     entries = index.get("manifests")
     entries = entries if isinstance(entries, list) else []
-    known = {name: entry for name, entry in map(_named, reversed(entries))}
+    known: Dict[str, Any] = {}
+    for each in reversed(entries):
+        annotations = each.get("annotations") if isinstance(each, Mapping) else None
+        name = annotations.get(_REF_NAME) if isinstance(annotations, Mapping) else None
+        known[name if isinstance(name, str) else ""] = each
     if reference.tag:
         entry = known.get(reference.tag)
     else:
@@ -71,12 +75,6 @@ def _in_layout(reference: Reference, want: Platform, what: str) -> Tuple[str, Pl
         chosen, platform = manifest.choose(parsed, want, what)
         return chosen.hex, platform
     return blob.hex, want
-
-
-def _named(entry: Any) -> Tuple[str, Any]:
-    annotations = entry.get("annotations") if isinstance(entry, Mapping) else None
-    name = annotations.get(_REF_NAME) if isinstance(annotations, Mapping) else None
-    return (name if isinstance(name, str) else ""), entry
 
 
 def _no_such(what: str, names: Sequence[str], *, count: int) -> ImageError:
