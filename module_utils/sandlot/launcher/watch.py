@@ -50,7 +50,7 @@ class Watch:
         self._delay, self._started, self._failures = 0.0, -QUIET, 0
         # Transactions: the last that touched our table, of the last repair, of the last success.
         self._generation = self._looked = self._settled = 0
-        self._gone = self._again = False
+        self._gone = self._closed = self._again = False
 
     def sources(self) -> List[Source]:
         """Descriptors to poll, with what to do when one is readable."""
@@ -128,7 +128,12 @@ class Watch:
             return
         self._read_rules()
         record = self._record()
-        if record is None or self._generation in (record["generation"], self._settled):
+        if record is None:
+            return
+        if self._generation in (record["generation"], self._settled):
+            # A run of ours may have opened the bridges before news of its first change closed them.
+            if self._closed:
+                self._schedule()
             return
         # After a run with an unknown transaction, the change is most likely that run's.
         if not waited or record["generation"]:
@@ -157,6 +162,7 @@ class Watch:
             os._exit(0)
 
     def _close(self) -> None:
+        self._closed = True
         record = self._record()
         for name in record["bridges"] if record else ():
             close_link(str(name))
@@ -176,7 +182,7 @@ class Watch:
         if self.due is None or self._repair or self.due > now:
             return
         self.due = None
-        self._again = False
+        self._again = self._closed = False
         self._started, self._looked = now, self._generation
         self._delay = min(LONGEST_DELAY, self._delay * 2 or FIRST_DELAY)
         self._repair = start(self.site, "repair")
