@@ -18,6 +18,7 @@ from sandlot.converge import Result
 from sandlot.errors import SandlotError, SpecError
 from sandlot.host import install
 from sandlot.images import build
+from sandlot.images.oci import skopeo
 from sandlot.kernel.trees import remove_tree
 from sandlot.spec import normalise_all
 from store_fixtures import archive
@@ -204,6 +205,38 @@ def test_a_sandbox_that_fails_keeps_what_it_may_go_back_to(host: Host) -> None:
     assert "rolled back" in failed["a"] and "the old one runs again" in failed["a"]
     assert host.info("a")["addresses"] == address
     assert host.state() == ({"busybox"}, {"first", "second"}, {"a"})
+
+
+@pytest.mark.parametrize("making", [False, True])
+def test_a_failed_run_tells_of_no_removal(host: Host, making: bool) -> None:
+    """A failure keeps networks and images, so neither actions nor facts say that they went."""
+    old, networks = {**BUSYBOX, "name": "old"}, [host.network("default", 0), host.network("x", 4)]
+    host.call([BUSYBOX, old], networks, [sandbox("a")])
+    listed = [BUSYBOX, {**BUSYBOX, "name": "new"}] if making else [BUSYBOX]
+    specs = [sandbox("a"), sandbox("bad", command=["/none"])]
+    failed = host.call(listed, networks[:1], specs, purge=True)
+    assert set(failed.failed) == {"bad"} and "bad: start" in failed.actions
+    assert not [line for line in failed.actions if "delete" in line or "image old" in line]
+    assert isinstance(failed.diff, list)
+    after = {each["after_header"]: each["after"] for each in failed.diff}
+    assert "old" in after["images"] and '"x"' in after["networks"]
+    present, there, _ = host.state()
+    assert (set(failed.images or ()), set(failed.networks or ())) == (present, there)
+    assert "old" in present and "x" in there
+    gone = host.foreseen(listed, networks[:1], [sandbox("a")], purge=True)
+    assert any(line.startswith("network x: delete bridge") for line in gone.actions)
+    assert any(line.startswith("image old: remove") for line in gone.actions)
+
+
+def test_a_tool_that_is_missing_is_the_error(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the command of the sandbox, which only the image could tell."""
+    monkeypatch.setattr(skopeo, "find", lambda: None)
+    image = {"name": "m", "source": "oci", "reference": "127.0.0.1:1/m:x"}
+    kinds = ([image], [host.network("default", 0)], [{"name": "a", "image": "m"}])
+    assert "a: start" in host.call(*kinds, check=True).actions
+    with pytest.raises(SandlotError, match="skopeo"):
+        host.call(*kinds)
+    assert host.state() == (set(), set(), set())
 
 
 def test_one_lock_and_images_without_it(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

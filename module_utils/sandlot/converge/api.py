@@ -130,12 +130,15 @@ def _make_and_run(site: Site, request: Request, planned: images.ImagePlan) -> Re
                 if all(making.is_whole() for making in planned.makings) or not attempts:
                     done = run(site, replace(request, image_plan=planned.as_made()))
                     break
+    actions = announced.actions
+    if done.failed:
+        actions = actions[: len(actions) - announced.removals]
     done = replace(
         done,
         # A setup makes its networks before their turn comes, so the last plan lacks them.
         changed=announced.changed,
-        actions=announced.actions,
-        diff=announced.diff,
+        actions=actions,
+        diff=done.diff if done.failed else announced.diff,
         images_made=images.done(site, planned.makings, seconds),
     )
     return _await_health(site, request, done)
@@ -167,9 +170,10 @@ def run(site: Site, request: Request) -> Result:
         return result(planned, {}, before)
     apply_all(planned.first)
     failures.update(carry_out(site, planned, partial(run, site)))
-    if not failures:
-        with network.session():
-            apply_all(planned.last)
+    if failures:
+        planned = planned.without_last()
+    with network.session():
+        apply_all(planned.last)
     Launcher(site).wake()
     return result(planned, failures, before)
 

@@ -9,7 +9,7 @@ Networks and images go last, when all has gone well.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable, Sequence
 
 from ..plan import Operation
@@ -66,6 +66,15 @@ class Plan:
     @property
     def operations(self) -> list[Operation]:
         return [*self.first, *self.preparation, *self.steps, *self.last]
+
+    def without_last(self) -> Plan:
+        """The plan of a run that failed: it keeps every network and image."""
+        found, request = self.context, self.context.request
+        if request.image_plan:
+            kept = replace(request.image_plan, absent=frozenset(), purge=False)
+            request = replace(request, image_plan=kept)
+        remaining = {**found.observed.before.networks, **found.remaining}
+        return replace(self, context=replace(found, request=request, remaining=remaining), last=())
 
 
 def plan(site: Site, request: Request, observed: Observation) -> Plan:

@@ -28,6 +28,7 @@ class Result:
 
     ``images`` and ``networks`` are facts of all that the host has, None when left alone;
     ``images_made`` tells what each one took. With ``uploads_needed`` nothing was done.
+    ``removals`` counts the actions at the end that a failure leaves out.
     """
 
     changed: bool
@@ -42,6 +43,7 @@ class Result:
     networks: Optional[Dict[str, Json]] = None
     images_made: Sequence[Json] = ()
     uploads_needed: Sequence[str] = ()
+    removals: int = 0
 
 
 NOTHING = Result(False, [], {}, {}, {})
@@ -78,6 +80,7 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
         warnings=warnings,
         images=made,
         networks=networks,
+        removals=sum(not each.silent for each in plan.last),
     )
 
 
