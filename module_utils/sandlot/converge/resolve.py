@@ -250,7 +250,8 @@ def _launch(
     site: Site, record: Record, observed: Observation, *, may_be_made: bool
 ) -> dict[str, Any]:
     directories = cgroups.directories(site, record.name, observed.cgroups)
-    if may_be_made and not all(map(os.path.isdir, record.image.layers)):
+    image = record.image
+    if may_be_made and not (image.digest and all(map(os.path.isdir, image.layers))):
         # Only the image can tell what it runs, once it is made.
         unknown = record.spec.command or record.spec.entrypoint or ("unknown",)
         record = replace(record, spec=replace(record.spec, command=unknown))
