@@ -142,6 +142,19 @@ def test_changes_and_removals_in_one_run(host: Host, tmp_path: Path) -> None:
     assert host.state() == ({"busybox", "files"}, {"default", "second"}, {"stays", "moves"})
 
 
+def test_networks_swap_their_ranges(host: Host) -> None:
+    """The kernel keeps the route of a range for the bridge that had it first."""
+    six = (f"fd0{number}:{host.paths.tag[:4]}::/64" for number in (0, 1))
+    one, two = ({"ipv4_subnet": f"{host.prefix}.{third}.0/24"} for third in (0, 4))
+    one, two = ({**each, "ipv6_subnet": subnet} for each, subnet in zip((one, two), six))
+    specs = [sandbox("a"), sandbox("b", networks=[{"name": "back"}])]
+    for first, second in ((one, two), (two, one)):
+        networks = [{"name": "default", **first}, {"name": "back", **second}]
+        host.foreseen([BUSYBOX], networks, specs)
+        prefix = first["ipv4_subnet"].rpartition(".")[0]
+        assert host.info("a")["addresses"][0].startswith(f"{prefix}.")
+
+
 def test_kinds_that_are_not_given_are_left_alone(host: Host) -> None:
     extra = host.network("extra", 4)
     host.call([BUSYBOX], [host.network("default", 0), extra], [sandbox("a"), sandbox("b")])

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import os
+from ipaddress import ip_interface
 from typing import Mapping
 
 from ... import store
@@ -33,10 +34,43 @@ def network_operations(
         *_removals(site, networks, stored, state),
         *(op for network in networks.values() for op in _bridge(site, network, state)),
     ]
-    changes = [*_forwarding(site, networks, state), *changes]
+    changes = [*_forwarding(site, networks, state), *_vacate(site, networks, state), *changes]
     if stored != dict(networks):
         changes.insert(0, Operation(TARGET, "record the networks", lambda: _save(site, networks)))
     return changes
+
+
+def _vacate(site: Site, networks: Mapping[str, Network], state: BridgeState) -> list[Operation]:
+    """Takes away addresses in ranges that move from one bridge to another.
+
+    The kernel has one route for a range, and the bridge that had it keeps it.
+    """
+    ranges = {(each.subnet, name) for name, item in networks.items() for each in item.ranges()}
+    left: dict[str, list[str]] = {}
+    for name, network in networks.items():
+        link = owned(site, state.links, network.bridge, "bridge")
+        known = state.addresses.get(link.index, ()) if link else ()
+        left[network.bridge] = [
+            address
+            for address in known
+            if address not in network.bridge_addresses
+            and any(ip_interface(address).ip in subnet for subnet, other in ranges if other != name)
+        ]
+    return [
+        Operation(TARGET, f"vacate {bridge}", functools.partial(_take, bridge, old), silent=True)
+        for bridge, old in left.items()
+        if old
+    ]
+
+
+def _take(bridge: str, addresses: list[str]) -> None:
+    with netlink.connect() as sock, adapter.host() as connection:
+        link = netlink.link(sock, bridge)
+        index = link.index if link else None
+        current = [item.address for item in netlink.addresses(sock) if item.index == index]
+        gone = [address for address in addresses if address in current]
+        if gone:
+            connection.set_addresses(bridge, [], instead_of=gone)
 
 
 def removal_operations(
