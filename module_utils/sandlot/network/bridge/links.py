@@ -270,11 +270,15 @@ def _settle_inside(
     networks: Mapping[str, Network], interfaces: Sequence[Interface], netns: str
 ) -> None:
     inside = look_inside(netns)
+    stale = set(inside.default_routes) - _desired_routes(networks, interfaces, inside)
     with entered(netns):
+        if stale:
+            # A batch of its own: preparing IPv6 below takes effect at once, and clears its routes.
+            with adapter.batched() as within:
+                for route in stale:
+                    for metric in inside.default_routes[route]:
+                        within.remove_default_route(*route, metric)
         with adapter.batched() as within:
-            for route in set(inside.default_routes) - _desired_routes(networks, interfaces, inside):
-                for metric in inside.default_routes[route]:
-                    within.remove_default_route(*route, metric)
             if not _is_up(inside, "lo"):
                 within.set_link("lo", state="up")
             for item in interfaces:
