@@ -11,7 +11,7 @@ from typing import Mapping
 
 from ... import store
 from ...errors import HostError, SpecError
-from ...kernel import linkflags, netlink
+from ...kernel import linkflags, netlink, program
 from ...plan import Operation
 from ...site import Site
 from ..common import declare
@@ -21,6 +21,7 @@ from .observe import BridgeState, our_bridges, our_ports, our_shapers, owned
 
 TARGET = "network"
 DOWN = "down"
+UDEV = "/run/udev/control"
 
 
 def network_operations(
@@ -233,6 +234,7 @@ def ensure_bridge(site: Site, network: Network) -> None:
         link = netlink.link(sock, network.bridge)
         if owned(site, {link.name: link} if link else {}, network.bridge, "bridge") is None:
             connection.add_bridge(network.bridge, identity(site, network.bridge))
+            await_udev()
             link = netlink.link(sock, network.bridge)
         if link is None:
             raise HostError(f"the bridge {network.bridge} went away while it was being set up")
@@ -249,6 +251,17 @@ def ensure_bridge(site: Site, network: Network) -> None:
         connection.set_addresses(network.bridge, addresses, instead_of=current)
         for address in network.gateway_interfaces:
             connection.set_subnet_route(network.bridge, address)
+
+
+def await_udev() -> None:
+    """Wait until udev has handled the new link.
+
+    Its rules write settings such as rp_filter from sysctl.d(5) to each link that comes
+    (99-systemd.rules), and would replace ours after we wrote them.
+    """
+    if os.path.exists(UDEV):
+        hint = "udevadm monitor shows what keeps udev busy; run again"
+        program.check(["udevadm", "settle", "--timeout=60"], hint=hint)
 
 
 def _wrong_settings(network: Network, known: Mapping[str, str]) -> dict[str, str]:
