@@ -8,14 +8,14 @@ from guest import Guest
 from hosts import CGROUP, each, inspected
 
 _TOO_MUCH = 'sandlot exec shell -- sh -c "head -c 100m /dev/zero | tail | wc -c"'
-# CPU time in microseconds and seconds gone by, once a busy loop has begun and 5 seconds later.
+# CPU time in microseconds and seconds gone by, once a busy loop has begun and at times after that.
 _BUSY = f"""
 usage() {{ sed -n 's/usage_usec //p' {CGROUP}/worker/cpu.stat; }}
 now() {{ echo $(usage) $(cut -d ' ' -f 1 /proc/uptime); }}
 enough=$(($(usage) + 200000))
-sandlot exec worker -- timeout 12 sh -c 'while :; do :; done' > /dev/null 2>&1 &
+sandlot exec worker -- timeout 20 sh -c 'while :; do :; done' > /dev/null 2>&1 &
 until [ $(usage) -gt $enough ]; do sleep 0.1; done
-now; sleep 5; now; wait
+now; for window in 1 2 3; do sleep 4; now; done; wait
 """
 _FORKS = "sandlot exec web -- sh -c 'for i in $(seq 50); do sleep 2 & done; wait'"
 
@@ -49,10 +49,15 @@ def test_the_cpu_quota_holds(guest: Guest, deployed: str) -> None:
 
 
 def _cpus_used(guest: Guest) -> float:
-    """CPUs that a busy loop got, by the kernel's own account and clock."""
+    """CPUs that a busy loop got, by the kernel's own account and clock.
+
+    The most of three windows: the guest has one processor, and its own services want it at times.
+    """
     lines = guest.root(_BUSY).splitlines()
-    before, after = ([float(word) for word in line.split()] for line in lines)
-    return (after[0] - before[0]) / (after[1] - before[1]) / 1e6
+    looks = [[float(word) for word in line.split()] for line in lines]
+    windows = [(b[0] - a[0]) / (b[1] - a[1]) / 1e6 for a, b in zip(looks, looks[1:])]
+    assert len(windows) == 3
+    return max(windows)
 
 
 def test_the_number_of_processes_is_bounded(guest: Guest, deployed: str) -> None:
