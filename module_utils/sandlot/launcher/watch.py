@@ -133,6 +133,7 @@ class Watch:
         if self._generation in (record["generation"], self._settled):
             # A run of ours may have opened the bridges before news of its first change closed them.
             if self._closed:
+                self._gone = False
                 self._schedule()
             return
         # After a run with an unknown transaction, the change is most likely that run's.
