@@ -56,6 +56,8 @@ ISOLATED = (
     *("mounts:", "links:", "addresses:", "routes:", "rules:", "listeners:", "moved files:"),
     "sysctls: net/",
 )
+# Slashes in /sys/fs/cgroup/CONTROLLER/NAME.
+TOP_CGROUPS = 5
 # Units that systemd starts and ends on its own.
 VOLATILE_UNITS = re.compile(r"\.(service|scope|slice|mount|socket)(/|$)")
 
@@ -122,7 +124,9 @@ def cgroups() -> Iterator[str]:
     for directory, names, _ in os.walk("/sys/fs/cgroup"):
         for name in names:
             path = os.path.join(directory, name)
-            if "sandlot" in path or not VOLATILE_UNITS.search(path):
+            # Below those at the top, others make and remove their own at any time.
+            at_top = path.count("/") <= TOP_CGROUPS
+            if "sandlot" in path or (at_top and not VOLATILE_UNITS.search(path)):
                 yield path
 
 
