@@ -410,7 +410,7 @@ options:
           - V(present) makes the sandbox and leaves it running or stopped as it is.
           - V(started) also starts it, V(stopped) also stops it.
           - V(healthy) starts it and waits until its O(sandboxes[].healthcheck) succeeds;
-            without one it is enough to run.
+            without one, until it has run for a second.
           - V(absent) removes it with its writable layer.
           - Defaults to V(started).
         type: str

@@ -249,20 +249,18 @@ def diff(before: Fingerprint, after: Fingerprint) -> list[str]:
 def changes_since(before: Fingerprint, root: str) -> list[str]:
     """What differs now.
 
-    SANDLOT_SHARED_HOST=1 is for a machine on which other tests run at the same time: then only
-    what carries the root's own names is looked at. A worker of pytest-xdist has a network and
-    mounts of its own, and shares the rest with the other workers.
+    A worker of pytest-xdist has a network and mounts of its own, and shares the rest with the other
+    workers. SANDLOT_SHARED_HOST=1 is for a machine on which other tests run at the same time. Of
+    what is shared, only lines that carry the root's own names count.
     """
     changes = diff(before, fingerprint(root))
-    if os.environ.get("SANDLOT_SHARED_HOST"):
-        return [line for line in changes if _is_of(line, root)]
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        return [line for line in changes if line[2:].startswith(ISOLATED) or _is_of(line, root)]
-    return changes
-
-
-def _is_of(line: str, root: str) -> bool:
-    return root in line or hashlib.sha256(root.encode()).hexdigest()[:6] in line
+    own = ISOLATED if "PYTEST_XDIST_WORKER" in os.environ else ()
+    if not own and not os.environ.get("SANDLOT_SHARED_HOST"):
+        return changes
+    marks = (root, hashlib.sha256(root.encode()).hexdigest()[:6])
+    return [
+        line for line in changes if line[2:].startswith(own) or any(mark in line for mark in marks)
+    ]
 
 
 def main() -> int:

@@ -94,6 +94,10 @@ class Site:
         return f"{self.run}/launcher.sock"
 
     @property
+    def launcher_lock(self) -> str:
+        return f"{self.run}/launcher.lock"
+
+    @property
     def has_systemd(self) -> bool:
         """Whether systemd runs and has the units of this site; a moved root's are not its own."""
         return not self.root and os.path.isdir("/run/systemd/system")

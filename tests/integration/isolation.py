@@ -65,6 +65,7 @@ def outside() -> Iterator[None]:
     try:
         # Others use it as well: the fingerprint looks at what is the test's own only.
         with mock.patch.dict(os.environ, SANDLOT_SHARED_HOST="1"):
+            del os.environ["PYTEST_XDIST_WORKER"]
             yield
     finally:
         namespaces.setns(worker, namespaces.CLONE_NEWNET)

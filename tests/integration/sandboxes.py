@@ -211,6 +211,19 @@ def exit_code(connection: socket.socket, *, seconds: float = 120.0) -> int:
             return int(message["exit"])
 
 
+def processes_of(root: Path) -> list[int]:
+    """Pids of a moved root's launchers, of their zygotes, and of its inits."""
+    found = []
+    for pid in sorted(map(int, filter(str.isdigit, os.listdir("/proc")))):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if os.fsencode(root) in words and status_or_empty(pid).get("State", "Z")[0] != "Z":
+            found.append(pid)
+    return found
+
+
 def children(pid: int) -> list[int]:
     try:
         return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -317,6 +330,8 @@ class Host:
             wait_dead(int(answer["pid"]))
         log = Path(self.paths.run, "launcher.log")
         trouble = log.read_text() if log.exists() else ""
+        # The zygote ends a moment after the launcher.
+        until(lambda: not processes_of(self.root), what=f"no process of {self.root} is left")
         shutil.rmtree(self.root)
         session_trees.assert_unchanged()
         assert "Traceback" not in trouble, trouble

@@ -7,11 +7,13 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 from sandboxes import Host, Sandbox, pid_inside, status_fields, until, wait_dead, zygote_of
 from sandlot.errors import LaunchError
+from sandlot.kernel.inotify import Watch
 
 SLEEP = ["sleep", "100000"]
 # Ignored or stopping by default (signal(7)); the rest kill.
@@ -50,6 +52,32 @@ def test_death_by_signal_is_128_plus_its_number(sandbox_host: Host, half: list[i
     assert {n: box.until_final()["exit_code"] for n, box in boxes.items()} == {
         n: 128 + n for n in half
     }
+
+
+def test_last_output_is_logged_before_the_exit_code_shows(sandbox_host: Host) -> None:
+    box = sandbox_host.started("a", ["sh", "-c", "mkfifo /f; read x < /f; echo bye; exit 7"])
+    init, workload = box.init, box.workload
+    fifo = Path(f"/proc/{workload}/root/f")
+    box.until(fifo.exists)
+    os.kill(init, signal.SIGSTOP)
+    with Watch(box.paths.run, box.paths.state) as watch:
+        fifo.write_text("go\n")
+        until(lambda: status_fields(workload)["State"].startswith("Z"))
+        os.kill(init, signal.SIGCONT)
+        assert box.until_final()["exit_code"] == 7
+        names = changed(watch)
+    assert names.index("log.0") < names.index("status")
+    assert box.log() == ["bye"]
+
+
+def changed(watch: Watch) -> list[str]:
+    """Names of files that were changed, in order (inotify(7))."""
+    data, names = os.read(watch.fd, 1 << 16), []
+    while data:
+        end = 16 + int.from_bytes(data[12:16], sys.byteorder)
+        names.append(data[16:end].rstrip(b"\0").decode())
+        data = data[end:]
+    return names
 
 
 def test_exit_codes_of_exec(sandbox_host: Host) -> None:

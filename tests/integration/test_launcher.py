@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -14,10 +15,11 @@ from typing import Any, Callable
 
 import pytest
 from sandboxes import (
+    SYSTEM_PYTHON,
     Host,
     Sandbox,
     children,
-    status_or_empty,
+    processes_of,
     until,
     wait_dead,
     zygote_of,
@@ -26,6 +28,7 @@ from sandlot import store, wire
 from sandlot.errors import LaunchError
 from sandlot.kernel import mounts
 from sandlot.launcher.client import Launcher
+from sandlot.launcher.command import command
 from sandlot.sandbox import runtime
 
 SLEEP = ["sleep", "100000"]
@@ -180,21 +183,33 @@ def test_only_one_launcher_serves_a_root(fresh_host: Host) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    until(lambda: len(launchers(fresh_host)) == 1)
-    assert launchers(fresh_host) == [fresh_host.launcher_pid()]
+    # Those that came too late have gone.
+    until(lambda: len(processes_of(fresh_host.root)) == 2)
+    pid = fresh_host.launcher_pid()
+    assert processes_of(fresh_host.root) == sorted([pid, zygote_of(pid)])
 
 
-def launchers(host: Host) -> list[int]:
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        is_launcher = status_or_empty(int(pid)).get("Name") == "sandlot"
-        if is_launcher and os.fsencode(host.root) in words:
-            found.append(int(pid))
-    return found
+def test_launcher_that_comes_late_does_not_serve(fresh_host: Host) -> None:
+    def late() -> int:
+        return subprocess.Popen(command(fresh_host.paths, SYSTEM_PYTHON), stderr=log).pid
+
+    fresh_host.launcher.ensure()
+    with open(fresh_host.root / "log", "w") as log:
+        # A teardown ends the launcher and removes its directory.
+        with fresh_host.launcher.kept_out():
+            assert os.waitpid(late(), 0)[1] == 0
+            assert processes_of(fresh_host.root) == []
+            shutil.rmtree(fresh_host.paths.run)
+        assert os.waitpid(late(), 0)[1] == 0
+        assert not os.path.exists(fresh_host.paths.run)
+        os.mkdir(fresh_host.paths.run, mode=0o700)
+        pid = late()
+        until(fresh_host.launcher.ping)
+        assert fresh_host.launcher_pid() == pid
+        fresh_host.launcher.quit()
+        assert os.waitpid(pid, 0)[1] == 0
+    reasons = Path(log.name).read_text().splitlines()
+    assert reasons == ["another launcher serves this host", "the runtime has been removed"]
 
 
 def test_killed_zygote_is_replaced(fresh_host: Host) -> None:
@@ -348,6 +363,9 @@ def test_recycled_pid_is_not_taken_for_init(sandbox_host: Host) -> None:
     box = sandbox_host.started("a", SLEEP)
     record = store.read(box.paths.init)
     assert record is not None
+    # Start times are in ticks of a hundredth of a second (proc(5)).
+    ticks = int(record["start_time"]) + 1
+    until(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK") > ticks)
     stranger = subprocess.Popen(SLEEP)
     try:
         store.write(box.paths.init, {**record, "pid": stranger.pid})

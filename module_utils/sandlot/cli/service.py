@@ -56,5 +56,6 @@ def launcher(site: Site, options: argparse.Namespace) -> int:
     # In place of this process: what the launcher's memory holds is paid for by every sandbox.
     from ..launcher.command import command
 
+    os.makedirs(site.run, mode=0o700, exist_ok=True)
     argv = command(site, sys.executable)
     os.execv(argv[0], argv)

@@ -153,14 +153,17 @@ def _absent(site: Site) -> list[Operation]:
     if launcher.exists():
         operations.append(Operation("runtime", "end the launcher", launcher.quit))
     return operations + [
-        Operation("runtime", f"remove {path}", partial(_remove, path))
+        Operation("runtime", f"remove {path}", partial(_remove, site, path))
         for path in (site.run, site.command, site.lib, site.state)
         if os.path.lexists(path)
     ]
 
 
-def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
+def _remove(site: Site, path: str) -> None:
+    if path == site.run and os.path.isdir(path):
+        with Launcher(site).kept_out():
+            remove_tree(path)
+    elif os.path.isdir(path) and not os.path.islink(path):
         remove_tree(path)
     else:
         store.remove(path)

@@ -158,13 +158,11 @@ class Supervisor:
         return False
 
     def _drain_output(self) -> None:
-        """Log the last output of the workload, which may still be in its pipes."""
+        """Log what the workload has written, which may still be in its pipes."""
         for reader in list(self.streams):
             for _ in range(child.FULL_PIPE_READS):
                 if not self._on_output(reader):
                     break
-        for stream in self.streams.values():
-            self.logs.flush(stream)
 
     def _exec_decided(self, main: child.Child, report: int) -> None:
         if not main.decided():
@@ -202,6 +200,8 @@ class Supervisor:
             return
         self.main = None
         self.ending = True
+        # A reader who learns of the end looks at the last lines of the log.
+        self._drain_output()
         if self.health is not None:
             self.health.end()
             self.status.values.update(health=STARTING, failing_streak=0)
@@ -228,6 +228,8 @@ class Supervisor:
         delay = self.policy.restart_delay(code)
         if delay is None:
             self._drain_output()
+            for stream in self.streams.values():
+                self.logs.flush(stream)
             self.status.update(state="exited", final=True, lost_log_bytes=self.logs.lost)
             self.done = True
             return

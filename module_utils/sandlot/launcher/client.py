@@ -4,17 +4,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
 import subprocess
 import time
 from functools import partial
-from typing import Callable, Dict, Iterable, Sequence
+from typing import Callable, Dict, Iterable, Iterator, Sequence
 
 from .. import wire
 from ..errors import LaunchError
-from ..kernel import processes, program
+from ..kernel import flock, processes, program
 from ..oserrors import remedy
 from ..site import Site
 from . import unresponsive
@@ -27,6 +28,8 @@ ANSWER_SECONDS = 300.0
 PING_SECONDS = 15.0
 # After so long without an answer, the client pings the launcher.
 PATIENCE_SECONDS = 5.0
+# For a launcher that ends, before another one that took its place is told to end.
+_TURN_SECONDS = 0.5
 # Requests at a time. Descriptors are limited, and the launcher works on fewer anyway.
 IN_FLIGHT = 64
 # Names in one request, bounded by a worker's descriptors and by unread answers in the socket.
@@ -101,6 +104,23 @@ class Launcher:
         """End a running launcher; sandboxes go on."""
         if self._responds():
             self._ask("quit", ANSWER_SECONDS, to_end=True)
+
+    @contextlib.contextmanager
+    def kept_out(self) -> Iterator[None]:
+        """End the launcher, and let none begin: one that is starting finds its lock taken."""
+        lock = os.open(self.site.launcher_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + START_SECONDS
+        try:
+            while not flock.take_until(lock, time.monotonic() + _TURN_SECONDS, 0.005):
+                if time.monotonic() >= deadline:
+                    raise LaunchError(
+                        f"the launcher did not end within {START_SECONDS:.0f} seconds",
+                        hint=f"see sandlot launcher --status and {self.site.run}/launcher.log",
+                    )
+                self.quit()
+            yield
+        finally:
+            os.close(lock)
 
     def _ask(self, operation: str, seconds: float, *, to_end: bool = False) -> wire.Message | None:
         """Return the launcher's answer; with ``to_end``, after it has closed the connection."""

@@ -312,7 +312,6 @@ def _answer(connection: _socket.socket, message: wire.Message) -> None:
 def serve(root: str, zygote: Zygote) -> NoReturn:
     confine.set_name("sandlot")
     site = Site(root.rstrip("/"))
-    os.makedirs(site.run, mode=0o700, exist_ok=True)
     inherited = [int(word) for word in os.environ.pop(_INHERITED, "").split()]
     for fd in inherited:
         os.set_inheritable(fd, False)
@@ -320,9 +319,22 @@ def serve(root: str, zygote: Zygote) -> NoReturn:
         listener = _socket.socket(fileno=inherited[0])
         listener.setblocking(False)
         Server(site, zygote, listener, inherited[1]).run()
-    # One launcher per root: held until this process ends.
-    lock = os.open(f"{site.run}/launcher.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    if not flock.try_take(lock):
-        watch.log("another launcher serves this host")
-        sys.exit(0)
+    lock = _lock(site)
     Server(site, zygote, wire.listen(site.launcher_socket), lock).run()
+
+
+def _lock(site: Site) -> int:
+    """Take the lock of the only launcher of a root, held until this process ends.
+
+    The directory is made by who starts a launcher: when a teardown has removed it since, it stays
+    away.
+    """
+    try:
+        lock = os.open(site.launcher_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if not flock.try_take(lock):
+            watch.log("another launcher serves this host")
+        elif flock.in_place(lock, site.launcher_lock):
+            return lock
+    except FileNotFoundError:
+        watch.log("the runtime has been removed")
+    sys.exit(0)

@@ -21,7 +21,7 @@ KILL_SECONDS = 10.0
 
 def pid(site: Site) -> int | None:
     """The pid of the launcher; None when there is none."""
-    return processes.flock_holder(f"{site.run}/launcher.lock")
+    return processes.flock_holder(site.launcher_lock)
 
 
 def is_stopped(site: Site) -> bool:

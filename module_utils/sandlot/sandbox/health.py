@@ -41,8 +41,8 @@ def patience_of(site: Site, name: str) -> float:
 def wait_each(site: Site, deadlines: Mapping[str, float]) -> Dict[str, LaunchError]:
     """Failures of sandboxes that are not healthy by their deadlines (of time.monotonic).
 
-    Without a healthcheck a sandbox only has to run. The error has the last output of the
-    healthcheck, or the last lines of the log.
+    Without a healthcheck a sandbox only has to run for STEADY_SECONDS. The error has the last
+    output of the healthcheck, or the last lines of the log.
     """
     failures: Dict[str, LaunchError] = {}
     pending: Dict[str, _Waiting] = {}
@@ -65,17 +65,20 @@ def wait_each(site: Site, deadlines: Mapping[str, float]) -> Dict[str, LaunchErr
                 if done or problem:
                     del pending[name]
             if pending:
-                first = min(waiting.deadline for waiting in pending.values())
+                first = min(waiting.due for waiting in pending.values())
                 poller.poll(max(0.0, first - time.monotonic()) * 1000 + 1)
     return failures
 
 
 class _Waiting:
-    """One sandbox; an unhealthy one gets the chance of one more check."""
+    """One sandbox; an unhealthy one gets the chance of one more check.
+
+    ``due`` is the time (of time.monotonic) of the next look, with or without news.
+    """
 
     def __init__(self, sandbox: SandboxPaths, deadline: float) -> None:
         self._sandbox = sandbox
-        self.deadline = deadline
+        self._deadline = self.due = deadline
         self._streak = -1
         first = runtime.status(sandbox)
         if first.get("health") == "unhealthy":
@@ -84,21 +87,32 @@ class _Waiting:
     def look(self) -> tuple[bool, str]:
         """Whether the sandbox is healthy, and why it never will be, "" while that is open."""
         # The status of an init that has just died is from before its death.
-        alive = runtime.running(self._sandbox) is not None
+        running = runtime.running(self._sandbox)
+        alive = running is not None
         status = runtime.status(self._sandbox)
         state, health = status.get("state", "starting"), status.get("health")
         if not alive and not status:
             return False, "does not run"
         if status.get("final") or state == "crash-loop":
             return False, _ended(status)
+        now = time.monotonic()
+        self.due = self._deadline
         if alive and state == "running":
-            if health in (None, "healthy"):
+            if health == "healthy":
                 return True, ""
+            if health is None:
+                self.due = min(self._deadline, now + _unsteady(running, status))
+                return now >= self.due, ""
             if health == "unhealthy" and status["failing_streak"] != self._streak:
                 return False, f"is unhealthy after {status['failing_streak']} failed checks"
-        if time.monotonic() < self.deadline:
+        if now < self._deadline:
             return False, ""
         return False, f"is not healthy in time: {_described(state, health, alive)}"
+
+
+def _unsteady(running: runtime.Running | None, status: Mapping[str, Any]) -> float:
+    """Seconds until a workload without a healthcheck has run for long enough."""
+    return max(0.0, STEADY_SECONDS - (runtime.uptime(running, status) or 0.0))
 
 
 def _ended(status: Mapping[str, Any]) -> str:
