@@ -10,7 +10,7 @@ from typing import Dict, Iterator, List, Mapping, Sequence
 from ..errors import SandlotError
 from ..sandbox import names
 from ..site import Site
-from .verbs import SHELLS, VERBS, Argument, Verb
+from .verbs import SHELLS, VERBS, Argument
 
 # Only root knows the names; a user without that right completes the rest.
 _NAMES = "sandlot completion --names 2>/dev/null"
@@ -113,12 +113,12 @@ def _offered(argument: Argument) -> str:
 
 def zsh() -> str:
     verbs = "\n".join(f"        {_quoted(f'{verb.name}:{verb.text}')}" for verb in VERBS)
-    return _ZSH.format(verbs=verbs, cases="\n".join(_zsh_case(verb) for verb in VERBS))
-
-
-def _zsh_case(verb: Verb) -> str:
-    specs = " ".join(_quoted(spec) for each in verb.arguments for spec in _zsh_specs(each))
-    return f"    {verb.name}) _arguments {specs} ;;" if specs else f"    {verb.name}) ;;"
+    cases = []
+    for verb in VERBS:
+        specs = " ".join(_quoted(spec) for each in verb.arguments for spec in _zsh_specs(each))
+        arguments = f" _arguments {specs}" if specs else ""
+        cases.append(f"    {verb.name}){arguments} ;;")
+    return _ZSH.format(verbs=verbs, cases="\n".join(cases))
 
 
 def _zsh_specs(argument: Argument) -> Iterator[str]:
@@ -136,26 +136,22 @@ def _zsh_specs(argument: Argument) -> Iterator[str]:
 
 
 def fish() -> str:
-    return _FISH.format(lines="\n".join(line for verb in VERBS for line in _fish_lines(verb)))
-
-
-def _fish_lines(verb: Verb) -> Iterator[str]:
-    text = _quoted(verb.text)
-    yield f"complete -c sandlot -n __fish_use_subcommand -a {verb.name} -d {text}"
-    start = f"complete -c sandlot -n '__fish_seen_subcommand_from {verb.name}'"
-    for argument in verb.arguments:
-        offered = _offered(argument).replace("$(", "(")
-        words: List[str] = []
-        if argument.is_option:
-            words = [
-                f"-{'l' if n.startswith('--') else 's'} {n.lstrip('-')}" for n in argument.names
-            ]
-        if argument.takes_value:
-            words.append("-x")
-        if offered:
-            words.append(f"-a {_quoted(offered)}")
-        if words:
-            yield f"{start} {' '.join(words)} -d {_quoted(argument.text)}"
+    lines = []
+    for verb in VERBS:
+        text = _quoted(verb.text)
+        lines.append(f"complete -c sandlot -n __fish_use_subcommand -a {verb.name} -d {text}")
+        start = f"complete -c sandlot -n '__fish_seen_subcommand_from {verb.name}'"
+        for argument in verb.arguments:
+            offered = _offered(argument).replace("$(", "(")
+            names = argument.names if argument.is_option else ()
+            words = [f"-{'l' if n.startswith('--') else 's'} {n.lstrip('-')}" for n in names]
+            if argument.takes_value:
+                words.append("-x")
+            if offered:
+                words.append(f"-a {_quoted(offered)}")
+            if words:
+                lines.append(f"{start} {' '.join(words)} -d {_quoted(argument.text)}")
+    return _FISH.format(lines="\n".join(lines))
 
 
 def _quoted(text: str) -> str:

@@ -11,6 +11,7 @@ open directory would be a way out.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import socket
 import stat
@@ -180,7 +181,12 @@ class _Session:
             self._asked = True
             self._close(fds)
             self._loop.handlers[self._connection.fileno()] = self._on_message
-            self._await_start()
+            deadline = time.monotonic() + START_SECONDS
+            while self._code is None and not self._started:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise _silent(self._name)
+                self._loop.turn(left)
             while self._code is None:
                 self._loop.turn()
             # Output that the command wrote before it ended is still on its way.
@@ -193,14 +199,6 @@ class _Session:
                 pump.finish()
             self._close(list(self._opened))
         return self._code
-
-    def _await_start(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while self._code is None and not self._started:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise _silent(self._name)
-            self._loop.turn(left)
 
     # -- descriptors
 
@@ -282,15 +280,11 @@ class _Session:
             self._terminal.resize()
         elif self._started or (self._asked and number not in self._early):
             self._early.add(number)
-            self._signal(number)
+            # When init has just died, its end of the connection tells.
+            with contextlib.suppress(OSError):
+                wire.send(self._connection, {"op": "signal", "signal": number})
         else:
             raise KeyboardInterrupt  # there is no command yet, or init does not say so
-
-    def _signal(self, number: int) -> None:
-        try:
-            wire.send(self._connection, {"op": "signal", "signal": number})
-        except OSError:
-            return  # init has just died, which its end of the connection tells
 
 
 def _passable(fd: int) -> bool:

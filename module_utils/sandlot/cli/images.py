@@ -59,22 +59,17 @@ def _all(site: Site) -> List[Dict[str, Any]]:
 def _row(each: Dict[str, Any]) -> List[str]:
     if "digest" not in each:
         return [each["name"], *[output.NOTHING] * (len(HEADS) - 1)]
-    made = each["made"]
+    made, users = each["made"], ",".join(each["used_by"][:_SHOWN_USERS])
+    more = len(each["used_by"]) - _SHOWN_USERS
     return [
         each["name"],
         each["source"],
         output.size(each["size"]) if made else output.NOTHING,
         each["digest"][:_SHORT] or output.NOTHING,
         str(len(each["layers"])),
-        _users(each["used_by"]),
+        f"{users} and {more} more" if more > 0 else users or output.NOTHING,
         output.span(max(time.time() - made, 0)) if made else output.NOTHING,
     ]
-
-
-def _users(names: List[str]) -> str:
-    if len(names) <= _SHOWN_USERS:
-        return ",".join(names) or output.NOTHING
-    return f"{','.join(names[:_SHOWN_USERS])} and {len(names) - _SHOWN_USERS} more"
 
 
 def _prune(site: Site, options: argparse.Namespace) -> int:

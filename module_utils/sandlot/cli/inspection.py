@@ -29,7 +29,8 @@ def _lines(value: Any) -> Iterator[str]:
     """Mappings and lists indented, one value a line."""
     if isinstance(value, list):
         for each in value:
-            yield from _prefixed("- ", _lines(each))
+            for index, line in enumerate(_lines(each)):
+                yield f"  {line}" if index else f"- {line}"
     elif isinstance(value, dict):
         for key, each in value.items():
             if isinstance(each, (dict, list)) and each:
@@ -39,12 +40,6 @@ def _lines(value: Any) -> Iterator[str]:
                 yield f"{key}: {_scalar(each)}"
     else:
         yield _scalar(value)
-
-
-def _prefixed(mark: str, lines: Iterator[str]) -> Iterator[str]:
-    for line in lines:
-        yield mark + line
-        mark = "  "
 
 
 def _scalar(value: Any) -> str:

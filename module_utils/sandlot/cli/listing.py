@@ -46,32 +46,22 @@ def warn(sandboxes: Sequence[Dict[str, Any]]) -> int:
 def _row(each: Dict[str, Any]) -> List[str]:
     if "error" in each:
         return [each["name"], each["state"], *[output.NOTHING] * (len(HEADS) - 2)]
-    mode = str(each["network_mode"])
+    mode, state = str(each["network_mode"]), str(each["state"])
+    # The exit code of a workload that ended, the health of one that runs.
+    note = each["exit_code"] if state in _ENDED else each["health"] if state == "running" else None
+    # All addresses and TCP are the defaults of a port.
+    ports = (p.removeprefix("0.0.0.0:").removesuffix("/tcp") for p in each["published_ports"])
     return [
         each["name"],
-        _state(each),
+        state if note is None else f"{state}({note})",
         each["image"],
         # The mode of the network says more than a missing address.
         ",".join(each["addresses"]) or (output.NOTHING if mode in ("bridge", "none") else mode),
-        ",".join(_port(port) for port in each["published_ports"]) or output.NOTHING,
+        ",".join(ports) or output.NOTHING,
         output.span(each["uptime"]),
         output.size(each["memory"]),
         str(each["restarts"]),
     ]
-
-
-def _state(each: Dict[str, Any]) -> str:
-    """The state with the exit code of a workload that ended, or the health of one that runs."""
-    state = str(each["state"])
-    if state in _ENDED and each["exit_code"] is not None:
-        return f"{state}({each['exit_code']})"
-    return f"{state}({each['health']})" if each["health"] and state == "running" else state
-
-
-def _port(port: str) -> str:
-    """A port without the defaults: all addresses, and TCP."""
-    shown = port[len("0.0.0.0:") :] if port.startswith("0.0.0.0:") else port
-    return shown[: -len("/tcp")] if shown.endswith("/tcp") else shown
 
 
 def top(site: Site, options: argparse.Namespace) -> int:
@@ -86,20 +76,18 @@ def top(site: Site, options: argparse.Namespace) -> int:
         output.print_json(usages)
     else:
         usages.sort(key=lambda each: each["cpu_seconds"] or 0, reverse=True)
-        sys.stdout.write(
-            output.table(_TOP_HEADS, [_top_row(each) for each in usages], right=_TOP_HEADS[1:])
-        )
+        rows = [
+            [
+                each["name"],
+                _number(each["pids"]),
+                output.size(each["memory"]),
+                output.span(each["cpu_seconds"]),
+                _number(each["oom_kills"]),
+            ]
+            for each in usages
+        ]
+        sys.stdout.write(output.table(_TOP_HEADS, rows, right=_TOP_HEADS[1:]))
     return 0
-
-
-def _top_row(each: Dict[str, Any]) -> List[str]:
-    return [
-        each["name"],
-        _number(each["pids"]),
-        output.size(each["memory"]),
-        output.span(each["cpu_seconds"]),
-        _number(each["oom_kills"]),
-    ]
 
 
 def _number(value: Any) -> str:

@@ -5,10 +5,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import Iterator
 
 from ..site import Site
-from .verbs import VERBS, Argument, Verb
+from .verbs import VERBS, Argument
 
 _HEAD = """\
 .\\" SPDX-License-Identifier: GPL-3.0-or-later
@@ -72,18 +71,15 @@ def run(site: Site, options: argparse.Namespace) -> int:
 
 
 def page() -> str:
-    return _HEAD + "".join(line + "\n" for verb in VERBS for line in _verb(verb)) + _TAIL
-
-
-def _verb(verb: Verb) -> Iterator[str]:
-    shown = " ".join([verb.name, *(_usage(each) for each in verb.arguments)])
-    yield f".SS {_escaped(shown)}"
-    yield _sentence(verb.text)
-    for argument in verb.arguments:
-        if argument.is_option:
-            yield ".TP"
-            yield f".B {_escaped(', '.join(argument.names) + _value(argument))}"
-            yield _sentence(argument.text)
+    lines = []
+    for verb in VERBS:
+        shown = " ".join([verb.name, *(_usage(each) for each in verb.arguments)])
+        lines += [f".SS {_escaped(shown)}", _sentence(verb.text)]
+        for argument in verb.arguments:
+            if argument.is_option:
+                names = _escaped(", ".join(argument.names) + _value(argument))
+                lines += [".TP", f".B {names}", _sentence(argument.text)]
+    return _HEAD + "".join(f"{line}\n" for line in lines) + _TAIL
 
 
 def _usage(argument: Argument) -> str:

@@ -10,7 +10,7 @@ import os
 import select
 import shutil
 import sys
-from typing import Any, Dict, List
+from typing import Any, Dict
 
 from .. import images
 from ..images import progress
@@ -86,7 +86,12 @@ class Watcher:
         }
         news = [text for name, text in lines.items() if self._shown.get(name) != text]
         if self._redraws:
-            self._redraw(ended, list(lines.values()))
+            width = shutil.get_terminal_size().columns
+            head = _UP.format(self._height) + "\r" if self._height else ""
+            shown = [*ended, *lines.values()]
+            body = "".join(f"{text[: width - 1]}{_CLEAR_LINE}\n" for text in shown)
+            sys.stdout.write(head + body + _CLEAR_BELOW)
+            self._height = len(lines)
         else:
             sys.stdout.writelines(f"{text}\n" for text in [*ended, *news])
         sys.stdout.flush()
@@ -100,10 +105,3 @@ class Watcher:
         if self._as_json:
             return json.dumps({"name": name, "phase": "done" if made else "ended", "size": size})
         return f"{name}: done, {output.size(size)}" if made else f"{name}: ended"
-
-    def _redraw(self, ended: List[str], lines: List[str]) -> None:
-        width = shutil.get_terminal_size().columns
-        head = _UP.format(self._height) + "\r" if self._height else ""
-        body = "".join(f"{text[: width - 1]}{_CLEAR_LINE}\n" for text in [*ended, *lines])
-        sys.stdout.write(head + body + _CLEAR_BELOW)
-        self._height = len(lines)

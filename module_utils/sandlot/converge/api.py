@@ -77,7 +77,14 @@ def converge(site: Site, request: Request) -> Result:
 
     Images take long to make, so that comes before the one time that the lock is taken.
     """
-    request = _with_image_plan(site, request)
+    if request.images is not None:
+        purge, prune = request.purge, request.prune
+        runner = setup_runner(site, request.networks)
+        images_plan = images.planned(
+            site, request.images, purge=purge, prune=prune, run_setup=runner
+        )
+        sweeps = [*throwaway.leftovers(site, partial(converge, site)), *images_plan.sweeps]
+        request = replace(request, image_plan=replace(images_plan, sweeps=sweeps))
     planned = request.image_plan
     if request.check:
         return run(site, request)
@@ -100,20 +107,6 @@ def setup_runner(site: Site, networks: Mapping[str, Network | None] | None = Non
         return converge(site, replace(request, networks=there))
 
     return throwaway.runner(site, converge_one)
-
-
-def _with_image_plan(site: Site, request: Request) -> Request:
-    if request.images is None:
-        return request
-    planned = images.planned(
-        site,
-        request.images,
-        purge=request.purge,
-        prune=request.prune,
-        run_setup=setup_runner(site, request.networks),
-    )
-    abandoned = throwaway.leftovers(site, partial(converge, site))
-    return replace(request, image_plan=replace(planned, sweeps=[*abandoned, *planned.sweeps]))
 
 
 def _make_and_run(site: Site, request: Request, planned: images.ImagePlan) -> Result:

@@ -54,7 +54,14 @@ def context(site: Site, request: Request, observed: Observation) -> Context:
     if any(decision.create or decision.start for decision in decisions.values()):
         probe.require()
     followers = _followers(resolved, decisions, observed)
-    _check_running(resolved, decisions, followers, observed)
+    starting = {name: resolved.bystanders[name] for name in followers}
+    # A start from the record alone is not refused here: it fails for that sandbox only.
+    starting.update(
+        (name, decision.record)
+        for name, decision in decisions.items()
+        if decision.start and not resolved.targets[name].desired.keep_image
+    )
+    dependencies.check_running(starting, decisions, observed.sandboxes)
     remaining: Mapping[str, Network] = observed.networks
     if request.networks is not None:
         listed, plugs = request.networks, resolved.plugs
@@ -123,22 +130,6 @@ def _followers(
         if entry.spec.network_partner in decisions and observed.sandboxes[name].running
     }
     return {name: reason for name, reason in reasons.items() if reason}
-
-
-def _check_running(
-    resolved: Resolved,
-    decisions: Mapping[str, Decision],
-    followers: Mapping[str, str],
-    observed: Observation,
-) -> None:
-    """A start from the record alone is not refused here: it fails for that sandbox only."""
-    starting = {name: resolved.bystanders[name] for name in followers}
-    starting.update(
-        (name, decision.record)
-        for name, decision in decisions.items()
-        if decision.start and not resolved.targets[name].desired.keep_image
-    )
-    dependencies.check_running(starting, decisions, observed.sandboxes)
 
 
 def _files(site: Site, observed: Observation, resolved: Resolved) -> dict[str, HostFiles]:

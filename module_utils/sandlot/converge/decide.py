@@ -199,7 +199,12 @@ def _listed(options: list[str]) -> str:
 def record_lines(decision: Decision) -> list[Operation]:
     """A record is written for a new sandbox, a rebuild or changed options."""
     name = decision.name
-    changed = [_option_line(name, difference) for difference in decision.differences]
+    changed = []
+    for difference in decision.differences:
+        before, after = _shown(difference.before), _shown(difference.after)
+        brief = difference.option != "env" and len(before) + len(after) <= _BRIEF
+        summary = f"{difference.option} {f'{before} -> {after}' if brief else 'changed'}"
+        changed.append(Operation(name, summary, change=difference.change))
     old, new = decision.old_image, decision.record.image.digest
     if not decision.rebuild and not decision.new and old != new:
         summary = f"image updated, {old[:12]} -> {new[:12]}"
@@ -211,13 +216,6 @@ def record_lines(decision: Decision) -> list[Operation]:
     if decision.write_record and not changed:
         return [Operation(name, "update record")]
     return changed
-
-
-def _option_line(name: str, difference: Difference) -> Operation:
-    before, after = _shown(difference.before), _shown(difference.after)
-    brief = difference.option != "env" and len(before) + len(after) <= _BRIEF
-    change = f"{before} -> {after}" if brief else "changed"
-    return Operation(name, f"{difference.option} {change}", change=difference.change)
 
 
 def _shown(value: object) -> str:

@@ -98,18 +98,13 @@ def check_running(
     """SpecError for one to be started beside what it depends on, which stays stopped."""
     for name, record in starting.items():
         for needed in names(record):
-            if needed not in starting and not _will_run(needed, decisions, observed):
+            runs = needed in observed and observed[needed].running is not None
+            decision = decisions.get(needed)
+            if decision and (decision.start or decision.stop):
+                runs = bool(decision.start)
+            if needed not in starting and not runs:
                 hint = f"start it as well (state: started, or sandlot start {needed})"
                 raise SpecError("depends_on", needed, f"of sandbox {name} is not to run", hint=hint)
-
-
-def _will_run(
-    name: str, decisions: Mapping[str, Decision], observed: Mapping[str, Observed]
-) -> bool:
-    decision = decisions.get(name)
-    if decision and (decision.start or decision.stop):
-        return bool(decision.start)
-    return name in observed and observed[name].running is not None
 
 
 # -- starts
@@ -132,15 +127,6 @@ class Starts:
 
     def start(self, level: Sequence[str], failures: Failures) -> None:
         """Sandboxes with a dependency that is not as it has to be fail with the reason."""
-        blocked = self._blocked(level, failures)
-        able = [name for name in level if name not in blocked]
-        blocked.update(self._waiting_in_vain(able))
-        ready = [name for name in able if name not in blocked]
-        failed = self._launcher.start(ready) if ready else {}
-        self._started.update(name for name in ready if name not in failed)
-        failures.update({**blocked, **failed})
-
-    def _blocked(self, level: Sequence[str], failures: Failures) -> Failures:
         blocked: Failures = {}
         for name in level:
             for needed in names(self._starting[name]):
@@ -148,7 +134,12 @@ class Starts:
                 if problem:
                     blocked[name] = _not_started(name, needed, problem)
                     break
-        return blocked
+        able = [name for name in level if name not in blocked]
+        blocked.update(self._waiting_in_vain(able))
+        ready = [name for name in able if name not in blocked]
+        failed = self._launcher.start(ready) if ready else {}
+        self._started.update(name for name in ready if name not in failed)
+        failures.update({**blocked, **failed})
 
     def _problem(self, needed: str, failures: Failures) -> str:
         failure = failures.get(needed)
@@ -169,18 +160,16 @@ class Starts:
                     asked.setdefault(dependency.name, []).append(name)
         if not asked:
             return {}
-        now = time.monotonic()
-        deadlines = {needed: now + self._patience(needed) for needed in asked}
+        now, known = time.monotonic(), self._everyone
+        own = {name: known[name].spec.healthy_wait_timeout for name in asked if name in known}
+        deadlines = {
+            name: now + (own.get(name) or health.patience_of(self._paths, name)) for name in asked
+        }
         return {
             name: _not_started(name, needed, f"which is not healthy: {failure.message}")
             for needed, failure in health.wait_each(self._paths, deadlines).items()
             for name in asked[needed]
         }
-
-    def _patience(self, needed: str) -> float:
-        known = self._everyone.get(needed)
-        own = known.spec.healthy_wait_timeout if known else None
-        return own or health.patience_of(self._paths, needed)
 
 
 def _not_started(name: str, needed: str, problem: str) -> _NotStarted:

@@ -8,7 +8,6 @@ from typing import Any, Dict, Iterable
 
 from .. import cgroups
 from ..sandbox import facts, last_words, oom, record
-from ..sandbox.record import Records
 from ..site import Site
 from ..spec import stored
 from . import report
@@ -20,23 +19,23 @@ def info(site: Site, names: Iterable[str] | None = None) -> list[Json]:
     """Facts of the named sandboxes, of all when None; a name without a sandbox is left out."""
     records = record.load_all(site)
     layout = cgroups.detect()
-    wanted = records.names() if names is None else records.names() & set(names)
-    return [_one(site, name, records, layout) for name in sorted(wanted)]
-
-
-def _one(site: Site, name: str, records: Records, layout: cgroups.Layout) -> Json:
-    sandbox = site.sandbox(name)
-    if name in records.broken:
-        return facts.broken(sandbox, str(records.broken[name]))
-    known = records.good[name]
-    usage = cgroups.usage(site, name, layout)
-    live = facts.of_runtime(sandbox, known.phase, known.wanted, usage)
-    return {
-        **report.facts(known),
-        "wanted": known.wanted,
-        **live,
-        "health_output": last_words.last_output(sandbox) if live["health"] else None,
-        "oom_kills": oom.total(sandbox, usage.oom_kills),
-        "last_log": last_words.last_log(sandbox),
-        "spec": stored.to_json(known.spec),
-    }
+    entries = []
+    for name in sorted(records.names() if names is None else records.names() & set(names)):
+        sandbox = site.sandbox(name)
+        if name in records.broken:
+            entries.append(facts.broken(sandbox, str(records.broken[name])))
+            continue
+        known = records.good[name]
+        usage = cgroups.usage(site, name, layout)
+        live = facts.of_runtime(sandbox, known.phase, known.wanted, usage)
+        entry = {
+            **report.facts(known),
+            "wanted": known.wanted,
+            **live,
+            "health_output": last_words.last_output(sandbox) if live["health"] else None,
+            "oom_kills": oom.total(sandbox, usage.oom_kills),
+            "last_log": last_words.last_log(sandbox),
+            "spec": stored.to_json(known.spec),
+        }
+        entries.append(entry)
+    return entries

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Iterable, Mapping, Sequence
+from typing import Sequence
 
 from .. import cgroups, idmap, images, network
 from ..launcher.client import Launcher
@@ -74,16 +74,12 @@ def stop(context: Context) -> list[Operation]:
 
     known = {**context.observed.records.good, **{name: d.record for name, d in decisions.items()}}
     levels = dependencies.stops([*removed, *stopping], known)
+    lines = {name: run_lines(d) for name, d in decisions.items() if d.stop and not d.start}
     return [
         operation
         for level in levels
-        for operation in batch("stop", level, stop_all, _stop_lines(decisions, level))
+        for operation in batch("stop", level, stop_all, sum((lines.get(n, []) for n in level), []))
     ]
-
-
-def _stop_lines(decisions: Mapping[str, Decision], names: Iterable[str]) -> list[Operation]:
-    stopping = [decisions[name] for name in names if name in decisions]
-    return [ln for d in stopping if d.stop and not d.start for ln in run_lines(d)]
 
 
 def _may_revive(decision: Decision, observed: Observed) -> bool:
@@ -198,16 +194,21 @@ def update_hosts(context: Context) -> list[Operation]:
 def create(context: Context) -> list[Operation]:
     making = {name: d for name, d in context.decisions.items() if d.create and not d.beside}
     lines = [line for decision in making.values() for line in namespace_lines(decision)]
-    targets = context.resolved.targets
     launcher = Launcher(context.site)
 
     def create_all(names: Sequence[str], failures: Failures) -> None:
         for name in names:
-            made = NamespaceRecord(targets[name].namespaces, targets[name].record.interfaces)
-            write_namespace_record(context.site.sandbox(name), made)
+            _note_namespaces(context, name)
         failures.update(launcher.create(names))
 
     return batch("make namespaces", list(making), create_all, lines)
+
+
+def _note_namespaces(context: Context, name: str) -> None:
+    """Beside the pins, where they are found when the record is damaged."""
+    target = context.resolved.targets[name]
+    made = NamespaceRecord(target.namespaces, target.record.interfaces)
+    write_namespace_record(context.site.sandbox(name), made)
 
 
 def plug(context: Context) -> list[Operation]:
@@ -216,23 +217,11 @@ def plug(context: Context) -> list[Operation]:
     for name, each in context.network_plan.members.items():
         decision = context.decisions[name]
         if each.links and not decision.create:
-            steps.append(_note_interfaces(context, decision))
+            note = partial(_note_namespaces, context, name)
+            steps.append(Operation(name, "note interfaces", note, subject=name, silent=True))
         steps += of_one(name, each.links, silent=decision.create)
         steps += of_one(name, each.rates, silent=bool(each.links))
     return steps
-
-
-def _note_interfaces(context: Context, decision: Decision) -> Operation:
-    """Beside the pins, where they are found when the record is damaged."""
-    name = decision.name
-
-    def note() -> None:
-        made = NamespaceRecord(
-            context.resolved.targets[name].namespaces, decision.record.interfaces
-        )
-        write_namespace_record(context.site.sandbox(name), made)
-
-    return Operation(name, "note interfaces", note, subject=name, silent=True)
 
 
 def limit(context: Context) -> list[Operation]:

@@ -93,10 +93,13 @@ def announce(site: Site, one: Rebuild) -> list[Operation]:
 
 
 def prepare(site: Site, planned: Mapping[str, Rebuild]) -> list[Operation]:
-    return [
-        *(_prepare_files(site, one) for one in planned.values()),
-        *batch("prepare namespaces", list(planned), lambda n, f: _prepare_pins(site, n, f)),
-    ]
+    def pin(names: Sequence[str], failures: Failures) -> None:
+        slots = {site.sandbox(name).in_slot(NEXT).address: name for name in names}
+        for address, failure in Launcher(site).create(slots).items():
+            failures[slots[address]] = failure
+
+    files = [_prepare_files(site, one) for one in planned.values()]
+    return [*files, *batch("prepare namespaces", list(planned), pin)]
 
 
 def _prepare_files(site: Site, one: Rebuild) -> Operation:
@@ -109,13 +112,6 @@ def _prepare_files(site: Site, one: Rebuild) -> Operation:
 
     told = preparation_line(one.decision)
     return replace(told, action=make, subject=one.name)
-
-
-def _prepare_pins(site: Site, names: Sequence[str], failures: Failures) -> None:
-    slots = {site.sandbox(name).in_slot(NEXT).address: name for name in names}
-    launcher = Launcher(site)
-    for address, failure in launcher.create(slots).items():
-        failures[slots[address]] = failure
 
 
 # -- while neither runs

@@ -6,63 +6,52 @@ from __future__ import annotations
 
 import contextlib
 import os
+from functools import partial
 
 from .. import cgroups, images, network, store
 from ..images import Use
 from ..kernel.trees import remove_tree
 from ..plan import Operation, of_one
 from ..sandbox import launchfile, layers, record
-from ..sandbox.record import REMOVING, Record
-from ..site import SandboxPaths, Site
+from ..sandbox.record import REMOVING
 from .context import Context
 
 
 def announce(context: Context) -> list[Operation]:
     """The intent, before anything goes; without a usable record the name alone has to do."""
-    return [_announce_one(context, name) for name in context.resolved.removed]
 
-
-def _announce_one(context: Context, name: str) -> Operation:
-    known = context.observed.records.good.get(name)
-
-    def save() -> None:
+    def save(name: str) -> None:
+        known = context.observed.records.good.get(name)
         if known and known.phase != REMOVING:
             record.save(context.site, known.in_phase(REMOVING))
 
-    return Operation(name, "remove", save, subject=name)
+    removed = context.resolved.removed
+    return [Operation(name, "remove", partial(save, name), subject=name) for name in removed]
 
 
 def clean(context: Context) -> list[Operation]:
-    steps: list[Operation] = []
-    for name in context.resolved.removed:
-        operations = cgroups.remove_operations(context.site, name, context.observed.cgroups)
-        steps += of_one(name, operations, silent=True)
-        steps.append(_remove_files(context.site, name, context.observed.records.good.get(name)))
-    return steps
-
-
-def _remove_files(site: Site, name: str, known: Record | None) -> Operation:
-    sandbox = site.sandbox(name)
-
-    def remove() -> None:
+    def remove(name: str) -> None:
+        known, sandbox = context.observed.records.good.get(name), context.site.sandbox(name)
         if known and launchfile.is_shifted(known.image):
             for copy in known.image.layers:
                 remove_tree(copy)
         remove_tree(sandbox.run)
-        _remove_state(sandbox)
+        layers.discard(sandbox)
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.listdir(sandbox.state):
+                if entry != os.path.basename(sandbox.record):
+                    _remove_entry(f"{sandbox.state}/{entry}")
+            # Last: until then a killed removal is known to be one.
+            _remove_entry(sandbox.record)
+            os.rmdir(sandbox.state)
 
-    return Operation(name, "remove files", remove, subject=name, silent=True)
-
-
-def _remove_state(sandbox: SandboxPaths) -> None:
-    """The record goes last: until then a killed removal is known to be one."""
-    layers.discard(sandbox)
-    with contextlib.suppress(FileNotFoundError):
-        for entry in os.listdir(sandbox.state):
-            if entry != os.path.basename(sandbox.record):
-                _remove_entry(f"{sandbox.state}/{entry}")
-        _remove_entry(sandbox.record)
-        os.rmdir(sandbox.state)
+    steps: list[Operation] = []
+    for name in context.resolved.removed:
+        operations = cgroups.remove_operations(context.site, name, context.observed.cgroups)
+        steps += of_one(name, operations, silent=True)
+        action = partial(remove, name)
+        steps.append(Operation(name, "remove files", action, subject=name, silent=True))
+    return steps
 
 
 def _remove_entry(path: str) -> None:

@@ -68,14 +68,17 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
     warnings = [*plan.warnings, *(f"image {name}: {text}" for name, text in left_out if told)]
     if (context.request.sandboxes, context.request.networks) != (None, None):
         warnings += network.name_warnings(context.site)
-    networks = None if context.request.networks is None else _network_facts(context.remaining)
+    networks, opened = None, {}
+    if context.request.networks is not None:
+        networks, left = _network_facts(context.remaining), sorted(context.remaining.items())
+        opened = {name: relaxations(item.egress, item.host_access) for name, item in left}
     return Result(
         changed=bool(told),
         actions=[each.describe() for each in told],
         sandboxes=sandboxes,
         diff=_diff(context),
         relaxed=relaxed,
-        relaxed_networks={} if networks is None else _relaxed_networks(context.remaining),
+        relaxed_networks={name: lines for name, lines in opened.items() if lines},
         failed={name: str(error) for name, error in failures.items()},
         warnings=warnings,
         images=made,
@@ -101,11 +104,6 @@ def _network_facts(networks: Mapping[str, Network]) -> Dict[str, Json]:
     return {
         name: {**item.to_json(), "bridge": item.bridge} for name, item in sorted(networks.items())
     }
-
-
-def _relaxed_networks(networks: Mapping[str, Network]) -> Dict[str, List[str]]:
-    lines = {name: relaxations(item.egress, item.host_access) for name, item in networks.items()}
-    return {name: relaxed for name, relaxed in sorted(lines.items()) if relaxed}
 
 
 def told(result: Result) -> Json:

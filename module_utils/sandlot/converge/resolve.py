@@ -4,10 +4,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass, field, replace
-from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Set, Tuple
+from typing import Dict, Iterable, Mapping, Optional, Sequence, Set, Tuple
 
 from .. import cgroups, idmap, images, network
 from ..errors import SandlotError, SpecError
@@ -173,9 +172,13 @@ def _records(
     records = {}
     for name, each in desired.items():
         old = good.get(name)
-        with _named(name):
+        try:
             cgroups.check(each.wanted_spec, observed.cgroups)
             image = _image(site, each, old, ids[name], observed, may_be_made=request.check)
+        except SandlotError as error:
+            # An error about a value lacks which of many sandboxes has it.
+            error.message = f"sandbox {name!r}: {error.message}"
+            raise
         records[name] = Record(
             name=name,
             phase=PRESENT,
@@ -186,16 +189,6 @@ def _records(
             interfaces=tuple(allocated.get(name, ())),
         )
     return records
-
-
-@contextlib.contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Errors about a value tell which of many sandboxes has it."""
-    try:
-        yield
-    except SandlotError as error:
-        error.message = f"sandbox {name!r}: {error.message}"
-        raise
 
 
 def _image(
@@ -242,25 +235,18 @@ def _shifted(site: Site, image: images.Image, ids: idmap.IdRange) -> tuple[str, 
 def _target(
     site: Site, desired: Desired, record: Record, observed: Observation, *, may_be_made: bool
 ) -> Target:
-    launch = _launch(site, record, observed, may_be_made=may_be_made)
-    return Target(desired, record, launch, launchfile.namespace_digest(launch, record))
-
-
-def _launch(
-    site: Site, record: Record, observed: Observation, *, may_be_made: bool
-) -> dict[str, Any]:
-    directories = cgroups.directories(site, record.name, observed.cgroups)
-    image = record.image
+    image, runs = record.image, record
     if may_be_made and not (image.digest and all(map(os.path.isdir, image.layers))):
         # Only the image can tell what it runs, once it is made.
         unknown = record.spec.command or record.spec.entrypoint or ("unknown",)
-        record = replace(record, spec=replace(record.spec, command=unknown))
-    launch = launchfile.content(site, record, directories)
+        runs = replace(record, spec=replace(record.spec, command=unknown))
+    directories = cgroups.directories(site, record.name, observed.cgroups)
+    launch = launchfile.content(site, runs, directories)
     now = observed.sandboxes.get(record.name)
-    if now is None or now.running in (None, launch["digest"]):
-        return launch
-    current = launchfile.decoded(launchfile.current(site, record.name))
-    return launchfile.as_started(launch, current, str(now.running))
+    if now is not None and now.running not in (None, launch["digest"]):
+        current = launchfile.decoded(launchfile.current(site, record.name))
+        launch = launchfile.as_started(launch, current, str(now.running))
+    return Target(desired, record, launch, launchfile.namespace_digest(launch, record))
 
 
 def _published(records: Iterable[Record]) -> tuple[Publication, ...]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from functools import partial
-from typing import Any, Callable, Dict, List, Mapping, Sequence
+from typing import Any, Callable, List, Mapping, Sequence
 
 from .. import images, spec
 from ..build import layerfile
@@ -88,11 +88,8 @@ class _Throwaway:
         self._job = job
         self._name = setup.sandbox_name(job.digest)
         self._image = replace(below, name=self._name)
-        self._spec = spec.normalise(self._options())
-
-    def _options(self) -> Dict[str, Any]:
-        network = self._job.spec.get(setup.NETWORK.name)
-        return {
+        network = job.spec.get(setup.NETWORK.name)
+        options = {
             "name": self._name,
             "image": self._name,
             "hostname": "setup",
@@ -103,6 +100,7 @@ class _Throwaway:
             "tmpfs": ["/tmp:size=1g,mode=1777,exec"],
             "restart_policy": "no",
         }
+        self._spec = spec.normalise(options)
 
     def remove(self) -> None:
         _remove(self._paths, self._run, self._name)

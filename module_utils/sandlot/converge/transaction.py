@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Collection, List, Mapping, Set
+from typing import Callable, Collection, Dict, List, Mapping, Set
 
 from .. import network
 from ..errors import LaunchError, SandlotError
@@ -14,7 +14,6 @@ from ..sandbox import last_words, layers, record
 from ..sandbox.record import PRESENT, REBUILDING, STARTED, Record
 from ..site import Site
 from . import rebuild, rollback
-from .decide import Desired
 from .planner import Plan, plan
 from .rebuild import Rebuild
 from .report import Result
@@ -64,17 +63,12 @@ def _apply(site: Site, planned: Plan) -> tuple[Failures, Plan]:
         failed.update(apply_each(rollback.undo_steps(site, old)))
         request = rollback.instead(planned.context.request, old)
         planned = plan(site, request, planned.context.observed)
-    return {**apply_each(planned.steps), **_untouched(failed)}, planned
-
-
-def _untouched(failed: Failures) -> Failures:
-    return {
-        name: LaunchError(
-            f"rebuild could not be prepared, the old one was left alone: {error.message}",
-            hint=error.hint,
-        )
+    text = "rebuild could not be prepared, the old one was left alone"
+    untouched = {
+        name: LaunchError(f"{text}: {error.message}", hint=error.hint)
         for name, error in failed.items()
     }
+    return {**apply_each(planned.steps), **untouched}, planned
 
 
 def _undo(site: Site, planned: Plan, again: Again) -> _Undone:
@@ -82,7 +76,11 @@ def _undo(site: Site, planned: Plan, again: Again) -> _Undone:
     left = [name for name in planned.context.rebuilds if layers.exists(site.sandbox(name).rebuild)]
     phases = {name: _stored(site, name).phase for name in left}
     due = {name: planned.context.rebuilds[name] for name in left if phases[name] == REBUILDING}
-    said = {name: _last_words(site, one) for name, one in due.items()}
+    # Only of the new ones: without a switch they said nothing.
+    said: Dict[str, List[str]] = {name: [] for name in due}
+    for name, one in due.items():
+        if one.words:
+            said[name] = last_words.last_log(site.sandbox(name), since=one.words[0].log)
     stuck = apply_each(rollback.undo_steps(site, {name: one.old for name, one in due.items()}))
     stuck.update(apply_each(rebuild.discard(site, [name for name in left if name not in due])))
     problems = {name: str(error) for name, error in stuck.items()}
@@ -94,7 +92,9 @@ def _undo(site: Site, planned: Plan, again: Again) -> _Undone:
         # Followers share a rebuilt one's network.
         resumed = restarted.union(planned.context.followers) - set(planned.context.rebuilds)
         ran.update(dict.fromkeys(resumed, True))
-        old = tuple(_as_it_was(site, name, ran=before) for name, before in ran.items())
+        known = {name: _stored(site, name) for name in ran}
+        states = {n: STARTED if ran[n] and known[n].wanted == STARTED else PRESENT for n in ran}
+        old = tuple(rollback.stored(known[name], state) for name, state in states.items())
         problems.update(again(Request(old)).failed)
     return _Undone(said, problems, resumed)
 
@@ -118,18 +118,6 @@ def _stored(site: Site, name: str) -> Record:
     if known is None:
         raise LaunchError(f"the record of {name} is gone", hint="deploy it again")
     return known
-
-
-def _last_words(site: Site, one: Rebuild) -> List[str]:
-    """Only of the new one: without a switch it said nothing."""
-    if not one.words:
-        return []
-    return last_words.last_log(site.sandbox(one.name), since=one.words[0].log)
-
-
-def _as_it_was(site: Site, name: str, *, ran: bool) -> Desired:
-    known = _stored(site, name)
-    return rollback.stored(known, STARTED if ran and known.wanted == STARTED else PRESENT)
 
 
 # -- words

@@ -29,7 +29,12 @@ def up(site: Site) -> Result:
     """After a boot: every sandbox as its record wants it; a broken record fails alone."""
     with lock.exclusive(site):
         records = record.load_all(site)
-        desired = (_at_boot(entry, records) for entry in _idle(site, records))
+        desired = (
+            Desired(entry.name, ABSENT)
+            if setup.SANDBOX.fullmatch(entry.name)
+            else _stored(entry.name, entry.wanted, records)
+            for entry in _idle(site, records)
+        )
         return _with_broken(run(site, Request(tuple(desired))), records)
 
 
@@ -56,12 +61,6 @@ def _idle(site: Site, records: Records) -> list[Record]:
         for entry in records.good.values()
         if entry.phase != REMOVING and not setup.is_running(site, entry.name)
     ]
-
-
-def _at_boot(entry: Record, records: Records) -> Desired:
-    if setup.SANDBOX.fullmatch(entry.name):
-        return Desired(entry.name, ABSENT)
-    return _stored(entry.name, entry.wanted, records)
 
 
 def down(site: Site) -> dict[str, str]:
@@ -106,18 +105,15 @@ def refresh(site: Site) -> list[str]:
     if not os.path.exists(site.names_file):
         return []
     with lock.exclusive(site):
-        # A teardown may have been under way.
-        return _refresh(site) if os.path.exists(site.names_file) else []
-
-
-def _refresh(site: Site) -> list[str]:
-    observed = observe(site, [])
-    resolved = resolve(site, Request(()), observed)
-    names = network.policy_names(observed.networks, resolved.policies)
-    addresses = network.resolve_names(site, names)
-    desired = resolved.desired_network(observed.networks)
-    operations = network.refresh_operations(site, desired, observed.network, addresses)
-    apply_all(operations)
-    # Also when nothing else has changed: addresses live on from when they were last seen.
-    network.save_names(site, addresses)
-    return descriptions(operations)
+        if not os.path.exists(site.names_file):
+            return []  # a teardown was under way
+        observed = observe(site, [])
+        resolved = resolve(site, Request(()), observed)
+        names = network.policy_names(observed.networks, resolved.policies)
+        addresses = network.resolve_names(site, names)
+        desired = resolved.desired_network(observed.networks)
+        operations = network.refresh_operations(site, desired, observed.network, addresses)
+        apply_all(operations)
+        # Also when nothing else has changed: addresses live on from when they were last seen.
+        network.save_names(site, addresses)
+        return descriptions(operations)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import glob
 import json
-from typing import Any, Dict, Iterator
+from typing import Any, Dict
 
 from .. import __version__, store
 from ..errors import StateError
@@ -25,7 +25,9 @@ _HINT = (
 
 def check(site: Site) -> None:
     """StateError, before the first change, when a newer version wrote the state of this host."""
-    for path in _files(site):
+    places = [f"{glob.escape(site.state)}/{pattern}" for pattern in _STATE]
+    places += [f"{glob.escape(site.run)}/{pattern}" for pattern in _RUN]
+    for path in (path for place in places for path in sorted(glob.glob(place))):
         if _schema(path) > store.SCHEMA:
             known = f"version {__version__}, which was to be installed, knows {store.SCHEMA}"
             raise StateError(f"{path} has schema {_schema(path)}, {known}", hint=_HINT)
@@ -33,12 +35,6 @@ def check(site: Site) -> None:
         _check_options(path)
     for name in runtime.names(site):
         _check_init(site, name)
-
-
-def _files(site: Site) -> Iterator[str]:
-    for top, patterns in ((site.state, _STATE), (site.run, _RUN)):
-        for pattern in patterns:
-            yield from sorted(glob.glob(f"{glob.escape(top)}/{pattern}"))
 
 
 def _schema(path: str) -> int:

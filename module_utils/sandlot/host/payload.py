@@ -60,20 +60,16 @@ def installed(site: Site, files: Mapping[str, bytes]) -> bool:
             return False
     except OSError:
         return False
-    return all(_content(f"{release}/{path}") == content for path, content in files.items())
+    try:
+        return all(store.read_bytes(f"{release}/{path}") == files[path] for path in files)
+    except StateError:
+        return False
 
 
 def current(site: Site) -> str:
     """Directory of the installed engine, "" when there is none."""
     target = f"{site.lib}/{PACKAGE}"
     return os.path.realpath(target) if os.path.exists(target) else ""
-
-
-def _content(path: str) -> bytes | None:
-    try:
-        return store.read_bytes(path)
-    except StateError:
-        return None
 
 
 def install(site: Site, files: Mapping[str, bytes]) -> None:

@@ -52,18 +52,15 @@ def content(site: Site, record: Record, cgroups: Sequence[str]) -> Json:
         data["netns"] = {"mode": record.spec.network_mode, "path": netns.path}
     data["name"] = record.name
     data["cgroups"] = list(cgroups)
-    data.update(_later(record.spec))
+    # Options that dd050e5 does not know: their readers have defaults. ``init`` lists init's.
+    rows = [row for row in reaching(*LAUNCHED) if row.later]
+    changed = [row for row in rows if getattr(record.spec, row.name) != row.value(None)]
+    data.update((row.name, row.dump(getattr(record.spec, row.name))) for row in changed)
+    of_init = [row.name for row in changed if Reach.INIT in row.reaches]
+    if of_init:
+        data["init"] = of_init
     data["digest"] = digest(data)
     return data
-
-
-def _later(spec: Spec) -> Json:
-    """Options that dd050e5 does not know: their readers have defaults. ``init`` lists init's."""
-    rows = [row for row in reaching(*LAUNCHED) if row.later]
-    changed = [row for row in rows if getattr(spec, row.name) != row.value(None)]
-    found = {row.name: row.dump(getattr(spec, row.name)) for row in changed}
-    of_init = [row.name for row in changed if Reach.INIT in row.reaches]
-    return {**found, **({"init": of_init} if of_init else {})}
 
 
 def is_shifted(image: ImageRef) -> bool:

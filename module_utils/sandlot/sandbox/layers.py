@@ -18,14 +18,11 @@ from ..site import NEXT, OLD, SandboxPaths
 
 def is_whole(sandbox: SandboxPaths) -> bool:
     """OSError when that can't be seen: a layer that is taken for missing is replaced."""
-    return all(map(_is_directory, (sandbox.upper, sandbox.work)))
-
-
-def _is_directory(path: str) -> bool:
     try:
-        return stat.S_ISDIR(os.stat(path, follow_symlinks=False).st_mode)
+        found = [os.stat(path, follow_symlinks=False) for path in (sandbox.upper, sandbox.work)]
     except FileNotFoundError:
         return False
+    return all(stat.S_ISDIR(each.st_mode) for each in found)
 
 
 def exists(path: str) -> bool:

@@ -169,12 +169,9 @@ class Ring:
             # Init writes no such line; one that was taken over may, and a file with holes for free.
             rest = whole.pop()
             self._rest = rest if len(rest) <= _LONGEST else b""
-            yield from self._parse(whole)
-
-    def _parse(self, raw: List[bytes]) -> Iterator[Line]:
-        for line, whole in _entries(raw):
-            text = self._parts.pop(line.stream, b"") + line.text
-            if whole:
-                yield Line(line.time, line.stream, text)
-            else:
-                self._parts[line.stream] = text
+            for line, is_whole in _entries(whole):
+                text = self._parts.pop(line.stream, b"") + line.text
+                if is_whole:
+                    yield Line(line.time, line.stream, text)
+                else:
+                    self._parts[line.stream] = text

@@ -61,11 +61,12 @@ class Record:
     interfaces: tuple[Interface, ...] = ()
 
     def to_json(self) -> Json:
+        spec = stored.to_json(self.spec)
         return {
             "name": self.name,
             "phase": self.phase,
             "wanted": self.wanted,
-            "spec": _without_unset(stored.to_json(self.spec)),
+            "spec": {key: value for key, value in spec.items() if value or key not in LATER},
             "digest": stored.digest(self.spec),
             "ids": {"uid": self.ids.start, "gid": self.ids.start, "size": self.ids.size},
             "image": self.image.to_json(),
@@ -79,10 +80,6 @@ class Record:
 
     def in_phase(self, phase: str) -> Record:
         return self if self.phase == phase else replace(self, phase=phase)
-
-
-def _without_unset(spec: Json) -> Json:
-    return {key: value for key, value in spec.items() if value or key not in LATER}
 
 
 @dataclass(frozen=True)

@@ -132,20 +132,15 @@ def _checked(raw: bytes | None) -> dict[str, Any]:
     state = data.get("state")
     if isinstance(state, str) and state in _STATES:
         values["state"] = state
-    values.update(_health(data))
+    health, streak = data.get("health"), data.get("failing_streak")
+    if isinstance(health, str) and health in _HEALTH and data.get("final") is not True:
+        values.update(health=health, failing_streak=streak if _is_number(streak) else 0)
     number = data.get("signal")
     if type(number) is int and 0 < number <= _MAX_SIGNAL:
         values["signal"] = number
     if data.get("final") is True:
         values["final"] = True
     return values
-
-
-def _health(data: Mapping[str, Any]) -> dict[str, Any]:
-    health, streak = data.get("health"), data.get("failing_streak")
-    if not isinstance(health, str) or health not in _HEALTH or data.get("final") is True:
-        return {}
-    return {"health": health, "failing_streak": streak if _is_number(streak) else 0}
 
 
 def _is_number(value: object) -> bool:
