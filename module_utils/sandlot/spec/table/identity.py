@@ -59,8 +59,8 @@ OPTIONS = (
         [
             "V(present) makes the sandbox and leaves it running or stopped as it is.",
             "V(started) also starts it, V(stopped) also stops it.",
-            "V(healthy) starts it and waits until its O(healthcheck) succeeds; without one, until it "
-            "has run for a second.",
+            "V(healthy) starts it and waits until its O(healthcheck) succeeds; without one, until "
+            "it has run for a second.",
             "V(absent) removes it with its writable layer.",
         ],
         reaches={Reach.CONVERGE},
