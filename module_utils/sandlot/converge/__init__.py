@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 from .api import converge, request, setup_runner
-from .info import info
-from .report import Result, told
+from .report import Result, info, told
 from .resolve import Request
 from .upkeep import down, lifecycle, refresh, remove, repair, up
 

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The result of a run: actions, diffs and facts, the same for a check and a run."""
+"""The result of a run, and what a host tells of its sandboxes: actions, diffs and facts."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Union
 
-from .. import images, network, security
+from .. import cgroups, images, network, security
 from ..images import Image
 from ..network import Network
 from ..plan import Failures, Operation
-from ..sandbox import process
-from ..sandbox.record import Record
-from ..spec import differences, render, render_differences
+from ..sandbox import facts as sandbox_facts
+from ..sandbox import last_words, oom, process
+from ..sandbox.record import Record, load_all
+from ..site import Site
+from ..spec import differences, render, render_differences, stored
 from ..spec.grants import relaxations
 from .context import Context
 from .planner import Plan
@@ -136,6 +138,32 @@ def facts(record: Record) -> Json:
         "relaxed": relaxed(record),
         "labels": process.labels(record),
     }
+
+
+def info(site: Site, names: Iterable[str] | None = None) -> list[Json]:
+    """Facts of the named sandboxes, of all when None; a name without a sandbox is left out."""
+    records = load_all(site)
+    layout = cgroups.detect()
+    entries = []
+    for name in sorted(records.names() if names is None else records.names() & set(names)):
+        sandbox = site.sandbox(name)
+        if name in records.broken:
+            entries.append(sandbox_facts.broken(sandbox, str(records.broken[name])))
+            continue
+        known = records.good[name]
+        usage = cgroups.usage(site, name, layout)
+        live = sandbox_facts.of_runtime(sandbox, known.phase, known.wanted, usage)
+        entry = {
+            **facts(known),
+            "wanted": known.wanted,
+            **live,
+            "health_output": last_words.last_output(sandbox) if live["health"] else None,
+            "oom_kills": oom.total(sandbox, usage.oom_kills),
+            "last_log": last_words.last_log(sandbox),
+            "spec": stored.to_json(known.spec),
+        }
+        entries.append(entry)
+    return entries
 
 
 def relaxed(record: Record) -> list[str]:
