@@ -109,7 +109,12 @@ def is_made(site: Site, digest: str) -> bool:
 
 def _with_facts(site: Site, image: Image, digest: str) -> Image:
     about = records.about(site, digest)
-    size = sum(_size(site, layer) for layer in image.layers)
+    size = 0
+    for layer in image.layers:
+        # A tree of ours was counted when it was made.
+        digests = records.trees_of(site, [layer])
+        known = records.about(site, digests[0]) if digests else {}
+        size += int(known["size"]) if "size" in known else measured(layer)[0]
     if not about:
         # Nothing was made: it is the user's own, or the host's.
         return replace(image, size=size, made=time.time())
@@ -120,13 +125,6 @@ def _with_facts(site: Site, image: Image, digest: str) -> Image:
         made=about.get("made", 0.0),
         evidence=about.get("evidence", {}),
     )
-
-
-def _size(site: Site, layer: str) -> int:
-    """Bytes of its files; those of a tree of ours were counted when it was made."""
-    digests = records.trees_of(site, [layer])
-    about = records.about(site, digests[0]) if digests else {}
-    return int(about["size"]) if "size" in about else measured(layer)[0]
 
 
 def _tree(

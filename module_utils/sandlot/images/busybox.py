@@ -71,10 +71,19 @@ def build(job: Job) -> Built:
         with open(f"{root}/{name}", "xb") as handle:
             handle.write(text.encode())
             os.fchmod(handle.fileno(), 0o644)
-    shutil.copyfile(binary, f"{root}/bin/busybox")
-    os.chmod(f"{root}/bin/busybox", 0o755)
-    for applet in _applets(f"{root}/bin/busybox"):
-        os.symlink("busybox", f"{root}/bin/{applet}")
+    copy = f"{root}/bin/busybox"
+    shutil.copyfile(binary, copy)
+    os.chmod(copy, 0o755)
+    output = run([copy, "--list"], env={})
+    applets = output.stdout.split()
+    if output.returncode or "sh" not in applets:
+        raise HostError(
+            f"{copy} --list ended with status {output.returncode} and named no shell",
+            hint="install a busybox with applets (Debian: apt install busybox-static)",
+        )
+    for applet in applets:
+        if applet != "busybox" and "/" not in applet:
+            os.symlink("busybox", f"{root}/bin/{applet}")
     return Built(evidence=provenance.hashed([binary], {}))
 
 
@@ -94,17 +103,6 @@ def is_static(path: str) -> bool:
             return elf.interpreter(handle) is None
     except (FileNotFoundError, elf.NotElf):
         return False
-
-
-def _applets(binary: str) -> list[str]:
-    output = run([binary, "--list"], env={})
-    names = output.stdout.split()
-    if output.returncode or "sh" not in names:
-        raise HostError(
-            f"{binary} --list ended with status {output.returncode} and named no shell",
-            hint="install a busybox with applets (Debian: apt install busybox-static)",
-        )
-    return [name for name in names if name != "busybox" and "/" not in name]
 
 
 SOURCE = Source(

@@ -88,7 +88,12 @@ def build(job: Job) -> Built:
     bounds = Bounds(spec.get("max_size"), spec.get("max_files"))
     job.report("pack", 0, 0)
     with tempfile.TemporaryFile(dir=job.scratch) as archive:
-        _pack(spec, tree, archive.fileno())
+        left_out = [f"--exclude=./{pattern}" for pattern in _LEFT_OUT]
+        options = ["--create", "--file=-", "--numeric-owner", "--sort=name", "--anchored"]
+        argv = ["tar", *options, "--no-wildcards-match-slash", *left_out, f"--directory={tree}"]
+        what = f"image {spec.name!r}: tar"
+        env, output = program.environment(), archive.fileno()
+        program.run([*argv, "."], what=what, env=env, output=output)
         archive.seek(0)
         shutil.rmtree(tree)
         job.report("unpack", 0, 0)
@@ -144,14 +149,6 @@ def arguments(spec: ImageSpec, tool: str, tree: str) -> list[str]:
         words.append('--aptopt=Acquire::Check-Valid-Until "false"')
     mirror = spec.get("mirror")
     return [*words, spec.get("suite"), tree, *([mirror] if mirror else [])]
-
-
-def _pack(spec: ImageSpec, tree: str, output: int) -> None:
-    left_out = [f"--exclude=./{pattern}" for pattern in _LEFT_OUT]
-    options = ["--create", "--file=-", "--numeric-owner", "--sort=name", "--anchored"]
-    argv = ["tar", *options, "--no-wildcards-match-slash", *left_out, f"--directory={tree}", "."]
-    what = f"image {spec.name!r}: tar"
-    program.run(argv, what=what, env=program.environment(), output=output)
 
 
 # -- options

@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from typing import Iterator
 
 from ..errors import SpecError
 from ..spec.names import absolute_path
@@ -22,16 +21,9 @@ def digest(spec: ImageSpec, known: Image | None = None) -> str:
     path = spec.get("path")
     _check_tree(path)
     whole = hashlib.sha256(f"directory 1\n{path}\n".encode("utf-8", "surrogateescape"))
-    for line in _lines(path):
-        whole.update(line.encode("utf-8", "surrogateescape"))
-    return whole.hexdigest()
-
-
-def _lines(top: str) -> Iterator[str]:
-    pending = [top]
+    pending = [path]
     while pending:
-        directory = pending.pop()
-        with os.scandir(directory) as entries:
+        with os.scandir(pending.pop()) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 status = entry.stat(follow_symlinks=False)
                 size = status.st_size
@@ -40,7 +32,9 @@ def _lines(top: str) -> Iterator[str]:
                     size = 0  # the file system's affair
                 owner = f"{status.st_uid}:{status.st_gid}"
                 shown = f"{status.st_mode:o} {owner} {size} {status.st_mtime_ns}"
-                yield f"{entry.path[len(top) :]!r} {shown}\n"
+                line = f"{entry.path[len(path) :]!r} {shown}\n"
+                whole.update(line.encode("utf-8", "surrogateescape"))
+    return whole.hexdigest()
 
 
 def _check_tree(path: str) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import stat
-from typing import Any, Iterator, Tuple
+from typing import Any, Tuple
 
 from ..errors import SpecError
 from ..spec.names import absolute_path, absolute_paths
@@ -138,40 +138,41 @@ def _check(option: str, spec: ImageSpec) -> None:
         raise SpecError(option, spec.name, "has neither programs nor packages", hint=hint)
 
 
-def _rows() -> Iterator[Option]:
-    yield Option(
-        "programs",
-        "list",
-        _programs,
-        [
-            "Programs of the host, by name or absolute path. The libraries they need come along, "
-            "and so does the interpreter of a script."
-        ],
-        elements="str",
-        dump=list,
-    )
-    yield Option(
-        "packages",
-        "list",
-        _packages,
-        ["Debian packages of the host, all of whose programs are taken."],
-        elements="str",
-        dump=list,
-    )
-    yield Option(
-        "files",
-        "list",
-        _files,
-        ["Files and directories of the host that are copied as well, such as data of programs."],
-        elements="str",
-        dump=list,
-    )
-
-
 SOURCE = Source(
     description="named programs of the host and the libraries they need",
     digest=digest,
     build=build,
     check=_check,
-    options=tuple(_rows()),
+    options=(
+        Option(
+            "programs",
+            "list",
+            _programs,
+            [
+                "Programs of the host, by name or absolute path. The libraries they need come "
+                "along, and so does the interpreter of a script."
+            ],
+            elements="str",
+            dump=list,
+        ),
+        Option(
+            "packages",
+            "list",
+            _packages,
+            ["Debian packages of the host, all of whose programs are taken."],
+            elements="str",
+            dump=list,
+        ),
+        Option(
+            "files",
+            "list",
+            _files,
+            [
+                "Files and directories of the host that are copied as well, such as data of "
+                "programs."
+            ],
+            elements="str",
+            dump=list,
+        ),
+    ),
 )

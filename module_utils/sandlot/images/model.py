@@ -104,14 +104,6 @@ class Built:
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _nothing(option: str, spec: ImageSpec) -> None:
-    """No rule beyond each option's own."""
-
-
-def _no_layers(spec: ImageSpec) -> Tuple[str, ...]:
-    return ()
-
-
 @dataclass(frozen=True)
 class Source:
     """One way to get an image.
@@ -129,8 +121,8 @@ class Source:
     digest: Callable[[ImageSpec, Image | None], str | None]
     options: Sequence[Option] = ()
     build: Callable[[Job], Built] | None = None
-    layers: Callable[[ImageSpec], Tuple[str, ...]] = _no_layers
-    check: Callable[[str, ImageSpec], None] = _nothing
+    layers: Callable[[ImageSpec], Tuple[str, ...]] = lambda spec: ()
+    check: Callable[[str, ImageSpec], None] = lambda option, spec: None
     host: Callable[[ImageSpec], Mapping[str, Any]] | None = None
     tmpfs: Callable[[ImageSpec], str] | None = None
     secret: frozenset[str] = frozenset()

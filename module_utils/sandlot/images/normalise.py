@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any, Dict, List, Sequence
 
 from ..errors import SpecError
 from ..spec.argspec import arguments
@@ -80,29 +80,22 @@ def normalise(raw: Any, option: str = "image") -> ImageSpec:
         raise missing(f"{option}.source")
     source = SOURCES[kind]
     rows = _rows(source)
-    _check_options(option, kind, rows, given)
+    taken = tuple(row.name for row in (*COMMON, *rows))
+    for key in given:
+        if key not in taken:
+            known = any(key == row.name for each in SOURCES.values() for row in _rows(each))
+            problem = f"is not an option of source {kind}" if known else "is unknown"
+            raise SpecError(option, key, problem, hint=f"it takes {', '.join(taken)}")
     values = {row.name: row.value(given.get(row.name), f"{option}.") for row in rows}
-    known = {key: value for key, value in values.items() if value is not None}
-    steps = known.pop(setup.OPTION.name, ())
-    spec = ImageSpec(name, kind, common["state"], known, steps)
+    values = {key: value for key, value in values.items() if value is not None}
+    steps = values.pop(setup.OPTION.name, ())
+    spec = ImageSpec(name, kind, common["state"], values, steps)
     source.check(option, spec)
     return spec
 
 
 def _rows(source: Source) -> Sequence[Option]:
     return (*source.options, *(() if source.tmpfs else setup.OPTIONS))
-
-
-def _check_options(
-    option: str, source: str, rows: Sequence[Option], given: Mapping[str, Any]
-) -> None:
-    taken = tuple(row.name for row in (*COMMON, *rows))
-    everywhere = {row.name for each in SOURCES.values() for row in _rows(each)}
-    for key in given:
-        if key not in taken:
-            known = key in everywhere
-            problem = f"is not an option of source {source}" if known else "is unknown"
-            raise SpecError(option, key, problem, hint=f"it takes {', '.join(taken)}")
 
 
 def argument_spec() -> Dict[str, Any]:

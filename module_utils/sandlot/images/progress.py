@@ -120,29 +120,18 @@ class Progress:
 
 def forget_dead(site: Site) -> None:
     """Remove the files of makers that were killed."""
-    place = directory(site)
-    for entry in files.names(place):
-        if entry.endswith(".json") and not _is_alive(f"{place}/{entry}"):
-            store.remove(f"{place}/{entry}")
+    for path, report in _reports(site).items():
+        if not report:
+            store.remove(path)
     with contextlib.suppress(OSError):  # it was never made, or others are at work
-        os.rmdir(place)
-
-
-def _is_alive(path: str) -> bool:
-    try:
-        data = store.read(path) or {}
-    except StateError:
-        return False
-    return "pid" in data and data.get("start") == start_time(data["pid"])
+        os.rmdir(directory(site))
 
 
 def observe(site: Site) -> Dict[str, Json]:
     """The progress of each image that is being made; files of dead makers do not count."""
     making: Dict[str, Json] = {}
     queued: Dict[str, Json] = {}
-    for data in _files(directory(site)):
-        if data["start"] != start_time(data["pid"]):
-            continue
+    for data in _reports(site).values():
         if "name" in data:
             making[data["name"]] = data
         for key, phase in (("queued", QUEUED), ("made", RECORD)):
@@ -151,11 +140,14 @@ def observe(site: Site) -> Dict[str, Json]:
     return {**queued, **making}
 
 
-def _files(path: str) -> List[Json]:
-    reports = []
-    for entry in files.names(path):
-        with contextlib.suppress(StateError):
-            data = store.read(f"{path}/{entry}") if entry.endswith(".json") else None
-            if data:
-                reports.append(data)
+def _reports(site: Site) -> Dict[str, Json]:
+    """By file; {} in one that is damaged, or whose maker is dead."""
+    reports: Dict[str, Json] = {}
+    for entry in files.names(directory(site)):
+        if entry.endswith(".json"):
+            path, report = f"{directory(site)}/{entry}", {}
+            with contextlib.suppress(StateError):
+                report = store.read(path) or {}
+            alive = "pid" in report and report.get("start") == start_time(report["pid"])
+            reports[path] = report if alive else {}
     return reports

@@ -43,22 +43,19 @@ def observe(site: Site) -> Dict[str, Image]:
     """Every image of this host by name."""
     images: Dict[str, Image] = {}
     for entry in files.names(site.images):
-        if entry.endswith(".json") and not entry.startswith("."):
-            image = _read(f"{site.images}/{entry}")
-            images[image.name] = image
+        if not entry.endswith(".json") or entry.startswith("."):
+            continue
+        file = f"{site.images}/{entry}"
+        hint = f"remove {file}; the next run makes the image again"
+        data = store.read(file, hint=hint) or {}
+        try:
+            image = Image.from_json(data)
+            if not all(isinstance(each, str) for each in (image.name, image.digest, *image.layers)):
+                raise TypeError("name, digest and layers have to be text")
+        except (KeyError, TypeError, ValueError) as error:
+            raise StateError(f"{file} is not the record of an image: {error}", hint=hint) from error
+        images[image.name] = image
     return images
-
-
-def _read(path: str) -> Image:
-    hint = f"remove {path}; the next run makes the image again"
-    data = store.read(path, hint=hint) or {}
-    try:
-        image = Image.from_json(data)
-        if not all(isinstance(each, str) for each in (image.name, image.digest, *image.layers)):
-            raise TypeError("name, digest and layers have to be text")
-        return image
-    except (KeyError, TypeError, ValueError) as error:
-        raise StateError(f"{path} is not the record of an image: {error}", hint=hint) from error
 
 
 def find(images: Mapping[str, Image], name: str) -> Image:

@@ -75,21 +75,12 @@ def _step(option: str, value: Any) -> Json:
     given = {key: item for key, item in mapping(option, value).items() if item is not None}
     for name, (parsers, needed) in _FORMS.items():
         if name in given:
-            _check_keys(option, value, given, parsers, needed)
+            if not set(needed) <= set(given) <= set(parsers):
+                hint = f"such a step takes {', '.join(parsers)}"
+                raise refusal(option, value, "is no step", hint=hint)
             rows = ((key, parse) for key, parse in parsers.items() if key in given)
             return {key: parse(f"{option}.{key}", given[key]) for key, parse in rows}
     raise refusal(option, value, "is no step", hint=_SHAPES)
-
-
-def _check_keys(
-    option: str,
-    value: Any,
-    given: Mapping[str, Any],
-    parsers: Mapping[str, Any],
-    needed: Sequence[str],
-) -> None:
-    if not set(needed) <= set(given) <= set(parsers):
-        raise refusal(option, value, "is no step", hint=f"such a step takes {', '.join(parsers)}")
 
 
 def _command(option: str, value: Any) -> list[str]:

@@ -63,7 +63,13 @@ def _copy_tree(source: str, destination: str, ids: IdRange) -> None:
                 _copy_entry(fd, target, name, f"{destination}/{relative}/{name}", ids, copied)
     # Times last: filling a directory changes its own.
     for here, _, _, fd in os.fwalk(source, topdown=False):
-        _directory_attributes(fd, f"{destination}/{os.path.relpath(here, source)}", ids)
+        status, path = os.fstat(fd), f"{destination}/{os.path.relpath(here, source)}"
+        with ExitStack() as stack:
+            made = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            stack.callback(os.close, made)
+            os.fchown(made, *_moved(status, ids))
+            os.fchmod(made, stat.S_IMODE(status.st_mode))
+            os.utime(made, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def _copy_entry(
@@ -84,12 +90,6 @@ def _copy_entry(
             pass  # the attributes are set by name, as those of a link
     else:
         raise SandlotError(f"{path} is neither file, directory nor link", hint="make it again")
-    _attributes(name, target, status, ids)
-    if status.st_nlink > 1:
-        copied[identity] = path
-
-
-def _attributes(name: str, target: int, status: os.stat_result, ids: IdRange) -> None:
     uid, gid = _moved(status, ids)
     os.chown(name, uid, gid, dir_fd=target, follow_symlinks=False)
     if not stat.S_ISLNK(status.st_mode):
@@ -97,17 +97,8 @@ def _attributes(name: str, target: int, status: os.stat_result, ids: IdRange) ->
         os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=target)
     times = (status.st_atime_ns, status.st_mtime_ns)
     os.utime(name, ns=times, dir_fd=target, follow_symlinks=False)
-
-
-def _directory_attributes(source: int, path: str, ids: IdRange) -> None:
-    status = os.fstat(source)
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        os.fchown(fd, *_moved(status, ids))
-        os.fchmod(fd, stat.S_IMODE(status.st_mode))
-        os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
-    finally:
-        os.close(fd)
+    if status.st_nlink > 1:
+        copied[identity] = path
 
 
 def _moved(status: os.stat_result, ids: IdRange) -> tuple[int, int]:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 from dataclasses import dataclass, replace
@@ -176,7 +175,13 @@ def _below(site: Site, spec: ImageSpec, known: Image | None, others: Mapping[str
     """
     base = spec.get("base")
     if base:
-        return _base(spec, base, others)
+        if base == spec.name or base not in others:
+            there = ", ".join(sorted(set(others) - {spec.name})) or "none"
+            hint = f"list it before this one; known images: {there}"
+            raise SpecError("base", base, "is not an image of this host", hint=hint)
+        if others[base].tmpfs:
+            raise SpecError("base", base, "is in memory itself", hint="name the image below it")
+        return others[base]
     source = of(spec)
     # Without an answer, the source is gone from this host: what was made of it stays.
     digest = source.digest(spec, known) or (known.base if known else "")
@@ -186,16 +191,6 @@ def _below(site: Site, spec: ImageSpec, known: Image | None, others: Mapping[str
     host = source.host(spec) if source.host else {}
     empty = known or Image(spec.name, digest)
     return replace(empty, digest=digest, base=digest, layers=layers, host=host)
-
-
-def _base(spec: ImageSpec, name: str, others: Mapping[str, Image]) -> Image:
-    if name == spec.name or name not in others:
-        known = ", ".join(sorted(set(others) - {spec.name})) or "none"
-        hint = f"list it before this one; known images: {known}"
-        raise SpecError("base", name, "is not an image of this host", hint=hint)
-    if others[name].tmpfs:
-        raise SpecError("base", name, "is in memory itself", hint="name the image below it")
-    return others[name]
 
 
 def _root(site: Site, digest: str) -> str:
@@ -217,15 +212,33 @@ def _present(
 
 
 def _removal(site: Site, image: Image) -> Operation:
-    action = functools.partial(_forget, site, image.name)
-    return Operation(f"image {image.name}", f"remove {image.digest[:12]}", action)
+    def forget() -> None:
+        records.check_unused([image.name], records.uses(site))
+        store.remove(records.path(site, image.name))
+
+    return Operation(f"image {image.name}", f"remove {image.digest[:12]}", forget)
 
 
 def _leftovers(site: Site, awaited: Set[str]) -> List[Operation]:
     if not any(_is_leftover(site, name, awaited) for name in files.names(site.images)):
         return []
-    action = functools.partial(_sweep, site, awaited)
-    return [Operation("images", "clean up after an interrupted run", action)]
+
+    def sweep() -> None:
+        progress.forget_dead(site)
+        for name in files.names(site.images):
+            path = f"{site.images}/{name}"
+            if not _is_leftover(site, name, awaited):
+                continue
+            if name.startswith(workspace.TEMPORARY):
+                with workspace.temporary(site, name[len(workspace.TEMPORARY) :]):
+                    pass
+            elif name.startswith(workspace.PARTIAL):
+                with workspace.temporary(site, name[len(workspace.PARTIAL) :]):
+                    workspace.remove_tree(path)
+            else:
+                os.unlink(path)
+
+    return [Operation("images", "clean up after an interrupted run", sweep)]
 
 
 def _is_leftover(site: Site, name: str, awaited: Set[str]) -> bool:
@@ -242,7 +255,13 @@ def _prune(site: Site, kept: Set[str], used: Sequence[Use]) -> List[Operation]:
     if not unused:
         return []
     names = " ".join(f"{digest[:12]}{rest}" for digest, rest in unused)
-    return [Operation("images", f"remove unused {names}", functools.partial(_discard_all, site))]
+
+    def discard() -> None:
+        there = _trees(site, records.observe(site).values())
+        for digest, rest in _unused(site, there, records.uses(site)):
+            workspace.discard(site, f"{workspace.tree(site, digest)}{rest}")
+
+    return [Operation("images", f"remove unused {names}", discard)]
 
 
 def _trees(site: Site, images: Iterable[Image]) -> Set[str]:
@@ -263,33 +282,3 @@ def _unused(site: Site, kept: Set[str], used: Sequence[Use]) -> List[Tuple[str, 
                 if name.startswith("shifted-") and (digest, name) not in copies:
                     unused.append((digest, f"/{name}"))
     return unused
-
-
-# -- doing, with the writer lock
-
-
-def _forget(site: Site, name: str) -> None:
-    records.check_unused([name], records.uses(site))
-    store.remove(records.path(site, name))
-
-
-def _sweep(site: Site, awaited: Set[str]) -> None:
-    progress.forget_dead(site)
-    for name in files.names(site.images):
-        path = f"{site.images}/{name}"
-        if not _is_leftover(site, name, awaited):
-            continue
-        if name.startswith(workspace.TEMPORARY):
-            with workspace.temporary(site, name[len(workspace.TEMPORARY) :]):
-                pass
-        elif name.startswith(workspace.PARTIAL):
-            with workspace.temporary(site, name[len(workspace.PARTIAL) :]):
-                workspace.remove_tree(path)
-        else:
-            os.unlink(path)
-
-
-def _discard_all(site: Site) -> None:
-    kept = _trees(site, records.observe(site).values())
-    for digest, rest in _unused(site, kept, records.uses(site)):
-        workspace.discard(site, f"{workspace.tree(site, digest)}{rest}")

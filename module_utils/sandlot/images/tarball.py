@@ -67,18 +67,18 @@ def build(job: Job) -> Built:
             copy = stack.enter_context(tempfile.TemporaryFile(dir=job.scratch))
             _copy(job, copy, bounds.max_size)
             fd = copy.fileno()
+
+        def told() -> None:
+            # The extractor shares the descriptor's offset.
+            job.report("unpack", os.lseek(fd, 0, os.SEEK_CUR), os.fstat(fd).st_size)
+
         try:
             os.lseek(fd, 0, os.SEEK_SET)
-            return Built(extract(fd, job.root, bounds, functools.partial(_unpacking, job, fd)))
+            return Built(extract(fd, job.root, bounds, told))
         except ArchiveError as error:
             raise ArchiveError(
                 f"image {spec.name!r} from {_origin(spec)}: {error.message}", hint=error.hint
             ) from error
-
-
-def _unpacking(job: Job, fd: int) -> None:
-    # The extractor shares the descriptor's offset.
-    job.report("unpack", os.lseek(fd, 0, os.SEEK_CUR), os.fstat(fd).st_size)
 
 
 @contextlib.contextmanager

@@ -42,7 +42,13 @@ def access(spec: ImageSpec, reference: Reference) -> Iterator[Access]:
     """Options, descriptors and environment that lead to them."""
     options: List[str] = []
     fds: List[int] = []
-    environment = _environment()
+    # Ours, but for what leads to files of root.
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _OF_USERS and not name.startswith("XDG_")
+    }
+    environment.update(HOME="/", LC_ALL="C")
     with contextlib.ExitStack() as stack:
         content = _credentials(spec, reference)
         if content:
@@ -54,16 +60,6 @@ def access(spec: ImageSpec, reference: Reference) -> Iterator[Access]:
             # Go reads it in place of the system's file, and the system's directory as well.
             environment["SSL_CERT_FILE"] = f"/proc/self/fd/{fds[-1]}"
         yield Access(options, tuple(fds), environment)
-
-
-def _environment() -> Dict[str, str]:
-    """Ours, but for what leads to files of root."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in _OF_USERS and not name.startswith("XDG_")
-    }
-    return {**kept, "HOME": "/", "LC_ALL": "C"}
 
 
 @contextlib.contextmanager

@@ -136,7 +136,13 @@ def _read(reference: Reference, name: str, limit: int) -> bytes:
 
 def _read_member(path: str, name: str, limit: int) -> bytes:
     with _opened(path) as handle:
-        archive = _reader(handle)
+        magic = handle.read(4)
+        handle.seek(0)
+        for start, kind in _COMPRESSED.items():
+            if magic.startswith(start):
+                hint = "decompress it on the host"
+                raise ArchiveError(f"it is compressed with {kind}", hint=hint)
+        archive = _Seeking(handle)
         for number, member in enumerate(archive):
             if member.kind == FILE and member.name.removeprefix(b"./") == name.encode():
                 if member.size > limit:
@@ -155,15 +161,6 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise ArchiveError(f"{path} is not a regular file")
         yield handle
-
-
-def _reader(handle: IO[bytes]) -> TarStream:
-    magic = handle.read(4)
-    handle.seek(0)
-    for start, name in _COMPRESSED.items():
-        if magic.startswith(start):
-            raise ArchiveError(f"it is compressed with {name}", hint="decompress it on the host")
-    return _Seeking(handle)
 
 
 class _Seeking(TarStream):

@@ -111,17 +111,15 @@ def parse(data: Json, what: str) -> Manifest:
         shown = repr(str(config["mediaType"])[:100])
         problem = f"{what} is not an image but an artifact of the type {shown}"
         raise ImageError(problem, hint="name a container image")
-    return Manifest(blob(config, f"the config of {what}", MAX_CONFIG), _layers(data, what))
-
-
-def _layers(data: Json, what: str) -> Tuple[Blob, ...]:
+    settings = blob(config, f"the config of {what}", MAX_CONFIG)
     layers = _sequence(data, "layers", what)
     if not layers:
         raise ImageError(f"{what} has no layers", hint=_MAKE_AGAIN)
     if len(layers) > MAX_LAYERS:
         problem = f"{what} has {len(layers)} layers, more than {MAX_LAYERS}"
         raise ImageError(problem, hint="build it with fewer steps, or squash it")
-    return tuple(_layer(each, f"layer {n} of {what}") for n, each in enumerate(layers, start=1))
+    blobs = (_layer(each, f"layer {n} of {what}") for n, each in enumerate(layers, start=1))
+    return Manifest(settings, tuple(blobs))
 
 
 def _layer(data: Any, what: str) -> Blob:

@@ -119,21 +119,16 @@ def _local(option: str, value: Any, transport: str, rest: str) -> Reference:
     if colon and not tag:
         raise refusal(option, value, "has nothing after the last colon", hint=_HINT)
     if transport == DOCKER_ARCHIVE:
-        return Reference(transport, absolute, _inner(option, value, tag))
+        if not tag or _INDEX.fullmatch(tag):
+            return Reference(transport, absolute, tag)
+        inner = _remote(option, value, tag)
+        if inner.digest:
+            hint = "name an image in the archive by NAME:TAG or @NUMBER"
+            raise refusal(option, value, "names a digest in an archive", hint=hint)
+        return Reference(transport, absolute, str(inner))
     if tag and not _OCI_TAG.fullmatch(tag):
         raise refusal(option, value, "has an invalid tag", hint=_HINT)
     return Reference(transport, absolute, tag)
-
-
-def _inner(option: str, value: Any, name: str) -> str:
-    """The name of an image in a docker save archive."""
-    if not name or _INDEX.fullmatch(name):
-        return name
-    inner = _remote(option, value, name)
-    if inner.digest:
-        hint = "name an image in the archive by NAME:TAG or @NUMBER"
-        raise refusal(option, value, "names a digest in an archive", hint=hint)
-    return str(inner)
 
 
 def familiar(text: str) -> str:

@@ -21,7 +21,7 @@ from ..tarball import BOUNDS
 from ..tarstream import ArchiveError
 from ..unpack import Bounds
 from . import config, layers, local, manifest, platforms, reference, skopeo
-from .manifest import MAX_MANIFEST, Blob, ImageError, Manifest
+from .manifest import MAX_MANIFEST, ImageError, Manifest
 from .platforms import Platform
 from .reference import DOCKER_ARCHIVE, Reference
 
@@ -88,10 +88,17 @@ def build(job: Job) -> Built:
     blobs = f"{job.scratch}/blobs"
     # Archives are copied twice: skopeo unpacks them first.
     limit = size or 2 * spec.get("max_size")
-    report = functools.partial(_fetched, job, size)
-    skopeo.copy(spec, source, platform, blobs, report, limit)
+
+    def told(done: int) -> None:
+        job.report("fetch", min(done, size) if size else done, size)
+
+    skopeo.copy(spec, source, platform, blobs, told, limit)
     image = _manifest(job, blobs, source)
-    settings = manifest.document(_blob(blobs, image.config, what), f"the config of {what}")
+    with open(f"{blobs}/{image.config.hex}", "rb") as handle:
+        data = handle.read(image.config.size + 1)
+    if manifest.digest(data) != image.config.digest:
+        raise ImageError(f"{what}: its config is not what its manifest says", hint=_AGAIN)
+    settings = manifest.document(data, f"the config of {what}")
     _check_platform(settings, what, platforms.wanted(spec.get("platform")))
     defaults = config.defaults(settings, what)
     return Built(_unpack(job, blobs, image, settings), defaults)
@@ -119,10 +126,6 @@ def _planned(job: Job) -> Tuple[Reference, Platform, int]:
     return exact, want, size
 
 
-def _fetched(job: Job, size: int, done: int) -> None:
-    job.report("fetch", min(done, size) if size else done, size)
-
-
 def _manifest(job: Job, blobs: str, source: Reference) -> Manifest:
     what = _shown(job.spec)
     with open(f"{blobs}/manifest.json", "rb") as handle:
@@ -133,14 +136,6 @@ def _manifest(job: Job, blobs: str, source: Reference) -> Manifest:
         hint = "run again; it was changed meanwhile, or whoever sent it sent something else"
         raise ImageError(f"{what} is {named}, not sha256:{job.digest}", hint=hint)
     return image
-
-
-def _blob(blobs: str, blob: Blob, what: str) -> bytes:
-    with open(f"{blobs}/{blob.hex}", "rb") as handle:
-        data = handle.read(blob.size + 1)
-    if manifest.digest(data) != blob.digest:
-        raise ImageError(f"{what}: its config is not what its manifest says", hint=_AGAIN)
-    return data
 
 
 def _check_platform(settings: Json, what: str, want: Platform) -> None:
