@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Dict, Iterator, List, Mapping, Sequence
+from typing import Dict, List, Mapping, Sequence
 
 from ..errors import SandlotError
 from ..sandbox import names
@@ -115,24 +115,20 @@ def zsh() -> str:
     verbs = "\n".join(f"        {_quoted(f'{verb.name}:{verb.text}')}" for verb in VERBS)
     cases = []
     for verb in VERBS:
-        specs = " ".join(_quoted(spec) for each in verb.arguments for spec in _zsh_specs(each))
-        arguments = f" _arguments {specs}" if specs else ""
-        cases.append(f"    {verb.name}){arguments} ;;")
+        specs: List[str] = []
+        for each in verb.arguments:
+            text = each.text.translate({ord(c): f"\\{c}" for c in "[]:"})
+            name, offered = each.names[-1].lstrip("-"), _offered(each)
+            values = f":{name}:({offered})" if offered else f":{name}:"
+            if each.is_option:
+                taken = values if offered or each.takes_value else ""
+                specs += [f"{option}[{text}]{taken}" for option in each.names]
+            elif offered or each.takes_value:
+                many = each.settings.get("nargs") in ("*", "+")
+                specs.append(f"{'*' if many else 1}{values}")
+        words = " ".join(["_arguments", *map(_quoted, specs), ";;"] if specs else [";;"])
+        cases.append(f"    {verb.name}) {words}")
     return _ZSH.format(verbs=verbs, cases="\n".join(cases))
-
-
-def _zsh_specs(argument: Argument) -> Iterator[str]:
-    text = argument.text.translate({ord(c): f"\\{c}" for c in "[]:"})
-    values = ""
-    if _offered(argument):
-        values = f":{argument.names[-1].lstrip('-')}:({_offered(argument)})"
-    elif argument.takes_value:
-        values = f":{argument.names[-1].lstrip('-')}:"
-    if argument.is_option:
-        yield from (f"{name}[{text}]{values}" for name in argument.names)
-    elif values:
-        many = argument.settings.get("nargs") in ("*", "+")
-        yield f"{'*' if many else 1}{values}"
 
 
 def fish() -> str:

@@ -271,24 +271,21 @@ def _nodad(address: str) -> str:
 
 
 def cgroup_files(site: Site, name: str, spec: Spec, state: CgroupState) -> List[CgroupFiles]:
-    return [_hierarchy(site, name, spec, state, each) for each in state.layout.hierarchies]
-
-
-def _hierarchy(
-    site: Site, name: str, spec: Spec, state: CgroupState, hierarchy: Hierarchy
-) -> CgroupFiles:
-    parent = hierarchy.parent(site)
-    above = list(_above(hierarchy, parent, state))
-    # Without a cpuset of its own, no process may enter a cgroup of version 1.
-    inside = [
-        (knob.file, knob.spelled(value))
-        for home, knob, value in wanted(spec, state)
-        if home == hierarchy
-        and (value != knob.wanted(_NO_LIMITS, state.host) or "cpuset.cpus" in dict(above))
-    ]
-    # Version 1 takes no limit of memory and swap below that of memory.
-    inside.sort(key=lambda item: item[0].startswith("memory.memsw"))
-    return CgroupFiles(parent, hierarchy.sandbox(site, name), above, inside)
+    hierarchies = []
+    for hierarchy in state.layout.hierarchies:
+        parent = hierarchy.parent(site)
+        above = list(_above(hierarchy, parent, state))
+        # Without a cpuset of its own, no process may enter a cgroup of version 1.
+        inside = [
+            (knob.file, knob.spelled(value))
+            for home, knob, value in wanted(spec, state)
+            if home == hierarchy
+            and (value != knob.wanted(_NO_LIMITS, state.host) or "cpuset.cpus" in dict(above))
+        ]
+        # Version 1 takes no limit of memory and swap below that of memory.
+        inside.sort(key=lambda item: item[0].startswith("memory.memsw"))
+        hierarchies.append(CgroupFiles(parent, hierarchy.sandbox(site, name), above, inside))
+    return hierarchies
 
 
 def _above(hierarchy: Hierarchy, parent: str, state: CgroupState) -> Iterator[tuple[str, str]]:
@@ -338,10 +335,6 @@ def _inside(subject: Subject) -> Iterator[str]:
     yield "cd ../merged"
     for operation in subject.root:
         yield from operation.command()
-    yield from _become(subject)
-
-
-def _become(subject: Subject) -> Iterator[str]:
     launch = subject.launch
     kept = [
         name.lower() for bit, name in enumerate(CAPABILITIES) if launch["capabilities"] >> bit & 1

@@ -49,11 +49,10 @@ class Pump:
         """Move what can be moved now; whether anything was."""
         if self._pending:
             return self._write()
-        return self.source is not None and not self.done and self._read(self.source)
-
-    def _read(self, source: int) -> bool:
+        if self.source is None or self.done:
+            return False
         try:
-            data = os.read(source, CHUNK)
+            data = os.read(self.source, CHUNK)
         except BlockingIOError:
             return False
         except OSError:

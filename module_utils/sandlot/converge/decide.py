@@ -115,7 +115,13 @@ def decide(target: Target, observed: Observed, rejoin: str = "") -> Decision:
     rebuild = _rebuild_reason(target, observed)
     beside = bool(rebuild) and record is not None and record.phase == PRESENT and observed.layer
     destroy = "" if beside else _destroy_reason(target, observed)
-    stop, start = _run(target, observed, rebuild, destroy, rejoin)
+    running = observed.running is not None
+    stop, start = running, ""
+    if target.desired.state != STOPPED:
+        reason = _restart_reason(target, observed, rebuild, destroy) or rejoin if running else ""
+        stop, start = bool(reason), f"restart: {reason}" if reason else ""
+    if target.desired.state == STARTED and not running:
+        start = "start"
     intent = target.record.in_phase(REBUILDING if rebuild else PRESENT)
     return Decision(
         name=target.desired.name,
@@ -158,19 +164,6 @@ def _destroy_reason(target: Target, observed: Observed) -> str:
     if observed.namespaces != target.namespaces:
         return "they are made with other settings"
     return ""
-
-
-def _run(
-    target: Target, observed: Observed, rebuild: str, destroy: str, rejoin: str
-) -> tuple[bool, str]:
-    """Whether to stop, and how a start is to be called ("" for none)."""
-    running = observed.running is not None
-    if target.desired.state == STOPPED:
-        return running, ""
-    reason = _restart_reason(target, observed, rebuild, destroy) or rejoin if running else ""
-    if reason:
-        return True, f"restart: {reason}"
-    return False, "start" if target.desired.state == STARTED and not running else ""
 
 
 def _restart_reason(target: Target, observed: Observed, rebuild: str, destroy: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence
 
 from .. import network, store
@@ -93,25 +94,22 @@ def announce(site: Site, one: Rebuild) -> list[Operation]:
 
 
 def prepare(site: Site, planned: Mapping[str, Rebuild]) -> list[Operation]:
+    def make(one: Rebuild) -> None:
+        beside = site.sandbox(one.name).in_slot(NEXT)
+        layers.make(beside, one.new.ids)
+        launchfile.write(beside, launchfile.encoded(one.launch))
+        write_namespace_record(beside, one.made)
+
     def pin(names: Sequence[str], failures: Failures) -> None:
         slots = {site.sandbox(name).in_slot(NEXT).address: name for name in names}
         for address, failure in Launcher(site).create(slots).items():
             failures[slots[address]] = failure
 
-    files = [_prepare_files(site, one) for one in planned.values()]
-    return [*files, *batch("prepare namespaces", list(planned), pin)]
-
-
-def _prepare_files(site: Site, one: Rebuild) -> Operation:
-    beside = site.sandbox(one.name).in_slot(NEXT)
-
-    def make() -> None:
-        layers.make(beside, one.new.ids)
-        launchfile.write(beside, launchfile.encoded(one.launch))
-        write_namespace_record(beside, one.made)
-
-    told = preparation_line(one.decision)
-    return replace(told, action=make, subject=one.name)
+    made = [
+        replace(preparation_line(one.decision), action=partial(make, one), subject=one.name)
+        for one in planned.values()
+    ]
+    return [*made, *batch("prepare namespaces", list(planned), pin)]
 
 
 # -- while neither runs

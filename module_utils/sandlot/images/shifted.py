@@ -5,7 +5,6 @@ system can't map ids on a mount."""
 
 from __future__ import annotations
 
-import functools
 import os
 import stat
 from contextlib import ExitStack
@@ -31,24 +30,21 @@ def shift_operations(site: Site, image: Image, ids: IdRange) -> list[Operation]:
     destination = shifted(site, image, ids)
     if os.path.isdir(destination):
         return []
-    summary = f"copy with owners moved to {ids.start}"
-    action = functools.partial(_shift, site, image, ids)
-    return [Operation(f"image {image.name}", summary, action)]
 
+    def shift() -> None:
+        try:
+            private_directory(site.images)
+            with temporary(site, f"{image.digest}-{ids.start}") as directory:
+                _copy_tree(image.root, f"{directory}/root", ids)
+                if not os.path.isdir(destination):
+                    install(site, f"{directory}/root", destination)
+        except OSError as error:
+            raise SandlotError(
+                f"image {image.name!r} can't be copied for the ids {ids.start}: {error}",
+                hint=f"see to space and rights in {site.images}, then run again",
+            ) from error
 
-def _shift(site: Site, image: Image, ids: IdRange) -> None:
-    destination = shifted(site, image, ids)
-    try:
-        private_directory(site.images)
-        with temporary(site, f"{image.digest}-{ids.start}") as directory:
-            _copy_tree(image.root, f"{directory}/root", ids)
-            if not os.path.isdir(destination):
-                install(site, f"{directory}/root", destination)
-    except OSError as error:
-        raise SandlotError(
-            f"image {image.name!r} can't be copied for the ids {ids.start}: {error}",
-            hint=f"see to space and rights in {site.images}, then run again",
-        ) from error
+    return [Operation(f"image {image.name}", f"copy with owners moved to {ids.start}", shift)]
 
 
 def _copy_tree(source: str, destination: str, ids: IdRange) -> None:

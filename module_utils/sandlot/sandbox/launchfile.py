@@ -16,7 +16,6 @@ from .. import network, security, store
 from ..plan import Change
 from ..security import seccomp
 from ..site import SandboxPaths, Site
-from ..spec import Spec
 from ..spec.confinement import mask
 from ..spec.option import LAUNCHED, Reach
 from ..spec.options import reaching
@@ -45,17 +44,28 @@ _UNCOUNTED = frozenset({"schema", "digest", "init"}) | DERIVED | LIVE - _LIVE_CO
 
 
 def content(site: Site, record: Record, cgroups: Sequence[str]) -> Json:
-    data = {**_root(site, record), **_process(record), **_confinement(record.spec)}
+    spec = record.spec
+    data = {
+        **_root(site, record),
+        **_process(record),
+        "rlimits": {entry.name: [entry.soft, entry.hard] for entry in spec.ulimits},
+        "capabilities": mask(spec.capabilities),
+        "seccomp_profile": spec.seccomp_profile,
+        "seccomp": _seccomp(spec.seccomp_profile, spec.capabilities),
+        "masked": list(security.MASKED),
+        "readonly": list(security.READONLY),
+        "time_offset": asdict(spec.time_offset) if spec.time_offset else None,
+    }
     data["sysctls"] = sysctls(record)
-    netns = network.netns_of(site, record.name, record.spec.network_mode)
+    netns = network.netns_of(site, record.name, spec.network_mode)
     if not netns.own:
-        data["netns"] = {"mode": record.spec.network_mode, "path": netns.path}
+        data["netns"] = {"mode": spec.network_mode, "path": netns.path}
     data["name"] = record.name
     data["cgroups"] = list(cgroups)
     # Options that dd050e5 does not know: their readers have defaults. ``init`` lists init's.
     rows = [row for row in reaching(*LAUNCHED) if row.later]
-    changed = [row for row in rows if getattr(record.spec, row.name) != row.value(None)]
-    data.update((row.name, row.dump(getattr(record.spec, row.name))) for row in changed)
+    changed = [row for row in rows if getattr(spec, row.name) != row.value(None)]
+    data.update((row.name, row.dump(getattr(spec, row.name))) for row in changed)
     of_init = [row.name for row in changed if Reach.INIT in row.reaches]
     if of_init:
         data["init"] = of_init
@@ -103,18 +113,6 @@ def _process(record: Record) -> Json:
         "restart": {"policy": spec.restart_policy, "retries": spec.restart_retries},
         "stop": {"signal": runs.stop_signal, "timeout": float(spec.stop_timeout)},
         "log_max_size": spec.log_max_size,
-    }
-
-
-def _confinement(spec: Spec) -> Json:
-    return {
-        "rlimits": {entry.name: [entry.soft, entry.hard] for entry in spec.ulimits},
-        "capabilities": mask(spec.capabilities),
-        "seccomp_profile": spec.seccomp_profile,
-        "seccomp": _seccomp(spec.seccomp_profile, spec.capabilities),
-        "masked": list(security.MASKED),
-        "readonly": list(security.READONLY),
-        "time_offset": asdict(spec.time_offset) if spec.time_offset else None,
     }
 
 

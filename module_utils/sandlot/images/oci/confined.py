@@ -9,7 +9,7 @@ import os
 import stat
 import subprocess
 from dataclasses import dataclass
-from typing import Callable, Iterator, List, Sequence
+from typing import Iterator, List, Sequence
 
 from ...errors import HostError
 from ...kernel.mounts import MS_BIND, MS_PRIVATE, MS_REC, mount
@@ -37,6 +37,15 @@ class Start:
     @contextlib.contextmanager
     def process(self, words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
         """A process that ends with this one, and with the block."""
+        die_with_parent = dying_with_parent()
+
+        def prepare() -> None:
+            die_with_parent()
+            if self.scratch:
+                unshare(CLONE_NEWNS)
+                mount("none", "/", flags=MS_REC | MS_PRIVATE)
+                mount(self.scratch, SCRATCH, flags=MS_BIND)
+
         if self.scratch:
             os.chown(self.scratch, USER, USER)
         process = subprocess.Popen(
@@ -47,7 +56,7 @@ class Start:
             env=self.access.environment,
             cwd="/",
             pass_fds=self.access.fds,
-            preexec_fn=_prepared(self.scratch),
+            preexec_fn=prepare,
         )
         try:
             yield process
@@ -71,19 +80,6 @@ def _confinement(reference: Reference) -> List[str]:
     kept = "-all,+dac_read_search"
     sets = [f"--{name}={kept}" for name in ("inh-caps", "ambient-caps", "bounding-set")]
     return [*ISOLATED, "--net", "--mount-proc", *drop, *sets]
-
-
-def _prepared(scratch: str) -> Callable[[], None]:
-    die_with_parent = dying_with_parent()
-
-    def prepare() -> None:
-        die_with_parent()
-        if scratch:
-            unshare(CLONE_NEWNS)
-            mount("none", "/", flags=MS_REC | MS_PRIVATE)
-            mount(scratch, SCRATCH, flags=MS_BIND)
-
-    return prepare
 
 
 def check_plain(directory: str, what: str) -> None:

@@ -93,25 +93,18 @@ def _saved(reference: Reference, what: str) -> str:
     except (ValueError, RecursionError) as error:
         raise ImageError(f"{what}: manifest.json is not JSON: {error}") from error
     entries = entries if isinstance(entries, list) else []
-    entry = _entry(entries, reference, what)
-    name = entry.get("Config") if isinstance(entry, Mapping) else None
-    if not isinstance(name, str) or not name:
-        raise ImageError(f"{what}: manifest.json names no config", hint="save the image again")
-    return manifest.digest(_read(reference, name, MAX_CONFIG)).partition(":")[2]
-
-
-def _entry(entries: Sequence[Any], reference: Reference, what: str) -> Any:
-    matching: List[Any]
+    matching = entries if len(entries) == 1 else []
     if reference.tag.startswith("@"):
-        matching = list(entries)[int(reference.tag[1:]) :][:1]
+        matching = entries[int(reference.tag[1:]) :][:1]
     elif reference.tag:
         matching = [each for each in entries if familiar(reference.tag) in _tags(each)]
-    else:
-        matching = list(entries) if len(entries) == 1 else []
     if not matching:
         names = sorted({name for each in entries for name in _tags(each)})
         raise _no_such(what, names, count=len(entries))
-    return matching[0]
+    name = matching[0].get("Config") if isinstance(matching[0], Mapping) else None
+    if not isinstance(name, str) or not name:
+        raise ImageError(f"{what}: manifest.json names no config", hint="save the image again")
+    return manifest.digest(_read(reference, name, MAX_CONFIG)).partition(":")[2]
 
 
 def _tags(entry: Any) -> List[str]:

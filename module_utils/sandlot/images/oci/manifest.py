@@ -118,19 +118,18 @@ def parse(data: Json, what: str) -> Manifest:
     if len(layers) > MAX_LAYERS:
         problem = f"{what} has {len(layers)} layers, more than {MAX_LAYERS}"
         raise ImageError(problem, hint="build it with fewer steps, or squash it")
-    blobs = (_layer(each, f"layer {n} of {what}") for n, each in enumerate(layers, start=1))
+    blobs = []
+    for number, each in enumerate(layers, start=1):
+        layer = f"layer {number} of {what}"
+        kind = each.get("mediaType", "") if isinstance(each, Mapping) else ""
+        if isinstance(kind, str) and _KEPT_ELSEWHERE.fullmatch(kind):
+            problem = f"{layer} is kept elsewhere (it is foreign, or not to be distributed)"
+            raise ImageError(problem, hint="use an image whose layers are all in the registry")
+        if not isinstance(kind, str) or not _LAYERS.fullmatch(kind):
+            problem = f"{layer} is of the type {str(kind)[:100]!r}, which is no layer of files"
+            raise ImageError(problem, hint="name a container image that is not encrypted")
+        blobs.append(blob(each, layer))
     return Manifest(settings, tuple(blobs))
-
-
-def _layer(data: Any, what: str) -> Blob:
-    kind = data.get("mediaType", "") if isinstance(data, Mapping) else ""
-    if isinstance(kind, str) and _KEPT_ELSEWHERE.fullmatch(kind):
-        problem = f"{what} is kept elsewhere (it is foreign, or not to be distributed)"
-        raise ImageError(problem, hint="use an image whose layers are all in the registry")
-    if not isinstance(kind, str) or not _LAYERS.fullmatch(kind):
-        problem = f"{what} is of the type {str(kind)[:100]!r}, which is no layer of files"
-        raise ImageError(problem, hint="name a container image that is not encrypted")
-    return blob(data, what)
 
 
 def blob(data: Any, what: str, limit: int = 1 << 60) -> Blob:
