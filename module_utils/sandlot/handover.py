@@ -22,16 +22,14 @@ def search_path(archive: str) -> list[str] | None:
     with zipfile.ZipFile(archive) as payload:
         shipped = [entry for entry in payload.infolist() if f"/{PACKAGE}" in entry.filename]
     try:
-        same = all(_same(package, entry) for entry in shipped)
+        for entry in shipped:
+            relative = entry.filename.partition(f"/{PACKAGE}")[2]
+            with open(f"{package}/{relative}", "rb") as handle:
+                state = os.fstat(handle.fileno())
+                if state.st_uid != 0 or state.st_mode & 0o022 or state.st_size != entry.file_size:
+                    return None
+                if zlib.crc32(handle.read()) != entry.CRC:
+                    return None
     except OSError:
         return None
-    return [package] if shipped and same else None
-
-
-def _same(package: str, entry: zipfile.ZipInfo) -> bool:
-    relative = entry.filename.partition(f"/{PACKAGE}")[2]
-    with open(f"{package}/{relative}", "rb") as handle:
-        state = os.fstat(handle.fileno())
-        if state.st_uid != 0 or state.st_mode & 0o022 or state.st_size != entry.file_size:
-            return False
-        return zlib.crc32(handle.read()) == entry.CRC
+    return [package] if shipped else None

@@ -42,7 +42,14 @@ def read(path: str, *, hint: str = "") -> Json | None:
     except (ValueError, RecursionError) as error:
         problem = f"{path} is not valid JSON: {error}"
         raise StateError(problem, hint=hint or _remedy(path)) from error
-    return _checked(path, data, hint or _remedy(path))
+    if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
+        raise StateError(f"{path} is not a sandlot state file", hint=hint or _remedy(path))
+    if data["schema"] > SCHEMA:
+        raise StateError(
+            f"{path} has schema {data['schema']}, this sandlot knows {SCHEMA}",
+            hint="upgrade sandlot on this host to the version that wrote it",
+        )
+    return data
 
 
 def read_bytes(path: str, *, hint: str = "", limit: int = MAX_SIZE) -> bytes | None:
@@ -84,17 +91,6 @@ def _content(fd: int, size: int) -> bytes:
         chunks.append(chunk)
         size -= len(chunk)
     return b"".join(chunks)
-
-
-def _checked(path: str, data: object, hint: str) -> Json:
-    if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
-        raise StateError(f"{path} is not a sandlot state file", hint=hint)
-    if data["schema"] > SCHEMA:
-        raise StateError(
-            f"{path} has schema {data['schema']}, this sandlot knows {SCHEMA}",
-            hint="upgrade sandlot on this host to the version that wrote it",
-        )
-    return data
 
 
 def _remedy(path: str) -> str:

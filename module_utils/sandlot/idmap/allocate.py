@@ -55,19 +55,17 @@ def _known(files: IdFiles, leaving: set[str]) -> dict[str, Line]:
     known: dict[str, Line] = {}
     for file in files.both:
         for line in file.lines:
-            if line.name is not None and line.name not in leaving:
-                _check_line(line)
-                _check_same(known.setdefault(line.name, line), line)
+            if line.name is None or line.name in leaving:
+                continue
+            ids = line.ids
+            if ids is None or ids.size != SIZE or ids.start < SIZE or ids.last > _HIGHEST:
+                raise ForeignError(
+                    f"{line} is not a range of {SIZE} ids above the system's own",
+                    hint=f"restore it to {line.owner}:START:{SIZE}, or remove it once the sandbox"
+                    " is gone",
+                )
+            _check_same(known.setdefault(line.name, line), line)
     return known
-
-
-def _check_line(line: Line) -> None:
-    ids = line.ids
-    if ids is None or ids.size != SIZE or ids.start < SIZE or ids.last > _HIGHEST:
-        raise ForeignError(
-            f"{line} is not a range of {SIZE} ids above the system's own",
-            hint=f"restore it to {line.owner}:START:{SIZE}, or remove it once the sandbox is gone",
-        )
 
 
 def _check_same(first: Line, line: Line) -> None:

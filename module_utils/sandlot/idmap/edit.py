@@ -15,7 +15,7 @@ from ..errors import ForeignError, HostError
 from ..plan import Operation
 from ..site import Site
 from . import created, lockfile
-from .files import IdFile, IdFiles, IdRange, Line, conflict, line_of, owner, parse, read
+from .files import IdFile, IdFiles, IdRange, conflict, line_of, owner, parse, read
 
 _SHOWN = 8
 _ATTRIBUTES = {"security.selinux", "system.posix_acl_access"}
@@ -28,13 +28,6 @@ def operations(
     absent: Iterable[str] = (),
 ) -> list[Operation]:
     """At most one operation per file; subuid comes first, a half-written pair is completed."""
-    _check_apart(present)
-    gone = [name for name in absent if name not in present]
-    planned = [_operation(site, file, present, gone) for file in files.both]
-    return [operation for operation in planned if operation is not None]
-
-
-def _check_apart(present: Mapping[str, IdRange]) -> None:
     for name in present:
         owner(name)
     ordered = sorted(present.items(), key=lambda item: item[1].start)
@@ -44,17 +37,16 @@ def _check_apart(present: Mapping[str, IdRange]) -> None:
                 f"the sandboxes {name!r} and {other!r} have overlapping ids at {following.start}",
                 hint="remove the one whose record is wrong",
             )
-
-
-def _operation(
-    site: Site, file: IdFile, present: Mapping[str, IdRange], absent: list[str]
-) -> Operation | None:
-    add = {name: ids for name, ids in present.items() if _due(file, name, ids)}
-    drop = [name for name in absent if file.owned(name)]
-    summary = _summary(file, list(add), drop)
-    if not summary:
-        return None
-    return Operation(file.path, summary, functools.partial(_apply, site, file.path, add, drop))
+    gone = [name for name in absent if name not in present]
+    planned = []
+    for file in files.both:
+        add = {name: ids for name, ids in present.items() if _due(file, name, ids)}
+        drop = [name for name in gone if file.owned(name)]
+        summary = _summary(file, list(add), drop)
+        if summary:
+            apply = functools.partial(_apply, site, file.path, add, drop)
+            planned.append(Operation(file.path, summary, apply))
+    return planned
 
 
 def _due(file: IdFile, name: str, ids: IdRange) -> bool:
@@ -106,8 +98,17 @@ def _edit(site: Site, path: str, add: Mapping[str, IdRange], replaced: set[str])
             store.unlink(leftover)
     content = read(target)
     lines = list(parse(path, content or b""))
-    added = b"".join(_line(name, ids, lines) for name, ids in add.items())
-    edited = _insert(b"".join(each.raw for each in lines if each.name not in replaced), added)
+    added = b""
+    for name, ids in add.items():
+        ours = line_of(name, ids, "the new line")
+        for line in lines:
+            if line.name != name and line.ids and line.ids.overlaps(ids):
+                raise conflict(ours, line)
+        added += ours.raw
+    kept = b"".join(each.raw for each in lines if each.name not in replaced)
+    # Before a last line without a newline, so that it stays what it is.
+    end = kept.rfind(b"\n") + 1
+    edited = kept[:end] + added + kept[end:]
     if not edited and created.recorded(site, path):
         store.unlink(target)
         created.forget(site, path)
@@ -115,20 +116,6 @@ def _edit(site: Site, path: str, add: Mapping[str, IdRange], replaced: set[str])
         if content is None:
             created.record(site, path)
         _replace(target, edited)
-
-
-def _line(name: str, ids: IdRange, lines: Iterable[Line]) -> bytes:
-    ours = line_of(name, ids, "the new line")
-    for line in lines:
-        if line.name != name and line.ids and line.ids.overlaps(ids):
-            raise conflict(ours, line)
-    return ours.raw
-
-
-def _insert(content: bytes, added: bytes) -> bytes:
-    """Append whole lines; before a last line without a newline, so that it stays what it is."""
-    end = content.rfind(b"\n") + 1
-    return content[:end] + added + content[end:]
 
 
 def _replace(target: str, content: bytes) -> None:
@@ -157,14 +144,11 @@ def _copy_attributes(target: str, fd: int) -> None:
         return
     os.fchown(fd, old.st_uid, old.st_gid)
     os.fchmod(fd, stat.S_IMODE(old.st_mode))
-    for name in _ATTRIBUTES & _attributes(target):
-        os.setxattr(fd, name, os.getxattr(target, name))
-
-
-def _attributes(target: str) -> set[str]:
     try:
-        return set(os.listxattr(target))
+        present = os.listxattr(target)
     except OSError as error:
         if error.errno != errno.ENOTSUP:
             raise
-        return set()
+        return
+    for name in _ATTRIBUTES.intersection(present):
+        os.setxattr(fd, name, os.getxattr(target, name))

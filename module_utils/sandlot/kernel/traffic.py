@@ -123,15 +123,12 @@ def _filter(body: bytes) -> Filter | None:
     options = attributes(values.get(TCA_OPTIONS, b""))
     if _name(values.get(TCA_KIND)) == "u32" and TCA_U32_SEL not in options:
         return None
-    everything = _takes_all(options.get(TCA_U32_SEL, b"")) and info & 0xFFFF == ALL_PROTOCOLS
+    selector = options.get(TCA_U32_SEL, b"")
+    one = len(selector) == SELECTOR.size + KEY.size
+    # A mask of nothing takes each packet.
+    takes_all = one and KEY.unpack_from(selector, SELECTOR.size)[:2] == (0, 0)
+    everything = takes_all and info & 0xFFFF == ALL_PROTOCOLS
     return Filter(info >> 16, _redirect(options) if everything else None)
-
-
-def _takes_all(selector: bytes) -> bool:
-    if len(selector) != SELECTOR.size + KEY.size:
-        return False
-    mask, value, _, _ = KEY.unpack_from(selector, SELECTOR.size)
-    return bool(mask == value == 0)
 
 
 def _redirect(options: dict[int, bytes]) -> int | None:

@@ -186,7 +186,13 @@ def published_ports(option: str, value: Any) -> tuple[PublishedPort, ...]:
         if len(ports) > MAX_PORTS:
             problem = f"makes more than {MAX_PORTS} ports"
             raise refusal(option, item, problem, hint="publish a smaller range")
-    _check_collisions(option, ports)
+    seen: dict[tuple[str, int], list[PublishedPort]] = {}
+    for port in ports:
+        others = seen.setdefault((port.protocol, port.host_port), [])
+        if any(port.collides(other) for other in others):
+            hint = "publish each host port once per address and protocol"
+            raise refusal(option, str(port), "takes a host port that is given twice", hint=hint)
+        others.append(port)
     return tuple(sorted(ports, key=lambda x: (x.protocol, x.host_port, x.host_ip, x.port)))
 
 
@@ -226,16 +232,6 @@ def _range(option: str, value: Any, part: str) -> range:
         hint = "ports go from 1 to 65535, ranges upwards"
         raise refusal(option, value, "has a port out of range", hint=hint)
     return ports
-
-
-def _check_collisions(option: str, ports: list[PublishedPort]) -> None:
-    seen: dict[tuple[str, int], list[PublishedPort]] = {}
-    for port in ports:
-        others = seen.setdefault((port.protocol, port.host_port), [])
-        if any(port.collides(other) for other in others):
-            hint = "publish each host port once per address and protocol"
-            raise refusal(option, str(port), "takes a host port that is given twice", hint=hint)
-        others.append(port)
 
 
 def dns_servers(option: str, value: Any) -> tuple[str, ...]:

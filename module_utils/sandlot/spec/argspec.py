@@ -64,18 +64,13 @@ def documentation(options: Iterable[Option]) -> Json:
     """The `options` of a DOCUMENTATION for these rows."""
     rows: Json = {}
     for option in options:
-        description = [*option.description, *_default_sentence(option)]
+        default, description = option.default, [*option.description]
+        if option.name == "networks":
+            description.append("Defaults to one interface on the network V(default).")
+        elif default not in (None, [], {}):
+            shown = str(default).lower() if isinstance(default, bool) else default
+            description.append(f"Defaults to V({shown}).")
         rows[option.name] = {"description": description, **_typing(option)}
         if option.suboptions:
             rows[option.name]["suboptions"] = documentation(option.suboptions)
     return rows
-
-
-def _default_sentence(option: Option) -> list[str]:
-    default = option.default
-    if option.name == "networks":
-        return ["Defaults to one interface on the network V(default)."]
-    if default is None or default == [] or default == {}:
-        return []
-    shown = str(default).lower() if isinstance(default, bool) else default
-    return [f"Defaults to V({shown})."]

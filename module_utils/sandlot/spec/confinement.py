@@ -44,22 +44,20 @@ _KERNEL_TREES = re.compile(r"/|/(?:proc|sys)(?:/.*)?|/dev(?!/shm$)(?:/.*)?")
 
 def capabilities(option: str, value: Any) -> tuple[str, ...]:
     """Names without CAP_, in upper case, in the kernel's order."""
-    items = enumerate(sequence(option, value))
-    chosen = {_capability(f"{option}[{index}]", item) for index, item in items}
+    chosen = set()
+    for index, item in enumerate(sequence(option, value)):
+        path = f"{option}[{index}]"
+        given = text(path, item)
+        name = given.upper() if given.isascii() else given
+        name = name[4:] if name.startswith("CAP_") else name
+        if name == "ALL":
+            hint = "name the capabilities the workload needs"
+            raise refusal(path, item, "would grant every capability", hint=hint)
+        if name not in CAPABILITIES:
+            hint = "use a name from capabilities(7), such as NET_RAW"
+            raise refusal(path, item, "is not a capability", hint=hint)
+        chosen.add(name)
     return tuple(name for name in CAPABILITIES if name in chosen)
-
-
-def _capability(option: str, value: Any) -> str:
-    given = text(option, value)
-    name = given.upper() if given.isascii() else given
-    name = name[4:] if name.startswith("CAP_") else name
-    if name == "ALL":
-        hint = "name the capabilities the workload needs"
-        raise refusal(option, value, "would grant every capability", hint=hint)
-    if name not in CAPABILITIES:
-        hint = "use a name from capabilities(7), such as NET_RAW"
-        raise refusal(option, value, "is not a capability", hint=hint)
-    return name
 
 
 def mask(capabilities: Iterable[str]) -> int:

@@ -114,20 +114,17 @@ def user(option: str, value: Any) -> str:
     parts = text(option, value).split(":")
     if len(parts) > 2:
         raise refusal(option, value, "has more than one colon", hint="write USER or USER:GROUP")
-    return ":".join(_account(option, value, part) for part in parts)
-
-
-def _account(option: str, value: Any, part: str) -> str:
-    if _DIGITS.fullmatch(part):
-        # Bounded before int(), which refuses thousands of digits.
-        if len(part) > 10 or int(part) > MAX_ID:
-            hint = f"a sandbox has the ids 0 to {MAX_ID}"
-            raise refusal(option, value, "has an id out of range", hint=hint)
-        return str(int(part))
-    if not _USER.fullmatch(part):
-        hint = "use a name from the image's /etc/passwd or /etc/group, or a number"
-        raise refusal(option, value, "is not a user or group", hint=hint)
-    return part
+    for index, part in enumerate(parts):
+        if _DIGITS.fullmatch(part):
+            # Bounded before int(), which refuses thousands of digits.
+            if len(part) > 10 or int(part) > MAX_ID:
+                hint = f"a sandbox has the ids 0 to {MAX_ID}"
+                raise refusal(option, value, "has an id out of range", hint=hint)
+            parts[index] = str(int(part))
+        elif not _USER.fullmatch(part):
+            hint = "use a name from the image's /etc/passwd or /etc/group, or a number"
+            raise refusal(option, value, "is not a user or group", hint=hint)
+    return ":".join(parts)
 
 
 def command(option: str, value: Any) -> tuple[str, ...]:

@@ -22,12 +22,9 @@ def network_mode(option: str, value: Any) -> str:
         return mode
     if mode.startswith(_SANDBOX):
         return _SANDBOX + sandbox_name(option, mode[len(_SANDBOX) :])
-    if mode.startswith(_PATH):
-        return _PATH + _pin(option, mode[len(_PATH) :])
-    raise refusal(option, value, "is not a network mode", hint=_HINT)
-
-
-def _pin(option: str, path: str) -> str:
+    if not mode.startswith(_PATH):
+        raise refusal(option, value, "is not a network mode", hint=_HINT)
+    path = mode[len(_PATH) :]
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if not path.startswith("/") or not parts or ".." in parts:
         hint = "write it in full, like ns:/run/netns/vpn"
@@ -37,7 +34,7 @@ def _pin(option: str, path: str) -> str:
     if parts[0] == "proc":
         hint = "pin its namespace first: ip netns attach NAME PID; then write ns:/run/netns/NAME"
         raise refusal(option, path, "names a process, and the next may get its id", hint=hint)
-    return "/" + "/".join(parts)
+    return f"{_PATH}/{'/'.join(parts)}"
 
 
 def kind(mode: str) -> str:

@@ -30,7 +30,13 @@ def normalise(raw: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = No
         # A mode without networks takes none from the defaults either.
         shared = {key: value for key, value in shared.items() if key not in _OF_NETWORKS}
     spec = from_table({**shared, **own})
-    _check_interfaces(spec)
+    if spec.network_mode != netmode.BRIDGE:
+        for option in _OF_NETWORKS:
+            # Another check refuses networks.
+            if option != "networks" and getattr(spec, option) is not None:
+                problem = f"has no effect with network_mode {spec.network_mode}"
+                hint = "leave it out, or set network_mode: bridge"
+                raise refusal(option, getattr(spec, option), problem, hint=hint)
     check(OPTIONS, spec)
     return spec
 
@@ -58,13 +64,3 @@ def normalise_all(
 
 def _given(option: str, raw: Any) -> dict[str, Any]:
     return {key: value for key, value in mapping(option, raw).items() if value is not None}
-
-
-def _check_interfaces(spec: Spec) -> None:
-    mode = spec.network_mode
-    for option in _OF_NETWORKS:
-        value = getattr(spec, option)
-        if mode != netmode.BRIDGE and option != "networks" and value is not None:
-            problem = f"has no effect with network_mode {mode}"
-            hint = "leave it out, or set network_mode: bridge"
-            raise refusal(option, value, problem, hint=hint)
