@@ -96,16 +96,19 @@ def apply_each(operations: Iterable[Operation]) -> Failures:
     """Apply in order; an explained failure of one sandbox stops that one, any other stops all."""
     failures: Failures = {}
     for operation in operations:
-        if operation.subject in failures:
-            continue
-        title = operation.describe()
-        try:
-            operation.apply(failures)
-        except SandlotError as error:
-            failure = SandlotError(f"{title}: {error.message}", hint=error.hint)
-            if not operation.subject:
-                raise failure from error
-            failures[operation.subject] = failure
-        except OSError as error:
-            raise explained(error, title) from error
+        if operation.subject not in failures:
+            _apply(operation, failures)
     return failures
+
+
+def _apply(operation: Operation, failures: Failures) -> None:
+    title = operation.describe()
+    try:
+        operation.apply(failures)
+    except SandlotError as error:
+        failure = SandlotError(f"{title}: {error.message}", hint=error.hint)
+        if not operation.subject:
+            raise failure from error
+        failures[operation.subject] = failure
+    except OSError as error:
+        raise explained(error, title) from error

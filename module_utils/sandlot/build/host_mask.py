@@ -58,7 +58,17 @@ def make(ids: Mapping[str, int], choice: Mapping[str, List[str]]) -> int:
     """Make the mask, a detached mount; ``choice`` adds paths to "show" and to "hide"."""
     fd = mounts.new_mount("tmpfs", OPTIONS, FLAGS)
     for entry in entries(ids, choice):
-        _make(fd, entry)
+        if entry.mode is None:
+            os.mknod(entry.path, stat.S_IFCHR | 0o600, os.makedev(0, 0), dir_fd=fd)
+            continue
+        if entry.path != ".":
+            os.mkdir(entry.path, 0o700, dir_fd=fd)
+        os.chown(entry.path, *entry.owner, dir_fd=fd)
+        os.chmod(entry.path, entry.mode, dir_fd=fd)
+        if entry.opaque:
+            directory = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+            os.setxattr(directory, OPAQUE, b"y")
+            os.close(directory)
     return fd
 
 
@@ -69,20 +79,6 @@ def entries(
     mask = _Mask(root.rstrip("/"), ids)
     mask.cover(choice)
     return list(mask.entries.values())
-
-
-def _make(fd: int, entry: Entry) -> None:
-    if entry.mode is None:
-        os.mknod(entry.path, stat.S_IFCHR | 0o600, os.makedev(0, 0), dir_fd=fd)
-        return
-    if entry.path != ".":
-        os.mkdir(entry.path, 0o700, dir_fd=fd)
-    os.chown(entry.path, *entry.owner, dir_fd=fd)
-    os.chmod(entry.path, entry.mode, dir_fd=fd)
-    if entry.opaque:
-        directory = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
-        os.setxattr(directory, OPAQUE, b"y")
-        os.close(directory)
 
 
 class _Mask:

@@ -37,25 +37,21 @@ def remove_operations(site: Site, name: str, state: CgroupState) -> list[Operati
 def remove(site: Site, name: str, layout: Layout) -> None:
     memory = layout.having("memory")
     protected = memory and files.read_value(f"{memory.sandbox(site, name)}/memory.low")
-    _remove(site, name, layout)
-    if protected not in (None, "0"):
-        parents.protect(site, layout)
-
-
-def _remove(site: Site, name: str, layout: Layout) -> None:
     # The unified hierarchy first: it kills all at once, and tells when all are gone.
     left = sorted(layout.hierarchies, key=lambda hierarchy: not hierarchy.unified)
     deadline = time.monotonic() + _DEADLINE_SECONDS
     while True:
         left = [one for one in left if not _remove_tree(one.sandbox(site, name))]
         if not left:
-            return
+            break
         _refuse_foreign(site, [one.sandbox(site, name) for one in left])
         if time.monotonic() >= deadline:
             raise _stuck([one.sandbox(site, name) for one in left])
         for hierarchy in left:
             _kill(hierarchy, site, name)
         _wait(left[0], left[0].sandbox(site, name), deadline)
+    if protected not in (None, "0"):
+        parents.protect(site, layout)
 
 
 def _refuse_foreign(site: Site, directories: list[str]) -> None:

@@ -123,10 +123,6 @@ def check(spec: Spec, state: CgroupState) -> None:
             "memory_swap can't be enforced: the kernel does not account swap",
             hint="boot the host with swapaccount=1, or leave memory_swap out",
         )
-    _check_cpus(spec, state)
-
-
-def _check_cpus(spec: Spec, state: CgroupState) -> None:
     if spec.cpus is not None and (quota(spec) or 0) < _SHORTEST_QUOTA:
         hint = f"use {_SHORTEST_QUOTA / PERIOD:g} or more"
         raise SpecError("cpus", spec.cpus, "is less than the kernel can enforce", hint=hint)

@@ -33,9 +33,13 @@ def usage(site: Site, name: str, layout: Layout | None = None) -> Usage:
     oom_kills = files.read_field(f"{memory}/memory.events", "oom_kill")
     if oom_kills is None:
         oom_kills = files.read_field(f"{memory}/memory.oom_control", "oom_kill")
+    cpu = directory("cpuacct")
+    ticks, scale = files.read_number(f"{cpu}/cpuacct.usage"), 1e9
+    if ticks is None:
+        ticks, scale = files.read_field(f"{cpu}/cpu.stat", "usage_usec"), 1e6
     return Usage(
         memory=used_memory(memory),
-        cpu_seconds=_cpu_seconds(directory("cpuacct")),
+        cpu_seconds=None if ticks is None else ticks / scale,
         pids=files.read_number(f"{directory('pids')}/pids.current"),
         oom_kills=oom_kills,
     )

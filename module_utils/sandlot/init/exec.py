@@ -89,7 +89,12 @@ class ExecServer:
         if operation == "exec":
             self._run(connection, message, fds)
         elif operation == "signal":
-            self._signal(connection, message["signal"])
+            number = message["signal"]
+            for pid in [p for p, c in self._commands.items() if c.connection is connection]:
+                try:
+                    os.kill(pid, number)
+                except OSError:
+                    continue  # it has ended or changed its user, or there is no such signal
         elif operation == "stop":
             wire.reply(connection, {})
             self._stop()
@@ -157,13 +162,6 @@ class ExecServer:
         else:
             wire.reply(command.connection, {"pid": command.process.pid}, command.master)
         wire.close_all(command.master)
-
-    def _signal(self, connection: _socket.socket, number: int) -> None:
-        for pid in [p for p, c in self._commands.items() if c.connection is connection]:
-            try:
-                os.kill(pid, number)
-            except OSError:
-                continue  # it has ended or changed its user, or there is no such signal
 
     def on_exit(self, pid: int, code: int) -> None:
         command = self._commands.get(pid)

@@ -22,21 +22,18 @@ def resolve(root: int, user: str) -> tuple[int, int, list[int]]:
         raise LaunchError(f"user: {name!r} is not in the sandbox's /etc/passwd", hint="use a uid")
     uid = _bounded(name, "user") if _is_number(name) else _number(row, 2)
     groups = _rows(root, "group")
-    if group:
-        gid = _bounded(group, "user") if _is_number(group) else _group_id(groups, group)
-    else:
+    if not group:
         gid = _number(row, 3) if row else 0
+    elif _is_number(group):
+        gid = _bounded(group, "user")
+    else:
+        own = next((r for r in groups if len(r) > 2 and r[0] == group), None)
+        if own is None:
+            problem = f"user: group {group!r} is not in the sandbox's /etc/group"
+            raise LaunchError(problem, hint="use a gid")
+        gid = _number(own, 2)
     members = [r for r in groups if len(r) > 3 and row and row[0] in r[3].split(",")]
     return uid, gid, sorted({_number(r, 2) for r in members} | {gid})
-
-
-def _group_id(groups: list[list[str]], name: str) -> int:
-    row = next((r for r in groups if len(r) > 2 and r[0] == name), None)
-    if row is None:
-        raise LaunchError(
-            f"user: group {name!r} is not in the sandbox's /etc/group", hint="use a gid"
-        )
-    return _number(row, 2)
 
 
 def _number(row: list[str] | None, field: int) -> int:

@@ -153,27 +153,27 @@ def link(sock: socket.socket, name: str) -> Link | None:
 def addresses(sock: socket.socket) -> list[Address]:
     """IPv4 before IPv6."""
     payload = ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-    found = []
+    present = []
     for body in _of_ip(dump(sock, RTM_GETADDR, RTM_NEWADDR, payload)):
         family, prefix, _, _, index = ADDRESS.unpack_from(body)
         values = attributes(body, ADDRESS.size)
         # IPv6 has a local address only if there is a peer.
         local = values[IFA_LOCAL] if IFA_LOCAL in values else values[IFA_ADDRESS]
-        found.append(Address(index, f"{socket.inet_ntop(family, local)}/{prefix}"))
-    return found
+        present.append(Address(index, f"{socket.inet_ntop(family, local)}/{prefix}"))
+    return present
 
 
 def routes(sock: socket.socket) -> list[Route]:
     """IPv4 before IPv6."""
     payload = ROUTE.pack(socket.AF_UNSPEC, 0, 0, 0, 0, 0, 0, 0, 0)
-    found = []
+    present = []
     for body in _of_ip(dump(sock, RTM_GETROUTE, RTM_NEWROUTE, payload)):
         family, prefix, table = body[0], body[1], body[4]
         values = attributes(body, ROUTE.size)
         gateway = values.get(RTA_GATEWAY)
         nowhere = bytes(4 if family == socket.AF_INET else 16)
         destination = socket.inet_ntop(family, values.get(RTA_DST, nowhere))
-        found.append(
+        present.append(
             Route(
                 destination=f"{destination}/{prefix}",
                 index=_word(values, RTA_OIF),
@@ -182,7 +182,7 @@ def routes(sock: socket.socket) -> list[Route]:
                 metric=_word(values, RTA_PRIORITY),
             )
         )
-    return found
+    return present
 
 
 def _of_ip(bodies: list[bytes]) -> list[bytes]:

@@ -58,7 +58,18 @@ def changes() -> _socket.socket:
 def departures() -> _socket.socket:
     """A socket with the links that are deleted or leave their bridge, and nothing else."""
     sock = _subscribed(NETLINK_ROUTE, LINKS)
-    _accept_only(sock, RTM_DELLINK)
+    # Filtered in the kernel, so that other messages wake nobody (bpf(4): ldh, jeq, ret). Filters
+    # load numbers in network order.
+    program = struct.pack(
+        "=HBBIHBBIHBBIHBBI",
+        *(0x28, 0, 0, _TYPE_OFFSET),
+        *(0x15, 0, 1, _socket.htons(RTM_DELLINK)),
+        *(0x06, 0, 0, 0xFFFFFFFF),
+        *(0x06, 0, 0, 0),
+    )
+    buffer = ctypes.create_string_buffer(program)
+    head = struct.pack("@HP", 4, ctypes.addressof(buffer))
+    sock.setsockopt(_socket.SOL_SOCKET, SO_ATTACH_FILTER, head)
     return sock
 
 
@@ -67,21 +78,6 @@ def _subscribed(protocol: int, groups: int) -> _socket.socket:
     sock = _socket.socket(_socket.AF_NETLINK, kind, protocol)
     sock.bind((0, groups))
     return sock
-
-
-def _accept_only(sock: _socket.socket, kind: int) -> None:
-    """Filter in the kernel, so that other messages wake nobody (bpf(4): ldh, jeq, ret)."""
-    # Filters load numbers in network order.
-    program = struct.pack(
-        "=HBBIHBBIHBBIHBBI",
-        *(0x28, 0, 0, _TYPE_OFFSET),
-        *(0x15, 0, 1, _socket.htons(kind)),
-        *(0x06, 0, 0, 0xFFFFFFFF),
-        *(0x06, 0, 0, 0),
-    )
-    buffer = ctypes.create_string_buffer(program)
-    head = struct.pack("@HP", 4, ctypes.addressof(buffer))
-    sock.setsockopt(_socket.SOL_SOCKET, SO_ATTACH_FILTER, head)
 
 
 def drained(sock: Optional[_socket.socket]) -> Iterator[bytes]:

@@ -56,7 +56,11 @@ def run(
             print(f"{name}: {operation}: {error.message}", file=sys.stderr, flush=True)
 
     if operation in ("stop", STOP_ALL):
-        _stop(sandboxes, report)
+        # First the sandboxes that no other worker holds, so that they need not wait.
+        free, held = _locked(sandboxes, report, wait=False)
+        stopper.stop_all(free, report)
+        late, _ = _locked(held, report, wait=True)
+        stopper.stop_all(late, report)
     else:
         report(names[0], _attempt(sandboxes[0], operation, kit))
     os._exit(1 if failed else 0)
@@ -99,14 +103,6 @@ def _work(sandbox: SandboxPaths, operation: str, kit: Optional[builder.StartKit]
         creator.create(sandbox, launch)
     elif kit is not None and not stopper.still_runs(sandbox):
         _start(sandbox, launch, kit, revived=operation == "revive")
-
-
-def _stop(sandboxes: Sequence[SandboxPaths], report: stopper.Report) -> None:
-    """Stop first the sandboxes that no other worker holds, so that they need not wait."""
-    free, held = _locked(sandboxes, report, wait=False)
-    stopper.stop_all(free, report)
-    late, _ = _locked(held, report, wait=True)
-    stopper.stop_all(late, report)
 
 
 def _locked(

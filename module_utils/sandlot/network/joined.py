@@ -33,21 +33,18 @@ def check_partners(
             problem = f"can't be removed: sandbox {name} shares its network"
             hint = f"remove {name} as well, or give it another network_mode first"
             raise SpecError("name", partner, problem, hint=hint)
-        if partner and (name in checked or partner in changed):
-            _check_partner(name, partner, modes)
-
-
-def _check_partner(name: str, partner: str, modes: Mapping[str, str]) -> None:
-    mode = f"container:{partner}"
-    known = modes.get(partner)
-    if known is None:
-        there = ", ".join(sorted(set(modes) - {name})) or "none"
-        problem = f"of sandbox {name} names no sandbox of this host"
-        raise SpecError("network_mode", mode, problem, hint=f"deploy it too; there are: {there}")
-    if known not in netmode.OWN:
-        problem = f"of sandbox {name} names one without a network of its own"
-        hint = f"{partner} has network_mode {known}: use that for {name} as well"
-        raise SpecError("network_mode", mode, problem, hint=hint)
+        if not partner or (name not in checked and partner not in changed):
+            continue
+        known = modes.get(partner)
+        if known is None:
+            problem = f"of sandbox {name} names no sandbox of this host"
+            there = ", ".join(sorted(set(modes) - {name})) or "none"
+            hint = f"deploy it too; there are: {there}"
+            raise SpecError("network_mode", mode, problem, hint=hint)
+        if known not in netmode.OWN:
+            problem = f"of sandbox {name} names one without a network of its own"
+            hint = f"{partner} has network_mode {known}: use that for {name} as well"
+            raise SpecError("network_mode", mode, problem, hint=hint)
 
 
 def check_pins(
@@ -62,21 +59,18 @@ def check_pins(
         return
     owners = {netns.identity(site.sandbox(name).pin("net")): name for name in sandboxes}
     for name, path in pins.items():
-        if not may_be_made or mountinfo.server_of(path) or os.path.lexists(path):
-            _check_pin(name, path, owners)
-
-
-def _check_pin(name: str, path: str, owners: Mapping[int | None, str]) -> None:
-    mode = f"ns:{path}"
-    try:
-        os.close(netns.open_foreign(path))
-    except LaunchError as error:
-        problem = f"of sandbox {name} can't be joined: {error.message}"
-        raise SpecError("network_mode", mode, problem, hint=error.hint) from error
-    owner = owners.get(netns.identity(path))
-    if owner:
-        problem = f"of sandbox {name} is the network namespace of sandbox {owner}"
-        raise SpecError("network_mode", mode, problem, hint=f"use container:{owner}")
+        if may_be_made and not mountinfo.server_of(path) and not os.path.lexists(path):
+            continue
+        try:
+            os.close(netns.open_foreign(path))
+        except LaunchError as error:
+            problem = f"of sandbox {name} can't be joined: {error.message}"
+            raise SpecError("network_mode", modes[name], problem, hint=error.hint) from error
+        owner = owners.get(netns.identity(path))
+        if owner:
+            problem = f"of sandbox {name} is the network namespace of sandbox {owner}"
+            hint = f"use container:{owner}"
+            raise SpecError("network_mode", modes[name], problem, hint=hint)
 
 
 def detached(site: Site, name: str, mode: str, pid: int) -> bool:

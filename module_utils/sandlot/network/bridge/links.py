@@ -239,21 +239,17 @@ def _make_pair(
 ) -> None:
     host.delete([item.link])
     bridge = _bridge_index(network)
-    _clear_name(item.ifname, netns)
+    # A killed run may have left a link of that name inside.
+    with entered(netns):
+        if any(name == item.ifname for _, name in socket.if_nameindex()):
+            with adapter.opened() as within:
+                within.delete([item.ifname])
     with opened(netns) as descriptor:
         mac = identity(site, item.link)
         host.add_veth(item, mac, master=bridge, netns=descriptor, mtu=network.mtu)
     # Without a carrier before its other end comes up, the link has not spoken yet.
     sysctls.silence_ipv6(item.link)
     host.set_port(item.link, item.mac, isolated=network.isolated)
-
-
-def _clear_name(ifname: str, netns: str) -> None:
-    """Delete a link of that name inside, which a killed run may have left."""
-    with entered(netns):
-        if any(name == ifname for _, name in socket.if_nameindex()):
-            with adapter.opened() as within:
-                within.delete([ifname])
 
 
 def _bridge_index(network: Network) -> int:

@@ -134,7 +134,9 @@ def _family(pairs: Pairs, version: int) -> str:
             egress.append(f"{address} : goto egress_{policy.egress_key}")
         if policy.host_access:
             host.append(f"{address} . {gateway} : goto host_{policy.host_key}")
-        granted += [f"{address} . {item}" for item in _granted(policy, version)]
+        ranges = [item for item in granted_metadata(policy.egress) if item.version == version]
+        spans = merged((int(item.network_address), int(item.broadcast_address)) for item in ranges)
+        granted += [f"{address} . {_span(version, *span)}" for span in spans]
     return "".join(
         (
             _block(f"map egress{version}", f"type {kind} : verdict", egress),
@@ -143,12 +145,6 @@ def _family(pairs: Pairs, version: int) -> str:
             _block(f"set connections{version}", f"type {kind}", [], f"size {SOURCES}", DYNAMIC),
         )
     )
-
-
-def _granted(policy: Policy, version: int) -> list[str]:
-    ranges = [item for item in granted_metadata(policy.egress) if item.version == version]
-    spans = merged((int(item.network_address), int(item.broadcast_address)) for item in ranges)
-    return [_span(version, *span) for span in spans]
 
 
 def _sets(key: str, policy: Policy, addresses: Mapping[str, Iterable[str]]) -> str:

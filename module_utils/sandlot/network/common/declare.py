@@ -16,7 +16,7 @@ from ...spec.argspec import arguments
 from ...spec.option import check, named, read
 from ...spec.table.networks import DEFAULT_NAME, OPTIONS
 from ...spec.text import mapping
-from .model import DEFAULT_SUBNET, IpNetwork, Network, Range
+from .model import DEFAULT_SUBNET, Network, Range
 
 
 def normalise(
@@ -25,23 +25,19 @@ def normalise(
     """Networks by name, validated one by one and against each other; SpecError names the option."""
     networks = {item.name: item for item in named(option, raw, partial(_network, site))}
     check_disjoint(networks)
-    _check_bridges(networks)
-    return networks
-
-
-def argument_spec() -> Dict[str, Any]:
-    """Ansible's argument spec of one network."""
-    return arguments(OPTIONS)
-
-
-def _check_bridges(networks: Mapping[str, Network]) -> None:
-    """Bridge names are digests cut to the kernel's length, so two can be the same."""
+    # Bridge names are digests cut to the kernel's length, so two can be the same.
     holders: dict[str, str] = {}
     for network in networks.values():
         other = holders.setdefault(network.bridge, network.name)
         if other != network.name:
             problem = f"would have the same bridge, {network.bridge}, as network {other}"
             raise SpecError("name", network.name, problem, hint="choose another name for one")
+    return networks
+
+
+def argument_spec() -> Dict[str, Any]:
+    """Ansible's argument spec of one network."""
+    return arguments(OPTIONS)
 
 
 def check_disjoint(networks: Mapping[str, Network]) -> None:
@@ -97,18 +93,16 @@ def _network(site: Site, option: str, raw: Any) -> Network:
     values = read(OPTIONS, mapping(option, raw), f"{option}.")
     check(OPTIONS, SimpleNamespace(**values), f"{option}.")
     four, six = values["ipv4_subnet"] or DEFAULT_SUBNET, values["ipv6_subnet"]
-    gateways = {
-        key: _gateway(f"{option}.{key}", subnet, values[key])
-        for key, subnet in (("ipv4_gateway", four), ("ipv6_gateway", six))
-        if subnet is not None
-    }
+    gateways = {}
+    for key, subnet in (("ipv4_gateway", four), ("ipv6_gateway", six)):
+        if subnet is None:
+            continue
+        address = values[key] or str(subnet[1])
+        known = Range(subnet.version, subnet, address)
+        if values[key] is not None and not known.has(ip_address(address)):
+            hint = f"use one from {subnet[1]} to {subnet[-2]}"
+            problem = f"is no host address in {subnet}"
+            raise SpecError(f"{option}.{key}", address, problem, hint=hint)
+        gateways[key] = address
     subnets = {"ipv4_subnet": str(four), "ipv6_subnet": None if six is None else str(six)}
     return Network(**{**values, **subnets, **gateways}, bridge=site.bridge(values["name"]))
-
-
-def _gateway(option: str, subnet: IpNetwork, address: str | None) -> str:
-    known = Range(subnet.version, subnet, str(address))
-    if address is not None and not known.has(ip_address(address)):
-        hint = f"use one from {subnet[1]} to {subnet[-2]}"
-        raise SpecError(option, address, f"is no host address in {subnet}", hint=hint)
-    return address or str(subnet[1])
