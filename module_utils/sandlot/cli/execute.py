@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import socket
 import stat
 import time
@@ -276,7 +277,7 @@ class _Session:
             self._loop.pumps.append(Pump(source, master, farewell=END_OF_TRANSMISSION))
 
     def on_signal(self, number: int) -> None:
-        if self._terminal and self._terminal.is_resize(number):
+        if self._terminal and number == signal.SIGWINCH:
             self._terminal.resize()
         elif self._started or (self._asked and number not in self._early):
             self._early.add(number)

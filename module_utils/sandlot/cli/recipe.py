@@ -142,7 +142,13 @@ def sections(subject: Subject) -> List[Section]:
             list(_namespaces(subject)),
         ),
         Section("Pins, host name and settings of the namespaces", list(_pins(subject))),
-        *(_network(subject, entry) for entry in subject.interfaces),
+        *(
+            Section(
+                f"Interface {entry.ifname} on network {entry.network}",
+                [*_plug(subject, entry), *_address(subject, entry)],
+            )
+            for entry in subject.interfaces
+        ),
         Section("The pins hold the namespaces now", _RELEASE.splitlines()),
         Section("Cgroup and limits", list(_cgroups(subject))),
         Section("Runs in the cgroup: joins the namespaces", list(_enter(subject)), "enter"),
@@ -220,13 +226,8 @@ def _write_inside(subject: Subject, path: str, value: str) -> str:
     return f"nsenter {pins} {write} 2>/dev/null || nsenter {pins} {owner} {write}"
 
 
-def _network(subject: Subject, entry: Interface) -> Section:
+def _plug(subject: Subject, entry: Interface) -> Iterator[str]:
     network = subject.networks[entry.network]
-    commands = [*_bridge(network), *_plug(entry, network), *_address(subject, entry)]
-    return Section(f"Interface {entry.ifname} on network {network.name}", commands)
-
-
-def _bridge(network: Network) -> Iterator[str]:
     yield f"if [ ! -e /sys/class/net/{network.bridge} ]; then"
     yield f"  ip link add name {network.bridge} type bridge stp_state 0 mcast_snooping 0"
     yield f"  links+=({network.bridge})"
@@ -234,9 +235,6 @@ def _bridge(network: Network) -> Iterator[str]:
         yield f"  ip address add {address} dev {network.bridge}{_nodad(address)}"
     yield f"  ip link set dev {network.bridge} up"
     yield "fi"
-
-
-def _plug(entry: Interface, network: Network) -> Iterator[str]:
     # A name of its own: the sandbox's is taken as long as it is deployed.
     link = entry.link.replace("sb-", "sx-", 1)
     mtu = f" mtu {network.mtu}" if network.mtu else ""

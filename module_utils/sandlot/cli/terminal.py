@@ -52,10 +52,6 @@ class Terminal:
             termios.tcsetattr(self._input, termios.TCSADRAIN, self._before)
             self._before = None
 
-    @staticmethod
-    def is_resize(number: int) -> bool:
-        return number == signal.SIGWINCH
-
     def resize(self) -> None:
         """Give the inner pty the terminal's size; the kernel sends SIGWINCH when it differs."""
         size = self.size()

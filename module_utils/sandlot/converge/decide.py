@@ -54,10 +54,6 @@ class Target:
     launch: Mapping[str, Any] = field(hash=False)
     namespaces: str
 
-    @property
-    def launch_digest(self) -> str:
-        return str(self.launch["digest"])
-
 
 @dataclass(frozen=True)
 class Observed:
@@ -173,7 +169,7 @@ def _restart_reason(target: Target, observed: Observed, rebuild: str, destroy: s
         return "rebuilt"
     if destroy:
         return "namespaces made again"
-    if observed.running == target.launch_digest:
+    if observed.running == str(target.launch["digest"]):
         return ""
     old, new = observed.record, target.record
     if old is None:

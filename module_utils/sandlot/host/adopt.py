@@ -32,9 +32,27 @@ def check(site: Site) -> None:
             known = f"version {__version__}, which was to be installed, knows {store.SCHEMA}"
             raise StateError(f"{path} has schema {_schema(path)}, {known}", hint=_HINT)
     for path in glob.glob(f"{glob.escape(site.sandboxes)}/*/record.json"):
-        _check_options(path)
+        spec = _data(path).get("spec")
+        options = {option.name for option in STORED}
+        unknown = sorted(set(spec) - options) if isinstance(spec, dict) else []
+        if unknown:
+            hint = "deploy the sandbox without them with the installed version first; or "
+            raise StateError(
+                f"{path} has options that version {__version__}, which was to be installed, does "
+                f"not know: {', '.join(unknown)}",
+                hint=hint + _HINT,
+            )
     for name in runtime.names(site):
-        _check_init(site, name)
+        try:
+            running = runtime.running(site.sandbox(name))
+        except StateError:
+            continue
+        if running is not None and running.protocol > runtime.PROTOCOL:
+            raise StateError(
+                f"init of {name} speaks protocol {running.protocol}, version {__version__}, which "
+                f"was to be installed, knows {runtime.PROTOCOL}",
+                hint=f"go on with the installed version, or stop {name} first",
+            )
 
 
 def _schema(path: str) -> int:
@@ -49,28 +67,3 @@ def _data(path: str) -> Dict[str, Any]:
     except (StateError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
-
-
-def _check_options(path: str) -> None:
-    spec = _data(path).get("spec")
-    known = {option.name for option in STORED}
-    unknown = sorted(set(spec) - known) if isinstance(spec, dict) else []
-    if unknown:
-        raise StateError(
-            f"{path} has options that version {__version__}, which was to be installed, does not "
-            f"know: {', '.join(unknown)}",
-            hint=f"deploy the sandbox without them with the installed version first; or {_HINT}",
-        )
-
-
-def _check_init(site: Site, name: str) -> None:
-    try:
-        running = runtime.running(site.sandbox(name))
-    except StateError:
-        return
-    if running is not None and running.protocol > runtime.PROTOCOL:
-        raise StateError(
-            f"init of {name} speaks protocol {running.protocol}, version {__version__}, which was "
-            f"to be installed, knows {runtime.PROTOCOL}",
-            hint=f"go on with the installed version, or stop {name} first",
-        )

@@ -45,25 +45,18 @@ def gather(site: Site, image_sources: Iterable[str] = ()) -> Json:
         "service_manager": services.manager(site),
         "nft": shutil.which("nft", path=program.SYSTEM_PATH),
     }
-    missing = _missing(facts, image_sources)
-    return {**facts, "missing_packages": missing, "problems": _problems(facts)}
-
-
-def known_sources(option: str, names: Sequence[str]) -> list[str]:
-    return [choice(f"{option}[{n}]", name, choices=SOURCES) for n, name in enumerate(names)]
-
-
-def _missing(facts: Json, image_sources: Iterable[str]) -> list[str]:
-    missing = []
-    if not facts["nft"]:
-        missing.append("nftables")
+    missing = [] if facts["nft"] else ["nftables"]
     if not facts["python"]["pyroute2"]:
         missing.append("python3-pyroute2")
     if busybox.find() is None:
         missing.append("busybox-static")
     for source in sorted(set(image_sources)):
         missing += SOURCES[source].packages()
-    return missing
+    return {**facts, "missing_packages": missing, "problems": _problems(facts)}
+
+
+def known_sources(option: str, names: Sequence[str]) -> list[str]:
+    return [choice(f"{option}[{n}]", name, choices=SOURCES) for n, name in enumerate(names)]
 
 
 def _problems(facts: Json) -> list[Json]:

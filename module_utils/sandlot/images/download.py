@@ -119,7 +119,7 @@ class Download:
             if start:
                 raise Broken("the server sent another part than was asked for")
         if total > self._limit:
-            raise _too_large(self._what, self._url, self._limit)
+            raise too_large(self._what, self._url, self._limit)
         if not start:
             # If-Range takes a strong entity tag, or a date.
             tag = response.headers.get("ETag", "")
@@ -139,7 +139,7 @@ class Download:
             pwrite_all(self.fd, chunk, position)
             position += len(chunk)
             if position > self._limit:
-                raise _too_large(self._what, self._url, self._limit)
+                raise too_large(self._what, self._url, self._limit)
             if time.monotonic() - since > TIMEOUT:
                 if position - mark < _LEAST:
                     raise Broken(f"less than {_LEAST} bytes arrived in {TIMEOUT:.0f} seconds")
@@ -148,7 +148,7 @@ class Download:
             raise Broken(f"the connection ended {total - position} bytes early")
 
 
-def _too_large(what: str, url: str, limit: int) -> ArchiveError:
+def too_large(what: str, url: str, limit: int) -> ArchiveError:
     problem = f"{what}: {shown(url)} is larger than {limit} bytes"
     return ArchiveError(problem, hint="raise max_size if that much is right")
 

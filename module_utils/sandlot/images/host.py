@@ -75,7 +75,7 @@ def build(job: Job) -> Built:
             with open(f"{job.root}/{name}", "x", encoding="ascii") as handle:
                 handle.write(text)
                 os.fchmod(handle.fileno(), 0o644)
-    programs.make_loader_cache(job.root, taken.library_directories())
+    programs.make_loader_cache(job.root, sorted(taken.libraries))
     return Built(evidence=provenance.hashed(sorted(taken.files), {}))
 
 

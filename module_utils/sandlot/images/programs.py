@@ -28,14 +28,14 @@ class Found:
         self.files: Set[str] = set()
         self.links: Dict[str, str] = {}
         self.directories: Set[str] = set()
-        self._libraries: Set[str] = set()
+        self.libraries: Set[str] = set()
 
     def program(self, path: str, depth: int = 0) -> None:
         real = self.path(path)
         interpreter = _linker(real)
         if interpreter:
             for library in needed(interpreter, real):
-                self._libraries.add(os.path.dirname(self.path(library)))
+                self.libraries.add(os.path.dirname(self.path(library)))
             self.path(interpreter)
             return
         for word in _shebang(real):
@@ -87,9 +87,6 @@ class Found:
                     self.links[entry] = os.readlink(entry)
                 elif not os.path.isdir(entry):
                     self._end(entry)
-
-    def library_directories(self) -> List[str]:
-        return sorted(self._libraries)
 
 
 def which(name: str) -> str:

@@ -19,7 +19,7 @@ from ..spec.option import Option
 from ..spec.quantities import integer, size
 from ..spec.text import choice, line
 from . import checksums, workspace
-from .download import CHUNK, Download
+from .download import CHUNK, Download, too_large
 from .extract import extract, looks_like_html
 from .model import MAX_FILES, MAX_SIZE, Built, Image, ImageSpec, Job, Source
 from .tarstream import ArchiveError
@@ -138,10 +138,7 @@ def _copy(job: Job, copy: IO[bytes], limit: int) -> None:
             head = head or chunk[:512]
             done += len(chunk)
             if done > limit:
-                problem = (
-                    f"image {job.spec.name!r}: {_origin(job.spec)} is larger than {limit} bytes"
-                )
-                raise ArchiveError(problem, hint="raise max_size if that much is right")
+                raise too_large(f"image {job.spec.name!r}", _origin(job.spec), limit)
             hashed.update(chunk)
             copy.write(chunk)
             job.report("copy", done, total)

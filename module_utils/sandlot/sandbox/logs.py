@@ -38,8 +38,14 @@ def tail(sandbox: SandboxPaths, size: int, since: Mapping[str, int] | None = Non
 
     ``since`` has the sizes of files: of what they held then, nothing is read.
     """
+    files = [_File(path) for path in sandbox.logs]
+    try:
+        paths = [file.path for file in sorted(files, key=_File.age)]
+    finally:
+        for file in files:
+            file.close()
     begun = since or {}
-    ends = (read_end(path, size, begun.get(path, 0)) for path in _in_order(sandbox))
+    ends = (read_end(path, size, begun.get(path, 0)) for path in paths)
     return [line for data in ends for line, _ in _entries(data.split(b"\n"))]
 
 
@@ -59,15 +65,6 @@ def read_end(path: str, size: int, begin: int = 0) -> bytes:
         return os.pread(fd, size, max(begin if begin <= length else 0, length - size))
     finally:
         os.close(fd)
-
-
-def _in_order(sandbox: SandboxPaths) -> List[str]:
-    files = [_File(path) for path in sandbox.logs]
-    try:
-        return [file.path for file in sorted(files, key=_File.age)]
-    finally:
-        for file in files:
-            file.close()
 
 
 def _entries(raw: Iterable[bytes]) -> Iterator[Tuple[Line, bool]]:

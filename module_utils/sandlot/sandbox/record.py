@@ -100,7 +100,16 @@ def load(site: Site, name: str) -> Record | None:
     if data is None:
         return None
     try:
-        record = _parse(data)
+        ids = data["ids"]
+        record = Record(
+            name=data["name"],
+            phase=data["phase"],
+            wanted=data["wanted"],
+            spec=stored.from_json(data["spec"]),
+            ids=IdRange(int(ids["uid"]), int(ids["size"])),
+            image=ImageRef.from_json(data["image"]),
+            interfaces=tuple(Interface.from_json(name, each) for each in data["interfaces"]),
+        )
     except StateError as error:
         hint = f"{error.hint}, or remove sandbox {name} (state: absent) first"
         raise StateError(f"{path}: {error.message}", hint=hint) from error
@@ -109,20 +118,6 @@ def load(site: Site, name: str) -> Record | None:
     if record.name != name or record.phase not in PHASES:
         raise _unusable(path, name, f"describes {record.name!r} in phase {record.phase!r}")
     return record
-
-
-def _parse(data: Json) -> Record:
-    ids = data["ids"]
-    name = data["name"]
-    return Record(
-        name=name,
-        phase=data["phase"],
-        wanted=data["wanted"],
-        spec=stored.from_json(data["spec"]),
-        ids=IdRange(int(ids["uid"]), int(ids["size"])),
-        image=ImageRef.from_json(data["image"]),
-        interfaces=tuple(Interface.from_json(name, entry) for entry in data["interfaces"]),
-    )
 
 
 def _unusable(path: str, name: str, problem: str) -> StateError:

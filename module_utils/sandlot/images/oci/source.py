@@ -60,22 +60,15 @@ def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
         raise SpecError("pull", "never", f"but {_shown(spec)} is not on this host", hint=hint)
     if known is None and skopeo.find() is None:
         return None  # making it tells what is missing
-    return _resolve(spec, named)[0].partition(":")[2]
-
-
-def _resolve(spec: ImageSpec, origin: Reference) -> Tuple[str, Platform]:
-    """The digest of the manifest for the platform that is wanted."""
-    want = platforms.wanted(spec.get("platform"))
-    data = skopeo.manifest(spec, origin)
-    named = manifest.digest(data)
-    if origin.digest and named != origin.digest:
-        raise ImageError(f"{_shown(spec)}: the registry sent {named} instead")
-    parsed = manifest.document(data, _shown(spec))
-    if not manifest.is_list(parsed):
-        manifest.parse(parsed, _shown(spec))
-        return named, want
-    chosen, platform = manifest.choose(parsed, want, _shown(spec))
-    return chosen.digest, platform
+    data, what = skopeo.manifest(spec, named), _shown(spec)
+    sent = manifest.digest(data)
+    if named.digest and sent != named.digest:
+        raise ImageError(f"{what}: the registry sent {sent} instead")
+    parsed = manifest.document(data, what)
+    if manifest.is_list(parsed):
+        return manifest.choose(parsed, platforms.wanted(spec.get("platform")), what)[0].hex
+    manifest.parse(parsed, what)
+    return sent.partition(":")[2]
 
 
 # -- trees
