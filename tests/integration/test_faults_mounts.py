@@ -19,9 +19,8 @@ from sandboxes import wait_dead
 from sandlot import converge
 from sandlot.errors import ForeignError, SandlotError, SpecError
 from sandlot.host import doctor, facts
-from sandlot.images import workspace
 from sandlot.kernel import mountinfo, mounts, namespaces, processes
-from sandlot.kernel.trees import remove_tree
+from sandlot.kernel.trees import remove_entry, remove_tree
 from sandlot.launcher import stopper
 from sandlot.sandbox import runtime
 
@@ -162,7 +161,7 @@ def test_files_of_others_mounted_in_a_layer_survive(host: Deployment) -> None:
         with pytest.raises(ForeignError, match=f"umount {kept}"):
             remove_tree(host.paths.sandbox("a").layer)
         with pytest.raises(ForeignError, match=f"umount {kept}"):
-            workspace.remove_tree(host.paths.sandbox("a").layer)
+            remove_entry(host.paths.sandbox("a").layer)
         # Also when it is mounted after the look for mounts.
         with pytest.MonkeyPatch.context() as late:
             late.setattr(mountinfo, "within", lambda path: [])

@@ -8,9 +8,9 @@ import contextlib
 import os
 from functools import partial
 
-from .. import cgroups, images, network, store
+from .. import cgroups, images, network
 from ..images import Use
-from ..kernel.trees import remove_tree
+from ..kernel.trees import remove_entry, remove_tree
 from ..plan import Operation, of_one
 from ..sandbox import launchfile, layers, record
 from ..sandbox.record import REMOVING
@@ -40,9 +40,9 @@ def clean(context: Context) -> list[Operation]:
         with contextlib.suppress(FileNotFoundError):
             for entry in os.listdir(sandbox.state):
                 if entry != os.path.basename(sandbox.record):
-                    _remove_entry(f"{sandbox.state}/{entry}")
+                    remove_entry(f"{sandbox.state}/{entry}")
             # Last: until then a killed removal is known to be one.
-            _remove_entry(sandbox.record)
+            remove_entry(sandbox.record)
             os.rmdir(sandbox.state)
 
     steps: list[Operation] = []
@@ -52,13 +52,6 @@ def clean(context: Context) -> list[Operation]:
         action = partial(remove, name)
         steps.append(Operation(name, "remove files", action, subject=name, silent=True))
     return steps
-
-
-def _remove_entry(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        remove_tree(path)
-    else:
-        store.unlink(path)
 
 
 def remove_networks(context: Context) -> list[Operation]:

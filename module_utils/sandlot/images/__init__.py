@@ -8,17 +8,7 @@ from .apply import done, make_trees, uploads_needed, with_uploads
 from .build import Making
 from .model import Image, ImageSpec
 from .normalise import argument_spec, normalise, normalise_all, options
-from .records import (
-    Use,
-    check_made,
-    facts,
-    find,
-    is_one_tree,
-    is_pinned_to,
-    lookup,
-    observe,
-    uses,
-)
+from .records import Use, check_made, facts, find, is_one_tree, is_pinned_to, lookup, observe, uses
 from .shifted import shift_operations, shifted
 from .sources import SOURCES
 from .store import ImagePlan, desired, operations, planned, prune_operations, removals

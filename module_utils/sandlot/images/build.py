@@ -12,6 +12,7 @@ from typing import Callable, Iterator, Tuple
 
 from .. import lock, store
 from ..errors import SandlotError
+from ..kernel.trees import remove_entry
 from ..plan import Change, Operation
 from ..site import Site
 from . import progress, records, workspace
@@ -153,7 +154,7 @@ def _tree(
         facts = {"evidence": dict(made.evidence), "size": size, "files": files, "made": time.time()}
         store.write(f"{tree}/about.json", {**told, **facts})
         workspace.install(site, tree, workspace.tree(site, digest))
-        workspace.remove_tree(kept)
+        remove_entry(kept)
 
 
 def measured(root: str) -> Tuple[int, int]:

@@ -84,7 +84,7 @@ def packages() -> list[str]:
 def build(job: Job) -> Built:
     spec = job.spec
     tree = f"{job.scratch}/tree"
-    _bootstrap(job, _tool(spec), tree)
+    _bootstrap(job, tree)
     bounds = Bounds(spec.get("max_size"), spec.get("max_files"))
     job.report("pack", 0, 0)
     with tempfile.TemporaryFile(dir=job.scratch) as archive:
@@ -100,22 +100,17 @@ def build(job: Job) -> Built:
         return Built(extract(archive.fileno(), job.root, bounds))
 
 
-def _tool(spec: ImageSpec) -> str:
-    tool = program.find(TOOLS)
+def _bootstrap(job: Job, tree: str) -> None:
+    spec, tool = job.spec, program.find(TOOLS)
     if tool is None:
         raise HostError(
             f"image {spec.name!r}: this host has neither mmdebstrap nor debootstrap",
             hint=f"install one (Debian: apt install {PACKAGE})",
         )
-    if spec.get("variant") in _SMALLER and not tool.endswith("mmdebstrap"):
+    variant, keyring, name = spec.get("variant"), spec.get("keyring"), os.path.basename(tool)
+    if variant in _SMALLER and name != "mmdebstrap":
         hint = f"install mmdebstrap, or use one of {', '.join(VARIANTS[:3])}"
-        raise SpecError("variant", spec.get("variant"), "is one of mmdebstrap only", hint=hint)
-    return tool
-
-
-def _bootstrap(job: Job, tool: str, tree: str) -> None:
-    spec, name = job.spec, os.path.basename(tool)
-    keyring = spec.get("keyring")
+        raise SpecError("variant", variant, "is one of mmdebstrap only", hint=hint)
     if keyring and not os.path.isfile(keyring):
         hint = "it is a file on the managed host; copy it there first"
         raise SpecError("keyring", keyring, "is no file", hint=hint)

@@ -13,12 +13,7 @@ import subprocess
 from typing import Callable, Iterator
 
 from ..errors import HostError
-from ..kernel.confine import (
-    PR_SET_NO_NEW_PRIVS,
-    load_seccomp,
-    prctl,
-    set_capabilities,
-)
+from ..kernel.confine import PR_SET_NO_NEW_PRIVS, load_seccomp, prctl, set_capabilities
 from ..kernel.namespaces import unshare
 from ..kernel.program import dying_with_parent
 from ..security import seccomp

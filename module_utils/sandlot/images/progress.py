@@ -7,8 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from types import TracebackType
-from typing import Any, Dict, List, Optional, Sequence, Type
+from typing import Any, Dict, List, Sequence
 
 from .. import store
 from ..errors import StateError
@@ -77,12 +76,7 @@ class Run:
         else:
             self._file.remove()
 
-    def __exit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.remove()
 
 
@@ -109,12 +103,7 @@ class Progress:
         data = {"phase": phase, "done": done, "total": total, "now": time.time()}
         self._file.write({**self._fixed, **data})
 
-    def __exit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.remove()
 
 

@@ -7,20 +7,12 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, replace
-from typing import (
-    Dict,
-    FrozenSet,
-    Iterable,
-    List,
-    Mapping,
-    Sequence,
-    Set,
-    Tuple,
-)
+from typing import Dict, FrozenSet, Iterable, List, Mapping, Sequence, Set, Tuple
 
 from .. import lock, store
 from ..errors import SpecError
 from ..kernel import files
+from ..kernel.trees import remove_entry
 from ..plan import Change, Operation
 from ..site import Site
 from . import build, progress, records, setup, workspace
@@ -234,7 +226,7 @@ def _leftovers(site: Site, awaited: Set[str]) -> List[Operation]:
                     pass
             elif name.startswith(workspace.PARTIAL):
                 with workspace.temporary(site, name[len(workspace.PARTIAL) :]):
-                    workspace.remove_tree(path)
+                    remove_entry(path)
             else:
                 os.unlink(path)
 

@@ -14,6 +14,7 @@ import urllib.parse
 from typing import IO, Any, Callable, Iterator
 
 from ..errors import SpecError
+from ..kernel.trees import remove_entry
 from ..spec.names import absolute_path
 from ..spec.option import Option
 from ..spec.quantities import integer, size
@@ -92,7 +93,7 @@ def _downloaded(job: Job, limit: int) -> Iterator[int]:
         yield arrived.fd
     except (ArchiveError, OSError):
         # Not for want of the network: it would be as bad, or in the way, next time.
-        workspace.remove_tree(job.kept)
+        remove_entry(job.kept)
         raise
     finally:
         os.close(arrived.fd)

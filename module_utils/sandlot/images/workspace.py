@@ -17,7 +17,7 @@ from typing import Iterator
 
 from ..errors import ForeignError, SandlotError
 from ..kernel import files, flock, processes
-from ..kernel import trees as trees_of_others
+from ..kernel.trees import remove_entry, sync
 from ..site import Site
 
 TEMPORARY = ".tmp-"
@@ -67,10 +67,10 @@ def temporary(site: Site, key: str) -> Iterator[str]:
     fd = _held(path)
     try:
         for name in os.listdir(path):
-            remove_tree(f"{path}/{name}")
+            remove_entry(f"{path}/{name}")
         yield path
     finally:
-        remove_tree(path)
+        remove_entry(path)
         os.close(fd)
 
 
@@ -125,7 +125,7 @@ def is_busy(site: Site, start: str) -> bool:
 
 def install(site: Site, directory: str, destination: str) -> None:
     """Rename a finished tree into place, once it has reached the disk."""
-    trees_of_others.sync(directory)
+    sync(directory)
     if os.path.isdir(destination):
         discard(site, destination)
     os.rename(directory, destination)
@@ -136,12 +136,3 @@ def discard(site: Site, path: str) -> None:
     parts = os.path.relpath(path, trees(site)).replace("/", "-")
     with temporary(site, f"removed-{parts}") as aside:
         os.rename(path, f"{aside}/tree")
-
-
-def remove_tree(path: str) -> None:
-    """Without following links or entering mounts."""
-    with contextlib.suppress(FileNotFoundError):
-        if os.path.isdir(path) and not os.path.islink(path):
-            trees_of_others.remove_tree(path)
-        else:
-            os.unlink(path)

@@ -76,6 +76,15 @@ def remove_tree(path: str) -> None:
     os.rmdir(path)
 
 
+def remove_entry(path: str) -> None:
+    """Remove a tree, or the file or link that has this name; it may be gone already."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        remove_tree(path)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
 def refuse_mounts(path: str) -> None:
     points = mountinfo.within(path)
     if points:
