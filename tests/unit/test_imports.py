@@ -70,7 +70,6 @@ ENGINE_LAUNCHER = {
         "launcher.server",
         "build.namespace",
         "launcher.stopper",
-        "launcher.orphans",
         "launcher.watch",
         "launcher.worker",
     ),

@@ -110,10 +110,19 @@ def _kill(hierarchy: Hierarchy, site: Site, name: str) -> None:
     directory = hierarchy.sandbox(site, name)
     if _try_write(f"{directory}/cgroup.kill", "1"):
         return
+
+    def is_member(pid: int) -> bool:
+        try:
+            with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as handle:
+                return any(f"/{site.cgroup}/{name}/" in f"{line.rstrip()}/" for line in handle)
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
     for path in _tree(directory):
         _try_write(f"{path}/pids.max", "0")  # no more forks while we read and kill
         for pid in _processes(path):
-            _kill_member(pid, f"/{site.cgroup}/{name}")
+            # In the meantime, the pid may belong to a process outside the cgroup.
+            processes.send_signal(pid, signal.SIGKILL, is_member)
         # Last: a frozen process takes its SIGKILL when it thaws, before it runs on.
         _try_write(f"{path}/cgroup.freeze", "0")
         _try_write(f"{path}/freezer.state", "THAWED")
@@ -138,26 +147,6 @@ def _processes(directory: str) -> list[int]:
         if error.errno in (errno.ENOENT, errno.ENODEV):
             return []
         raise
-
-
-def _kill_member(pid: int, cgroup: str) -> None:
-    """SIGKILL, unless the pid was given to a process outside the cgroup since it was read."""
-    with contextlib.suppress(ProcessLookupError):
-        pidfd = os.pidfd_open(pid)
-        try:
-            if _is_member(pid, cgroup):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        finally:
-            os.close(pidfd)
-
-
-def _is_member(pid: int, cgroup: str) -> bool:
-    try:
-        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as handle:
-            lines = [f"{line.rstrip()}/" for line in handle]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return any(f"{cgroup}/" in line for line in lines)
 
 
 def _wait(hierarchy: Hierarchy, directory: str, deadline: float) -> None:

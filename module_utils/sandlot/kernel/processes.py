@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import os
 
+from .signals import signal
 from .text import harmless
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterator
+    from typing import Callable, Iterator
 
 _WORDS = {
     "T": "which is stopped",
@@ -55,6 +56,21 @@ def below(pid: int) -> Iterator[int]:
     for each in pids:
         yield each
         pids += children(each)
+
+
+def send_signal(pid: int, number: int, is_meant: Callable[[int], bool]) -> None:
+    """Signal a process, unless its pid was given to another one since it was read."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if is_meant(pid):
+            signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(pidfd)
 
 
 def _read(path: str) -> str:

@@ -39,7 +39,9 @@ def wake(site: Site) -> None:
             signal.pidfd_send_signal(pidfd, signal.SIGCONT)
         for child in processes.children(number):
             if processes.is_stopped(child) and _same_program(child, number):
-                _continue_child(child, number)
+                processes.send_signal(
+                    child, signal.SIGCONT, lambda pid: pid in processes.children(number)
+                )
 
 
 def _same_program(child: int, launcher: int) -> bool:
@@ -49,16 +51,6 @@ def _same_program(child: int, launcher: int) -> bool:
     except OSError:
         return False
     return places[0] == places[1]
-
-
-def _continue_child(child: int, launcher: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        pidfd = os.pidfd_open(child)
-        try:
-            if child in processes.children(launcher):
-                signal.pidfd_send_signal(pidfd, signal.SIGCONT)
-        finally:
-            os.close(pidfd)
 
 
 def end(site: Site) -> None:

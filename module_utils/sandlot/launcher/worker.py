@@ -12,20 +12,22 @@ from .. import store, wire
 from ..build import builder, creator
 from ..errors import LaunchError, SandlotError
 from ..init.policy import wants_start
-from ..kernel import flock, processes
+from ..kernel import flock, namespaces, processes
+from ..kernel.signals import signal
 from ..sandbox import runtime
-from . import orphans, stopper
+from . import stopper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
-    from typing import Any, List, Mapping, NoReturn, Optional, Sequence, Tuple
+    from typing import Any, Iterator, List, Mapping, NoReturn, Optional, Sequence, Tuple
 
     from ..site import SandboxPaths, Site
 
 # Shorter than the wait of clients for an answer.
 WAIT_SECONDS = 240.0
 _POLL_SECONDS = 0.02
+ORPHAN_SECONDS = 30.0
 # Takes many sandboxes, and has an answer for each as it ends; the others take one.
 STOP_ALL = "stop_all"
 OPERATIONS = frozenset(("create", "start", "stop", STOP_ALL, "destroy"))
@@ -154,5 +156,44 @@ def _start(
     if revived and not wants_start(launch["restart"], restarts + 1, failed=True):
         runtime.finish(sandbox, "crashed")
         return
-    orphans.end(sandbox.name, launch["cgroups"])
+    _end_orphans(sandbox.name, launch["cgroups"])
     builder.start(sandbox, launch, kit, restarts + revived)
+
+
+def _end_orphans(name: str, cgroups: Sequence[str]) -> None:
+    """End inits whose state file was lost, so that two never run at once."""
+    for pid in {pid for directory in cgroups for pid in _orphans(directory)}:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            _kill_orphan(name, pid, pidfd)
+        finally:
+            os.close(pidfd)
+
+
+def _orphans(directory: str) -> Iterator[int]:
+    """Yield the processes of a cgroup that are PID 1 of a pid namespace."""
+    with open(f"{directory}/cgroup.procs", encoding="ascii") as handle:
+        pids = handle.read().split()
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/status", "rb") as handle:
+                fields = handle.read().partition(b"\nNSpid:")[2].partition(b"\n")[0].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if len(fields) > 1 and fields[-1] == b"1":
+            yield int(pid)
+
+
+def _kill_orphan(name: str, pid: int, pidfd: int) -> None:
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    if not namespaces.pidfd_ends(pidfd, ORPHAN_SECONDS):
+        raise LaunchError(
+            f"{name}: process {pid}, an earlier init, survived SIGKILL for {ORPHAN_SECONDS:.0f} s",
+            hint="a process in it hangs in the kernel (a frozen cgroup, a dead file server)",
+        )

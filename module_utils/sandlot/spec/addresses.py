@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Any
+from typing import Any, Callable, TypeVar
 
 from .names import is_hostname
 from .text import line, refusal, sequence, text, unique
@@ -30,8 +30,13 @@ _PORT_HINT = (
 )
 EXAMPLE4 = "10.77.4.0/24"
 EXAMPLE6 = "fd77:0:0:4::/64"
-# Loopback, unspecified and mapped addresses; those of one link; multicast.
-_UNFIT6 = tuple(ipaddress.IPv6Network(text) for text in ("::/8", "fe80::/9", "ff00::/8"))
+# Unspecified and mapped addresses, loopback; addresses of one link; multicast and reserved ones.
+_UNFIT = tuple(
+    ipaddress.ip_network(text)
+    for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")
+    + ("::/8", "fe80::/9", "ff00::/8")
+)
+_N = TypeVar("_N", ipaddress.IPv4Network, ipaddress.IPv6Network)
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 
 
@@ -65,9 +70,8 @@ def interface_address6(option: str, value: Any) -> ipaddress.IPv6Address:
     return address
 
 
-def ipv6(option: str, value: Any) -> str:
+def ipv6(option: str, value: Any, hint: str = "write it like fd77::5, without a prefix") -> str:
     string = text(option, value)
-    hint = "write it like fd77::5, without a prefix"
     # Python takes any text as the scope of an IPv6 address.
     if "%" in string:
         raise refusal(option, value, "has a scope", hint="leave out the '%' and what follows")
@@ -80,16 +84,9 @@ def ipv6(option: str, value: Any) -> str:
 def address_text(option: str, value: Any) -> str:
     """An IPv4 or IPv6 address."""
     string = line(option, value)
-    # Python takes any text as the scope of an IPv6 address.
-    if "%" in string:
-        raise refusal(option, value, "has a scope", hint="leave out the '%' and what follows")
-    if ":" not in string:
-        return ipv4(option, value)
-    try:
-        return str(ipaddress.IPv6Address(string))
-    except ValueError as error:
-        hint = "write it like 10.77.0.5 or fd00::5"
-        raise refusal(option, value, "is not an IPv6 address", hint=hint) from error
+    if ":" in string or "%" in string:
+        return ipv6(option, value, "write it like 10.77.0.5 or fd00::5")
+    return ipv4(option, value)
 
 
 def any_address(option: str, value: Any) -> str:
@@ -106,37 +103,27 @@ def any_addresses(option: str, value: Any) -> tuple[str, ...]:
 
 
 def subnet4(option: str, value: Any) -> ipaddress.IPv4Network:
-    hint = f"give a private range such as {EXAMPLE4}"
-    try:
-        subnet = ipaddress.IPv4Network(text(option, value))
-    except ValueError as error:
-        problem = f"is not an IPv4 subnet ({error})"
-        raise refusal(option, value, problem, hint=hint) from error
-    _check_room(option, value, subnet.max_prefixlen - subnet.prefixlen)
-    for address in (subnet.network_address, subnet.broadcast_address):
-        special = address.is_loopback or address.is_multicast or address.is_link_local
-        if special or int(address) >> 24 == 0 or int(address) >> 28 == 15:
-            raise refusal(option, value, "is not a range hosts can have addresses in", hint=hint)
-    return subnet
+    return _subnet(option, value, ipaddress.IPv4Network, "IPv4", EXAMPLE4)
 
 
 def subnet6(option: str, value: Any) -> ipaddress.IPv6Network:
-    hint = f"give a private range such as {EXAMPLE6}"
+    return _subnet(option, value, ipaddress.IPv6Network, "IPv6", EXAMPLE6)
+
+
+def _subnet(option: str, value: Any, make: Callable[[str], _N], kind: str, example: str) -> _N:
+    hint = f"give a private range such as {example}"
     try:
-        subnet = ipaddress.IPv6Network(text(option, value))
+        subnet = make(text(option, value))
     except ValueError as error:
-        problem = f"is not an IPv6 subnet ({error})"
+        problem = f"is not an {kind} subnet ({error})"
         raise refusal(option, value, problem, hint=hint) from error
-    _check_room(option, value, subnet.max_prefixlen - subnet.prefixlen)
-    if any(subnet.overlaps(other) for other in _UNFIT6):
+    # The network itself, the gateway and one sandbox; IPv4 also has a broadcast address.
+    if subnet.max_prefixlen - subnet.prefixlen < 2:
+        raise refusal(option, value, "has no room for a sandbox", hint="use a larger range")
+    ends = (subnet.network_address, subnet.broadcast_address)
+    if any(end in unfit for end in ends for unfit in _UNFIT):
         raise refusal(option, value, "is not a range hosts can have addresses in", hint=hint)
     return subnet
-
-
-def _check_room(option: str, value: Any, bits: int) -> None:
-    """The network itself, the gateway and one sandbox; IPv4 also has a broadcast address."""
-    if bits < 2:
-        raise refusal(option, value, "has no room for a sandbox", hint="use a larger range")
 
 
 def mac(option: str, value: Any) -> str:

@@ -7,10 +7,9 @@ from __future__ import annotations
 from .adapter import session
 from .bridges import teardown_operations
 from .links import unlink
-from .manage import remaining, shrink_operations
+from .manage import plan, remaining, shrink_operations
 from .nft import observe as packet_filter
 from .observe import observe
-from .plan import plan
 from .rules import rules_operations
 from .sysctls import IPV6_BY_US
 

@@ -1,20 +1,30 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Forwarding, a setting of the host: switched on for networks, and restored later."""
+"""Forwarding, a setting of the host: switched on for networks, and restored later.
+
+It is the one setting that all roots of a host share. Rules of a root that drop packets forwarded
+for others tell that sandlot switched forwarding on and that this root needs it. Nothing else is
+shared, so a kill can leave nothing behind.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import re
 from dataclasses import dataclass
-from typing import Callable, Dict, Mapping
+from typing import Callable, Dict, Iterator, Mapping
 
 from ... import store
+from ...kernel import flock, nftables
 from ...site import Site
-from . import nft, roots, sysctls
+from . import nft, sysctls
 
 FORWARD = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
 ACCEPT_REDIRECTS = "ipv4/conf/all/accept_redirects"
 DEVICE_AFTER_OFF = "0"
+_TABLE = re.compile(rb"sandlot(_[0-9a-f]{6})?")
 
 
 @dataclass(frozen=True)
@@ -48,13 +58,13 @@ def observe(site: Site, version: int) -> Forwarding:
     current = record is not None and record.get("boot_id") == store.boot_id()
     prior = record["prior"] if record and current else None
     enabled = sysctls.read(FORWARD[version]) not in ("0", None)
-    shared = enabled and prior is None and roots.guards(site, version)
+    shared = enabled and prior is None and _others_need(site, version)
     return Forwarding(enabled, prior, shared)
 
 
 def enable(site: Site, version: int) -> None:
     """Record every setting that the kernel changes along with forwarding, then switch it on."""
-    with roots.alone():
+    with _alone():
         state = observe(site, version)
         if not state.due:
             return
@@ -114,7 +124,7 @@ def _keep_advertisements() -> None:
 
 def restore(site: Site, version: int) -> None:
     """Put back the settings from before, unless somebody else changed or needs them since."""
-    with roots.alone():
+    with _alone():
         _put_back(site, version)
         store.remove(file(site, version))
 
@@ -124,7 +134,7 @@ def leave(site: Site) -> None:
 
     In one go: of two roots that leave at the same time, each would leave it to the other.
     """
-    with roots.alone():
+    with _alone():
         for version in FORWARD:
             _put_back(site, version)
         nft.remove(site)
@@ -134,7 +144,7 @@ def leave(site: Site) -> None:
 
 def _put_back(site: Site, version: int) -> None:
     prior, forward = observe(site, version).prior, FORWARD[version]
-    if prior is None or roots.guards(site, version):
+    if prior is None or _others_need(site, version):
         return
     if sysctls.read(forward) == "1":
         sysctls.write(forward, prior[forward])
@@ -148,3 +158,27 @@ def _after_off(key: str) -> str:
     if key == ACCEPT_REDIRECTS:
         return "1"
     return "2" if key.endswith("/accept_ra") else DEVICE_AFTER_OFF
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """No other root looks at forwarding or changes it; the setting itself is the lock."""
+    fd = os.open(f"/proc/sys/net/{FORWARD[4]}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        flock.take(fd)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _others_need(site: Site, version: int) -> bool:
+    """Whether another root's rules keep the forwarding of this version of IP for sandboxes."""
+    try:
+        names = nftables.tables(nftables.INET)
+    except OSError as error:
+        if error.errno != errno.EPROTONOSUPPORT:
+            raise
+        return False
+    ours, drop = site.nft_table.encode(), f"meta nfproto ipv{version} drop"
+    others = [name.decode() for name in names if name != ours and _TABLE.fullmatch(name)]
+    return any(drop in nft.chain(table, "forward") for table in others)

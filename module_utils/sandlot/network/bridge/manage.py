@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Removal of networks, at the end of a run: by then no sandbox needs them."""
+"""The operations of a run: from the observed to the desired networks, and removals at its end."""
 
 from __future__ import annotations
 
@@ -10,12 +10,43 @@ from typing import Iterable, Mapping
 from ...errors import SpecError
 from ...plan import Operation
 from ...site import Site
-from ..common.desired import Desired
+from ..common.desired import Desired, Member, Plan, Steps
 from ..common.model import DEFAULT_NAME, Interface, Network
 from . import nft
-from .bridges import removal_operations, teardown_operations
+from .bridges import network_operations, removal_operations, teardown_operations
+from .links import link_operations, unlink_operations
 from .observe import BridgeState
+from .rates import rate_operations
 from .rules import rules_operations
+
+
+def plan(site: Site, desired: Desired, state: BridgeState) -> Plan:
+    """A host without networks is left alone: teardown is a call of its own."""
+    shared = shared_operations(site, desired, state) if desired.networks else []
+    members = {member.name: _member(site, desired, member, state) for member in desired.members}
+    return Plan(shared, members)
+
+
+def shared_operations(site: Site, desired: Desired, state: BridgeState) -> list[Operation]:
+    """Rules name links that need not exist yet, so they come first."""
+    rules = rules_operations(site, desired, state)
+    return [*rules, *network_operations(site, desired.networks, state)]
+
+
+def _member(site: Site, desired: Desired, member: Member, state: BridgeState) -> Steps:
+    name, interfaces, networks = member.name, member.interfaces, desired.networks
+    # The links of a network namespace go with it.
+    state = state.without(name) if member.fresh else state
+    netns = site.sandbox(name).pin("net")
+    links = [
+        *unlink_operations(site, name, state, interfaces),
+        *link_operations(site, networks, interfaces, netns, state),
+    ]
+    rates = rate_operations(site, networks, interfaces, member.rates, state)
+    if links and not rates:
+        # To plug a sandbox may mean new links, which have no limits yet.
+        rates = rate_operations(site, networks, interfaces, member.rates, state.without(name))
+    return Steps(links, rates)
 
 
 def remaining(
