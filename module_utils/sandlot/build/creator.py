@@ -34,9 +34,15 @@ def create(paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
         return
     destroy(paths)
     os.makedirs(paths.pins, mode=0o700, exist_ok=True)
-    prepare = partial(_unshare_as, launch["ids"], kinds)
+    ids = launch["ids"]
+    prepare = partial(_unshare_as, ids, kinds)
     with Held(prepare, "making the namespaces") as pid:
-        _write_maps(pid, launch)
+        write_value(f"/proc/{pid}/uid_map", f"0 {ids['uid']} {ids['size']}")
+        write_value(f"/proc/{pid}/gid_map", f"0 {ids['gid']} {ids['size']}")
+        for clock, seconds in (launch["time_offset"] or {}).items():
+            whole = int(seconds // 1)
+            nanoseconds = int(round((seconds - whole) * 1_000_000_000))
+            write_value(f"/proc/{pid}/timens_offsets", f"{clock} {whole} {nanoseconds}")
         # Pins come last: complete ones mean that nothing is left to be done.
         _configure(pid, launch, kinds)
         for kind in kinds:
@@ -59,16 +65,6 @@ def _unshare_as(ids: Mapping[str, int], kinds: Sequence[str]) -> None:
     for kind in kinds:
         flags |= namespaces.FLAGS[kind]
     namespaces.unshare(flags)
-
-
-def _write_maps(pid: int, launch: Mapping[str, Any]) -> None:
-    ids = launch["ids"]
-    write_value(f"/proc/{pid}/uid_map", f"0 {ids['uid']} {ids['size']}")
-    write_value(f"/proc/{pid}/gid_map", f"0 {ids['gid']} {ids['size']}")
-    for clock, seconds in (launch["time_offset"] or {}).items():
-        whole = int(seconds // 1)
-        nanoseconds = int(round((seconds - whole) * 1_000_000_000))
-        write_value(f"/proc/{pid}/timens_offsets", f"{clock} {whole} {nanoseconds}")
 
 
 def _configure(pid: int, launch: Mapping[str, Any], kinds: Sequence[str]) -> None:

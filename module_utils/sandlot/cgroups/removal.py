@@ -44,12 +44,20 @@ def remove(site: Site, name: str, layout: Layout) -> None:
         left = [one for one in left if not _remove_tree(one.sandbox(site, name))]
         if not left:
             break
-        _refuse_foreign(site, [one.sandbox(site, name) for one in left])
+        directories = [one.sandbox(site, name) for one in left]
+        _refuse_foreign(site, directories)
         if time.monotonic() >= deadline:
-            raise _stuck([one.sandbox(site, name) for one in left])
+            pids = sorted({pid for directory in directories for pid in _processes(directory)})
+            listed = ", ".join(map(str, pids)) or "none listed"
+            raise SandlotError(
+                f"{directories[0]} is still in use {_DEADLINE_SECONDS:.0f} seconds after SIGKILL"
+                f" (processes: {listed})",
+                hint="they wait inside the kernel, see /proc/PID/stack; run again when they are"
+                " gone",
+            )
         for hierarchy in left:
             _kill(hierarchy, site, name)
-        _wait(left[0], left[0].sandbox(site, name), deadline)
+        _wait(left[0], directories[0], deadline)
     if protected not in (None, "0"):
         parents.protect(site, layout)
 
@@ -121,7 +129,6 @@ def _kill(hierarchy: Hierarchy, site: Site, name: str) -> None:
     for path in _tree(directory):
         _try_write(f"{path}/pids.max", "0")  # no more forks while we read and kill
         for pid in _processes(path):
-            # In the meantime, the pid may belong to a process outside the cgroup.
             processes.send_signal(pid, signal.SIGKILL, is_member)
         # Last: a frozen process takes its SIGKILL when it thaws, before it runs on.
         _try_write(f"{path}/cgroup.freeze", "0")
@@ -160,13 +167,3 @@ def _wait(hierarchy: Hierarchy, directory: str, deadline: float) -> None:
         while "populated 1" in events.read() and time.monotonic() < deadline:
             poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
             events.seek(0)
-
-
-def _stuck(directories: list[str]) -> SandlotError:
-    pids = sorted({pid for directory in directories for pid in _processes(directory)})
-    listed = ", ".join(map(str, pids)) or "none listed"
-    return SandlotError(
-        f"{directories[0]} is still in use {_DEADLINE_SECONDS:.0f} seconds after SIGKILL"
-        f" (processes: {listed})",
-        hint="they wait inside the kernel, see /proc/PID/stack; run again when they are gone",
-    )

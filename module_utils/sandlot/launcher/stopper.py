@@ -71,7 +71,13 @@ class _Stops:
             self.loop.turn(wait)
             now = time.monotonic()
             for stop in [each for each in self.stops if each.due <= now]:
-                self._overdue(stop)
+                if stop.killed:
+                    self._drop(stop)
+                    self.report(stop.paths.name, _survived(stop.paths))
+                elif stop.connection is None and now < stop.patience:
+                    self._ask(stop)
+                else:
+                    self._kill(stop)
 
     def begin(self, paths: SandboxPaths) -> None:
         self._explained(paths, lambda: self._begin(paths))
@@ -132,15 +138,6 @@ class _Stops:
             self.loop.unwatch(stop.connection.fileno())
             stop.connection.close()
             stop.connection = None
-
-    def _overdue(self, stop: _Stop) -> None:
-        if stop.killed:
-            self._drop(stop)
-            self.report(stop.paths.name, _survived(stop.paths))
-        elif stop.connection is None and time.monotonic() < stop.patience:
-            self._ask(stop)
-        else:
-            self._kill(stop)
 
     def _kill(self, stop: _Stop) -> None:
         self._hang_up(stop)

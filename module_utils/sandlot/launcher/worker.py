@@ -20,7 +20,7 @@ from . import stopper
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
-    from typing import Any, Iterator, List, Mapping, NoReturn, Optional, Sequence, Tuple
+    from typing import Iterator, List, NoReturn, Optional, Sequence, Tuple
 
     from ..site import SandboxPaths, Site
 
@@ -104,7 +104,13 @@ def _work(sandbox: SandboxPaths, operation: str, kit: Optional[builder.StartKit]
     if operation == "create":
         creator.create(sandbox, launch)
     elif kit is not None and not stopper.still_runs(sandbox):
-        _start(sandbox, launch, kit, revived=operation == "revive")
+        revived = operation == "revive"
+        restarts = int(runtime.status(sandbox).get("restarts", 0)) if revived else 0
+        if revived and not wants_start(launch["restart"], restarts + 1, failed=True):
+            runtime.finish(sandbox, "crashed")
+            return
+        _end_orphans(sandbox.name, launch["cgroups"])
+        builder.start(sandbox, launch, kit, restarts + revived)
 
 
 def _locked(
@@ -145,21 +151,6 @@ def _lock(sandbox: SandboxPaths, *, wait: bool) -> bool:
     )
 
 
-def _start(
-    sandbox: SandboxPaths,
-    launch: Mapping[str, Any],
-    kit: builder.StartKit,
-    *,
-    revived: bool,
-) -> None:
-    restarts = int(runtime.status(sandbox).get("restarts", 0)) if revived else 0
-    if revived and not wants_start(launch["restart"], restarts + 1, failed=True):
-        runtime.finish(sandbox, "crashed")
-        return
-    _end_orphans(sandbox.name, launch["cgroups"])
-    builder.start(sandbox, launch, kit, restarts + revived)
-
-
 def _end_orphans(name: str, cgroups: Sequence[str]) -> None:
     """End inits whose state file was lost, so that two never run at once."""
     for pid in {pid for directory in cgroups for pid in _orphans(directory)}:
@@ -168,7 +159,16 @@ def _end_orphans(name: str, cgroups: Sequence[str]) -> None:
         except ProcessLookupError:
             continue
         try:
-            _kill_orphan(name, pid, pidfd)
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            if not namespaces.pidfd_ends(pidfd, ORPHAN_SECONDS):
+                raise LaunchError(
+                    f"{name}: process {pid}, an earlier init, survived SIGKILL for"
+                    f" {ORPHAN_SECONDS:.0f} s",
+                    hint="a process in it hangs in the kernel (a frozen cgroup, a dead file"
+                    " server)",
+                )
+        except ProcessLookupError:
+            continue
         finally:
             os.close(pidfd)
 
@@ -185,15 +185,3 @@ def _orphans(directory: str) -> Iterator[int]:
             continue
         if len(fields) > 1 and fields[-1] == b"1":
             yield int(pid)
-
-
-def _kill_orphan(name: str, pid: int, pidfd: int) -> None:
-    try:
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    if not namespaces.pidfd_ends(pidfd, ORPHAN_SECONDS):
-        raise LaunchError(
-            f"{name}: process {pid}, an earlier init, survived SIGKILL for {ORPHAN_SECONDS:.0f} s",
-            hint="a process in it hangs in the kernel (a frozen cgroup, a dead file server)",
-        )

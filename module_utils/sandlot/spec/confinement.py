@@ -66,25 +66,23 @@ def mask(capabilities: Iterable[str]) -> int:
 
 
 def ulimits(option: str, value: Any) -> tuple[Ulimit, ...]:
-    items = enumerate(sequence(option, value))
-    limits = [_ulimit(f"{option}[{index}]", item) for index, item in items]
+    limits = []
+    for index, item in enumerate(sequence(option, value)):
+        path = f"{option}[{index}]"
+        match = _ULIMIT.fullmatch(text(path, item))
+        if not match or match[1] not in ULIMITS:
+            hint = f"write NAME:SOFT:HARD with a NAME of {', '.join(ULIMITS)}"
+            raise refusal(path, item, "is not a limit", hint=hint)
+        soft, hard = (_ulimit_value(path, item, part) for part in (match[2], match[3] or match[2]))
+        if hard != UNLIMITED and (soft == UNLIMITED or soft > hard):
+            hint = "raise the hard limit"
+            raise refusal(path, item, "has a soft limit above the hard one", hint=hint)
+        if match[1] == "nofile" and hard == UNLIMITED:
+            hint = "give a number, such as 1048576"
+            raise refusal(path, item, "can't be unlimited: the kernel refuses it", hint=hint)
+        limits.append(Ulimit(match[1], soft, hard))
     unique(option, (limit.name for limit in limits), what="limit")
     return tuple(sorted(limits, key=lambda limit: limit.name))
-
-
-def _ulimit(option: str, value: Any) -> Ulimit:
-    match = _ULIMIT.fullmatch(text(option, value))
-    if not match or match[1] not in ULIMITS:
-        hint = f"write NAME:SOFT:HARD with a NAME of {', '.join(ULIMITS)}"
-        raise refusal(option, value, "is not a limit", hint=hint)
-    soft, hard = (_ulimit_value(option, value, part) for part in (match[2], match[3] or match[2]))
-    if hard != UNLIMITED and (soft == UNLIMITED or soft > hard):
-        hint = "raise the hard limit"
-        raise refusal(option, value, "has a soft limit above the hard one", hint=hint)
-    if match[1] == "nofile" and hard == UNLIMITED:
-        hint = "give a number, such as 1048576"
-        raise refusal(option, value, "can't be unlimited: the kernel refuses it", hint=hint)
-    return Ulimit(match[1], soft, hard)
 
 
 def _ulimit_value(option: str, value: Any, part: str) -> int:

@@ -100,7 +100,16 @@ def shown(entries: Grants | None) -> list[str] | None:
 
 
 def _egress_entry(option: str, value: Any) -> Grant:
-    return _from_mapping(option, value) if isinstance(value, Mapping) else _from_text(option, value)
+    if not isinstance(value, Mapping):
+        return _from_text(option, value)
+    fields = _fields(option, value, ("to", "ports", "protocol"), _HINT)
+    to = _target(f"{option}.to", line(f"{option}.to", fields["to"])) if "to" in fields else None
+    protocol, ports = _transport(option, fields)
+    if to == DNS and ports:
+        raise refusal(option, value, "has a port", hint='write just "dns"')
+    if to is None and not ports:
+        raise refusal(option, value, "allows nothing", hint="give `to`, `ports` or both")
+    return Grant(to, protocol, ports)
 
 
 def _service(option: str, value: Any) -> Grant:
@@ -154,17 +163,6 @@ def _fields(
             problem = f"is none of {', '.join(known)}"
             raise refusal(f"{option}.{key}", fields[key], problem, hint=hint)
     return {key: item for key, item in fields.items() if item is not None}
-
-
-def _from_mapping(option: str, value: Mapping[str, Any]) -> Grant:
-    fields = _fields(option, value, ("to", "ports", "protocol"), _HINT)
-    to = _target(f"{option}.to", line(f"{option}.to", fields["to"])) if "to" in fields else None
-    protocol, ports = _transport(option, fields)
-    if to == DNS and ports:
-        raise refusal(option, value, "has a port", hint='write just "dns"')
-    if to is None and not ports:
-        raise refusal(option, value, "allows nothing", hint="give `to`, `ports` or both")
-    return Grant(to, protocol, ports)
 
 
 def _transport(option: str, fields: Mapping[str, Any]) -> tuple[str | None, Ports]:

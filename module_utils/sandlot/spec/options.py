@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from .option import Option, Reach
-from .table import identity, limits, network, ordering, security, supervision, workload
+from .table import identity, limits, network, security, supervision, workload
 
 OPTIONS: tuple[Option, ...] = (
     *identity.OPTIONS,
@@ -14,7 +14,6 @@ OPTIONS: tuple[Option, ...] = (
     *limits.OPTIONS,
     *security.OPTIONS,
     *supervision.OPTIONS,
-    *ordering.OPTIONS,
 )
 STORED: tuple[Option, ...] = tuple(option for option in OPTIONS if option.change is not None)
 NAMES: tuple[str, ...] = tuple(option.name for option in OPTIONS)

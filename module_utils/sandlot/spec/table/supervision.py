@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Options of restarts, stopping, logs and labels."""
+"""Options of restarts, stopping, logs, labels, health and the order of starts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ...plan import Change
-from .. import healthcheck, names, quantities, text
+from .. import dependencies, healthcheck, names, quantities, text
 from ..option import Option, Reach
 from ..text import refusal
 
@@ -99,6 +99,12 @@ def _needs_on_failure(spec: Spec) -> None:
         problem = f"has no meaning with restart_policy {spec.restart_policy}"
         hint = "set restart_policy: on-failure, or leave it out"
         raise refusal("restart_retries", spec.restart_retries, problem, hint=hint)
+
+
+def _names_others(spec: Spec) -> None:
+    if any(item.name == spec.name for item in spec.depends_on):
+        hint = "leave it out; where it is a default of all, give this one depends_on: []"
+        raise refusal("depends_on", spec.name, "is the sandbox itself", hint=hint)
 
 
 OPTIONS = (
@@ -193,5 +199,25 @@ OPTIONS = (
             "To that come 5 seconds; it is at least 10 seconds and at most an hour.",
         ],
         reaches={Reach.CONVERGE},
+    ),
+    Option(
+        "depends_on",
+        "list",
+        dependencies.depends_on,
+        [
+            "Sandboxes of this host that are started before this one and stopped after it, also "
+            "when the host boots and shuts down.",
+            "Each is a name, or a mapping with C(name) and C(condition). With V(started), the "
+            "default, it has to run. With V(healthy), its healthcheck has to succeed first.",
+            "While one of them does not, this one is not started and fails with the reason. They "
+            "can't be removed before this one.",
+            "A restart of one of them does not restart this one.",
+        ],
+        reaches={Reach.CONVERGE},
+        change=Change.LIVE,
+        default=[],
+        dump=dependencies.dump,
+        elements="raw",
+        check=_names_others,
     ),
 )
