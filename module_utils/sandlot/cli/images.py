@@ -26,7 +26,12 @@ _SHOWN_USERS = 3
 
 def run(site: Site, options: argparse.Namespace) -> int:
     if options.action == "prune":
-        return _prune(site, options)
+        operations = images.prune_operations(site, unused=options.all)
+        done = descriptions(operations)
+        apply_all(operations)
+        as_json = json.dumps({"changed": bool(done), "actions": done})
+        print(as_json if options.format == "json" else "\n".join(done or ["nothing to remove"]))
+        return 0
     if options.all:
         raise SandlotError("--all goes with prune", hint="write sandlot images prune --all")
     if options.watch:
@@ -70,15 +75,3 @@ def _row(each: Dict[str, Any]) -> List[str]:
         f"{users} and {more} more" if more > 0 else users or output.NOTHING,
         output.span(max(time.time() - made, 0)) if made else output.NOTHING,
     ]
-
-
-def _prune(site: Site, options: argparse.Namespace) -> int:
-    operations = images.prune_operations(site, unused=options.all)
-    done = descriptions(operations)
-    apply_all(operations)
-    if options.format == "json":
-        print(json.dumps({"changed": bool(done), "actions": done}))
-    else:
-        for text in done or ["nothing to remove"]:
-            print(text)
-    return 0

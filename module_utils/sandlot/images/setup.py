@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from functools import partial
-from typing import Any, Callable, Dict, Iterable, Mapping, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 from ..errors import SpecError
 from ..site import Site
@@ -65,22 +65,23 @@ fi
 
 
 def _steps(option: str, value: Any) -> Tuple[Json, ...]:
-    items = enumerate(sequence(option, value))
-    return tuple(_step(f"{option}[{index}]", item) for index, item in items)
-
-
-def _step(option: str, value: Any) -> Json:
-    if isinstance(value, str):
-        return {"command": ["sh", "-c", text(option, value)]}
-    given = {key: item for key, item in mapping(option, value).items() if item is not None}
-    for name, (parsers, needed) in _FORMS.items():
-        if name in given:
-            if not set(needed) <= set(given) <= set(parsers):
-                hint = f"such a step takes {', '.join(parsers)}"
-                raise refusal(option, value, "is no step", hint=hint)
-            rows = ((key, parse) for key, parse in parsers.items() if key in given)
-            return {key: parse(f"{option}.{key}", given[key]) for key, parse in rows}
-    raise refusal(option, value, "is no step", hint=_SHAPES)
+    steps: List[Json] = []
+    for index, item in enumerate(sequence(option, value)):
+        path = f"{option}[{index}]"
+        if isinstance(item, str):
+            steps.append({"command": ["sh", "-c", text(path, item)]})
+            continue
+        given = {key: each for key, each in mapping(path, item).items() if each is not None}
+        kind = next((name for name in _FORMS if name in given), None)
+        if kind is None:
+            raise refusal(path, item, "is no step", hint=_SHAPES)
+        parsers, needed = _FORMS[kind]
+        if not set(needed) <= set(given) <= set(parsers):
+            hint = f"such a step takes {', '.join(parsers)}"
+            raise refusal(path, item, "is no step", hint=hint)
+        rows = ((key, parse) for key, parse in parsers.items() if key in given)
+        steps.append({key: parse(f"{path}.{key}", given[key]) for key, parse in rows})
+    return tuple(steps)
 
 
 def _command(option: str, value: Any) -> list[str]:

@@ -58,10 +58,6 @@ def _environment(option: str, value: Any) -> Dict[str, str]:
     return variables
 
 
-def _user(option: str, value: Any) -> str:
-    return names.user(option, _string(option, value))
-
-
 def _directory(option: str, value: Any) -> str:
     """Docker takes a relative one from the root."""
     return names.absolute_path(option, os.path.join("/", _string(option, value)))
@@ -106,7 +102,7 @@ _KEYS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
     "Entrypoint": ("entrypoint", _words),
     "Cmd": ("command", _words),
     "Env": ("env", _environment),
-    "User": ("user", _user),
+    "User": ("user", lambda option, value: names.user(option, _string(option, value))),
     "WorkingDir": ("working_dir", _directory),
     "StopSignal": ("stop_signal", _signal),
     "Labels": ("labels", _labels),
