@@ -45,7 +45,10 @@ class Host:
 
 @dataclass(frozen=True)
 class Knob:
-    """One file: the option it has, its value for a spec, and how "unlimited" is written."""
+    """One file: its value for a spec, and how "unlimited" is written.
+
+    The first word of ``label`` is the option.
+    """
 
     label: str
     controller: str

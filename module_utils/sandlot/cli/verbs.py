@@ -2,7 +2,8 @@
 # Copyright: the sandlot developers
 """The verbs of `sandlot`, one row each.
 
-The parser, shell completion, the manual page and the files that a host needs follow from the rows.
+The parser, shell completion and the manual page follow from the rows. A new module is also imported
+in ``main``, by which Ansible finds the files that a host needs.
 """
 
 from __future__ import annotations

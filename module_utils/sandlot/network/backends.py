@@ -6,7 +6,8 @@
 ``unlink`` takes sandboxes off the host by name alone. ``netns_of`` tells the network namespace of a
 sandbox. A kind without links has nothing to observe, plan or unlink.
 
-A further back end is a folder beside ``bridge`` and a row here.
+A further back end is a kind in ``spec.netmode``, a folder beside ``bridge`` and a row here.
+Teardown, the removal of networks and the refresh of names call the bridge directly.
 """
 
 from __future__ import annotations
