@@ -105,7 +105,14 @@ class ExecServer:
             wire.reply(connection, {"error": "this init is of an older sandlot"})
 
     def _run(self, connection: _socket.socket, message: Mapping[str, Any], fds: List[int]) -> None:
-        command = self._command(message)
+        config = self._config
+        command = {
+            "argv": message["argv"],
+            "env": {**config["env"], **message["env"]},
+            "cwd": message["cwd"] or config["cwd"],
+            "user": message["user"],
+            "rlimits": config["rlimits"],
+        }
         if len(self._commands) >= MAX_COMMANDS:
             reason = f"{MAX_COMMANDS} commands run in this sandbox already"
             wire.reply(connection, {"error": reason, "code": child.NOT_EXECUTABLE})
@@ -130,16 +137,6 @@ class ExecServer:
         entry = self._commands[process.pid] = _Command(process, connection, master)
         if process.report is not None:
             self._loop.watch(process.report, lambda: self._decided(entry))
-
-    def _command(self, message: Mapping[str, Any]) -> Dict[str, Any]:
-        config = self._config
-        return {
-            "argv": message["argv"],
-            "env": {**config["env"], **message["env"]},
-            "cwd": message["cwd"] or config["cwd"],
-            "user": message["user"],
-            "rlimits": config["rlimits"],
-        }
 
     def _open_master(self, size: Optional[Tuple[int, int]]) -> int:
         """Open a pty of the sandbox's own devpts; ``size`` is rows and columns."""

@@ -114,8 +114,7 @@ def allocate(
             _interface(site, networks[item.name], sandbox, names[item.name], item, chosen)
             for item in attachments
         ]
-    _check_macs(result, kept)
-    _check_links(result, kept)
+    _check_apart({**kept, **result})
     return result
 
 
@@ -230,27 +229,20 @@ def _interface(
     )
 
 
-def _check_macs(
-    result: Mapping[str, Sequence[Interface]], kept: Mapping[str, Sequence[Interface]]
-) -> None:
-    """With a MAC address twice on one network, the bridge would send frames to either."""
-    holders: dict[tuple[str, str], str] = {}
-    for sandbox, interfaces in {**kept, **result}.items():
+def _check_apart(interfaces_of: Mapping[str, Sequence[Interface]]) -> None:
+    """With a MAC address twice on one network, the bridge would send frames to either.
+
+    Link names are digests cut to the kernel's length, so two can be the same.
+    """
+    macs: dict[tuple[str, str], str] = {}
+    links: dict[str, str] = {}
+    for sandbox, interfaces in interfaces_of.items():
         for interface in interfaces:
-            other = holders.setdefault((interface.network, interface.mac), sandbox)
+            other = macs.setdefault((interface.network, interface.mac), sandbox)
             if other != sandbox:
                 problem = f"of sandbox {sandbox} is in use by sandbox {other}"
                 raise SpecError("mac_address", interface.mac, problem, hint="choose another")
-
-
-def _check_links(
-    result: Mapping[str, Sequence[Interface]], kept: Mapping[str, Sequence[Interface]]
-) -> None:
-    """Link names are digests cut to the kernel's length, so two can be the same."""
-    holders: dict[str, str] = {}
-    for sandbox, interfaces in {**kept, **result}.items():
-        for interface in interfaces:
-            other = holders.setdefault(interface.link, sandbox)
+            other = links.setdefault(interface.link, sandbox)
             if other != sandbox:
                 problem = f"would have the same interface, {interface.link}, as sandbox {other}"
                 raise SpecError("name", sandbox, problem, hint="choose another name for one")
