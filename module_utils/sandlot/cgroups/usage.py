@@ -48,11 +48,3 @@ def usage(site: Site, name: str, layout: Layout | None = None) -> Usage:
 def used_memory(directory: str) -> int | None:
     new = files.read_number(f"{directory}/memory.current")
     return new if new is not None else files.read_number(f"{directory}/memory.usage_in_bytes")
-
-
-def _cpu_seconds(directory: str) -> float | None:
-    nanoseconds = files.read_number(f"{directory}/cpuacct.usage")
-    if nanoseconds is not None:
-        return nanoseconds / 1e9
-    microseconds = files.read_field(f"{directory}/cpu.stat", "usage_usec")
-    return None if microseconds is None else microseconds / 1e6

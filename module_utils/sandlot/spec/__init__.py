@@ -4,15 +4,8 @@
 
 from __future__ import annotations
 
-from .argspec import (
-    argument_spec,
-    arguments,
-    defaults_argument_spec,
-    defaults_documentation,
-    documentation,
-    options_documentation,
-)
-from .differences import Difference, change_of, cost, differences, render, render_differences
+from .argspec import argument_spec, arguments, documentation, options_documentation
+from .differences import Difference, differences, render, render_differences
 from .healthcheck import Healthcheck
 from .model import Spec
 from .normalise import normalise, normalise_all
@@ -31,10 +24,6 @@ __all__ = [
     "Ulimit",
     "argument_spec",
     "arguments",
-    "change_of",
-    "cost",
-    "defaults_argument_spec",
-    "defaults_documentation",
     "differences",
     "documentation",
     "normalise",

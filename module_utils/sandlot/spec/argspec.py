@@ -21,11 +21,6 @@ def argument_spec() -> Json:
     return arguments(OPTIONS)
 
 
-def defaults_argument_spec() -> Json:
-    """Argument spec of what can be shared by all sandboxes of a host: all but the name."""
-    return arguments(option for option in OPTIONS if option.name != "name")
-
-
 def arguments(options: Iterable[Option]) -> Json:
     """Argument spec of these rows."""
     rows: Json = {}
@@ -54,10 +49,6 @@ def _typing(option: Option) -> Json:
 def options_documentation() -> Json:
     """The `options` of a module's DOCUMENTATION."""
     return documentation(OPTIONS)
-
-
-def defaults_documentation() -> Json:
-    return documentation(option for option in OPTIONS if option.name != "name")
 
 
 def documentation(options: Iterable[Option]) -> Json:

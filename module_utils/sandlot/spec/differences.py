@@ -13,8 +13,6 @@ from .option import Option
 from .options import BY_NAME, STORED
 from .stored import from_table
 
-_COST = {Change.LIVE: 0, Change.RESTART: 1, Change.REBUILD: 2}
-
 
 @dataclass(frozen=True)
 class Difference:
@@ -28,11 +26,6 @@ class Difference:
     @property
     def title(self) -> str:
         return f"{self.option} ({self.change.value})"
-
-
-def change_of(option: str) -> Change | None:
-    """The cost of changing the option of a running sandbox; None for an action."""
-    return BY_NAME[option].change
 
 
 def differences(before: Spec | None, after: Spec) -> list[Difference]:
@@ -50,11 +43,6 @@ def differences(before: Spec | None, after: Spec) -> list[Difference]:
 def _difference(option: Option, before: Any, after: Any) -> Difference:
     change = option.cost(before, after) if option.cost else option.change
     return Difference(option.name, before, after, change or Change.LIVE)
-
-
-def cost(differences: Iterable[Difference]) -> Change | None:
-    """The dearest class among the differences, None when there are none."""
-    return max((item.change for item in differences), key=_COST.__getitem__, default=None)
 
 
 def render(spec: Spec) -> Dict[str, Any]:

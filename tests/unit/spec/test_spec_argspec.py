@@ -13,8 +13,6 @@ from sandlot.errors import SpecError
 from sandlot.spec import (
     OPTIONS,
     argument_spec,
-    defaults_argument_spec,
-    defaults_documentation,
     normalise,
     options_documentation,
 )
@@ -74,8 +72,6 @@ def test_unknown_suboption_is_named_by_ansible() -> None:
 def test_documentation_and_argument_spec_agree() -> None:
     assert list(options_documentation()) == list(argument_spec()) == [x.name for x in OPTIONS]
     agree(options_documentation(), argument_spec())
-    agree(defaults_documentation(), defaults_argument_spec())
-    assert "name" not in defaults_argument_spec()
 
 
 def agree(documentation: dict[str, Any], arguments: dict[str, Any]) -> None:

@@ -13,8 +13,6 @@ from sandlot.plan import Change
 from sandlot.spec import (
     OPTIONS,
     Spec,
-    change_of,
-    cost,
     differences,
     normalise,
     render,
@@ -90,7 +88,7 @@ def test_set_changed_and_removed_are_noticed(option: str) -> None:
         assert found.option == option
         assert found.before == dumped(before, option)
         assert found.after == dumped(after, option)
-        assert found.change is change_of(option)
+        assert found.change is BY_NAME[option].change
         assert stored.digest(before) != stored.digest(after)
     assert option in render(specs[1])
     assert option not in render(unset) or option in context
@@ -128,15 +126,10 @@ def test_diff_shows_each_option_with_its_class() -> None:
     before = normalise({**BASE, "memory": "64m", "published_ports": ["8080:80"]})
     after = normalise({**BASE, "user": "1000", "published_ports": ["8080:80"]})
     found = differences(before, after)
-    assert cost(found) is Change.RESTART
     assert render_differences(found) == {
         "before": {"user (restart)": None, "memory (live)": 67108864},
         "after": {"user (restart)": "1000", "memory (live)": None},
     }
-
-
-def test_cost_of_nothing_is_none() -> None:
-    assert cost([]) is None
 
 
 def test_order_and_notation_are_no_difference() -> None:
