@@ -10,8 +10,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-# Integration tests and Molecule need root, which should leave no files of its own in the tree.
-AS_ROOT := $(SUDO) env PATH="$(BIN):$$PATH" PYTHONDONTWRITEBYTECODE=1 $(if $(SANDLOT_SHARED_HOST),SANDLOT_SHARED_HOST=1)
+# Integration tests and Molecule need root, which should leave no files of its own in the tree, and
+# the system's tools, which are not on the PATH of an ordinary user.
+AS_ROOT := $(SUDO) env PATH="$(BIN):$$PATH:/usr/local/sbin:/usr/sbin:/sbin" PYTHONDONTWRITEBYTECODE=1 $(if $(SANDLOT_SHARED_HOST),SANDLOT_SHARED_HOST=1)
 # With TIMES=FILE each part notes when it begins.
 begin = $(if $(TIMES),@echo "$$(date +%s) $(1)" >> $(TIMES))
 STAGE := build/ansible_collections/sandlot/sandlot

@@ -135,6 +135,18 @@ def test_role_defaults_are_the_documented_ones(role: str) -> None:
     assert {name: option["default"] for name, option in options.items()} == defaults
 
 
+@pytest.mark.parametrize("target", ["integration", "molecule", "test-vm", "bench", "sweep"])
+def test_targets_find_the_systems_tools(target: str) -> None:
+    """Debian's PATH of an ordinary user has no sbin, where nft is."""
+    command = ["make", "--dry-run", "--always-make", target]
+    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
+    run = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    as_root = [line for line in run.stdout.splitlines() if " env PATH=" in line]
+    assert as_root and all(":/usr/sbin:/sbin" in line for line in as_root)
+
+
 def test_no_two_test_files_share_a_name() -> None:
     """pytest imports them by it (its import mode "prepend")."""
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
