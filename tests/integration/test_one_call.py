@@ -295,5 +295,5 @@ def test_a_tree_that_goes_meanwhile_is_made_again(
             remove_tree(os.path.dirname(making.wanted.root))
 
     monkeypatch.setattr(build.Making, "make_trees", pruned)
-    assert not host.call([BUSYBOX], None, [sandbox("a")]).failed
+    assert not host.call([BUSYBOX], [host.network("default", 0)], [sandbox("a")]).failed
     assert times == ["busybox", "busybox"] and host.info("a")["state"] == "running"

@@ -143,7 +143,7 @@ def test_targets_find_the_systems_tools(target: str) -> None:
     run = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
-    as_root = [line for line in run.stdout.splitlines() if " env PATH=" in line]
+    as_root = [line for line in run.stdout.splitlines() if "env PATH=" in line]
     assert as_root and all(":/usr/sbin:/sbin" in line for line in as_root)
 
 
