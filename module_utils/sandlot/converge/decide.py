@@ -93,8 +93,8 @@ class Decision:
     old_image: str = ""
 
     @property
-    def told(self) -> bool:
-        """Whether a line about the whole sandbox makes lines about its files needless."""
+    def announced(self) -> bool:
+        """A line about the whole sandbox announces all its changes; other lines stay silent."""
         return self.new or bool(self.rebuild)
 
 
@@ -226,7 +226,7 @@ def namespace_lines(decision: Decision) -> list[Operation]:
     if decision.destroy:
         summary = f"make namespaces again: {decision.destroy}"
         return [Operation(decision.name, summary, change=Change.RESTART)]
-    if decision.create and not decision.told:
+    if decision.create and not decision.announced:
         return [Operation(decision.name, "make namespaces")]
     return []
 

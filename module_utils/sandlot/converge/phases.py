@@ -150,21 +150,23 @@ def prepare(context: Context) -> list[Operation]:
 
 def _prepare_one(context: Context, decision: Decision) -> Operation | None:
     paths, name = context.site, decision.name
-    fresh = not decision.beside and (decision.told or not context.observed.sandboxes[name].layer)
+    fresh = not decision.beside and (
+        decision.announced or not context.observed.sandboxes[name].layer
+    )
     files = context.files[name]
     launch = context.resolved.targets[name].launch
     current = launchfile.current(paths, name)
     encoded = launchfile.encoded(launch)
     relaunch = current != encoded and not decision.beside
     stays = context.observed.sandboxes[name].running and not decision.stop
-    told_live = relaunch and stays and live.differs(launchfile.decoded(current), launch)
+    reconfigure = relaunch and stays and live.differs(launchfile.decoded(current), launch)
 
     def write() -> None:
         if fresh:
             layers.make(paths.sandbox(name), decision.record.ids)
         if files.outdated:
             etcfiles.write(paths, decision.record, files.due())
-        if told_live:
+        if reconfigure:
             live.configure(paths.sandbox(name), launch)
         if relaunch:
             launchfile.write(paths.sandbox(name), encoded)
@@ -173,8 +175,8 @@ def _prepare_one(context: Context, decision: Decision) -> Operation | None:
     parts += ["launch.json"] if relaunch else []
     if parts in ([], ["hosts"]):
         return None
-    told = decision.told or decision.write_record
-    return Operation(name, f"write {', '.join(parts)}", write, subject=name, silent=told)
+    announced = decision.announced or decision.write_record
+    return Operation(name, f"write {', '.join(parts)}", write, subject=name, silent=announced)
 
 
 def update_hosts(context: Context) -> list[Operation]:
@@ -185,9 +187,9 @@ def update_hosts(context: Context) -> list[Operation]:
         for name in names:
             etcfiles.write(context.site, due[name].record, due[name].due())
 
-    told = any(decision.told for decision in context.decisions.values())
+    announced = any(decision.announced for decision in context.decisions.values())
     count = f"{len(due)} file{'s' if len(due) > 1 else ''}"
-    lines = [] if told or context.resolved.removed else [Operation("hosts", f"update {count}")]
+    lines = [] if announced or context.resolved.removed else [Operation("hosts", f"update {count}")]
     return batch("update hosts files", list(due), update, lines)
 
 
