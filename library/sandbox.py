@@ -465,7 +465,7 @@ def action(module: shell.Module, site: Site) -> shell.Json:
     spec = normalise(module.params)
     result = converge.converge(site, converge.request([spec], check=module.check_mode))
     return {
-        **converge.told(result),
+        **converge.return_values(result),
         "sandbox": result.sandboxes.get(spec.name, {"name": spec.name, "state": "absent"}),
         "relaxed": result.relaxed.get(spec.name, []),
     }

@@ -255,7 +255,7 @@ def action(module: shell.Module, site: Site) -> shell.Json:
         check=module.check_mode,
     )
     result = converge.converge(site, request)
-    return {**converge.told(result), "relaxed": result.relaxed_networks}
+    return {**converge.return_values(result), "relaxed": result.relaxed_networks}
 
 
 def main() -> None:

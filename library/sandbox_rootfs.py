@@ -493,7 +493,7 @@ def action(module: shell.Module, site: Site) -> shell.Json:
         check=module.check_mode,
         uploads=params["uploads"],
     )
-    return converge.told(converge.converge(site, request))
+    return converge.return_values(converge.converge(site, request))
 
 
 def main() -> None:

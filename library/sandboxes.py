@@ -948,7 +948,7 @@ def action(module: shell.Module, site: Site) -> shell.Json:
     result = converge.converge(site, request)
     opened = {f"network {name}": lines for name, lines in result.relaxed_networks.items()}
     return {
-        **converge.told(result),
+        **converge.return_values(result),
         "sandboxes": result.sandboxes,
         "relaxed": {**result.relaxed, **opened},
     }

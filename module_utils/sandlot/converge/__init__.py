@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from .api import converge, request, setup_runner
-from .report import Result, info, told
+from .report import Result, info, return_values
 from .resolve import Request
 from .upkeep import down, lifecycle, refresh, remove, repair, up
 
@@ -21,6 +21,6 @@ __all__ = [
     "repair",
     "request",
     "setup_runner",
-    "told",
+    "return_values",
     "up",
 ]

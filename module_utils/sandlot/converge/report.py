@@ -53,12 +53,12 @@ NOTHING = Result(False, [], {}, {}, {})
 
 def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> Result:
     """``before`` are operations that had to be applied before there could be a plan."""
-    told = [each for each in (*before, *plan.operations) if not each.silent]
+    announced = [each for each in (*before, *plan.operations) if not each.silent]
     context = plan.context
     sandboxes = {name: facts(t.record) for name, t in context.resolved.targets.items()}
     sandboxes.update({name: {"name": name, "state": "absent"} for name in context.resolved.removed})
     own: Dict[str, List[str]] = {}
-    for operation in told:
+    for operation in announced:
         own.setdefault(operation.target, []).append(operation.describe())
     for name, entry in sandboxes.items():
         entry.update({"changed": name in own, "actions": own.get(name, [])})
@@ -67,7 +67,7 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
     relaxed = {name: entry["relaxed"] for name, entry in sandboxes.items() if entry.get("relaxed")}
     made = _images(context)
     left_out = [(name, text) for name, item in (made or {}).items() for text in item["warnings"]]
-    warnings = [*plan.warnings, *(f"image {name}: {text}" for name, text in left_out if told)]
+    warnings = [*plan.warnings, *(f"image {name}: {text}" for name, text in left_out if announced)]
     if (context.request.sandboxes, context.request.networks) != (None, None):
         warnings += network.name_warnings(context.site)
     networks, opened = None, {}
@@ -75,8 +75,8 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
         networks, left = _network_facts(context.remaining), sorted(context.remaining.items())
         opened = {name: relaxations(item.egress, item.host_access) for name, item in left}
     return Result(
-        changed=bool(told),
-        actions=[each.describe() for each in told],
+        changed=bool(announced),
+        actions=[each.describe() for each in announced],
         sandboxes=sandboxes,
         diff=_diff(context),
         relaxed=relaxed,
@@ -108,7 +108,7 @@ def _network_facts(networks: Mapping[str, Network]) -> Dict[str, Json]:
     }
 
 
-def told(result: Result) -> Json:
+def return_values(result: Result) -> Json:
     """The values that every module returns."""
     if result.uploads_needed:
         return {"changed": False, "uploads_needed": list(result.uploads_needed)}
