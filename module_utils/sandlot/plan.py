@@ -2,7 +2,7 @@
 # Copyright: the sandlot developers
 """Operations: the steps of a run, described and done by the same objects.
 
-Check mode prints them, diff renders them, a normal run applies them; ``changed`` is "any".
+Check mode prints operations, a normal run applies them; a run with operations reports changed.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Change(enum.Enum):
 class Operation:
     """One step from observed to desired; applying it twice is harmless.
 
-    Without an ``action`` it only tells what the next silent one does. ``subject`` names the sandbox
-    that alone fails with it; without a subject, a failure ends the run.
+    An operation without ``action`` is a line that announces the next silent operation. ``subject``
+    names the sandbox that a failure concerns; without a subject, a failure ends the run.
     """
 
     target: str
@@ -47,7 +47,7 @@ class Operation:
         return f"{self.target}: {self.summary}{suffix}"
 
     def apply(self, failures: Optional[Failures] = None) -> None:
-        """``failures`` are those so far; an operation for many sandboxes adds to them."""
+        """Act; an operation for many sandboxes adds to the ``failures`` of the run so far."""
         if self.action is not None:
             self.action()
 
@@ -65,20 +65,20 @@ class _Batch(Operation):
 
 
 def batch(
-    summary: str, names: Iterable[str], together: Together, told: Iterable[Operation] = ()
+    summary: str, names: Iterable[str], together: Together, lines: Iterable[Operation] = ()
 ) -> list[Operation]:
-    """One silent operation for many sandboxes, behind those that tell of it.
+    """One silent operation for many sandboxes, behind the lines that announce it.
 
-    Sandboxes that failed before are left out.
+    The operation skips sandboxes that have failed.
     """
     names = tuple(names)
     if not names:
         return []
-    return [*told, _Batch("sandboxes", summary, silent=True, names=names, together=together)]
+    return [*lines, _Batch("sandboxes", summary, silent=True, names=names, together=together)]
 
 
 def of_one(name: str, operations: Iterable[Operation], *, silent: bool) -> list[Operation]:
-    """Operations that fail for one sandbox alone; silent when another tells of them."""
+    """Operations that fail for one sandbox alone; ``silent`` when another line announces them."""
     return [replace(each, subject=name, silent=silent or each.silent) for each in operations]
 
 
@@ -87,13 +87,13 @@ def descriptions(operations: Iterable[Operation]) -> list[str]:
 
 
 def apply_all(operations: Iterable[Operation]) -> None:
-    """Apply in order; the first failure ends it."""
+    """Apply in order up to the first failure."""
     for operation in operations:
         operation.apply()
 
 
 def apply_each(operations: Iterable[Operation]) -> Failures:
-    """Apply in order; an explained failure of one sandbox stops that one, any other stops all."""
+    """Apply in order; an explained failure with a subject skips that sandbox, any other ends it."""
     failures: Failures = {}
     for operation in operations:
         if operation.subject not in failures:
