@@ -20,7 +20,7 @@ __all__ = [
     "remove",
     "repair",
     "request",
-    "setup_runner",
     "return_values",
+    "setup_runner",
     "up",
 ]

@@ -76,7 +76,8 @@ class Observed:
 class Decision:
     """The steps that a sandbox takes, and why; their order is the planner's.
 
-    ``beside`` is a rebuild that has something to go back to: the new is made beside the old.
+    With ``next_slot``, a rebuild makes the new version in slot "next" and keeps the old one to go
+    back to.
     """
 
     name: str
@@ -84,7 +85,7 @@ class Decision:
     write_record: bool = False
     new: bool = False
     rebuild: str = ""
-    beside: bool = False
+    next_slot: bool = False
     destroy: str = ""
     create: bool = False
     stop: bool = False
@@ -109,8 +110,8 @@ def decide(target: Target, observed: Observed, rejoin: str = "") -> Decision:
     """``rejoin`` tells why it joins another's network namespace again, "" if it does not."""
     record = observed.record
     rebuild = _rebuild_reason(target, observed)
-    beside = bool(rebuild) and record is not None and record.phase == PRESENT and observed.layer
-    destroy = "" if beside else _destroy_reason(target, observed)
+    next_slot = bool(rebuild) and record is not None and record.phase == PRESENT and observed.layer
+    destroy = "" if next_slot else _destroy_reason(target, observed)
     running = observed.running is not None
     stop, start = running, ""
     if target.desired.state != STOPPED:
@@ -125,9 +126,9 @@ def decide(target: Target, observed: Observed, rejoin: str = "") -> Decision:
         write_record=record != intent,
         new=record is None,
         rebuild=rebuild,
-        beside=beside,
+        next_slot=next_slot,
         destroy=destroy,
-        create=beside or bool(destroy) or observed.pins == NO_PINS,
+        create=next_slot or bool(destroy) or observed.pins == NO_PINS,
         stop=stop,
         start=start,
         differences=tuple(differences(record.spec, target.record.spec)) if record else (),

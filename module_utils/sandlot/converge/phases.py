@@ -30,8 +30,8 @@ def announce_rebuilds(context: Context) -> list[Operation]:
     return [each for one in rebuilds for each in rebuild.announce(context.site, one)]
 
 
-def shift_beside(context: Context) -> list[Operation]:
-    return _shift(context, beside=True)
+def shift_next_slot(context: Context) -> list[Operation]:
+    return _shift(context, next_slot=True)
 
 
 def prepare_rebuilds(context: Context) -> list[Operation]:
@@ -44,7 +44,7 @@ def write_records(context: Context) -> list[Operation]:
     return [
         operation
         for decision in (decisions[name] for name in ordered)
-        if decision.write_record and not decision.beside
+        if decision.write_record and not decision.next_slot
         for operation in (*record_lines(decision), _write_record(context.site, decision.record))
     ]
 
@@ -97,7 +97,7 @@ def destroy(context: Context) -> list[Operation]:
         failures.update(launcher.destroy(names))
 
     # A network namespace dies some time after its pin; its links have to be gone at once.
-    made = [name for name, d in context.decisions.items() if d.create and not d.beside]
+    made = [name for name, d in context.decisions.items() if d.create and not d.next_slot]
     gone = [*context.resolved.removed, *made]
     unlinked = network.unlink(context.site, gone, context.observed.network)
     return [
@@ -126,13 +126,13 @@ def networks(context: Context) -> list[Operation]:
 
 
 def shift(context: Context) -> list[Operation]:
-    return _shift(context, beside=False)
+    return _shift(context, next_slot=False)
 
 
-def _shift(context: Context, *, beside: bool) -> list[Operation]:
+def _shift(context: Context, *, next_slot: bool) -> list[Operation]:
     """Copies of images for the sandboxes of a host that can't map ids on a mount."""
     steps = []
-    decisions = {name: d for name, d in context.decisions.items() if d.beside is beside}
+    decisions = {name: d for name, d in context.decisions.items() if d.next_slot is next_slot}
     for name, decision in decisions.items():
         ref = decision.record.image
         image = context.observed.images.get(ref.name)
@@ -150,14 +150,14 @@ def prepare(context: Context) -> list[Operation]:
 
 def _prepare_one(context: Context, decision: Decision) -> Operation | None:
     paths, name = context.site, decision.name
-    fresh = not decision.beside and (
+    fresh = not decision.next_slot and (
         decision.announced or not context.observed.sandboxes[name].layer
     )
     files = context.files[name]
     launch = context.resolved.targets[name].launch
     current = launchfile.current(paths, name)
     encoded = launchfile.encoded(launch)
-    relaunch = current != encoded and not decision.beside
+    relaunch = current != encoded and not decision.next_slot
     stays = context.observed.sandboxes[name].running and not decision.stop
     reconfigure = relaunch and stays and live.differs(launchfile.decoded(current), launch)
 
@@ -194,7 +194,7 @@ def update_hosts(context: Context) -> list[Operation]:
 
 
 def create(context: Context) -> list[Operation]:
-    making = {name: d for name, d in context.decisions.items() if d.create and not d.beside}
+    making = {name: d for name, d in context.decisions.items() if d.create and not d.next_slot}
     lines = [line for decision in making.values() for line in namespace_lines(decision)]
     launcher = Launcher(context.site)
 
@@ -276,6 +276,6 @@ def settle(context: Context) -> list[Operation]:
         *(
             _write_record(context.site, decision.record.in_phase(PRESENT))
             for decision in context.decisions.values()
-            if decision.record.phase == REBUILDING and not decision.beside
+            if decision.record.phase == REBUILDING and not decision.next_slot
         ),
     ]

@@ -26,7 +26,7 @@ FIRST: tuple[Phase, ...] = (phases.record_images,)
 # Running sandboxes are left alone here: one that fails drops out.
 PREPARATION: tuple[Phase, ...] = (
     phases.announce_rebuilds,
-    phases.shift_beside,
+    phases.shift_next_slot,
     phases.prepare_rebuilds,
 )
 STEPS: tuple[Phase, ...] = (

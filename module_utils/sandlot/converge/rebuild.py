@@ -61,7 +61,7 @@ def rebuilds(
     planned = {}
     for name, decision in decisions.items():
         old = observed[name].record
-        if decision.beside and old is not None:
+        if decision.next_slot and old is not None:
             made = NamespaceRecord(targets[name].namespaces, decision.record.interfaces)
             ran = observed[name].running is not None
             planned[name] = Rebuild(decision, old, targets[name].launch, made, ran)
@@ -95,10 +95,10 @@ def announce(site: Site, one: Rebuild) -> list[Operation]:
 
 def prepare(site: Site, planned: Mapping[str, Rebuild]) -> list[Operation]:
     def make(one: Rebuild) -> None:
-        beside = site.sandbox(one.name).in_slot(NEXT)
-        layers.make(beside, one.new.ids)
-        launchfile.write(beside, launchfile.encoded(one.launch))
-        write_namespace_record(beside, one.made)
+        slot = site.sandbox(one.name).in_slot(NEXT)
+        layers.make(slot, one.new.ids)
+        launchfile.write(slot, launchfile.encoded(one.launch))
+        write_namespace_record(slot, one.made)
 
     def pin(names: Sequence[str], failures: Failures) -> None:
         slots = {site.sandbox(name).in_slot(NEXT).address: name for name in names}
