@@ -184,7 +184,7 @@ def _rolled_back(
     unfinished = rollback.unfinished(observed, removed(site, request, observed))
     if request.sandboxes is None or request.repair or not (unfinished.undo or unfinished.clean):
         return request, observed, (), {}
-    request = rollback.joined(request, unfinished.undo, observed.records)
+    request = rollback.with_undone(request, unfinished.undo, observed.records)
     steps = rollback.steps(site, unfinished, observed.records)
     if request.check:
         return request, rollback.foreseen(site, unfinished, observed), steps, {}

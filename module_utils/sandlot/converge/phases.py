@@ -27,7 +27,7 @@ def record_images(context: Context) -> list[Operation]:
 
 def announce_rebuilds(context: Context) -> list[Operation]:
     rebuilds = context.rebuilds.values()
-    return [each for one in rebuilds for each in rebuild.announce(context.site, one)]
+    return [line for entry in rebuilds for line in rebuild.announce(context.site, entry)]
 
 
 def shift_next_slot(context: Context) -> list[Operation]:
@@ -209,8 +209,8 @@ def create(context: Context) -> list[Operation]:
 def _note_namespaces(context: Context, name: str) -> None:
     """Beside the pins, where they are found when the record is damaged."""
     target = context.resolved.targets[name]
-    made = NamespaceRecord(target.namespaces, target.record.interfaces)
-    write_namespace_record(context.site.sandbox(name), made)
+    namespaces = NamespaceRecord(target.namespaces, target.record.interfaces)
+    write_namespace_record(context.site.sandbox(name), namespaces)
 
 
 def plug(context: Context) -> list[Operation]:
@@ -271,7 +271,7 @@ def settle(context: Context) -> list[Operation]:
     """A rebuild is over once its layer is new and it does well; until then the record says so."""
     rebuilds = context.rebuilds
     return [
-        *(rebuild.commit(context.site, one) for one in rebuilds.values()),
+        *(rebuild.commit(context.site, entry) for entry in rebuilds.values()),
         *rebuild.discard(context.site, list(rebuilds)),
         *(
             _write_record(context.site, decision.record.in_phase(PRESENT))

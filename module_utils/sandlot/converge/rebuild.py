@@ -26,23 +26,23 @@ from .observe import NamespaceRecord, write_namespace_record
 
 
 @dataclass(frozen=True)
-class Words:
+class LastLog:
     """The last lines of the old one, and how long its log was then."""
 
     lines: List[str]
-    log: Dict[str, int]
+    sizes: Dict[str, int]
 
 
 @dataclass(frozen=True)
 class Rebuild:
-    """One sandbox's; ``words`` is filled when the old one has been stopped."""
+    """One sandbox's; ``last_log`` is filled when the old one has been stopped."""
 
     decision: Decision
     old: Record
     launch: Mapping[str, Any]
-    made: NamespaceRecord
+    namespaces: NamespaceRecord
     ran: bool
-    words: List[Words] = field(default_factory=list, compare=False)
+    last_log: List[LastLog] = field(default_factory=list, compare=False)
 
     @property
     def name(self) -> str:
@@ -62,13 +62,13 @@ def rebuilds(
     for name, decision in decisions.items():
         old = observed[name].record
         if decision.next_slot and old is not None:
-            made = NamespaceRecord(targets[name].namespaces, decision.record.interfaces)
+            namespaces = NamespaceRecord(targets[name].namespaces, decision.record.interfaces)
             ran = observed[name].running is not None
-            planned[name] = Rebuild(decision, old, targets[name].launch, made, ran)
+            planned[name] = Rebuild(decision, old, targets[name].launch, namespaces, ran)
     return planned
 
 
-def each(
+def act_on_each(
     what: str, names: Iterable[str], failures: Failures, action: Callable[[str], None]
 ) -> None:
     """Act on each that has not failed; a failure concerns that one alone."""
@@ -82,34 +82,36 @@ def each(
 # -- while the old one runs
 
 
-def announce(site: Site, one: Rebuild) -> list[Operation]:
+def announce(site: Site, rebuild: Rebuild) -> list[Operation]:
     """The directory first: together they tell a rebuild of this kind from any other phase."""
 
     def save() -> None:
-        os.makedirs(site.sandbox(one.name).rebuild, mode=0o700, exist_ok=True)
-        record.save(site, one.old.in_phase(REBUILDING))
+        os.makedirs(site.sandbox(rebuild.name).rebuild, mode=0o700, exist_ok=True)
+        record.save(site, rebuild.old.in_phase(REBUILDING))
 
-    mark = Operation(one.name, "mark for a rebuild", save, subject=one.name, silent=True)
-    return [*record_lines(one.decision), mark]
+    mark = Operation(rebuild.name, "mark for a rebuild", save, subject=rebuild.name, silent=True)
+    return [*record_lines(rebuild.decision), mark]
 
 
 def prepare(site: Site, planned: Mapping[str, Rebuild]) -> list[Operation]:
-    def make(one: Rebuild) -> None:
-        slot = site.sandbox(one.name).in_slot(NEXT)
-        layers.make(slot, one.new.ids)
-        launchfile.write(slot, launchfile.encoded(one.launch))
-        write_namespace_record(slot, one.made)
+    def make(rebuild: Rebuild) -> None:
+        slot = site.sandbox(rebuild.name).in_slot(NEXT)
+        layers.make(slot, rebuild.new.ids)
+        launchfile.write(slot, launchfile.encoded(rebuild.launch))
+        write_namespace_record(slot, rebuild.namespaces)
 
     def pin(names: Sequence[str], failures: Failures) -> None:
         slots = {site.sandbox(name).in_slot(NEXT).address: name for name in names}
         for address, failure in Launcher(site).create(slots).items():
             failures[slots[address]] = failure
 
-    made = [
-        replace(preparation_line(one.decision), action=partial(make, one), subject=one.name)
-        for one in planned.values()
+    prepared = [
+        replace(
+            preparation_line(rebuild.decision), action=partial(make, rebuild), subject=rebuild.name
+        )
+        for rebuild in planned.values()
     ]
-    return [*made, *batch("prepare namespaces", list(planned), pin)]
+    return [*prepared, *batch("prepare namespaces", list(planned), pin)]
 
 
 # -- while neither runs
@@ -117,15 +119,17 @@ def prepare(site: Site, planned: Mapping[str, Rebuild]) -> list[Operation]:
 
 def switch(site: Site, planned: Mapping[str, Rebuild], state: network.State) -> list[Operation]:
     """The old one's interfaces go first, as the new ones have the same names and addresses."""
-    lines = [switch_line(one.decision) for one in planned.values()]
+    lines = [switch_line(rebuild.decision) for rebuild in planned.values()]
 
     def switch_all(names: Sequence[str], failures: Failures) -> None:
         for name in names:
             sandbox = site.sandbox(name)
-            planned[name].words.append(Words(last_words.last_log(sandbox), logs.sizes(sandbox)))
+            planned[name].last_log.append(
+                LastLog(last_words.last_log(sandbox), logs.sizes(sandbox))
+            )
         for operation in network.unlink(site, names, state):
             operation.apply()
-        each(
+        act_on_each(
             "switch to the new", names, failures, lambda name: layers.set_aside(site.sandbox(name))
         )
 
@@ -136,7 +140,7 @@ def switch(site: Site, planned: Mapping[str, Rebuild], state: network.State) -> 
 
 
 def await_all(site: Site, planned: Mapping[str, Rebuild]) -> list[Operation]:
-    started = [name for name, one in planned.items() if one.decision.start]
+    started = [name for name, rebuild in planned.items() if rebuild.decision.start]
 
     def wait(names: Sequence[str], failures: Failures) -> None:
         limits = {name: planned[name].new.spec.healthy_wait_timeout for name in names}
@@ -146,14 +150,14 @@ def await_all(site: Site, planned: Mapping[str, Rebuild]) -> list[Operation]:
     return batch("wait", started, wait)
 
 
-def commit(site: Site, one: Rebuild) -> Operation:
+def commit(site: Site, rebuild: Rebuild) -> Operation:
     """From here on the new one is the sandbox; what is left to do is to remove the old."""
 
     def save() -> None:
-        store.sync_directory(site.sandbox(one.name).in_slot(OLD).state)
-        record.save(site, one.new)
+        store.sync_directory(site.sandbox(rebuild.name).in_slot(OLD).state)
+        record.save(site, rebuild.new)
 
-    return Operation(one.name, "commit the rebuild", save, subject=one.name, silent=True)
+    return Operation(rebuild.name, "commit the rebuild", save, subject=rebuild.name, silent=True)
 
 
 def discard(site: Site, names: Sequence[str]) -> list[Operation]:
@@ -165,7 +169,7 @@ def discard_all(site: Site, names: Sequence[str], failures: Failures) -> None:
     failures.update(unpin(site, names))
 
     what = "remove what was set aside"
-    each(what, names, failures, lambda name: layers.remove_slots(site.sandbox(name)))
+    act_on_each(what, names, failures, lambda name: layers.remove_slots(site.sandbox(name)))
 
 
 def unpin(site: Site, names: Sequence[str]) -> Failures:

@@ -21,22 +21,22 @@ from ..site import NEXT, OLD, Site
 from . import rebuild
 from .decide import Desired, Observed
 from .observe import NamespaceRecord, Observation, namespace_record_at, pins_of
-from .rebuild import each
+from .rebuild import act_on_each
 from .resolve import Request
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """Names of what a killed run left: rebuilds to undo, and committed ones to clean up after."""
+    """Rebuilds that a killed run left, by name: to undo, or committed and to clean up after."""
 
     undo: Sequence[str] = ()
     clean: Sequence[str] = ()
 
 
-def unfinished(observed: Observation, spared: Collection[str]) -> Unfinished:
-    """``spared`` are removed anyway."""
+def unfinished(observed: Observation, leaving: Collection[str]) -> Unfinished:
+    """Rebuilds that a killed run left; sandboxes that this run removes need no rollback."""
     left = [
-        name for name, entry in observed.sandboxes.items() if entry.rebuild and name not in spared
+        name for name, entry in observed.sandboxes.items() if entry.rebuild and name not in leaving
     ]
     known = {name: observed.records.good[name] for name in left if name in observed.records.good}
     undo = [name for name, entry in known.items() if entry.phase == REBUILDING]
@@ -63,27 +63,29 @@ def undo_steps(
         stopped = [name for name in switched if name not in failures]
         if stopped:
             apply_all(network.unlink(site, stopped, network.observe(site)))
-        each("put the old back", stopped, failures, lambda name: layers.restore(site.sandbox(name)))
+        act_on_each(
+            "put the old back", stopped, failures, lambda name: layers.restore(site.sandbox(name))
+        )
 
     def end(name: str) -> None:
-        # First, as it may be what has filled the disk.
+        # First, as the new layer may have filled the disk.
         remove_tree(site.sandbox(name).in_slot(NEXT).layer)
         record.save(site, old[name].in_phase(PRESENT))
 
     def forget(names: Sequence[str], failures: Failures) -> None:
-        each("end the rebuild", names, failures, end)
+        act_on_each("end the rebuild", names, failures, end)
         rebuild.discard_all(site, [name for name in names if name not in failures], failures)
 
     return [*batch("roll back", list(old), undo, lines), *batch("end it", list(old), forget)]
 
 
-# -- what runs around it
+# -- the run around a rollback
 
 
-def joined(request: Request, undo: Iterable[str], records: Records) -> Request:
-    """Also those that nobody asks for come up as they were."""
-    asked = {each.name for each in request.sandboxes or ()}
-    more = (stored(records.good[n], records.good[n].wanted) for n in undo if n not in asked)
+def with_undone(request: Request, undo: Iterable[str], records: Records) -> Request:
+    """The request plus every rebuild to undo: each old version goes back to its run state."""
+    listed = {desired.name for desired in request.sandboxes or ()}
+    more = (stored(records.good[n], records.good[n].wanted) for n in undo if n not in listed)
     return replace(request, sandboxes=(*(request.sandboxes or ()), *more))
 
 
@@ -91,17 +93,17 @@ def stored(old: Record, state: str) -> Desired:
     return Desired(old.name, state, old.spec, keep_image=True)
 
 
-def instead(request: Request, old: Mapping[str, Record]) -> Request:
-    """A request that leaves these as they are."""
+def leaving_alone(request: Request, old: Mapping[str, Record]) -> Request:
+    """The request, with the sandboxes in ``old`` left as they are."""
     sandboxes = (
-        stored(old[each.name], PRESENT) if each.name in old else each
-        for each in request.sandboxes or ()
+        stored(old[desired.name], PRESENT) if desired.name in old else desired
+        for desired in request.sandboxes or ()
     )
     return replace(request, sandboxes=tuple(sandboxes))
 
 
 def foreseen(site: Site, left: Unfinished, observed: Observation) -> Observation:
-    """The host as it will be when that has been rolled back, for a check."""
+    """The host as the rollback will leave it; a check plans from it."""
     names = (*left.clean, *left.undo)
     changed = {name: replace(observed.sandboxes[name], rebuild=False) for name in names}
     namespaces, state = dict(observed.namespaces), observed.network
@@ -124,7 +126,7 @@ def foreseen(site: Site, left: Unfinished, observed: Observation) -> Observation
 def _put_back(
     site: Site, observed: Observed, name: str, namespaces: Dict[str, NamespaceRecord]
 ) -> Observed:
-    """One is stopped to be put back, and keeps its pins where none were set aside."""
+    """The rollback stops the sandbox; it keeps its pins unless a switch set others aside."""
     old = site.sandbox(name).in_slot(OLD)
     stopped = replace(observed, running=None, detached=False)
     stopped = replace(stopped, layer=observed.layer or layers.exists(old.layer))

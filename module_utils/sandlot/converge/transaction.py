@@ -24,33 +24,34 @@ Again = Callable[[Request], Result]
 
 @dataclass(frozen=True)
 class _Undone:
-    """``said`` is what the new ones logged, ``problems`` why any is not as it was.
+    """Rebuilds that were rolled back, with the last lines that each new version logged.
 
-    ``resumed`` are others that the run stopped.
+    ``problems`` tells why an old version is not as it was. ``resumed`` are the dependents and
+    followers that the run stopped, and that a second run started again.
     """
 
-    said: Mapping[str, List[str]]
+    logged: Mapping[str, List[str]]
     problems: Mapping[str, str]
     resumed: Collection[str] = ()
 
 
 def carry_out(site: Site, planned: Plan, again: Again) -> Failures:
-    """``again`` makes a run for those that are put back."""
+    """``again`` runs a request: it starts the sandboxes that are put back."""
     try:
         with network.session():
             failures, planned = _apply(site, planned)
     except (SandlotError, OSError) as error:
-        told = _undo_aside(site, planned, again)
+        text = _undo_aside(site, planned, again)
         if isinstance(error, SandlotError):
-            error.message += told
+            error.message += text
         raise
     undone = _undo(site, planned, again)
     for name in undone.resumed:
-        # It may have failed for want of one that has been put back, and was tried again.
+        # A dependent may have failed because the new version did; the second run started it.
         if name in failures and name not in undone.problems:
             del failures[name]
     failures.update(
-        (n, _failure(planned.context.rebuilds[n], failures, undone)) for n in undone.said
+        (n, _failure(planned.context.rebuilds[n], failures, undone)) for n in undone.logged
     )
     return failures
 
@@ -61,7 +62,7 @@ def _apply(site: Site, planned: Plan) -> tuple[Failures, Plan]:
     if failed:
         old = {name: planned.context.rebuilds[name].old for name in failed}
         failed.update(apply_each(rollback.undo_steps(site, old)))
-        request = rollback.instead(planned.context.request, old)
+        request = rollback.leaving_alone(planned.context.request, old)
         planned = plan(site, request, planned.context.observed)
     text = "rebuild could not be prepared, the old one was left alone"
     untouched = {
@@ -72,45 +73,46 @@ def _apply(site: Site, planned: Plan) -> tuple[Failures, Plan]:
 
 
 def _undo(site: Site, planned: Plan, again: Again) -> _Undone:
-    """Put back what has no commit by now; start it, and its dependents, if they ran."""
+    """Put back every rebuild without a commit; start it and its dependents if they ran."""
     left = [name for name in planned.context.rebuilds if layers.exists(site.sandbox(name).rebuild)]
     phases = {name: _stored(site, name).phase for name in left}
     due = {name: planned.context.rebuilds[name] for name in left if phases[name] == REBUILDING}
-    # Only of the new ones: without a switch they said nothing.
-    said: Dict[str, List[str]] = {name: [] for name in due}
-    for name, one in due.items():
-        if one.words:
-            said[name] = last_words.last_log(site.sandbox(name), since=one.words[0].log)
-    stuck = apply_each(rollback.undo_steps(site, {name: one.old for name, one in due.items()}))
+    # New versions only: before a switch, the log is the old version's.
+    logged: Dict[str, List[str]] = {name: [] for name in due}
+    for name, entry in due.items():
+        if entry.last_log:
+            since = entry.last_log[0].sizes
+            logged[name] = last_words.last_log(site.sandbox(name), since=since)
+    stuck = apply_each(rollback.undo_steps(site, {name: entry.old for name, entry in due.items()}))
     stuck.update(apply_each(rebuild.discard(site, [name for name in left if name not in due])))
     problems = {name: str(error) for name, error in stuck.items()}
-    ran = {name: one.ran for name, one in due.items() if name not in stuck}
+    ran = {name: entry.ran for name, entry in due.items() if name not in stuck}
     resumed: Set[str] = set()
     if ran:
         decisions = planned.context.decisions.items()
-        restarted = {name for name, one in decisions if one.stop and one.start}
-        # Followers share a rebuilt one's network.
+        restarted = {name for name, decision in decisions if decision.stop and decision.start}
+        # Followers share the network of a rebuilt sandbox.
         resumed = restarted.union(planned.context.followers) - set(planned.context.rebuilds)
         ran.update(dict.fromkeys(resumed, True))
         known = {name: _stored(site, name) for name in ran}
         states = {n: STARTED if ran[n] and known[n].wanted == STARTED else PRESENT for n in ran}
         old = tuple(rollback.stored(known[name], state) for name, state in states.items())
         problems.update(again(Request(old)).failed)
-    return _Undone(said, problems, resumed)
+    return _Undone(logged, problems, resumed)
 
 
 def _undo_aside(site: Site, planned: Plan, again: Again) -> str:
-    """Undo when the whole run fails, whose error goes on."""
+    """Undo when the whole run fails; the text to add to its error."""
     try:
         undone = _undo(site, planned, again)
     except (SandlotError, OSError) as worse:
         return f"; rebuilds could not be rolled back: {worse}"
-    told = ""
-    for name in undone.said:
+    text = ""
+    for name in undone.logged:
         problem = undone.problems.get(name)
         remark = f", but is not as it was: {problem}" if problem else ""
-        told += f"; {name} was rolled back{remark}"
-    return told
+        text += f"; {name} was rolled back{remark}"
+    return text
 
 
 def _stored(site: Site, name: str) -> Record:
@@ -120,21 +122,21 @@ def _stored(site: Site, name: str) -> Record:
     return known
 
 
-# -- words
+# -- messages
 
 
-def _failure(one: Rebuild, failures: Failures, undone: _Undone) -> LaunchError:
-    cause = failures.get(one.name, LaunchError("it did not get to its end"))
-    lines = undone.said[one.name]
+def _failure(entry: Rebuild, failures: Failures, undone: _Undone) -> LaunchError:
+    cause = failures.get(entry.name, LaunchError("it did not get to its end"))
+    lines = undone.logged[entry.name]
     parts = [f"rebuild failed and was rolled back: {cause.message}"]
     parts.append(f"the new one's log ends with: {_joined(lines)}" if lines else "it logged nothing")
-    problem = undone.problems.get(one.name)
+    problem = undone.problems.get(entry.name)
     if problem:
         parts.append(f"the old one is not as it was: {problem}")
     else:
-        parts.append("the old one runs again" if one.ran else "the old one is in its place again")
-    if one.words and one.words[0].lines:
-        parts.append(f"its log ended with: {_joined(one.words[0].lines)}")
+        parts.append("the old one runs again" if entry.ran else "the old one is in its place again")
+    if entry.last_log and entry.last_log[0].lines:
+        parts.append(f"its log ended with: {_joined(entry.last_log[0].lines)}")
     return LaunchError("; ".join(parts), hint=cause.hint)
 
 
