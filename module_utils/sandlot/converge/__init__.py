@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The whole set of a host: records and observation in, operations out."""
+"""Brings a host to its desired sandboxes, images and networks: observe, plan, apply."""
 
 from __future__ import annotations
 

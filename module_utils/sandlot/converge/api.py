@@ -42,7 +42,7 @@ def request(
     uploads: Mapping[str, str] | None = None,
     management_ports: Iterable[int] = (),
 ) -> Request:
-    """A request for all there is to be of each kind; None leaves a kind alone."""
+    """Request the listed sandboxes, images and networks; None leaves a kind alone."""
     sandboxes = None
     if specs is not None:
         specs = tuple(specs)
@@ -73,9 +73,9 @@ def _desired(spec: Spec, *, recreate: bool, restart: bool) -> Desired:
 
 
 def converge(site: Site, request: Request) -> Result:
-    """Bring the host to what is asked for; a check tells how and touches nothing.
+    """Bring the host to the request; a check tells how and touches nothing.
 
-    Images take long to make, so that comes before the one time that the lock is taken.
+    Images take long to build, so they are built before the lock is taken.
     """
     if request.images is not None:
         purge, prune = request.purge, request.prune
@@ -100,17 +100,17 @@ def converge(site: Site, request: Request) -> Result:
 
 
 def setup_runner(site: Site, networks: Mapping[str, Network | None] | None = None) -> Runner:
-    """Runs the setup of images; ``networks`` are made for it as for any sandbox."""
-    there = networks and {name: item for name, item in networks.items() if item is not None}
+    """The runner of image setups; it makes ``networks`` first, as a run does for any sandbox."""
+    present = networks and {name: item for name, item in networks.items() if item is not None}
 
     def converge_one(request: Request) -> Result:
-        return converge(site, replace(request, networks=there))
+        return converge(site, replace(request, networks=present))
 
     return throwaway.runner(site, converge_one)
 
 
 def _make_and_run(site: Site, request: Request, planned: images.ImagePlan) -> Result:
-    """The whole is planned first, so that nothing is made for a run that will be refused."""
+    """A check comes first, so that a run which will be refused builds no image."""
     announced = run(site, replace(request, check=True))
     apply_all(planned.sweeps)
     attempts = ATTEMPTS
@@ -119,7 +119,7 @@ def _make_and_run(site: Site, request: Request, planned: images.ImagePlan) -> Re
             attempts -= 1
             seconds = images.make_trees(site, planned.makings, announcement)
             with lock.exclusive(site):
-                # Until it is recorded, another run may remove a tree that nothing refers to.
+                # Another run may remove a tree until a record refers to it.
                 if all(making.is_whole() for making in planned.makings) or not attempts:
                     done = run(site, replace(request, image_plan=planned.as_made()))
                     break
@@ -128,7 +128,7 @@ def _make_and_run(site: Site, request: Request, planned: images.ImagePlan) -> Re
         actions = actions[: len(actions) - announced.removals]
     done = replace(
         done,
-        # A setup makes its networks before their turn comes, so the last plan lacks them.
+        # A setup makes networks early, so only the check's plan has all changes.
         changed=announced.changed,
         actions=actions,
         diff=done.diff if done.failed else announced.diff,
@@ -138,7 +138,7 @@ def _make_and_run(site: Site, request: Request, planned: images.ImagePlan) -> Re
 
 
 def _await_health(site: Site, request: Request, done: Result) -> Result:
-    """Without the lock, so that a slow sandbox keeps nobody from stopping it."""
+    """Wait without the lock, so that a slow sandbox can be stopped meanwhile."""
     now = time.monotonic()
     specs = [each.wanted_spec for each in request.desired.values() if each.healthy]
     deadlines = {
@@ -154,7 +154,7 @@ def _await_health(site: Site, request: Request, done: Result) -> Result:
 
 
 def run(site: Site, request: Request) -> Result:
-    """Observe, plan, apply, with the lock unless it is a check."""
+    """Observe, plan, apply; the caller holds the lock, except for a check."""
     observed = _look(site, request)
     request, observed, undone, failures = _rolled_back(site, request, observed)
     planned = plan(site, request, with_desired(request, observed))
@@ -180,7 +180,7 @@ def _look(site: Site, request: Request) -> Observation:
 def _rolled_back(
     site: Site, request: Request, observed: Observation
 ) -> tuple[Request, Observation, Sequence[Operation], Failures]:
-    """Rebuilds that a killed run left are undone before there is a plan."""
+    """Undo the rebuilds that a killed run left, before anything is planned."""
     unfinished = rollback.unfinished(observed, removed(site, request, observed))
     if request.sandboxes is None or request.repair or not (unfinished.undo or unfinished.clean):
         return request, observed, (), {}

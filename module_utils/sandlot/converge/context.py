@@ -22,7 +22,7 @@ from .resolve import Request, Resolved, resolve
 
 @dataclass(frozen=True)
 class HostFiles:
-    """The host-made files of one sandbox, and which of them are not right yet."""
+    """The host-made files of one sandbox; the ``outdated`` ones are to be written."""
 
     record: Record
     contents: etcfiles.Files
@@ -34,7 +34,10 @@ class HostFiles:
 
 @dataclass(frozen=True)
 class Context:
-    """``followers`` are running bystanders to restart, and why; ``remaining`` the last networks."""
+    """``followers`` maps running bystanders to the reason for their restart.
+
+    ``final_networks`` are the networks that the host has after the run.
+    """
 
     site: Site
     request: Request
@@ -44,7 +47,7 @@ class Context:
     rebuilds: Mapping[str, Rebuild]
     followers: Mapping[str, str]
     files: Mapping[str, HostFiles]
-    remaining: Mapping[str, Network]
+    final_networks: Mapping[str, Network]
     network_plan: network.Plan
 
 
@@ -55,17 +58,17 @@ def context(site: Site, request: Request, observed: Observation) -> Context:
         probe.require()
     followers = _followers(resolved, decisions, observed)
     starting = {name: resolved.bystanders[name] for name in followers}
-    # A start from the record alone is not refused here: it fails for that sandbox only.
+    # A start from the record alone is not checked here: it fails for its own sandbox only.
     starting.update(
         (name, decision.record)
         for name, decision in decisions.items()
         if decision.start and not resolved.targets[name].desired.keep_image
     )
     dependencies.check_running(starting, decisions, observed.sandboxes)
-    remaining: Mapping[str, Network] = observed.networks
+    final_networks: Mapping[str, Network] = observed.networks
     if request.networks is not None:
         listed, plugs = request.networks, resolved.plugs
-        remaining = network.remaining(remaining, listed, plugs, purge=request.purge)
+        final_networks = network.remaining(final_networks, listed, plugs, purge=request.purge)
     return Context(
         site=site,
         request=request,
@@ -75,8 +78,8 @@ def context(site: Site, request: Request, observed: Observation) -> Context:
         rebuilds=rebuild.rebuilds(decisions, resolved.targets, observed.sandboxes),
         followers=followers,
         files={} if request.sandboxes is None else _files(site, observed, resolved),
-        remaining=remaining,
-        network_plan=_network_plan(site, request, observed, resolved, decisions, remaining),
+        final_networks=final_networks,
+        network_plan=_network_plan(site, request, observed, resolved, decisions, final_networks),
     )
 
 
@@ -86,7 +89,7 @@ def _network_plan(
     observed: Observation,
     resolved: Resolved,
     decisions: Mapping[str, Decision],
-    remaining: Mapping[str, Network],
+    final_networks: Mapping[str, Network],
 ) -> network.Plan:
     """A repair leaves out sandboxes without namespaces, a run for images only all networks."""
     if request.sandboxes is None and request.networks is None:
@@ -98,12 +101,12 @@ def _network_plan(
         if not (request.repair and decision.create):
             member = network.Member(name, spec.network_mode, interfaces, rates, decision.create)
             members.append(member)
-    desired = resolved.desired_network(observed.networks if remaining else {}, members)
+    desired = resolved.desired_network(observed.networks if final_networks else {}, members)
     return network.plan(site, desired, observed.network)
 
 
 def _decisions(resolved: Resolved, observed: Observation) -> dict[str, Decision]:
-    """Sandboxes that share another's network come last, as they follow its fate."""
+    """Owners of a network first: a sandbox that joins one restarts when it is made again."""
     decisions: dict[str, Decision] = {}
     ordered = sorted(resolved.targets.items(), key=lambda item: item[1].record.spec.network_partner)
     for name, target in ordered:
@@ -123,7 +126,7 @@ def _rejoin(record: Record, decisions: Mapping[str, Decision], observed: Observe
 def _followers(
     resolved: Resolved, decisions: Mapping[str, Decision], observed: Observation
 ) -> dict[str, str]:
-    """Running bystanders that share the network of one of this run's sandboxes: why to restart."""
+    """Running bystanders that share the network of a sandbox of this run, and why they restart."""
     reasons = {
         name: _rejoin(entry, decisions, observed.sandboxes[name])
         for name, entry in resolved.bystanders.items()
@@ -133,7 +136,7 @@ def _followers(
 
 
 def _files(site: Site, observed: Observation, resolved: Resolved) -> dict[str, HostFiles]:
-    """Files of the desired sandboxes, and of the others as far as they have namespaces."""
+    """Files of the desired sandboxes, and of bystanders that have namespaces."""
     records = {name: target.record for name, target in resolved.targets.items()}
     records.update(
         (name, entry)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Pure: the needs of one sandbox, from what is desired and what is observed."""
+"""Decides the steps of one sandbox from its desired and observed state; a pure function."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _BRIEF = 80
 
 @dataclass(frozen=True)
 class Desired:
-    """One sandbox as it is asked for; ``spec`` is None for an absent one.
+    """One sandbox as requested; an absent one has no ``spec``.
 
-    ``healthy`` is whether the run waits for that, which is no change.
-    ``keep_image`` keeps the image the sandbox was made from, though its name means another now.
+    With ``healthy``, the run waits for its health; waiting is no change. With ``keep_image``, the
+    sandbox keeps its image, even when the image's name means a newer one now.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Desired:
 
 @dataclass(frozen=True)
 class Target:
-    """A desired sandbox with everything resolved, as the record and the kernel should hold it."""
+    """A desired sandbox, resolved: its record and launch file, and the digest of its namespaces."""
 
     desired: Desired
     record: Record
@@ -59,8 +59,8 @@ class Target:
 class Observed:
     """One sandbox as it is on the host; ``namespaces`` and ``running`` are digests.
 
-    ``detached`` is one that runs in a network namespace that is no longer at the place it joins,
-    ``rebuild`` one that a rebuild has left something of.
+    A ``detached`` sandbox runs in another network namespace than the one it would join now. With
+    ``rebuild``, files of an unfinished rebuild exist.
     """
 
     record: Record | None = None
@@ -74,7 +74,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class Decision:
-    """The steps that a sandbox takes, and why; their order is the planner's.
+    """The steps that a sandbox takes, with reasons; the planner orders them.
 
     With ``next_slot``, a rebuild makes the new version in slot "next" and keeps the old one to go
     back to.
@@ -100,14 +100,14 @@ class Decision:
 
 
 def run_state(desired: Desired, record: Record | None) -> str:
-    """The run state to keep after this run and over reboots; "present" leaves it alone."""
+    """The run state for the record, which reboots keep; "present" leaves it alone."""
     if desired.state in (STARTED, STOPPED):
         return desired.state
     return record.wanted if record else STOPPED
 
 
 def decide(target: Target, observed: Observed, rejoin: str = "") -> Decision:
-    """``rejoin`` tells why it joins another's network namespace again, "" if it does not."""
+    """``rejoin`` is the reason to join another sandbox's network namespace again, "" for none."""
     record = observed.record
     rebuild = _rebuild_reason(target, observed)
     next_slot = bool(rebuild) and record is not None and record.phase == PRESENT and observed.layer
@@ -187,7 +187,7 @@ def _listed(options: list[str]) -> str:
 
 
 def record_lines(decision: Decision) -> list[Operation]:
-    """A record is written for a new sandbox, a rebuild or changed options."""
+    """Lines that announce a new sandbox, a rebuild or changed options."""
     name = decision.name
     changed = []
     for difference in decision.differences:

@@ -17,13 +17,13 @@ from ..spec.dependencies import HEALTHY
 from .decide import Decision, Desired, Observed
 
 Known = Mapping[str, Record]
-# Names, each with those that it needs.
+# Each name with the names that it needs.
 Graph = Mapping[str, Iterable[str]]
 _Stuck = Dict[str, Set[str]]
 
 
 class _NotStarted(LaunchError):
-    """A start that was left out, as a dependency is not as it has to be."""
+    """A start that was skipped because a dependency does not run or is not healthy."""
 
 
 def names(record: Record) -> list[str]:
@@ -35,19 +35,19 @@ def graph(records: Iterable[Record]) -> dict[str, list[str]]:
 
 
 def stops(some: Iterable[str], known: Known) -> list[list[str]]:
-    """Level by level, those first that others do not depend on."""
+    """Levels in the order of stopping: dependents before their dependencies."""
     needs = {name: names(known[name]) if name in known else [] for name in some}
     return levels(needs)[::-1]
 
 
 def for_removal(some: Iterable[str], known: Known) -> tuple[str, ...]:
-    """Dependents go before their dependencies: a killed run leaves no sandbox without its own."""
+    """Dependents go before their dependencies, so that a killed run breaks no dependency."""
     needs = {name: [] if name not in known else _ties(known[name]) for name in sorted(some)}
     return tuple(name for level in levels(needs)[::-1] for name in level)
 
 
 def for_recording(records: Known) -> list[str]:
-    """Dependencies go before their dependents: a boot after a kill finds none without its own."""
+    """Dependencies go before their dependents, so that a boot after a kill finds every one."""
     needs = {name: _ties(record) for name, record in records.items()}
     return [name for level in levels(needs) for name in level]
 
@@ -66,10 +66,10 @@ def check(
     asked_removals: Collection[str],
     broken: Collection[str],
 ) -> None:
-    """SpecError for a dependency that can't be, before any change.
+    """SpecError for an impossible dependency, before any change.
 
-    Of what is started from its record alone (after a boot), and of what only looks on, nothing is
-    refused but that this run removes what it depends on.
+    A sandbox that starts from its record alone (after a boot), or that the run leaves alone, is
+    checked for one thing only: the run must not remove its dependency.
     """
     asked = [name for name in everyone if name in desired and not desired[name].keep_image]
     for name, record in everyone.items():
@@ -81,9 +81,9 @@ def check(
     for name in asked:
         for needed in names(everyone[name]):
             if needed not in everyone and needed not in broken:
-                there = ", ".join(sorted(set(everyone) - {name})) or "none"
+                others = ", ".join(sorted(set(everyone) - {name})) or "none"
                 problem = f"of sandbox {name} names no sandbox of this host"
-                hint = f"deploy it too; there are: {there}"
+                hint = f"deploy it too; there are: {others}"
                 raise SpecError("depends_on", needed, problem, hint=hint)
     circle = cycle(reachable(graph(everyone.values()), asked))
     if circle:
@@ -95,7 +95,7 @@ def check(
 def check_running(
     starting: Known, decisions: Mapping[str, Decision], observed: Mapping[str, Observed]
 ) -> None:
-    """SpecError for one to be started beside what it depends on, which stays stopped."""
+    """SpecError when a sandbox is to start and its dependency stays stopped."""
     for name, record in starting.items():
         for needed in names(record):
             runs = needed in observed and observed[needed].running is not None
@@ -111,7 +111,7 @@ def check_running(
 
 
 class Starts:
-    """Starts level by level, and remembers what it has started."""
+    """Starts sandboxes level by level and remembers which ones started."""
 
     def __init__(
         self, site: Site, launcher: Launcher, starting: Iterable[str], everyone: Known
@@ -126,7 +126,7 @@ class Starts:
         return levels(graph(self._starting.values()))
 
     def start(self, level: Sequence[str], failures: Failures) -> None:
-        """Sandboxes with a dependency that is not as it has to be fail with the reason."""
+        """Start a level; a sandbox whose dependency does not run or is not healthy fails."""
         blocked: Failures = {}
         for name in level:
             for needed in names(self._starting[name]):
@@ -135,7 +135,7 @@ class Starts:
                     blocked[name] = _not_started(name, needed, problem)
                     break
         able = [name for name in level if name not in blocked]
-        blocked.update(self._waiting_in_vain(able))
+        blocked.update(self._await_dependencies(able))
         ready = [name for name in able if name not in blocked]
         failed = self._launcher.start(ready) if ready else {}
         self._started.update(name for name in ready if name not in failed)
@@ -151,24 +151,24 @@ class Starts:
             return ""
         return "which does not run"
 
-    def _waiting_in_vain(self, able: Sequence[str]) -> Failures:
-        """Wait for the health that some ask for; those that asked for what is not to be had."""
-        asked: Dict[str, list[str]] = {}
+    def _await_dependencies(self, able: Sequence[str]) -> Failures:
+        """Wait until dependencies are healthy; dependents of an unhealthy one fail."""
+        dependents: Dict[str, list[str]] = {}
         for name in able:
             for dependency in self._starting[name].spec.depends_on:
                 if dependency.condition == HEALTHY:
-                    asked.setdefault(dependency.name, []).append(name)
-        if not asked:
+                    dependents.setdefault(dependency.name, []).append(name)
+        now, deadlines = time.monotonic(), {}
+        for needed in dependents:
+            record = self._everyone.get(needed)
+            timeout = record.spec.healthy_wait_timeout if record else None
+            deadlines[needed] = now + (timeout or health.patience_of(self._paths, needed))
+        if not deadlines:
             return {}
-        now, known = time.monotonic(), self._everyone
-        own = {name: known[name].spec.healthy_wait_timeout for name in asked if name in known}
-        deadlines = {
-            name: now + (own.get(name) or health.patience_of(self._paths, name)) for name in asked
-        }
         return {
             name: _not_started(name, needed, f"which is not healthy: {failure.message}")
             for needed, failure in health.wait_each(self._paths, deadlines).items()
-            for name in asked[needed]
+            for name in dependents[needed]
         }
 
 
@@ -181,16 +181,16 @@ def _not_started(name: str, needed: str, problem: str) -> _NotStarted:
 
 
 def levels(graph: Graph) -> list[list[str]]:
-    """Names in the graph's order, level by level: each needs only what is in levels before.
+    """Names level by level: each name needs only names of earlier levels.
 
-    Names that are not in the graph count as there. A cycle, and all that needs it, comes last.
+    Needs outside the graph count as met. A cycle, and all that needs it, forms the last level.
     """
     peeled, stuck = _peel(graph)
     return [*peeled, list(stuck)] if stuck else peeled
 
 
 def cycle(graph: Graph) -> list[str]:
-    """A cycle, which ends with the name it begins with; [] when there is none."""
+    """A cycle, its first name repeated at the end; [] without a cycle."""
     _, stuck = _peel(graph)
     path = sorted(stuck)[:1]
     while path:
@@ -202,7 +202,7 @@ def cycle(graph: Graph) -> list[str]:
 
 
 def reachable(graph: Graph, names: Iterable[str]) -> dict[str, Sequence[str]]:
-    """The part of the graph that these names lead to, themselves included."""
+    """The part of the graph that the names lead to, the names included."""
     reached: Dict[str, Sequence[str]] = {}
     waiting = list(names)
     while waiting:

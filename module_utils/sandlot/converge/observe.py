@@ -23,7 +23,7 @@ from .decide import ALL_PINS, NO_PINS, SOME_PINS, Observed
 
 @dataclass(frozen=True)
 class NamespaceRecord:
-    """The settings a sandbox's namespaces were made with; kept beside the pins, gone at reboot."""
+    """The settings of a sandbox's namespaces when they were made; a reboot removes the file."""
 
     digest: str
     interfaces: tuple[Interface, ...]
@@ -39,9 +39,10 @@ class Stored:
 
 @dataclass(frozen=True)
 class Observation:
-    """``maps_ids`` is asked only when a layer is to be made, and then once.
+    """The state of a host, as a run plans from it.
 
-    ``images`` and ``networks`` are as the run makes them; ``before`` are those stored.
+    ``images`` and ``networks`` are the ones after the run, ``before`` holds the stored ones.
+    ``maps_ids`` probes the kernel when it is called, once for each file system.
     """
 
     records: Records
@@ -59,9 +60,9 @@ class Observation:
 
 
 def observe(site: Site, asked: Iterable[str], attached: Iterable[str] = ()) -> Observation:
-    """``asked`` and ``attached`` are sandboxes and networks of the request."""
-    records, there = record.load_all(site), known(site)
-    names = sorted({*asked, *there})
+    """Observe the host; ``asked`` and ``attached`` name sandboxes and networks of the request."""
+    records, present = record.load_all(site), known(site)
+    names = sorted({*asked, *present})
     recorded = {name: namespace_record_at(site.sandbox(name).namespaces, name) for name in names}
     namespaces = {name: item for name, item in recorded.items() if item}
     used = {item.network for entry in records.good.values() for item in entry.interfaces}
@@ -75,7 +76,7 @@ def observe(site: Site, asked: Iterable[str], attached: Iterable[str] = ()) -> O
         cgroups=cgroups.observe(site, names),
         maps_ids=_mapping(),
         launcher=Launcher(site).listening(),
-        known=frozenset(there),
+        known=frozenset(present),
         sandboxes={name: _sandbox(site, name, records, namespaces.get(name)) for name in names},
         namespaces=namespaces,
         before=stored,
@@ -83,7 +84,7 @@ def observe(site: Site, asked: Iterable[str], attached: Iterable[str] = ()) -> O
 
 
 def _mapping() -> Callable[[str], bool]:
-    """Whether mounts at a path can map ids, asked once for each file system."""
+    """A function: whether mounts at a path can map ids; it probes each file system once."""
     known: Dict[int, bool] = {}
 
     def maps(path: str) -> bool:
@@ -116,7 +117,7 @@ def _sandbox(
 
 
 def pins_of(sandbox: SandboxPaths, known: Record | None) -> str:
-    """Without a time offset there is no time pin; the digest tells when one is due."""
+    """Whether all pins exist; the time pin is not counted, as only a time offset needs one."""
     kinds = runtime.pinned(sandbox)
     if not kinds:
         return NO_PINS
@@ -126,7 +127,7 @@ def pins_of(sandbox: SandboxPaths, known: Record | None) -> str:
 
 
 def namespace_record_at(path: str, name: str) -> NamespaceRecord | None:
-    """Anything unreadable counts as unknown: the namespaces are then made again."""
+    """The namespace record at ``path``; None if unreadable, so that the namespaces are remade."""
     try:
         data = store.read(path)
         if data is None:

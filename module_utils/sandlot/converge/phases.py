@@ -20,7 +20,7 @@ from .observe import NamespaceRecord, write_namespace_record
 
 
 def record_images(context: Context) -> list[Operation]:
-    """Their trees have been made by now, without the lock."""
+    """Record images; their trees were built before the lock was taken."""
     planned = context.request.image_plan
     return [making.operation(making.record) for making in planned.makings] if planned else []
 
@@ -55,10 +55,10 @@ def _write_record(site: Site, entry: Record) -> Operation:
 
 
 def stop(context: Context) -> list[Operation]:
-    """Dependencies stop last. A stop alone is announced here, a restart where it starts.
+    """Stop sandboxes, dependents first. Lines announce stops here, and restarts at the start.
 
-    Sandboxes that this run changes are stopped even if they do not run: the launcher may be about
-    to revive them after a crash.
+    The run also stops sandboxes that it changes and that do not run: the launcher may be about to
+    revive them after a crash.
     """
     observed = context.observed.sandboxes
     decisions = context.decisions
@@ -97,9 +97,9 @@ def destroy(context: Context) -> list[Operation]:
         failures.update(launcher.destroy(names))
 
     # A network namespace dies some time after its pin; its links have to be gone at once.
-    made = [name for name, d in context.decisions.items() if d.create and not d.next_slot]
-    gone = [*context.resolved.removed, *made]
-    unlinked = network.unlink(context.site, gone, context.observed.network)
+    created = [name for name, d in context.decisions.items() if d.create and not d.next_slot]
+    unlinking = [*context.resolved.removed, *created]
+    unlinked = network.unlink(context.site, unlinking, context.observed.network)
     return [
         *of_one("", unlinked, silent=True),
         *batch("destroy namespaces", [*removed, *remade], destroy_all),
@@ -121,7 +121,7 @@ def ids(context: Context) -> list[Operation]:
 
 
 def networks(context: Context) -> list[Operation]:
-    """Rules and bridges of all networks; those that are to go stay until nothing needs them."""
+    """Rules and bridges of all networks; networks to remove stay until the end of the run."""
     return list(context.network_plan.shared)
 
 
@@ -130,7 +130,7 @@ def shift(context: Context) -> list[Operation]:
 
 
 def _shift(context: Context, *, next_slot: bool) -> list[Operation]:
-    """Copies of images for the sandboxes of a host that can't map ids on a mount."""
+    """Copy images with shifted owners, on hosts that can't map ids on a mount."""
     steps = []
     decisions = {name: d for name, d in context.decisions.items() if d.next_slot is next_slot}
     for name, decision in decisions.items():
@@ -143,7 +143,7 @@ def _shift(context: Context, *, next_slot: bool) -> list[Operation]:
 
 
 def prepare(context: Context) -> list[Operation]:
-    """Layer, host-made files and launch file of each sandbox; one step, for it is one sandbox's."""
+    """Write the layer, host-made files and launch file of each sandbox, in one operation."""
     operations = [_prepare_one(context, decision) for decision in context.decisions.values()]
     return [operation for operation in operations if operation is not None]
 
@@ -180,7 +180,7 @@ def _prepare_one(context: Context, decision: Decision) -> Operation | None:
 
 
 def update_hosts(context: Context) -> list[Operation]:
-    """Neighbours come and go, so hosts files of sandboxes that do not change otherwise follow."""
+    """Update hosts files of sandboxes whose neighbours changed and nothing else."""
     due = {name: files for name, files in context.files.items() if files.outdated == ["hosts"]}
 
     def update(names: Sequence[str], failures: Failures) -> None:
@@ -207,14 +207,14 @@ def create(context: Context) -> list[Operation]:
 
 
 def _note_namespaces(context: Context, name: str) -> None:
-    """Beside the pins, where they are found when the record is damaged."""
+    """Write the namespace record beside the pins: it survives a damaged record.json."""
     target = context.resolved.targets[name]
     namespaces = NamespaceRecord(target.namespaces, target.record.interfaces)
     write_namespace_record(context.site.sandbox(name), namespaces)
 
 
 def plug(context: Context) -> list[Operation]:
-    """Links, then their bandwidth: what plugs a sandbox may make links that have no limits yet."""
+    """Plug links, then set their bandwidth, as a new link has no limits yet."""
     steps = []
     for name, each in context.network_plan.members.items():
         decision = context.decisions[name]
@@ -268,7 +268,7 @@ def await_rebuilds(context: Context) -> list[Operation]:
 
 
 def settle(context: Context) -> list[Operation]:
-    """A rebuild is over once its layer is new and it does well; until then the record says so."""
+    """End rebuilds whose new version runs well: only now do their records leave "rebuilding"."""
     rebuilds = context.rebuilds
     return [
         *(rebuild.commit(context.site, entry) for entry in rebuilds.values()),

@@ -2,9 +2,9 @@
 # Copyright: the sandlot developers
 """The plan of a run: its phases, in order.
 
-Intent records come first; then what has to go is stopped and unmade; ids, networks and rules are
-made right for the new whole; the removed are cleaned up; the rest is prepared, made and started.
-Networks and images go last, when all has gone well.
+A run first records its intent, then stops sandboxes and unmakes namespaces that have to go. It sets
+ids, networks and rules, cleans up removed sandboxes, and prepares, creates and starts the others.
+Networks and images are removed last, and only if everything before succeeded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .resolve import Request
 Phase = Callable[[Context], Sequence[Operation]]
 
 FIRST: tuple[Phase, ...] = (phases.record_images,)
-# Running sandboxes are left alone here: one that fails drops out.
+# Running sandboxes are left alone here: a rebuild that can't be prepared is dropped.
 PREPARATION: tuple[Phase, ...] = (
     phases.announce_rebuilds,
     phases.shift_next_slot,
@@ -54,7 +54,7 @@ LAST: tuple[Phase, ...] = (removal.remove_networks, removal.remove_images)
 
 @dataclass(frozen=True)
 class Plan:
-    """``last`` is left out when a sandbox failed, which may need what would go."""
+    """A run with a failed sandbox skips ``last``, as the sandbox may need what it removes."""
 
     context: Context
     first: Sequence[Operation]
@@ -69,12 +69,13 @@ class Plan:
 
     def without_last(self) -> Plan:
         """The plan of a run that failed: it keeps every network and image."""
-        found, request = self.context, self.context.request
+        request = self.context.request
         if request.image_plan:
-            kept = replace(request.image_plan, absent=frozenset(), purge=False)
-            request = replace(request, image_plan=kept)
-        remaining = {**found.observed.before.networks, **found.remaining}
-        return replace(self, context=replace(found, request=request, remaining=remaining), last=())
+            image_plan = replace(request.image_plan, absent=frozenset(), purge=False)
+            request = replace(request, image_plan=image_plan)
+        networks = {**self.context.observed.before.networks, **self.context.final_networks}
+        changed = replace(self.context, request=request, final_networks=networks)
+        return replace(self, context=changed, last=())
 
 
 def plan(site: Site, request: Request, observed: Observation) -> Plan:
@@ -82,7 +83,7 @@ def plan(site: Site, request: Request, observed: Observation) -> Plan:
     records = [target.record for target in situation.resolved.targets.values()]
     warnings = etcfiles.warnings(records, observed.networks)
     if request.repair:
-        # The network of what there is: a repair starts, makes and records nothing.
+        # A repair sets the network of existing sandboxes; it starts, makes and records nothing.
         repairs = [*phases.networks(situation), *phases.plug(situation)]
         return Plan(situation, (), (), repairs, (), warnings)
     first, preparation, steps, last = (

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Rebuilds as transactions: the new is made beside the old, switched to, and kept if it does well.
+"""Rebuilds as transactions: make the new version, switch to it, keep it if it runs well.
 
-Everything a rebuild makes or sets aside is below two directories of the sandbox's. The record is
-the old one, in phase rebuilding, until the commit; what is not committed is undone by ``rollback``.
+A rebuild keeps the new and the old version in two slots, directories of the sandbox. The record
+stays the old one, in phase rebuilding, until the commit; ``rollback`` undoes a rebuild without one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .observe import NamespaceRecord, write_namespace_record
 
 @dataclass(frozen=True)
 class LastLog:
-    """The last lines of the old one, and how long its log was then."""
+    """The last lines that the old version logged, and the sizes of its log files then."""
 
     lines: List[str]
     sizes: Dict[str, int]
@@ -35,7 +35,7 @@ class LastLog:
 
 @dataclass(frozen=True)
 class Rebuild:
-    """One sandbox's; ``last_log`` is filled when the old one has been stopped."""
+    """The rebuild of one sandbox; the switch fills ``last_log``, once the old version stopped."""
 
     decision: Decision
     old: Record
@@ -71,7 +71,7 @@ def rebuilds(
 def act_on_each(
     what: str, names: Iterable[str], failures: Failures, action: Callable[[str], None]
 ) -> None:
-    """Act on each that has not failed; a failure concerns that one alone."""
+    """Act on each sandbox that has not failed; a failure concerns that sandbox alone."""
     for name in [name for name in names if name not in failures]:
         try:
             action(name)
@@ -79,11 +79,11 @@ def act_on_each(
             failures[name] = explained(error, what)
 
 
-# -- while the old one runs
+# -- while the old version runs
 
 
 def announce(site: Site, rebuild: Rebuild) -> list[Operation]:
-    """The directory first: together they tell a rebuild of this kind from any other phase."""
+    """Make the directory, then set the phase: together they mark a rebuild that can be undone."""
 
     def save() -> None:
         os.makedirs(site.sandbox(rebuild.name).rebuild, mode=0o700, exist_ok=True)
@@ -114,11 +114,11 @@ def prepare(site: Site, planned: Mapping[str, Rebuild]) -> list[Operation]:
     return [*prepared, *batch("prepare namespaces", list(planned), pin)]
 
 
-# -- while neither runs
+# -- while neither version runs
 
 
 def switch(site: Site, planned: Mapping[str, Rebuild], state: network.State) -> list[Operation]:
-    """The old one's interfaces go first, as the new ones have the same names and addresses."""
+    """Unlink the old interfaces first, as the new ones have the same names and addresses."""
     lines = [switch_line(rebuild.decision) for rebuild in planned.values()]
 
     def switch_all(names: Sequence[str], failures: Failures) -> None:
@@ -136,7 +136,7 @@ def switch(site: Site, planned: Mapping[str, Rebuild], state: network.State) -> 
     return batch("switch", list(planned), switch_all, lines)
 
 
-# -- while the new one runs
+# -- while the new version runs
 
 
 def await_all(site: Site, planned: Mapping[str, Rebuild]) -> list[Operation]:
@@ -151,7 +151,7 @@ def await_all(site: Site, planned: Mapping[str, Rebuild]) -> list[Operation]:
 
 
 def commit(site: Site, rebuild: Rebuild) -> Operation:
-    """From here on the new one is the sandbox; what is left to do is to remove the old."""
+    """Make the new version the sandbox's own; only the removal of the old one is left to do."""
 
     def save() -> None:
         store.sync_directory(site.sandbox(rebuild.name).in_slot(OLD).state)
@@ -161,7 +161,7 @@ def commit(site: Site, rebuild: Rebuild) -> Operation:
 
 
 def discard(site: Site, names: Sequence[str]) -> list[Operation]:
-    """Remove what was set aside; what marks it goes last."""
+    """Remove the old version; the directory that marks the rebuild goes last."""
     return batch("discard what was set aside", names, lambda n, f: discard_all(site, n, f))
 
 

@@ -18,7 +18,7 @@ from .context import Context
 
 
 def announce(context: Context) -> list[Operation]:
-    """The intent, before anything goes; without a usable record the name alone has to do."""
+    """Record the intent to remove; a sandbox with a broken record is removed by name alone."""
 
     def save(name: str) -> None:
         known = context.observed.records.good.get(name)
@@ -41,7 +41,7 @@ def clean(context: Context) -> list[Operation]:
             for entry in os.listdir(sandbox.state):
                 if entry != os.path.basename(sandbox.record):
                     remove_entry(f"{sandbox.state}/{entry}")
-            # Last: until then a killed removal is known to be one.
+            # Last: its phase tells the next run that a removal was under way.
             remove_entry(sandbox.record)
             os.rmdir(sandbox.state)
 
@@ -55,14 +55,14 @@ def clean(context: Context) -> list[Operation]:
 
 
 def remove_networks(context: Context) -> list[Operation]:
-    """Once no sandbox needs them."""
+    """Remove networks that no sandbox needs any more."""
     if context.request.networks is None:
         return []
     resolved, observed = context.resolved, context.observed
     return network.shrink_operations(
         context.site,
         observed.networks,
-        resolved.desired_network(context.remaining),
+        resolved.desired_network(context.final_networks),
         observed.network,
         [*resolved.targets, *resolved.removed],
     )

@@ -26,11 +26,12 @@ Json = Dict[str, Any]
 
 @dataclass(frozen=True)
 class Result:
-    """``sandboxes`` are the facts of those asked for; ``failed`` maps names to messages.
+    """The outcome of a run.
 
-    ``images`` and ``networks`` are facts of all that the host has, None when left alone;
-    ``images_made`` tells what each one took. With ``uploads_needed`` nothing was done.
-    ``removals`` counts the actions at the end that a failure leaves out.
+    ``sandboxes`` are facts of the requested sandboxes; ``failed`` maps names to messages.
+    ``images`` and ``networks`` are facts of all of the host, None for a kind that was left alone.
+    ``images_made`` has the duration and size of each build. With ``uploads_needed``, the run did
+    nothing. ``removals`` counts the last actions, which a run with a failure skips.
     """
 
     changed: bool
@@ -52,7 +53,7 @@ NOTHING = Result(False, [], {}, {}, {})
 
 
 def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> Result:
-    """``before`` are operations that had to be applied before there could be a plan."""
+    """``before`` are operations that the run applied before it could plan."""
     announced = [each for each in (*before, *plan.operations) if not each.silent]
     context = plan.context
     sandboxes = {name: facts(t.record) for name, t in context.resolved.targets.items()}
@@ -72,7 +73,10 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
         warnings += network.name_warnings(context.site)
     networks, opened = None, {}
     if context.request.networks is not None:
-        networks, left = _network_facts(context.remaining), sorted(context.remaining.items())
+        networks, left = (
+            _network_facts(context.final_networks),
+            sorted(context.final_networks.items()),
+        )
         opened = {name: relaxations(item.egress, item.host_access) for name, item in left}
     return Result(
         changed=bool(announced),
@@ -90,7 +94,7 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
 
 
 def _images(context: Context) -> Dict[str, Json] | None:
-    """The record has more facts than the plan, once it is as planned."""
+    """Facts of all images after the run; a recorded image has more facts than a planned one."""
     planned = context.request.image_plan
     if planned is None:
         return None
@@ -125,7 +129,7 @@ def return_values(result: Result) -> Json:
 
 
 def facts(record: Record) -> Json:
-    """Facts of a sandbox, whatever runs."""
+    """Facts of a sandbox that do not depend on what runs."""
     return {
         "name": record.name,
         "state": record.wanted,
@@ -141,7 +145,7 @@ def facts(record: Record) -> Json:
 
 
 def info(site: Site, names: Iterable[str] | None = None) -> list[Json]:
-    """Facts of the named sandboxes, of all when None; a name without a sandbox is left out."""
+    """Facts of the named sandboxes (None: of all); names without a sandbox are skipped."""
     records = load_all(site)
     layout = cgroups.detect()
     entries = []
@@ -175,14 +179,14 @@ def relaxed(record: Record) -> list[str]:
 
 
 def _diff(context: Context) -> Json | List[Json]:
-    """One for each kind that was asked for; alone, a kind has no header."""
+    """The diff of each requested kind; a single kind has no header."""
     request, before = context.request, context.observed.before
     kinds: Dict[str, Json] = {}
     if request.image_plan is not None:
         after = request.image_plan.after(before.images)
         kinds["images"] = {"before": _image_records(before.images), "after": _image_records(after)}
     if request.networks is not None:
-        left = context.remaining
+        left = context.final_networks
         kinds["networks"] = {"before": _text(before.networks), "after": _text(left)}
     if request.sandboxes is not None:
         kinds["sandboxes"] = _sandboxes_diff(context)
@@ -201,7 +205,7 @@ def _text(networks: Mapping[str, Network]) -> str:
 
 
 def _sandboxes_diff(context: Context) -> Json:
-    """Specs before and after, where they differ; each changed option with what it costs."""
+    """Specs before and after; each changed option names its cost (live, restart, rebuild)."""
     before: Json = {}
     after: Json = {}
     known = context.observed.records.good

@@ -22,13 +22,14 @@ from .observe import Observation
 
 @dataclass(frozen=True)
 class Request:
-    """All there is to be of each kind of things, None for a kind that is left alone.
+    """The desired sandboxes, networks and images of a host; None leaves a kind alone.
 
-    ``networks`` has None for one that is to be absent. ``purge`` removes what is not listed, of the
-    kinds that are given; ``prune`` trees of images that nothing refers to. ``repair`` puts only the
-    network of these sandboxes right. ``unrecorded`` images are yet in the making. ``uploads`` tells
-    where archives of images were copied to, None when nobody copies them. ``management_ports`` are
-    never published. ``image_plan`` follows from ``images`` once their sources were asked.
+    ``networks`` maps the name of an absent network to None. ``purge`` removes unlisted items of the
+    listed kinds; ``prune`` removes image trees that nothing refers to. ``repair`` sets the network
+    of the sandboxes and nothing else. ``unrecorded`` images are still being built. ``uploads`` maps
+    archives of images to their copies on the host, None when the controller copies none.
+    ``management_ports`` are never published. ``image_plan`` is made from ``images``, after a look
+    at their sources.
     """
 
     sandboxes: Optional[Tuple[Desired, ...]] = None
@@ -55,7 +56,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Resolved:
-    """The run's goal: sandboxes to make right, to remove, and bystanders that stay as they are."""
+    """The goal of a run: sandboxes to converge, sandboxes to remove, and unchanged bystanders."""
 
     targets: Mapping[str, Target]
     removed: tuple[str, ...]
@@ -121,7 +122,7 @@ def resolve(site: Site, request: Request, observed: Observation) -> Resolved:
 
 
 def with_desired(request: Request, observed: Observation) -> Observation:
-    """The host as the images and networks of this run make it, which sandboxes are planned upon."""
+    """The host with the images and networks of this run; sandboxes are planned on top."""
     listed = {name: item for name, item in (request.networks or {}).items() if item is not None}
     made = request.image_plan.wanted if request.image_plan else {}
     return replace(
@@ -132,13 +133,13 @@ def with_desired(request: Request, observed: Observation) -> Observation:
 
 
 def removed(site: Site, request: Request, observed: Observation) -> tuple[str, ...]:
-    """Asked for, not listed while purging, or begun by a run that was killed."""
+    """Sandboxes to remove: absent, unlisted while purging, or half removed by a killed run."""
     if request.sandboxes is None:
         return ()
     records, names = observed.records.good, set(request.absent)
     names.update(name for name, record in records.items() if record.phase == REMOVING)
     if request.purge:
-        # An image plan sweeps what setups left, before images are made.
+        # An image plan removes leftover setup sandboxes before images are built.
         names.update(
             name
             for name in observed.known
@@ -151,7 +152,7 @@ def removed(site: Site, request: Request, observed: Observation) -> tuple[str, .
 def _kept_interfaces(
     removed: Sequence[str], observed: Observation
 ) -> dict[str, tuple[Interface, ...]]:
-    """Interfaces in use; with a broken record, those that its namespaces were given."""
+    """Interfaces in use; for a broken record, the ones in the namespace record."""
     kept = {name: record.interfaces for name, record in observed.records.good.items()}
     for name in observed.records.broken:
         if name in observed.namespaces:
@@ -176,7 +177,7 @@ def _records(
             cgroups.check(each.wanted_spec, observed.cgroups)
             image = _image(site, each, old, ids[name], observed, may_be_made=request.check)
         except SandlotError as error:
-            # An error about a value lacks which of many sandboxes has it.
+            # An error about a value does not name the sandbox.
             error.message = f"sandbox {name!r}: {error.message}"
             raise
         records[name] = Record(
@@ -200,7 +201,7 @@ def _image(
     *,
     may_be_made: bool,
 ) -> ImageRef:
-    """The image and the tree of it that the layer lies on; a tree in use stays what it is."""
+    """The image of a sandbox, with the trees below its layer; trees in use stay the same."""
     if old and desired.keep_image:
         return old.image
     name = desired.wanted_spec.image
@@ -220,7 +221,7 @@ def _image(
 
 
 def _shifted(site: Site, image: images.Image, ids: idmap.IdRange) -> tuple[str, ...]:
-    """A copy with moved owners stands in for one tree of our own, and for nothing else."""
+    """The copy with shifted owners; only an image of a single tree that we built can have one."""
     if image.host or not images.is_one_tree(site, image):
         raise SpecError(
             "image",
@@ -237,7 +238,7 @@ def _target(
 ) -> Target:
     image, runs = record.image, record
     if may_be_made and not (image.digest and all(map(os.path.isdir, image.layers))):
-        # Only the image can tell what it runs, once it is made.
+        # The command may come from the image, which is not built yet.
         unknown = record.spec.command or record.spec.entrypoint or ("unknown",)
         runs = replace(record, spec=replace(record.spec, command=unknown))
     directories = cgroups.directories(site, record.name, observed.cgroups)

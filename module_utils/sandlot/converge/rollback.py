@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Undoes rebuilds that were not committed: those that failed, and those whose run was killed.
+"""Undoes rebuilds without a commit: a rebuild that failed, or one whose run was killed.
 
-Layer and pins are put back, as they can't be made again. All else (interfaces, rules, limits,
-launch file, the start) follows from the old record, by a run that asks for it.
+The old layer and pins are put back, as they can't be made again. A run with the old record restores
+the rest: interfaces, rules, limits, launch file and the start.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 # Copyright: the sandlot developers
 """Runs the setup of an image in a throw-away sandbox, and keeps what it wrote.
 
-It is a sandbox like any other, as the records see it, with ids, network and confinement of its own;
-each step is its workload once, so that nothing a step leaves behind runs on. Its name tells which
-image is being made, and the lock of that (images.workspace) tells whether its maker still lives.
+A throw-away sandbox has a record, ids, a network and confinement like any other. Each setup step
+runs as its workload, so that no process of a step survives it. Its name tells the image that is
+built, and the lock of that build (images.workspace) tells whether the builder still lives.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def runner(site: Site, converge: Converge) -> setup.Runner:
 
 def run(site: Site, converge: Converge, job: Job, below: images.Image) -> Built:
     sandbox = _Throwaway(site, converge, job, below)
-    # One that a killed run left is not trusted to have done anything right.
+    # A sandbox that a killed run left may have run some of the steps.
     sandbox.remove()
     try:
         sandbox.make()
@@ -64,7 +64,7 @@ def run(site: Site, converge: Converge, job: Job, below: images.Image) -> Built:
 
 
 def leftovers(site: Site, converge: Converge) -> List[Operation]:
-    """Removes throw-away sandboxes whose makers were killed."""
+    """Operations that remove throw-away sandboxes whose builders were killed."""
     known = [name for name in sorted(names.known(site)) if setup.SANDBOX.fullmatch(name)]
     summary = "remove what an interrupted setup left"
     return [
@@ -106,7 +106,7 @@ class _Throwaway:
         _remove(self._paths, self._run, self._name)
 
     def make(self) -> None:
-        # Nothing runs yet; a spec has to name something that could.
+        # Nothing runs yet, but a spec needs a command.
         self._converge(self._spec_for(["true"]), STOPPED)
 
     def do(self, step: Mapping[str, Any], what: str) -> None:
@@ -119,7 +119,7 @@ class _Throwaway:
         self._await(what)
 
     def _spec_for(self, argv: Sequence[str], step: Mapping[str, Any] | None = None) -> spec.Spec:
-        """Entry point and not command: that of the image must not come before it."""
+        """Set the entry point, not the command: the image's entry point must not run."""
         step = step or {}
         given = {"DEBIAN_FRONTEND": "noninteractive", **proxies(), **step.get("env", {})}
         env = tuple(sorted(given.items()))
@@ -159,9 +159,9 @@ class _Throwaway:
         options, known = self._job.spec, record.load(self._paths, self._name)
         if known is None:
             raise SandlotError(f"the record of {self._name} is gone", hint="run again")
-        # No process of it is left that could write while it is read.
+        # A process of the sandbox must not write to files while they are copied.
         Launcher(self._paths).stop([self._name])
-        # Sources without bounds of their own have the usual ones.
+        # A source without its own bounds gets the default ones.
         bounds = Bounds(*(row.value(options.get(row.name)) for row in tarball.BOUNDS))
         upper = self._paths.sandbox(self._name).upper
         return harvest(upper, self._job.root, known.ids, bounds)

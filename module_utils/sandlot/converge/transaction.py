@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Carries out a plan; rebuilds in it end committed or undone, whatever fails."""
+"""Carries out a plan; every rebuild in it ends committed or undone, whatever fails."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def carry_out(site: Site, planned: Plan, again: Again) -> Failures:
 
 
 def _apply(site: Site, planned: Plan) -> tuple[Failures, Plan]:
-    """A sandbox that can't be prepared stays as it is; the others get a plan without its change."""
+    """Apply the plan; a rebuild that can't be prepared is dropped, and the rest planned again."""
     failed = apply_each(planned.preparation)
     if failed:
         old = {name: planned.context.rebuilds[name].old for name in failed}

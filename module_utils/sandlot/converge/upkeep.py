@@ -26,7 +26,7 @@ from .resolve import Request, resolve
 
 
 def up(site: Site) -> Result:
-    """After a boot: every sandbox as its record wants it; a broken record fails alone."""
+    """Start sandboxes after a boot, as their records say; a broken record fails alone."""
     with lock.exclusive(site):
         records = record.load_all(site)
         desired = (
@@ -39,7 +39,7 @@ def up(site: Site) -> Result:
 
 
 def repair(site: Site, *, check: bool = False) -> Result:
-    """The network as the records want it; a broken record fails alone."""
+    """Restore the network from the records; a broken record fails alone."""
     with contextlib.ExitStack() as stack:
         if not check:
             stack.enter_context(lock.exclusive(site))
@@ -55,7 +55,7 @@ def _with_broken(done: Result, records: Records) -> Result:
 
 
 def _idle(site: Site, records: Records) -> list[Record]:
-    """All but those that are being removed, or at work in a setup."""
+    """Records of sandboxes, without those being removed and running setups."""
     return [
         entry
         for entry in records.good.values()
@@ -64,7 +64,7 @@ def _idle(site: Site, records: Records) -> list[Record]:
 
 
 def down(site: Site) -> dict[str, str]:
-    """Before a shutdown: end all that runs. The records still want it, so `up` starts it again."""
+    """Stop all sandboxes before a shutdown; records keep their state, so `up` starts them again."""
     launcher = Launcher(site)
     with lock.exclusive(site):
         if not launcher.exists():
@@ -77,7 +77,7 @@ def down(site: Site) -> dict[str, str]:
 
 
 def lifecycle(site: Site, names: Sequence[str], action: str) -> Result:
-    """`start`, `stop` or `restart` of existing sandboxes; the new state outlives a reboot."""
+    """Start, stop or restart existing sandboxes; the new state survives a reboot."""
     state = STOPPED if action == "stop" else STARTED
     with lock.exclusive(site):
         records = record.load_all(site)
@@ -101,7 +101,7 @@ def remove(site: Site, names: Iterable[str], *, check: bool = False) -> Result:
 
 
 def refresh(site: Site) -> list[str]:
-    """Resolve the names of egress lists again; the actions. A host without names is left alone."""
+    """Resolve the names of egress lists again; the actions, [] for a host without names."""
     if not os.path.exists(site.names_file):
         return []
     with lock.exclusive(site):
@@ -114,6 +114,6 @@ def refresh(site: Site) -> list[str]:
         desired = resolved.desired_network(observed.networks)
         operations = network.refresh_operations(site, desired, observed.network, addresses)
         apply_all(operations)
-        # Also when nothing else has changed: addresses live on from when they were last seen.
+        # Save even without a change: an address is kept for a time after its last answer.
         network.save_names(site, addresses)
         return descriptions(operations)
