@@ -54,7 +54,7 @@ class Child:
 
 
 def spawn(command: Mapping[str, Any], stdio: Sequence[int], *, tty: bool = False) -> Child:
-    """Run ``command`` (argv, env, cwd, user, rlimits) on three descriptors; never blocks."""
+    """Run ``command``, init's settings with an argv, on three descriptors; never blocks."""
     reader, writer = os.pipe()
     try:
         pid = libc.fork()

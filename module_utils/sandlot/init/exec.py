@@ -107,11 +107,11 @@ class ExecServer:
     def _run(self, connection: _socket.socket, message: Mapping[str, Any], fds: List[int]) -> None:
         config = self._config
         command = {
+            **config,
             "argv": message["argv"],
             "env": {**config["env"], **message["env"]},
             "cwd": message["cwd"] or config["cwd"],
             "user": message["user"],
-            "rlimits": config["rlimits"],
         }
         if len(self._commands) >= MAX_COMMANDS:
             reason = f"{MAX_COMMANDS} commands run in this sandbox already"

@@ -291,9 +291,7 @@ class Supervisor:
 
     def _spawn_check(self, argv: Sequence[str], writer: int) -> child.Child:
         """Run a command as the workload would run it."""
-        command = {key: self.config[key] for key in ("env", "cwd", "rlimits")}
-        command.update(argv=argv, user=None)
-        return child.spawn(command, [self.null, writer, writer])
+        return child.spawn({**self.config, "argv": argv}, [self.null, writer, writer])
 
 
 def send_signal(pid: int, number: int) -> None:

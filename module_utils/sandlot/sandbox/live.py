@@ -23,7 +23,7 @@ def configure(sandbox: SandboxPaths, launch: Mapping[str, Any]) -> None:
     running = runtime.running(sandbox)
     if running is not None:
         runtime.check_protocol(sandbox.name, running)
-    config = {key: launch.get(key) for key in LIVE}
+    config = {key: launch[key] for key in LIVE if key in launch}
     try:
         # Also for connecting: an init that accepts nobody must not keep the host's lock.
         with wire.connect(sandbox.socket, timeout=ANSWER_SECONDS) as connection:

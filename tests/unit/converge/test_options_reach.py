@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from sandlot.spec.option import LAUNCHED, Option, Reach
 from sandlot.spec.options import reaching
 from sandlot.spec.text import flag
 
+ENGINE = Path(__file__).resolve().parents[3] / "module_utils/sandlot"
 SITE = Site("/moved")
 IMAGE = ImageRef("busybox", "0f" * 32, ("/var/lib/sandlot/images/trees/0f/root",))
 HOST = knobs.Host(frozenset(range(4)), frozenset({0}))
@@ -79,6 +81,7 @@ OTHER: dict[str, Any] = {
     "healthcheck": {"tcp": "80"},
     "healthy_wait_timeout": 5,
 }
+LATER = {option.launch_key for option in OPTIONS if option.later}
 BESIDE: dict[str, Any] = {
     "restart_retries": {"restart_policy": "on-failure"},
     "memory_swap": {"memory": "64m"},
@@ -132,6 +135,8 @@ def test_an_option_reaches_the_launch_file_or_not(option: Option) -> None:
     # hostname is a variable of the workload, network_mode decides on sysctls of its own.
     others = {"hostname": {"env"}, "network_mode": {"sysctls"}, "capabilities": {"seccomp"}}
     follow = {"seccomp_profile": {"seccomp"}, **others}.get(option.name, set())
+    if option.later and Reach.INIT in option.reaches:
+        follow = {*follow, "init"}
     expected = {option.launch_key} | follow if option.reaches & LAUNCHED else set()
     assert keys(option.name) - {"digest"} == expected
     assert ("digest" in keys(option.name)) == (
@@ -162,7 +167,8 @@ def test_every_key_of_a_launch_file_is_an_options_or_a_fact() -> None:
     of_options = {option.launch_key for option in reaching(*LAUNCHED)}
     known = launchfile.FACTS | launchfile.DERIVED | of_options
     assert set(launch(spec)) <= known
-    assert of_options <= set(launch(spec))
+    assert of_options - LATER <= set(launch(spec))
+    assert not of_options & LATER & set(launch(spec))
     assert not (launchfile.FACTS | launchfile.DERIVED) & of_options
 
 
@@ -172,8 +178,38 @@ def test_a_healthcheck_that_is_turned_off_does_not_reach_init() -> None:
 
 def test_init_is_given_what_reaches_it() -> None:
     by_builder = {*builder.INIT_KEYS, "healthcheck"}
-    assert {option.launch_key for option in reaching(Reach.INIT)} == by_builder
-    assert {"restart", "stop", "log_max_size", "healthcheck"} == launchfile.LIVE
+    of_init = {option.launch_key for option in reaching(Reach.INIT)}
+    assert of_init - LATER == by_builder, "launch.json names later keys itself: leave INIT_KEYS"
+    assert launchfile.LIVE - LATER == {"restart", "stop", "log_max_size", "healthcheck"}
+
+
+def read_keys(*packages: str) -> set[str]:
+    """Keys that code looks up: ``mapping["key"]`` and ``mapping.get("key")``."""
+    files = [path for name in packages for path in (ENGINE / name).glob("*.py")]
+    found = set()
+    for node in (node for path in files for node in ast.walk(ast.parse(path.read_text()))):
+        key: ast.AST | None = None
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
+            key = node.slice
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            key = node.args[0] if node.func.attr == "get" and node.args else None
+        if isinstance(key, ast.Constant) and isinstance(key.value, str):
+            found.add(key.value)
+    return found
+
+
+def test_whom_an_option_reaches_reads_it() -> None:
+    by_init, by_all = read_keys("init"), read_keys("init", "build", "launcher")
+    readers = [(by_init if Reach.INIT in row.reaches else by_all, row) for row in OPTIONS]
+    keys = [(row.launch_key, read) for read, row in readers if row.launch_key]
+    # It reaches init as the program that the launch file has beside it.
+    assert [key for key, read in keys if key not in read] == ["seccomp_profile"]
+
+
+def test_options_that_dd050e5_does_not_know_are_later_ones() -> None:
+    assert {row.name for row in OPTIONS if not row.later} == set(EARLIER), "needs later=True"
+    # Their place in launch.json is their name.
+    assert [row.name for row in OPTIONS if row.later and row.key] == []
 
 
 def test_a_controller_is_known_for_each_limit() -> None:
@@ -199,6 +235,7 @@ def test_a_new_option_of_init_is_one_row(row: Option, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Spec, "nap", True)
     after = launch(spec_of("nap"))
     assert (after["nap"], after["init"]) == (True, ["nap"])
+    assert builder._config(after)["nap"] is True and "nap" not in builder._config(before)
     assert (after["digest"] != before["digest"]) == (row.change is Change.RESTART)
     assert ("nap" in launchfile.LIVE) == (row.change is Change.LIVE)
 

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""All commands that init starts run with all of its settings, also those it has yet to learn."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sandlot import wire
+from sandlot.init import child
+from sandlot.init.logs import Log
+from sandlot.init.supervisor import Supervisor
+
+COMMAND = {"argv": ["/w"], "env": {"A": "a"}, "cwd": "/", "user": None, "rlimits": {7: (1, 1)}}
+RULES = {"restart": {"policy": "no", "retries": 0}, "stop": {"signal": 15, "timeout": 1.0}}
+CONFIG = {**COMMAND, **RULES, "log_max_size": 1 << 20, "restarts": 0, "nap": True}
+CHECK = {"argv": ["/check"], "interval": 0.1, "timeout": 9.0, "retries": 3, "start_period": 0.0}
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
+    """The commands that were to be started."""
+    commands: list[Mapping[str, Any]] = []
+
+    def spawn(command: Mapping[str, Any], stdio: Sequence[int], *, tty: bool = False) -> Any:
+        commands.append(command)
+        raise OSError(11, "no process is left")
+
+    monkeypatch.setattr(child, "spawn", spawn)
+    return commands
+
+
+@pytest.fixture
+def init(tmp_path: Path) -> Iterator[Supervisor]:
+    files = [os.open(tmp_path / name, os.O_RDWR | os.O_CREAT) for name in ("status", "health")]
+    peer, other = wire.pair()
+    listener = wire.listen(str(tmp_path / "socket"))
+    numbers = {"status": files[0], "health": files[1], "null": -1, "pts": -1}
+    yield Supervisor(CONFIG, peer, listener, Log((), (), CONFIG), **numbers)
+    wire.close_all(files)
+    for sock in (peer, other, listener):
+        sock.close()
+
+
+def test_a_healthcheck_has_the_settings_of_the_workload(
+    init: Supervisor, started: list[Mapping[str, Any]]
+) -> None:
+    init.status.values["state"] = "running"
+    init.configure({**CONFIG, "healthcheck": {**CHECK, "action": "none"}})
+    init.loop.turn()
+    assert started == [{**CONFIG, "argv": ["/check"]}]
+
+
+def test_a_command_of_exec_has_the_settings_of_the_workload(
+    init: Supervisor, started: list[Mapping[str, Any]], tmp_path: Path
+) -> None:
+    own = {"argv": ["/x"], "cwd": "/tmp", "user": "33"}
+    with wire.connect(str(tmp_path / "socket"), timeout=10) as client:
+        init.loop.turn()
+        wire.send(client, {"op": "exec", **own, "env": {"B": "b"}, "tty": False})
+        init.loop.turn()
+        answer, _ = wire.receive(client)
+    assert started == [{**CONFIG, **own, "env": {"A": "a", "B": "b"}}]
+    assert answer and "no process is left" in answer["error"]
