@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import glob
 import json
-from typing import Any, Dict
+from typing import Any, Dict, Iterable
 
 from .. import __version__, store
 from ..errors import StateError
 from ..sandbox import runtime
 from ..site import Site
+from ..spec.option import Option
 from ..spec.options import STORED
+from ..spec.table import networks
 
 # Below the directories of state and runtime files; networks, images, records, notes of all kinds.
 _STATE = ("*.json", "sandboxes/*/*.json", "images/*.json", "images/trees/*/about.json")
@@ -32,16 +34,10 @@ def check(site: Site) -> None:
             known = f"version {__version__}, which was to be installed, knows {store.SCHEMA}"
             raise StateError(f"{path} has schema {_schema(path)}, {known}", hint=_HINT)
     for path in glob.glob(f"{glob.escape(site.sandboxes)}/*/record.json"):
-        spec = _data(path).get("spec")
-        options = {option.name for option in STORED}
-        unknown = sorted(set(spec) - options) if isinstance(spec, dict) else []
-        if unknown:
-            hint = "deploy the sandbox without them with the installed version first; or "
-            raise StateError(
-                f"{path} has options that version {__version__}, which was to be installed, does "
-                f"not know: {', '.join(unknown)}",
-                hint=hint + _HINT,
-            )
+        _check_options(path, "the sandbox", _data(path).get("spec"), STORED)
+    stored = _data(site.networks_file).get("networks")
+    for network in stored if isinstance(stored, list) else ():
+        _check_options(site.networks_file, "the networks", network, networks.OPTIONS)
     for name in runtime.names(site):
         try:
             running = runtime.running(site.sandbox(name))
@@ -53,6 +49,18 @@ def check(site: Site) -> None:
                 f"was to be installed, knows {runtime.PROTOCOL}",
                 hint=f"go on with the installed version, or stop {name} first",
             )
+
+
+def _check_options(path: str, what: str, stored: Any, rows: Iterable[Option]) -> None:
+    known = {row.name for row in rows}
+    unknown = sorted(set(stored) - known) if isinstance(stored, dict) else []
+    if unknown:
+        hint = f"deploy {what} without them with the installed version first; or "
+        raise StateError(
+            f"{path} has options that version {__version__}, which was to be installed, does "
+            f"not know: {', '.join(unknown)}",
+            hint=hint + _HINT,
+        )
 
 
 def _schema(path: str) -> int:

@@ -12,6 +12,7 @@ import pytest
 from sandlot.errors import StateError
 from sandlot.host import adopt
 from sandlot.idmap import IdRange
+from sandlot.network.common import declare
 from sandlot.sandbox import record
 from sandlot.sandbox.record import ImageRef, Record
 from sandlot.site import Site
@@ -59,6 +60,16 @@ def test_options_that_are_not_known(tmp_path: Path) -> None:
     data = entry().to_json()
     written(tmp_path, RECORD, {**data, "schema": 1, "spec": {**data["spec"], "future": 1}})
     with pytest.raises(StateError, match="record.json has options .* not know: future; deploy"):
+        adopt.check(Site(str(tmp_path)))
+
+
+def test_options_of_networks_that_are_not_known(tmp_path: Path) -> None:
+    file = "var/lib/sandlot/networks.json"
+    network = declare.default(Site()).to_json()
+    written(tmp_path, file, {"schema": 1, "networks": [network]})
+    adopt.check(Site(str(tmp_path)))
+    written(tmp_path, file, {"schema": 1, "networks": [network, {**network, "future": 1}]})
+    with pytest.raises(StateError, match="networks.json has options .* not know: future; deploy"):
         adopt.check(Site(str(tmp_path)))
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from sandlot.errors import SpecError, StateError
 from sandlot.network.common import declare
 from sandlot.network.common.model import Interface, Network, identity, owner_mark, sandbox_mac
 from sandlot.site import Site
+from sandlot.spec.addresses import any_addresses
+from sandlot.spec.option import Option
+from sandlot.spec.table import networks
 
 GOOD = {"name": "lan", "ipv4_subnet": "10.78.0.0/24"}
 # Found by trying: their digests begin with the same 40 bits.
@@ -136,6 +140,42 @@ def test_stored_and_loaded(tmp_path):
     assert declare.load(paths) == {}
     declare.save(paths, networks)
     assert declare.load(paths) == networks
+
+
+def test_a_network_is_written_as_dd050e5_reads_it():
+    """Later options are in the file where they are set: it refuses fields that it does not know."""
+    earlier = {
+        **{"name": "lan", "ipv4_subnet": "10.78.0.0/24", "ipv4_gateway": "10.78.0.1"},
+        **{"ipv6_subnet": None, "ipv6_gateway": None, "nat": True, "isolated": False, "mtu": None},
+        **{"dns_servers": [], "internal": False, "egress": None, "host_access": []},
+    }
+    assert declare.normalise(Site(), [GOOD])["lan"].to_json() == earlier, "needs later=True"
+    assert {row.name for row in networks.OPTIONS if not row.later} == set(earlier)
+
+
+@dataclass(frozen=True)
+class Newer(Network):
+    naps: tuple[str, ...] = ()
+
+
+def test_a_later_option_is_stored_where_it_is_set(monkeypatch):
+    before = declare.default(Site())
+    facts = {"default": [], "elements": "str", "later": True}
+    row = Option("naps", "list", any_addresses, ["Naps."], **facts)
+    monkeypatch.setattr(networks, "OPTIONS", (*networks.OPTIONS, row))
+    usual = Newer(**vars(before))
+    assert "naps" not in usual.to_json()
+    for network in (usual, replace(usual, naps=("192.0.2.1",))):
+        stored = json.loads(json.dumps(network.to_json()))
+        assert Newer.from_json(Site(), stored) == network
+    assert stored["naps"] == ["192.0.2.1"]
+
+
+@pytest.mark.parametrize("option", ["dns_servers", "egress", "host_access"])
+def test_a_stored_list_is_validated(option):
+    stored = {**declare.default(Site()).to_json(), option: {"x": []}}
+    with pytest.raises(SpecError, match=option):
+        Network.from_json(Site(), stored)
 
 
 def test_default_network_is_implicit(tmp_path):

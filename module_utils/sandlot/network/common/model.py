@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Dict, Iterable, Mapping, Union
 
 from ...site import Site
-from ...spec import grants
 from ...spec.grants import Grants
 from ...spec.option import strings
 from ...spec.table import networks
@@ -91,17 +90,20 @@ class Network:
         return [four, Range(6, ipaddress.ip_network(self.ipv6_subnet), self.ipv6_gateway)]
 
     def to_json(self) -> Json:
+        """Leaves out later options at their default: older versions refuse unknown fields."""
         lists = {key: strings(x) for key, x in vars(self).items() if isinstance(x, tuple)}
         data = {**vars(self), **lists}
         del data["bridge"]
+        for row in networks.OPTIONS:
+            if row.later and getattr(self, row.name) == row.value(None):
+                del data[row.name]
         return data
 
     @classmethod
     def from_json(cls, site: Site, data: Mapping[str, Any]) -> Network:
-        lists = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
-        for key, parse in (("egress", grants.egress), ("host_access", grants.host_access)):
-            if lists.get(key):
-                lists[key] = parse(key, lists[key])
+        rows = [row for row in networks.OPTIONS if row.type == "list"]
+        given = [row for row in rows if data.get(row.name) is not None]
+        lists = {row.name: row.parse(row.name, data[row.name]) for row in given}
         return cls(**{**data, "bridge": site.bridge(data["name"]), **lists})
 
 
