@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from sandlot.cli.verbs import VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / "module_utils/sandlot"
+WRITES_MANUAL = (
+    "PYTHONPATH=module_utils python3 -c \"from sandlot.cli import main; main(['manual'])\" "
+    "> docs/sandlot.8"
+)
 
 
 def test_every_verb_is_there() -> None:
@@ -64,4 +69,12 @@ def test_main_imports_the_modules_of_the_rows() -> None:
 
 def test_the_manual_page_is_that_of_the_table() -> None:
     written = (ROOT / "docs/sandlot.8").read_text()
-    assert written == manual.page(), "run: sandlot manual > docs/sandlot.8"
+    assert written == manual.page(), f"run in the checkout: {WRITES_MANUAL}"
+
+
+def test_the_command_of_the_message_prints_the_manual_page() -> None:
+    command = WRITES_MANUAL.rpartition(" > ")[0]
+    assert command in (ROOT / "docs/extending.md").read_text()
+    shell = ["sh", "-c", command]
+    run = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout == manual.page()
