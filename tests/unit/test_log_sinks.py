@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sandlot.init import logs
+from sandlot.init import logs, warm_up
+from sandlot.init.ring import Ring
 from sandlot.site import SandboxPaths, Site
 
 
@@ -18,6 +20,7 @@ class Copy:
     """A file with everything, opened beside the ring."""
 
     lost = 0
+    sample = (1, "> ")
 
     @staticmethod
     def open(paths: SandboxPaths) -> tuple[list[int], str]:
@@ -35,7 +38,7 @@ class Copy:
 
 
 def test_a_row_is_a_sink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(logs.SINKS, "copy", Copy)
+    monkeypatch.setattr(logs, "SINKS", {"ring": Ring, "copy": Copy})
     box = Site(str(tmp_path)).sandbox("a")
     os.makedirs(box.state)
     opened, fds = logs.open_sinks(box)
@@ -54,3 +57,46 @@ def test_a_row_is_a_sink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert copy.splitlines() == [*(b"> " + line for line in ring.splitlines()[:2]), b"> three"]
     for fd in fds:
         os.close(fd)
+
+
+def test_the_warm_up_opens_every_sink(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without that each sandbox has a copy of memory that all could share."""
+    written: dict[str, int] = {}
+    opened: dict[str, tuple[int, Any]] = {}
+
+    def seen(name: str, sink: type[logs.Sink]) -> type[logs.Sink]:
+        class Seen(sink):  # type: ignore[misc, valid-type]
+            def __init__(self, fds: Sequence[int], state: Any) -> None:
+                opened[name] = (len(fds), state)
+                super().__init__(fds, state)
+
+            def write(self, stream: str, entries: list[bytes]) -> None:
+                written[name] = written.get(name, 0) + 1
+                super().write(stream, entries)
+
+        return Seen
+
+    sinks = {name: seen(name, sink) for name, sink in {**logs.SINKS, "copy": Copy}.items()}
+    monkeypatch.setattr(warm_up, "SINKS", sinks)
+    monkeypatch.setattr(logs, "SINKS", sinks)
+    warm_up.run()
+    assert opened == {name: sink.sample for name, sink in sinks.items()}
+    assert written.keys() == sinks.keys()
+
+
+def test_samples_are_as_a_builder_opens_sinks(tmp_path: Path) -> None:
+    box = Site(str(tmp_path)).sandbox("a")
+    os.makedirs(box.state)
+    os.makedirs(os.path.dirname(box.site.journal))
+    with socket.socket(socket.AF_UNIX) as journal:
+        journal.bind(box.site.journal)
+        journal.listen()
+        opened, fds = logs.open_sinks(box)
+    for fd in fds:
+        os.close(fd)
+    assert {"ring", "journal"} <= {name for name, _, _ in opened}
+    for name, count, state in opened:
+        assert (count, type(state)) == (
+            logs.SINKS[name].sample[0],
+            type(logs.SINKS[name].sample[1]),
+        )

@@ -26,6 +26,7 @@ class Journal:
 
     # The ring has the lines that the journal misses.
     lost = 0
+    sample = (len(_LEVELS), None)
 
     @staticmethod
     def open(paths: SandboxPaths) -> Tuple[List[int], None]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     class Sink(Protocol):
         # Bytes to be shown as lost in the status of the sandbox.
         lost: int
+        # The number of descriptors and a state, as ``open`` returns them: for the warm-up.
+        sample: Tuple[int, Any]
 
         @staticmethod
         def open(paths: SandboxPaths) -> Tuple[List[int], Any]:

@@ -19,6 +19,8 @@ _END = b"\n"
 class Ring:
     """Appends to one of two files; when it is full the other one is emptied and becomes current."""
 
+    sample = (2, (0, 0))
+
     @staticmethod
     def open(paths: SandboxPaths) -> Tuple[List[int], Tuple[int, int]]:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW

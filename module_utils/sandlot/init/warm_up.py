@@ -13,7 +13,7 @@ import os
 
 from .. import wire
 from ..kernel import confine, namespaces
-from .logs import Log
+from .logs import SINKS, Log
 from .supervisor import Supervisor
 
 TYPE_CHECKING = False
@@ -25,7 +25,9 @@ ROUNDS = 10
 
 
 def run() -> None:
-    fds = [os.memfd_create("warm-up") for _ in range(8)]
+    opened = [(name, *sink.sample) for name, sink in SINKS.items()]
+    count = 4 + sum([sink.sample[0] for sink in SINKS.values()])
+    fds = [os.memfd_create("warm-up") for _ in range(count)]
     config = _messages(fds)
     confine.drop_bounding(())
     for number in range(8):
@@ -34,16 +36,15 @@ def run() -> None:
         namespaces.setns(-1, namespaces.CLONE_NEWNS)
     except OSError:
         pass  # as intended: there is no such descriptor
-    opened = (("ring", 2, (0, 0)), ("journal", 2, None))
     supervisor = Supervisor(
         config,
         _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET),
         _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET),
-        Log(opened, (fds[0], fds[1], fds[6], fds[7]), config),
-        status=fds[2],
-        health=fds[5],
-        null=fds[3],
-        pts=fds[4],
+        Log(opened, fds[4:], config),
+        status=fds[0],
+        health=fds[1],
+        null=fds[2],
+        pts=fds[3],
     )
     supervisor.warm_up()
     wire.close_all(fds)
