@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 from sandlot import cgroups, store
-from sandlot.cgroups import knobs, removal
+from sandlot.cgroups import knobs, layout, parents, removal
 from sandlot.cgroups.layout import Hierarchy
 from sandlot.errors import HostError, SandlotError, SpecError
 from sandlot.kernel import cpulist
@@ -195,8 +195,8 @@ def test_what_files_show_is_compared_in_one_form():
     assert two["memory.max"].canonical(None) is None
 
 
-def state(*controllers: str, swap: bool = True) -> cgroups.CgroupState:
-    hierarchy = Hierarchy("/none", frozenset(controllers), unified=True)
+def state(*controllers: str, swap: bool = True, version: int = 2) -> cgroups.CgroupState:
+    hierarchy = Hierarchy("/none", frozenset(controllers), unified=version == 2)
     return cgroups.CgroupState(cgroups.Layout((hierarchy,)), HOST, swap, {}, ())
 
 
@@ -215,6 +215,27 @@ def state(*controllers: str, swap: bool = True) -> cgroups.CgroupState:
 def test_a_limit_without_its_controller_is_refused(limits, controllers, error):
     with pytest.raises(HostError, match=error):
         cgroups.check(replace(FREE, **limits), state(*controllers.split()))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("option", knobs.CONTROLLERS)
+def test_a_limit_of_the_other_version_is_refused(monkeypatch, version, option):
+    """Each version has a knob of the option, or refuses the option."""
+    name = f"VERSION_{version}"
+    others = tuple(knob for knob in getattr(knobs, name) if knob.option != option)
+    asked = replace(FREE, **{option: frozenset({0}) if option == "cpuset_cpus" else 5})
+    host = state(knobs.CONTROLLERS[option], version=version)
+    monkeypatch.setattr(cgroups.state, name, others)
+    cgroups.check(FREE, host)
+    with pytest.raises(HostError, match=f"{option} can't be enforced: version {version} of cgr"):
+        cgroups.check(asked, host)
+
+
+def test_the_controllers_of_knobs_are_known_elsewhere():
+    """To find them, and to tell whether the host uses one that is to be turned off again."""
+    assert {knob.controller for knob in knobs.VERSION_1} <= layout._VERSION_1
+    for knob in knobs.VERSION_2:
+        assert knob.controller == "cgroup" or knob.file in parents._UNUSED[knob.controller]
 
 
 def test_swap_that_is_not_accounted():

@@ -204,7 +204,9 @@ VERSION_2: tuple[Knob, ...] = (
 
 SWAP_FILES = frozenset(("memory.memsw.limit_in_bytes", "memory.swap.max"))
 
-# The controller that each option needs.
+# Knobs that no option sets.
+_FIXED = frozenset(("cpuset_mems", "freezer"))
+# The controller that each option of either version needs.
 CONTROLLERS: Mapping[str, str] = {
-    knob.option: knob.controller for knob in VERSION_2 if knob.option != "freezer"
+    knob.option: knob.controller for knob in (*VERSION_1, *VERSION_2) if knob.option not in _FIXED
 }

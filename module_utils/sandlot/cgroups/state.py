@@ -108,16 +108,11 @@ def directories(site: Site, name: str, state: CgroupState) -> list[str]:
 
 def check(spec: Spec, state: CgroupState) -> None:
     """SpecError or HostError for a limit that can't be enforced here; nothing is changed."""
+    here = {knob.option for _, knob in offered(state.layout)}
     for option, controller in CONTROLLERS.items():
         value = getattr(spec, option)
-        if value in (None, -1) or state.layout.having(controller) is not None:
-            continue
-        without = "set pids_limit to -1" if option == "pids_limit" else f"leave {option} out"
-        disabled = f"boot the host with cgroup_enable={controller} if it is disabled"
-        raise HostError(
-            f"{option} can't be enforced: the {controller} cgroup controller is missing",
-            hint=f"mount cgroups with that controller ({disabled}), or {without}",
-        )
+        if value and value != -1 and option not in here:
+            raise _not_offered(option, controller, state.layout)
     if spec.memory_swap is not None and not state.swap:
         raise HostError(
             "memory_swap can't be enforced: the kernel does not account swap",
@@ -133,3 +128,17 @@ def check(spec: Spec, state: CgroupState) -> None:
         problem = f"names CPUs this host does not have: {cpulist.render(unknown)}"
         hint = f"use CPUs of {cpulist.render(state.host.cpus)}"
         raise SpecError("cpuset_cpus", cpulist.render(spec.cpuset_cpus), problem, hint=hint)
+
+
+def _not_offered(option: str, controller: str, layout: Layout) -> HostError:
+    without = "set pids_limit to -1" if option == "pids_limit" else f"leave {option} out"
+    hierarchy = layout.having(controller)
+    if hierarchy:
+        version = 2 if hierarchy.unified else 1
+        problem = f"version {version} of cgroups, which this host has, does not know this limit"
+        return HostError(f"{option} can't be enforced: {problem}", hint=without)
+    disabled = f"boot the host with cgroup_enable={controller} if it is disabled"
+    return HostError(
+        f"{option} can't be enforced: the {controller} cgroup controller is missing",
+        hint=f"mount cgroups with that controller ({disabled}), or {without}",
+    )

@@ -216,6 +216,19 @@ def test_a_controller_is_known_for_each_limit() -> None:
     assert {option.name for option in reaching(Reach.CGROUP)} == set(knobs.CONTROLLERS)
 
 
+@pytest.mark.parametrize("table", [knobs.VERSION_1, knobs.VERSION_2], ids=["1", "2"])
+def test_each_version_of_cgroups_acts_on_the_options_of_its_knobs(
+    table: tuple[knobs.Knob, ...],
+) -> None:
+    """``cgroups.check`` refuses the others."""
+    acting = set()
+    for row in reaching(Reach.CGROUP):
+        before, after = (spec_of(row.name, **x) for x in ({}, {row.name: OTHER[row.name]}))
+        if [knob.wanted(before, HOST) for knob in table] != [x.wanted(after, HOST) for x in table]:
+            acting.add(row.name)
+    assert acting == {knob.option for knob in table} & set(knobs.CONTROLLERS)
+
+
 @pytest.fixture(params=[Change.LIVE, Change.RESTART])
 def row(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Option]:
     """An option that the table does not have, in it."""
