@@ -5,11 +5,14 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import re
 import shutil
 import struct
 import subprocess
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,8 @@ from sandlot.errors import SpecError, StateError
 from sandlot.images import busybox, elf
 from sandlot.images.tarstream import MAX_EXTENSION, ArchiveError, TarStream
 from sandlot.site import Site
+from sandlot.spec.option import Option
+from sandlot.spec.text import text
 
 SHA256 = "sha256:" + "0a" * 32
 TARBALL = {"name": "debian", "source": "tarball", "path": "/srv/x.tar", "checksum": SHA256}
@@ -39,6 +44,41 @@ def test_a_tarball_is_normalised() -> None:
 def test_a_busybox_image_takes_no_option() -> None:
     spec = images.normalise({"name": "b", "source": "busybox"})
     assert images.SOURCES["busybox"].parameters(spec) == {}
+
+
+def test_options_are_as_a_record_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise each run would see a change. A secret of Ansible's is in no record."""
+    rows = (
+        Option("words", "list", lambda _, value: tuple(value), ["Words."], elements="str"),
+        Option("pairs", "dict", lambda _, value: {"a": tuple(value["a"])}, ["Pairs."]),
+        Option("token", "str", text, ["A secret."], no_log=True),
+    )
+    source = replace(images.SOURCES["busybox"], options=rows)
+    monkeypatch.setitem(images.SOURCES, "new", source)
+    given = {"words": ["a", "b"], "pairs": {"a": [1]}}
+    spec = images.normalise(
+        {"name": "x", "source": "new", "token": "t", "setup": ["true"], **given}
+    )
+    stored = source.parameters(spec)
+    assert stored == {**given, "setup": [{"command": ["sh", "-c", "true"]}]}
+    assert stored == json.loads(json.dumps(stored))
+    assert all(known == spec.get(option) for option, known in given.items())
+    assert spec.get("token") == "t"
+
+
+def test_sources_agree_on_options_of_one_name() -> None:
+    """They are one row for Ansible."""
+    rows = [row for source in images.SOURCES.values() for row in source.options]
+    typed = {row.name: (row.type, row.elements) for row in rows}
+    assert [row.name for row in rows if (row.type, row.elements) != typed[row.name]] == []
+    for kind, source in images.SOURCES.items():
+        assert source.secret <= {row.name for row in source.options}, kind
+
+
+def test_the_documentation_lists_the_sources() -> None:
+    page = (Path(__file__).parents[2] / "docs/images.md").read_text()
+    table = page.partition("| source |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(images.SOURCES)
 
 
 BAD = {

@@ -239,7 +239,6 @@ SOURCE = Source(
             _words(_component, "component"),
             ["Parts of the archive to use."],
             default=["main"],
-            dump=list,
             elements="str",
         ),
         Option(
@@ -247,7 +246,6 @@ SOURCE = Source(
             "list",
             _words(_package, "package"),
             ["More packages to install."],
-            dump=list,
             elements="str",
         ),
         Option(

@@ -153,7 +153,6 @@ SOURCE = Source(
                 "along, and so does the interpreter of a script."
             ],
             elements="str",
-            dump=list,
         ),
         Option(
             "packages",
@@ -161,7 +160,6 @@ SOURCE = Source(
             _packages,
             ["Debian packages of the host, all of whose programs are taken."],
             elements="str",
-            dump=list,
         ),
         Option(
             "files",
@@ -172,7 +170,6 @@ SOURCE = Source(
                 "programs."
             ],
             elements="str",
-            dump=list,
         ),
     ),
 )

@@ -50,7 +50,6 @@ _ROWS = (
             "C(/lib*), with all that is in them.",
         ],
         elements="str",
-        dump=list,
     ),
     Option(
         "hide",
@@ -62,7 +61,6 @@ _ROWS = (
             "well-known secrets.",
         ],
         elements="str",
-        dump=list,
     ),
 )
 

@@ -18,7 +18,7 @@ MAX_FILES = 500_000
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """One item of ``images``; ``options`` are the source's own, normalised, without None."""
+    """One item of ``images``; ``options`` are the source's own, as JSON has them, without None."""
 
     name: str
     source: str = ""
@@ -111,10 +111,10 @@ class Source:
     ``digest(spec, known)`` names what the spec leads to, before it is made; None while that can't
     be told, as the origin is not there. ``known`` is the image of that name and source, if any.
     ``build`` fills a tree; without it the image consists of ``layers(spec)`` and the host's root.
-    ``check(option, spec)`` refuses options that make no sense together. ``secret`` options are
-    neither stored nor compared. ``packages()`` are Debian's that this host lacks. ``settled`` says
-    that a digest stands for its content, so that there is no need to ask again after building
-    whether the origin has changed meanwhile.
+    ``check(option, spec)`` refuses options that make no sense together. ``secret`` options, and
+    those with ``no_log``, are neither stored nor compared. ``packages()`` are Debian's that this
+    host lacks. ``settled`` says that a digest stands for its content, so that there is no need to
+    ask again after building whether the origin has changed meanwhile.
     """
 
     description: str
@@ -132,8 +132,8 @@ class Source:
     def parameters(self, spec: ImageSpec) -> Json:
         """The options as they are stored and compared, the setup among them."""
         shown = {
-            option.name: option.dump(spec.options[option.name])
+            option.name: spec.options[option.name]
             for option in self.options
-            if option.name in spec.options and option.name not in self.secret
+            if option.name in spec.options and not (option.no_log or option.name in self.secret)
         }
         return {**shown, **({"setup": list(spec.setup)} if spec.setup else {})}

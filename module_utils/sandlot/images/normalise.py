@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import partial
 from typing import Any, Dict, List, Sequence
@@ -87,8 +88,9 @@ def normalise(raw: Any, option: str = "image") -> ImageSpec:
             problem = f"is not an option of source {kind}" if known else "is unknown"
             raise SpecError(option, key, problem, hint=f"it takes {', '.join(taken)}")
     values = {row.name: row.value(given.get(row.name), f"{option}.") for row in rows}
-    values = {key: value for key, value in values.items() if value is not None}
-    steps = values.pop(setup.OPTION.name, ())
+    # As a record has them: a tuple would differ from the list that JSON makes of it in each run.
+    values = json.loads(json.dumps({key: x for key, x in values.items() if x is not None}))
+    steps = tuple(values.pop(setup.OPTION.name, ()))
     spec = ImageSpec(name, kind, common["state"], values, steps)
     source.check(option, spec)
     return spec

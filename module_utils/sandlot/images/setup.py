@@ -172,7 +172,6 @@ OPTION = Option(
         "Steps are stored on the host and shown in facts, C(env) and C(content) among them: they "
         "are no place for secrets.",
     ],
-    dump=list,
     elements="raw",
 )
 NETWORK = Option(

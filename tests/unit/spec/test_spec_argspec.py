@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Iterable, Iterator
 
 import pytest
 import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from sandlot import images
 from sandlot.errors import SpecError
 from sandlot.spec import (
     OPTIONS,
@@ -16,6 +17,8 @@ from sandlot.spec import (
     normalise,
     options_documentation,
 )
+from sandlot.spec.option import Option
+from sandlot.spec.table import networks
 from spec_cases import BASE, label, raw, rows
 
 TYPES = {"str", "int", "float", "bool", "list", "dict", "raw"}
@@ -86,6 +89,19 @@ def agree(documentation: dict[str, Any], arguments: dict[str, Any]) -> None:
         assert described == known
         assert row["type"] in TYPES
         assert all(text.endswith((".", ")")) and len(text) < 200 for text in row["description"])
+
+
+def every_row(options: Iterable[Option]) -> Iterator[Option]:
+    for row in options:
+        yield row
+        yield from every_row(row.suboptions)
+
+
+def test_a_list_has_a_type_of_its_elements() -> None:
+    of_images = [row for source in images.SOURCES.values() for row in source.options]
+    rows = list(every_row((*OPTIONS, *networks.OPTIONS, *images.options(), *of_images)))
+    assert len(rows) > 100
+    assert [row.name for row in rows if (row.type == "list") != bool(row.elements)] == []
 
 
 def test_documentation_survives_yaml() -> None:
