@@ -38,13 +38,17 @@ def remove(site: Site, name: str, layout: Layout) -> None:
     memory = layout.having("memory")
     protected = memory and files.read_value(f"{memory.sandbox(site, name)}/memory.low")
     # The unified hierarchy first: it kills all at once, and tells when all are gone.
-    left = sorted(layout.hierarchies, key=lambda hierarchy: not hierarchy.unified)
+    hierarchies = sorted(layout.hierarchies, key=lambda hierarchy: not hierarchy.unified)
     deadline = time.monotonic() + _DEADLINE_SECONDS
     while True:
-        left = [one for one in left if not _remove_tree(one.sandbox(site, name))]
-        if not left:
+        hierarchies = [
+            hierarchy
+            for hierarchy in hierarchies
+            if not _remove_tree(hierarchy.sandbox(site, name))
+        ]
+        if not hierarchies:
             break
-        directories = [one.sandbox(site, name) for one in left]
+        directories = [hierarchy.sandbox(site, name) for hierarchy in hierarchies]
         _refuse_foreign(site, directories)
         if time.monotonic() >= deadline:
             pids = sorted({pid for directory in directories for pid in _processes(directory)})
@@ -55,9 +59,9 @@ def remove(site: Site, name: str, layout: Layout) -> None:
                 hint="they wait inside the kernel, see /proc/PID/stack; run again when they are"
                 " gone",
             )
-        for hierarchy in left:
+        for hierarchy in hierarchies:
             _kill(hierarchy, site, name)
-        _wait(left[0], directories[0], deadline)
+        _wait(hierarchies[0], directories[0], deadline)
     if protected not in (None, "0"):
         parents.protect(site, layout)
 
@@ -66,9 +70,9 @@ def _refuse_foreign(site: Site, directories: list[str]) -> None:
     members = {pid for top in directories for path in _tree(top) for pid in _processes(path)}
     foreign = sorted(pid for pid in members if _is_foreign(pid, site.lib))
     if foreign:
-        told = ", ".join(processes.describe(pid) for pid in foreign)
+        described = ", ".join(processes.describe(pid) for pid in foreign)
         raise ForeignError(
-            f"{directories[0]} holds what is of no sandbox: {told}",
+            f"{directories[0]} holds what is of no sandbox: {described}",
             hint=f"move it away (echo {foreign[0]} to cgroup.procs of another cgroup in each"
             " hierarchy) or end it, and run again",
         )

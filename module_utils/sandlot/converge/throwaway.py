@@ -54,7 +54,7 @@ def run(site: Site, converge: Converge, job: Job, below: images.Image) -> Built:
         steps = job.spec.setup
         for number, step in enumerate(steps, 1):
             job.report(f"setup step {number} of {len(steps)}", 0, 0)
-            line = " ".join(setup.told(step).split())
+            line = " ".join(setup.described(step).split())
             shown = line if len(line) <= 200 else f"{line[:200]}..."
             sandbox.do(step, f"setup step {number} of {len(steps)} ({shown})")
         job.report("keep what was written", 0, 0)
@@ -140,17 +140,17 @@ class _Throwaway:
             try:
                 if not pidfd_ends(pidfd, limit):
                     hint = "raise setup_timeout if it may take that long"
-                    said = f"{what} took more than {limit} seconds{self._said()}"
-                    raise SandlotError(said, hint=hint)
+                    text = f"{what} took more than {limit} seconds{self._log_end()}"
+                    raise SandlotError(text, hint=hint)
             finally:
                 os.close(pidfd)
         status = runtime.status(self._paths.sandbox(self._name))
         if not status.get("final"):
-            raise SandlotError(f"{what} was killed, and its sandbox with it{self._said()}")
+            raise SandlotError(f"{what} was killed, and its sandbox with it{self._log_end()}")
         if status.get("exit_code"):
-            raise SandlotError(f"{what} ended with status {status['exit_code']}{self._said()}")
+            raise SandlotError(f"{what} ended with status {status['exit_code']}{self._log_end()}")
 
-    def _said(self) -> str:
+    def _log_end(self) -> str:
         last = logs.tail(self._paths.sandbox(self._name), _LOG_TAIL)[-_SHOWN_LINES:]
         lines = [last_words.shown(line.text) for line in last]
         return ":\n" + "\n".join(lines) if lines else " and said nothing"

@@ -150,9 +150,9 @@ def _tree(
             raise SandlotError(problem, hint="run again")
         report("install", 0, 0)
         size, files = measured(f"{tree}/root")
-        told = {"warnings": list(made.warnings), "config": dict(made.config)}
+        about = {"warnings": list(made.warnings), "config": dict(made.config)}
         facts = {"evidence": dict(made.evidence), "size": size, "files": files, "made": time.time()}
-        store.write(f"{tree}/about.json", {**told, **facts})
+        store.write(f"{tree}/about.json", {**about, **facts})
         workspace.install(site, tree, workspace.tree(site, digest))
         remove_entry(kept)
 

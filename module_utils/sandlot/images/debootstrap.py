@@ -118,8 +118,8 @@ def _bootstrap(job: Job, tree: str) -> None:
     # apt lets an unprivileged user of its own fetch, who has to get there.
     os.mkdir(temporary, 0o755)
 
-    def told(said: str) -> None:
-        phase = _PHASE.match(said)
+    def report_phase(line: str) -> None:
+        phase = _PHASE.match(line)
         if phase:
             job.report(phase[1].rstrip(". "), 0, 0)
 
@@ -127,7 +127,7 @@ def _bootstrap(job: Job, tree: str) -> None:
         [tool, *arguments(spec, name, tree)],
         what=f"image {spec.name!r}: {name}",
         env=program.environment(TMPDIR=temporary, DEBIAN_FRONTEND="noninteractive"),
-        told=told,
+        on_line=report_phase,
     )
 
 

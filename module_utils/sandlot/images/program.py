@@ -47,7 +47,7 @@ def run(
     what: str,
     env: Dict[str, str],
     output: int | None = None,
-    told: Callable[[str], None] = lambda line: None,
+    on_line: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Run it to its end, telling each line it says; HostError with the last ones if it fails.
 
@@ -66,14 +66,14 @@ def run(
     with process:
         with contextlib.ExitStack() as stack:
             stack.callback(process.kill)
-            _listen(process.stdout if output is None else process.stderr, last, told)
+            _listen(process.stdout if output is None else process.stderr, last, on_line)
             stack.pop_all()
     if process.returncode:
-        said = "\n".join(last) or "it said nothing"
-        raise HostError(f"{what} ended with status {process.returncode}:\n{said}")
+        lines = "\n".join(last) or "it said nothing"
+        raise HostError(f"{what} ended with status {process.returncode}:\n{lines}")
 
 
-def _listen(stream: IO[bytes] | None, last: Deque[str], told: Callable[[str], None]) -> None:
+def _listen(stream: IO[bytes] | None, last: Deque[str], on_line: Callable[[str], None]) -> None:
     assert stream is not None
     while True:
         raw = stream.readline(_LONGEST_LINE)
@@ -82,4 +82,4 @@ def _listen(stream: IO[bytes] | None, last: Deque[str], told: Callable[[str], No
         line = raw.decode("utf-8", "replace").strip()
         if line:
             last.append(line)
-            told(line)
+            on_line(line)

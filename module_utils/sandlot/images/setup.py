@@ -149,7 +149,7 @@ def argv(step: Mapping[str, Any]) -> list[str]:
     return list(step.get("command", []))
 
 
-def told(step: Mapping[str, Any]) -> str:
+def described(step: Mapping[str, Any]) -> str:
     """A step in a message; without its environment, which may hold secrets."""
     if "dest" in step:
         return f"write {step['dest']}"

@@ -69,13 +69,13 @@ def build(job: Job) -> Built:
             _copy(job, copy, bounds.max_size)
             fd = copy.fileno()
 
-        def told() -> None:
+        def report_read() -> None:
             # The extractor shares the descriptor's offset.
             job.report("unpack", os.lseek(fd, 0, os.SEEK_CUR), os.fstat(fd).st_size)
 
         try:
             os.lseek(fd, 0, os.SEEK_SET)
-            return Built(extract(fd, job.root, bounds, told))
+            return Built(extract(fd, job.root, bounds, report_read))
         except ArchiveError as error:
             raise ArchiveError(
                 f"image {spec.name!r} from {_origin(spec)}: {error.message}", hint=error.hint

@@ -55,7 +55,7 @@ def apply(
     have been read.
     """
 
-    def told() -> None:
+    def report_read() -> None:
         # The child reads through the same descriptions of open files.
         watch(sum(os.lseek(fd, 0, os.SEEK_CUR) for fd in fds))
 
@@ -65,7 +65,7 @@ def apply(
         def work() -> Outcome:
             return explained(lambda: _unpacked(streams, diff_ids, bounds))
 
-        return confined(streams, destination, work, told)
+        return confined(streams, destination, work, report_read)
 
 
 def _unpacked(fds: Sequence[int], diff_ids: Sequence[str], bounds: Bounds) -> List[str]:

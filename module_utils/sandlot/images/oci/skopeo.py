@@ -154,10 +154,10 @@ def _check(
         return
     errors.seek(0, os.SEEK_END)
     errors.seek(max(0, errors.tell() - _MAX_TOLD))
-    told = errors.read().decode("utf-8", "replace").strip()
-    fatal, code = _FATAL.findall(told), process.returncode
+    output = errors.read().decode("utf-8", "replace").strip()
+    fatal, code = _FATAL.findall(output), process.returncode
     ended = f"skopeo was killed by signal {-code}" if code < 0 else f"skopeo ended with {code}"
-    reason = (fatal[-1].replace('\\"', '"') if fatal else told) or ended
+    reason = (fatal[-1].replace('\\"', '"') if fatal else output) or ended
     # A server may send back what it was sent.
     for secret in (spec.get("password"), credentials.basic(spec)):
         reason = reason.replace(secret, "********") if secret else reason

@@ -82,10 +82,10 @@ def build(job: Job) -> Built:
     # Archives are copied twice: skopeo unpacks them first.
     limit = size or 2 * spec.get("max_size")
 
-    def told(done: int) -> None:
+    def report_copied(done: int) -> None:
         job.report("fetch", min(done, size) if size else done, size)
 
-    skopeo.copy(spec, source, platform, blobs, told, limit)
+    skopeo.copy(spec, source, platform, blobs, report_copied, limit)
     image = _manifest(job, blobs, source)
     with open(f"{blobs}/{image.config.hex}", "rb") as handle:
         data = handle.read(image.config.size + 1)
