@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Images: root file systems kept once per host, each known by the digest of what it was made of."""
+"""Images: root file systems, stored once per host and named by the digest of their source."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Makes the images of a plan and tells what each took; archives from the controller."""
+"""Builds the images of a plan and reports each; finds archives that the controller has to copy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DONE = {"make": "made", "make again": "made again", "replace": "replaced"}
 
 
 def make_trees(site: Site, makings: Sequence[Making], run: progress.Run) -> Dict[str, float]:
-    """Seconds that each image took; those made before one fails are recorded."""
+    """Build trees; the seconds for each image. Images built before a failure are recorded."""
     seconds: Dict[str, float] = {}
     try:
         for making in makings:
@@ -37,7 +37,7 @@ def make_trees(site: Site, makings: Sequence[Making], run: progress.Run) -> Dict
 
 
 def done(site: Site, makings: Sequence[Making], seconds: Mapping[str, float]) -> List[Json]:
-    """One line for each image that was made."""
+    """A report on each image that was built."""
     known = records.observe(site)
     return [
         {
@@ -53,7 +53,7 @@ def done(site: Site, makings: Sequence[Making], seconds: Mapping[str, float]) ->
 
 
 def with_uploads(specs: Sequence[ImageSpec], uploads: Mapping[str, str] | None) -> List[ImageSpec]:
-    """Specs that know where their archives have been copied to."""
+    """Add to each spec the path that the controller copied its archive to."""
     known = uploads or {}
     return [
         replace(spec, options={**spec.options, "uploaded": known[spec.name]})
@@ -66,7 +66,7 @@ def with_uploads(specs: Sequence[ImageSpec], uploads: Mapping[str, str] | None) 
 def uploads_needed(
     site: Site, specs: Sequence[ImageSpec], wanted: Mapping[str, Image]
 ) -> List[str]:
-    """Images whose archive is on the controller, and not yet here though it is to be unpacked."""
+    """Images that need an archive from the controller, which has not copied it yet."""
     return [
         spec.name
         for spec in specs

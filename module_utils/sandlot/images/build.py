@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Makes the trees of an image, each once per host, without holding the host's writer lock."""
+"""Builds the trees of an image, each once per host, without holding the host's writer lock."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Making:
-    """One image that is due: its trees are made without the writer lock, its record with it."""
+    """One image to build: the trees without the writer lock, then the record with it."""
 
     site: Site
     spec: ImageSpec
@@ -45,8 +45,8 @@ class Making:
         return Operation(f"image {self.name}", summary, action, self.change)
 
     def make(self) -> None:
-        """All of it, for images alone."""
-        # Until it is recorded, another run may remove a tree that nothing refers to.
+        """Build the trees and write the record, in a run for images alone."""
+        # Another run may remove a tree until a record refers to it.
         for _ in range(ATTEMPTS - 1):
             self.make_trees()
             with lock.exclusive(self.site):
@@ -60,7 +60,7 @@ class Making:
         with self._explained(), progress.Progress(self.site, self.name) as report:
             workspace.prepare(self.site)
             build = None if self.spec.get("base") else of(self.spec).build
-            # With an unknown digest the attempt decides; its error names what is missing.
+            # Build even with an unknown digest: the error names what is missing.
             if build and not is_made(self.site, self.wanted.base):
                 _tree(self.site, self.spec, self.wanted.base, build, report.update)
             if self.spec.setup and not is_made(self.site, self.wanted.digest):
@@ -82,7 +82,7 @@ class Making:
         return all(os.path.isdir(layer) for layer in self.wanted.layers)
 
     def as_made(self) -> Image:
-        """With what is known once its trees are there, as the command that it brings."""
+        """The image with the facts of its build, such as its config and size."""
         digest = self.wanted.digest if self.spec.setup else self.wanted.base
         return _with_facts(self.site, self.wanted, digest)
 
@@ -112,12 +112,12 @@ def _with_facts(site: Site, image: Image, digest: str) -> Image:
     about = records.about(site, digest)
     size = 0
     for layer in image.layers:
-        # A tree of ours was counted when it was made.
+        # Our own trees were measured when they were built.
         digests = records.trees_of(site, [layer])
         known = records.about(site, digests[0]) if digests else {}
         size += int(known["size"]) if "size" in known else measured(layer)[0]
     if not about:
-        # Nothing was made: it is the user's own, or the host's.
+        # Nothing was built: the tree is a user's directory or the host's root.
         return replace(image, size=size, made=time.time())
     return replace(
         image,
@@ -137,7 +137,7 @@ def _tree(
 ) -> None:
     with workspace.temporary(site, digest or "unknown") as directory:
         if is_made(site, digest):
-            return  # by the run that was waited for
+            return  # built by another run, while this one waited for it
         tree = f"{directory}/tree"
         for path, mode in ((tree, 0o700), (f"{tree}/root", 0o755), (f"{directory}/scratch", 0o700)):
             os.mkdir(path)
@@ -158,7 +158,7 @@ def _tree(
 
 
 def measured(root: str) -> Tuple[int, int]:
-    """Bytes of regular files and number of entries, hard links counted once."""
+    """Bytes of regular files and number of entries; hard links count once."""
     seen, size, count = set(), 0, 0
     for _, directories, files, fd in os.fwalk(root):
         count += len(directories) + len(files)

@@ -13,7 +13,7 @@ from ..kernel.program import run
 from . import elf, provenance
 from .model import Built, Image, ImageSpec, Job, Source
 
-# Part of the digest: raise it when the tree that is made of one binary changes.
+# Part of the digest: raise it when this module builds another tree of the same binary.
 LAYOUT = "1"
 CANDIDATES = ("/bin/busybox", "/usr/bin/busybox")
 
@@ -46,7 +46,7 @@ _FILES = {
 
 
 def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
-    """None when this host has no static busybox; an image made earlier stays then."""
+    """The digest; None when this host has no static busybox, so that an earlier image stays."""
     binary = find()
     if binary is None:
         return None

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Checksums of archives: written out, or in a file as coreutils and BSD's tools make them."""
+"""Checksums of archives: given as digits, or in a file as coreutils and BSD's tools write it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def url(option: str, value: Any) -> str:
 
 
 def checksum(option: str, value: Any) -> str:
-    """sha256:HEX, sha512:HEX, or where a file of checksums is."""
+    """Validate a checksum: sha256:HEX, sha512:HEX, or the URL or path of a checksum file."""
     text = line(option, value).strip()
     if _LITERAL.fullmatch(text.lower()):
         return text.lower()
@@ -44,7 +44,7 @@ def checksum(option: str, value: Any) -> str:
 
 
 def literal(text: str) -> str | None:
-    """The digits of a checksum that is written out."""
+    """The digits of a checksum that is given as such, not as a file."""
     return text.partition(":")[2] if _LITERAL.fullmatch(text) else None
 
 
@@ -75,7 +75,7 @@ def read(path: str, archive: str) -> str | None:
 
 
 def _find(data: bytes, archive: str, origin: str) -> str:
-    """The strongest checksum of ``archive``, which is known by its last name."""
+    """The strongest checksum of ``archive``; only the last part of its path counts."""
     name = os.path.basename(archive)
     by_length: Dict[int, str] = {}
     for digits, listed in _entries(data.decode("utf-8", "replace")):
@@ -91,7 +91,7 @@ def _find(data: bytes, archive: str, origin: str) -> str:
 
 
 def _entries(text: str) -> Iterator[Tuple[str, str]]:
-    """(digits, file name); without a name when the file has nothing but one checksum."""
+    """(digits, file name); the name is "" in a file that holds one checksum and nothing else."""
     rows = [row.strip("\r") for row in text.split("\n")]
     alone = [row.strip() for row in rows if row.strip()]
     if len(alone) == 1 and re.fullmatch("[0-9A-Fa-f]+", alone[0]):

@@ -2,8 +2,8 @@
 # Copyright: the sandlot developers
 """Source "debootstrap": a Debian or Ubuntu system from its packages, by mmdebstrap or debootstrap.
 
-The tool fills a private directory; what it made is packed and then unpacked like any other archive,
-by a confined process, with its bounds and without devices.
+The tool fills a private directory. The result is packed, then unpacked like any other archive: by a
+confined process, within bounds and without devices.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from .extract import extract
 from .model import Built, Image, ImageSpec, Job, Source
 from .unpack import Bounds
 
-# Part of the digest: raise it when the tree that is made of the same packages changes.
+# Part of the digest: raise it when this module builds another tree of the same packages.
 LAYOUT = "1"
 TOOLS = ("mmdebstrap", "debootstrap")
 PACKAGE = "mmdebstrap"
 VARIANTS = ("minbase", "buildd", "important", "essential", "apt")
-# Variants of mmdebstrap alone.
+# Variants that only mmdebstrap has.
 _SMALLER = ("essential", "apt")
 _DIGESTED = (
     "suite",
@@ -43,7 +43,7 @@ _DIGESTED = (
     "revision",
     "check_valid_until",
 )
-# Files of the host or the moment, not of the system; the directories themselves stay.
+# Files that come from the host or from the build, not from packages; empty directories stay.
 _LEFT_OUT = (
     "dev/*",
     "proc/*",
@@ -70,14 +70,14 @@ _PHASE = re.compile(r"I: (.{1,60})")
 
 
 def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
-    """Of the parameters alone: a newer state of the suite is asked for by a new revision."""
+    """A digest of the parameters; a new revision asks for the suite's newer packages."""
     given = {name: spec.get(name) for name in _DIGESTED if spec.get(name) is not None}
     text = json.dumps(given, sort_keys=True)
     return hashlib.sha256(f"debootstrap layout {LAYOUT}\n{text}".encode()).hexdigest()
 
 
 def packages() -> list[str]:
-    """Packages that this host needs to make such an image."""
+    """Packages that this host lacks to build such an image."""
     return [] if program.find(TOOLS) else [PACKAGE]
 
 
@@ -115,7 +115,7 @@ def _bootstrap(job: Job, tree: str) -> None:
         hint = "it is a file on the managed host; copy it there first"
         raise SpecError("keyring", keyring, "is no file", hint=hint)
     temporary = f"{job.scratch}/tmp"
-    # apt lets an unprivileged user of its own fetch, who has to get there.
+    # apt downloads as an unprivileged user of its own, who needs access to the directory.
     os.mkdir(temporary, 0o755)
 
     def report_phase(line: str) -> None:
@@ -135,7 +135,7 @@ def arguments(spec: ImageSpec, tool: str, tree: str) -> list[str]:
     """Arguments of either tool; only the variant is spelled in two ways."""
     variant = spec.get("variant")
     words = ["--mode=root", "--format=directory"] if tool == "mmdebstrap" else []
-    # debootstrap has no name for what it makes without one.
+    # debootstrap has no name for its default variant.
     words += [f"--variant={variant}"] if tool == "mmdebstrap" or variant != "important" else []
     words.append(f"--components={','.join(spec.get('components'))}")
     words += [f"--include={','.join(spec.get('packages'))}"] if spec.get("packages") else []

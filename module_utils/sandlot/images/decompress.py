@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""zstd, which Python reads from 3.14 on only: the program zstd, as a child with no rights."""
+"""Decompresses zstd by the program zstd, in a child without rights; Python can't before 3.14."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .tarstream import ArchiveError
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _NOBODY = 65534
 _MEMORY = 2 << 30
-# Archives of zstd --ultra --long=30 need as much.
+# Archives of zstd --ultra --long=30 need that much memory.
 _WINDOW = "1024MB"
 _SECONDS = 3600
 _FILES = 32
@@ -33,7 +33,7 @@ _LONGEST_COMPLAINT = 500
 
 @contextlib.contextmanager
 def readable(fd: int) -> Iterator[int]:
-    """A descriptor of the archive as the extractor reads it: ``fd``, or what zstd makes of it."""
+    """A descriptor for the extractor: ``fd`` itself, or the output of zstd."""
     if os.pread(fd, len(_ZSTD), 0) != _ZSTD:
         yield fd
         return
@@ -86,7 +86,7 @@ def _confined(program: bytes) -> Callable[[], None]:
         os.setresuid(_NOBODY, _NOBODY, _NOBODY)
         set_capabilities(0, 0, 0)
         prctl(PR_SET_NO_NEW_PRIVS, 1)
-        # The kernel forgets it with a change of ids.
+        # After setuid, as the kernel clears the death signal when ids change.
         die_with_parent()
         load_seccomp(program)
 
@@ -94,9 +94,9 @@ def _confined(program: bytes) -> Callable[[], None]:
 
 
 def _blamed(helper: subprocess.Popen[bytes], error: ArchiveError) -> ArchiveError:
-    """The helper's own complaint when it ended before the extractor did."""
+    """The error that zstd printed, when it ended before the extractor did."""
     assert helper.stdout and helper.stderr
-    # Whoever still writes ends by SIGPIPE.
+    # If zstd still writes, SIGPIPE ends it.
     helper.stdout.close()
     status = helper.wait()
     complaint = os.read(helper.stderr.fileno(), _LONGEST_COMPLAINT) if status else b""

@@ -17,7 +17,7 @@ from .unpack import MOUNTPOINTS
 
 
 def digest(spec: ImageSpec, known: Image | None = None) -> str:
-    """Of names, types, modes, owners, sizes and times of change; contents are not read."""
+    """A digest of names, types, modes, owners, sizes and ctimes; contents are not read."""
     path = spec.get("path")
     _check_tree(path)
     whole = hashlib.sha256(f"directory 1\n{path}\n".encode("utf-8", "surrogateescape"))
@@ -38,7 +38,7 @@ def digest(spec: ImageSpec, known: Image | None = None) -> str:
 
 
 def _check_tree(path: str) -> None:
-    """Refuse a tree once here that the launcher would refuse at each start."""
+    """Refuse a tree that the launcher would refuse at every start."""
     try:
         is_directory = stat.S_ISDIR(os.lstat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Fetches over http and https, tries again when that may help, and resumes where it broke off.
+"""Downloads over http and https, retries where that may help, and resumes broken transfers.
 
-Data is not trusted before the caller has compared its checksum.
+The caller compares the checksum before it trusts the data.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Report = Callable[[str, int, int], None]
 
 CHUNK = 1 << 20
 TIMEOUT = 60.0
-# Seconds before each further attempt; what brings this many bytes begins the row again.
+# Seconds before each retry; an attempt that brings this many bytes starts the row again.
 DELAYS = (1.0, 2.0, 4.0, 8.0, 15.0)
 _PROGRESS = 1 << 20
 _LONGEST_DELAY = 60.0
-# A server that sends less than this in TIMEOUT seconds holds the run up for nothing.
+# An attempt fails when the server sends fewer bytes than this in TIMEOUT seconds.
 _LEAST = 1 << 16
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 _RANGE_NOT_SATISFIABLE = 416
@@ -34,7 +34,7 @@ _LARGEST_TEXT = 1 << 20
 
 
 class Broken(Exception):
-    """An attempt that failed; ``after`` is the server's own idea of when to come back."""
+    """A failed attempt; ``after`` is the delay that the server asks for (Retry-After)."""
 
     def __init__(self, reason: object, *, again: bool = True, after: float = 0.0) -> None:
         super().__init__(str(reason))
@@ -43,12 +43,12 @@ class Broken(Exception):
 
 
 def shown(url: str) -> str:
-    """A query may hold a token."""
+    """The URL for messages, without its query, which may hold a token."""
     return url.partition("?")[0]
 
 
 def text(url: str, *, what: str) -> bytes:
-    """A small file. A redirection from https to http is refused: nothing else vouches for it."""
+    """Download a small text. No redirection may lead from https to http: no checksum covers it."""
     content = b""
 
     def attempt() -> None:
@@ -65,7 +65,7 @@ def text(url: str, *, what: str) -> bytes:
 
 
 class Download:
-    """A file that grows across attempts and runs, in a directory of its own."""
+    """A download in its own directory; later attempts and runs resume it."""
 
     def __init__(self, directory: str, url: str, *, limit: int, what: str, report: Report) -> None:
         self._url, self._limit, self._what, self._report = url, limit, what, report
@@ -82,11 +82,11 @@ class Download:
         self.resumed = False
 
     def is_whole(self) -> bool:
-        """Whether all has arrived that was announced; whether it is right is another matter."""
+        """Whether the file has its announced size; the caller still has to verify it."""
         return self._size() > 0 and self._known().get("total") == self._size()
 
     def run(self) -> None:
-        """Fetch what is missing; HostError once further attempts have not helped either."""
+        """Download the missing part; HostError when all attempts have failed."""
         _persist(self._attempt, self._size, self._url, self._what)
 
     def _known(self) -> Dict[str, Any]:
@@ -114,7 +114,7 @@ class Download:
     def _receive(self, response: Any, have: int) -> None:
         start, total = _extent(response)
         if start != have:
-            # The server sends all of it: it can't resume, or the file has changed.
+            # The server sends the whole file: it can't resume, or the file has changed.
             self.restart()
             if start:
                 raise Broken("the server sent another part than was asked for")
@@ -154,7 +154,7 @@ def too_large(what: str, url: str, limit: int) -> ArchiveError:
 
 
 def _extent(response: Any) -> Tuple[int, int]:
-    """The body's offset in the file, and the size of the file, 0 when nobody knows."""
+    """The body's offset in the file, and the file's size, 0 when the server does not tell."""
     if response.status != _PARTIAL:
         return 0, response.length or 0
     # bytes FIRST-LAST/TOTAL, where TOTAL may be an asterisk
@@ -191,7 +191,7 @@ def _persist(attempt: Callable[[], None], size: Callable[[], int], url: str, wha
 
 @contextlib.contextmanager
 def _response(url: str, headers: Dict[str, str], *, downgrade: bool = True) -> Iterator[Any]:
-    # Imported here: it takes longer than all else of a run that has nothing to fetch.
+    # Imported here: the import takes longer than a whole run without downloads.
     import urllib.request
 
     request = urllib.request.Request(url, headers={"User-Agent": "sandlot", **headers})
@@ -213,7 +213,7 @@ def _opener(*, downgrade: bool) -> Any:
             return super().redirect_request(request, *rest)
 
     opener = urllib.request.OpenerDirector()
-    # A redirection may lead to http and https only: no handler for other schemes.
+    # No handlers for other schemes, so that a redirection leads to http and https only.
     for handler in (
         urllib.request.ProxyHandler,
         urllib.request.UnknownHandler,
@@ -229,7 +229,7 @@ def _opener(*, downgrade: bool) -> Any:
 
 @contextlib.contextmanager
 def _network() -> Iterator[None]:
-    """Errors on the way to the server become Broken."""
+    """Raise errors of the network as Broken."""
     import http.client
     import urllib.error
 
@@ -249,7 +249,7 @@ def _network() -> Iterator[None]:
 
 
 def _may_pass(reason: object) -> bool:
-    """Whether another attempt could end otherwise; a reason in words is urllib's own refusal."""
+    """Whether a retry may help: not after a bad certificate, nor a refusal by urllib (a text)."""
     import ssl
 
     return isinstance(reason, Exception) and not isinstance(reason, ssl.SSLCertVerificationError)

@@ -24,7 +24,7 @@ from . import decompress
 from .tarstream import BLOCK, ArchiveError, Stream, TarStream
 from .unpack import NO_SPACE, SPACE, Bounds, Unpacker
 
-# CHOWN, DAC_OVERRIDE, FOWNER, FSETID: what placing files with any owner and mode takes.
+# CHOWN, DAC_OVERRIDE, FOWNER, FSETID: enough to write files with any owner and mode.
 _CAPABILITIES = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4
 _MEMORY = 2 << 30
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
@@ -39,7 +39,7 @@ def extract(
 ) -> list[str]:
     """Unpack the archive ``fd`` into an empty directory; returns warnings.
 
-    Its offset, which ``watch`` may look at, tells how much has been read.
+    The offset of ``fd`` shows the progress; ``watch`` may read it.
     """
     with decompress.readable(fd) as stream:
         return confined([stream], destination, lambda: _outcome(stream, bounds), watch)
@@ -51,9 +51,9 @@ def confined(
     work: Callable[[], Outcome],
     watch: Callable[[], None] | None = None,
 ) -> list[str]:
-    """Warnings of ``work``, done by a child whose root is ``destination`` and who has these files.
+    """Run ``work`` in a child whose root is ``destination``, with these files; its warnings.
 
-    ``watch`` is called now and then meanwhile.
+    Meanwhile, ``watch`` is called now and then.
     """
     die_with_parent = dying_with_parent()
 
@@ -79,9 +79,9 @@ def _ending(status: int) -> str:
 
 
 def _confine(kept: set[int], destination: str) -> None:
-    # In a locale other than C, the text of an error is looked up in files, below the new root.
+    # Other locales look up the texts of errors in files, which would be the image's.
     locale.setlocale(locale.LC_ALL, "C")
-    # Nothing may be imported from the image: what is needed has been imported by now.
+    # No import may read a module from the image; all needed modules are imported by now.
     sys.meta_path.clear()
     os.chroot(destination)
     os.chdir("/")
@@ -105,7 +105,7 @@ def _outcome(fd: int, bounds: Bounds) -> Outcome:
 
 
 def explained(work: Callable[[], list[str]]) -> Outcome:
-    """The warnings of ``work``, or what was wrong with the archive."""
+    """The warnings of ``work``, or an error that names the archive's fault."""
     error, hint, warnings = "", "", []
     try:
         warnings = work()
@@ -123,7 +123,7 @@ def explained(work: Callable[[], list[str]]) -> Outcome:
 
 
 def open_archive(raw: io.BufferedReader) -> Stream:
-    """The uncompressed stream, by what the data begins with."""
+    """The uncompressed stream; the first bytes tell the compression."""
     head = raw.peek(BLOCK)[:BLOCK]
     if head.startswith(b"\x1f\x8b"):
         return cast(Stream, gzip.GzipFile(fileobj=raw))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Copies what a sandbox wrote into its layer, as a layer for images: owners from 0 on.
+"""Copies a sandbox's writable layer into a layer for images, with owners counted from 0.
 
-The sandbox is stopped, but its files are those of a tenant: reached by descriptors only, bounded in
-number, size and depth, and nothing is taken over but files, directories, links and the marks by
-which overlayfs hides what lies below.
+The sandbox is stopped, but a tenant made its files. So they are reached by descriptors only and are
+bounded in number, size and depth. Only files, directories and links are copied, with overlayfs's
+whiteouts and opaque marks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..kernel.trees import copied_file
 from .unpack import MAX_DEPTH, MAX_WARNINGS, Bounds
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# Only the kernel and host root can set these.
+# Marks that only the kernel and host root can set.
 _MARKS = ("trusted.overlay.opaque", "trusted.overlay.redirect")
 # Mount points of the host-made files, put there by the builder (build.operations.File).
 _PLACEHOLDERS = frozenset(("etc/hosts", "etc/resolv.conf", "etc/hostname"))
@@ -49,7 +49,7 @@ class _Harvest:
         self._dropped: List[str] = []
 
     def directory(self, source: int, target: int, path: str, depth: int) -> None:
-        """Everything in it, then what it is itself."""
+        """Copy a directory's entries, then its owner, mode, marks and times."""
         if depth > MAX_DEPTH:
             raise _refused(f"/{path[:200]} lies more than {MAX_DEPTH} directories deep")
         for name in sorted(os.listdir(source)):
@@ -89,7 +89,7 @@ class _Harvest:
         self, source: int, target: int, name: str, path: str, status: os.stat_result
     ) -> None:
         if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
-            # Hides what lies below; the kernel shares one node of them, owned by host root.
+            # A whiteout; the kernel links one shared node, owned by host root.
             os.mknod(name, stat.S_IFCHR, 0, dir_fd=target)
             return
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):

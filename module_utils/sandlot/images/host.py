@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Source "host": a small root file system of named host programs and what they need to run."""
+"""Source "host": a small root file system of named host programs and their libraries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..spec.text import line, refusal, sequence
 from . import programs, provenance
 from .model import Built, Image, ImageSpec, Job, Source
 
-# Part of the digest: raise it when the tree that is made of the same files changes.
+# Part of the digest: raise it when this module builds another tree of the same files.
 LAYOUT = "1"
 _DIRECTORIES = {
     **{"dev": 0o755, "etc": 0o755, "home": 0o755, "proc": 0o755, "root": 0o700, "run": 0o755},
@@ -32,7 +32,7 @@ _MOUNTED = ("/dev", "/proc", "/sys", "/tmp")
 
 
 def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
-    """Of every file's name, mode and content; a file with the times it had is not read again."""
+    """A digest of each file's name, mode and content; unchanged files are not read again."""
     taken = _found(spec)
     hashed = provenance.hashed(sorted(taken.files), known.evidence if known else {})
     whole = hashlib.sha256(f"host programs {LAYOUT}\n".encode())
@@ -68,7 +68,7 @@ def build(job: Job) -> Built:
         job.report("copy", number, len(taken.files))
         _parents(job.root, path)
         shutil.copyfile(path, f"{job.root}{path}")
-        # Without set-id bits: they mean nothing in a sandbox, and something on the host.
+        # Without set-id bits: they are useless in a sandbox and dangerous on the host.
         os.chmod(f"{job.root}{path}", stat.S_IMODE(os.stat(path).st_mode) & 0o777)
     for name, text in _FILES.items():
         if not os.path.lexists(f"{job.root}/{name}"):
@@ -86,7 +86,7 @@ def _directory(path: str, mode: int) -> None:
 
 
 def _parents(root: str, path: str) -> None:
-    """Directories that lead to ``path``, whose links are resolved: open to all, as on the host."""
+    """The parent directories of ``path``, links resolved, with a mode that lets everybody in."""
     walked = root
     for part in path.split("/")[1:-1]:
         walked = f"{walked}/{part}"

@@ -13,12 +13,12 @@ from ..spec.names import absolute_paths
 from ..spec.option import Option
 from .model import Image, ImageSpec, Source
 
-# Never shown, whoever asks: state and sockets of all sandboxes.
+# Always hidden: the state and sockets of all sandboxes.
 OURS = ("/var/lib/sandlot", "/run/sandlot")
 
 
 def digest(spec: ImageSpec, known: Image | None = None) -> str:
-    """Of what is asked for: the host changes all the time, and its sandboxes see it at once."""
+    """A digest of the options: sandboxes see changes of the host at once, without a new image."""
     text = json.dumps([view(spec)], sort_keys=True)
     return hashlib.sha256(f"host overlay 1\n{text}".encode()).hexdigest()
 

@@ -18,7 +18,7 @@ MAX_FILES = 500_000
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """One item of ``images``; ``options`` are the source's own, as JSON has them, without None."""
+    """One item of ``images``; ``options`` are the source's options, as JSON has them, without None."""
 
     name: str
     source: str = ""
@@ -58,7 +58,7 @@ class Image:
 
     @property
     def root(self) -> str:
-        """The topmost layer; "" when nothing is made yet, or nothing is to be."""
+        """The topmost layer; "" for an image without a tree, or one that is not built yet."""
         return self.layers[0] if self.layers else ""
 
     def to_json(self) -> Json:
@@ -77,10 +77,10 @@ class Image:
 class Job:
     """The input of a source for one build.
 
-    ``root`` is an empty directory to fill, ``scratch`` a private one for whatever the work needs;
-    ``kept`` may be made and used by the source for what should outlive a killed or failed run; it
-    is removed once nobody wants the image. ``report(phase, done, total)`` tells bytes of progress,
-    ``total`` 0 when nobody knows.
+    ``root`` is an empty directory to fill, ``scratch`` a private directory for temporary files. The
+    source may make ``kept`` for files that a later run resumes from; it is removed when the image
+    is no longer listed. ``report(phase, done, total)`` reports progress in bytes, with ``total`` 0
+    if it is unknown.
     """
 
     spec: ImageSpec
@@ -93,10 +93,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Built:
-    """A finished build: what it left out, the image's config, and the evidence of its origin.
+    """A finished build: its warnings, the image's config, and the evidence of its origin.
 
-    The source's ``digest`` gets the evidence back in later runs, to tell whether the origin has
-    changed without reading all of it.
+    In later runs, the source's ``digest`` compares the evidence with the origin, so that it need
+    not read an unchanged origin again.
     """
 
     warnings: Sequence[str] = ()
@@ -108,13 +108,13 @@ class Built:
 class Source:
     """One way to get an image.
 
-    ``digest(spec, known)`` names what the spec leads to, before it is made; None while that can't
-    be told, as the origin is not there. ``known`` is the image of that name and source, if any.
-    ``build`` fills a tree; without it the image consists of ``layers(spec)`` and the host's root.
-    ``check(option, spec)`` refuses options that make no sense together. ``secret`` options, and
-    those with ``no_log``, are neither stored nor compared. ``packages()`` are Debian's that this
-    host lacks. ``settled`` says that a digest stands for its content, so that there is no need to
-    ask again after building whether the origin has changed meanwhile.
+    ``digest(spec, known)`` is the digest of the image before it is built, None while its origin is
+    missing. ``known`` is the present image of that name and source, if any. ``build`` fills a tree;
+    without it the image consists of ``layers(spec)`` and the host's root. ``check(option, spec)``
+    refuses options that contradict each other. ``secret`` options, and options with ``no_log``, are
+    neither stored nor compared. ``packages()`` are the Debian packages that this host lacks. With
+    ``settled``, the digest fixes the content, so the origin need not be checked for changes after
+    the build.
     """
 
     description: str
@@ -130,7 +130,7 @@ class Source:
     settled: bool = False
 
     def parameters(self, spec: ImageSpec) -> Json:
-        """The options as they are stored and compared, the setup among them."""
+        """The options to store and compare, including the setup."""
         shown = {
             option.name: spec.options[option.name]
             for option in self.options

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""From what a user wrote about images to ImageSpecs, or to a SpecError that names the option."""
+"""Validates a user's images and makes ImageSpecs of them; a SpecError names the bad option."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from . import setup
 from .model import ImageSpec, Source
 from .sources import SOURCES
 
-# A record's file name is the image's name with "/" written as three characters.
+# The file name of a record is the image's name, in which "/" takes three characters.
 MAX_NAME = 80
 STATES = ("present", "absent")
 
@@ -106,9 +106,9 @@ def argument_spec() -> Dict[str, Any]:
 
 
 def options() -> List[Option]:
-    """The common rows and those of all sources by name; rows of one name are described together.
+    """The common rows and the rows of all sources; rows with the same name share a description.
 
-    Each source refuses the choices of another.
+    Each source accepts only its own choices.
     """
     by_name: Dict[str, Option] = {}
     takers: Dict[str, Dict[Sequence[str], List[str]]] = {}
@@ -129,7 +129,7 @@ def options() -> List[Option]:
 
 
 def _listed(kinds: Sequence[str]) -> str:
-    """Sources as Ansible's markup; most of them by what they are not."""
+    """Sources in Ansible's markup; a majority as "all sources but ..."."""
     others = [kind for kind in SOURCES if kind not in kinds]
     if len(kinds) > len(others) > 0:
         return f"all sources but {_listed(others)}"

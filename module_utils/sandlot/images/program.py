@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Runs a program of the host that makes an image, and all it starts, so that nothing outlives us.
+"""Runs a program of the host that builds an image, so that none of its processes outlives us.
 
-It gets a pid and a mount namespace of its own: when it ends, or we do, the kernel ends every
-process in there and takes every mount away.
+The program gets a pid and a mount namespace of its own: when it or this process ends, the kernel
+ends every process in there and removes every mount.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def find(names: Sequence[str]) -> str | None:
 
 
 def environment(**more: str) -> Dict[str, str]:
-    """Little of our own, and the proxies, which only the environment can tell."""
+    """A small environment: a few variables, and the proxies of this process."""
     return {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", **proxies(), **more}
 
 
@@ -49,9 +49,10 @@ def run(
     output: int | None = None,
     on_line: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Run it to its end, telling each line it says; HostError with the last ones if it fails.
+    """Run a program to its end; HostError with its last lines if it fails.
 
-    ``output`` is a descriptor for its stdout; without one, that is part of what it says.
+    Each line that it prints goes to ``on_line``. ``output`` is a descriptor for its stdout; without
+    one, lines of stdout count too.
     """
     last: Deque[str] = collections.deque(maxlen=_LAST_LINES)
     process = subprocess.Popen(

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Finds, by their own dynamic linker, the files that programs of the host need elsewhere."""
+"""Finds the files that programs of the host need, by asking their dynamic linker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NEEDED = re.compile(r"^\s*(\S+)(?: => (\S+))?(?: \(0x[0-9a-f]+\))?$")
 
 
 class Found:
-    """Files, directories and links by the absolute paths they have on the host."""
+    """Files, directories and links of the host, by absolute path."""
 
     def __init__(self) -> None:
         self.files: Set[str] = set()
@@ -44,7 +44,7 @@ class Found:
             self.program(which(word), depth + 1)
 
     def path(self, path: str) -> str:
-        """Takes along a file and every link on the way to it; returns where it really is."""
+        """Add a file and every link on the way to it; returns its path without links."""
         done, rest = "", [part for part in path.split("/") if part]
         for _ in range(_MAX_LINKS * 20):
             if not rest:
@@ -112,7 +112,7 @@ def of_package(name: str) -> List[str]:
 
 
 def _linker(path: str) -> str:
-    """The dynamic linker that an ELF program asks for; "" for a static one and for no ELF."""
+    """The dynamic linker of an ELF program; "" for a static program and other files."""
     try:
         with open(path, "rb") as handle:
             return elf.interpreter(handle) or ""
@@ -138,7 +138,7 @@ def needed(interpreter: str, path: str) -> List[str]:
 
 
 def _shebang(path: str) -> List[str]:
-    """The programs that the first line of a script names: the interpreter, and what env runs."""
+    """The programs in a script's first line: the interpreter, and the program that env runs."""
     with open(path, "rb") as handle:
         head = handle.read(256)
     if not head.startswith(b"#!"):
@@ -151,7 +151,7 @@ def _shebang(path: str) -> List[str]:
 
 
 def make_loader_cache(root: str, directories: List[str]) -> None:
-    """The linker looks beyond its usual directories only in its cache (ldconfig(8))."""
+    """Write ld.so.cache, the only place where the linker finds other directories (ldconfig(8))."""
     ldconfig = shutil.which("ldconfig", path=PATH)
     if ldconfig is None or not directories:
         return

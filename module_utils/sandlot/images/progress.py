@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""How far the making of an image has come, for others to look at while it is made."""
+"""Publishes the progress of image builds, for other processes to read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUEUED, RECORD = "queued", "record"
 
 
 def directory(site: Site) -> str:
-    # Sandboxes' directories lie beside it; their names never begin with a dot.
+    # A dot, as the directories of sandboxes are here too and their names never begin with one.
     return f"{site.run}/.images"
 
 
@@ -32,7 +32,7 @@ def _myself() -> Json:
 
 
 class _File:
-    """A small file in memory for the time of some work."""
+    """A small file in memory, removed when the work ends."""
 
     def __init__(self, site: Site, name: str) -> None:
         self._directory = directory(site)
@@ -44,12 +44,12 @@ class _File:
 
     def remove(self) -> None:
         store.remove(self._path)
-        with contextlib.suppress(OSError):  # others are at work, or nothing was told
+        with contextlib.suppress(OSError):  # other builds run, or no file was written
             os.rmdir(self._directory)
 
 
 class Run:
-    """Tells which images a run is going to make."""
+    """Publishes the images that a run is going to build."""
 
     def __init__(self, site: Site, names: Sequence[str]) -> None:
         self._names = list(names)
@@ -63,7 +63,7 @@ class Run:
         return self
 
     def done(self, name: str) -> None:
-        """The trees of an image are made; it is recorded with the lock."""
+        """Note that the trees of an image are built; its record is written later, with the lock."""
         if name in self._names:
             self._names.remove(name)
             self._made.append(name)
@@ -81,7 +81,7 @@ class Run:
 
 
 class Progress:
-    """Tells at most twice a second how far one image is; all is gone when the work is done."""
+    """Publishes the progress of one image, at most twice a second, until the build ends."""
 
     def __init__(self, site: Site, name: str) -> None:
         self._file = _File(site, name)
@@ -97,7 +97,7 @@ class Progress:
         if phase == self._phase and now < self._due:
             return
         if phase != self._phase:
-            # The start of a resumed download does not count for its rate.
+            # The bytes of an earlier attempt do not count for the rate.
             self._fixed.update(phase_started=time.time(), phase_from=done)
         self._phase, self._due = phase, now + _INTERVAL
         data = {"phase": phase, "done": done, "total": total, "now": time.time()}
@@ -108,16 +108,16 @@ class Progress:
 
 
 def forget_dead(site: Site) -> None:
-    """Remove the files of makers that were killed."""
+    """Remove the files of builds that were killed."""
     for path, report in _reports(site).items():
         if not report:
             store.remove(path)
-    with contextlib.suppress(OSError):  # it was never made, or others are at work
+    with contextlib.suppress(OSError):  # it was never made, or other builds run
         os.rmdir(directory(site))
 
 
 def observe(site: Site) -> Dict[str, Json]:
-    """The progress of each image that is being made; files of dead makers do not count."""
+    """The progress of each running build; files of killed builds do not count."""
     making: Dict[str, Json] = {}
     queued: Dict[str, Json] = {}
     for data in _reports(site).values():
@@ -130,7 +130,7 @@ def observe(site: Site) -> Dict[str, Json]:
 
 
 def _reports(site: Site) -> Dict[str, Json]:
-    """By file; {} in one that is damaged, or whose maker is dead."""
+    """Reports by file name; {} for a damaged file, or one of a killed build."""
     reports: Dict[str, Json] = {}
     for entry in files.names(directory(site)):
         if entry.endswith(".json"):

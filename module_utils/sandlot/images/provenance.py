@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Digests of files of the host, which are not read again while they look as they did."""
+"""Digests of host files; a file is read again only when its size, times or inode change."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Evidence = Dict[str, List[Any]]
 
 
 def hashed(paths: Iterable[str], known: Mapping[str, Any]) -> Evidence:
-    """SHA-256 of each file, with what tells next time that it has not changed."""
+    """SHA-256 of each file, with its size, times and inode for the next comparison."""
     evidence: Evidence = {}
     for path in paths:
         status = os.stat(path)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Records of images, and what the records of sandboxes say they need.
+"""Records of images, and the images that records of sandboxes use.
 
 images/NAME.json             record of one image
 images/trees/DIGEST/root     a tree; DIGEST is closed, for the tree holds setuid programs
@@ -25,7 +25,7 @@ PIN = "@sha256:"
 
 
 class Use(NamedTuple):
-    """The needs of one sandbox, by its record."""
+    """The image that one sandbox uses, by its record."""
 
     sandbox: str
     image: str
@@ -59,7 +59,7 @@ def observe(site: Site) -> Dict[str, Image]:
 
 
 def find(images: Mapping[str, Image], name: str) -> Image:
-    """The image meant by ``name`` or ``name@sha256:DIGEST``; the start of a digest is enough."""
+    """The image called ``name`` or ``name@sha256:DIGEST``; the start of a digest is enough."""
     plain, pinned, _ = name.partition(PIN)
     image = images.get(plain)
     if image is None:
@@ -93,12 +93,12 @@ def is_one_tree(site: Site, image: Image) -> bool:
 
 
 def about(site: Site, digest: str) -> Dict[str, Any]:
-    """Warnings and the like from the build of a tree; {} for a missing tree."""
+    """The facts that the build of a tree stored; {} for a missing tree."""
     return store.read(f"{workspace.tree(site, digest)}/about.json") or {} if digest else {}
 
 
 def facts(site: Site, image: Image) -> Dict[str, Any]:
-    """An image for people: its record, and what was left out when its tree was made."""
+    """Facts of an image: its record, and the warnings of its build."""
     warnings = list(about(site, image.base).get("warnings", []))
     if image.digest != image.base:
         warnings += about(site, image.digest).get("warnings", [])
@@ -106,7 +106,7 @@ def facts(site: Site, image: Image) -> Dict[str, Any]:
 
 
 def uses(site: Site) -> List[Use]:
-    """The needs of all sandboxes, by their records."""
+    """The images that all sandboxes use, by their records."""
     needs = []
     for sandbox in files.names(site.sandboxes):
         record = store.read(site.sandbox(sandbox).record) or {}

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Setup: what is run once in a throw-away sandbox of an image and kept as a layer above it."""
+"""Setup: steps that run once in a throw-away sandbox; their changes become a layer of the image."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from .model import Built, Image, Job
 
 Json = Dict[str, Any]
 
-# Runs the steps of ``job.spec`` in a sandbox of the image; fills ``job.root`` with what they wrote.
+# Runs the steps of ``job.spec`` in a sandbox of the image; copies their changes to ``job.root``.
 Runner = Callable[[Job, Image], Built]
 
 NO_NETWORK = "none"
 DAY = 86400
-# Written by sandlot for each sandbox: what an image has there is never seen.
+# Sandlot writes these files for each sandbox and hides the image's own.
 HOST_FILES = ("/etc/hosts", "/etc/resolv.conf", "/etc/hostname")
 MOUNTED = ("dev", "proc", "sys", "tmp")
-# Its sandbox is named by the start of the digest of the layer that is made.
+# The throw-away sandbox has the start of the new layer's digest in its name.
 SANDBOX = re.compile(r"setup-([0-9a-f]{32})")
 _MODE = re.compile(r"[0-7]{3,4}")
 _OWNER = re.compile(r"([0-9]+)(?::([0-9]+))?")
@@ -131,7 +131,7 @@ def _owner(option: str, value: Any) -> str:
     return plain
 
 
-# By the key that tells them apart: what each takes, and must have.
+# The kinds of steps, by the key that tells them apart: allowed keys, and required ones.
 _FORMS: Mapping[str, Tuple[Mapping[str, Callable[[str, Any], Any]], Sequence[str]]] = {
     "command": ({"command": _command, "env": _env, "user": user}, ("command",)),
     "packages": ({"packages": _packages, "env": _env}, ("packages",)),
@@ -143,14 +143,14 @@ _FORMS: Mapping[str, Tuple[Mapping[str, Callable[[str, Any], Any]], Sequence[str
 
 
 def argv(step: Mapping[str, Any]) -> list[str]:
-    """The command of a step; [] for one that only writes a file."""
+    """The command of a step; [] for a step that writes a file."""
     if "packages" in step:
         return ["sh", "-c", _INSTALL, "sh", *step["packages"]]
     return list(step.get("command", []))
 
 
 def described(step: Mapping[str, Any]) -> str:
-    """A step in a message; without its environment, which may hold secrets."""
+    """A step as messages show it, without its environment, which may hold secrets."""
     if "dest" in step:
         return f"write {step['dest']}"
     if "packages" in step:
@@ -192,7 +192,7 @@ OPTIONS = (OPTION, NETWORK, TIMEOUT)
 
 
 def digest(base: str, steps: Sequence[Json]) -> str:
-    """The name of the layer, made of the tree below it and the steps."""
+    """The digest that names the layer: of the tree below it and the steps."""
     text = json.dumps([base, list(steps)], sort_keys=True)
     return hashlib.sha256(f"setup layer 1\n{text}".encode()).hexdigest()
 
@@ -202,7 +202,7 @@ def sandbox_name(digest: str) -> str:
 
 
 def is_running(site: Site, name: str) -> bool:
-    """Whether ``name`` is a throw-away sandbox whose maker is at work."""
+    """Whether ``name`` is a throw-away sandbox whose build is running."""
     matched = SANDBOX.fullmatch(name)
     return matched is not None and workspace.is_busy(site, matched[1])
 

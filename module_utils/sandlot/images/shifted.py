@@ -22,7 +22,7 @@ _Copied = Dict[Tuple[int, int], str]
 
 
 def shifted(site: Site, image: Image, ids: IdRange) -> str:
-    """The path of the copy for this range, made or not."""
+    """The path of the copy for this range, whether or not it exists."""
     return f"{tree(site, image.digest)}/shifted-{ids.start}"
 
 
@@ -83,13 +83,13 @@ def _copy_entry(
         os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
     elif stat.S_ISREG(status.st_mode):
         with copied_file(source, target, name, status.st_size):
-            pass  # the attributes are set by name, as those of a link
+            pass  # owner, mode and times are set below, by name, as for a link
     else:
         raise SandlotError(f"{path} is neither file, directory nor link", hint="make it again")
     uid, gid = _moved(status, ids)
     os.chown(name, uid, gid, dir_fd=target, follow_symlinks=False)
     if not stat.S_ISLNK(status.st_mode):
-        # After chown, which clears the setuid bit. The name was made here and is no link.
+        # After chown, which clears the setuid bit. We made the entry, so it is no link.
         os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=target)
     times = (status.st_atime_ns, status.st_mtime_ns)
     os.utime(name, ns=times, dir_fd=target, follow_symlinks=False)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The table of sources; a new one is a module of its own and a row here."""
+"""The table of sources; a new source is a module of its own and a row here."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Plans the images of a host: made, recorded and removed until they are as desired."""
+"""Plans the images of a host: which to build, to record and to remove."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from .sources import of
 
 @dataclass(frozen=True)
 class ImagePlan:
-    """``wanted`` are the images that are listed, as they will be; ``absent`` are names.
+    """The plan for all images; ``wanted`` are the listed images after the run, ``absent`` names.
 
-    ``sweeps`` and the trees of ``makings`` need no lock. ``prune`` is whether trees that nothing
-    refers to are removed though no image changes.
+    ``sweeps`` and the trees of ``makings`` need no lock. With ``prune``, the run removes trees that
+    nothing refers to, even if no image changes.
     """
 
     wanted: Mapping[str, Image]
@@ -46,7 +46,7 @@ class ImagePlan:
         return replace(self, wanted={**self.wanted, **made})
 
     def after(self, known: Mapping[str, Image]) -> Dict[str, Image]:
-        """The images of a host that has those ``known``, when all is done."""
+        """The images of the host after the run; ``known`` are the present ones."""
         kept = {} if self.purge else known
         there = {**kept, **self.wanted}
         return {name: image for name, image in there.items() if name not in self.absent}
@@ -60,14 +60,14 @@ def planned(
     prune: bool = False,
     run_setup: Runner | None = None,
 ) -> ImagePlan:
-    """Asks the sources, some of which are far away, so never with the writer lock."""
+    """Plan images; sources may ask a registry, so the caller must not hold the writer lock."""
     known = records.observe(site)
     there = desired(site, specs, purge=purge)
     listed = [spec for spec in specs if spec.state == "present"]
     makings = [
         _present(site, spec, known.get(spec.name), there[spec.name], run_setup) for spec in listed
     ]
-    # A killed run may have left parts of these, which the next one goes on with.
+    # A killed run may have left parts of these builds, which this run resumes.
     awaited = {image.base for image in there.values() if not build.is_made(site, image.base)}
     return ImagePlan(
         wanted={spec.name: there[spec.name] for spec in listed},
@@ -82,7 +82,7 @@ def planned(
 def removals(
     site: Site, plan: ImagePlan, known: Mapping[str, Image], used: Sequence[Use]
 ) -> List[Operation]:
-    """Removes the rest once all else is done, with the writer lock; ``used`` counts then."""
+    """Remove images at the end of a run, with the writer lock; ``used`` are the images in use."""
     after = plan.after(known)
     gone = [name for name in known if name not in after]
     records.check_unused(gone, used)
@@ -99,7 +99,7 @@ def operations(
     purge: bool = False,
     run_setup: Runner | None = None,
 ) -> List[Operation]:
-    """A whole run for images alone; each operation takes the lock for itself."""
+    """The operations of a run for images alone; each takes the lock for itself."""
     plan = planned(site, specs, purge=purge, run_setup=run_setup)
     going = removals(site, plan, records.observe(site), records.uses(site))
     making = [each.operation(each.make) for each in plan.makings]
@@ -115,7 +115,7 @@ def _locked(site: Site, operation: Operation) -> Operation:
 
 
 def desired(site: Site, specs: Sequence[ImageSpec], *, purge: bool = False) -> Dict[str, Image]:
-    """The images the host is to have; a digest is empty while its source is not there."""
+    """The images that the host is to have; a digest is "" while the source is missing."""
     known = records.observe(site)
     wanted = {} if purge else dict(known)
     for spec in specs:
@@ -161,9 +161,9 @@ def _wanted(site: Site, spec: ImageSpec, known: Image | None, others: Mapping[st
 
 
 def _below(site: Site, spec: ImageSpec, known: Image | None, others: Mapping[str, Image]) -> Image:
-    """The image that the source makes, or the one that the spec names as its base.
+    """The image below the setup: of the source, or the base image that the spec names.
 
-    Facts of the last build are kept, so that a check can show them.
+    It keeps the facts of the last build, so that a check can show them.
     """
     base = spec.get("base")
     if base:
@@ -175,7 +175,7 @@ def _below(site: Site, spec: ImageSpec, known: Image | None, others: Mapping[str
             raise SpecError("base", base, "is in memory itself", hint="name the image below it")
         return others[base]
     source = of(spec)
-    # Without an answer, the source is gone from this host: what was made of it stays.
+    # Without a digest, the source is gone from this host: the image built from it stays.
     digest = source.digest(spec, known) or (known.base if known else "")
     layers = source.layers(spec)
     if source.build:
@@ -257,12 +257,12 @@ def _prune(site: Site, kept: Set[str], used: Sequence[Use]) -> List[Operation]:
 
 
 def _trees(site: Site, images: Iterable[Image]) -> Set[str]:
-    """Trees that images consist of."""
+    """The trees of all images."""
     return {name for image in images for name in records.trees_of(site, image.layers)}
 
 
 def _unused(site: Site, kept: Set[str], used: Sequence[Use]) -> List[Tuple[str, str]]:
-    """(digest, "") for a whole tree, (digest, "/shifted-START") for one copy in it."""
+    """Unused trees as (digest, ""), and unused copies as (digest, "/shifted-START")."""
     for use in used:
         kept = kept | {use.digest, *records.trees_of(site, use.layers)}
     copies = {(use.digest, f"shifted-{use.start}") for use in used}

@@ -31,8 +31,8 @@ _PULL = ("missing", "always")
 
 
 def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
-    """The archive's checksum. A file of checksums at a URL is asked for once, unless ``pull``
-    says otherwise; one on the host is read by each run."""
+    """The archive's checksum. A checksum file at a URL is downloaded once, unless ``pull`` says
+    otherwise; every run reads a file on the host."""
     given = str(spec.get("checksum"))
     literal = checksums.literal(given)
     if literal:
@@ -53,12 +53,12 @@ def _file_name(spec: ImageSpec) -> str:
 
 
 def _origin(spec: ImageSpec) -> str:
-    """The archive's origin, for messages: a query may hold a token."""
+    """The archive's origin for messages, without the query, which may hold a token."""
     return str(next(spec.get(name) for name in ORIGINS if spec.get(name))).partition("?")[0]
 
 
 def build(job: Job) -> Built:
-    """Extract from a private copy that nobody can change after it was verified."""
+    """Extract from a private copy, which nobody can change after the verification."""
     spec = job.spec
     bounds = Bounds(spec.get("max_size"), spec.get("max_files"))
     with contextlib.ExitStack() as stack:
@@ -70,7 +70,7 @@ def build(job: Job) -> Built:
             fd = copy.fileno()
 
         def report_read() -> None:
-            # The extractor shares the descriptor's offset.
+            # The extractor shares the offset of this descriptor.
             job.report("unpack", os.lseek(fd, 0, os.SEEK_CUR), os.fstat(fd).st_size)
 
         try:
@@ -84,7 +84,7 @@ def build(job: Job) -> Built:
 
 @contextlib.contextmanager
 def _downloaded(job: Job, limit: int) -> Iterator[int]:
-    """The verified archive. Its first part survives a lost connection and a killed run."""
+    """Download and verify the archive; after a broken connection or a kill it is resumed."""
     workspace.private_directory(job.kept)
     what = f"image {job.spec.name!r}"
     arrived = Download(job.kept, job.spec.get("url"), limit=limit, what=what, report=job.report)
@@ -92,7 +92,7 @@ def _downloaded(job: Job, limit: int) -> Iterator[int]:
         _fetch(job, arrived)
         yield arrived.fd
     except (ArchiveError, OSError):
-        # Not for want of the network: it would be as bad, or in the way, next time.
+        # The file is wrong or can't be stored: the next run must not resume it.
         remove_entry(job.kept)
         raise
     finally:
@@ -108,7 +108,7 @@ def _fetch(job: Job, arrived: Download) -> None:
     except ArchiveError:
         if not resumed:
             raise
-        # The parts may be of two versions of the file.
+        # The two parts may come from different versions of the file.
         arrived.restart()
         arrived.run()
         _verify(job, arrived.fd)
@@ -214,7 +214,7 @@ SOURCE = Source(
     build=build,
     check=_check,
     settled=True,
-    # When to ask is no part of what the image is.
+    # ``pull`` says when to ask; it does not change the image.
     secret=frozenset({"pull"}),
     options=(
         Option(

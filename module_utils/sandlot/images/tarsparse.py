@@ -2,14 +2,14 @@
 # Copyright: the sandlot developers
 """Sparse files in tar archives: GNU's old format, and its versions 0.1 and 1.0 in pax headers.
 
-Holes count as bytes of the file, so that bounds hold for what a reader of the file gets.
+Holes count as bytes, so that bounds hold for the size that a reader of the file sees.
 """
 
 from __future__ import annotations
 
 from typing import Callable, List, Mapping, Sequence, Tuple
 
-# Offset and length of each part that is stored.
+# Offset and length of each part that the archive stores.
 Map = Tuple[Tuple[int, int], ...]
 Read = Callable[[int], bytes]
 Number = Callable[[bytes], int]
@@ -18,7 +18,7 @@ MAX_PARTS = 1 << 16
 _PREFIX = "GNU.sparse."
 _BLOCK = 512
 _PAIR = 24
-# In a block that continues a header.
+# Entries in a block that continues a header.
 _PAIRS = 21
 _LONGEST_NUMBER = 20
 
@@ -55,7 +55,7 @@ def _pairs(field: bytes, number: Number) -> List[int]:
 
 
 def pax(extended: Mapping[str, bytes], read: Read) -> Tuple[int, Map, int]:
-    """(size, map, bytes of data that were the map) from pax headers."""
+    """(size, map, length of the map at the start of the data) from pax headers."""
     if extended.get(f"{_PREFIX}major") == b"1" and extended.get(f"{_PREFIX}minor") == b"0":
         numbers, taken = _leading(read)
         return _decimal(extended.get(f"{_PREFIX}realsize", b"")), _map(numbers), taken
@@ -69,7 +69,7 @@ def pax(extended: Mapping[str, bytes], read: Read) -> Tuple[int, Map, int]:
 
 
 def _leading(read: Read) -> Tuple[List[int], int]:
-    """Numbers, one a line, in whole blocks before the data; the first tells how many pairs."""
+    """The map before the data: numbers, one a line, in whole blocks; the first counts the pairs."""
     numbers: List[int] = []
     rest, taken = b"", 0
     while not numbers or len(numbers) < 1 + 2 * numbers[0]:
@@ -94,7 +94,7 @@ def _map(numbers: Sequence[int]) -> Map:
 
 
 def check(size: int, parts: Map, stored: int) -> None:
-    """Parts lie in order within the file, and are all there is."""
+    """Damaged unless the parts are in order, within the file, and as long as the stored data."""
     end = 0
     for offset, length in parts:
         if offset < end or length < 0:

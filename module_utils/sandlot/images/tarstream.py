@@ -61,7 +61,7 @@ class Member:
     size: int
     mtime: float
     link: bytes
-    # Of a sparse file: where the parts belong that are stored.
+    # For a sparse file: the offsets and lengths of the stored parts.
     parts: tarsparse.Map | None = None
 
     @property
@@ -79,9 +79,9 @@ def shown(name: bytes) -> str:
 
 
 class TarStream:
-    """Iterates over members; the data of a file can be read until the next member is asked for.
+    """Iterates over members; a member's data can be read until the next member is taken.
 
-    Not more than ``limit`` bytes are read: headers can be as endless as data.
+    No more than ``limit`` bytes are read, as headers can be endless too.
     """
 
     def __init__(self, stream: Stream, limit: int | None = None) -> None:
@@ -112,7 +112,7 @@ class TarStream:
             yield chunk
 
     def pieces(self) -> Iterator[tuple[int, bytes]]:
-        """The current member's data, and where in the file it belongs; from its beginning."""
+        """(offset in the file, data) for each part of the current member, from its beginning."""
         assert self._member
         parts = self._member.parts
         for offset, length in ((0, self._member.size),) if parts is None else parts:
@@ -160,7 +160,7 @@ class TarStream:
         return replace(member, size=size, parts=parts)
 
     def _extension(self, header: bytes, extended: dict[str, bytes]) -> None:
-        """A header that describes the next member, or all that follow."""
+        """Read a header that describes the next member, or all following ones."""
         size = _number(header[124:136])
         if not 0 <= size <= MAX_EXTENSION:
             raise ArchiveError(f"{_CORRUPT}: an extension header of {size} bytes")
@@ -220,7 +220,7 @@ def _member(header: bytes, extended: Mapping[str, bytes]) -> Member:
 
 def _header_name(header: bytes) -> bytes:
     name, prefix = _text(header[0:100]), _text(header[345:500])
-    # GNU's magic is "ustar " and keeps other things where ustar has the prefix.
+    # With GNU's magic, "ustar ", the prefix field holds other data.
     is_ustar = header[257:263] == b"ustar\0"
     return prefix + b"/" + name if is_ustar and prefix else name
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Places the members of an archive below the current root directory.
+"""Writes the members of an archive below the current root directory.
 
 Runs in a process whose root is the destination: whatever links the archive holds, no path can
 leave it. Members are refused here for their effect on a sandbox or on its host.
@@ -30,14 +30,14 @@ from .tarstream import (
 
 MAX_ID = 65535
 MAX_WARNINGS = 20
-# Per member: its header, padding, a pax header with long names and a few attributes.
+# Overhead of a member: header, padding, a pax header with long names and a few attributes.
 _HEADERS = 8192
-# Removing and copying a tree recurses; Python stops at a thousand levels.
+# Trees are removed and copied recursively, and Python stops at a thousand levels.
 MAX_DEPTH = 200
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 SPACE = "free space and inodes where images are kept, then run again"
 _LAST_TIME = 2**33
-# Directories a sandbox gets mounts in; the builder must find no link there.
+# A sandbox gets mounts in these directories; the builder must not meet a link there.
 MOUNTPOINTS = {"dev": 0o755, "proc": 0o755, "sys": 0o755, "etc": 0o755, "run": 0o755, "tmp": 0o1777}
 
 
@@ -48,7 +48,7 @@ class Bounds:
 
     @property
     def stream(self) -> int:
-        """Most bytes of an archive within these bounds."""
+        """The largest archive that these bounds allow, in bytes."""
         return self.max_size + (self.max_files + 1) * _HEADERS
 
 
@@ -147,7 +147,7 @@ class Unpacker:
             raise ArchiveError(problem) from error
 
     def _finish_directories(self) -> None:
-        """Modes and times, deepest first; a later member may have taken a directory's place."""
+        """Set modes and times, deepest first; a later member may have replaced a directory."""
         for path, member in sorted(self._directories.items(), reverse=True):
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             try:
@@ -169,7 +169,7 @@ class Unpacker:
 
 
 def relative(member: Member, name: bytes) -> bytes:
-    """``name`` as a path below the root; refused when it points elsewhere."""
+    """``name`` as a path below the root; a name that leads elsewhere is refused."""
     parts = name.split(b"/")
     if name.startswith(b"/") or b".." in parts or not name:
         what = "has the name" if name == member.name else "links to"
@@ -183,7 +183,7 @@ def relative(member: Member, name: bytes) -> bytes:
 
 
 def check_depth(directory: bytes) -> None:
-    """Links lead deeper than names tell."""
+    """Refuse a directory that is too deep; links lead deeper than names tell."""
     os.chdir(directory)
     try:
         depth = os.getcwdb().count(b"/")
@@ -214,7 +214,7 @@ def _make_way(path: bytes) -> None:
 
 def _times(member: Member) -> tuple[int, int]:
     seconds = min(max(member.mtime, 0.0), _LAST_TIME) if member.mtime == member.mtime else 0.0
-    # In two parts: a float has no room for so many nanoseconds.
+    # Split, as a float can't hold so many nanoseconds.
     nanoseconds = int(seconds) * 10**9 + int(seconds % 1 * 1e9)
     return nanoseconds, nanoseconds
 

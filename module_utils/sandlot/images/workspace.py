@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Directories of the image store: private, made aside, locked while they are made, then renamed.
+"""Temporary directories of the image store: private, locked during a build, then renamed.
 
-images/.tmp-KEY is flocked by its maker, so that a second run waits for the first one's work and a
-sweep tells what a killed run left from what is being made. images/.part-KEY is what its maker would
-go on with after it was killed; it belongs to the holder of .tmp-KEY.
+A build holds a flock on images/.tmp-KEY, so that a second run waits for the first one, and a sweep
+can tell the leftovers of a killed run from a running build. images/.part-KEY has the files that a
+later run resumes from; it belongs to the holder of .tmp-KEY.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def prepare(site: Site) -> None:
 
 
 def private_directory(path: str) -> None:
-    """A directory of ours that no other user can enter; one that somebody else made is refused."""
+    """Make a directory that only we can enter; refuse one of another owner."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
@@ -59,9 +59,9 @@ def private_directory(path: str) -> None:
 
 @contextlib.contextmanager
 def temporary(site: Site, key: str) -> Iterator[str]:
-    """An empty directory to build ``key`` in, alone; waits for another run that has it.
+    """An empty directory to build ``key`` in; waits for another run that builds it.
 
-    Whatever is left in it at the end is removed.
+    At the end, the directory is removed with its contents.
     """
     path = f"{site.images}/{TEMPORARY}{key}"
     fd = _held(path)
@@ -75,7 +75,7 @@ def temporary(site: Site, key: str) -> Iterator[str]:
 
 
 def _held(path: str) -> int:
-    """A locked descriptor of the directory that is in place: its last holder removed its own."""
+    """Lock the directory and return its descriptor; retry if its last holder removed it."""
     while True:
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
@@ -92,7 +92,7 @@ def _held(path: str) -> int:
 
 
 def _lock(fd: int, path: str) -> None:
-    """A maker that works is waited for however long it takes, as its own limits end it."""
+    """Wait for the lock as long as its holder runs; an error when the holder is stopped."""
     deadline = time.monotonic() + STOPPED_SECONDS
     while not flock.try_take(fd):
         holder = processes.flock_holder(path)
@@ -107,24 +107,24 @@ def _lock(fd: int, path: str) -> None:
 
 
 def is_free(site: Site, key: str) -> bool:
-    """Whether nobody is making ``key``."""
+    """Whether no run builds ``key``."""
     path = f"{site.images}/{TEMPORARY}{key}"
     return not flock.is_held(path)
 
 
 def is_abandoned(path: str) -> bool:
-    """Whether nobody is building in this temporary directory."""
+    """Whether no run builds in this temporary directory."""
     return os.path.isdir(path) and not flock.is_held(path)
 
 
 def is_busy(site: Site, start: str) -> bool:
-    """Whether somebody is building what has a key that begins so."""
+    """Whether a run builds a key that begins with ``start``."""
     names = (name for name in files.names(site.images) if name.startswith(f"{TEMPORARY}{start}"))
     return any(not is_abandoned(f"{site.images}/{name}") for name in names)
 
 
 def install(site: Site, directory: str, destination: str) -> None:
-    """Rename a finished tree into place, once it has reached the disk."""
+    """Sync a finished tree to disk, then rename it into place."""
     sync(directory)
     if os.path.isdir(destination):
         discard(site, destination)
@@ -132,7 +132,7 @@ def install(site: Site, directory: str, destination: str) -> None:
 
 
 def discard(site: Site, path: str) -> None:
-    """Take a tree away at once, then remove it: a half-removed one is never taken for a whole."""
+    """Rename a tree away, then remove it, so that a half-removed tree is never used."""
     parts = os.path.relpath(path, trees(site)).replace("/", "-")
     with temporary(site, f"removed-{parts}") as aside:
         os.rename(path, f"{aside}/tree")

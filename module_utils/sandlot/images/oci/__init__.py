@@ -2,7 +2,7 @@
 # Copyright: the sandlot developers
 """Source "oci": images from registries, OCI layouts and docker save archives.
 
-skopeo speaks the registries' protocol and reads the archives' formats; what it brought is verified
+skopeo speaks the registries' protocol and reads the archives' formats. Its output is verified
 again, digest by digest, and unpacked by a confined process.
 """
 

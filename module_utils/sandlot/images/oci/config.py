@@ -18,7 +18,7 @@ _HINT = "build the image again with a value that a sandbox can have, or use anot
 
 
 def defaults(config: Json, what: str) -> Json:
-    """Keys and values in the words of sandboxes' options; what is not set is left out."""
+    """The config as options of a sandbox; unset keys are left out."""
     data = config.get("config")
     if data is None:
         return {}
@@ -47,7 +47,7 @@ def _string(option: str, value: Any) -> str:
 
 
 def _environment(option: str, value: Any) -> Dict[str, str]:
-    """The last of several values counts, as in docker."""
+    """The variables; of a name that is set twice the last value counts, as in docker."""
     variables = {}
     for index, item in enumerate(text.sequence(option, value)):
         path = f"{option}[{index}]"
@@ -59,7 +59,7 @@ def _environment(option: str, value: Any) -> Dict[str, str]:
 
 
 def _directory(option: str, value: Any) -> str:
-    """Docker takes a relative one from the root."""
+    """The absolute path of a directory; as in docker, a relative path starts at the root."""
     return names.absolute_path(option, os.path.join("/", _string(option, value)))
 
 
@@ -77,7 +77,7 @@ def _labels(option: str, value: Any) -> Dict[str, str]:
 
 
 def _healthcheck(option: str, value: Any) -> Json:
-    """Nanoseconds become durations; what is zero or missing has docker's default, as here."""
+    """Convert nanoseconds to durations; zero and missing values get the default, as in docker."""
     given = text.mapping(option, value)
     check: Json = {"test": _words(f"{option}.Test", given.get("Test") or ["NONE"])}
     for key, name in _DURATIONS.items():
@@ -93,7 +93,7 @@ def _healthcheck(option: str, value: Any) -> Json:
 
 
 def _keys(option: str, value: Any) -> List[str]:
-    """Docker keeps a set as a mapping to nothing."""
+    """The keys of a mapping; docker stores a set as a mapping to empty objects."""
     return sorted(_string(option, key) for key in text.mapping(option, value))
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""A program that reads what strangers send: a user of its own, and one directory to write to."""
+"""Runs a program that reads untrusted data, as a user of its own with one writable directory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCRATCH = "/dev/pts"
 
 @dataclass(frozen=True)
 class Start:
-    """``scratch`` is the directory that it may write to, which it sees as SCRATCH."""
+    """How to start the program; ``scratch`` is its writable directory, mounted at SCRATCH."""
 
     reference: Reference
     access: Access
@@ -36,7 +36,7 @@ class Start:
 
     @contextlib.contextmanager
     def process(self, words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-        """A process that ends with this one, and with the block."""
+        """Start the program; it is killed with this process and at the end of the block."""
         die_with_parent = dying_with_parent()
 
         def prepare() -> None:
@@ -70,10 +70,10 @@ class Start:
 
 
 def _confinement(reference: Reference) -> List[str]:
-    """No capability for a registry. Files of the host may be root's alone, so they are read with
-    root's right to read, but without a network to send them to."""
+    """The command that drops rights. For a registry it keeps no capability; for files of the host
+    it keeps root's right to read them, and has no network to send them to."""
     ids = [f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs"]
-    # The kernel forgets what unshare asked for with a change of ids.
+    # After the change of ids, as the kernel clears the death signal with it.
     drop = ["setpriv", *ids, "--pdeathsig", "KILL"]
     if reference.is_remote:
         return [*ISOLATED, "--mount-proc", *drop, "--inh-caps=-all", "--bounding-set=-all"]
@@ -83,7 +83,7 @@ def _confinement(reference: Reference) -> List[str]:
 
 
 def check_plain(directory: str, what: str) -> None:
-    """Refuse all but files, before anybody opens one by its name."""
+    """Refuse everything but regular files, before a file is opened by name."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         with os.scandir(fd) as entries:

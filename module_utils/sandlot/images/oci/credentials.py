@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Gives skopeo, of root's files, the credentials of one registry and its CA, in memory.
+"""Gives skopeo the credentials and the CA of one registry from root's files, in memory.
 
-Whoever runs as its user could read its descriptors, so that is a user nobody else has.
+A process of the same user could read skopeo's descriptors, so skopeo has a user of its own.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from ...errors import HostError, SpecError
 from ..model import ImageSpec
 from .reference import Reference
 
-# Of those that Debian keeps for nobody (65000-65533).
+# Debian reserves the ids 65000-65533 and assigns none of them.
 USER = 65533
 _MAX_SIZE = 1 << 20
-# Where podman, skopeo and docker keep root's, the first to be asked first.
+# Root's credentials as podman, skopeo and docker store them; the first match counts.
 _PLACES = (
     "/run/user/0/containers/auth.json",
     "/run/containers/0/auth.json",
@@ -39,7 +39,7 @@ class Access(NamedTuple):
 
 @contextlib.contextmanager
 def access(spec: ImageSpec, reference: Reference) -> Iterator[Access]:
-    """Options, descriptors and environment that lead to them."""
+    """Options, descriptors and environment for skopeo to find the credentials and the CA."""
     options: List[str] = []
     fds: List[int] = []
     # Ours, but for what leads to files of root.
@@ -101,7 +101,7 @@ def _file(auths: Dict[str, Any]) -> bytes:
 
 
 def _of(registry: str, path: str, content: bytes) -> Dict[str, Any]:
-    """Only what concerns the registry; helper programs of docker are root's and are not asked."""
+    """The entries for the registry; credential helpers of docker run as root and are not asked."""
     try:
         auths = json.loads(content).get("auths") or {}
         return {name: value for name, value in auths.items() if _is_for(registry, name)}
@@ -111,7 +111,7 @@ def _of(registry: str, path: str, content: bytes) -> Dict[str, Any]:
 
 
 def _is_for(registry: str, name: str) -> bool:
-    """docker wrote URLs once, and podman writes namespaces of registries, too."""
+    """Whether a key names the registry; old docker wrote URLs, podman also writes namespaces."""
     host = name.split("://")[-1].split("/")[0]
     return host == registry or {host, registry} <= _DOCKER_HUB
 

@@ -2,8 +2,8 @@
 # Copyright: the sandlot developers
 """Applies an image's layers in order, with their whiteouts, as the OCI image specification says.
 
-Like all unpacking it runs in a process whose root is the destination: links in one layer lead
-members of the next one no further than that.
+It runs in a process whose root is the destination, so a link in one layer can't lead files of the
+next layer out of it.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from ..tarstream import (
 from ..unpack import Bounds, Unpacker, check_depth, check_mountpoints, is_directory, relative
 
 WHITEOUT = b".wh."
-# AUFS keeps its own things under such names.
+# Names of AUFS's own files.
 _RESERVED = WHITEOUT + WHITEOUT
 _OPAQUE = _RESERVED + b".opq"
 _LEFT_OUT = (CHARACTER, BLOCK_DEVICE, FIFO)
-# Archives end with zeros up to the size of a tape's record.
+# Archives end with zeros that fill a tape's record.
 _PADDING = 1 << 20
 _MAKE_AGAIN = "build the image again, or fetch it from where it is whole"
 
@@ -49,10 +49,9 @@ def apply(
     bounds: Bounds,
     watch: Callable[[int], None],
 ) -> List[str]:
-    """Unpack the layers read from these files, the lowest first; returns warnings.
+    """Unpack the layers in these files, the lowest first; returns warnings.
 
-    ``diff_ids`` are the digests of what is in them, uncompressed; ``watch`` is told how many bytes
-    have been read.
+    ``diff_ids`` are the digests of the uncompressed layers; ``watch`` gets the bytes read so far.
     """
 
     def report_read() -> None:
@@ -84,7 +83,7 @@ def _unpacked(fds: Sequence[int], diff_ids: Sequence[str], bounds: Bounds) -> Li
 
 
 class _Hashed:
-    """A stream that is what it is said to be, once it was read to its end."""
+    """A stream that is hashed while it is read; ``finish`` verifies the digest."""
 
     def __init__(self, stream: Stream, limit: int) -> None:
         self._stream = stream
@@ -112,7 +111,7 @@ class _Hashed:
 
 
 class LayerUnpacker(Unpacker):
-    """Places one layer after another; bounds are those of the whole image."""
+    """Unpacks one layer after another; the bounds cover the whole image."""
 
     def __init__(self, bounds: Bounds) -> None:
         super().__init__(TarStream(io.BytesIO()), bounds)
@@ -169,7 +168,7 @@ class LayerUnpacker(Unpacker):
             path = os.path.dirname(path)
 
     def _whiteout(self, member: Member, parent: bytes, name: bytes) -> None:
-        """Hides what lower layers have there; what this layer has stays, in whatever order."""
+        """Remove entries of lower layers; entries of this layer stay, whichever came first."""
         if WHITEOUT + name == _OPAQUE:
             if is_directory(parent or b"."):
                 self._empty(parent)
@@ -190,7 +189,7 @@ class LayerUnpacker(Unpacker):
 
 
 def _inside(member: Member) -> Member:
-    """Docker takes an absolute name from the image's root; some builders write them."""
+    """The name below the root; some builders write absolute names, as docker accepts them."""
     name = member.name.lstrip(b"/") or b"."
     link = member.link.lstrip(b"/") if member.kind == HARD_LINK else member.link
     return replace(member, name=name, link=link)
@@ -205,7 +204,7 @@ def _remove(path: bytes) -> None:
 
 
 def _make_parents(path: bytes) -> None:
-    """Also those that a link leads to, such as /run for /var/run."""
+    """Make parent directories, also where a link leads, such as /run for /var/run."""
     parent = os.path.dirname(path)
     if parent and not os.path.isdir(parent):
         os.makedirs(os.path.realpath(parent), 0o755, exist_ok=True)

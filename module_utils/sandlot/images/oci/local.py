@@ -19,7 +19,7 @@ from .platforms import Platform
 from .reference import DOCKER_ARCHIVE, OCI, Reference, familiar
 
 _REF_NAME = "org.opencontainers.image.ref.name"
-# These would have to be read as a whole by each run.
+# Compressed archives, which every run would have to read as a whole.
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -30,10 +30,10 @@ _MAX_MEMBERS = 100_000
 
 
 def find(spec: ImageSpec, reference: Reference, want: Platform) -> Tuple[str, Platform] | None:
-    """The digest of the image, and its platform; None when nothing lies there.
+    """The digest of the image and its platform; None when the path does not exist.
 
-    An image in an OCI layout is known by its manifest; one that docker saved, by its config, as
-    docker knows it.
+    The digest is that of the manifest in an OCI layout, and that of the config in an archive of
+    docker save, as docker names images.
     """
     if not os.path.exists(reference.name):
         return None
@@ -157,7 +157,7 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
 
 
 class _Seeking(TarStream):
-    """Passes over the members' data unread."""
+    """A reader that seeks past the data of members."""
 
     def __init__(self, handle: IO[bytes]) -> None:
         super().__init__(cast(Stream, handle))

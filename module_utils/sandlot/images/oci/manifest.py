@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Manifests and lists of them, from registries and archives that nobody vouches for."""
+"""Parses manifests and lists of manifests; registries and archives are not trusted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .platforms import Platform
 # The limits of registries.
 MAX_MANIFEST = 4 << 20
 MAX_CONFIG = 4 << 20
-# Docker makes no more; each is an open file of the process that unpacks them.
+# Docker's own limit; each layer is an open file of the process that unpacks it.
 MAX_LAYERS = 128
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -44,7 +44,7 @@ Json = Dict[str, Any]
 
 
 class ImageError(SandlotError):
-    """An image that is damaged, or of a kind that can't be a root file system."""
+    """A damaged image, or one that is no root file system."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Manifest:
 
     @property
     def size(self) -> int:
-        """Bytes to be fetched."""
+        """Bytes to download."""
         return self.config.size + sum(blob.size for blob in set(self.layers))
 
 
@@ -73,7 +73,7 @@ def digest(data: bytes) -> str:
 
 
 def document(data: bytes, what: str) -> Json:
-    """A JSON object."""
+    """Parse a JSON object."""
     try:
         parsed = json.loads(data)
     # Deep nesting exhausts the parser's stack.
@@ -133,7 +133,7 @@ def parse(data: Json, what: str) -> Manifest:
 
 
 def blob(data: Any, what: str, limit: int = 1 << 60) -> Blob:
-    """A descriptor."""
+    """Parse a descriptor."""
     name, size = (data.get("digest"), data.get("size")) if isinstance(data, Mapping) else (0, 0)
     if not isinstance(name, str) or not _DIGEST.fullmatch(name):
         raise ImageError(f"{what} has no sha256 digest but {str(name)[:80]!r}", hint=_MAKE_AGAIN)

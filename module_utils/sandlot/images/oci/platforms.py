@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Platforms in the words of images: OS/ARCHITECTURE[/VARIANT], as Go spells them."""
+"""Platforms as images name them: OS/ARCHITECTURE[/VARIANT] in Go's spelling."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _ARCHITECTURES = {
     "armel": "arm/v6",
     "loongarch64": "loong64",
 }
-# Variants that a missing one stands for, and variants that mean the same as none.
+# The variant that a missing one means; some variants mean the same as a missing one.
 _DEFAULT_VARIANTS = {"arm": "v7"}
 _IMPLIED_VARIANTS = {"arm64": "v8", "amd64": "v1"}
-# A processor of one of these runs programs for those after it.
+# A processor of one variant also runs programs for the variants after it.
 _ARM = ("v8", "v7", "v6", "v5")
 
 
@@ -69,7 +69,7 @@ def wanted(given: str | None) -> Platform:
 
 
 def described(data: Any) -> Platform | None:
-    """From a manifest list's entry or an image's config; None for another OS, or none."""
+    """The platform in a list entry or an image's config; None for a missing or other OS."""
     if not isinstance(data, Mapping) or data.get("os") != "linux":
         return None
     architecture, variant = data.get("architecture"), data.get("variant") or ""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""References to images, in skopeo's words; a plain one is docker's."""
+"""References to images in skopeo's syntax; a reference without a transport is docker's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DEFAULT_REGISTRY = "docker.io"
 
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _PORT = r":[0-9]{1,5}"
-# Without a dot or a port it would be a part of the name, but for this one.
+# The one registry name that needs neither a dot nor a port.
 _HOST = (
     rf"{_LABEL}(?:\.{_LABEL})+(?:{_PORT})?|{_LABEL}{_PORT}|\[[0-9a-fA-F:]+\](?:{_PORT})?|localhost"
 )
@@ -41,9 +41,9 @@ _HINT = (
 
 @dataclass(frozen=True)
 class Reference:
-    """``name`` is a repository, or the path of what lies on this host.
+    """A reference; ``name`` is a repository, or a path on this host.
 
-    ``tag`` chooses an image there; in a docker save archive by a whole name, or "@" and a number.
+    ``tag`` chooses an image there; in a docker save archive, by a whole name or "@" and a number.
     """
 
     transport: str
@@ -63,7 +63,7 @@ class Reference:
 
     @property
     def registry(self) -> str:
-        """As credentials are filed."""
+        """The registry's name as credential files spell it."""
         first, slash, _ = self.name.partition("/")
         is_host = slash and ("." in first or ":" in first or first == "localhost")
         return first if is_host else _DEFAULT_REGISTRY
@@ -73,7 +73,7 @@ class Reference:
         return replace(self, tag="", digest=digest) if self.is_remote else self
 
     def argument(self) -> str:
-        """For skopeo, which refuses a tag beside a digest."""
+        """The argument for skopeo, which refuses a tag next to a digest."""
         shown = replace(self, tag="") if self.digest else self
         return f"docker://{shown}" if self.is_remote else str(self)
 
@@ -132,7 +132,7 @@ def _local(option: str, value: Any, transport: str, rest: str) -> Reference:
 
 
 def familiar(text: str) -> str:
-    """A name in a docker save archive, with what docker leaves out."""
+    """The full form of a name in a docker save archive: docker drops its registry and tag."""
     try:
         parsed = _remote("", text, text)
     except SpecError:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Runs skopeo as a user of no rights, with credentials in a file in memory and nowhere else."""
+"""Runs skopeo as a user without rights; credentials are in a file in memory and nowhere else."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from .reference import Reference
 
 PACKAGE = "skopeo"
 _ASK_SECONDS = 120.0
-# A transfer that brings nothing for that long has ended.
+# A transfer without new bytes for that long is ended.
 _STALLED_SECONDS = 120.0
 _INTERVAL = 0.1
 _SLACK = 16 << 20
 _MAX_TOLD = 4096
 _FATAL = re.compile(r'level=fatal msg="((?:[^"\\]|\\.)*)"')
-# Remedies by the end of a message.
+# Hints by the text that a message ends with.
 _REMEDIES = (
     ("HTTP response to HTTPS client", "set tls_verify: false for a registry without TLS"),
     ("x509", "name the registry's CA with ca_path, or set tls_verify: false"),
@@ -49,7 +49,7 @@ def find() -> str | None:
 
 
 def missing() -> Tuple[str, ...]:
-    """Debian packages to install."""
+    """Debian packages that the host lacks for skopeo."""
     return () if find() else (PACKAGE,)
 
 
@@ -64,7 +64,7 @@ def program() -> str:
 
 
 def manifest(spec: ImageSpec, reference: Reference) -> bytes:
-    """The manifest, or list of them, that the reference leads to."""
+    """The manifest that the reference names, or a list of manifests."""
     with credentials.access(spec, reference) as access, tempfile.TemporaryFile() as errors:
         verify = _tls(spec, reference, "--tls-verify")
         words = [program(), "inspect", *access.options, *verify, "--raw", reference.argument()]
@@ -91,7 +91,7 @@ def copy(
 ) -> None:
     """Bring an image's manifest and blobs into a new directory, as they are.
 
-    ``watch`` is told how many bytes are there; more than ``limit`` end it.
+    ``watch`` gets the bytes so far; more than ``limit`` end the copy.
     """
     scratch = os.path.dirname(directory)
     chosen = ["--override-os", "linux", "--override-arch", platform.architecture]
@@ -158,7 +158,7 @@ def _check(
     fatal, code = _FATAL.findall(output), process.returncode
     ended = f"skopeo was killed by signal {-code}" if code < 0 else f"skopeo ended with {code}"
     reason = (fatal[-1].replace('\\"', '"') if fatal else output) or ended
-    # A server may send back what it was sent.
+    # A server may repeat the credentials in its error.
     for secret in (spec.get("password"), credentials.basic(spec)):
         reason = reason.replace(secret, "********") if secret else reason
     hint = next((hint for end, hint in _REMEDIES if end in reason), _REMEDY)
@@ -166,7 +166,7 @@ def _check(
 
 
 def _tls(spec: ImageSpec, reference: Reference, option: str) -> list[str]:
-    """Nothing unless it is given: registries.conf may know better."""
+    """The option for tls_verify; left out when it is not set, so that registries.conf decides."""
     if not reference.is_remote or spec.get("tls_verify") is None:
         return []
     return [f"{option}={'true' if spec.get('tls_verify') else 'false'}"]

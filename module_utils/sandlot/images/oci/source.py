@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""From a reference to a digest, and from there to a tree.
+"""Resolves a reference to a digest, and builds a tree from it.
 
-A digest is that of the manifest for one platform, and of the config for an image that docker saved.
-From it on each digest is in what the one before it names: manifest, config, content of the layers.
+The digest is that of the manifest for one platform, or of the config in an archive of docker save.
+Each digest is verified from there on: the manifest names the config, the config the layers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .reference import DOCKER_ARCHIVE, Reference
 Json = Dict[str, Any]
 
 PULL = ("missing", "always", "never")
-# How an image is got, which is no part of what it is.
+# These options say how to get an image; they do not change its content.
 ACCESS = ("pull", "tls_verify", "ca_path", "username", "password", "auth_file")
 _HEADERS = 16 << 20
 _AGAIN = "build or push the image again"
@@ -46,7 +46,7 @@ def _shown(spec: ImageSpec) -> str:
 
 
 def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
-    """Without asking a registry for what is known already, unless ``pull`` says so."""
+    """The digest; a registry is not asked for a known image, unless ``pull`` says so."""
     named = _reference(spec)
     if not named.is_remote:
         local_image = local.find(spec, named, platforms.wanted(spec.get("platform")))
@@ -59,7 +59,7 @@ def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
         hint = "set pull: missing to let the host fetch it"
         raise SpecError("pull", "never", f"but {_shown(spec)} is not on this host", hint=hint)
     if known is None and skopeo.find() is None:
-        return None  # making it tells what is missing
+        return None  # the build names what is missing
     data, what = skopeo.manifest(spec, named), _shown(spec)
     sent = manifest.digest(data)
     if named.digest and sent != named.digest:
@@ -98,7 +98,7 @@ def build(job: Job) -> Built:
 
 
 def _planned(job: Job) -> Tuple[Reference, Platform, int]:
-    """The image to copy, its platform, and its size if that is known."""
+    """The image to copy, its platform, and its size if the manifest tells it."""
     source, want = _reference(job.spec), platforms.wanted(job.spec.get("platform"))
     if not source.is_remote:
         there = local.find(job.spec, source, want)
@@ -112,7 +112,7 @@ def _planned(job: Job) -> Tuple[Reference, Platform, int]:
     exact = source.at(f"sha256:{job.digest}")
     data = manifest.document(skopeo.manifest(job.spec, exact), _shown(job.spec))
     size = manifest.parse(data, _shown(job.spec)).size
-    # Headers and what can't be compressed make layers larger than their files.
+    # Headers, and files that can't be compressed, make layers larger than their files.
     if size > job.spec.get("max_size") + _HEADERS:
         problem = f"{_shown(job.spec)} has {size} bytes of layers, more than max_size"
         raise ImageError(problem, hint="raise max_size if that much is right")
@@ -132,7 +132,7 @@ def _manifest(job: Job, blobs: str, source: Reference) -> Manifest:
 
 
 def _check_platform(settings: Json, what: str, want: Platform) -> None:
-    """A single manifest is taken by its config's word; some builders say nothing there."""
+    """Refuse another platform; a single manifest names it in its config, if at all."""
     if not settings.get("architecture") and not settings.get("os"):
         return
     actual = platforms.described(settings)
