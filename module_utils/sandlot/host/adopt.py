@@ -16,7 +16,7 @@ from ..spec.option import Option
 from ..spec.options import STORED
 from ..spec.table import networks
 
-# Below the directories of state and runtime files; networks, images, records, notes of all kinds.
+# Files below the state and runtime directories: networks, images, records, notes of all kinds.
 _STATE = ("*.json", "sandboxes/*/*.json", "images/*.json", "images/trees/*/about.json")
 _RUN = (".*.json", "*/*.json")
 _HINT = (
@@ -69,7 +69,7 @@ def _schema(path: str) -> int:
 
 
 def _data(path: str) -> Dict[str, Any]:
-    """{} for a file that can't be read; its reader complains."""
+    """The content of a JSON file; {} if it is unreadable, which its own reader will report."""
     try:
         data = json.loads(store.read_bytes(path) or b"")
     except (StateError, ValueError, RecursionError):

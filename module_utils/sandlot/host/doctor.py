@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Examines a host: findings about what it has and lacks for sandboxes, each with its remedy.
+"""Examines a host for sandboxes; each finding comes with its remedy.
 
-A failure keeps sandboxes from being made or leaves a limit without effect; a warning costs
-something or will one day. Looking changes nothing.
+A failure prevents sandboxes or leaves a limit without effect; a warning has a cost, now or later.
+The examination changes nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MINIMUM_KERNEL = (5, 12)
 FULL = 0.95
 SYSCTLS = "/proc/sys"
 _NEEDED = ("cpu", "memory", "pids")
-# Limits that are refused without these, by the option that asks for them.
+# The needs of options that set limits; without them, a sandbox with the option is refused.
 _OPTIONAL = {"cpuset": "cpuset_cpus"}
 
 
@@ -48,7 +48,7 @@ Findings = Iterator[Finding]
 
 
 def examine(site: Site, known: Facts) -> List[Finding]:
-    """``known`` are the facts of the host (facts.gather)."""
+    """Findings of all checks; ``known`` are the facts of the host (facts.gather)."""
     return [finding for check in _CHECKS for finding in check(site, known)]
 
 
@@ -141,7 +141,7 @@ def _restrictions(site: Site, known: Facts) -> Findings:
     for name in ("apparmor_restrict_unprivileged_userns", "unprivileged_userns_clone"):
         value = files.read_value(f"{SYSCTLS}/kernel/{name}")
         if value:
-            # The launcher makes namespaces while it has CAP_SYS_ADMIN, which both let pass.
+            # The launcher makes namespaces with CAP_SYS_ADMIN, which neither sysctl stops.
             yield Finding(f"kernel.{name}", OK, f"{value}; nothing has to be changed for sandlot")
 
 
@@ -195,7 +195,7 @@ def _space(site: Site, known: Facts) -> Findings:
         place = files.existing(path)
         status = os.statvfs(place)
         bytes_used = 1 - status.f_bavail / max(status.f_blocks, 1)
-        # btrfs has no fixed number of inodes and says 0.
+        # btrfs has no fixed number of inodes and reports 0.
         inodes_used = 1 - status.f_favail / status.f_files if status.f_files else 0.0
         free = status.f_bavail * status.f_frsize
         yield _finding(

@@ -27,7 +27,7 @@ print(platform.python_version(), importlib.util.find_spec("pyroute2") is not Non
 def gather(site: Site, image_sources: Iterable[str] = ()) -> Json:
     """Facts of the host, with ``missing_packages`` (Debian's names) and ``problems``.
 
-    Sources of images need packages, too.
+    Packages for the given sources of images count as well.
     """
     python = interpreter()
     version, pyroute2 = program.check([python, "-I", "-c", _PROBE]).split()

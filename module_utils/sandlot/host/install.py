@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The on-host runtime: the engine, the command and the service; made, upgraded, removed."""
+"""Installs, upgrades and removes the runtime of a host: engine, command and service."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class Outcome:
 
 
 def present(site: Site, *, check: bool) -> Outcome:
-    """Install or upgrade; a running launcher takes over the new code without touching sandboxes."""
+    """Install or upgrade; a running launcher switches to the new code and touches no sandbox."""
     return _converge(site, _present(site), check=check)
 
 
 def absent(site: Site, *, check: bool) -> Outcome:
-    """Remove all that sandlot put on the host; refused while there are sandboxes.
+    """Remove everything of sandlot from the host; refused while there are sandboxes.
 
-    A check tells what would go once they are gone: a teardown removes them first.
+    A check assumes that they are gone, as a teardown removes them first.
     """
     left = sorted(names.known(site))
     if left and not check:
@@ -121,7 +121,7 @@ def _announced(site: Site, change: Callable[[], None]) -> None:
 
 
 def _pending(site: Site) -> str:
-    """Exists from the first change until service manager and launcher know all changes."""
+    """A file that exists from the first change until service manager and launcher know them all."""
     return f"{site.lib}/upgrade-pending"
 
 

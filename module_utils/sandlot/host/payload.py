@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The engine's own sources, read through its loader: from plain files or from a module's zip."""
+"""Reads the engine's own sources through its loader, from plain files or from a module's zip."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PACKAGE = "sandlot"
 
 
 def sources() -> dict[str, bytes]:
-    """Relative path -> content of every file of the engine, as it is to lie on the host."""
+    """The content of every file of the engine, by its relative path on the host."""
     return dict(_walk(ENGINE, PACKAGE))
 
 
@@ -73,7 +73,7 @@ def current(site: Site) -> str:
 
 
 def install(site: Site, files: Mapping[str, bytes]) -> None:
-    """Put the engine beside the installed one, then switch to it by renaming one link."""
+    """Write the engine into its own directory, then switch to it by renaming one link."""
     release = _release(site, digest(files))
     fresh = f"{release}.new"
     remove_tree(fresh)
@@ -85,7 +85,7 @@ def install(site: Site, files: Mapping[str, bytes]) -> None:
     for directory in {site.lib, *(os.path.dirname(f"{fresh}/{path}") for path in files)}:
         os.chmod(directory, 0o755)
     _compile(fresh)
-    sync(fresh)  # a rename may reach the disk before the files it is about
+    sync(fresh)  # a rename may reach the disk before the files that it makes visible
     remove_tree(release)
     os.rename(fresh, release)
     _switch(f"{os.path.basename(release)}/{PACKAGE}", f"{site.lib}/{PACKAGE}")
@@ -93,7 +93,7 @@ def install(site: Site, files: Mapping[str, bytes]) -> None:
 
 
 def _compile(directory: str) -> None:
-    """Bytecode for the runtime, and for later executions of modules, which look for it here."""
+    """Compile bytecode, for the runtime and for later module executions, which use it."""
     for python in sorted({interpreter(), sys.executable}):
         program.check([python, "-I", "-m", "compileall", "-q", directory])
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Asks the kernel what it can do by trying it, without leaving anything behind."""
+"""Tests abilities of the kernel by using them; nothing is left behind."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def maps_ids(directory: str) -> bool:
 
 @contextlib.contextmanager
 def user_namespace() -> Iterator[int]:
-    """A descriptor of a user namespace with one id mapped; it ends with the descriptor."""
+    """A descriptor of a user namespace with one id mapped; closing it ends the namespace."""
     prepare = partial(namespaces.unshare, namespaces.CLONE_NEWUSER)
     with Held(prepare, "making a user namespace") as pid:
         for kind in ("uid_map", "gid_map"):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""hosts, resolv.conf and hostname of each sandbox; bind-mounted, so always written in place."""
+"""Writes hosts, resolv.conf and hostname of each sandbox; in place, as they are bind-mounted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Files = Dict[str, bytes]
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Neighbours that the files name: networks, and sandboxes with their interfaces and names."""
+    """The neighbours in the files: networks, and sandboxes with their interfaces and names."""
 
     networks: Mapping[str, Network]
     records: Mapping[str, Record]
@@ -56,7 +56,7 @@ def names(records: Mapping[str, Record]) -> network.Names:
 
 
 def contents(record: Record, around: Surroundings) -> Files:
-    """A sandbox in the network of another one has the lines of both."""
+    """The files of a sandbox; one that shares another's network gets the lines of both."""
     spec = record.spec
     owner = around.records.get(spec.network_partner, record)
     hosts = network.hosts_file(
@@ -78,7 +78,7 @@ def contents(record: Record, around: Surroundings) -> Files:
 
 
 def warnings(records: Iterable[Record], networks: Mapping[str, Network]) -> list[str]:
-    """Sandboxes on a network that can't reach the name servers of the host and have no others."""
+    """Warnings about sandboxes that can't reach the host's name servers and have no others."""
     without = [
         record.name for record in records if record.interfaces and not _servers(record, networks)
     ]
@@ -103,7 +103,7 @@ def _servers(record: Record, networks: Mapping[str, Network]) -> Sequence[str]:
 
 
 def outdated(site: Site, name: str, wanted: Files) -> list[str]:
-    """Names of files which differ from ``wanted`` or are missing."""
+    """Names of files that are missing or differ from ``wanted``."""
     directory, hint = site.sandbox(name).etc, "remove it; the next run makes it again"
     return [
         file
@@ -121,9 +121,9 @@ def write(site: Site, record: Record, wanted: Files) -> None:
 
 
 def _rewrite(path: str, content: bytes) -> None:
-    """Replace the text of the same inode, which is never empty in between.
+    """Write the text into the same inode, which is never empty in between.
 
-    A sandbox that is granted SYS_ADMIN can make its mount writable: the owner is set each time.
+    The owner is set each time, as a sandbox with SYS_ADMIN can make its mount writable.
     """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:

@@ -2,7 +2,7 @@
 # Copyright: the sandlot developers
 """Facts of a sandbox, from its record and the kernel.
 
-`sandlot list` starts often: neither the option table nor the engine is imported for it.
+`sandlot list` has to start fast, so this module imports neither the option table nor the engine.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ Json = Dict[str, Any]
 
 
 def summary(sandbox: SandboxPaths, layout: cgroups.Layout) -> Optional[Json]:
-    """All facts without an import; a broken record is one of them.
+    """Facts of a sandbox for a listing; those of a broken record hold the error.
 
-    None for a directory without a record, of which nothing is promised yet.
+    None for a directory without a record, which a run has yet to write.
     """
     try:
         record = store.read(sandbox.record)
@@ -42,7 +42,7 @@ def broken(sandbox: SandboxPaths, problem: str) -> Json:
 
 
 def of_record(record: Mapping[str, Any]) -> Json:
-    """Facts from record.json, whatever runs; KeyError, TypeError or AttributeError if damaged."""
+    """Facts from record.json; KeyError, TypeError or AttributeError if it is damaged."""
     spec = record["spec"]
     return {
         "image": _text(record["image"]["name"]),
@@ -59,7 +59,7 @@ def of_record(record: Mapping[str, Any]) -> Json:
 
 
 def of_runtime(sandbox: SandboxPaths, phase: str, wanted: str, usage: cgroups.Usage) -> Json:
-    """Facts that change while the record stays."""
+    """Facts of the runtime, which change while the record stays."""
     running = runtime.running(sandbox)
     status = runtime.status(sandbox)
     return {

@@ -15,7 +15,7 @@ from ..site import SandboxPaths, Site
 from . import runtime
 from .last_words import last_log, last_output
 
-# Beyond what the healthcheck itself may take: its processes have to be started and to end.
+# Beyond the healthcheck's own times: its processes need time to start and to end.
 _MARGIN = 5.0
 SHORTEST, LONGEST = 10.0, 3600.0
 _SHOWN = 400
@@ -24,7 +24,7 @@ STEADY_SECONDS = 1.0
 
 
 def patience(healthcheck: Mapping[str, Any] | None) -> float:
-    """Seconds in which a healthcheck (of launch.json) comes to a verdict after a start."""
+    """The most seconds from a start to the verdict of a healthcheck (of launch.json)."""
     if not healthcheck:
         return SHORTEST
     one = healthcheck["interval"] + healthcheck["timeout"]
@@ -33,16 +33,16 @@ def patience(healthcheck: Mapping[str, Any] | None) -> float:
 
 
 def patience_of(site: Site, name: str) -> float:
-    """Seconds that the healthcheck of the prepared sandbox takes to a verdict."""
+    """The most seconds to the verdict of a sandbox's healthcheck, by its launch file."""
     launch = store.read(site.sandbox(name).launch) or {}
     return patience(launch.get("healthcheck"))
 
 
 def wait_each(site: Site, deadlines: Mapping[str, float]) -> Dict[str, LaunchError]:
-    """Failures of sandboxes that are not healthy by their deadlines (of time.monotonic).
+    """Wait until sandboxes are healthy; failures of those that miss their deadlines.
 
-    Without a healthcheck a sandbox only has to run for STEADY_SECONDS. The error has the last
-    output of the healthcheck, or the last lines of the log.
+    Deadlines are times of time.monotonic. A sandbox without a healthcheck has to run for
+    STEADY_SECONDS. The error has the last output of the healthcheck, or the last lines of the log.
     """
     failures: Dict[str, LaunchError] = {}
     pending: Dict[str, _Waiting] = {}
@@ -71,9 +71,9 @@ def wait_each(site: Site, deadlines: Mapping[str, float]) -> Dict[str, LaunchErr
 
 
 class _Waiting:
-    """One sandbox; an unhealthy one gets the chance of one more check.
+    """The wait for one sandbox; an unhealthy one may pass one more check.
 
-    ``due`` is the time (of time.monotonic) of the next look, with or without news.
+    ``due`` is the time (of time.monotonic) of the next look when its status does not change.
     """
 
     def __init__(self, sandbox: SandboxPaths, deadline: float) -> None:
@@ -85,8 +85,8 @@ class _Waiting:
             self._streak = first["failing_streak"]
 
     def look(self) -> tuple[bool, str]:
-        """Whether the sandbox is healthy, and why it never will be, "" while that is open."""
-        # The status of an init that has just died is from before its death.
+        """(whether the sandbox is healthy, why it can't become so: "" while it still can)."""
+        # Look at init first: the status of a dead init is older than its death.
         running = runtime.running(self._sandbox)
         alive = running is not None
         status = runtime.status(self._sandbox)
@@ -111,7 +111,7 @@ class _Waiting:
 
 
 def _unsteady(running: runtime.Running | None, status: Mapping[str, Any]) -> float:
-    """Seconds until a workload without a healthcheck has run for long enough."""
+    """Seconds until a workload without a healthcheck has run for STEADY_SECONDS."""
     return max(0.0, STEADY_SECONDS - (runtime.uptime(running, status) or 0.0))
 
 
@@ -128,7 +128,7 @@ def _described(state: str, health: str | None, alive: bool) -> str:
 
 
 def _failure(site: Site, name: str, problem: str) -> LaunchError:
-    """With the last words of the healthcheck while the workload runs, else of the workload."""
+    """The failure, with the last output of the healthcheck, or the last lines of the log."""
     sandbox = site.sandbox(name)
     output = last_output(sandbox) if "health" in runtime.status(sandbox) else ""
     text = output.replace("\n", " | ") if output else " | ".join(last_log(sandbox))
@@ -141,9 +141,10 @@ def _failure(site: Site, name: str, problem: str) -> LaunchError:
 
 
 def settle(site: Site, limits: Mapping[str, float | None]) -> Dict[str, str]:
-    """Problems of sandboxes that were just started, by name; without a healthcheck, early ends.
+    """Wait for sandboxes that were just started; problems by name.
 
-    ``limits`` are most seconds for a healthcheck, None for as long as it needs for a verdict.
+    A sandbox with a healthcheck has to become healthy, any other must not fail at once. ``limits``
+    are the most seconds for a healthcheck, None for as long as its verdict may take.
     """
     now = time.monotonic()
     checks = {n: (store.read(site.sandbox(n).launch) or {}).get("healthcheck") for n in limits}
@@ -154,11 +155,11 @@ def settle(site: Site, limits: Mapping[str, float | None]) -> Dict[str, str]:
     # The caller knows which version of the sandbox wrote the log.
     problems = {name: error.message.partition("; its log")[0] for name, error in waited.items()}
     others = [name for name in checks if name not in deadlines]
-    return {**problems, **_fallen(site, others, now + STEADY_SECONDS)}
+    return {**problems, **_early_failures(site, others, now + STEADY_SECONDS)}
 
 
-def _fallen(site: Site, names: Iterable[str], deadline: float) -> Dict[str, str]:
-    """Problems of sandboxes that fail before the deadline."""
+def _early_failures(site: Site, names: Iterable[str], deadline: float) -> Dict[str, str]:
+    """Watch sandboxes until the deadline; problems of those that fail before it."""
     pending = set(names)
     problems: Dict[str, str] = {}
     with Watch(*(site.sandbox(name).run for name in pending)) as watch:
@@ -166,17 +167,19 @@ def _fallen(site: Site, names: Iterable[str], deadline: float) -> Dict[str, str]
         poller.register(watch.fd, select.POLLIN)
         while pending:
             watch.clear()
-            problems.update((name, text) for name in pending if (text := _fall(site, name)))
+            problems.update(
+                (name, text) for name in pending if (text := _early_failure(site, name))
+            )
             pending -= set(problems)
-            left = deadline - time.monotonic()
-            if left <= 0:
+            remaining_seconds = deadline - time.monotonic()
+            if remaining_seconds <= 0:
                 break
-            poller.poll(left * 1000 + 1)
+            poller.poll(remaining_seconds * 1000 + 1)
     return problems
 
 
-def _fall(site: Site, name: str) -> str:
-    """A workload may have done its work; an init that is gone without a last status crashed."""
+def _early_failure(site: Site, name: str) -> str:
+    """The failure of a sandbox, "" for none: a workload may also have ended with success."""
     alive = runtime.running(site.sandbox(name)) is not None
     status = runtime.status(site.sandbox(name))
     if status.get("exit_code"):

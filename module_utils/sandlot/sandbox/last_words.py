@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The ends of a sandbox's log and of its healthcheck's output, as messages show them."""
+"""The end of a sandbox's log and of its healthcheck's output, for messages."""
 
 from __future__ import annotations
 

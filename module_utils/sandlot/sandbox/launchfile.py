@@ -25,7 +25,7 @@ from .record import ImageRef, Record
 Json = Dict[str, Any]
 
 HOST_FILES = ("hosts", "resolv.conf", "hostname")
-# Keys of no option: facts of the host, the image and the ids.
+# Keys that no option makes: facts of the host, the image and the ids.
 FACTS = frozenset(
     """
     schema digest name ids image lower host_root tmpfs_root idmap upper work files init
@@ -34,11 +34,11 @@ FACTS = frozenset(
 # These follow from the host and the version of sandlot: neither an upgrade nor a new cgroup
 # hierarchy of the host restarts a sandbox.
 DERIVED = frozenset({"cgroups", "seccomp", "masked", "readonly"})
-# Init takes these over while it runs.
+# Init applies changes to these while it runs.
 LIVE = frozenset(
     option.launch_key for option in reaching(Reach.INIT) if option.change is Change.LIVE
 )
-# The digests of dd050e5 count it, and its inits run on.
+# Digests written by dd050e5 count this key, and inits of dd050e5 run on.
 _LIVE_COUNTED = frozenset({"log_max_size"})
 _UNCOUNTED = frozenset({"schema", "digest", "init"}) | DERIVED | LIVE - _LIVE_COUNTED
 
@@ -74,7 +74,7 @@ def content(site: Site, record: Record, cgroups: Sequence[str]) -> Json:
 
 
 def is_shifted(image: ImageRef) -> bool:
-    """Whether the tree is a copy with moved owners, for hosts that can't map ids on a mount."""
+    """Whether the tree is a copy with shifted owners, for a host that can't map ids on a mount."""
     return any(os.path.basename(layer).startswith("shifted-") for layer in image.layers)
 
 
@@ -117,7 +117,7 @@ def _process(record: Record) -> Json:
 
 
 def sysctls(record: Record) -> dict[str, str]:
-    """Servers and ping need no capability inside; the writer of the ids is host root."""
+    """Sysctls of the network namespace: servers on low ports and ping need no capability."""
     if not record.spec.owns_network:
         return dict(record.spec.sysctls)
     first, last = record.ids.start, record.ids.last
@@ -136,7 +136,7 @@ def _seccomp(profile: str, granted: tuple[str, ...]) -> str | None:
 
 
 def digest(data: Mapping[str, Any]) -> str:
-    """Empty values don't count, so that a key which a newer version adds restarts nothing."""
+    """The digest of a launch file; without empty values, so that a new key restarts nothing."""
     return _counted(data, _UNCOUNTED)
 
 
@@ -146,7 +146,7 @@ def _counted(data: Mapping[str, Any], uncounted: AbstractSet[str]) -> str:
 
 
 def as_started(launch: Json, current: Mapping[str, Any], running: str) -> Json:
-    """With the digest that init was started with, where it lacks nothing but live settings."""
+    """The launch file with the digest of the running init, where only live settings differ."""
     uncounted = _UNCOUNTED | LIVE
     same = current.get("digest") == running
     if same and _counted(current, uncounted) == _counted(launch, uncounted):
@@ -155,7 +155,7 @@ def as_started(launch: Json, current: Mapping[str, Any], running: str) -> Json:
 
 
 def namespace_digest(data: Mapping[str, Any], record: Record) -> str:
-    """When it changes, the namespaces have to be made again."""
+    """The digest of the settings of namespaces; a change means that they are made again."""
     names = [row.name for row in reaching(Reach.NAMESPACES)]
     parts = {name: data[name] for name in names if name in data}
     return _hash({**parts, "ids": data["ids"], "network_mode": record.spec.network_mode})
@@ -167,13 +167,13 @@ def _hash(data: Mapping[str, Any]) -> str:
 
 
 def encoded(data: Mapping[str, Any]) -> bytes:
-    """Without indentation, which Python's fast encoder can't do."""
-    whole = {"schema": store.SCHEMA, **data}
-    return json.dumps(whole, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    """The bytes of a launch file; no indentation, as Python's fast encoder can't indent."""
+    with_schema = {"schema": store.SCHEMA, **data}
+    return json.dumps(with_schema, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
 def decoded(content: bytes) -> Json:
-    """{} for what no longer is a launch file."""
+    """Parse a launch file; {} for a damaged one."""
     try:
         data = json.loads(content)
     except (ValueError, RecursionError):
@@ -182,11 +182,11 @@ def decoded(content: bytes) -> Json:
 
 
 def current(site: Site, name: str) -> bytes:
-    """The file as it is, b"" when there is none."""
+    """The bytes of the present launch file, b"" without one."""
     path = site.sandbox(name).launch
     return store.read_bytes(path, hint=f"remove {path}; the next run makes it again") or b""
 
 
 def write(sandbox: SandboxPaths, content: bytes) -> None:
-    """Not synced: after a crash of the host it is made again from the record."""
+    """Write the launch file without a sync: after a crash, it is made again from the record."""
     store.replace(sandbox.launch, content, durable=False)

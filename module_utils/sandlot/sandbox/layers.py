@@ -2,7 +2,7 @@
 # Copyright: the sandlot developers
 """Operations on writable layers: make, discard, and set aside and restore with their pins.
 
-A layer appears whole or not at all, and nothing in it is trusted.
+A layer appears complete or not at all. Its files are a tenant's, so nothing in it is trusted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..site import NEXT, OLD, SandboxPaths
 
 
 def is_whole(sandbox: SandboxPaths) -> bool:
-    """OSError when that can't be seen: a layer that is taken for missing is replaced."""
+    """Whether the layer exists; OSError when that is unknown, as a missing layer is replaced."""
     try:
         found = [os.stat(path, follow_symlinks=False) for path in (sandbox.upper, sandbox.work)]
     except FileNotFoundError:
@@ -26,7 +26,7 @@ def is_whole(sandbox: SandboxPaths) -> bool:
 
 
 def exists(path: str) -> bool:
-    """OSError when that can't be seen: nothing that was set aside may be overlooked."""
+    """Whether ``path`` exists; OSError when that is unknown, so that no version is overlooked."""
     try:
         os.lstat(path)
     except FileNotFoundError:
@@ -35,7 +35,7 @@ def exists(path: str) -> bool:
 
 
 def make(sandbox: SandboxPaths, ids: IdRange) -> None:
-    """Put a fresh, empty layer in place of the present one; it appears with its owner set."""
+    """Replace the layer by an empty one, which has its owner set when it appears."""
     fresh = f"{sandbox.layer}.new"
     remove_tree(fresh)
     os.makedirs(sandbox.state, mode=0o700, exist_ok=True)
@@ -50,7 +50,7 @@ def make(sandbox: SandboxPaths, ids: IdRange) -> None:
 
 
 def discard(sandbox: SandboxPaths) -> None:
-    """Remove the layer; renamed first, so that a killed removal never leaves half of one in use."""
+    """Rename the layer, then remove it, so that a kill never leaves half a layer in use."""
     old = f"{sandbox.layer}.old"
     refuse_mounts(sandbox.layer)
     remove_tree(old)
@@ -67,9 +67,9 @@ def is_set_aside(sandbox: SandboxPaths) -> bool:
 
 
 def set_aside(sandbox: SandboxPaths) -> None:
-    """Switch to the version in slot next, by renames only; pins move with their directory.
+    """Switch to the version in slot "next", by renames only; pins move with their directory.
 
-    The directory of slot old comes first and says that the switch has begun.
+    The directory of slot "old" is made first: it tells that the switch has begun.
     """
     old, new = sandbox.in_slot(OLD), sandbox.in_slot(NEXT)
     os.makedirs(old.state, mode=0o700, exist_ok=True)
@@ -84,13 +84,14 @@ def set_aside(sandbox: SandboxPaths) -> None:
 
 
 def restore(sandbox: SandboxPaths) -> None:
-    """Undo ``set_aside``, however far it got: both versions go where they came from."""
+    """Undo ``set_aside``, however far it got: both versions move back."""
     old, new = sandbox.in_slot(OLD), sandbox.in_slot(NEXT)
     if exists(old.layer):
         _move(sandbox.layer, new.layer)
         os.rename(old.layer, sandbox.layer)
     if exists(old.pins):
-        # The new version's record is never beside the old pins: without one, pins are remade.
+        # Remove the new namespace record first: it must never describe the old pins. Without a
+        # record, the next run makes pins again.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(sandbox.namespaces)
         _move(old.namespaces, sandbox.namespaces)
@@ -99,12 +100,12 @@ def restore(sandbox: SandboxPaths) -> None:
 
 
 def _move(source: str, target: str) -> None:
-    """Rename what may be missing, or was moved by a run that was killed."""
+    """Rename a path that may be missing, or that a killed run has moved already."""
     with contextlib.suppress(FileNotFoundError):
         os.rename(source, target)
 
 
 def remove_slots(sandbox: SandboxPaths) -> None:
-    """Remove what was set aside; the state, which says that there is something, goes last."""
+    """Remove both slots; their state directory, which marks the rebuild, goes last."""
     remove_tree(f"{sandbox.run}/{os.path.basename(sandbox.rebuild)}")
     remove_tree(sandbox.rebuild)

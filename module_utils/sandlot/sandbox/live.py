@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Tells a running init what it can take over without a restart."""
+"""Sends a running init the settings that it can change without a restart."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def configure(sandbox: SandboxPaths, launch: Mapping[str, Any]) -> None:
         runtime.check_protocol(sandbox.name, running)
     config = {key: launch[key] for key in LIVE if key in launch}
     try:
-        # Also for connecting: an init that accepts nobody must not keep the host's lock.
+        # The timeout covers connecting: an init that accepts nobody must not hold up the lock.
         with wire.connect(sandbox.socket, timeout=ANSWER_SECONDS) as connection:
             wire.send(connection, {"op": "configure", "config": config})
             answer, _ = wire.receive(connection)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The reader of the log ring that init writes (``init.ring``), also while it is being written.
+"""Reads the log ring that init writes (``init.ring``), also while init writes.
 
-The writer appends to one file; when it is full it empties the other one and goes on there. So a
-reader stays with its file until the other one starts over, reads what is left, and follows. Init is
-no more trusted than its workload: files are read in bounded pieces, and no link is followed.
+Init appends to one file; when the file is full, init empties the other file and goes on there. So a
+reader stays with its file until the other one starts over, reads the rest, and follows. Init is no
+more trusted than its workload: the reader reads bounded pieces and follows no link.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Line:
 
 
 def tail(sandbox: SandboxPaths, size: int, since: Mapping[str, int] | None = None) -> List[Line]:
-    """The last lines, oldest first, from ``size`` bytes of each file; parts of long ones are lines.
+    """The last lines, oldest first, from ``size`` bytes of each file; a long line comes in parts.
 
-    ``since`` has the sizes of files: of what they held then, nothing is read.
+    ``since`` maps files to earlier sizes: only bytes beyond them are read.
     """
     files = [_File(path) for path in sandbox.logs]
     try:
@@ -50,12 +50,12 @@ def tail(sandbox: SandboxPaths, size: int, since: Mapping[str, int] | None = Non
 
 
 def sizes(sandbox: SandboxPaths) -> Dict[str, int]:
-    """Sizes of the files, by which ``tail`` tells later lines."""
+    """The sizes of the files, for ``tail`` to skip the lines up to now."""
     return {path: os.stat(path).st_size for path in sandbox.logs if os.path.exists(path)}
 
 
 def read_end(path: str, size: int, begin: int = 0) -> bytes:
-    """The end of what follows ``begin``; of the whole file when it is shorter by now."""
+    """The last ``size`` bytes after ``begin``; of the whole file if it became shorter."""
     try:
         fd = os.open(path, _READ)
     except FileNotFoundError:
@@ -68,17 +68,17 @@ def read_end(path: str, size: int, begin: int = 0) -> bytes:
 
 
 def _entries(raw: Iterable[bytes]) -> Iterator[Tuple[Line, bool]]:
-    """Lines, and whether each is whole or ends with the next one of its stream."""
+    """(line, whether it is complete); the next line of its stream continues an incomplete one."""
     for line in raw:
         fields = line.split(b" ", 3)
         if len(fields) == 4 and fields[1] in _STREAMS:
             stamp, stream, tag, text = fields
             yield Line(stamp.decode("ascii", "replace"), stream.decode(), text), tag != b"P"
-        # Else the end of a line whose beginning has been overwritten, or one that init never wrote.
+        # Other lines have lost their beginning, or init never wrote them.
 
 
 class _File:
-    """One of the two files, its position, and the beginning of what was read from it."""
+    """One of the two files, with the reader's position and the first bytes that it read."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -99,22 +99,22 @@ class _File:
         return os.pread(self._fd, _HEAD, 0)
 
     def age(self) -> Tuple[bool, int, bytes]:
-        """Sorts the files; within one tick of the clock the first line's time decides."""
+        """The key to sort the files; within one clock tick, the first line's time decides."""
         head = self._beginning()
         return (*(ring.age(self._fd) if self._fd is not None else (False, 0)), head)
 
     def starts_over(self) -> bool:
-        """Whether it holds something else than what was read from it."""
+        """Whether init has emptied the file since the reader began with it."""
         head = self._beginning()
         return bool(head) and not (self._head and head.startswith(self._head))
 
     def restart(self) -> None:
-        """Read it from its beginning."""
+        """Read the file from its beginning."""
         self._offset = 0
         self._head = self._beginning()
 
     def read(self) -> bytes:
-        """The bytes since the last call; none once the file starts over."""
+        """The bytes since the last call; b"" once the file starts over."""
         if self._fd is None or self.starts_over():
             return b""
         self._head = self._beginning() or self._head
@@ -126,7 +126,7 @@ class _File:
 
 
 class Ring:
-    """Whole lines of both files in the order of writing."""
+    """Joins the lines of both files, in the order of writing."""
 
     def __init__(self, paths: SandboxPaths) -> None:
         self._files = sorted((_File(path) for path in paths.logs), key=_File.age)

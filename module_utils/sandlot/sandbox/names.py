@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Names of the sandboxes of a host, told by what they left on it."""
+"""The names of a host's sandboxes, from their directories and cgroups."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 
 
 def recorded(site: Site) -> list[str]:
-    """Sandboxes that have a directory, with or without a usable record in it."""
+    """Sandboxes with a state directory, whether or not their record is usable."""
     return files.directories(site.sandboxes)
 
 
 def known(site: Site) -> set[str]:
-    """Every sandbox that left a trace: a directory under state or run, or a cgroup."""
-    # Commands that check a name start faster without it.
+    """Every sandbox with a directory under state or run, or with a cgroup."""
+    # Imported here, so that commands that only check a name start faster.
     from .. import cgroups
 
     return {*recorded(site), *runtime.names(site), *cgroups.names(site)}
 
 
 def check(site: Site, name: str) -> str:
-    """The name, of a sandbox of this host; SandlotError otherwise."""
+    """Return the name of a sandbox of this host; SandlotError for any other name."""
     if _NAME.fullmatch(name) and os.path.isdir(site.sandbox(name).state):
         return name
     names = ", ".join(recorded(site)) or "there is none"

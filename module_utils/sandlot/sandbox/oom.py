@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Kills for memory in a sandbox, counted over all cgroups that it had.
+"""Counts a sandbox's out-of-memory kills over all cgroups that it had.
 
-The kernel counts from zero in each new cgroup, as after a boot. Starts and stops note its count.
+The kernel counts from zero in each new cgroup, so starts and stops keep its count.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def note(sandbox: SandboxPaths, directories: Sequence[str]) -> None:
 
 
 def total(sandbox: SandboxPaths, live: Optional[int]) -> int:
-    """All kills; ``live`` is the count of the present cgroup, None when it is unknown."""
+    """The number of kills; ``live`` is the count of the present cgroup, None if unknown."""
     before, last = _kept(sandbox)
     if live is None:
         return before + last
@@ -43,7 +43,7 @@ def total(sandbox: SandboxPaths, live: Optional[int]) -> int:
 
 
 def _kept(sandbox: SandboxPaths) -> Tuple[int, int]:
-    """Counts of cgroups that are gone, and of the present one when it was last looked at."""
+    """The stored counts of former cgroups, and of the present one at the last look."""
     try:
         data = store.read(sandbox.oom) or {}
     except StateError:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The workload of a sandbox: its spec over the defaults of its image, as with docker run."""
+"""The workload of a sandbox: options of its spec override its image's, as with docker run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Process:
 
 
 def process(record: Record) -> Process:
-    """SpecError when neither spec nor image names anything to run."""
+    """The workload of a record; SpecError when neither spec nor image names a command."""
     spec, config = record.spec, record.image.config
     ours = {"PATH": PATH, "HOME": "/root", "HOSTNAME": spec.hostname}
     check = spec.healthcheck
@@ -49,7 +49,7 @@ def labels(record: Record) -> Dict[str, str]:
 
 
 def _argv(spec: Spec, config: Mapping[str, Any]) -> Tuple[str, ...]:
-    """An entry point of the spec's own leaves out the image's command, as docker's does."""
+    """The command line; an entry point in the spec drops the image's command, as in docker."""
     entrypoint = spec.entrypoint or tuple(config.get("entrypoint", ()))
     command = spec.command or (() if spec.entrypoint else tuple(config.get("command", ())))
     if not entrypoint + command:
@@ -60,7 +60,7 @@ def _argv(spec: Spec, config: Mapping[str, Any]) -> Tuple[str, ...]:
 
 
 def for_init(check: Healthcheck) -> Dict[str, Any]:
-    """With nothing left to parse or to look up."""
+    """The workload as init needs it: parsed and looked up already."""
     times = {"interval": check.interval, "timeout": check.timeout}
     rules = {"retries": check.retries, "start_period": check.start_period, "action": check.action}
     target = check.target

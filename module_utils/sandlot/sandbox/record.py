@@ -24,13 +24,13 @@ REMOVING = "removing"
 PHASES = (PRESENT, REBUILDING, REMOVING)
 STARTED = "started"
 STOPPED = "stopped"
-# Options that the first version does not know: it reads the records of sandboxes without them.
+# Options that the first version does not know; it can read records that do not set them.
 LATER = ("depends_on", "healthcheck")
 
 
 @dataclass(frozen=True)
 class ImageRef:
-    """The image a sandbox's layer lies on; the fields are those of images.Image."""
+    """The image below a sandbox's layer; fields as in images.Image."""
 
     name: str
     digest: str
@@ -44,7 +44,7 @@ class ImageRef:
 
     @classmethod
     def from_json(cls, data: Json) -> ImageRef:
-        # Records of the first version name one root.
+        # Records of the first version have one root in place of layers.
         layers = data["layers"] if "layers" in data else [data["root"]]
         known = {key: value for key, value in data.items() if key not in ("layers", "root")}
         return cls(**known, layers=tuple(layers))
@@ -84,7 +84,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Records:
-    """All records of a host; a broken one is kept as its error and stops nobody else."""
+    """All records of a host; a broken record is kept as its error and affects no other sandbox."""
 
     good: dict[str, Record] = field(default_factory=dict)
     broken: dict[str, StateError] = field(default_factory=dict)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The present state, from the kernel and runtime files; asks no process and takes no lock."""
+"""Reads the state of sandboxes from the kernel and runtime files; without locks or requests."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     from ..site import SandboxPaths, Site
 
-# How inits and hosts talk (wire.py). An init lives on with the code it was started
-# with: keys may be added under the same number, as both sides pass over what they don't know.
+# The version of the protocol between host and init (wire.py). An init runs on with old code. Both
+# sides ignore unknown keys, so new keys need no new number.
 PROTOCOL = 1
 KILLED = 128 + int(signal.SIGKILL)
-# Init rewrites its status in place while others read; a torn read is over at the next try.
+# Init rewrites its status in place, so a reader may see half of it and has to try again.
 _TORN_READS = 10
 _STATUS_MAX = 4096
-# Init's "since" is taken a moment after the kernel's; clocks are adjusted by less than this.
+# Init notes "since" a moment after the kernel notes the start; clock adjustments are smaller too.
 _STARTING = 1.0
 _STATES = frozenset(
     ("starting", "running", "backoff", "crash-loop", "stopping", "exited", "crashed")
@@ -39,7 +39,7 @@ _MAX_SIGNAL = 64
 
 
 class Running:
-    """A live init: pid plus start time name it beyond doubt within one boot."""
+    """A live init; pid and start time identify it within one boot."""
 
     __slots__ = ("pid", "start_time", "digest", "since", "protocol")
 
@@ -54,14 +54,14 @@ class Running:
 
 
 def running(sandbox: SandboxPaths) -> Running | None:
-    """The sandbox's init, None unless the very process that was started is alive."""
+    """The sandbox's init; None when it is dead, also when its pid has been reused."""
     init = last_started(sandbox)
     alive = init is not None and namespaces.start_time(init.pid) == init.start_time
     return init if alive else None
 
 
 def check_protocol(name: str, running: Running) -> None:
-    """Refuse to talk to an init of a newer sandlot, which says so by its number."""
+    """Refuse to talk to an init with a newer protocol version."""
     if running.protocol > PROTOCOL:
         raise StateError(
             f"init of {name} speaks protocol {running.protocol}, this sandlot knows {PROTOCOL}",
@@ -70,7 +70,7 @@ def check_protocol(name: str, running: Running) -> None:
 
 
 def last_started(sandbox: SandboxPaths) -> Running | None:
-    """The init that was started last, dead or alive; None if there was none in this boot."""
+    """The last init that was started, dead or alive; None if none was in this boot."""
     path = sandbox.init
     hint = f"remove {path}, and run again: the sandbox is restarted"
     data = store.read(path, hint=hint)
@@ -78,9 +78,9 @@ def last_started(sandbox: SandboxPaths) -> Running | None:
         return None
     try:
         pid, started, boot_id = int(data["pid"]), data["start_time"], data["boot_id"]
-        # No process starts at -1: one whose start was not known is taken for dead.
+        # No process starts at -1, so an init with an unknown start counts as dead.
         started = started if isinstance(started, int) else -1
-        # The first version did not say which one it was.
+        # The first version wrote no protocol version.
         spoken = int(data.get("protocol", 1))
         init = Running(pid, started, str(data["digest"]), float(data["since"]), spoken)
     except (KeyError, TypeError, ValueError) as error:
@@ -97,7 +97,7 @@ def open_init(sandbox: SandboxPaths) -> int | None:
         pidfd = os.pidfd_open(init.pid)
     except ProcessLookupError:
         return None
-    # The pid may have been given away between the two looks at it.
+    # The pid may have been reused between the two looks.
     if namespaces.start_time(init.pid) == init.start_time:
         return pidfd
     os.close(pidfd)
@@ -110,7 +110,7 @@ def status(sandbox: SandboxPaths) -> dict[str, Any]:
     Keys: state (starting, running, backoff, crash-loop, stopping, exited, crashed), pid (inside),
     since, restarts, exit_code, signal (which ended the last run), final (init has ended on
     purpose), lost_log_bytes; with a healthcheck health (starting, healthy, unhealthy) and
-    failing_streak. Init is as confined as the workload and no more trusted: its word is checked.
+    failing_streak. Init is no more trusted than its workload, so every value is checked.
     """
     for _ in range(_TORN_READS):
         try:
@@ -148,7 +148,7 @@ def _is_number(value: object) -> bool:
 
 
 def finish(paths: SandboxPaths, state: str, exit_code: int = KILLED) -> None:
-    """Complete the status of an init that was killed before it could do so itself."""
+    """Write the final status of an init that was killed before it wrote one."""
     values = status(paths)
     if not os.path.exists(paths.status) or values.get("final"):
         return
@@ -159,7 +159,7 @@ def finish(paths: SandboxPaths, state: str, exit_code: int = KILLED) -> None:
 
 
 def state(phase: str, wanted: str, running: Running | None, status: Mapping[str, Any]) -> str:
-    """The workload's state: "created" was never started, "down" not since the host's boot."""
+    """The workload's state: "created" if never started, "down" if not since the host's boot."""
     if phase == "removing":
         return phase
     if running:
@@ -174,7 +174,7 @@ def state(phase: str, wanted: str, running: Running | None, status: Mapping[str,
 def uptime(running: Running | None, status: Mapping[str, Any]) -> float | None:
     """Seconds since the workload's state last changed, None when it does not run.
 
-    When the clock was set since then, the age of init by the kernel's own clock.
+    If the host's clock was set meanwhile, the age of init by the kernel's clock instead.
     """
     if not running:
         return None
@@ -185,9 +185,9 @@ def uptime(running: Running | None, status: Mapping[str, Any]) -> float | None:
 
 
 def pinned(sandbox: SandboxPaths) -> set[str]:
-    """Kinds of namespaces pinned for the sandbox, without those that are not its own.
+    """Kinds of namespaces that are pinned for the sandbox; a foreign namespace does not count.
 
-    A run must not repair the network of the host when that is mounted in the place of a pin.
+    With the host's network namespace mounted over a pin, a run would change the host's network.
     """
     kinds = {kind for kind in PINNED if namespaces.is_namespace_file(sandbox.pin(kind))}
     if "user" not in kinds:
@@ -212,5 +212,5 @@ def _is_owned(pin: str, user: int) -> bool:
 
 def names(site: Site) -> list[str]:
     """Names with a runtime directory, whether or not a record knows them."""
-    # No name of a sandbox begins with a dot; what does is the image store's.
+    # No sandbox's name begins with a dot; such entries belong to the image store.
     return [name for name in directories(site.run) if not name.startswith(".")]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Starts the sandboxes after a boot and keeps a launcher: one row for each service manager."""
+"""Services that start sandboxes after a boot and keep a launcher; one row for each manager."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .sysv import Sysvinit
 __all__ = ["NONE", "Service", "find", "left", "manager"]
 
 NONE = "none"
-# The first one that the host has is used.
+# The first service manager that the host has is used.
 ROWS: Tuple[Type[Service], ...] = (Systemd, OpenRC, Sysvinit)
 
 
 def find(site: Site) -> Service | None:
-    """The service to install, None where nothing would start it."""
+    """The service to install, None on a host without a known service manager."""
     return next((row(site) for row in ROWS if row.is_present(site)), None)
 
 
@@ -31,7 +31,7 @@ def manager(site: Site) -> str:
 
 def left(site: Site) -> list[Service]:
     """Services to remove, also of a service manager that the host had before."""
-    # Init scripts of two managers have one place: the manager that is there knows its links.
+    # Two managers share the path of the init script; the present one knows its links.
     ordered = sorted(ROWS, key=lambda row: row.is_present(site))
     services = {row.place: row(site) for row in ordered}
     return [service for service in services.values() if service.traces()]

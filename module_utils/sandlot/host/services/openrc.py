@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The service of OpenRC."""
+"""The service in OpenRC."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ from .service import Service, Texts
 NAME = "sandlot"
 UPDATE_RC = "/usr/sbin/update-rc.d"
 
-# A launcher on demand is started by whoever needs one, so the keeper waits for the lock of the
-# one that runs, whosever child it is. Descriptor 9 is the keeper's alone: its lock says that it
-# lives. `start` is that of a boot, `keep` that of a deploy, which holds the lock that `up` wants.
+# Any client may have started the running launcher, so the keeper waits for the launcher's lock, not
+# for a child. Descriptor 9 holds the keeper's own lock, which tells that it lives. A boot calls
+# `start`, a deploy calls `keep`, as it holds the lock that `up` wants.
 _KEEPER = """\
 #!/bin/sh
 # Does the work of the service sandlot on hosts without systemd.
@@ -73,7 +73,7 @@ esac
 
 
 class ScriptService(Service):
-    """The script, its links in runlevels, and the keeper that the script runs."""
+    """A service made of an init script, its links in runlevels, and the keeper that it runs."""
 
     place = f"/etc/init.d/{NAME}"
     label = f"the service {NAME}"
@@ -103,13 +103,13 @@ class ScriptService(Service):
         }
 
     def reload(self) -> None:
-        """Scripts are read whenever they are run."""
+        """Do nothing: a manager reads a script whenever it runs it."""
 
     def needs_keeping(self, *, changed: bool) -> bool:
         return changed or not self._is_kept()
 
     def _is_kept(self) -> bool:
-        """Whether the keeper lives: it holds a lock as long."""
+        """Whether the keeper lives: it holds its lock until it ends."""
         return flock.is_held(f"{self.site.run}/.keeper")
 
     def keep(self) -> None:
@@ -135,7 +135,7 @@ class ScriptService(Service):
         )
 
     def _run(self, words: Sequence[str], *, outside: bool = False) -> None:
-        """Run a program of the host; with a moved root, the one in there unless ``outside``."""
+        """Run a program of the host; with a moved root, the root's own unless ``outside``."""
         inside = [] if outside or not self.site.root else ["chroot", self.site.root]
         environment = {"PATH": program.SYSTEM_PATH}
         hint = "run again once that is remedied"

@@ -16,9 +16,9 @@ class Service(abc.ABC):
     """The service of sandlot in one service manager of a host."""
 
     kind: ClassVar[str]
-    # Directory or file, below the root, that only one row writes at a time.
+    # The directory or file, below the root, that holds the service; one service at a time uses it.
     place: ClassVar[str]
-    # The service, in messages, and what enables it by hand.
+    # The name of the service in messages, and the command that enables it.
     label: ClassVar[str]
     remedy: ClassVar[str] = "run the role or module sandbox_host"
 
@@ -32,7 +32,7 @@ class Service(abc.ABC):
 
     @abc.abstractmethod
     def texts(self) -> Texts:
-        """Files by path, with their content and mode."""
+        """The files of the service by path, with content and mode."""
 
     @abc.abstractmethod
     def enabled(self) -> bool:
@@ -43,19 +43,19 @@ class Service(abc.ABC):
 
     @abc.abstractmethod
     def reload(self) -> None:
-        """Tell the manager of changed texts; the service counts as started from then on."""
+        """Tell the manager of changed files; from then on, the service counts as started."""
 
     @abc.abstractmethod
     def needs_keeping(self, *, changed: bool) -> bool:
-        """Whether ``keep`` is due; ``changed`` texts are."""
+        """Whether ``keep`` has to run; ``changed`` tells whether files of the service changed."""
 
     @abc.abstractmethod
     def keep(self) -> None:
-        """Keep a launcher as after a boot; sandboxes are left to the run that asks."""
+        """Start keeping a launcher, as after a boot; the calling run starts the sandboxes."""
 
     @abc.abstractmethod
     def traces(self) -> list[str]:
-        """The parts that are left on the host, as messages name them."""
+        """The parts of the service that exist on the host, as messages name them."""
 
     @abc.abstractmethod
     def remove(self) -> None: ...

@@ -13,10 +13,10 @@ from .service import Service, Texts
 
 BOOT_UNIT = "sandlot-up.service"
 WANTED_BY = ("multi-user.target", "nftables.service")
-# Two units, for a deploy that holds the lock starts the first, and `up` waits for that lock.
-# Sandboxes are in no unit's cgroup: a shutdown would take away their network, filter and pins under
-# them and kill them last, were they not ended by the unit that is stopped before all these.
-# nftables.service flushes all tables, ours as well, whenever it is started or reloaded.
+# Two units: a deploy starts the first while it holds the lock that `up` in the second waits for.
+# Sandboxes are in no unit's cgroup, so a shutdown would kill them last, after their network, filter
+# and pins are gone. The first unit is stopped before all these and ends the sandboxes.
+# nftables.service flushes all tables, ours too, whenever it is started or reloaded.
 UNITS = {
     UNIT: """\
 [Unit]
@@ -82,7 +82,7 @@ class Systemd(Service):
 
     def reload(self) -> None:
         _systemctl("daemon-reload")
-        # The unit waits for the lock of the host, so nobody who holds the lock may wait for it.
+        # The unit waits for the lock of the host, so a holder must not wait for the unit.
         _systemctl("start", "--no-block", BOOT_UNIT)
 
     def needs_keeping(self, *, changed: bool) -> bool:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The init script of sysvinit."""
+"""The service in sysvinit, an init script."""
 
 from __future__ import annotations
 
@@ -61,6 +61,6 @@ class Sysvinit(ScriptService):
         return all(glob.glob(f"{self.site.root}/etc/{link}??{NAME}") for link in links)
 
     def enable(self) -> None:
-        # Links that are there, such as those of a service that was disabled, would be kept.
+        # update-rc.d keeps present links, also those of a disabled service, so they go first.
         self._run(["update-rc.d", "-f", NAME, "remove"])
         self._run(["update-rc.d", NAME, "defaults"])
