@@ -18,7 +18,7 @@ MAX_FILES = 500_000
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """One item of ``images``; ``options`` are the source's options, as JSON has them, without None."""
+    """One item of ``images``; ``options`` are of its source, as JSON has them, without None."""
 
     name: str
     source: str = ""
