@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 from sandlot import cgroups, store
-from sandlot.cgroups import knobs, layout, parents, removal
+from sandlot.cgroups import knobs, layout, removal
 from sandlot.cgroups.layout import Hierarchy
 from sandlot.errors import HostError, SandlotError, SpecError
 from sandlot.kernel import cpulist
@@ -231,11 +231,13 @@ def test_a_limit_of_the_other_version_is_refused(monkeypatch, version, option):
         cgroups.check(asked, host)
 
 
-def test_the_controllers_of_knobs_are_known_elsewhere():
-    """To find them, and to tell whether the host uses one that is to be turned off again."""
+def test_the_controllers_of_version_1_are_found_in_the_table_of_mounts():
     assert {knob.controller for knob in knobs.VERSION_1} <= layout._VERSION_1
+
+
+def test_a_new_cgroup_has_no_limit():
     for knob in knobs.VERSION_2:
-        assert knob.controller == "cgroup" or knob.file in parents._UNUSED[knob.controller]
+        assert knob.canonical(knob.fresh) == knob.wanted(FREE, HOST), knob.label
 
 
 def test_swap_that_is_not_accounted():
@@ -270,15 +272,8 @@ class Tree:
     """Plain files in place of a version 2 hierarchy; the files a kernel makes are made here."""
 
     SANDBOX = {
-        "cpuset.cpus": "",
-        "memory.max": "max",
-        "memory.low": "0",
-        "memory.swap.max": "max",
+        **{knob.file: knob.fresh for knob in knobs.VERSION_2},
         "memory.current": "0",
-        "cpu.max": "max 100000",
-        "cpu.weight": "100",
-        "pids.max": "max",
-        "cgroup.freeze": "0",
     }
 
     def __init__(self, tmp_path) -> None:

@@ -47,7 +47,7 @@ class Host:
 class Knob:
     """One file: its value for a spec, and how "unlimited" is written.
 
-    The first word of ``label`` is the option.
+    The first word of ``label`` is the option. ``fresh`` is the text in a new cgroup of version 2.
     """
 
     label: str
@@ -57,6 +57,7 @@ class Knob:
     unlimited: str = "max"
     show: Callable[[str], str] = str
     parse: Callable[[str], str] = str
+    fresh: str = "max"
 
     @property
     def option(self) -> str:
@@ -177,6 +178,7 @@ VERSION_2: tuple[Knob, ...] = (
         "cpuset",
         "cpuset.cpus",
         lambda spec, host: cpulist.render(spec.cpuset_cpus or ()),
+        fresh="",
     ),
     Knob("memory_swap beyond memory", "memory", "memory.swap.max", _swap),
     Knob("memory", "memory", "memory.max", _memory),
@@ -185,6 +187,7 @@ VERSION_2: tuple[Knob, ...] = (
         "memory",
         "memory.low",
         lambda spec, host: str(reservation(spec) or 0),
+        fresh="0",
     ),
     Knob(
         "cpus",
@@ -194,12 +197,17 @@ VERSION_2: tuple[Knob, ...] = (
         "max",
         _show_cpus,
         lambda text: UNLIMITED if text.startswith("max") else text,
+        fresh=f"max {PERIOD}",
     ),
     Knob(
-        "cpu_shares as weight", "cpu", "cpu.weight", lambda spec, host: str(weight(spec.cpu_shares))
+        "cpu_shares as weight",
+        "cpu",
+        "cpu.weight",
+        lambda spec, host: str(weight(spec.cpu_shares)),
+        fresh="100",
     ),
     Knob("pids_limit", "pids", "pids.max", _pids),
-    Knob("freezer", "cgroup", "cgroup.freeze", lambda spec, host: "0"),
+    Knob("freezer", "cgroup", "cgroup.freeze", lambda spec, host: "0", fresh="0"),
 )
 
 SWAP_FILES = frozenset(("memory.memsw.limit_in_bytes", "memory.swap.max"))

@@ -25,18 +25,10 @@ from .state import CgroupState
 
 _CONTROLLERS = frozenset(knob.controller for knob in VERSION_2)
 
-# Another value shows that a top-level cgroup of the host relies on the controller.
-_UNUSED: Mapping[str, Mapping[str, str]] = {
-    "cpu": {"cpu.max": "max 100000", "cpu.weight": "100"},
-    "cpuset": {"cpuset.cpus": "", "cpuset.mems": ""},
-    "memory": {
-        "memory.max": "max",
-        "memory.high": "max",
-        "memory.low": "0",
-        "memory.min": "0",
-        "memory.swap.max": "max",
-    },
-    "pids": {"pids.max": "max"},
+# Files in a new cgroup, beside those of knobs.
+_FRESH: Mapping[str, Mapping[str, str]] = {
+    "cpuset": {"cpuset.mems": ""},
+    "memory": {"memory.high": "max", "memory.min": "0"},
 }
 
 
@@ -144,10 +136,12 @@ def _take_back(root: str, controllers: Iterable[str]) -> None:
 
 
 def _relies(directory: str, controller: str) -> bool:
+    """Whether a top-level cgroup of the host has a value that a new cgroup does not have."""
     if controller in _enabled(directory):
         return True
-    unused = _UNUSED.get(controller, {})
+    of_knobs = {knob.file: knob.fresh for knob in VERSION_2 if knob.controller == controller}
+    fresh = {**of_knobs, **_FRESH.get(controller, {})}
     return any(
         files.read_value(f"{directory}/{file}") not in (None, value)
-        for file, value in unused.items()
+        for file, value in fresh.items()
     )
