@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Mapping, Sequence
 
 from .. import network
@@ -102,6 +102,9 @@ def _network_plan(
             member = network.Member(name, spec.network_mode, interfaces, rates, decision.create)
             members.append(member)
     desired = resolved.desired_network(observed.networks if final_networks else {}, members)
+    if request.networks is not None:
+        gone = (*resolved.targets, *resolved.removed)
+        desired = replace(desired, final_networks=final_networks, unlinked=gone)
     return network.plan(site, desired, observed.network)
 
 

@@ -8,7 +8,7 @@ import contextlib
 import os
 from functools import partial
 
-from .. import cgroups, images, network
+from .. import cgroups, images
 from ..images import Use
 from ..kernel.trees import remove_entry, remove_tree
 from ..plan import Operation, of_one
@@ -56,16 +56,7 @@ def clean(context: Context) -> list[Operation]:
 
 def remove_networks(context: Context) -> list[Operation]:
     """Remove networks that no sandbox needs any more."""
-    if context.request.networks is None:
-        return []
-    resolved, observed = context.resolved, context.observed
-    return network.shrink_operations(
-        context.site,
-        observed.networks,
-        resolved.desired_network(context.final_networks),
-        observed.network,
-        [*resolved.targets, *resolved.removed],
-    )
+    return list(context.network_plan.last)
 
 
 def remove_images(context: Context) -> list[Operation]:

@@ -14,14 +14,13 @@ from .backends import (
     observe,
     plan,
     refresh_operations,
-    shrink_operations,
     teardown_operations,
     unlink,
 )
-from .bridge import IPV6_BY_US, packet_filter, remaining, session
+from .bridge import IPV6_BY_US, packet_filter, session
 from .common.allocation import allocate
 from .common.declare import argument_spec, load, load_for, normalise
-from .common.desired import Desired, Member, Plan
+from .common.desired import Desired, Member, Plan, remaining
 from .common.files import hosts_file, resolv_conf, unreachable_resolvers
 from .common.model import Interface, Network, Publication, Rates, default_routes
 from .common.names import Names, check_names
@@ -72,7 +71,6 @@ __all__ = [
     "resolve_names",
     "save_names",
     "session",
-    "shrink_operations",
     "teardown_operations",
     "unlink",
     "unreachable_resolvers",

@@ -7,7 +7,6 @@
 sandbox. A kind without links has nothing to observe, plan or unlink.
 
 A further back end is a kind in ``spec.netmode``, a folder beside ``bridge`` and a row here.
-Teardown, the removal of networks and the refresh of names call the bridge directly.
 """
 
 from __future__ import annotations
@@ -20,21 +19,23 @@ from ..plan import Operation
 from ..site import Site
 from ..spec import netmode
 from . import bridge
-from .common.desired import Desired, Netns, Plan
-from .common.model import Network
+from .common.desired import Desired, Member, Netns, Plan
 from .common.resolution import Resolution
 
 
 @dataclass(frozen=True)
 class State:
-    """The observation of each back end by its kind, which only that back end reads."""
+    """The observation of each back end by its kind, which only that back end reads.
+
+    The links of the sandboxes ``unlinked`` are gone when the operations come.
+    """
 
     kinds: Mapping[str, Any]
+    unlinked: frozenset[str] = frozenset()
 
     def without(self, sandbox: str) -> State:
         """The host once a sandbox is unlinked."""
-        left = {kind: each and each.without(sandbox) for kind, each in self.kinds.items()}
-        return State(left)
+        return replace(self, unlinked=self.unlinked | {sandbox})
 
 
 class Backend(NamedTuple):
@@ -68,9 +69,10 @@ def observe(site: Site) -> State:
 
 def plan(site: Site, desired: Desired, state: State) -> Plan:
     """The operations of all back ends; SpecError for a network that this host can't have."""
-    by_kind: dict[str, list[Any]] = {kind: [] for kind in BACKENDS}
+    by_kind: dict[str, list[Member]] = {kind: [] for kind in BACKENDS}
     for member in desired.members:
-        by_kind[netmode.kind(member.mode)].append(member)
+        fresh = member.fresh or member.name in state.unlinked
+        by_kind[netmode.kind(member.mode)].append(replace(member, fresh=fresh))
     plans = [
         backend.plan(site, replace(desired, members=by_kind[kind]), state.kinds[kind])
         for kind, backend in BACKENDS.items()
@@ -78,12 +80,13 @@ def plan(site: Site, desired: Desired, state: State) -> Plan:
     return Plan(
         [operation for each in plans for operation in each.shared],
         {name: steps for each in plans for name, steps in each.members.items()},
+        [operation for each in plans for operation in each.last],
     )
 
 
 def unlink(site: Site, names: Iterable[str], state: State) -> list[Operation]:
     """Takes sandboxes off the host; many at once take hardly longer than one."""
-    names = list(names)
+    names = [name for name in names if name not in state.unlinked]
     return [
         operation
         for kind, backend in BACKENDS.items()
@@ -97,25 +100,11 @@ def netns_of(site: Site, name: str, mode: str) -> Netns:
 
 def teardown_operations(site: Site, state: State) -> list[Operation]:
     """Takes away every link, table, setting and file of ours; nothing that is not ours."""
-    return bridge.teardown_operations(site, state.kinds["bridge"])
-
-
-def shrink_operations(
-    site: Site,
-    before: Mapping[str, Network],
-    desired: Desired,
-    state: State,
-    unlinked: Iterable[str],
-) -> list[Operation]:
-    """Takes the host from the networks ``before`` to fewer, once no sandbox needs the others.
-
-    ``unlinked`` are sandboxes whose present links are gone by then.
-    """
-    return bridge.shrink_operations(site, before, desired, state.kinds["bridge"], unlinked)
+    return list(plan(site, Desired({}, [], final_networks={}), state).last)
 
 
 def refresh_operations(
-    site: Site, desired: Desired, state: State, resolved: Resolution
+    site: Site, desired: Desired, state: State, addresses: Resolution
 ) -> list[Operation]:
-    """Puts ``resolved``, the addresses behind names, into the rules; bridges and links stay."""
-    return bridge.rules_operations(site, desired, state.kinds["bridge"], resolved=resolved)
+    """Puts ``addresses``, which are behind names, into the rules; networks and links stay."""
+    return list(plan(site, replace(desired, addresses=addresses), state).shared)

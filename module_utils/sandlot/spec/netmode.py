@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Callable, Mapping, Tuple
 
 from .names import sandbox_name
 from .text import line, refusal
@@ -13,18 +13,20 @@ BRIDGE, NONE, HOST = "bridge", "none", "host"
 # With these the sandbox has a network namespace of its own, which its user namespace owns.
 OWN = (BRIDGE, NONE)
 _SANDBOX, _PATH = "container:", "ns:"
-_HINT = "use bridge, none, host, container:NAME or ns:PATH; networks go into the option networks"
 
 
 def network_mode(option: str, value: Any) -> str:
     mode = line(option, value)
-    if mode in (*OWN, HOST):
-        return mode
-    if mode.startswith(_SANDBOX):
-        return _SANDBOX + sandbox_name(option, mode[len(_SANDBOX) :])
-    if not mode.startswith(_PATH):
-        raise refusal(option, value, "is not a network mode", hint=_HINT)
-    path = mode[len(_PATH) :]
+    word, colon, rest = mode.partition(":")
+    _, parse = KINDS.get(word, ("", None))
+    if word not in KINDS or bool(colon) is not bool(parse):
+        *most, last = (form for form, _ in KINDS.values())
+        hint = f"use {', '.join(most)} or {last}; networks go into the option networks"
+        raise refusal(option, value, "is not a network mode", hint=hint)
+    return f"{word}:{parse(option, rest)}" if parse else mode
+
+
+def _pinned(option: str, path: str) -> str:
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if not path.startswith("/") or not parts or ".." in parts:
         hint = "write it in full, like ns:/run/netns/vpn"
@@ -34,11 +36,21 @@ def network_mode(option: str, value: Any) -> str:
     if parts[0] == "proc":
         hint = "pin its namespace first: ip netns attach NAME PID; then write ns:/run/netns/NAME"
         raise refusal(option, path, "names a process, and the next may get its id", hint=hint)
-    return f"{_PATH}/{'/'.join(parts)}"
+    return f"/{'/'.join(parts)}"
+
+
+# How a user writes each kind, and the parser of what comes after its colon.
+KINDS: Mapping[str, Tuple[str, Callable[[str, str], str] | None]] = {
+    BRIDGE: ("bridge", None),
+    NONE: ("none", None),
+    HOST: ("host", None),
+    "container": ("container:NAME", sandbox_name),
+    "ns": ("ns:PATH", _pinned),
+}
 
 
 def kind(mode: str) -> str:
-    """``bridge``, ``none``, ``host``, ``container`` or ``ns``."""
+    """The key in KINDS of a validated mode."""
     return mode.partition(":")[0]
 
 

@@ -5,12 +5,10 @@
 from __future__ import annotations
 
 from .adapter import session
-from .bridges import teardown_operations
 from .links import unlink
-from .manage import plan, remaining, shrink_operations
+from .manage import plan
 from .nft import observe as packet_filter
 from .observe import observe
-from .rules import rules_operations
 from .sysctls import IPV6_BY_US
 
 __all__ = [
@@ -18,10 +16,6 @@ __all__ = [
     "observe",
     "packet_filter",
     "plan",
-    "remaining",
-    "rules_operations",
     "session",
-    "shrink_operations",
-    "teardown_operations",
     "unlink",
 ]

@@ -174,24 +174,18 @@ BRIDGE = """\
 """
 
 
-def rules_operations(
-    site: Site,
-    desired: Desired,
-    state: BridgeState,
-    *,
-    resolved: resolution.Resolution | None = None,
-) -> list[Operation]:
+def rules_operations(site: Site, desired: Desired, state: BridgeState) -> list[Operation]:
     """One operation that replaces our tables, or none when the kernel holds these rules.
 
-    ``resolved`` are the addresses behind names, asked for unless given. A host without networks
-    has no tables.
+    Addresses behind names are asked for unless given. A host without networks has no tables.
     """
     networks, interfaces = desired.networks, desired.interfaces
     if not networks:
         return nft.remove_operations(site, state.tables)
     nft.require(site, state.tables)
     policy.check(networks, interfaces, desired.publications)
-    resolved = resolved or resolution.current(site, policy.names(networks, desired.policies))
+    names = policy.names(networks, desired.policies)
+    resolved = desired.addresses or resolution.current(site, names)
     has_ipv6 = any(network.ipv6_subnet for network in networks.values())
     guarded = {4: state.forwarding.ours, 6: has_ipv6 and state.forwarding6.ours}
     text = render(

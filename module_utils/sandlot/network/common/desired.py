@@ -5,16 +5,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Mapping, NamedTuple, Sequence
+from typing import Collection, Iterable, Mapping, NamedTuple, Sequence
 
+from ...errors import SpecError
 from ...plan import Operation
-from .model import Interface, Network, Publication, Rates
+from .model import DEFAULT_NAME, Interface, Network, Publication, Rates
 from .policy import SandboxPolicy
+from .resolution import Resolution
 
 
 @dataclass(frozen=True)
 class Member:
-    """A sandbox whose network a run makes right; ``fresh`` when the run makes its namespaces."""
+    """A sandbox whose network a run makes right; ``fresh`` when none of its links stays."""
 
     name: str
     mode: str
@@ -25,13 +27,21 @@ class Member:
 
 @dataclass(frozen=True)
 class Desired:
-    """``members`` are the sandboxes of this run; all else is of every sandbox of the host."""
+    """``members`` are the sandboxes of this run; all else is of every sandbox of the host.
+
+    ``final_networks`` are the networks at the end, None when all stay; the present links of the
+    sandboxes ``unlinked`` are gone by then. With ``addresses``, which are those behind names, the
+    rules alone follow: networks and links stay as they are.
+    """
 
     networks: Mapping[str, Network]
     interfaces: Sequence[Interface]
     publications: Sequence[Publication] = ()
     policies: Mapping[str, SandboxPolicy] = field(default_factory=dict)
     members: Sequence[Member] = ()
+    final_networks: Mapping[str, Network] | None = None
+    unlinked: Collection[str] = ()
+    addresses: Resolution | None = None
 
 
 class Steps(NamedTuple):
@@ -45,11 +55,12 @@ class Steps(NamedTuple):
 class Plan:
     """``shared`` comes before namespaces are made, so that no link is ever up without its rules.
 
-    ``members`` come once the namespaces are pinned.
+    ``members`` come once the namespaces are pinned, ``last`` once no sandbox needs what goes.
     """
 
     shared: Sequence[Operation] = ()
     members: Mapping[str, Steps] = field(default_factory=dict)
+    last: Sequence[Operation] = ()
 
 
 class Netns(NamedTuple):
@@ -57,3 +68,34 @@ class Netns(NamedTuple):
 
     path: str
     own: bool
+
+
+def remaining(
+    networks: Mapping[str, Network],
+    listed: Mapping[str, Network | None],
+    interfaces: Iterable[Interface],
+    *,
+    purge: bool,
+) -> dict[str, Network]:
+    """The networks of a host in the end; ``listed`` has None for one that is to be absent.
+
+    ``purge`` leaves those that are listed, and the default one while a sandbox uses it.
+    """
+    used = {item.network for item in interfaces}
+    left = {
+        name: network
+        for name, network in networks.items()
+        if (not purge or name in listed or (name == DEFAULT_NAME and name in used))
+        and listed.get(name, network) is not None
+    }
+    for name in sorted(set(networks) - set(left)):
+        users = sorted({item.sandbox for item in interfaces if item.network == name})
+        if users:
+            more = f" and {len(users) - 3} more" if len(users) > 3 else ""
+            raise SpecError(
+                "networks",
+                name,
+                f"can't be removed: used by {', '.join(users[:3])}{more}",
+                hint="remove these sandboxes or attach them to another network first",
+            )
+    return left
