@@ -18,7 +18,8 @@ from sandlot.init.supervisor import Supervisor
 COMMAND = {"argv": ["/w"], "env": {"A": "a"}, "cwd": "/", "user": None, "rlimits": {7: (1, 1)}}
 RULES = {"restart": {"policy": "no", "retries": 0}, "stop": {"signal": 15, "timeout": 1.0}}
 CONFIG = {**COMMAND, **RULES, "log_max_size": 1 << 20, "restarts": 0, "nap": True}
-CHECK = {"argv": ["/check"], "interval": 0.1, "timeout": 9.0, "retries": 3, "start_period": 0.0}
+PACE = {"interval": 0.1, "timeout": 9.0, "retries": 3, "start_period": 0.0, "action": "none"}
+CHECK = {**PACE, "argv": ["/check"]}
 
 
 @pytest.fixture
@@ -40,29 +41,48 @@ def init(tmp_path: Path) -> Iterator[Supervisor]:
     peer, other = wire.pair()
     listener = wire.listen(str(tmp_path / "socket"))
     numbers = {"status": files[0], "health": files[1], "null": -1, "pts": -1}
-    yield Supervisor(CONFIG, peer, listener, Log((), (), CONFIG), **numbers)
+    yield Supervisor({**CONFIG}, peer, listener, Log((), (), CONFIG), **numbers)
     wire.close_all(files)
     for sock in (peer, other, listener):
         sock.close()
+
+
+def asked(init: Supervisor, place: Path, request: dict[str, Any]) -> wire.Message | None:
+    with wire.connect(str(place / "socket"), timeout=10) as client:
+        init.loop.turn()
+        wire.send(client, request)
+        init.loop.turn()
+        answer, _ = wire.receive(client)
+    return answer
 
 
 def test_a_healthcheck_has_the_settings_of_the_workload(
     init: Supervisor, started: list[Mapping[str, Any]]
 ) -> None:
     init.status.values["state"] = "running"
-    init.configure({**CONFIG, "healthcheck": {**CHECK, "action": "none"}})
+    init.configure({"healthcheck": CHECK})
     init.loop.turn()
-    assert started == [{**CONFIG, "argv": ["/check"]}]
+    assert started == [{**CONFIG, "healthcheck": CHECK, "argv": ["/check"]}]
 
 
 def test_a_command_of_exec_has_the_settings_of_the_workload(
     init: Supervisor, started: list[Mapping[str, Any]], tmp_path: Path
 ) -> None:
     own = {"argv": ["/x"], "cwd": "/tmp", "user": "33"}
-    with wire.connect(str(tmp_path / "socket"), timeout=10) as client:
-        init.loop.turn()
-        wire.send(client, {"op": "exec", **own, "env": {"B": "b"}, "tty": False})
-        init.loop.turn()
-        answer, _ = wire.receive(client)
+    answer = asked(init, tmp_path, {"op": "exec", **own, "env": {"B": "b"}, "tty": False})
     assert started == [{**CONFIG, **own, "env": {"A": "a", "B": "b"}}]
     assert answer and "no process is left" in answer["error"]
+
+
+@pytest.mark.parametrize("nap", [False, 7, None])
+def test_a_live_setting_is_for_commands_to_come(
+    init: Supervisor, started: list[Mapping[str, Any]], tmp_path: Path, nap: Any
+) -> None:
+    """None is the default, which launch.json leaves out."""
+    answer = asked(init, tmp_path, {"op": "configure", "config": {**RULES, "nap": nap}})
+    assert answer is not None and "error" not in answer
+    command = {"argv": ["/x"], "cwd": "", "user": None, "env": {}, "tty": False}
+    asked(init, tmp_path, {"op": "exec", **command})
+    assert [command.get("nap", "default") for command in started] == [
+        "default" if nap is None else nap
+    ]

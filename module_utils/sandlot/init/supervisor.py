@@ -41,7 +41,7 @@ class Supervisor:
 
     def __init__(
         self,
-        config: Mapping[str, Any],
+        config: Dict[str, Any],
         peer: _socket.socket,
         listener: _socket.socket,
         logs: Log,
@@ -265,9 +265,15 @@ class Supervisor:
         self._end_main(self.main)
 
     def configure(self, config: Mapping[str, Any]) -> None:
-        self.policy.configure(config["restart"], config["stop"])
-        self.logs.configure(config)
-        self._set_healthcheck(config.get("healthcheck"))
+        """Take over live settings, also for commands to come; None is a setting's default."""
+        for key, value in config.items():
+            if value is None:
+                self.config.pop(key, None)
+            else:
+                self.config[key] = value
+        self.policy.configure(self.config["restart"], self.config["stop"])
+        self.logs.configure(self.config)
+        self._set_healthcheck(self.config.get("healthcheck"))
 
     def _set_healthcheck(self, config: Optional[Mapping[str, Any]]) -> None:
         """Begin again when it has changed."""

@@ -23,7 +23,7 @@ def configure(sandbox: SandboxPaths, launch: Mapping[str, Any]) -> None:
     running = runtime.running(sandbox)
     if running is not None:
         runtime.check_protocol(sandbox.name, running)
-    config = {key: launch[key] for key in LIVE if key in launch}
+    config = {key: launch.get(key) for key in LIVE}
     try:
         # The timeout covers connecting: an init that accepts nobody must not hold up the lock.
         with wire.connect(sandbox.socket, timeout=ANSWER_SECONDS) as connection:
