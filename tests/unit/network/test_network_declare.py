@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
@@ -151,6 +151,13 @@ def test_a_network_is_written_as_dd050e5_reads_it():
     }
     assert declare.normalise(Site(), [GOOD])["lan"].to_json() == earlier, "needs later=True"
     assert {row.name for row in networks.OPTIONS if not row.later} == set(earlier)
+
+
+def test_a_field_that_is_left_out_of_the_file_has_the_default_of_its_row():
+    usual = {field.name: field.default for field in fields(Network)}
+    required = {"name", "ipv4_subnet", "ipv4_gateway"}
+    rows = [row for row in networks.OPTIONS if row.name not in required]
+    assert [row.name for row in rows if row.value(None) != usual[row.name]] == []
 
 
 @dataclass(frozen=True)
