@@ -2,8 +2,8 @@
 # Copyright: the sandlot developers
 """Networks of a host: bridges, addresses, published ports and the packet filter between them.
 
-Order of application: rules, networks, links. Rules name links that need not exist yet, so
-nothing is ever up without them.
+Operations apply rules first, then networks, then links. Rules may name links that do not exist
+yet, so no link is ever up without its rules.
 """
 
 from __future__ import annotations

@@ -25,16 +25,16 @@ from .common.resolution import Resolution
 
 @dataclass(frozen=True)
 class State:
-    """The observation of each back end by its kind, which only that back end reads.
+    """The observation of each back end by its kind; only that back end reads it.
 
-    The links of the sandboxes ``unlinked`` are gone when the operations come.
+    The links of ``unlinked`` sandboxes will be gone when the operations run.
     """
 
     kinds: Mapping[str, Any]
     unlinked: frozenset[str] = frozenset()
 
     def without(self, sandbox: str) -> State:
-        """The host once a sandbox is unlinked."""
+        """The state of the host after a sandbox is unlinked."""
         return replace(self, unlinked=self.unlinked | {sandbox})
 
 
@@ -63,7 +63,7 @@ BACKENDS: Mapping[str, Backend] = {
 
 
 def observe(site: Site) -> State:
-    """One look at the host, without a side effect."""
+    """Observe the network of the host; no side effect."""
     return State({kind: backend.observe(site) for kind, backend in BACKENDS.items()})
 
 
@@ -85,7 +85,7 @@ def plan(site: Site, desired: Desired, state: State) -> Plan:
 
 
 def unlink(site: Site, names: Iterable[str], state: State) -> list[Operation]:
-    """Takes sandboxes off the host; many at once take hardly longer than one."""
+    """Operations that unlink sandboxes; many at once take hardly longer than one."""
     names = [name for name in names if name not in state.unlinked]
     return [
         operation
@@ -99,12 +99,12 @@ def netns_of(site: Site, name: str, mode: str) -> Netns:
 
 
 def teardown_operations(site: Site, state: State) -> list[Operation]:
-    """Takes away every link, table, setting and file of ours; nothing that is not ours."""
+    """Operations that remove every link, table, setting and file of ours and nothing else."""
     return list(plan(site, Desired({}, [], final_networks={}), state).last)
 
 
 def refresh_operations(
     site: Site, desired: Desired, state: State, addresses: Resolution
 ) -> list[Operation]:
-    """Puts ``addresses``, which are behind names, into the rules; networks and links stay."""
+    """Operations that put ``addresses``, those of names, into the rules and change no link."""
     return list(plan(site, replace(desired, addresses=addresses), state).shared)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Network namespaces that sandboxes join: who may join which, and whether one is in it now."""
+"""Checks the network namespaces that sandboxes join; tells sandboxes that are in an old one."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def check_partners(
 ) -> None:
     """SpecError for a sandbox whose network can't be shared, before any change.
 
-    ``modes`` are those of every sandbox after the run, ``changed`` the ones it makes right.
-    ``checked`` are the ones it was asked for: a sandbox that is started from its record alone
-    (after a boot) fails for itself at its start.
+    ``modes`` has the network mode of every sandbox after the run, ``changed`` the sandboxes of the
+    run. Only ``checked`` ones are refused here: a sandbox that starts from its record alone (after
+    a boot) fails alone, at its start.
     """
     for name, mode in modes.items():
         partner = netmode.partner(mode)
@@ -50,9 +50,9 @@ def check_partners(
 def check_pins(
     site: Site, modes: Mapping[str, str], sandboxes: Iterable[str], *, may_be_made: bool
 ) -> None:
-    """SpecError for a path that is no network namespace, the host's, or one of a sandbox.
+    """SpecError for a path that is no network namespace, or that of the host or of a sandbox.
 
-    With ``may_be_made``, an earlier step of a play may make a path that does not exist yet.
+    With ``may_be_made``, a missing path is accepted: an earlier step of the play may make it.
     """
     pins = {name: netmode.pin(mode) for name, mode in modes.items() if netmode.pin(mode)}
     if not pins:
@@ -74,7 +74,7 @@ def check_pins(
 
 
 def detached(site: Site, name: str, mode: str, pid: int) -> bool:
-    """Whether a sandbox runs in another network namespace than the one it would join now."""
+    """Whether a sandbox runs in another network namespace than the one that it would join now."""
     path, own = netns_of(site, name, mode)
     if own or mode == netmode.HOST or (netmode.pin(mode) and mountinfo.server_of(path)):
         return False

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Networks as bridges of the host: veth pairs, nftables rules, token buckets."""
+"""The back end for bridges of the host: veth pairs, nftables rules, token buckets."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Changes to links, addresses and routes: the one place that knows pyroute2 (0.7 to 0.9).
+"""Changes links, addresses and routes; the only module that uses pyroute2 (0.7 to 0.9).
 
-Importing pyroute2 takes a third of a second, so it is imported by the first change.
+The import of pyroute2 takes a third of a second, so the first change does it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..common.model import Interface
 if TYPE_CHECKING:
     from ...kernel.nlmsg import Message
 
-NUD_NOARP = 0x40  # an entry of a bridge that is static
+NUD_NOARP = 0x40  # a static entry of a bridge
 NTF_MASTER = 0x04
 IFA_F_NODAD = 0x02
 RT_SCOPE_LINK = 253
@@ -39,7 +39,7 @@ _shared: list[_Session] = []
 
 
 class Bucket(NamedTuple):
-    """A token bucket: bytes a second, bytes at once, bytes in the queue."""
+    """A token bucket: bytes a second, bytes in a burst, bytes in the queue."""
 
     handle: int
     rate: int
@@ -48,7 +48,7 @@ class Bucket(NamedTuple):
 
 
 class _Session:
-    """A connection that opens at its first use."""
+    """A connection that is opened at its first use."""
 
     def __init__(self) -> None:
         self._links: Links | None = None
@@ -92,7 +92,7 @@ def session() -> Iterator[None]:
 
 @contextlib.contextmanager
 def host() -> Iterator[Links]:
-    """The session's connection, or one of its own. Enter it in the host's network namespace."""
+    """The session's connection, else a new one; enter it in the host's network namespace."""
     if _shared:
         yield _shared[-1].links()
         return
@@ -112,9 +112,9 @@ def opened() -> Iterator[Links]:
 
 @contextlib.contextmanager
 def batched() -> Iterator[Links]:
-    """Changes that reach the kernel together, at the end, in the thread's present namespace.
+    """Collect changes and send them together at the end, in the thread's present namespace.
 
-    A connection of pyroute2 would cost more than the few changes inside a sandbox.
+    Opening a pyroute2 connection would cost more than the few changes inside a sandbox.
     """
     batch = Batch(_compiler())
     yield batch
@@ -168,7 +168,7 @@ class Links:
     def add_veth(
         self, interface: Interface, mac: str, *, master: int, netns: int, mtu: int | None
     ) -> None:
-        """Make a pair with one end, still down, in ``netns`` under its final name."""
+        """Make a veth pair; one end, still down, is in ``netns`` under its final name."""
         size = {} if mtu is None else {"mtu": mtu}
         peer = {
             "ifname": interface.ifname,
@@ -189,13 +189,13 @@ class Links:
             )
 
     def set_port(self, name: str, mac: str, *, isolated: bool) -> None:
-        """Let a port of an isolated network reach the bridge only, any other also itself.
+        """Set up a bridge port: isolation, or hairpin mode, and a static forwarding entry.
 
         With br_netfilter on, packets of a sandbox to a port that it publishes leave by the bridge
         port they came in by; hairpin mode allows that.
 
-        The forwarding entry is fixed. A bridge learns entries from link-local frames (LLDP) too,
-        which no hook of the packet filter sees.
+        The entry is static, as a bridge also learns entries from link-local frames (LLDP), which
+        no hook of the packet filter sees.
         """
         index = socket.if_nametoindex(name)
         with self._explained(f"set the bridge port {name}"):
@@ -232,7 +232,7 @@ class Links:
         self._route.addr(command, index=index, address=plain, prefixlen=int(prefix), **six)
 
     def set_subnet_route(self, name: str, address: str) -> None:
-        """Restore the route that the kernel makes with an address; somebody may have deleted it."""
+        """Restore the route that the kernel makes with an address, if somebody deleted it."""
         subnet = ipaddress.ip_interface(address)
         # IPv6 has no such scope, and chooses the source by itself.
         four = {"prefsrc": str(subnet.ip), "scope": RT_SCOPE_LINK} if subnet.version == 4 else {}
@@ -253,7 +253,7 @@ class Links:
             self._route.route("replace", **_everywhere(gateway), gateway=gateway, oif=index)
 
     def remove_default_route(self, via: str, index: int, metric: int) -> None:
-        """``via`` is the gateway, or the destination of a route without one."""
+        """Remove a default route; ``via`` is its gateway, or the destination of one without."""
         match = _everywhere(via) if "/" in via else {**_everywhere(via), "gateway": via}
         # Without a gateway to match, the kernel takes the first one with this metric.
         match.update(scope=RT_SCOPE_NOWHERE, priority=metric)
@@ -261,19 +261,19 @@ class Links:
             self._route.route("del", oif=index, **match)
 
     def add_ifb(self, name: str, mac: str) -> None:
-        """Make a link that hands back all packets sent to it, behind its own queue; still down."""
+        """Make an ifb link, still down: it queues packets sent to it and hands them back."""
         with self._explained(f"make the link {name} (kernel module ifb)"):
             self._route.link("add", ifname=name, kind="ifb", address=mac)
 
     def set_rate(self, name: str, bucket: Bucket) -> None:
-        """Send no faster than ``bucket``; a bucket of ours is changed, not emptied."""
+        """Limit a link to ``bucket``; a bucket of ours is changed without losing its queue."""
         with self._explained(f"limit what {name} sends (kernel module sch_tbf)"):
             self._route.tc(
                 "replace",
                 "tbf",
                 socket.if_nametoindex(name),
                 handle=bucket.handle,
-                # pyroute2 takes bytes a second as a number.
+                # pyroute2 takes a number as bytes a second.
                 rate=bucket.rate,
                 burst=bucket.burst,
                 limit=bucket.limit,
@@ -284,7 +284,7 @@ class Links:
             self._route.tc("del", index=socket.if_nametoindex(name), parent=TC_H_ROOT)
 
     def redirect(self, name: str, target: str) -> None:
-        """Send all that ``name`` receives through ``target`` before anything else sees it."""
+        """Redirect all packets that ``name`` receives through ``target``, before any other hook."""
         index, other = socket.if_nametoindex(name), socket.if_nametoindex(target)
         with self._explained(f"queue what {name} receives (kernel module sch_ingress)"):
             self._route.tc("add", "ingress", index)
@@ -307,7 +307,7 @@ class Links:
             self._route.tc("del", "ingress", socket.if_nametoindex(name))
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete those links that exist; many cost about as much as one.
+        """Delete the links that exist; many take about as long as one.
 
         The kernel waits for all processors at each deletion, but only once for a link group. The
         group is random, so that no other link is in it.
@@ -333,7 +333,7 @@ class Links:
 
 
 class Batch(Links):
-    """Requests in order, each with its purpose in words, until they are sent."""
+    """Requests to send in order, each with its purpose for error messages."""
 
     def __init__(self, compiler: Any) -> None:
         super().__init__(compiler)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Tells neighbours at once of a changed address or MAC address (RFC 5227, section 2.3).
+"""Announces a changed address or MAC address to neighbours (RFC 5227, section 2.3).
 
-Their caches would send to the old place for some ten seconds.
+Without it, their caches send to the old place for some ten seconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..common.model import Interface
 
 _ETHERTYPE_ARP = 0x0806
 _HEADER = struct.Struct("!6s6sH")
-# Ethernet, IPv4, lengths of their addresses, request; sender and target.
+# ARP: Ethernet, IPv4, lengths of their addresses, request; sender and target.
 _REQUEST = struct.Struct("!HHBBH6s4s6s4s")
 
 
@@ -25,7 +25,7 @@ def frame(item: Interface) -> bytes:
 
 
 def announce(item: Interface) -> None:
-    """Runs in the sandbox's network namespace, for an interface that is up."""
+    """Announce an interface that is up; runs in the sandbox's network namespace."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC) as sock:
         sock.bind((item.ifname, 0))
         sock.send(frame(item))

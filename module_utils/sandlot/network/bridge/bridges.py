@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The host's side of networks: bridges, forwarding, and the teardown of all."""
+"""The host's side of networks: bridges, forwarding, and the teardown of both."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UDEV = "/run/udev/control"
 def network_operations(
     site: Site, networks: Mapping[str, Network], state: BridgeState
 ) -> list[Operation]:
-    """Makes ``networks`` the networks of this host, and removes all others."""
+    """Operations that make ``networks`` right and remove all other networks of the host."""
     declare.check_disjoint(networks)
     overlap.check_subnets(site, networks, state)
     stored = declare.load(site)
@@ -42,9 +42,9 @@ def network_operations(
 
 
 def _vacate(site: Site, networks: Mapping[str, Network], state: BridgeState) -> list[Operation]:
-    """Takes away addresses in ranges that move from one bridge to another.
+    """Operations that remove addresses in ranges which move from one bridge to another.
 
-    The kernel has one route for a range, and the bridge that had it keeps it.
+    The kernel keeps one route for a range, at the bridge that had the range first.
     """
     ranges = {(each.subnet, name) for name, item in networks.items() for each in item.ranges()}
     left: dict[str, list[str]] = {}
@@ -77,7 +77,7 @@ def _take(bridge: str, addresses: list[str]) -> None:
 def removal_operations(
     site: Site, before: Mapping[str, Network], after: Mapping[str, Network], state: BridgeState
 ) -> list[Operation]:
-    """Take the host from the networks ``before``, which are in order, to fewer of them."""
+    """Operations that remove networks of ``before``, all of which are in order."""
     changes = [Operation(TARGET, "record the networks", lambda: _save(site, after))]
     if not any(network.ipv6_subnet for network in after.values()):
         changes += _restore_forwarding6(site, state)
@@ -114,7 +114,7 @@ def _restore_forwarding6(site: Site, state: BridgeState) -> list[Operation]:
 
 
 def teardown_operations(site: Site, state: BridgeState) -> list[Operation]:
-    """Take away every link, table, setting and file of ours; nothing that is not ours."""
+    """Operations that remove every link, table, setting and file of ours and nothing else."""
     operations = []
     ports, bridges = our_ports(site, state.links), our_bridges(site, state.links)
     ports += our_shapers(site, state.links)
@@ -216,7 +216,7 @@ def _problems(network: Network, link: netlink.Link, state: BridgeState) -> list[
 
 
 def _raise(site: Site, network: Network) -> None:
-    """Brings up a bridge that the launcher took down while rules were missing, without pyroute2."""
+    """Bring up a bridge that the launcher took down for want of rules; without pyroute2."""
     with netlink.connect() as sock:
         link = netlink.link(sock, network.bridge)
     if owned(site, {link.name: link} if link else {}, network.bridge, "bridge") is None:
@@ -226,8 +226,8 @@ def _raise(site: Site, network: Network) -> None:
 
 
 def ensure_bridge(site: Site, network: Network) -> None:
-    """Make the bridge right, whatever it is now."""
-    # Another root may have left, and switched forwarding off, since this run looked.
+    """Make the bridge right, from any state."""
+    # Another root may have been torn down, and forwarding switched off, since the observation.
     for each in network.ranges():
         forwarding.enable(site, each.version)
     with netlink.connect() as sock, adapter.host() as connection:
@@ -238,7 +238,7 @@ def ensure_bridge(site: Site, network: Network) -> None:
             link = netlink.link(sock, network.bridge)
         if link is None:
             raise HostError(f"the bridge {network.bridge} went away while it was being set up")
-        # Before the bridge comes up, so that it never speaks unwanted IPv6.
+        # Before the bridge comes up, so that it never sends unwanted IPv6 packets.
         known = sysctls.settings(network.bridge)
         for key, value in _wrong_settings(network, known).items():
             sysctls.write(key, value)
@@ -256,8 +256,8 @@ def ensure_bridge(site: Site, network: Network) -> None:
 def await_udev() -> None:
     """Wait until udev has handled the new link.
 
-    Its rules write settings such as rp_filter from sysctl.d(5) to each link that comes
-    (99-systemd.rules), and would replace ours after we wrote them.
+    Its rules write settings of sysctl.d(5), such as rp_filter, to each new link (99-systemd.rules),
+    and would otherwise overwrite ours later.
     """
     if os.path.exists(UDEV):
         hint = "udevadm monitor shows what keeps udev busy; run again"

@@ -2,9 +2,9 @@
 # Copyright: the sandlot developers
 """Forwarding, a setting of the host: switched on for networks, and restored later.
 
-It is the one setting that all roots of a host share. Rules of a root that drop packets forwarded
-for others tell that sandlot switched forwarding on and that this root needs it. Nothing else is
-shared, so a kill can leave nothing behind.
+It is the only setting that all roots of a host share. A root's rules that drop packets forwarded
+for others tell other roots that sandlot switched forwarding on and that this root needs it. The
+roots share no file, so a kill leaves no stale one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TABLE = re.compile(rb"sandlot(_[0-9a-f]{6})?")
 class Forwarding:
     """Forwarding of one family; ``prior`` are the settings to restore if we switched it on.
 
-    ``shared``: another root of sandlot switched it on, and we have no record of that yet.
+    ``shared`` tells that another root of sandlot switched it on, and that our record lacks this.
     """
 
     enabled: bool
@@ -54,7 +54,7 @@ def file(site: Site, version: int) -> str:
 
 def observe(site: Site, version: int) -> Forwarding:
     record = store.read(file(site, version))
-    # A record from before a reboot says nothing: the boot has reset every setting.
+    # A record from before a reboot is void: the boot has reset every setting.
     current = record is not None and record.get("boot_id") == store.boot_id()
     prior = record["prior"] if record and current else None
     enabled = sysctls.read(FORWARD[version]) not in ("0", None)
@@ -102,7 +102,7 @@ def _current6() -> Dict[str, str]:
     return values
 
 
-# The settings that the kernel overwrites along with forwarding, as they are.
+# The present values of all settings that the kernel overwrites along with forwarding.
 PRIOR: Mapping[int, Callable[[], Dict[str, str]]] = {4: _current4, 6: _current6}
 
 
@@ -123,16 +123,16 @@ def _keep_advertisements() -> None:
 
 
 def restore(site: Site, version: int) -> None:
-    """Put back the settings from before, unless somebody else changed or needs them since."""
+    """Restore the earlier settings, except those that somebody changed or needs meanwhile."""
     with _alone():
         _put_back(site, version)
         store.remove(file(site, version))
 
 
 def leave(site: Site) -> None:
-    """Restore all, and take away the rules by which other roots know that we need forwarding.
+    """Restore all settings and remove the rules that tell other roots of our need.
 
-    In one go: of two roots that leave at the same time, each would leave it to the other.
+    Both happen under one lock: of two roots that leave at once, each would rely on the other.
     """
     with _alone():
         for version in FORWARD:
@@ -154,7 +154,7 @@ def _put_back(site: Site, version: int) -> None:
 
 
 def _after_off(key: str) -> str:
-    """The value after forwarding is switched off: the kernel's (ip-sysctl.rst), or ours."""
+    """The value of a setting once forwarding is off: the kernel's (ip-sysctl.rst), or ours."""
     if key == ACCEPT_REDIRECTS:
         return "1"
     return "2" if key.endswith("/accept_ra") else DEVICE_AFTER_OFF
@@ -162,7 +162,7 @@ def _after_off(key: str) -> str:
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """No other root looks at forwarding or changes it; the setting itself is the lock."""
+    """Keep other roots from reading or changing forwarding; the setting's file is the lock."""
     fd = os.open(f"/proc/sys/net/{FORWARD[4]}", os.O_RDONLY | os.O_CLOEXEC)
     try:
         flock.take(fd)
@@ -172,7 +172,7 @@ def _alone() -> Iterator[None]:
 
 
 def _others_need(site: Site, version: int) -> bool:
-    """Whether another root's rules keep the forwarding of this version of IP for sandboxes."""
+    """Whether another root's rules tell that it needs forwarding of this version of IP."""
     try:
         names = nftables.tables(nftables.INET)
     except OSError as error:

@@ -25,7 +25,7 @@ DEFAULT_ROUTES = ("0.0.0.0/0", "::/0")
 
 @dataclass(frozen=True)
 class Inside:
-    """The network namespace of a sandbox; metrics of default routes by gateway and link."""
+    """A sandbox's network namespace as observed; default routes map gateway, link to metrics."""
 
     links: Mapping[str, Link]
     addresses: Mapping[int, tuple[str, ...]]
@@ -56,12 +56,12 @@ def link_operations(
     netns: str,
     state: BridgeState,
 ) -> list[Operation]:
-    """Plugs one sandbox in; [] when the host's links and those inside are right already."""
+    """Operations that plug one sandbox in; [] when its links are right, on the host and inside."""
     if not interfaces:
         return []
     networks = {item.network: known[item.network] for item in interfaces}
     outers = [owned(site, state.links, item.link, "veth") for item in interfaces]
-    # Without all host ends, the inside tells nothing.
+    # A look inside is useless while a host end is missing.
     if all(outers) and is_namespace_file(netns):
         problems = _problems(networks, interfaces, look_inside(netns), state)
         if not problems:
@@ -82,7 +82,7 @@ def link_operations(
 def unlink_operations(
     site: Site, sandbox: str, state: BridgeState, keep: Iterable[Interface] = ()
 ) -> list[Operation]:
-    """Unplugs one sandbox but for ``keep``, by names derived from its own."""
+    """Operations that unplug one sandbox, except ``keep``; link names derive from its name."""
     kept = {item.ifname for item in keep}
     names = {
         link: ifname
@@ -97,7 +97,7 @@ def unlink_operations(
 
 
 def unlink(site: Site, sandboxes: Iterable[str], state: BridgeState) -> list[Operation]:
-    """Unplugs many sandboxes by names derived from their own; hardly slower than one."""
+    """Unplug many sandboxes, hardly slower than one; link names derive from their names."""
     names = [name for sandbox in sandboxes for name in _links_of(site, sandbox, state)]
     if not names:
         return []
@@ -106,7 +106,7 @@ def unlink(site: Site, sandboxes: Iterable[str], state: BridgeState) -> list[Ope
 
 
 def _links_of(site: Site, sandbox: str, state: BridgeState) -> dict[str, str]:
-    """The present host ends and shapers of a sandbox, with their interfaces."""
+    """The present host ends and shapers of a sandbox, each with its interface."""
     names = {}
     for ifname in (f"eth{index}" for index in range(MAX_INTERFACES)):
         for link, kind in (
@@ -199,9 +199,9 @@ def _desired_routes(
 
 
 def _lost_subnets(item: Interface, inner: Link | None, inside: Inside) -> list[tuple[str, str]]:
-    """(subnet, address) of the lost routes of a link.
+    """(subnet, address) of the routes that a link has lost.
 
-    A link that is down or lacks an address gets the routes with the address.
+    A link that is down or lacks an address gets its routes back with the address.
     """
     if inner is None or not inner.up or _has_moved(item, inside):
         return []
@@ -214,7 +214,7 @@ def _lost_subnets(item: Interface, inner: Link | None, inside: Inside) -> list[t
 def plug(
     site: Site, networks: Mapping[str, Network], interfaces: Sequence[Interface], netns: str
 ) -> None:
-    """Make the links of one sandbox right, whatever they are now."""
+    """Make the links of one sandbox right, from any state."""
     inside = look_inside(netns)
     with netlink.connect() as sock, adapter.host() as host:
         for item in interfaces:
@@ -247,7 +247,7 @@ def _make_pair(
     with opened(netns) as descriptor:
         mac = identity(site, item.link)
         host.add_veth(item, mac, master=bridge, netns=descriptor, mtu=network.mtu)
-    # Without a carrier before its other end comes up, the link has not spoken yet.
+    # The link has no carrier until its other end comes up, so it has sent nothing yet.
     sysctls.silence_ipv6(item.link)
     host.set_port(item.link, item.mac, isolated=network.isolated)
 
@@ -269,7 +269,7 @@ def _settle_inside(
     stale = set(inside.default_routes) - _desired_routes(networks, interfaces, inside)
     with entered(netns):
         if stale:
-            # A batch of its own: preparing IPv6 below takes effect at once, and clears its routes.
+            # A batch of its own: the IPv6 settings below take effect at once and clear routes.
             with adapter.batched() as within:
                 for route in stale:
                     for metric in inside.default_routes[route]:

@@ -18,7 +18,7 @@ from .rules import rules_operations
 
 
 def plan(site: Site, desired: Desired, state: BridgeState) -> Plan:
-    """Rules name links that need not exist yet, so they come first."""
+    """The operations of a run; rules come first, as they may name links to come."""
     if desired.addresses is not None:
         return Plan(rules_operations(site, desired, state))
     shared = []
@@ -46,7 +46,7 @@ def _member(site: Site, desired: Desired, member: Member, state: BridgeState) ->
 
 
 def _last(site: Site, desired: Desired, state: BridgeState) -> list[Operation]:
-    """Takes the host from the networks, which are in order by then, to the remaining ones."""
+    """Operations that remove all networks but the final ones; all are in order by then."""
     before, after = desired.networks, desired.final_networks
     if after is None or (after and set(before) == set(after)):
         return []

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Our two nftables tables in the kernel: observed, and replaced in one transaction."""
+"""Observes our two nftables tables in the kernel, and replaces them in one transaction."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from ..common.model import owner_mark
 from . import nft_delta
 
 FAMILIES = ("inet", "bridge")
-# Attempts to list rules between two transactions; the last attempt counts as it is.
+# Attempts to list rules without a transaction in between; the last attempt counts anyway.
 LOOKS = 5
 # Counter owners are ignored when rules are compared.
 COUNTED = re.compile(r"(flags dynamic\n)\s*elements = \{[^}]*\}\n")
-# Messages about a table that does not exist, and of kernels and namespaces without any.
+# Messages of nft about a missing table, and on kernels and in namespaces without tables.
 _NO_TABLE = tuple(
     os.strerror(code) for code in (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 )
@@ -48,13 +48,13 @@ class Tables:
     applied_listing: str = ""
 
     def hold(self, text: str) -> bool:
-        """Whether the kernel holds exactly the rules that ``text`` makes."""
+        """Whether the kernel holds exactly the rules of ``text``."""
         unchanged = bool(self.listed) and self.listed == self.applied_listing
         return unchanged and self.applied_text == digest(text)
 
 
 class Watched(NamedTuple):
-    """Links that the launcher watches; it takes the bridges down while the rules are missing."""
+    """Links that the launcher watches; it takes the bridges down when rules are missing."""
 
     bridges: Sequence[str]
     links: Sequence[str]
@@ -96,7 +96,7 @@ def _listings(program: str, table: str) -> dict[str, str]:
 
 
 def require(site: Site, tables: Tables) -> None:
-    """Raise when our rules can't be put in place."""
+    """Raise when the program nft is missing, or another program has tables of our names."""
     if not tables.installed:
         raise HostError("the program nft was not found", hint="install the package nftables")
     if tables.foreign:
@@ -110,7 +110,7 @@ def apply(site: Site, text: str, watched: Watched) -> None:
     """Bring both tables to ``text`` and record what the kernel made of them."""
     tables = observe(site)
     require(site, tables)
-    # The digests tell whether the kernel still has the rules last applied.
+    # The digests tell later whether the kernel still has these rules.
     path = _text_file(site)
     content = store.read_bytes(path, hint=f"remove {path}; the next run makes it again") or b""
     before = content.decode("utf-8", "replace")
@@ -129,10 +129,10 @@ def apply(site: Site, text: str, watched: Watched) -> None:
 
 @contextlib.contextmanager
 def announced(site: Site, watched: Watched | None = None) -> Iterator[None]:
-    """Announces one transaction of ours by its number; inside the writer lock.
+    """Record the number of our own transaction for the launcher; inside the writer lock.
 
-    The launcher takes the bridges down after any other transaction. Without ``watched`` it
-    watches the links it did before.
+    The launcher takes the bridges down after any other transaction. Without ``watched``, it goes
+    on with the same links.
     """
     before = nftables.generation()
     yield
@@ -168,7 +168,7 @@ def remove_operations(site: Site, tables: Tables) -> list[Operation]:
 
 
 def _record_file(site: Site) -> str:
-    # Sandboxes' directories lie beside it; their names never begin with a dot.
+    # A dot, as the directories of sandboxes are here too and their names never begin with one.
     return f"{site.run}/.rules.json"
 
 
@@ -181,7 +181,7 @@ def _program() -> str | None:
 
 
 def chain(table: str, name: str) -> str:
-    """The text of a chain of any table, "" without such a chain."""
+    """The text of a chain, "" if it does not exist."""
     program = _program()
     if program is None:
         return ""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Changes rules in force to others that differ in elements of sets and maps only.
+"""Changes only the elements of sets and maps, where new rules differ from the old in nothing else.
 
-When a table is replaced, the kernel forgets its counted connections. A sandbox that comes, a port
-or an address behind a name must not cause that.
+When a table is replaced, the kernel forgets its counted connections. A new sandbox, port or address
+of a name must not cause that.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ TABLE = re.compile(r"table (\w+ \w+) \{")
 BLOCK = re.compile(r"\t(set|map) (\w+) \{")
 ELEMENTS = re.compile(r"\t\telements = \{ (.*) \}")
 
-# Family and table, then set or map, then its name.
+# The key of a set: family and table, "set" or "map", and its name.
 Key = Tuple[str, str, str]
 
 
 def script(before: str, after: str) -> str | None:
-    """nft commands from one to the other; None when more than elements differ."""
+    """nft commands from the old rules to the new ones; None when more than elements differ."""
     (old_frame, old), (new_frame, new) = _taken_apart(before), _taken_apart(after)
     if not before or old_frame != new_frame:
         return None
@@ -38,7 +38,7 @@ def _lines(verb: str, elements: Dict[Key, set[str]]) -> list[str]:
 
 
 def _taken_apart(text: str) -> tuple[list[str], Dict[Key, set[str]]]:
-    """All lines but those of elements, and the elements of each set and map."""
+    """The lines without those of elements, and the elements of each set and map."""
     frame, elements_of, table = [], {}, ""  # type: list[str], Dict[Key, set[str]], str
     key = ("", "", "")
     for line in text.splitlines():

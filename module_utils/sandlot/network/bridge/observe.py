@@ -20,7 +20,7 @@ from .nft import Tables
 
 @dataclass(frozen=True)
 class BridgeState:
-    """Links by name, addresses ("address/prefix") by link index, our rules."""
+    """The observed host: links by name, addresses ("address/prefix") by link index, our rules."""
 
     site: Site
     links: Mapping[str, Link]
@@ -33,13 +33,13 @@ class BridgeState:
     traffic: Mapping[int, Traffic] = field(default_factory=dict)
 
     def ports(self, bridge: str) -> list[str]:
-        """Links that are plugged into a bridge."""
+        """The ports of a bridge."""
         link = self.links.get(bridge)
         index = link.index if link else -1
         return [name for name, port in self.links.items() if port.master == index]
 
     def without(self, *sandboxes: str) -> BridgeState:
-        """The host without the links of some sandboxes, which go with their namespaces."""
+        """The state without the links of some sandboxes, which go with their namespaces."""
         gone = {
             link
             for sandbox in sandboxes
@@ -74,7 +74,7 @@ def observe(site: Site) -> BridgeState:
 
 
 def is_ours(site: Site, link: Link) -> bool:
-    """Our links carry a MAC address derived from our root and their name."""
+    """Whether a link is ours: its MAC address derives from our root and its name."""
     return link.mac == identity(site, link.name)
 
 
@@ -97,7 +97,7 @@ def _ours(site: Site, links: Mapping[str, Link], kind: str) -> list[str]:
 
 
 def owned(site: Site, links: Mapping[str, Link], name: str, kind: str) -> Link | None:
-    """Our link of that name, None when there is none; ForeignError when it is somebody else's."""
+    """Our link of that name, None if missing; ForeignError if it is somebody else's."""
     link = links.get(name)
     if link is None or (link.kind == kind and is_ours(site, link)):
         return link

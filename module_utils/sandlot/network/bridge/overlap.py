@@ -18,9 +18,9 @@ ANOTHER = "choose another {} for this network in sandbox_networks"
 
 
 def check_subnets(site: Site, networks: Mapping[str, Network], state: BridgeState) -> None:
-    """SpecError when a network that is not up yet overlaps a route or an address of the host.
+    """SpecError when a new network overlaps a route or an address of the host.
 
-    A network that is up is left alone: it works, and a later route must not stop a deploy.
+    A network that is up is not checked: it works, and a later route must not stop a deploy.
     """
     fresh = [
         (network, each)
@@ -50,7 +50,7 @@ def _is_up(network: Network, each: Range, state: BridgeState) -> bool:
 
 
 def foreign_routes(site: Site, state: BridgeState) -> dict[str, IpNetwork]:
-    """Routes of the host that lead to no bridge of ours, without default routes."""
+    """Routes of the host, except to our bridges and default routes."""
     ours = {state.links[name].index for name in our_bridges(site, state.links)}
     routes = {}
     for route in state.routes:

@@ -2,8 +2,8 @@
 # Copyright: the sandlot developers
 """The reach of sandboxes as nftables text: chains, sets and maps inside our inet table.
 
-Each distinct list has one chain; maps lead from sandboxes to it. Chains look at the original
-direction of a connection, whichever way a packet goes, so a connection that is no longer allowed
+Each distinct list has one chain; maps lead from sandboxes to chains. Chains check the original
+direction of a connection, whichever way a packet goes, so a connection that a new list forbids
 stops.
 """
 
@@ -106,7 +106,7 @@ def connection_limit() -> int:
 def render(
     networks: Mapping[str, Network], pairs: Pairs, addresses: Mapping[str, Iterable[str]]
 ) -> str:
-    """Sets, maps and chains; ``addresses`` are those behind names."""
+    """The text of sets, maps and chains; ``addresses`` are those of names."""
     internal = [f'"{item.bridge}"' for item in networks.values() if item.internal]
     lists = {policy.egress_key: policy for _, policy in pairs if policy.egress is not None}
     services = {policy.host_key: policy for _, policy in pairs if policy.host_access}

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Bandwidth of sandboxes, kept on the host's ends of their links, out of any tenant's reach.
+"""Limits the bandwidth of sandboxes at the host ends of their links, out of any tenant's reach.
 
-Packets to a sandbox wait in a token bucket of the host end. Packets from it arrive there, where
-nothing can wait: they take a turn through a link of their own (ifb), which hands them back at the
-given rate. To drop them instead (policing) would cost TCP far more than the rate says.
+Packets to a sandbox wait in a token bucket of the host end. Packets from a sandbox arrive there,
+and arriving packets can't wait: they pass through another link (ifb), which hands them back at the
+given rate. Dropping them instead (policing) would slow TCP far below that rate.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MTU = 1500
 
 @dataclass(frozen=True)
 class _Shaping:
-    """The links of one interface on the host and their queueing disciplines."""
+    """The host links of one interface, with their queueing disciplines."""
 
     outer: Link | None
     shaper: Link | None
@@ -60,7 +60,7 @@ def rate_operations(
     rates: Rates,
     state: BridgeState,
 ) -> list[Operation]:
-    """Makes the limits of one sandbox right; apply it when its links are plugged."""
+    """Operations that set the limits of one sandbox; apply them after its links are plugged."""
     wrong = []
     for item in interfaces:
         shaping = _observed(site, item, networks[item.network], state)
@@ -134,7 +134,7 @@ def _limits(there: Traffic, desired: Bucket) -> bool:
 
 
 def _is_orphan(shaping: _Shaping) -> bool:
-    """Whether packets are redirected to a link that is gone, which drops everything."""
+    """Whether packets are redirected to a missing link, which drops all of them."""
     return [item.redirect for item in shaping.at_outer.filters] == [0]
 
 
@@ -213,7 +213,7 @@ def _ensure_shaper(
 
 @functools.cache
 def require_kernel() -> None:
-    """HostError when the kernel can't shape; tried in a new network namespace."""
+    """HostError when the kernel can't shape; the test runs in a new network namespace."""
     adapter.load()
     problem, status = fork.call(lambda _report: _try_shaping().encode())
     if status:
@@ -226,7 +226,7 @@ def require_kernel() -> None:
 
 
 def _try_shaping() -> str:
-    """The first problem, in words; "" when everything works."""
+    """Try to shape; the first problem, "" when everything works."""
     unshare(CLONE_NEWNET)
     try:
         with adapter.opened() as links:

@@ -103,9 +103,9 @@ INET = """\
 	}
 """
 
-# Forwarding was off before us: nobody but sandboxes gets any. Those of another root (a test
-# beside a deployment) have rules of their own. Frames that a foreign bridge passes between its
-# own ports come by here too when br_netfilter is on, and stay as they were.
+# Forwarding was off before us, so only sandboxes get forwarded packets. Sandboxes of another root
+# (a test run) have their own rules. With br_netfilter on, frames between ports of a foreign bridge
+# pass here too, and are let through.
 GUARD = """\
 		iifname "sandlot*" accept
 		oifname "sandlot*" accept
@@ -114,22 +114,21 @@ GUARD = """\
 		meta iifkind "bridge" meta oifkind "bridge" accept
 """
 
-# Address and port have a map each: nft 0.9.8 can't name a map that yields both.
+# One map for addresses and one for ports: nft 0.9.8 can't name a map that yields both.
 KEYS = {
     "at": "ip daddr . meta l4proto . th dport",
     "at6": "ip6 daddr . meta l4proto . th dport",
     "any": "meta l4proto . th dport",
 }
 
-# Neighbours find each other by solicitations and advertisements; everything else of ICMPv6 that
-# speaks about the link is for routers and listeners of multicast, which sandboxes are not.
+# Neighbours find each other by solicitations and advertisements. All other ICMPv6 messages about
+# the link are for routers and multicast listeners, and a sandbox is neither.
 #
 # nft before 1.0.8 can't look up the address that an advertisement is about, but it can put a
 # digest of it into the mark. Two of them, as one of 32 bits could be that of another address.
 #
-# A first fragment that ends before its transport header is dropped (RFC 7112): what it is would
-# show in the next one only, which nothing looks into. "@th" and "meta l4proto" match nothing
-# where there is no such header.
+# A first fragment that ends before its transport header is dropped (RFC 7112): the header is in the
+# next fragment, which no rule sees. Without the header, "@th" and "meta l4proto" match nothing.
 BRIDGE = """\
 	chain prerouting {
 		type filter hook prerouting priority -300; policy accept;
@@ -175,9 +174,9 @@ BRIDGE = """\
 
 
 def rules_operations(site: Site, desired: Desired, state: BridgeState) -> list[Operation]:
-    """One operation that replaces our tables, or none when the kernel holds these rules.
+    """The operation that replaces our tables; [] when the kernel holds these rules.
 
-    Addresses behind names are asked for unless given. A host without networks has no tables.
+    Without ``desired.addresses``, names are resolved now. A host without networks has no tables.
     """
     networks, interfaces = desired.networks, desired.interfaces
     if not networks:
@@ -227,7 +226,7 @@ def render(
     policies: Mapping[str, policy.SandboxPolicy] | None = None,
     addresses: Mapping[str, Iterable[str]] | None = None,
 ) -> str:
-    """Both tables, in an order that depends on nothing but the arguments' values.
+    """The text of both tables; equal arguments give equal text.
 
     ``guarded`` are the versions of IP whose forwarding is for sandboxes only.
     """

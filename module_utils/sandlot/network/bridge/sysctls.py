@@ -2,7 +2,7 @@
 # Copyright: the sandlot developers
 """Kernel settings of our links.
 
-Files below /proc/sys/net show the network namespace of the process that opens them.
+A file below /proc/sys/net is about the network namespace of the process that opens it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from ...kernel.files import read_value, write_value
 ROOT = "/proc/sys/net"
 IPV6 = "ipv6/conf/all/disable_ipv6"
 
-# route_localnet lets ports published on 127.0.0.1 lead to a bridge; the rules allow that to this
-# host only.
+# route_localnet lets ports that are published on 127.0.0.1 lead to a bridge; the rules allow that
+# for this host only.
 BRIDGE = {
     "ipv4/conf/{}/route_localnet": "1",
     "ipv4/conf/{}/rp_filter": "1",
@@ -27,8 +27,8 @@ NO_IPV6 = {
     "ipv6/conf/{}/disable_ipv6": "1",
     "ipv6/conf/{}/accept_ra": "0",
 }
-# All addresses, link-local ones too, are ours to give. Nobody else can have them, so the kernel
-# need not detect duplicates (DAD) first.
+# Sandlot gives all addresses, link-local ones too. Nobody else has them, so the kernel need not
+# detect duplicates (DAD) first.
 IPV6_BY_US = {
     "ipv6/conf/{}/accept_ra": "0",
     "ipv6/conf/{}/accept_redirects": "0",
@@ -42,7 +42,7 @@ IPV6_BY_US = {
 
 
 def read(key: str) -> str | None:
-    """The value of a setting, None when the kernel lacks it (say, without IPv6)."""
+    """The value of a setting; None when the kernel lacks it, as without IPv6."""
     return read_value(f"{ROOT}/{key}")
 
 
@@ -70,18 +70,18 @@ def settings(bridge: str) -> dict[str, str]:
 
 
 def wrong_settings(known: Mapping[str, str], bridge: str, *, ipv6: bool) -> dict[str, str]:
-    """The settings of a bridge to write."""
+    """The settings of a bridge that differ, with the values to write."""
     desired = bridge_settings(bridge, ipv6=ipv6)
     return {key: value for key, value in desired.items() if known.get(key, value) != value}
 
 
 def silence_ipv6(link: str) -> None:
-    """Keep a link from announcing itself over IPv6; write it before the link comes up."""
+    """Keep a link from announcing itself over IPv6; call it before the link comes up."""
     write(f"ipv6/conf/{link}/disable_ipv6", "1")
 
 
 def prepare_ipv6(link: str) -> None:
-    """Let a link have IPv6, with the addresses that we give it."""
+    """Enable IPv6 on a link, with no addresses but those that we give it."""
     silence_ipv6(link)
     for key, value in IPV6_BY_US.items():
         write(key.format(link), value)

@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Everything about networks that no back end decides: names, addresses, ports, policies."""
+"""The parts of networks that all back ends share: names, addresses, ports, policies."""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Gives sandboxes their interfaces: requested addresses first, then kept ones, then free ones."""
+"""Allocates the interfaces of sandboxes: requested addresses first, then kept, then free ones."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ def allocate(
     desired: Mapping[str, Sequence[Attachment]],
     kept: Mapping[str, Sequence[Interface]],
 ) -> dict[str, list[Interface]]:
-    """Interfaces of each desired sandbox.
+    """Allocate the interfaces of each desired sandbox.
 
-    ``kept`` are the recorded interfaces of every sandbox that stays on the host; those that are
-    not in ``desired`` only hold their addresses. An address stays with its sandbox and network
+    ``kept`` are the recorded interfaces of all sandboxes that stay on the host; a sandbox that is
+    not in ``desired`` only keeps its addresses taken. A sandbox keeps its address in a network,
     unless the attachment asks for another or the network no longer contains it.
     """
     _check_attachments(networks, desired)
@@ -119,7 +119,7 @@ def allocate(
 
 
 def interface_names(networks: Sequence[str], kept: Iterable[Interface]) -> dict[str, str]:
-    """By network: the present name, so that no change renames an interface, or the lowest free."""
+    """Interface names by network: the present one, which no change renames, or the lowest free."""
     before = {item.network: item.ifname for item in kept}
     named = {network: before[network] for network in networks if network in before}
     free = (name for name in (f"eth{index}" for index in count()) if name not in named.values())
@@ -230,9 +230,9 @@ def _interface(
 
 
 def _check_apart(interfaces_of: Mapping[str, Sequence[Interface]]) -> None:
-    """With a MAC address twice on one network, the bridge would send frames to either.
+    """Refuse a MAC address that is twice on a network: frames would go to either interface.
 
-    Link names are digests cut to the kernel's length, so two can be the same.
+    Refuse equal link names too: they are digests, cut to the kernel's length.
     """
     macs: dict[tuple[str, str], str] = {}
     links: dict[str, str] = {}

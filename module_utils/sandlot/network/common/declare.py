@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The networks of users: validated, stored, loaded."""
+"""Validates, stores and loads the networks of users."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from .model import DEFAULT_SUBNET, Network, Range
 def normalise(
     site: Site, raw: Iterable[Mapping[str, Any]], option: str = "networks"
 ) -> dict[str, Network]:
-    """Networks by name, validated one by one and against each other; SpecError names the option."""
+    """Validate networks, alone and against each other; a SpecError names the option."""
     networks = {item.name: item for item in named(option, raw, partial(_network, site))}
     check_disjoint(networks)
-    # Bridge names are digests cut to the kernel's length, so two can be the same.
+    # Bridge names are digests, cut to the kernel's length, so two can be equal.
     holders: dict[str, str] = {}
     for network in networks.values():
         other = holders.setdefault(network.bridge, network.name)
@@ -41,7 +41,7 @@ def argument_spec() -> Dict[str, Any]:
 
 
 def check_disjoint(networks: Mapping[str, Network]) -> None:
-    """SpecError when two networks overlap; it is enough to compare neighbours in address order."""
+    """SpecError when two networks overlap; comparing neighbours in address order is enough."""
     pairs = [(each, network.name) for network in networks.values() for each in network.ranges()]
     pairs.sort(key=lambda pair: (pair[0].version, pair[0].first, pair[0].subnet.prefixlen))
     for (lower, below), (upper, above) in zip(pairs, pairs[1:]):
@@ -55,7 +55,7 @@ def check_disjoint(networks: Mapping[str, Network]) -> None:
 
 
 def default(site: Site) -> Network:
-    """The network "default", for sandboxes that use it undeclared."""
+    """The network "default", for sandboxes that use it without a declaration."""
     return _network(site, "networks", {"name": DEFAULT_NAME})
 
 
@@ -77,7 +77,7 @@ def load(site: Site) -> dict[str, Network]:
 
 
 def load_for(site: Site, used: Iterable[str]) -> dict[str, Network]:
-    """The stored networks, and the default one when it is used undeclared."""
+    """The stored networks, and the default one if it is used without a declaration."""
     networks = load(site)
     if DEFAULT_NAME not in networks and DEFAULT_NAME in set(used):
         networks[DEFAULT_NAME] = default(site)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The network that a host is to have, and the operations that lead to it."""
+"""The desired network of a host, and the plan of operations that lead to it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .resolution import Resolution
 
 @dataclass(frozen=True)
 class Member:
-    """A sandbox whose network a run makes right; ``fresh`` when none of its links stays."""
+    """A sandbox whose network a run sets up; ``fresh`` if none of its links stays."""
 
     name: str
     mode: str
@@ -27,11 +27,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Desired:
-    """``members`` are the sandboxes of this run; all else is of every sandbox of the host.
+    """``members`` are the sandboxes of the run; the other fields cover all of the host.
 
-    ``final_networks`` are the networks at the end, None when all stay; the present links of the
-    sandboxes ``unlinked`` are gone by then. With ``addresses``, which are those behind names, the
-    rules alone follow: networks and links stay as they are.
+    ``final_networks`` are the networks at the end of the run, None if all stay; by then, the
+    present links of ``unlinked`` sandboxes are gone. With ``addresses``, those of names, only the
+    rules change.
     """
 
     networks: Mapping[str, Network]
@@ -53,9 +53,9 @@ class Steps(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """``shared`` comes before namespaces are made, so that no link is ever up without its rules.
+    """A run applies ``shared`` before it makes namespaces: no link is ever up without its rules.
 
-    ``members`` come once the namespaces are pinned, ``last`` once no sandbox needs what goes.
+    It applies ``members`` after the namespaces are pinned, and removals in ``last`` at its end.
     """
 
     shared: Sequence[Operation] = ()
@@ -64,7 +64,7 @@ class Plan:
 
 
 class Netns(NamedTuple):
-    """A sandbox's network namespace: ``own``, or one that it joins."""
+    """A sandbox's network namespace: its ``own``, or one that it joins."""
 
     path: str
     own: bool

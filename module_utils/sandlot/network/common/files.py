@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Contents of a sandbox's /etc/resolv.conf and /etc/hosts."""
+"""The contents of a sandbox's /etc/resolv.conf and /etc/hosts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOCALHOST = ("127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"
 def resolv_conf(
     servers: Sequence[str], sources: Sequence[str] = SOURCES, *, in_host_network: bool = False
 ) -> str:
-    """The given servers, or those of the host that a sandbox can reach.
+    """The text of resolv.conf: the given servers, else servers of the host within reach.
 
     Search domains and options come from the first source with such a server.
     """
@@ -46,7 +46,7 @@ def host_resolvers(sources: Sequence[str] = SOURCES) -> list[str]:
 
 
 def unreachable_resolvers(sources: Sequence[str] = SOURCES) -> list[str]:
-    """The host's name servers when no sandbox can reach any of them, else []."""
+    """The host's name servers if a sandbox can reach none of them, else []."""
     servers = host_resolvers(sources)
     return [] if any(map(is_reachable, servers)) else list(dict.fromkeys(servers))
 
@@ -61,10 +61,10 @@ def hosts_file(
     names: Names = _NO_NAMES,
     silent: Container[str] = (),
 ) -> str:
-    """The sandbox itself, its neighbours on shared networks, and ``extra`` (host name: address).
+    """The text of hosts: the sandbox, its neighbours, and ``extra`` (host name: address).
 
-    ``interfaces`` belong to another sandbox when this one shares its network. Neighbours on the
-    ``silent`` networks are not listed.
+    A sandbox that shares another's network passes the other's ``interfaces``. Neighbours on
+    ``silent`` networks are left out.
     """
     lines = [*LOCALHOST]
     for item in interfaces:
@@ -86,7 +86,7 @@ def hosts_file(
 
 
 def _read(path: str) -> list[str]:
-    """Lines that are not empty and no comment; [] when there is no such file."""
+    """The lines of a file, without empty ones and comments; [] if the file is missing."""
     try:
         with open(path, encoding="utf-8", errors="replace") as handle:
             lines = [line.strip() for line in handle]
@@ -101,7 +101,7 @@ def _servers(lines: Sequence[str]) -> list[str]:
 
 
 def is_reachable(server: str) -> bool:
-    """Whether a sandbox can reach a server: not at a loopback or link-local address."""
+    """Whether a sandbox can reach a server; loopback and link-local addresses are the host's."""
     try:
         address = ipaddress.ip_address(server.partition("%")[0])
     except ValueError:

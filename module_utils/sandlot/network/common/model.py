@@ -23,13 +23,13 @@ DEFAULT_SUBNET = ipaddress.IPv4Network(networks.DEFAULT_SUBNET)
 ANY = "0.0.0.0"
 ANY6 = "::"
 BRIDGE_LINK_LOCAL = "fe80::1/64"
-# Unlinking works from the sandbox's name, not from a record, so their number is bounded.
+# A limit, as unlinking tries all link names that derive from a sandbox's name, without a record.
 MAX_INTERFACES = 16
 
 
 @dataclass(frozen=True)
 class Range:
-    """The addresses of a network in one family."""
+    """The addresses of a network in one family (IPv4 or IPv6)."""
 
     version: int
     subnet: IpNetwork
@@ -45,7 +45,7 @@ class Range:
 
     @property
     def last(self) -> int:
-        """IPv6 has no broadcast address."""
+        """The last host address: in IPv4 before the broadcast address, which IPv6 lacks."""
         return int(self.subnet[-2 if self.version == 4 else -1])
 
     def has(self, address: Address) -> bool:
@@ -55,7 +55,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Network:
-    """A bridge of this host; ``mtu`` None leaves the kernel's own."""
+    """A bridge of this host; with ``mtu`` None, the kernel chooses."""
 
     name: str
     bridge: str
@@ -78,7 +78,7 @@ class Network:
 
     @property
     def bridge_addresses(self) -> tuple[str, ...]:
-        """The gateways and, for IPv6, the link-local address a router needs to find neighbours."""
+        """The gateways, and for IPv6 the link-local address that neighbour discovery needs."""
         link_local = (BRIDGE_LINK_LOCAL,) if self.ipv6_subnet else ()
         return (*self.gateway_interfaces, *link_local)
 
@@ -111,7 +111,7 @@ class Network:
 class Interface:
     """One end of a sandbox on a network; ``link`` is the host end, ``ifname`` the end inside.
 
-    ``ipv6`` and ``gateway6`` are "" on a network that has IPv4 only.
+    ``ipv6`` and ``gateway6`` are "" on a network with IPv4 only.
     """
 
     sandbox: str
@@ -152,13 +152,13 @@ class Interface:
 
     @property
     def link_local(self) -> str:
-        """The address made from the MAC address (RFC 4291, appendix A), as unique as that."""
+        """The address made from the MAC address (RFC 4291, appendix A), which makes it unique."""
         mac = bytes.fromhex(self.mac.replace(":", ""))
         suffix = bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
         return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + suffix))
 
     def to_json(self) -> Json:
-        """Leaves out empty values: records read as they did before there was IPv6."""
+        """The interface for a record; without empty values, as in records from before IPv6."""
         data = {key: value for key, value in vars(self).items() if value}
         del data["sandbox"]
         return data
@@ -220,7 +220,7 @@ def _readable(rate: int) -> str:
 
 
 def by_family(interfaces: Iterable[Interface]) -> dict[int, Interface]:
-    """The first interface of a sandbox with each family: default routes and ports lead there."""
+    """A sandbox's first interface of each family; default routes and ports use it."""
     homes: dict[int, Interface] = {}
     for interface in interfaces:
         homes.setdefault(4, interface)
@@ -247,7 +247,7 @@ def _mac(seed: str) -> str:
 
 
 def identity(site: Site, link: str) -> str:
-    """The MAC address that tells a link of ours on the host from a foreign one."""
+    """The MAC address that marks a link of the host as ours."""
     return _mac(f"{site.root}:link:{link}")
 
 
@@ -257,5 +257,5 @@ def sandbox_mac(site: Site, sandbox: str, ifname: str) -> str:
 
 
 def owner_mark(site: Site) -> str:
-    """Name of an empty chain that tells our nftables tables from foreign ones."""
+    """The name of an empty chain that marks an nftables table as ours."""
     return f"owner_{hashlib.sha256(f'{site.root}:nft'.encode()).hexdigest()[:12]}"

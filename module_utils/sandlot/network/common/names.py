@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Names by which sandboxes of a network find each other."""
+"""The names by which sandboxes of a network find each other."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ...errors import SpecError
 
 @dataclass(frozen=True)
 class Names:
-    """Aliases by (sandbox, network), and the sandboxes that share a sandbox's network."""
+    """Aliases by (sandbox, network), and for each sandbox those that share its network."""
 
     aliases: Mapping[tuple[str, str], Sequence[str]] = field(default_factory=dict)
     sharers: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def of(self, sandbox: str, network: str) -> list[str]:
-        """Every name of one interface, the sandbox's own first."""
+        """All names of one interface; the sandbox's own name comes first."""
         aliases = self.aliases.get((sandbox, network), ())
         return list(dict.fromkeys((sandbox, *aliases, *self.sharers.get(sandbox, ()))))
 
@@ -26,7 +26,7 @@ class Names:
 def check_names(members: Mapping[str, Sequence[str]], names: Names) -> None:
     """SpecError when an alias is another sandbox's name or alias on the same network.
 
-    ``members`` are the networks of each sandbox. Of two equal names, a resolver takes any.
+    ``members`` are the networks of each sandbox. A resolver could take either of two equal names.
     """
     holders = {
         (network, name.lower()): sandbox

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The reach of each interface: the lists of its sandbox, else those of its network."""
+"""The reach of each interface, by the lists of its sandbox, else by those of its network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Box = Tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class SandboxPolicy:
-    """The lists of one sandbox; with None it follows its networks."""
+    """The lists of one sandbox; None stands for those of its networks."""
 
     egress: Grants | None = None
     host_access: Grants | None = None
@@ -35,7 +35,7 @@ CLOSED = SandboxPolicy(egress=(), host_access=())
 
 @dataclass(frozen=True)
 class Policy:
-    """The policy in force for one interface; ``egress`` None is no restriction."""
+    """The policy in force for one interface; ``egress`` None allows everything."""
 
     egress: Grants | None
     host_access: Grants
@@ -59,7 +59,7 @@ def effective(
     interfaces: Iterable[Interface],
     own: Mapping[str, SandboxPolicy],
 ) -> list[tuple[Interface, Policy]]:
-    """Interfaces on these networks, with their policies."""
+    """The policy of each interface on these networks."""
     host = tuple(_global(host_resolvers()))
     plugged = [item for item in interfaces if item.network in networks]
     return [
@@ -78,12 +78,12 @@ def _effective(network: Network, own: SandboxPolicy, host: tuple[str, ...]) -> P
 
 
 def asks_dns(grant: Grant) -> bool:
-    """A sandbox that may reach a name must be able to look it up."""
+    """Whether a list needs DNS: a sandbox that may reach a name has to resolve it."""
     return isinstance(grant.to, str)
 
 
 def _global(servers: Iterable[str]) -> list[str]:
-    """The servers that files.resolv_conf gives to sandboxes."""
+    """The name servers that files.resolv_conf gives to sandboxes."""
     reachable = []
     for server in servers:
         try:
@@ -113,7 +113,7 @@ class Reach:
 
 
 def reach(policy: Policy, addresses: Mapping[str, Iterable[str]], version: int) -> Reach:
-    """The reach of a policy; ``addresses`` are those behind the names of its list."""
+    """The reach of a policy; ``addresses`` are those of the names in its list."""
     ranges, boxes = [], {"tcp": [], "udp": []}  # type: list[tuple[int, int]], dict[str, list[Box]]
     for grant in policy.egress or ():
         for low, high in _spans(_targets(grant, addresses), version):
@@ -146,7 +146,7 @@ def _spans(ranges: Iterable[IPNetwork], version: int) -> list[tuple[int, int]]:
 
 
 def disjoint(boxes: Sequence[Box]) -> tuple[Box, ...]:
-    """Boxes with the same addresses and ports, no two of which overlap, as the kernel requires."""
+    """Split boxes so that no two overlap, as the kernel requires; they cover the same."""
     cuts = sorted({box[0] for box in boxes} | {box[1] + 1 for box in boxes})
     rows: list[tuple[int, int, tuple[tuple[int, int], ...]]] = []
     for low, end in zip(cuts, cuts[1:]):
@@ -163,7 +163,7 @@ def check(
     interfaces: Iterable[Interface],
     publications: Iterable[Publication],
 ) -> None:
-    """SpecError for a port that would be published from an internal network."""
+    """SpecError for a port that is published from an internal network."""
     internal = {name for name, network in networks.items() if network.internal}
     closed = {
         address: item.network

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Published ports: where they lead, and which are taken by a sandbox, a listener or management."""
+"""Published ports: their targets, and conflicts with sandboxes, listeners and management."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Socket:
 def publications(
     sandbox: str, interfaces: Sequence[Interface], ports: Iterable[PublishedPort]
 ) -> list[Publication]:
-    """Where the published ports of a sandbox lead: its first interface that has the family.
+    """The published ports of a sandbox; they lead to its first interface of the family.
 
-    Without a host address a port is published in each family that the sandbox has.
+    Without a host address, a port is published in each family that the sandbox has.
     """
     ports = list(ports)
     if ports and not interfaces:
@@ -81,10 +81,10 @@ def check_publications(
 ) -> None:
     """SpecError("published_ports") for a port that is taken.
 
-    ``publications`` are all ports the host is to publish, ``ours`` those it publishes now. A port
-    that is published already is not checked against listeners again: it works, and a listener that
-    came later must not stop a deploy. ``management`` are the ports of this very connection to the
-    host, whatever listens there.
+    ``publications`` are all ports that the host is to publish, ``ours`` those it publishes now. A
+    port that is published already is not checked against listeners again: it works, and a later
+    listener must not stop a deploy. ``management`` are the ports of the controller's connection to
+    the host, which stay free whatever listens there.
     """
     desired = list(publications)
     _check_each_other(desired)
@@ -147,9 +147,9 @@ def _holds(listener: Socket, publication: Publication) -> bool:
 
 
 def management_ports(listeners: Iterable[Socket]) -> set[int]:
-    """The port of the present SSH session, those SSH servers listen on, and 22 if in use.
+    """The port of the present SSH session, the ports of SSH servers, and 22 if in use.
 
-    Become methods drop the session's variables, so servers are looked for too.
+    Become methods drop the session's variables, so the ports of servers count too.
     """
     servers = server_sockets()
     ports = {
@@ -179,7 +179,7 @@ def server_sockets() -> set[int]:
 
 
 def management_peers() -> set[str]:
-    """Addresses that have a connection to a management port, as far as the host can tell."""
+    """Addresses with a connection to a management port, as far as the host can tell."""
     session = os.environ.get("SSH_CONNECTION", "").split()
     peers = {session[0]} if len(session) == 4 else set()
     open_sockets = list(sockets())
@@ -215,7 +215,7 @@ def _table(protocol: str, path: str) -> Iterator[Socket]:
 
 
 def _address(text: str) -> str:
-    """An address from /proc/net, which prints its words in host byte order."""
+    """Parse an address from /proc/net, whose words are in host byte order."""
     words = [int(text[start : start + 8], 16) for start in range(0, len(text), 8)]
     raw = struct.pack(f"={len(words)}I", *words)
     if len(raw) == 4:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Addresses behind the names of egress lists, as this host resolves them.
+"""Resolves the names of egress lists on this host.
 
-An address stays for KEEP seconds after its last answer, so that answers which take turns add up.
-No answer at all leaves the known addresses; it never grants new ones.
+An address stays for KEEP seconds after its last answer, so that alternating answers add up. Without
+an answer, the known addresses stay and none is added.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ...spec.grants import is_metadata
 KEEP = 3600.0
 DEADLINE = 3.0
 WORKERS = 16
-# The newest ones are kept: answers for a name must not fill the kernel's memory.
+# Only the newest addresses are kept: answers for a name must not fill the kernel's memory.
 MAX_ADDRESSES = 128
 # getaddrinfo: "no such name" and "a name without addresses".
 NOTHING = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
@@ -37,14 +37,14 @@ Observed = Dict[str, Dict[str, float]]
 
 @dataclass(frozen=True)
 class Resolution:
-    """When each address of each name was last in an answer: with the present ones, and stored."""
+    """The time of the last answer for each address of each name: now, and as stored."""
 
     seen: Mapping[str, Mapping[str, float]]
     before: Mapping[str, Mapping[str, float]]
 
     @property
     def changed(self) -> list[str]:
-        """Names that come or go, and those whose addresses changed."""
+        """Names that are new, gone, or have other addresses."""
         new, old = _sets(self.seen), _sets(self.before)
         return [name for name in sorted({*new, *old}) if new.get(name) != old.get(name)]
 
@@ -54,14 +54,14 @@ def _sets(seen: Mapping[str, Mapping[str, float]]) -> dict[str, set[str]]:
 
 
 def describe(resolution: Resolution) -> str:
-    """The names with changed addresses, for a line about rules."""
+    """The names with changed addresses, for the line of the rules' operation."""
     both = resolution.seen.keys() & resolution.before.keys()
     known = [name for name in resolution.changed if name in both]
     return f" (addresses of {', '.join(known)} changed)" if known else ""
 
 
 def current(site: Site, names: Iterable[str]) -> Resolution:
-    """Ask for each name now and add what is stored."""
+    """Resolve each name now and add the stored addresses."""
     asked = sorted(set(names))
     before = load(site)
     answers = resolve(asked) if asked else {}
@@ -71,7 +71,7 @@ def current(site: Site, names: Iterable[str]) -> Resolution:
 
 
 def operations(site: Site, resolution: Resolution) -> list[Operation]:
-    """Records names that change no rule, as when no sandbox uses them."""
+    """The operation that stores names which change no rule, as no sandbox uses them."""
     if not resolution.changed:
         return []
     summary = f"record addresses of {', '.join(resolution.changed)}"
@@ -79,7 +79,7 @@ def operations(site: Site, resolution: Resolution) -> list[Operation]:
 
 
 def warnings(site: Site) -> list[str]:
-    """Warns of entries that allow nothing yet."""
+    """Warnings about entries that allow nothing yet."""
     return [
         f"{name}, in an egress list, has no address; nothing is allowed for it until it has"
         for name, seen in sorted(load(site).items())
@@ -111,7 +111,7 @@ def save(site: Site, resolution: Resolution) -> None:
 
 
 def merge(seen: Mapping[str, float], answer: Iterable[str] | None, now: float) -> dict[str, float]:
-    """The addresses of one name after an answer, None without one."""
+    """The addresses of one name after an answer (None: there was none)."""
     if answer is None:
         return dict(seen)
     # A clock that was set back must not keep an address forever.
@@ -122,9 +122,9 @@ def merge(seen: Mapping[str, float], answer: Iterable[str] | None, now: float) -
 
 
 def resolve(names: Iterable[str], deadline: float = DEADLINE) -> dict[str, list[str] | None]:
-    """Addresses of each name; a name without an answer in time is missing.
+    """Resolve names to addresses; a name without an answer in time is left out.
 
-    The resolver can't be interrupted, so threads that are late are left behind.
+    The resolver can't be interrupted, so late threads are left behind.
     """
     todo: queue.SimpleQueue[str] = queue.SimpleQueue()
     done: queue.SimpleQueue[tuple[str, list[str] | None]] = queue.SimpleQueue()
@@ -164,7 +164,7 @@ def _ask(name: str) -> list[str] | None:
 
 
 def is_usable(address: str) -> bool:
-    """An answer can't grant this host, its link or the metadata service."""
+    """Whether an answer may be granted: not this host, its link or the metadata service."""
     parsed = ipaddress.ip_address(address)
     special = parsed.is_loopback or parsed.is_multicast or parsed.is_unspecified
     mapped = isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None
