@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Starts an init: does for it what needs more rights than init will have.
+"""Starts an init: takes the steps that need more rights than init will have.
 
-Runs in disposable children of the launcher, whose memory is gone when init runs: the builder (host
-root: cgroup, descriptors of the host's files) and its child, the mounter (the overlay, then as root
-of the sandbox's user namespace the rest of its root).
+It runs in two disposable children of the launcher, which free their memory before init runs on. The
+builder is host root: it sets up the cgroup and opens files of the host. Its child, the mounter,
+mounts the overlay, then the rest of the root as root of the sandbox's user namespace.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from ..site import SandboxPaths
 
 SEE_LOG = "see launcher.log in /run/sandlot"
-# In every launch file; the keys of later options are listed in it, as ``init``.
+# Keys in every launch file; a launch file lists the keys of later options, as ``init``.
 INIT_KEYS = ("argv", "env", "cwd", "restart", "stop", "log_max_size")
 
 
 class StartKit:
-    """For one start, by the launcher: the build namespace, the joiner and a socket to it."""
+    """The launcher's kit for one start: the build namespace, the joiner and a socket to it."""
 
     def __init__(self, build_namespace: int, joiner: int, peer: _socket.socket) -> None:
         self.build_namespace = build_namespace
@@ -47,7 +47,7 @@ class StartKit:
 
 
 class _Build:
-    """One start: the plan, and what was opened on the host for it."""
+    """The state of one start: the root plan, and the descriptors that it opened on the host."""
 
     def __init__(self, paths: SandboxPaths, launch: Mapping[str, Any], build_namespace: int):
         self.namespace = build_namespace
@@ -64,9 +64,9 @@ def start(
     kit: StartKit,
     restarts: int,
 ) -> None:
-    """Bring up init in the pinned namespaces, until it has exec'ed the workload.
+    """Start init in the pinned namespaces and return once it has exec'ed the workload.
 
-    The joiner is the clean process that becomes init.
+    The joiner, a clean process that the zygote forked, becomes init.
     """
     peer, joiner = kit.peer, kit.joiner
     peer.settimeout(STEP_SECONDS)
@@ -83,7 +83,7 @@ def start(
     pid = _expect(peer, "pid")["pid"]
     pidfd = os.pidfd_open(pid)
     try:
-        # Before init is known, so that nobody takes the last init's status for this one's.
+        # Before init is recorded, so that nobody takes the last init's status for the new one's.
         healthcheck = launch.get("healthcheck")
         descriptors = _descriptors(paths, restarts, "starting" if healthcheck else status.NO_HEALTH)
         _identify(paths, pid, pidfd, launch["digest"])
@@ -100,9 +100,9 @@ def start(
 
 
 def _await(peer: _socket.socket, joiner: int) -> None:
-    """Wait until the joiner speaks or ends; init holds the socket too, so it stays open."""
+    """Wait until the joiner sends or ends; its end does not close the socket, which init shares."""
     select.select([peer.fileno(), joiner], [], [], STEP_SECONDS)
-    # In this order, as the joiner may speak and end in between.
+    # In this order, as the joiner may send and end in between.
     dead = bool(select.select([joiner], [], [], 0)[0])
     silent = not select.select([peer], [], [], 0)[0]
     os.close(joiner)
@@ -111,7 +111,7 @@ def _await(peer: _socket.socket, joiner: int) -> None:
 
 
 def _config(launch: Mapping[str, Any]) -> dict[str, Any]:
-    """Init's part of a launch file."""
+    """The part of a launch file that init gets."""
     config = {key: launch[key] for key in (*INIT_KEYS, *launch.get("init", ()))}
     program = launch["seccomp"]
     program = base64.b64decode(program) if program else None
@@ -121,7 +121,7 @@ def _config(launch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _abandon(paths: SandboxPaths, pidfd: int) -> None:
-    """Kill init and end its status, so that no launcher takes a failed start for a crash."""
+    """Kill init and write its final status: a failed start is no crash to recover from."""
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     except ProcessLookupError:
@@ -131,10 +131,10 @@ def _abandon(paths: SandboxPaths, pidfd: int) -> None:
 
 
 def _open_pins(paths: SandboxPaths, launch: Mapping[str, Any]) -> dict[str, int]:
-    """Descriptors of the pinned namespaces, in the order in which they have to be joined.
+    """Descriptors of the pinned namespaces, in the order in which the joiner joins them.
 
-    User comes last: joining it gives up the rights over the others (setns(2)). Another's network
-    namespace is opened where it is.
+    The user namespace comes last, as joining it gives up the rights over the others (setns(2)). A
+    network namespace of another sandbox or program is opened at its own path.
     """
     joined = launch.get("netns")
     kinds = (*(() if joined else ("net",)), "uts", "ipc", "time", "user")
@@ -157,7 +157,7 @@ def _open_pins(paths: SandboxPaths, launch: Mapping[str, Any]) -> dict[str, int]
 
 
 def _open_joined(name: str, joined: Mapping[str, str]) -> int:
-    """The network namespace of another: ``mode`` as in the spec, and the path to open."""
+    """Open a joined network namespace; ``joined`` has the ``mode`` of the spec and the path."""
     mode, path = joined["mode"], joined["path"]
     try:
         return netns.open_verified(path) if mode == "host" else netns.open_foreign(path)
@@ -168,7 +168,7 @@ def _open_joined(name: str, joined: Mapping[str, str]) -> int:
 
 
 def _expect(peer: _socket.socket, key: str, fds: list[int] | None = None) -> wire.Message:
-    """The next message of the joiner, the mounter or init, which has to have ``key``."""
+    """Receive the next message of the joiner, the mounter or init; it has to contain ``key``."""
     try:
         message, received = wire.receive(peer)
     except _socket.timeout as error:
@@ -196,7 +196,7 @@ def _identify(paths: SandboxPaths, pid: int, pidfd: int, digest: str) -> None:
 
 
 def _forget_oom_adjustment(pid: int) -> None:
-    """A launcher protected from the OOM killer must not protect its sandboxes."""
+    """Reset oom_score_adj: a launcher's protection from the OOM killer is not for sandboxes."""
     path = f"/proc/{pid}/oom_score_adj"
     with open(path, encoding="ascii") as handle:
         inherited = int(handle.read())
@@ -205,7 +205,7 @@ def _forget_oom_adjustment(pid: int) -> None:
 
 
 def _descriptors(paths: SandboxPaths, restarts: int, health: str) -> list[int]:
-    """Init's listener, its status and health files."""
+    """Descriptors for init: its listening socket, and its status and health files."""
     listener = wire.listen(paths.socket)
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     fds = [os.open(path, flags, 0o600) for path in (paths.status, paths.health)]
@@ -220,9 +220,9 @@ def _descriptors(paths: SandboxPaths, restarts: int, health: str) -> list[int]:
 
 
 def _mount_in_pid_namespace(build: _Build, pid: int) -> tuple[wire.Message, list[int]]:
-    """Fork the mounter into init's pid namespace, as procfs shows that of its mounter.
+    """Fork the mounter into init's pid namespace, as procfs shows that of the mounting process.
 
-    The mounter has ended before init goes on, so no workload ever meets it.
+    The mounter ends before init goes on, so no workload ever sees it.
     """
     pidns = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     namespaces.setns(pidns, namespaces.CLONE_NEWPID)
@@ -248,7 +248,7 @@ def _mount_in_pid_namespace(build: _Build, pid: int) -> tuple[wire.Message, list
 
 
 def _mounter(build: _Build, peer: _socket.socket) -> None:
-    """Answer with the user's ids, and descriptors of the mount namespace, /dev/null, /dev/pts."""
+    """Mount the root; answer with the user's ids and descriptors (mounts, /dev/null, /dev/pts)."""
     fds: list[int] = []
     try:
         namespace.enter(build.namespace, build.plan, build.pins)
@@ -271,7 +271,7 @@ def _mounter(build: _Build, peer: _socket.socket) -> None:
 def _become_sandbox_root(pins: Mapping[str, int]) -> None:
     """Become root of the sandbox's user namespace, in a mount namespace that it owns.
 
-    unshare(2) carries the working directory over, which is the sandbox's root to be.
+    unshare(2) keeps the working directory: the merged root, which becomes the sandbox's root.
     """
     for kind in pins:
         if kind != "time":

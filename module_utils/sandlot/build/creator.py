@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def create(paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
-    """Make and pin the namespaces ``launch`` asks for; complete pins are left as they are."""
+    """Make and pin the namespaces of a launch file, unless all its pins exist."""
     left_out = {"net": bool(launch.get("netns")), "time": not launch["time_offset"]}
     kinds = [kind for kind in PINNED if not left_out.get(kind)]
     if runtime.pinned(paths) == set(kinds):
@@ -43,7 +43,7 @@ def create(paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
             whole = int(seconds // 1)
             nanoseconds = int(round((seconds - whole) * 1_000_000_000))
             write_value(f"/proc/{pid}/timens_offsets", f"{clock} {whole} {nanoseconds}")
-        # Pins come last: complete ones mean that nothing is left to be done.
+        # Pins come last, so that complete pins mean complete namespaces.
         _configure(pid, launch, kinds)
         for kind in kinds:
             target = paths.pin(kind)
@@ -96,7 +96,7 @@ def _set_sysctl(key: str, value: str, owner: int) -> None:
 
 
 def _write_as(uid: int, path: str, value: str) -> None:
-    """Newer kernels let only its owner change an ipc namespace, and refuse host root."""
+    """Write a sysctl as ``uid``: on newer kernels, only its owner may change an ipc namespace."""
     os.seteuid(uid)
     try:
         write_value(path, value)
@@ -105,7 +105,7 @@ def _write_as(uid: int, path: str, value: str) -> None:
 
 
 def destroy(paths: SandboxPaths) -> None:
-    """Unpin every namespace, also pins mounted more than once by an interrupted run."""
+    """Unpin every namespace, also pins that an interrupted run mounted twice."""
     if runtime.running(paths) is not None:
         raise LaunchError(
             f"{paths.name} runs in the namespaces that are to be removed", hint="stop it first"
@@ -119,4 +119,4 @@ def destroy(paths: SandboxPaths) -> None:
         except FileNotFoundError:
             continue
         except IsADirectoryError:
-            os.rmdir(target)  # somebody put it in the place of the pin
+            os.rmdir(target)  # somebody replaced the pin

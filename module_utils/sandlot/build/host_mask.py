@@ -2,10 +2,10 @@
 # Copyright: the sandlot developers
 """The host mask: a layer that hides parts of the host's root from a sandbox that lies on it.
 
-The sandbox's root owns what the host's root owns there, so file modes protect nothing: what is not
-shown on purpose is covered. The mask holds whiteouts and opaque directories of overlayfs
-(Documentation/filesystems/overlayfs.rst) in memory. Each start makes its own. A tenant can't lift
-it, as it lies below the tenant's layer.
+The sandbox's root owns every file that the host's root owns there, so file modes protect nothing:
+the mask covers every path that is not on the list to show. It holds whiteouts and opaque
+directories of overlayfs (Documentation/filesystems/overlayfs.rst) in memory. Each start makes its
+own mask. A tenant can't remove the mask, as it is below the tenant's layer.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Dict, List, Mapping
 
-# Programs, libraries and their configuration. All else at the top is covered.
+# Shown: programs, libraries and their configuration. The mask covers all else at the top.
 SHOWN = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "sbin", "usr")
-# Made by people and installers, so that a file which others can't read there is a secret.
+# People and installers write here, so a file that others can't read is a secret.
 SCANNED = ("etc", "usr/local")
-# Covered also when they come to be, or to be readable, later.
+# Covered even if they appear, or become readable, later.
 SECRETS = (
     *("etc/shadow", "etc/shadow-", "etc/gshadow", "etc/gshadow-", "etc/sudoers", "etc/sudoers.d"),
     *("etc/krb5.keytab", "etc/machine-id", "etc/ssl/private", "etc/letsencrypt", "etc/wireguard"),
     *("etc/security/opasswd", "etc/subuid", "etc/subgid", "etc/ppp", "etc/NetworkManager"),
     *(f"etc/ssh/ssh_host_{kind}_key" for kind in ("rsa", "dsa", "ecdsa", "ed25519")),
 )
-# Directories that stand in for covered ones, or that programs expect.
+# Empty directories in place of covered ones, and directories that programs expect.
 EMPTY = {
     **{"dev": 0o755, "home": 0o755, "mnt": 0o755, "proc": 0o755, "root": 0o700, "run": 0o755},
     **{"srv": 0o755, "sys": 0o755, "tmp": 0o1777, "var": 0o755, "var/cache": 0o755},
@@ -43,7 +43,7 @@ OPTIONS = {"mode": "755", "size": "16m", "nr_inodes": "50k"}
 
 
 class Entry:
-    """A directory of the mask, or with ``mode`` None a whiteout."""
+    """A directory of the mask, or a whiteout if ``mode`` is None."""
 
     def __init__(
         self, path: str, mode: int | None, owner: tuple[int, int], *, opaque: bool
@@ -150,7 +150,7 @@ class _Mask:
             self.entries[path] = Entry(path, None, (0, 0), opaque=False)
 
     def _merged(self, path: str) -> bool:
-        """Whether ``path`` is a directory that shows the host's, which the mask then holds too."""
+        """Whether ``path`` shows the host's directory; such a directory is in the mask too."""
         if path in self.entries:
             return self.entries[path].mode is not None and not self.entries[path].opaque
         parent = os.path.dirname(path)
@@ -166,7 +166,7 @@ class _Mask:
     def _directory(
         self, path: str, mode: int, owner: tuple[int, int] = (0, 0), *, opaque: bool = False
     ) -> None:
-        """As an id-mapped mount shows it, but an id beyond the range is the range's last."""
+        """Add a directory; its owner as an id-mapped mount shows it, cut to the range of ids."""
         last = self._ids["size"] - 1
         mapped = (self._ids["uid"] + min(owner[0], last), self._ids["gid"] + min(owner[1], last))
         self.entries[path] = Entry(path, mode, mapped, opaque=opaque)

@@ -2,8 +2,8 @@
 # Copyright: the sandlot developers
 """Writes a file into the root of a stopped sandbox, as root of its own user namespace.
 
-A child mounts the root as for a start, in a mount namespace without the host's tree, and gives up
-the host's rights before it touches a path inside.
+A child mounts the root as a start does, in a mount namespace without the host's tree. It drops the
+host's rights before it touches a path inside.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from . import namespace, rootfs, rootplan
 
 
 def write(site: Site, name: str, scratch: str, step: Mapping[str, Any], what: str) -> None:
-    """``step`` has dest, content, mode and owner; ``scratch`` is any directory of ours."""
+    """Write the file of a setup step (dest, content, mode, owner); ``scratch`` is private."""
     launch = store.read(site.sandbox(name).launch)
     if launch is None:
         raise SandlotError(f"{what}: sandbox {name} has lost its launch file", hint="run again")
@@ -39,7 +39,7 @@ def write(site: Site, name: str, scratch: str, step: Mapping[str, Any], what: st
 
 def _outcome(launch: Mapping[str, Any], userns: int, scratch: str, step: Mapping[str, Any]) -> str:
     try:
-        # Encoders are modules, and the host's files are out of sight from the next line on.
+        # Encoding imports a module, and the host's modules are out of reach from the next line on.
         content = step["content"].encode()
         operations, pins = rootplan.stack(launch), {"user": userns}
         for operation in operations:

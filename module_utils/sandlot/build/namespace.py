@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The build namespace: next to nothing is mounted in it, and each root is built in a copy of it.
+"""The build namespace: a mount namespace with few mounts; each root is built in a copy of it.
 
 The kernel copies a mount namespace mount by mount, and the host's has four pins for each sandbox.
-A sandbox that starts from here never holds the host's tree, and its mount table names no path of
-the host.
+A sandbox built here never holds the host's tree, and its mount table names no path of the host.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ if TYPE_CHECKING:
 
 
 def make(directory: str) -> int:
-    """Make the namespace: a descriptor. Only its maker sees that ``directory`` is covered."""
+    """Make the namespace: a descriptor. Only its maker sees the tmpfs on ``directory``."""
     with Held(lambda: _furnish(directory), "making the build namespace") as pid:
         return os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _furnish(directory: str) -> None:
-    """Mount proc and sysfs: the kernel allows a sandbox its own while it sees whole ones."""
+    """Mount proc and sysfs: only next to complete ones may a sandbox mount its own."""
     namespaces.unshare(namespaces.CLONE_NEWNS)
     mounts.mount("none", "/", flags=mounts.MS_REC | mounts.MS_PRIVATE)
     mounts.mount("tmpfs", directory, "tmpfs", data="mode=755,size=64k")

@@ -2,11 +2,11 @@
 # Copyright: the sandlot developers
 """The operations that make a sandbox's root: each one runs, and prints itself as commands.
 
-An operation has up to three steps, each run where the rights for it are:
+An operation has up to three steps, each run by the process that has the rights for it:
 
-    open    host root, on the host: opens what comes from there, as a detached mount
-    stack   host root, in the build namespace: mounts what the sandbox's root lies on
-    apply   root of the sandbox's user namespace, below the new root
+    open    host root, on the host: opens a directory or file of the host, as a detached mount
+    stack   host root, in the build namespace: mounts the layers below the sandbox's root
+    apply   root of the sandbox's user namespace: mounts below the new root
 
 ``outside`` prints the first two as commands, ``command`` the last one. In the commands, the build
 namespace is the directory $scratch/root, and the new root is the working directory.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # Mount points of the build namespace.
 LOWER, LAYER, MERGED = "/lower", "/layer", "/merged"
 HOST, HOST_MASK, MASKED_HOST = "/host", "/host_mask", "/masked_host"
-# Of an image: the tree of its source, and those that setup put above.
+# The trees of an image: its source's tree, and the layers of its setup above.
 MAX_LAYERS = 4
 _MASK = {"size": "4k", "nr_inodes": "1", "mode": "555"}
 SAFE = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
@@ -49,20 +49,20 @@ FLAGS = {
 
 
 class RootOperation:
-    """One step towards a root; ``mount`` is the detached mount that it holds from ``open`` on."""
+    """One step towards a root; ``mount`` is the detached mount that ``open`` made."""
 
     mount = -1
-    # Applied once the old root is detached.
+    # Whether to apply it after the old root is detached.
     last = False
 
     def open(self, pins: Mapping[str, int]) -> None:
-        """``pins`` are descriptors of the sandbox's namespaces."""
+        """Open on the host; ``pins`` are descriptors of the sandbox's namespaces."""
 
     def stack(self, pins: Mapping[str, int]) -> None:
-        """The working directory is the host's; paths are those of the build namespace."""
+        """Mount at paths of the build namespace; the working directory is the host's."""
 
     def apply(self, root: int) -> None:
-        """``root`` is a descriptor: no path of the sandbox is resolved by string."""
+        """Mount below ``root``, a descriptor: no path of the sandbox is resolved by string."""
 
     def outside(self) -> List[str]:
         return []
@@ -72,7 +72,7 @@ class RootOperation:
 
 
 class Tree(RootOperation):
-    """A read-only tree of the host; ``ids`` is the range that its owners are mapped to."""
+    """A read-only tree of the host; its owners are mapped to the range ``ids``."""
 
     def __init__(self, source: str, target: str, ids: Optional[Mapping[str, int]]) -> None:
         self.source = source
@@ -102,10 +102,10 @@ class Tree(RootOperation):
         return [f"mkdir {target}", *bind, f"mount -o remount,bind,{_words(_TREE)} {target}"]
 
     def _bind_copy(self, ids: Mapping[str, int]) -> List[str]:
-        """A copy in which the sandbox's ids own all, with overlayfs's marks for removed files.
+        """Commands that copy a tree with shifted owners and overlayfs's marks for removed files.
 
-        By host root, as a user namespace can't make these marks; the directory is closed, as the
-        copy holds setuid programs.
+        Host root runs them, as a user namespace can't make these marks. The directory is closed to
+        others, as the copy holds setuid programs.
         """
         if self.source == "/":
             text = "the root of the host can be mapped from util-linux 2.39 on"
@@ -137,7 +137,7 @@ class HostMask(RootOperation):
         self.choice = choice
 
     def open(self, pins: Mapping[str, int]) -> None:
-        # Not at the top: every sandbox shares the launcher's memory, and this process ends soon.
+        # Imported here, in a process that ends soon: sandboxes share the memory of the launcher.
         from . import host_mask
 
         self.mount = host_mask.make(self.ids, self.choice)
@@ -213,7 +213,7 @@ class Overlay(RootOperation):
         self.options = "index=off,metacopy=off" if layer else "index=off"
 
     def stack(self, pins: Mapping[str, int]) -> None:
-        # Mounted by host root, overlayfs keeps its marks in trusted.*, out of a tenant's reach.
+        # Host root mounts it, so overlayfs keeps its marks in trusted.*, out of a tenant's reach.
         flags = mounts.MS_NODEV | mounts.MS_NOSUID | (0 if self.layer else mounts.MS_RDONLY)
         mounts.mount("overlay", self.target, "overlay", flags, f"{self._layers()},{self.options}")
 
@@ -234,7 +234,7 @@ class Overlay(RootOperation):
 
 
 class JoinedSysfs(RootOperation):
-    """The sysfs of another's network namespace, which only host root may mount."""
+    """The sysfs of a joined network namespace, which only host root may mount."""
 
     def __init__(self, netns: Mapping[str, str]) -> None:
         self.netns = netns
@@ -275,7 +275,7 @@ class Filesystem(RootOperation):
 
 
 class Device(RootOperation):
-    """A device node of the host, verified by number, so that no swapped node is passed on."""
+    """A device node of the host; its number is verified, so that no swapped node is passed on."""
 
     def __init__(self, name: str, number: tuple[int, int]) -> None:
         self.name = name
@@ -315,7 +315,7 @@ class Link(RootOperation):
 
 
 class ReadOnly(RootOperation):
-    """A path in proc or sysfs, read-only with all that is mounted below."""
+    """A path in proc or sysfs, made read-only together with the mounts below."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -365,7 +365,7 @@ class Mask(RootOperation):
 
 
 class File(RootOperation):
-    """A file that the host makes, mounted read-only over one of the sandbox's layer."""
+    """A host-made file, mounted read-only over a file of the sandbox's layer."""
 
     def __init__(self, path: str, source: str) -> None:
         self.path = path
@@ -403,7 +403,7 @@ class File(RootOperation):
 
 
 class Directory(RootOperation):
-    """The directory that the workload starts in; links of the image are followed inside."""
+    """The workload's working directory; links are followed inside the root."""
 
     last = True
 
@@ -418,7 +418,7 @@ class Directory(RootOperation):
 
 
 class ReadOnlyRoot(RootOperation):
-    """The root itself, read-only once all is mounted below."""
+    """The root itself, made read-only after all mounts below it."""
 
     last = True
 
@@ -437,14 +437,14 @@ def _words(flags: int, options: Optional[Mapping[str, str]] = None) -> str:
 
 
 def _quote(text: str) -> str:
-    # Not at the top: the launcher never prints, and its budget of imports has no room for shlex.
+    # Imported here: the launcher never prints, and its import budget has no room for shlex.
     from shlex import quote
 
     return quote(text)
 
 
 def _built(path: str) -> str:
-    """A path of the build namespace, in the directory that stands for it."""
+    """A path of the build namespace as commands show it, below $scratch/root."""
     return f'"$scratch/root{path}"'
 
 

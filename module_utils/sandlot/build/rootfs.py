@@ -19,10 +19,10 @@ STRICT = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 
 
 def pivot() -> int:
-    """Make the working directory the root; the old root lies on it until it is detached.
+    """Make the working directory the root; the old root is mounted over it until it is detached.
 
-    Mounts inherited from a more privileged namespace are locked (mount_namespaces(7)), so the new
-    root has to be a fresh mount of itself before pivot_root(2) accepts it.
+    Mounts of a more privileged namespace are locked (mount_namespaces(7)), so the new root is
+    bind-mounted on itself first: pivot_root(2) accepts that.
     """
     root = mounts.clone_tree(".", recursive=True)
     mounts.attach(root, ".")
@@ -45,7 +45,7 @@ def attach(root: int, path: str, mount: int) -> None:
 def directory(root: int, path: str, *, follow: bool = False) -> int:
     """A descriptor of a directory below the root; missing directories are made.
 
-    ``follow`` resolves symlinks inside the root; otherwise one is refused.
+    With ``follow``, symlinks are resolved inside the root; otherwise they are refused.
     """
     resolve = RESOLVE_IN_ROOT if follow else STRICT
     current = os.dup(root)
@@ -87,7 +87,7 @@ def existing(root: int, path: str) -> int | None:
 
 
 def attach_file(root: int, path: str, mount: int) -> None:
-    """Attach a detached mount of a file over one of the sandbox's own layer."""
+    """Attach a detached mount of a file over a file of the sandbox's layer."""
     parent, _, leaf = path.rpartition("/")
     holder = directory(root, parent)
     _regular_file(holder, leaf, path)

@@ -54,7 +54,7 @@ DEV_LINKS = {
     "stdout": "/proc/self/fd/1",
     "stderr": "/proc/self/fd/2",
 }
-# The kernel has 4096 ptys for all (kernel.pty.max); a few sandboxes must not exhaust them.
+# The kernel has 4096 ptys in all (kernel.pty.max), which a few sandboxes must not exhaust.
 DEVPTS = {"newinstance": "", "ptmxmode": "0666", "mode": "0620", "gid": "5", "max": "256"}
 TMPFS = {"size": "256m", "mode": "1777", "nr_inodes": "100k"}
 
@@ -95,8 +95,8 @@ def stack(launch: Mapping[str, Any]) -> List[RootOperation]:
         operations.append(Tree(path, lowers[-1], mapped))
     if choice:
         operations += [Tree("/", HOST, mapped), HostMask(ids, choice)]
-        # The kernel refuses a writable layer that lies within a lower one (ovl_check_layer), and
-        # ours is on the host's root; it looks for that within one file system only.
+        # The kernel refuses a writable layer within a lower layer (ovl_check_layer), and ours is
+        # within the host's root. It compares within one file system only.
         operations.append(Overlay(MASKED_HOST, [HOST_MASK, HOST]))
         lowers.append(MASKED_HOST)
     options = _parsed(launch.get("tmpfs_root", ""))
@@ -105,7 +105,7 @@ def stack(launch: Mapping[str, Any]) -> List[RootOperation]:
 
 
 def lower_paths(launch: Mapping[str, Any]) -> List[str]:
-    """Trees of the image, topmost first; a launch file of the first version names one."""
+    """The trees of the image, topmost first; launch files of the first version have one root."""
     lower = launch["lower"]
     return [lower] if isinstance(lower, str) else list(lower)
 
@@ -130,8 +130,8 @@ def apply(operations: Sequence[RootOperation], root: int) -> None:
     for operation in operations:
         if not operation.last:
             operation.apply(root)
-    # Not earlier, as the kernel wants a complete proc and sysfs in sight to allow new ones; not
-    # later, as ".." of the new root leads into the old one, which lies on it.
+    # Not earlier: the kernel allows new proc and sysfs mounts only while complete ones are visible.
+    # Not later: ".." of the new root leads into the old root, which is mounted over it.
     rootfs.detach_old_root(root)
     for operation in operations:
         if operation.last:

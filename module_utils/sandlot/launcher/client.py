@@ -24,15 +24,15 @@ from .stopper import stop_timeout
 
 START_SECONDS = 20.0
 ANSWER_SECONDS = 300.0
-# A launcher answers a ping at once; on a host that swaps it takes a moment.
+# A launcher answers a ping at once; on a host that swaps, after a moment.
 PING_SECONDS = 15.0
-# After so long without an answer, the client pings the launcher.
+# After that long without an answer, the client pings the launcher.
 PATIENCE_SECONDS = 5.0
-# For a launcher that ends, before another one that took its place is told to end.
+# How long to wait for a launcher to end, before the client asks its successor to end too.
 _TURN_SECONDS = 0.5
-# Requests at a time. Descriptors are limited, and the launcher works on fewer anyway.
+# The most requests at a time: descriptors are limited, and the launcher works on fewer anyway.
 IN_FLIGHT = 64
-# Names in one request, bounded by a worker's descriptors and by unread answers in the socket.
+# The most names in one request: a worker's descriptors and the socket's buffer are limited.
 TOGETHER = 128
 UNIT = "sandlot.service"
 
@@ -42,14 +42,14 @@ class _Died(LaunchError):
 
 
 class _Silent(LaunchError):
-    """There is a launcher, but it does not answer."""
+    """The launcher does not answer."""
 
 
 Way = Callable[[Sequence[str]], Dict[str, LaunchError]]
 
 
 class Launcher:
-    """The client. It sends all requests at once; the launcher bounds how many run in parallel."""
+    """The client of the launcher; it sends all requests at once, and the launcher runs a few."""
 
     def __init__(self, site: Site, *, python: str = "") -> None:
         self.site = site
@@ -62,10 +62,7 @@ class Launcher:
         return self._all("start", names)
 
     def stop(self, names: Iterable[str]) -> dict[str, LaunchError]:
-        """Stop all at once, in the time of the slowest.
-
-        A launcher of an older version stops them one by one.
-        """
+        """Stop sandboxes in parallel; a launcher of an older version stops one after the other."""
         singly = partial(self._once, "stop")
         return _answered(names, (self._stop_together, self._stop_together, singly))
 
@@ -91,7 +88,7 @@ class Launcher:
         return unresponsive.pid(self.site) is not None
 
     def wake(self) -> None:
-        """Make a sleeping launcher look at the clock, if there may be names to resolve again."""
+        """Wake the launcher to look at the clock, if names may have to be resolved again."""
         if os.path.exists(self.site.names_file):
             self._responds()
 
@@ -107,7 +104,7 @@ class Launcher:
 
     @contextlib.contextmanager
     def kept_out(self) -> Iterator[None]:
-        """End the launcher, and let none begin: one that is starting finds its lock taken."""
+        """End the launcher and hold its lock, so that no other launcher starts."""
         lock = os.open(self.site.launcher_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         deadline = time.monotonic() + START_SECONDS
         try:
@@ -123,7 +120,7 @@ class Launcher:
             os.close(lock)
 
     def _ask(self, operation: str, seconds: float, *, to_end: bool = False) -> wire.Message | None:
-        """Return the launcher's answer; with ``to_end``, after it has closed the connection."""
+        """Send a request; the answer. With ``to_end``, wait until the launcher closes as well."""
         try:
             with wire.connect(self.site.launcher_socket, timeout=seconds) as connection:
                 wire.send(connection, {"op": operation})
@@ -142,7 +139,7 @@ class Launcher:
             ) from error
 
     def _responds(self) -> bool:
-        """Whether a launcher answers; a stopped one is continued, one that hangs is ended."""
+        """Whether a launcher answers; continue a stopped launcher and end a hanging one."""
         unresponsive.wake(self.site)
         try:
             return self.ping() is not None
@@ -151,7 +148,7 @@ class Launcher:
             return False
 
     def ensure(self) -> None:
-        """Make sure that a launcher answers: start the system service, or a launcher of our own."""
+        """Make sure that a launcher answers; start the system's service, else a daemon."""
         if self._responds():
             return
         if not os.path.isdir(f"{self.site.lib}/sandlot"):
@@ -166,7 +163,7 @@ class Launcher:
         self._await()
 
     def _spawn(self) -> None:
-        """Start a daemon in its own session, without our descriptors, environment or directory."""
+        """Start a launcher in its own session, without our descriptors and environment."""
         os.makedirs(self.site.run, mode=0o700, exist_ok=True)
         log = os.open(
             f"{self.site.run}/launcher.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
@@ -200,7 +197,7 @@ class Launcher:
         return _answered(names, (once, once))
 
     def _stop_together(self, names: Sequence[str]) -> dict[str, LaunchError]:
-        """Stop many by one request, which is answered for each as it ends."""
+        """Stop many sandboxes by one request; an answer comes as each one ends."""
         self.ensure()
         pending: dict[int, tuple[set[str], socket.socket]] = {}
         poller = select.poll()
@@ -252,16 +249,16 @@ class Launcher:
             events = poller.poll(PATIENCE_SECONDS * 1000)
             if events:
                 return [fd for fd, _ in events]
-            # The launcher or a worker may have been stopped since it took the requests.
+            # The launcher or a worker may have got SIGSTOP since it took the requests.
             self.ensure()
         raise LaunchError(f"the launcher did not answer within {seconds:.0f} seconds")
 
 
 def _answered(names: Iterable[str], ways: Iterable[Way]) -> dict[str, LaunchError]:
-    """Ask in one way after the other until each name is answered; the failures by name.
+    """Try one way to ask after the other until every name has an answer; failures by name.
 
-    A launcher that was killed or replaced leaves names unanswered: every operation may be done
-    twice.
+    A launcher that is killed or replaced leaves names unanswered. They are asked for again, so
+    every operation has to be safe to repeat.
     """
     asked = list(names)
     failures: dict[str, LaunchError] = {}

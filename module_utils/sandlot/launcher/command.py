@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Starts programs of the installed runtime; apart, so that its callers import little."""
+"""Starts programs of the installed runtime; a module of its own, so that callers import little."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 
 
 def interpreter() -> str:
-    """The runtime's Python: the distribution's, else the one that runs this."""
+    """The Python for the runtime: the distribution's, else the running one."""
     return SYSTEM_PYTHON if os.access(SYSTEM_PYTHON, os.X_OK) else sys.executable
 
 
 def command(site: Site, python: str) -> List[str]:
-    """The command of a launcher."""
+    """The command that starts a launcher."""
     code = (
         f"import sys; sys.path.insert(0, {site.lib!r}); "
         "from sandlot.launcher.zygote import main; main(sys.argv[1])"

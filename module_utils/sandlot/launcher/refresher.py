@@ -2,7 +2,7 @@
 # Copyright: the sandlot developers
 """Starts a process that resolves the names in egress lists again, every five minutes.
 
-The file of the last answers has their time. Without names there is no file, and no timer.
+The file of addresses has the time of the last answers. Without names there is no file and no timer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Refresher:
             written = os.stat(self.site.names_file).st_mtime
         except FileNotFoundError:
             return None
-        # A clock that was set back must not make the wait longer than usual.
+        # The wait must not grow when the clock was set back.
         left = max(written, self.tried) + INTERVAL - time.time()
         return min(INTERVAL, max(0.0, left))
 

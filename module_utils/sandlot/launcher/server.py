@@ -41,7 +41,7 @@ _INHERITED = "SANDLOT_DESCRIPTORS"
 
 
 class Sandbox:
-    """A sandbox that runs."""
+    """A running sandbox."""
 
     def __init__(self, pidfd: int) -> None:
         self.pidfd = pidfd
@@ -233,7 +233,7 @@ class Server:
         self._consider_restart(name)
 
     def _consider_restart(self, name: str) -> None:
-        """Revive, with back-off, an init that did not end on purpose, if its policy allows."""
+        """Restart an init that crashed, after a back-off, if its restart policy says so."""
         try:
             started = runtime.last_started(self.site.sandbox(name))
         except SandlotError as error:
@@ -277,7 +277,7 @@ class Server:
 
 
 def _shed(connection: Connection, kit: Optional[builder.StartKit]) -> None:
-    """In a new child: close all descriptors of the launcher but those it works with."""
+    """Close all descriptors of the launcher in a new child, except the ones that it needs."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
@@ -291,7 +291,7 @@ def _shed(connection: Connection, kit: Optional[builder.StartKit]) -> None:
 
 
 def _words(message: wire.Message) -> Tuple[str, Names]:
-    """The operation, and the names of sandboxes if a worker is to do it."""
+    """The operation of a request, and the sandboxes; none if no worker is needed."""
     operation = message["op"]
     if not isinstance(operation, str):
         raise TypeError("an operation has to be text")
@@ -324,10 +324,9 @@ def serve(root: str, zygote: Zygote) -> NoReturn:
 
 
 def _lock(site: Site) -> int:
-    """Take the lock of the only launcher of a root, held until this process ends.
+    """Take the lock that makes this the only launcher of its root, until this process ends.
 
-    The directory is made by who starts a launcher: when a teardown has removed it since, it stays
-    away.
+    The directory is not made here: a teardown may have removed it, and then it has to stay away.
     """
     try:
         lock = os.open(site.launcher_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
     Report = Callable[[str, Optional[SandlotError]], None]
 
-# On top of stop_timeout: init has to notice, kill the rest and go.
+# On top of stop_timeout: init has to notice the end, kill the other processes and exit.
 MARGIN = 2.0
 KILL_DEADLINE = 30.0
 # The timeout of a sandbox whose launch file can't be read.
 USUAL_TIMEOUT = 10.0
-# poll does not wait for room in a full backlog of init's socket.
+# poll can't wait for room in a full backlog, so connecting is retried after this time.
 ASK_AGAIN = 0.05
 
 
 class _Stop:
-    """One sandbox that is being stopped; ``due`` is the end of the present step."""
+    """The stop of one sandbox; ``due`` is the end of its present step."""
 
     def __init__(self, paths: SandboxPaths, launch: Mapping[str, Any], pidfd: int) -> None:
         self.paths = paths
@@ -52,7 +52,7 @@ class _Stop:
 
 
 def stop_all(sandboxes: Sequence[SandboxPaths], report: Report) -> None:
-    """End inits, gracefully where they answer; report each one once, when it has ended."""
+    """End inits, gracefully if they answer; report each one when it has ended."""
     stops = _Stops(report)
     for paths in sandboxes:
         stops.begin(paths)
@@ -83,7 +83,7 @@ class _Stops:
         self._explained(paths, lambda: self._begin(paths))
 
     def _explained(self, paths: SandboxPaths, action: Callable[[], None]) -> None:
-        """Do it; report an error as this sandbox's failure."""
+        """Call ``action``; report an error as this sandbox's failure."""
         try:
             action()
         except SandlotError as error:
@@ -186,7 +186,7 @@ def _cgroups(launch: Mapping[str, Any]) -> List[str]:
 
 
 def _launch(paths: SandboxPaths) -> Mapping[str, Any]:
-    """The launch file; {} when it can't be read."""
+    """The launch file; {} when it is unreadable."""
     try:
         return store.read(paths.launch) or {}
     except StateError:
@@ -194,7 +194,7 @@ def _launch(paths: SandboxPaths) -> Mapping[str, Any]:
 
 
 def _thaw(launch: Mapping[str, Any]) -> None:
-    """Thaw a sandbox; frozen processes get no signal, with cgroups of v1 not even SIGKILL."""
+    """Thaw a sandbox: frozen processes get no signals, in cgroups v1 not even SIGKILL."""
     for directory in _cgroups(launch):
         for file, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
             try:
@@ -219,7 +219,7 @@ def _survived(paths: SandboxPaths) -> LaunchError:
 
 
 def still_runs(paths: SandboxPaths) -> bool:
-    """Whether init runs; wait for one that is about to end."""
+    """Whether init runs, after a wait for an init that is about to end."""
     pidfd = runtime.open_init(paths)
     if pidfd is None:
         return False

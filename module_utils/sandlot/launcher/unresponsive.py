@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Continues a launcher that is stopped, and ends one that hangs, which no sandbox notices.
+"""Continues a launcher that is stopped, and ends one that hangs; sandboxes run on.
 
-The launcher's lock has its pid, as a stopped launcher does not answer.
+The pid is that of the launcher's lock, as a stopped launcher does not answer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def is_stopped(site: Site) -> bool:
 
 
 def wake(site: Site) -> None:
-    """Continue the launcher, its zygote and its workers where they are stopped, but no init."""
+    """Continue the launcher, its zygote and its workers if they are stopped, but no init."""
     with _held(site) as launcher:
         if launcher is None:
             return
@@ -45,7 +45,7 @@ def wake(site: Site) -> None:
 
 
 def _same_program(child: int, launcher: int) -> bool:
-    """Whether a child is no init: inits have a user namespace of their own."""
+    """Whether a child is the launcher's own process; an init has another user namespace."""
     try:
         places = [os.readlink(f"/proc/{each}/ns/user") for each in (child, launcher)]
     except OSError:
@@ -71,7 +71,7 @@ def end(site: Site) -> None:
 
 @contextlib.contextmanager
 def _held(site: Site) -> Iterator[tuple[int, int] | None]:
-    """Pid and pidfd of the launcher, which still holds its lock, so the pid was not reused."""
+    """Pid and pidfd of the launcher; it still holds its lock, so the pid has not been reused."""
     holder = pid(site)
     try:
         pidfd = os.pidfd_open(holder) if holder else None

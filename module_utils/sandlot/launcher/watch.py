@@ -2,10 +2,10 @@
 # Copyright: the sandlot developers
 """Keeps the networks of running sandboxes whole when another program changes them.
 
-The kernel announces changes, so nothing is polled. A change is ours while a run of ours holds the
-writer lock, or when the record of our rules has its transaction. After any other change to our
-rules the bridges go down at once, since without rules all is open, and `sandlot repair`, a process
-of its own, restores everything.
+The kernel announces changes, so nothing is polled. A change is ours if a run of ours holds the
+writer lock, or if the record of our rules has its transaction. After any other change to our rules
+the bridges go down at once, as everything is open without rules. Then `sandlot repair`, a process
+of its own, restores the network.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 FIRST_DELAY = 1.0
 LONGEST_DELAY = 60.0
-# After so long without a repair the delay begins at FIRST_DELAY again.
+# After that long without a repair, the delay starts at FIRST_DELAY again.
 QUIET = 300.0
 MAX_FAILURES = 5
 
 
 class Watch:
-    """``due`` is the time of the next repair, None when none is needed."""
+    """Watches links and rules; ``due`` is the time of the next repair, None for no repair."""
 
     def __init__(self, site: Site, shed: Callable[[], None]) -> None:
         self.site = site
@@ -48,12 +48,12 @@ class Watch:
         self._links: Optional[_socket.socket] = None
         self._waiter = self._repair = 0
         self._delay, self._started, self._failures = 0.0, -QUIET, 0
-        # Transactions: the last that touched our table, of the last repair, of the last success.
+        # Transactions: the last one on our table, that of the last repair, and of the last success.
         self._generation = self._looked = self._settled = 0
         self._gone = self._closed = self._again = False
 
     def sources(self) -> List[Source]:
-        """Descriptors to poll, with what to do when one is readable."""
+        """Descriptors to poll, each with the function to call when it is readable."""
         try:
             self._rules, self._links = nftables.changes(), nftables.departures()
         except OSError as error:
@@ -75,7 +75,7 @@ class Watch:
             self._judge()
 
     def _read_rules(self) -> bool:
-        """Whether a transaction that waits touched our table; note the last such one."""
+        """Read waiting news; whether a transaction touched our table. Note the last one."""
         record = self._record()
         table = _table(record) if record else b""
         ours = touched = gone = False
@@ -92,7 +92,7 @@ class Watch:
         return ours
 
     def _news(self, table: bytes) -> Iterator[Tuple[int, bytes]]:
-        """Yield the changes that wait; lost ones count as a change to our table."""
+        """Yield waiting changes; a lost message counts as a change to our table."""
         try:
             for data in nftables.drained(self._rules):
                 yield from nftables.transactions(data)
@@ -118,7 +118,7 @@ class Watch:
     # -- ours or not
 
     def _judge(self, *, waited: bool = False) -> None:
-        """Repair a change by others. Our runs remove the table for a moment, or with the record."""
+        """Repair changes by others; a run of ours may remove the table too, with its record."""
         if self._gone:
             self._close()
         if self._repair or self._waiter:
@@ -142,7 +142,7 @@ class Watch:
         self._schedule()
 
     def _record(self) -> Optional[Json]:
-        """The record of our rules by the last run; None when there are none."""
+        """The record of our rules that the last run wrote; None without rules."""
         try:
             return store.read(self.site.watched)
         except SandlotError as error:
@@ -154,7 +154,7 @@ class Watch:
         return flock.is_held(self.site.lock)
 
     def _wait(self) -> None:
-        """Fork a child that ends with the present run."""
+        """Fork a child that ends when the present run ends."""
         self._waiter = os.fork()
         if self._waiter == 0:
             self._shed()
@@ -171,7 +171,7 @@ class Watch:
     # -- repairs
 
     def _schedule(self) -> None:
-        """Plan a repair: at once, unless another tool may undo each of them."""
+        """Plan a repair: at once, or after a growing delay if another tool undoes repairs."""
         now = time.monotonic()
         if now - self._started >= QUIET:
             self._delay = 0.0
@@ -189,7 +189,7 @@ class Watch:
         self._repair = start(self.site, "repair")
 
     def ended(self, pid: int, status: int) -> None:
-        """Take the end of a child of the launcher, perhaps one of ours."""
+        """Handle the end of a child of the launcher, which may be a child of the watch."""
         if pid == self._waiter:
             self._waiter = 0
             self._judge(waited=True)
@@ -204,7 +204,7 @@ class Watch:
                 self._judge(waited=True)
 
     def end(self) -> None:
-        """End our children at a teardown, which leaves them nothing to do."""
+        """End our children at a teardown, after which they have nothing to do."""
         for pid in filter(None, (self._waiter, self._repair)):
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Does one operation in a disposable child of the launcher: on one sandbox, or a stop of many."""
+"""Does one operation in a disposable child of the launcher: on one sandbox, or stops many."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
     from ..site import SandboxPaths, Site
 
-# Shorter than the wait of clients for an answer.
+# Shorter than a client's wait for an answer.
 WAIT_SECONDS = 240.0
 _POLL_SECONDS = 0.02
 ORPHAN_SECONDS = 30.0
-# Takes many sandboxes, and has an answer for each as it ends; the others take one.
+# The operation for many sandboxes, which answers as each one ends; others take one sandbox.
 STOP_ALL = "stop_all"
 OPERATIONS = frozenset(("create", "start", "stop", STOP_ALL, "destroy"))
 
@@ -49,7 +49,7 @@ def run(
         failed = failed or error is not None
         answer: wire.Message = {}
         if error is not None:
-            # By its number, the client knows the remedy.
+            # The client finds the remedy by the error's number.
             number = {"errno": error.code} if error.code else {}
             answer = {"error": error.message, "hint": error.hint, **number}
         if connection is not None:
@@ -58,7 +58,7 @@ def run(
             print(f"{name}: {operation}: {error.message}", file=sys.stderr, flush=True)
 
     if operation in ("stop", STOP_ALL):
-        # First the sandboxes that no other worker holds, so that they need not wait.
+        # Sandboxes that no other worker holds come first, so that they need not wait.
         free, held = _locked(sandboxes, report, wait=False)
         stopper.stop_all(free, report)
         late, _ = _locked(held, report, wait=True)
@@ -116,7 +116,7 @@ def _work(sandbox: SandboxPaths, operation: str, kit: Optional[builder.StartKit]
 def _locked(
     sandboxes: Sequence[SandboxPaths], report: stopper.Report, *, wait: bool
 ) -> Tuple[List[SandboxPaths], List[SandboxPaths]]:
-    """Lock sandboxes; the ones that are ours now, and the ones that another worker holds."""
+    """Lock sandboxes; (sandboxes that we hold now, sandboxes that another worker holds)."""
     ours: List[SandboxPaths] = []
     held: List[SandboxPaths] = []
     for sandbox in sandboxes:
@@ -132,9 +132,9 @@ def _locked(
 
 
 def _lock(sandbox: SandboxPaths, *, wait: bool) -> bool:
-    """Lock out other workers until this process ends, also those of a killed launcher.
+    """Lock out other workers until this process ends, also workers of a killed launcher.
 
-    The wait has a limit, as such a worker may be stopped, or hang with a file server.
+    The wait has a limit, as another worker may be stopped, or hang on a network file system.
     """
     fd = os.open(sandbox.run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     deadline = time.monotonic() + (WAIT_SECONDS if wait else 0.0)

@@ -2,11 +2,11 @@
 # Copyright: the sandlot developers
 """Entry point of the launcher, and the process that forks all inits.
 
-A page that either side of a fork writes to is no longer shared. The launcher writes to its memory
-with every request, so inits are forked from a process that does nothing else: the zygote, forked
-before the launcher imports the code of itself and its workers. tests/unit/test_imports.py has its
-import budget; hence C modules (_socket, _signal) in place of their wrappers, which import enum, and
-no typing, dataclasses, re or json.
+After a fork, a page is shared until either side writes to it. The launcher writes to its memory
+with every request, so a process that does nothing else forks the inits: the zygote. It is forked
+before the launcher imports its own code and that of its workers. tests/unit/test_imports.py holds
+its import budget: it uses C modules (_socket, _signal), as their wrappers import enum, and neither
+typing, dataclasses, re nor json.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ANCILLARY_SIZE = _socket.CMSG_SPACE(INT.size)
 
 
 def main(root: str) -> NoReturn:
-    """Be the launcher for a root. A launcher of an older version re-executes this name."""
+    """Run as the launcher of a root; launchers of older versions re-execute this name."""
     gc.disable()
     os.umask(0o077)
     confine.prctl(confine.PR_SET_DUMPABLE, 0)
@@ -42,7 +42,7 @@ def main(root: str) -> NoReturn:
     for number in FAULTS:
         signal.signal(number, signal.SIG_DFL)
     zygote = _spawn()
-    # Only now, so that no init carries the code of the launcher and its workers.
+    # Imported after the fork, so that no init carries the code of the launcher and its workers.
     from . import server
 
     server.serve(root, zygote)

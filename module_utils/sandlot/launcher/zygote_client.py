@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The launcher's way to the zygote."""
+"""Asks the zygote for joiners, on behalf of the launcher."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..kernel.signals import signal
 
 INT = struct.Struct("i")
 _FORK, _REAP = b"f", b"r"
-# A zygote answers within a millisecond, and is continued if somebody has stopped it.
+# A zygote answers within a millisecond; one that was stopped gets SIGCONT.
 _PATIENCE_SECONDS, _ATTEMPTS = 1.0, 10
 
 
@@ -38,12 +38,12 @@ class Zygote:
         return int(INT.unpack(answer)[0])
 
     def _answer(self) -> bytes:
-        """The pid as sent; b"" when the zygote does not answer, and is killed."""
+        """The pid as sent; b"" when the zygote does not answer, in which case it is killed."""
         for _ in range(_ATTEMPTS):
             try:
                 return self._control.recv(INT.size)
             except _socket.timeout:
-                # Our child is not reaped yet, so the pid is still its.
+                # The zygote is not reaped yet, so its pid has not been reused.
                 os.kill(self.pid, signal.SIGCONT)
         os.kill(self.pid, signal.SIGKILL)
         return b""
