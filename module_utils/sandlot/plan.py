@@ -79,7 +79,10 @@ def batch(
 
 def of_one(name: str, operations: Iterable[Operation], *, silent: bool) -> list[Operation]:
     """Operations that fail for one sandbox alone; ``silent`` when another line announces them."""
-    return [replace(each, subject=name, silent=silent or each.silent) for each in operations]
+    return [
+        replace(operation, subject=name, silent=silent or operation.silent)
+        for operation in operations
+    ]
 
 
 def descriptions(operations: Iterable[Operation]) -> list[str]:

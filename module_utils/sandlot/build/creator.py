@@ -40,9 +40,9 @@ def create(paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
         write_value(f"/proc/{pid}/uid_map", f"0 {ids['uid']} {ids['size']}")
         write_value(f"/proc/{pid}/gid_map", f"0 {ids['gid']} {ids['size']}")
         for clock, seconds in (launch["time_offset"] or {}).items():
-            whole = int(seconds // 1)
-            nanoseconds = int(round((seconds - whole) * 1_000_000_000))
-            write_value(f"/proc/{pid}/timens_offsets", f"{clock} {whole} {nanoseconds}")
+            whole_seconds = int(seconds // 1)
+            nanoseconds = int(round((seconds - whole_seconds) * 1_000_000_000))
+            write_value(f"/proc/{pid}/timens_offsets", f"{clock} {whole_seconds} {nanoseconds}")
         # Pins come last, so that complete pins mean complete namespaces.
         _configure(pid, launch, kinds)
         for kind in kinds:

@@ -84,18 +84,20 @@ def bash() -> str:
     values: Dict[str, List[str]] = {}
     words: Dict[str, List[str]] = {}
     for verb in VERBS:
-        flags = [name for each in verb.arguments if each.is_option for name in each.names]
+        flags = [
+            name for argument in verb.arguments if argument.is_option for name in argument.names
+        ]
         if flags:
             words.setdefault(f'words="{" ".join(flags)}"', []).append(f'"{verb.name} -"*')
-        for each in verb.arguments:
-            if each.takes_value:
-                action = f'words="{_offered(each)}"' if _offered(each) else "return 0"
-                patterns = [f'"{verb.name} {name}"' for name in each.names]
+        for argument in verb.arguments:
+            if argument.takes_value:
+                action = f'words="{_offered(argument)}"' if _offered(argument) else "return 0"
+                patterns = [f'"{verb.name} {name}"' for name in argument.names]
                 values.setdefault(action, []).extend(patterns)
     for verb in VERBS:
-        for each in verb.arguments:
-            if not each.is_option and _offered(each):
-                words.setdefault(f'words="{_offered(each)}"', []).append(f'"{verb.name} "*')
+        for argument in verb.arguments:
+            if not argument.is_option and _offered(argument):
+                words.setdefault(f'words="{_offered(argument)}"', []).append(f'"{verb.name} "*')
     return _BASH.format(
         verbs=" ".join(verb.name for verb in VERBS),
         values=_branches(values, " " * 8),
@@ -116,15 +118,15 @@ def zsh() -> str:
     cases = []
     for verb in VERBS:
         specs: List[str] = []
-        for each in verb.arguments:
-            text = each.text.translate({ord(c): f"\\{c}" for c in "[]:"})
-            name, offered = each.names[-1].lstrip("-"), _offered(each)
+        for argument in verb.arguments:
+            text = argument.text.translate({ord(c): f"\\{c}" for c in "[]:"})
+            name, offered = argument.names[-1].lstrip("-"), _offered(argument)
             values = f":{name}:({offered})" if offered else f":{name}:"
-            if each.is_option:
-                taken = values if offered or each.takes_value else ""
-                specs += [f"{option}[{text}]{taken}" for option in each.names]
-            elif offered or each.takes_value:
-                many = each.settings.get("nargs") in ("*", "+")
+            if argument.is_option:
+                taken = values if offered or argument.takes_value else ""
+                specs += [f"{option}[{text}]{taken}" for option in argument.names]
+            elif offered or argument.takes_value:
+                many = argument.settings.get("nargs") in ("*", "+")
                 specs.append(f"{'*' if many else 1}{values}")
         words = " ".join(["_arguments", *map(_quoted, specs), ";;"] if specs else [";;"])
         cases.append(f"    {verb.name}) {words}")

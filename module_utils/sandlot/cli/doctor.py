@@ -18,9 +18,9 @@ def run(site: Site, options: argparse.Namespace) -> int:
     if options.format == "json":
         output.print_json([finding.to_json() for finding in findings])
     else:
-        rows = [(each.status, each.name, each.detail) for each in findings]
+        rows = [(finding.status, finding.name, finding.detail) for finding in findings]
         sys.stdout.write(output.table(("STATUS", "WHAT", "FOUND"), rows))
-        for each in findings:
-            if each.status != doctor.OK:
-                sys.stdout.write(f"\n{each.name}: {each.detail}\n  {each.remedy}\n")
+        for finding in findings:
+            if finding.status != doctor.OK:
+                sys.stdout.write(f"\n{finding.name}: {finding.detail}\n  {finding.remedy}\n")
     return 1 if doctor.worst(findings) == doctor.FAILURE else 0

@@ -80,7 +80,7 @@ def look(site: Site, name: str) -> Subject:
 def _user(launch: Dict[str, Any]) -> tuple[int, int, List[int]]:
     """Look the user up in the image alone, not in a passwd that the sandbox may have written."""
     layers = [*rootplan.lower_paths(launch), *(["/"] if launch.get("host_root") else [])]
-    known = (each for each in layers if os.path.isfile(f"{each}/etc/passwd"))
+    known = (layer for layer in layers if os.path.isfile(f"{layer}/etc/passwd"))
     root = os.open(next(known, layers[-1]), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return users.resolve(root, launch["user"])

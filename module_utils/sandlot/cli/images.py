@@ -41,10 +41,10 @@ def run(site: Site, options: argparse.Namespace) -> int:
     if options.format == "json":
         output.print_json(entries)
         return 0
-    sys.stdout.write(output.table(HEADS, [_row(each) for each in entries], right=_RIGHT))
-    for each in entries:
-        if each["progress"]:
-            print(line(each["progress"]))
+    sys.stdout.write(output.table(HEADS, [_row(entry) for entry in entries], right=_RIGHT))
+    for entry in entries:
+        if entry["progress"]:
+            print(line(entry["progress"]))
     return 0
 
 
@@ -61,17 +61,17 @@ def _all(site: Site) -> List[Dict[str, Any]]:
     return entries
 
 
-def _row(each: Dict[str, Any]) -> List[str]:
-    if "digest" not in each:
-        return [each["name"], *[output.NOTHING] * (len(HEADS) - 1)]
-    made, users = each["made"], ",".join(each["used_by"][:_SHOWN_USERS])
-    more = len(each["used_by"]) - _SHOWN_USERS
+def _row(entry: Dict[str, Any]) -> List[str]:
+    if "digest" not in entry:
+        return [entry["name"], *[output.NOTHING] * (len(HEADS) - 1)]
+    made, users = entry["made"], ",".join(entry["used_by"][:_SHOWN_USERS])
+    more = len(entry["used_by"]) - _SHOWN_USERS
     return [
-        each["name"],
-        each["source"],
-        output.size(each["size"]) if made else output.NOTHING,
-        each["digest"][:_SHORT] or output.NOTHING,
-        str(len(each["layers"])),
+        entry["name"],
+        entry["source"],
+        output.size(entry["size"]) if made else output.NOTHING,
+        entry["digest"][:_SHORT] or output.NOTHING,
+        str(len(entry["layers"])),
         f"{users} and {more} more" if more > 0 else users or output.NOTHING,
         output.span(max(time.time() - made, 0)) if made else output.NOTHING,
     ]

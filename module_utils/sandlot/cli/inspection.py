@@ -16,28 +16,28 @@ from . import listing, output
 def run(site: Site, options: argparse.Namespace) -> int:
     for name in options.name:
         names.check(site, name)
-    facts = {each["name"]: each for each in converge.info(site, options.name)}
+    facts = {entry["name"]: entry for entry in converge.info(site, options.name)}
     asked = [facts[name] for name in dict.fromkeys(options.name) if name in facts]
     if options.format == "json":
         output.print_json(asked)
     else:
-        print("\n\n".join("\n".join(_lines(each)) for each in asked))
+        print("\n\n".join("\n".join(_lines(entry)) for entry in asked))
     return listing.warn(asked)
 
 
 def _lines(value: Any) -> Iterator[str]:
     """Mappings and lists indented, one value a line."""
     if isinstance(value, list):
-        for each in value:
-            for index, line in enumerate(_lines(each)):
+        for entry in value:
+            for index, line in enumerate(_lines(entry)):
                 yield f"  {line}" if index else f"- {line}"
     elif isinstance(value, dict):
-        for key, each in value.items():
-            if isinstance(each, (dict, list)) and each:
+        for key, entry in value.items():
+            if isinstance(entry, (dict, list)) and entry:
                 yield f"{key}:"
-                yield from (f"  {line}" for line in _lines(each))
+                yield from (f"  {line}" for line in _lines(entry))
             else:
-                yield f"{key}: {_scalar(each)}"
+                yield f"{key}: {_scalar(entry)}"
     else:
         yield _scalar(value)
 

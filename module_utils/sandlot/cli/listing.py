@@ -24,7 +24,7 @@ def list_all(site: Site, options: argparse.Namespace) -> int:
     if options.format == "json":
         output.print_json(sandboxes)
     else:
-        rows = [_row(each) for each in sandboxes]
+        rows = [_row(entry) for entry in sandboxes]
         sys.stdout.write(output.table(HEADS, rows, right=_RIGHT))
     return warn(sandboxes)
 
@@ -32,35 +32,37 @@ def list_all(site: Site, options: argparse.Namespace) -> int:
 def all_sandboxes(site: Site) -> List[Dict[str, Any]]:
     layout = cgroups.detect()
     summaries = (facts.summary(site.sandbox(name), layout) for name in names.recorded(site))
-    return [each for each in summaries if each is not None]
+    return [entry for entry in summaries if entry is not None]
 
 
 def warn(sandboxes: Sequence[Dict[str, Any]]) -> int:
     """Print the errors of broken records, which make the command fail; the others are shown."""
-    broken = [each for each in sandboxes if "error" in each]
-    for each in broken:
-        output.say(f"{each['name']}: {each['error']}")
+    broken = [entry for entry in sandboxes if "error" in entry]
+    for entry in broken:
+        output.say(f"{entry['name']}: {entry['error']}")
     return 1 if broken else 0
 
 
-def _row(each: Dict[str, Any]) -> List[str]:
-    if "error" in each:
-        return [each["name"], each["state"], *[output.NOTHING] * (len(HEADS) - 2)]
-    mode, state = str(each["network_mode"]), str(each["state"])
+def _row(entry: Dict[str, Any]) -> List[str]:
+    if "error" in entry:
+        return [entry["name"], entry["state"], *[output.NOTHING] * (len(HEADS) - 2)]
+    mode, state = str(entry["network_mode"]), str(entry["state"])
     # The exit code of a workload that ended, the health of one that runs.
-    note = each["exit_code"] if state in _ENDED else each["health"] if state == "running" else None
+    note = (
+        entry["exit_code"] if state in _ENDED else entry["health"] if state == "running" else None
+    )
     # All addresses and TCP are the defaults of a port.
-    ports = (p.removeprefix("0.0.0.0:").removesuffix("/tcp") for p in each["published_ports"])
+    ports = (p.removeprefix("0.0.0.0:").removesuffix("/tcp") for p in entry["published_ports"])
     return [
-        each["name"],
+        entry["name"],
         state if note is None else f"{state}({note})",
-        each["image"],
+        entry["image"],
         # The mode of the network says more than a missing address.
-        ",".join(each["addresses"]) or (output.NOTHING if mode in ("bridge", "none") else mode),
+        ",".join(entry["addresses"]) or (output.NOTHING if mode in ("bridge", "none") else mode),
         ",".join(ports) or output.NOTHING,
-        output.span(each["uptime"]),
-        output.size(each["memory"]),
-        str(each["restarts"]),
+        output.span(entry["uptime"]),
+        output.size(entry["memory"]),
+        str(entry["restarts"]),
     ]
 
 
@@ -75,16 +77,16 @@ def top(site: Site, options: argparse.Namespace) -> int:
     if options.format == "json":
         output.print_json(usages)
     else:
-        usages.sort(key=lambda each: each["cpu_seconds"] or 0, reverse=True)
+        usages.sort(key=lambda entry: entry["cpu_seconds"] or 0, reverse=True)
         rows = [
             [
-                each["name"],
-                _number(each["pids"]),
-                output.size(each["memory"]),
-                output.span(each["cpu_seconds"]),
-                _number(each["oom_kills"]),
+                entry["name"],
+                _number(entry["pids"]),
+                output.size(entry["memory"]),
+                output.span(entry["cpu_seconds"]),
+                _number(entry["oom_kills"]),
             ]
-            for each in usages
+            for entry in usages
         ]
         sys.stdout.write(output.table(_TOP_HEADS, rows, right=_TOP_HEADS[1:]))
     return 0

@@ -122,5 +122,5 @@ def _text(*, timestamps: bool) -> Writer:
 
 
 def _visible(text: bytes) -> bytes:
-    shown = _CONTROL.sub(lambda found: b"".join(b"\\x%02x" % byte for byte in found[0]), text)
+    shown = _CONTROL.sub(lambda match: b"".join(b"\\x%02x" % byte for byte in match[0]), text)
     return shown + _PLAIN if _COLOUR.search(shown) else shown

@@ -73,7 +73,7 @@ def run(site: Site, options: argparse.Namespace) -> int:
 def page() -> str:
     lines = []
     for verb in VERBS:
-        shown = " ".join([verb.name, *(_usage(each) for each in verb.arguments)])
+        shown = " ".join([verb.name, *(_usage(argument) for argument in verb.arguments)])
         lines += [f".SS {_escaped(shown)}", _sentence(verb.text)]
         for argument in verb.arguments:
             if argument.is_option:

@@ -25,22 +25,22 @@ _CLEAR_LINE = "\x1b[K"
 _CLEAR_BELOW = "\x1b[J"
 
 
-def line(each: Json) -> str:
+def line(report: Json) -> str:
     """debian: download 45% 12M of 27M, 3.1M/s"""
-    done, total = each["done"], each["total"]
-    words = [f"{each['name']}: {each['phase']}"]
+    done, total = report["done"], report["total"]
+    words = [f"{report['name']}: {report['phase']}"]
     if total:
         words.append(f"{100 * done // total}% {output.size(done)} of {output.size(total)}")
     elif done:
         words.append(output.size(done))
-    speed = rate(each)
+    speed = rate(report)
     return " ".join(words) + (f", {output.size(speed)}/s" if speed else "")
 
 
-def rate(each: Json) -> int:
+def rate(report: Json) -> int:
     """Bytes per second of the phase so far; 0 when that can't be told."""
-    seconds = each.get("now", 0) - each.get("phase_started", 0)
-    return int((each["done"] - each.get("phase_from", 0)) / seconds) if seconds > 0 else 0
+    seconds = report.get("now", 0) - report.get("phase_started", 0)
+    return int((report["done"] - report.get("phase_from", 0)) / seconds) if seconds > 0 else 0
 
 
 class Watcher:
@@ -71,7 +71,7 @@ class Watcher:
         # a killed one leaves its file alone.
         with contextlib.suppress(ProcessLookupError), contextlib.ExitStack() as stack:
             pidfds = []
-            for pid in {each["pid"] for each in making.values()}:
+            for pid in {report["pid"] for report in making.values()}:
                 pidfds.append(os.pidfd_open(pid))
                 stack.callback(os.close, pidfds[-1])
             if making:
@@ -81,8 +81,8 @@ class Watcher:
     def _update(self, making: Dict[str, Json]) -> None:
         ended = [self._ended(name) for name in self._shown if name not in making]
         lines = {
-            name: json.dumps({**each, "rate": rate(each)}) if self._as_json else line(each)
-            for name, each in making.items()
+            name: json.dumps({**report, "rate": rate(report)}) if self._as_json else line(report)
+            for name, report in making.items()
         }
         news = [text for name, text in lines.items() if self._shown.get(name) != text]
         if self._redraws:
@@ -96,7 +96,7 @@ class Watcher:
             sys.stdout.writelines(f"{text}\n" for text in [*ended, *news])
         sys.stdout.flush()
         self._shown = lines
-        self._started.update({name: each["started"] for name, each in making.items()})
+        self._started.update({name: report["started"] for name, report in making.items()})
 
     def _ended(self, name: str) -> str:
         image = images.observe(self._paths).get(name)

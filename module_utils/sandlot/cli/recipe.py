@@ -300,13 +300,13 @@ def _above(hierarchy: Hierarchy, parent: str, state: CgroupState) -> Iterator[tu
 
 
 def _cgroups(subject: Subject) -> Iterator[str]:
-    for each in subject.cgroups:
-        yield f"make_cgroup {quote(each.parent)}"
-        for path, value in each.above:
+    for cgroup in subject.cgroups:
+        yield f"make_cgroup {quote(cgroup.parent)}"
+        for path, value in cgroup.above:
             yield f"echo {quote(value)} >{quote(path)}"
-        yield f"make_cgroup {quote(each.directory)}"
-        for file, value in each.inside:
-            yield f"echo {quote(value)} >{quote(f'{each.directory}/{file}')}"
+        yield f"make_cgroup {quote(cgroup.directory)}"
+        for file, value in cgroup.inside:
+            yield f"echo {quote(value)} >{quote(f'{cgroup.directory}/{file}')}"
 
 
 def _enter(subject: Subject) -> Iterator[str]:

@@ -140,7 +140,7 @@ def _make_and_run(site: Site, request: Request, planned: images.ImagePlan) -> Re
 def _await_health(site: Site, request: Request, done: Result) -> Result:
     """Wait without the lock, so that a slow sandbox can be stopped meanwhile."""
     now = time.monotonic()
-    specs = [each.wanted_spec for each in request.desired.values() if each.healthy]
+    specs = [desired.wanted_spec for desired in request.desired.values() if desired.healthy]
     deadlines = {
         spec.name: now + (spec.healthy_wait_timeout or health.patience_of(site, spec.name))
         for spec in specs
@@ -173,7 +173,7 @@ def run(site: Site, request: Request) -> Result:
 
 def _look(site: Site, request: Request) -> Observation:
     desired = request.desired
-    attached = {item.name for each in desired.values() for item in each.wanted_spec.networks}
+    attached = {item.name for sandbox in desired.values() for item in sandbox.wanted_spec.networks}
     return observe(site, {*desired, *request.absent}, attached)
 
 
@@ -189,6 +189,6 @@ def _rolled_back(
     if request.check:
         return request, rollback.foreseen(site, unfinished, observed), steps, {}
     failures = apply_each(steps)
-    left = (each for each in request.sandboxes or () if each.name not in failures)
-    request = replace(request, sandboxes=tuple(left))
+    sandboxes = (desired for desired in request.sandboxes or () if desired.name not in failures)
+    request = replace(request, sandboxes=tuple(sandboxes))
     return request, _look(site, request), steps, failures

@@ -216,13 +216,13 @@ def _note_namespaces(context: Context, name: str) -> None:
 def plug(context: Context) -> list[Operation]:
     """Plug links, then set their bandwidth, as a new link has no limits yet."""
     steps = []
-    for name, each in context.network_plan.members.items():
+    for name, member in context.network_plan.members.items():
         decision = context.decisions[name]
-        if each.links and not decision.create:
+        if member.links and not decision.create:
             note = partial(_note_namespaces, context, name)
             steps.append(Operation(name, "note interfaces", note, subject=name, silent=True))
-        steps += of_one(name, each.links, silent=decision.create)
-        steps += of_one(name, each.rates, silent=bool(each.links))
+        steps += of_one(name, member.links, silent=decision.create)
+        steps += of_one(name, member.rates, silent=bool(member.links))
     return steps
 
 

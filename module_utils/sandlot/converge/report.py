@@ -54,20 +54,22 @@ NOTHING = Result(False, [], {}, {}, {})
 
 def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> Result:
     """``before`` are operations that the run applied before it could plan."""
-    announced = [each for each in (*before, *plan.operations) if not each.silent]
+    announced = [operation for operation in (*before, *plan.operations) if not operation.silent]
     context = plan.context
     sandboxes = {name: facts(t.record) for name, t in context.resolved.targets.items()}
     sandboxes.update({name: {"name": name, "state": "absent"} for name in context.resolved.removed})
-    own: Dict[str, List[str]] = {}
+    lines: Dict[str, List[str]] = {}
     for operation in announced:
-        own.setdefault(operation.target, []).append(operation.describe())
+        lines.setdefault(operation.target, []).append(operation.describe())
     for name, entry in sandboxes.items():
-        entry.update({"changed": name in own, "actions": own.get(name, [])})
+        entry.update({"changed": name in lines, "actions": lines.get(name, [])})
         if name in failures:
             entry["failed"] = str(failures[name])
     relaxed = {name: entry["relaxed"] for name, entry in sandboxes.items() if entry.get("relaxed")}
-    made = _images(context)
-    left_out = [(name, text) for name, item in (made or {}).items() for text in item["warnings"]]
+    image_facts = _images(context)
+    left_out = [
+        (name, text) for name, item in (image_facts or {}).items() for text in item["warnings"]
+    ]
     warnings = [*plan.warnings, *(f"image {name}: {text}" for name, text in left_out if announced)]
     if (context.request.sandboxes, context.request.networks) != (None, None):
         warnings += network.name_warnings(context.site)
@@ -80,16 +82,16 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
         opened = {name: relaxations(item.egress, item.host_access) for name, item in left}
     return Result(
         changed=bool(announced),
-        actions=[each.describe() for each in announced],
+        actions=[operation.describe() for operation in announced],
         sandboxes=sandboxes,
         diff=_diff(context),
         relaxed=relaxed,
         relaxed_networks={name: lines for name, lines in opened.items() if lines},
         failed={name: str(error) for name, error in failures.items()},
         warnings=warnings,
-        images=made,
+        images=image_facts,
         networks=networks,
-        removals=sum(not each.silent for each in plan.last),
+        removals=sum(not operation.silent for operation in plan.last),
     )
 
 

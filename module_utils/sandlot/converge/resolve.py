@@ -47,11 +47,13 @@ class Request:
     @property
     def desired(self) -> Dict[str, Desired]:
         """Sandboxes that are to exist."""
-        return {each.name: each for each in self.sandboxes or () if each.state != ABSENT}
+        return {
+            desired.name: desired for desired in self.sandboxes or () if desired.state != ABSENT
+        }
 
     @property
     def absent(self) -> Set[str]:
-        return {each.name for each in self.sandboxes or () if each.state == ABSENT}
+        return {desired.name for desired in self.sandboxes or () if desired.state == ABSENT}
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def resolve(site: Site, request: Request, observed: Observation) -> Resolved:
     good = observed.records.good
     bystanders = {n: record for n, record in good.items() if n not in {*desired, *leaving}}
     kept = _kept_interfaces(leaving, observed)
-    attachments = {name: each.wanted_spec.networks for name, each in desired.items()}
+    attachments = {name: sandbox.wanted_spec.networks for name, sandbox in desired.items()}
     allocated = network.allocate(site, observed.networks, attachments, kept)
     records = _records(site, request, leaving, allocated, observed)
     everyone = {**bystanders, **records}
@@ -171,11 +173,11 @@ def _records(
     recorded = {name: record.ids for name, record in good.items()}
     ids = idmap.allocate(observed.ids, desired, reserved=recorded, leaving=removed)
     records = {}
-    for name, each in desired.items():
+    for name, sandbox in desired.items():
         old = good.get(name)
         try:
-            cgroups.check(each.wanted_spec, observed.cgroups)
-            image = _image(site, each, old, ids[name], observed, may_be_made=request.check)
+            cgroups.check(sandbox.wanted_spec, observed.cgroups)
+            image = _image(site, sandbox, old, ids[name], observed, may_be_made=request.check)
         except SandlotError as error:
             # An error about a value does not name the sandbox.
             error.message = f"sandbox {name!r}: {error.message}"
@@ -183,8 +185,8 @@ def _records(
         records[name] = Record(
             name=name,
             phase=PRESENT,
-            wanted=run_state(each, old),
-            spec=each.wanted_spec,
+            wanted=run_state(sandbox, old),
+            spec=sandbox.wanted_spec,
             ids=ids[name],
             image=image,
             interfaces=tuple(allocated.get(name, ())),

@@ -117,7 +117,7 @@ def _filesystems(site: Site, known: Facts) -> Findings:
 
 def _controllers(site: Site, known: Facts) -> Findings:
     present = known["cgroups"]["controllers"]
-    versions = " and ".join(str(each) for each in known["cgroups"]["versions"]) or "none"
+    versions = " and ".join(str(version) for version in known["cgroups"]["versions"]) or "none"
     lacking = [name for name in _NEEDED if name not in present]
     yield _finding(
         "cgroup controllers",

@@ -32,8 +32,10 @@ def gather(site: Site, image_sources: Iterable[str] = ()) -> Json:
     python = interpreter()
     version, pyroute2 = program.check([python, "-I", "-c", _PROBE]).split()
     layout = cgroups.detect()
-    controllers = {name for each in layout.hierarchies for name in each.controllers}
-    versions = {2 if each.unified else 1 for each in layout.hierarchies if each.controllers}
+    controllers = {name for hierarchy in layout.hierarchies for name in hierarchy.controllers}
+    versions = {
+        2 if hierarchy.unified else 1 for hierarchy in layout.hierarchies if hierarchy.controllers
+    }
     facts: Json = {
         "kernel": os.uname().release,
         "machine": os.uname().machine,

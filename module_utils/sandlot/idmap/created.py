@@ -31,8 +31,8 @@ def record(site: Site, path: str) -> None:
 
 
 def forget(site: Site, path: str) -> None:
-    rest = [each for each in _created(site) if each != path]
-    if rest:
-        store.write(_state(site), {"created": rest})
+    others = [created for created in _created(site) if created != path]
+    if others:
+        store.write(_state(site), {"created": others})
     else:
         store.remove(_state(site))

@@ -105,7 +105,7 @@ def _edit(site: Site, path: str, add: Mapping[str, IdRange], replaced: set[str])
             if line.name != name and line.ids and line.ids.overlaps(ids):
                 raise conflict(ours, line)
         added += ours.raw
-    kept = b"".join(each.raw for each in lines if each.name not in replaced)
+    kept = b"".join(line.raw for line in lines if line.name not in replaced)
     # Before a last line without a newline, so that it stays what it is.
     end = kept.rfind(b"\n") + 1
     edited = kept[:end] + added + kept[end:]

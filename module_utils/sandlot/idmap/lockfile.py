@@ -154,8 +154,8 @@ def stale_files(path: str, target: str) -> Iterator[str]:
     """Files of dead processes beside an id file: our temporary ones, and the lock."""
     if _is_stale(f"{path}.lock"):
         yield f"{path}.lock"
-    for beside in dict.fromkeys((path, target)):
-        directory, base = os.path.split(beside)
+    for file in dict.fromkeys((path, target)):
+        directory, base = os.path.split(file)
         pattern = re.compile(re.escape(base) + r"\.sandlot\.(\d+)")
         for name in names(directory):
             match = pattern.fullmatch(name)

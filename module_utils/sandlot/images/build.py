@@ -159,14 +159,14 @@ def _tree(
 
 def measured(root: str) -> Tuple[int, int]:
     """Bytes of regular files and number of entries; hard links count once."""
-    seen, size, count = set(), 0, 0
+    inodes, size, count = set(), 0, 0
     for _, directories, files, fd in os.fwalk(root):
         count += len(directories) + len(files)
         for name in files:
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
             if status.st_nlink > 1:
-                if status.st_ino in seen:
+                if status.st_ino in inodes:
                     continue
-                seen.add(status.st_ino)
+                inodes.add(status.st_ino)
             size += status.st_size
     return size, count

@@ -20,7 +20,7 @@ def digest(spec: ImageSpec, known: Image | None = None) -> str:
     """A digest of names, types, modes, owners, sizes and ctimes; contents are not read."""
     path = spec.get("path")
     _check_tree(path)
-    whole = hashlib.sha256(f"directory 1\n{path}\n".encode("utf-8", "surrogateescape"))
+    tree_digest = hashlib.sha256(f"directory 1\n{path}\n".encode("utf-8", "surrogateescape"))
     pending = [path]
     while pending:
         with os.scandir(pending.pop()) as entries:
@@ -33,8 +33,8 @@ def digest(spec: ImageSpec, known: Image | None = None) -> str:
                 owner = f"{status.st_uid}:{status.st_gid}"
                 shown = f"{status.st_mode:o} {owner} {size} {status.st_mtime_ns}"
                 line = f"{entry.path[len(path) :]!r} {shown}\n"
-                whole.update(line.encode("utf-8", "surrogateescape"))
-    return whole.hexdigest()
+                tree_digest.update(line.encode("utf-8", "surrogateescape"))
+    return tree_digest.hexdigest()
 
 
 def _check_tree(path: str) -> None:

@@ -35,12 +35,12 @@ def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
     """A digest of each file's name, mode and content; unchanged files are not read again."""
     taken = _found(spec)
     hashed = provenance.hashed(sorted(taken.files), known.evidence if known else {})
-    whole = hashlib.sha256(f"host programs {LAYOUT}\n".encode())
+    tree_digest = hashlib.sha256(f"host programs {LAYOUT}\n".encode())
     for path, entry in hashed.items():
-        whole.update(f"{path} {stat.S_IMODE(os.stat(path).st_mode):o} {entry[-1]}\n".encode())
+        tree_digest.update(f"{path} {stat.S_IMODE(os.stat(path).st_mode):o} {entry[-1]}\n".encode())
     for path, target in sorted(taken.links.items()):
-        whole.update(f"{path} -> {target}\n".encode())
-    return whole.hexdigest()
+        tree_digest.update(f"{path} -> {target}\n".encode())
+    return tree_digest.hexdigest()
 
 
 def _found(spec: ImageSpec) -> programs.Found:

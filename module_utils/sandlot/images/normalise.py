@@ -84,7 +84,7 @@ def normalise(raw: Any, option: str = "image") -> ImageSpec:
     taken = tuple(row.name for row in (*COMMON, *rows))
     for key in given:
         if key not in taken:
-            known = any(key == row.name for each in SOURCES.values() for row in _rows(each))
+            known = any(key == row.name for source in SOURCES.values() for row in _rows(source))
             problem = f"is not an option of source {kind}" if known else "is unknown"
             raise SpecError(option, key, problem, hint=f"it takes {', '.join(taken)}")
     values = {row.name: row.value(given.get(row.name), f"{option}.") for row in rows}

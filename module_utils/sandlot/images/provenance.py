@@ -26,8 +26,8 @@ def hashed(paths: Iterable[str], known: Mapping[str, Any]) -> Evidence:
 
 
 def content_digest(path: str) -> str:
-    whole = hashlib.sha256()
+    sha256 = hashlib.sha256()
     with open(path, "rb") as handle:
         for chunk in iter(lambda: handle.read(_CHUNK), b""):
-            whole.update(chunk)
-    return whole.hexdigest()
+            sha256.update(chunk)
+    return sha256.hexdigest()

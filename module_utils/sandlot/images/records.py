@@ -50,7 +50,7 @@ def observe(site: Site) -> Dict[str, Image]:
         data = store.read(file, hint=hint) or {}
         try:
             image = Image.from_json(data)
-            if not all(isinstance(each, str) for each in (image.name, image.digest, *image.layers)):
+            if not all(isinstance(text, str) for text in (image.name, image.digest, *image.layers)):
                 raise TypeError("name, digest and layers have to be text")
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"{file} is not the record of an image: {error}", hint=hint) from error

@@ -71,7 +71,9 @@ def _steps(option: str, value: Any) -> Tuple[Json, ...]:
         if isinstance(item, str):
             steps.append({"command": ["sh", "-c", text(path, item)]})
             continue
-        given = {key: each for key, each in mapping(path, item).items() if each is not None}
+        given = {
+            key: content for key, content in mapping(path, item).items() if content is not None
+        }
         kind = next((name for name in _FORMS if name in given), None)
         if kind is None:
             raise refusal(path, item, "is no step", hint=_SHAPES)

@@ -47,9 +47,9 @@ class ImagePlan:
 
     def after(self, known: Mapping[str, Image]) -> Dict[str, Image]:
         """The images of the host after the run; ``known`` are the present ones."""
-        kept = {} if self.purge else known
-        there = {**kept, **self.wanted}
-        return {name: image for name, image in there.items() if name not in self.absent}
+        staying = {} if self.purge else known
+        images = {**staying, **self.wanted}
+        return {name: image for name, image in images.items() if name not in self.absent}
 
 
 def planned(
@@ -62,15 +62,15 @@ def planned(
 ) -> ImagePlan:
     """Plan images; sources may ask a registry, so the caller must not hold the writer lock."""
     known = records.observe(site)
-    there = desired(site, specs, purge=purge)
+    present = desired(site, specs, purge=purge)
     listed = [spec for spec in specs if spec.state == "present"]
     makings = [
-        _present(site, spec, known.get(spec.name), there[spec.name], run_setup) for spec in listed
+        _present(site, spec, known.get(spec.name), present[spec.name], run_setup) for spec in listed
     ]
     # A killed run may have left parts of these builds, which this run resumes.
-    awaited = {image.base for image in there.values() if not build.is_made(site, image.base)}
+    awaited = {image.base for image in present.values() if not build.is_made(site, image.base)}
     return ImagePlan(
-        wanted={spec.name: there[spec.name] for spec in listed},
+        wanted={spec.name: present[spec.name] for spec in listed},
         absent=frozenset(spec.name for spec in specs if spec.state == "absent"),
         sweeps=_leftovers(site, awaited),
         makings=[making for making in makings if making],
@@ -102,8 +102,8 @@ def operations(
     """The operations of a run for images alone; each takes the lock for itself."""
     plan = planned(site, specs, purge=purge, run_setup=run_setup)
     going = removals(site, plan, records.observe(site), records.uses(site))
-    making = [each.operation(each.make) for each in plan.makings]
-    return [*plan.sweeps, *making, *(_locked(site, each) for each in going)]
+    making = [operation.operation(operation.make) for operation in plan.makings]
+    return [*plan.sweeps, *making, *(_locked(site, operation) for operation in going)]
 
 
 def _locked(site: Site, operation: Operation) -> Operation:
@@ -135,7 +135,7 @@ def prune_operations(site: Site, *, unused: bool = False) -> List[Operation]:
     kept = [image for name, image in known.items() if name not in gone]
     going = [_removal(site, known[name]) for name in gone]
     going += _prune(site, _trees(site, kept), used)
-    return [*_leftovers(site, set()), *(_locked(site, each) for each in going)]
+    return [*_leftovers(site, set()), *(_locked(site, operation) for operation in going)]
 
 
 def _wanted(site: Site, spec: ImageSpec, known: Image | None, others: Mapping[str, Image]) -> Image:
@@ -168,8 +168,8 @@ def _below(site: Site, spec: ImageSpec, known: Image | None, others: Mapping[str
     base = spec.get("base")
     if base:
         if base == spec.name or base not in others:
-            there = ", ".join(sorted(set(others) - {spec.name})) or "none"
-            hint = f"list it before this one; known images: {there}"
+            names = ", ".join(sorted(set(others) - {spec.name})) or "none"
+            hint = f"list it before this one; known images: {names}"
             raise SpecError("base", base, "is not an image of this host", hint=hint)
         if others[base].tmpfs:
             raise SpecError("base", base, "is in memory itself", hint="name the image below it")
@@ -249,8 +249,8 @@ def _prune(site: Site, kept: Set[str], used: Sequence[Use]) -> List[Operation]:
     names = " ".join(f"{digest[:12]}{rest}" for digest, rest in unused)
 
     def discard() -> None:
-        there = _trees(site, records.observe(site).values())
-        for digest, rest in _unused(site, there, records.uses(site)):
+        trees = _trees(site, records.observe(site).values())
+        for digest, rest in _unused(site, trees, records.uses(site)):
             workspace.discard(site, f"{workspace.tree(site, digest)}{rest}")
 
     return [Operation("images", f"remove unused {names}", discard)]

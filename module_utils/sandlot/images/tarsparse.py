@@ -45,13 +45,13 @@ def old_gnu(header: bytes, read: Read, number: Number) -> Tuple[int, Map]:
 
 
 def _pairs(field: bytes, number: Number) -> List[int]:
-    found: List[int] = []
+    numbers: List[int] = []
     for start in range(0, len(field), _PAIR):
         pair = field[start : start + _PAIR]
         if not pair.strip(b"\0"):
             break
-        found += [number(pair[:12]), number(pair[12:])]
-    return found
+        numbers += [number(pair[:12]), number(pair[12:])]
+    return numbers
 
 
 def pax(extended: Mapping[str, bytes], read: Read) -> Tuple[int, Map, int]:

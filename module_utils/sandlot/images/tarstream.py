@@ -268,7 +268,7 @@ def _time(extended: Mapping[str, bytes], field: bytes) -> float:
 
 def _pax(data: bytes) -> dict[str, bytes]:
     """Records "LENGTH KEY=VALUE\\n", the length counting itself."""
-    found: dict[str, bytes] = {}
+    records: dict[str, bytes] = {}
     position = 0
     while position < len(data):
         digits = data[position : position + 8].split(b" ", 1)[0]
@@ -277,6 +277,6 @@ def _pax(data: bytes) -> dict[str, bytes]:
         key, equals, value = record[len(digits) + 1 : -1].partition(b"=")
         if not equals or len(record) != length or record[-1:] != b"\n":
             raise ArchiveError(f"{_CORRUPT}: a pax header is malformed", hint=_FETCH_AGAIN)
-        found[key.decode("utf-8", "replace")] = value
+        records[key.decode("utf-8", "replace")] = value
         position += length
-    return found
+    return records

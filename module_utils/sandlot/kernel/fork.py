@@ -37,13 +37,13 @@ def call(work: Callable[[int], bytes], watch: Watch = None) -> Tuple[bytes, int]
     if pid == 0:
         _work(work, writer)
     os.close(writer)
-    whole = False
+    complete = False
     try:
         report = _read(reader, watch)
-        whole = True
+        complete = True
     finally:
         os.close(reader)
-        if not whole:
+        if not complete:
             os.kill(pid, signal.SIGKILL)
         status = os.waitpid(pid, 0)[1]
     return report, status

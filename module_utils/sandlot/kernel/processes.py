@@ -53,9 +53,9 @@ def children(pid: int) -> list[int]:
 def below(pid: int) -> Iterator[int]:
     """Yield the process and its descendants."""
     pids = [pid]
-    for each in pids:
-        yield each
-        pids += children(each)
+    for child in pids:
+        yield child
+        pids += children(child)
 
 
 def send_signal(pid: int, number: int, is_meant: Callable[[int], bool]) -> None:

@@ -124,9 +124,9 @@ def _filter(body: bytes) -> Filter | None:
     if _name(values.get(TCA_KIND)) == "u32" and TCA_U32_SEL not in options:
         return None
     selector = options.get(TCA_U32_SEL, b"")
-    one = len(selector) == SELECTOR.size + KEY.size
+    complete = len(selector) == SELECTOR.size + KEY.size
     # A mask of nothing takes each packet.
-    takes_all = one and KEY.unpack_from(selector, SELECTOR.size)[:2] == (0, 0)
+    takes_all = complete and KEY.unpack_from(selector, SELECTOR.size)[:2] == (0, 0)
     everything = takes_all and info & 0xFFFF == ALL_PROTOCOLS
     return Filter(info >> 16, _redirect(options) if everything else None)
 

@@ -47,7 +47,7 @@ def wake(site: Site) -> None:
 def _same_program(child: int, launcher: int) -> bool:
     """Whether a child is the launcher's own process; an init has another user namespace."""
     try:
-        places = [os.readlink(f"/proc/{each}/ns/user") for each in (child, launcher)]
+        places = [os.readlink(f"/proc/{process}/ns/user") for process in (child, launcher)]
     except OSError:
         return False
     return places[0] == places[1]

@@ -38,8 +38,8 @@ def check_partners(
         known = modes.get(partner)
         if known is None:
             problem = f"of sandbox {name} names no sandbox of this host"
-            there = ", ".join(sorted(set(modes) - {name})) or "none"
-            hint = f"deploy it too; there are: {there}"
+            names = ", ".join(sorted(set(modes) - {name})) or "none"
+            hint = f"deploy it too; there are: {names}"
             raise SpecError("network_mode", mode, problem, hint=hint)
         if known not in netmode.OWN:
             problem = f"of sandbox {name} names one without a network of its own"
@@ -78,5 +78,5 @@ def detached(site: Site, name: str, mode: str, pid: int) -> bool:
     path, own = netns_of(site, name, mode)
     if own or mode == netmode.HOST or (netmode.pin(mode) and mountinfo.server_of(path)):
         return False
-    there = netns.identity(path)
-    return there is not None and netns.identity(f"/proc/{pid}/ns/net") not in (there, None)
+    inode = netns.identity(path)
+    return inode is not None and netns.identity(f"/proc/{pid}/ns/net") not in (inode, None)

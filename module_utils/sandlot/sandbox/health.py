@@ -27,9 +27,9 @@ def patience(healthcheck: Mapping[str, Any] | None) -> float:
     """The most seconds from a start to the verdict of a healthcheck (of launch.json)."""
     if not healthcheck:
         return SHORTEST
-    one = healthcheck["interval"] + healthcheck["timeout"]
-    whole = healthcheck["start_period"] + healthcheck["retries"] * one + _MARGIN
-    return float(min(LONGEST, max(SHORTEST, whole)))
+    check_seconds = healthcheck["interval"] + healthcheck["timeout"]
+    seconds = healthcheck["start_period"] + healthcheck["retries"] * check_seconds + _MARGIN
+    return float(min(LONGEST, max(SHORTEST, seconds)))
 
 
 def patience_of(site: Site, name: str) -> float:

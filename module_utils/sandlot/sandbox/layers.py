@@ -19,10 +19,10 @@ from ..site import NEXT, OLD, SandboxPaths
 def is_whole(sandbox: SandboxPaths) -> bool:
     """Whether the layer exists; OSError when that is unknown, as a missing layer is replaced."""
     try:
-        found = [os.stat(path, follow_symlinks=False) for path in (sandbox.upper, sandbox.work)]
+        statuses = [os.stat(path, follow_symlinks=False) for path in (sandbox.upper, sandbox.work)]
     except FileNotFoundError:
         return False
-    return all(stat.S_ISDIR(each.st_mode) for each in found)
+    return all(stat.S_ISDIR(status.st_mode) for status in statuses)
 
 
 def exists(path: str) -> bool:

@@ -162,11 +162,11 @@ class Ring:
             data = self._files[0].read()
             if not data:
                 return
-            whole = (self._rest + data).split(b"\n")
+            lines = (self._rest + data).split(b"\n")
             # Init writes no such line; one that was taken over may, and a file with holes for free.
-            rest = whole.pop()
+            rest = lines.pop()
             self._rest = rest if len(rest) <= _LONGEST else b""
-            for line, is_whole in _entries(whole):
+            for line, is_whole in _entries(lines):
                 text = self._parts.pop(line.stream, b"") + line.text
                 if is_whole:
                     yield Line(line.time, line.stream, text)

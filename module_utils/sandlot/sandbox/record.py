@@ -108,7 +108,9 @@ def load(site: Site, name: str) -> Record | None:
             spec=stored.from_json(data["spec"]),
             ids=IdRange(int(ids["uid"]), int(ids["size"])),
             image=ImageRef.from_json(data["image"]),
-            interfaces=tuple(Interface.from_json(name, each) for each in data["interfaces"]),
+            interfaces=tuple(
+                Interface.from_json(name, interface) for interface in data["interfaces"]
+            ),
         )
     except StateError as error:
         hint = f"{error.hint}, or remove sandbox {name} (state: absent) first"

@@ -173,9 +173,9 @@ def published_ports(option: str, value: Any) -> tuple[PublishedPort, ...]:
         if len(ports) > MAX_PORTS:
             problem = f"makes more than {MAX_PORTS} ports"
             raise refusal(option, item, problem, hint="publish a smaller range")
-    seen: dict[tuple[str, int], list[PublishedPort]] = {}
+    by_host_port: dict[tuple[str, int], list[PublishedPort]] = {}
     for port in ports:
-        others = seen.setdefault((port.protocol, port.host_port), [])
+        others = by_host_port.setdefault((port.protocol, port.host_port), [])
         if any(port.collides(other) for other in others):
             hint = "publish each host port once per address and protocol"
             raise refusal(option, str(port), "takes a host port that is given twice", hint=hint)

@@ -124,9 +124,9 @@ def _service(option: str, value: Any) -> Grant:
 
 
 def _from_text(option: str, value: Any, hint: str = _HINT) -> Grant:
-    whole = line(option, value)
-    suffix = _SUFFIX.fullmatch(whole)
-    rest, protocol = (suffix[1], suffix[2].lower()) if suffix else (whole, "tcp")
+    entry = line(option, value)
+    suffix = _SUFFIX.fullmatch(entry)
+    rest, protocol = (suffix[1], suffix[2].lower()) if suffix else (entry, "tcp")
     target, ports = _split(rest)
     if suffix and not ports:
         hint = f'give ports too: "{rest}:1-{LAST_PORT}/{protocol}"'

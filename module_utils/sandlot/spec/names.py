@@ -130,12 +130,12 @@ def user(option: str, value: Any) -> str:
 def command(option: str, value: Any) -> tuple[str, ...]:
     """Arguments, from a list or from a string split like a shell does, without expanding."""
     if isinstance(value, str):
-        whole = text(option, value)
+        command_line = text(option, value)
         try:
-            return tuple(shlex.split(whole))
+            return tuple(shlex.split(command_line))
         except ValueError as error:
             hint = "close the quote, or write the command as a list"
-            raise refusal(option, whole, f"can't be split: {error}", hint=hint) from error
+            raise refusal(option, command_line, f"can't be split: {error}", hint=hint) from error
     if not isinstance(value, (list, tuple)):
         raise refusal(option, value, "is neither a string nor a list", hint="write it as a list")
     words = sequence(option, value)

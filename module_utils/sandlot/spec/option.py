@@ -113,22 +113,22 @@ def read(options: Iterable[Option], raw: Mapping[str, Any], prefix: str = "") ->
     return {row.name: row.value(raw.get(row.name), prefix) for row in rows}
 
 
-def check(options: Iterable[Option], whole: Any, prefix: str = "") -> None:
+def check(options: Iterable[Option], value: Any, prefix: str = "") -> None:
     """SpecError for a value that others contradict."""
     for row in options:
         if row.check:
             try:
-                row.check(whole)
+                row.check(value)
             except SpecError as error:
                 error.message = f"{prefix}{error.message}"
                 error.option = f"{prefix}{error.option}"
                 raise
 
 
-def named(option: str, raw: Any, one: Callable[[str, Any], Item]) -> list[Item]:
+def named(option: str, raw: Any, parse: Callable[[str, Any], Item]) -> list[Item]:
     """Every item of a list, whose names differ."""
     items = enumerate(sequence(option, raw))
-    parsed = [one(f"{option}[{index}]", item) for index, item in items]
+    parsed = [parse(f"{option}[{index}]", item) for index, item in items]
     unique(option, (item.name for item in parsed), what="name")
     return parsed
 

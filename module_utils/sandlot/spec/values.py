@@ -98,9 +98,9 @@ class TimeOffset:
 
 def _split(seconds: float) -> tuple[int, int]:
     """The kernel wants nanoseconds from 0 to 999999999, also beside negative seconds."""
-    whole = math.floor(seconds)
-    micro = round((seconds - whole) * 1_000_000)
-    return whole + micro // 1_000_000, micro % 1_000_000 * 1000
+    whole_seconds = math.floor(seconds)
+    micro = round((seconds - whole_seconds) * 1_000_000)
+    return whole_seconds + micro // 1_000_000, micro % 1_000_000 * 1000
 
 
 @dataclass(frozen=True)

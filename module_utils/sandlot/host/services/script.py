@@ -131,7 +131,7 @@ class ScriptService(Service):
     def _links(self) -> list[str]:
         patterns = (f"rc?.d/[SK]??{NAME}", f"runlevels/*/{NAME}")
         return sorted(
-            path for each in patterns for path in glob.glob(f"{self.site.root}/etc/{each}")
+            path for pattern in patterns for path in glob.glob(f"{self.site.root}/etc/{pattern}")
         )
 
     def _run(self, words: Sequence[str], *, outside: bool = False) -> None:

@@ -104,9 +104,9 @@ class _Hashed:
             rest += len(chunk)
             if rest > self._limit + _PADDING:
                 raise ArchiveError(f"more than {self._limit} bytes follow its end")
-        found = f"sha256:{self._hash.hexdigest()}"
-        if found != digest:
-            problem = f"its content has the digest {found}, not {digest} as the config says"
+        actual = f"sha256:{self._hash.hexdigest()}"
+        if actual != digest:
+            problem = f"its content has the digest {actual}, not {digest} as the config says"
             raise ArchiveError(problem, hint=_MAKE_AGAIN)
 
 

@@ -58,10 +58,10 @@ def _in_layout(reference: Reference, want: Platform, what: str) -> Tuple[str, Pl
     entries = index.get("manifests")
     entries = entries if isinstance(entries, list) else []
     known: Dict[str, Any] = {}
-    for each in reversed(entries):
-        annotations = each.get("annotations") if isinstance(each, Mapping) else None
+    for entry in reversed(entries):
+        annotations = entry.get("annotations") if isinstance(entry, Mapping) else None
         name = annotations.get(_REF_NAME) if isinstance(annotations, Mapping) else None
-        known[name if isinstance(name, str) else ""] = each
+        known[name if isinstance(name, str) else ""] = entry
     if reference.tag:
         entry = known.get(reference.tag)
     else:
@@ -97,9 +97,9 @@ def _saved(reference: Reference, what: str) -> str:
     if reference.tag.startswith("@"):
         matching = entries[int(reference.tag[1:]) :][:1]
     elif reference.tag:
-        matching = [each for each in entries if familiar(reference.tag) in _tags(each)]
+        matching = [entry for entry in entries if familiar(reference.tag) in _tags(entry)]
     if not matching:
-        names = sorted({name for each in entries for name in _tags(each)})
+        names = sorted({name for entry in entries for name in _tags(entry)})
         raise _no_such(what, names, count=len(entries))
     name = matching[0].get("Config") if isinstance(matching[0], Mapping) else None
     if not isinstance(name, str) or not name:

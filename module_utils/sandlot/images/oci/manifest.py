@@ -92,7 +92,7 @@ def is_list(data: Json) -> bool:
 
 def choose(data: Json, want: Platform, what: str) -> Tuple[Blob, Platform]:
     """The manifest for this platform in a list."""
-    entries = [each for each in _sequence(data, "manifests", what) if isinstance(each, Mapping)]
+    entries = [entry for entry in _sequence(data, "manifests", what) if isinstance(entry, Mapping)]
     entry = platforms.choose(entries, want, what)
     if entry.get("mediaType", _MANIFESTS[0]) not in _MANIFESTS:
         problem = f"{what} lists something for {want} that is no image manifest"
@@ -149,7 +149,7 @@ def diff_ids(config: Json, count: int, what: str) -> List[str]:
     rootfs = config.get("rootfs")
     digests = rootfs.get("diff_ids") if isinstance(rootfs, Mapping) else None
     good = isinstance(digests, list) and all(
-        isinstance(each, str) and _DIGEST.fullmatch(each) for each in digests
+        isinstance(digest, str) and _DIGEST.fullmatch(digest) for digest in digests
     )
     if not good or not isinstance(digests, list) or len(digests) != count:
         problem = f"the config of {what} does not tell the digests of its {count} layers (diff_ids)"

@@ -101,11 +101,11 @@ def _planned(job: Job) -> Tuple[Reference, Platform, int]:
     """The image to copy, its platform, and its size if the manifest tells it."""
     source, want = _reference(job.spec), platforms.wanted(job.spec.get("platform"))
     if not source.is_remote:
-        there = local.find(job.spec, source, want)
-        if there is None:
+        local_image = local.find(job.spec, source, want)
+        if local_image is None:
             hint = "it lies on the managed host; copy the image there first"
             raise SpecError("reference", str(source), "is not there", hint=hint)
-        return source, there[1], 0
+        return source, local_image[1], 0
     if not job.digest:
         skopeo.program()
         raise HostError(f"{_shown(job.spec)}: skopeo was not there before", hint="run again")

@@ -127,8 +127,8 @@ def _egress_differs(shaping: _Shaping, rates: Rates) -> bool:
     return not (limited and shaping.shaper.up and shaping.redirected)
 
 
-def _limits(there: Traffic, desired: Bucket) -> bool:
-    root = there.root
+def _limits(traffic: Traffic, desired: Bucket) -> bool:
+    root = traffic.root
     present = (root.kind, root.handle, root.rate, root.limit) if root else None
     return present == ("tbf", HANDLE, desired.rate, desired.limit)
 

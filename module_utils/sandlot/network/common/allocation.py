@@ -133,12 +133,12 @@ def _check_attachments(
         names = [attachment.name for attachment in attachments]
         for name in names:
             if name not in networks:
-                there = ", ".join(sorted(networks)) or "none"
+                known = ", ".join(sorted(networks)) or "none"
                 raise SpecError(
                     "networks",
                     name,
                     f"of sandbox {sandbox} is not a network of this host",
-                    hint=f"declare it in sandbox_networks; there are: {there}",
+                    hint=f"declare it in sandbox_networks; there are: {known}",
                 )
             if names.count(name) > 1:
                 problem = f"is listed twice for sandbox {sandbox}"
