@@ -131,7 +131,8 @@ def test_parallel_execs_leave_nothing(sandbox_host: Host) -> None:
         assert [exit_code(session) for session in sessions] == list(range(128))
         for session in sessions:
             session.close()
-    box.until(lambda: open_files(box.init) == before)
+    # The socket to the builder may be among the first ones, as init closes it after its answer.
+    box.until(lambda: open_files(box.init).items() <= before.items())
     assert len(box.pids()) == 2
 
 
