@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The one exception root of the engine; shells (modules, CLI) catch it once, at their edge."""
+"""The only exception root of the engine; modules and the CLI catch it once, at their edge."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class SandlotError(Exception):
     """An explained failure: what happened, and what the user can do about it (``hint``)."""
 
     def __init__(self, message: str, *, hint: str = "", code: int = 0) -> None:
-        """``code`` is the number of the error behind it, by which the client knows the remedy."""
+        """``code`` is the number of the cause, by which the client finds the remedy."""
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -20,7 +20,7 @@ class SandlotError(Exception):
 
 
 class SpecError(SandlotError):
-    """A value the user gave is wrong; nothing has been changed."""
+    """The user gave a wrong value; nothing has been changed."""
 
     def __init__(self, option: str, value: object, problem: str, *, hint: str = "") -> None:
         super().__init__(f"{option}: {value!r} {problem}", hint=hint)
@@ -29,15 +29,15 @@ class SpecError(SandlotError):
 
 
 class HostError(SandlotError):
-    """The host lacks a kernel feature, a controller or a program that was asked for."""
+    """The host lacks a kernel feature, a controller or a program that is needed."""
 
 
 class StateError(SandlotError):
-    """A state file of ours can't be read or is from a newer sandlot."""
+    """A state file of ours is unreadable, or a newer sandlot wrote it."""
 
 
 class ForeignError(SandlotError):
-    """Something that is not ours holds a name, address, port or id range we need."""
+    """A foreign object holds a name, address, port or id range that we need."""
 
 
 class LaunchError(SandlotError):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Run a module's engine from the host's disk when it is the one the payload brought.
+"""Runs the engine installed on the host in place of a module's payload, if both are the same.
 
-Python keeps no bytecode of what it imports from a zip, so every module execution would compile the
-engine again (0.7 s); the runtime that the sandbox_host module installed is compiled already.
+Python keeps no bytecode of modules that it imports from a zip, so every module execution would
+compile the engine again (0.7 s). The runtime that sandbox_host installs is compiled already.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PACKAGE = "sandlot/"
 
 
 def search_path(archive: str) -> list[str] | None:
-    """The installed package, None when it is not there, not root's or not the same."""
+    """The installed package; None when it is missing, not owned by root, or different."""
     root = os.environ.get("SANDLOT_ROOT", "").rstrip("/")
     package = os.path.realpath(f"{root}/usr/local/lib/sandlot/sandlot")
     with zipfile.ZipFile(archive) as payload:

@@ -27,7 +27,7 @@ def exclusive(site: Site, *, wait: float = WAIT_SECONDS) -> Iterator[None]:
         yield
     finally:
         if fresh and os.path.isdir(site.state):
-            # A run that made the state directory and put nothing in it leaves none.
+            # A run that made the state directory and wrote nothing removes it again.
             if os.listdir(site.state) == [os.path.basename(site.lock)]:
                 os.unlink(site.lock)
                 os.rmdir(site.state)
@@ -54,7 +54,7 @@ def _locked(site: Site, deadline: float, wait: float) -> tuple[int, bool]:
 
 def _open(path: str) -> int:
     try:
-        # Without O_NONBLOCK, a FIFO in its place would keep us waiting.
+        # Without O_NONBLOCK, opening a FIFO in its place would block.
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         fd = os.open(path, flags, 0o600)
     except OSError as error:

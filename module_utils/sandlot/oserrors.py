@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Words for errors of the operating system, at the edges, where users read them."""
+"""Explains errors of the operating system to users."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def remedy(code: int | None) -> str:
 
 
 def text(error: OSError) -> str:
-    """The path, where there is one, and the problem."""
+    """The path, if the error has one, and the problem."""
     problem = error.strerror or str(error) or type(error).__name__
-    # A descriptor instead of a path says nothing to users.
+    # The number of a descriptor in place of a path means nothing to users.
     return f"{error.filename}: {problem}" if isinstance(error.filename, str) else problem
 
 
 def explained(error: OSError, what: str = "") -> HostError:
-    """``what`` failed; "" if the path says enough."""
+    """Explain an error; ``what`` names the failed action, "" if the path says enough."""
     message = f"{what}: {text(error)}" if what else text(error)
     return HostError(message, hint=remedy(error.errno))

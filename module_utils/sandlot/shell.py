@@ -14,7 +14,7 @@ Json = Dict[str, Any]
 
 
 class Module(Protocol):
-    """The part of AnsibleModule that is used."""
+    """The part of AnsibleModule that the engine uses."""
 
     params: Mapping[str, Any]
     check_mode: bool
@@ -30,10 +30,10 @@ Action = Callable[[Module, Site], Json]
 
 
 def run(module: Module, action: Action) -> NoReturn:
-    """Exit with the result of ``action``; an error is the module's failure, and explained.
+    """Exit with the result of ``action``; explain an error as the module's failure.
 
-    ``failed`` in the result maps items to messages: the others went on, the module fails after.
-    ``warnings`` are Ansible's to show.
+    ``failed`` in the result maps items to messages: the other items succeeded, but the module
+    fails. Ansible shows ``warnings``.
     """
     try:
         site = Site.from_environment()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Paths, kernel names and rights of one installation, all of which derive from its root.
+"""Paths, kernel names and rights of one installation; all derive from its root.
 
-The root is "/" on a host. Tests move it (environment variable SANDLOT_ROOT); then kernel names
-(bridge, nftables table, cgroup) get a tag of the root, so a test and a deployment never meet.
+The root is "/" on a host. Tests move it (environment variable SANDLOT_ROOT). Then kernel names
+(bridge, nftables table, cgroup) get a tag of the root, so a test never touches a deployment.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import os
 from .errors import HostError
 
 PINNED = ("user", "net", "uts", "ipc", "time")
-# Slots of a rebuild. Between name and slot of an address; no name has a slash.
+# Slots of a rebuild. A slash separates name and slot of an address, as no name has a slash.
 NEXT, OLD = "next", "old"
 _SLOT = "/rebuild/"
 
 
 def _short_hash(text: str, length: int) -> str:
-    # Not needed by the launcher, whose memory is every sandbox's.
+    # Not imported by the launcher, whose memory every sandbox shares.
     import hashlib
 
     return hashlib.sha256(text.encode()).hexdigest()[:length]
@@ -44,7 +44,7 @@ class Site:
         return cls(os.environ.get("SANDLOT_ROOT", "").rstrip("/"))
 
     def require_root(self, hint: str) -> None:
-        """HostError unless this process may manage the sandboxes of the site."""
+        """HostError unless this process has the right to manage sandboxes of the site."""
         if os.geteuid() != 0:
             raise HostError("only root can manage sandboxes", hint=hint)
 
@@ -82,7 +82,7 @@ class Site:
 
     @property
     def names_file(self) -> str:
-        """Addresses behind the names of egress lists; there is none without names."""
+        """The file with the addresses of names in egress lists; missing without names."""
         return f"{self.state}/names.json"
 
     @property
@@ -99,18 +99,18 @@ class Site:
 
     @property
     def has_systemd(self) -> bool:
-        """Whether systemd runs and has the units of this site; a moved root's are not its own."""
+        """Whether systemd runs and has the units of this site; it ignores those of a moved root."""
         return not self.root and os.path.isdir("/run/systemd/system")
 
     @property
     def journal(self) -> str:
-        """Where journald takes streams of lines."""
+        """The socket of journald for streams of lines."""
         return f"{self.root}/run/systemd/journal/stdout"
 
     @property
     def watched(self) -> str:
-        """State that the launcher watches, written by runs that change our rules."""
-        # Sandboxes' directories lie beside it; their names never begin with a dot.
+        """The file that the launcher watches; runs that change our rules write it."""
+        # A dot, as the directories of sandboxes are here too and their names never begin with one.
         return f"{self.run}/.watch.json"
 
     @property
@@ -123,7 +123,7 @@ class Site:
 
     @property
     def cgroup(self) -> str:
-        """Name of our cgroup below each controller's root."""
+        """The name of our cgroup below each controller's root."""
         return f"sandlot-{self.tag}" if self.tag else "sandlot"
 
     @property
@@ -131,32 +131,32 @@ class Site:
         return f"sandlot_{self.tag}" if self.tag else "sandlot"
 
     def bridge(self, network: str) -> str:
-        """Interface name of a network's bridge, at most 15 characters (IFNAMSIZ - 1)."""
+        """The interface name of a network's bridge, at most 15 characters (IFNAMSIZ - 1)."""
         if network == "default":
             return f"sandlot{self.tag}" if self.tag else "sandlot0"
         return f"sl-{_short_hash(f'{self.root}:{network}', 10)}"
 
     def link(self, sandbox: str, ifname: str) -> str:
-        """Interface name of the host end of a sandbox's veth pair."""
+        """The interface name of the host end of a sandbox's veth pair."""
         return f"sb-{_short_hash(f'{self.root}:{sandbox}:{ifname}', 10)}"
 
     def shaper(self, sandbox: str, ifname: str) -> str:
-        """Interface name of the link that queues the traffic from a sandbox."""
+        """The interface name of the link that queues packets from a sandbox."""
         return f"sr-{_short_hash(f'{self.root}:{sandbox}:{ifname}', 10)}"
 
     def sandbox(self, name: str) -> SandboxPaths:
         return SandboxPaths(self, name)
 
     def addressed(self, address: str) -> SandboxPaths:
-        """The sandbox, or the slot of one, that a request to the launcher names."""
+        """The paths of the sandbox, or of its slot, that a request to the launcher names."""
         name, _, slot = address.partition(_SLOT)
         return SandboxPaths(self, name, slot)
 
 
 class SandboxPaths:
-    """Files of one sandbox; ``name`` has been validated by the spec.
+    """The files of one sandbox; the spec has validated ``name``.
 
-    During a rebuild, ``slot`` holds the version that is not in use: NEXT or OLD.
+    During a rebuild, slot NEXT or OLD has the version that is not in use.
     """
 
     __slots__ = ("site", "name", "slot")
@@ -180,7 +180,7 @@ class SandboxPaths:
 
     @property
     def rebuild(self) -> str:
-        """Holds the slots; exists from before a rebuild's first step to after its last."""
+        """The directory of the slots; it exists from the first step of a rebuild to the last."""
         return f"{self.state}/rebuild"
 
     @property
@@ -210,7 +210,7 @@ class SandboxPaths:
 
     @property
     def oom(self) -> str:
-        """Kills for memory, as the kernel counted them up to the last start or stop."""
+        """The file with the out-of-memory kills up to the last start or stop."""
         return f"{self.state}/oom.json"
 
     @property
@@ -226,7 +226,7 @@ class SandboxPaths:
 
     @property
     def namespaces(self) -> str:
-        """Record of the pins: their digest and interfaces."""
+        """The namespace record: digest and interfaces of the pinned namespaces."""
         return f"{self.run}/namespaces.json"
 
     @property
@@ -236,20 +236,20 @@ class SandboxPaths:
 
     @property
     def init(self) -> str:
-        """Written by the launcher at start: pid, start time, boot id and launch digest of init."""
+        """Pid, start time, boot id and launch digest of init; the launcher writes the file."""
         return f"{self.run}/init.json"
 
     @property
     def status(self) -> str:
-        """Written by init through a descriptor it was given: state of the workload."""
+        """The state of the workload; init writes it through a descriptor that it got."""
         return f"{self.run}/status"
 
     @property
     def health(self) -> str:
-        """Written by init in the same way: the end of the output of the last healthcheck."""
+        """The end of the last healthcheck's output; init writes it through a descriptor."""
         return f"{self.run}/health"
 
     @property
     def socket(self) -> str:
-        """Init's socket: exec and control. Root only, on the host side."""
+        """The socket of init for exec and control; only host root reaches it."""
         return f"{self.run}/init.sock"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""State files: JSON with a schema version, replaced atomically, written for root only."""
+"""Reads and writes state files: JSON with a schema version, replaced atomically, for root only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Json = Dict[str, Any]
 
 SCHEMA = 1
-# No state file comes near; a larger one is not read at all.
+# State files are much smaller; a larger file is refused.
 MAX_SIZE = 1 << 26
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -30,9 +30,9 @@ def boot_id() -> str:
 
 
 def read(path: str, *, hint: str = "") -> Json | None:
-    """The object stored at ``path``, None when there is no file; StateError when it is unusable.
+    """The object stored at ``path``, None without a file; StateError when it is unusable.
 
-    ``hint`` is the remedy then.
+    ``hint`` is the hint of that error.
     """
     content = read_bytes(path, hint=hint)
     if content is None:
@@ -53,9 +53,9 @@ def read(path: str, *, hint: str = "") -> Json | None:
 
 
 def read_bytes(path: str, *, hint: str = "", limit: int = MAX_SIZE) -> bytes | None:
-    """The content of a regular file, None when there is none; anything else is a StateError.
+    """The content of a regular file, None when it is missing; StateError for any other type.
 
-    In its place, a FIFO would keep a reader waiting, and a link lead away.
+    Opening a FIFO in its place would block, and a link could lead anywhere.
     """
     hint = hint or _remedy(path)
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -75,7 +75,7 @@ def read_bytes(path: str, *, hint: str = "", limit: int = MAX_SIZE) -> bytes | N
             raise StateError(f"{path} has {status.st_size} bytes, over {limit}", hint=hint)
         return _content(fd, status.st_size)
     except OSError as error:
-        # An error of read(2) names no file.
+        # An error of read(2) does not name the file.
         error.filename = error.filename or path
         raise
     finally:
@@ -107,7 +107,7 @@ def json_bytes(data: Mapping[str, Any]) -> bytes:
 
 
 def replace(path: str, content: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
-    """Replace a whole file atomically; on failure the old file stays and no partial one is left."""
+    """Replace a file atomically; on failure the old file stays, and no partial file is left."""
     temporary = f"{path}.new"
     try:
         _write_file(temporary, content, mode=mode, durable=durable)
@@ -116,7 +116,7 @@ def replace(path: str, content: bytes, *, mode: int = 0o600, durable: bool = Tru
         unlink(temporary)
         raise _directory(path) from error
     except OSError as error:
-        # An error of write(2) names no file.
+        # An error of write(2) does not name the file.
         error.filename = error.filename or path
         unlink(temporary)
         raise
@@ -150,7 +150,7 @@ def remove(path: str) -> None:
 
 
 def unlink(path: str) -> None:
-    """Remove a file that may be gone already."""
+    """Remove a file if it exists."""
     try:
         os.unlink(path)
     except FileNotFoundError:

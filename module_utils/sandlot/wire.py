@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Messages between client, launcher and init, one per datagram, descriptors beside it.
+"""Messages between client, launcher and init: one in each datagram, with descriptors.
 
 SOCK_SEQPACKET keeps message boundaries, so no side ever parses a partial request. Requests come
-from host root and are marshalled: init decodes them, and importing or running a JSON decoder would
-cost memory in every sandbox. Answers may come from an init under the workload's control. They are
-lines of "key value", a number or a text by its key, and bounded; anything else is refused.
+from host root and are marshalled: init decodes them, and a JSON decoder would cost memory in every
+sandbox. Answers may come from an init under the workload's control. So they are bounded lines of
+"key value", where the key tells a number from a text; anything else is refused.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MAX_MESSAGE = 1 << 20
 MAX_FDS = 16
 _MAX_ANSWER = 16384
-# The format all Python versions read and write alike.
+# The format that all Python versions read and write alike.
 _MARSHAL_VERSION = 2
 _SO_SNDBUFFORCE = 32
 _INT_SIZE = struct.calcsize("i")
@@ -49,7 +49,7 @@ def send(sock: Socket, message: Message, fds: Sequence[int] = ()) -> None:
 def receive_request(sock: Socket) -> Tuple[Optional[Message], List[int]]:
     """The next request and its descriptors; (None, []) when the peer is gone."""
     try:
-        # The size first: memory for the longest message would stay with the process.
+        # Ask for the size first: the process would keep the memory for the longest message.
         size = sock.recv_into(bytearray(1), 1, _socket.MSG_PEEK | _socket.MSG_TRUNC)
         data, fds = _receive(sock, min(size, MAX_MESSAGE))
     except ConnectionResetError:
@@ -64,7 +64,7 @@ def answer(sock: Socket, message: Message, fds: Sequence[int] = ()) -> None:
 
 
 def reply(sock: Socket, message: Message, fds: Sequence[int] = ()) -> None:
-    """Answer a client, which may have gone: the work is done all the same."""
+    """Answer a client; if the client is gone, its request still counts as done."""
     try:
         answer(sock, message, fds)
     except OSError:
@@ -143,7 +143,7 @@ def _enlarge(sock: Socket) -> None:
 
 
 def connect(path: str, *, timeout: Optional[float] = None) -> socket.socket:
-    """For clients, which may have the whole socket module."""
+    """Connect a client, which may import the whole socket module."""
     import socket
 
     sock = socket.socket(fileno=dial(path, timeout=timeout).detach())
@@ -152,11 +152,11 @@ def connect(path: str, *, timeout: Optional[float] = None) -> socket.socket:
 
 
 def dial(path: str, *, timeout: Optional[float] = None) -> _socket.socket:
-    """A connection; BlockingIOError when the backlog stays full until ``timeout``."""
+    """Connect without that module; BlockingIOError if the backlog stays full until ``timeout``."""
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     try:
         if timeout:
-            # The kernel waits for room only in a blocking connect (unix(7)), which this bounds.
+            # Only a blocking connect waits for room (unix(7)), and this option limits the wait.
             limit = struct.pack("ll", int(timeout), int(timeout % 1 * 1_000_000))
             sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, limit)
         sock.setblocking(timeout != 0)
@@ -170,7 +170,7 @@ def dial(path: str, *, timeout: Optional[float] = None) -> _socket.socket:
 
 
 def listen(path: str) -> _socket.socket:
-    """A listening socket at ``path``, for root only; it replaces a stale one."""
+    """A listening socket at ``path``, for root only; replaces a stale socket."""
     temporary = f"{path}.new"
     if os.path.lexists(temporary):
         os.unlink(temporary)
@@ -184,7 +184,7 @@ def listen(path: str) -> _socket.socket:
 
 
 def accept(listener: _socket.socket) -> Optional[_socket.socket]:
-    """The next connection, blocking; None when the client has gone already."""
+    """Wait for the next connection; None when the client is gone already."""
     try:
         fd, _ = listener._accept()  # type: ignore[attr-defined]
     except (BlockingIOError, ConnectionAbortedError):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""sandlot completion: scripts for shells, made from the rows of the verbs."""
+"""sandlot completion: makes scripts for shells from the rows of the verbs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..sandbox import names
 from ..site import Site
 from .verbs import SHELLS, VERBS, Argument
 
-# Only root knows the names; a user without that right completes the rest.
+# Only root can list sandboxes; for other users, everything else is completed.
 _NAMES = "sandlot completion --names 2>/dev/null"
 _BASH = """\
 # sandlot completion bash > /usr/local/share/bash-completion/completions/sandlot
@@ -80,7 +80,7 @@ def run(site: Site, options: argparse.Namespace) -> int:
 
 
 def bash() -> str:
-    """Rows that are completed alike share a branch."""
+    """The script for bash; rows with the same completion share a branch."""
     values: Dict[str, List[str]] = {}
     words: Dict[str, List[str]] = {}
     for verb in VERBS:
@@ -153,5 +153,5 @@ def fish() -> str:
 
 
 def _quoted(text: str) -> str:
-    """For zsh and fish alike, which both take what is between single quotes as it is."""
+    """Quote for zsh and fish, which both take text in single quotes literally."""
     return "'" + text.replace("'", "'\\''") + "'"

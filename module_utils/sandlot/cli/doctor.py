@@ -13,7 +13,7 @@ from . import output
 
 
 def run(site: Site, options: argparse.Namespace) -> int:
-    """Fails when something keeps sandboxes from working as they should."""
+    """Print the findings; fail if one of them keeps sandboxes from working."""
     findings = doctor.examine(site, facts.gather(site))
     if options.format == "json":
         output.print_json([finding.to_json() for finding in findings])

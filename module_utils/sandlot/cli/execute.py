@@ -2,10 +2,10 @@
 # Copyright: the sandlot developers
 """sandlot exec: the caller's end of init's exec socket.
 
-Pipes, sockets and regular files are handed to the command itself, so no byte passes through here.
-A terminal never is: whoever holds one can push input into it (TIOCSTI). It is replaced by pipes, or
-by a pty made inside whose master comes back, and relayed; so is any other kind of descriptor, as an
-open directory would be a way out.
+The command gets pipes, sockets and regular files directly, so no byte passes through here. It never
+gets the caller's terminal, as a process with a terminal can push input into it (TIOCSTI). Pipes, or
+a pty made inside whose master comes back, take its place and are relayed. The same holds for other
+kinds of descriptors, as an open directory would be a way out.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from .terminal import Forwarder, Terminal
 KILLED = 128 + 9
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 CONNECT_SECONDS = 10.0
-# Between a request and the word that the command runs; what it does then takes its time.
+# The limit from a request to the answer that the command runs; the command itself has no limit.
 START_SECONDS = 30.0
 _NULL = (1, 3)
 _PTMX = (5, 2)
-# Bytes of a request beside the words: for each word, and for the rest.
+# Overhead of a request in bytes: for each word, and for the rest.
 _WORD, _MARGIN = 16, 16384
-# A pty that another process in the sandbox holds open never ends; silence ends the wait for it.
+# Another process in the sandbox may hold the pty open; this many silent seconds end the wait.
 _PTY_SILENCE = 0.2
 
 
@@ -56,7 +56,7 @@ def run(site: Site, options: argparse.Namespace) -> int:
 
 
 def _environment(options: argparse.Namespace) -> Dict[str, str]:
-    """The variables of the options; with a terminal also TERM, which programs need for it."""
+    """The variables from the options; with a terminal also TERM, which programs need."""
     passed = {"TERM": os.environ["TERM"]} if options.tty and "TERM" in os.environ else {}
     for item in options.env:
         key, given, value = item.partition("=")
@@ -83,10 +83,10 @@ def execute(
     tty: bool = False,
     forward_signals: bool = False,
 ) -> int:
-    """Run ``argv`` to its end; its exit code, or 128 + n after signal n, as init tells it.
+    """Run ``argv`` to its end; its exit code, or 128 + n after signal n, as init reports it.
 
-    127 and 126 are a command that is missing or can't be run; the reason goes to ``stderr_fd``.
-    SandlotError when there is no such sandbox or it does not run. ``stdin_fd`` None is /dev/null.
+    127 means a missing command and 126 one that can't be run; the reason goes to ``stderr_fd``.
+    SandlotError when the sandbox does not exist or does not run. ``stdin_fd`` None is /dev/null.
     """
     request = {
         "op": "exec",
@@ -105,7 +105,7 @@ def execute(
 
 
 def _check_size(name: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
-    """Init drops a request it can't take in one piece; that would look like its death."""
+    """Refuse a request that is too long: init would drop it, which looks like the death of init."""
     words = [*argv, *env, *env.values()]
     if sum(len(os.fsencode(word)) + _WORD for word in words) > wire.MAX_MESSAGE - _MARGIN:
         raise SandlotError(
@@ -115,7 +115,7 @@ def _check_size(name: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
 
 
 def _text(word: str) -> str:
-    """Keep the bytes of a word in the encoding of init, which is always UTF-8."""
+    """Decode a word for init, which always uses UTF-8; its bytes are kept."""
     return os.fsencode(word).decode("utf-8", "surrogateescape")
 
 
@@ -143,7 +143,7 @@ def _silent(name: str) -> SandlotError:
 
 
 class _Session:
-    """One command: the messages about it, and what is relayed for it."""
+    """One command: its messages, and the relay of its descriptors."""
 
     def __init__(
         self,
@@ -190,7 +190,7 @@ class _Session:
                 self._loop.turn(left)
             while self._code is None:
                 self._loop.turn()
-            # Output that the command wrote before it ended is still on its way.
+            # Output that the command wrote before its end may still be in a pipe.
             for pump in self._outputs:
                 self._loop.drain(pump, patience=_PTY_SILENCE if self._terminal else 0.0)
         finally:
@@ -204,7 +204,7 @@ class _Session:
     # -- descriptors
 
     def _stdio(self) -> List[int]:
-        """Three descriptors for the command: the caller's own, or pipes that are relayed."""
+        """Three descriptors for the command: the caller's own, or relayed pipes."""
         stdin, stdout = self._input(self._stdin), self._output(self._stdout)
         if stdout != self._stdout and os.path.sameopenfile(self._stdout, self._stderr):
             return [stdin, stdout, stdout]  # one pipe keeps the order of what is written to both
@@ -233,12 +233,12 @@ class _Session:
         return self._keep(theirs)
 
     def _keep(self, fd: int) -> int:
-        """Close it at the end."""
+        """Note a descriptor to close at the end."""
         self._opened.append(fd)
         return fd
 
     def _close(self, fds: Sequence[int]) -> None:
-        """Close those that are ours."""
+        """Close the descriptors that are ours."""
         for fd in fds:
             if fd in self._opened:
                 self._opened.remove(fd)
@@ -263,7 +263,7 @@ class _Session:
             self._attach(fds)
 
     def _attach(self, fds: Sequence[int]) -> None:
-        """Relay between the caller's terminal and the pty whose master came."""
+        """Relay between the caller's terminal and the master of the inner pty."""
         if not fds or self._terminal is None:
             return
         master = self._keep(fds[0])
@@ -281,7 +281,7 @@ class _Session:
             self._terminal.resize()
         elif self._started or (self._asked and number not in self._early):
             self._early.add(number)
-            # When init has just died, its end of the connection tells.
+            # If init has just died, its end of the connection closes and tells it.
             with contextlib.suppress(OSError):
                 wire.send(self._connection, {"op": "signal", "signal": number})
         else:
@@ -301,7 +301,7 @@ def _device(state: os.stat_result) -> tuple[int, int]:
 
 
 def _reopened(fd: int, mode: int) -> int:
-    """A descriptor of the same file, whose O_NONBLOCK no other holder of the first one sees."""
+    """Open the file of a descriptor again, so that O_NONBLOCK does not affect other holders."""
     if _device(os.fstat(fd)) != _PTMX:
         try:
             return os.open(f"/proc/self/fd/{fd}", mode | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""sandlot explain: a sandbox as a script of unshare, mount, ip and nsenter.
+"""sandlot explain: prints a sandbox as a script of unshare, mount, ip and nsenter.
 
 For util-linux 2.36 and later, iproute2, setpriv, prlimit, tar and bash.
 """
@@ -54,7 +54,7 @@ def run(site: Site, options: argparse.Namespace) -> int:
 
 
 def look(site: Site, name: str) -> Subject:
-    """Read all that the script needs: it reads no file of sandlot's when it runs."""
+    """Read everything for the script, which itself reads no file of sandlot."""
     known = record.load(site, name)
     launch = store.read(site.sandbox(name).launch)
     if known is None or launch is None:
@@ -78,7 +78,7 @@ def look(site: Site, name: str) -> Subject:
 
 
 def _user(launch: Dict[str, Any]) -> tuple[int, int, List[int]]:
-    """Look the user up in the image alone, not in a passwd that the sandbox may have written."""
+    """Look up the user in the image only, as a sandbox can change its own passwd."""
     layers = [*rootplan.lower_paths(launch), *(["/"] if launch.get("host_root") else [])]
     known = (layer for layer in layers if os.path.isfile(f"{layer}/etc/passwd"))
     root = os.open(next(known, layers[-1]), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

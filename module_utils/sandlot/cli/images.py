@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""sandlot images: images, their users and those being made; and prune."""
+"""sandlot images and prune: lists images with their users and progress; removes unused ones."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run(site: Site, options: argparse.Namespace) -> int:
 
 
 def _all(site: Site) -> List[Dict[str, Any]]:
-    """Images by name; one that is made for the first time has nothing but its progress."""
+    """Images by name; an image that is built for the first time has only its progress."""
     known, making = images.observe(site), progress.observe(site)
     users: Dict[str, List[str]] = {}
     for use in records.uses(site):

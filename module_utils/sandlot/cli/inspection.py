@@ -26,7 +26,7 @@ def run(site: Site, options: argparse.Namespace) -> int:
 
 
 def _lines(value: Any) -> Iterator[str]:
-    """Mappings and lists indented, one value a line."""
+    """Lines with one value each; mappings and lists are indented."""
     if isinstance(value, list):
         for entry in value:
             for index, line in enumerate(_lines(entry)):

@@ -36,7 +36,7 @@ def all_sandboxes(site: Site) -> List[Dict[str, Any]]:
 
 
 def warn(sandboxes: Sequence[Dict[str, Any]]) -> int:
-    """Print the errors of broken records, which make the command fail; the others are shown."""
+    """Print the errors of broken records; the command shows the other sandboxes and then fails."""
     broken = [entry for entry in sandboxes if "error" in entry]
     for entry in broken:
         output.say(f"{entry['name']}: {entry['error']}")
@@ -47,17 +47,17 @@ def _row(entry: Dict[str, Any]) -> List[str]:
     if "error" in entry:
         return [entry["name"], entry["state"], *[output.NOTHING] * (len(HEADS) - 2)]
     mode, state = str(entry["network_mode"]), str(entry["state"])
-    # The exit code of a workload that ended, the health of one that runs.
+    # The exit code of an ended workload, or the health of a running one.
     note = (
         entry["exit_code"] if state in _ENDED else entry["health"] if state == "running" else None
     )
-    # All addresses and TCP are the defaults of a port.
+    # All addresses and TCP are defaults and left out.
     ports = (p.removeprefix("0.0.0.0:").removesuffix("/tcp") for p in entry["published_ports"])
     return [
         entry["name"],
         state if note is None else f"{state}({note})",
         entry["image"],
-        # The mode of the network says more than a missing address.
+        # Without an address, the network's mode is shown.
         ",".join(entry["addresses"]) or (output.NOTHING if mode in ("bridge", "none") else mode),
         ",".join(ports) or output.NOTHING,
         output.span(entry["uptime"]),

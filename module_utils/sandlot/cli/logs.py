@@ -24,7 +24,7 @@ from ..site import Site
 
 _AGE = re.compile(r"(\d+)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-# A log must not command the terminal of its reader; tabs and colours pass.
+# A log must not control the terminal of its reader; tabs and colours are let through.
 _COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
 _CONTROL = re.compile(rb"(?!\x1b\[[0-9;]*m)[\x00-\x08\x0a-\x1f\x7f]|\xc2[\x80-\x9f]")
 _PLAIN = b"\x1b[0m"
@@ -40,7 +40,7 @@ def run(site: Site, options: argparse.Namespace) -> int:
         if not options.follow:
             _write(_selected(ring.lines(), since, options.tail), writer)
             return 0
-        # Watched before the first look, so that nothing falls between the two.
+        # Watch before the first look, so that no change is missed in between.
         with Watch(site.sandbox(name).state) as watch, _init(site, name) as init:
             _write(_selected(ring.lines(), since, options.tail), writer)
             while _changed(watch, init):
@@ -50,7 +50,7 @@ def run(site: Site, options: argparse.Namespace) -> int:
 
 
 def _moment(text: str) -> str:
-    """A time as the log writes it."""
+    """Parse a time option; the result is in the notation of the log."""
     age = _AGE.fullmatch(text)
     try:
         if age:
@@ -58,7 +58,7 @@ def _moment(text: str) -> str:
         elif text.replace(".", "", 1).isdigit():
             seconds = float(text)
         else:
-            # Python 3.9 does not know the letter.
+            # Python 3.9 can't parse "Z".
             seconds = datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
         moment = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
     except (ValueError, OverflowError, OSError) as error:
@@ -75,7 +75,7 @@ def _selected(lines: Iterable[Line], since: str, tail: Optional[int] = None) -> 
 
 @contextlib.contextmanager
 def _init(site: Site, name: str) -> Iterator[Optional[int]]:
-    """A pidfd of init, None when none runs."""
+    """A pidfd of init, None when it does not run."""
     pidfd = runtime.open_init(site.sandbox(name))
     try:
         yield pidfd
@@ -85,7 +85,7 @@ def _init(site: Site, name: str) -> Iterator[Optional[int]]:
 
 
 def _changed(watch: Watch, init: Optional[int]) -> bool:
-    """Wait for the log to change; False when no init is left that writes to it."""
+    """Wait for the log to change; False when init, its writer, has ended."""
     if init is None:
         return False
     poller = select.poll()
@@ -109,7 +109,7 @@ def _json(line: Line) -> None:
 
 
 def _text(*, timestamps: bool) -> Writer:
-    """A writer of each line to the stream that the workload wrote to."""
+    """A function that writes a line to the stream which the workload used."""
     streams = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
     tame = {stream: file.isatty() for stream, file in streams.items()}
 

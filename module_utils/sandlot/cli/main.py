@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""From words to one call. Subcommands are imported when they are used, as starting counts."""
+"""Parses the command line and calls one verb, whose module is imported only now to start fast."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .verbs import VERBS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    # Ansible sends what is imported by name, also in a branch that never runs.
+    # Ansible sends modules that are imported by name, also in a branch that never runs.
     from . import (  # noqa: F401
         completion,
         doctor,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     )
 
 FAILURE = 1
-# For exec, so that it is told from the command's own codes (as with podman and docker).
+# For exec, to be distinct from the command's own exit codes (as with podman and docker).
 EXEC_FAILURE = 125
 INTERRUPTED = 130
 
@@ -59,21 +59,21 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Python flushes at exit and would complain again.
+        # Python flushes again at exit and would print the error again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     except OSError as error:
         if error.errno != errno.ENOSPC or error.filename:
             output.complain(explained(error))
             return failure
-        # Files are named in errors, so this one is of writing the answer.
+        # Errors of files name the file, so this is an error of standard output.
         output.say(f"the output can't be written: {error.strerror}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
 
 
 def parse(words: List[str]) -> argparse.Namespace:
-    """argparse, with what follows the first "--" kept out of its reach."""
+    """Parse by argparse, except the words after the first "--"."""
     tail: List[str] = []
     if "--" in words:
         position = words.index("--")
@@ -90,7 +90,7 @@ def parse(words: List[str]) -> argparse.Namespace:
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    """All verbs; arguments only of those that may be asked for, which is what takes time."""
+    """A parser with all verbs; only those that may be used get arguments, which take time."""
     parser = argparse.ArgumentParser(prog="sandlot", description="Sandboxes of this host.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for verb in VERBS:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""sandlot manual: the manual page, made from the rows of the verbs."""
+"""sandlot manual: makes the manual page from the rows of the verbs."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def page() -> str:
 
 
 def _usage(argument: Argument) -> str:
-    """An argument as in the usage lines of argparse."""
+    """An argument as usage lines of argparse show it."""
     if argument.is_option:
         return f"[{argument.names[0]}{_value(argument)}]"
     word = argument.settings.get("metavar") or argument.names[0].upper()

@@ -30,7 +30,7 @@ def print_json(data: Any) -> None:
 
 
 def print_actions(actions: Sequence[str], form: str, **more: bool) -> None:
-    """The actions of a run, one a line or with ``more`` as JSON."""
+    """Print the actions of a run, one a line, or with ``more`` as JSON."""
     if form == "json":
         print_json({**more, "actions": actions})
     else:
@@ -38,7 +38,7 @@ def print_actions(actions: Sequence[str], form: str, **more: bool) -> None:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> str:
-    """Columns as wide as their longest cell; those named in ``right`` are aligned there."""
+    """A table whose columns are as wide as their longest cell; ``right`` ones align right."""
     lines = [list(heads), *rows]
     widths = [max(len(line[index]) for line in lines) for index in range(len(heads))]
     padded = (

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Follows the images that are being made, until none is."""
+"""Follows image builds until none is left."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CLEAR_BELOW = "\x1b[J"
 
 
 def line(report: Json) -> str:
-    """debian: download 45% 12M of 27M, 3.1M/s"""
+    """A line of progress, as "debian: download 45% 12M of 27M, 3.1M/s"."""
     done, total = report["done"], report["total"]
     words = [f"{report['name']}: {report['phase']}"]
     if total:
@@ -38,7 +38,7 @@ def line(report: Json) -> str:
 
 
 def rate(report: Json) -> int:
-    """Bytes per second of the phase so far; 0 when that can't be told."""
+    """Bytes per second of the phase so far; 0 when it is unknown."""
     seconds = report.get("now", 0) - report.get("phase_started", 0)
     return int((report["done"] - report.get("phase_from", 0)) / seconds) if seconds > 0 else 0
 
@@ -55,7 +55,7 @@ class Watcher:
         self._height = 0
 
     def run(self) -> None:
-        """The last one at work removes the directory, and the next one makes another."""
+        """Follow until no build is left; the directory comes and goes with the builds."""
         with contextlib.suppress(FileNotFoundError):
             while True:
                 with Watch(progress.directory(self._paths)) as watch:
@@ -64,7 +64,7 @@ class Watcher:
         self._update({})
 
     def _follow(self, watch: Watch) -> bool:
-        """Show what there is and wait for news; False once nobody is at work."""
+        """Show the present progress and wait for news; False when no build is left."""
         making = progress.observe(self._paths)
         self._update(making)
         # The watch is older than the look and misses no news; the end of a maker is news, too, as

@@ -72,14 +72,14 @@ exit "$code"
 """
 _NETNS = 'nsenter --net="$scratch/ns/net"'
 _IPV6 = "/proc/sys/net/ipv6/conf/{}/disable_ipv6"
-# The shell stays until the root is in place; then the workload takes its place.
+# The shell waits until the root is in place, then exec's the workload.
 _WAITING = 'echo ready; read -r go; cd "$0"; unset PWD OLDPWD; exec "$@" </dev/null 2>&1'
 _NO_LIMITS = stored.from_json({"name": "none", "pids_limit": -1})
 
 
 @dataclass(frozen=True)
 class Section:
-    """Commands with what they are for; those of a ``function`` run in another process."""
+    """A titled list of commands; those of a ``function`` run in another process."""
 
     title: str
     commands: List[str]
@@ -87,7 +87,7 @@ class Section:
 
 
 class CgroupFiles(NamedTuple):
-    """One hierarchy: the sandbox's directory, and what is written above and in it."""
+    """The sandbox's directory in one hierarchy, with the values to write above and in it."""
 
     parent: str
     directory: str
@@ -97,7 +97,7 @@ class CgroupFiles(NamedTuple):
 
 @dataclass(frozen=True)
 class Subject:
-    """A sandbox, flattened."""
+    """The data of a sandbox for its script."""
 
     name: str
     launch: Mapping[str, Any]
@@ -120,13 +120,13 @@ class Subject:
 
     @property
     def joined(self) -> Mapping[str, str] | None:
-        """The network namespace of another that it joins; None when it has its own."""
+        """The foreign network namespace that the sandbox joins; None when it has its own."""
         netns: Mapping[str, str] | None = self.launch.get("netns")
         return netns
 
     @property
     def join(self) -> str:
-        """The option of nsenter(1) that joins it; "" when there is nothing to join."""
+        """The option of nsenter(1) that joins that namespace; "" without one."""
         if self.joined is None or self.joined["mode"] == HOST:
             return ""
         return f"--net={quote(self.joined['path'])}"
@@ -215,7 +215,7 @@ def _pins(subject: Subject) -> Iterator[str]:
 
 
 def _write_inside(subject: Subject, path: str, value: str) -> str:
-    """A file under /proc/sys shows the namespaces of its opener."""
+    """Commands that write sysctls inside, as /proc/sys is about the namespaces of its opener."""
     kinds = [kind for kind in subject.kinds if kind in ("net", "ipc")]
     pins = " ".join(f'--{kind}="$scratch/ns/{kind}"' for kind in kinds)
     write = f'sh -c \'echo "$2" >"$1"\' sh {quote(path)} {quote(value)}'

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Copying between descriptors with bounded buffers, where no reader ever waits for a writer."""
+"""Copies between descriptors with bounded buffers; a slow writer never blocks a reader."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import select
 from typing import Callable, Dict, List, Optional
 
 CHUNK = 65536
-# Control-D, as typed: end of file for a reader of lines.
+# Control-D, which means end of file to a reader of lines.
 END_OF_TRANSMISSION = b"\x04"
 
 
 class Pump:
     """Copies ``source`` to ``target``; neither should block.
 
-    A descriptor it owns is closed when its other one has ended, which tells the peer. ``farewell``
-    is written before the end, for targets where closing says nothing.
+    The pump closes a descriptor that it owns when its other one has ended, so that the peer sees
+    the end. It writes ``farewell`` at the end, to targets whose closing tells nothing.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Pump:
         self._farewell = farewell
 
     def wanted(self) -> Optional[tuple[int, int]]:
-        """(descriptor, poll event) that it waits for; None when there is nothing left to do."""
+        """(descriptor, poll event) that the pump waits for; None when it is done."""
         if self.done:
             return None
         if self._pending:
@@ -46,7 +46,7 @@ class Pump:
         return (self.source, select.POLLIN) if self.source is not None else None
 
     def step(self) -> bool:
-        """Move what can be moved now; whether anything was."""
+        """Copy without waiting; whether any byte was copied."""
         if self._pending:
             return self._write()
         if self.source is None or self.done:
@@ -80,7 +80,7 @@ class Pump:
         return True
 
     def finish(self) -> None:
-        """Stop, closing what is owned."""
+        """Stop, and close the descriptors that the pump owns."""
         if self.done:
             return
         self.done = True
@@ -90,7 +90,7 @@ class Pump:
 
 
 class Loop:
-    """Pumps, and handlers of other descriptors, in one poll."""
+    """Runs pumps, and handlers of other descriptors, in one poll loop."""
 
     def __init__(self) -> None:
         self.pumps: List[Pump] = []
@@ -110,7 +110,7 @@ class Loop:
         return bool(events)
 
     def drain(self, pump: Pump, *, patience: float = 0.0) -> None:
-        """Copy what the source holds; stop at its end or once it has been silent for a while."""
+        """Copy the rest of a source; stop at its end, or when it has been silent for a while."""
         while True:
             if pump.step():
                 continue

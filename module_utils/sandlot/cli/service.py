@@ -13,7 +13,7 @@ from ..kernel import program
 from ..launcher.client import Launcher
 from ..site import Site
 
-# LSB's exit status of a service that is down.
+# The exit status that LSB defines for a service that is down.
 NOT_RUNNING = 3
 # Runlevels in which sandboxes don't run, of sysvinit (off, single user, reboot) and of OpenRC.
 _HALTING = {"RUNLEVEL": ("0", "1", "6"), "RC_RUNLEVEL": ("shutdown", "single")}
@@ -36,7 +36,7 @@ def down(site: Site, options: argparse.Namespace) -> int:
 
 
 def _shutting_down() -> bool:
-    """Whether systemd says so, or sysvinit or OpenRC tells the scripts that it runs."""
+    """Whether the host shuts down, by systemd's state, or by variables of sysvinit or OpenRC."""
     if any(os.environ.get(name) in levels for name, levels in _HALTING.items()):
         return True
     systemctl = shutil.which("systemctl")
@@ -53,7 +53,7 @@ def launcher(site: Site, options: argparse.Namespace) -> int:
     if options.end:
         Launcher(site).quit()
         return 0
-    # In place of this process: what the launcher's memory holds is paid for by every sandbox.
+    # By exec, as every sandbox shares the launcher's memory, which has to be small.
     from ..launcher.command import command
 
     os.makedirs(site.run, mode=0o700, exist_ok=True)

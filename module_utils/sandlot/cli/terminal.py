@@ -23,7 +23,7 @@ FORWARDED = (
 
 
 class Terminal:
-    """Raw while attached, so that keys are the inner pty's business; restored in any case."""
+    """The caller's terminal, raw while attached: the inner pty handles keys. Always restored."""
 
     def __init__(self, stdin: Optional[int], stdout: int) -> None:
         self._input = stdin if stdin is not None and os.isatty(stdin) else None
@@ -96,7 +96,7 @@ class Forwarder:
             self._reader = None
 
     def deliver(self) -> None:
-        """Hand on each signal that has arrived since."""
+        """Hand on each signal that has arrived."""
         if self._reader is None:
             return
         for number in os.read(self._reader, 4096):
@@ -105,4 +105,4 @@ class Forwarder:
 
 
 def _noted(_number: int, _frame: object) -> None:
-    """The wake-up descriptor carries the signal; a handler is needed for it to be caught."""
+    """Do nothing: the wake-up descriptor has the signal, but only a handler catches it."""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Subordinate id ranges: one per sandbox, the same in /etc/subuid and /etc/subgid."""
+"""Subordinate id ranges: one for each sandbox, the same in /etc/subuid and /etc/subgid."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Gives each sandbox a range: the one its lines name, else the first free one of the pool."""
+"""Allocates a range for each sandbox: the one in its lines, else the first free one of the pool."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Iterable, Mapping
 from ..errors import ForeignError
 from .files import SIZE, IdFiles, IdRange, Line, conflict, line_of, owner
 
-# The pool is a stretch that no other allocator hands out by default. systemd's UIDS-GIDS document
+# No other allocator uses the pool by default. systemd's UIDS-GIDS document
 # gives 61184-65519 to dynamic services, 524288-1879048191 to systemd-nspawn and 2147352576-
 # 2147418111 to foreign images, and warns of ids from 2^31 on, which devpts takes for negative.
 # useradd picks from 100000-600100000 (SUB_UID_MIN, SUB_UID_MAX of login.defs), SSSD and FreeIPA
@@ -27,11 +27,10 @@ def allocate(
     reserved: Mapping[str, IdRange] = MappingProxyType({}),
     leaving: Iterable[str] = (),
 ) -> dict[str, IdRange]:
-    """The range of every name; ForeignError when existing lines contradict each other.
+    """Allocate a range for every name; ForeignError when existing lines contradict each other.
 
-    ``reserved`` holds the ranges that records give to sandboxes: a line that was lost does not
-    make its range free, nor does a removal that has not ended. Lines of ``leaving`` are about to
-    go and may contradict others.
+    ``reserved`` holds the ranges of recorded sandboxes: a range is not free because its line was
+    lost, or because a removal has not ended. Lines of ``leaving`` sandboxes may contradict others.
     """
     names = list(dict.fromkeys(names))
     for name in names:
@@ -51,7 +50,7 @@ def allocate(
 
 
 def _known(files: IdFiles, leaving: set[str]) -> dict[str, Line]:
-    """One line for each sandbox that has any; all its lines must name the same range."""
+    """One line for each sandbox with lines; all lines of a sandbox must name the same range."""
     known: dict[str, Line] = {}
     for file in files.both:
         for line in file.lines:
@@ -91,7 +90,7 @@ def _check_overlaps(files: IdFiles, known: dict[str, Line]) -> None:
 
 
 def available(files: IdFiles) -> int:
-    """How many ranges of the pool are free."""
+    """The number of free ranges in the pool."""
     return (LAST + 1 - FIRST) // SIZE - len(_taken_slots(files, []))
 
 

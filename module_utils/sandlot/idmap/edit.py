@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Changes to /etc/subuid and /etc/subgid: our lines come and go, every other byte stays."""
+"""Edits /etc/subuid and /etc/subgid: adds and removes our lines, keeps every other byte."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def operations(
     present: Mapping[str, IdRange],
     absent: Iterable[str] = (),
 ) -> list[Operation]:
-    """At most one operation per file; subuid comes first, a half-written pair is completed."""
+    """At most one operation for each file, subuid first; the next run completes half a pair."""
     for name in present:
         owner(name)
     ordered = sorted(present.items(), key=lambda item: item[1].start)
@@ -78,7 +78,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _apply(site: Site, path: str, add: Mapping[str, IdRange], drop: Iterable[str]) -> None:
-    """Edit what the file holds now: since the plan was made, useradd may have been there."""
+    """Edit the present content, as useradd may have changed the file since the observation."""
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with lockfile.locked(path):
@@ -119,7 +119,7 @@ def _edit(site: Site, path: str, add: Mapping[str, IdRange], replaced: set[str])
 
 
 def _replace(target: str, content: bytes) -> None:
-    """Rename a complete file into place, with the mode, owner and attributes of the old one."""
+    """Replace the file by rename; the new one has the mode, owner and attributes of the old."""
     new = lockfile.temporary(target)
     store.unlink(new)
     try:

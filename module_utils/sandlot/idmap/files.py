@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The id files: lines of /etc/subuid and /etc/subgid, ids of real users and groups."""
+"""Reads the id files: lines of /etc/subuid and /etc/subgid, ids of real users and groups."""
 
 from __future__ import annotations
 
@@ -87,19 +87,19 @@ class IdFiles:
         return list(dict.fromkeys(line.name for line in lines if line.name is not None))
 
     def foreign(self) -> Iterator[Line]:
-        """Everything with ids that is not a line of ours."""
+        """All lines and entries that are not ours."""
         for file in self.both:
             yield from (line for line in file.lines if line.name is None)
         yield from self.accounts
 
 
 def owner(name: str) -> str:
-    """The owner field of a sandbox's lines; a valid name can't forge another line."""
+    """The owner field of a sandbox's lines; no valid name can make it look like another's."""
     return PREFIX + sandbox_name("name", name)
 
 
 def line_of(name: str, ids: IdRange, place: str) -> Line:
-    """The line of a sandbox, which need not be in a file."""
+    """The line for a sandbox, whether or not a file has it."""
     raw = f"{owner(name)}:{ids.start}:{ids.size}\n".encode()
     return Line(place, 1, raw, owner(name), ids)
 
@@ -113,13 +113,13 @@ def observe(site: Site) -> IdFiles:
 
 
 def recorded(files: IdFiles) -> dict[str, IdRange]:
-    """The ranges of all sandboxes that have a readable line, whether or not they are sound."""
+    """The ranges of all sandboxes with a readable line, valid or not."""
     lines = [line for file in reversed(files.both) for line in file.lines]
     return {line.name: line.ids for line in lines if line.name is not None and line.ids}
 
 
 def reserved(site: Site) -> dict[str, IdRange]:
-    """The ranges in the records of the sandboxes, whatever became of the lines."""
+    """The ranges in the records of sandboxes, with or without their lines."""
     ranges: dict[str, IdRange] = {}
     for name in names(site.sandboxes):
         ids = (store.read(site.sandbox(name).record) or {}).get("ids")
@@ -142,7 +142,7 @@ def _id_file(site: Site, path: str) -> IdFile:
 
 
 def read(path: str) -> bytes | None:
-    """Content of a regular file, None when there is none; never blocks on a FIFO."""
+    """The content of a regular file, None if it is missing; a FIFO does not block."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except FileNotFoundError:
@@ -163,7 +163,7 @@ def parse(path: str, content: bytes) -> Iterator[Line]:
 
 
 def _ids(fields: list[str]) -> IdRange | None:
-    """Our own lines are read strictly; of foreign ones all that any reader could take for ids."""
+    """The ids of a line: strict for our lines; of foreign lines all that any program accepts."""
     if len(fields) < 3:
         return None
     start, size = _number(fields[1]), _number(fields[2])
@@ -175,7 +175,7 @@ def _ids(fields: list[str]) -> IdRange | None:
 
 
 def _number(text: str) -> int | None:
-    """As strtoul(3) with base 0 reads it, which is what shadow uses."""
+    """Parse a number as strtoul(3) with base 0 does, which shadow uses."""
     text = text.strip()
     octal = re.fullmatch(r"0[0-7]+", text)
     try:

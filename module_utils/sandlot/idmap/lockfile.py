@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The locks useradd and its kin take around /etc/subuid and /etc/subgid.
+"""Takes the locks that useradd and similar programs take around /etc/subuid and /etc/subgid.
 
 shadow first takes glibc's lckpwdf(3) lock, an fcntl lock on /etc/.pwd.lock, and then tries the
 lock file FILE.lock only once, so both are needed for a concurrent useradd to wait and not to
@@ -28,7 +28,7 @@ POLL_SECONDS = 0.02
 
 
 def temporary(path: str) -> str:
-    """A name beside ``path`` that tells whose it is, so that leftovers of the dead can be swept."""
+    """A name for a temporary file; its pid lets a later run remove files of dead processes."""
     return f"{path}.sandlot.{os.getpid()}"
 
 
@@ -75,7 +75,7 @@ def _try_fcntl(fd: int) -> bool:
 
 
 def _link(path: str, lock: str) -> bool:
-    """Make the lock appear at once with its content; False when somebody holds it."""
+    """Link the lock into place, complete with its pid; False when another process holds it."""
     source = temporary(path)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(source)
@@ -104,7 +104,7 @@ def _break_stale(lock: str) -> bool:
 
 @contextlib.contextmanager
 def _directory_lock(lock: str) -> Iterator[None]:
-    """None of us takes a lock while one of us looks whether it is stale: it would be removed."""
+    """Lock the directory against other runs: one could remove a lock that we have just taken."""
     directory = os.open(os.path.dirname(lock), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         flock.take(directory)
@@ -114,7 +114,7 @@ def _directory_lock(lock: str) -> Iterator[None]:
 
 
 def holder(lock: str) -> int | None:
-    """The pid in a lock file; None when it is gone or holds none."""
+    """The pid in a lock file; None when the file is missing or has no pid."""
     try:
         with open(lock, "rb") as handle:
             text = handle.read(32).rstrip(b"\0\n ")
@@ -151,7 +151,7 @@ def _pause(deadline: float, lock: str, hint: str) -> None:
 
 
 def stale_files(path: str, target: str) -> Iterator[str]:
-    """Files of dead processes beside an id file: our temporary ones, and the lock."""
+    """Files that dead processes left next to an id file: our temporary files, and the lock."""
     if _is_stale(f"{path}.lock"):
         yield f"{path}.lock"
     for file in dict.fromkeys((path, target)):

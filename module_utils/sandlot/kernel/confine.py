@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Takes capabilities, privileges, dumpability, keys and system calls from the calling process."""
+"""Drops capabilities, privileges, dumpability, keys and system calls of the calling process."""
 
 from __future__ import annotations
 
@@ -63,27 +63,27 @@ def last_capability() -> int:
 
 
 def set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
-    """capset(2) of the calling process; each set is a bit mask."""
+    """Call capset(2) for this process; each set is a bit mask."""
     low = (effective & _LOW, permitted & _LOW, inheritable & _LOW)
     high = (effective >> 32, permitted >> 32, inheritable >> 32)
     check(_capset(_CAPABILITY_HEADER, _CAPABILITY_SETS.pack(*low, *high)), "capset")
 
 
 def drop_bounding(numbers: Iterable[int]) -> None:
-    """Take capabilities out of the bounding set."""
+    """Remove capabilities from the bounding set."""
     for number in numbers:
         prctl(PR_CAPBSET_DROP, number)
 
 
 def set_ambient(numbers: Iterable[int]) -> None:
-    """Make exactly these ambient; they have to be permitted and inheritable."""
+    """Make exactly these capabilities ambient; they have to be permitted and inheritable."""
     prctl(PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     for number in numbers:
         prctl(PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number)
 
 
 def new_session_keyring() -> None:
-    """An empty session keyring keeps the operator's keys out; ENOSYS is a kernel without keys."""
+    """Join an empty session keyring, without the operator's keys; do nothing without keyrings."""
     try:
         check(_keyctl(SYS_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, None), "keyctl")
     except OSError as error:

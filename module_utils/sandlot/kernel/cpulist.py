@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The kernel's list format of CPUs and memory nodes: "0-3,6"."""
+"""Parses and prints the kernel's lists of CPUs and memory nodes, such as "0-3,6"."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Iterable
 
 
 def parse(text: str) -> frozenset[int]:
-    """ValueError for what is not such a list."""
+    """Parse a list; ValueError for any other text."""
     numbers: set[int] = set()
     for part in text.strip().split(","):
         if part:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Whole writes, files that hold one value, and names in a directory.
+"""Writes all bytes, reads files that hold one value, lists names in a directory.
 
 Imported by the launcher: imports nothing but os.
 """
@@ -52,7 +52,7 @@ def read_field(path: str, key: str) -> int | None:
 
 
 def write_value(path: str, value: str) -> None:
-    # The kernel parses each write by itself; O_TRUNC is for the trees of tests.
+    # The kernel parses each write on its own; tests use plain files, which need O_TRUNC.
     fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
     try:
         os.write(fd, f"{value}\n".encode())
@@ -61,7 +61,7 @@ def write_value(path: str, value: str) -> None:
 
 
 def names(directory: str) -> list[str]:
-    """Sorted; [] when there is no such directory."""
+    """The names in a directory, sorted; [] when it does not exist."""
     try:
         return sorted(os.listdir(directory))
     except FileNotFoundError:
@@ -69,14 +69,14 @@ def names(directory: str) -> list[str]:
 
 
 def existing(path: str) -> str:
-    """The path, or the nearest one above it that exists."""
+    """The path, or its nearest parent that exists."""
     while not os.path.exists(path):
         path = os.path.dirname(path)
     return path
 
 
 def directories(path: str) -> list[str]:
-    """Names of the directories in a directory, sorted; [] when it does not exist."""
+    """The names of subdirectories, sorted; [] when the directory does not exist."""
     try:
         with os.scandir(path) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))

@@ -38,7 +38,7 @@ def take_until(fd: int, deadline: float, pause: float) -> bool:
 def is_held(path: str) -> bool:
     """Whether another process holds the lock of a file."""
     try:
-        # Without O_NONBLOCK, a FIFO in its place would keep us waiting.
+        # Without O_NONBLOCK, opening a FIFO in its place would block.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
@@ -49,7 +49,7 @@ def is_held(path: str) -> bool:
 
 
 def in_place(fd: int, path: str) -> bool:
-    """Whether a path still leads to the locked file: its last holder may have removed its own."""
+    """Whether the path still leads to the locked file; its last holder may have removed it."""
     try:
         return os.path.samestat(os.fstat(fd), os.lstat(path))
     except FileNotFoundError:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Work done in a forked child, which reports over a pipe and is always reaped.
+"""Runs work in a forked child, which reports over a pipe and is always reaped.
 
 Imported by the launcher: imports as little as possible.
 """
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
     Watch = Optional[Callable[[], None]]
 
-# For one step of a start; a host that swaps needs time for what usually takes a millisecond.
+# The limit for one step of a start, which usually takes a millisecond; a host may be swapping.
 STEP_SECONDS = 60.0
 _INTERVAL = 0.5
 _READ_SIZE = 1 << 16
 
 
 def call(work: Callable[[int], bytes], watch: Watch = None) -> Tuple[bytes, int]:
-    """The result of ``work``, b"" when it ended early, and the exit status of its process.
+    """Run ``work`` in a child; its result (b"" when it ended early), and the exit status.
 
-    ``work`` gets the descriptor of its report, which it must not close; ``watch`` is called now and
-    then meanwhile.
+    ``work`` gets the descriptor of its report and must not close it. Meanwhile, ``watch`` is called
+    now and then.
     """
     reader, writer = os.pipe()
     pid = os.fork()
@@ -77,7 +77,7 @@ def _readable(fd: int, seconds: float) -> bool:
 
 
 class Held:
-    """A child that has done ``prepare`` and stays, with its namespaces, until the block ends."""
+    """A child that calls ``prepare`` and then keeps its namespaces until the block ends."""
 
     def __init__(self, prepare: Callable[[], None], what: str) -> None:
         """``what`` names the work in errors."""
@@ -85,7 +85,7 @@ class Held:
         self._what = what
 
     def __enter__(self) -> int:
-        """The child's pid; OSError when ``prepare`` failed or took too long."""
+        """Return the child's pid; OSError when ``prepare`` failed or took too long."""
         reader, writer = os.pipe()
         wait, self._end = os.pipe()
         self._pid = os.fork()

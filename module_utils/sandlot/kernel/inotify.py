@@ -20,7 +20,7 @@ _BUFFER = 65536
 
 
 class Watch:
-    """A descriptor that is readable when something in a directory has changed."""
+    """A descriptor that is readable after a change in one of the directories."""
 
     def __init__(self, *directories: str) -> None:
         self.fd = check(libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK), "inotify_init1")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The way into the kernel: libc through ctypes, errors as OSError(errno, what, path).
+"""Calls the kernel: libc through ctypes, errors as OSError(errno, what, path).
 
 Imported by the launcher and so by every init: imports nothing beyond ctypes and os. Functions that
-init calls are bound here once, as a lookup makes objects in every process that does it.
+init calls are bound here once, as each lookup makes objects in the memory of its process.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SYS_MOUNT_SETATTR = 442
 
 def bind(name: str, *types: Any) -> Callable[..., int]:
     """A function of libc; ctypes converts its arguments."""
-    # Not getattr, which hands out one object per symbol whoever asks.
+    # Not getattr, which gives all callers the same object.
     function = libc[name]
     function.argtypes = types
     return function
@@ -64,7 +64,7 @@ _INTERNAL_SIGNALS = (32, 33)
 
 
 def default_signals() -> None:
-    """Stop ignoring glibc's own two signals: every workload would inherit that.
+    """Reset glibc's own two signals if they are ignored, as every workload would inherit that.
 
     posix_spawn(3), which make uses, ignores them in its child; only the raw call resets them.
     """
@@ -79,7 +79,7 @@ _fork = ctypes.PyDLL(None)["fork"]
 
 
 def fork() -> int:
-    """fork(2) without os.fork's repair of locks, which costs a single-threaded child memory."""
+    """Call fork(2) without os.fork's repair of locks, which costs a child memory."""
     return check(_fork(), "fork")
 
 

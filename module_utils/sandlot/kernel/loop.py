@@ -29,7 +29,7 @@ class Loop:
         self._poller.unregister(fd)
 
     def after(self, timer: str, seconds: float, action: Handler) -> None:
-        """Do ``action`` later; the latest call owns the timer of that name."""
+        """Call ``action`` later; a second call for the same name replaces the first."""
         self._timers[timer] = (time.monotonic() + seconds, action)
 
     def cancel(self, timer: str) -> None:
@@ -42,13 +42,13 @@ class Loop:
         waits += [] if seconds is None else [seconds]
         limit = max(0, int(min(waits) * 1000) + 1) if waits else None
         for fd, _ in self._poller.poll(limit):
-            # An earlier handler of this turn may have taken it back.
+            # An earlier handler of this turn may have removed this one.
             handler = self._handlers.get(fd)
             if handler is not None:
                 handler()
         now = time.monotonic()
         for name, timer in list(self._timers.items()):
-            # So may an earlier timer.
+            # An earlier timer may have removed this one.
             if timer[0] <= now and self._timers.get(name) is timer:
                 del self._timers[name]
                 timer[1]()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Reads the kernel's list of mounts, which asks no file server that may hang."""
+"""Reads the kernel's list of mounts, without asking a file server that may hang."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SERVED = re.compile(r"(fuse(blk)?(\..*)?|nfs4?|cifs|smb3|9p|ceph|afs|ncpfs|auto
 
 
 def _mounts() -> Iterator[Tuple[str, str]]:
-    """Yield mount point and type of file system."""
+    """Yield (mount point, type of file system)."""
     with open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape") as handle:
         for line in handle:
             before, _, after = line.partition(" - ")
@@ -25,7 +25,7 @@ def _mounts() -> Iterator[Tuple[str, str]]:
 
 
 def unescaped(path: str) -> str:
-    """A path as it is, of one with octal escapes (proc(5), mountinfo)."""
+    """Resolve the octal escapes of a path (proc(5), mountinfo)."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
 
 
@@ -36,7 +36,7 @@ def within(path: str) -> list[str]:
 
 
 def server_of(path: str) -> str:
-    """Type of the file system at a path, links as they are, if a server answers for it; else ""."""
+    """The type of the file system at a path if a server serves it, else ""; follows no link."""
     spelled = os.path.normpath(path)
     longest, type_of_longest = "", ""
     for point, kind in _mounts():

@@ -118,7 +118,7 @@ def new_mount(kind: str, options: Mapping[str, str], attributes: int = 0) -> int
 
 
 def attach(fd: int, target: str = "", *, target_fd: int = AT_FDCWD) -> None:
-    """Attach a detached mount at a path, or on the place that ``target_fd`` refers to."""
+    """Attach a detached mount at a path, or at the place of ``target_fd``."""
     flags = _MOVE_MOUNT_F_EMPTY_PATH | (0 if target else _MOVE_MOUNT_T_EMPTY_PATH)
     what = f"move_mount to fd {target_fd}" if not target else "move_mount"
     syscall(SYS_MOVE_MOUNT, what, fd, b"", target_fd, target.encode(), flags, path=target)

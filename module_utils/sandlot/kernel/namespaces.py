@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""unshare(2), setns(2), pidfds, and the identity of a process."""
+"""Calls unshare(2) and setns(2), uses pidfds, and identifies processes."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def setns(fd: int, kind: int = 0) -> None:
 
 
 def pidfd_ends(pidfd: int, seconds: float) -> bool:
-    """Whether the process ends within that time; its pidfd is readable then (pidfd_open(2))."""
+    """Whether the process ends within ``seconds``; its pidfd is then readable (pidfd_open(2))."""
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     return bool(poller.poll(seconds * 1000))
 
 
 def start_time(pid: int) -> int | None:
-    """Start of a process in clock ticks since boot (proc(5), stat field 22); None if dead.
+    """The start of a process in clock ticks since boot (proc(5), stat field 22); None if dead.
 
     A zombie counts as dead: it holds no namespace and runs no code.
     """

@@ -98,7 +98,7 @@ class Address:
 
 @dataclass(frozen=True)
 class Route:
-    """``gateway`` is "" for what is on the link; ``table`` is RT_TABLE_MAIN for ordinary routes."""
+    """A route; ``gateway`` is "" for a subnet on the link, ``table`` usually RT_TABLE_MAIN."""
 
     destination: str
     index: int
@@ -109,7 +109,7 @@ class Route:
 
 @contextlib.contextmanager
 def entered(path: str) -> Iterator[None]:
-    """Be in the network namespace mounted at ``path``, and leave it again whatever happens."""
+    """Enter the network namespace mounted at ``path``; leave it at the end of the block."""
     with opened(path) as target, opened("/proc/thread-self/ns/net") as origin:
         setns(target, CLONE_NEWNET)
         try:
@@ -129,7 +129,7 @@ def opened(path: str) -> Iterator[int]:
 
 
 def connect() -> socket.socket:
-    """A socket for the dumps below, in the caller's network namespace."""
+    """Open a socket for the requests below, in the caller's network namespace."""
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
 
 
@@ -139,7 +139,7 @@ def links(sock: socket.socket) -> list[Link]:
 
 
 def link(sock: socket.socket, name: str) -> Link | None:
-    """The link called ``name``, None when there is none."""
+    """The link called ``name``, None when it does not exist."""
     try:
         index = socket.if_nametoindex(name)
     except OSError:
@@ -195,7 +195,7 @@ def _skip_statistics() -> bytes:
 
 
 def dump(sock: socket.socket, request: int, reply: int, payload: bytes) -> list[bytes]:
-    """All replies to a dump; ask again when the kernel says the list changed under way."""
+    """All replies to a dump; repeat it when the kernel reports a change during the dump."""
     for _ in range(DUMP_ATTEMPTS):
         bodies = []
         interrupted = False
@@ -216,7 +216,7 @@ def get(sock: socket.socket, request: int, reply: int, payload: bytes) -> list[b
 
 
 def change(sock: socket.socket, requests: Sequence[Message]) -> list[int]:
-    """Send requests made elsewhere; the kernel's error for each, 0 where there is none."""
+    """Send finished requests; the kernel's error for each one, 0 for success."""
     for number, (kind, flags, _, body) in enumerate(requests):
         sock.send(message(kind, flags | NLM_F_REQUEST | NLM_F_ACK, body, number))
     codes = dict.fromkeys(range(len(requests)), -1)

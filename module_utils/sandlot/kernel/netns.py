@@ -2,11 +2,11 @@
 # Copyright: the sandlot developers
 """Network namespaces by path: opens nothing else, compares them, mounts their sysfs.
 
-A sandbox may join one that its user namespace does not own. Only host root can join that and mount
-its sysfs, and the sandbox's capabilities have no effect on it (user_namespaces(7)).
+A sandbox may join a network namespace that its user namespace does not own. Only host root can join
+it and mount its sysfs; the sandbox's capabilities have no effect on it (user_namespaces(7)).
 
-Here and not in ``network``: the launcher's workers use it, and every sandbox would share or copy
-the memory of that package.
+This module is not in ``network``, as the launcher's workers use it: every sandbox would share or
+copy the memory of that package.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NS_GET_NSTYPE = 0xB703
 
 
 def open_foreign(path: str) -> int:
-    """As ``open_verified``, but never the host's own."""
+    """Open a network namespace as ``open_verified`` does; refuse the host's own."""
     fd = open_verified(path)
     if os.fstat(fd).st_ino != identity(HOST):
         return fd
@@ -36,7 +36,7 @@ def open_verified(path: str) -> int:
     hint = "make it first, as with: ip netns add NAME, for ns:/run/netns/NAME"
     kind = mountinfo.server_of(path)
     if kind:
-        # No namespace is there, and opening it would wait for a server that hangs.
+        # A file server's file is no namespace, and opening it may hang.
         raise LaunchError(f"{path} is no network namespace but on a file system {kind}", hint=hint)
     try:
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -57,7 +57,7 @@ def open_verified(path: str) -> int:
 def identity(path: str) -> int | None:
     """The inode number of the network namespace at a path; None without one.
 
-    No two namespaces that live have the same.
+    Two live namespaces never have the same number.
     """
     try:
         status = os.stat(path)
@@ -67,6 +67,6 @@ def identity(path: str) -> int | None:
 
 
 def sysfs(netns: int, attributes: int) -> int:
-    """A detached sysfs that shows this namespace's links; the caller is in it afterwards."""
+    """Enter the namespace; a detached sysfs that shows its links."""
     namespaces.setns(netns, namespaces.CLONE_NEWNET)
     return mounts.new_mount("sysfs", {}, attributes)

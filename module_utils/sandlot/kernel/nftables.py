@@ -2,7 +2,7 @@
 # Copyright: the sandlot developers
 """Reads changes of nftables and of links that go away (nfnetlink, rtnetlink(7)).
 
-Imported by the launcher, hence as little as possible.
+Imported by the launcher: imports as little as possible.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ _TYPE_OFFSET = 4
 
 
 def changes() -> _socket.socket:
-    """A socket with each transaction of nftables in this network namespace."""
+    """A socket that receives each nftables transaction of this network namespace."""
     return _subscribed(NETLINK_NETFILTER, NFTABLES)
 
 
 def departures() -> _socket.socket:
-    """A socket with the links that are deleted or leave their bridge, and nothing else."""
+    """A socket that receives links which are deleted or leave their bridge, and nothing else."""
     sock = _subscribed(NETLINK_ROUTE, LINKS)
     # Filtered in the kernel, so that other messages wake nobody (bpf(4): ldh, jeq, ret). Filters
     # load numbers in network order.
@@ -81,7 +81,7 @@ def _subscribed(protocol: int, groups: int) -> _socket.socket:
 
 
 def drained(sock: Optional[_socket.socket]) -> Iterator[bytes]:
-    """Yield the datagrams that wait; OSError (ENOBUFS) when the kernel had to drop some."""
+    """Yield the waiting datagrams; OSError (ENOBUFS) when the kernel has dropped some."""
     while sock is not None:
         try:
             data = sock.recv(RECEIVE_SIZE)

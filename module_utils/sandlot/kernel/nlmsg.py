@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Messages and attributes of netlink(7), for kernel.netlink and for the launcher."""
+"""Packs and parses messages and attributes of netlink(7), for kernel.netlink and the launcher."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def messages(data: bytes) -> Iterator[Message]:
 
 
 def attributes(data: bytes, offset: int = 0) -> Dict[int, bytes]:
-    """Values by type; nested attributes are bytes to take apart in turn."""
+    """Attribute values by type; nested attributes are bytes to parse in turn."""
     values = {}
     while offset + ATTRIBUTE.size <= len(data):
         length, kind = ATTRIBUTE.unpack_from(data, offset)

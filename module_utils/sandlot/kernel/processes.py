@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Finds the holder of a lock, and why a process does not go on, by procfs: it waits for nobody."""
+"""Finds the holder of a lock, and the reason why a process does not run, in procfs; never waits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WORDS = {
 
 
 def state(pid: int) -> str:
-    """The letter of proc(5); "" when there is no such process."""
+    """The state of a process, a letter of proc(5); "" when there is no such process."""
     return _read(f"/proc/{pid}/stat").rpartition(")")[2].strip()[:1]
 
 
@@ -30,18 +30,18 @@ def is_stopped(pid: int) -> bool:
 
 
 def name(pid: int) -> str:
-    """The name a process gave itself."""
+    """The name that a process gave itself."""
     return harmless(_read(f"/proc/{pid}/comm").strip())
 
 
 def describe(pid: int) -> str:
-    """ "process 12 (python3), which is stopped"."""
+    """The process for messages, as "process 12 (python3), which is stopped"."""
     words = _WORDS.get(state(pid))
     return f"process {pid} ({name(pid)})" + (f", {words}" if words else "")
 
 
 def waits_in(pid: int) -> str:
-    """The function of the kernel that a process waits in, "" when the kernel hides it."""
+    """The kernel function in which a process waits, "" when the kernel hides it."""
     text = _read(f"/proc/{pid}/wchan").strip()
     return "" if text == "0" else text
 
@@ -59,7 +59,7 @@ def below(pid: int) -> Iterator[int]:
 
 
 def send_signal(pid: int, number: int, is_meant: Callable[[int], bool]) -> None:
-    """Signal a process, unless its pid was given to another one since it was read."""
+    """Signal a process, unless another process has got its pid meanwhile."""
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -82,7 +82,7 @@ def _read(path: str) -> str:
 
 
 def flock_holder(path: str) -> int | None:
-    """The pid of a process with an flock on the file at ``path``; None when no process is known."""
+    """The pid of the process that holds an flock on a file; None when it is unknown."""
     try:
         status = os.stat(path, follow_symlinks=False)
     except FileNotFoundError:

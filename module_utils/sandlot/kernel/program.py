@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Runs programs of the host, and says why one failed.
+"""Runs programs of the host and explains failures.
 
 The launcher's processes import this for the search paths; only ``run`` needs subprocess, which they
 must not import.
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from typing import Callable, Mapping, Optional, Sequence
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# Of programs that are the distribution's.
+# The path for programs of the distribution.
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def run(
     argv: Sequence[str], *, text: Optional[str] = None, env: Optional[Mapping[str, str]] = None
 ) -> CompletedProcess[str]:
-    """Give it ``text`` to read and capture its output; it inherits our environment without ``env``.
+    """Run a program with ``text`` as its input and capture its output.
 
-    Paths in the output keep their bytes.
+    Without ``env``, the program inherits our environment. Paths in the output keep their bytes.
     """
     import subprocess
 
@@ -54,13 +54,13 @@ def check(argv: Sequence[str], *, env: Optional[Mapping[str, str]] = None, hint:
 
 
 def complaint(done: CompletedProcess[str]) -> str:
-    """Why a program failed, in its own words."""
+    """The error text that a program printed."""
     text = (done.stderr or done.stdout).strip() or f"it ended with status {done.returncode}"
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def dying_with_parent() -> Callable[[], None]:
-    """A function for the child, which then ends with this process."""
+    """A function to call in the child, so that the child ends with this process."""
     parent = os.getpid()
 
     def arrange() -> None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The C module below `signal`, whose wrappers turn every number into an enum and cost memory."""
+"""Handles signals by the C module of `signal`, whose wrappers make enums and cost memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["note", "signal", "wakeup_pipe"]
 
 
 def wakeup_pipe() -> int:
-    """A descriptor to read the numbers of signals from, when ``note`` handles them."""
+    """A descriptor that yields the numbers of signals which ``note`` handles."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
@@ -25,4 +25,4 @@ def wakeup_pipe() -> int:
 
 
 def note(_number: int, _frame: object) -> None:
-    """The handler: the wake-up descriptor has the number."""
+    """Handle a signal: do nothing, as the wake-up descriptor has its number."""

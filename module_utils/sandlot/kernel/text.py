@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Text that others wrote, made safe to show."""
+"""Makes foreign text safe to show."""
 
 from __future__ import annotations
 
 
 def harmless(text: str) -> str:
-    """One printable line: what could command a terminal is escaped."""
+    """One printable line; characters that could control a terminal are escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -30,7 +30,7 @@ TCA_MIRRED_PARMS = 2
 TCA_EGRESS_REDIR = 1
 ALL_PROTOCOLS = socket.htons(3)
 MESSAGE = struct.Struct("=BxxxiIII")
-# A rate and a peak rate, each with four fields before it; then the length of the queue.
+# struct tc_tbf_qopt: the rate after other fields, the peak rate (skipped), the length of the queue.
 TOKEN_BUCKET = struct.Struct("=8xI8x4xI")
 SELECTOR = struct.Struct("=BBBxHHhhI")
 KEY = struct.Struct("=IIii")
@@ -39,7 +39,7 @@ MIRRED = struct.Struct("=20xiI")
 
 @dataclass(frozen=True)
 class Qdisc:
-    """``rate`` (bytes a second) and ``limit`` (bytes queued) are a token bucket's, else 0."""
+    """A queueing discipline; a token bucket has ``rate`` (bytes a second) and ``limit`` (bytes)."""
 
     index: int
     kind: str
@@ -51,7 +51,7 @@ class Qdisc:
 
 @dataclass(frozen=True)
 class Filter:
-    """``redirect`` is the link all packets are sent to, 0 when it is gone; None for other rules."""
+    """A filter; ``redirect`` is the link that gets all packets, 0 if it is gone, else None."""
 
     priority: int
     redirect: int | None
@@ -59,7 +59,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class Traffic:
-    """The shaping of one link: ``root`` shapes what it sends, ``ingress`` what it receives."""
+    """The shaping of one link: ``root`` for sent packets, ``ingress`` for received ones."""
 
     root: Qdisc | None = None
     ingress: Qdisc | None = None
@@ -67,7 +67,7 @@ class Traffic:
 
 
 def traffic(sock: socket.socket, indexes: Iterable[int]) -> dict[int, Traffic]:
-    """The shaping of the links that have any; the kernel's defaults have the handle 0."""
+    """The shaping of all shaped links; the kernel's own defaults have the handle 0."""
     wanted = set(indexes)
     payload = MESSAGE.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
     bodies = dump(sock, RTM_GETQDISC, RTM_NEWQDISC, payload)
@@ -82,14 +82,14 @@ def traffic(sock: socket.socket, indexes: Iterable[int]) -> dict[int, Traffic]:
 
 
 def traffic_of(sock: socket.socket, index: int) -> Traffic:
-    """The shaping of one link, without asking for all."""
+    """The shaping of one link, by a request for it alone."""
     root = _one(sock, index, TC_H_ROOT)
     ingress = _one(sock, index, TC_H_INGRESS)
     return Traffic(root, ingress, tuple(_filters(sock, index)) if ingress else ())
 
 
 def _one(sock: socket.socket, index: int, parent: int) -> Qdisc | None:
-    """None for a default, of which the kernel says little or nothing."""
+    """Parse a queueing discipline; None for a kernel default, which has few or no details."""
     payload = MESSAGE.pack(socket.AF_UNSPEC, index, 0, parent, 0)
     try:
         replies = [_qdisc(body) for body in get(sock, RTM_GETQDISC, RTM_NEWQDISC, payload)]
@@ -99,7 +99,7 @@ def _one(sock: socket.socket, index: int, parent: int) -> Qdisc | None:
 
 
 def _filters(sock: socket.socket, index: int) -> list[Filter]:
-    """Rules for what a link receives."""
+    """The filters for packets that a link receives."""
     payload = MESSAGE.pack(socket.AF_UNSPEC, index, 0, INGRESS, 0)
     bodies = dump(sock, RTM_GETTFILTER, RTM_NEWTFILTER, payload)
     return [rule for rule in map(_filter, bodies) if rule is not None]
@@ -117,7 +117,7 @@ def _qdisc(body: bytes) -> Qdisc:
 
 
 def _filter(body: bytes) -> Filter | None:
-    """None for a table of rules, which a dump lists next to its rules."""
+    """Parse a filter; None for a table of filters, which a dump lists too."""
     _, _, _, _, info = MESSAGE.unpack_from(body)
     values = attributes(body, MESSAGE.size)
     options = attributes(values.get(TCA_OPTIONS, b""))
@@ -125,7 +125,7 @@ def _filter(body: bytes) -> Filter | None:
         return None
     selector = options.get(TCA_U32_SEL, b"")
     complete = len(selector) == SELECTOR.size + KEY.size
-    # A mask of nothing takes each packet.
+    # An empty mask matches every packet.
     takes_all = complete and KEY.unpack_from(selector, SELECTOR.size)[:2] == (0, 0)
     everything = takes_all and info & 0xFFFF == ALL_PROTOCOLS
     return Filter(info >> 16, _redirect(options) if everything else None)

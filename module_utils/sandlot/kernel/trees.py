@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Trees of files that others wrote into: removed, copied and brought to the disk."""
+"""Removes, copies and syncs trees of files that others can write to."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _syncfs = libc.bind("syncfs", c_int)
 
 @contextlib.contextmanager
 def copied_file(source: int, target: int, name: str, most: int) -> Iterator[int]:
-    """A copy, for root only, of a file in one directory to another; of a growing one the start."""
+    """Copy up to ``most`` bytes of a file to another directory, readable by root only."""
     reading = os.open(name, _FILE, dir_fd=source)
     try:
         writing = os.open(name, _NEW, 0o600, dir_fd=target)
@@ -43,7 +43,7 @@ def copied_file(source: int, target: int, name: str, most: int) -> Iterator[int]
 
 
 def sync(directory: str) -> None:
-    """Bring the file system of a directory to the disk; sync(2) would wait for hung ones, too."""
+    """Sync the file system of a directory; sync(2) would also wait for file systems that hang."""
     fd = os.open(directory, _DIRECTORY)
     try:
         libc.check(_syncfs(fd), "syncfs", directory)
@@ -77,7 +77,7 @@ def remove_tree(path: str) -> None:
 
 
 def remove_entry(path: str) -> None:
-    """Remove a tree, or the file or link that has this name; it may be gone already."""
+    """Remove a tree, a file or a link, if it exists."""
     if os.path.isdir(path) and not os.path.islink(path):
         remove_tree(path)
         return
@@ -95,7 +95,7 @@ def refuse_mounts(path: str) -> None:
 
 
 def _empty(top: int) -> None:
-    """Hoist nested directories to the top until all are leaves: constant depth and descriptors."""
+    """Empty a directory; nested ones are moved to its top, so depth and descriptors are bounded."""
     prefix = f".{secrets.token_hex(8)}-"
     serial = 0
     entries = _entries(top)
