@@ -284,16 +284,19 @@ def test_init_opens_nothing_by_path_inside(fresh_host: Host, tmp_path: Path) -> 
 
 def opened_inside(lines: list[str], init: int) -> list[tuple[str, str]]:
     """Calls with a path of init after it entered the mount namespace, and of its children."""
+    calls = list(whole_calls(lines))
     family, entered, found = {init}, False, []
+    # First, as a child may act before the call that made it is seen to return.
+    for pid, call, text in calls:
+        if pid in family and call in ("clone", "fork", "vfork", "clone3"):
+            outside = re.search(r"/\* (\d+) in strace", text)
+            family.add(int(outside[1]) if outside else 0)
     executed: set[int] = set()
-    for pid, call, text in whole_calls(lines):
+    for pid, call, text in calls:
         if pid not in family:
             continue
         if call == "setns" and "CLONE_NEWNS" in text:
             entered = True
-        elif call in ("clone", "fork", "vfork", "clone3"):
-            outside = re.search(r"/\* (\d+) in strace", text)
-            family.add(int(outside[1]) if outside else 0)
         elif entered and call in PATH_CALLS and pid not in executed and ', "", ' not in text:
             found.append((call, text))
             if call == "execve" and text.endswith("= 0"):
