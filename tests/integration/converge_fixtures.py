@@ -61,11 +61,15 @@ class Deployment:
         declare.save(self.paths, network.normalise(self.paths, [subnet]))
 
     def prepare(self) -> None:
+        self.set_up()
+        self.prepared = paths_below(self.paths.root)
+
+    def set_up(self) -> None:
+        """Without a look at all files, for a root that shows this machine's."""
         session_trees.release(self.paths)
         session_trees.image(self.paths)
         install.present(self.paths, check=False)
         self.furnish()
-        self.prepared = paths_below(self.paths.root)
 
     def furnish(self, *, purge: bool = False) -> None:
         """Its networks and images."""

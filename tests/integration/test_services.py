@@ -25,7 +25,7 @@ def sysvinit() -> Iterator[Deployment]:
     with machine(SYSVINIT) as deployment:
         etc = Path(deployment.paths.root, "etc")
         (etc / "inittab").write_text("id:2:initdefault:\n")
-        deployment.prepare()
+        deployment.set_up()
         yield deployment
 
 
@@ -132,4 +132,4 @@ def test_it_is_removed(sysvinit: Deployment) -> None:
     assert not os.path.exists(f"{paths.root}/etc/init.d/sandlot")
     assert services.left(paths) == []
     assert install.absent(paths, check=False).actions == []
-    sysvinit.prepare()
+    sysvinit.set_up()

@@ -37,7 +37,7 @@ exec "$@"
 @pytest.fixture(scope="module")
 def openrc() -> Iterator[Deployment]:
     with machine(OPENRC) as deployment:
-        deployment.prepare()
+        deployment.set_up()
         yield deployment
 
 
@@ -100,4 +100,4 @@ def test_openrc_is_left_as_it_was(openrc: Deployment) -> None:
     assert not os.path.lexists(f"{paths.root}/etc/init.d/sandlot")
     assert not os.path.lexists(f"{paths.root}/etc/runlevels/default/sandlot")
     assert install.absent(paths, check=False).actions == []
-    openrc.prepare()
+    openrc.set_up()
