@@ -35,9 +35,10 @@ def exclusive(site: Site, *, wait: float = WAIT_SECONDS) -> Iterator[None]:
 
 
 def _locked(site: Site, deadline: float, wait: float) -> tuple[int, bool]:
-    """A descriptor of the lock file in place, locked, and whether there was no state before.
+    """Lock the lock file; its descriptor, and whether the state directory is new.
 
-    A teardown removes the lock file, and the state with it, while it holds the lock.
+    A teardown removes the lock file with the state while it holds the lock, so a locked file may
+    no longer be the one at the path.
     """
     while True:
         fresh = not os.path.isdir(site.state)

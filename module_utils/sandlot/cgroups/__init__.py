@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Cgroups of sandboxes: observed, made, limited live, measured and removed."""
+"""Observes, makes, limits, measures and removes the cgroups of sandboxes."""
 
 from .apply import operations
 from .layout import Layout, detect, names

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Making a sandbox's cgroups and setting its limits, all of it while it runs."""
+"""Makes a sandbox's cgroups and sets its limits, also while it runs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Change(NamedTuple):
 
 
 def operations(site: Site, name: str, spec: Spec, state: CgroupState) -> list[Operation]:
-    """One operation with all that differs, or none; every limit changes live."""
+    """One operation for all differences, [] without any; every limit changes live."""
     check(spec, state)
     observed = state.sandboxes[name]
     changes = _changes(spec, state, observed.values)
@@ -75,7 +75,7 @@ def _apply(site: Site, name: str, spec: Spec, state: CgroupState) -> None:
 
 
 def _ordered(changes: list[_Change]) -> list[_Change]:
-    """Version 1 never lets memory exceed memory and swap: lower the one first, raise the other."""
+    """Order writes so that in version 1 memory never exceeds memory and swap together."""
     swap = [change for change in changes if change.knob.file == "memory.memsw.limit_in_bytes"]
     if not swap or _amount(swap[0].after) >= _amount(swap[0].before):
         return changes
@@ -104,7 +104,7 @@ def _set(change: _Change, directory: str, name: str) -> None:
 
 
 def _make_room(change: _Change, directory: str, name: str) -> None:
-    """Version 2 kills what is above a lowered limit; version 1 refuses the limit, and so do we."""
+    """Reclaim memory, or refuse the limit as version 1 does; version 2 would kill processes."""
     excess = (used_memory(directory) or 0) - int(change.after)
     if excess <= 0:
         return

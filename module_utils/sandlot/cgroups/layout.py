@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The cgroup hierarchies that the host mounted: version 2, version 1, or some of each.
+"""Finds the cgroup hierarchies that the host has mounted: version 2, version 1, or both.
 
 All sandboxes of a host are children of one cgroup directly below each hierarchy's root, named
 after ``paths.cgroup``. Below systemd that is a cgroup no unit is named after, so systemd leaves it
@@ -32,7 +32,7 @@ _VERSION_1 = frozenset(
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """One mounted hierarchy and the controllers it has."""
+    """One mounted hierarchy and its controllers."""
 
     directory: str
     controllers: frozenset[str]
@@ -50,7 +50,7 @@ class Layout:
     hierarchies: tuple[Hierarchy, ...]
 
     def having(self, controller: str) -> Hierarchy | None:
-        """The hierarchy a controller is attached to; it can be one only."""
+        """The hierarchy that a controller is attached to."""
         for hierarchy in self.hierarchies:
             if controller in hierarchy.controllers:
                 return hierarchy

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The one cgroup all sandboxes are children of, in each hierarchy: making and removing it.
+"""Makes and removes the parent cgroup of all sandboxes, in each hierarchy.
 
 Version 2 hands a controller down one level at a time. Those that we had to turn on at the root
 are recorded, before they are, and turned off again with the last sandbox, unless the host
@@ -45,7 +45,7 @@ def ensure(site: Site, layout: Layout, host: Host) -> None:
 
 
 def protect(site: Site, layout: Layout) -> None:
-    """Version 2 protects no more memory of a cgroup than its parent has: the sum of all."""
+    """Protect the sum of all sandboxes' memory in the parent, which version 2 requires."""
     hierarchy = layout.having("memory")
     if hierarchy is None or not hierarchy.unified:
         return
@@ -92,13 +92,13 @@ def _record_path(site: Site) -> str:
 
 
 def _recorded(site: Site) -> set[str]:
-    """Controllers we turned on at the root since this boot."""
+    """The controllers that we turned on at the root since this boot."""
     data = store.read(_record_path(site)) or {}
     return set(data["enabled"]) if data.get("boot_id") == store.boot_id() else set()
 
 
 def teardown_operations(site: Site, state: CgroupState) -> list[Operation]:
-    """Removal of our cgroup from each hierarchy, once no sandbox has one any more."""
+    """Operations that remove our cgroup from each hierarchy, after those of all sandboxes."""
     if not state.parents and not os.path.exists(_record_path(site)):
         return []
     summary = f"remove {site.cgroup} from each hierarchy"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Removing a sandbox's cgroups, with whatever still lives in them.
+"""Removes a sandbox's cgroups, with all processes in them.
 
 Only what is below our own cgroup is ever looked at. Leftover processes are killed, also frozen
 ones, and cgroups that a tenant made inside go first. A process that somebody else put there is not
@@ -37,7 +37,7 @@ def remove_operations(site: Site, name: str, state: CgroupState) -> list[Operati
 def remove(site: Site, name: str, layout: Layout) -> None:
     memory = layout.having("memory")
     protected = memory and files.read_value(f"{memory.sandbox(site, name)}/memory.low")
-    # The unified hierarchy first: it kills all at once, and tells when all are gone.
+    # The unified hierarchy first: it kills all processes at once, and has an event for the end.
     hierarchies = sorted(layout.hierarchies, key=lambda hierarchy: not hierarchy.unified)
     deadline = time.monotonic() + _DEADLINE_SECONDS
     while True:
@@ -79,7 +79,7 @@ def _refuse_foreign(site: Site, directories: list[str]) -> None:
 
 
 def _is_foreign(pid: int, lib: str) -> bool:
-    """A sandbox has a user namespace of its own; a launcher's process on its way in has ours."""
+    """Whether a process is neither the sandbox's, by its user namespace, nor the launcher's."""
     try:
         if os.readlink(f"/proc/{pid}/ns/user") != os.readlink("/proc/self/ns/user"):
             return False
@@ -92,7 +92,7 @@ def _is_foreign(pid: int, lib: str) -> bool:
 
 
 def _remove_tree(directory: str) -> bool:
-    """Whether the cgroup and all below it are gone; not when there are processes."""
+    """Remove a cgroup and all below it; False when processes are left in it."""
     try:
         if _is_removed(directory):
             return True
@@ -102,7 +102,7 @@ def _remove_tree(directory: str) -> bool:
 
 
 def _tree(directory: str) -> list[str]:
-    """The cgroup and all below it, children first."""
+    """A cgroup and all cgroups below it, children first."""
     return [path for path, _, _ in os.walk(directory, topdown=False)]
 
 
@@ -140,7 +140,7 @@ def _kill(hierarchy: Hierarchy, site: Site, name: str) -> None:
 
 
 def _try_write(path: str, value: str) -> bool:
-    """Whether there is such a file; ENODEV is a cgroup that is gone."""
+    """Write a file; False when it does not exist, or its cgroup is gone (ENODEV)."""
     try:
         files.write_value(path, value)
     except OSError as error:
@@ -161,7 +161,7 @@ def _processes(directory: str) -> list[int]:
 
 
 def _wait(hierarchy: Hierarchy, directory: str, deadline: float) -> None:
-    """Until the cgroup is empty. Version 1 has no event to wait for; dying takes milliseconds."""
+    """Wait until the cgroup is empty; in version 1, which has no event, by polling."""
     if not hierarchy.unified:
         time.sleep(_POLL_SECONDS)
         return

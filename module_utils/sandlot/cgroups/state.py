@@ -22,7 +22,7 @@ _SHORTEST_QUOTA = 1000  # microseconds; the kernel takes no less
 
 @dataclass(frozen=True)
 class Observed:
-    """One sandbox: cgroups it has and lacks, and the text of each knob's file."""
+    """One sandbox: its present and missing cgroups, and the text of each knob's file."""
 
     existing: tuple[str, ...]
     missing: tuple[str, ...]
@@ -63,7 +63,7 @@ def observe_one(site: Site, name: str, layout: Layout) -> Observed:
 
 
 def offered(layout: Layout) -> Iterator[tuple[Hierarchy, Knob]]:
-    """The knobs of this host: each controller's, in the version it is mounted as."""
+    """The knobs of this host: of each controller, in the version that it is mounted as."""
     unified = next((hierarchy for hierarchy in layout.hierarchies if hierarchy.unified), None)
     for knobs, version_2 in ((VERSION_1, False), (VERSION_2, True)):
         for knob in knobs:
@@ -102,7 +102,7 @@ def wanted(spec: Spec, state: CgroupState) -> Iterator[tuple[Hierarchy, Knob, st
 
 
 def directories(site: Site, name: str, state: CgroupState) -> list[str]:
-    """The cgroups whose ``cgroup.procs`` takes in a process of the sandbox."""
+    """The cgroups that a process of the sandbox joins, by ``cgroup.procs``."""
     return [hierarchy.sandbox(site, name) for hierarchy in state.layout.hierarchies]
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Memory, CPU time and processes that a sandbox uses now."""
+"""Measures the memory, CPU time and processes of a sandbox."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .layout import Layout, detect
 
 @dataclass(frozen=True)
 class Usage:
-    """None where the host lacks the controller or the sandbox its cgroup."""
+    """A sandbox's usage; None where the host lacks the controller or the sandbox its cgroup."""
 
     memory: int | None
     cpu_seconds: float | None

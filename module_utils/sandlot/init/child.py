@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 READ_SIZE = 16384
-# Reads of a full pipe: an unprivileged process may enlarge it to fs.pipe-max-size.
+# The most reads of a full pipe, which an unprivileged process may enlarge to fs.pipe-max-size.
 FULL_PIPE_READS = (1 << 20) // READ_SIZE
 _MAX_REPORT = 4096
 _TIOCSCTTY = 0x540E
@@ -38,7 +38,7 @@ class Child:
         self.failure: Optional[Failure] = None
 
     def decided(self) -> bool:
-        """Whether exec has succeeded, or failed by ``failure``; to be called when readable."""
+        """Whether exec has succeeded or failed (``failure``); call when ``report`` is readable."""
         if self.report is None:
             return True
         try:
@@ -118,7 +118,7 @@ def _switch_user(user: str) -> None:
 
 
 def execute(argv: Sequence[str], env: Mapping[str, str]) -> Failure:
-    """execvpe(3); on failure, the exit code that a shell would use and the reason."""
+    """Call execvpe(3); on failure, the exit code that a shell would use, and the reason."""
     name = argv[0]
     if "/" in name:
         candidates = [name]

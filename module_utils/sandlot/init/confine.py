@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def plan(mask: int, seccomp: Optional[bytes]) -> Dict[str, Any]:
-    """Input of ``apply``, worked out beforehand by a process that may look at the kernel."""
+    """Prepare the input of ``apply``, in a process that can still ask the kernel."""
     known = range(confine.last_capability() + 1)
     return {
         "granted": [number for number in known if mask >> number & 1],
@@ -25,7 +25,7 @@ def plan(mask: int, seccomp: Optional[bytes]) -> Dict[str, Any]:
 
 
 def apply(config: Mapping[str, Any]) -> None:
-    """Drop all that the sandbox is not granted, from all five capability sets.
+    """Drop every capability that the sandbox is not granted, from all five sets.
 
     For uid 0 the bounding set decides what exec yields; for another uid granted capabilities have
     to be ambient to survive exec (capabilities(7)).

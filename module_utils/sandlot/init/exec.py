@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Serves exec: init forks the command, so its confinement is the workload's by construction.
+"""Serves exec: init forks the command, which so inherits the workload's confinement.
 
-Requests come over a socket that only host root reaches. One connection is one command: the request
-with three descriptors (or tty and none, and the answer has the pty's master), signals, exit code.
+Only host root reaches the socket. A connection serves one command: the request with three
+descriptors (or with tty and none; then the answer has the pty's master), signals, exit code.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_COMMANDS = 256
 
 
 class _Command:
-    """One exec: its process, the client's connection, the pty's master until the client has it."""
+    """One exec: its process, the client's connection, and the pty's master until it is sent."""
 
     def __init__(self, process: child.Child, connection: _socket.socket, master: List[int]) -> None:
         self.process = process
@@ -39,7 +39,7 @@ class _Command:
 
 
 class ExecServer:
-    """Connections and the commands they started."""
+    """Serves connections and the commands that they start."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class ExecServer:
             wire.reply(command.connection, {"exit": code})
 
     def _close(self, connection: _socket.socket) -> None:
-        """The client is gone; its command goes on, as with other runtimes."""
+        """Forget a client that is gone; its command runs on, as with other runtimes."""
         self._loop.unwatch(connection.fileno())
         del self._connections[connection.fileno()]
         connection.close()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The healthcheck: a command inside the sandbox, or a connection in init's own loop.
+"""Runs the healthcheck: a command inside the sandbox, or a connection in init's own loop.
 
-Until the first success the pause between checks grows from 0.1 s to the interval, so that a
-workload that starts fast is healthy fast. Failures count as if checks were one interval apart.
+Until the first success, the pause between checks grows from 0.1 s to the interval, so that a fast
+workload becomes healthy fast. Failures count as if checks were one interval apart.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..kernel.loop import Loop
     from .status import Status
 
-    # Given a command and the descriptor for its output.
+    # Runs a command with a descriptor for its output.
     Spawn = Callable[[Sequence[str], int], child.Child]
     Probe = Union["Command", "Connection"]
 
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 
 
 STARTING, HEALTHY, UNHEALTHY = "starting", "healthy", "unhealthy"
-# Bytes kept of a check's output, from its end.
+# The last bytes of a check's output that are kept.
 OUTPUT = 4096
 FIRST_PAUSE = 0.1
 _TIMER = "check"
 
 
 class Health:
-    """Checks a workload that runs; the status file has the verdict."""
+    """Checks a running workload and writes the verdict to the status file."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Health:
         self._status.update(health=STARTING, failing_streak=0)
 
     def begin(self) -> None:
-        """The workload has been started."""
+        """Begin to check: the workload has been started."""
         self._proven = False
         self._pause = FIRST_PAUSE
         self._counts = time.monotonic() + self.config["start_period"]
@@ -80,7 +80,7 @@ class Health:
         self._loop.after(_TIMER, FIRST_PAUSE, self._check)
 
     def end(self) -> None:
-        """The workload ends: no more checks, and the present one does not count."""
+        """Stop checking, as the workload ends; the present check does not count."""
         self._loop.cancel(_TIMER)
         probe, self._probe = self._probe, None
         if probe is not None:
@@ -93,7 +93,7 @@ class Health:
         self._keep(b"")
 
     def warm_up(self) -> None:
-        """Touch the code of every check, but make none."""
+        """Run the code of every check without making one."""
         self.begin()
         self._finished(b"x", ok=False)
         self._finished(b"", ok=True)
@@ -101,7 +101,7 @@ class Health:
         self.remove()
 
     def on_exit(self, pid: int, code: int) -> bool:
-        """Take the exit of a check's process; False when the process is not a check's."""
+        """Handle the exit of a check's process; False for any other process."""
         if pid == self._overdue:
             self._overdue = 0
             return True
@@ -175,7 +175,7 @@ class Health:
         self._loop.after(_TIMER, max(0.0, pause), self._check)
 
     def _tell(self, health: str, streak: int) -> None:
-        """Write the verdict when it has changed, as each write wakes readers."""
+        """Write the verdict only when it has changed, as each write wakes readers."""
         values = self._status.values
         if (values["health"], values["failing_streak"]) != (health, streak):
             self._status.update(health=health, failing_streak=streak)
@@ -192,7 +192,7 @@ class Health:
 
 
 class Command:
-    """A command as the workload would run it, and the end of its output."""
+    """A check by a command, run as the workload would run it; keeps the end of its output."""
 
     def __init__(self, loop: Loop, argv: Sequence[str], spawn: Spawn) -> None:
         self._loop = loop
@@ -216,7 +216,7 @@ class Command:
         return self._process.pid if self._process else 0
 
     def _read(self) -> bool:
-        """Read once; False when there is no more for now."""
+        """Read once; False when no more output waits."""
         try:
             data = os.read(self._reader, child.READ_SIZE)
         except BlockingIOError:
@@ -238,7 +238,7 @@ class Command:
         return self._output
 
     def kill(self) -> None:
-        """Kill the command and its process group; early on, it has no group of its own yet."""
+        """Kill the command and its process group, which it may not have made yet."""
         if self._process is None:
             return
         for kill in (os.killpg, os.kill):
@@ -261,7 +261,7 @@ class Command:
 
 
 class Connection:
-    """A TCP connection, and an HTTP request over it if the healthcheck has one."""
+    """A check by a TCP connection, and by an HTTP request if the healthcheck has one."""
 
     pid = 0
 
@@ -309,7 +309,7 @@ class Connection:
         self._watch(self._on_answer, select.POLLIN)
 
     def _on_answer(self) -> None:
-        """Decide by the first line; keep all that came with it."""
+        """Judge by the first line; keep everything that came with it."""
         try:
             data = self._socket.recv(OUTPUT)
         except BlockingIOError:
@@ -325,7 +325,7 @@ class Connection:
         return self._answer
 
     def kill(self) -> None:
-        """There is no process."""
+        """Do nothing: this check has no process."""
 
     def close(self) -> None:
         self._unwatch()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The host's journal: one stream for each of the workload's, opened and named by the builder.
+"""Writes to the host's journal: the builder opens and names one stream for stdout and stderr each.
 
 The header of a stream has its name, ahead of the lines, so that no line can change it.
 """
@@ -22,7 +22,7 @@ _SHUT_RD = 0
 
 
 class Journal:
-    """Sends lines without their heads."""
+    """Sends lines without time, stream and tag."""
 
     # The ring has the lines that the journal misses.
     lost = 0
@@ -36,14 +36,14 @@ class Journal:
         self._streams = dict(zip(_LEVELS, map(Stream, fds)))
 
     def configure(self, config: Mapping[str, Any]) -> None:
-        """There is nothing to configure."""
+        """Do nothing: the journal has no settings."""
 
     def write(self, stream: str, entries: List[bytes]) -> None:
         self._streams[stream].write(b"".join([entry.split(b" ", 3)[3] for entry in entries]))
 
 
 class Stream:
-    """Whole lines, as long as the journal takes them without waiting."""
+    """Sends complete lines, as long as the journal takes them without waiting."""
 
     def __init__(self, fd: int) -> None:
         self.lost = 0
@@ -51,7 +51,7 @@ class Stream:
         self._cut = b""
 
     def write(self, lines: bytes) -> None:
-        """Drop lines that do not fit, and send their size as soon as there is room again."""
+        """Send lines; drop lines without room, and send their size once there is room again."""
         if self._fd is None:
             return
         try:
@@ -60,7 +60,7 @@ class Stream:
             data = note + lines
             sent = 0 if self._cut else _sent(self._fd, data)
         except OSError:
-            # The journal has gone. Only the next init gets another way to it.
+            # The journal has ended. Only the next init gets a new connection.
             os.close(self._fd)
             self._fd = None
             return
@@ -73,7 +73,7 @@ class Stream:
 
 
 def _sent(fd: int, data: bytes) -> int:
-    """The number of bytes that the journal took."""
+    """Send; the number of bytes that the journal took."""
     try:
         return os.write(fd, data) if data else 0
     except BlockingIOError:
@@ -81,14 +81,14 @@ def _sent(fd: int, data: bytes) -> int:
 
 
 def streams(paths: SandboxPaths) -> List[int]:
-    """Descriptors for stdout and stderr that never block; [] when no journal takes them."""
+    """Descriptors for stdout and stderr that never block; [] without a journal."""
     identifier = f"sandlot/{paths.name}"
     opened: List[_socket.socket] = []
     try:
         for level in _LEVELS.values():
             opened.append(_stream(paths.site.journal, identifier, level))
     except OSError:
-        # No journald, or one that hangs: the log ring has it all.
+        # journald is missing or hangs: the log ring has all lines.
         for sock in opened:
             sock.close()
         return []
@@ -96,8 +96,8 @@ def streams(paths: SandboxPaths) -> List[int]:
 
 
 def _stream(path: str, identifier: str, level: int) -> _socket.socket:
-    """systemd's header: identifier, unit, level, then four flags, of which none is set: levels at
-    the start of lines, and copies for syslog, the kernel's log and the console."""
+    """Open a stream with systemd's header: identifier, unit, level, then four flags, all unset:
+    levels at the start of lines, and copies for syslog, the kernel's log and the console."""
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         sock.setblocking(False)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Resource limits (setrlimit(2)): raised by host root beforehand, set exactly just before exec."""
+"""Sets resource limits (setrlimit(2)): host root raises them first, init sets them before exec."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NOFILE_HARD = 524288
 
 
 def complete(limits: Limits) -> Dict[int, Tuple[int, int]]:
-    """Limits by number; where the spec has none, no core dumps and the usual 1024 files."""
+    """All limits by number; the defaults are no core dumps and the usual 1024 files."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     nofile = min(hard, _NOFILE_HARD) if hard != resource.RLIM_INFINITY else _NOFILE_HARD
     named = {"core": [0, 0], "nofile": [min(1024, nofile), nofile], **limits}
@@ -33,7 +33,7 @@ def _value(limit: int) -> int:
 
 
 def raise_hard(pid: int, limits: Mapping[int, Tuple[int, int]]) -> None:
-    """Lift hard limits of ``pid`` where the sandbox asks for more (CAP_SYS_RESOURCE)."""
+    """Raise hard limits of ``pid`` if the sandbox wants more; needs CAP_SYS_RESOURCE."""
     for number, (_, wanted) in limits.items():
         soft, hard = resource.prlimit(pid, number)
         if hard == resource.RLIM_INFINITY or 0 <= wanted <= hard:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Restart policy: after which exits the workload starts again, and how soon."""
+"""The restart policy: decides after which exits the workload starts again, and how soon."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIRST_DELAY = 0.1
 LONGEST_DELAY = 60.0
 # A run of this many seconds counts as a success and resets the back-off.
 SETTLED = 10.0
-# So many failed runs in a row are a crash loop.
+# This many failed runs in a row are a crash loop.
 CRASH_LOOP = 5
 
 
@@ -50,7 +50,7 @@ class Policy:
         return self._failures >= CRASH_LOOP
 
     def restart_delay(self, code: int) -> Optional[float]:
-        """Seconds until the next start, None when there is none."""
+        """Seconds until the next start, None for no further start."""
         unhealthy, self._unhealthy = self._unhealthy, False
         if self.stopping:
             return None
@@ -58,7 +58,7 @@ class Policy:
             self._failures = 0
         self._failures += 1
         wanted = wants_start(self._restart, self._failures, failed=unhealthy or code != 0)
-        # A workload that is ended for its health runs again, whatever the policy is.
+        # An unhealthy workload that init ended starts again under every policy.
         if not wanted and not (unhealthy and self._restart["policy"] == "no"):
             return None
         return back_off(self._failures)

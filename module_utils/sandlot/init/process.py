@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""From a clean fork of the zygote to PID 1: join the namespaces, fork, confine, supervise.
+"""Turns a clean fork of the zygote into PID 1: join the namespaces, fork, confine, supervise.
 
-Each page that these functions touch costs every sandbox memory for its life. So they do little,
-import nothing after the fork and leave the building to disposable processes.
+Each page that these functions write to costs every sandbox memory for its life. So they do little,
+import nothing after the fork, and leave building to disposable processes.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def join(peer: _socket.socket) -> NoReturn:
         wire.answer(peer, _refused("entering the namespaces", error))
         os._exit(1)
     if pid:
-        # Credentials on the socket would have no pid in the builder's pid namespace; this one is.
+        # Sent as a number: credentials on the socket would have no pid in the builder's namespace.
         try:
             peer.send(b"pid %d" % pid)
         except OSError:
-            # The builder was killed, or waits for an answer as long as init lives.
+            # The builder has been killed, or it waits for an answer as long as init lives.
             os.kill(pid, signal.SIGKILL)
         os._exit(0)
     _init(peer)

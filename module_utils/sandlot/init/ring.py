@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The log ring: two files of half the size each, held open, written without ever naming a path."""
+"""Writes the log ring: two files of half the size each, held open, so init needs no path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ..site import SandboxPaths
 
-# Closes a full half. An entry has no empty line, and readers pass over one.
+# Marks a full file as closed. Entries have no empty lines, and readers skip them.
 _END = b"\n"
 
 
@@ -38,7 +38,7 @@ class Ring:
         self._half = config["log_max_size"] // 2
 
     def write(self, _stream: str, entries: List[bytes]) -> None:
-        """Write as many entries at once as the current file has room for."""
+        """Write entries; one write takes as many as the current file has room for."""
         batch: List[bytes] = []
         size = self._size
         for entry in entries:
@@ -71,13 +71,13 @@ class Ring:
 
 
 def age(fd: int) -> Tuple[bool, int]:
-    """Sorts the two files: a closed one is the older, whatever the clock was set to meanwhile."""
+    """The key to sort the two files: a closed one is older, even if the clock was set back."""
     state = os.fstat(fd)
     closed = os.pread(fd, 2, max(state.st_size - 2, 0)) == b"\n" + _END
     return not closed, state.st_mtime_ns if state.st_size else 0
 
 
 def newest(fds: Sequence[int]) -> Tuple[int, int]:
-    """The number of the file that is written to, and where it ends."""
+    """The number of the current file, and its end."""
     current = 1 if age(fds[1]) > age(fds[0]) else 0
     return current, os.fstat(fds[current]).st_size

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The status file, by which init informs the host: rewritten in place through one descriptor."""
+"""Writes the status file for the host, in place, through one descriptor."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 SIZE = 512
 # The health of a sandbox without a healthcheck.
 NO_HEALTH = "none"
-# JSON in one formatting operation: an encoder's memory would be taken in each sandbox.
+# JSON by one formatting operation: an encoder would take memory in each sandbox.
 _FORMAT = (
     b'{"state": "%s", "pid": %d, "since": %.6f, "restarts": %d, "exit_code": %d, "signal": %d, '
     b'"final": %s, "lost_log_bytes": %d, "health": "%s", "failing_streak": %d}\n'
 )
-# Negative numbers are unknown, and readers leave them out.
+# Negative numbers stand for unknown values, which readers leave out.
 _UNKNOWN: Dict[str, Value] = {
     "state": "starting",
     "pid": -1,
@@ -36,7 +36,7 @@ _UNKNOWN: Dict[str, Value] = {
 
 
 class Status:
-    """Keys are those of ``runtime.status``; one pwrite of fixed size per change."""
+    """The status, with keys as in ``runtime.status``; each change is one pwrite of fixed size."""
 
     def __init__(self, fd: int, restarts: int) -> None:
         self._fd = fd
@@ -49,7 +49,7 @@ class Status:
 
 
 def encoded(values: Dict[str, Value]) -> bytes:
-    """Content of the file; values that are not given are unknown."""
+    """The content of the file; values that are not given are unknown."""
     return _encoded({**_UNKNOWN, **values})
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""PID 1: one poll loop, no timer unless something is due, so an idle sandbox never wakes up."""
+"""PID 1: one poll loop with timers only for pending work, so an idle sandbox never wakes up."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import _socket
     from typing import Any, Dict, Mapping, Optional, Sequence
 
-# The timer for starting and ending the workload.
+# The timer that starts and ends the workload.
 MAIN = "main"
 # Faults are left to the kernel, which ignores them when sent to PID 1 from inside (kill(2)). When
 # init writes into a closed pipe or a full file, its SIGPIPE or SIGXFSZ is not the workload's.
@@ -74,13 +74,13 @@ class Supervisor:
             self.loop.turn()
 
     def warm_up(self) -> None:
-        """Touch the code of a start and an idle life, but run nothing."""
+        """Run the code of a start and of idle supervision, without a workload."""
         self._watch_signals()
         os.close(signal.set_wakeup_fd(-1))
         self.status.update(state="running", pid=1, since=time.time())
         self.logs.feed("stderr", b"x\n")
         self._healthcheck(_WARM_UP).warm_up()
-        # A loop of its own, with events: in this one nothing may be handled.
+        # A separate loop for the events, as no handler of the real loop may run.
         loop = Loop()
         loop.watch(self.null, lambda: None)
         loop.after(MAIN, 0.0, lambda: None)
@@ -142,7 +142,7 @@ class Supervisor:
         self.loop.watch(reader, lambda: self._on_output(reader))
 
     def _on_output(self, reader: int) -> bool:
-        """Log one read of output; False when there is no more for now."""
+        """Log one read of output; False when no more output waits."""
         stream = self.streams[reader]
         try:
             data = os.read(reader, child.READ_SIZE)
@@ -158,7 +158,7 @@ class Supervisor:
         return False
 
     def _drain_output(self) -> None:
-        """Log what the workload has written, which may still be in its pipes."""
+        """Log the output of the workload that is still in its pipes."""
         for reader in list(self.streams):
             for _ in range(child.FULL_PIPE_READS):
                 if not self._on_output(reader):
@@ -179,7 +179,7 @@ class Supervisor:
             self._report_first_start(self.peer, main)
 
     def _report_first_start(self, peer: _socket.socket, main: child.Child) -> None:
-        """Answer the builder; a command that can't be run at all ends the sandbox."""
+        """Answer the builder; if the command can't be run at all, end the sandbox."""
         try:
             if main.failure:
                 code, text = main.failure
@@ -200,7 +200,7 @@ class Supervisor:
             return
         self.main = None
         self.ending = True
-        # A reader who learns of the end looks at the last lines of the log.
+        # Before the status: a reader of the final status looks at the last lines of the log.
         self._drain_output()
         if self.health is not None:
             self.health.end()
@@ -221,7 +221,7 @@ class Supervisor:
         self.loop.after(MAIN, 1.0, self._drained)
 
     def _drained(self) -> None:
-        """The last run has ended entirely: start again by policy, or end."""
+        """Start again by policy, or end, after the last process of a run has ended."""
         self.ending = False
         self.loop.cancel(MAIN)
         code = int(self.status.values["exit_code"])
@@ -240,7 +240,7 @@ class Supervisor:
     # -- requests of the host
 
     def stop(self) -> None:
-        """Send the stop signal, SIGKILL after the timeout; do not start again."""
+        """Send the stop signal, then SIGKILL after the timeout; do not start again."""
         self.policy.stopping = True
         self.status.update(state="stopping")
         if self.main is None:
@@ -265,7 +265,7 @@ class Supervisor:
         self._end_main(self.main)
 
     def configure(self, config: Mapping[str, Any]) -> None:
-        """Take over live settings, also for commands to come; None is a setting's default."""
+        """Apply live settings, also to later commands; None is a setting's default."""
         for key, value in config.items():
             if value is None:
                 self.config.pop(key, None)
@@ -276,7 +276,7 @@ class Supervisor:
         self._set_healthcheck(self.config.get("healthcheck"))
 
     def _set_healthcheck(self, config: Optional[Mapping[str, Any]]) -> None:
-        """Begin again when it has changed."""
+        """Start over with the checks if the healthcheck has changed."""
         if config == (self.health.config if self.health is not None else None):
             return
         if self.health is not None:
@@ -296,7 +296,7 @@ class Supervisor:
         )
 
     def _spawn_check(self, argv: Sequence[str], writer: int) -> child.Child:
-        """Run a command as the workload would run it."""
+        """Run a check's command as the workload would run it."""
         return child.spawn({**self.config, "argv": argv}, [self.null, writer, writer])
 
 
@@ -308,12 +308,12 @@ def send_signal(pid: int, number: int) -> None:
 
 
 def signal_all(number: int) -> None:
-    """Signal all processes of the sandbox; outside of PID 1, these would be all of the host's."""
+    """Signal all processes of the sandbox; called outside of PID 1, all of the host."""
     if os.getpid() == 1:
         send_signal(-1, number)
 
 
 def exit_code(wait_status: int) -> int:
-    """The code a shell shows: 0-255, or 128 + the signal's number."""
+    """The exit code as a shell shows it: 0-255, or 128 + the signal's number."""
     code = os.waitstatus_to_exitcode(wait_status)
     return 128 - code if code < 0 else code

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Resolves "user[:group]" by the sandbox's own passwd and group files, read with bounds."""
+"""Resolves "user[:group]" by the sandbox's own passwd and group files, with bounded reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_FILE = 1 << 20
 
 
 def resolve(root: int, user: str) -> tuple[int, int, list[int]]:
-    """(uid, gid, supplementary gids) inside the sandbox; a number is a number, never a name."""
+    """(uid, gid, supplementary gids) inside the sandbox; digits are an id, never a name."""
     name, _, group = user.partition(":")
     passwd = _rows(root, "passwd")
     row = next((r for r in passwd if len(r) > 3 and r[2 if _is_number(name) else 0] == name), None)
@@ -45,14 +45,14 @@ def _is_number(text: str) -> bool:
 
 
 def _bounded(text: str, where: str) -> int:
-    """An id in the sandbox's map; beyond it lies -1, which setresuid(2) takes for "as it is"."""
+    """Refuse ids beyond the sandbox's map, such as -1, by which setresuid(2) changes nothing."""
     if not _is_number(text) or len(text) > 5 or int(text) > 65535:
         raise LaunchError(f"{where}: {text[:20]!r} is no id from 0 to 65535")
     return int(text)
 
 
 def _rows(root: int, name: str) -> list[list[str]]:
-    """Fields of etc/NAME below ``root``: a regular file of at most 1 MiB, not through a symlink."""
+    """The rows of etc/NAME below ``root``, a regular file of at most 1 MiB; follows no symlink."""
     flags = os.O_RDONLY | os.O_NONBLOCK
     resolve = mounts.RESOLVE_BENEATH | mounts.RESOLVE_NO_SYMLINKS
     try:

@@ -2,8 +2,8 @@
 # Copyright: the sandlot developers
 """Runs init's code before inits are forked, without any effect.
 
-The first time Python runs a piece of code it rewrites it, fills caches and makes objects. Done in
-the zygote, the pages this writes to are shared by all sandboxes instead of being copied in each.
+When Python runs code for the first time, it rewrites the code, fills caches and makes objects. All
+sandboxes share the pages that this changes in the zygote; otherwise each would copy them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def run() -> None:
     try:
         namespaces.setns(-1, namespaces.CLONE_NEWNS)
     except OSError:
-        pass  # as intended: there is no such descriptor
+        pass  # as intended: the descriptor does not exist
     supervisor = Supervisor(
         config,
         _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET),
