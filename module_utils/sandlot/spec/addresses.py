@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Addresses and ports: what is valid by itself; subnets and conflicts are the network's matter."""
+"""Addresses and ports: checks each value by itself; ``network`` checks subnets and conflicts."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def attachments(option: str, items: tuple[Attachment, ...]) -> tuple[Attachment,
 
 
 def aliases(option: str, value: Any) -> tuple[str, ...]:
-    """In lower case, as names are compared; sorted, so that another order is no change."""
+    """Aliases in lower case, as names are compared; sorted, so that another order is no change."""
     chosen = []
     hint = "choose another alias"
     for index, item in enumerate(sequence(option, value)):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The option table in Ansible's words: argument spec and documentation.
+"""The option table as Ansible's argument spec and documentation.
 
-No option has an Ansible default: a value that was not given must stay None, so that the defaults of
-a host can be merged under it. The engine's defaults are in the descriptions.
+No option has an Ansible default: a missing value must stay None, so that the defaults of a host can
+take its place. The engine's defaults are in the descriptions.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ Json = Dict[str, Any]
 
 
 def argument_spec() -> Json:
-    """Argument spec of one sandbox."""
+    """The argument spec of one sandbox."""
     return arguments(OPTIONS)
 
 
 def arguments(options: Iterable[Option]) -> Json:
-    """Argument spec of these rows."""
+    """The argument spec of these rows."""
     rows: Json = {}
     for option in options:
         row = rows[option.name] = _typing(option)

@@ -43,7 +43,7 @@ _KERNEL_TREES = re.compile(r"/|/(?:proc|sys)(?:/.*)?|/dev(?!/shm$)(?:/.*)?")
 
 
 def capabilities(option: str, value: Any) -> tuple[str, ...]:
-    """Names without CAP_, in upper case, in the kernel's order."""
+    """Capabilities without CAP_, in upper case, in the kernel's order."""
     chosen = set()
     for index, item in enumerate(sequence(option, value)):
         path = f"{option}[{index}]"

@@ -29,7 +29,7 @@ class Difference:
 
 
 def differences(before: Spec | None, after: Spec) -> list[Difference]:
-    """In the order of the table; for a new sandbox, what it has beyond the defaults."""
+    """Differences in the order of the table; for a new sandbox, from the defaults."""
     if before is None:
         shown = render(after)
         return [_difference(BY_NAME[name], None, value) for name, value in shown.items()]
@@ -46,7 +46,7 @@ def _difference(option: Option, before: Any, after: Any) -> Difference:
 
 
 def render(spec: Spec) -> Dict[str, Any]:
-    """The name and what is not at its default, in the user's notation."""
+    """The name and the options that are not at their default, in the user's notation."""
     usual = from_table({"name": spec.name})
     return {
         option.name: option.dump(getattr(spec, option.name))

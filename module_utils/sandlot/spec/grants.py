@@ -52,7 +52,7 @@ METADATA = tuple(ipaddress.ip_network(text) for text in (*METADATA4, *METADATA6)
 
 @dataclass(frozen=True)
 class Grant:
-    """``to`` is a range, a host name, the word dns or, for anywhere, None; no ports are all."""
+    """One entry; ``to`` is a range, a host name, "dns", or None for anywhere; no ports mean all."""
 
     to: IPNetwork | str | None
     protocol: str | None = None
@@ -78,7 +78,7 @@ class Grant:
 
 
 def egress(option: str, value: Any) -> Grants:
-    """Entries in one notation and order, so that writing them otherwise is no change."""
+    """Entries in one notation and order, so that another notation is no change."""
     return _all(option, value, _egress_entry)
 
 
@@ -166,7 +166,7 @@ def _fields(
 
 
 def _transport(option: str, fields: Mapping[str, Any]) -> tuple[str | None, Ports]:
-    """Protocol and ports of a mapping; a protocol alone is all its ports."""
+    """Protocol and ports of a mapping; a protocol alone means all its ports."""
     ports, protocol = fields.get("ports"), fields.get("protocol")
     if ports is None and protocol is None:
         return None, ()
@@ -197,7 +197,7 @@ def _ports(option: str, value: Any, text: str, hint: str) -> Ports:
 
 
 def merged(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """As few ranges as can hold these numbers, in order."""
+    """The fewest ranges that hold these numbers, in order."""
     joined: list[tuple[int, int]] = []
     for first, last in sorted(ranges):
         if joined and first <= joined[-1][1] + 1:
@@ -241,7 +241,7 @@ def is_metadata(address: str) -> bool:
 
 
 def granted_metadata(entries: Iterable[Grant] | None) -> list[IPNetwork]:
-    """Ranges of a list that lie within those which are closed otherwise."""
+    """Ranges of a list within the ranges that are closed by default."""
     targets = (entry.to for entry in entries or ())
     ranges = [to for to in targets if to is not None and not isinstance(to, str)]
     return [
@@ -252,7 +252,7 @@ def granted_metadata(entries: Iterable[Grant] | None) -> list[IPNetwork]:
 
 
 def relaxations(egress: Grants | None, host_access: Grants | None) -> list[str]:
-    """Entries that open what is closed by default, as "option: value"."""
+    """Entries that allow something beyond the default, as "option: value"."""
     special = [entry for entry in egress or () if granted_metadata([entry])]
     return [f"egress: {entry}" for entry in special] + [
         f"host_access: {entry}" for entry in host_access or ()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Healthchecks: what is checked and how often, in docker's notation, and where a check connects."""
+"""Healthchecks in docker's notation: the check, its times, and the target of a connection."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LONGEST_PATH = 2000
 
 @dataclass(frozen=True)
 class Target:
-    """The place where a check connects; ``path`` is None for one that only connects."""
+    """The address and port that a check connects to; without a ``path`` it only connects."""
 
     text: str
     host: str
@@ -60,12 +60,12 @@ class Healthcheck:
 
     @property
     def target(self) -> Target | None:
-        """None for a command."""
+        """The target of the check, None for a command."""
         return self.tcp or self.http
 
 
 def parse(option: str, value: Any, *, fields: Sequence[Option]) -> Healthcheck:
-    """From a mapping of suboptions, of which exactly one says what is checked."""
+    """Parse a mapping of suboptions with exactly one of test, tcp and http."""
     check = Healthcheck(**read(fields, mapping(option, value), f"{option}."))
     kinds = [kind for kind in KINDS if getattr(check, kind) is not None]
     if len(kinds) != 1:
@@ -75,7 +75,7 @@ def parse(option: str, value: Any, *, fields: Sequence[Option]) -> Healthcheck:
 
 
 def dump(check: Healthcheck | None, *, fields: Sequence[Option]) -> dict[str, Any] | None:
-    """The suboptions that are not at their default."""
+    """The suboptions that differ from their defaults."""
     if check is None:
         return None
     usual = {row.name: row.value(None) for row in fields}
@@ -93,7 +93,7 @@ def _dumped(value: Any) -> Any:
 
 
 def duration(option: str, value: Any, *, minimum: str, maximum: str) -> float:
-    """Seconds, from docker's notation."""
+    """Parse docker's notation of a duration; seconds."""
     if not isinstance(value, str):
         problem = f"is {a_type(value)}, not a duration with a unit"
         raise refusal(option, value, problem, hint=_DURATION_HINT)
@@ -114,7 +114,7 @@ def _microseconds(string: str) -> int | None:
 
 
 def shown(seconds: float) -> str:
-    """In docker's notation."""
+    """A duration in docker's notation."""
     rest = round(seconds * 1_000_000)
     words = ""
     for unit, scale in _UNITS.items():
@@ -124,7 +124,7 @@ def shown(seconds: float) -> str:
 
 
 def test(option: str, value: Any) -> tuple[str, ...]:
-    """The list form, whose first word says how the rest is run."""
+    """The list form of a command; its first word says how the rest is run."""
     if isinstance(value, str):
         words = ["CMD-SHELL", text(option, value)]
     else:

@@ -17,8 +17,8 @@ from .values import Attachment, Dependency, PublishedPort, TimeOffset, Tmpfs, Ul
 class Spec:
     """One field per row of the option table; pairs are sorted mappings.
 
-    The actions (state, restart, recreate and how long to wait) count neither in a comparison nor
-    in the digest.
+    Actions (state, restart, recreate, the time to wait) count neither in a comparison nor in the
+    digest.
     """
 
     name: str
@@ -68,15 +68,15 @@ class Spec:
 
     @property
     def owns_network(self) -> bool:
-        """Whether its network namespace is its own."""
+        """Whether the sandbox has a network namespace of its own."""
         return self.network_mode in netmode.OWN
 
     @property
     def network_partner(self) -> str:
-        """The sandbox whose network namespace it shares, "" for none."""
+        """The sandbox whose network namespace is shared, "" for none."""
         return netmode.partner(self.network_mode)
 
     @property
     def network_pin(self) -> str:
-        """The path of the network namespace it joins, "" for none."""
+        """The path of a network namespace to join, "" for none."""
         return netmode.pin(self.network_mode)

@@ -43,7 +43,7 @@ def network_name(option: str, value: Any) -> str:
 
 
 def declared_network(option: str, value: Any) -> str:
-    """The name of a network that is to be made, which is stricter than that of one to attach to."""
+    """The name of a network to declare; the rules are stricter than for a reference to one."""
     name = text(option, value)
     if not _DECLARED.fullmatch(name):
         hint = "use up to 63 lower-case letters, digits, '_', '.' and '-', first a letter or digit"
@@ -68,7 +68,7 @@ def image_name(option: str, value: Any) -> str:
 
 
 def image_cost(before: str | None, after: str) -> Change:
-    """Pinning an image or following it again is no other image."""
+    """The cost of a change of ``image``: to pin an image, or to unpin it, is no other image."""
     same = before is not None and before.partition("@")[0] == after.partition("@")[0]
     return Change.LIVE if same else Change.REBUILD
 
@@ -87,7 +87,7 @@ def hostname(option: str, value: Any) -> str:
 
 
 def default_hostname(name: str) -> str:
-    """The sandbox's name with what a host name can't hold replaced by "-"."""
+    """The sandbox's name; "-" replaces characters that a host name can't have."""
     labels = [re.sub(r"[^a-zA-Z0-9-]", "-", label).strip("-") for label in name.split(".")]
     return ".".join(label for label in labels if label)
 
@@ -168,7 +168,7 @@ def environment_name(option: str, value: Any) -> str:
 
 
 def environment_value(option: str, value: Any) -> str:
-    """Errors leave the value out: it may be a secret."""
+    """The value of a variable; errors don't show it, as it may be a secret."""
     return text(option, value, secret=True)
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""network_mode: whose network namespace a sandbox is in."""
+"""network_mode: the owner of the network namespace that a sandbox uses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .names import sandbox_name
 from .text import line, refusal
 
 BRIDGE, NONE, HOST = "bridge", "none", "host"
-# With these the sandbox has a network namespace of its own, which its user namespace owns.
+# Kinds that give the sandbox a network namespace of its own, which its user namespace owns.
 OWN = (BRIDGE, NONE)
 _SANDBOX, _PATH = "container:", "ns:"
 
@@ -39,7 +39,7 @@ def _pinned(option: str, path: str) -> str:
     return f"/{'/'.join(parts)}"
 
 
-# How a user writes each kind, and the parser of what comes after its colon.
+# The notation of each kind, and the parser of the text after its colon.
 KINDS: Mapping[str, Tuple[str, Callable[[str, str], str] | None]] = {
     BRIDGE: ("bridge", None),
     NONE: ("none", None),

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""From what a user wrote to a Spec, or to a SpecError that says what to write instead."""
+"""Turns a user's options into a Spec; a SpecError says what to write instead."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _OF_NETWORKS = tuple(option.name for option in reaching(Reach.INTERFACES))
 def normalise_all(
     raws: Sequence[Mapping[str, Any]], *, defaults: Mapping[str, Any] | None = None
 ) -> list[Spec]:
-    """Specs of one host in the given order; errors name the sandbox they are about."""
+    """Specs of one host in the given order; errors name their sandbox."""
     specs = []
     for index, raw in enumerate(sequence("sandboxes", raws)):
         try:

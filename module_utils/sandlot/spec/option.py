@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""One row of the option table, and reading a mapping by such rows."""
+"""The class of a row of the option table; functions that read a mapping by such rows."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def read(options: Iterable[Option], raw: Mapping[str, Any], prefix: str = "") ->
 
 
 def check(options: Iterable[Option], value: Any, prefix: str = "") -> None:
-    """SpecError for a value that others contradict."""
+    """SpecError for an option that contradicts others."""
     for row in options:
         if row.check:
             try:
@@ -126,7 +126,7 @@ def check(options: Iterable[Option], value: Any, prefix: str = "") -> None:
 
 
 def named(option: str, raw: Any, parse: Callable[[str, Any], Item]) -> list[Item]:
-    """Every item of a list, whose names differ."""
+    """Parse the items of a list; their names must differ."""
     items = enumerate(sequence(option, raw))
     parsed = [parse(f"{option}[{index}]", item) for index, item in items]
     unique(option, (item.name for item in parsed), what="name")
@@ -144,7 +144,7 @@ def check_known(names: Sequence[str], raw: Mapping[str, Any], prefix: str = "") 
 
 
 def record(option: str, value: Any, *, fields: Sequence[Option], make: Callable[..., Any]) -> Any:
-    """A value object from a mapping of suboptions."""
+    """Parse a mapping of suboptions into a value object."""
     return make(**read(fields, mapping(option, value), f"{option}."))
 
 

@@ -18,7 +18,7 @@ UNLIMITED = -1
 MAX_CPUS = 8192
 MAX_SIGNAL = 64
 RATE_MINIMUM = 8_000
-# Of 32 bits that count bytes a second in the kernel's token bucket.
+# The kernel's token bucket counts bytes a second in 32 bits.
 RATE_MAXIMUM = 34_000_000_000
 
 _SIZE = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,9}))? ?(?:([kmgt])i?)?b?", re.I | re.A)
@@ -31,7 +31,7 @@ _SHIFTS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
 
 def size(option: str, value: Any, *, minimum: int = 1) -> int:
-    """Bytes, from docker's notation (units of 1024) or a plain number."""
+    """Parse docker's notation of a size (units of 1024), or a plain number; bytes."""
     match = _SIZE.fullmatch(_digits(value))
     if not match:
         hint = "write it like 512m or 1.5g (b, k, m, g, t), or as a number of bytes"
@@ -50,7 +50,7 @@ def size(option: str, value: Any, *, minimum: int = 1) -> int:
 
 
 def _digits(value: Any) -> str:
-    """The text of a number, "" for what can't be one."""
+    """The text of a number, "" for any other value."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return ""
     if isinstance(value, int) and abs(value) > MAX_INTEGER:
@@ -66,7 +66,7 @@ def _readable(amount: int) -> str:
 
 
 def bit_rate(option: str, value: Any) -> int:
-    """Bits a second, from tc's and Incus's notation (units of 1000) or a plain number."""
+    """Parse tc's and Incus's notation of a rate (units of 1000), or a number; bits a second."""
     match = _RATE.fullmatch(_digits(value))
     hint = "write it like 10mbit or 1.5gbit (bit, kbit, mbit, gbit), or as bits a second"
     if not match:
@@ -82,12 +82,12 @@ def bit_rate(option: str, value: Any) -> int:
 
 
 def swap(option: str, value: Any) -> int:
-    """Memory and swap together, or -1 for no bound on swap."""
+    """Memory and swap together, or -1 for unlimited swap."""
     return UNLIMITED if _digits(value) == "-1" else size(option, value)
 
 
 def pids(option: str, value: Any, *, maximum: int) -> int:
-    """At least two, for init and the workload; or -1 for no bound."""
+    """The most processes: at least two, for init and the workload; -1 is unlimited."""
     return (
         UNLIMITED if _digits(value) == "-1" else integer(option, value, minimum=2, maximum=maximum)
     )
@@ -109,7 +109,7 @@ def integer(option: str, value: Any, *, minimum: int, maximum: int) -> int:
 
 
 def number(option: str, value: Any, *, minimum: float, maximum: float, digits: int) -> float:
-    """A finite number, rounded to ``digits`` decimals, the finest step the kernel is given."""
+    """A finite number, rounded to ``digits`` decimals, the finest step that the kernel gets."""
     hint = f"use a number from {minimum:g} to {maximum:g}"
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise refusal(option, value, f"is {a_type(value)}, not a number", hint=hint)
@@ -123,7 +123,7 @@ def number(option: str, value: Any, *, minimum: float, maximum: float, digits: i
 
 
 def cpu_set(option: str, value: Any) -> frozenset[int]:
-    """CPU numbers, from the kernel's list format."""
+    """Parse CPU numbers in the kernel's list format."""
     hint = "write it like 0-3 or 0,2"
     parts = [part.strip(" ") for part in _digits(value).split(",")]
     for part in parts:
@@ -140,7 +140,7 @@ def show_cpus(cpus: frozenset[int] | None) -> str | None:
 
 
 def signal_number(option: str, value: Any) -> int:
-    """A signal's number, from its number or its name with or without SIG, in any case."""
+    """The number of a signal, given by number or by name, with or without SIG, in any case."""
     digits = _digits(value)
     number_given = int(digits) if _INTEGER.fullmatch(digits) else _named_signal(digits)
     if not 1 <= number_given <= MAX_SIGNAL:
@@ -150,7 +150,7 @@ def signal_number(option: str, value: Any) -> int:
 
 
 def _named_signal(name: str) -> int:
-    """0 when there is no such signal."""
+    """The number of a signal given by name, 0 if it does not exist."""
     upper = name.upper() if name.isascii() else ""
     short = upper[3:] if upper.startswith("SIG") else upper
     realtime = _REALTIME.fullmatch(short)

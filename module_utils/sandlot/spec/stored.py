@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Specs as records keep them: JSON by the option table, and the digest of it."""
+"""Stored specs: JSON by the option table, and its digest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .options import OPTIONS, STORED
 
 
 def to_json(spec: Spec) -> Dict[str, Any]:
-    """Every stored option, in a notation that is valid input again."""
+    """Every stored option, in a notation that the same table can read again."""
     rows = {option.name: (option, getattr(spec, option.name)) for option in STORED}
     return {
         name: option.dump(value)
@@ -27,7 +27,7 @@ def to_json(spec: Spec) -> Dict[str, Any]:
 
 
 def from_json(data: Mapping[str, Any]) -> Spec:
-    """A stored spec; options that its writer did not know yet have their defaults."""
+    """Read a stored spec; options that its writer did not know get their defaults."""
     try:
         return from_table(data)
     except SpecError as error:
@@ -42,7 +42,7 @@ def digest(spec: Spec) -> str:
 
 
 def from_table(raw: Mapping[str, Any]) -> Spec:
-    """Each option by itself; what options ask of each other is the caller's to check."""
+    """Read each option by itself; the caller checks options against each other."""
     if raw.get("networks") is None and raw.get("network_mode") not in (None, netmode.BRIDGE):
         raw = {**raw, "networks": []}
     fields = read(OPTIONS, raw)

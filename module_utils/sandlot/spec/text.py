@@ -3,8 +3,7 @@
 """Plain values of every option: strings, flags, choices, containers; each refusal is a SpecError.
 
 A parser takes the option's path ("networks[0].name") and the raw value, and returns the normalised
-one. A dumped value is valid input again, so a stored spec is read back by
-the same parsers.
+value. A dumped value is valid input again, so the same parsers read a stored spec.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class _Excerpt(str):
-    """Text standing for a value in a message; its repr is itself."""
+    """A text that stands for a value in a message; its repr is the text itself."""
 
     def __repr__(self) -> str:
         return str(self)
 
 
 class _Brief(reprlib.Repr):
-    """Bounded repr; Python refuses to print integers of thousands of digits."""
+    """A bounded repr; Python refuses to print integers of thousands of digits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +72,7 @@ def a_type(value: object) -> str:
 
 
 def text(option: str, value: Any, *, secret: bool = False) -> str:
-    """A string as the kernel can take it; integers are written out, booleans are ambiguous."""
+    """A string that the kernel accepts; integers become text, ambiguous booleans are refused."""
     shown = _Excerpt("the value") if secret else value
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise refusal(option, shown, f"is {a_type(value)}, not a string", hint="quote it in YAML")

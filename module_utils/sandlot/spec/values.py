@@ -14,7 +14,7 @@ ANY_ADDRESS6 = "::"
 
 @dataclass(frozen=True)
 class Attachment:
-    """One interface of a sandbox: the network it is on, and what the user fixed about it."""
+    """One interface of a sandbox: its network, and the addresses and names that the user set."""
 
     name: str
     ipv4_address: IPv4Address | None = None
@@ -25,7 +25,7 @@ class Attachment:
 
 @dataclass(frozen=True)
 class PublishedPort:
-    """A port of the host that leads to a port of the sandbox; host_ip "" is all addresses."""
+    """A port of the host that leads to a port of the sandbox; ``host_ip`` "" is all addresses."""
 
     host_ip: str
     host_port: int
@@ -48,7 +48,7 @@ class PublishedPort:
 
 @dataclass(frozen=True)
 class Tmpfs:
-    """A tmpfs in the sandbox; None leaves an option to the kernel."""
+    """A tmpfs in the sandbox; the kernel chooses options that are None."""
 
     path: str
     size: int | None = None
@@ -86,7 +86,7 @@ class Ulimit:
 
 @dataclass(frozen=True)
 class TimeOffset:
-    """Seconds the sandbox's clocks are ahead of the host's."""
+    """The seconds by which the sandbox's clocks are ahead of the host's."""
 
     monotonic: float = 0.0
     boottime: float = 0.0
@@ -105,7 +105,7 @@ def _split(seconds: float) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Dependency:
-    """A sandbox that has to be started, or healthy, before another is."""
+    """A sandbox that has to be started, or healthy, before another one starts."""
 
     name: str
     condition: str

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Options of what runs, as whom, and on which files."""
+"""Options of the workload: its command, user, environment and files."""
 
 from __future__ import annotations
 
