@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Copies archives of images from the controller, to hosts that ask for them.
+"""Copies archives of images from the controller to hosts that need them.
 
-The module says first which it needs: on a host that has its images it runs once, as any other.
+The module first reports the archives that it needs: on a host that has its images, it runs once.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ class ActionModule(ActionBase):
         if not local:
             return self._module(arguments, task_vars, wrap_async=in_background)
         arguments = {**arguments, "uploads": {}}
-        found = self._module(arguments, task_vars)
-        needed = found.get("uploads_needed", [])
+        result = self._module(arguments, task_vars)
+        needed = result.get("uploads_needed", [])
         if not needed:
-            return found
-        # Numbered, for two images may have archives of one name.
+            return result
+        # Numbered, as two images may have archives of the same name.
         uploads = {
             name: self._copied(local[name], f"image-{number}") for number, name in enumerate(needed)
         }
         return self._module({**arguments, "uploads": uploads}, task_vars)
 
     def _module(self, arguments: Json, task_vars: Json | None, wrap_async: bool = False) -> Json:
-        found: Json = self._execute_module(
+        result: Json = self._execute_module(
             module_args=arguments, task_vars=task_vars, wrap_async=wrap_async
         )
-        return found
+        return result
 
     def _local(self, images: object) -> dict[str, str]:
-        """src by image, as written; what is malformed is for the module to refuse."""
+        """The ``src`` of each image; malformed items are skipped, as the module refuses them."""
         items = images if isinstance(images, list) else []
         return {
             item["name"]: item["src"]

@@ -44,6 +44,12 @@ RULES = {
     ),
 }
 SUBJECT = re.compile(r"(It|Its|Those|They|Them|Whatever|The same)\b")
+# Docstrings that begin like this lack a verb or the noun that they are about.
+FRAGMENT = re.compile(
+    r"(Of|Once|Nothing|None|Told|Beside|Also|As|By|In|Until|When|After|Before|Only|Everything"
+    r"|Anything|Not|From|For|Where|If|Given|Else|Because|So|To|There|All there is)\b"
+)
+RETIRED_NAMES = {"told", "said", "beside", "found", "there", "_untouched", "_fall", "_fallen"}
 RETIRED_CLASSES = {"Wish", "Seen", "Made", "Traces", "Means", "Own"}
 RETIRED_MODULES = {
     *("evidence", "hostview", "ledger", "lowers", "making", "perform", "rehearsal", "sharing"),
@@ -74,10 +80,10 @@ def _broken(text: str) -> Iterator[tuple[str, str]]:
                 yield rule, sentence
 
 
-def _package(path: Path) -> str:
+def _package(path: Path, root: Path) -> str:
     if ENGINE in path.parents:
         return path.relative_to(ENGINE).parts[0].removesuffix(".py")
-    return path.relative_to(ROOT).parts[0]
+    return path.relative_to(root).parts[0]
 
 
 def _python_texts(path: Path) -> Iterator[tuple[int, str, bool]]:
@@ -113,13 +119,30 @@ def _comments(source: str) -> Iterator[tuple[int, str, bool]]:
         yield first, " ".join(words), False
 
 
-def _offences_of(path: Path) -> Iterator[Offence]:
-    name, package = path.relative_to(ROOT), _package(path)
+def _offences_of(path: Path, root: Path = ROOT) -> Iterator[Offence]:
+    name, package = path.relative_to(root), _package(path, root)
     for line, text, is_docstring in _python_texts(path):
         for rule, sentence in _broken(text):
             yield Offence(package, f"{name}:{line}", rule, sentence[:90])
         if is_docstring and SUBJECT.match(text):
             yield Offence(package, f"{name}:{line}", "a subject without a noun", text[:90])
+        if is_docstring and FRAGMENT.match(text):
+            yield Offence(package, f"{name}:{line}", "a fragment", text[:90])
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if _defined(node) in RETIRED_NAMES:
+            place = f"{name}:{getattr(node, 'lineno', 0)}"
+            yield Offence(package, place, "a retired name", _defined(node))
+
+
+def _defined(node: ast.AST) -> str:
+    """The name that a node binds, "" for none."""
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        return node.id
+    if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+        return node.attr
+    if isinstance(node, ast.arg):
+        return node.arg
+    return node.name if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else ""
 
 
 def _prose(page: Path) -> str:
@@ -138,7 +161,7 @@ def offences() -> dict[str, list[Offence]]:
     return by_package
 
 
-@pytest.mark.parametrize("package", sorted({_package(path) for path in PYTHON}))
+@pytest.mark.parametrize("package", sorted({_package(path, ROOT) for path in PYTHON}))
 def test_engine_and_plugins(package: str, offences: dict[str, list[Offence]]) -> None:
     mine = offences.get(package, [])
     assert len(mine) <= ALLOWED.get(package, 0), "\n".join(map(str, mine))
@@ -179,6 +202,28 @@ def test_retired_names() -> None:
 )
 def test_the_rules_catch_what_they_should(text: str, broken: int) -> None:
     assert len(list(_broken(text))) == broken
+
+
+@pytest.mark.parametrize(
+    ("source", "rules"),
+    [
+        ('def f():\n    """Start a sandbox once its image exists."""\n', []),
+        ('def f():\n    """At most one operation for each file."""\n', []),
+        ('def f():\n    """Without a launcher, a crashed sandbox stays down."""\n', []),
+        ('def f():\n    """Of what is started, nothing is refused."""\n', ["a fragment"]),
+        ('def f():\n    """Once no sandbox needs them."""\n', ["a fragment"]),
+        ('def f():\n    """Nothing unless it is given."""\n', ["a fragment"]),
+        ('class A:\n    """All there is to be of each kind."""\n', ["a fragment"]),
+        ('def f():\n    """Those that are left."""\n', ["a subject without a noun"]),
+        ("def f(told):\n    said = told\n", ["a retired name"] * 2),
+        ("class A:\n    beside: bool\n", ["a retired name"]),
+        ("def g():\n    beside_all = told\n", []),
+    ],
+)
+def test_fragments_and_names(tmp_path: Path, source: str, rules: list[str]) -> None:
+    module = tmp_path / "module.py"
+    module.write_text(source, encoding="utf-8")
+    assert [offence.rule for offence in _offences_of(module, tmp_path)] == rules
 
 
 if __name__ == "__main__":

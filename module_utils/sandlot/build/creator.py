@@ -55,7 +55,7 @@ def create(paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
 
 
 def _unshare_as(ids: Mapping[str, int], kinds: Sequence[str]) -> None:
-    """In the grandchild: become the sandbox's uid, keep the capability to unshare, unshare."""
+    """Become the sandbox's uid, keep the capability to unshare, unshare; the grandchild's work."""
     confine.prctl(confine.PR_SET_KEEPCAPS, 1)
     os.setgroups([])
     os.setresgid(ids["gid"], ids["gid"], ids["gid"])

@@ -235,7 +235,7 @@ def _plug(subject: Subject, entry: Interface) -> Iterator[str]:
         yield f"  ip address add {address} dev {network.bridge}{_nodad(address)}"
     yield f"  ip link set dev {network.bridge} up"
     yield "fi"
-    # A name of its own: the sandbox's is taken as long as it is deployed.
+    # Another name, as the sandbox's own is in use while it is deployed.
     link = entry.link.replace("sb-", "sx-", 1)
     mtu = f" mtu {network.mtu}" if network.mtu else ""
     yield f"ip link add name {link}{mtu} type veth \\"

@@ -60,7 +60,7 @@ class Terminal:
 
 
 class Forwarder:
-    """While entered, signals sent to this process wait in a pipe and ``deliver`` hands them on.
+    """Collects signals that are sent to this process in a pipe; ``deliver`` hands them on.
 
     Handlers belong to the process, so only its main thread can forward.
     """

@@ -22,7 +22,7 @@ from .resolve import Request, Resolved, resolve
 
 @dataclass(frozen=True)
 class HostFiles:
-    """The host-made files of one sandbox; the ``outdated`` ones are to be written."""
+    """The host-made files of one sandbox; the run writes the ``outdated`` ones."""
 
     record: Record
     contents: etcfiles.Files

@@ -57,7 +57,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Observed:
-    """One sandbox as it is on the host; ``namespaces`` and ``running`` are digests.
+    """One sandbox as observed on the host; ``namespaces`` and ``running`` are digests.
 
     A ``detached`` sandbox runs in another network namespace than the one it would join now. With
     ``rebuild``, files of an unfinished rebuild exist.

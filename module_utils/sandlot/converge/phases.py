@@ -207,7 +207,7 @@ def create(context: Context) -> list[Operation]:
 
 
 def _note_namespaces(context: Context, name: str) -> None:
-    """Write the namespace record beside the pins: it survives a damaged record.json."""
+    """Write the namespace record next to the pins: it survives a damaged record.json."""
     target = context.resolved.targets[name]
     namespaces = NamespaceRecord(target.namespaces, target.record.interfaces)
     write_namespace_record(context.site.sandbox(name), namespaces)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Removal works from the name: whatever its record says, all of a sandbox is found by its name."""
+"""Removes sandboxes by name: everything of a sandbox is found without its record."""
 
 from __future__ import annotations
 

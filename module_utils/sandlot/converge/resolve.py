@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""From a request to targets: every check that can refuse it, and every allocation."""
+"""Resolves a request to targets: makes every check that can refuse it, and every allocation."""
 
 from __future__ import annotations
 

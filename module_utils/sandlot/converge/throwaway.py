@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Runs the setup of an image in a throw-away sandbox, and keeps what it wrote.
+"""Runs the setup of an image in a throw-away sandbox, and keeps the files that it wrote.
 
 A throw-away sandbox has a record, ids, a network and confinement like any other. Each setup step
 runs as its workload, so that no process of a step survives it. Its name tells the image that is

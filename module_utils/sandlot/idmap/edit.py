@@ -62,7 +62,7 @@ def _due(file: IdFile, name: str, ids: IdRange) -> bool:
 
 
 def _summary(file: IdFile, add: list[str], drop: list[str]) -> str:
-    # A file of ours that stayed behind empty, or a note about one that never came to be.
+    # Our file is empty, or we noted a file and were killed before we made it.
     unused = file.created and not file.content and not add
     parts = [
         f"add {_listed(add)}" if add else "",
@@ -106,7 +106,7 @@ def _edit(site: Site, path: str, add: Mapping[str, IdRange], replaced: set[str])
                 raise conflict(ours, line)
         added += ours.raw
     kept = b"".join(line.raw for line in lines if line.name not in replaced)
-    # Before a last line without a newline, so that it stays what it is.
+    # Insert before a last line that has no newline, so that it stays unchanged.
     end = kept.rfind(b"\n") + 1
     edited = kept[:end] + added + kept[end:]
     if not edited and created.recorded(site, path):

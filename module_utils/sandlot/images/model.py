@@ -37,7 +37,7 @@ class Image:
     ``layers`` are directories owned by host root, the topmost first; ``host``, when not empty, puts
     the host's own root below them and says which paths to "show" and to "hide" beyond the usual.
     ``tmpfs`` are mount options of a writable layer in memory, "" for one on disk. ``base`` is the
-    digest of what the source made, ``digest`` that of the whole. ``config`` are defaults for
+    digest of the source's tree, ``digest`` that of the image. ``config`` are defaults for
     sandboxes (entrypoint, command, env, user, working_dir, stop_signal, labels). ``config``,
     ``evidence``, ``size`` (bytes of files) and ``made`` (seconds since 1970) are facts of the
     build.

@@ -41,7 +41,7 @@ class ImagePlan:
     prune: bool = False
 
     def as_made(self) -> ImagePlan:
-        """This plan once its trees are made."""
+        """The plan with the facts of its trees, after they are built."""
         made = {making.name: making.as_made() for making in self.makings}
         return replace(self, wanted={**self.wanted, **made})
 

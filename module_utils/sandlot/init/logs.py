@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
         @staticmethod
         def open(paths: SandboxPaths) -> Tuple[List[int], Any]:
-            """In the builder: descriptors, [] when nobody takes lines, and a state for init."""
+            """Open the sink, in the builder: descriptors ([] for no sink) and a state for init."""
 
         def __init__(self, fds: Sequence[int], state: Any) -> None: ...
 
@@ -43,7 +43,7 @@ MAX_LINE = 16384
 
 
 def open_sinks(paths: SandboxPaths) -> Tuple[List[Opened], List[int]]:
-    """In the builder: the sinks there are, and their descriptors in that order."""
+    """Open all sinks, in the builder: the sinks that opened, and their descriptors in order."""
     opened: List[Opened] = []
     descriptors: List[int] = []
     for name, sink in SINKS.items():

@@ -2,7 +2,7 @@
 # Copyright: the sandlot developers
 """Reads links, IP addresses and routes of a network namespace, and sends changes (rtnetlink(7)).
 
-A socket belongs to the network namespace its creator was in, whatever that process joins later.
+A socket stays in the network namespace that its creator was in, even if the creator joins another.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Refresher:
         self.tried = 0.0
 
     def wait(self) -> Optional[float]:
-        """Seconds until the next process is due, None when there are no names."""
+        """Seconds until the next process is due, None without names."""
         try:
             written = os.stat(self.site.names_file).st_mtime
         except FileNotFoundError:

@@ -146,7 +146,7 @@ class Ring:
                 self._begin()
             yield from self._read_current()
             if self._files[1].starts_over():
-                # Nothing is written to the current file any more: what it got since is the last.
+                # Init no longer writes to the current file: read its last lines.
                 yield from self._read_current()
                 self._files.reverse()
                 self._begin()
@@ -163,7 +163,7 @@ class Ring:
             if not data:
                 return
             lines = (self._rest + data).split(b"\n")
-            # Init writes no such line; one that was taken over may, and a file with holes for free.
+            # Init never writes so long a line, but a tenant who controls init may, or make holes.
             rest = lines.pop()
             self._rest = rest if len(rest) <= _LONGEST else b""
             for line, is_whole in _entries(lines):

@@ -17,9 +17,10 @@ MAX_ID = 65535
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 _DECLARED = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
-# Files beside the sandboxes' directories in /run/sandlot and /var/lib/sandlot; names in /etc/hosts.
+# Other files in /run/sandlot and /var/lib/sandlot, where sandboxes have directories; names in
+# /etc/hosts.
 _RESERVED = re.compile(r"lock|localhost|launcher\..*|.*\.sock", re.I)
-# A cgroup directory can't be named like a control file that the kernel puts beside it.
+# A cgroup directory can't have the name of a control file, which the kernel puts in the same place.
 _CONTROL_FILE = re.compile(
     r"tasks|notify_on_release|release_agent|"
     r"(?:cgroup|cpu|cpuacct|cpuset|memory|pids|io|blkio|devices|freezer|net_cls|net_prio|hugetlb|"

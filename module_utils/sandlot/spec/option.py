@@ -29,7 +29,7 @@ class Reach(enum.Enum):
     """The parts of the engine that act on an option."""
 
     CONVERGE = "converge"
-    """The run itself: names, order, actions, what is told about a sandbox."""
+    """The run itself: names, order, actions, and reports about a sandbox."""
     IMAGE = "image"
     ROOT = "root"
     """The sandbox's root, put together by the builder."""

@@ -97,7 +97,7 @@ class TimeOffset:
 
 
 def _split(seconds: float) -> tuple[int, int]:
-    """The kernel wants nanoseconds from 0 to 999999999, also beside negative seconds."""
+    """Seconds and nanoseconds; the kernel wants 0 to 999999999 ns, also with negative seconds."""
     whole_seconds = math.floor(seconds)
     micro = round((seconds - whole_seconds) * 1_000_000)
     return whole_seconds + micro // 1_000_000, micro % 1_000_000 * 1000

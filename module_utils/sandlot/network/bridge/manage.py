@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""From the observed to the desired networks: the operations of a run, and removals at its end."""
+"""Plans the operations of a run: the changes to networks, and removals at its end."""
 
 from __future__ import annotations
 

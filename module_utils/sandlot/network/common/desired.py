@@ -77,9 +77,9 @@ def remaining(
     *,
     purge: bool,
 ) -> dict[str, Network]:
-    """The networks of a host in the end; ``listed`` has None for one that is to be absent.
+    """The networks of a host after a run; ``listed`` maps an absent network to None.
 
-    ``purge`` leaves those that are listed, and the default one while a sandbox uses it.
+    With ``purge``, only listed networks remain, and the default one while a sandbox uses it.
     """
     used = {item.network for item in interfaces}
     left = {
