@@ -2,9 +2,9 @@
 # Copyright: the sandlot developers
 """Removes a sandbox's cgroups, with all processes in them.
 
-Only what is below our own cgroup is ever looked at. Leftover processes are killed, also frozen
-ones, and cgroups that a tenant made inside go first. A process that somebody else put there is not
-a sandbox's: it is named, and nothing is done.
+The code looks at nothing but our own cgroup. It kills leftover processes, also frozen ones, and
+removes cgroups that a tenant made inside first. If somebody else put a process there, an error
+names the process and nothing is killed.
 """
 
 from __future__ import annotations

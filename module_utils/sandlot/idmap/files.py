@@ -57,7 +57,7 @@ class Line:
 
 @dataclass(frozen=True)
 class IdFile:
-    """``path`` is what programs open, ``target`` the file behind it when it is a symbolic link."""
+    """An id file; programs open ``path``, and ``target`` is the file that a link there leads to."""
 
     path: str
     target: str

@@ -27,7 +27,7 @@ _PLACEHOLDERS = frozenset(("etc/hosts", "etc/resolv.conf", "etc/hostname"))
 
 
 def harvest(upper: str, root: str, ids: IdRange, bounds: Bounds) -> List[str]:
-    """Fill the empty directory ``root``; returns warnings about what was left out."""
+    """Fill the empty directory ``root``; returns warnings about files that were left out."""
     with ExitStack() as stack:
         source = os.open(upper, _DIRECTORY)
         stack.callback(os.close, source)

@@ -4,9 +4,9 @@
 
 images/NAME.json             record of one image
 images/trees/DIGEST/root     a tree; DIGEST is closed, for the tree holds setuid programs
-images/trees/DIGEST/about.json       what was found when it was made
+images/trees/DIGEST/about.json       facts of the build
 images/trees/DIGEST/shifted-START    a copy for one sandbox, where mounts can't map ids
-images/.tmp-...              what is being made or removed
+images/.tmp-...              a tree that is being built or removed
 """
 
 from __future__ import annotations

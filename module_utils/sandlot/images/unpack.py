@@ -63,7 +63,7 @@ class Unpacker:
         self._directories: dict[bytes, Member] = {}
 
     def run(self) -> list[str]:
-        """Extract everything; returns warnings about what was left out."""
+        """Extract everything; returns warnings about members that were left out."""
         for member in self._archive:
             self._check_bounds(member)
             try:

@@ -89,7 +89,7 @@ def flock_holder(path: str) -> int | None:
         return None
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
     for line in _read("/proc/locks").splitlines():
-        # "1: FLOCK  ADVISORY  WRITE 123 00:2a:456 0 EOF"; those who wait have an arrow.
+        # "1: FLOCK  ADVISORY  WRITE 123 00:2a:456 0 EOF"; lines of waiting processes have an arrow.
         words = line.split()
         if words[1] == "FLOCK" and words[5] == f"{device}:{status.st_ino}" and int(words[4]) > 0:
             return int(words[4])

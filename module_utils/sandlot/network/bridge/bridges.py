@@ -216,7 +216,7 @@ def _problems(network: Network, link: netlink.Link, state: BridgeState) -> list[
 
 
 def _raise(site: Site, network: Network) -> None:
-    """Bring up a bridge that the launcher took down for want of rules; without pyroute2."""
+    """Bring up a bridge that the launcher took down when rules were missing; without pyroute2."""
     with netlink.connect() as sock:
         link = netlink.link(sock, network.bridge)
     if owned(site, {link.name: link} if link else {}, network.bridge, "bridge") is None:
