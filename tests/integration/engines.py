@@ -88,7 +88,7 @@ def sandlot(root: str, *words: str, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(command, text=True, env=environment, **{**pipes, **options})
 
 
-def told(root: str, *words: str) -> str:
+def output_of(root: str, *words: str) -> str:
     """Its output, once it has ended well."""
     process = sandlot(root, *words)
     out, err = process.communicate(timeout=60)

@@ -36,14 +36,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def __init__(self, server: Server, *arguments: object) -> None:
-        self.told = server
+        self.scripted = server
         super().__init__(*arguments)  # type: ignore[arg-type]
 
     def do_GET(self) -> None:
-        told = self.told
-        told.asked.append((self.path, {key.lower(): value for key, value in self.headers.items()}))
-        word, _, number = (told.script.pop(0) if told.script else "").partition(" ")
-        data = told.files.get(self.path)
+        server = self.scripted
+        server.asked.append(
+            (self.path, {key.lower(): value for key, value in self.headers.items()})
+        )
+        word, _, number = (server.script.pop(0) if server.script else "").partition(" ")
+        data = server.files.get(self.path)
         if word == "status":
             self._head(int(number), 0, **{"Retry-After": "0"})
         elif word == "moved":
@@ -56,11 +58,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._body(data, word, int(number or 0))
 
     def _body(self, data: bytes, word: str, number: int) -> None:
-        told, start, headers = self.told, 0, {}
-        if told.etag:
-            headers["ETag"] = told.etag
+        server, start, headers = self.scripted, 0, {}
+        if server.etag:
+            headers["ETag"] = server.etag
         asked = self.headers.get("Range", "")
-        same = self.headers.get("If-Range", told.etag) == told.etag
+        same = self.headers.get("If-Range", server.etag) == server.etag
         if asked and same and word != "whole":
             start = int(asked[len("bytes=") : -1]) + (number if word == "shifted" else 0)
             if start >= len(data):
@@ -73,12 +75,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._write(rest[:number])
             self.close_connection = True
             if word == "stall":
-                told.stalled.set()
-                told.released.wait(60)
+                server.stalled.set()
+                server.released.wait(60)
             if word == "hold":
-                told.held.set()
-                told.freed.wait(60)
-            while word == "drip" and not told.released.wait(0.01):
+                server.held.set()
+                server.freed.wait(60)
+            while word == "drip" and not server.released.wait(0.01):
                 number += 1
                 self._write(rest[number - 1 : number])
         else:
@@ -87,9 +89,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _write(self, data: bytes) -> None:
         try:
             self.wfile.write(data)
-            self.told.sent += len(data)
+            self.scripted.sent += len(data)
         except OSError:
-            self.told.released.set()
+            self.scripted.released.set()
 
     def _endless(self) -> None:
         self.send_response(200)
@@ -113,21 +115,21 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def serving(certificate: Path | None = None) -> Iterator[Server]:
     """``certificate`` holds a key as well."""
-    told = Server()
-    handler = functools.partial(_Handler, told)
+    server = Server()
+    handler = functools.partial(_Handler, server)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate)
             running.socket = context.wrap_socket(running.socket, server_side=True)
         scheme = "https" if certificate else "http"
-        told.url = f"{scheme}://127.0.0.1:{running.server_port}"
+        server.url = f"{scheme}://127.0.0.1:{running.server_port}"
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield told
+            yield server
         finally:
-            told.released.set()
-            told.freed.set()
+            server.released.set()
+            server.freed.set()
             running.shutdown()
             thread.join()

@@ -54,7 +54,7 @@ def test_output_and_exit_code(box: Sandbox) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "code", "told"),
+    ("argv", "code", "complaint"),
     [
         (["true"], 0, b""),
         (["sh", "-c", "exit 255"], 255, b""),
@@ -64,10 +64,10 @@ def test_output_and_exit_code(box: Sandbox) -> None:
         (["/etc/passwd"], 126, b"sandlot: a: /etc/passwd: Permission denied"),
     ],
 )
-def test_exit_codes_are_exact(box: Sandbox, argv: list[str], code: int, told: bytes) -> None:
+def test_exit_codes_are_exact(box: Sandbox, argv: list[str], code: int, complaint: bytes) -> None:
     done = sandlot(box.host, "exec", "a", "--", *argv)
     assert done.returncode == code
-    assert done.stderr.startswith(told) and bool(done.stderr) == bool(told)
+    assert done.stderr.startswith(complaint) and bool(done.stderr) == bool(complaint)
 
 
 def test_names_that_are_no_running_sandbox(box: Sandbox) -> None:

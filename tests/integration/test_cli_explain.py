@@ -184,8 +184,8 @@ def test_script_joins_the_same_network(host: Deployment, options: dict[str, Any]
         eventually(lambda: sysfs(pid) == links(pid))
         shared = options["network_mode"] != "none"
         assert (os.readlink(f"/proc/{pid}/ns/net") == net) == shared
-        told = f"it joins a network namespace that has to be there: {options['network_mode']}"
-        assert (told in script) == shared
+        text = f"it joins a network namespace that has to be there: {options['network_mode']}"
+        assert (text in script) == shared
     assert Path("/proc/sys/kernel/shmmni").read_text() == own_shm
 
 
@@ -286,9 +286,9 @@ def test_script_says_what_it_leaves_out(host: Deployment) -> None:
     options = {"published_ports": ["127.0.0.1:18098:80"], "egress_rate": "10mbit"}
     host.converged(sandbox("web", **options))
     subject = explain.look(host.paths, "web")
-    told = explain.script(subject)
+    script = explain.script(subject)
     for text in explain.differences(subject):
-        assert f"# - {text}\n" in told
-    assert "no seccomp filter" in told
-    assert "ports are not published: 127.0.0.1:18098:80/tcp" in told
-    assert "bandwidth is not limited: out 10mbit" in told
+        assert f"# - {text}\n" in script
+    assert "no seccomp filter" in script
+    assert "ports are not published: 127.0.0.1:18098:80/tcp" in script
+    assert "bandwidth is not limited: out 10mbit" in script

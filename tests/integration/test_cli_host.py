@@ -132,9 +132,9 @@ def test_stop_start_and_restart(host: Deployment) -> None:
     assert sandlot(host, "restart", "a").returncode == 0
     assert len({first, second, host.pid("a")}) == 3
     assert host.pid("b") == other
-    (told,) = data(host, "restart", "a")
-    assert (told["name"], told["changed"]) == ("a", True)
-    assert told["actions"] == ["a: restart: asked (restart)"]
+    (answer,) = data(host, "restart", "a")
+    assert (answer["name"], answer["changed"]) == ("a", True)
+    assert answer["actions"] == ["a: restart: asked (restart)"]
     assert data(host, "start", "a")[0]["actions"] == []
     done = sandlot(host, "start", "a", "nobody")
     assert done.returncode == 1 and "no sandbox is named 'nobody'" in done.stderr

@@ -155,11 +155,11 @@ def test_watch_follows_until_all_is_made(paths: Site, server: Server) -> None:
             assert "busybox: queued\n" in first and "u: queued\n" in first
             assert any(text.startswith("t: download ") for text in first)
             server.released.set()
-            said = watch.stdout.read().splitlines()
+            output = watch.stdout.read().splitlines()
             assert watch.wait(60) == 0
         job.join()
-    assert {"t: done, 3.0M", "busybox: done, 1.9M"} <= {text[:19].strip() for text in said} | set(
-        said
+    assert {"t: done, 3.0M", "busybox: done, 1.9M"} <= {text[:19].strip() for text in output} | set(
+        output
     )
     assert not os.path.exists(progress.directory(paths))
 
@@ -196,15 +196,15 @@ def test_watch_redraws_on_a_terminal(paths: Site, server: Server) -> None:
         command = [*COMMAND, "--watch"]
         with subprocess.Popen(command, env=environment(paths), stdout=theirs) as watch:
             os.close(theirs)
-            said = os.read(ours, 4096)
-            assert said.startswith(b"t: download") and said.endswith(b"\r\n\x1b[J")
+            output = os.read(ours, 4096)
+            assert output.startswith(b"t: download") and output.endswith(b"\r\n\x1b[J")
             server.released.set()
             with contextlib.suppress(OSError):  # EIO: the other side is closed
                 while data := os.read(ours, 4096):
-                    said += data
+                    output += data
         os.close(ours)
     assert watch.returncode == 0
-    assert b"\x1b[1A\r" in said and b"t: done, 3.0M\x1b[K" in said
+    assert b"\x1b[1A\r" in output and b"t: done, 3.0M\x1b[K" in output
 
 
 # -- prune ----------------------------------------------------------------------------------------

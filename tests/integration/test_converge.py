@@ -228,17 +228,17 @@ def test_check_mode_touches_nothing(host: Deployment) -> None:
     host.converged(sandbox("a"), sandbox("b"))
     before = tree(host.paths.root)
     specs = [sandbox("a", env={"X": "1"}), sandbox("c")]
-    said = host.run(*specs, purge=True, check=True)
-    assert said.changed and tree(host.paths.root) == before
+    checked = host.run(*specs, purge=True, check=True)
+    assert checked.changed and tree(host.paths.root) == before
     done = host.run(*specs, purge=True)
-    assert done.actions == said.actions
-    assert done.diff == said.diff
+    assert done.actions == checked.actions
+    assert done.diff == checked.diff
 
 
 def test_check_mode_on_a_host_without_anything(host: Deployment) -> None:
     before = tree(host.paths.root)
-    said = host.run(sandbox("a"), check=True)
-    assert "a: create from busybox" in said.actions
+    checked = host.run(sandbox("a"), check=True)
+    assert "a: create from busybox" in checked.actions
     assert tree(host.paths.root) == before
 
 

@@ -68,7 +68,7 @@ def play(host: Deployment, *tasks: dict[str, Any], fails: bool = False) -> list[
 
 def test_from_nothing_to_nothing(host: Deployment) -> None:
     network = {"networks": [{"name": "default", "ipv4_subnet": f"{host.prefix}.0.0/22"}]}
-    runtime, image, _, said, done, again, info, gone, _, _, absent = play(
+    runtime, image, _, checked, done, again, info, gone, _, _, absent = play(
         host,
         {"sandbox_host": {}},
         {"sandbox_rootfs": {"images": [{"name": "busybox", "source": "busybox"}]}},
@@ -84,8 +84,8 @@ def test_from_nothing_to_nothing(host: Deployment) -> None:
     )
     assert runtime["changed"] and image["changed"]
     assert runtime["kernel"] == os.uname().release and runtime["idmapped_mounts"]
-    assert said["changed"] and said["actions"] == done["actions"]
-    assert said["diff"] == done["diff"] and set(said["diff"]["after"]) == {"a", "b"}
+    assert checked["changed"] and checked["actions"] == done["actions"]
+    assert checked["diff"] == done["diff"] and set(checked["diff"]["after"]) == {"a", "b"}
     assert not again["changed"] and again["actions"] == []
     assert done["relaxed"] == {"b": ["capabilities: NET_RAW"]}
     assert done["sandboxes"]["a"]["addresses"] == [f"{host.prefix}.0.2"]
@@ -104,10 +104,10 @@ def test_a_check_of_a_fresh_host(host: Deployment) -> None:
         "images": [{"name": "busybox", "source": "busybox"}],
         "networks": declared,
     }
-    (said,) = play(host, {"sandboxes": wanted, "check_mode": True, "diff": True})
-    assert {"a: start", "b: start"} <= set(said["actions"])
-    assert said["sandboxes"]["b"]["addresses"] == [f"{host.prefix}.4.9"]
-    kinds = {each["after_header"]: each["after"] for each in said["diff"]}
+    (checked,) = play(host, {"sandboxes": wanted, "check_mode": True, "diff": True})
+    assert {"a: start", "b: start"} <= set(checked["actions"])
+    assert checked["sandboxes"]["b"]["addresses"] == [f"{host.prefix}.4.9"]
+    kinds = {each["after_header"]: each["after"] for each in checked["diff"]}
     assert kinds["sandboxes"]["b"]["networks"] == attached and "busybox" in kinds["images"]
     assert not os.path.exists(host.paths.state)
     undeclared = {key: value for key, value in wanted.items() if key != "networks"}

@@ -101,16 +101,16 @@ def test_with_the_other_tool(host: Deployment, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_progress_is_told_while_it_is_made(host: Deployment) -> None:
-    told: list[str] = []
+    phases: list[str] = []
     spec = images.normalise(debian("told", "nosuchsuite"))
     scratch = Path(host.paths.root, "scratch")
     for path in (scratch, scratch / "root"):
         path.mkdir()
     root = str(scratch / "root")
-    job = Job(spec, "0", root, str(scratch), lambda phase, *_: told.append(phase))
+    job = Job(spec, "0", root, str(scratch), lambda phase, *_: phases.append(phase))
     with pytest.raises(HostError):
         debootstrap.build(job)
-    assert "running apt-get update" in told
+    assert "running apt-get update" in phases
 
 
 def test_a_failure_shows_the_last_lines_and_leaves_nothing(host: Deployment) -> None:
@@ -232,8 +232,8 @@ def test_apt_get_works_with_the_documented_minimum(host: Deployment) -> None:
 
 @pytest.mark.parametrize("lacking", MINIMUM)
 def test_apt_get_fails_without_each_of_them(host: Deployment, lacking: str) -> None:
-    code, said, _ = install(host, [name for name in MINIMUM if name != lacking])
-    assert code == 100 and WITHOUT[lacking] in said, said
+    code, output, _ = install(host, [name for name in MINIMUM if name != lacking])
+    assert code == 100 and WITHOUT[lacking] in output, output
 
 
 def test_the_setup_has_the_minimum_and_keeps_modes(host: Deployment) -> None:
@@ -248,6 +248,6 @@ def test_an_unknown_package_is_told_in_apts_words(host: Deployment) -> None:
     raw["setup"] = [{"packages": ["no-such-package"]}]
     with pytest.raises(SandlotError) as caught:
         prepare(host, BUSYBOX, debian("debian"), raw)
-    said = str(caught.value)
-    assert said.startswith("image 'bad': setup step 1 of 1 (install no-such-package) ended with")
-    assert "Unable to locate package no-such-package" in said
+    output = str(caught.value)
+    assert output.startswith("image 'bad': setup step 1 of 1 (install no-such-package) ended with")
+    assert "Unable to locate package no-such-package" in output

@@ -43,9 +43,9 @@ def paths(tmp_path: Path) -> Site:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(download, "DELAYS", (0.0, 0.0))
-    with serving() as told:
-        told.files["/a.tar.gz"] = ARCHIVE
-        yield told
+    with serving() as server:
+        server.files["/a.tar.gz"] = ARCHIVE
+        yield server
 
 
 def wish(server: Server, data: bytes = ARCHIVE, **options: object) -> dict:

@@ -119,12 +119,12 @@ def test_the_decompressor_is_confined(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setenv("PATH", directory)
         with pytest.raises(ArchiveError) as caught:
             unpack(data, tmp_path / "in")
-    told = str(caught.value)
+    text = str(caught.value)
     assert "it was read" in free.stderr and "Seccomp: 0" in free.stderr and "net eth" in free.stderr
-    assert "Uid: 65534 65534 65534 65534" in told.replace("\t", " ")
-    assert "CapEff: 0000000000000000" in told and "NoNewPrivs: 1" in told and "Seccomp: 2" in told
-    assert "it was read" not in told and "net lo" in told and "net eth" not in told
-    assert {word for word in told.split("; ") if word.startswith("fd ")} <= {
+    assert "Uid: 65534 65534 65534 65534" in text.replace("\t", " ")
+    assert "CapEff: 0000000000000000" in text and "NoNewPrivs: 1" in text and "Seccomp: 2" in text
+    assert "it was read" not in text and "net lo" in text and "net eth" not in text
+    assert {word for word in text.split("; ") if word.startswith("fd ")} <= {
         *("fd 0", "fd 1", "fd 2", "fd 3"),
         "fd 10",  # the shell's own
     }

@@ -194,16 +194,16 @@ def test_removal_and_prune(paths: Site, layout: Layout, served: Registry) -> Non
 def test_progress(
     paths: Site, layout: Layout, served: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[tuple[str, int, int]] = []
+    reports: list[tuple[str, int, int]] = []
     monkeypatch.setattr(
-        "sandlot.images.progress.Progress.update", lambda self, *words: told.append(words)
+        "sandlot.images.progress.Progress.update", lambda self, *words: reports.append(words)
     )
     monkeypatch.setattr(client, "_INTERVAL", 0.001)
     monkeypatch.setattr("sandlot.kernel.fork._INTERVAL", 0.001)
     layout.image("v1", [pack(entry("f", os.urandom(20 << 20)))], compress=bytes, kind=LAYER)
     converge(paths, wish(served.push(layout, "v1", "large:v1")))
     for phase in ("fetch", "unpack"):
-        steps = [(done, total) for name, done, total in told if name == phase and total]
+        steps = [(done, total) for name, done, total in reports if name == phase and total]
         assert steps and all(0 <= done <= total for done, total in steps)
         assert steps == sorted(steps) and steps[-1][1] > 20 << 20
 
@@ -245,8 +245,8 @@ def test_credentials_leave_no_trace(
             if path.is_file() and not path.is_symlink():
                 data = path.read_bytes()
                 assert SECRET.encode() not in data and basic.encode() not in data, path
-    told = json.dumps([images.facts(paths, image), image.to_json()])
-    assert "someone" not in told and SECRET not in told
+    reports = json.dumps([images.facts(paths, image), image.to_json()])
+    assert "someone" not in reports and SECRET not in reports
 
 
 def test_without_credentials_there_is_a_remedy(paths: Site, closed: Registry) -> None:

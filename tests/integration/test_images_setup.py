@@ -301,8 +301,8 @@ def test_the_next_run_cleans_up_after_a_kill(host: Deployment) -> None:
     before = left(host)
     end(started(host, BLOCKED))
     name = throwaways(host)[0]
-    said = prepare(host, BUSYBOX, purge=True)
-    assert said[0] == f"{name}: remove what an interrupted setup left"
+    actions = prepare(host, BUSYBOX, purge=True)
+    assert actions[0] == f"{name}: remove what an interrupted setup left"
     assert left(host) == before
 
 

@@ -80,16 +80,16 @@ def controller(tmp_path: Path) -> Controller:
 
 
 def test_an_archive_is_copied_once(controller: Controller) -> None:
-    said = controller.play(controller.wish(b"one"))
-    assert "changed=1" in said and controller.content() == b"one"
-    assert "t: made, 3.00 Bytes in " in said
+    output = controller.play(controller.wish(b"one"))
+    assert "changed=1" in output and controller.content() == b"one"
+    assert "t: made, 3.00 Bytes in " in output
     assert controller.left() == []
-    said = controller.play(controller.wish(b"one"))
-    assert "changed=0" in said and "failed=0" in said and "t: made" not in said
+    output = controller.play(controller.wish(b"one"))
+    assert "changed=0" in output and "failed=0" in output and "t: made" not in output
     # One module, through a pipe: no directory, no copy.
     assert controller.executions == 1
-    said = controller.play(controller.wish(b"two"))
-    assert "changed=1" in said and controller.content() == b"two" and "t: replaced" in said
+    output = controller.play(controller.wish(b"two"))
+    assert "changed=1" in output and controller.content() == b"two" and "t: replaced" in output
 
 
 def test_an_image_is_kept_without_its_archive(controller: Controller) -> None:
@@ -97,14 +97,14 @@ def test_an_image_is_kept_without_its_archive(controller: Controller) -> None:
     controller.play(wish)
     (controller.directory / "files" / "a.tar.gz").unlink()
     assert "changed=0" in controller.play(wish)
-    said = controller.play({**wish, "name": "other"})
+    output = controller.play({**wish, "name": "other"})
     # The tree is there, whatever its name.
-    assert "changed=1" in said and controller.executions == 1
+    assert "changed=1" in output and controller.executions == 1
 
 
 def test_check_mode_copies_nothing(controller: Controller) -> None:
-    said = controller.play(controller.wish(b"one"), flags=("--check",))
-    assert "changed=1" in said and controller.executions == 1
+    output = controller.play(controller.wish(b"one"), flags=("--check",))
+    assert "changed=1" in output and controller.executions == 1
     assert os.listdir(controller.paths.root) == []
 
 
@@ -115,20 +115,20 @@ def test_a_bad_archive_is_told(controller: Controller, kind: str) -> None:
     path.unlink()
     if kind == "damaged":
         path.write_bytes(b"<html>")
-    said = controller.play(wish)
+    output = controller.play(wish)
     expected = "has the checksum" if kind == "damaged" else "Could not find or access 'a.tar.gz'"
-    assert "failed=1" in said and expected in said.replace("\n", " ")
+    assert "failed=1" in output and expected in output.replace("\n", " ")
     assert images.observe(controller.paths) == {} and controller.left() == []
 
 
 def test_without_the_action_plugin_the_remedy_is_told(controller: Controller) -> None:
-    said = controller.play(
+    output = controller.play(
         controller.wish(b"one"), ANSIBLE_ACTION_PLUGINS=str(controller.directory)
     )
-    assert "has not been copied to this host" in said and "plugins/action" in said
+    assert "has not been copied to this host" in output and "plugins/action" in output
     assert images.observe(controller.paths) == {}
 
 
 def test_what_is_malformed_is_refused_by_the_module(controller: Controller) -> None:
-    said = controller.play(controller.wish(b"one", path="/x"))
-    assert "has both path and src; give one of them" in said.replace("\n", " ")
+    output = controller.play(controller.wish(b"one", path="/x"))
+    assert "has both path and src; give one of them" in output.replace("\n", " ")

@@ -28,7 +28,7 @@ IDLE = "echo ready; while :; do sleep 1000 & wait; done"
 STUBBORN = ["sh", "-c", f"trap 'echo asked' TERM; {IDLE}"]
 
 
-def said(boxes: Sequence[Sandbox], word: str) -> None:
+def await_word(boxes: Sequence[Sandbox], word: str) -> None:
     """Wait until each of them has written it."""
     for box in boxes:
         box.until(functools.partial(_has_said, box, word))
@@ -47,12 +47,12 @@ def test_all_are_asked_before_any_is_waited_for(sandbox_host: Host) -> None:
     names = [box.name for box in boxes]
     assert not sandbox_host.launcher.create(names)
     assert not sandbox_host.launcher.start(names)
-    said(boxes, "ready")
+    await_word(boxes, "ready")
     results: list[Any] = []
     thread = threading.Thread(target=lambda: results.append(sandbox_host.launcher.stop(names)))
     thread.start()
     try:
-        said(boxes, "asked")
+        await_word(boxes, "asked")
         assert all(box.running() for box in boxes)
     finally:
         for box in boxes:
@@ -65,7 +65,7 @@ def test_all_are_asked_before_any_is_waited_for(sandbox_host: Host) -> None:
 def test_one_that_hangs_holds_up_nobody(sandbox_host: Host) -> None:
     """Frozen and without room in its socket's backlog: it is killed, the other is asked."""
     boxes = [sandbox_host.started(name, STUBBORN, stop=STOP_SOON) for name in ("a", "b")]
-    said(boxes, "ready")
+    await_word(boxes, "ready")
     os.kill(boxes[0].init, signal.SIGSTOP)
     connections = fill_backlog(boxes[0].paths.socket)
     assert not sandbox_host.launcher.stop(["a", "b"])
@@ -91,12 +91,12 @@ def test_a_stop_goes_on_with_the_next_launcher(fresh_host: Host) -> None:
         fresh_host.started(name, STUBBORN, restart=ALWAYS, stop={"signal": 15, "timeout": 2.0})
         for name in ("a", "b")
     ]
-    said(boxes, "ready")
+    await_word(boxes, "ready")
     launcher = fresh_host.launcher_pid()
     results: list[Any] = []
     thread = threading.Thread(target=lambda: results.append(fresh_host.launcher.stop(["a", "b"])))
     thread.start()
-    said(boxes, "asked")
+    await_word(boxes, "asked")
     (worker,) = (p for p in children(launcher) if status_or_empty(p).get("Name") == "sandlot")
     for pid in (launcher, worker):
         os.kill(pid, signal.SIGKILL)
@@ -109,7 +109,7 @@ def test_a_long_stop_is_waited_for(sandbox_host: Host, monkeypatch: pytest.Monke
     """No launcher answers before a stop_timeout is over."""
     monkeypatch.setattr(client, "ANSWER_SECONDS", 0.5)
     box = sandbox_host.started("a", STUBBORN, stop={"signal": 15, "timeout": 1.0})
-    said([box], "ready")
+    await_word([box], "ready")
     box.stop()
     assert box.status()["final"]
 
@@ -117,7 +117,7 @@ def test_a_long_stop_is_waited_for(sandbox_host: Host, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("content", [b"", b"{", b'{"schema": 1}', b'{"schema": 1, "stop": 5}'])
 def test_a_damaged_launch_file_keeps_nothing(sandbox_host: Host, content: bytes) -> None:
     box = sandbox_host.started("a", [*STUBBORN[:2], f"trap 'echo asked; exit' TERM; {IDLE}"])
-    said([box], "ready")
+    await_word([box], "ready")
     Path(box.paths.launch).write_bytes(content)
     box.stop()
     assert box.log().count("asked") == 1 and not box.running()

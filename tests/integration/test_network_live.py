@@ -37,9 +37,9 @@ def web(*networks: dict[str, Any]) -> dict[str, Any]:
 def changed(host: Deployment, *specs: dict[str, Any]) -> Result:
     """A change that is said beforehand as it is done, and leaves the workload of "web" alone."""
     before = workload(host, "web")
-    said = host.run(*specs, check=True)
+    checked = host.run(*specs, check=True)
     done = host.converged(*specs)
-    assert said.actions == done.actions and said.diff == done.diff
+    assert checked.actions == done.actions and checked.diff == done.diff
     assert workload(host, "web") == before
     assert not [line for line in done.actions if line.endswith("(restart)")], done.actions
     return done

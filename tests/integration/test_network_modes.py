@@ -217,9 +217,9 @@ def test_each_change_of_mode_is_noticed_and_in_force(host: Deployment, pinned: s
     seen = []
     for mode in modes:
         specs = [sandbox("db"), sandbox("web", **mode)]
-        said = host.run(*specs, check=True)
+        checked = host.run(*specs, check=True)
         done = host.run(*specs)
-        assert not done.failed and said.actions == done.actions and said.diff == done.diff
+        assert not done.failed and checked.actions == done.actions and checked.diff == done.diff
         assert host.run(*specs).actions == []
         seen.append(netns(host, "web"))
         if len(seen) > 1:
@@ -257,9 +257,9 @@ def test_who_shares_follows_a_network_that_is_made_again(host: Deployment) -> No
     assert "shared: restart: namespaces of db made again (restart)" in result.actions
     assert netns(host, "shared") == netns(host, "db") and host.pid("other") == other
     # Also when the run is about its partner only.
-    said = host.run(sandbox("db", hostname="y"), check=True)
+    checked = host.run(sandbox("db", hostname="y"), check=True)
     result = host.converged(sandbox("db", hostname="y"))
-    assert said.actions == result.actions
+    assert checked.actions == result.actions
     assert "shared: restart: namespaces of db made again (restart)" in result.actions
     assert netns(host, "shared") == netns(host, "db")
 

@@ -51,11 +51,11 @@ class Host(Deployment):
 
     def foreseen(self, *kinds: Any, **options: Any) -> Result:
         """A run that does what its check says, after which there is nothing to do."""
-        said = self.call(*kinds, check=True, **options)
+        checked = self.call(*kinds, check=True, **options)
         done = self.call(*kinds, **options)
         assert not done.failed, done.failed
-        assert (said.actions, said.changed) == (done.actions, done.changed)
-        assert said.diff == done.diff
+        assert (checked.actions, checked.changed) == (done.actions, done.changed)
+        assert checked.diff == done.diff
         again = self.call(*kinds, **options)
         assert (again.actions, again.changed) == ([], False)
         return done
@@ -90,8 +90,8 @@ def test_from_nothing_to_nothing(host: Host) -> None:
     assert done.sandboxes["b"]["addresses"] == [f"{host.prefix}.4.9"]
     assert done.relaxed == {"b": ["capabilities: NET_RAW"]}
     gone = host.foreseen([], [], [], purge=True)
-    told = {line.partition(":")[0] for line in gone.actions}
-    assert {"a", "b", "network", "image busybox", "images"} <= told
+    targets = {line.partition(":")[0] for line in gone.actions}
+    assert {"a", "b", "network", "image busybox", "images"} <= targets
     assert host.state() == (set(), set(), set())
     assert (gone.images, gone.networks) == ({}, {})
 

@@ -85,8 +85,8 @@ def test_host_access_is_live(host: Deployment) -> None:
             result = host.converged(sandbox("client", host_access=services))
             assert reaches(host, "client", gateway, port, wanted=wanted) == wanted, services
             lines = [f"host_access: {item.partition('/')[0]}" for item in services or ()]
-            told = [line.partition("/")[0] for line in result.relaxed.get("client", [])]
-            assert told == lines
+            relaxed = [line.partition("/")[0] for line in result.relaxed.get("client", [])]
+            assert relaxed == lines
     assert host.pid("client") == pid
 
 

@@ -71,9 +71,9 @@ def test_the_new_one_has_the_identity_and_nothing_else_of_the_old(host: Deployme
     host.converged(spec)
     before, inside = host.info("a"), namespaces(host, "a")
     mark(host, "a")
-    told = host.run(spec, recreate=True, check=True)
+    checked = host.run(spec, recreate=True, check=True)
     result = host.converged(spec, recreate=True)
-    assert told.actions == result.actions and told.diff == result.diff
+    assert checked.actions == result.actions and checked.diff == result.diff
     after = host.info("a")
     assert not is_marked(host, "a") and left_beside(host, "a") == []
     assert not set(namespaces(host, "a").values()) & set(inside.values())
@@ -303,9 +303,9 @@ def test_killed_after_any_step(
             host.reboot()
             assert not converge.up(host.paths).failed
         else:
-            told = host.run(sandbox("other"), check=True).actions
+            checked = host.run(sandbox("other"), check=True).actions
             result = host.run(sandbox("other"))
-            assert not result.failed and result.actions == told
+            assert not result.failed and result.actions == checked
         assert_old_or_new(host, "a", address, committed=committed)
         same = old(hostname="new") if committed else old()
         assert host.run(same, sandbox("other"), purge=True).actions == []

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from converge_fixtures import Deployment, deployed, eventually, needs_root, sandbox, tree
-from engines import Engine, sandlot, told
+from engines import Engine, output_of, sandlot
 from sandlot import store
 from sandlot.launcher.client import Launcher
 from sandlot.network.bridge import nft
@@ -87,7 +87,7 @@ def processes(host: Deployment) -> dict[str, str]:
 
 
 def lines(host: Deployment) -> list[str]:
-    return told(host.paths.root, "logs", "a").splitlines()
+    return output_of(host.paths.root, "logs", "a").splitlines()
 
 
 def grows(host: Deployment) -> None:
@@ -139,11 +139,11 @@ def test_forth_and_back(host: Deployment, older: Engine, same: Engine) -> None:
 def works(host: Deployment) -> None:
     """All a user does with sandboxes whose inits are of another version; they go on running."""
     root = host.paths.root
-    assert told(root, "exec", "b", "--", "hostname") == "b\n"
-    (found,) = json.loads(told(root, "inspect", "b", "--format", "json"))
+    assert output_of(root, "exec", "b", "--", "hostname") == "b\n"
+    (found,) = json.loads(output_of(root, "inspect", "b", "--format", "json"))
     assert (found["state"], found["pid"]) == ("running", host.pid("b"))
     states = {
-        each["name"]: each["state"] for each in json.loads(told(root, "list", "--format=json"))
+        each["name"]: each["state"] for each in json.loads(output_of(root, "list", "--format=json"))
     }
     assert states == {"a": "running", "b": "running"}
 
@@ -161,12 +161,12 @@ def test_inits_of_another_version_obey(host: Deployment, older: Engine, same: En
         assert second.converge(root, *changed)["failed"] == {}
         assert host.pid("b") == before
         host.kill("a")
-        eventually(lambda: "running" in told(root, "inspect", "a"))
-        assert told(root, "exec", "a", "--", "hostname") == "a\n"
-        told(root, "stop", "b")
+        eventually(lambda: "running" in output_of(root, "inspect", "a"))
+        assert output_of(root, "exec", "a", "--", "hostname") == "a\n"
+        output_of(root, "stop", "b")
         assert host.info("b")["state"] == "stopped"
-        told(root, "start", "b")
-        told(root, "restart", "a")
+        output_of(root, "start", "b")
+        output_of(root, "restart", "a")
         assert second.converge(root, *changed) == {"actions": [], "failed": {}}
 
 
@@ -187,7 +187,7 @@ def test_state_of_the_first_version(host: Deployment) -> None:
     known = json.dumps({key: status[key] for key in FIRST_STATUS}).ljust(512)
     Path(paths.status).write_text(known)
     assert host.info("a")["state"] == "running"
-    assert "running" in told(host.paths.root, "list")
+    assert "running" in output_of(host.paths.root, "list")
     host.kill("a")
     eventually(lambda: host.info("a")["state"] == "running" and host.pid("a") != pid)
     assert not [line for line in host.run(*SPECS).actions if "restart" in line]
@@ -238,10 +238,10 @@ def test_inits_of_a_newer_protocol(host: Deployment, tmp_path: Path) -> None:
     future.converge(root, SPECS[1])
     with pytest.raises(Exception, match="init of b speaks protocol 2.* knows 1; .*or stop b first"):
         present(host)
-    told(root, "stop", "b")
+    output_of(root, "stop", "b")
     present(host)
-    told(root, "start", "b")
-    assert told(root, "exec", "b", "--", "hostname") == "b\n"
+    output_of(root, "start", "b")
+    assert output_of(root, "exec", "b", "--", "hostname") == "b\n"
 
 
 def present(host: Deployment) -> None:
@@ -277,7 +277,7 @@ def test_killed_in_the_middle(host: Deployment, older: Engine, same: Engine) -> 
         engine = (same, older)[number % 2]
         with pytest.raises(AssertionError):
             engine.run(root, KILLED.format(point=point))
-        assert told(root, "exec", "a", "--", "hostname") == "a\n"
+        assert output_of(root, "exec", "a", "--", "hostname") == "a\n"
         assert engine.present(root)["actions"][-1] == "runtime: upgrade the launcher"
         assert version(host).startswith(("1.0.1-", "0.0")[number % 2])
     assert engine.present(root)["actions"] == []
@@ -299,7 +299,7 @@ def test_the_launcher_is_killed_while_it_takes_over(
     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     os.close(pidfd)
     same.present(root)
-    told(root, "restart", "b")
+    output_of(root, "restart", "b")
     assert version(host).startswith("1.0.1-")
     assert host.pid("a") == before[0] and host.pid("b") != before[1]
     assert nft.observe(host.paths).present

@@ -24,7 +24,7 @@ from converge_fixtures import (
     short_directory,
     untouched_host,
 )
-from engines import sandlot, told
+from engines import output_of, sandlot
 from releases import Release
 from sandlot import converge, images, network
 from sandlot.host import install
@@ -157,7 +157,9 @@ class Upgraded:
         self.launcher, self.files = launcher(host), state_files(host)
         self.session = sandlot(host.paths.root, "exec", "-i", "talker", "--", "cat")
         assert answers(self.session)
-        self.facts = json.loads(told(host.paths.root, "inspect", *names(self), "--format=json"))
+        self.facts = json.loads(
+            output_of(host.paths.root, "inspect", *names(self), "--format=json")
+        )
         self.actions = upgrade(host)
 
     def spec(self, name: str, **changes: Any) -> list[dict[str, Any]]:
@@ -238,7 +240,7 @@ def test_state_files_are_read(upgraded: Upgraded, host: Deployment) -> None:
 
 def test_facts_are_those_of_before(upgraded: Upgraded, host: Deployment) -> None:
     changing = ("memory", "uptime", "last_log", "health_output")
-    found = json.loads(told(host.paths.root, "inspect", *names(upgraded), "--format=json"))
+    found = json.loads(output_of(host.paths.root, "inspect", *names(upgraded), "--format=json"))
     for before, after in zip(upgraded.facts, found):
         # Keys that later versions added aside.
         kept = {key: after[key] for key in before if key not in changing}
@@ -250,18 +252,18 @@ def test_facts_are_those_of_before(upgraded: Upgraded, host: Deployment) -> None
 
 def test_exec_and_logs(upgraded: Upgraded, host: Deployment) -> None:
     root = host.paths.root
-    assert told(root, "exec", "lonely", "--", "hostname") == "h\n"
-    assert told(root, "exec", "side", "--", "sh", "-c", "echo $A") == "1\n"
-    count = len(told(root, "logs", "talker").splitlines())
-    eventually(lambda: len(told(root, "logs", "talker").splitlines()) > count)
-    lines = told(root, "logs", "talker").splitlines()
+    assert output_of(root, "exec", "lonely", "--", "hostname") == "h\n"
+    assert output_of(root, "exec", "side", "--", "sh", "-c", "echo $A") == "1\n"
+    count = len(output_of(root, "logs", "talker").splitlines())
+    eventually(lambda: len(output_of(root, "logs", "talker").splitlines()) > count)
+    lines = output_of(root, "logs", "talker").splitlines()
     assert lines == [f"line {number + 1}" for number in range(len(lines))]
 
 
 def test_healthchecks_go_on(upgraded: Upgraded, host: Deployment) -> None:
     root = host.paths.root
     for change, health in (("rm /tmp/up", "unhealthy"), ("touch /tmp/up", "healthy")):
-        told(root, "exec", "web", "--", "sh", "-c", change)
+        output_of(root, "exec", "web", "--", "sh", "-c", change)
         eventually(lambda wanted=health: host.info("web")["health"] == wanted)
     assert inits(host) == upgraded.inits
 
@@ -299,25 +301,25 @@ def test_crashes_are_repaired(upgraded: Upgraded, host: Deployment) -> None:
 def test_stop_start_and_restart(upgraded: Upgraded, host: Deployment) -> None:
     root, others = host.paths.root, dict(inits(host))
     before = others.pop("lonely")
-    told(root, "stop", "lonely")
+    output_of(root, "stop", "lonely")
     assert host.info("lonely")["state"] == "stopped"
     assert inits(host) == others
-    told(root, "start", "lonely")
-    told(root, "start", "stopped")
-    assert told(root, "exec", "lonely", "--", "pwd") == "/tmp\n"
-    told(root, "restart", "lonely")
+    output_of(root, "start", "lonely")
+    output_of(root, "start", "stopped")
+    assert output_of(root, "exec", "lonely", "--", "pwd") == "/tmp\n"
+    output_of(root, "restart", "lonely")
     assert inits(host)["lonely"] != before
-    told(root, "stop", "stopped")
+    output_of(root, "stop", "stopped")
 
 
 def test_a_rebuild_that_fails_goes_back_to_the_layer_of_before(
     upgraded: Upgraded, host: Deployment
 ) -> None:
-    told(host.paths.root, "exec", "closed", "--", "touch", "/mark")
+    output_of(host.paths.root, "exec", "closed", "--", "touch", "/mark")
     address = host.info("closed")["addresses"]
     result = host.run(*upgraded.spec("closed", command=["/missing"], recreate=True))
     assert list(result.failed) == ["closed"] and "the old one runs again" in result.failed["closed"]
-    told(host.paths.root, "exec", "closed", "--", "test", "-e", "/mark")
+    output_of(host.paths.root, "exec", "closed", "--", "test", "-e", "/mark")
     assert host.info("closed")["addresses"] == address
     assert host.run(*upgraded.specs).actions == []
 
@@ -331,15 +333,15 @@ def test_a_rebuild_that_was_killed_is_put_in_order(release: Release, after: int)
     with earlier(release) as host:
         root = host.paths.root
         deploy(release, host, sandbox("a"), sandbox("b"))
-        told(root, "exec", "a", "--", "touch", "/mark")
+        output_of(root, "exec", "a", "--", "touch", "/mark")
         address, untouched = host.info("a")["addresses"], host.pid("b")
         new = [sandbox("a", hostname="new", recreate=True), sandbox("b")]
         died = release.attempt(root, "rebuild_and_die", specs=new, after=after)
         assert died.returncode == -signal.SIGKILL, died.stderr
         upgrade(host)
         host.converged(sandbox("a"), sandbox("b"), purge=True)
-        assert told(root, "exec", "a", "--", "hostname") == "a\n"
-        told(root, "exec", "a", "--", "test", "-e", "/mark")
+        assert output_of(root, "exec", "a", "--", "hostname") == "a\n"
+        output_of(root, "exec", "a", "--", "test", "-e", "/mark")
         assert host.info("a")["addresses"] == address and host.pid("b") == untouched
 
 
@@ -349,7 +351,7 @@ def test_a_boot_after_the_upgrade(release: Release) -> None:
         port = free_port()
         deploy(release, host, *everything(port))
         before = {each["name"]: each["addresses"] for each in converge.info(host.paths)}
-        told(host.paths.root, "exec", "talker", "--", "touch", "/mark")
+        output_of(host.paths.root, "exec", "talker", "--", "touch", "/mark")
         upgrade(host)
         host.reboot()
         declare.save(host.paths, network.normalise(host.paths, networks(host)))
@@ -357,7 +359,7 @@ def test_a_boot_after_the_upgrade(release: Release) -> None:
         host.converged(*everything(port), purge=True)
         found = {each["name"]: each["addresses"] for each in converge.info(host.paths)}
         assert found == before
-        told(host.paths.root, "exec", "talker", "--", "test", "-e", "/mark")
+        output_of(host.paths.root, "exec", "talker", "--", "test", "-e", "/mark")
 
 
 def test_teardown_without_an_upgrade(release: Release) -> None:

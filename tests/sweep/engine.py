@@ -196,8 +196,8 @@ class Sweep:
         if child == 0:
             os.close(writer)
             os.read(reader, 1)
-            told = json.dumps(_outcome(action, self.host.paths)).encode()[: MESSAGE_SIZE - 1]
-            result[: len(told)] = told
+            outcome = json.dumps(_outcome(action, self.host.paths)).encode()[: MESSAGE_SIZE - 1]
+            result[: len(outcome)] = outcome
             os._exit(0)
         os.close(reader)
         for pid in [child] if self.target == RUN else launcher_processes(self.host.paths):

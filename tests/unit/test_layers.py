@@ -115,7 +115,7 @@ def test_each_part_is_in_the_table() -> None:
 @pytest.mark.parametrize("number", range(len(rows())))
 def test_a_layer_imports_what_the_table_says(number: int) -> None:
     table = rows()
-    parts, said = table[number]
+    parts, written = table[number]
     drawn = {
         part(target)
         for module, targets in GRAPH.items()
@@ -124,4 +124,6 @@ def test_a_layer_imports_what_the_table_says(number: int) -> None:
     }
     below = {name for lower, _ in table[:number] for name in lower}
     assert drawn <= below, f"{parts} import layers above them: {sorted(drawn - below)}"
-    assert drawn == said, f"write into the table: {' '.join(f'`{name}`' for name in sorted(drawn))}"
+    assert drawn == written, (
+        f"write into the table: {' '.join(f'`{name}`' for name in sorted(drawn))}"
+    )

@@ -54,8 +54,8 @@ def test_a_module_fails_with_path_and_remedy(
 
     with pytest.raises(Failed) as failure:
         shell.run(FakeModule(), action)
-    told = str(failure.value)
-    assert told.startswith(f"/a/path: {os.strerror(code)}; ") and remedy in told
+    complaint = str(failure.value)
+    assert complaint.startswith(f"/a/path: {os.strerror(code)}; ") and remedy in complaint
 
 
 def test_descriptors_are_not_taken_for_paths() -> None:
@@ -91,14 +91,14 @@ def test_a_layer_that_cannot_be_seen_is_not_taken_for_missing(
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "complaint"),
     [(-9, ""), (127, "error while loading shared libraries"), (1, "Error: Cannot allocate memory")],
 )
 def test_tables_that_cannot_be_listed_are_not_taken_for_missing(
-    monkeypatch: pytest.MonkeyPatch, code: int, told: str
+    monkeypatch: pytest.MonkeyPatch, code: int, complaint: str
 ) -> None:
     def run(command: list[str], **_options: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(command, code, "", told)
+        return subprocess.CompletedProcess(command, code, "", complaint)
 
     monkeypatch.setattr(nft, "run", run)
     monkeypatch.setattr(nft.nftables, "generation", lambda: 1)
@@ -107,10 +107,12 @@ def test_tables_that_cannot_be_listed_are_not_taken_for_missing(
         nft.observe(Site("/nowhere"))
 
 
-@pytest.mark.parametrize("told", ["Error: No such file or directory\n", "Operation not supported"])
-def test_tables_that_are_not_there(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+@pytest.mark.parametrize(
+    "complaint", ["Error: No such file or directory\n", "Operation not supported"]
+)
+def test_tables_that_are_not_there(monkeypatch: pytest.MonkeyPatch, complaint: str) -> None:
     def run(command: list[str], **_options: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(command, 1, "", told)
+        return subprocess.CompletedProcess(command, 1, "", complaint)
 
     monkeypatch.setattr(nft, "run", run)
     monkeypatch.setattr(nft.nftables, "generation", lambda: 1)

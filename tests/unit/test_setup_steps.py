@@ -118,8 +118,8 @@ def test_what_the_tools_are_told() -> None:
 
 def test_the_variant_without_a_name() -> None:
     spec = images.normalise({**DEBIAN, "variant": "important"})
-    told = debootstrap.arguments(spec, "debootstrap", "/tree")
-    assert told == ["--components=main", "bookworm", "/tree"]
+    words = debootstrap.arguments(spec, "debootstrap", "/tree")
+    assert words == ["--components=main", "bookworm", "/tree"]
     assert "--variant=important" in debootstrap.arguments(spec, "mmdebstrap", "/tree")
 
 

@@ -35,7 +35,7 @@ def box(tmp_path: Path) -> SandboxPaths:
     return found
 
 
-def said(box: SandboxPaths, **values: Any) -> dict[str, Any]:
+def write_status(box: SandboxPaths, **values: Any) -> dict[str, Any]:
     Path(box.status).write_text(json.dumps({"state": "running", **values}))
     return runtime.status(box.site.sandbox("a"))
 
@@ -59,13 +59,13 @@ def said(box: SandboxPaths, **values: Any) -> dict[str, Any]:
     ],
 )
 def test_nonsense_of_init_is_left_out(box: SandboxPaths, values: dict[str, Any]) -> None:
-    found = said(box, **values)
+    found = write_status(box, **values)
     assert not {"health", "failing_streak", "signal"} & set(found)
 
 
 @pytest.mark.parametrize("streak", [-1, "3", None, True, 1 << 62, [], 1e300])
 def test_nonsense_about_failures_is_none(box: SandboxPaths, streak: Any) -> None:
-    found = said(box, health="unhealthy", failing_streak=streak)
+    found = write_status(box, health="unhealthy", failing_streak=streak)
     assert (found["health"], found["failing_streak"]) == ("unhealthy", 0)
 
 
@@ -242,7 +242,7 @@ def agree(listener: socket.socket) -> None:
 @pytest.mark.parametrize("knows", [True, False])
 def test_an_older_init_is_told_from_one_that_checks(box: SandboxPaths, knows: bool) -> None:
     """The upgrade of a host leaves its inits as they are."""
-    said(box, **({"health": "starting"} if knows else {}))
+    write_status(box, **({"health": "starting"} if knows else {}))
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         # By a short name, as a socket's address holds 107 bytes.
         directory = os.open(box.run, os.O_PATH)

@@ -108,8 +108,8 @@ def test_a_port_of_an_isolated_network_that_is_opened(lab):
 
 def test_each_part_is_told(lab):
     lab.add("web")
-    told = lab.plan()
-    assert [line.partition(":")[0] for line in told] == [
+    lines = lab.plan()
+    assert [line.partition(":")[0] for line in lines] == [
         "network",
         "network",
         "network",

@@ -244,10 +244,10 @@ def test_options_change_live_and_check_and_diff_tell_it():
             {"egress_rate": 1500000},
             {},
         ):
-            said = host.run(sandbox("a", **options), check=True)
+            checked = host.run(sandbox("a", **options), check=True)
             done = host.converged(sandbox("a", **options))
-            assert said.actions == done.actions != []
-            assert said.diff == done.diff
+            assert checked.actions == done.actions != []
+            assert checked.diff == done.diff
             assert set(done.diff["after"]["a"]) <= {f"{option} (live)" for option in RATES}
             assert host.pid("a") == pid
         rated = sandbox("a", **dict.fromkeys(RATES, "1mbit"))

@@ -221,10 +221,10 @@ def test_repair_by_hand(web: Deployment) -> None:
     assert command(web, "--check") == ""
     run("nft", "flush", "ruleset")
     run("ip", "link", "del", web.paths.link("a", "eth0"))
-    said = command(web, "--check")
-    assert "network: create nftables rules" in said and "a: plug eth0" in said
+    checked = command(web, "--check")
+    assert "network: create nftables rules" in checked and "a: plug eth0" in checked
     assert rules(web.paths) == ""
-    assert command(web) == said
+    assert command(web) == checked
     assert command(web) == ""
     Launcher(web.paths, python=sys.executable).ensure()
     assert whole(web)

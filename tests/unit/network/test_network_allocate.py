@@ -44,7 +44,7 @@ def run(wanted, kept=()):
     return allocate(PATHS, NETWORKS, parse(wanted), dict(kept))
 
 
-def told(result):
+def addresses_of(result):
     return {
         sandbox: " ".join(item.ipv4.partition("/")[0] for item in items)
         for sandbox, items in result.items()
@@ -73,7 +73,7 @@ CASES = [
 def test_addresses(before, now, expected):
     kept = run(before)
     result = run(now, kept)
-    assert told(result) == expected
+    assert addresses_of(result) == expected
     assert run(now, {**kept, **result}) == result, "stable"
 
 
@@ -193,18 +193,18 @@ def test_publications_by_family():
 
 def test_pool_is_used_to_the_last_address():
     result = run(";".join(f"s{n}: tiny" for n in range(5)))
-    assert sorted(told(result).values()) == [f"10.78.0.{n}" for n in range(1, 6)]
+    assert sorted(addresses_of(result).values()) == [f"10.78.0.{n}" for n in range(1, 6)]
 
 
 def test_a_thousand_sandboxes_fit_the_default_network():
     result = run(";".join(f"s{n}: default" for n in range(1000)))
-    assert len(set(told(result).values())) == 1000
+    assert len(set(addresses_of(result).values())) == 1000
 
 
 def test_address_outside_a_changed_subnet_is_replaced():
     kept = run("a: default")
     networks = declare.normalise(PATHS, [{"name": "default", "ipv4_subnet": "10.90.0.0/24"}])
-    assert told(allocate(PATHS, networks, parse("a: default"), kept)) == {"a": "10.90.0.2"}
+    assert addresses_of(allocate(PATHS, networks, parse("a: default"), kept)) == {"a": "10.90.0.2"}
 
 
 def test_interfaces():

@@ -128,9 +128,9 @@ def test_what_is_not_one_sandboxes_own_ends_the_run() -> None:
 
 def test_lines_say_what_steps_do() -> None:
     silent = of_one("web", [Operation("web", "plug", lambda: None)], silent=True)
-    told = of_one("web", [Operation("web", "restart", None, Change.RESTART)], silent=False)
-    assert descriptions([*silent, *told]) == ["web: restart (restart)"]
-    assert {each.subject for each in (*silent, *told)} == {"web"}
+    lines = of_one("web", [Operation("web", "restart", None, Change.RESTART)], silent=False)
+    assert descriptions([*silent, *lines]) == ["web: restart (restart)"]
+    assert {each.subject for each in (*silent, *lines)} == {"web"}
 
 
 def around(*records: Record) -> etcfiles.Surroundings:
@@ -156,8 +156,8 @@ def test_who_shares_a_network_has_the_files_of_its_owner_and_its_own() -> None:
 def test_a_host_without_a_reachable_resolver_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     bare = {"default": replace(NETWORK, dns_servers=())}
     monkeypatch.setattr(etcfiles.network, "unreachable_resolvers", lambda: ["127.0.0.1"])
-    (told,) = etcfiles.warnings([a_record()], bare)
-    assert "no name server for web" in told and "127.0.0.1" in told and "dns_servers" in told
+    (lines,) = etcfiles.warnings([a_record()], bare)
+    assert "no name server for web" in lines and "127.0.0.1" in lines and "dns_servers" in lines
     assert etcfiles.warnings([a_record()], {"default": NETWORK}) == []
     assert etcfiles.warnings([a_record(dns_servers=["192.0.2.1"])], bare) == []
     assert etcfiles.warnings([replace(a_record(), interfaces=())], bare) == []
