@@ -19,11 +19,11 @@ from typing import Any, NamedTuple, Optional, Protocol, Union
 
 from sandlot.kernel import namespaces
 
-SEIZE, INTERRUPT, GET_SYSCALL_INFO = 0x4206, 0x4207, 0x420E
+SEIZE, INTERRUPT, GET_EVENT_MESSAGE, GET_SYSCALL_INFO = 0x4206, 0x4207, 0x4201, 0x420E
 LISTEN, CONT, GETREGS, SETREGS, DETACH, SYSCALL = 0x4208, 7, 12, 13, 17, 24
 # TRACESYSGOOD, fork, vfork, clone, exec
 OPTIONS = 1 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4
-EVENT_EXEC, EVENT_STOP = 4, 128
+EVENTS_FORK, EVENT_EXEC, EVENT_STOP = (1, 2, 3), 4, 128
 CALL_STOP = signal.SIGTRAP | 0x80
 ENTRY, EXIT = 1, 2
 ALL_CHILDREN = 0x40000000  # __WALL
@@ -116,6 +116,7 @@ class Tracer:
         self.judge = judge
         self.leave_programs = leave_programs
         self.traced: set[int] = set()
+        self.reported: set[int] = set()
         self.failing: dict[int, int] = {}
         self.programs: dict[int, tuple[str, ...]] = {}
         self.leaving = False
@@ -160,6 +161,7 @@ class Tracer:
 
     def _next(self) -> None:
         pid, status = os.waitpid(-1, ALL_CHILDREN)
+        self.reported.add(pid)
         if not os.WIFSTOPPED(status):
             self.traced.discard(pid)
             self.failing.pop(pid, None)
@@ -175,6 +177,8 @@ class Tracer:
         passed, resume = 0, SYSCALL
         if number == CALL_STOP:
             self._on_call(pid)
+        elif event in EVENTS_FORK:
+            self._on_fork(pid)
         elif event == EVENT_EXEC:
             self.programs[pid] = command(pid)
         elif event == EVENT_STOP and number != signal.SIGTRAP:
@@ -188,6 +192,13 @@ class Tracer:
         if resume == SYSCALL and pid not in self.failing and not self.judge.is_interested(pid):
             resume = CONT
         _request(resume, pid, 0, passed)
+
+    def _on_fork(self, pid: int) -> None:
+        """The child is traced, and stops, before or after this: leaving has to wait for it."""
+        message = ctypes.c_ulong()
+        _request(GET_EVENT_MESSAGE, pid, 0, ctypes.addressof(message))
+        if message.value not in self.reported:
+            self.traced.add(message.value)
 
     def _on_call(self, pid: int) -> None:
         info = self._info
