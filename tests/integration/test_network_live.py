@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -266,3 +267,28 @@ def test_an_alias_of_somebody_else_is_refused(host: Deployment, alias: str) -> N
         host.run(web({"name": "one", "aliases": [alias]}), other)
     # On another network it means nobody else.
     host.converged(web({"name": "one"}, {"name": "two", "aliases": [alias]}), other)
+
+
+def test_who_gets_the_address_of_another_is_reached_at_once(host: Deployment) -> None:
+    """The host and its neighbours knew that address with another MAC address."""
+    serve = ["sh", "-c", "exec httpd -f -p 80 -h /etc"]
+    where = [{"name": "one"}]
+    keep = sandbox("keep", networks=where)
+    ask = ["wget", "-q", "-O-", "http://{}/hostname"]
+    places = set()
+    for name in ("aa", "bb"):
+        host.converged(keep, sandbox(name, command=serve, networks=where), purge=True)
+        address = host.info(name)["addresses"][0]
+        places.add(address)
+        until(partial(is_open, address, 80))
+        command = [word.format(address) for word in ask]
+        assert output(host, "keep", *command) == f"{name}\n"
+    assert len(places) == 1
+
+
+def is_open(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), timeout=3).close()
+    except ConnectionRefusedError:
+        return False
+    return True

@@ -8,6 +8,7 @@ The import of pyroute2 takes a third of a second, so the first change does it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import importlib.util
 import ipaddress
@@ -208,6 +209,15 @@ class Links:
                 learning=0,
             )
             self._route.fdb("append", ifindex=index, lladdr=mac, state=NUD_NOARP, flags=NTF_MASTER)
+
+    def forget_neighbours(self, index: int, addresses: Iterable[str]) -> None:
+        """Make the host ask again for the MAC addresses behind a link."""
+        for address in addresses:
+            try:
+                self._route.neigh("del", ifindex=index, dst=address)
+            except self._refused as error:
+                if error.code != errno.ENOENT:
+                    raise HostError(f"the kernel refused to forget {address}: {error}") from error
 
     def set_link(self, name: str, **changes: Any) -> None:
         with self._explained(f"set {changes} on {name}"):

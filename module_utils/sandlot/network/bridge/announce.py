@@ -7,6 +7,7 @@ Without it, their caches send to the old place for some ten seconds.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 
@@ -24,8 +25,10 @@ def frame(item: Interface) -> bytes:
     return header + _REQUEST.pack(1, 0x0800, 6, 4, 1, mac, address, bytes(6), address)
 
 
-def announce(item: Interface) -> None:
-    """Announce an interface that is up; runs in the sandbox's network namespace."""
+def announce(item: Interface, link: str) -> None:
+    """Announce an interface on a link that is up: its own inside, or its bridge on the host."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC) as sock:
-        sock.bind((item.ifname, 0))
-        sock.send(frame(item))
+        sock.bind((link, 0))
+        # A bridge without a carrier has no queue, and nobody to hear.
+        with contextlib.suppress(OSError):
+            sock.send(frame(item))

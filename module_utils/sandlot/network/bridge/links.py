@@ -250,6 +250,9 @@ def _make_pair(
     # The link has no carrier until its other end comes up, so it has sent nothing yet.
     sysctls.silence_ipv6(item.link)
     host.set_port(item.link, item.mac, isolated=network.isolated)
+    # The address may have been another sandbox's a moment ago.
+    host.forget_neighbours(bridge, item.addresses)
+    announce(item, network.bridge)
 
 
 def _bridge_index(network: Network) -> int:
@@ -289,7 +292,7 @@ def _settle_inside(
                     within.set_default_route(home.ifname, gateway)
         for item in interfaces:
             if inside.links[item.ifname].up and _has_moved(item, inside):
-                announce(item)
+                announce(item, item.ifname)
 
 
 def _has_moved(item: Interface, inside: Inside) -> bool:
