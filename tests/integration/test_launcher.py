@@ -177,6 +177,30 @@ def test_upgrade_waits_for_work_under_way(fresh_host: Host) -> None:
     assert all(box.running() for box in boxes)
 
 
+@pytest.mark.parametrize("broken", ["connect", "send"])
+def test_request_is_made_again_when_the_launcher_ends_before_it_reads_it(
+    fresh_host: Host, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """An upgrade closes connections that it has accepted and not yet read."""
+    box = fresh_host.created("a", SLEEP)
+    monkeypatch.setattr(fresh_host.launcher, "ensure", lambda: None)
+    call, calls = getattr(wire, broken), []
+
+    def broken_once(*arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise BrokenPipeError
+        return call(*arguments, **options)
+
+    for operation in (fresh_host.launcher.start, fresh_host.launcher.stop):
+        calls.clear()
+        monkeypatch.setattr(wire, broken, broken_once)
+        assert operation(["a"]) == {} and len(calls) == 2
+        monkeypatch.setattr(wire, broken, call)
+    assert not box.running()
+    monkeypatch.undo()
+
+
 def test_only_one_launcher_serves_a_root(fresh_host: Host) -> None:
     threads = [threading.Thread(target=Launcher(fresh_host.paths).ensure) for _ in range(8)]
     for thread in threads:

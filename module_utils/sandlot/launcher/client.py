@@ -204,8 +204,10 @@ class Launcher:
         failures: dict[str, LaunchError] = {}
         for start in range(0, len(names), TOGETHER):
             some = list(names[start : start + TOGETHER])
-            connection = wire.connect(self.site.launcher_socket, timeout=ANSWER_SECONDS)
-            wire.send(connection, {"op": "stop_all", "names": some})
+            connection = self._asked({"op": "stop_all", "names": some})
+            if connection is None:
+                failures.update((name, _died("stop", name)) for name in some)
+                continue
             pending[connection.fileno()] = (set(some), connection)
             poller.register(connection.fileno(), select.POLLIN)
         grace = max(stop_timeout(self.site.sandbox(name)) for name in names) if names else 0.0
@@ -228,11 +230,13 @@ class Launcher:
         while waiting or pending:
             while waiting and len(pending) < IN_FLIGHT:
                 name = waiting.pop()
-                connection = wire.connect(self.site.launcher_socket, timeout=ANSWER_SECONDS)
-                wire.send(connection, {"op": operation, "name": name})
+                connection = self._asked({"op": operation, "name": name})
+                if connection is None:
+                    failures[name] = _died(operation, name)
+                    continue
                 pending[connection.fileno()] = (name, connection)
                 poller.register(connection.fileno(), select.POLLIN)
-            for fd in self._ready(poller):
+            for fd in self._ready(poller) if pending else ():
                 poller.unregister(fd)
                 name, connection = pending.pop(fd)
                 with connection:
@@ -241,6 +245,18 @@ class Launcher:
                 if failure is not None:
                     failures[name] = failure
         return failures
+
+    def _asked(self, message: wire.Message) -> socket.socket | None:
+        """Send a request; None when the launcher dies or re-executes before it has read it."""
+        connection = None
+        try:
+            connection = wire.connect(self.site.launcher_socket, timeout=ANSWER_SECONDS)
+            wire.send(connection, message)
+        except (ConnectionError, FileNotFoundError):
+            if connection is not None:
+                connection.close()
+            return None
+        return connection
 
     def _ready(self, poller: select.poll, grace: float = 0.0) -> list[int]:
         seconds = ANSWER_SECONDS + grace
@@ -283,9 +299,13 @@ def _stopped(connection: socket.socket, waiting: set[str]) -> dict[str, LaunchEr
     return {name: failure for name, failure in results.items() if failure is not None}
 
 
+def _died(operation: str, name: str) -> _Died:
+    return _Died(f"{name}: the launcher died during {operation}", hint="run again")
+
+
 def _failure(message: wire.Message | None, operation: str, name: str) -> LaunchError | None:
     if message is None:
-        return _Died(f"{name}: the launcher died during {operation}", hint="run again")
+        return _died(operation, name)
     if "error" in message:
         hint = str(message.get("hint", "")) or (
             remedy(message["errno"]) if "errno" in message else ""
