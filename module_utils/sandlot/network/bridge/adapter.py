@@ -336,7 +336,7 @@ class Links:
         try:
             self._route.link("set", index=index, group=group)
         except self._refused as error:
-            if error.code == 19:  # ENODEV: gone with its network namespace meanwhile
+            if error.code == errno.ENODEV:  # gone with its network namespace meanwhile
                 return False
             raise HostError(f"the kernel refused to mark {name}: {error}") from error
         return True

@@ -7,7 +7,6 @@ Without it, their caches send to the old place for some ten seconds.
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import struct
 
@@ -26,9 +25,7 @@ def frame(item: Interface) -> bytes:
 
 
 def announce(item: Interface, link: str) -> None:
-    """Announce an interface on a link that is up: its own inside, or its bridge on the host."""
+    """Announce an interface on a link: its own inside, or its bridge; ENETDOWN if that is down."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC) as sock:
         sock.bind((link, 0))
-        # A bridge without a carrier has no queue, and nobody to hear.
-        with contextlib.suppress(OSError):
-            sock.send(frame(item))
+        sock.send(frame(item))
