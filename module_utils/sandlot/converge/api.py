@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from functools import partial
 from typing import Iterable, Mapping, Sequence
@@ -139,14 +138,9 @@ def _make_and_run(site: Site, request: Request, planned: images.ImagePlan) -> Re
 
 def _await_health(site: Site, request: Request, done: Result) -> Result:
     """Wait without the lock, so that a slow sandbox can be stopped meanwhile."""
-    now = time.monotonic()
     specs = [desired.wanted_spec for desired in request.desired.values() if desired.healthy]
-    deadlines = {
-        spec.name: now + (spec.healthy_wait_timeout or health.patience_of(site, spec.name))
-        for spec in specs
-        if spec.name not in done.failed
-    }
-    failures = health.wait_each(site, deadlines) if deadlines else {}
+    limits = {s.name: s.healthy_wait_timeout for s in specs if s.name not in done.failed}
+    failures = health.wait_each(site, health.deadlines(site, limits)) if limits else {}
     for name, error in failures.items():
         done.sandboxes.setdefault(name, {"name": name})["failed"] = str(error)
     failed = {name: str(error) for name, error in failures.items()}

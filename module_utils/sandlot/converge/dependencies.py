@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Collection, Dict, Iterable, Mapping, Sequence, Set, Tuple
 
 from ..errors import LaunchError, SpecError
@@ -158,13 +157,11 @@ class Starts:
             for dependency in self._starting[name].spec.depends_on:
                 if dependency.condition == HEALTHY:
                     dependents.setdefault(dependency.name, []).append(name)
-        now, deadlines = time.monotonic(), {}
-        for needed in dependents:
-            record = self._everyone.get(needed)
-            timeout = record.spec.healthy_wait_timeout if record else None
-            deadlines[needed] = now + (timeout or health.patience_of(self._paths, needed))
-        if not deadlines:
+        if not dependents:
             return {}
+        records = {needed: self._everyone.get(needed) for needed in dependents}
+        limits = {n: r.spec.healthy_wait_timeout if r else None for n, r in records.items()}
+        deadlines = health.deadlines(self._paths, limits)
         return {
             name: _not_started(name, needed, f"which is not healthy: {failure.message}")
             for needed, failure in health.wait_each(self._paths, deadlines).items()

@@ -32,10 +32,18 @@ def patience(healthcheck: Mapping[str, Any] | None) -> float:
     return float(min(LONGEST, max(SHORTEST, seconds)))
 
 
-def patience_of(site: Site, name: str) -> float:
-    """The most seconds to the verdict of a sandbox's healthcheck, by its launch file."""
-    launch = store.read(site.sandbox(name).launch) or {}
-    return patience(launch.get("healthcheck"))
+def deadlines(site: Site, limits: Mapping[str, float | None]) -> Dict[str, float]:
+    """Deadlines (of time.monotonic) for ``wait_each``.
+
+    ``limits`` are the most seconds, None for as long as the verdict of the healthcheck in the
+    launch file may take.
+    """
+    now = time.monotonic()
+    return {
+        name: now
+        + (limit or patience((store.read(site.sandbox(name).launch) or {}).get("healthcheck")))
+        for name, limit in limits.items()
+    }
 
 
 def wait_each(site: Site, deadlines: Mapping[str, float]) -> Dict[str, LaunchError]:
@@ -101,18 +109,14 @@ class _Waiting:
             if health == "healthy":
                 return True, ""
             if health is None:
-                self.due = min(self._deadline, now + _unsteady(running, status))
+                steady = now + STEADY_SECONDS - (runtime.uptime(running, status) or 0.0)
+                self.due = min(self._deadline, steady)
                 return now >= self.due, ""
             if health == "unhealthy" and status["failing_streak"] != self._streak:
                 return False, f"is unhealthy after {status['failing_streak']} failed checks"
         if now < self._deadline:
             return False, ""
         return False, f"is not healthy in time: {_described(state, health, alive)}"
-
-
-def _unsteady(running: runtime.Running | None, status: Mapping[str, Any]) -> float:
-    """Seconds until a workload without a healthcheck has run for STEADY_SECONDS."""
-    return max(0.0, STEADY_SECONDS - (runtime.uptime(running, status) or 0.0))
 
 
 def _ended(status: Mapping[str, Any]) -> str:
