@@ -206,6 +206,8 @@ options:
     description:
       - Memory limit, at least V(6m); a number of bytes, or with a unit of V(b), V(k), V(m),
         V(g) or V(t).
+      - It includes the buffers of network sockets; version 1 of cgroups counts those apart,
+        up to the same limit.
     type: str
   memory_reservation:
     description:

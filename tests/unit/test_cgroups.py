@@ -124,12 +124,17 @@ DEFAULTS_1 = {
     "cpuset.cpus": "0-3",
     "memory.memsw.limit_in_bytes": "unlimited",
     "memory.limit_in_bytes": "unlimited",
+    "memory.kmem.tcp.limit_in_bytes": "unlimited",
     "memory.soft_limit_in_bytes": "unlimited",
     "cpu.cfs_period_us": "100000",
     "cpu.cfs_quota_us": "unlimited",
     "cpu.shares": "1024",
     "pids.max": "unlimited",
     "freezer.state": "THAWED",
+}
+LIMITED_1 = {
+    "memory.limit_in_bytes": "67108864",
+    "memory.kmem.tcp.limit_in_bytes": "67108864",
 }
 DEFAULTS_2 = {
     "cpuset.cpus": "",
@@ -149,17 +154,17 @@ DEFAULTS_2 = {
         ({}, {}, {}),
         (
             {"memory": 64 * MIB},
-            {"memory.limit_in_bytes": "67108864", "memory.memsw.limit_in_bytes": "134217728"},
+            {**LIMITED_1, "memory.memsw.limit_in_bytes": "134217728"},
             {"memory.max": "67108864", "memory.swap.max": "67108864"},
         ),
         (
             {"memory": 64 * MIB, "memory_swap": 64 * MIB},
-            {"memory.limit_in_bytes": "67108864", "memory.memsw.limit_in_bytes": "67108864"},
+            {**LIMITED_1, "memory.memsw.limit_in_bytes": "67108864"},
             {"memory.max": "67108864", "memory.swap.max": "0"},
         ),
         (
             {"memory": 64 * MIB + 17, "memory_swap": -1},
-            {"memory.limit_in_bytes": "67108864"},
+            LIMITED_1,
             {"memory.max": "67108864"},
         ),
         ({"memory": 2**63 - 1}, {}, {}),
@@ -195,9 +200,11 @@ def test_what_files_show_is_compared_in_one_form():
     assert two["memory.max"].canonical(None) is None
 
 
-def state(*controllers: str, swap: bool = True, version: int = 2) -> cgroups.CgroupState:
+def state(
+    *controllers: str, swap: bool = True, sockets: bool = True, version: int = 2
+) -> cgroups.CgroupState:
     hierarchy = Hierarchy("/none", frozenset(controllers), unified=version == 2)
-    return cgroups.CgroupState(cgroups.Layout((hierarchy,)), HOST, swap, {}, ())
+    return cgroups.CgroupState(cgroups.Layout((hierarchy,)), HOST, swap, sockets, {}, ())
 
 
 @pytest.mark.parametrize(
@@ -247,6 +254,20 @@ def test_swap_that_is_not_accounted():
         cgroups.check(replace(limits, memory_swap=64 * MIB), state("memory", swap=False))
 
 
+def test_sockets_that_are_not_accounted(tmp_path):
+    """Version 1 of a kernel without that file: nothing is written, and no limit is accepted."""
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    layout = cgroups.Layout((Hierarchy(str(memory), frozenset({"memory"})),))
+    host = cgroups.observe(Site(str(tmp_path)), [], layout)
+    cgroups.check(FREE, host)
+    assert knobs.SOCKETS_FILE not in {knob.file for _, knob, _ in cgroups.state.wanted(FREE, host)}
+    with pytest.raises(HostError, match="memory can't be enforced: .*the memory of sockets"):
+        cgroups.check(replace(FREE, memory=64 * MIB), host)
+    (memory / knobs.SOCKETS_FILE).write_text("")
+    cgroups.check(replace(FREE, memory=64 * MIB), cgroups.observe(Site(""), [], layout))
+
+
 @pytest.mark.parametrize(
     ("limits", "error"),
     [
@@ -263,7 +284,7 @@ def test_values_this_host_can_not_have(limits, error):
 
 
 def test_what_a_host_without_cgroups_accepts():
-    bare = cgroups.CgroupState(cgroups.Layout(()), HOST, False, {}, ())
+    bare = cgroups.CgroupState(cgroups.Layout(()), HOST, False, False, {}, ())
     cgroups.check(FREE, bare)
     assert cgroups.directories(Site("/x"), "a", bare) == []
 

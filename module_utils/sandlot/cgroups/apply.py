@@ -14,16 +14,21 @@ from ..kernel import files
 from ..plan import Operation
 from ..site import Site
 from . import parents
-from .knobs import UNLIMITED, Knob
+from .knobs import SOCKETS_FILE, UNLIMITED, Knob
 from .layout import Hierarchy
 from .state import CgroupState, check, observe_one, wanted
-from .usage import used_memory
+from .usage import used_by_sockets, used_memory
 
 if TYPE_CHECKING:
     from ..spec import Spec
 
 _NOT_ABOUT_THE_VALUE = (errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-_MEMORY_FILES = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.max")
+_MEMORY_FILES = (
+    "memory.limit_in_bytes",
+    "memory.memsw.limit_in_bytes",
+    "memory.max",
+    SOCKETS_FILE,
+)
 
 
 class _Change(NamedTuple):
@@ -116,7 +121,8 @@ def _make_room(change: _Change, directory: str, name: str) -> None:
 
 
 def _too_much_used(change: _Change, directory: str, name: str) -> SandlotError:
-    label, used = change.knob.label, used_memory(directory)
+    label = change.knob.label
+    used = (used_by_sockets if change.knob.file == SOCKETS_FILE else used_memory)(directory)
     return SandlotError(
         f"{label} of {name} can't be lowered to {change.after}: {used} bytes are in use",
         hint=f"stop the sandbox and deploy again, or use a higher {change.knob.option}",

@@ -8,6 +8,9 @@ say it. An option that is not set stands for the kernel's default, so a withdraw
 ``memory_swap`` is docker's: memory and swap together, unlimited when -1, and twice ``memory`` when
 only that is set. Version 2 counts swap by itself, so there it is the difference.
 
+Version 1 counts the memory of TCP and UDP sockets by itself, and only below a limit of their own;
+it is as high as ``memory``. Version 2 counts them as memory.
+
 ``memory_reservation`` is a soft limit in version 1 and protected memory in version 2, as with the
 OCI runtimes.
 
@@ -33,6 +36,7 @@ PERIOD = 100000
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _MOST = (2**63 - 1) // _PAGE * _PAGE  # what version 1 shows for no limit
 _SHARES = (2, 262144)
+SOCKETS_FILE = "memory.kmem.tcp.limit_in_bytes"  # UDP too, whatever the name says
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,7 @@ VERSION_1: tuple[Knob, ...] = (
         "-1",
     ),
     Knob("memory", "memory", "memory.limit_in_bytes", _memory, "-1"),
+    Knob("memory of sockets", "memory", SOCKETS_FILE, _memory, "-1"),
     Knob(
         "memory_reservation",
         "memory",

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Iterable, Iterator, Mapping
 from ..errors import HostError, SpecError
 from ..kernel import cpulist, files
 from ..site import Site
-from .knobs import CONTROLLERS, PERIOD, SWAP_FILES, VERSION_1, VERSION_2, Host, Knob, quota
+from .knobs import (
+    CONTROLLERS,
+    PERIOD,
+    SOCKETS_FILE,
+    SWAP_FILES,
+    VERSION_1,
+    VERSION_2,
+    Host,
+    Knob,
+    quota,
+)
 from .layout import Hierarchy, Layout, detect
 
 if TYPE_CHECKING:
@@ -34,6 +44,7 @@ class CgroupState:
     layout: Layout
     host: Host
     swap: bool
+    sockets: bool
     sandboxes: Mapping[str, Observed]
     parents: tuple[str, ...]
 
@@ -45,6 +56,7 @@ def observe(site: Site, names: Iterable[str], layout: Layout | None = None) -> C
         layout=layout,
         host=_host(layout),
         swap=_accounts_swap(layout),
+        sockets=_accounts_sockets(layout),
         sandboxes={name: observe_one(site, name, layout) for name in names},
         parents=tuple(parent for parent in parents if os.path.isdir(parent)),
     )
@@ -95,9 +107,19 @@ def _accounts_swap(layout: Layout) -> bool:
     return not limited or os.path.exists(f"{limited[0]}/memory.swap.max")
 
 
+def _accounts_sockets(layout: Layout) -> bool:
+    """Whether version 1 has the file; version 2 counts sockets as memory."""
+    hierarchy = layout.having("memory")
+    if hierarchy is None or hierarchy.unified:
+        return hierarchy is not None
+    return os.path.exists(f"{hierarchy.directory}/{SOCKETS_FILE}")
+
+
 def wanted(spec: Spec, state: CgroupState) -> Iterator[tuple[Hierarchy, Knob, str]]:
+    missing = set() if state.swap else set(SWAP_FILES)
+    missing |= set() if state.sockets else {SOCKETS_FILE}
     for hierarchy, knob in offered(state.layout):
-        if state.swap or knob.file not in SWAP_FILES:
+        if knob.file not in missing:
             yield hierarchy, knob, knob.wanted(spec, state.host)
 
 
@@ -113,6 +135,11 @@ def check(spec: Spec, state: CgroupState) -> None:
         value = getattr(spec, option)
         if value and value != -1 and option not in here:
             raise _not_offered(option, controller, state.layout)
+    if spec.memory is not None and not state.sockets:
+        raise HostError(
+            "memory can't be enforced: the kernel does not account the memory of sockets",
+            hint="use a kernel with CONFIG_MEMCG_KMEM and CONFIG_INET, or leave memory out",
+        )
     if spec.memory_swap is not None and not state.swap:
         raise HostError(
             "memory_swap can't be enforced: the kernel does not account swap",

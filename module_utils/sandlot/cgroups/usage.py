@@ -38,11 +38,21 @@ def usage(site: Site, name: str, layout: Layout | None = None) -> Usage:
     if ticks is None:
         ticks, scale = files.read_field(f"{cpu}/cpu.stat", "usage_usec"), 1e6
     return Usage(
-        memory=used_memory(memory),
+        memory=_all_memory(memory),
         cpu_seconds=None if ticks is None else ticks / scale,
         pids=files.read_number(f"{directory('pids')}/pids.current"),
         oom_kills=oom_kills,
     )
+
+
+def _all_memory(directory: str) -> int | None:
+    """Memory with that of sockets, which version 1 counts apart."""
+    memory = used_memory(directory)
+    return None if memory is None else memory + (used_by_sockets(directory) or 0)
+
+
+def used_by_sockets(directory: str) -> int | None:
+    return files.read_number(f"{directory}/memory.kmem.tcp.usage_in_bytes")
 
 
 def used_memory(directory: str) -> int | None:
