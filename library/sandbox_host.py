@@ -113,7 +113,8 @@ nft:
   type: str
 service_manager:
   description:
-    - Starts the sandboxes after a boot: V(systemd), V(openrc), V(sysvinit) or V(none).
+    - The service manager that starts the sandboxes at boot, V(systemd), V(openrc), V(sysvinit)
+      or V(none).
   returned: always
   type: str
   sample: systemd

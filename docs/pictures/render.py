@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
 """Draws path.svg from path.txt, which explains its format. Run it after a change of the text."""
@@ -64,7 +63,7 @@ class Item:
 def parsed(source: str) -> list[Item]:
     items: list[Item] = []
     for line in source.splitlines():
-        kind, _, rest = line.strip().partition(" ")
+        kind, dummy, rest = line.strip().partition(" ")
         if not kind or kind.startswith("#"):
             continue
         if kind in MARKS:
@@ -147,7 +146,7 @@ class Picture:
     def columns(self) -> None:
         self.y += 6
         for lane, text in self.lanes.items():
-            name, _, role = text.partition(" / ")
+            name, dummy, role = text.partition(" / ")
             fill, edge = COLOURS[lane]
             centre = self.centre(lane)
             look = f'rx="6" fill="{fill}" stroke="{edge}"'

@@ -149,7 +149,7 @@ class Site:
 
     def addressed(self, address: str) -> SandboxPaths:
         """The paths of the sandbox, or of its slot, that a request to the launcher names."""
-        name, _, slot = address.partition(_SLOT)
+        name, dummy, slot = address.partition(_SLOT)
         return SandboxPaths(self, name, slot)
 
 

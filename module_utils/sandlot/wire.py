@@ -89,7 +89,7 @@ def receive(sock: Socket) -> Tuple[Optional[Message], List[int]]:
 def _parse(text: str) -> Message:
     message: Message = {}
     for line in text.split("\n"):
-        key, _, value = line.partition(" ")
+        key, dummy, value = line.partition(" ")
         if key in _NUMBERS and value.isascii() and value.isdigit() and len(value) < 10:
             message[key] = int(value)
         elif key in _TEXTS:
@@ -110,7 +110,7 @@ def _transmit(sock: Socket, data: bytes, fds: Sequence[int]) -> None:
 
 
 def _receive(sock: Socket, size: int) -> Tuple[bytes, List[int]]:
-    data, ancillary, flags, _ = sock.recvmsg(size, _ANCILLARY_SIZE, _socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, flags, dummy = sock.recvmsg(size, _ANCILLARY_SIZE, _socket.MSG_CMSG_CLOEXEC)
     fds: List[int] = []
     for level, kind, payload in ancillary:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
@@ -186,7 +186,7 @@ def listen(path: str) -> _socket.socket:
 def accept(listener: _socket.socket) -> Optional[_socket.socket]:
     """Wait for the next connection; None when the client is gone already."""
     try:
-        fd, _ = listener._accept()  # type: ignore[attr-defined]
+        fd, dummy = listener._accept()  # type: ignore[attr-defined]
     except (BlockingIOError, ConnectionAbortedError):
         return None
     return _socket.socket(fileno=fd)

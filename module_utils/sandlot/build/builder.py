@@ -162,7 +162,7 @@ def _open_joined(name: str, joined: Mapping[str, str]) -> int:
     try:
         return netns.open_verified(path) if mode == "host" else netns.open_foreign(path)
     except LaunchError as error:
-        kind, _, partner = mode.partition(":")
+        kind, dummy, partner = mode.partition(":")
         hint = f"start sandbox {partner} first" if kind == "container" else error.hint
         raise LaunchError(f"{name}: network_mode: {error.message}", hint=hint) from error
 

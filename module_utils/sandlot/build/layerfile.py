@@ -61,9 +61,9 @@ def _outcome(launch: Mapping[str, Any], userns: int, scratch: str, step: Mapping
 
 def _place(root: int, step: Mapping[str, Any], content: bytes) -> None:
     """Write a new file, then rename it: a link of that name is replaced, not followed."""
-    directory, _, leaf = step["dest"].rpartition("/")
+    directory, dummy, leaf = step["dest"].rpartition("/")
     parent = rootfs.directory(root, directory, follow=True)
-    uid, _, gid = step.get("owner", "0:0").partition(":")
+    uid, dummy, gid = step.get("owner", "0:0").partition(":")
     temporary = f".sandlot-{secrets.token_hex(8)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(temporary, flags, 0o600, dir_fd=parent)

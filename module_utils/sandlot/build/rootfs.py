@@ -69,7 +69,7 @@ def _enter(root: int, path: str, resolve: int) -> int:
             ) from error
         if error.errno != errno.ENOENT:
             raise
-    parent, _, leaf = path.rpartition("/")
+    parent, dummy, leaf = path.rpartition("/")
     holder = mounts.openat2(root, parent or ".", flags, resolve)
     try:
         os.mkdir(leaf, 0o755, dir_fd=holder)
@@ -88,7 +88,7 @@ def existing(root: int, path: str) -> int | None:
 
 def attach_file(root: int, path: str, mount: int) -> None:
     """Attach a detached mount of a file over a file of the sandbox's layer."""
-    parent, _, leaf = path.rpartition("/")
+    parent, dummy, leaf = path.rpartition("/")
     holder = directory(root, parent)
     _regular_file(holder, leaf, path)
     target = mounts.openat2(holder, leaf, os.O_PATH, STRICT)

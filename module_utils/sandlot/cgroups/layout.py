@@ -69,9 +69,9 @@ def detect(mountinfo: str = MOUNTINFO) -> Layout:
 
 
 def _hierarchy(line: str) -> Hierarchy | None:
-    before, _, after = line.rstrip("\n").partition(" - ")
+    before, dummy, after = line.rstrip("\n").partition(" - ")
     directory = unescaped(before.split(" ")[4])
-    kind, _, options = after.split(" ")[:3]
+    kind, dummy, options = after.split(" ")[:3]
     if kind == "cgroup2":
         try:
             with open(f"{directory}/cgroup.controllers", encoding="ascii") as handle:

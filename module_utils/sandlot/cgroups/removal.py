@@ -96,14 +96,15 @@ def _remove_tree(directory: str) -> bool:
     try:
         if _is_removed(directory):
             return True
-        return all([_is_removed(path) for path in _tree(directory)])
+        removed = [_is_removed(path) for path in _tree(directory)]
+        return all(removed)
     except FileNotFoundError:
         return True
 
 
 def _tree(directory: str) -> list[str]:
     """A cgroup and all cgroups below it, children first."""
-    return [path for path, _, _ in os.walk(directory, topdown=False)]
+    return [path for path, dummy, dummy in os.walk(directory, topdown=False)]
 
 
 def _is_removed(directory: str) -> bool:

@@ -130,7 +130,7 @@ def directories(site: Site, name: str, state: CgroupState) -> list[str]:
 
 def check(spec: Spec, state: CgroupState) -> None:
     """SpecError or HostError for a limit that can't be enforced here; nothing is changed."""
-    here = {knob.option for _, knob in offered(state.layout)}
+    here = {knob.option for dummy, knob in offered(state.layout)}
     for option, controller in CONTROLLERS.items():
         value = getattr(spec, option)
         if value and value != -1 and option not in here:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Dict, List, Mapping, Sequence
 
 from ..errors import SandlotError
@@ -71,11 +72,11 @@ complete -c sandlot -f
 def run(site: Site, options: argparse.Namespace) -> int:
     if options.names:
         site.require_root("use sudo")
-        print("".join(f"{name}\n" for name in names.recorded(site)), end="")
+        sys.stdout.writelines(f"{name}\n" for name in names.recorded(site))
     elif options.shell is None:
         raise SandlotError("no shell is named", hint=f"choose one: {', '.join(SHELLS)}")
     else:
-        print({"bash": bash, "zsh": zsh, "fish": fish}[options.shell](), end="")
+        sys.stdout.write({"bash": bash, "zsh": zsh, "fish": fish}[options.shell]())
     return 0
 
 

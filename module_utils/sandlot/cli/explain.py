@@ -11,6 +11,7 @@ import argparse
 import base64
 import os
 import resource
+import sys
 from typing import Any, Dict, Iterator, List
 
 from .. import cgroups, network, store
@@ -49,7 +50,7 @@ def run(site: Site, options: argparse.Namespace) -> int:
         data = {"name": subject.name, "differences": list(differences(subject)), "steps": steps}
         output.print_json(data)
     else:
-        print(script(subject), end="")
+        sys.stdout.write(script(subject))
     return 0
 
 

@@ -30,7 +30,8 @@ def run(site: Site, options: argparse.Namespace) -> int:
         done = descriptions(operations)
         apply_all(operations)
         as_json = json.dumps({"changed": bool(done), "actions": done})
-        print(as_json if options.format == "json" else "\n".join(done or ["nothing to remove"]))
+        text = as_json if options.format == "json" else "\n".join(done or ["nothing to remove"])
+        sys.stdout.write(f"{text}\n")
         return 0
     if options.all:
         raise SandlotError("--all goes with prune", hint="write sandlot images prune --all")
@@ -44,7 +45,7 @@ def run(site: Site, options: argparse.Namespace) -> int:
     sys.stdout.write(output.table(HEADS, [_row(entry) for entry in entries], right=_RIGHT))
     for entry in entries:
         if entry["progress"]:
-            print(line(entry["progress"]))
+            sys.stdout.write(line(entry["progress"]) + "\n")
     return 0
 
 

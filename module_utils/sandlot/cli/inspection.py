@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any, Iterator
 
 from .. import converge
@@ -21,7 +22,7 @@ def run(site: Site, options: argparse.Namespace) -> int:
     if options.format == "json":
         output.print_json(asked)
     else:
-        print("\n\n".join("\n".join(_lines(entry)) for entry in asked))
+        sys.stdout.write("\n\n".join("\n".join(_lines(entry)) for entry in asked) + "\n")
     return listing.warn(asked)
 
 

@@ -91,7 +91,7 @@ def _changed(watch: Watch, init: Optional[int]) -> bool:
     poller = select.poll()
     poller.register(watch.fd, select.POLLIN)
     poller.register(init, select.POLLIN)
-    ready = [fd for fd, _ in poller.poll()]
+    ready = [fd for fd, dummy in poller.poll()]
     watch.clear()
     return init not in ready
 
@@ -105,7 +105,8 @@ def _write(lines: Iterable[Line], writer: Writer) -> None:
 
 def _json(line: Line) -> None:
     text = line.text.decode("utf-8", "replace")
-    print(json.dumps({"time": line.time, "stream": line.stream, "line": text}))
+    record = {"time": line.time, "stream": line.stream, "line": text}
+    sys.stdout.write(json.dumps(record) + "\n")
 
 
 def _text(*, timestamps: bool) -> Writer:

@@ -48,7 +48,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         site = Site.from_environment()
         if options.verb.needs_root:
             site.require_root("use sudo")
-        module, _, function = options.verb.run.partition(".")
+        module, dummy, function = options.verb.run.partition(".")
         run = getattr(importlib.import_module(f".{module}", __package__), function)
         code = int(run(site, options))
         sys.stdout.flush()

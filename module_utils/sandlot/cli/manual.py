@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from ..site import Site
 from .verbs import VERBS, Argument
@@ -66,7 +67,7 @@ The engine.
 
 
 def run(site: Site, options: argparse.Namespace) -> int:
-    print(page(), end="")
+    sys.stdout.write(page())
     return 0
 
 

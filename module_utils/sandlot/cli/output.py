@@ -18,15 +18,15 @@ NOTHING = "-"
 def complain(error: SandlotError) -> None:
     say(error.message)
     if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
+        sys.stderr.write(f"hint: {error.hint}\n")
 
 
 def say(message: str) -> None:
-    print(f"sandlot: {message}", file=sys.stderr)
+    sys.stderr.write(f"sandlot: {message}\n")
 
 
 def print_json(data: Any) -> None:
-    print(json.dumps(data, indent=2, sort_keys=False))
+    sys.stdout.write(json.dumps(data, indent=2, sort_keys=False) + "\n")
 
 
 def print_actions(actions: Sequence[str], form: str, **more: bool) -> None:
@@ -34,7 +34,7 @@ def print_actions(actions: Sequence[str], form: str, **more: bool) -> None:
     if form == "json":
         print_json({**more, "actions": actions})
     else:
-        print("".join(f"{action}\n" for action in actions), end="")
+        sys.stdout.writelines(f"{action}\n" for action in actions)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> str:

@@ -135,4 +135,4 @@ class Loop:
             poller.register(fd, event)
         for fd in readable:
             poller.register(fd, wanted.get(fd, 0) | select.POLLIN)
-        return [fd for fd, _ in poller.poll(None if timeout is None else timeout * 1000)]
+        return [fd for fd, dummy in poller.poll(None if timeout is None else timeout * 1000)]

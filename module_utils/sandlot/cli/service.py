@@ -48,7 +48,8 @@ def _shutting_down() -> bool:
 def launcher(site: Site, options: argparse.Namespace) -> int:
     if options.status:
         answer = Launcher(site).ping()
-        print(f"the launcher runs, pid {answer['pid']}" if answer else "no launcher runs")
+        state = f"the launcher runs, pid {answer['pid']}" if answer else "no launcher runs"
+        sys.stdout.write(f"{state}\n")
         return 0 if answer else NOT_RUNNING
     if options.end:
         Launcher(site).quit()

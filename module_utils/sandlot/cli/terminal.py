@@ -86,7 +86,7 @@ class Forwarder:
                 self._before[number] = signal.signal(number, _noted)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *dummy: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._reader is not None:

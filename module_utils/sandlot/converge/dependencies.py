@@ -188,7 +188,7 @@ def levels(graph: Graph) -> list[list[str]]:
 
 def cycle(graph: Graph) -> list[str]:
     """A cycle, its first name repeated at the end; [] without a cycle."""
-    _, stuck = _peel(graph)
+    dummy, stuck = _peel(graph)
     path = sorted(stuck)[:1]
     while path:
         following = min(name for name in stuck[path[-1]] if name in stuck)

@@ -14,6 +14,7 @@ from ..host import probe
 from ..kernel import files
 from ..launcher.client import Launcher
 from ..network import Interface
+from ..network import State as NetworkState
 from ..sandbox import layers, record, runtime
 from ..sandbox.names import known
 from ..sandbox.record import Record, Records
@@ -49,7 +50,7 @@ class Observation:
     ids: idmap.IdFiles
     images: Mapping[str, images.Image]
     networks: Mapping[str, network.Network]
-    network: network.State
+    network: NetworkState
     cgroups: cgroups.CgroupState
     maps_ids: Callable[[str], bool]
     launcher: bool

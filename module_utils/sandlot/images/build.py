@@ -47,7 +47,7 @@ class Making:
     def make(self) -> None:
         """Build the trees and write the record, in a run for images alone."""
         # Another run may remove a tree until a record refers to it.
-        for _ in range(ATTEMPTS - 1):
+        for dummy in range(ATTEMPTS - 1):
             self.make_trees()
             with lock.exclusive(self.site):
                 if self.is_whole():
@@ -160,7 +160,7 @@ def _tree(
 def measured(root: str) -> Tuple[int, int]:
     """Bytes of regular files and number of entries; hard links count once."""
     inodes, size, count = set(), 0, 0
-    for _, directories, files, fd in os.fwalk(root):
+    for dummy, directories, files, fd in os.fwalk(root):
         count += len(directories) + len(files)
         for name in files:
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)

@@ -10,7 +10,7 @@ import resource
 import shutil
 import signal
 import subprocess
-from typing import Callable, Iterator
+from typing import IO, Callable, Iterator, cast
 
 from ..errors import HostError
 from ..kernel.confine import PR_SET_NO_NEW_PRIVS, load_seccomp, prctl, set_capabilities
@@ -42,9 +42,8 @@ def readable(fd: int) -> Iterator[int]:
         hint = "install the Debian package zstd, or use gzip or xz"
         raise HostError("the archive is compressed with zstd, which this host lacks", hint=hint)
     with _helper([program, "-dcq", f"--memory={_WINDOW}"], fd) as helper:
-        assert helper.stdout
         try:
-            yield helper.stdout.fileno()
+            yield cast("IO[bytes]", helper.stdout).fileno()
         except ArchiveError as error:
             raise _blamed(helper, error) from error
 
@@ -95,11 +94,11 @@ def _confined(program: bytes) -> Callable[[], None]:
 
 def _blamed(helper: subprocess.Popen[bytes], error: ArchiveError) -> ArchiveError:
     """The error that zstd printed, when it ended before the extractor did."""
-    assert helper.stdout and helper.stderr
     # If zstd still writes, SIGPIPE ends it.
-    helper.stdout.close()
+    cast("IO[bytes]", helper.stdout).close()
     status = helper.wait()
-    complaint = os.read(helper.stderr.fileno(), _LONGEST_COMPLAINT) if status else b""
+    stderr = cast("IO[bytes]", helper.stderr).fileno()
+    complaint = os.read(stderr, _LONGEST_COMPLAINT) if status else b""
     if status == -signal.SIGPIPE or not complaint:
         return error
     text = complaint.decode("utf-8", "replace").strip().replace("\n", "; ")

@@ -158,7 +158,7 @@ def _extent(response: Any) -> Tuple[int, int]:
     if response.status != _PARTIAL:
         return 0, response.length or 0
     # bytes FIRST-LAST/TOTAL, where TOTAL may be an asterisk
-    span, _, total = response.headers.get("Content-Range", "").partition("/")
+    span, dummy, total = response.headers.get("Content-Range", "").partition("/")
     first = span.rpartition(" ")[2].partition("-")[0]
     if not first.isdigit():
         raise Broken("the server sent a part of the file without saying which")

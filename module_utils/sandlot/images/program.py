@@ -13,7 +13,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-from typing import IO, Callable, Deque, Dict, Sequence
+from typing import IO, Callable, Deque, Dict, Sequence, cast
 
 from ..errors import HostError
 from ..kernel.program import PATH, dying_with_parent
@@ -67,15 +67,15 @@ def run(
     with process:
         with contextlib.ExitStack() as stack:
             stack.callback(process.kill)
-            _listen(process.stdout if output is None else process.stderr, last, on_line)
+            stream = process.stdout if output is None else process.stderr
+            _listen(cast("IO[bytes]", stream), last, on_line)
             stack.pop_all()
     if process.returncode:
         lines = "\n".join(last) or "it said nothing"
         raise HostError(f"{what} ended with status {process.returncode}:\n{lines}")
 
 
-def _listen(stream: IO[bytes] | None, last: Deque[str], on_line: Callable[[str], None]) -> None:
-    assert stream is not None
+def _listen(stream: IO[bytes], last: Deque[str], on_line: Callable[[str], None]) -> None:
     while True:
         raw = stream.readline(_LONGEST_LINE)
         if not raw:

@@ -46,7 +46,7 @@ class Found:
     def path(self, path: str) -> str:
         """Add a file and every link on the way to it; returns its path without links."""
         done, rest = "", [part for part in path.split("/") if part]
-        for _ in range(_MAX_LINKS * 20):
+        for dummy in range(_MAX_LINKS * 20):
             if not rest:
                 self._end(done)
                 return done

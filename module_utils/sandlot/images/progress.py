@@ -76,7 +76,7 @@ class Run:
         else:
             self._file.remove()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *dummy: object) -> None:
         self._file.remove()
 
 
@@ -103,7 +103,7 @@ class Progress:
         data = {"phase": phase, "done": done, "total": total, "now": time.time()}
         self._file.write({**self._fixed, **data})
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *dummy: object) -> None:
         self._file.remove()
 
 

@@ -60,7 +60,7 @@ def observe(site: Site) -> Dict[str, Image]:
 
 def find(images: Mapping[str, Image], name: str) -> Image:
     """The image called ``name`` or ``name@sha256:DIGEST``; the start of a digest is enough."""
-    plain, pinned, _ = name.partition(PIN)
+    plain, pinned, dummy = name.partition(PIN)
     image = images.get(plain)
     if image is None:
         known = ", ".join(sorted(images)) or "none"

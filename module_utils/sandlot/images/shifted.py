@@ -58,7 +58,7 @@ def _copy_tree(source: str, destination: str, ids: IdRange) -> None:
             for name in [*directories, *files]:
                 _copy_entry(fd, target, name, f"{destination}/{relative}/{name}", ids, copied)
     # Times last: filling a directory changes its own.
-    for here, _, _, fd in os.fwalk(source, topdown=False):
+    for here, dummy, dummy, fd in os.fwalk(source, topdown=False):
         status, path = os.fstat(fd), f"{destination}/{os.path.relpath(here, source)}"
         with ExitStack() as stack:
             made = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -35,7 +35,7 @@ def old_gnu(header: bytes, read: Read, number: Number) -> Tuple[int, Map]:
     """(size, map) from a header of type S and the blocks that continue it."""
     numbers = _pairs(header[386:482], number)
     more = header[482]
-    for _ in range(MAX_PARTS // _PAIRS):
+    for dummy in range(MAX_PARTS // _PAIRS):
         if not more:
             return number(header[483:495]), _map(numbers)
         block = read(_BLOCK)
@@ -100,5 +100,5 @@ def check(size: int, parts: Map, stored: int) -> None:
         if offset < end or length < 0:
             raise Damaged("parts of a sparse file overlap")
         end = offset + length
-    if end > size or sum(length for _, length in parts) != stored:
+    if end > size or sum(length for dummy, length in parts) != stored:
         raise Damaged("parts of a sparse file don't fit its size")

@@ -9,7 +9,7 @@ has known loops on crafted headers. Names are bytes here, as the kernel takes th
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Iterator, Mapping, Protocol
+from typing import Iterator, Mapping, Protocol, cast
 
 from ..errors import SandlotError
 from . import tarsparse
@@ -67,7 +67,7 @@ class Member:
     @property
     def stored(self) -> int:
         """Bytes of data in the archive."""
-        return self.size if self.parts is None else sum(length for _, length in self.parts)
+        return self.size if self.parts is None else sum(length for dummy, length in self.parts)
 
     def __str__(self) -> str:
         return shown(self.name)
@@ -113,9 +113,9 @@ class TarStream:
 
     def pieces(self) -> Iterator[tuple[int, bytes]]:
         """(offset in the file, data) for each part of the current member, from its beginning."""
-        assert self._member
-        parts = self._member.parts
-        for offset, length in ((0, self._member.size),) if parts is None else parts:
+        member = cast(Member, self._member)
+        parts = member.parts
+        for offset, length in ((0, member.size),) if parts is None else parts:
             end = offset + length
             while offset < end:
                 chunk = self._exactly(min(end - offset, CHUNK))
@@ -124,12 +124,12 @@ class TarStream:
                 offset += len(chunk)
 
     def _next(self) -> Member | None:
-        for _ in self.data():
+        for _data in self.data():
             pass
         self._exactly(self._padding)
         self._padding = 0
         extended: dict[str, bytes] = {}
-        for _ in range(MAX_EXTENSIONS_IN_A_ROW):
+        for dummy in range(MAX_EXTENSIONS_IN_A_ROW):
             header = self._exactly(BLOCK)
             if not any(header):
                 return None

@@ -48,7 +48,7 @@ class Child:
         os.close(self.report)
         self.report = None
         if data:
-            code, _, text = data.decode("utf-8", "replace").partition(" ")
+            code, dummy, text = data.decode("utf-8", "replace").partition(" ")
             self.failure = (int(code), text)
         return True
 

@@ -229,7 +229,7 @@ class Command:
 
     def output(self) -> bytes:
         """The output so far, or the reason why the command could not be run."""
-        for _ in range(child.FULL_PIPE_READS):
+        for dummy in range(child.FULL_PIPE_READS):
             if self._reader < 0 or not self._read():
                 break
         process = self._process

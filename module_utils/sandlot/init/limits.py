@@ -34,7 +34,7 @@ def _value(limit: int) -> int:
 
 def raise_hard(pid: int, limits: Mapping[int, Tuple[int, int]]) -> None:
     """Raise hard limits of ``pid`` if the sandbox wants more; needs CAP_SYS_RESOURCE."""
-    for number, (_, wanted) in limits.items():
+    for number, (dummy, wanted) in limits.items():
         soft, hard = resource.prlimit(pid, number)
         if hard == resource.RLIM_INFINITY or 0 <= wanted <= hard:
             continue

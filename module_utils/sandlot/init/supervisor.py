@@ -160,7 +160,7 @@ class Supervisor:
     def _drain_output(self) -> None:
         """Log the output of the workload that is still in its pipes."""
         for reader in list(self.streams):
-            for _ in range(child.FULL_PIPE_READS):
+            for dummy in range(child.FULL_PIPE_READS):
                 if not self._on_output(reader):
                     break
 

@@ -15,7 +15,7 @@ _MAX_FILE = 1 << 20
 
 def resolve(root: int, user: str) -> tuple[int, int, list[int]]:
     """(uid, gid, supplementary gids) inside the sandbox; digits are an id, never a name."""
-    name, _, group = user.partition(":")
+    name, dummy, group = user.partition(":")
     passwd = _rows(root, "passwd")
     row = next((r for r in passwd if len(r) > 3 and r[2 if _is_number(name) else 0] == name), None)
     if row is None and not _is_number(name):

@@ -27,7 +27,7 @@ ROUNDS = 10
 def run() -> None:
     opened = [(name, *sink.sample) for name, sink in SINKS.items()]
     count = 4 + sum([sink.sample[0] for sink in SINKS.values()])
-    fds = [os.memfd_create("warm-up") for _ in range(count)]
+    fds = [os.memfd_create("warm-up") for dummy in range(count)]
     config = _messages(fds)
     confine.drop_bounding(())
     for number in range(8):

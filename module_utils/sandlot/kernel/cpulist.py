@@ -12,7 +12,7 @@ def parse(text: str) -> frozenset[int]:
     numbers: set[int] = set()
     for part in text.strip().split(","):
         if part:
-            first, _, last = part.partition("-")
+            first, dummy, last = part.partition("-")
             numbers.update(range(int(first), int(last or first) + 1))
     return frozenset(numbers)
 

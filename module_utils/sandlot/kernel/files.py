@@ -45,7 +45,7 @@ def read_number(path: str) -> int | None:
 def read_field(path: str, key: str) -> int | None:
     """A number of a flat keyed file, such as memory.events."""
     for line in (read_value(path) or "").splitlines():
-        name, _, value = line.partition(" ")
+        name, dummy, value = line.partition(" ")
         if name == key:
             return int(value)
     return None

@@ -98,7 +98,9 @@ class Held:
             if not _readable(reader, STEP_SECONDS):
                 os.kill(self._pid, signal.SIGKILL)
                 raise OSError(errno.ETIMEDOUT, f"{self._what} took over {STEP_SECONDS:.0f} seconds")
-            code, _, text = os.read(reader, _READ_SIZE).decode("utf-8", "replace").partition(" ")
+            code, dummy, text = (
+                os.read(reader, _READ_SIZE).decode("utf-8", "replace").partition(" ")
+            )
             if code != "0":
                 raise OSError(int(code or errno.ECHILD), text or f"{self._what}: its process died")
         except OSError:

@@ -38,10 +38,10 @@ class Loop:
     def turn(self, seconds: Optional[float] = None) -> None:
         """Wait, at most ``seconds``, for events and timers, and handle them."""
         now = time.monotonic()
-        waits = [due - now for due, _ in self._timers.values()]
+        waits = [due - now for due, dummy in self._timers.values()]
         waits += [] if seconds is None else [seconds]
         limit = max(0, int(min(waits) * 1000) + 1) if waits else None
-        for fd, _ in self._poller.poll(limit):
+        for fd, dummy in self._poller.poll(limit):
             # An earlier handler of this turn may have removed this one.
             handler = self._handlers.get(fd)
             if handler is not None:

@@ -20,7 +20,7 @@ def _mounts() -> Iterator[Tuple[str, str]]:
     """Yield (mount point, type of file system)."""
     with open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape") as handle:
         for line in handle:
-            before, _, after = line.partition(" - ")
+            before, dummy, after = line.partition(" - ")
             yield unescaped(before.split(" ")[4]), after.split(" ")[0]
 
 
@@ -32,7 +32,7 @@ def unescaped(path: str) -> str:
 def within(path: str) -> list[str]:
     """Mount points at or below a path; links in its parents are followed."""
     real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
-    return [point for point, _ in _mounts() if point == real or point.startswith(f"{real}/")]
+    return [point for point, dummy in _mounts() if point == real or point.startswith(f"{real}/")]
 
 
 def server_of(path: str) -> str:

@@ -145,7 +145,7 @@ def link(sock: socket.socket, name: str) -> Link | None:
     except OSError:
         return None
     payload = LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0) + _skip_statistics()
-    for kind, _, body in _messages(sock, RTM_GETLINK, NLM_F_REQUEST, payload):
+    for kind, dummy, body in _messages(sock, RTM_GETLINK, NLM_F_REQUEST, payload):
         return _link(body) if kind == RTM_NEWLINK else None
     return None
 
@@ -155,7 +155,7 @@ def addresses(sock: socket.socket) -> list[Address]:
     payload = ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
     present = []
     for body in _of_ip(dump(sock, RTM_GETADDR, RTM_NEWADDR, payload)):
-        family, prefix, _, _, index = ADDRESS.unpack_from(body)
+        family, prefix, dummy, dummy, index = ADDRESS.unpack_from(body)
         values = attributes(body, ADDRESS.size)
         # IPv6 has a local address only if there is a peer.
         local = values[IFA_LOCAL] if IFA_LOCAL in values else values[IFA_ADDRESS]
@@ -196,7 +196,7 @@ def _skip_statistics() -> bytes:
 
 def dump(sock: socket.socket, request: int, reply: int, payload: bytes) -> list[bytes]:
     """All replies to a dump; repeat it when the kernel reports a change during the dump."""
-    for _ in range(DUMP_ATTEMPTS):
+    for dummy in range(DUMP_ATTEMPTS):
         bodies = []
         interrupted = False
         for kind, flags, body in _messages(sock, request, NLM_F_REQUEST | NLM_F_DUMP, payload):
@@ -212,16 +212,16 @@ def get(sock: socket.socket, request: int, reply: int, payload: bytes) -> list[b
     """The replies to a request for one object; OSError when the kernel has no such object."""
     flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_ECHO
     bodies = _messages(sock, request, flags, payload)
-    return [body for kind, _, body in bodies if kind == reply]
+    return [body for kind, dummy, body in bodies if kind == reply]
 
 
 def change(sock: socket.socket, requests: Sequence[Message]) -> list[int]:
     """Send finished requests; the kernel's error for each one, 0 for success."""
-    for number, (kind, flags, _, body) in enumerate(requests):
+    for number, (kind, flags, dummy, body) in enumerate(requests):
         sock.send(message(kind, flags | NLM_F_REQUEST | NLM_F_ACK, body, number))
     codes = dict.fromkeys(range(len(requests)), -1)
     while -1 in codes.values():
-        for kind, _, number, body in messages(sock.recv(RECEIVE_SIZE)):
+        for kind, dummy, number, body in messages(sock.recv(RECEIVE_SIZE)):
             if kind == NLMSG_ERROR:
                 codes[number] = -struct.unpack_from("=i", body)[0]
     return list(codes.values())
@@ -234,7 +234,7 @@ def _messages(
     sock.send(message(request, flags, payload))
     single = not flags & (NLM_F_DUMP | NLM_F_ACK)
     while True:
-        for kind, answered, _, body in messages(sock.recv(RECEIVE_SIZE)):
+        for kind, answered, dummy, body in messages(sock.recv(RECEIVE_SIZE)):
             if kind == NLMSG_ERROR:
                 code = -struct.unpack_from("=i", body)[0]
                 if code:  # 0 is an acknowledgement
@@ -251,7 +251,7 @@ def _word(values: dict[int, bytes], kind: int) -> int:
 
 
 def _link(body: bytes) -> Link:
-    _, _, index, flags, _ = LINK.unpack_from(body)
+    dummy, dummy, index, flags, dummy = LINK.unpack_from(body)
     values = attributes(body, LINK.size)
     info = attributes(values.get(IFLA_LINKINFO, b""))
     master = _word(values, IFLA_MASTER)

@@ -92,7 +92,7 @@ def drained(sock: Optional[_socket.socket]) -> Iterator[bytes]:
 
 def transactions(data: bytes) -> Iterator[Tuple[int, bytes]]:
     """Yield (message, table) of each change, (NEWGEN, number of 4 bytes) after a transaction."""
-    for kind, _, _, body in messages(data):
+    for kind, dummy, dummy, body in messages(data):
         if kind >> 8 == SUBSYSTEM:
             value = attributes(body, _FAMILY).get(FIRST)
             if value is not None:
@@ -101,7 +101,7 @@ def transactions(data: bytes) -> Iterator[Tuple[int, bytes]]:
 
 def departed(data: bytes) -> Iterator[bytes]:
     """Yield the names of links that went away."""
-    for kind, _, _, body in messages(data):
+    for kind, dummy, dummy, body in messages(data):
         name = attributes(body, _IFINFO).get(IFLA_IFNAME) if kind == RTM_DELLINK else None
         if name is not None:
             yield name.rstrip(b"\0")
@@ -125,7 +125,7 @@ def has_table(family: int, name: bytes) -> bool:
     length = ATTRIBUTE.size + len(name) + 1
     attribute = ATTRIBUTE.pack(length, FIRST) + name + bytes(1 + -length % 4)
     answer = _asked(GETTABLE, attribute, family)
-    return any(message == NEWTABLE for message, _ in transactions(answer))
+    return any(message == NEWTABLE for message, dummy in transactions(answer))
 
 
 def tables(family: int) -> List[bytes]:
@@ -134,7 +134,7 @@ def tables(family: int) -> List[bytes]:
     sock = _ask(GETTABLE, b"", family, NLM_F_DUMP)
     try:
         while True:
-            for kind, _, _, body in messages(sock.recv(RECEIVE_SIZE)):
+            for kind, dummy, dummy, body in messages(sock.recv(RECEIVE_SIZE)):
                 if kind in (NLMSG_DONE, NLMSG_ERROR):
                     return names
                 name = attributes(body, _FAMILY).get(FIRST)

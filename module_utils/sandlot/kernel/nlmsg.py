@@ -35,7 +35,7 @@ def messages(data: bytes) -> Iterator[Message]:
     """The messages in a datagram."""
     offset = 0
     while offset + HEADER.size <= len(data):
-        length, kind, flags, number, _ = HEADER.unpack_from(data, offset)
+        length, kind, flags, number, dummy = HEADER.unpack_from(data, offset)
         if length < HEADER.size:
             return
         yield kind, flags, number, data[offset + HEADER.size : offset + length]

@@ -8,7 +8,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal as signal
+    import signal
 else:
     import _signal as signal
 

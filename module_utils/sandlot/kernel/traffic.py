@@ -106,7 +106,7 @@ def _filters(sock: socket.socket, index: int) -> list[Filter]:
 
 
 def _qdisc(body: bytes) -> Qdisc:
-    _, index, handle, parent, _ = MESSAGE.unpack_from(body)
+    dummy, index, handle, parent, dummy = MESSAGE.unpack_from(body)
     values = attributes(body, MESSAGE.size)
     kind = _name(values.get(TCA_KIND))
     rate, limit = 0, 0
@@ -118,7 +118,7 @@ def _qdisc(body: bytes) -> Qdisc:
 
 def _filter(body: bytes) -> Filter | None:
     """Parse a filter; None for a table of filters, which a dump lists too."""
-    _, _, _, _, info = MESSAGE.unpack_from(body)
+    dummy, dummy, dummy, dummy, info = MESSAGE.unpack_from(body)
     values = attributes(body, MESSAGE.size)
     options = attributes(values.get(TCA_OPTIONS, b""))
     if _name(values.get(TCA_KIND)) == "u32" and TCA_U32_SEL not in options:

@@ -124,7 +124,7 @@ class Launcher:
         try:
             with wire.connect(self.site.launcher_socket, timeout=seconds) as connection:
                 wire.send(connection, {"op": operation})
-                message, _ = wire.receive(connection)
+                message, dummy = wire.receive(connection)
                 while to_end and wire.receive(connection)[0] is not None:
                     continue
                 return message
@@ -240,7 +240,7 @@ class Launcher:
                 poller.unregister(fd)
                 name, connection = pending.pop(fd)
                 with connection:
-                    message, _ = wire.receive(connection)
+                    message, dummy = wire.receive(connection)
                 failure = _failure(message, operation, name)
                 if failure is not None:
                     failures[name] = failure
@@ -264,7 +264,7 @@ class Launcher:
         while time.monotonic() < deadline:
             events = poller.poll(PATIENCE_SECONDS * 1000)
             if events:
-                return [fd for fd, _ in events]
+                return [fd for fd, dummy in events]
             # The launcher or a worker may have got SIGSTOP since it took the requests.
             self.ensure()
         raise LaunchError(f"the launcher did not answer within {seconds:.0f} seconds")
@@ -291,7 +291,7 @@ def _answered(names: Iterable[str], ways: Iterable[Way]) -> dict[str, LaunchErro
 
 def _stopped(connection: socket.socket, waiting: set[str]) -> dict[str, LaunchError]:
     """Take the next answer's name out of ``waiting``; all names when the launcher has died."""
-    message, _ = wire.receive(connection)
+    message, dummy = wire.receive(connection)
     named = message is not None and message.get("name") in waiting
     answered = [str(message["name"])] if message and named else list(waiting)
     waiting.difference_update(answered)

@@ -144,7 +144,7 @@ class Server:
     def _dispatch(self) -> None:
         """Start workers for queued requests: one at a time per sandbox, a few at a time in all."""
         waiting: List[Request] = []
-        busy = {name for _, names in self.workers.values() for name in names}
+        busy = {name for dummy, names in self.workers.values() for name in names}
         for operation, names, connection in self.queue:
             if not busy.isdisjoint(names) or len(self.workers) >= MAX_WORKERS:
                 waiting.append((operation, names, connection))
@@ -261,7 +261,7 @@ class Server:
 
     def _exit(self) -> NoReturn:
         self.zygote.end()
-        sys.exit(0)
+        raise SystemExit
 
     def _upgrade(self, connection: _socket.socket) -> None:
         """Re-execute in place: same pid, same listener; sandboxes are adopted again."""
@@ -336,4 +336,4 @@ def _lock(site: Site) -> int:
             return lock
     except FileNotFoundError:
         watch.log("the runtime has been removed")
-    sys.exit(0)
+    raise SystemExit

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Iterator
+from typing import Iterator, NamedTuple
 
 from ..errors import LaunchError
 from ..kernel import namespaces, processes
@@ -17,6 +17,11 @@ from ..kernel.signals import signal
 from ..site import Site
 
 KILL_SECONDS = 10.0
+
+
+class Holder(NamedTuple):
+    pid: int
+    pidfd: int
 
 
 def pid(site: Site) -> int | None:
@@ -34,9 +39,9 @@ def wake(site: Site) -> None:
     with _held(site) as launcher:
         if launcher is None:
             return
-        number, pidfd = launcher
+        number = launcher.pid
         if processes.is_stopped(number):
-            signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+            signal.pidfd_send_signal(launcher.pidfd, signal.SIGCONT)
         for child in processes.children(number):
             if processes.is_stopped(child) and _same_program(child, number):
                 processes.send_signal(
@@ -58,7 +63,7 @@ def end(site: Site) -> None:
     with _held(site) as launcher:
         if launcher is None:
             return
-        number, pidfd = launcher
+        number, pidfd = launcher.pid, launcher.pidfd
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         if not namespaces.pidfd_ends(pidfd, KILL_SECONDS):
@@ -70,8 +75,8 @@ def end(site: Site) -> None:
 
 
 @contextlib.contextmanager
-def _held(site: Site) -> Iterator[tuple[int, int] | None]:
-    """Pid and pidfd of the launcher; it still holds its lock, so the pid has not been reused."""
+def _held(site: Site) -> Iterator[Holder | None]:
+    """The launcher; it still holds its lock, so the pid has not been reused."""
     holder = pid(site)
     try:
         pidfd = os.pidfd_open(holder) if holder else None
@@ -81,6 +86,6 @@ def _held(site: Site) -> Iterator[tuple[int, int] | None]:
         yield None
         return
     try:
-        yield (holder, pidfd) if pid(site) == holder else None
+        yield Holder(holder, pidfd) if pid(site) == holder else None
     finally:
         os.close(pidfd)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 
 from .. import store, wire
@@ -55,13 +54,13 @@ def run(
         if connection is not None:
             wire.reply(connection, {"name": name, **answer} if operation == STOP_ALL else answer)
         elif error is not None:
-            print(f"{name}: {operation}: {error.message}", file=sys.stderr, flush=True)
+            os.write(2, f"{name}: {operation}: {error.message}\n".encode())
 
     if operation in ("stop", STOP_ALL):
         # Sandboxes that no other worker holds come first, so that they need not wait.
         free, held = _locked(sandboxes, report, wait=False)
         stopper.stop_all(free, report)
-        late, _ = _locked(held, report, wait=True)
+        late, dummy = _locked(held, report, wait=True)
         stopper.stop_all(late, report)
     else:
         report(names[0], _attempt(sandboxes[0], operation, kit))

@@ -67,13 +67,15 @@ def _serve(control: _socket.socket) -> NoReturn:
     # Init inherits these handlers; installing them there would cost memory in each sandbox.
     for number in CAUGHT:
         signal.signal(number, note)
-    for _ in range(warm_up.ROUNDS):
+    for dummy in range(warm_up.ROUNDS):
         warm_up.run()
     gc.collect()
     gc.freeze()
     while True:
         try:
-            data, ancillary, _, _ = control.recvmsg(1, _ANCILLARY_SIZE, _socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, dummy, dummy = control.recvmsg(
+                1, _ANCILLARY_SIZE, _socket.MSG_CMSG_CLOEXEC
+            )
         except ConnectionResetError:
             data = b""  # the launcher died before it had read an answer
         if not data:

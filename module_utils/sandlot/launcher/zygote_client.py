@@ -39,7 +39,7 @@ class Zygote:
 
     def _answer(self) -> bytes:
         """The pid as sent; b"" when the zygote does not answer, in which case it is killed."""
-        for _ in range(_ATTEMPTS):
+        for dummy in range(_ATTEMPTS):
             try:
                 return self._control.recv(INT.size)
             except _socket.timeout:

@@ -28,7 +28,7 @@ def configure(sandbox: SandboxPaths, launch: Mapping[str, Any]) -> None:
         # The timeout covers connecting: an init that accepts nobody must not hold up the lock.
         with wire.connect(sandbox.socket, timeout=ANSWER_SECONDS) as connection:
             wire.send(connection, {"op": "configure", "config": config})
-            answer, _ = wire.receive(connection)
+            answer, dummy = wire.receive(connection)
     except OSError as error:
         raise _unreachable(sandbox, str(error)) from error
     if answer is None or "error" in answer:

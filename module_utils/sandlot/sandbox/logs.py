@@ -46,7 +46,7 @@ def tail(sandbox: SandboxPaths, size: int, since: Mapping[str, int] | None = Non
             file.close()
     begun = since or {}
     ends = (read_end(path, size, begun.get(path, 0)) for path in paths)
-    return [line for data in ends for line, _ in _entries(data.split(b"\n"))]
+    return [line for data in ends for line, dummy in _entries(data.split(b"\n"))]
 
 
 def sizes(sandbox: SandboxPaths) -> Dict[str, int]:

@@ -112,7 +112,7 @@ def status(sandbox: SandboxPaths) -> dict[str, Any]:
     purpose), lost_log_bytes; with a healthcheck health (starting, healthy, unhealthy) and
     failing_streak. Init is no more trusted than its workload, so every value is checked.
     """
-    for _ in range(_TORN_READS):
+    for dummy in range(_TORN_READS):
         try:
             return _checked(store.read_bytes(sandbox.status, limit=_STATUS_MAX))
         except StateError:
@@ -136,7 +136,7 @@ def _checked(raw: bytes | None) -> dict[str, Any]:
     if isinstance(health, str) and health in _HEALTH and data.get("final") is not True:
         values.update(health=health, failing_streak=streak if _is_number(streak) else 0)
     number = data.get("signal")
-    if type(number) is int and 0 < number <= _MAX_SIGNAL:
+    if isinstance(number, int) and _is_number(number) and 0 < number <= _MAX_SIGNAL:
         values["signal"] = number
     if data.get("final") is True:
         values["final"] = True

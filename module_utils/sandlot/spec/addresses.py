@@ -213,7 +213,7 @@ def _host_ip(option: str, value: str) -> str:
 
 
 def _range(option: str, value: Any, part: str) -> range:
-    first, _, last = part.partition("-")
+    first, dummy, last = part.partition("-")
     ports = range(int(first), int(last or first) + 1)
     if not ports or ports[0] < 1 or ports[-1] > 65535:
         hint = "ports go from 1 to 65535, ranges upwards"

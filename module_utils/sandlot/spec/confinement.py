@@ -119,7 +119,7 @@ def tmpfs(option: str, value: Any) -> tuple[Tmpfs, ...]:
 
 
 def _tmpfs(option: str, value: Any) -> Tmpfs:
-    path, _, words = line(option, value).partition(":")
+    path, dummy, words = line(option, value).partition(":")
     place = absolute_path(option, path)
     if _KERNEL_TREES.fullmatch(place):
         hint = "mount elsewhere; below /dev, only /dev/shm can be resized"

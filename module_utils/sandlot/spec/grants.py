@@ -150,7 +150,7 @@ def _split(text: str) -> tuple[str | None, str | None]:
         return bracketed["to"], bracketed["ports"]
     if text.count(":") != 1:
         return text, None
-    target, _, ports = text.partition(":")
+    target, dummy, ports = text.partition(":")
     return target, ports
 
 
@@ -187,7 +187,7 @@ def _ports(option: str, value: Any, text: str, hint: str) -> Ports:
         raise refusal(option, value, "has an invalid port", hint=hint)
     ranges = []
     for part in text.split(","):
-        first, _, last = part.partition("-")
+        first, dummy, last = part.partition("-")
         ports = int(first), int(last or first)
         if not 1 <= ports[0] <= ports[1] <= LAST_PORT:
             hint = f"ports go from 1 to {LAST_PORT}, ranges upwards"

@@ -18,9 +18,9 @@ _SANDBOX, _PATH = "container:", "ns:"
 def network_mode(option: str, value: Any) -> str:
     mode = line(option, value)
     word, colon, rest = mode.partition(":")
-    _, parse = KINDS.get(word, ("", None))
+    dummy, parse = KINDS.get(word, ("", None))
     if word not in KINDS or bool(colon) is not bool(parse):
-        *most, last = (form for form, _ in KINDS.values())
+        *most, last = (form for form, dummy in KINDS.values())
         hint = f"use {', '.join(most)} or {last}; networks go into the option networks"
         raise refusal(option, value, "is not a network mode", hint=hint)
     return f"{word}:{parse(option, rest)}" if parse else mode

@@ -47,7 +47,7 @@ def host() -> Platform:
 
 
 def _normal(architecture: str, variant: str) -> Platform:
-    name, _, implied = _ARCHITECTURES.get(architecture, architecture).partition("/")
+    name, dummy, implied = _ARCHITECTURES.get(architecture, architecture).partition("/")
     given = variant or implied or _DEFAULT_VARIANTS.get(name, "")
     return Platform(name, "" if given == _IMPLIED_VARIANTS.get(name) else given)
 
@@ -85,7 +85,7 @@ def choose(entries: Sequence[Json], want: Platform, what: str) -> Json:
         for offer, entry in offered:
             if offer == platform:
                 return entry
-    names = sorted({str(offer) for offer, _ in offered if offer})
+    names = sorted({str(offer) for offer, dummy in offered if offer})
     raise SandlotError(
         f"{what} has nothing for {want}, but for {', '.join(names[:40]) or 'no platform of linux'}",
         hint="set platform to one of these if it is right, or take another image",

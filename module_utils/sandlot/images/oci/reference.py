@@ -64,7 +64,7 @@ class Reference:
     @property
     def registry(self) -> str:
         """The registry's name as credential files spell it."""
-        first, slash, _ = self.name.partition("/")
+        first, slash, dummy = self.name.partition("/")
         is_host = slash and ("." in first or ":" in first or first == "localhost")
         return first if is_host else _DEFAULT_REGISTRY
 

@@ -71,7 +71,7 @@ def manifest(spec: ImageSpec, reference: Reference) -> bytes:
         start = confined.Start(reference, access, errors.fileno(), subprocess.PIPE)
         with start.process(words) as process:
             try:
-                data, _ = process.communicate(timeout=_ASK_SECONDS)
+                data, dummy = process.communicate(timeout=_ASK_SECONDS)
             except subprocess.TimeoutExpired as error:
                 problem = f"{reference} gave no answer within {_ASK_SECONDS:.0f} seconds"
                 raise HostError(f"image {spec.name!r}: {problem}", hint=_REMEDY) from error
@@ -140,7 +140,7 @@ def _follow(
 
 def _used(directory: str) -> int:
     total = 0
-    for parent, _, files in os.walk(directory):
+    for parent, dummy, files in os.walk(directory):
         for name in files:
             with contextlib.suppress(FileNotFoundError):  # renamed when complete
                 total += os.lstat(f"{parent}/{name}").st_size

@@ -237,7 +237,7 @@ class Links:
                     self._address("replace", index, address)
 
     def _address(self, command: str, index: int, address: str) -> None:
-        plain, _, prefix = address.partition("/")
+        plain, dummy, prefix = address.partition("/")
         six = {"family": socket.AF_INET6, "flags": IFA_F_NODAD} if ":" in plain else {}
         self._route.addr(command, index=index, address=plain, prefixlen=int(prefix), **six)
 
@@ -358,7 +358,7 @@ class Batch(Links):
 
     def send(self) -> None:
         with netlink.connect() as sock:
-            codes = netlink.change(sock, [message for _, message in self._requests])
-        for (what, _), code in zip(self._requests, codes):
+            codes = netlink.change(sock, [message for dummy, message in self._requests])
+        for (what, dummy), code in zip(self._requests, codes):
             if code:
                 raise HostError(f"the kernel refused to {what}: {os.strerror(code)}")

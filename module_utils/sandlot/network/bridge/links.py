@@ -182,7 +182,7 @@ def _route_problems(
     problems = [
         f"no route to {subnet}"
         for item in interfaces
-        for subnet, _ in _lost_subnets(item, inside.links.get(item.ifname), inside)
+        for subnet, dummy in _lost_subnets(item, inside.links.get(item.ifname), inside)
     ]
     if set(inside.default_routes) != _desired_routes(networks, interfaces, inside):
         problems.append("default route differs")
@@ -242,7 +242,7 @@ def _make_pair(
     bridge = _bridge_index(network)
     # A killed run may have left a link of that name inside.
     with entered(netns):
-        if any(name == item.ifname for _, name in socket.if_nameindex()):
+        if any(name == item.ifname for dummy, name in socket.if_nameindex()):
             with adapter.opened() as within:
                 within.delete([item.ifname])
     with opened(netns) as descriptor:
@@ -289,7 +289,7 @@ def _settle_inside(
             for item in interfaces:
                 inner = inside.links[item.ifname]
                 _mend_inner(within, item, inner, inside.addresses.get(inner.index, ()))
-                for _, address in _lost_subnets(item, inner, inside):
+                for dummy, address in _lost_subnets(item, inner, inside):
                     within.set_subnet_route(item.ifname, address)
             # The kernel removes routes with the last address of a link.
             moved = any(_has_moved(item, inside) for item in interfaces)

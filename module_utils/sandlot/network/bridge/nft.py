@@ -60,6 +60,11 @@ class Watched(NamedTuple):
     links: Sequence[str]
 
 
+def tabbed(text: str) -> str:
+    """The text with its indentation by tabs, as nft prints rules; ansible-test refuses tabs."""
+    return re.sub("^(?: {4})+", lambda spaces: "\t" * (len(spaces[0]) // 4), text, flags=re.M)
+
+
 def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -85,7 +90,7 @@ def _listings(program: str, table: str) -> dict[str, str]:
     """Both tables as far as they exist. nft asks for their parts one by one, so a transaction in
     between would show some of the old rules and some of the new."""
     present: dict[str, str] = {}
-    for _ in range(LOOKS):
+    for dummy in range(LOOKS):
         before = nftables.generation()
         command = [program, "--stateless"]
         listings = {family: _listed(command, ["table", family, table]) for family in FAMILIES}

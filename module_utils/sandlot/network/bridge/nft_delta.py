@@ -32,7 +32,7 @@ def script(before: str, after: str) -> str | None:
 def _lines(verb: str, elements: Dict[Key, set[str]]) -> list[str]:
     return [
         f"{verb} element {table} {name} {{ {', '.join(sorted(words))} }}\n"
-        for (table, _, name), words in elements.items()
+        for (table, dummy, name), words in elements.items()
         if words
     ]
 

@@ -11,75 +11,80 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from typing import Callable, Iterable, Mapping, Sequence
+from typing import Callable, Iterable, Mapping, Sequence, Tuple
 
 from ...spec import grants
 from ...spec.grants import granted_metadata, merged
 from ..common.model import Interface, Network
 from ..common.policy import Policy, reach
+from . import nft
 
-Pairs = Sequence["tuple[Interface, Policy]"]
+Pairs = Sequence[Tuple[Interface, Policy]]
 
 # `ct original` has no value without an entry, and no rule below would match.
 # Bridged frames have the same bridge on both sides; `isolated` decides about those.
-CHAINS = """\
-	chain policy_forward {
-		type filter hook forward priority -5; policy accept;
-		iifname . oifname @neighbours accept
-		iifname . oifname @isolated accept
-		iifname @internal drop
-		oifname @internal drop
-		iifname @bridges goto restricted
-		oifname @bridges goto restricted
-	}
-	chain restricted {
-		ct state invalid,untracked drop
-		ct original ip saddr vmap @egress4
-		ct original ip6 saddr vmap @egress6
-	}
-	chain host_services {
-		ct direction reply return
-		meta l4proto { icmp, ipv6-icmp } return
-		ct original ip saddr . ct original ip daddr vmap @host4
-		ct original ip6 saddr . ct original ip6 daddr vmap @host6
-		drop
-	}
-	chain host_answers {
-		type filter hook output priority -5; policy accept;
-		oifname @bridges ct direction reply meta l4proto { tcp, udp } goto answers
-	}
-	chain answers {
-		ct original ip saddr . ct original ip daddr vmap @host4
-		ct original ip6 saddr . ct original ip6 daddr vmap @host6
-		drop
-	}
-	chain new_forward {
-		type filter hook forward priority 5; policy accept;
-		iifname @bridges ct state new jump limit_connections
-	}
-	chain new_input {
-		type filter hook input priority 5; policy accept;
-		iifname @bridges ct state new jump limit_connections
-	}
-	chain limit_connections {
-		add @connections4 { ip saddr ct count over %(limit)d } drop
-		add @connections6 { ip6 saddr ct count over %(limit)d } drop
-	}
+CHAINS = nft.tabbed(
+    """\
+    chain policy_forward {
+        type filter hook forward priority -5; policy accept;
+        iifname . oifname @neighbours accept
+        iifname . oifname @isolated accept
+        iifname @internal drop
+        oifname @internal drop
+        iifname @bridges goto restricted
+        oifname @bridges goto restricted
+    }
+    chain restricted {
+        ct state invalid,untracked drop
+        ct original ip saddr vmap @egress4
+        ct original ip6 saddr vmap @egress6
+    }
+    chain host_services {
+        ct direction reply return
+        meta l4proto { icmp, ipv6-icmp } return
+        ct original ip saddr . ct original ip daddr vmap @host4
+        ct original ip6 saddr . ct original ip6 daddr vmap @host6
+        drop
+    }
+    chain host_answers {
+        type filter hook output priority -5; policy accept;
+        oifname @bridges ct direction reply meta l4proto { tcp, udp } goto answers
+    }
+    chain answers {
+        ct original ip saddr . ct original ip daddr vmap @host4
+        ct original ip6 saddr . ct original ip6 daddr vmap @host6
+        drop
+    }
+    chain new_forward {
+        type filter hook forward priority 5; policy accept;
+        iifname @bridges ct state new jump limit_connections
+    }
+    chain new_input {
+        type filter hook input priority 5; policy accept;
+        iifname @bridges ct state new jump limit_connections
+    }
+    chain limit_connections {
+        add @connections4 { ip saddr ct count over %(limit)d } drop
+        add @connections6 { ip6 saddr ct count over %(limit)d } drop
+    }
 """
+)
 
 # An ICMP error from outside belongs to a connection of ours; one from inside could carry anything.
-EGRESS = """\
-	chain egress_%(key)s {
-		ct direction reply ct state related return
-		meta l4proto tcp ct original ip daddr . ct original proto-dst @tcp4_%(key)s return
-		meta l4proto udp ct original ip daddr . ct original proto-dst @udp4_%(key)s return
-		ct original ip daddr @all4_%(key)s return
-		meta l4proto tcp ct original ip6 daddr . ct original proto-dst @tcp6_%(key)s return
-		meta l4proto udp ct original ip6 daddr . ct original proto-dst @udp6_%(key)s return
-		ct original ip6 daddr @all6_%(key)s return
-		drop
-	}
+EGRESS = nft.tabbed(
+    """\
+    chain egress_%(key)s {
+        ct direction reply ct state related return
+        meta l4proto tcp ct original ip daddr . ct original proto-dst @tcp4_%(key)s return
+        meta l4proto udp ct original ip daddr . ct original proto-dst @udp4_%(key)s return
+        ct original ip daddr @all4_%(key)s return
+        meta l4proto tcp ct original ip6 daddr . ct original proto-dst @tcp6_%(key)s return
+        meta l4proto udp ct original ip6 daddr . ct original proto-dst @udp6_%(key)s return
+        ct original ip6 daddr @all6_%(key)s return
+        drop
+    }
 """
+)
 
 MIB = 1 << 20
 FEWEST, MOST, PER_MIB = 1024, 32768, 2
@@ -108,8 +113,8 @@ def render(
 ) -> str:
     """The text of sets, maps and chains; ``addresses`` are those of names."""
     internal = [f'"{item.bridge}"' for item in networks.values() if item.internal]
-    lists = {policy.egress_key: policy for _, policy in pairs if policy.egress is not None}
-    services = {policy.host_key: policy for _, policy in pairs if policy.host_access}
+    lists = {policy.egress_key: policy for dummy, policy in pairs if policy.egress is not None}
+    services = {policy.host_key: policy for dummy, policy in pairs if policy.host_access}
     return "".join(
         (
             _block("set internal", "type ifname", internal),

@@ -18,101 +18,105 @@ from ..common.model import Interface, Network, Publication, owner_mark
 from . import jhash, nft, policy_rules
 from .observe import BridgeState
 
-INET = """\
-	chain raw {
-		type filter hook prerouting priority raw; policy accept;
-		iifname @bridges jump leaves_sandbox
-	}
-	chain leaves_sandbox {
-		ip saddr != @addresses drop
-		ip6 saddr != @addresses6 drop
-		ip daddr 127.0.0.0/8 drop
-		ip daddr @metadata ip saddr . ip daddr != @granted4 drop
-		ip6 daddr @metadata6 ip6 saddr . ip6 daddr != @granted6 drop
-	}
-	chain prerouting {
-		type nat hook prerouting priority -100; policy accept;
-		ip daddr 127.0.0.0/8 return
-		fib daddr type local jump publish
-	}
-	chain output {
-		type nat hook output priority -100; policy accept;
-		ip6 daddr ::1 return
-		fib daddr type local jump publish
-	}
-	chain publish {
-		meta l4proto != { tcp, udp } return
-		dnat ip to %(at)s map @bound_address : %(at)s map @bound_port
-		dnat ip to %(any)s map @any_address : %(any)s map @any_port
-		dnat ip6 to %(at6)s map @bound6_address : %(at6)s map @bound6_port
-		dnat ip6 to %(any)s map @any6_address : %(any)s map @any6_port
-	}
-	chain postrouting {
-		type nat hook postrouting priority 100; policy accept;
-		oifname @bridges ip saddr 127.0.0.0/8 masquerade
-		oifname @bridges ip saddr @subnets ct status dnat masquerade
-		oifname @bridges ip6 saddr @subnets6 ct status dnat masquerade
-		oifname != @bridges ip saddr @translated masquerade
-		oifname != @bridges ip6 saddr @translated6 masquerade
-	}
-	chain from_host {
-		type filter hook output priority filter; policy accept;
-		oifname @bridges icmp type redirect drop
-		oifname @bridges icmpv6 type { nd-router-advert, nd-redirect } drop
-	}
-	chain input {
-		type filter hook input priority filter; policy accept;
-		iifname @bridges goto to_host
-	}
-	chain to_host {
-		icmp type redirect drop
-		icmpv6 type { nd-router-advert, nd-redirect } drop
-		jump host_services
-		ct state established,related accept
-		icmp type echo-request iifname . ip daddr @gateways accept
-		icmpv6 type echo-request iifname . ip6 daddr @gateways6 accept
-		icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
-		drop
-	}
-	chain forward {
-		type filter hook forward priority filter; policy accept;
-		iifname @bridges oifname @bridges goto between
-		iifname @bridges goto leaving
-		oifname @bridges goto entering
+INET = nft.tabbed(
+    """\
+    chain raw {
+        type filter hook prerouting priority raw; policy accept;
+        iifname @bridges jump leaves_sandbox
+    }
+    chain leaves_sandbox {
+        ip saddr != @addresses drop
+        ip6 saddr != @addresses6 drop
+        ip daddr 127.0.0.0/8 drop
+        ip daddr @metadata ip saddr . ip daddr != @granted4 drop
+        ip6 daddr @metadata6 ip6 saddr . ip6 daddr != @granted6 drop
+    }
+    chain prerouting {
+        type nat hook prerouting priority -100; policy accept;
+        ip daddr 127.0.0.0/8 return
+        fib daddr type local jump publish
+    }
+    chain output {
+        type nat hook output priority -100; policy accept;
+        ip6 daddr ::1 return
+        fib daddr type local jump publish
+    }
+    chain publish {
+        meta l4proto != { tcp, udp } return
+        dnat ip to %(at)s map @bound_address : %(at)s map @bound_port
+        dnat ip to %(any)s map @any_address : %(any)s map @any_port
+        dnat ip6 to %(at6)s map @bound6_address : %(at6)s map @bound6_port
+        dnat ip6 to %(any)s map @any6_address : %(any)s map @any6_port
+    }
+    chain postrouting {
+        type nat hook postrouting priority 100; policy accept;
+        oifname @bridges ip saddr 127.0.0.0/8 masquerade
+        oifname @bridges ip saddr @subnets ct status dnat masquerade
+        oifname @bridges ip6 saddr @subnets6 ct status dnat masquerade
+        oifname != @bridges ip saddr @translated masquerade
+        oifname != @bridges ip6 saddr @translated6 masquerade
+    }
+    chain from_host {
+        type filter hook output priority filter; policy accept;
+        oifname @bridges icmp type redirect drop
+        oifname @bridges icmpv6 type { nd-router-advert, nd-redirect } drop
+    }
+    chain input {
+        type filter hook input priority filter; policy accept;
+        iifname @bridges goto to_host
+    }
+    chain to_host {
+        icmp type redirect drop
+        icmpv6 type { nd-router-advert, nd-redirect } drop
+        jump host_services
+        ct state established,related accept
+        icmp type echo-request iifname . ip daddr @gateways accept
+        icmpv6 type echo-request iifname . ip6 daddr @gateways6 accept
+        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+        drop
+    }
+    chain forward {
+        type filter hook forward priority filter; policy accept;
+        iifname @bridges oifname @bridges goto between
+        iifname @bridges goto leaving
+        oifname @bridges goto entering
 %(guard)s\t}
-	chain between {
-		iifname . oifname @isolated drop
-		ct state established,related accept
-		ct status dnat ip daddr . meta l4proto . th dport @services accept
-		ct status dnat ip6 daddr . meta l4proto . th dport @services6 accept
-		ct status dnat drop
-		iifname . oifname @neighbours accept
-		drop
-	}
-	chain leaving {
-		ct state established,related accept
-		ct status dnat drop
-		ip daddr @subnets drop
-		ip6 daddr @subnets6 drop
-	}
-	chain entering {
-		ct state established,related accept
-		ct status dnat ip daddr . meta l4proto . th dport @services accept
-		ct status dnat ip6 daddr . meta l4proto . th dport @services6 accept
-		drop
-	}
+    chain between {
+        iifname . oifname @isolated drop
+        ct state established,related accept
+        ct status dnat ip daddr . meta l4proto . th dport @services accept
+        ct status dnat ip6 daddr . meta l4proto . th dport @services6 accept
+        ct status dnat drop
+        iifname . oifname @neighbours accept
+        drop
+    }
+    chain leaving {
+        ct state established,related accept
+        ct status dnat drop
+        ip daddr @subnets drop
+        ip6 daddr @subnets6 drop
+    }
+    chain entering {
+        ct state established,related accept
+        ct status dnat ip daddr . meta l4proto . th dport @services accept
+        ct status dnat ip6 daddr . meta l4proto . th dport @services6 accept
+        drop
+    }
 """
+)
 
 # Forwarding was off before us, so only sandboxes get forwarded packets. Sandboxes of another root
 # (a test run) have their own rules. With br_netfilter on, frames between ports of a foreign bridge
 # pass here too, and are let through.
-GUARD = """\
-		iifname "sandlot*" accept
-		oifname "sandlot*" accept
-		iifname "sl-*" accept
-		oifname "sl-*" accept
-		meta iifkind "bridge" meta oifkind "bridge" accept
+GUARD = nft.tabbed(
+    """\
+        iifname "sandlot*" accept
+        oifname "sandlot*" accept
+        iifname "sl-*" accept
+        oifname "sl-*" accept
+        meta iifkind "bridge" meta oifkind "bridge" accept
 """
+)
 
 # One map for addresses and one for ports: nft 0.9.8 can't name a map that yields both.
 KEYS = {
@@ -129,48 +133,50 @@ KEYS = {
 #
 # A first fragment that ends before its transport header is dropped (RFC 7112): the header is in the
 # next fragment, which no rule sees. Without the header, "@th" and "meta l4proto" match nothing.
-BRIDGE = """\
-	chain prerouting {
-		type filter hook prerouting priority -300; policy accept;
-		iifname @ports goto leaves_sandbox
-	}
-	chain leaves_sandbox {
-		ether type != { ip, ip6, arp } drop
-		iifname . ether saddr . ip saddr @senders accept
-		iifname . ether saddr . ip6 saddr @senders6 goto speaks_ipv6
-		arp htype 1 arp ptype ip goto speaks_arp
-		drop
-	}
-	chain speaks_ipv6 {
-		icmpv6 type nd-neighbor-advert goto advertises
-		icmpv6 type { 130-134, 137-138, 141-143, 148-149, 151-153 } drop
-		meta l4proto != 255 frag frag-off != 0 accept
-		@th,0,32 & 0x0 == 0x0 accept
-		drop
-	}
-	chain advertises {
-		meta mark set jhash @th,64,128 mod %(modulus)d seed 0x1
-		iifname . meta mark != @advertised_1 drop
-		meta mark set jhash @th,64,128 mod %(modulus)d seed 0x2
-		iifname . meta mark != @advertised_2 drop
-		meta mark set 0
-		accept
-	}
-	chain speaks_arp {
-		iifname . ether saddr . arp saddr ether . arp saddr ip @speakers accept
-		drop
-	}
-	chain forward {
-		type filter hook forward priority -200; policy accept;
-		iifname @isolated drop
-		oifname @isolated drop
-		iifname @ports udp dport { 68, 546 } drop
-	}
-	chain input {
-		type filter hook input priority -200; policy accept;
-		iifname @ports ether type != { ip, ip6, arp } drop
-	}
+BRIDGE = nft.tabbed(
+    """\
+    chain prerouting {
+        type filter hook prerouting priority -300; policy accept;
+        iifname @ports goto leaves_sandbox
+    }
+    chain leaves_sandbox {
+        ether type != { ip, ip6, arp } drop
+        iifname . ether saddr . ip saddr @senders accept
+        iifname . ether saddr . ip6 saddr @senders6 goto speaks_ipv6
+        arp htype 1 arp ptype ip goto speaks_arp
+        drop
+    }
+    chain speaks_ipv6 {
+        icmpv6 type nd-neighbor-advert goto advertises
+        icmpv6 type { 130-134, 137-138, 141-143, 148-149, 151-153 } drop
+        meta l4proto != 255 frag frag-off != 0 accept
+        @th,0,32 & 0x0 == 0x0 accept
+        drop
+    }
+    chain advertises {
+        meta mark set jhash @th,64,128 mod %(modulus)d seed 0x1
+        iifname . meta mark != @advertised_1 drop
+        meta mark set jhash @th,64,128 mod %(modulus)d seed 0x2
+        iifname . meta mark != @advertised_2 drop
+        meta mark set 0
+        accept
+    }
+    chain speaks_arp {
+        iifname . ether saddr . arp saddr ether . arp saddr ip @speakers accept
+        drop
+    }
+    chain forward {
+        type filter hook forward priority -200; policy accept;
+        iifname @isolated drop
+        oifname @isolated drop
+        iifname @ports udp dport { 68, 546 } drop
+    }
+    chain input {
+        type filter hook input priority -200; policy accept;
+        iifname @ports ether type != { ip, ip6, arp } drop
+    }
 """
+)
 
 
 def rules_operations(site: Site, desired: Desired, state: BridgeState) -> list[Operation]:
@@ -278,7 +284,7 @@ def _range_sets(suffix: str, version: int, networks: Sequence[Network]) -> str:
     kind = f"ipv{version}_addr"
     pairs = [(item, each) for item in networks for each in item.ranges()]
     ranges = [(item, each) for item, each in pairs if each.version == version]
-    subnets = [str(each.subnet) for _, each in ranges]
+    subnets = [str(each.subnet) for dummy, each in ranges]
     translated = [str(each.subnet) for item, each in ranges if item.nat]
     gateways = [f"{_quoted(item.bridge)} . {each.gateway}" for item, each in ranges]
     return "".join(

@@ -208,7 +208,7 @@ def _table(protocol: str, path: str) -> Iterator[Socket]:
     for line in lines:
         words = line.split()
         local, remote, state = words[1:4]
-        address, _, port = local.partition(":")
+        address, dummy, port = local.partition(":")
         peer = remote.partition(":")[0]
         inode = int(words[9])
         yield Socket(protocol, _address(address), int(port, 16), state, _address(peer), inode)

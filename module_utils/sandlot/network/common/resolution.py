@@ -139,7 +139,7 @@ def resolve(names: Iterable[str], deadline: float = DEADLINE) -> dict[str, list[
                 done.put((name, _ask(name)))
 
     count = len(asked)
-    for _ in range(min(count, WORKERS)):
+    for dummy in range(min(count, WORKERS)):
         threading.Thread(target=work, daemon=True).start()
     end = time.monotonic() + deadline
     answers: dict[str, list[str] | None] = {}

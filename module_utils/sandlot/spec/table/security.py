@@ -40,7 +40,7 @@ def _fits_clocks(spec: Spec) -> None:
 
 
 def _of_own_network(spec: Spec) -> None:
-    foreign = [key for key, _ in spec.sysctls if key.startswith("net.")]
+    foreign = [key for key, dummy in spec.sysctls if key.startswith("net.")]
     if foreign and not spec.owns_network:
         problem = f"is not this sandbox's to set with network_mode {spec.network_mode}"
         hint = "set it for the owner of that network, or leave it out"
