@@ -8,11 +8,28 @@ compile the engine again (0.7 s). The runtime that sandbox_host installs is comp
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import zipfile
 import zlib
 
 PACKAGE = "sandlot/"
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+def refuse_python(minimum: tuple[int, int]) -> NoReturn:
+    """Fail as ansible.module_utils.basic does: other files of the engine can't be imported."""
+    least = ".".join(map(str, minimum))
+    actual = ".".join(map(str, sys.version_info[:3]))
+    message = (
+        f"{sys.executable} is Python {actual}, sandlot needs {least} or later; "
+        "name another with ansible_python_interpreter"
+    )
+    print(json.dumps({"failed": True, "msg": message}))
+    sys.exit(1)
 
 
 def search_path(archive: str) -> list[str] | None:

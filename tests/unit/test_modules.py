@@ -4,8 +4,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import json
+import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -103,12 +107,43 @@ def test_every_file_of_the_engine_is_in_the_payload() -> None:
 
 def test_the_payload_is_read_from_a_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a module that Ansible sent: names differ, files don't."""
-    import zipfile
+    monkeypatch.syspath_prepend(zipped_engine(tmp_path))
+    zipped = importlib.import_module("zipped_engine.host.payload")
+    assert zipped.sources() == payload.sources()
 
-    archive = tmp_path / "module.zip"
+
+def zipped_engine(directory: Path) -> str:
+    archive = directory / "module.zip"
     with zipfile.ZipFile(archive, "w") as packed:
         for name, content in payload.sources().items():
             packed.writestr(name.replace("sandlot/", "zipped_engine/", 1), content)
-    monkeypatch.syspath_prepend(str(archive))
-    zipped = importlib.import_module("zipped_engine.host.payload")
-    assert zipped.sources() == payload.sources()
+    return str(archive)
+
+
+def test_an_older_python_is_refused_before_any_import(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.version_info = (3, 8, 20); sys.path.insert(0, sys.argv[1]); "
+        "import zipped_engine.shell"
+    )
+    command = [sys.executable, "-I", "-c", code, zipped_engine(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert json.loads(done.stdout) == {
+        "failed": True,
+        "msg": f"{sys.executable} is Python 3.8.20, sandlot needs 3.9 or later; "
+        "name another with ansible_python_interpreter",
+    }
+
+
+def test_no_file_reads_its_package_while_it_is_imported() -> None:
+    """Before Python 3.10 it is None in a zip, until the import has ended."""
+    engine = TOP / "module_utils/sandlot"
+    for path in [*engine.rglob("*.py"), *(TOP / "library").glob("*.py")]:
+        tree = ast.parse(path.read_text())
+        inside = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+        waiting: list[ast.AST] = [tree]
+        while waiting:
+            node = waiting.pop()
+            if not isinstance(node, inside):
+                waiting += ast.iter_child_nodes(node)
+            assert not (isinstance(node, ast.Name) and node.id == "__package__"), path

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Callable
 
-from .. import cgroups, idmap, lock, network, store
-from ..errors import SandlotError
+from .. import MINIMUM_PYTHON, cgroups, idmap, lock, network, store
+from ..errors import HostError, SandlotError
+from ..kernel import program
 from ..kernel.trees import remove_tree
 from ..launcher.client import Launcher
 from ..launcher.command import interpreter
@@ -76,6 +77,7 @@ def _present(site: Site) -> list[Operation]:
     operations = []
     if not payload.installed(site, files):
         adopt.check(site)
+        _check_python()
         summary = f"install version {payload.digest(files)[:12]}"
         install = partial(_announced, site, partial(payload.install, site, files))
         operations.append(Operation("runtime", summary, install))
@@ -89,6 +91,19 @@ def _present(site: Site) -> list[Operation]:
         upgrade = partial(_upgrade, site, service)
         operations.append(Operation("runtime", "upgrade the launcher", upgrade))
     return operations
+
+
+def _check_python() -> None:
+    """HostError when the runtime's Python, which may not be the module's, is too old."""
+    python = interpreter()
+    code = "import sys; print(*sys.version_info[:3])"
+    version = tuple(map(int, program.check([python, "-I", "-c", code]).split()))
+    if version < MINIMUM_PYTHON:
+        actual, least = (".".join(map(str, each)) for each in (version, MINIMUM_PYTHON))
+        raise HostError(
+            f"{python}, which would run sandboxes, is Python {actual}",
+            hint=f"use a distribution whose Python is {least} or later",
+        )
 
 
 def _texts(site: Site, service: Service | None) -> Texts:

@@ -18,7 +18,8 @@ from ..kernel.trees import remove_tree, sync
 from ..launcher.command import interpreter
 from ..site import Site
 
-ENGINE = __package__.rpartition(".")[0]
+# Before Python 3.10, __package__ is None while a module is imported from a zip.
+ENGINE = __name__.rsplit(".", 2)[0]
 PACKAGE = "sandlot"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from sandlot.cli import service
+from sandlot.errors import HostError
 from sandlot.host import install
 from sandlot.host.services import systemd
 from sandlot.host.services.systemd import BOOT_UNIT, Systemd
@@ -105,3 +106,17 @@ def test_who_says_that_the_host_goes_down(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert service._shutting_down() is expected
+
+
+def test_a_python_of_the_distribution_that_is_too_old_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "python3"
+    old.write_text("#!/bin/sh\necho 3 8 20\n")
+    old.chmod(0o755)
+    monkeypatch.setattr(install, "interpreter", lambda: str(old))
+    with pytest.raises(HostError) as caught:
+        install.present(Site(str(tmp_path / "host")), check=False)
+    assert f"{old}, which would run sandboxes, is Python 3.8.20" in str(caught.value)
+    assert "Python is 3.9 or later" in str(caught.value)
+    assert not (tmp_path / "host").exists()

@@ -42,11 +42,10 @@ INET = nft.tabbed(
         fib daddr type local jump publish
     }
     chain publish {
-        meta l4proto != { tcp, udp } return
-        dnat ip to %(at)s map @bound_address : %(at)s map @bound_port
-        dnat ip to %(any)s map @any_address : %(any)s map @any_port
-        dnat ip6 to %(at6)s map @bound6_address : %(at6)s map @bound6_port
-        dnat ip6 to %(any)s map @any6_address : %(any)s map @any6_port
+        meta l4proto { tcp, udp } dnat ip to %(at)s map @bound_address : %(at)s map @bound_port
+        meta l4proto { tcp, udp } dnat ip to %(any)s map @any_address : %(any)s map @any_port
+        meta l4proto { tcp, udp } dnat ip6 to %(at6)s map @bound6_address : %(at6)s map @bound6_port
+        meta l4proto { tcp, udp } dnat ip6 to %(any)s map @any6_address : %(any)s map @any6_port
     }
     chain postrouting {
         type nat hook postrouting priority 100; policy accept;
