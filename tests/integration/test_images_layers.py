@@ -140,6 +140,16 @@ CASES = {
         [entry("/a/9", b"9"), link("/h", "/a/1", tarfile.LNKTYPE), entry("/a/.wh.2")],
         {**_without("a/2"), "a/9": "9", "h": "one"},
     ),
+    "a hard link to itself": ([link("a/1", "a/1", tarfile.LNKTYPE)], ALL),
+    "a hard link to itself through a link": ([link("l/1", "a/1", tarfile.LNKTYPE)], ALL),
+    "a hard link to itself stays": (
+        [link("a/1", "./a/1", tarfile.LNKTYPE), entry("a/.wh..wh..opq"), entry("a/.wh.1")],
+        _without("a/2", "a/d", "a/d/3"),
+    ),
+    "a hard link to a tree it replaces": ([link("a/d", "f", tarfile.LNKTYPE)], {
+        **_without("a/d/3"), "a/d": "f",
+    }),
+    "a symbolic link to itself": ([link("f", "f")], {**ALL, "f": "-> f"}),
     "what AUFS keeps": (
         [entry(".wh..wh.aufs"), folder(".wh..wh.plnk"), entry(".wh..wh.plnk/1.2", b"x")],
         ALL,
@@ -193,7 +203,7 @@ def test_a_device_that_is_replaced_is_not_told(tmp_path: Path) -> None:
 
 
 def test_empty_layers_are_layers(tmp_path: Path) -> None:
-    unpack([pack(), LOWER, pack()], tmp_path / "in")
+    unpack([pack(), LOWER, b"", pack()], tmp_path / "in")
     assert files(tmp_path / "in") == ALL
 
 
@@ -298,6 +308,14 @@ def test_whiteouts_of_nothing_are_refused(tmp_path: Path, name: str) -> None:
         unpack([LOWER, pack(entry(name))], tmp_path / "in")
 
 
+@pytest.mark.parametrize("target", ["n", "f/n", "n/n"])
+def test_hard_links_to_nothing_are_refused(tmp_path: Path, target: str) -> None:
+    for name in ("n", "a/1"):
+        upper = pack(link(name, target, tarfile.LNKTYPE))
+        with pytest.raises(ArchiveError, match=f"layer 2: member {name!r} links to {target!r}"):
+            unpack([LOWER, upper], tmp_path / name / "in")
+
+
 def test_members_below_a_whiteout_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="layer 1: member .* lies below a whiteout"):
         unpack([pack(entry(".wh.a/b", b"x"))], tmp_path / "in")
@@ -350,8 +368,8 @@ def test_an_image_without_files_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"x" * 2000, gzip.compress(LOWER)[:60]],
-    ids=["empty", "no archive", "truncated"],
+    [b"x" * 2000, LOWER[:700], gzip.compress(LOWER)[:60]],
+    ids=["no archive", "truncated", "truncated gzip"],
 )
 def test_damaged_layers_are_named(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(ArchiveError, match="layer 2:? "):

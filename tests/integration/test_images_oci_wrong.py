@@ -121,7 +121,7 @@ def test_what_is_not_there(paths: Site, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "data, message",
     [
-        (b"", "truncated"),
+        (b"", "no file manifest.json"),
         (b"x" * 2000, "corrupt"),
         (b"\xfd7zXZ\0", "compressed with xz"),
         (compressed(BASE), "compressed with gzip.*decompress it"),

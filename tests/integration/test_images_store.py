@@ -167,7 +167,7 @@ BAD_FILES: dict[str, tuple[Callable[[bytes], bytes], bool, str]] = {
     "wrong checksum": (lambda good: good + b"x", False, "has the checksum sha256:.*, not sha256"),
     "HTML page": (lambda good: b"<html>404</html>", False, "an HTML page.*has the checksum"),
     "HTML page, checksum of it": (lambda good: b"<html></html>", True, "HTML page"),
-    "empty": (lambda good: b"", True, "is empty"),
+    "empty": (lambda good: b"", True, "no members"),
     "truncated": (lambda good: good[:100], True, "truncated"),
     "corrupt": (lambda good: good[:60] + b"\xff" * 60 + good[120:], True, "corrupt|checksum"),
     "wrong format": (lambda good: b"\x7fELF" + os.urandom(999), True, "not a tar archive"),

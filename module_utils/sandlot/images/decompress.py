@@ -20,6 +20,8 @@ from ..security import seccomp
 from .tarstream import ArchiveError
 
 _ZSTD = b"\x28\xb5\x2f\xfd"
+# Bytes 2 to 4 of a skippable frame (RFC 8878, 3.1.2), with which pzstd begins its files.
+_SKIPPABLE = b"\x2a\x4d\x18"
 _NOBODY = 65534
 _MEMORY = 2 << 30
 # Archives of zstd --ultra --long=30 need that much memory.
@@ -29,12 +31,14 @@ _FILES = 32
 # CLONE_NEWNS, NEWUTS, NEWIPC, NEWNET
 _NAMESPACES = 0x20000 | 0x4000000 | 0x8000000 | 0x40000000
 _LONGEST_COMPLAINT = 500
+_FETCH_AGAIN = "make or fetch the archive again, and update its checksum"
 
 
 @contextlib.contextmanager
 def readable(fd: int) -> Iterator[int]:
     """A descriptor for the extractor: ``fd`` itself, or the output of zstd."""
-    if os.pread(fd, len(_ZSTD), 0) != _ZSTD:
+    head = os.pread(fd, len(_ZSTD), 0)
+    if head != _ZSTD and not (head[1:] == _SKIPPABLE and head[0] >> 4 == 5):
         yield fd
         return
     program = shutil.which("zstd")
@@ -45,7 +49,13 @@ def readable(fd: int) -> Iterator[int]:
         try:
             yield cast("IO[bytes]", helper.stdout).fileno()
         except ArchiveError as error:
-            raise _blamed(helper, error) from error
+            complaint = _complaint(helper)
+            if not complaint:
+                raise
+            raise ArchiveError(complaint, hint=error.hint) from error
+        complaint = _complaint(helper)
+        if complaint:
+            raise ArchiveError(complaint, hint=_FETCH_AGAIN)
 
 
 @contextlib.contextmanager
@@ -92,14 +102,14 @@ def _confined(program: bytes) -> Callable[[], None]:
     return confine
 
 
-def _blamed(helper: subprocess.Popen[bytes], error: ArchiveError) -> ArchiveError:
-    """The error that zstd printed, when it ended before the extractor did."""
+def _complaint(helper: subprocess.Popen[bytes]) -> str:
+    """The error that zstd printed, when it ended before the extractor did; else ""."""
     # If zstd still writes, SIGPIPE ends it.
     cast("IO[bytes]", helper.stdout).close()
     status = helper.wait()
     stderr = cast("IO[bytes]", helper.stderr).fileno()
     complaint = os.read(stderr, _LONGEST_COMPLAINT) if status else b""
     if status == -signal.SIGPIPE or not complaint:
-        return error
+        return ""
     text = complaint.decode("utf-8", "replace").strip().replace("\n", "; ")
-    return ArchiveError(f"the archive is truncated or corrupt: {text}", hint=error.hint)
+    return f"the archive is truncated or corrupt: zstd: {text}"

@@ -21,7 +21,7 @@ from ..kernel import fork
 from ..kernel.confine import PR_SET_NO_NEW_PRIVS, prctl, set_capabilities
 from ..kernel.program import dying_with_parent
 from . import decompress
-from .tarstream import BLOCK, ArchiveError, Stream, TarStream
+from .tarstream import BLOCK, CHUNK, ArchiveError, Stream, TarStream, is_header
 from .unpack import NO_SPACE, SPACE, Bounds, Unpacker
 
 # CHOWN, DAC_OVERRIDE, FOWNER, FSETID: enough to write files with any owner and mode.
@@ -30,6 +30,8 @@ _MEMORY = 2 << 30
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 # Unpacking 8 GiB of xz takes a few minutes; an endless stream must end.
 _SECONDS = 3600
+# Archives end with zeros that fill a tape's record.
+_PADDING = 1 << 20
 
 Outcome = Dict[str, Any]
 
@@ -99,9 +101,24 @@ def _confine(kept: set[int], destination: str) -> None:
 def _outcome(fd: int, bounds: Bounds) -> Outcome:
     def work() -> list[str]:
         with open(fd, "rb", closefd=False) as raw:
-            return Unpacker(TarStream(open_archive(raw)), bounds).run()
+            stream = open_archive(raw)
+            warnings = Unpacker(TarStream(stream), bounds).run()
+            drain(stream, bounds.max_size)
+            return warnings
 
     return explained(work)
+
+
+def drain(stream: Stream, limit: int) -> None:
+    """Read what follows the archive: the checksum of compressed data comes last."""
+    rest = 0
+    while True:
+        chunk = stream.read(CHUNK)
+        if not chunk:
+            return
+        rest += len(chunk)
+        if rest > limit + _PADDING:
+            raise ArchiveError(f"more than {limit} bytes follow its end")
 
 
 def explained(work: Callable[[], list[str]]) -> Outcome:
@@ -137,12 +154,10 @@ def open_archive(raw: io.BufferedReader) -> Stream:
 
 def _check_plain(head: bytes) -> None:
     hint = "use a tar archive, plain or compressed with gzip, xz, bzip2 or zstd"
-    if not head:
-        raise ArchiveError("the archive is empty", hint=hint)
     if looks_like_html(head):
         raise ArchiveError("it is an HTML page and no archive", hint="check the URL")
-    # v7 archives have no magic, but zeros around their short texts.
-    if head[257:262] != b"ustar" and head[257:BLOCK].strip(b"\0"):
+    # v7 archives have no magic; a pipe may give less than a block at first.
+    if len(head) == BLOCK and any(head) and head[257:262] != b"ustar" and not is_header(head):
         raise ArchiveError("it is not a tar archive", hint=hint)
 
 

@@ -26,6 +26,7 @@ CHARACTER = "character device"
 BLOCK_DEVICE = "block device"
 DIRECTORY = "directory"
 FIFO = "FIFO"
+_DUMPED = b"D"
 _KINDS = {
     b"0": FILE,
     b"\0": FILE,
@@ -36,6 +37,8 @@ _KINDS = {
     b"3": CHARACTER,
     b"4": BLOCK_DEVICE,
     b"5": DIRECTORY,
+    # With the names in it as data, as tar --listed-incremental writes directories.
+    _DUMPED: DIRECTORY,
     b"6": FIFO,
 }
 _TRUNCATED = "the archive is truncated"
@@ -92,6 +95,8 @@ class TarStream:
         self._left = 0
         self._padding = 0
         self._globals: dict[str, bytes] = {}
+        # Whether blocks of zeros ended the archive; a truncated one may lack them.
+        self.ended = False
 
     def __iter__(self) -> Iterator[Member]:
         while True:
@@ -129,11 +134,14 @@ class TarStream:
         self._exactly(self._padding)
         self._padding = 0
         extended: dict[str, bytes] = {}
-        for dummy in range(MAX_EXTENSIONS_IN_A_ROW):
-            header = self._exactly(BLOCK)
+        for number in range(MAX_EXTENSIONS_IN_A_ROW):
+            # GNU tar and docker accept archives that end with their last member.
+            header = self._exactly(BLOCK, may_end=not number)
             if not any(header):
+                self.ended = bool(header)
                 return None
-            _check_sum(header)
+            if not _has_its_sum(header):
+                raise ArchiveError(f"{_CORRUPT}: a header's checksum is wrong", hint=_FETCH_AGAIN)
             if header[156:157] not in (b"L", b"K", b"x", b"X", b"g", b"V"):
                 return self._described(header, {**self._globals, **extended})
             self._extension(header, extended)
@@ -176,10 +184,12 @@ class TarStream:
         elif kind in (b"x", b"X"):
             extended.update(_pax(data))
 
-    def _exactly(self, size: int) -> bytes:
-        parts = []
+    def _exactly(self, size: int, *, may_end: bool = False) -> bytes:
+        parts: list[bytes] = []
         while size:
             part = self._stream.read(size)
+            if not part and may_end and not parts:
+                break
             if not part:
                 raise ArchiveError(_TRUNCATED, hint=_FETCH_AGAIN)
             parts.append(part)
@@ -191,25 +201,32 @@ class TarStream:
         return b"".join(parts)
 
 
-def _check_sum(header: bytes) -> None:
+def is_header(block: bytes) -> bool:
+    try:
+        return len(block) == BLOCK and _has_its_sum(block)
+    except ArchiveError:
+        return False
+
+
+def _has_its_sum(header: bytes) -> bool:
     blank = header[:148] + b" " * 8 + header[156:]
     unsigned = sum(blank)
     # Some old tars summed signed characters.
     signed = unsigned - 256 * sum(byte > 127 for byte in blank)
-    if _number(header[148:156]) not in (unsigned, signed):
-        raise ArchiveError(f"{_CORRUPT}: a header's checksum is wrong", hint=_FETCH_AGAIN)
+    return _number(header[148:156]) in (unsigned, signed)
 
 
 def _member(header: bytes, extended: Mapping[str, bytes]) -> Member:
     name = extended.get("path") or _header_name(header)
     kind = _kind(header, name)
+    has_data = kind == FILE or header[156:157] == _DUMPED
     member = Member(
         name=name,
         kind=kind,
         mode=_number(header[100:108]) & 0o7777,
         uid=_extended_number(extended, "uid", header[108:116]),
         gid=_extended_number(extended, "gid", header[116:124]),
-        size=_extended_number(extended, "size", header[124:136]) if kind == FILE else 0,
+        size=_extended_number(extended, "size", header[124:136]) if has_data else 0,
         mtime=_time(extended, header[136:148]),
         link=extended.get("linkpath") or _text(header[157:257]),
     )

@@ -15,10 +15,7 @@ from dataclasses import dataclass
 
 from ..kernel.files import pwrite_all
 from .tarstream import (
-    BLOCK_DEVICE,
-    CHARACTER,
     DIRECTORY,
-    FIFO,
     FILE,
     HARD_LINK,
     SYMLINK,
@@ -75,7 +72,8 @@ class Unpacker:
             raise ArchiveError("the archive has no members", hint="make the archive again")
         self._finish_directories()
         check_mountpoints()
-        return self._warnings()
+        cut = "the archive lacks the blocks of zeros at its end; it may be truncated"
+        return [*([] if self._archive.ended else [cut]), *self._warnings()]
 
     def _check_bounds(self, member: Member) -> None:
         self._count += 1
@@ -92,22 +90,33 @@ class Unpacker:
             raise ArchiveError(f"member {member} belongs to {owner}", hint=hint)
 
     def _place(self, member: Member, path: bytes) -> None:
-        if member.kind in (CHARACTER, BLOCK_DEVICE, FIFO):
-            self._dropped.add(path)
-        elif member.kind == DIRECTORY:
+        if member.kind == DIRECTORY:
             self._directory(member, path)
         elif path == b".":
             raise ArchiveError(f"member {member} replaces the root with a {member.kind}")
         elif member.kind == HARD_LINK:
             self._hard_link(member, path)
         else:
-            _make_way(path)
+            self._clear(path)
             if member.kind == SYMLINK:
                 os.symlink(member.link, path)
                 os.lchown(path, member.uid, member.gid)
                 os.utime(path, ns=_times(member), follow_symlinks=False)
             elif member.kind == FILE:
                 self._file(member, path)
+            else:
+                self._dropped.add(path)
+
+    def _clear(self, path: bytes) -> None:
+        """Make way for a member that can be made: nothing of this name, directories above it."""
+        self._dropped.discard(path)
+        try:
+            (os.rmdir if is_directory(path) else os.unlink)(path)
+        except FileNotFoundError:
+            parent = os.path.dirname(path)
+            if parent:
+                os.makedirs(parent, 0o755, exist_ok=True)
+                check_depth(parent)
 
     def _file(self, member: Member, path: bytes) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -126,7 +135,7 @@ class Unpacker:
 
     def _directory(self, member: Member, path: bytes) -> None:
         if path != b"." and not is_directory(path):
-            _make_way(path)
+            self._clear(path)
             os.mkdir(path, 0o755)
             check_depth(path)
         os.lchown(path, member.uid, member.gid)
@@ -135,16 +144,17 @@ class Unpacker:
     def _hard_link(self, member: Member, path: bytes) -> None:
         target = relative(member, member.link)
         if target in self._dropped:
+            if path != target:
+                self._clear(path)
             self._dropped.add(path)
             return
-        if path == target:
-            return
-        _make_way(path)
-        try:
-            os.link(target, path, follow_symlinks=False)
-        except FileNotFoundError as error:
+        if not os.path.lexists(target):
             problem = f"member {member} links to {shown(member.link)}, which is not in the archive"
-            raise ArchiveError(problem) from error
+            raise ArchiveError(problem, hint="make the archive again, with what it links to")
+        # As GNU tar does: a link to itself keeps the file, whichever way its two names lead there.
+        if not _is_same(path, target):
+            self._clear(path)
+            os.link(target, path, follow_symlinks=False)
 
     def _finish_directories(self) -> None:
         """Set modes and times, deepest first; a later member may have replaced a directory."""
@@ -201,15 +211,8 @@ def is_directory(path: bytes) -> bool:
         return False
 
 
-def _make_way(path: bytes) -> None:
-    """Remove what has this name, and make the directories that lead to it."""
-    try:
-        (os.rmdir if is_directory(path) else os.unlink)(path)
-    except FileNotFoundError:
-        parent = os.path.dirname(path)
-        if parent:
-            os.makedirs(parent, 0o755, exist_ok=True)
-            check_depth(parent)
+def _is_same(path: bytes, target: bytes) -> bool:
+    return os.path.lexists(path) and os.path.samestat(os.lstat(path), os.lstat(target))
 
 
 def _times(member: Member) -> tuple[int, int]:

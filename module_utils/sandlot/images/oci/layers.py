@@ -17,12 +17,10 @@ from dataclasses import replace
 from typing import Callable, List, Sequence, Set
 
 from .. import decompress
-from ..extract import DAMAGED, Outcome, confined, explained, open_archive
+from ..extract import DAMAGED, Outcome, confined, drain, explained, open_archive
 from ..tarstream import (
     BLOCK_DEVICE,
     CHARACTER,
-    CHUNK,
-    DIRECTORY,
     FIFO,
     HARD_LINK,
     ArchiveError,
@@ -37,8 +35,6 @@ WHITEOUT = b".wh."
 _RESERVED = WHITEOUT + WHITEOUT
 _OPAQUE = _RESERVED + b".opq"
 _LEFT_OUT = (CHARACTER, BLOCK_DEVICE, FIFO)
-# Archives end with zeros that fill a tape's record.
-_PADDING = 1 << 20
 _MAKE_AGAIN = "build the image again, or fetch it from where it is whole"
 
 
@@ -96,14 +92,7 @@ class _Hashed:
         return chunk
 
     def finish(self, digest: str) -> None:
-        rest = 0
-        while True:
-            chunk = self.read(CHUNK)
-            if not chunk:
-                break
-            rest += len(chunk)
-            if rest > self._limit + _PADDING:
-                raise ArchiveError(f"more than {self._limit} bytes follow its end")
+        drain(self, self._limit)
         actual = f"sha256:{self._hash.hexdigest()}"
         if actual != digest:
             problem = f"its content has the digest {actual}, not {digest} as the config says"
@@ -150,17 +139,14 @@ class LayerUnpacker(Unpacker):
         if name.startswith(WHITEOUT):
             self._whiteout(member, b"/".join(above), name[len(WHITEOUT) :])
         else:
-            self._replace(member, path)
+            self._place(member, path)
+            if member.kind not in _LEFT_OUT:
+                self._mark(path)
 
-    def _replace(self, member: Member, path: bytes) -> None:
-        if path != b".":
-            if member.kind != DIRECTORY or not is_directory(path):
-                _remove(path)
-            _make_parents(path)
+    def _clear(self, path: bytes) -> None:
         self._dropped.discard(path)
-        self._place(member, path)
-        if member.kind not in _LEFT_OUT:
-            self._mark(path)
+        _remove(path)
+        _make_parents(path)
 
     def _mark(self, path: bytes) -> None:
         while path and path not in self._placed:
