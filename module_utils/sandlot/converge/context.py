@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Dict, List, Mapping, Sequence
 
 from .. import network
 from ..host import probe
@@ -33,10 +33,19 @@ class HostFiles:
 
 
 @dataclass(frozen=True)
+class LastLog:
+    """The last lines that the old version logged, and the sizes of its log files then."""
+
+    lines: List[str]
+    sizes: Dict[str, int]
+
+
+@dataclass(frozen=True)
 class Context:
     """``followers`` maps running bystanders to the reason for their restart.
 
-    ``final_networks`` are the networks that the host has after the run.
+    ``final_networks`` are the networks that the host has after the run. The run fills
+    ``last_logs``, once the old versions have stopped.
     """
 
     site: Site
@@ -49,6 +58,23 @@ class Context:
     files: Mapping[str, HostFiles]
     final_networks: Mapping[str, Network]
     network_plan: network.Plan
+    last_logs: Dict[str, LastLog] = field(default_factory=dict, compare=False)
+
+    @property
+    def restarts(self) -> Sequence[str]:
+        """Running sandboxes that the run stops and starts again, without its rebuilds."""
+        decided = [name for name, d in self.decisions.items() if d.stop and d.start]
+        return [name for name in (*decided, *self.followers) if name not in self.rebuilds]
+
+    @property
+    def changed_by_restart(self) -> Mapping[str, Record]:
+        """The old record of each sandbox that a restart changes: the way back."""
+        known = {name: self.observed.sandboxes[name].record for name in self.restarts}
+        return {
+            name: old
+            for name, old in known.items()
+            if old and name in self.decisions and self.decisions[name].replaces(old)
+        }
 
 
 def context(site: Site, request: Request, observed: Observation) -> Context:

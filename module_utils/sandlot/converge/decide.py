@@ -98,6 +98,10 @@ class Decision:
         """A line about the whole sandbox announces all its changes; other lines stay silent."""
         return self.new or bool(self.rebuild)
 
+    def replaces(self, old: Record) -> bool:
+        """Whether ``old`` is another version of the sandbox, with a root to go back to."""
+        return self.write_record and not self.rebuild and old.phase == PRESENT
+
 
 def run_state(desired: Desired, record: Record | None) -> str:
     """The run state for the record, which reboots keep; "present" leaves it alone."""

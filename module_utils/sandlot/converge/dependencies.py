@@ -21,8 +21,10 @@ Graph = Mapping[str, Iterable[str]]
 _Stuck = Dict[str, Set[str]]
 
 
-class _NotStarted(LaunchError):
-    """A start that was skipped because a dependency does not run or is not healthy."""
+class NotStarted(LaunchError):
+    """A start that was skipped because the dependency ``needed`` does not run or is not healthy."""
+
+    needed = ""
 
 
 def names(record: Record) -> list[str]:
@@ -110,12 +112,22 @@ def check_running(
 
 
 class Starts:
-    """Starts sandboxes level by level and remembers which ones started."""
+    """Starts sandboxes level by level and remembers which ones started.
+
+    With ``resume``, it starts what ran a moment ago: in order, whatever the dependencies do.
+    """
 
     def __init__(
-        self, site: Site, launcher: Launcher, starting: Iterable[str], everyone: Known
+        self,
+        site: Site,
+        launcher: Launcher,
+        starting: Iterable[str],
+        everyone: Known,
+        *,
+        resume: bool = False,
     ) -> None:
         self._paths = site
+        self._resume = resume
         self._launcher = launcher
         self._everyone = everyone
         self._starting = {name: everyone[name] for name in starting}
@@ -127,14 +139,15 @@ class Starts:
     def start(self, level: Sequence[str], failures: Failures) -> None:
         """Start a level; a sandbox whose dependency does not run or is not healthy fails."""
         blocked: Failures = {}
-        for name in level:
+        for name in () if self._resume else level:
             for needed in names(self._starting[name]):
                 problem = self._problem(needed, failures)
                 if problem:
                     blocked[name] = _not_started(name, needed, problem)
                     break
         able = [name for name in level if name not in blocked]
-        blocked.update(self._await_dependencies(able))
+        unhealthy = self._await_dependencies(able)
+        blocked.update({} if self._resume else unhealthy)
         ready = [name for name in able if name not in blocked]
         failed = self._launcher.start(ready) if ready else {}
         self._started.update(name for name in ready if name not in failed)
@@ -142,7 +155,7 @@ class Starts:
 
     def _problem(self, needed: str, failures: Failures) -> str:
         failure = failures.get(needed)
-        if isinstance(failure, _NotStarted):
+        if isinstance(failure, NotStarted):
             return "which is not started either"
         if failure:
             return f"which failed: {failure.message}"
@@ -155,7 +168,8 @@ class Starts:
         dependents: Dict[str, list[str]] = {}
         for name in able:
             for dependency in self._starting[name].spec.depends_on:
-                if dependency.condition == HEALTHY:
+                due = dependency.name in self._started or not self._resume
+                if dependency.condition == HEALTHY and due:
                     dependents.setdefault(dependency.name, []).append(name)
         if not dependents:
             return {}
@@ -169,9 +183,12 @@ class Starts:
         }
 
 
-def _not_started(name: str, needed: str, problem: str) -> _NotStarted:
+def _not_started(name: str, needed: str, problem: str) -> NotStarted:
     text = f"{name}: not started, as it depends on {needed}, {problem}"
-    return _NotStarted(text, hint=f"put {needed} right, then run again, or: sandlot start {name}")
+    hint = f"put {needed} right, then run again, or: sandlot start {name}"
+    failure = NotStarted(text, hint=hint)
+    failure.needed = needed
+    return failure
 
 
 # -- order

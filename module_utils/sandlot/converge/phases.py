@@ -10,11 +10,11 @@ from typing import Sequence
 from .. import cgroups, idmap, images, network
 from ..launcher.client import Launcher
 from ..plan import Change, Failures, Operation, batch, of_one
-from ..sandbox import etcfiles, launchfile, layers, live, record
+from ..sandbox import etcfiles, last_words, launchfile, layers, live, logs, record
 from ..sandbox.record import PRESENT, REBUILDING, Record
 from ..site import Site
 from . import dependencies, rebuild
-from .context import Context
+from .context import Context, LastLog
 from .decide import NO_PINS, Decision, Observed, namespace_lines, record_lines, run_lines
 from .observe import NamespaceRecord, write_namespace_record
 
@@ -85,6 +85,17 @@ def stop(context: Context) -> list[Operation]:
 def _may_revive(decision: Decision, observed: Observed) -> bool:
     changes = decision.write_record or decision.start or decision.rebuild or decision.destroy
     return bool(changes) and not observed.running and observed.pins != NO_PINS
+
+
+def note_logs(context: Context) -> list[Operation]:
+    """Keep the ends of the logs of the versions that have stopped, for the message of a failure."""
+
+    def note(names: Sequence[str], failures: Failures) -> None:
+        for sandbox in map(context.site.sandbox, names):
+            entry = LastLog(last_words.last_log(sandbox), logs.sizes(sandbox))
+            context.last_logs[sandbox.name] = entry
+
+    return batch("note the logs", [*context.rebuilds, *context.changed_by_restart], note)
 
 
 def destroy(context: Context) -> list[Operation]:
@@ -246,7 +257,8 @@ def start(context: Context) -> list[Operation]:
     everyone.update((name, decision.record) for name, decision in context.decisions.items())
     launcher = Launcher(context.site)
     names = [*starting, *context.followers]
-    starts = dependencies.Starts(context.site, launcher, names, everyone)
+    resume = context.request.resume
+    starts = dependencies.Starts(context.site, launcher, names, everyone, resume=resume)
     return [
         operation
         for level in starts.levels()
@@ -263,8 +275,14 @@ def watch(context: Context) -> list[Operation]:
     return [Operation("launcher", "start", launcher.ensure)]
 
 
-def await_rebuilds(context: Context) -> list[Operation]:
-    return rebuild.await_all(context.site, context.rebuilds)
+def await_changed(context: Context) -> list[Operation]:
+    """Wait for sandboxes with a new root: rebuilds, and those whose image was updated."""
+    started = {name: e.new for name, e in context.rebuilds.items() if e.decision.start}
+    for name, old in context.changed_by_restart.items():
+        entry = context.decisions[name].record
+        if entry.image.digest != old.image.digest:
+            started[name] = entry
+    return rebuild.await_all(context.site, started)
 
 
 def settle(context: Context) -> list[Operation]:

@@ -33,6 +33,7 @@ STEPS: tuple[Phase, ...] = (
     removal.announce,
     phases.write_records,
     phases.stop,
+    phases.note_logs,
     phases.switch,
     phases.destroy,
     phases.ids,
@@ -45,7 +46,7 @@ STEPS: tuple[Phase, ...] = (
     phases.plug,
     phases.limit,
     phases.start,
-    phases.await_rebuilds,
+    phases.await_changed,
     phases.settle,
     phases.watch,
 )

@@ -9,16 +9,16 @@ stays the old one, in phase rebuilding, until the commit; ``rollback`` undoes a 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence
+from typing import Any, Callable, Dict, Iterable, Mapping, Sequence
 
 from .. import network, store
 from ..errors import LaunchError
 from ..launcher.client import Launcher
 from ..oserrors import explained
 from ..plan import Failures, Operation, batch
-from ..sandbox import health, last_words, launchfile, layers, logs, record
+from ..sandbox import health, launchfile, layers, record
 from ..sandbox.record import PRESENT, REBUILDING, Record
 from ..site import NEXT, OLD, Site
 from .decide import Decision, Observed, Target, preparation_line, record_lines, switch_line
@@ -26,23 +26,14 @@ from .observe import NamespaceRecord, write_namespace_record
 
 
 @dataclass(frozen=True)
-class LastLog:
-    """The last lines that the old version logged, and the sizes of its log files then."""
-
-    lines: List[str]
-    sizes: Dict[str, int]
-
-
-@dataclass(frozen=True)
 class Rebuild:
-    """The rebuild of one sandbox; the switch fills ``last_log``, once the old version stopped."""
+    """The rebuild of one sandbox."""
 
     decision: Decision
     old: Record
     launch: Mapping[str, Any]
     namespaces: NamespaceRecord
     ran: bool
-    last_log: List[LastLog] = field(default_factory=list, compare=False)
 
     @property
     def name(self) -> str:
@@ -122,11 +113,6 @@ def switch(site: Site, planned: Mapping[str, Rebuild], state: network.State) -> 
     lines = [switch_line(rebuild.decision) for rebuild in planned.values()]
 
     def switch_all(names: Sequence[str], failures: Failures) -> None:
-        for name in names:
-            sandbox = site.sandbox(name)
-            planned[name].last_log.append(
-                LastLog(last_words.last_log(sandbox), logs.sizes(sandbox))
-            )
         for operation in network.unlink(site, names, state):
             operation.apply()
         act_on_each(
@@ -139,15 +125,13 @@ def switch(site: Site, planned: Mapping[str, Rebuild], state: network.State) -> 
 # -- while the new version runs
 
 
-def await_all(site: Site, planned: Mapping[str, Rebuild]) -> list[Operation]:
-    started = [name for name, rebuild in planned.items() if rebuild.decision.start]
-
+def await_all(site: Site, started: Mapping[str, Record]) -> list[Operation]:
     def wait(names: Sequence[str], failures: Failures) -> None:
-        limits = {name: planned[name].new.spec.healthy_wait_timeout for name in names}
+        limits = {name: started[name].spec.healthy_wait_timeout for name in names}
         problems = health.settle(site, limits)
         failures.update((name, LaunchError(problem)) for name, problem in problems.items())
 
-    return batch("wait", started, wait)
+    return batch("wait", list(started), wait)
 
 
 def commit(site: Site, rebuild: Rebuild) -> Operation:

@@ -26,7 +26,8 @@ class Request:
 
     ``networks`` maps the name of an absent network to None. ``purge`` removes unlisted items of the
     listed kinds; ``prune`` removes image trees that nothing refers to. ``repair`` sets the network
-    of the sandboxes and nothing else. ``unrecorded`` images are still being built. ``uploads`` maps
+    of the sandboxes and nothing else. ``resume`` starts sandboxes whatever their dependencies do.
+    ``unrecorded`` images are still being built. ``uploads`` maps
     archives of images to their copies on the host, None when the controller copies none.
     ``management_ports`` are never published. ``image_plan`` is made from ``images``, after a look
     at their sources.
@@ -39,6 +40,7 @@ class Request:
     prune: bool = False
     check: bool = False
     repair: bool = False
+    resume: bool = False
     unrecorded: Mapping[str, Image] = field(default_factory=dict)
     uploads: Optional[Mapping[str, str]] = None
     management_ports: Tuple[int, ...] = ()

@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Carries out a plan; every rebuild in it ends committed or undone, whatever fails."""
+"""Carries out a plan; every rebuild and restart in it ends committed or undone, whatever fails.
+
+A rebuild has its old version in a slot. A restart has one layer and one set of pins, so its way
+back is a run with the old record.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Collection, Dict, List, Mapping, Set
+from typing import Callable, Collection, Dict, List, Mapping, Sequence
 
 from .. import network
 from ..errors import LaunchError, SandlotError
 from ..plan import Failures, apply_each
-from ..sandbox import last_words, layers, record
+from ..sandbox import last_words, layers, record, runtime
 from ..sandbox.record import PRESENT, REBUILDING, STARTED, Record
 from ..site import Site
 from . import rebuild, rollback
+from .dependencies import NotStarted
 from .planner import Plan, plan
-from .rebuild import Rebuild
 from .report import Result
 from .resolve import Request
 
@@ -24,7 +28,7 @@ Again = Callable[[Request], Result]
 
 @dataclass(frozen=True)
 class _Undone:
-    """Rebuilds that were rolled back, with the last lines that each new version logged.
+    """Rebuilds and restarts that were rolled back, with the last lines of each new version's log.
 
     ``problems`` tells why an old version is not as it was. ``resumed`` are the dependents and
     followers that the run stopped, and that a second run started again.
@@ -45,14 +49,12 @@ def carry_out(site: Site, planned: Plan, again: Again) -> Failures:
         if isinstance(error, SandlotError):
             error.message += text
         raise
-    undone = _undo(site, planned, again)
+    undone = _undo(site, planned, again, failures)
     for name in undone.resumed:
         # A dependent may have failed because the new version did; the second run started it.
         if name in failures and name not in undone.problems:
             del failures[name]
-    failures.update(
-        (n, _failure(planned.context.rebuilds[n], failures, undone)) for n in undone.logged
-    )
+    failures.update((n, _failure(planned, n, failures, undone)) for n in undone.logged)
     return failures
 
 
@@ -72,41 +74,82 @@ def _apply(site: Site, planned: Plan) -> tuple[Failures, Plan]:
     return {**apply_each(planned.steps), **untouched}, planned
 
 
-def _undo(site: Site, planned: Plan, again: Again) -> _Undone:
-    """Put back every rebuild without a commit; start it and its dependents if they ran."""
-    left = [name for name in planned.context.rebuilds if layers.exists(site.sandbox(name).rebuild)]
+def _undo(site: Site, planned: Plan, again: Again, failures: Failures | None) -> _Undone:
+    """Put back every rebuild without a commit and every failed restart; start all that ran.
+
+    Without ``failures``, the run failed as a whole: a sandbox that it stopped does not run.
+    """
+    context = planned.context
+    left = [name for name in context.rebuilds if layers.exists(site.sandbox(name).rebuild)]
     phases = {name: _stored(site, name).phase for name in left}
-    due = {name: planned.context.rebuilds[name] for name in left if phases[name] == REBUILDING}
-    # New versions only: before a switch, the log is the old version's.
-    logged: Dict[str, List[str]] = {name: [] for name in due}
-    for name, entry in due.items():
-        if entry.last_log:
-            since = entry.last_log[0].sizes
-            logged[name] = last_words.last_log(site.sandbox(name), since=since)
+    due = {name: context.rebuilds[name] for name in left if phases[name] == REBUILDING}
+    stopped = _stopped(site, planned, failures)
+    changed = context.changed_by_restart
+    back = {name: changed[name] for name in stopped if name in changed}
+    if failures is not None:
+        freed = {*due, *stopped}
+        back = {n: old for n, old in back.items() if _missed(n, failures) not in freed}
+    logged = {name: _new_lines(site, planned, name) for name in (*due, *back)}
     stuck = apply_each(rollback.undo_steps(site, {name: entry.old for name, entry in due.items()}))
     stuck.update(apply_each(rebuild.discard(site, [name for name in left if name not in due])))
     problems = {name: str(error) for name, error in stuck.items()}
     ran = {name: entry.ran for name, entry in due.items() if name not in stuck}
-    resumed: Set[str] = set()
-    if ran:
-        decisions = planned.context.decisions.items()
-        restarted = {name for name, decision in decisions if decision.stop and decision.start}
-        # Followers share the network of a rebuilt sandbox.
-        resumed = restarted.union(planned.context.followers) - set(planned.context.rebuilds)
-        ran.update(dict.fromkeys(resumed, True))
-        known = {name: _stored(site, name) for name in ran}
-        states = {n: STARTED if ran[n] and known[n].wanted == STARTED else PRESENT for n in ran}
-        old = tuple(rollback.stored(known[name], state) for name, state in states.items())
-        problems.update(again(Request(old)).failed)
-    return _Undone(logged, problems, resumed)
+    # Followers share the network of a rebuilt sandbox.
+    resumed = set(context.restarts) if ran or back else set(() if failures else stopped)
+    resumed -= set(back)
+    ran.update(dict.fromkeys((*back, *resumed), True))
+    for old in back.values():
+        record.save(site, old)
+    problems.update(_started_again(site, ran, again))
+    lost = {name: changed[name] for name in resumed if name in problems and name in changed}
+    if lost:
+        # The new version does not start with the old dependency either.
+        for name, old in lost.items():
+            logged[name] = _new_lines(site, planned, name)
+            problems.pop(name)
+            record.save(site, old)
+        problems.update(_started_again(site, dict.fromkeys(lost, True), again))
+    return _Undone(logged, problems, resumed - set(lost))
+
+
+def _stopped(site: Site, planned: Plan, failures: Failures | None) -> Sequence[str]:
+    """Restarts that did not get to their end."""
+    restarts = planned.context.restarts
+    if failures is not None:
+        return [name for name in restarts if name in failures]
+    return [name for name in restarts if runtime.running(site.sandbox(name)) is None]
+
+
+def _missed(name: str, failures: Failures) -> str:
+    """The dependency that kept the sandbox from its start, "" for none."""
+    failure = failures[name]
+    return failure.needed if isinstance(failure, NotStarted) else ""
+
+
+def _new_lines(site: Site, planned: Plan, name: str) -> List[str]:
+    """The last lines of the new version: before a stop, the log is the old version's."""
+    last_log = planned.context.last_logs.get(name)
+    if last_log is None:
+        return []
+    return last_words.last_log(site.sandbox(name), since=last_log.sizes)
+
+
+def _started_again(site: Site, ran: Mapping[str, bool], again: Again) -> Dict[str, str]:
+    """Run with the stored records, and start what ran; problems by name."""
+    if not ran:
+        return {}
+    known = {name: _stored(site, name) for name in ran}
+    states = {n: STARTED if ran[n] and known[n].wanted == STARTED else PRESENT for n in ran}
+    old = tuple(rollback.stored(known[name], state) for name, state in states.items())
+    return dict(again(Request(old, resume=True)).failed)
 
 
 def _undo_aside(site: Site, planned: Plan, again: Again) -> str:
     """Undo when the whole run fails; the text to add to its error."""
     try:
-        undone = _undo(site, planned, again)
+        undone = _undo(site, planned, again, None)
     except (SandlotError, OSError) as worse:
-        return f"; rebuilds could not be rolled back: {worse}"
+        return f"; what ran could not be put back: {worse}"
     text = ""
     for name in undone.logged:
         problem = undone.problems.get(name)
@@ -125,18 +168,23 @@ def _stored(site: Site, name: str) -> Record:
 # -- messages
 
 
-def _failure(entry: Rebuild, failures: Failures, undone: _Undone) -> LaunchError:
-    cause = failures.get(entry.name, LaunchError("it did not get to its end"))
-    lines = undone.logged[entry.name]
-    parts = [f"rebuild failed and was rolled back: {cause.message}"]
+def _failure(planned: Plan, name: str, failures: Failures, undone: _Undone) -> LaunchError:
+    cause = failures.get(name, LaunchError("it did not get to its end"))
+    entry = planned.context.rebuilds.get(name)
+    lines = undone.logged[name]
+    what = "rebuild" if entry else "restart"
+    parts = [f"{what} failed and was rolled back: {cause.message}"]
     parts.append(f"the new one's log ends with: {_joined(lines)}" if lines else "it logged nothing")
-    problem = undone.problems.get(entry.name)
+    problem = undone.problems.get(name)
     if problem:
         parts.append(f"the old one is not as it was: {problem}")
+    elif entry and not entry.ran:
+        parts.append("the old one is in its place again")
     else:
-        parts.append("the old one runs again" if entry.ran else "the old one is in its place again")
-    if entry.last_log and entry.last_log[0].lines:
-        parts.append(f"its log ended with: {_joined(entry.last_log[0].lines)}")
+        parts.append("the old one runs again")
+    last_log = planned.context.last_logs.get(name)
+    if last_log and last_log.lines:
+        parts.append(f"its log ended with: {_joined(last_log.lines)}")
     return LaunchError("; ".join(parts), hint=cause.hint)
 
 
