@@ -341,7 +341,8 @@ options:
         type: bool
       mtu:
         description:
-          - Largest packet; the kernel's default unless given. IPv6 needs 1280 or more.
+          - Largest packet; V(1500) unless given. IPv6 needs 1280 or more.
+          - The bridge and both ends of each link have it; a change reaches running sandboxes.
         type: int
       dns_servers:
         description:

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import subprocess
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from converge_fixtures import Deployment, needs_root, sandbox
 from netmode_fixtures import declare_networks, output, run_inside, workload
 from sandboxes import until
+from sandlot import converge, network
 from sandlot.converge import Result
 from sandlot.errors import SpecError
 
@@ -170,6 +172,60 @@ def test_another_network_in_place_of_one_brings_its_settings(host: Deployment) -
     changed(host, web({"name": "two"}))
     assert mtu(host, "eth0") == "1400"
     connected(host, "two").close()
+
+
+def set_network(host: Deployment, **options: Any) -> Result:
+    """The module sandbox_network for network "one"; what it does is said before, and once."""
+    raw = {"name": "one", "ipv4_subnet": f"{host.prefix}.16.0/24", **options}
+    wanted = network.normalise(host.paths, [raw])
+    request = converge.request(None, networks=wanted)
+    checked = converge.converge(host.paths, replace(request, check=True))
+    done = converge.converge(host.paths, request)
+    assert checked.actions == done.actions and not done.failed
+    assert converge.converge(host.paths, request).actions == []
+    return done
+
+
+def ends(host: Deployment) -> list[str]:
+    """The links between host and sandbox, from the bridge on."""
+    return [host.paths.bridge("one"), link_of(host, "one")]
+
+
+def sizes(host: Deployment) -> set[str]:
+    outside = [Path(f"/sys/class/net/{link}/mtu").read_text().strip() for link in ends(host)]
+    return {*outside, mtu(host, "eth0")}
+
+
+def test_running_sandboxes_follow_their_network(host: Deployment) -> None:
+    """Also those that the run does not list, and back to the defaults."""
+    host.converged(web({"name": "one"}))
+    with connected(host, "one") as connection:
+        for wanted in (1400, 1300, None):
+            set_network(host, mtu=wanted)
+            assert sizes(host) == {str(wanted or 1500)}
+        set_network(host, dns_servers=["192.0.2.53"], isolated=True)
+        port = Path(f"/sys/class/net/{link_of(host, 'one')}/brport/isolated")
+        assert host.inside("web", "/etc/resolv.conf").startswith("nameserver 192.0.2.53\n")
+        assert port.read_text() == "1\n"
+        set_network(host)
+        assert "192.0.2.53" not in host.inside("web", "/etc/resolv.conf")
+        assert port.read_text() == "0\n"
+        assert echoes(connection, b"last")
+
+
+def test_an_mtu_too_small_for_ipv6_leaves_no_ipv6_behind(host: Deployment) -> None:
+    """The kernel starts IPv6 with its own settings when an MTU becomes large enough."""
+    host.converged(web({"name": "one"}))
+    set_network(host, mtu=600)
+    assert sizes(host) == {"600"}
+    set_network(host)
+    assert sizes(host) == {"1500"}
+    for link in ends(host):
+        setting = Path(f"/proc/sys/net/ipv6/conf/{link}/disable_ipv6")
+        assert setting.read_text() == "1\n"
+    command = ["nsenter", f"--net=/proc/{host.pid('web')}/ns/net", "ip", "-6", "address", "show"]
+    assert subprocess.check_output([*command, "dev", "eth0"]) == b""
+    connected(host, "one").close()
 
 
 def test_no_network_at_all_and_back(host: Deployment) -> None:

@@ -103,7 +103,7 @@ def context(site: Site, request: Request, observed: Observation) -> Context:
         decisions=decisions,
         rebuilds=rebuild.rebuilds(decisions, resolved.targets, observed.sandboxes),
         followers=followers,
-        files={} if request.sandboxes is None else _files(site, observed, resolved),
+        files=_files(site, request, observed, resolved),
         final_networks=final_networks,
         network_plan=_network_plan(site, request, observed, resolved, decisions, final_networks),
     )
@@ -117,21 +117,39 @@ def _network_plan(
     decisions: Mapping[str, Decision],
     final_networks: Mapping[str, Network],
 ) -> network.Plan:
-    """A repair leaves out sandboxes without namespaces, a run for images only all networks."""
+    """A repair leaves out sandboxes without namespaces, a run for images only all networks.
+
+    Links of bystanders follow their networks.
+    """
     if request.sandboxes is None and request.networks is None:
         return network.Plan()
-    members = []
-    for name, decision in decisions.items():
-        spec, interfaces = decision.record.spec, decision.record.interfaces
-        rates = network.Rates(spec.ingress_rate, spec.egress_rate)
-        if not (request.repair and decision.create):
-            member = network.Member(name, spec.network_mode, interfaces, rates, decision.create)
-            members.append(member)
+    members = [
+        _member(decision.record, fresh=decision.create)
+        for decision in decisions.values()
+        if not (request.repair and decision.create)
+    ]
+    if request.networks is not None:
+        members += [_member(entry) for entry in _pinned_bystanders(resolved, observed).values()]
     desired = resolved.desired_network(observed.networks if final_networks else {}, members)
     if request.networks is not None:
         gone = (*resolved.targets, *resolved.removed)
         desired = replace(desired, final_networks=final_networks, unlinked=gone)
     return network.plan(site, desired, observed.network)
+
+
+def _member(record: Record, *, fresh: bool = False) -> network.Member:
+    spec = record.spec
+    rates = network.Rates(spec.ingress_rate, spec.egress_rate)
+    return network.Member(record.name, spec.network_mode, record.interfaces, rates, fresh)
+
+
+def _pinned_bystanders(resolved: Resolved, observed: Observation) -> dict[str, Record]:
+    """Bystanders that have namespaces."""
+    return {
+        name: entry
+        for name, entry in resolved.bystanders.items()
+        if observed.sandboxes[name].pins != NO_PINS
+    }
 
 
 def _decisions(resolved: Resolved, observed: Observation) -> dict[str, Decision]:
@@ -164,14 +182,14 @@ def _followers(
     return {name: reason for name, reason in reasons.items() if reason}
 
 
-def _files(site: Site, observed: Observation, resolved: Resolved) -> dict[str, HostFiles]:
+def _files(
+    site: Site, request: Request, observed: Observation, resolved: Resolved
+) -> dict[str, HostFiles]:
     """Files of the desired sandboxes, and of bystanders that have namespaces."""
+    if request.sandboxes is None and request.networks is None:
+        return {}
     records = {name: target.record for name, target in resolved.targets.items()}
-    records.update(
-        (name, entry)
-        for name, entry in resolved.bystanders.items()
-        if observed.sandboxes[name].pins != NO_PINS
-    )
+    records.update(_pinned_bystanders(resolved, observed))
     everyone = {**resolved.bystanders, **{n: t.record for n, t in resolved.targets.items()}}
     around = etcfiles.surroundings(observed.networks, everyone, resolved.interfaces)
     files = {}

@@ -191,8 +191,12 @@ def _prepare_one(context: Context, decision: Decision) -> Operation | None:
 
 
 def update_hosts(context: Context) -> list[Operation]:
-    """Update hosts files of sandboxes whose neighbours changed and nothing else."""
-    due = {name: files for name, files in context.files.items() if files.outdated == ["hosts"]}
+    """Update hosts files of sandboxes whose neighbours changed, and all files of bystanders."""
+    due = {
+        name: files
+        for name, files in context.files.items()
+        if files.outdated == ["hosts"] or (files.outdated and name not in context.decisions)
+    }
 
     def update(names: Sequence[str], failures: Failures) -> None:
         for name in names:
@@ -228,11 +232,12 @@ def plug(context: Context) -> list[Operation]:
     """Plug links, then set their bandwidth, as a new link has no limits yet."""
     steps = []
     for name, member in context.network_plan.members.items():
-        decision = context.decisions[name]
-        if member.links and not decision.create:
+        decision = context.decisions.get(name)
+        fresh = decision is not None and decision.create
+        if member.links and decision is not None and not fresh:
             note = partial(_note_namespaces, context, name)
             steps.append(Operation(name, "note interfaces", note, subject=name, silent=True))
-        steps += of_one(name, member.links, silent=decision.create)
+        steps += of_one(name, member.links, silent=fresh)
         steps += of_one(name, member.rates, silent=bool(member.links))
     return steps
 

@@ -36,6 +36,8 @@ HOST_DAMAGE = {
     "sources unchecked": ("sysctl", "-qw", f"net.ipv4.conf.{BRIDGE}.rp_filter=0"),
     "answers for others": ("sysctl", "-qw", f"net.ipv4.conf.{BRIDGE}.arp_ignore=0"),
     "asks as others": ("sysctl", "-qw", f"net.ipv4.conf.{BRIDGE}.arp_announce=0"),
+    "bridge of another size": ("ip", "link", "set", BRIDGE, "mtu", "1400"),
+    "link of another size": ("ip", "link", "set", LINK, "mtu", "1400"),
     "link isolated": ("bridge", "link", "set", "dev", LINK, "isolated", "on"),
 }
 INNER_DAMAGE = {
@@ -47,6 +49,7 @@ INNER_DAMAGE = {
     "inner link deleted": ("ip", "link", "del", "eth0"),
     "inner mac changed": ("ip", "link", "set", "eth0", "address", "02:00:00:00:00:98"),
     "inner name changed": ("ip", "link", "set", "eth0", "down", "name", "other0"),
+    "inner link of another size": ("ip", "link", "set", "eth0", "mtu", "1400"),
     "lo down": ("ip", "link", "set", "lo", "down"),
 }
 

@@ -167,15 +167,14 @@ class Links:
             )
 
     def add_veth(
-        self, interface: Interface, mac: str, *, master: int, netns: int, mtu: int | None
+        self, interface: Interface, mac: str, *, master: int, netns: int, mtu: int
     ) -> None:
         """Make a veth pair; one end, still down, is in ``netns`` under its final name."""
-        size = {} if mtu is None else {"mtu": mtu}
         peer = {
             "ifname": interface.ifname,
             "address": interface.mac,
             "net_ns_fd": netns,
-            **size,
+            "mtu": mtu,
         }
         with self._explained(f"plug sandbox {interface.sandbox} into network {interface.network}"):
             self._route.link(
@@ -186,7 +185,7 @@ class Links:
                 master=master,
                 state="up",
                 peer=peer,
-                **size,
+                mtu=mtu,
             )
 
     def set_port(self, name: str, mac: str, *, isolated: bool) -> None:

@@ -14,6 +14,7 @@ from ...errors import HostError, SpecError
 from ...kernel import linkflags, netlink, program
 from ...plan import Operation
 from ...site import Site
+from ...spec.table.networks import MIN_MTU_IPV6
 from ..common import declare
 from ..common.model import Network, identity
 from . import adapter, forwarding, nft, overlap, sysctls
@@ -208,7 +209,7 @@ def _problems(network: Network, link: netlink.Link, state: BridgeState) -> list[
         routes = {(item.destination, item.index, item.gateway) for item in state.routes}
         subnets = [str(each.subnet) for each in network.ranges()]
         problems += [f"no route to {x}" for x in subnets if (x, link.index, "") not in routes]
-    if network.mtu not in (None, link.mtu):
+    if link.mtu != network.link_mtu:
         problems.append(f"mtu {link.mtu}")
     known = state.settings.get(network.bridge, {})
     problems += [f"setting {key}" for key in _wrong_settings(network, known)]
@@ -238,13 +239,18 @@ def ensure_bridge(site: Site, network: Network) -> None:
             link = netlink.link(sock, network.bridge)
         if link is None:
             raise HostError(f"the bridge {network.bridge} went away while it was being set up")
+        starts_down = not link.up
+        if link.mtu != network.link_mtu:
+            # Above this MTU the kernel starts IPv6 with its own settings.
+            if link.mtu < MIN_MTU_IPV6 <= network.link_mtu:
+                connection.set_link(network.bridge, state="down")
+                starts_down = True
+            connection.set_link(network.bridge, mtu=network.link_mtu)
         # Before the bridge comes up, so that it never sends unwanted IPv6 packets.
         known = sysctls.settings(network.bridge)
         for key, value in _wrong_settings(network, known).items():
             sysctls.write(key, value)
-        if network.mtu not in (None, link.mtu):
-            connection.set_link(network.bridge, mtu=network.mtu)
-        if not link.up:
+        if starts_down:
             connection.set_link(network.bridge, state="up")
         current = [item.address for item in netlink.addresses(sock) if item.index == link.index]
         addresses = network.bridge_addresses

@@ -16,6 +16,7 @@ from ...kernel.namespaces import is_namespace_file
 from ...kernel.netlink import RT_TABLE_MAIN, Link, entered, opened
 from ...plan import Operation
 from ...site import Site
+from ...spec.table.networks import MIN_MTU_IPV6
 from ..common.model import MAX_INTERFACES, Interface, Network, default_routes, identity
 from . import adapter, sysctls
 from .announce import announce
@@ -146,12 +147,12 @@ def _problems(
             problems.append(f"{item.link} is not a port of its bridge")
         elif not outer.up:
             problems.append(f"{item.link} is down")
-        elif network.mtu not in (None, outer.mtu):
+        elif outer.mtu != network.link_mtu:
             problems.append(f"{item.link} has mtu {outer.mtu}")
         if inner is None or not _is_pair(outer, inner):
             problems.append(f"{item.ifname} is missing")
         else:
-            problems += _inner_problems(item, inner, inside)
+            problems += _inner_problems(item, network, inner, inside)
     return [*problems, *_route_problems(networks, interfaces, inside)]
 
 
@@ -164,8 +165,10 @@ def _is_pair(outer: Link, inner: Link | None) -> bool:
     return inner is not None and (inner.index, inner.peer) == (outer.peer, outer.index)
 
 
-def _inner_problems(item: Interface, inner: Link, inside: Inside) -> list[str]:
+def _inner_problems(item: Interface, network: Network, inner: Link, inside: Inside) -> list[str]:
     problems = []
+    if inner.mtu != network.link_mtu:
+        problems.append(f"{item.ifname} has mtu {inner.mtu}")
     if inner.mac != item.mac:
         problems.append(f"{item.ifname} has MAC {inner.mac}")
     if not inner.up:
@@ -225,14 +228,25 @@ def plug(
             network = networks[item.network]
             # Another bridge's MTU and forwarding entries would come along with the link.
             places = (0, _bridge_index(network)) if outer else ()
-            if outer is None or not _is_pair(outer, inner) or outer.master not in places:
+            if (
+                outer is None
+                or not _is_pair(outer, inner)
+                or outer.master not in places
+                or _revives_ipv6(network, outer, inner)
+            ):
                 _make_pair(site, host, item, network, netns)
                 continue
             host.set_link(outer.name, master=_bridge_index(network), state="up")
             host.set_port(outer.name, item.mac, isolated=network.isolated)
-            if network.mtu not in (None, outer.mtu):
-                host.set_link(outer.name, mtu=network.mtu)
+            if outer.mtu != network.link_mtu:
+                host.set_link(outer.name, mtu=network.link_mtu)
     _settle_inside(networks, interfaces, netns)
+
+
+def _revives_ipv6(network: Network, *ends: Link | None) -> bool:
+    """Whether a new MTU would start IPv6 on an end, with the kernel's settings in place of ours."""
+    small = any(end is not None and end.mtu < MIN_MTU_IPV6 for end in ends)
+    return small and network.link_mtu >= MIN_MTU_IPV6
 
 
 def _make_pair(
@@ -247,7 +261,7 @@ def _make_pair(
                 within.delete([item.ifname])
     with opened(netns) as descriptor:
         mac = identity(site, item.link)
-        host.add_veth(item, mac, master=bridge, netns=descriptor, mtu=network.mtu)
+        host.add_veth(item, mac, master=bridge, netns=descriptor, mtu=network.link_mtu)
     # The link has no carrier until its other end comes up, so it has sent nothing yet.
     sysctls.silence_ipv6(item.link)
     host.set_port(item.link, item.mac, isolated=network.isolated)
@@ -288,7 +302,13 @@ def _settle_inside(
                 within.set_link("lo", state="up")
             for item in interfaces:
                 inner = inside.links[item.ifname]
-                _mend_inner(within, item, inner, inside.addresses.get(inner.index, ()))
+                _mend_inner(
+                    within,
+                    item,
+                    networks[item.network],
+                    inner,
+                    inside.addresses.get(inner.index, ()),
+                )
                 for dummy, address in _lost_subnets(item, inner, inside):
                     within.set_subnet_route(item.ifname, address)
             # The kernel removes routes with the last address of a link.
@@ -308,8 +328,14 @@ def _has_moved(item: Interface, inside: Inside) -> bool:
 
 
 def _mend_inner(
-    within: adapter.Links, item: Interface, inner: Link, addresses: tuple[str, ...]
+    within: adapter.Links,
+    item: Interface,
+    network: Network,
+    inner: Link,
+    addresses: tuple[str, ...],
 ) -> None:
+    if inner.mtu != network.link_mtu:
+        within.set_link(item.ifname, mtu=network.link_mtu)
     if inner.mac != item.mac:
         within.set_link(item.ifname, address=item.mac)
     wrong = sorted(addresses) != sorted(item.inner_addresses)

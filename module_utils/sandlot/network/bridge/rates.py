@@ -21,7 +21,7 @@ from ...kernel.netlink import Link
 from ...kernel.traffic import Traffic
 from ...plan import Operation
 from ...site import Site
-from ..common.model import Interface, Network, Rates, identity
+from ..common.model import DEFAULT_MTU, Interface, Network, Rates, identity
 from . import adapter, sysctls
 from .adapter import Bucket
 from .observe import BridgeState, owned
@@ -33,7 +33,6 @@ BURST_PACKETS = 10
 QUEUE_SECONDS = 0.05
 QUEUE_PACKETS = 32
 HEADERS = 18
-MTU = 1500
 
 
 @dataclass(frozen=True)
@@ -89,14 +88,12 @@ def _observed(site: Site, item: Interface, network: Network, state: BridgeState)
     outer = owned(site, state.links, item.link, "veth")
     shaper = owned(site, state.links, site.shaper(item.sandbox, item.ifname), "ifb")
     none = Traffic()
-    # A link with another MTU is put right before its limits.
-    mtu = network.mtu or (outer.mtu if outer else MTU)
     return _Shaping(
         outer,
         shaper,
         state.traffic.get(outer.index, none) if outer else none,
         state.traffic.get(shaper.index, none) if shaper else none,
-        mtu,
+        network.link_mtu,  # links are put right before their limits
     )
 
 
@@ -230,7 +227,7 @@ def _try_shaping() -> str:
     unshare(CLONE_NEWNET)
     try:
         with adapter.opened() as links:
-            links.set_rate("lo", bucket(10**6, MTU))
+            links.set_rate("lo", bucket(10**6, DEFAULT_MTU))
             links.add_ifb("ifb-trial", "02:00:00:00:00:01")
             links.redirect("lo", "ifb-trial")
     except HostError as error:

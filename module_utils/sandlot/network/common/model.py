@@ -20,6 +20,7 @@ IpNetwork = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 DEFAULT_NAME = networks.DEFAULT_NAME
 DEFAULT_SUBNET = ipaddress.IPv4Network(networks.DEFAULT_SUBNET)
+DEFAULT_MTU = networks.DEFAULT_MTU
 ANY = "0.0.0.0"
 ANY6 = "::"
 BRIDGE_LINK_LOCAL = "fe80::1/64"
@@ -55,7 +56,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Network:
-    """A bridge of this host; with ``mtu`` None, the kernel chooses."""
+    """A bridge of this host."""
 
     name: str
     bridge: str
@@ -70,6 +71,11 @@ class Network:
     host_access: Grants = ()
     ipv6_subnet: str | None = None
     ipv6_gateway: str | None = None
+
+    @property
+    def link_mtu(self) -> int:
+        """The MTU of the bridge and of both ends of each link."""
+        return self.mtu or DEFAULT_MTU
 
     @property
     def gateway_interfaces(self) -> tuple[str, ...]:

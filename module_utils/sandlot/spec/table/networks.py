@@ -14,6 +14,7 @@ from ..text import refusal
 DEFAULT_NAME = "default"
 DEFAULT_SUBNET = "10.77.0.0/22"
 MIN_MTU, MIN_MTU_IPV6, MAX_MTU = 576, 1280, 65535
+DEFAULT_MTU = 1500  # the kernel's, for bridges and veth links
 
 
 def _is_default_or_given(network: Any) -> None:
@@ -111,8 +112,8 @@ OPTIONS = (
         "int",
         partial(quantities.integer, minimum=MIN_MTU, maximum=MAX_MTU),
         [
-            "Largest packet; the kernel's default unless given. IPv6 needs "
-            f"{MIN_MTU_IPV6} or more.",
+            f"Largest packet; V({DEFAULT_MTU}) unless given. IPv6 needs {MIN_MTU_IPV6} or more.",
+            "The bridge and both ends of each link have it; a change reaches running sandboxes.",
         ],
         check=_is_enough_for_ipv6,
     ),
