@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any, Callable, Dict, Mapping, NoReturn, Protocol
 
 from .errors import SandlotError
+from .kernel import signals
 from .oserrors import explained
 from .site import Site
 
@@ -35,6 +36,7 @@ def run(module: Module, action: Action) -> NoReturn:
     ``failed`` in the result maps items to messages: the other items succeeded, but the module
     fails. Ansible shows ``warnings``.
     """
+    signals.reset()
     try:
         site = Site.from_environment()
         site.require_root("set become: true")

@@ -41,6 +41,7 @@ ENGINE_ZYGOTE = {
     *("init.health", "init.journal", "init.ring", "kernel.loop", "launcher.zygote_client"),
     *("init.logs", "init.policy", "init.process", "init.warm_up", "init.status"),
     *("init.supervisor", "launcher", "wire", "init.users", "launcher.zygote"),
+    "launcher.inherited",
 }
 ENGINE_LAUNCHER = {
     *("build", "sandbox"),

@@ -7,12 +7,16 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sandlot import shell
+from sandlot.cli import listing, main
 from sandlot.errors import HostError
-from sandlot.kernel import files, flock, fork, program
+from sandlot.kernel import files, flock, fork, program, signals
 from sandlot.kernel.text import harmless
 
 
@@ -117,6 +121,45 @@ def test_programs_say_why_they_fail() -> None:
         program.check(["sh", "-c", "echo why >&2; exit 3"], hint="hint")
     assert program.complaint(program.run(["sh", "-c", "exit 3"])) == "it ended with status 3"
     assert program.complaint(program.run(["sh", "-c", "printf '\\377' >&2; exit 1"])) == "\ufffd"
+
+
+@pytest.fixture
+def deaf() -> Iterator[None]:
+    """A process whose caller ignores SIGCHLD and blocks another signal."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    yield
+    signals.reset()
+
+
+def test_no_program_runs_while_failures_count_as_success(deaf: None) -> None:
+    assert subprocess.run(["false"], check=False).returncode == 0, "the control"
+    for run in (program.run, program.check, program.start):
+        with pytest.raises(HostError, match="false: its exit code would be lost"):
+            run(["false"])
+    signals.reset()
+    assert program.run(["false"]).returncode == 1
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+
+@pytest.mark.parametrize("entry", ["module", "command"])
+def test_each_entry_sees_how_its_children_end(
+    deaf: None, entry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+
+    def note(*_arguments: object) -> dict[str, object]:
+        found.append(program.run(["false"]).returncode)
+        raise SystemExit
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(listing, "list_all", note)
+    with pytest.raises(SystemExit):
+        if entry == "module":
+            shell.run(None, note)  # type: ignore[arg-type]
+        else:
+            main(["list"])
+    assert found == [1]
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,22 @@ def test_no_catch_all(path: Path) -> None:
     assert caught == []
 
 
+def test_programs_are_started_where_failures_are_seen() -> None:
+    """kernel/program.py refuses to run a program whose exit code would be lost."""
+    starters = {"run", "Popen", "call", "check_call", "check_output", "system", "popen"}
+    found = {
+        _name(path)
+        for path in SHIPPED
+        if "module_utils" in path.parts
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and getattr(node.func.value, "id", "") in ("subprocess", "os")
+        and node.func.attr in starters
+    }
+    assert found == {"module_utils/sandlot/kernel/program.py"}
+
+
 @pytest.mark.parametrize("path", PYTHON, ids=_name)
 def test_no_shell(path: Path) -> None:
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]

@@ -12,6 +12,7 @@ import sys
 from typing import List, Optional, Sequence
 
 from ..errors import SandlotError
+from ..kernel import signals
 from ..oserrors import explained
 from ..site import Site
 from . import output
@@ -42,6 +43,7 @@ INTERRUPTED = 130
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one command line; its exit code. Wrong usage exits with 2."""
+    signals.reset()
     options = parse(list(sys.argv[1:] if argv is None else argv))
     failure = EXEC_FAILURE if options.command == "exec" else FAILURE
     try:

@@ -15,7 +15,7 @@ from typing import IO, Callable, Iterator, cast
 from ..errors import HostError
 from ..kernel.confine import PR_SET_NO_NEW_PRIVS, load_seccomp, prctl, set_capabilities
 from ..kernel.namespaces import unshare
-from ..kernel.program import dying_with_parent
+from ..kernel.program import dying_with_parent, start
 from ..security import seccomp
 from .tarstream import ArchiveError
 
@@ -61,7 +61,7 @@ def readable(fd: int) -> Iterator[int]:
 @contextlib.contextmanager
 def _helper(command: list[str], fd: int) -> Iterator[subprocess.Popen[bytes]]:
     os.lseek(fd, 0, os.SEEK_SET)
-    with subprocess.Popen(
+    with start(
         command,
         stdin=fd,
         stdout=subprocess.PIPE,

@@ -16,7 +16,7 @@ import subprocess
 from typing import IO, Callable, Deque, Dict, Sequence, cast
 
 from ..errors import HostError
-from ..kernel.program import PATH, dying_with_parent
+from ..kernel.program import PATH, dying_with_parent, start
 
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 # A mount and a pid namespace: nothing outlives the program.
@@ -55,7 +55,7 @@ def run(
     one, lines of stdout count too.
     """
     last: Deque[str] = collections.deque(maxlen=_LAST_LINES)
-    process = subprocess.Popen(
+    process = start(
         [*ISOLATED, "--mount-proc", *argv],
         env=env,
         cwd="/",

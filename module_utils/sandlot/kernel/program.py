@@ -2,8 +2,8 @@
 # Copyright: the sandlot developers
 """Runs programs of the host and explains failures.
 
-The launcher's processes import this for the search paths; only ``run`` needs subprocess, which they
-must not import.
+The launcher's processes import this for the search paths; only ``start`` and ``run`` need
+subprocess, which they must not import.
 """
 
 from __future__ import annotations
@@ -16,12 +16,20 @@ from .signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from subprocess import CompletedProcess
-    from typing import Callable, Mapping, Optional, Sequence
+    from subprocess import CompletedProcess, Popen
+    from typing import Any, Callable, Mapping, Optional, Sequence
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # The path for programs of the distribution.
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def start(argv: Sequence[str], **options: Any) -> Popen[Any]:
+    """Start a program as subprocess.Popen does."""
+    import subprocess
+
+    _require_exit_codes(argv)
+    return subprocess.Popen(argv, **options)
 
 
 def run(
@@ -33,6 +41,7 @@ def run(
     """
     import subprocess
 
+    _require_exit_codes(argv)
     return subprocess.run(
         argv,
         input=text,
@@ -43,6 +52,18 @@ def run(
         env={**(os.environ if env is None else env), "LC_ALL": "C"},
         check=False,
     )
+
+
+def _require_exit_codes(argv: Sequence[str]) -> None:
+    """Refuse to run a program whose failure would go unseen.
+
+    While SIGCHLD is ignored, the kernel drops exit codes (wait(2)), and subprocess reports 0.
+    """
+    if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+        raise HostError(
+            f"{argv[0]}: its exit code would be lost, as this process ignores SIGCHLD",
+            hint="run it from a process that does not ignore SIGCHLD (trap - CHLD)",
+        )
 
 
 def check(argv: Sequence[str], *, env: Optional[Mapping[str, str]] = None, hint: str = "") -> str:

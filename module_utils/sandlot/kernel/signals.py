@@ -12,7 +12,17 @@ if TYPE_CHECKING:
 else:
     import _signal as signal
 
-__all__ = ["note", "signal", "wakeup_pipe"]
+__all__ = ["note", "reset", "signal", "wakeup_pipe"]
+
+
+def reset() -> None:
+    """Undo what a caller may have set: blocked signals, and SIGCHLD ignored.
+
+    A process that ignores SIGCHLD never learns how its children end (wait(2)). Other signals stay
+    ignored, as a caller like nohup intends.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def wakeup_pipe() -> int:

@@ -170,7 +170,7 @@ class Launcher:
         )
         environment = {"PATH": program.SYSTEM_PATH, "LC_ALL": "C.UTF-8"}
         argv = command(self.site, self.python)
-        process = subprocess.Popen(
+        process = program.start(
             ["/usr/bin/setsid", "--fork", *argv],
             stdin=subprocess.DEVNULL,
             stdout=log,

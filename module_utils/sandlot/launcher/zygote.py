@@ -14,12 +14,13 @@ from __future__ import annotations
 import _socket
 import gc
 import os
-import resource
+import sys
 
 from ..init import process, warm_up
-from ..init.supervisor import CAUGHT, FAULTS
+from ..init.supervisor import CAUGHT
 from ..kernel import confine, libc
 from ..kernel.signals import note, signal
+from . import inherited
 from .zygote_client import INT, Zygote
 
 TYPE_CHECKING = False
@@ -35,12 +36,13 @@ def main(root: str) -> NoReturn:
     os.umask(0o077)
     confine.prctl(confine.PR_SET_DUMPABLE, 0)
     confine.prctl(confine.PR_SET_CHILD_SUBREAPER, 1)
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    libc.default_signals()
-    for number in FAULTS:
-        signal.signal(number, signal.SIG_DFL)
+    inherited.forget()
+    if inherited.personality_changed():
+        # Only execve(2) applies a personality to the layout of memory.
+        from ..site import Site
+        from .command import command
+
+        os.execve(sys.executable, command(Site(root.rstrip("/")), sys.executable), os.environ)
     zygote = _spawn()
     # Imported after the fork, so that no init carries the code of the launcher and its workers.
     from . import server

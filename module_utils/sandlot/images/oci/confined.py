@@ -14,7 +14,7 @@ from typing import Iterator, List, Sequence
 from ...errors import HostError
 from ...kernel.mounts import MS_BIND, MS_PRIVATE, MS_REC, mount
 from ...kernel.namespaces import CLONE_NEWNS, unshare
-from ...kernel.program import dying_with_parent
+from ...kernel.program import dying_with_parent, start
 from ..program import ISOLATED
 from .credentials import USER, Access
 from .reference import Reference
@@ -48,7 +48,7 @@ class Start:
 
         if self.scratch:
             os.chown(self.scratch, USER, USER)
-        process = subprocess.Popen(
+        process = start(
             [*_confinement(self.reference), *words],
             stdin=subprocess.DEVNULL,
             stdout=self.output,
