@@ -59,6 +59,8 @@ lint: test-packages $(VENV)/.dev ## Check style, types, playbooks and shell scri
 	@$(BIN)/yamllint --strict .
 	@PATH="$(BIN):$$PATH" $(BIN)/ansible-lint --strict -q
 	@shellcheck .ci/run
+	@$(MAKE) --no-print-directory collection
+	@$(BIN)/python tests/sanity.py build/*.tar.gz
 
 unit: $(VENV)/.dev ## Tests that need no root
 	@$(BIN)/pytest tests/unit
@@ -89,6 +91,7 @@ collection: $(VENV)/.runtime ## Build the tree as a collection, into build/
 	@rm -rf build
 	@mkdir -p $(STAGE)
 	@cp -rL CONTRIBUTING.md LICENSE README.md changelogs docs galaxy.yml meta playbooks plugins roles $(STAGE)
+	@mkdir $(STAGE)/tests && cp tests/config.yml $(STAGE)/tests
 	@find $(STAGE) -name __pycache__ -prune -exec rm -r {} +
 	@$(BIN)/ansible-galaxy collection build --force --output-path build $(STAGE)
 

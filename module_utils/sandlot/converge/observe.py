@@ -13,7 +13,7 @@ from ..errors import StateError
 from ..host import probe
 from ..kernel import files
 from ..launcher.client import Launcher
-from ..network import Interface
+from ..network import Interface, Network
 from ..network import State as NetworkState
 from ..sandbox import layers, record, runtime
 from ..sandbox.names import known
@@ -35,7 +35,7 @@ class Stored:
     """Images and networks that the host has on record."""
 
     images: Mapping[str, images.Image]
-    networks: Mapping[str, network.Network]
+    networks: Mapping[str, Network]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Observation:
     records: Records
     ids: idmap.IdFiles
     images: Mapping[str, images.Image]
-    networks: Mapping[str, network.Network]
+    networks: Mapping[str, Network]
     network: NetworkState
     cgroups: cgroups.CgroupState
     maps_ids: Callable[[str], bool]

@@ -47,7 +47,7 @@ def readable(fd: int) -> Iterator[int]:
         raise HostError("the archive is compressed with zstd, which this host lacks", hint=hint)
     with _helper([program, "-dcq", f"--memory={_WINDOW}"], fd) as helper:
         try:
-            yield cast("IO[bytes]", helper.stdout).fileno()
+            yield cast(IO[bytes], helper.stdout).fileno()
         except ArchiveError as error:
             complaint = _complaint(helper)
             if not complaint:
@@ -105,9 +105,9 @@ def _confined(program: bytes) -> Callable[[], None]:
 def _complaint(helper: subprocess.Popen[bytes]) -> str:
     """The error that zstd printed, when it ended before the extractor did; else ""."""
     # If zstd still writes, SIGPIPE ends it.
-    cast("IO[bytes]", helper.stdout).close()
+    cast(IO[bytes], helper.stdout).close()
     status = helper.wait()
-    stderr = cast("IO[bytes]", helper.stderr).fileno()
+    stderr = cast(IO[bytes], helper.stderr).fileno()
     complaint = os.read(stderr, _LONGEST_COMPLAINT) if status else b""
     if status == -signal.SIGPIPE or not complaint:
         return ""

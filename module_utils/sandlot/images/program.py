@@ -68,7 +68,7 @@ def run(
         with contextlib.ExitStack() as stack:
             stack.callback(process.kill)
             stream = process.stdout if output is None else process.stderr
-            _listen(cast("IO[bytes]", stream), last, on_line)
+            _listen(cast(IO[bytes], stream), last, on_line)
             stack.pop_all()
     if process.returncode:
         lines = "\n".join(last) or "it said nothing"

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The README of each role says what its argument spec says."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import document_roles  # noqa: E402
+
+
+@pytest.mark.parametrize("role", document_roles.ROLES, ids=lambda role: role.name)
+def test_readme_is_generated(role: Path) -> None:
+    written = (role / "README.md").read_text()
+    assert written == document_roles.readme(role), "run tests/document_roles.py"
