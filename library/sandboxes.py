@@ -266,9 +266,8 @@ options:
         elements: str
       hide:
         description:
-          - 'Paths of the host that are hidden beside the usual: what is not shown, files
-            and directories in C(/etc) and C(/usr/local) that only some users can read,
-            and well-known secrets.'
+          - 'Paths of the host that are hidden beside the usual: what is not shown, what
+            only some users of the host can read, and well-known secrets.'
           - For O(images[].source=host_overlay).
         type: list
         elements: str

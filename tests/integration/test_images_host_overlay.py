@@ -32,7 +32,10 @@ IDLE = ["/usr/bin/sleep", "1000000"]
 @pytest.fixture
 def secrets() -> Iterator[list[str]]:
     """Files as an administrator leaves them, all readable by the host's root only."""
-    places = ("/etc", "/usr/local", "/root", "/home", "/srv", "/var/lib", "/opt")
+    places = (
+        *("/etc", "/usr/local", "/usr/share", "/usr/lib"),
+        *("/root", "/home", "/srv", "/var/lib", "/opt"),
+    )
     with contextlib.ExitStack() as stack:
         found = []
         for place in places:
@@ -74,13 +77,34 @@ def test_secrets_are_hidden(
 ) -> None:
     known = ["/etc/shadow", "/etc/gshadow", "/root/.bashrc", "/etc/machine-id", *secrets]
     paths = [path for path in known if os.path.isfile(path)]
-    assert len(paths) >= 8
+    assert len(paths) >= 10
     prepare(host, IMAGE, {**IMAGE, "name": "weak", "show": sorted({*_tops(paths), *paths})})
     host.converged(sandbox("a", image="this", command=IDLE))
     assert read_all(host, "a", paths) == []
     # Control: file modes alone would have protected nothing.
     host.converged(sandbox("weak", image="weak", command=IDLE))
     assert read_all(host, "weak", paths) == paths
+
+
+def test_what_others_can_t_read_is_hidden_also_when_it_comes_later(host: Deployment) -> None:
+    """Whatever the capabilities; the control is a file that others can read."""
+    prepare(host, IMAGE)
+    capable = ["DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "CHOWN"]
+    host.converged(sandbox("a", image="this", command=IDLE, capabilities=capable))
+    with tempfile.TemporaryDirectory(dir="/usr/share", prefix="sandlot-test-") as directory:
+        os.chmod(directory, 0o755)
+        for name, mode in {"closed": 0o600, "group": 0o640, "open": 0o644}.items():
+            Path(directory, name).write_text("SECRET\n")
+            os.chmod(f"{directory}/{name}", mode)
+        os.makedirs(f"{directory}/private", mode=0o750)
+        Path(directory, "private", "open").write_text("SECRET\n")
+        tricks = "chmod 644 closed", "ln group link", "cp closed copy", "mv closed moved"
+        steps = 'cd "$0"', "cat *", *tricks, "cat *", "ls private", "cat private/open"
+        done = run(host, "a", "sh", "-c", "; ".join(steps), directory)
+        assert done.stdout == "SECRET\n" * 2, done.stderr
+        left = output(host, "a", "sh", "-c", 'cd "$0"; echo mine > new; rm open; ls', directory)
+        assert left == "closed\ngroup\nnew\nprivate\n"
+        assert sorted(os.listdir(directory)) == ["closed", "group", "open", "private"]
 
 
 def _tops(paths: list[str]) -> list[str]:
@@ -157,8 +181,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def shown(root: Path, **choice: list[str]) -> dict[str, str]:
-    found = host_mask.entries(IDS, choice, str(root))
+def shown(root: Path, part: str = "mask", **choice: list[str]) -> dict[str, str]:
+    found = host_mask.entries(part, IDS, choice, str(root))
     kinds = {each.path: "whiteout" if each.mode is None else "merged" for each in found}
     kinds.update({each.path: "opaque" for each in found if each.opaque})
     return kinds
@@ -182,8 +206,27 @@ def test_a_way_to_what_is_shown(root: Path) -> None:
     assert "srv/a/b" not in found and "etc/deep/er/key" not in found
 
 
+def test_a_shown_path_is_in_one_of_the_lower_layers(root: Path) -> None:
+    (root / "etc/private/deep").mkdir(parents=True)
+    (root / "etc/private/deep/key").touch()
+    (root / "etc/private/other").touch()
+    (root / "etc/private").chmod(0o700)
+    show = ["/srv/a", "/etc/deep/er/key", "/etc/private/deep/key"]
+    ways = shown(root, "ways", show=show)
+    assert ways["srv"] == ways["etc/deep/er"] == ways["etc/private/deep"] == "merged"
+    assert ways["usr"] == ways["etc/open"] == ways["etc/private/other"] == "whiteout"
+    assert not {"srv/a", "etc/deep/er/key", "etc/private/deep/key"} & set(ways)
+    rest = shown(root, "rest", show=show)
+    assert rest["srv"] == rest["etc/deep/er/key"] == rest["etc/private"] == "whiteout"
+    assert rest["etc/deep/er"] == "merged" and "usr" not in rest
+    mask = shown(root, show=show)
+    assert mask["etc/private/other"] == "whiteout" and "etc/private/deep/key" not in mask
+
+
 def test_parents_come_first_and_nothing_twice(root: Path) -> None:
-    found = [each.path for each in host_mask.entries(IDS, {"hide": ["/etc/open"]}, str(root))]
+    found = [
+        each.path for each in host_mask.entries("mask", IDS, {"hide": ["/etc/open"]}, str(root))
+    ]
     assert len(found) == len(set(found)) and found[0] == "."
     for number, path in enumerate(found):
         parent = os.path.dirname(path)
@@ -198,9 +241,10 @@ def test_a_name_that_leads_out_is_no_way(root: Path) -> None:
 
 
 def test_the_host_mask_is_made_as_planned() -> None:
-    fd = host_mask.make(IDS, {})
+    entries = host_mask.entries("mask", IDS, {})
+    fd = host_mask.make(entries)
     try:
-        for each in host_mask.entries(IDS, {}):
+        for each in entries:
             status = os.stat(each.path, dir_fd=fd, follow_symlinks=False)
             if each.mode is None:
                 assert stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
@@ -216,6 +260,7 @@ def test_explain_prints_the_host_mask(host: Deployment) -> None:
     host.converged(sandbox("a", image="this", command=IDLE), sandbox("b", image="t"))
     script = explained(host.paths, "a")
     assert 'mknod "$scratch/root/host_mask"/etc/shadow c 0 0' in script
+    assert "setpriv --bounding-set=-all,+sys_admin mount -t overlay" in script
     assert (
         'setfattr --name=trusted.overlay.opaque --value=y "$scratch/root/host_mask"/home' in script
     )

@@ -4,17 +4,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
 import signal
 import stat
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Iterator
 
 import pytest
-from sandboxes import Host, Sandbox, status_fields, until, zygote_of
+from sandboxes import Host, Sandbox, exit_code, status_fields, until, zygote_of
 from sandlot.errors import LaunchError
 from sandlot.kernel import mounts
 from sandlot.spec import confinement
@@ -134,6 +136,40 @@ def test_dev_is_private_and_small(sandbox_host: Host) -> None:
         "rm /dev/null",
     ):
         assert box.shell(command).code != 0, command
+
+
+TOUCH = """
+import fcntl, os, sys
+devices = [f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")]
+for path in (*devices, "/usr/bin/python3"):
+    fcntl.flock(os.open(path, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.utime(path)
+os.utime("/dev/tty")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_device_nodes_and_files_of_the_image_are_no_shared_inodes(sandbox_host: Host) -> None:
+    """Locks and times show nowhere else; the control is a second lock in the same sandbox."""
+    boxes = [sandbox_host.started(n, SLEEP, lower=sandbox_host.python_image) for n in ("a", "b")]
+    before = {name: os.stat(f"/dev/{name}") for name in ("null", "zero", "full", "tty")}
+    reader, writer = os.pipe()
+    with tempfile.TemporaryFile() as out:
+        command = ["/usr/bin/python3", "-ISc", TOUCH]
+        with boxes[0].session(command, [reader, out.fileno(), out.fileno()]) as session:
+            until(lambda: os.pread(out.fileno(), 99, 0) == b"locked\n", what="locks are held")
+            assert b"BlockingIOError" in boxes[0].python(TOUCH).stderr
+            assert boxes[1].python(TOUCH).stdout == b"locked\n"
+            with open("/dev/null") as null:
+                fcntl.flock(null, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.close(writer)
+            assert exit_code(session) == 0
+    os.close(reader)
+    after = {name: os.stat(f"/dev/{name}") for name in before}
+    assert [each.st_mtime_ns for each in after.values()] == [
+        each.st_mtime_ns for each in before.values()
+    ]
 
 
 def mount_options(box: Sandbox) -> dict[str, set[str]]:

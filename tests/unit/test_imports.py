@@ -65,6 +65,7 @@ ENGINE_LAUNCHER = {
         "launcher.command",
         "build.operations",
         "build.rootplan",
+        "build.stacking",
         "kernel.netns",
         "sandbox.oom",
         "launcher.refresher",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandlot.build import operations, rootplan
+from sandlot.build import operations, rootplan, stacking
 from sandlot.cli import recipe
 
 IDS = {"uid": 200000, "gid": 200000, "size": 65536}
@@ -31,7 +31,10 @@ TREE = [
     ("Tree", "/images/base", "/lower1", IDS),
 ]
 LAYER = ("Layer", "/state/a/layer", {}, IDS, 0o755)
-OVERLAY = ("Overlay", "/merged", ["/lower0", "/lower1"], "/layer", "index=off,metacopy=off")
+OVERLAY = (
+    *("Overlay", "/merged", ["/lower0", "/lower1"]),
+    *("/layer", "index=off,metacopy=off", False),
+)
 SYSFS = ("Filesystem", "sysfs", "/sys", f"ro,{SAFE}", {})
 TMP = ("Filesystem", "tmpfs", "/tmp", "nosuid,nodev", rootplan.TMPFS)
 PLAIN = [
@@ -44,7 +47,7 @@ PLAIN = [
         *("Filesystem", "tmpfs", "/dev", "nosuid,noexec"),
         {"mode": "755", "size": "64k", "nr_inodes": "64"},
     ),
-    *(("Device", *device) for device in rootplan.DEVICES.items()),
+    ("Devices", rootplan.DEVICES),
     *(("Link", *link) for link in rootplan.DEV_LINKS.items()),
     ("Filesystem", "devpts", "/dev/pts", "nosuid,noexec", rootplan.DEVPTS),
     ("Filesystem", "tmpfs", "/dev/shm", SAFE, {"mode": "1777", "size": "64m"}),
@@ -89,10 +92,25 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[Any, ...]]]] = {
         {"lower": [], "host_root": CHOICE},
         [
             ("Tree", "/", "/host", IDS),
-            ("HostMask", IDS, CHOICE),
-            ("Overlay", "/masked_host", ["/host_mask", "/host"], "", "index=off"),
+            ("HostMask", "/host_mask", "mask", IDS, CHOICE),
+            ("HostMask", "/host_rest", "rest", IDS, CHOICE),
+            ("Overlay", "/public_host", ["/host_rest", "/host"], "", "index=off", True),
+            ("HostMask", "/host_ways", "ways", IDS, CHOICE),
+            ("Overlay", "/shown_host", ["/host_ways", "/host"], "", "index=off", False),
             LAYER,
-            (*OVERLAY[:2], ["/masked_host"], *OVERLAY[3:]),
+            (*OVERLAY[:2], ["/host_mask", "/shown_host", "/public_host"], *OVERLAY[3:]),
+            *PLAIN[4:],
+        ],
+    ),
+    "on the host's root as others see it": (
+        {"lower": [], "host_root": {"show": [], "hide": []}},
+        [
+            ("Tree", "/", "/host", IDS),
+            ("HostMask", "/host_mask", "mask", IDS, {"show": [], "hide": []}),
+            ("HostMask", "/host_rest", "rest", IDS, {"show": [], "hide": []}),
+            ("Overlay", "/public_host", ["/host_rest", "/host"], "", "index=off", True),
+            LAYER,
+            (*OVERLAY[:2], ["/host_mask", "/public_host"], *OVERLAY[3:]),
             *PLAIN[4:],
         ],
     ),
@@ -130,7 +148,7 @@ def test_plan(changes: dict[str, Any], expected: list[tuple[Any, ...]]) -> None:
 
 CLASSES = [
     value
-    for value in vars(operations).values()
+    for value in {**vars(operations), **vars(stacking)}.values()
     if inspect.isclass(value)
     and issubclass(value, operations.RootOperation)
     and value is not operations.RootOperation

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The host mask: a layer that hides parts of the host's root from a sandbox that lies on it.
+"""Masks of the host's root: layers that hide parts of it from a sandbox that lies on it.
 
-The sandbox's root owns every file that the host's root owns there, so file modes protect nothing:
-the mask covers every path that is not on the list to show. It holds whiteouts and opaque
-directories of overlayfs (Documentation/filesystems/overlayfs.rst) in memory. Each start makes its
-own mask. A tenant can't remove the mask, as it is below the tenant's layer.
+They hold whiteouts and opaque directories of overlayfs (Documentation/filesystems/overlayfs.rst) in
+memory. Each start makes its own. A tenant can't remove them, as they are below the tenant's layer.
+From top to bottom:
+
+    mask   covers what is not on the list to show, and well-known secrets
+    ways   covers everything but the paths of ``show``; below is the host's root, secrets included
+    rest   covers these paths; below is the host's root as its unprivileged users can read it
 """
 
 from __future__ import annotations
@@ -18,11 +21,12 @@ from ..kernel.mounts import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, List, Mapping
+    from typing import Dict, Iterable, List, Mapping
 
+MASK, WAYS, REST = "mask", "ways", "rest"
 # Shown: programs, libraries and their configuration. The mask covers all else at the top.
 SHOWN = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "sbin", "usr")
-# People and installers write here, so a file that others can't read is a secret.
+# People and installers write here: even the name of a file that others can't read is a secret.
 SCANNED = ("etc", "usr/local")
 # Covered even if they appear, or become readable, later.
 SECRETS = (
@@ -54,10 +58,10 @@ class Entry:
         self.opaque = opaque
 
 
-def make(ids: Mapping[str, int], choice: Mapping[str, List[str]]) -> int:
-    """Make the mask, a detached mount; ``choice`` adds paths to "show" and to "hide"."""
+def make(mask: Iterable[Entry]) -> int:
+    """Make a mask, a detached mount."""
     fd = mounts.new_mount("tmpfs", OPTIONS, FLAGS)
-    for entry in entries(ids, choice):
+    for entry in mask:
         if entry.mode is None:
             os.mknod(entry.path, stat.S_IFCHR | 0o600, os.makedev(0, 0), dir_fd=fd)
             continue
@@ -73,11 +77,20 @@ def make(ids: Mapping[str, int], choice: Mapping[str, List[str]]) -> int:
 
 
 def entries(
-    ids: Mapping[str, int], choice: Mapping[str, List[str]], root: str = "/"
+    part: str, ids: Mapping[str, int], choice: Mapping[str, List[str]], root: str = "/"
 ) -> List[Entry]:
-    """Entries that cover the host's root as it is now; parents come before their entries."""
+    """The entries of a mask for the host's root as it is now; parents come before their entries.
+
+    ``choice`` has paths to "show" and to "hide".
+    """
     mask = _Mask(root.rstrip("/"), ids)
-    mask.cover(choice)
+    shown = [path.strip("/") for path in choice.get("show", [])]
+    if part == MASK:
+        mask.cover(shown, [path.strip("/") for path in choice.get("hide", [])])
+    elif part == WAYS:
+        mask.open_way("", shown)
+    else:
+        mask.rest(shown)
     return list(mask.entries.values())
 
 
@@ -87,10 +100,9 @@ class _Mask:
         self._ids = ids
         self.entries: Dict[str, Entry] = {}
 
-    def cover(self, choice: Mapping[str, List[str]]) -> None:
-        shown = [path.strip("/") for path in choice.get("show", [])]
+    def cover(self, shown: List[str], hidden: List[str]) -> None:
         self._directory(".", 0o755)
-        for name in sorted({*os.listdir(self._root or "/"), *EMPTY}):
+        for name in sorted({*self._names(""), *EMPTY}):
             if "/" not in name and name not in SHOWN:
                 self._cover_top(name, [path for path in shown if _is_below(path, name)])
         for path, mode in EMPTY.items():
@@ -99,9 +111,34 @@ class _Mask:
                 self._directory(path, mode)
         for top in SCANNED:
             self._scan(top, shown)
-        for path in (*SECRETS, *(path.strip("/") for path in choice.get("hide", []))):
+        for path in (*SECRETS, *hidden):
             if path not in shown:
                 self._whiteout(path)
+
+    def rest(self, shown: List[str]) -> None:
+        self._directory(".", 0o755)
+        for name in self._names(""):
+            if name not in SHOWN:
+                self._whiteout(name)
+        for path in shown:
+            parts = path.split("/")
+            ways = ["/".join(parts[:count]) for count in range(1, len(parts))]
+            # No entry of a directory that others can't read is ever looked up in the host's root.
+            closed = (way for way in ways if _is_closed(self._mode(way)))
+            self._whiteout(next(closed, path))
+
+    def open_way(self, path: str, shown: List[str]) -> None:
+        """Cover a directory's entries, except those that lead to a shown path."""
+        self._copied(path or ".")
+        for entry in self._names(path):
+            below = f"{path}/{entry}".lstrip("/")
+            ways = [wanted for wanted in shown if _is_below(wanted, below)]
+            if below in ways:
+                continue
+            if ways and stat.S_ISDIR(self._mode(below)):
+                self.open_way(below, ways)
+            else:
+                self._whiteout(below)
 
     def _cover_top(self, name: str, shown: List[str]) -> None:
         if name in shown:
@@ -109,22 +146,9 @@ class _Mask:
         if name not in EMPTY and not stat.S_ISDIR(self._mode(name)):
             self._whiteout(name)
         elif shown and stat.S_ISDIR(self._mode(name)):
-            self._open_way(name, shown)
+            self.open_way(name, shown)
         else:
             self._directory(name, EMPTY.get(name, 0o755), opaque=True)
-
-    def _open_way(self, path: str, shown: List[str]) -> None:
-        """Cover a directory's entries, except those that lead to a shown path."""
-        self._copied(path)
-        for entry in sorted(os.listdir(f"{self._root}/{path}")):
-            below = f"{path}/{entry}"
-            ways = [wanted for wanted in shown if _is_below(wanted, below)]
-            if below in ways:
-                continue
-            if ways and stat.S_ISDIR(self._mode(below)):
-                self._open_way(below, ways)
-            else:
-                self._whiteout(below)
 
     def _scan(self, path: str, shown: List[str]) -> None:
         """Cover entries that only their owner and group can read."""
@@ -138,11 +162,13 @@ class _Mask:
             mode = entry.stat(follow_symlinks=False).st_mode
             if below in shown or stat.S_ISLNK(mode):
                 continue
-            needed = 0o005 if stat.S_ISDIR(mode) else 0o004
-            if mode & needed != needed:
+            if not _is_closed(mode):
+                if stat.S_ISDIR(mode):
+                    self._scan(below, shown)
+            elif any(_is_below(path, below) for path in shown) and self._merged(below):
+                self.open_way(below, shown)
+            else:
                 self._whiteout(below)
-            elif stat.S_ISDIR(mode):
-                self._scan(below, shown)
 
     def _whiteout(self, path: str) -> None:
         parent = os.path.dirname(path)
@@ -171,11 +197,20 @@ class _Mask:
         mapped = (self._ids["uid"] + min(owner[0], last), self._ids["gid"] + min(owner[1], last))
         self.entries[path] = Entry(path, mode, mapped, opaque=opaque)
 
+    def _names(self, path: str) -> List[str]:
+        return sorted(os.listdir(f"{self._root}/{path}"))
+
     def _mode(self, path: str) -> int:
         try:
             return os.lstat(f"{self._root}/{path}").st_mode
         except (FileNotFoundError, NotADirectoryError):
             return 0
+
+
+def _is_closed(mode: int) -> bool:
+    """Whether only owner and group can read an entry of this mode."""
+    needed = 0o005 if stat.S_ISDIR(mode) else 0o004
+    return mode & needed != needed
 
 
 def _is_below(path: str, top: str) -> bool:

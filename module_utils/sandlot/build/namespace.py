@@ -12,7 +12,7 @@ import os
 
 from ..kernel import mounts, namespaces
 from ..kernel.fork import Held
-from .operations import HOST, HOST_MASK, LAYER, LOWER, MASKED_HOST, MAX_LAYERS, MERGED
+from .operations import MERGED, MOUNT_POINTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ def _furnish(directory: str) -> None:
     for name in ("proc", "sys"):
         os.mkdir(f"{directory}/{name}")
         mounts.attach(mounts.clone_tree(f"/{name}"), f"{directory}/{name}")
-    lowers = [f"{LOWER}{number}" for number in range(MAX_LAYERS)]
-    for path in (*lowers, LAYER, MERGED, HOST, HOST_MASK, MASKED_HOST):
+    for path in MOUNT_POINTS:
         os.mkdir(f"{directory}{path}", 0o755)
         os.chmod(f"{directory}{path}", 0o755)
     os.chdir(directory)

@@ -12,26 +12,26 @@ from .operations import (
     FLAGS,
     HOST,
     HOST_MASK,
+    HOST_REST,
+    HOST_WAYS,
     LAYER,
     LOWER,
-    MASKED_HOST,
     MERGED,
+    PUBLIC_HOST,
     SAFE,
     SAFE_READ_ONLY,
-    Device,
+    SHOWN_HOST,
+    Devices,
     Directory,
     File,
     Filesystem,
-    HostMask,
     JoinedSysfs,
-    Layer,
     Link,
     Mask,
-    Overlay,
     ReadOnly,
     ReadOnlyRoot,
-    Tree,
 )
+from .stacking import HostMask, Layer, Overlay, Tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def plan(launch: Mapping[str, Any]) -> List[RootOperation]:
         Filesystem("proc", "/proc", SAFE),
         sysfs,
         Filesystem("tmpfs", "/dev", devices, dev),
-        *(Device(name, number) for name, number in DEVICES.items()),
+        Devices(DEVICES),
         *(Link(name, target) for name, target in DEV_LINKS.items()),
         Filesystem("devpts", "/dev/pts", devices, DEVPTS),
         Filesystem("tmpfs", "/dev/shm", SAFE, {"mode": "1777", "size": "64m"}),
@@ -94,11 +94,20 @@ def stack(launch: Mapping[str, Any]) -> List[RootOperation]:
         lowers.append(f"{LOWER}{number}")
         operations.append(Tree(path, lowers[-1], mapped))
     if choice:
-        operations += [Tree("/", HOST, mapped), HostMask(ids, choice)]
-        # The kernel refuses a writable layer within a lower layer (ovl_check_layer), and ours is
-        # within the host's root. It compares within one file system only.
-        operations.append(Overlay(MASKED_HOST, [HOST_MASK, HOST]))
-        lowers.append(MASKED_HOST)
+        # Overlays of their own also because the kernel refuses a writable layer within a lower
+        # layer (ovl_check_layer), and ours is within the host's root. It compares within one file
+        # system only.
+        operations += [
+            *(Tree("/", HOST, mapped), HostMask(HOST_MASK, "mask", ids, choice)),
+            HostMask(HOST_REST, "rest", ids, choice),
+            Overlay(PUBLIC_HOST, [HOST_REST, HOST], unprivileged=True),
+        ]
+        lowers.append(HOST_MASK)
+        if choice.get("show"):
+            operations.append(HostMask(HOST_WAYS, "ways", ids, choice))
+            operations.append(Overlay(SHOWN_HOST, [HOST_WAYS, HOST]))
+            lowers.append(SHOWN_HOST)
+        lowers.append(PUBLIC_HOST)
     options = _parsed(launch.get("tmpfs_root", ""))
     layer = Layer(os.path.dirname(launch["upper"]), options, ids)
     return [*operations, layer, Overlay(MERGED, lowers, LAYER)]

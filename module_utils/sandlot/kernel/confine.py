@@ -6,7 +6,17 @@ from __future__ import annotations
 
 import errno
 import struct
-from ctypes import POINTER, Structure, byref, c_char_p, c_int, c_long, c_ulong, c_ushort
+from ctypes import (
+    POINTER,
+    Structure,
+    byref,
+    c_char_p,
+    c_int,
+    c_long,
+    c_ulong,
+    c_ushort,
+    create_string_buffer,
+)
 
 from .libc import SYS_KEYCTL, SYS_SECCOMP, bind, check
 
@@ -34,6 +44,7 @@ CAP_SYS_ADMIN = 21
 
 _prctl = bind("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 _prctl_text = bind("prctl", c_int, c_char_p)
+_capget = bind("capget", c_char_p, c_char_p)
 _capset = bind("capset", c_char_p, c_char_p)
 _keyctl = bind("syscall", c_long, c_long, c_char_p)
 
@@ -60,6 +71,15 @@ def last_capability() -> int:
     """The highest capability number this kernel knows."""
     with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as handle:
         return int(handle.read())
+
+
+def capabilities() -> tuple[int, int, int]:
+    """The effective, permitted and inheritable capabilities of this process (capget(2))."""
+    sets = create_string_buffer(_CAPABILITY_SETS.size)
+    check(_capget(_CAPABILITY_HEADER, sets), "capget")
+    words = _CAPABILITY_SETS.unpack(sets.raw)
+    effective, permitted, inheritable = (words[at] | words[at + 3] << 32 for at in range(3))
+    return effective, permitted, inheritable
 
 
 def set_capabilities(effective: int, permitted: int, inheritable: int) -> None:

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The operations below a sandbox's merged root: trees, masks, the writable layer, overlays."""
+
+from __future__ import annotations
+
+import os
+
+from ..kernel import confine, mounts
+from ..kernel.mounts import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID
+from .operations import LAYER, TREE, RootOperation, built, option_words, quote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Mapping, Optional, Sequence
+
+
+class Tree(RootOperation):
+    """A read-only tree of the host; its owners are mapped to the range ``ids``."""
+
+    def __init__(self, source: str, target: str, ids: Optional[Mapping[str, int]]) -> None:
+        self.source = source
+        self.target = target
+        self.ids = ids
+
+    def open(self, pins: Mapping[str, int]) -> None:
+        self.mount = mounts.clone_tree(self.source)
+        mounts.set_attributes(self.mount, TREE, userns=pins["user"] if self.ids else None)
+
+    def stack(self, pins: Mapping[str, int]) -> None:
+        mounts.attach(self.mount, self.target)
+
+    def outside(self) -> List[str]:
+        source, target = quote(self.source), built(self.target)
+        mapped = f'mount --bind -o X-mount.idmap="$scratch/ns/user" {source} {target}'
+        bind = [f"mount --bind {source} {target}"]
+        if self.ids:
+            bind = [
+                "version=$(mount --version | sed 's/.*linux \\([0-9.]*\\).*/\\1/')",
+                "if printf '2.39\\n%s\\n' \"$version\" | sort --check=quiet --version-sort; then",
+                f"  {mapped}",
+                "else",
+                *(f"  {line}" for line in self._bind_copy(self.ids)),
+                "fi",
+            ]
+        return [f"mkdir {target}", *bind, f"mount -o remount,bind,{option_words(TREE)} {target}"]
+
+    def _bind_copy(self, ids: Mapping[str, int]) -> List[str]:
+        """Commands that copy a tree with shifted owners and overlayfs's marks for removed files.
+
+        Host root runs them, as a user namespace can't make these marks. The directory is closed to
+        others, as the copy holds setuid programs.
+        """
+        if self.source == "/":
+            text = "the root of the host can be mapped from util-linux 2.39 on"
+            return [f"echo '{text}' >&2", "exit 1"]
+        source, copy = quote(self.source), f'"$scratch/images{self.target}"'
+        xattrs = "--xattrs --xattrs-include='trusted.overlay.*'"
+        lines = ['[ -d "$scratch/images" ] || mkdir -m 700 "$scratch/images"', f"mkdir {copy}"]
+        for file, letter, kind in (("owners", "U", "uid"), ("groups", "G", "gid")):
+            lines += [
+                f"find {source} -printf '+%{letter}\\n' | sort -u | while read -r id; do",
+                f'  echo "$id shifted:$((id + {ids[kind]}))"',
+                f'done >"$scratch/images/{file}"',
+            ]
+        return [
+            *lines,
+            f"tar --create --file=- --directory={source} --exclude='./dev/*' {xattrs} \\",
+            '  --owner-map="$scratch/images/owners" --group-map="$scratch/images/groups" . |',
+            f"  tar --extract --file=- --directory={copy} {xattrs} \\",
+            "    --preserve-permissions --numeric-owner",
+            f"mount --bind {copy} {built(self.target)}",
+        ]
+
+
+class HostMask(RootOperation):
+    """One of the masks of the host's root (``part``); ``choice`` has paths to show and to hide."""
+
+    def __init__(
+        self, target: str, part: str, ids: Mapping[str, int], choice: Mapping[str, List[str]]
+    ) -> None:
+        self.target = target
+        self.part = part
+        self.ids = ids
+        self.choice = choice
+
+    def open(self, pins: Mapping[str, int]) -> None:
+        # Imported here, in a process that ends soon: sandboxes share the memory of the launcher.
+        from . import host_mask
+
+        self.mount = host_mask.make(host_mask.entries(self.part, self.ids, self.choice))
+
+    def stack(self, pins: Mapping[str, int]) -> None:
+        mounts.attach(self.mount, self.target)
+
+    def outside(self) -> List[str]:
+        from . import host_mask
+
+        target = built(self.target)
+        options = option_words(host_mask.FLAGS, host_mask.OPTIONS)
+        lines = [f"mkdir {target}", f"mount -t tmpfs -o {options} none {target}"]
+        for entry in host_mask.entries(self.part, self.ids, self.choice):
+            path = f"{target}/{quote(entry.path)}"
+            if entry.mode is None:
+                lines.append(f"mknod {path} c 0 0")
+                continue
+            if entry.path != ".":
+                lines.append(f"mkdir {path}")
+            uid, gid = entry.owner
+            lines.append(f"chown {uid}:{gid} {path} && chmod {entry.mode:o} {path}")
+            if entry.opaque:
+                lines.append(f"setfattr --name={host_mask.OPAQUE} --value=y {path}")
+        return lines
+
+
+class Layer(RootOperation):
+    """The writable layer: the sandbox's own on disk, or with ``tmpfs`` a fresh one in memory."""
+
+    def __init__(self, directory: str, tmpfs: Mapping[str, str], ids: Mapping[str, int]) -> None:
+        self.directory = directory
+        self.tmpfs = tmpfs
+        self.ids = ids
+        self.mode = int(tmpfs.get("mode", "755"), 8)
+
+    def open(self, pins: Mapping[str, int]) -> None:
+        if not self.tmpfs:
+            self.mount = mounts.clone_tree(self.directory)
+            return
+        fd = mounts.new_mount("tmpfs", self.tmpfs, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)
+        os.mkdir("work", 0o700, dir_fd=fd)
+        os.mkdir("upper", 0o700, dir_fd=fd)
+        os.chown("upper", self.ids["uid"], self.ids["gid"], dir_fd=fd)
+        # After chown, which clears set-id bits.
+        os.chmod("upper", self.mode, dir_fd=fd)
+        self.mount = fd
+
+    def stack(self, pins: Mapping[str, int]) -> None:
+        mounts.attach(self.mount, LAYER)
+
+    def outside(self) -> List[str]:
+        layer = '"$scratch/layer"'
+        lines = [f"mkdir {layer}"]
+        if self.tmpfs:
+            lines.append(f"mount -t tmpfs -o {option_words(0, self.tmpfs)} none {layer}")
+        return [
+            *lines,
+            f"mkdir {layer}/upper {layer}/work {built(LAYER)}",
+            f"chown {self.ids['uid']}:{self.ids['gid']} {layer}/upper",
+            f"chmod {self.mode:o} {layer}/upper",
+            f"mount --bind {layer} {built(LAYER)}",
+        ]
+
+
+class Overlay(RootOperation):
+    """Lower layers, topmost first, merged into one tree; read-only without a writable layer.
+
+    ``unprivileged`` hides what unprivileged users of the host can't read: on each access, overlayfs
+    also checks the rights of the process that mounted it, and that process has no more.
+    """
+
+    def __init__(
+        self, target: str, lowers: Sequence[str], layer: str = "", *, unprivileged: bool = False
+    ) -> None:
+        self.target = target
+        self.lowers = lowers
+        self.layer = layer
+        self.options = "index=off,metacopy=off" if layer else "index=off"
+        self.unprivileged = unprivileged
+
+    def stack(self, pins: Mapping[str, int]) -> None:
+        # Host root mounts it, so overlayfs keeps its marks in trusted.*, out of a tenant's reach.
+        flags = mounts.MS_NODEV | mounts.MS_NOSUID | (0 if self.layer else mounts.MS_RDONLY)
+        data = f"{self._layers()},{self.options}"
+        effective, permitted, inheritable = confine.capabilities()
+        if self.unprivileged:
+            # The tree is id-mapped: host root owns nothing in it, so capabilities are its rights.
+            confine.set_capabilities(1 << confine.CAP_SYS_ADMIN, permitted, inheritable)
+        try:
+            mounts.mount("overlay", self.target, "overlay", flags, data)
+        finally:
+            confine.set_capabilities(effective, permitted, inheritable)
+
+    def outside(self) -> List[str]:
+        options = f"nosuid,nodev,{self.options}"
+        options = options if self.layer else f"ro,{options}"
+        target = built(self.target)
+        drop = "setpriv --bounding-set=-all,+sys_admin " if self.unprivileged else ""
+        return [
+            f"mkdir {target}",
+            f"{drop}mount -t overlay -o {options} \\",
+            f'  -o "{self._layers("$scratch/root")}" overlay {target}',
+        ]
+
+    def _layers(self, top: str = "") -> str:
+        layers = f"lowerdir={':'.join(f'{top}{lower}' for lower in self.lowers)}"
+        if self.layer:
+            layers += f",upperdir={top}{self.layer}/upper,workdir={top}{self.layer}/work"
+        return layers
