@@ -179,12 +179,14 @@ options:
   etc_hosts:
     description:
       - Lines added to C(/etc/hosts), as host name to IP address.
+      - A name of a neighbour, or of the sandbox itself, then has this address only.
     type: dict
   dns_servers:
     description:
       - Name servers, at most 3.
       - Without them, those of the first network that has any, else those of the host that
         can be reached from a sandbox.
+      - Servers of a family that the sandbox has no address of are left out.
     type: list
     elements: str
   egress:

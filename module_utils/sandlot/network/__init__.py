@@ -21,7 +21,13 @@ from .bridge import IPV6_BY_US, packet_filter, session
 from .common.allocation import allocate
 from .common.declare import argument_spec, load, load_for, normalise
 from .common.desired import Desired, Member, Plan, remaining
-from .common.files import hosts_file, resolv_conf, unreachable_resolvers
+from .common.files import (
+    families_of,
+    hosts_file,
+    own_servers,
+    resolv_conf,
+    unreachable_resolvers,
+)
 from .common.model import Interface, Network, Publication, Rates, default_routes
 from .common.names import Names, check_names
 from .common.policy import CLOSED, SandboxPolicy
@@ -53,6 +59,7 @@ __all__ = [
     "check_publications",
     "default_routes",
     "detached",
+    "families_of",
     "hosts_file",
     "load",
     "load_for",
@@ -60,6 +67,7 @@ __all__ = [
     "netns_of",
     "normalise",
     "observe",
+    "own_servers",
     "packet_filter",
     "plan",
     "policy_names",

@@ -69,7 +69,11 @@ def contents(record: Record, around: Surroundings) -> Files:
         silent=around.isolated,
     )
     servers = spec.dns_servers or _servers(owner, around.networks)
-    resolver = network.resolv_conf(servers, in_host_network=spec.network_mode == HOST)
+    resolver = network.resolv_conf(
+        servers,
+        families=network.families_of(owner.interfaces),
+        in_host_network=spec.network_mode == HOST,
+    )
     return {
         "hosts": hosts.encode(),
         "hostname": f"{spec.hostname}\n".encode(),
@@ -78,17 +82,24 @@ def contents(record: Record, around: Surroundings) -> Files:
 
 
 def warnings(records: Iterable[Record], networks: Mapping[str, Network]) -> list[str]:
-    """Warnings about sandboxes that can't reach the host's name servers and have no others."""
-    without = [
-        record.name for record in records if record.interfaces and not _servers(record, networks)
-    ]
-    unreachable = network.unreachable_resolvers() if without else []
-    if not unreachable:
-        return []
-    return [
-        f"no name server for {', '.join(sorted(without))}: sandboxes can't reach those of this "
-        f"host ({', '.join(unreachable)}); set dns_servers, of the sandbox or of its network"
-    ]
+    """Warnings about sandboxes that can reach none of their name servers."""
+    groups: dict[tuple[tuple[str, ...], tuple[int, ...]], list[str]] = {}
+    for record in records:
+        if record.interfaces:
+            families = network.families_of(record.interfaces)
+            key = tuple(_servers(record, networks)), tuple(families)
+            groups.setdefault(key, []).append(record.name)
+    lines = []
+    for (own, families), names in groups.items():
+        whose = "their dns_servers" if own else "those of this host"
+        unreachable = own or network.unreachable_resolvers(families=families)
+        if unreachable and not network.own_servers(own, families):
+            lines.append(
+                f"no name server for {', '.join(sorted(names))}: sandboxes can't reach {whose} "
+                f"({', '.join(unreachable)}); set dns_servers, of the sandbox or of its network, "
+                "to an address of a family that it has"
+            )
+    return lines
 
 
 def _servers(record: Record, networks: Mapping[str, Network]) -> Sequence[str]:

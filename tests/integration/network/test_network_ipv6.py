@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from lab import (
     HOST_LAN,
@@ -11,6 +13,7 @@ from lab import (
     PEER_LAN,
     PEER_LAN6,
     ask,
+    call,
     drop_netns,
     flush,
     ip,
@@ -209,6 +212,26 @@ def test_isolation(dual, bridge_nf, isolated):
     if isolated:
         flush(dual)
         assert ask(dual.pin("b"), a, 80) is None, "the bridge ports are isolated themselves"
+
+
+def test_a_service_of_ipv4_only_refuses_ipv6_at_once(dual):
+    """A client that tries all addresses of a name goes on with IPv4; silence would hold it up."""
+    dual.add("a", "b")
+    dual.converge()
+    dual.serve(dual.pin("a"), 80)
+    places = [(dual.address6("a"), 80), (dual.address("a"), 80)]
+
+    def connect():
+        refused = 0
+        for place in places:
+            try:
+                with socket.create_connection(place, timeout=60) as connection:
+                    return refused, connection.getpeername()[0]
+            except ConnectionRefusedError:
+                refused += 1
+        return refused, None
+
+    assert call(dual.pin("b"), connect) == (1, dual.address("a"))
 
 
 def test_ipv4_only_sandboxes_speak_no_ipv6(dual):

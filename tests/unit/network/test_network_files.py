@@ -5,7 +5,14 @@ from __future__ import annotations
 
 import pytest
 from sandlot.errors import SpecError
-from sandlot.network import Names, check_names, hosts_file, resolv_conf, unreachable_resolvers
+from sandlot.network import (
+    Names,
+    check_names,
+    hosts_file,
+    own_servers,
+    resolv_conf,
+    unreachable_resolvers,
+)
 from sandlot.network.bridge import announce
 from sandlot.network.common.allocation import interface_names
 from sandlot.network.common.model import Interface
@@ -63,6 +70,24 @@ def test_hosts_file():
     ]
 
 
+def test_a_name_of_the_user_has_the_address_of_the_user():
+    """A resolver would take the first line, or all."""
+    web = Interface("web", "a", "eth0", "sb", "02", "10.0.0.2/24", "10.0.0.1", "fd00::2/64")
+    neighbours = {"near": NEAR["near"], "web": [web]}
+    extra = {"WEB": "203.0.113.9", "me": "203.0.113.8", "ip6-localhost": "203.0.113.7"}
+    text = hosts_file("near", "me", NEAR["near"][:1], neighbours, extra, names=NAMES)
+    assert text.splitlines() == [
+        "127.0.0.1\tlocalhost",
+        "::1\tlocalhost ip6-loopback",
+        "10.0.0.3\tnear api side",
+        "10.0.0.2\twww",
+        "fd00::2\twww",
+        "203.0.113.9\tWEB",
+        "203.0.113.7\tip6-localhost",
+        "203.0.113.8\tme",
+    ]
+
+
 def test_hosts_file_without_network():
     assert "127.0.1.1\tweb" in hosts_file("web", "web", [], {}, {}).splitlines()
 
@@ -76,6 +101,43 @@ def test_the_third_source_is_asked_last(tmp_path):
     (tmp_path / "c").write_text("nameserver 127.0.0.2\n")
     assert unreachable_resolvers(sources) == ["127.0.0.1", "127.0.0.2"]
     assert unreachable_resolvers([]) == []
+
+
+SIX_FIRST = "".join(f"nameserver 2001:db8::{number}\n" for number in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("families", "text", "expected"),
+    [
+        ((4,), f"{SIX_FIRST}nameserver 192.0.2.1\n", ["192.0.2.1"]),
+        (
+            (4, 6),
+            f"nameserver 192.0.2.1\n{SIX_FIRST}",
+            ["192.0.2.1", *map("2001:db8::{}".format, (1, 2))],
+        ),
+        ((4,), SIX_FIRST, []),
+    ],
+)
+def test_servers_are_of_the_families_of_the_sandbox(tmp_path, families, text, expected):
+    """Resolvers read three lines and no more."""
+    (tmp_path / "a").write_text(text)
+    sources = [str(tmp_path / "a")]
+    lines = resolv_conf([], sources, families=families).splitlines()
+    assert lines == [f"nameserver {server}" for server in expected]
+    assert bool(unreachable_resolvers(sources, families)) is not bool(expected)
+    own = [line.split()[1] for line in text.splitlines()]
+    assert own_servers(own, families) == expected
+
+
+def test_another_source_has_a_server_of_the_family(tmp_path):
+    sources = [str(tmp_path / name) for name in ("a", "b")]
+    (tmp_path / "a").write_text(SIX_FIRST)
+    (tmp_path / "b").write_text("nameserver 192.0.2.3\n")
+    assert resolv_conf([], sources, families=(4,)) == "nameserver 192.0.2.3\n"
+
+
+def test_a_server_inside_the_sandbox_is_of_any_family():
+    assert own_servers(["::1", "2001:db8::1"], (4,)) == ["::1"]
 
 
 def test_in_the_hosts_network_its_stub_is_reachable(tmp_path):

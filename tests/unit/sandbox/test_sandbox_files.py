@@ -155,14 +155,29 @@ def test_who_shares_a_network_has_the_files_of_its_owner_and_its_own() -> None:
 
 def test_a_host_without_a_reachable_resolver_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     bare = {"default": replace(NETWORK, dns_servers=())}
-    monkeypatch.setattr(etcfiles.network, "unreachable_resolvers", lambda: ["127.0.0.1"])
+    monkeypatch.setattr(etcfiles.network, "unreachable_resolvers", lambda families: ["127.0.0.1"])
     (lines,) = etcfiles.warnings([a_record()], bare)
     assert "no name server for web" in lines and "127.0.0.1" in lines and "dns_servers" in lines
     assert etcfiles.warnings([a_record()], {"default": NETWORK}) == []
     assert etcfiles.warnings([a_record(dns_servers=["192.0.2.1"])], bare) == []
     assert etcfiles.warnings([replace(a_record(), interfaces=())], bare) == []
-    monkeypatch.setattr(etcfiles.network, "unreachable_resolvers", list)
+    monkeypatch.setattr(etcfiles.network, "unreachable_resolvers", lambda families: [])
     assert etcfiles.warnings([a_record()], bare) == []
+
+
+def test_servers_of_a_family_that_a_sandbox_lacks_are_left_out_with_a_warning() -> None:
+    four, six = a_record(dns_servers=["2001:db8::1", "192.0.2.1"]), a_record("db")
+    known = {"default": replace(NETWORK, dns_servers=("2001:db8::1", "2001:db8::2"))}
+    around = etcfiles.surroundings(known, {}, {})
+    assert etcfiles.contents(four, around)["resolv.conf"].startswith(b"nameserver 192.0.2.1\n")
+    assert b"nameserver" not in etcfiles.contents(six, around)["resolv.conf"]
+    (warning,) = etcfiles.warnings([four, six], known)
+    assert warning.startswith(
+        "no name server for db: sandboxes can't reach their dns_servers (2001"
+    )
+    dual = replace(six, interfaces=(replace(six.interfaces[0], ipv6="fd77::2/64"),))
+    assert etcfiles.contents(dual, around)["resolv.conf"].startswith(b"nameserver 2001:db8::1\n")
+    assert etcfiles.warnings([dual], known) == []
 
 
 @pytest.mark.parametrize(

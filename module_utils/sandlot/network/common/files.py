@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Container, Mapping, Sequence
+from typing import Collection, Container, Mapping, Sequence
 
-from .model import Interface
+from .model import Address, Interface, by_family
 from .names import Names
 
 # The host's file, and the servers behind the stubs of systemd-resolved and NetworkManager.
@@ -16,24 +16,34 @@ SOURCES = (
     "/run/systemd/resolve/resolv.conf",
     "/run/NetworkManager/no-stub-resolv.conf",
 )
+FAMILIES = (4, 6)
+MAX_SERVERS = 3  # resolv.conf(5): resolvers read no more
 KEPT_KEYWORDS = ("search", "domain", "options")
 _NO_NAMES = Names()
-LOCALHOST = ("127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback")
+LOCALHOST: tuple[tuple[str, Sequence[str]], ...] = (
+    ("127.0.0.1", ("localhost",)),
+    ("::1", ("localhost", "ip6-localhost", "ip6-loopback")),
+)
 
 
 def resolv_conf(
-    servers: Sequence[str], sources: Sequence[str] = SOURCES, *, in_host_network: bool = False
+    own: Sequence[str],
+    sources: Sequence[str] = SOURCES,
+    *,
+    families: Collection[int] = FAMILIES,
+    in_host_network: bool = False,
 ) -> str:
-    """The text of resolv.conf: the given servers, else servers of the host within reach.
+    """The text of resolv.conf: ``own`` servers, else servers of the host within reach.
 
     Search domains and options come from the first source with such a server.
     """
     lines = _read(sources[0])
+    servers = own_servers(own, families)
     if in_host_network:
-        servers = servers or _servers(lines)
-    for source in () if servers else sources:
+        servers = list(own) or _servers(lines)
+    for source in () if own or in_host_network else sources:
         candidate = _read(source)
-        servers = [server for server in _servers(candidate) if is_reachable(server)]
+        servers = _reachable(_servers(candidate), families)
         if servers:
             lines = candidate
             break
@@ -45,10 +55,24 @@ def host_resolvers(sources: Sequence[str] = SOURCES) -> list[str]:
     return [server for source in sources for server in _servers(_read(source))]
 
 
-def unreachable_resolvers(sources: Sequence[str] = SOURCES) -> list[str]:
-    """The host's name servers if a sandbox can reach none of them, else []."""
+def unreachable_resolvers(
+    sources: Sequence[str] = SOURCES, families: Collection[int] = FAMILIES
+) -> list[str]:
+    """The host's name servers if a sandbox of ``families`` can reach none of them, else []."""
     servers = host_resolvers(sources)
-    return [] if any(map(is_reachable, servers)) else list(dict.fromkeys(servers))
+    return [] if _reachable(servers, families) else list(dict.fromkeys(servers))
+
+
+def own_servers(servers: Sequence[str], families: Collection[int]) -> list[str]:
+    """The servers to use of those that a user lists; a loopback address is the sandbox's own."""
+    return [
+        server for server in servers if _parsed(server).is_loopback or _is_of(server, families)
+    ][:MAX_SERVERS]
+
+
+def families_of(interfaces: Sequence[Interface]) -> Collection[int]:
+    """The families that a sandbox has addresses of; of a joined network, all may be."""
+    return by_family(interfaces) or FAMILIES
 
 
 def hosts_file(
@@ -64,25 +88,31 @@ def hosts_file(
     """The text of hosts: the sandbox, its neighbours, and ``extra`` (host name: address).
 
     A sandbox that shares another's network passes the other's ``interfaces``. Neighbours on
-    ``silent`` networks are left out.
+    ``silent`` networks are left out. A name in ``extra`` has that address only.
     """
     lines = [*LOCALHOST]
     for item in interfaces:
-        own = dict.fromkeys((hostname, name, *names.of(item.sandbox, item.network)))
-        lines += [f"{address}\t{' '.join(own)}" for address in item.addresses]
+        own = (hostname, name, *names.of(item.sandbox, item.network))
+        lines += [(address, own) for address in item.addresses]
     if not interfaces:
-        lines.append(f"127.0.1.1\t{' '.join(dict.fromkeys((hostname, name)))}")
+        lines.append(("127.0.1.1", (hostname, name)))
     shared = {item.network for item in interfaces if item.network not in silent}
     itself = {name, *(item.sandbox for item in interfaces)}
     for neighbour in sorted(set(neighbours) - itself):
         lines += [
-            f"{address}\t{' '.join(names.of(neighbour, item.network))}"
+            (address, names.of(neighbour, item.network))
             for item in neighbours[neighbour]
             if item.network in shared
             for address in item.addresses
         ]
-    lines += [f"{address}\t{host}" for host, address in sorted(extra.items())]
-    return "".join(f"{line}\n" for line in lines)
+    taken = {host.lower() for host in extra}
+    left = [(address, _without(taken, hosts)) for address, hosts in lines]
+    left += [(address, [host]) for host, address in sorted(extra.items())]
+    return "".join(f"{address}\t{' '.join(hosts)}\n" for address, hosts in left if hosts)
+
+
+def _without(taken: Container[str], hosts: Sequence[str]) -> list[str]:
+    return [host for host in dict.fromkeys(hosts) if host.lower() not in taken]
 
 
 def _read(path: str) -> list[str]:
@@ -100,10 +130,22 @@ def _servers(lines: Sequence[str]) -> list[str]:
     return [word[1] for word in words if word[0] == "nameserver" and len(word) > 1]
 
 
-def is_reachable(server: str) -> bool:
-    """Whether a sandbox can reach a server; loopback and link-local addresses are the host's."""
+def _reachable(servers: Sequence[str], families: Collection[int]) -> list[str]:
+    """The host's servers that a sandbox can use; loopback and link-local ones are the host's."""
+    return [
+        server
+        for server in servers
+        if _is_of(server, families)
+        and not (_parsed(server).is_loopback or _parsed(server).is_link_local)
+    ][:MAX_SERVERS]
+
+
+def _is_of(server: str, families: Collection[int]) -> bool:
     try:
-        address = ipaddress.ip_address(server.partition("%")[0])
+        return _parsed(server).version in families
     except ValueError:
         return False
-    return not (address.is_loopback or address.is_link_local)
+
+
+def _parsed(server: str) -> Address:
+    return ipaddress.ip_address(server.partition("%")[0])

@@ -83,7 +83,7 @@ def asks_dns(grant: Grant) -> bool:
 
 
 def _global(servers: Iterable[str]) -> list[str]:
-    """The name servers that files.resolv_conf gives to sandboxes."""
+    """The name servers that files.resolv_conf chooses from."""
     reachable = []
     for server in servers:
         try:

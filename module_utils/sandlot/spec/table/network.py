@@ -182,7 +182,10 @@ OPTIONS = (
         "etc_hosts",
         "dict",
         partial(names.pairs, key=addresses.hosts_name, item=addresses.address_text),
-        ["Lines added to C(/etc/hosts), as host name to IP address."],
+        [
+            "Lines added to C(/etc/hosts), as host name to IP address.",
+            "A name of a neighbour, or of the sandbox itself, then has this address only.",
+        ],
         reaches={Reach.HOSTS},
         change=Change.LIVE,
         default={},
@@ -196,6 +199,7 @@ OPTIONS = (
             f"Name servers, at most {addresses.MAX_SERVERS}.",
             "Without them, those of the first network that has any, else those of the host that "
             "can be reached from a sandbox.",
+            "Servers of a family that the sandbox has no address of are left out.",
         ],
         reaches={Reach.HOSTS, Reach.NETWORK},
         change=Change.LIVE,
