@@ -35,7 +35,7 @@ if (($${#missing[@]})); then \
 fi
 endef
 
-.PHONY: help deploy teardown test lint unit integration molecule test-vm bench sweep collection clean
+.PHONY: help deploy teardown test lint unit integration molecule test-vm pythons bench sweep collection clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -77,6 +77,9 @@ molecule: test-packages $(VENV)/.dev ## Deploy, crash, repair and remove, as a u
 test-vm: vm-packages $(VENV)/.dev ## Deploy, reboot and cut the power of Debian hosts in QEMU
 	$(call begin,VM tests)
 	@$(AS_ROOT) SANDLOT_VM_KVM=$(KVM) SANDLOT_VM_SUITES="$(SUITES)" $(BIN)/pytest -p no:cacheprovider -n $(words $(SUITES)) tests/vm
+
+pythons: test-packages $(VENV)/.dev ## Each module on hosts with Python 3.9 to 3.14
+	@$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider -rs tests/pythons
 
 bench: test-packages $(VENV)/.bench ## Measure, and compare with public tools
 	@$(AS_ROOT) $(BIN)/python bench/run.py

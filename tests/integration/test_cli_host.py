@@ -13,6 +13,7 @@ from typing import Any
 
 from converge_fixtures import Deployment, eventually, free_port, needs_root, sandbox
 from sandlot import converge
+from sandlot.cli.verbs import VERBS, Verb
 from sandlot.launcher.client import Launcher
 
 pytestmark = needs_root
@@ -167,15 +168,33 @@ def test_launcher_in_the_foreground(host: Deployment) -> None:
         process.wait(20)
 
 
+ARGUMENTS = {"exec": ["--", "true"], "completion": ["--names"]}
+
+
 def test_only_root(host: Deployment) -> None:
-    # With the right to read, as the checkout may lie below a closed directory such as /root.
-    reads = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
-    user = ["setpriv", "--reuid=65534", "--clear-groups", *reads]
-    command = [*user, "/usr/bin/python3", "-I", "-c"]
-    engine = f"{os.path.dirname(os.path.dirname(converge.__file__))}/.."
-    code = f"import sys; sys.path.insert(0, {engine!r}); from sandlot.cli import main; "
-    done = subprocess.run(
-        [*command, code + "sys.exit(main(['list']))"], capture_output=True, text=True, check=False
+    """Each verb says so in a line to a user who has no rights but to read what is installed."""
+    os.chmod(host.paths.root, 0o755)
+    try:
+        answers = {verb.name: as_nobody(host, verb) for verb in VERBS}
+    finally:
+        os.chmod(host.paths.root, 0o700)
+    manual = answers.pop("manual")
+    assert manual.returncode == 0 and manual.stdout.startswith(".") and not manual.stderr
+    told = {name: (done.returncode, done.stdout, done.stderr) for name, done in answers.items()}
+    message = "sandlot: only root can manage sandboxes\nhint: use sudo\n"
+    assert told == {name: (125 if name == "exec" else 1, "", message) for name in answers}
+
+
+def as_nobody(host: Deployment, verb: Verb) -> subprocess.CompletedProcess[str]:
+    words = ["a" for row in verb.arguments if row.names == ("name",)]
+    return subprocess.run(
+        [host.paths.command, verb.name, *words, *ARGUMENTS.get(verb.name, ())],
+        capture_output=True,
+        text=True,
+        env={"SANDLOT_ROOT": host.paths.root},
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        cwd="/",
+        check=False,
     )
-    assert done.returncode == 1
-    assert done.stderr == "sandlot: only root can manage sandboxes\nhint: use sudo\n"

@@ -23,6 +23,7 @@ from converge_fixtures import (
 )
 from debian_mirror import debian, needs_tools
 from image_fixtures import BUSYBOX, output, prepare, run
+from python_hosts import PACKAGES, run_modules
 from sandlot import images
 from sandlot.converge import throwaway
 from sandlot.errors import HostError, SandlotError, SpecError
@@ -62,7 +63,9 @@ def made(host: Deployment, name: str) -> Path:
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_suites(host: Deployment, suite: str) -> None:
-    raw = debian("suite", suite, packages=["netbase"])
+    # The oldest Python that modules run on; `make pythons` has the others.
+    oldest = suite == "bullseye"
+    raw = debian("suite", suite, packages=["netbase", *(PACKAGES if oldest else ())])
     prepare(host, BUSYBOX, raw)
     assert_clean(made(host, "suite"))
     host.converged(sandbox("s", image="suite"))
@@ -73,6 +76,8 @@ def test_suites(host: Deployment, suite: str) -> None:
     assert output(host, "s", "stat", "-c", "%u:%g %a", "/usr/bin/passwd") == "0:0 4755\n"
     assert "http" in output(host, "s", "cat", "/etc/services")
     host.run(sandbox("s", state="absent"))
+    if oldest:
+        run_modules(made(host, "suite"), "3.9")
 
 
 def assert_clean(root: Path) -> None:

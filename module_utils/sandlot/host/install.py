@@ -60,13 +60,22 @@ def absent(site: Site, *, check: bool) -> Outcome:
 
 def _converge(site: Site, operations: list[Operation], *, check: bool) -> Outcome:
     if operations and not check:
-        with lock.exclusive(site):
-            for operation in operations:
-                try:
-                    operation.apply()
-                except OSError as error:
-                    raise explained(error, operation.describe()) from error
+        # The runtime is for every user to read; what is not sets its own modes.
+        umask = os.umask(0o022)
+        try:
+            with lock.exclusive(site):
+                _apply(operations)
+        finally:
+            os.umask(umask)
     return Outcome(bool(operations), descriptions(operations))
+
+
+def _apply(operations: list[Operation]) -> None:
+    for operation in operations:
+        try:
+            operation.apply()
+        except OSError as error:
+            raise explained(error, operation.describe()) from error
 
 
 # -- present

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,19 @@ def test_a_python_of_the_distribution_that_is_too_old_is_refused_by_name(
     assert f"{old}, which would run sandboxes, is Python 3.8.20" in str(caught.value)
     assert "Python is 3.9 or later" in str(caught.value)
     assert not (tmp_path / "host").exists()
+
+
+def test_every_user_reads_what_an_operator_with_a_strict_umask_installs(tmp_path: Path) -> None:
+    umask = os.umask(0o077)
+    try:
+        (tmp_path / "host").mkdir(mode=0o755)
+        (tmp_path / "host").chmod(0o755)
+        install.present(Site(str(tmp_path / "host")), check=False)
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(umask)
+    installed = [*(tmp_path / "host/usr").rglob("*"), tmp_path / "host/usr"]
+    assert [path for path in installed if path.name == "__pycache__"]
+    modes = {path: path.stat().st_mode & (0o055 if path.is_dir() else 0o044) for path in installed}
+    wanted = {path: 0o055 if path.is_dir() else 0o044 for path in installed}
+    assert modes == wanted

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -27,7 +28,16 @@ def check(texts, ours=()):
 
 
 @pytest.fixture
-def listening(monkeypatch):
+def servers(monkeypatch):
+    """Only this process may be an SSH server: an ordinary user can't look into the host's."""
+    listdir = os.listdir
+    own = {"/proc": [str(os.getpid())]}
+    monkeypatch.setattr(os, "listdir", lambda path: own.get(path) or listdir(path))
+    monkeypatch.delenv("SSH_CONNECTION", raising=False)
+
+
+@pytest.fixture
+def listening(servers, monkeypatch):
     """Makes the host's sockets exactly those given as 'address:port/protocol'."""
     found = []
 
@@ -38,7 +48,6 @@ def listening(monkeypatch):
         found.append(Socket(protocol, address, int(port), state, peer))
 
     monkeypatch.setattr(publications, "sockets", lambda: iter(found))
-    monkeypatch.delenv("SSH_CONNECTION", raising=False)
     return add
 
 
@@ -132,9 +141,8 @@ def test_numbers_that_are_no_ports(number):
         publications.port_numbers("management_ports", [22, number])
 
 
-def test_port_of_an_ssh_server(monkeypatch):
+def test_port_of_an_ssh_server(servers):
     """Found by the process that listens: become methods drop the session's variables."""
-    monkeypatch.delenv("SSH_CONNECTION", raising=False)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
@@ -160,7 +168,7 @@ def test_management_peers(listening, monkeypatch):
     assert publications.management_peers() == {"198.51.100.1", "198.51.100.7"}
 
 
-def test_real_sockets_are_found():
+def test_real_sockets_are_found(servers):
     with socket.socket() as four, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
         four.bind(("127.0.0.1", 0))
         four.listen()
