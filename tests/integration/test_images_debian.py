@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from python_hosts import PACKAGES, run_modules
 from sandlot import images
 from sandlot.converge import throwaway
 from sandlot.errors import HostError, SandlotError, SpecError
-from sandlot.images import debootstrap
+from sandlot.images import debootstrap, identity
 from sandlot.images.model import Job
 from sandlot.plan import apply_all
 
@@ -82,8 +83,10 @@ def test_suites(host: Deployment, suite: str) -> None:
 
 def assert_clean(root: Path) -> None:
     """Nothing of this host and of the moment, and nothing that was mounted meanwhile."""
-    for name in ("etc/hostname", "etc/resolv.conf", "etc/machine-id", "etc/.pwd.lock"):
+    for name in ("etc/hostname", "etc/resolv.conf", "etc/.pwd.lock"):
         assert not (root / name).exists(), name
+    for path in (root / name for name in identity.MACHINE_IDS):
+        assert not path.exists() or path.read_bytes() == b"", path
     for name in ("dev", "proc", "sys", "tmp", "var/lib/apt/lists", "var/cache/apt/archives"):
         assert list((root / name).iterdir()) == [], name
     logs = [path for path in (root / "var/log").rglob("*.log")]
@@ -246,6 +249,33 @@ def test_the_setup_has_the_minimum_and_keeps_modes(host: Deployment) -> None:
     raw = {**debian("debian"), "name": "cron", "setup": [{"packages": ["cron"]}]}
     prepare(host, BUSYBOX, debian("debian"), raw)
     assert (made(host, "cron") / "usr/bin/crontab").stat().st_mode & 0o7777 == 0o2755
+
+
+def test_sandboxes_of_an_image_with_an_ssh_server_have_their_own_keys(host: Deployment) -> None:
+    setup = [{"packages": ["openssh-server", "dbus"]}, "mkdir -p /run/sshd"]
+    raw = {**debian("debian"), "name": "ssh", "setup": setup}
+    prepare(host, BUSYBOX, debian("debian"), raw)
+    assert not list((made(host, "ssh") / "etc/ssh").glob("ssh_host_*"))
+    options = {
+        "image": "ssh",
+        "command": ["/usr/sbin/sshd", "-D", "-e"],
+        "capabilities": ["SETGID", "SETUID", "SYS_CHROOT"],
+    }
+    ports = {name: free_port() for name in ("one", "two")}
+    host.converged(
+        *(sandbox(name, published_ports=[f"{port}:22"], **options) for name, port in ports.items())
+    )
+    eventually(lambda: all(scanned(port) for port in ports.values()))
+    assert scanned(ports["one"]) != scanned(ports["two"])
+    ids = [output(host, name, "dbus-uuidgen", "--get") for name in ports]
+    assert len(set(ids)) == 2 and all(len(each) == 33 for each in ids)
+    host.run(*(sandbox(name, state="absent") for name in ports))
+
+
+def scanned(port: int) -> str:
+    command = ["ssh-keyscan", "-t", "ed25519", "-p", str(port), "127.0.0.1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.rpartition(" ")[2]
 
 
 def test_an_unknown_package_is_told_in_apts_words(host: Deployment) -> None:

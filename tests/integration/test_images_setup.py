@@ -175,8 +175,8 @@ def test_a_check_takes_a_setup_as_made(host: Deployment) -> None:
 
 FAILING = {
     "status": (["echo fine", "echo some; echo words >&2; exit 3"],
-               r"setup step 2 of 2 \(echo some; .*\) ended with status 3:\n.*\nsome\nwords"),
-    "silent": (["exit 4"], "ended with status 4 and said nothing"),
+               r"setup step 2 of 2 \(echo some; .*\) ended with status 3:\nsome\nwords"),
+    "silent": (["echo fine", "exit 4"], "ended with status 4 and said nothing"),
     "missing": ([{"command": ["/nothing"]}], r"\(/nothing\) can't be run: .*not found"),
     "killed": (["kill -KILL $$"], "ended with status 137"),
     "a directory": ([{"dest": "/etc", "content": ""}], r"\(write /etc\): Is a directory"),

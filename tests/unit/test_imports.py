@@ -46,6 +46,7 @@ ENGINE_LAUNCHER = {
         "store",
         "build.builder",
         "build.creator",
+        "build.machine_id",
         "build.rootfs",
     ),
     *(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandlot.build import operations, rootplan, stacking
+from sandlot.build import machine_id, operations, rootplan, stacking
 from sandlot.cli import recipe
 
 IDS = {"uid": 200000, "gid": 200000, "size": 65536}
@@ -31,6 +31,7 @@ TREE = [
     ("Tree", "/images/base", "/lower1", IDS),
 ]
 LAYER = ("Layer", "/state/a/layer", {}, IDS, 0o755)
+MACHINE_ID = ("MachineId", "/state/a/layer/upper", True)
 OVERLAY = (
     *("Overlay", "/merged", ["/lower0", "/lower1"]),
     *("/layer", "index=off,metacopy=off", False),
@@ -41,6 +42,7 @@ PLAIN = [
     *TREE,
     LAYER,
     OVERLAY,
+    MACHINE_ID,
     ("Filesystem", "proc", "/proc", SAFE, {}),
     SYSFS,
     (
@@ -86,7 +88,13 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[Any, ...]]]] = {
     "joined network": ({"netns": NETNS}, replaced(SYSFS, ("JoinedSysfs", NETNS))),
     "layer in memory": (
         {"tmpfs_root": "size=1048576,mode=0711"},
-        replaced(LAYER, (*LAYER[:2], {"size": "1048576", "mode": "0711"}, IDS, 0o711)),
+        [
+            *TREE,
+            (*LAYER[:2], {"size": "1048576", "mode": "0711"}, IDS, 0o711),
+            OVERLAY,
+            ("MachineId", "", True),
+            *PLAIN[5:],
+        ],
     ),
     "on the host's root": (
         {"lower": [], "host_root": CHOICE},
@@ -148,7 +156,7 @@ def test_plan(changes: dict[str, Any], expected: list[tuple[Any, ...]]) -> None:
 
 CLASSES = [
     value
-    for value in {**vars(operations), **vars(stacking)}.values()
+    for value in {**vars(operations), **vars(stacking), **vars(machine_id)}.values()
     if inspect.isclass(value)
     and issubclass(value, operations.RootOperation)
     and value is not operations.RootOperation

@@ -19,6 +19,7 @@ from .. import store, wire
 from ..errors import LaunchError
 from ..init import confine, limits, logs, status, users
 from ..init.child import NOT_EXECUTABLE
+from ..init.supervisor import PREPARATION_SECONDS
 from ..kernel import namespaces, netns
 from ..kernel.files import write_value
 from ..kernel.fork import STEP_SECONDS
@@ -69,7 +70,8 @@ def start(
     The joiner, a clean process that the zygote forked, becomes init.
     """
     peer, joiner = kit.peer, kit.joiner
-    peer.settimeout(STEP_SECONDS)
+    preparation = PREPARATION_SECONDS if "first_start" in launch else 0.0
+    peer.settimeout(STEP_SECONDS + preparation)
     build = _Build(paths, launch, kit.build_namespace)
     oom.note(paths, launch["cgroups"])
     for directory in launch["cgroups"]:

@@ -8,6 +8,7 @@ import os
 
 from ..kernel.mounts import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID
 from . import rootfs
+from .machine_id import MachineId
 from .operations import (
     FLAGS,
     HOST,
@@ -67,6 +68,7 @@ def plan(launch: Mapping[str, Any]) -> List[RootOperation]:
     dev = {"mode": "755", "size": "64k", "nr_inodes": "64"}
     return [
         *stack(launch),
+        MachineId("" if launch.get("tmpfs_root") else launch["upper"]),
         Filesystem("proc", "/proc", SAFE),
         sysfs,
         Filesystem("tmpfs", "/dev", devices, dev),

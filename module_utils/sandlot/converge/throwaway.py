@@ -58,7 +58,7 @@ def run(site: Site, converge: Converge, job: Job, below: images.Image) -> Built:
             shown = line if len(line) <= 200 else f"{line[:200]}..."
             sandbox.do(step, f"setup step {number} of {len(steps)} ({shown})")
         job.report("keep what was written", 0, 0)
-        return Built(sandbox.harvest())
+        return sandbox.harvest()
     finally:
         sandbox.remove()
 
@@ -101,6 +101,8 @@ class _Throwaway:
             "restart_policy": "no",
         }
         self._spec = spec.normalise(options)
+        # The sizes of the log when the present step began: earlier lines are not its own.
+        self._begun: Mapping[str, int] = {}
 
     def remove(self) -> None:
         _remove(self._paths, self._run, self._name)
@@ -114,6 +116,7 @@ class _Throwaway:
         if "dest" in step:
             layerfile.write(self._paths, self._name, self._job.scratch, step, what)
             return
+        self._begun = logs.sizes(self._paths.sandbox(self._name))
         asked = self._spec_for(setup.argv(step), step)
         self._converge(asked, STARTED, what)
         self._await(what)
@@ -151,11 +154,11 @@ class _Throwaway:
             raise SandlotError(f"{what} ended with status {status['exit_code']}{self._log_end()}")
 
     def _log_end(self) -> str:
-        last = logs.tail(self._paths.sandbox(self._name), _LOG_TAIL)[-_SHOWN_LINES:]
+        last = logs.tail(self._paths.sandbox(self._name), _LOG_TAIL, self._begun)[-_SHOWN_LINES:]
         lines = [last_words.shown(line.text) for line in last]
         return ":\n" + "\n".join(lines) if lines else " and said nothing"
 
-    def harvest(self) -> List[str]:
+    def harvest(self) -> Built:
         options, known = self._job.spec, record.load(self._paths, self._name)
         if known is None:
             raise SandlotError(f"the record of {self._name} is gone", hint="run again")
@@ -164,4 +167,5 @@ class _Throwaway:
         # A source without its own bounds gets the default ones.
         bounds = Bounds(*(row.value(options.get(row.name)) for row in tarball.BOUNDS))
         upper = self._paths.sandbox(self._name).upper
-        return harvest(upper, self._job.root, known.ids, bounds)
+        given = {step["dest"].lstrip("/") for step in self._job.spec.setup if "dest" in step}
+        return harvest(upper, self._job.root, known.ids, bounds, given)

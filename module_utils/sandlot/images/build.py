@@ -74,7 +74,9 @@ class Making:
         runner = self.run_setup
 
         def build(job: Job) -> Built:
-            return replace(runner(job, below), config=below.config, evidence=below.evidence)
+            made = runner(job, below)
+            config = {**below.config, **made.config}
+            return replace(made, config=config, evidence=below.evidence)
 
         _tree(self.site, self.spec, self.wanted.digest, build, report)
 

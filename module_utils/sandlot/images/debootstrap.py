@@ -8,6 +8,7 @@ confined process, within bounds and without devices.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -21,7 +22,7 @@ from ..errors import HostError, SpecError
 from ..spec.names import absolute_path
 from ..spec.option import Option
 from ..spec.text import brief, choice, flag, line, refusal, sequence, unique
-from . import program, tarball
+from . import identity, program, tarball
 from .extract import extract
 from .model import Built, Image, ImageSpec, Job, Source
 from .unpack import Bounds
@@ -53,18 +54,17 @@ _LEFT_OUT = (
     "etc/.pwd.lock",
     "etc/hostname",
     "etc/resolv.conf",
-    "etc/machine-id",
     "etc/*-",
-    "var/lib/dbus/machine-id",
     "var/lib/dpkg/*-old",
     "var/lib/apt/lists/*",
-    "var/lib/systemd/random-seed",
     "var/cache/apt/*.bin",
     "var/cache/apt/archives/*",
     "var/cache/debconf/*-old",
     "var/cache/ldconfig/*",
     "var/log/*.log",
     "var/log/apt/*",
+    *identity.HOST_KEYS,
+    *identity.SEEDS,
 )
 _PHASE = re.compile(r"I: (.{1,60})")
 
@@ -87,6 +87,7 @@ def build(job: Job) -> Built:
     _bootstrap(job, tree)
     bounds = Bounds(spec.get("max_size"), spec.get("max_files"))
     job.report("pack", 0, 0)
+    config = {identity.FIRST_START: True} if _forget_identity(tree) else {}
     with tempfile.TemporaryFile(dir=job.scratch) as archive:
         left_out = [f"--exclude=./{pattern}" for pattern in _LEFT_OUT]
         options = ["--create", "--file=-", "--numeric-owner", "--sort=name", "--anchored"]
@@ -97,7 +98,15 @@ def build(job: Job) -> Built:
         archive.seek(0)
         shutil.rmtree(tree)
         job.report("unpack", 0, 0)
-        return Built(extract(archive.fileno(), job.root, bounds))
+        return Built(extract(archive.fileno(), job.root, bounds), config)
+
+
+def _forget_identity(tree: str) -> bool:
+    """Empty the machine ids of a tree that packages made; whether it has host keys."""
+    for path in (f"{tree}/{name}" for name in identity.MACHINE_IDS):
+        if os.path.isfile(path) and not os.path.islink(path):
+            os.truncate(path, 0)
+    return any(glob.glob(f"{tree}/{pattern}") for pattern in identity.HOST_KEYS)
 
 
 def _bootstrap(job: Job, tree: str) -> None:

@@ -12,34 +12,43 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import ExitStack
-from typing import Dict, List, Tuple
+from typing import AbstractSet, Dict, List, Tuple
 
 from ..errors import SandlotError
 from ..idmap import IdRange
 from ..kernel.trees import copied_file
+from . import identity
+from .model import Built
 from .unpack import MAX_DEPTH, MAX_WARNINGS, Bounds
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Marks that only the kernel and host root can set.
 _MARKS = ("trusted.overlay.opaque", "trusted.overlay.redirect")
+_COPIED_UP = "trusted.overlay.origin"
 # Mount points of the host-made files, put there by the builder (build.operations.File).
 _PLACEHOLDERS = frozenset(("etc/hosts", "etc/resolv.conf", "etc/hostname"))
 
 
-def harvest(upper: str, root: str, ids: IdRange, bounds: Bounds) -> List[str]:
-    """Fill the empty directory ``root``; returns warnings about files that were left out."""
+def harvest(
+    upper: str, root: str, ids: IdRange, bounds: Bounds, given: AbstractSet[str] = frozenset()
+) -> Built:
+    """Fill the empty directory ``root``, with warnings about files that were left out.
+
+    Files that identify a machine are left out as well, apart from ``given``: those that the user
+    wrote by name.
+    """
     with ExitStack() as stack:
         source = os.open(upper, _DIRECTORY)
         stack.callback(os.close, source)
         target = os.open(root, _DIRECTORY)
         stack.callback(os.close, target)
-        copy = _Harvest(target, ids, bounds)
+        copy = _Harvest(target, ids, bounds, given)
         copy.directory(source, target, "", 1)
-        return copy.warnings()
+        return Built(copy.warnings(), {identity.FIRST_START: True} if copy.had_keys else {})
 
 
 class _Harvest:
-    def __init__(self, root: int, ids: IdRange, bounds: Bounds) -> None:
+    def __init__(self, root: int, ids: IdRange, bounds: Bounds, given: AbstractSet[str]) -> None:
         self._root = root
         self._ids = ids
         self._bounds = bounds
@@ -47,6 +56,8 @@ class _Harvest:
         self._size = 0
         self._linked: Dict[Tuple[int, int], str] = {}
         self._dropped: List[str] = []
+        self._given = given
+        self.had_keys = False
 
     def directory(self, source: int, target: int, path: str, depth: int) -> None:
         """Copy a directory's entries, then its owner, mode, marks and times."""
@@ -95,9 +106,11 @@ class _Harvest:
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
             self._dropped.append(path)
             return
-        identity = (status.st_dev, status.st_ino)
-        if identity in self._linked:
-            known = self._linked[identity]
+        if path not in self._given and self._identifies(source, target, name, path, status):
+            return
+        inode = (status.st_dev, status.st_ino)
+        if inode in self._linked:
+            known = self._linked[inode]
             os.link(known, name, src_dir_fd=self._root, dst_dir_fd=target, follow_symlinks=False)
             return
         if stat.S_ISLNK(status.st_mode):
@@ -111,7 +124,23 @@ class _Harvest:
         times = (status.st_mtime_ns, status.st_mtime_ns)
         os.utime(name, ns=times, dir_fd=target, follow_symlinks=False)
         if status.st_nlink > 1:
-            self._linked[identity] = path
+            self._linked[inode] = path
+
+    def _identifies(
+        self, source: int, target: int, name: str, path: str, status: os.stat_result
+    ) -> bool:
+        """Leave out a file that identifies a machine, also one of the image below."""
+        if stat.S_ISREG(status.st_mode) and path in identity.MACHINE_IDS:
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o444, dir_fd=target))
+            return True
+        is_key = identity.is_any(path, identity.HOST_KEYS)
+        if is_key or identity.is_any(path, identity.SEEDS):
+            self.had_keys |= is_key
+            # Only where a directory of the image below shows: elsewhere, whiteouts are listed.
+            if _COPIED_UP in os.listxattr(source):
+                os.mknod(name, stat.S_IFCHR, 0, dir_fd=target)
+            return True
+        return False
 
     def _owner(self, status: os.stat_result, path: str) -> Tuple[int, int]:
         owner = (status.st_uid - self._ids.start, status.st_gid - self._ids.start)

@@ -33,6 +33,8 @@ NOT_FORWARDED = frozenset(
     (*FAULTS, *(int(getattr(signal, f"SIG{name}")) for name in ("KILL", "STOP", "PIPE", "XFSZ")))
 )
 CAUGHT = tuple(sorted(int(number) for number in signal.valid_signals() - NOT_FORWARDED))
+# Making keys takes a second or two, and longer when many sandboxes do so at once.
+PREPARATION_SECONDS = 120.0
 _WARM_UP = {"interval": 1.0, "timeout": 1.0, "retries": 3, "start_period": 0.0, "action": "none"}
 
 
@@ -64,12 +66,16 @@ class Supervisor:
         self.health_output = health
         self.health: Optional[Health] = None
         self.ending = False
+        self.preparing = False
         self.done = False
 
     def run(self) -> None:
         self._watch_signals()
         self._set_healthcheck(self.config["healthcheck"])
-        self.start()
+        if "first_start" in self.config:
+            self._prepare(self.config.pop("first_start"))
+        else:
+            self.start()
         while not self.done:
             self.loop.turn()
 
@@ -124,11 +130,31 @@ class Supervisor:
 
     # -- the workload
 
+    def _prepare(self, argv: Sequence[str]) -> None:
+        """Run the image's preparation first; the workload follows, however that ends."""
+        self.preparing = True
+        self._run({**self.config, "argv": argv})
+        self.loop.after(MAIN, PREPARATION_SECONDS, lambda: signal_all(signal.SIGKILL))
+
+    def _prepared(self, code: int) -> None:
+        self.preparing = False
+        self.loop.cancel(MAIN)
+        self._drain_output()
+        if code:
+            self.logs.feed("stderr", b"sandlot: the first start ended with status %d\n" % code)
+        if self.policy.stopping:
+            self._drained()
+        else:
+            self.start()
+
     def start(self) -> None:
         self.ending = False
+        self._run(self.config)
+
+    def _run(self, command: Mapping[str, Any]) -> None:
         pipes = {"stdout": os.pipe(), "stderr": os.pipe()}
         stdio = [self.null, pipes["stdout"][1], pipes["stderr"][1]]
-        self.main = main = child.spawn(self.config, stdio)
+        self.main = main = child.spawn(command, stdio)
         for stream, (reader, writer) in pipes.items():
             os.close(writer)
             os.set_blocking(reader, False)
@@ -170,12 +196,12 @@ class Supervisor:
         self.loop.unwatch(report)
         if main.failure:
             self.logs.feed("stderr", f"sandlot: {main.failure[1]}\n".encode())
-        else:
+        elif not self.preparing:
             self.policy.started()
             self.status.update(state="running", pid=main.pid, since=time.time())
             if self.health is not None:
                 self.health.begin()
-        if self.peer is not None:
+        if self.peer is not None and not self.preparing:
             self._report_first_start(self.peer, main)
 
     def _report_first_start(self, peer: _socket.socket, main: child.Child) -> None:
@@ -199,6 +225,9 @@ class Supervisor:
         if self.done:
             return
         self.main = None
+        if self.preparing:
+            self._prepared(exit_code(wait_status))
+            return
         self.ending = True
         # Before the status: a reader of the final status looks at the last lines of the log.
         self._drain_output()

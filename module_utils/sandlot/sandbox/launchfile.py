@@ -19,6 +19,7 @@ from ..site import SandboxPaths, Site
 from ..spec.confinement import mask
 from ..spec.option import LAUNCHED, Reach
 from ..spec.options import reaching
+from . import first_start
 from .process import for_init, process
 from .record import ImageRef, Record
 
@@ -33,7 +34,7 @@ FACTS = frozenset(
 )
 # These follow from the host and the version of sandlot: neither an upgrade nor a new cgroup
 # hierarchy of the host restarts a sandbox.
-DERIVED = frozenset({"cgroups", "seccomp", "masked", "readonly"})
+DERIVED = frozenset({"cgroups", "seccomp", "masked", "readonly", "first_start"})
 # Init applies changes to these while it runs.
 LIVE = frozenset(
     option.launch_key for option in reaching(Reach.INIT) if option.change is Change.LIVE
@@ -67,6 +68,9 @@ def content(site: Site, record: Record, cgroups: Sequence[str]) -> Json:
     changed = [row for row in rows if getattr(spec, row.name) != row.value(None)]
     data.update((row.name, row.dump(getattr(spec, row.name))) for row in changed)
     of_init = [row.name for row in changed if Reach.INIT in row.reaches]
+    if record.image.config.get("first_start"):
+        data["first_start"] = list(first_start.ARGV)
+        of_init.append("first_start")
     if of_init:
         data["init"] = of_init
     data["digest"] = digest(data)
