@@ -6,6 +6,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
+# Neither make nor the first line of a script has a way to quote these characters.
+AWKWARD := $(shell pwd -P | LC_ALL=C tr -d 'A-Za-z0-9._/+@,~\n\200-\377-' | wc -c)
+ifneq ($(AWKWARD),0)
+$(error the path "$(shell pwd -P)" has a space or another character that scripts would have to quote: \
+clone sandlot into one of letters, digits and ._/+@,~-)
+endif
+
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
@@ -13,15 +20,27 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Integration tests and Molecule need root, which should leave no files of its own in the tree, and
 # the system's tools, which are not on the PATH of an ordinary user.
 AS_ROOT := $(SUDO) env PATH="$(BIN):$$PATH:/usr/local/sbin:/usr/sbin:/sbin" PYTHONDONTWRITEBYTECODE=1 $(if $(SANDLOT_SHARED_HOST),SANDLOT_SHARED_HOST=1)
+# Ansible takes no ansible.cfg of a directory that all may write unless it is named. It has no
+# terminal of ours for sudo, so what sudo remembers does not help it.
+PLAYBOOK = ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-playbook $(if $(SUDO),$$(sudo -kn true 2>/dev/null || echo --ask-become-pass))
 # With TIMES=FILE each part notes when it begins.
 begin = $(if $(TIMES),@echo "$$(date +%s) $(1)" >> $(TIMES))
 STAGE := build/ansible_collections/sandlot/sandlot
 
-TEST_PACKAGES := busybox-static curl debootstrap docker-registry e2fsprogs fish groff-base iproute2 mmdebstrap nftables openssl python3-pyroute2 shellcheck skopeo strace util-linux zsh zstd
+TEST_PACKAGES := busybox-static curl debootstrap e2fsprogs fish groff-base iproute2 mmdebstrap nftables openssl python3-pyroute2 shellcheck skopeo strace util-linux zsh zstd
 SUITES ?= bookworm trixie
 # Processes of pytest, each with a network and mounts of its own.
 WORKERS ?= 2
 VM_PACKAGES := e2fsprogs mmdebstrap openssh-client qemu-system-x86 qemu-utils
+
+# A checkout that somebody else has made can be deployed from, and neither be changed nor tested.
+define ours
+for path in . $(VENV); do \
+  [[ ! -e $$path || -w $$path ]] || { \
+    echo "$$(realpath $$path) belongs to $$(stat -Lc %U $$path):" \
+      "run make as $$(stat -Lc %U $$path), or clone sandlot as $$(id -un)" >&2; exit 1; }; \
+done
+endef
 
 # Installs what is missing of the Debian packages named; says nothing when all are there.
 define packages
@@ -41,10 +60,10 @@ help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 deploy: $(VENV)/.runtime ## Set up all that is needed and start the demo on this machine
-	@$(BIN)/ansible-playbook deploy-sandbox.yml
+	@$(PLAYBOOK) deploy-sandbox.yml
 
 teardown: $(VENV)/.runtime ## Remove the demo and the runtime from this machine
-	@$(BIN)/ansible-playbook playbooks/teardown_sandbox.yml
+	@$(PLAYBOOK) playbooks/teardown_sandbox.yml
 
 # One pytest run at the end, so that its summary is the last line.
 test: lint molecule test-packages $(VENV)/.dev ## Lint, Molecule, unit and integration tests
@@ -53,6 +72,7 @@ test: lint molecule test-packages $(VENV)/.dev ## Lint, Molecule, unit and integ
 
 lint: test-packages $(VENV)/.dev ## Check style, types, playbooks and shell scripts
 	$(call begin,lint)
+	@$(ours)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -63,6 +83,7 @@ lint: test-packages $(VENV)/.dev ## Check style, types, playbooks and shell scri
 	@$(BIN)/python tests/sanity.py build/*.tar.gz
 
 unit: $(VENV)/.dev ## Tests that need no root
+	@$(ours)
 	@$(BIN)/pytest tests/unit
 
 integration: test-packages $(VENV)/.dev ## Tests that make real sandboxes
@@ -91,6 +112,7 @@ sweep: test-packages $(VENV)/.dev ## Each fault at each system call of a run, an
 	  $(AS_ROOT) $(BIN)/python tests/sweep/run.py --summary build/sweep.jsonl; exit $${failed:-0}
 
 collection: $(VENV)/.runtime ## Build the tree as a collection, into build/
+	@$(ours)
 	@rm -rf build
 	@mkdir -p $(STAGE)
 	@cp -rL CONTRIBUTING.md LICENSE README.md changelogs docs galaxy.yml meta playbooks plugins roles $(STAGE)
@@ -105,7 +127,7 @@ clean: ## Remove the virtual environment and all caches
 .PHONY: install test-packages vm-packages
 install: test-packages vm-packages $(VENV)/.dev
 
-test-packages:
+test-packages: $(VENV)/bin/docker-registry
 	@$(call packages,$(TEST_PACKAGES))
 
 vm-packages:
@@ -113,6 +135,7 @@ vm-packages:
 
 # Debian's python3 can't make a virtual environment until python3-venv brings ensurepip.
 $(VENV)/.python:
+	@$(ours)
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { $(call packages,python3-venv); }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "The controller needs Python 3.11 or later; name one with make PYTHON=/path/to/python3" >&2; \
@@ -120,14 +143,27 @@ $(VENV)/.python:
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
+# The program alone: its package starts a registry on all addresses, now and at each boot.
+$(VENV)/bin/docker-registry: | $(VENV)/.python
+	@$(ours)
+	@rm -rf build/registry && mkdir -p build/registry
+	@cd build/registry; apt-get -q download docker-registry || \
+	  { $(SUDO) apt-get update -q && apt-get -q download docker-registry; }
+	@dpkg-deb --extract build/registry/*.deb build/registry
+	@mv build/registry/usr/bin/docker-registry $@
+	@rm -r build/registry
+
 $(VENV)/.runtime: requirements.txt $(VENV)/.python
+	@$(ours)
 	@$(BIN)/python -m pip install --quiet -r requirements.txt
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+	@$(ours)
 	@$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	@touch $@
 
 $(VENV)/.bench: requirements-bench.txt $(VENV)/.runtime
+	@$(ours)
 	@$(BIN)/python -m pip install --quiet -r requirements-bench.txt
 	@touch $@

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from archives import entry, folder, pack
-from oci_images import ARCHITECTURE, Layout, Registry, registry
+from oci_images import ARCHITECTURE, REGISTRY, Layout, Registry, registry
 from sandlot import images
 from sandlot.images.oci import skopeo as client
 from sandlot.plan import apply_all, descriptions
@@ -21,7 +21,7 @@ from sandlot.site import Site
 
 needs_registry = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(not shutil.which("docker-registry"), reason="no docker-registry"),
+    pytest.mark.skipif(not REGISTRY, reason="no docker-registry"),
 ]
 OTHER = "arm64" if ARCHITECTURE == "amd64" else "amd64"
 BASE = pack(folder("a"), entry("a/1", b"one"), entry("a/2", b"two"))

@@ -10,16 +10,22 @@ import hashlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from archives import entry, folder, link, pack
 from sandboxes import until
+
+# `make` has put it beside the interpreter.
+_PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+REGISTRY = shutil.which("docker-registry", path=_PATH) or ""
 
 REF_NAME = "org.opencontainers.image.ref.name"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -138,7 +144,7 @@ class Registry:
     def start(self) -> None:
         with open(self._directory / "log", "ab") as log:
             self._process = subprocess.Popen(
-                ["docker-registry", "serve", str(self._directory / "config.yml")],
+                [REGISTRY, "serve", str(self._directory / "config.yml")],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -17,11 +16,11 @@ import pytest
 from archives import entry, folder, pack
 from converge_fixtures import Deployment, eventually, fetch, free_port, needs_root
 from image_fixtures import output, prepare
-from oci_images import Layout, Registry, busybox_layer, registry, skopeo
+from oci_images import REGISTRY, Layout, Registry, busybox_layer, registry, skopeo
 
 pytestmark = [
     needs_root,
-    pytest.mark.skipif(not shutil.which("docker-registry"), reason="no docker-registry"),
+    pytest.mark.skipif(not REGISTRY, reason="no docker-registry"),
 ]
 RUN = b"""#!/bin/sh
 echo "as $(id -u):$(id -g) in $PWD with $GREETING and $*"
@@ -184,7 +183,7 @@ def test_a_registry_from_a_registry(
         "http": {"addr": ":5000"},
     }
     written = pack(entry("etc/registry.yml", json.dumps(configuration).encode()))
-    layout.image("v1", [_program("/usr/bin/docker-registry"), written], settings)
+    layout.image("v1", [_program(REGISTRY, "/usr/bin/docker-registry"), written], settings)
     prepare(host, wish(served.push(layout, "v1", "registry:2")))
     port = free_port()
     host.converged({"name": "registry", "image": "app", "published_ports": [f"{port}:5000"]})
@@ -206,14 +205,14 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _program(path: str) -> bytes:
-    """A layer with a program and the libraries that the dynamic linker names."""
-    listed = subprocess.run(["ldd", path], capture_output=True, text=True, check=True).stdout
+def _program(source: str, path: str) -> bytes:
+    """A layer with a program at a path, and the libraries that the dynamic linker names."""
+    listed = subprocess.run(["ldd", source], capture_output=True, text=True, check=True).stdout
     libraries = [word for word in listed.split() if word.startswith("/")]
-    files = {path: 0o755, **dict.fromkeys(libraries, 0o755)}
+    files = {path: source, **{name: name for name in libraries}}
     return pack(
         *(
-            entry(name.lstrip("/"), Path(name).resolve().read_bytes(), mode=mode)
-            for name, mode in files.items()
+            entry(name.lstrip("/"), Path(origin).resolve().read_bytes(), mode=0o755)
+            for name, origin in files.items()
         )
     )
