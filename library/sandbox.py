@@ -385,6 +385,13 @@ options:
         its start period and, for each retry, interval and timeout.'
       - To that come 5 seconds; it is at least 10 seconds and at most an hour.
     type: float
+  fail_on_crash:
+    description:
+      - Seconds for which a run watches the workload after it started it, up to a day. When
+        the workload ends by itself within them, or ends again and again, the sandbox fails.
+      - V(0) only looks. Without it, the run watches for half a second, and warns.
+      - An end with exit code 0 that is not repeated is none of these.
+    type: float
   depends_on:
     description:
       - Sandboxes of this host that are started before this one and stopped after it, also
@@ -450,6 +457,14 @@ sandbox:
     state: started
     addresses: [10.77.0.2]
     ids: {uid: 200000, gid: 200000, size: 65536}
+  contains:
+    crash:
+      description:
+        - How the workload ended by itself, C(what) with C(remedy), C(state), C(exit_code),
+          C(signal), C(restarts), C(oom_kills) and C(last_log). Also a warning of the task, or with
+          O(fail_on_crash) its failure.
+      type: dict
+      returned: when it ended
 relaxed:
   description: Relaxations of the default confinement.
   returned: always
@@ -467,7 +482,8 @@ from ..module_utils.sandlot.spec import argument_spec, normalise
 
 def action(module: shell.Module, site: Site) -> shell.Json:
     spec = normalise(module.params)
-    result = converge.converge(site, converge.request([spec], check=module.check_mode))
+    request = converge.request([spec], check=module.check_mode, watch=converge.GLANCE)
+    result = converge.converge(site, request)
     return {
         **converge.return_values(result),
         "sandbox": result.sandboxes.get(spec.name, {"name": spec.name, "state": "absent"}),

@@ -55,9 +55,10 @@ sandboxes:
     state:
       description:
         - State of the workload, V(starting), V(running), V(backoff), V(crash-loop) or V(stopping)
-          while init runs.
-        - V(exited) or V(crashed) when it ended, V(stopped) on demand, V(created) before its first
-          start, V(down) when it was not started since the host's boot, V(removing), or V(broken).
+          while init runs. V(restarting) is the first minute after two restarts or more.
+        - V(exited) or V(crashed) when it ended, V(stopped) on demand (by the host, such as for a
+          shutdown, when V(started) is RV(sandboxes.wanted)), V(created) before its first start,
+          V(down) when it was not started since the host's boot, V(removing), or V(broken).
       type: str
       returned: always
     error:
@@ -135,6 +136,12 @@ sandboxes:
     oom_kills:
       description: How often the kernel killed in it for memory since it was made.
       type: int
+      returned: success
+    crash:
+      description:
+        - How the workload of a sandbox that is to run ended by itself (C(what)), and a likely
+          remedy (C(remedy), which may be empty). V(null) while it runs well.
+      type: dict
       returned: success
     last_log:
       description: The last five lines of its log, shortened and escaped.

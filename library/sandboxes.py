@@ -753,6 +753,14 @@ options:
             its start period and, for each retry, interval and timeout.'
           - To that come 5 seconds; it is at least 10 seconds and at most an hour.
         type: float
+      fail_on_crash:
+        description:
+          - Seconds for which a run watches the workload after it started it, up to a day.
+            When the workload ends by itself within them, or ends again and again, the sandbox
+            fails.
+          - V(0) only looks. Without it, the run watches for half a second, and warns.
+          - An end with exit code 0 that is not repeated is none of these.
+        type: float
       depends_on:
         description:
           - Sandboxes of this host that are started before this one and stopped after it,
@@ -946,6 +954,7 @@ def action(module: shell.Module, site: Site) -> shell.Json:
         recreate=params["recreate"],
         restart=params["restart"],
         check=module.check_mode,
+        watch=converge.GLANCE,
         uploads=params["uploads"],
         management_ports=network.port_numbers("management_ports", params["management_ports"]),
     )

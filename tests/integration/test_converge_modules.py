@@ -68,7 +68,7 @@ def play(host: Deployment, *tasks: dict[str, Any], fails: bool = False) -> list[
 
 def test_from_nothing_to_nothing(host: Deployment) -> None:
     network = {"networks": [{"name": "default", "ipv4_subnet": f"{host.prefix}.0.0/22"}]}
-    runtime, image, _, checked, done, again, info, gone, _, _, absent = play(
+    runtime, image, _, checked, done, again, info, gone, crash, _, _, absent = play(
         host,
         {"sandbox_host": {}},
         {"sandbox_rootfs": {"images": [{"name": "busybox", "source": "busybox"}]}},
@@ -78,10 +78,13 @@ def test_from_nothing_to_nothing(host: Deployment) -> None:
         {"sandboxes": SPECS},
         {"sandbox_info": {"name": "b"}},
         {"sandbox": {"name": "b", "state": "absent"}},
+        {"sandbox": {"name": "c", "image": "busybox", "command": ["sh", "-c", "exit 9"]}},
         {"sandboxes": {"sandboxes": [], "purge": True}},
         {"sandbox_network": {"networks": [], "purge": True}},
         {"sandbox_host": {"state": "absent"}},
     )
+    assert "ended with exit code 9" in crash["warnings"][0]
+    assert crash["sandbox"]["crash"]["exit_code"] == 9
     assert runtime["changed"] and image["changed"]
     assert runtime["kernel"] == os.uname().release and runtime["idmapped_mounts"]
     assert checked["changed"] and checked["actions"] == done["actions"]

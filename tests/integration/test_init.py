@@ -133,7 +133,7 @@ def test_stop_sends_the_stop_signal(sandbox_host: Host) -> None:
     box.until(lambda: "ready" in box.log())
     box.stop()
     status = box.status()
-    assert (status["state"], status["exit_code"], status["final"]) == ("exited", 7, True)
+    assert (status["state"], status["exit_code"], status["final"]) == ("stopped", 7, True)
     assert box.running() is None
 
 
@@ -216,7 +216,7 @@ def test_policies_that_go_on_until_stopped(sandbox_host: Host, policy: str, code
     box.stop()
     wait_dead(init)
     status = box.status()
-    assert (status["state"], status["final"], status["exit_code"]) == ("exited", True, code)
+    assert (status["state"], status["final"], status["exit_code"]) == ("stopped", True, code)
     assert box.running() is None
 
 

@@ -404,7 +404,7 @@ def test_a_path_that_has_become_the_hosts_is_not_joined_at_a_start(
         bound("/proc/self/ns/net", place)
         result = converge.lifecycle(host.paths, ["web"], "restart")
         assert "is the host's own network namespace" in result.failed["web"]
-        assert host.info("web")["state"] == "exited"
+        assert host.info("web")["state"] == "stopped"
     finally:
         subprocess.run(["umount", place], check=True)
 

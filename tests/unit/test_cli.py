@@ -78,6 +78,7 @@ def test_tables_are_aligned_and_without_trailing_blanks() -> None:
 def test_ports(port: str, shown: str) -> None:
     row = {"name": "a", "state": "running", "image": "i", "addresses": ["10.0.0.2"]}
     rest = {"published_ports": [port], "uptime": 1, "memory": 1, "restarts": 0, "exit_code": None}
+    rest["oom_kills"] = 0
     assert listing._row({**row, **rest, "network_mode": "bridge", "health": None})[4] == shown
 
 
@@ -288,3 +289,18 @@ def test_pump_says_farewell() -> None:
     assert pump.done and os.read(drain, 10) == b"x\x04"
     for fd in (source, drain, target):
         os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("state", "kills", "expected"),
+    [
+        ("running", 0, "running(healthy)"),
+        ("running", 1, "running(healthy, 1 OOM kill)"),
+        ("restarting", 12, "restarting(137, healthy, 12 OOM kills)"),
+        ("crash-loop", 0, "crash-loop(137)"),
+        ("stopped", 0, "stopped(by the host)"),
+    ],
+)
+def test_state_of_a_listing(state: str, kills: int, expected: str) -> None:
+    rest = {"exit_code": 137, "health": "healthy", "wanted": "started", "oom_kills": kills}
+    assert listing._state({"state": state, **rest}) == expected

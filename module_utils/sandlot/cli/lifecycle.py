@@ -19,6 +19,8 @@ def change(site: Site, options: argparse.Namespace) -> int:
     result = converge.lifecycle(site, list(dict.fromkeys(options.name)), options.command)
     if options.format == "json":
         output.print_json(list(result.sandboxes.values()))
+    for warning in result.warnings:
+        output.say(warning)
     return report(result.failed)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Mapping, Sequence
 
 from .. import cgroups
 from ..sandbox import facts, names, runtime
@@ -15,7 +15,8 @@ from . import output
 
 HEADS = ("NAME", "STATE", "IMAGE", "ADDRESS", "PORTS", "UPTIME", "MEMORY", "RESTARTS")
 _TOP_HEADS = ("NAME", "PIDS", "MEMORY", "CPU-TIME", "OOM-KILLS")
-_ENDED = ("exited", "crashed", "backoff", "crash-loop")
+# States after an end of the workload, with its exit code.
+_ENDED = ("exited", "crashed", "backoff", "crash-loop", "restarting")
 _RIGHT = ("UPTIME", "MEMORY", "RESTARTS")
 
 
@@ -46,16 +47,12 @@ def warn(sandboxes: Sequence[Dict[str, Any]]) -> int:
 def _row(entry: Dict[str, Any]) -> List[str]:
     if "error" in entry:
         return [entry["name"], entry["state"], *[output.NOTHING] * (len(HEADS) - 2)]
-    mode, state = str(entry["network_mode"]), str(entry["state"])
-    # The exit code of an ended workload, or the health of a running one.
-    note = (
-        entry["exit_code"] if state in _ENDED else entry["health"] if state == "running" else None
-    )
+    mode = str(entry["network_mode"])
     # All addresses and TCP are defaults and left out.
     ports = (p.removeprefix("0.0.0.0:").removesuffix("/tcp") for p in entry["published_ports"])
     return [
         entry["name"],
-        state if note is None else f"{state}({note})",
+        _state(entry),
         entry["image"],
         # Without an address, the network's mode is shown.
         ",".join(entry["addresses"]) or (output.NOTHING if mode in ("bridge", "none") else mode),
@@ -64,6 +61,18 @@ def _row(entry: Dict[str, Any]) -> List[str]:
         output.size(entry["memory"]),
         str(entry["restarts"]),
     ]
+
+
+def _state(entry: Mapping[str, Any]) -> str:
+    """The state, with the last exit code or the health, and the kills for memory."""
+    state, kills = str(entry["state"]), entry["oom_kills"]
+    notes = [entry["exit_code"] if state in _ENDED else None]
+    notes.append(entry["health"] if state in ("running", "restarting") else None)
+    notes.append(f"{kills} OOM kill{'s' if kills > 1 else ''}" if kills else None)
+    if state == "stopped" and entry["wanted"] == "started":
+        notes.append("by the host")
+    text = ", ".join(str(note) for note in notes if note is not None)
+    return f"{state}({text})" if text else state
 
 
 def top(site: Site, options: argparse.Namespace) -> int:

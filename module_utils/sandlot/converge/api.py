@@ -19,7 +19,7 @@ from ..sandbox import health
 from ..sandbox.record import STARTED
 from ..site import Site
 from ..spec import Spec
-from . import rollback, throwaway
+from . import crashes, rollback, throwaway
 from .decide import ABSENT, HEALTHY, Desired
 from .observe import Observation, observe
 from .planner import plan
@@ -38,6 +38,7 @@ def request(
     recreate: bool = False,
     restart: bool = False,
     check: bool = False,
+    watch: float = 0.0,
     uploads: Mapping[str, str] | None = None,
     management_ports: Iterable[int] = (),
 ) -> Request:
@@ -54,6 +55,7 @@ def request(
         purge=purge,
         prune=prune,
         check=check,
+        watch=watch,
         uploads=uploads,
         management_ports=tuple(management_ports),
     )
@@ -95,7 +97,7 @@ def converge(site: Site, request: Request) -> Result:
         return _make_and_run(site, request, planned)
     with lock.exclusive(site):
         done = run(site, request)
-    return _await_health(site, request, done)
+    return crashes.noted(site, request, _await_health(site, request, done))
 
 
 def setup_runner(site: Site, networks: Mapping[str, Network | None] | None = None) -> Runner:
@@ -133,7 +135,7 @@ def _make_and_run(site: Site, request: Request, planned: images.ImagePlan) -> Re
         diff=done.diff if done.failed else announced.diff,
         images_made=images.done(site, planned.makings, seconds),
     )
-    return _await_health(site, request, done)
+    return crashes.noted(site, request, _await_health(site, request, done))
 
 
 def _await_health(site: Site, request: Request, done: Result) -> Result:

@@ -12,9 +12,9 @@ from .. import cgroups, images, network, security
 from ..images import Image
 from ..network import Network
 from ..plan import Failures, Operation
+from ..sandbox import crash, last_words, process
 from ..sandbox import facts as sandbox_facts
-from ..sandbox import last_words, oom, process
-from ..sandbox.record import Record, load_all
+from ..sandbox.record import STARTED, Record, load_all
 from ..site import Site
 from ..spec import differences, render, render_differences, stored
 from ..spec.grants import relaxations
@@ -30,8 +30,9 @@ class Result:
 
     ``sandboxes`` are facts of the requested sandboxes; ``failed`` maps names to messages.
     ``images`` and ``networks`` are facts of all of the host, None for a kind that was left alone.
-    ``images_made`` has the duration and size of each build. With ``uploads_needed``, the run did
-    nothing. ``removals`` counts the last actions, which a run with a failure skips.
+    ``started`` names the sandboxes that the run started. ``images_made`` has the duration and size
+    of each build. With ``uploads_needed``, the run did nothing. ``removals`` counts the last
+    actions, which a run with a failure skips.
     """
 
     changed: bool
@@ -47,6 +48,7 @@ class Result:
     images_made: Sequence[Json] = ()
     uploads_needed: Sequence[str] = ()
     removals: int = 0
+    started: Sequence[str] = ()
 
 
 NOTHING = Result(False, [], {}, {}, {})
@@ -91,6 +93,7 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
         warnings=warnings,
         images=image_facts,
         networks=networks,
+        started=[name for name, decision in context.decisions.items() if decision.start],
         removals=sum(not operation.silent for operation in plan.last),
     )
 
@@ -164,12 +167,17 @@ def info(site: Site, names: Iterable[str] | None = None) -> list[Json]:
             "wanted": known.wanted,
             **live,
             "health_output": last_words.last_output(sandbox) if live["health"] else None,
-            "oom_kills": oom.total(sandbox, usage.oom_kills),
             "last_log": last_words.last_log(sandbox),
+            "crash": _crash(site, name, layout) if known.wanted == STARTED else None,
             "spec": stored.to_json(known.spec),
         }
         entries.append(entry)
     return entries
+
+
+def _crash(site: Site, name: str, layout: cgroups.Layout) -> Json | None:
+    end = crash.look(site, name, layout)
+    return None if end is None else {"what": end.what, "remedy": end.remedy}
 
 
 def relaxed(record: Record) -> list[str]:

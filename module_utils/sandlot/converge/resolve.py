@@ -27,10 +27,10 @@ class Request:
     ``networks`` maps the name of an absent network to None. ``purge`` removes unlisted items of the
     listed kinds; ``prune`` removes image trees that nothing refers to. ``repair`` sets the network
     of the sandboxes and nothing else. ``resume`` starts sandboxes whatever their dependencies do.
-    ``unrecorded`` images are still being built. ``uploads`` maps
-    archives of images to their copies on the host, None when the controller copies none.
-    ``management_ports`` are never published. ``image_plan`` is made from ``images``, after a look
-    at their sources.
+    For ``watch`` seconds, the run watches for ends of workloads that it started. ``unrecorded``
+    images are still being built. ``uploads`` maps archives of images to their copies on the host,
+    None when the controller copies none. ``management_ports`` are never published. ``image_plan``
+    is made from ``images``, after a look at their sources.
     """
 
     sandboxes: Optional[Tuple[Desired, ...]] = None
@@ -41,6 +41,7 @@ class Request:
     check: bool = False
     repair: bool = False
     resume: bool = False
+    watch: float = 0.0
     unrecorded: Mapping[str, Image] = field(default_factory=dict)
     uploads: Optional[Mapping[str, str]] = None
     management_ports: Tuple[int, ...] = ()

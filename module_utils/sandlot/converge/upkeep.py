@@ -14,10 +14,10 @@ from ..errors import LaunchError, SpecError
 from ..images import setup
 from ..launcher.client import Launcher
 from ..plan import apply_all, descriptions
-from ..sandbox import record, runtime
+from ..sandbox import crash, record, runtime
 from ..sandbox.record import PRESENT, REMOVING, STARTED, STOPPED, Record, Records
 from ..site import Site
-from . import dependencies
+from . import crashes, dependencies
 from .api import converge, run
 from .decide import ABSENT, Desired
 from .observe import observe
@@ -84,7 +84,9 @@ def lifecycle(site: Site, names: Sequence[str], action: str) -> Result:
         desired = (
             replace(_stored(name, state, records), restart=action == "restart") for name in names
         )
-        return run(site, Request(tuple(desired)))
+        request = Request(tuple(desired), watch=crash.GLANCE)
+        done = run(site, request)
+    return crashes.noted(site, request, done)
 
 
 def _stored(name: str, state: str, records: Records) -> Desired:

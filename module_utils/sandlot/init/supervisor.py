@@ -259,7 +259,8 @@ class Supervisor:
             self._drain_output()
             for stream in self.streams.values():
                 self.logs.flush(stream)
-            self.status.update(state="exited", final=True, lost_log_bytes=self.logs.lost)
+            state = "stopped" if self.policy.stopping else "exited"
+            self.status.update(state=state, final=True, lost_log_bytes=self.logs.lost)
             self.done = True
             return
         state = "crash-loop" if self.policy.looping else "backoff"

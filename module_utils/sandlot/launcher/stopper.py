@@ -162,7 +162,7 @@ class _Stops:
     def _settle(self, paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
         """Remove the files of an init that has ended."""
         oom.note(paths, _cgroups(launch))
-        runtime.finish(paths, "exited")
+        runtime.finish(paths, "stopped")
         store.remove(paths.init)
         store.remove(paths.socket)
         self.report(paths.name, None)

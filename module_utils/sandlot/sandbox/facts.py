@@ -12,7 +12,7 @@ from typing import Any, Dict, Mapping, Optional
 from .. import cgroups, store
 from ..errors import StateError
 from ..site import SandboxPaths
-from . import runtime
+from . import oom, runtime
 
 Json = Dict[str, Any]
 
@@ -62,16 +62,18 @@ def of_runtime(sandbox: SandboxPaths, phase: str, wanted: str, usage: cgroups.Us
     """Facts of the runtime, which change while the record stays."""
     running = runtime.running(sandbox)
     status = runtime.status(sandbox)
+    oom_kills = oom.total(sandbox, usage.oom_kills)
     return {
         "state": runtime.state(phase, wanted, running, status),
         "pid": running.pid if running else None,
-        "uptime": runtime.uptime(running, status),
+        "uptime": runtime.uptime(running, status) if running else None,
         "memory": usage.memory if running else None,
         "health": status.get("health") if running else None,
         "failing_streak": status.get("failing_streak") if running else None,
         "restarts": status.get("restarts", 0),
         "exit_code": status.get("exit_code"),
         "signal": status.get("signal"),
+        "oom_kills": oom_kills,
     }
 
 

@@ -96,27 +96,29 @@ class _Waiting:
         """(whether the sandbox is healthy, why it can't become so: "" while it still can)."""
         # Look at init first: the status of a dead init is older than its death.
         running = runtime.running(self._sandbox)
-        alive = running is not None
         status = runtime.status(self._sandbox)
         state, health = status.get("state", "starting"), status.get("health")
-        if not alive and not status:
+        if running is None and not status:
             return False, "does not run"
         if status.get("final") or state == "crash-loop":
             return False, _ended(status)
         now = time.monotonic()
         self.due = self._deadline
-        if alive and state == "running":
+        if running is not None and state == "running":
             if health == "healthy":
                 return True, ""
             if health is None:
-                steady = now + STEADY_SECONDS - (runtime.uptime(running, status) or 0.0)
+                steady = now + STEADY_SECONDS - runtime.uptime(running, status)
                 self.due = min(self._deadline, steady)
                 return now >= self.due, ""
             if health == "unhealthy" and status["failing_streak"] != self._streak:
                 return False, f"is unhealthy after {status['failing_streak']} failed checks"
         if now < self._deadline:
             return False, ""
-        return False, f"is not healthy in time: {_described(state, health, alive)}"
+        return (
+            False,
+            f"is not healthy in time: {_described(state, health, alive=running is not None)}",
+        )
 
 
 def _ended(status: Mapping[str, Any]) -> str:
@@ -125,7 +127,7 @@ def _ended(status: Mapping[str, Any]) -> str:
     return what if code is None else f"{what} with exit code {code}"
 
 
-def _described(state: str, health: str | None, alive: bool) -> str:
+def _described(state: str, health: str | None, *, alive: bool) -> str:
     if not alive:
         return "its init has crashed"
     return f"it is {state}" + (f", its health is {health}" if health else "")

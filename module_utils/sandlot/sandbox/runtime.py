@@ -9,6 +9,7 @@ import time
 
 from .. import store
 from ..errors import StateError
+from ..init.policy import LONGEST_DELAY
 from ..init.status import encoded
 from ..kernel import namespaces
 from ..kernel.files import directories
@@ -31,8 +32,10 @@ _STATUS_MAX = 4096
 # Init notes "since" a moment after the kernel notes the start; clock adjustments are smaller too.
 _STARTING = 1.0
 _STATES = frozenset(
-    ("starting", "running", "backoff", "crash-loop", "stopping", "exited", "crashed")
+    ("starting", "running", "backoff", "crash-loop", "stopping", "stopped", "exited", "crashed")
 )
+# A run that follows on two that ended counts as stable after the longest pause between restarts.
+_STABLE = LONGEST_DELAY
 _HEALTH = frozenset(("starting", "healthy", "unhealthy"))
 _NUMBERS = ("pid", "since", "restarts", "exit_code", "lost_log_bytes")
 _MAX_SIGNAL = 64
@@ -107,9 +110,9 @@ def open_init(sandbox: SandboxPaths) -> int | None:
 def status(sandbox: SandboxPaths) -> dict[str, Any]:
     """The workload's status as init wrote it; {} before the first start or if it is nonsense.
 
-    Keys: state (starting, running, backoff, crash-loop, stopping, exited, crashed), pid (inside),
-    since, restarts, exit_code, signal (which ended the last run), final (init has ended on
-    purpose), lost_log_bytes; with a healthcheck health (starting, healthy, unhealthy) and
+    Keys: state (starting, running, backoff, crash-loop, stopping, stopped, exited, crashed), pid
+    (inside), since, restarts, exit_code, signal (which ended the last run), final (init has ended
+    on purpose), lost_log_bytes; with a healthcheck health (starting, healthy, unhealthy) and
     failing_streak. Init is no more trusted than its workload, so every value is checked.
     """
     for dummy in range(_TORN_READS):
@@ -159,25 +162,28 @@ def finish(paths: SandboxPaths, state: str, exit_code: int = KILLED) -> None:
 
 
 def state(phase: str, wanted: str, running: Running | None, status: Mapping[str, Any]) -> str:
-    """The workload's state: "created" if never started, "down" if not since the host's boot."""
+    """The workload's state: "created" if never started, "down" if not since the host's boot.
+
+    A workload that runs again after two ends or more is "restarting" for its first minute.
+    """
     if phase == "removing":
         return phase
     if running:
-        return str(status.get("state", "starting"))
+        present = str(status.get("state", "starting"))
+        unstable = present == "running" and status.get("restarts", 0) > 1
+        return "restarting" if unstable and uptime(running, status) < _STABLE else present
     if not status:
         return "created" if wanted == "stopped" else "down"
-    if wanted == "stopped":
-        return wanted
-    return "exited" if status.get("final") else "crashed"
+    if wanted == "stopped" or not status.get("final"):
+        return "stopped" if wanted == "stopped" else "crashed"
+    return "stopped" if status.get("state") == "stopped" else "exited"
 
 
-def uptime(running: Running | None, status: Mapping[str, Any]) -> float | None:
-    """Seconds since the workload's state last changed, None when it does not run.
+def uptime(running: Running, status: Mapping[str, Any]) -> float:
+    """Seconds since the workload's state last changed.
 
     If the host's clock was set meanwhile, the age of init by the kernel's clock instead.
     """
-    if not running:
-        return None
     ticks = os.sysconf("SC_CLK_TCK")
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - running.start_time / ticks
     seconds = time.time() - float(status.get("since", running.since))

@@ -17,7 +17,7 @@ from .values import Attachment, Dependency, PublishedPort, TimeOffset, Tmpfs, Ul
 class Spec:
     """One field per row of the option table; pairs are sorted mappings.
 
-    Actions (state, restart, recreate, the time to wait) count neither in a comparison nor in the
+    Actions (state, restart, recreate, the times to wait) count neither in a comparison nor in the
     digest.
     """
 
@@ -65,6 +65,7 @@ class Spec:
     restart: bool = field(default=False, compare=False)
     recreate: bool = field(default=False, compare=False)
     healthy_wait_timeout: float | None = field(default=None, compare=False)
+    fail_on_crash: float | None = field(default=None, compare=False)
 
     @property
     def owns_network(self) -> bool:

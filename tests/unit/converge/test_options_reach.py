@@ -80,6 +80,7 @@ OTHER: dict[str, Any] = {
     "labels": {"a": "b"},
     "healthcheck": {"tcp": "80"},
     "healthy_wait_timeout": 5,
+    "fail_on_crash": 5,
 }
 LATER = {option.launch_key for option in OPTIONS if option.later}
 BESIDE: dict[str, Any] = {

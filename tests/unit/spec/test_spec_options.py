@@ -22,7 +22,7 @@ from sandlot.spec import (
 from spec_cases import BASE, CASES, label, load, raw, rows
 
 BY_NAME = {option.name: option for option in OPTIONS}
-ACTIONS = {"state", "restart", "recreate", "healthy_wait_timeout"}
+ACTIONS = {"state", "restart", "recreate", "healthy_wait_timeout", "fail_on_crash"}
 STORED = [option.name for option in OPTIONS if option.change is not None]
 
 

@@ -201,6 +201,19 @@ OPTIONS = (
         reaches={Reach.CONVERGE},
     ),
     Option(
+        "fail_on_crash",
+        "float",
+        partial(quantities.number, minimum=0, maximum=DAY, digits=3),
+        [
+            "Seconds for which a run watches the workload after it started it, up to a day. When "
+            "the workload ends by itself within them, or ends again and again, the sandbox fails.",
+            "V(0) only looks. Without it, the run watches for half a second, and warns.",
+            "An end with exit code 0 that is not repeated is none of these.",
+        ],
+        reaches={Reach.CONVERGE},
+        later=True,
+    ),
+    Option(
         "depends_on",
         "list",
         dependencies.depends_on,
