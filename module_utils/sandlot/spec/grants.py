@@ -39,14 +39,34 @@ _BRACKETED = re.compile(r"\[(?P<to>[^\]]*)\](?::(?P<ports>.*))?", re.S)
 
 # Link-local addresses and well-known ones of cloud metadata services: a sandbox reaches them only
 # when a list names them by address.
-METADATA4 = ("100.100.100.200", "169.254.0.0/16")
-# The last two are the same as a NAT64 gateway would reach them (RFC 6052).
-METADATA6 = (
-    "fd00:ec2::254",
-    "fd20:ce::254",
-    "64:ff9b::a9fe:0/112",
-    "64:ff9b::6464:64c8",
+METADATA4 = (
+    "100.100.100.200",  # Alibaba Cloud
+    "168.63.129.16",  # Azure: the platform that runs the host
+    "169.254.0.0/16",  # most others, and credentials of AWS ECS and EKS
+    "192.0.0.192",  # Oracle Cloud Classic
 )
+_METADATA6 = (
+    "fd00:ec2::254",  # AWS
+    "fd00:ec2::23",  # AWS EKS Pod Identity
+    "fd20:ce::254",  # Google Cloud
+    "fd00:c1::a9fe:a9fe",  # Oracle Cloud
+    "fd00:a9fe:a9fe::1",  # Akamai (Linode)
+    "fd00:42::42",  # Scaleway
+    "fd00:100::100:200",  # Alibaba Cloud
+)
+# Azure's name server has the same address, and its hosts have no other; port 53 stays open.
+PLATFORM_DNS = "168.63.129.16"
+_NAT64 = int(ipaddress.IPv6Address("64:ff9b::"))
+
+
+def _by_nat64(text: str) -> str:
+    """The addresses by which a NAT64 gateway would reach an IPv4 range (RFC 6052)."""
+    four = ipaddress.IPv4Network(text)
+    first = _NAT64 | int(four.network_address)
+    return str(ipaddress.IPv6Network((first, 96 + four.prefixlen))).replace("/128", "")
+
+
+METADATA6 = (*_METADATA6, *map(_by_nat64, METADATA4))
 METADATA = tuple(ipaddress.ip_network(text) for text in (*METADATA4, *METADATA6))
 
 

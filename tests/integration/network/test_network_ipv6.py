@@ -180,7 +180,7 @@ def test_other_networks_are_reached_by_published_ports_only(dual, bridge_nf):
     assert ask(dual.pin("front"), dual.address6("back"), 80) == dual.address6("front")
 
 
-@pytest.mark.parametrize("address", ["fd00:ec2::254", "fd20:ce::254", "64:ff9b::a9fe:a9fe"])
+@pytest.mark.parametrize("address", ["fd00:ec2::254", "fd00:c1::a9fe:a9fe", "64:ff9b::a9fe:a9fe"])
 def test_metadata_services_are_unreachable(dual, bridge_nf, address):
     dual.add("tenant")
     dual.converge()

@@ -20,6 +20,7 @@ from lab import (
     ip,
     make_netns,
     pings,
+    reached,
     run,
     udp,
 )
@@ -205,7 +206,7 @@ def test_outside_is_reached_with_the_hosts_address(lab, bridge_nf):
     assert ask(lab.pin("b"), PEER_LAN, 7000) == lab.address("b")
 
 
-@pytest.mark.parametrize("address", ["169.254.169.254", "100.100.100.200"])
+@pytest.mark.parametrize("address", ["169.254.169.254", "100.100.100.200", "168.63.129.16"])
 def test_metadata_services_are_unreachable(lab, address):
     lab.add("tenant")
     lab.converge()
@@ -217,6 +218,20 @@ def test_metadata_services_are_unreachable(lab, address):
     assert ask(lab.pin("tenant"), address, 80) is None
     flush(lab)
     assert ask(lab.pin("tenant"), address, 80) == lab.address("tenant")
+
+
+def test_the_name_server_of_azure_is_no_more_than_that(lab):
+    """Hosts there have no other, at the address of the platform."""
+    azure = "168.63.129.16"
+    lab.add("tenant")
+    lab.converge()
+    ip(lab.peer, "address", "add", f"{azure}/32", "dev", "lan0")
+    ip(lab.host, "route", "add", f"{azure}/32", "dev", "lan0")
+    for port, protocol in ((53, "tcp"), (53, "udp"), (80, "tcp")):
+        lab.serve(lab.peer, port, protocol, azure)
+    tenant = lab.pin("tenant")
+    open_ones = {(azure, 53, "tcp"), (azure, 53, "udp")}
+    assert reached(tenant, {*open_ones, (azure, 80, "tcp")}, open_ones) == open_ones
 
 
 @pytest.mark.parametrize("isolated", [False, True])

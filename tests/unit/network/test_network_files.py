@@ -32,6 +32,7 @@ CASES = [
         None,
         ["options rotate"],
     ),
+    ([], "nameserver fd20:ce::254\nnameserver 168.63.129.16\n", None, ["nameserver 168.63.129.16"]),
     ([], "nameserver 127.0.0.1\nnameserver 192.0.2.9\n", REAL, ["nameserver 192.0.2.9"]),
     ([], "nameserver 127.0.0.1\nsearch lan\n", "nameserver ::1\n", ["search lan"]),
     ([], "nameserver\n; nameserver 192.0.2.1\n", None, []),

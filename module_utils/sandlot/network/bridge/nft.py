@@ -92,7 +92,8 @@ def _listings(program: str, table: str) -> dict[str, str]:
     present: dict[str, str] = {}
     for dummy in range(LOOKS):
         before = nftables.generation()
-        command = [program, "--stateless"]
+        # Names of protocols and marks would come from files of the host, which may change.
+        command = [program, "--stateless", "--numeric"]
         listings = {family: _listed(command, ["table", family, table]) for family in FAMILIES}
         present = {family: text for family, text in listings.items() if text is not None}
         if nftables.generation() == before:

@@ -22,6 +22,7 @@ from . import nft
 Pairs = Sequence[Tuple[Interface, Policy]]
 
 # `ct original` has no value without an entry, and no rule below would match.
+# Protocols are keywords of nft: it looks up all other names in /etc/protocols, if any.
 # Bridged frames have the same bridge on both sides; `isolated` decides about those.
 CHAINS = nft.tabbed(
     """\
@@ -41,7 +42,7 @@ CHAINS = nft.tabbed(
     }
     chain host_services {
         ct direction reply return
-        meta l4proto { icmp, ipv6-icmp } return
+        meta l4proto { icmp, icmpv6 } return
         ct original ip saddr . ct original ip daddr vmap @host4
         ct original ip6 saddr . ct original ip6 daddr vmap @host6
         drop

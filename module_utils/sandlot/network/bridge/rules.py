@@ -11,7 +11,7 @@ from typing import Iterable, Mapping, Sequence
 
 from ...plan import Operation
 from ...site import Site
-from ...spec.grants import METADATA4, METADATA6
+from ...spec.grants import METADATA4, METADATA6, PLATFORM_DNS
 from ..common import policy, resolution
 from ..common.desired import Desired
 from ..common.model import Interface, Network, Publication, owner_mark
@@ -28,6 +28,7 @@ INET = nft.tabbed(
         ip saddr != @addresses drop
         ip6 saddr != @addresses6 drop
         ip daddr 127.0.0.0/8 drop
+        ip daddr %(dns)s meta l4proto { tcp, udp } th dport 53 return
         ip daddr @metadata ip saddr . ip daddr != @granted4 drop
         ip6 daddr @metadata6 ip6 saddr . ip6 daddr != @granted6 drop
     }
@@ -122,6 +123,7 @@ KEYS = {
     "at": "ip daddr . meta l4proto . th dport",
     "at6": "ip6 daddr . meta l4proto . th dport",
     "any": "meta l4proto . th dport",
+    "dns": PLATFORM_DNS,
 }
 
 # Neighbours find each other by solicitations and advertisements. All other ICMPv6 messages about

@@ -7,6 +7,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Collection, Container, Mapping, Sequence
 
+from ...spec.grants import PLATFORM_DNS, is_metadata
 from .model import Address, Interface, by_family
 from .names import Names
 
@@ -131,13 +132,17 @@ def _servers(lines: Sequence[str]) -> list[str]:
 
 
 def _reachable(servers: Sequence[str], families: Collection[int]) -> list[str]:
-    """The host's servers that a sandbox can use; loopback and link-local ones are the host's."""
-    return [
-        server
-        for server in servers
-        if _is_of(server, families)
-        and not (_parsed(server).is_loopback or _parsed(server).is_link_local)
-    ][:MAX_SERVERS]
+    """The host's servers that a sandbox can use; the rules close metadata addresses."""
+    return [server for server in servers if _is_of(server, families) and not _is_closed(server)][
+        :MAX_SERVERS
+    ]
+
+
+def _is_closed(server: str) -> bool:
+    """Whether an address is the host's alone: loopback, link-local or metadata."""
+    address = _parsed(server)
+    metadata = is_metadata(str(address)) and server != PLATFORM_DNS
+    return address.is_loopback or address.is_link_local or metadata
 
 
 def _is_of(server: str, families: Collection[int]) -> bool:
