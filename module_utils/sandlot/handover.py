@@ -28,8 +28,8 @@ def refuse_python(minimum: tuple[int, int]) -> NoReturn:
         f"{sys.executable} is Python {actual}, sandlot needs {least} or later; "
         "name another with ansible_python_interpreter"
     )
-    print(json.dumps({"failed": True, "msg": message}))
-    sys.exit(1)
+    sys.stdout.write(json.dumps({"failed": True, "msg": message}))
+    raise SystemExit(1)
 
 
 def search_path(archive: str) -> list[str] | None:
