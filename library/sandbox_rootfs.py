@@ -53,7 +53,7 @@ options:
       source:
         description:
           - The way to make the image. Required when O(images[].state=present).
-          - V(busybox) is the host's own static busybox with links for its applets.
+          - V(busybox) is the host's own busybox with links for its applets.
           - V(tarball) is an archive of a root file system.
           - V(debootstrap) is a Debian or Ubuntu system made of packages by mmdebstrap or
             debootstrap.

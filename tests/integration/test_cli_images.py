@@ -25,7 +25,7 @@ from test_images_download import ARCHIVE, paths, server, wish
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(busybox.find() is None, reason="no static busybox"),
+    pytest.mark.skipif(busybox.find() is None, reason="no busybox"),
 ]
 __all__ = ["paths", "server"]
 FORK = multiprocessing.get_context("fork")

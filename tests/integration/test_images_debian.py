@@ -140,6 +140,16 @@ def test_without_a_tool(host: Deployment, monkeypatch: pytest.MonkeyPatch) -> No
     assert debootstrap.packages() == ["mmdebstrap"]
 
 
+def test_where_no_program_may_run(tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "noexec", "none", tmp_path], check=True)
+    try:
+        spec = images.normalise(debian("bad"))
+        with pytest.raises(HostError, match="where none may run; mount it without noexec"):
+            debootstrap.build(Job(spec, "0", str(tmp_path), str(tmp_path), lambda *_: None))
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
 def test_the_environments_proxy_is_asked(host: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     with pytest.raises(HostError, match=r"127\.0\.0\.1:9|127\.0\.0\.1 9"):

@@ -21,7 +21,7 @@ __all__ = ["paths"]
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(busybox.find() is None, reason="no static busybox"),
+    pytest.mark.skipif(busybox.find() is None, reason="no busybox"),
 ]
 IDS = IdRange(2000224256)
 

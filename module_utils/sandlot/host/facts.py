@@ -50,8 +50,7 @@ def gather(site: Site, image_sources: Iterable[str] = ()) -> Json:
     missing = [] if facts["nft"] else ["nftables"]
     if not facts["python"]["pyroute2"]:
         missing.append("python3-pyroute2")
-    if busybox.find() is None:
-        missing.append("busybox-static")
+    missing += busybox.packages()
     for source in sorted(set(image_sources)):
         missing += SOURCES[source].packages()
     return {**facts, "missing_packages": missing, "problems": _problems(facts)}

@@ -111,6 +111,11 @@ def _forget_identity(tree: str) -> bool:
 
 def _bootstrap(job: Job, tree: str) -> None:
     spec, tool = job.spec, program.find(TOOLS)
+    if os.statvfs(job.scratch).f_flag & os.ST_NOEXEC:
+        raise HostError(
+            f"image {spec.name!r}: packages run programs in {job.scratch}, where none may run",
+            hint="mount it without noexec, or make the image elsewhere and use source tarball",
+        )
     if tool is None:
         raise HostError(
             f"image {spec.name!r}: this host has neither mmdebstrap nor debootstrap",

@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import stat
-from typing import Any, Tuple
+from typing import Any, Callable, Tuple
 
 from ..errors import SpecError
 from ..spec.names import absolute_path, absolute_paths
@@ -23,10 +23,11 @@ _DIRECTORIES = {
     **{"dev": 0o755, "etc": 0o755, "home": 0o755, "proc": 0o755, "root": 0o700, "run": 0o755},
     **{"sys": 0o755, "tmp": 0o1777, "usr": 0o755, "var": 0o755, "var/tmp": 0o1777},
 }
+NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\n"
 _FILES = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
     "etc/group": "root:x:0:\nnogroup:x:65534:\n",
-    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+    "etc/nsswitch.conf": NSSWITCH,
 }
 _MOUNTED = ("/dev", "/proc", "/sys", "/tmp")
 
@@ -59,17 +60,7 @@ def build(job: Job) -> Built:
     taken = _found(job.spec)
     for name, mode in _DIRECTORIES.items():
         _directory(f"{job.root}/{name}", mode)
-    for path, target in sorted(taken.links.items()):
-        _parents(job.root, path)
-        os.symlink(target, f"{job.root}{path}")
-    for path in sorted(taken.directories):
-        _parents(job.root, f"{path}/x")
-    for number, path in enumerate(sorted(taken.files)):
-        job.report("copy", number, len(taken.files))
-        _parents(job.root, path)
-        shutil.copyfile(path, f"{job.root}{path}")
-        # Without set-id bits: they are useless in a sandbox and dangerous on the host.
-        os.chmod(f"{job.root}{path}", stat.S_IMODE(os.stat(path).st_mode) & 0o777)
+    place(taken, job.root, job.report)
     for name, text in _FILES.items():
         if not os.path.lexists(f"{job.root}/{name}"):
             with open(f"{job.root}/{name}", "x", encoding="ascii") as handle:
@@ -77,6 +68,21 @@ def build(job: Job) -> Built:
                 os.fchmod(handle.fileno(), 0o644)
     programs.make_loader_cache(job.root, sorted(taken.libraries))
     return Built(evidence=provenance.hashed(sorted(taken.files), {}))
+
+
+def place(taken: programs.Found, root: str, report: Callable[[str, int, int], None]) -> None:
+    """Copy what was found to the same places below ``root``."""
+    for path, target in sorted(taken.links.items()):
+        _parents(root, path)
+        os.symlink(target, f"{root}{path}")
+    for path in sorted(taken.directories):
+        _parents(root, f"{path}/x")
+    for number, path in enumerate(sorted(taken.files)):
+        report("copy", number, len(taken.files))
+        _parents(root, path)
+        shutil.copyfile(path, f"{root}{path}")
+        # Without set-id bits: they are useless in a sandbox and dangerous on the host.
+        os.chmod(f"{root}{path}", stat.S_IMODE(os.stat(path).st_mode) & 0o777)
 
 
 def _directory(path: str, mode: int) -> None:

@@ -32,16 +32,21 @@ class Found:
 
     def program(self, path: str, depth: int = 0) -> None:
         real = self.path(path)
-        interpreter = _linker(real)
-        if interpreter:
-            for library in needed(interpreter, real):
-                self.libraries.add(os.path.dirname(self.path(library)))
-            self.path(interpreter)
+        if self.libraries_of(real):
             return
         for word in _shebang(real):
             if depth >= _MAX_SCRIPTS:
                 raise SpecError("programs", path, "is a script of scripts", hint="leave it out")
             self.program(which(word), depth + 1)
+
+    def libraries_of(self, path: str) -> List[str]:
+        """Add the dynamic linker of a program and its libraries; returns their paths."""
+        interpreter = linker(path)
+        if not interpreter:
+            return []
+        libraries = [self.path(library) for library in needed(interpreter, path)]
+        self.libraries.update(os.path.dirname(library) for library in libraries)
+        return [*libraries, self.path(interpreter)]
 
     def path(self, path: str) -> str:
         """Add a file and every link on the way to it; returns its path without links."""
@@ -111,12 +116,12 @@ def of_package(name: str) -> List[str]:
     return [path for path in paths if os.path.isfile(path) and os.access(path, os.X_OK)]
 
 
-def _linker(path: str) -> str:
-    """The dynamic linker of an ELF program; "" for a static program and other files."""
+def linker(path: str) -> str:
+    """The dynamic linker of an ELF program; "" for a static program and other files, or none."""
     try:
         with open(path, "rb") as handle:
             return elf.interpreter(handle) or ""
-    except elf.NotElf:
+    except (FileNotFoundError, elf.NotElf):
         return ""
 
 
