@@ -270,6 +270,16 @@ options:
       - Defaults to V(default).
     type: str
     choices: [default, unconfined]
+  seccomp_architectures:
+    description:
+      - More architectures of programs that the sandbox may run. V(x86) stands for 32-bit
+        programs on x86_64. Without this, the filter refuses each of their calls, and they
+        die of C(SIGSEGV).
+      - 'The same policy holds for them, except for families of sockets: 32-bit programs
+        name them in memory, and a filter sees registers only.'
+    type: list
+    elements: str
+    choices: [x86]
   sysctls:
     description:
       - Kernel parameters of the sandbox's namespaces.

@@ -4,6 +4,10 @@
 
 from __future__ import annotations
 
+import os
+import struct
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,3 +87,36 @@ def test_systemd_is_explained(host: Deployment) -> None:
     spec: dict[str, Any] = sandbox("a", command=["/systemd", "/s"], restart_policy="no")
     result = host.run(spec, watch=crash.GLANCE)
     assert "systemd has to be PID 1, which is the sandbox's own init" in result.warnings[0]
+
+
+def elf32(code: bytes) -> bytes:
+    """A static program for the i386, loaded at BASE."""
+    start, size = BASE + 84, 84 + len(code)
+    ident = b"\x7fELF\x01\x01\x01".ljust(16, b"\0")
+    head = struct.pack("<16sHHIIIIIHHHHHH", ident, 2, 3, 1, start, 52, 0, 0, 52, 32, 1, 0, 0, 0)
+    return head + struct.pack("<8I", 1, 0, BASE, BASE, size, size, 5, 0x1000) + code
+
+
+BASE = 0x08048000
+# write(1, "fine\n", 5); exit(0), by int 0x80
+CODE = (
+    b"\xb8\4\0\0\0\xbb\1\0\0\0\xb9" + struct.pack("<I", BASE + 84 + 34) + b"\xba\5\0\0\0\xcd\x80"
+    b"\xb8\1\0\0\0\xbb\0\0\0\0\xcd\x80fine\n"
+)
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="its kernel runs no other programs")
+def test_32_bit_programs_need_an_option(host: Deployment) -> None:
+    host.run(sandbox("a"))
+    program = Path(host.paths.sandbox("a").upper, "program")
+    program.write_bytes(elf32(CODE))
+    program.chmod(0o755)
+    assert subprocess.check_output([program]) == b"fine\n"  # this kernel runs it
+    spec = sandbox("a", command=["/program"], restart_policy="no")
+    (text,) = host.run(spec, watch=crash.GLANCE).warnings
+    assert "ended by SIGSEGV" in text
+    assert text.endswith("/program is a 32-bit program: give it seccomp_architectures: [x86]")
+    result = host.run({**spec, "seccomp_architectures": ["x86"]}, watch=crash.GLANCE)
+    assert not result.failed and not result.warnings
+    assert result.relaxed["a"] == ["seccomp_architectures: x86"]
+    assert host.info("a")["exit_code"] == 0 and host.info("a")["last_log"][-1] == "fine"

@@ -32,6 +32,7 @@ def spec(
     *,
     granted=(),
     profile="default",
+    foreign=(),
     pids=512,
     mode="bridge",
     pin="",
@@ -41,6 +42,7 @@ def spec(
     return SimpleNamespace(
         capabilities=granted,
         seccomp_profile=profile,
+        seccomp_architectures=foreign,
         pids_limit=pids,
         network_mode=mode,
         network_pin=pin,
@@ -61,6 +63,7 @@ def spec(
             spec(profile="unconfined", pids=-1),
             ["seccomp_profile: unconfined", "pids_limit: -1"],
         ),
+        (spec(foreign=("x86",)), ["seccomp_architectures: x86"]),
         (spec(mode="host"), ["network_mode: host"]),
         (spec(mode="ns:/run/netns/vpn", pin="/run/netns/vpn"), ["network_mode: ns:/run/netns/vpn"]),
         (spec(mode="none"), []),

@@ -10,7 +10,7 @@ import struct
 import pytest
 from sandlot.errors import HostError
 from sandlot.security import bpf, policy, seccomp
-from sandlot.security.syscalls import ARCHITECTURES
+from sandlot.security.syscalls import ARCHITECTURES, FOREIGN
 
 ALLOWED = 0x7FFF0000
 FAILED = 0x00050000
@@ -46,9 +46,9 @@ def interpret(program: list, data: bytes) -> int:
 
 
 class Filter:
-    def __init__(self, machine: str, *granted: str) -> None:
+    def __init__(self, machine: str, *granted: str, foreign: tuple[str, ...] = ()) -> None:
         self.architecture = ARCHITECTURES[machine]
-        packed = seccomp.program(machine=machine, capabilities=granted)
+        packed = seccomp.program(machine=machine, capabilities=granted, architectures=foreign)
         self.program = list(struct.iter_unpack("=HBBI", packed))
 
     def number(self, number: int, *arguments: int, audit: int | None = None) -> int:
@@ -246,3 +246,65 @@ def test_jumps_longer_than_a_byte():
         assert interpret(program, data) == FAILED | (1 + min(number // 4, 999))
     with pytest.raises(ValueError, match="4096"):
         bpf.pack(program * 3)
+
+
+# -- 32-bit programs on x86_64
+
+WITH_I386 = Filter("x86_64", foreign=("x86",))
+
+
+@pytest.mark.parametrize(
+    ("number", "outcome"),
+    [
+        (1, ALLOWED),  # exit
+        (4, ALLOWED),  # write
+        (21, EPERM),  # mount
+        (52, EPERM),  # umount2
+        (102, ALLOWED),  # socketcall
+        (117, ALLOWED),  # ipc
+        (113, EPERM),  # vm86old
+        (123, EPERM),  # modify_ldt
+        (192, ALLOWED),  # mmap2
+        (195, ALLOWED),  # stat64
+        (213, ALLOWED),  # setuid32
+        (222, ENOSYS),  # a gap
+        (264, EPERM),  # clock_settime
+        (346, EPERM),  # setns
+        (403, ALLOWED),  # clock_gettime64
+        (404, EPERM),  # clock_settime64
+        (425, EPERM),  # io_uring_setup
+        (435, ENOSYS),  # clone3
+        (470, ENOSYS),
+        (0x40000000, ENOSYS),
+    ],
+)
+def test_an_open_foreign_entry_has_the_policy_of_the_native_one(number: int, outcome: int) -> None:
+    assert WITH_I386.number(number, audit=I386) == outcome
+    assert FILTERS["x86_64"].number(number, audit=I386) == EPERM
+    assert WITH_I386.number(number, audit=ARM) == EPERM
+
+
+def test_arguments_of_a_foreign_entry() -> None:
+    clone, ioctl, personality, socket = 120, 54, 136, 359
+    assert WITH_I386.number(clone, 0x10000000, audit=I386) == EPERM
+    assert WITH_I386.number(clone, 17, audit=I386) == ALLOWED
+    assert WITH_I386.number(ioctl, 0, 0x5412, audit=I386) == EPERM
+    assert WITH_I386.number(personality, 0x40000, audit=I386) == EPERM
+    assert WITH_I386.number(socket, 40, 1, 0, audit=I386) == EPERM
+
+
+def test_an_open_foreign_entry_leaves_the_native_one_alone() -> None:
+    for number in range(600):
+        native = FILTERS["x86_64"].number(number, 1, 0x5401, 0)
+        assert WITH_I386.number(number, 1, 0x5401, 0) == native
+        assert WITH_I386.number(number | X32) == EPERM
+    granted = Filter("x86_64", "SYS_TIME", foreign=("x86",))
+    assert granted.number(404, audit=I386) == ALLOWED
+
+
+def test_every_foreign_call_is_decided() -> None:
+    decided = policy.ALLOWED | policy.INSPECTED | policy.DENIED
+    decided = decided.union(*policy.GRANTED.values())
+    for entries in FOREIGN.values():
+        for entry in entries.values():
+            assert set(entry.names.values()) <= decided

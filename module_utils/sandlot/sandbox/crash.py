@@ -12,11 +12,11 @@ from .. import cgroups
 from ..errors import StateError
 from ..kernel.inotify import Watch
 from ..kernel.signals import signal
-from ..site import Site
+from ..site import SandboxPaths, Site
 from ..spec.quantities import signal_name
 from . import oom, record, remedies, runtime
 from .last_words import last_log
-from .record import PRESENT, STARTED
+from .record import PRESENT, STARTED, Record
 
 # States of a sandbox that is to run, after its workload has ended by itself.
 _ENDED = frozenset(("exited", "crashed", "backoff", "crash-loop", "restarting"))
@@ -65,7 +65,9 @@ def look(site: Site, name: str, layout: cgroups.Layout | None = None) -> Crash |
     known = record.load(site, name)
     return Crash(
         what=_what(state, status, kills),
-        remedy=remedies.remedy(known, status, kills, lines) if known else "",
+        remedy=remedies.remedy(known, status, kills, lines, _roots(sandbox, known))
+        if known
+        else "",
         state=state,
         exit_code=code,
         signal=status.get("signal"),
@@ -73,6 +75,10 @@ def look(site: Site, name: str, layout: cgroups.Layout | None = None) -> Crash |
         oom_kills=kills,
         last_log=lines,
     )
+
+
+def _roots(sandbox: SandboxPaths, known: Record) -> List[str]:
+    return [sandbox.upper, *known.image.layers]
 
 
 def _what(state: str, status: Mapping[str, Any], kills: int) -> str:

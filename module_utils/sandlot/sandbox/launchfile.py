@@ -52,7 +52,7 @@ def content(site: Site, record: Record, cgroups: Sequence[str]) -> Json:
         "rlimits": {entry.name: [entry.soft, entry.hard] for entry in spec.ulimits},
         "capabilities": mask(spec.capabilities),
         "seccomp_profile": spec.seccomp_profile,
-        "seccomp": _seccomp(spec.seccomp_profile, spec.capabilities),
+        "seccomp": _seccomp(spec.seccomp_profile, spec.capabilities, spec.seccomp_architectures),
         "masked": list(security.MASKED),
         "readonly": list(security.READONLY),
         "time_offset": asdict(spec.time_offset) if spec.time_offset else None,
@@ -133,9 +133,13 @@ def sysctls(record: Record) -> dict[str, str]:
 
 
 @functools.cache
-def _seccomp(profile: str, granted: tuple[str, ...]) -> str | None:
-    machine = os.uname().machine
-    program = seccomp.program(profile=profile, capabilities=granted, machine=machine)
+def _seccomp(profile: str, granted: tuple[str, ...], architectures: tuple[str, ...]) -> str | None:
+    program = seccomp.program(
+        profile=profile,
+        capabilities=granted,
+        architectures=architectures,
+        machine=os.uname().machine,
+    )
     return None if program is None else base64.b64encode(program).decode()
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Callable, List, Mapping, Sequence, Tuple
 
 from ..errors import SandlotError
-from ..kernel.signals import signal
 from . import runtime
+from .elf_class import is_32_bit
 from .process import Process, process
 from .record import Record
 
@@ -43,20 +43,26 @@ _CAPABILITIES: Sequence[Tuple[str, Tuple[str, ...]]] = (
 class _Case:
     record: Record
     runs: Process
-    signal: int
     code: int
     kills: int
     words: str
+    roots: Sequence[str]
 
 
-def remedy(known: Record, status: Mapping[str, Any], kills: int, lines: List[str]) -> str:
-    """The most likely remedy; "" when no fact gives one."""
+def remedy(
+    known: Record,
+    status: Mapping[str, Any],
+    kills: int,
+    lines: List[str],
+    roots: Sequence[str] = (),
+) -> str:
+    """The most likely remedy; "" when no fact gives one. ``roots`` are the trees of its root."""
     try:
         runs = process(known)
     except SandlotError:
         return ""
-    number, code = status.get("signal", 0), int(status.get("exit_code", 0))
-    case = _Case(known, runs, number, code, kills, "\n".join(lines))
+    code = int(status.get("exit_code", 0))
+    case = _Case(known, runs, code, kills, "\n".join(lines), roots)
     return next((text for rule in _RULES if (text := rule(case))), "")
 
 
@@ -153,14 +159,18 @@ def _says(case: _Case, words: str) -> bool:
     return re.search(words, case.words, re.I) is not None
 
 
-def _killed(case: _Case) -> str:
-    if case.signal == signal.SIGSYS:
-        return "it made a system call that a filter of its own refuses"
-    return ""
+def _foreign(case: _Case) -> str:
+    """A refused 32-bit program dies of its own next instruction, or ends with any code."""
+    spec, runs = case.record.spec, case.runs
+    open_already = spec.seccomp_architectures or spec.seccomp_profile == "unconfined"
+    if open_already or not is_32_bit(case.roots, runs.argv[0], runs.env):
+        return ""
+    return f"{runs.argv[0]} is a 32-bit program: give it seccomp_architectures: [x86]"
 
 
 _RULES: Tuple[Callable[[_Case], str], ...] = (
     _memory,
+    _foreign,
     _init,
     _refused,
     _read_only,
@@ -168,5 +178,4 @@ _RULES: Tuple[Callable[[_Case], str], ...] = (
     _limits,
     _address,
     _missing,
-    _killed,
 )

@@ -17,6 +17,7 @@ def relaxed(spec: Spec) -> list[str]:
     lines = [f"capabilities: {name}" for name in spec.capabilities]
     if spec.seccomp_profile != "default":
         lines.append(f"seccomp_profile: {spec.seccomp_profile}")
+    lines += [f"seccomp_architectures: {name}" for name in spec.seccomp_architectures]
     if spec.network_mode == "host" or spec.network_pin:
         lines.append(f"network_mode: {spec.network_mode}")
     if spec.pids_limit < 0:

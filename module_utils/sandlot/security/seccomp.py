@@ -5,7 +5,7 @@
 ============================================  ============================================
 call                                          result
 ============================================  ============================================
-another architecture's entry (i386, arm32)    EPERM
+another architecture's entry (i386, arm32)    EPERM; one that is opened has the same policy
 with the x32 bit                              EPERM
 unknown number, newer than the tables         ENOSYS, so libc falls back
 clone3                                        ENOSYS, so libc falls back to clone, whose flags
@@ -24,12 +24,12 @@ from __future__ import annotations
 
 import errno
 import platform
-from typing import Iterable, Iterator, Sequence, Tuple
+from typing import Iterable, Iterator, Mapping, Sequence, Tuple
 
 from ..errors import HostError
 from . import bpf, policy
 from .bpf import ALLOW, Block, branch, fail, load, load_argument, masked, select
-from .syscalls import ARCHITECTURES, Architecture
+from .syscalls import ARCHITECTURES, FOREIGN
 
 _X32_BIT = 0x40000000
 _EPERM = fail(errno.EPERM)
@@ -56,9 +56,13 @@ def program(
     *,
     profile: str = "default",
     capabilities: Iterable[str] = (),
+    architectures: Iterable[str] = (),
     machine: str = platform.machine(),
 ) -> bytes | None:
-    """The filter as ``struct sock_filter[]``; None when the profile is "unconfined"."""
+    """The filter as ``struct sock_filter[]``; None when the profile is "unconfined".
+
+    ``architectures`` are the foreign entries that are open, with the policy of the native one.
+    """
     if profile == "unconfined":
         return None
     if machine not in ARCHITECTURES:
@@ -66,25 +70,30 @@ def program(
             f"there is no seccomp filter for {machine} machines",
             hint=f"use a host with {' or '.join(ARCHITECTURES)}",
         )
-    architecture = ARCHITECTURES[machine]
-    numbers = load(bpf.NUMBER_OFFSET, bpf.search(_ranges(architecture, frozenset(capabilities))))
-    native = branch(bpf.EQUAL, architecture.audit, numbers, _EPERM)
-    return bpf.pack(load(bpf.ARCHITECTURE_OFFSET, native))
+    architecture, granted = ARCHITECTURES[machine], frozenset(capabilities)
+    names = {number: name for name, number in architecture.numbers.items()}
+    entries = [(architecture.audit, _numbers(names, granted, x32=architecture.x32))]
+    for name, foreign in FOREIGN.get(machine, {}).items():
+        if name in architectures:
+            entries.append((foreign.audit, _numbers(foreign.names, granted)))
+    return bpf.pack(load(bpf.ARCHITECTURE_OFFSET, select(entries, _EPERM)))
 
 
-def _ranges(architecture: Architecture, granted: frozenset[str]) -> list[Tuple[int, Block]]:
-    """The first number of each run of numbers with the same outcome, and that outcome."""
+def _numbers(names: Mapping[int, str], granted: frozenset[str], *, x32: bool = False) -> Block:
+    """The outcome of each number; numbers in a row with the same outcome share it."""
     ranges: list[Tuple[int, Block]] = []
-    for number, outcome in _outcomes(architecture, granted):
+    for number, outcome in _outcomes(names, granted, x32=x32):
         if not ranges or ranges[-1][1] != outcome:
             ranges.append((number, outcome))
-    return ranges
+    return load(bpf.NUMBER_OFFSET, bpf.search(ranges))
 
 
-def _outcomes(architecture: Architecture, granted: frozenset[str]) -> Iterator[Tuple[int, Block]]:
-    names = {number: name for name, number in architecture.numbers.items()}
+def _outcomes(
+    names: Mapping[int, str], granted: frozenset[str], *, x32: bool
+) -> Iterator[Tuple[int, Block]]:
     allowed = policy.ALLOWED.union(*(policy.GRANTED.get(name, ()) for name in granted))
-    for number in range(architecture.last + 1):
+    last = max(names)
+    for number in range(last + 1):
         name = names.get(number)
         if name is None:
             yield number, _ENOSYS
@@ -92,8 +101,8 @@ def _outcomes(architecture: Architecture, granted: frozenset[str]) -> Iterator[T
             yield number, _inspection(name, granted)
         else:
             yield number, ALLOW if name in allowed else _EPERM
-    yield architecture.last + 1, _ENOSYS
-    if architecture.x32:
+    yield last + 1, _ENOSYS
+    if x32:
         yield _X32_BIT, _EPERM
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Mapping, Tuple
 
+from .syscalls_i386 import I386, native
+
 # A first number and the names that follow it without a gap.
 _Run = Tuple[int, str]
 
@@ -126,9 +128,21 @@ class Architecture:
     numbers: Mapping[str, int]
     x32: bool = False
 
-    @property
-    def last(self) -> int:
-        return max(self.numbers.values())
+
+@dataclass(frozen=True)
+class Foreign:
+    """The calls of another entry: the native name behind each number."""
+
+    audit: int
+    names: Mapping[int, str]
+
+
+def _foreign(runs: Tuple[_Run, ...], known: Mapping[str, int]) -> dict[int, str]:
+    return {
+        first + i: native(name, known)
+        for first, names in runs
+        for i, name in enumerate(names.split())
+    }
 
 
 def _numbers(runs: Tuple[_Run, ...]) -> dict[str, int]:
@@ -138,4 +152,9 @@ def _numbers(runs: Tuple[_Run, ...]) -> dict[str, int]:
 ARCHITECTURES: Mapping[str, Architecture] = {
     "x86_64": Architecture("x86_64", 0xC000003E, _numbers(_X86_64), x32=True),
     "aarch64": Architecture("aarch64", 0xC00000B7, _numbers(_AARCH64)),
+}
+# More entries of a machine's kernel, by the names that libseccomp has for them. Their calls have
+# the names of the native entry here, several numbers may have the same.
+FOREIGN: Mapping[str, Mapping[str, Foreign]] = {
+    "x86_64": {"x86": Foreign(0x40000003, _foreign((*I386, _COMMON), _numbers(_X86_64)))},
 }

@@ -51,6 +51,7 @@ class Spec:
     egress_rate: int | None
     capabilities: tuple[str, ...]
     seccomp_profile: str
+    seccomp_architectures: tuple[str, ...]
     sysctls: Pairs
     time_offset: TimeOffset | None
     depends_on: tuple[Dependency, ...]

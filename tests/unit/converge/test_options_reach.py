@@ -69,6 +69,7 @@ OTHER: dict[str, Any] = {
     "egress_rate": "1mbit",
     "capabilities": ["NET_RAW"],
     "seccomp_profile": "unconfined",
+    "seccomp_architectures": ["x86"],
     "sysctls": {"kernel.shmmax": "9"},
     "time_offset": {"boottime": 5},
     "depends_on": ["db"],
@@ -135,7 +136,11 @@ def test_an_option_reaches_the_launch_file_or_not(option: Option) -> None:
         return
     # hostname is a variable of the workload, network_mode decides on sysctls of its own.
     others = {"hostname": {"env"}, "network_mode": {"sysctls"}, "capabilities": {"seccomp"}}
-    follow = {"seccomp_profile": {"seccomp"}, **others}.get(option.name, set())
+    follow = {
+        "seccomp_profile": {"seccomp"},
+        "seccomp_architectures": {"seccomp"},
+        **others,
+    }.get(option.name, set())
     if option.later and Reach.INIT in option.reaches:
         follow = {*follow, "init"}
     expected = {option.launch_key} | follow if option.reaches & LAUNCHED else set()
@@ -204,7 +209,10 @@ def test_whom_an_option_reaches_reads_it() -> None:
     readers = [(by_init if Reach.INIT in row.reaches else by_all, row) for row in OPTIONS]
     keys = [(row.launch_key, read) for read, row in readers if row.launch_key]
     # It reaches init as the program that the launch file has beside it.
-    assert [key for key, read in keys if key not in read] == ["seccomp_profile"]
+    assert [key for key, read in keys if key not in read] == [
+        "seccomp_profile",
+        "seccomp_architectures",
+    ]
 
 
 def test_options_that_dd050e5_does_not_know_are_later_ones() -> None:

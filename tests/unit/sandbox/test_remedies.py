@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sandlot.idmap import IdRange
-from sandlot.sandbox import remedies, runtime
+from sandlot.sandbox import elf_class, remedies, runtime
 from sandlot.sandbox.record import PRESENT, ImageRef, Record
 from sandlot.spec import normalise
 
@@ -52,6 +54,35 @@ def test_remedy(
 ) -> None:
     guess = remedies.remedy(record_of(options), status, kills, [line] if line else [])
     assert expected in guess and bool(guess) == bool(expected)
+
+
+def head(word: int, machine: int) -> bytes:
+    return b"\x7fELF" + bytes([word]) + bytes(13) + bytes([machine, 0]) + bytes(40)
+
+
+def test_a_32_bit_program_is_recognised(tmp_path: Path) -> None:
+    for name in ("upper", "lower/bin"):
+        (tmp_path / name).mkdir(parents=True)
+    roots = [str(tmp_path / name) for name in ("upper", "lower")]
+    bin_ = tmp_path / "lower/bin"
+    (bin_ / "old").write_bytes(head(1, 3))
+    (bin_ / "new").write_bytes(head(2, 62))
+    (bin_ / "arm").write_bytes(head(1, 40))
+    (bin_ / "link").symlink_to("/bin/old")
+    (bin_ / "script").write_bytes(b"#!/bin/old -x\n")
+    (bin_ / "empty").write_bytes(b"#!\n")
+    os.mkfifo(bin_ / "pipe")
+    path = {"PATH": "/sbin:/bin"}
+    found = [x.name for x in bin_.iterdir() if elf_class.is_32_bit(roots, f"/bin/{x.name}", path)]
+    assert sorted(found) == ["link", "old", "script"]
+    assert elf_class.is_32_bit(roots, "old", path)
+    for options, expected in (({}, True), ({"seccomp_profile": "unconfined"}, False)):
+        known = record_of({"command": ["/bin/old"], **options})
+        guess = remedies.remedy(known, {"exit_code": 139}, 0, [], roots)
+        assert ("seccomp_architectures: [x86]" in guess) == expected
+    (tmp_path / "upper/bin").mkdir()
+    (tmp_path / "upper/bin/old").write_bytes(head(2, 62))
+    assert not elf_class.is_32_bit(roots, "old", path)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...plan import Change
 from .. import confinement, names, quantities, text
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from ..model import Spec
 
 SECCOMP_PROFILES = ("default", "unconfined")
+# Those that the kernel of a machine runs as well, by libseccomp's names.
+ARCHITECTURES = {"x86": "x86_64"}
 # The kernel's bound is 146 years from the clock's zero; a century leaves room to run.
 MAX_OFFSET = 3_000_000_000
 
@@ -47,6 +50,24 @@ def _of_own_network(spec: Spec) -> None:
         raise refusal("sysctls", foreign[0], problem, hint=hint)
 
 
+def _architectures(option: str, value: Any) -> tuple[str, ...]:
+    items = enumerate(text.sequence(option, value))
+    return tuple(
+        sorted({text.choice(f"{option}[{i}]", item, choices=ARCHITECTURES) for i, item in items})
+    )
+
+
+def _of_this_machine(spec: Spec) -> None:
+    machine = os.uname().machine
+    for name in spec.seccomp_architectures:
+        if ARCHITECTURES[name] != machine:
+            problem = f"is not run by the kernel of {machine} machines"
+            raise refusal("seccomp_architectures", name, problem, hint="leave it out")
+        if spec.seccomp_profile == "unconfined":
+            problem = "has no meaning with seccomp_profile unconfined, which has no filter"
+            raise refusal("seccomp_architectures", name, problem, hint="leave one of them out")
+
+
 OPTIONS = (
     Option(
         "capabilities",
@@ -71,6 +92,26 @@ OPTIONS = (
         change=Change.RESTART,
         default="default",
         choices=SECCOMP_PROFILES,
+    ),
+    Option(
+        "seccomp_architectures",
+        "list",
+        _architectures,
+        [
+            "More architectures of programs that the sandbox may run. V(x86) stands for 32-bit "
+            "programs on x86_64. Without this, the filter refuses each of their calls, and they "
+            "die of C(SIGSEGV).",
+            "The same policy holds for them, except for families of sockets: 32-bit programs name "
+            "them in memory, and a filter sees registers only.",
+        ],
+        reaches={Reach.CONFINEMENT},
+        change=Change.RESTART,
+        default=[],
+        dump=list,
+        elements="str",
+        choices=tuple(ARCHITECTURES),
+        later=True,
+        check=_of_this_machine,
     ),
     Option(
         "sysctls",
