@@ -4,40 +4,28 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
-import pty
-import select
 import signal
-import struct
 import subprocess
-import sys
 import termios
 import tty
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sandboxes import ENGINE, Host, Sandbox, until, wait_dead
+from exec_fixtures import COMMAND, Terminal, environment
+from sandboxes import Host, Sandbox, until, wait_dead
 from sandlot.cli import execute
 from sandlot.errors import SandlotError
 from sandlot.kernel import namespaces
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces")
 
-CODE = f"import sys; sys.path.insert(0, {str(ENGINE.parent)!r}); from sandlot.cli import main; "
-COMMAND = [sys.executable, "-I", "-c", CODE + "sys.exit(main())"]
-SIZE = struct.Struct("HHHH")
-
 
 @pytest.fixture
 def box(sandbox_host: Host) -> Sandbox:
     return sandbox_host.started("a", ["sleep", "1000000"])
-
-
-def environment(host: Host) -> dict[str, str]:
-    return {**os.environ, "SANDLOT_ROOT": host.paths.root}
 
 
 def sandlot(host: Host, *words: str | bytes, **options: object) -> subprocess.CompletedProcess:
@@ -227,72 +215,6 @@ def test_run_leaks_no_descriptor(box: Sandbox) -> None:
 
 
 # -- terminals
-
-
-class Terminal:
-    """What a user sits at: a pty with a size, and a command with it as its controlling terminal."""
-
-    def __init__(self, rows: int = 33, columns: int = 101) -> None:
-        self.master, self.slave = pty.openpty()
-        self.resize(rows, columns)
-        self.settings = termios.tcgetattr(self.slave)
-        self.seen = b""
-        self.expected = 0
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Terminal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        os.close(self.master)
-        os.close(self.slave)
-
-    def resize(self, rows: int, columns: int) -> None:
-        fcntl.ioctl(self.slave, termios.TIOCSWINSZ, SIZE.pack(rows, columns, 0, 0))
-
-    def run(self, host: Host, *words: str) -> subprocess.Popen[bytes]:
-        def take() -> None:
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-        self.process = subprocess.Popen(
-            [*COMMAND, *words],
-            stdin=self.slave,
-            stdout=self.slave,
-            stderr=self.slave,
-            env=environment(host),
-            start_new_session=True,
-            preexec_fn=take,
-        )
-        return self.process
-
-    def type(self, data: bytes) -> None:
-        while data:
-            data = data[os.write(self.master, data) :]
-
-    def expect(self, text: bytes) -> None:
-        """Wait for more output with ``text`` in it."""
-        while text not in self.seen[self.expected :]:
-            assert select.select([self.master], [], [], 20)[0], self.seen
-            self.seen += os.read(self.master, 65536)
-        self.expected = self.seen.index(text, self.expected) + len(text)
-
-    def finish(self) -> int:
-        """The exit code; all that was shown is in ``seen`` then."""
-        assert self.process
-        pidfd = os.pidfd_open(self.process.pid)
-        try:
-            while pidfd not in (ready := select.select([self.master, pidfd], [], [], 20)[0]):
-                assert ready, self.seen
-                self.seen += os.read(self.master, 65536)
-            while select.select([self.master], [], [], 0)[0]:
-                self.seen += os.read(self.master, 65536)
-        finally:
-            os.close(pidfd)
-        assert termios.tcgetattr(self.slave) == self.settings
-        return self.process.wait(20)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from sandlot import converge, store
 from sandlot.cli import listing, logs, output, service
 from sandlot.cli.main import main, parse
-from sandlot.cli.relay import Loop, Pump
+from sandlot.cli.relay import CHUNK, Loop, Pump
 from sandlot.errors import SandlotError
 from sandlot.sandbox import names
 from sandlot.site import Site
@@ -276,6 +277,21 @@ def test_pump_ends_its_source_when_nobody_reads() -> None:
         os.write(feed, b"x")
     os.close(feed)
     os.close(target)
+
+
+def test_rest_of_the_output_ends_when_nobody_reads() -> None:
+    source, feed = os.pipe()
+    drain, target = os.pipe()
+    os.set_blocking(target, False)
+    pump = Pump(source, target)
+    data = bytes(CHUNK)
+    while pump.step() or not pump.unwritten:
+        os.write(feed, data)
+    os.close(drain)
+    Loop().drain(pump)
+    assert pump.done and pump.error and pump.error.errno == errno.EPIPE
+    for fd in (source, feed, target):
+        os.close(fd)
 
 
 def test_pump_says_farewell() -> None:

@@ -2,20 +2,22 @@
 # Copyright: the sandlot developers
 """sandlot exec: the caller's end of init's exec socket.
 
-The command gets pipes, sockets and regular files directly, so no byte passes through here. It never
-gets the caller's terminal, as a process with a terminal can push input into it (TIOCSTI). Pipes, or
-a pty made inside whose master comes back, take its place and are relayed. The same holds for other
-kinds of descriptors, as an open directory would be a way out.
+The command gets the caller's pipes directly, so no byte passes through here. Pipes, or a pty made
+inside whose master comes back, take the place of everything else and are relayed.
 """
 
 from __future__ import annotations
 
 import argparse
+import array
 import contextlib
+import errno
+import fcntl
 import os
 import signal
 import socket
 import stat
+import termios
 import time
 from typing import Dict, List, Mapping, Optional, Sequence, Set
 
@@ -23,16 +25,18 @@ from .. import wire
 from ..errors import SandlotError
 from ..sandbox import names, runtime
 from ..site import Site
+from . import descriptors
 from .relay import END_OF_TRANSMISSION, Loop, Pump
 from .terminal import Forwarder, Terminal
 
-KILLED = 128 + 9
+KILLED = 128 + signal.SIGKILL
+HUNG_UP = 128 + signal.SIGHUP
+# Nobody reads the output any more; the command notices by itself.
+_NO_READER = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 CONNECT_SECONDS = 10.0
 # The limit from a request to the answer that the command runs; the command itself has no limit.
 START_SECONDS = 30.0
-_NULL = (1, 3)
-_PTMX = (5, 2)
 # Overhead of a request in bytes: for each word, and for the rest.
 _WORD, _MARGIN = 16, 16384
 # Another process in the sandbox may hold the pty open; this many silent seconds end the wait.
@@ -159,6 +163,8 @@ class _Session:
         self._terminal = Terminal(self._stdin, self._stdout) if tty else None
         self._loop = Loop()
         self._outputs: List[Pump] = []
+        self._typed: Optional[Pump] = None
+        self._file: Optional[_FileInput] = None
         self._opened: List[int] = []
         self._asked = self._started = False
         self._early: Set[int] = set()
@@ -188,49 +194,78 @@ class _Session:
                 if left <= 0:
                     raise _silent(self._name)
                 self._loop.turn(left)
-            while self._code is None:
+            while self._code is None and not self._has_hung_up():
                 self._loop.turn()
+            del self._loop.handlers[self._connection.fileno()]
             # Output that the command wrote before its end may still be in a pipe.
             for pump in self._outputs:
                 self._loop.drain(pump, patience=_PTY_SILENCE if self._terminal else 0.0)
+            self._report_unwritten()
         finally:
             if self._terminal:
                 self._terminal.restore()
+            if self._file:
+                self._file.give_back()
             for pump in self._loop.pumps:
                 pump.finish()
             self._close(list(self._opened))
-        return self._code
+        return HUNG_UP if self._code is None else self._code
+
+    def _has_hung_up(self) -> bool:
+        """Whether the caller's terminal is gone; closing the pty tells the command by SIGHUP."""
+        if self._terminal is None or not self._outputs:
+            return False
+        typed = self._typed if self._terminal.types else None
+        if self._outputs[0].error or (typed and typed.source is None):
+            self._outputs[0].finish()
+            return True
+        return False
+
+    def _report_unwritten(self) -> None:
+        for error in filter(None, (pump.error for pump in self._outputs)):
+            if error.errno not in _NO_READER:
+                raise SandlotError(
+                    f"{self._name}: the output can't be written: {error.strerror}",
+                    hint="the command ran; make room and run it again",
+                )
 
     # -- descriptors
 
     def _stdio(self) -> List[int]:
         """Three descriptors for the command: the caller's own, or relayed pipes."""
         stdin, stdout = self._input(self._stdin), self._output(self._stdout)
-        if stdout != self._stdout and os.path.sameopenfile(self._stdout, self._stderr):
+        if self._outputs and os.path.sameopenfile(self._stdout, self._stderr):
             return [stdin, stdout, stdout]  # one pipe keeps the order of what is written to both
         return [stdin, stdout, self._output(self._stderr)]
 
     def _input(self, fd: Optional[int]) -> int:
         if fd is None:
             return self._keep(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-        if _passable(fd):
-            return fd
-        theirs, ours = os.pipe()
-        os.set_blocking(ours, False)
-        source = self._keep(_reopened(fd, os.O_RDONLY))
-        self._loop.pumps.append(Pump(source, ours, owns_target=True))
+        passed = descriptors.passable(fd, os.O_RDONLY)
+        if passed is not None:
+            return self._keep(passed)
+        theirs, ours = descriptors.pipe(os.O_RDONLY)
+        source = self._keep(descriptors.reopened(fd, os.O_RDONLY))
+        pump = Pump(source, ours, owns_target=True)
+        self._loop.pumps.append(pump)
+        if stat.S_ISREG(os.fstat(source).st_mode):
+            self._file = _FileInput(pump, source, self._keep(os.dup(theirs)))
         return self._keep(theirs)
 
     def _output(self, fd: int) -> int:
-        if _passable(fd):
-            return fd
-        ours, theirs = os.pipe()
-        os.set_blocking(ours, False)
-        target = self._keep(_reopened(fd, os.O_WRONLY))
-        pump = Pump(ours, target, owns_source=True)
+        passed = descriptors.passable(fd, os.O_WRONLY)
+        if passed is not None:
+            return self._keep(passed)
+        theirs, ours = descriptors.pipe(os.O_WRONLY)
+        self._relay_output(ours, fd, owns_source=True)
+        return self._keep(theirs)
+
+    def _relay_output(self, source: int, fd: int, *, owns_source: bool = False) -> None:
+        target = self._keep(descriptors.reopened(fd, os.O_WRONLY))
+        write = descriptors.writer(target)
+        pump = Pump(source, target, owns_source=owns_source, write=write)
         self._outputs.append(pump)
         self._loop.pumps.append(pump)
-        return self._keep(theirs)
 
     def _keep(self, fd: int) -> int:
         """Note a descriptor to close at the end."""
@@ -269,16 +304,18 @@ class _Session:
         master = self._keep(fds[0])
         os.set_blocking(master, False)
         self._terminal.attach(master)
-        target = self._keep(_reopened(self._stdout, os.O_WRONLY))
-        self._outputs.append(Pump(master, target))
-        self._loop.pumps += self._outputs
+        self._relay_output(master, self._stdout)
         if self._stdin is not None:
-            source = self._keep(_reopened(self._stdin, os.O_RDONLY))
-            self._loop.pumps.append(Pump(source, master, farewell=END_OF_TRANSMISSION))
+            source = self._keep(descriptors.reopened(self._stdin, os.O_RDONLY))
+            self._typed = Pump(source, master, farewell=END_OF_TRANSMISSION)
+            self._loop.pumps.append(self._typed)
 
     def on_signal(self, number: int) -> None:
         if self._terminal and number == signal.SIGWINCH:
             self._terminal.resize()
+        elif self._code is not None:
+            for pump in self._outputs:  # the command has ended, and its output has no taker
+                pump.finish()
         elif self._started or (self._asked and number not in self._early):
             self._early.add(number)
             # If init has just died, its end of the connection closes and tells it.
@@ -288,23 +325,19 @@ class _Session:
             raise KeyboardInterrupt  # there is no command yet, or init does not say so
 
 
-def _passable(fd: int) -> bool:
-    state = os.fstat(fd)
-    kind = stat.S_IFMT(state.st_mode)
-    if kind == stat.S_IFCHR:
-        return _device(state) == _NULL
-    return kind in (stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFREG)
+class _FileInput:
+    """A file as standard input: the command's reads move its position, as those of a shell do."""
 
+    def __init__(self, pump: Pump, file: int, pipe: int) -> None:
+        """``pipe`` is a reader of the pipe to the command, which so keeps its content."""
+        self._pump = pump
+        self._file = file
+        self._pipe = pipe
 
-def _device(state: os.stat_result) -> tuple[int, int]:
-    return os.major(state.st_rdev), os.minor(state.st_rdev)
-
-
-def _reopened(fd: int, mode: int) -> int:
-    """Open the file of a descriptor again, so that O_NONBLOCK does not affect other holders."""
-    if _device(os.fstat(fd)) != _PTMX:
-        try:
-            return os.open(f"/proc/self/fd/{fd}", mode | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        except OSError:
-            pass  # a socket, or a terminal of another user: the descriptor itself will do
-    return os.dup(fd)
+    def give_back(self) -> None:
+        """Set the position of the file to what the command has read."""
+        waiting = array.array("i", [0])
+        fcntl.ioctl(self._pipe, termios.FIONREAD, waiting)
+        unread = waiting[0] + self._pump.unwritten
+        if unread:
+            os.lseek(self._file, -unread, os.SEEK_CUR)

@@ -28,11 +28,15 @@ class Pump:
         owns_source: bool = False,
         owns_target: bool = False,
         farewell: bytes = b"",
+        write: Callable[[int, bytes], int] = os.write,
     ) -> None:
         self.source: Optional[int] = source
         self._descriptor = source
         self.target = target
         self.done = False
+        # Why the target takes no more.
+        self.error: Optional[OSError] = None
+        self._write_to = write
         self._pending = b""
         self._owns = (owns_source, owns_target)
         self._farewell = farewell
@@ -47,9 +51,11 @@ class Pump:
 
     def step(self) -> bool:
         """Copy without waiting; whether any byte was copied."""
+        if self.done:
+            return False
         if self._pending:
             return self._write()
-        if self.source is None or self.done:
+        if self.source is None:
             return False
         try:
             data = os.read(self.source, CHUNK)
@@ -68,16 +74,22 @@ class Pump:
 
     def _write(self) -> bool:
         try:
-            written = os.write(self.target, self._pending)
+            written = self._write_to(self.target, self._pending)
         except BlockingIOError:
             return False
-        except OSError:
-            self.finish()  # nobody reads any more
+        except OSError as error:
+            self.error = error  # nobody reads any more, or a disk is full
+            self.finish()
             return True
         self._pending = self._pending[written:]
         if not self._pending and self.source is None:
             self.finish()
         return True
+
+    @property
+    def unwritten(self) -> int:
+        """How many bytes were read and not written."""
+        return len(self._pending)
 
     def finish(self) -> None:
         """Stop, and close the descriptors that the pump owns."""
@@ -103,23 +115,31 @@ class Loop:
             wanted = pump.wanted()
             if wanted and wanted[0] in events:
                 pump.step()
+        self._handle(events)
+        return bool(events)
+
+    def _handle(self, events: List[int]) -> None:
         for fd in events:
             handler = self.handlers.get(fd)
             if handler is not None:
                 handler()
-        return bool(events)
 
     def drain(self, pump: Pump, *, patience: float = 0.0) -> None:
-        """Copy the rest of a source; stop at its end, or when it has been silent for a while."""
+        """Copy the rest of a source; stop at its end, or when it has been silent for a while.
+
+        Handlers are served meanwhile, as the target may take nothing for hours.
+        """
         while True:
             if pump.step():
                 continue
             wanted = pump.wanted()
             if wanted is None:
                 return
-            writing = wanted[1] == select.POLLOUT
-            if not self._poll(self._waiting([pump]), [], None if writing else patience):
+            limit = None if wanted[1] == select.POLLOUT else patience
+            events = self._poll(self._waiting([pump]), list(self.handlers), limit)
+            if not events:
                 return
+            self._handle(events)
 
     @staticmethod
     def _waiting(pumps: List[Pump]) -> Dict[int, int]:

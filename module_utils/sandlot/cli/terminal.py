@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -33,23 +34,35 @@ class Terminal:
         self._before: Optional[List[Any]] = None
         self._master: Optional[int] = None
 
+    @property
+    def types(self) -> bool:
+        """Whether standard input is the terminal."""
+        return self._input is not None
+
     def size(self) -> Optional[List[int]]:
         """[rows, columns], None without a terminal."""
         if self._screen is None:
             return None
-        raw = fcntl.ioctl(self._screen, termios.TIOCGWINSZ, bytes(8))
+        try:
+            raw = fcntl.ioctl(self._screen, termios.TIOCGWINSZ, bytes(8))
+        except OSError:
+            return None  # it hung up
         return list(struct.unpack("HHHH", raw)[:2])
 
     def attach(self, master: int) -> None:
         self._master = master
         self.resize()
         if self._input is not None:
-            self._before = termios.tcgetattr(self._input)
-            tty.setraw(self._input, termios.TCSANOW)
+            with contextlib.suppress(termios.error):  # it hung up
+                self._before = termios.tcgetattr(self._input)
+                tty.setraw(self._input, termios.TCSANOW)
 
     def restore(self) -> None:
         if self._before is not None and self._input is not None:
-            termios.tcsetattr(self._input, termios.TCSADRAIN, self._before)
+            # At once, as output that the terminal holds back would block the call; it may have
+            # hung up, too.
+            with contextlib.suppress(termios.error):
+                termios.tcsetattr(self._input, termios.TCSANOW, self._before)
             self._before = None
 
     def resize(self) -> None:

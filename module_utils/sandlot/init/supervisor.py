@@ -154,6 +154,9 @@ class Supervisor:
     def _run(self, command: Mapping[str, Any]) -> None:
         pipes = {"stdout": os.pipe(), "stderr": os.pipe()}
         stdio = [self.null, pipes["stdout"][1], pipes["stderr"][1]]
+        for fd in stdio[1:]:
+            # A server that has dropped its rights may open /dev/stderr, too.
+            os.fchmod(fd, 0o622)
         self.main = main = child.spawn(command, stdio)
         for stream, (reader, writer) in pipes.items():
             os.close(writer)
