@@ -80,7 +80,8 @@ options:
   env:
     description:
       - Environment variables, beside those of the image. Quote values that YAML would read
-        as booleans or numbers.
+        as booleans or numbers; others than text are refused.
+      - Results, diffs and messages hide their values; a digest shows that one has changed.
     type: dict
   working_dir:
     description:
@@ -483,7 +484,7 @@ relaxed:
   sample: ["capabilities: NET_RAW"]
 """
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.basic import AnsibleModule, _load_params
 
 from ..module_utils.sandlot import converge, shell
 from ..module_utils.sandlot.site import Site
@@ -502,7 +503,7 @@ def action(module: shell.Module, site: Site) -> shell.Json:
 
 
 def main() -> None:
-    shell.run(AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True), action)
+    shell.start(AnsibleModule, argument_spec(), _load_params(), action)
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ problems:
       remedy: set the sysctl user.max_user_namespaces, for instance to 10000
 """
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.basic import AnsibleModule, _load_params
 
 # Ansible sends what is imported by name: these are the roots of all that has to be on a host.
 from ..module_utils.sandlot import converge, shell
@@ -172,7 +172,7 @@ def action(module: shell.Module, site: Site) -> shell.Json:
 
 
 def main() -> None:
-    shell.run(AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True), action)
+    shell.start(AnsibleModule, ARGUMENTS, _load_params(), action)
 
 
 if __name__ == "__main__":

@@ -163,7 +163,7 @@ sandboxes:
       returned: success
 """
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.basic import AnsibleModule, _load_params
 
 from ..module_utils.sandlot import converge, shell
 from ..module_utils.sandlot.site import Site
@@ -176,7 +176,7 @@ def action(module: shell.Module, site: Site) -> shell.Json:
 
 
 def main() -> None:
-    shell.run(AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True), action)
+    shell.start(AnsibleModule, ARGUMENTS, _load_params(), action)
 
 
 if __name__ == "__main__":

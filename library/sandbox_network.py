@@ -229,7 +229,7 @@ relaxed:
     builders: ["host_access: 9100/tcp"]
 """
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.basic import AnsibleModule, _load_params
 
 from ..module_utils.sandlot import converge, network, shell
 from ..module_utils.sandlot.site import Site
@@ -260,7 +260,7 @@ def action(module: shell.Module, site: Site) -> shell.Json:
 
 
 def main() -> None:
-    shell.run(AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True), action)
+    shell.start(AnsibleModule, ARGUMENTS, _load_params(), action)
 
 
 if __name__ == "__main__":

@@ -73,8 +73,8 @@ options:
           - A mapping with C(packages) (a list) installs them with C(apt-get) or C(apk).
           - A mapping with C(dest) and C(content) writes a file, with C(mode) and a numeric
             C(owner).
-          - 'Steps are stored on the host and shown in facts, C(env) and C(content) among
-            them: they are no place for secrets.'
+          - Steps are stored on the host. Results hide the values of C(env) and show C(content),
+            which is no place for secrets.
           - For all sources but O(images[].source=tmpfs).
         type: list
         elements: raw
@@ -464,7 +464,7 @@ images:
       warnings: []
 """
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.basic import AnsibleModule, _load_params
 
 from ..module_utils.sandlot import converge, images, shell
 from ..module_utils.sandlot.site import Site
@@ -496,7 +496,7 @@ def action(module: shell.Module, site: Site) -> shell.Json:
 
 
 def main() -> None:
-    shell.run(AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True), action)
+    shell.start(AnsibleModule, ARGUMENTS, _load_params(), action)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ import contextlib
 import dataclasses
 import os
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.basic import AnsibleModule, _load_params
 
 from ..module_utils.sandlot import idmap, lock, plan, shell
 from ..module_utils.sandlot.errors import SpecError
@@ -120,7 +120,7 @@ def main() -> None:
         "names": {"type": "list", "elements": "str", "required": True, "aliases": ["name"]},
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     }
-    shell.run(AnsibleModule(argument_spec=spec, supports_check_mode=True), action)
+    shell.start(AnsibleModule, spec, _load_params(), action)
 
 
 if __name__ == "__main__":

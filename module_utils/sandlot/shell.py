@@ -4,12 +4,26 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Mapping, NoReturn, Protocol
+from typing import (
+    AbstractSet,
+    Any,
+    Callable,
+    Dict,
+    FrozenSet,
+    Mapping,
+    NoReturn,
+    Optional,
+    Protocol,
+    Type,
+)
 
 from .errors import SandlotError
 from .kernel import signals
+from .mask import without_values
 from .oserrors import explained
 from .site import Site
+from .spec import raw
+from .spec.options import SECRET
 
 Json = Dict[str, Any]
 
@@ -28,6 +42,54 @@ class Module(Protocol):
 
 
 Action = Callable[[Module, Site], Json]
+
+
+def start(base: Type[Any], spec: Json, given: Optional[Json], action: Action) -> NoReturn:
+    """Run a module: ``base`` is AnsibleModule, ``given`` are its arguments before a conversion.
+
+    Tools that read the argument spec give no arguments.
+    """
+    make = _reticent(base, SECRET | _no_log(spec))
+    options = {key: x for key, x in (given or {}).items() if not key.startswith("_ansible_")}
+    try:
+        if given is not None:
+            raw.check(spec, options)
+    except SandlotError as error:
+        # Given the argument spec proper, Ansible would refuse them with its own message.
+        anything = {key: {"type": "raw"} for key in options}
+        make(argument_spec=anything, supports_check_mode=True).fail_json(msg=str(error))
+    run(make(argument_spec=spec, supports_check_mode=True), action)
+
+
+def _no_log(rows: Mapping[str, Json]) -> FrozenSet[str]:
+    names = {name for name, row in rows.items() if row.get("no_log")}
+    return frozenset(names.union(*(_no_log(row.get("options", {})) for row in rows.values())))
+
+
+def _reticent(base: Type[Any], secret: AbstractSet[str]) -> Type[Any]:
+    """AnsibleModule, with its own reports of the arguments (-v, syslog) without secret values.
+
+    no_log would also take every such value, "1" for instance, out of all other results.
+    """
+
+    def shown(module: Any) -> Json:
+        known: Json = without_values(getattr(module, "params", {}), secret)
+        return known
+
+    def log(module: Any, msg: str, log_args: Optional[Json] = None) -> None:
+        words = (f"{key}={value}" for key, value in shown(module).items())
+        base.log(module, f"Invoked with {' '.join(words)}" if log_args else msg)
+
+    def exit_json(module: Any, **kwargs: Any) -> NoReturn:
+        base.exit_json(module, **{"invocation": {"module_args": shown(module)}, **kwargs})
+        raise AssertionError("exit_json returned")
+
+    def fail_json(module: Any, msg: str, **kwargs: Any) -> NoReturn:
+        base.fail_json(module, msg, **{"invocation": {"module_args": shown(module)}, **kwargs})
+        raise AssertionError("fail_json returned")
+
+    own = {"log": log, "exit_json": exit_json, "fail_json": fail_json}
+    return type("SandlotModule", (base,), own)
 
 
 def run(module: Module, action: Action) -> NoReturn:

@@ -86,6 +86,11 @@ class Site:
         return f"{self.state}/names.json"
 
     @property
+    def mask(self) -> str:
+        """The key of the digests that stand for hidden values; missing until the first one."""
+        return f"{self.state}/mask.json"
+
+    @property
     def lock(self) -> str:
         return f"{self.state}/lock"
 

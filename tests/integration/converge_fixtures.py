@@ -141,7 +141,8 @@ class Deployment:
         self.furnish(purge=True)
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(self.paths.sandboxes)
-        for path in (f"{self.paths.state}/names.json", *Path(self.paths.run).glob("launcher.*")):
+        made = (f"{self.paths.state}/names.json", self.paths.mask)
+        for path in (*made, *Path(self.paths.run).glob("launcher.*")):
             Path(path).unlink(missing_ok=True)
         for entry in os.scandir(self.paths.root):
             if entry.path not in self.prepared:

@@ -176,7 +176,7 @@ def test_script_joins_the_same_network(host: Deployment, options: dict[str, Any]
     expected = {**same_at_any_time(real, options), "shm": shm(real)}
     net = os.readlink(f"/proc/{real}/ns/net")
     own_shm = Path("/proc/sys/kernel/shmmni").read_text()
-    script = explain.script(explain.look(host.paths, "web"))
+    script = explain.script(explain.look(host.paths, "web", show_env=True))
     host.run(sandbox("web", state="stopped", **options))
     with running_script(script) as pid:
         found = {**same_at_any_time(pid, options), "shm": shm(pid)}
@@ -214,7 +214,7 @@ def test_script_makes_the_same_sandbox(host: Deployment, options: dict[str, Any]
     host.converged(sandbox("web", **options))
     real = workload(host.pid("web"))
     expected = facts(real)
-    script = explain.script(explain.look(host.paths, "web"))
+    script = explain.script(explain.look(host.paths, "web", show_env=True))
     host.run(sandbox("web", state="stopped", **options))
     release(host, "web")
     with running_script(script) as pid:
@@ -258,7 +258,7 @@ def test_script_stacks_the_layers_of_an_image(host: Deployment) -> None:
     assert not [line for line in expected_files if line.startswith("/etc/shells ")]
     assert [line for line in expected_files if line.startswith("/tool 4755 0 0")]
     assert [line for line in expected_files if line.startswith("/var/www/index.html 644 33 33")]
-    script = explain.script(explain.look(host.paths, "web"))
+    script = explain.script(explain.look(host.paths, "web", show_env=True))
     host.run(sandbox("web", image="layered", state="stopped"))
     release(host, "web")
     with running_script(script) as pid:
@@ -273,7 +273,7 @@ def workload(init: int) -> int:
 
 def test_script_refuses_to_take_an_address_that_is_in_use(host: Deployment, tmp_path: Path) -> None:
     host.converged(sandbox("web"))
-    script = explain.script(explain.look(host.paths, "web"))
+    script = explain.script(explain.look(host.paths, "web", show_env=True))
     done = subprocess.run(
         ["bash", "-s", str(tmp_path)], input=script, capture_output=True, text=True, check=False
     )
@@ -285,7 +285,7 @@ def test_script_refuses_to_take_an_address_that_is_in_use(host: Deployment, tmp_
 def test_script_says_what_it_leaves_out(host: Deployment) -> None:
     options = {"published_ports": ["127.0.0.1:18098:80"], "egress_rate": "10mbit"}
     host.converged(sandbox("web", **options))
-    subject = explain.look(host.paths, "web")
+    subject = explain.look(host.paths, "web", show_env=True)
     script = explain.script(subject)
     for text in explain.differences(subject):
         assert f"# - {text}\n" in script

@@ -115,6 +115,30 @@ def test_inspect(host: Deployment) -> None:
     assert missing.stderr == "sandlot: no sandbox is named 'c'\nhint: known: a, b\n"
 
 
+def test_values_of_env_are_shown_on_demand_only(host: Deployment) -> None:
+    first = host.converged(sandbox("a", env={"PASSWORD": "hunter2", "SAME": "x"}))
+    after = sandbox("a", env={"PASSWORD": "hunter3", "SAME": "x"})
+    checked, done = host.run(after, check=True), host.run(after)
+    assert checked.diff == done.diff and done.actions[0] == "a: env changed (restart)"
+    (before, now) = (done.diff[side]["a"]["env (restart)"] for side in ("before", "after"))  # type: ignore[call-overload]
+    assert before["PASSWORD"] != now["PASSWORD"] and before["SAME"] == now["SAME"]
+    results = [repr(each) for each in (first, checked, done, host.info("a"))]
+    for words in (["inspect", "a"], ["explain", "a"], ["list"]):
+        results += [sandlot(host, *words).stdout, sandlot(host, *words, "--format", "json").stdout]
+    assert not [text for text in results if "hunter" in text]
+    script = sandlot(host, "explain", "a").stdout
+    refused = subprocess.run(
+        ["bash", "-s", "/nonexistent"], input=script, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 1
+    assert "values of env are hidden; sandlot explain --show-env a prints them" in refused.stderr
+    for words in (["inspect", "a"], ["explain", "a"]):
+        assert "hunter3" in sandlot(host, *words, "--show-env").stdout
+    state = host.paths.sandbox("a")
+    for path in (state.record, state.launch, host.paths.mask):
+        assert os.stat(path).st_mode & 0o077 == 0
+
+
 def test_top(host: Deployment) -> None:
     host.converged(sandbox("a"), sandbox("b", state="stopped"))
     (found,) = data(host, "top")

@@ -151,6 +151,46 @@ def test_errors_name_the_option_and_the_remedy(host: Deployment) -> None:
     assert "there are sandboxes on this host: a, b" in result["msg"]
 
 
+PLAY = """\
+- hosts: localhost
+  gather_facts: false
+  environment: {SANDLOT_ROOT: %s}
+  tasks:
+    - name: Deploy
+      ansible.builtin.include_role: {name: sandbox}
+  vars:
+    sandbox_images: [{name: busybox, source: busybox}]
+    sandbox_networks: []
+    sandbox_defaults: {image: busybox, command: [sleep, "9"], networks: [], env: {A: hunter2}}
+    sandbox_instances:
+      - name: web
+        env: {PASSWORD: hunter2, DEBUG: "1"}
+        %s
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "refusal"),
+    [
+        ("labels: {b: '1'}", ""),
+        ("user: 33:33", "sandbox 'web': user: 2013 is an integer, not a string; quote it: YAML"),
+        ("networks: [back]", "sandbox 'web': networks[0]: 'back' is a string, not a mapping; "),
+        ("iamge: busybox", "sandbox 'web': iamge: 'iamge' is not an option of this sandlot; did "),
+    ],
+)
+def test_an_inventory_as_an_operator_sees_it(host: Deployment, line: str, refusal: str) -> None:
+    """Nothing shows a secret, whatever Ansible is asked to show."""
+    path = Path(host.paths.root, "play.yml")
+    path.write_text(PLAY % (host.paths.root, line))
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(TOP / "ansible.cfg")}
+    command = [str(BIN / "ansible-playbook"), "--check", "--diff", "-vvv", str(path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    path.unlink()
+    output = done.stdout + done.stderr
+    assert (done.returncode != 0) is bool(refusal) and refusal in output, output
+    assert "PASSWORD: hidden" in output and "hunter" not in output, output
+
+
 def test_the_port_that_ansible_comes_by_is_not_published(host: Deployment) -> None:
     """Nothing on the host listens on it, as when a router translates it."""
     for port, refused in ((28922, True), (28923, False)):

@@ -10,12 +10,9 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import ansible.module_utils
 import pytest
 import yaml
 from sandlot.host import payload
@@ -30,19 +27,6 @@ MODULES = [
     "sandbox_network",
 ]
 TYPING = ("type", "elements", "choices", "required", "default", "aliases")
-
-
-@pytest.fixture(scope="module")
-def legacy() -> Iterator[None]:
-    """The names under which Ansible runs library/ and module_utils/ on a target."""
-    package = ModuleType("ansible.legacy")
-    package.__path__ = [str(TOP / "library")]
-    sys.modules["ansible.legacy"] = package
-    ansible.module_utils.__path__.append(str(TOP / "module_utils"))
-    yield
-    ansible.module_utils.__path__.remove(str(TOP / "module_utils"))
-    for name in [name for name in sys.modules if name.startswith("ansible.legacy")]:
-        del sys.modules[name]
 
 
 def documentation(name: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ STEPS = {
     "lines": ("a\nb\n", {"command": ["sh", "-c", "a\nb\n"]}),
     "words": ({"command": "ls -l 'a b'"}, {"command": ["ls", "-l", "a b"]}),
     "variables": (
-        {"command": ["x"], "env": {"B": 2, "A": "1"}, "user": "www-data"},
+        {"command": ["x"], "env": {"B": "2", "A": "1"}, "user": "www-data"},
         {"command": ["x"], "env": {"A": "1", "B": "2"}, "user": "www-data"},
     ),
     "null": ({"command": ["x"], "env": None}, {"command": ["x"]}),

@@ -18,6 +18,7 @@ from .. import cgroups, network, store
 from ..build import rootplan
 from ..errors import SandlotError
 from ..init import limits, users
+from ..mask import Mask
 from ..sandbox import names, record
 from ..site import Site
 from . import output, recipe
@@ -44,7 +45,7 @@ _USAGE = """\
 
 
 def run(site: Site, options: argparse.Namespace) -> int:
-    subject = look(site, names.check(site, options.name))
+    subject = look(site, names.check(site, options.name), show_env=options.show_env)
     if options.format == "json":
         steps = [{"title": s.title, "commands": s.commands} for s in recipe.sections(subject)]
         data = {"name": subject.name, "differences": list(differences(subject)), "steps": steps}
@@ -54,12 +55,14 @@ def run(site: Site, options: argparse.Namespace) -> int:
     return 0
 
 
-def look(site: Site, name: str) -> Subject:
+def look(site: Site, name: str, *, show_env: bool = False) -> Subject:
     """Read everything for the script, which itself reads no file of sandlot."""
     known = record.load(site, name)
     launch = store.read(site.sandbox(name).launch)
     if known is None or launch is None:
         raise SandlotError(f"{name} has not been deployed completely", hint="deploy it again")
+    secret = {} if show_env else dict(known.spec.env)
+    launch["env"].update(Mask(site).value(name, secret))
     rlimits = limits.complete(launch["rlimits"])
     uid, gid, groups = _user(launch)
     return Subject(
@@ -75,6 +78,7 @@ def look(site: Site, name: str) -> Subject:
         uid=uid,
         gid=gid,
         groups=tuple(groups),
+        masked=bool(secret),
     )
 
 
@@ -105,6 +109,8 @@ def differences(subject: Subject) -> Iterator[str]:
         "bounds its log and serves exec"
     )
     yield "it starts with an empty layer in DIRECTORY, not with the files the sandbox has written"
+    if subject.masked:
+        yield f"it does not run, without the values of env: {recipe.show_env(subject)} prints them"
     if subject.interfaces:
         yield "packet filter and NAT are the host's: nft list ruleset"
     if subject.joined:

@@ -13,6 +13,7 @@ from typing import Any, Dict, List
 from .. import images
 from ..errors import SandlotError
 from ..images import progress, records
+from ..mask import Mask
 from ..plan import apply_all, descriptions
 from ..site import Site
 from . import output
@@ -55,9 +56,9 @@ def _all(site: Site) -> List[Dict[str, Any]]:
     users: Dict[str, List[str]] = {}
     for use in records.uses(site):
         users.setdefault(use.image, []).append(use.sandbox)
-    entries = []
+    entries, mask = [], Mask(site)
     for name in sorted({*known, *making}):
-        about = images.facts(site, known[name]) if name in known else {"name": name}
+        about = images.facts(site, known[name], mask) if name in known else {"name": name}
         entries.append({**about, "used_by": users.get(name, []), "progress": making.get(name)})
     return entries
 

@@ -17,7 +17,10 @@ from . import listing, output
 def run(site: Site, options: argparse.Namespace) -> int:
     for name in options.name:
         names.check(site, name)
-    facts = {entry["name"]: entry for entry in converge.info(site, options.name)}
+    facts = {
+        entry["name"]: entry
+        for entry in converge.info(site, options.name, show_env=options.show_env)
+    }
     asked = [facts[name] for name in dict.fromkeys(options.name) if name in facts]
     if options.format == "json":
         output.print_json(asked)

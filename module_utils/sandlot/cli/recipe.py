@@ -111,6 +111,8 @@ class Subject:
     uid: int
     gid: int
     groups: tuple[int, ...]
+    masked: bool = False
+    """Whether digests stand for the values of env."""
 
     @property
     def kinds(self) -> List[str]:
@@ -166,7 +168,14 @@ def sections(subject: Subject) -> List[Section]:
     ]
 
 
+def show_env(subject: Subject) -> str:
+    return f"sandlot explain --show-env {subject.name}"
+
+
 def _scratch(subject: Subject) -> Iterator[str]:
+    if subject.masked:
+        yield f"echo {quote(f'the values of env are hidden; {show_env(subject)} prints them')} >&2"
+        yield "exit 1"
     yield "umask 022"
     yield 'scratch=$(realpath "$1")'
     yield 'chmod 711 "$scratch"'

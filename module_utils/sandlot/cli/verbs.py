@@ -80,13 +80,16 @@ def _flag(*names: str, text: str) -> Argument:
 FORMAT = Argument(
     "--format", text="how the answer is written", choices=("text", "json"), default="text"
 )
+SHOW_ENV = _flag("--show-env", text="show the values of env, which may be secrets")
 NAME = Argument("name", text="a sandbox")
 NAMES = Argument("name", text="sandboxes", nargs="+")
 ANY_NAMES = Argument("name", text="sandboxes; all that run when none is named", nargs="*")
 
 VERBS = (
     Verb("list", "listing.list_all", "list sandboxes", FORMAT),
-    Verb("inspect", "inspection.run", "show all that is known of sandboxes", FORMAT, NAMES),
+    Verb(
+        "inspect", "inspection.run", "show all that is known of sandboxes", FORMAT, SHOW_ENV, NAMES
+    ),
     Verb(
         "exec",
         "execute.run",
@@ -142,6 +145,7 @@ VERBS = (
         "explain.run",
         "print a sandbox as a script of unshare, mount, ip and nsenter",
         FORMAT,
+        SHOW_ENV,
         NAME,
     ),
     Verb(

@@ -12,6 +12,7 @@ from ..errors import SpecError
 from ..plan import Change, Operation
 from ..sandbox.record import PRESENT, REBUILDING, REMOVING, STARTED, STOPPED, Record
 from ..spec import Difference, Spec, differences
+from ..spec.options import SECRET
 
 ABSENT = "absent"
 HEALTHY = "healthy"
@@ -196,7 +197,7 @@ def record_lines(decision: Decision) -> list[Operation]:
     changed = []
     for difference in decision.differences:
         before, after = _shown(difference.before), _shown(difference.after)
-        brief = difference.option != "env" and len(before) + len(after) <= _BRIEF
+        brief = difference.option not in SECRET and len(before) + len(after) <= _BRIEF
         summary = f"{difference.option} {f'{before} -> {after}' if brief else 'changed'}"
         changed.append(Operation(name, summary, change=difference.change))
     old, new = decision.old_image, decision.record.image.digest

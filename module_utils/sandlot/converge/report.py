@@ -5,19 +5,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Union
 
 from .. import cgroups, images, network, security
-from ..images import Image
+from ..mask import Mask
 from ..network import Network
 from ..plan import Failures, Operation
 from ..sandbox import crash, last_words, process
 from ..sandbox import facts as sandbox_facts
 from ..sandbox.record import STARTED, Record, load_all
 from ..site import Site
-from ..spec import differences, render, render_differences, stored
+from ..spec import Difference, Spec, differences, render, render_differences, stored
 from ..spec.grants import relaxations
+from ..spec.options import SECRET
 from .context import Context
 from .planner import Plan
 
@@ -68,7 +69,8 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
         if name in failures:
             entry["failed"] = str(failures[name])
     relaxed = {name: entry["relaxed"] for name, entry in sandboxes.items() if entry.get("relaxed")}
-    image_facts = _images(context)
+    mask = Mask(context.site, keep=not context.request.check)
+    image_facts = _images(context, mask)
     left_out = [
         (name, text) for name, item in (image_facts or {}).items() for text in item["warnings"]
     ]
@@ -86,7 +88,7 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
         changed=bool(announced),
         actions=[operation.describe() for operation in announced],
         sandboxes=sandboxes,
-        diff=_diff(context),
+        diff=_diff(context, mask),
         relaxed=relaxed,
         relaxed_networks={name: lines for name, lines in opened.items() if lines},
         failed={name: str(error) for name, error in failures.items()},
@@ -98,7 +100,7 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
     )
 
 
-def _images(context: Context) -> Dict[str, Json] | None:
+def _images(context: Context, mask: Mask) -> Dict[str, Json] | None:
     """Facts of all images after the run; a recorded image has more facts than a planned one."""
     planned = context.request.image_plan
     if planned is None:
@@ -106,7 +108,7 @@ def _images(context: Context) -> Dict[str, Json] | None:
     known = images.observe(context.site)
     after = planned.after(context.observed.before.images)
     return {
-        name: images.facts(context.site, known[name] if known.get(name) == image else image)
+        name: images.facts(context.site, known[name] if known.get(name) == image else image, mask)
         for name, image in after.items()
     }
 
@@ -149,9 +151,10 @@ def facts(record: Record) -> Json:
     }
 
 
-def info(site: Site, names: Iterable[str] | None = None) -> list[Json]:
+def info(site: Site, names: Iterable[str] | None = None, *, show_env: bool = False) -> list[Json]:
     """Facts of the named sandboxes (None: of all); names without a sandbox are skipped."""
-    records = load_all(site)
+    secret = frozenset() if show_env else SECRET
+    records, mask = load_all(site), Mask(site)
     layout = cgroups.detect()
     entries = []
     for name in sorted(records.names() if names is None else records.names() & set(names)):
@@ -169,7 +172,7 @@ def info(site: Site, names: Iterable[str] | None = None) -> list[Json]:
             "health_output": last_words.last_output(sandbox) if live["health"] else None,
             "last_log": last_words.last_log(sandbox),
             "crash": _crash(site, name, layout) if known.wanted == STARTED else None,
-            "spec": stored.to_json(known.spec),
+            "spec": mask.options(name, stored.to_json(known.spec), secret),
         }
         entries.append(entry)
     return entries
@@ -188,33 +191,33 @@ def relaxed(record: Record) -> list[str]:
     return [*(host if record.image.host else []), *security.relaxed(record.spec)]
 
 
-def _diff(context: Context) -> Json | List[Json]:
+def _diff(context: Context, mask: Mask) -> Json | List[Json]:
     """The diff of each requested kind; a single kind has no header."""
     request, before = context.request, context.observed.before
     kinds: Dict[str, Json] = {}
     if request.image_plan is not None:
         after = request.image_plan.after(before.images)
-        kinds["images"] = {"before": _image_records(before.images), "after": _image_records(after)}
+        sides = {"before": before.images, "after": after}
+        kinds["images"] = {
+            side: {name: images.shown(image, mask) for name, image in known.items()}
+            for side, known in sides.items()
+        }
     if request.networks is not None:
         left = context.final_networks
         kinds["networks"] = {"before": _text(before.networks), "after": _text(left)}
     if request.sandboxes is not None:
-        kinds["sandboxes"] = _sandboxes_diff(context)
+        kinds["sandboxes"] = _sandboxes_diff(context, mask)
     if len(kinds) == 1:
         return next(iter(kinds.values()))
     headers = ("before_header", "after_header")
     return [{**dict.fromkeys(headers, kind), **sides} for kind, sides in kinds.items()]
 
 
-def _image_records(known: Mapping[str, Image]) -> Json:
-    return {name: image.to_json() for name, image in known.items()}
-
-
 def _text(networks: Mapping[str, Network]) -> str:
     return json.dumps(_network_facts(networks), indent=4, sort_keys=True) + "\n"
 
 
-def _sandboxes_diff(context: Context) -> Json:
+def _sandboxes_diff(context: Context, mask: Mask) -> Json:
     """Specs before and after; each changed option names its cost (live, restart, rebuild)."""
     before: Json = {}
     after: Json = {}
@@ -222,11 +225,25 @@ def _sandboxes_diff(context: Context) -> Json:
     for name, decision in context.decisions.items():
         old = known.get(name)
         spec = decision.record.spec
-        shown: Mapping[str, Json] = {"before": {}, "after": render(spec)}
-        if old is not None:
-            shown = render_differences(differences(old.spec, spec))
+        if old is None:
+            shown: Mapping[str, Json] = {"before": {}, "after": _rendered(spec, mask)}
+        else:
+            changes = differences(old.spec, spec)
+            shown = render_differences(_masked(item, name, mask) for item in changes)
         if shown["before"] or shown["after"]:
             before[name], after[name] = shown["before"], shown["after"]
     for name in context.resolved.removed:
-        before[name] = render(known[name].spec) if name in known else {}
+        before[name] = _rendered(known[name].spec, mask) if name in known else {}
     return {"before": before, "after": after}
+
+
+def _rendered(spec: Spec, mask: Mask) -> Json:
+    shown: Json = mask.options(spec.name, render(spec), SECRET)
+    return shown
+
+
+def _masked(item: Difference, owner: str, mask: Mask) -> Difference:
+    if item.option not in SECRET:
+        return item
+    before, after = (mask.value(owner, side) for side in (item.before, item.after))
+    return replace(item, before=before, after=after)

@@ -8,7 +8,18 @@ from .apply import done, make_trees, uploads_needed, with_uploads
 from .build import Making
 from .model import Image, ImageSpec
 from .normalise import argument_spec, normalise, normalise_all, options
-from .records import Use, check_made, facts, find, is_one_tree, is_pinned_to, lookup, observe, uses
+from .records import (
+    Use,
+    check_made,
+    facts,
+    find,
+    is_one_tree,
+    is_pinned_to,
+    lookup,
+    observe,
+    shown,
+    uses,
+)
 from .shifted import shift_operations, shifted
 from .sources import SOURCES
 from .store import ImagePlan, desired, operations, planned, prune_operations, removals
@@ -40,6 +51,7 @@ __all__ = [
     "removals",
     "shift_operations",
     "shifted",
+    "shown",
     "uploads_needed",
     "uses",
     "with_uploads",

@@ -17,7 +17,9 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Sequence
 from .. import store
 from ..errors import SpecError, StateError
 from ..kernel import files
+from ..mask import Mask
 from ..site import Site
+from ..spec.options import SECRET
 from . import workspace
 from .model import Image
 
@@ -97,12 +99,21 @@ def about(site: Site, digest: str) -> Dict[str, Any]:
     return store.read(f"{workspace.tree(site, digest)}/about.json") or {} if digest else {}
 
 
-def facts(site: Site, image: Image) -> Dict[str, Any]:
+def shown(image: Image, mask: Mask) -> Dict[str, Any]:
+    """The record of an image as results show it, without the values of its setup's variables."""
+    steps = image.parameters.get("setup")
+    if not steps:
+        return image.to_json()
+    masked = [mask.options(image.name, step, SECRET) for step in steps]
+    return {**image.to_json(), "parameters": {**image.parameters, "setup": masked}}
+
+
+def facts(site: Site, image: Image, mask: Mask | None = None) -> Dict[str, Any]:
     """Facts of an image: its record, and the warnings of its build."""
     warnings = list(about(site, image.base).get("warnings", []))
     if image.digest != image.base:
         warnings += about(site, image.digest).get("warnings", [])
-    return {**image.to_json(), "root": image.root, "warnings": warnings}
+    return {**shown(image, mask or Mask(site)), "root": image.root, "warnings": warnings}
 
 
 def uses(site: Site) -> List[Use]:

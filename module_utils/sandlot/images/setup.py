@@ -12,15 +12,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 from ..errors import SpecError
 from ..site import Site
-from ..spec.names import (
-    absolute_path,
-    command,
-    environment_name,
-    environment_value,
-    network_name,
-    pairs,
-    user,
-)
+from ..spec.names import absolute_path, command, environment, network_name, user
 from ..spec.option import Option
 from ..spec.quantities import integer
 from ..spec.text import line, mapping, refusal, sequence, text
@@ -76,11 +68,11 @@ def _steps(option: str, value: Any) -> Tuple[Json, ...]:
         }
         kind = next((name for name in _FORMS if name in given), None)
         if kind is None:
-            raise refusal(path, item, "is no step", hint=_SHAPES)
+            raise refusal(path, ", ".join(given), "is no step", hint=_SHAPES)
         parsers, needed = _FORMS[kind]
         if not set(needed) <= set(given) <= set(parsers):
             hint = f"such a step takes {', '.join(parsers)}"
-            raise refusal(path, item, "is no step", hint=hint)
+            raise refusal(path, ", ".join(given), "is no step", hint=hint)
         rows = ((key, parse) for key, parse in parsers.items() if key in given)
         steps.append({key: parse(f"{path}.{key}", given[key]) for key, parse in rows})
     return tuple(steps)
@@ -94,7 +86,7 @@ def _command(option: str, value: Any) -> list[str]:
 
 
 def _env(option: str, value: Any) -> Dict[str, str]:
-    return dict(pairs(option, value, key=environment_name, item=environment_value))
+    return dict(environment(option, value))
 
 
 def _packages(option: str, value: Any) -> list[str]:
@@ -171,8 +163,8 @@ OPTION = Option(
         "A mapping with C(command) (a list) runs that, with C(env) and as C(user).",
         "A mapping with C(packages) (a list) installs them with C(apt-get) or C(apk).",
         "A mapping with C(dest) and C(content) writes a file, with C(mode) and a numeric C(owner).",
-        "Steps are stored on the host and shown in facts, C(env) and C(content) among them: they "
-        "are no place for secrets.",
+        "Steps are stored on the host. Results hide the values of C(env) and show C(content), "
+        "which is no place for secrets.",
     ],
     elements="raw",
 )

@@ -198,6 +198,7 @@ BOUNDS = (
         "str",
         functools.partial(size, minimum=1 << 10),
         ["Most bytes the image may unpack to, such as V(2g)."],
+        numeric=True,
         default=MAX_SIZE,
     ),
     Option(

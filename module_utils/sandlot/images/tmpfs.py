@@ -40,6 +40,7 @@ SOURCE = Source(
                 "Most bytes of the layer in memory. They count as the sandbox's memory; what "
                 "was written is gone when the sandbox stops.",
             ],
+            numeric=True,
             default=DEFAULT_SIZE,
         ),
         Option("mode", "str", _mode, ["Mode of the root directory, octal."], default="0755"),

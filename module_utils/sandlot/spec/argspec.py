@@ -16,6 +16,14 @@ from .options import OPTIONS
 Json = Dict[str, Any]
 
 
+class Row(Json):
+    """A row of an argument spec, with the option that it is made of."""
+
+    def __init__(self, option: Option) -> None:
+        super().__init__(_typing(option))
+        self.option = option
+
+
 def argument_spec() -> Json:
     """The argument spec of one sandbox."""
     return arguments(OPTIONS)
@@ -25,7 +33,7 @@ def arguments(options: Iterable[Option]) -> Json:
     """The argument spec of these rows."""
     rows: Json = {}
     for option in options:
-        row = rows[option.name] = _typing(option)
+        row = rows[option.name] = Row(option)
         if option.no_log:
             row["no_log"] = True
         # Given a number for a dict with suboptions, Ansible's own check ends in a traceback; the

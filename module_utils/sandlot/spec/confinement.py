@@ -10,7 +10,7 @@ from typing import Any, Callable, Iterable
 
 from .names import MAX_ID, absolute_path
 from .quantities import UNLIMITED, integer, size
-from .text import line, refusal, sequence, text, unique
+from .text import digits, line, refusal, sequence, text, unique
 from .values import Tmpfs, Ulimit
 
 # In the order of include/uapi/linux/capability.h: the index is the capability's number.
@@ -105,7 +105,7 @@ def sysctl_name(option: str, value: Any) -> str:
 
 def sysctl_value(option: str, value: Any) -> str:
     # Kernel files separate several numbers with tabs.
-    string = line(option, " ".join(value.split("\t")) if isinstance(value, str) else value)
+    string = line(option, " ".join(value.split("\t")) if isinstance(value, str) else digits(value))
     if not string.strip():
         raise refusal(option, value, "is empty", hint="give the value the kernel is to have")
     return string.strip()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Iterable, Mapping, Sequence, Tuple, Union
 
 from .names import is_hostname
-from .text import line, mapping, refusal, sequence
+from .text import digits, line, mapping, refusal, sequence
 
 DNS = "dns"
 DNS_PORT = 53
@@ -198,7 +198,7 @@ def _transport(option: str, fields: Mapping[str, Any]) -> tuple[str | None, Port
         return known, ((1, LAST_PORT),)
     path = f"{option}.ports"
     items = list(ports) if isinstance(ports, (list, tuple)) else [ports]
-    text = ",".join(line(f"{path}[{index}]", item) for index, item in enumerate(items))
+    text = ",".join(line(f"{path}[{index}]", digits(item)) for index, item in enumerate(items))
     return known, _ports(path, ports, text, 'write [80, "8000-8010"]')
 
 

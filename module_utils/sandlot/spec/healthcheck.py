@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Sequence
 
 from .option import Option, read
-from .text import a_type, line, mapping, refusal, sequence, text
+from .text import a_type, digits, line, mapping, refusal, sequence, text
 
 ACTIONS = ("none", "restart")
 NONE = ("NONE",)
@@ -142,7 +142,7 @@ def test(option: str, value: Any) -> tuple[str, ...]:
 
 
 def tcp(option: str, value: Any) -> Target:
-    string = line(option, value)
+    string = line(option, digits(value))
     match = _TCP.fullmatch(string)
     if not match:
         raise refusal(option, value, "is not a port", hint=_TCP_HINT)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from functools import partial
 from typing import Any, Callable, Tuple
 
 from ..plan import Change
@@ -149,10 +150,11 @@ def pairs(
     *,
     key: Callable[[str, Any], str],
     item: Callable[[str, Any], str],
+    secret: bool = False,
 ) -> Pairs:
     """A mapping as sorted pairs; two keys that normalise to one are refused."""
     by_name: dict[str, str] = {}
-    for raw_key, raw_item in mapping(option, value).items():
+    for raw_key, raw_item in mapping(option, value, secret=secret).items():
         name = key(option, raw_key)
         if name in by_name:
             raise refusal(option, raw_key, "is given twice", hint="keep one of them")
@@ -160,17 +162,19 @@ def pairs(
     return tuple(sorted(by_name.items()))
 
 
+def environment(option: str, value: Any) -> Pairs:
+    """Variables; errors show no value, as it may be a secret."""
+    one = partial(text, secret=True)
+    return pairs(option, value, key=environment_name, item=one, secret=True)
+
+
 def environment_name(option: str, value: Any) -> str:
     name = text(option, value)
-    if not name or "=" in name:
+    before, equals, _ = name.partition("=")
+    if not name or equals:
         hint = "use a name that isn't empty and has no '='"
-        raise refusal(option, value, "can't name a variable", hint=hint)
+        raise refusal(option, f"{before}{equals}", "can't name a variable", hint=hint)
     return name
-
-
-def environment_value(option: str, value: Any) -> str:
-    """The value of a variable; errors don't show it, as it may be a secret."""
-    return text(option, value, secret=True)
 
 
 def label_name(option: str, value: Any) -> str:

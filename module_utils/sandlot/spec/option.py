@@ -68,8 +68,10 @@ class Option:
     ``change`` is None for an action, which is no part of the stored spec. ``type``, ``elements``
     and ``choices`` are Ansible's. ``cost(before, after)`` is for an option whose changes are not
     all of one class; ``check(whole)`` refuses a value that other options contradict. ``no_log`` is
-    for values that Ansible must not show. ``later`` is for options that dd050e5 does not know: at
-    their default they are in no record, digest or launch file, so that an upgrade changes none.
+    for values that Ansible must not show; ``secret`` marks a mapping whose values are shown as
+    digests only, ``numeric`` a text that may be a number as well. ``later`` is for options that
+    dd050e5 does not know: at their default they are in no record, digest or launch file, so that an
+    upgrade changes none.
     """
 
     name: str
@@ -85,6 +87,8 @@ class Option:
     required: bool = False
     cost: Callable[[Any, Any], Change] | None = None
     no_log: bool = False
+    secret: bool = False
+    numeric: bool = False
     reaches: AbstractSet[Reach] = frozenset()
     key: str = ""
     later: bool = False

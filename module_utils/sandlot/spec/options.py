@@ -17,6 +17,7 @@ OPTIONS: tuple[Option, ...] = (
 )
 STORED: tuple[Option, ...] = tuple(option for option in OPTIONS if option.change is not None)
 NAMES: tuple[str, ...] = tuple(option.name for option in OPTIONS)
+SECRET: frozenset[str] = frozenset(option.name for option in OPTIONS if option.secret)
 BY_NAME: dict[str, Option] = {option.name: option for option in OPTIONS}
 
 

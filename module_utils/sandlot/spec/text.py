@@ -17,6 +17,7 @@ from ..errors import SpecError
 # A single argument or "NAME=value" of execve(2) may take 32 pages with its final NUL.
 MAX_STRING = 131071
 MAX_INTEGER = 2**63 - 1
+_OF_TEMPLATES = "after a template, add | string"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -63,31 +64,52 @@ def type_name(value: object) -> str:
     if isinstance(value, bool):
         return "boolean"
     names = {str: "string", int: "integer", float: "number", dict: "mapping", list: "list"}
-    return names.get(type(value), type(value).__name__)
+    return names.get(type(value), "null" if value is None else type(value).__name__)
 
 
 def a_type(value: object) -> str:
     name = type_name(value)
+    if value is None:
+        return name
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def text(option: str, value: Any, *, secret: bool = False) -> str:
-    """A string that the kernel accepts; integers become text, ambiguous booleans are refused."""
+    """A string that the kernel accepts.
+
+    A number is refused: YAML may have made it of another text, and nobody can tell which.
+    """
     shown = _Excerpt("the value") if secret else value
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise refusal(option, shown, f"is {a_type(value)}, not a string", hint="quote it in YAML")
-    if isinstance(value, int) and abs(value) > MAX_INTEGER:
-        raise refusal(option, shown, "is too large a number", hint="quote it in YAML")
-    string = str(value)
-    if "\0" in string:
+    if not isinstance(value, str):
+        raise refusal(option, shown, f"is {a_type(value)}, not a string", hint=_as_text(value))
+    if "\0" in value:
         raise refusal(option, shown, "contains a NUL character", hint="remove it")
     try:
-        size = len(string.encode())
+        size = len(value.encode())
     except UnicodeEncodeError as error:
         raise refusal(option, shown, "is not valid Unicode", hint="use UTF-8 text") from error
     if size > MAX_STRING:
         raise refusal(option, shown, f"is longer than {MAX_STRING} bytes", hint="shorten it")
-    return string
+    return str(value)
+
+
+def _as_text(value: Any) -> str:
+    """The hint for a value that has to be text."""
+    if isinstance(value, bool):
+        return "quote it: YAML reads yes, no, on and off as booleans"
+    if isinstance(value, int) and 0 <= value <= MAX_INTEGER:
+        # YAML 1.1 has numbers to base 60, and octal ones.
+        other = f"{value // 60}:{value % 60}" if value >= 60 else f"0{value:o}"
+        return f"quote it: YAML reads {other} as {value}, too; {_OF_TEMPLATES}"
+    if isinstance(value, float):
+        return f"quote it: YAML reads 1.10 as 1.1; {_OF_TEMPLATES}"
+    return "give it text, or leave it out" if value is None else "write it as text, in quotes"
+
+
+def digits(value: Any) -> Any:
+    """A whole number as text, for options whose other notations YAML does not read as numbers."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if whole and abs(value) <= MAX_INTEGER else value
 
 
 def line(option: str, value: Any) -> str:
@@ -119,10 +141,13 @@ def sequence(option: str, value: Any) -> list[Any]:
     return list(value)
 
 
-def mapping(option: str, value: Any) -> dict[str, Any]:
+def mapping(
+    option: str, value: Any, *, secret: bool = False, hint: str = "use `key: value`"
+) -> dict[str, Any]:
     """A mapping with string keys; values are left to the caller."""
     if not isinstance(value, Mapping):
-        raise refusal(option, value, f"is {a_type(value)}, not a mapping", hint="use `key: value`")
+        shown = _Excerpt("the value") if secret else value
+        raise refusal(option, shown, f"is {a_type(value)}, not a mapping", hint=hint)
     for key in value:
         if not isinstance(key, str):
             raise refusal(option, key, f"is {a_type(key)}, not a string key", hint="quote it")

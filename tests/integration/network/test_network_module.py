@@ -68,7 +68,7 @@ POLICIES = [
     {"egress": ["203.0.113.0/24", {"to": "198.51.100.7", "ports": [443]}]},
     {"egress": ["169.254.169.254:80"]},
     {},
-    {"host_access": [53]},
+    {"host_access": ["53"]},
     {"host_access": ["53/udp"]},
     {},
     {"internal": True},
@@ -87,7 +87,7 @@ def test_policy_is_set_changed_and_removed(module):
         relaxed = [
             f"egress: {text}/tcp" for text in options.get("egress", ()) if "254" in str(text)
         ]
-        relaxed += ["host_access: 53/tcp"] if options.get("host_access") == [53] else []
+        relaxed += ["host_access: 53/tcp"] if options.get("host_access") == ["53"] else []
         relaxed += ["host_access: 53/udp"] if options.get("host_access") == ["53/udp"] else []
         assert made["relaxed"] == ({"default": relaxed} if relaxed else {}), number
 

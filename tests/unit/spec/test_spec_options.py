@@ -144,7 +144,7 @@ def test_order_and_notation_are_no_difference() -> None:
         "stop_signal": "term",
     }
     other = {
-        "env": {"B": 2, "A": 1},
+        "env": {"B": "2", "A": "1"},
         "published_ports": ["8000-8001:8000-8001/tcp"],
         "capabilities": ["NET_RAW", "CHOWN"],
         "memory": 1 << 30,

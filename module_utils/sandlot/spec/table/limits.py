@@ -49,6 +49,7 @@ OPTIONS = (
             "It includes the buffers of network sockets; version 1 of cgroups counts those apart, "
             "up to the same limit.",
         ],
+        numeric=True,
         reaches={Reach.CGROUP},
         change=Change.LIVE,
     ),
@@ -61,6 +62,7 @@ OPTIONS = (
             "notation of O(memory) and not above that.",
             "The kernel takes memory first from what lies above its owner's reservation.",
         ],
+        numeric=True,
         reaches={Reach.CGROUP},
         change=Change.LIVE,
         later=True,
@@ -74,6 +76,7 @@ OPTIONS = (
             "Limit of memory and swap together, not below O(memory), which it needs.",
             "V(-1) leaves swap without a limit.",
         ],
+        numeric=True,
         reaches={Reach.CGROUP},
         change=Change.LIVE,
         check=_fits_memory,
@@ -100,6 +103,7 @@ OPTIONS = (
         quantities.cpu_set,
         ["CPUs the sandbox may run on, such as V(0-3) or V(0,2)."],
         dump=quantities.show_cpus,
+        numeric=True,
         reaches={Reach.CGROUP},
         change=Change.LIVE,
     ),
@@ -138,6 +142,7 @@ OPTIONS = (
             "Bits a second that each of the sandbox's interfaces takes in, from V(8kbit) to "
             "V(34gbit); a number, or with a unit of V(k), V(m) or V(g), as in V(10mbit).",
         ],
+        numeric=True,
         reaches={Reach.INTERFACES},
         change=Change.LIVE,
     ),
@@ -149,6 +154,7 @@ OPTIONS = (
             "Bits a second that each of the sandbox's interfaces sends, in the notation of "
             "O(ingress_rate). It is kept outside the sandbox, out of its reach.",
         ],
+        numeric=True,
         reaches={Reach.INTERFACES},
         change=Change.LIVE,
     ),

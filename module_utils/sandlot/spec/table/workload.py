@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from ...plan import Change
 from .. import confinement, names, text
 from ..option import Option, Reach, strings
@@ -44,15 +42,17 @@ OPTIONS = (
     Option(
         "env",
         "dict",
-        partial(names.pairs, key=names.environment_name, item=names.environment_value),
+        names.environment,
         [
             "Environment variables, beside those of the image. Quote values that YAML would read "
-            "as booleans or numbers.",
+            "as booleans or numbers; others than text are refused.",
+            "Results, diffs and messages hide their values; a digest shows that one has changed.",
         ],
         reaches={Reach.INIT},
         change=Change.RESTART,
         default={},
         dump=dict,
+        secret=True,
     ),
     Option(
         "working_dir",

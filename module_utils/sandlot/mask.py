@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Hides values that may be secrets, such as those of environment variables.
+
+A keyed digest stands for each value: a change is visible, a guess can't be tried out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import AbstractSet, Any, Mapping
+
+from . import store
+from .site import Site
+
+HIDDEN = "hidden"
+
+
+class Mask:
+    """The mask of one host; its key is readable by root only."""
+
+    def __init__(self, site: Site, *, keep: bool = False) -> None:
+        """With ``keep``, a missing key is stored; else it serves this process only."""
+        self._path = site.mask
+        self._keep = keep
+        self._key = b""
+
+    def options(self, owner: str, given: Mapping[str, Any], secret: AbstractSet[str]) -> Any:
+        """A mapping of options as results show it; ``owner`` names what the options are of."""
+        return {
+            name: self.value(owner, value) if name in secret else value
+            for name, value in given.items()
+        }
+
+    def value(self, owner: str, value: Any) -> Any:
+        """The names of a mapping stay. One value has another digest for each owner and name."""
+        if isinstance(value, Mapping):
+            return {name: self._digest(owner, name, item) for name, item in value.items()}
+        return value
+
+    def _digest(self, owner: str, name: str, value: str) -> str:
+        text = "\0".join((owner, name, value)).encode()
+        digest = hashlib.blake2b(text, key=self._read(), digest_size=4)
+        return f"{HIDDEN} ({digest.hexdigest()})"
+
+    def _read(self) -> bytes:
+        if not self._key:
+            known = store.read(self._path, hint=f"remove {self._path}; the next run makes it again")
+            self._key = bytes.fromhex(known["key"]) if known else os.urandom(32)
+            if self._keep and not known:
+                store.write(self._path, {"key": self._key.hex()})
+        return self._key
+
+
+def without_values(value: Any, secret: AbstractSet[str]) -> Any:
+    """The arguments of a module, which may be wrong, for Ansible's report of the invocation."""
+    if isinstance(value, Mapping):
+        return {
+            name: _blank(item) if name in secret else without_values(item, secret)
+            for name, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [without_values(item, secret) for item in value]
+    return value
+
+
+def _blank(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        # A name that is wrong may have the value in it.
+        return {str(name).partition("=")[0]: HIDDEN for name in value}
+    return value if value is None else HIDDEN

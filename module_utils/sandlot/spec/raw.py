@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Checks the arguments of a module as the playbook has them.
+
+Ansible converts before it calls a module: a number or a boolean for text becomes text that nobody
+wrote. Its own messages name neither the sandbox nor the remedy.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Mapping
+
+from ..errors import SpecError
+from .argspec import Row
+from .option import check_known
+from .text import brief, choice, mapping, missing, refusal, sequence, text
+
+Json = Dict[str, Any]
+
+# Lists of a host, whose items a message calls by name.
+KINDS = {"sandboxes": "sandbox", "images": "image", "networks": "network"}
+# Ansible's words, in lower case.
+BOOLEANS = frozenset(("y", "yes", "on", "1", "true", "t", "n", "no", "off", "0", "false", "f"))
+
+
+def check(rows: Mapping[str, Json], given: Mapping[str, Any], prefix: str = "") -> None:
+    """SpecError for arguments that do not fit an argument spec."""
+    aliases = {alias: name for name, row in rows.items() for alias in row.get("aliases", ())}
+    check_known([*rows, *aliases], given, prefix)
+    values = {key: value for key, value in given.items() if value is not None}
+    for name, row in rows.items():
+        if row.get("required") and not any(aliases.get(key, key) == name for key in values):
+            raise missing(f"{prefix}{name}")
+    for key, value in values.items():
+        row = rows[aliases.get(key, key)]
+        if row["type"] != "list":
+            _value(f"{prefix}{key}", row["type"], row, value)
+        elif row.get("elements") != "dict":
+            _items(f"{prefix}{key}", row, value)
+        else:
+            # In an item, as in the module sandbox, a list is an option like others.
+            kind = "" if "name" in rows else KINDS.get(key, "")
+            for index, item in enumerate(sequence(f"{prefix}{key}", value)):
+                _item(kind, f"{prefix}{key}[{index}]", row["options"], item)
+
+
+def _items(option: str, row: Json, value: Any) -> None:
+    if isinstance(value, str):
+        return  # Ansible splits it at commas.
+    for index, item in enumerate(sequence(option, value)):
+        if item is None:
+            hint = "give it a value, or leave the item out"
+            raise refusal(f"{option}[{index}]", item, "is not an item", hint=hint)
+        _value(f"{option}[{index}]", row.get("elements", "raw"), row, item)
+
+
+def _item(kind: str, option: str, rows: Mapping[str, Json], item: Any) -> None:
+    plain = isinstance(item, str) and item.isprintable() and len(item) <= 63
+    hint = f"write it as `- name: {item}`" if plain else "use `key: value`"
+    given = mapping(option, item, hint=hint)
+    name = given.get("name")
+    if not kind or not isinstance(name, str):
+        check(rows, given, f"{option}.")
+        return
+    try:
+        check(rows, given)
+    except SpecError as error:
+        error.message = f"{kind} {brief(name)}: {error.message}"
+        raise
+
+
+def _value(option: str, kind: str, row: Json, value: Any) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if row.get("choices"):
+        choice(option, value, choices=row["choices"])
+    elif kind in ("str", "path"):
+        if not (is_number and isinstance(row, Row) and row.option.numeric):
+            text(option, value, secret=bool(row.get("no_log")))
+    elif kind == "bool":
+        if str(value).lower() not in BOOLEANS:
+            raise refusal(option, value, "is not a boolean", hint="use true or false")
+    elif kind in ("int", "float"):
+        if not (is_number or isinstance(value, str)) or not _fits(kind, value):
+            problem = "is not a whole number" if kind == "int" else "is not a number"
+            raise refusal(option, value, problem, hint="use a number such as 10")
+    elif kind == "dict":
+        mapping(option, value, secret=isinstance(row, Row) and row.option.secret)
+
+
+def _fits(kind: str, value: Any) -> bool:
+    try:
+        return float(value).is_integer() or kind == "float"
+    except (ValueError, OverflowError):
+        return False

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Arguments as a playbook has them: refused by name before Ansible converts them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import syslog
+from collections.abc import Iterator
+from typing import Any
+
+import ansible.module_utils
+import pytest
+import yaml
+from ansible.module_utils.testing import patch_module_args
+from test_modules import MODULES, arguments
+
+Json = dict[str, Any]
+ALL = [*MODULES, "sandbox_subid"]
+
+
+def failure(module: str, capfd: pytest.CaptureFixture[str], **given: Any) -> Json:
+    """What the module prints; arguments that are right would go on to the question for root."""
+    with patch_module_args(given), pytest.raises(SystemExit):
+        importlib.import_module(f"ansible.legacy.{module}").main()
+    found: Json = json.loads(capfd.readouterr().out)
+    assert found["failed"]
+    return found
+
+
+def texts(rows: Json, path: str = "") -> Iterator[str]:
+    """Paths of the options that take text, "[]" for a list."""
+    for name, row in rows.items():
+        # Its class is that of the payload's copy of the engine.
+        if hasattr(row, "option") and row.option.numeric:
+            continue
+        if row.get("elements", row["type"]) in ("str", "path") and not row.get("choices"):
+            yield f"{path}{name}{'[]' if row['type'] == 'list' else ''}"
+        yield from texts(row.get("options", {}), f"{path}{name}[].")
+
+
+def nested(path: str, value: Any) -> Json:
+    head, _, rest = path.partition(".")
+    inner = {"name": "web", **nested(rest, value)} if rest else value
+    return {head.removesuffix("[]"): [inner] if head.endswith("[]") else inner}
+
+
+@pytest.mark.parametrize("value", [2013, True, 1.1], ids=str)
+@pytest.mark.parametrize("module", ALL)
+def test_no_text_is_made_of_what_yaml_converted(
+    module: str, value: object, legacy: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    paths = list(texts(arguments_of(module)))
+    assert paths or module == "sandbox_host"
+    for path in paths:
+        named = {"name": "web"} if module == "sandbox" else {}
+        message = failure(module, capfd, **{**named, **nested(path, value)})["msg"]
+        hidden = "password" in path
+        assert ("the value" if hidden else repr(value)) in message, path
+        assert "quote it" in message and path.rpartition(".")[2].removesuffix("[]") in message
+
+
+def arguments_of(module: str) -> Json:
+    return (
+        arguments(module)
+        if module != "sandbox_subid"
+        else {"names": {"type": "list", "elements": "str"}}
+    )
+
+
+WRONG = {
+    "user: 33:33": "sandbox 'web': user: 2013 is an integer, not a string; quote it: YAML reads "
+    "33:33 as 2013, too; after a template, add | string",
+    "egress: [22:22]": "sandbox 'web': egress[0]: 1342 is an integer, not a string; quote it: "
+    "YAML reads 22:22 as 1342, too; after a template, add | string",
+    "hostname: yes": "sandbox 'web': hostname: True is a boolean, not a string; quote it: YAML "
+    "reads yes, no, on and off as booleans",
+    "published_ports: [8080:53]": "published_ports[0]: 484853 is an integer",
+    "command: [chmod, 0644, /x]": "command[1]: 420 is an integer, not a string; quote it",
+    "labels: {version: 1.10}": "labels['version']: 1.1 is a number, not a string; quote it: YAML "
+    "reads 1.10 as 1.1",
+    "capabilities: [~]": "capabilities[0]: None is not an item; give it a value, or leave the "
+    "item out",
+    "networks: [default]": "sandbox 'web': networks[0]: 'default' is a string, not a mapping; "
+    "write it as `- name: default`",
+    "networks: [{name: a, ipv4_adress: x}]": "sandbox 'web': networks[0].ipv4_adress: "
+    "'ipv4_adress' is not an option of this sandlot; did you mean ipv4_address?",
+    "imgae: busybox": "sandbox 'web': imgae: 'imgae' is not an option of this sandlot; did you "
+    "mean image?",
+    "stop_timeout: soon": "sandbox 'web': stop_timeout: 'soon' is not a whole number",
+    "stop_timeout: yes": "stop_timeout: True is not a whole number",
+    "cpus: [1]": "cpus: [1] is not a number",
+    "read_only: perhaps": "read_only: 'perhaps' is not a boolean; use true or false",
+    "published_ports: 8080": "published_ports: 8080 is an integer, not a list",
+    "state: startd": "sandbox 'web': state: 'startd' is not a choice; use one of present,",
+    "env: PASSWORD=hunter2": "sandbox 'web': env: the value is a string, not a mapping",
+    "env: [PASSWORD=hunter2]": "env: the value is a list, not a mapping",
+    "env: {PASSWORD=hunter2: x}": "env: 'PASSWORD=' can't name a variable",
+    "env: {UMASK: 022}": "env['UMASK']: the value is an integer, not a string; quote it: YAML "
+    "reads 022 as 18",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_messages_name_sandbox_option_value_and_remedy(
+    text: str, legacy: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SANDLOT_ROOT", "/nonexistent")
+    web = {"name": "web", "image": "busybox", "env": {"OTHER": "hunter2"}, **yaml.safe_load(text)}
+    found = failure("sandboxes", capfd, sandboxes=[{"name": "db", "image": "b"}, web])
+    assert WRONG[text] in found["msg"]
+    assert "hunter2" not in json.dumps(found)
+    assert "sandbox 'web'" not in failure("sandbox", capfd, **web)["msg"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"sandboxes": ["web"]}, "sandboxes[0]: 'web' is a string, not a mapping; write it as `- "),
+        ({"sandboxes": [None]}, "sandboxes[0]: None is null, not a mapping"),
+        ({"sandboxes": [{"image": "b"}]}, "sandboxes[0].name: no value given"),
+        ({"sandboxs": []}, "sandboxs: 'sandboxs' is not an option of this sandlot; did you mean "),
+        ({"networks": [{"name": "n", "ipv4_subent": "x"}]}, "network 'n': ipv4_subent: "),
+        ({"images": [{"name": "i", "soruce": "x"}]}, "image 'i': soruce: "),
+        ({"images": [{"name": "i", "source": "tmpfs", "mode": 448}]}, "YAML reads 7:28 as 448"),
+        ({"purge": "maybe"}, "purge: 'maybe' is not a boolean"),
+        ({"defaults": {"user": 2013}, "sandboxes": [{"name": "a"}]}, "user: 2013 is an integer"),
+    ],
+)
+def test_messages_about_other_kinds(
+    given: Json, expected: str, legacy: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in failure("sandboxes", capfd, **given)["msg"]
+
+
+@pytest.mark.parametrize("image", ["b", 5], ids=["right", "wrong"])
+def test_no_report_of_the_arguments_has_a_secret(
+    image: object, legacy: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(syslog, "syslog", lambda *words: lines.append(str(words[-1])))
+    monkeypatch.setattr("ansible.module_utils.basic.has_journal", False)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    web = {"name": "web", "image": image, "env": {"PASSWORD": "hunter2", "DEBUG": "1"}}
+    found = failure("sandboxes", capfd, sandboxes=[web], defaults={"env": {"A": "hunter2"}})
+    (shown,) = found["invocation"]["module_args"]["sandboxes"]
+    assert (shown["name"], shown["env"]) == ("web", {"PASSWORD": "hidden", "DEBUG": "hidden"})
+    (line,) = lines
+    assert re.search(r"'name': 'web'.*'PASSWORD': 'hidden'", line)
+    assert "hunter2" not in line + json.dumps(found)
+
+
+def test_ansible_alone_would_show_it(
+    legacy: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control of the test above."""
+    lines: list[str] = []
+    monkeypatch.setattr(syslog, "syslog", lambda *words: lines.append(str(words[-1])))
+    monkeypatch.setattr("ansible.module_utils.basic.has_journal", False)
+    basic = ansible.module_utils.basic
+    with patch_module_args({"name": "web", "env": {"PASSWORD": "hunter2"}}):
+        module = basic.AnsibleModule(argument_spec=arguments("sandbox"))
+        with pytest.raises(SystemExit):
+            module.exit_json()
+    assert "hunter2" in lines[0] and "hunter2" in capfd.readouterr().out
