@@ -34,7 +34,7 @@ LAYER = ("Layer", "/state/a/layer", {}, IDS, 0o755)
 MACHINE_ID = ("MachineId", "/state/a/layer/upper", True)
 OVERLAY = (
     *("Overlay", "/merged", ["/lower0", "/lower1"]),
-    *("/layer", "index=off,metacopy=off", False),
+    *("/layer", "index=off,metacopy=off", 200000, False),
 )
 SYSFS = ("Filesystem", "sysfs", "/sys", f"ro,{SAFE}", {})
 TMP = ("Filesystem", "tmpfs", "/tmp", "nosuid,nodev", rootplan.TMPFS)
@@ -102,9 +102,9 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[Any, ...]]]] = {
             ("Tree", "/", "/host", IDS),
             ("HostMask", "/host_mask", "mask", IDS, CHOICE),
             ("HostMask", "/host_rest", "rest", IDS, CHOICE),
-            ("Overlay", "/public_host", ["/host_rest", "/host"], "", "index=off", True),
+            ("Overlay", "/public_host", ["/host_rest", "/host"], "", "index=off", 0, True),
             ("HostMask", "/host_ways", "ways", IDS, CHOICE),
-            ("Overlay", "/shown_host", ["/host_ways", "/host"], "", "index=off", False),
+            ("Overlay", "/shown_host", ["/host_ways", "/host"], "", "index=off", 0, False),
             LAYER,
             (*OVERLAY[:2], ["/host_mask", "/shown_host", "/public_host"], *OVERLAY[3:]),
             *PLAIN[4:],
@@ -116,7 +116,7 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[Any, ...]]]] = {
             ("Tree", "/", "/host", IDS),
             ("HostMask", "/host_mask", "mask", IDS, {"show": [], "hide": []}),
             ("HostMask", "/host_rest", "rest", IDS, {"show": [], "hide": []}),
-            ("Overlay", "/public_host", ["/host_rest", "/host"], "", "index=off", True),
+            ("Overlay", "/public_host", ["/host_rest", "/host"], "", "index=off", 0, True),
             LAYER,
             (*OVERLAY[:2], ["/host_mask", "/public_host"], *OVERLAY[3:]),
             *PLAIN[4:],

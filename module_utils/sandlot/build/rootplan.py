@@ -112,7 +112,7 @@ def stack(launch: Mapping[str, Any]) -> List[RootOperation]:
         lowers.append(PUBLIC_HOST)
     options = _parsed(launch.get("tmpfs_root", ""))
     layer = Layer(os.path.dirname(launch["upper"]), options, ids)
-    return [*operations, layer, Overlay(MERGED, lowers, LAYER)]
+    return [*operations, layer, Overlay(MERGED, lowers, LAYER, user=ids["uid"])]
 
 
 def lower_paths(launch: Mapping[str, Any]) -> List[str]:

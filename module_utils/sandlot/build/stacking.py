@@ -156,15 +156,25 @@ class Overlay(RootOperation):
 
     ``unprivileged`` hides what unprivileged users of the host can't read: on each access, overlayfs
     also checks the rights of the process that mounted it, and that process has no more.
+
+    ``user`` is the uid of that process, as overlayfs also writes with its rights: as root, a tenant
+    would get the blocks that file systems keep for root (mke2fs(8), -m).
     """
 
     def __init__(
-        self, target: str, lowers: Sequence[str], layer: str = "", *, unprivileged: bool = False
+        self,
+        target: str,
+        lowers: Sequence[str],
+        layer: str = "",
+        *,
+        user: int = 0,
+        unprivileged: bool = False,
     ) -> None:
         self.target = target
         self.lowers = lowers
         self.layer = layer
         self.options = "index=off,metacopy=off" if layer else "index=off"
+        self.user = user
         self.unprivileged = unprivileged
 
     def stack(self, pins: Mapping[str, int]) -> None:
@@ -172,12 +182,15 @@ class Overlay(RootOperation):
         flags = mounts.MS_NODEV | mounts.MS_NOSUID | (0 if self.layer else mounts.MS_RDONLY)
         data = f"{self._layers()},{self.options}"
         effective, permitted, inheritable = confine.capabilities()
-        if self.unprivileged:
-            # The tree is id-mapped: host root owns nothing in it, so capabilities are its rights.
-            confine.set_capabilities(1 << confine.CAP_SYS_ADMIN, permitted, inheritable)
+        # The tree is id-mapped: host root owns nothing in it, so capabilities are its rights.
+        rights = 1 << confine.CAP_SYS_ADMIN if self.unprivileged else permitted
         try:
+            confine.set_file_user(self.user)
+            # Last, as a change of that user takes capabilities away (setfsuid(2)).
+            confine.set_capabilities(rights, permitted, inheritable)
             mounts.mount("overlay", self.target, "overlay", flags, data)
         finally:
+            confine.set_file_user(0)
             confine.set_capabilities(effective, permitted, inheritable)
 
     def outside(self) -> List[str]:
@@ -185,7 +198,9 @@ class Overlay(RootOperation):
         options = options if self.layer else f"ro,{options}"
         target = built(self.target)
         drop = "setpriv --bounding-set=-all,+sys_admin " if self.unprivileged else ""
+        note = [f"# sandlot mounts it with fsuid {self.user}, for which there is no command"]
         return [
+            *(note if self.user else []),
             f"mkdir {target}",
             f"{drop}mount -t overlay -o {options} \\",
             f'  -o "{self._layers("$scratch/root")}" overlay {target}',

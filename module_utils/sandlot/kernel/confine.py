@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from ctypes import (
     POINTER,
@@ -42,6 +43,7 @@ _LOW = 0xFFFFFFFF
 
 CAP_SYS_ADMIN = 21
 
+_setfsuid = bind("setfsuid", c_int)
 _prctl = bind("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 _prctl_text = bind("prctl", c_int, c_char_p)
 _capget = bind("capget", c_char_p, c_char_p)
@@ -87,6 +89,14 @@ def set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
     low = (effective & _LOW, permitted & _LOW, inheritable & _LOW)
     high = (effective >> 32, permitted >> 32, inheritable >> 32)
     check(_capset(_CAPABILITY_HEADER, _CAPABILITY_SETS.pack(*low, *high)), "capset")
+
+
+def set_file_user(uid: int) -> None:
+    """Set the uid for access to files; root loses its effective capabilities for files by that."""
+    _setfsuid(uid)
+    # The call returns the uid before, also when it fails; -1 is no uid and changes nothing.
+    if _setfsuid(-1) != uid:
+        raise OSError(errno.EPERM, f"setfsuid {uid}: {os.strerror(errno.EPERM)}")
 
 
 def drop_bounding(numbers: Iterable[int]) -> None:
