@@ -19,6 +19,11 @@ class SandlotError(Exception):
         return f"{self.message}; {self.hint}" if self.hint else self.message
 
 
+def named(name: str, message: str) -> str:
+    """A failure with its object in front; most messages begin with it."""
+    return message if message.startswith(f"{name}:") else f"{name}: {message}"
+
+
 class SpecError(SandlotError):
     """The user gave a wrong value; nothing has been changed."""
 

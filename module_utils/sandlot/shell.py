@@ -17,7 +17,7 @@ from typing import (
     Type,
 )
 
-from .errors import SandlotError
+from .errors import SandlotError, named
 from .kernel import signals
 from .mask import without_values
 from .oserrors import explained
@@ -111,6 +111,6 @@ def run(module: Module, action: Action) -> NoReturn:
         module.warn(warning)
     failed = result.pop("failed", {})
     if failed:
-        text = "; ".join(f"{name}: {message}" for name, message in sorted(failed.items()))
+        text = "; ".join(named(name, message) for name, message in sorted(failed.items()))
         module.fail_json(msg=text, failed_items=failed, **result)
     module.exit_json(**result)

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 import pytest
 from fingerprint import diff, fingerprint
@@ -23,6 +23,7 @@ from sandboxes import (
     until,
     zygote_of,
 )
+from sandlot import cgroups
 from sandlot.errors import LaunchError, StateError
 from sandlot.sandbox import runtime
 
@@ -165,3 +166,32 @@ def test_a_damaged_identity_of_one_init_stops_neither_launcher_nor_others(fresh_
     assert "names no process" in str(fresh_host.launcher.start(["damaged"])["damaged"])
     Path(path).write_bytes(whole)
     assert damaged.init == damaged_pid
+
+
+@contextlib.contextmanager
+def without_processes(pid: int, name: str) -> Iterator[None]:
+    """``pid`` can't fork, as in a unit of systemd that has reached its TasksMax."""
+    pids = cgroups.detect().having("pids")
+    assert pids is not None
+    home, directory = Path(pids.directory), Path(pids.directory, name)
+    directory.mkdir()
+    (directory / "pids.max").write_text("0")
+    (directory / "cgroup.procs").write_text(str(pid))
+    try:
+        yield
+    finally:
+        (home / "cgroup.procs").write_text(str(pid))
+        directory.rmdir()
+
+
+def test_a_launcher_that_can_not_fork_goes_on(fresh_host: Host) -> None:
+    box = fresh_host.started("a", SLEEP, restart=ALWAYS)
+    launcher, before = fresh_host.launcher_pid(), box.init
+    with without_processes(launcher, f"test-{fresh_host.paths.tag}"):
+        error = fresh_host.launcher.stop(["a"])["a"]
+        assert "can't start a process" in error.message and "pids.max" in error.hint
+        assert "can't start a process" in fresh_host.launcher.start(["a"])["a"].message
+        # It watches init still, and revives it once it can.
+        os.kill(before, signal.SIGKILL)
+    until(lambda: box.running() is not None and box.init != before)
+    assert fresh_host.launcher_pid() == launcher

@@ -85,6 +85,15 @@ def fill_backlog(path: str) -> list[socket.socket]:
     raise AssertionError(f"{path} takes connections without end")
 
 
+def test_a_cgroup_that_can_not_be_thawed_is_no_obstacle(sandbox_host: Host, tmp_path: Path) -> None:
+    box = sandbox_host.started("a", SLEEP)
+    (tmp_path / "freezer.state").mkdir()
+    box.config["cgroups"] = [str(tmp_path)]
+    box.write()
+    assert not sandbox_host.launcher.stop(["a"])
+    assert not box.running()
+
+
 def test_a_stop_goes_on_with_the_next_launcher(fresh_host: Host) -> None:
     """Launcher and worker are killed while all wait; what they had not done is done then."""
     boxes = [

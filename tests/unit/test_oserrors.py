@@ -14,7 +14,7 @@ import pytest
 from sandlot import oserrors, shell, store
 from sandlot.errors import HostError
 from sandlot.network.bridge import nft
-from sandlot.sandbox import layers
+from sandlot.sandbox import layers, runtime
 from sandlot.site import Site
 
 
@@ -56,6 +56,23 @@ def test_a_module_fails_with_path_and_remedy(
         shell.run(FakeModule(), action)
     complaint = str(failure.value)
     assert complaint.startswith(f"/a/path: {os.strerror(code)}; ") and remedy in complaint
+
+
+def test_a_module_names_what_failed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    failed = {"db": "too old", "web": "web: stop: no"}
+    with pytest.raises(Failed, match="^db: too old; web: stop: no$"):
+        shell.run(FakeModule(), lambda _module, _paths: {"failed": failed})
+
+
+def test_a_failed_stop_is_as_explained() -> None:
+    """The launcher's answer has the number by which its client finds the remedy."""
+    error = OSError(errno.EPERM, os.strerror(errno.EPERM), "/a/path")
+    failure = runtime.explained(Site("/root").sandbox("web"), "stop", error)
+    assert (failure.message, failure.code) == (
+        "web: stop: Operation not permitted (/a/path)",
+        errno.EPERM,
+    )
 
 
 def test_descriptors_are_not_taken_for_paths() -> None:

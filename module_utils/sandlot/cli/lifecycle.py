@@ -8,6 +8,7 @@ import argparse
 from typing import Mapping
 
 from .. import converge
+from ..errors import named
 from ..sandbox import names
 from ..site import Site
 from . import output
@@ -37,5 +38,5 @@ def refresh(site: Site, options: argparse.Namespace) -> int:
 
 def report(failed: Mapping[str, str]) -> int:
     for name, message in sorted(failed.items()):
-        output.say(message if message.startswith(f"{name}:") else f"{name}: {message}")
+        output.say(named(name, message))
     return 1 if failed else 0

@@ -167,11 +167,15 @@ class Server:
                 joiner = self.zygote.fork(theirs)
                 theirs.close()
                 kit = builder.StartKit(self.build_namespace, joiner, ours)
+            pid = os.fork()
         except LaunchError as error:
-            if connection is not None:
-                _answer(connection, {"error": error.message, "hint": error.hint})
+            self._refuse(operation, names, connection, error)
             return
-        pid = os.fork()
+        except OSError as error:
+            problem = f"the launcher can't start a process: {error.strerror}"
+            refusal = LaunchError(problem, code=error.errno or 0)
+            self._refuse(operation, names, connection, refusal)
+            return
         if pid == 0:
             _shed(connection, kit)
             worker.run(self.site, operation, names, connection, kit)
@@ -180,6 +184,20 @@ class Server:
             connection.close()
         if kit is not None:
             kit.peer.close()
+
+    def _refuse(
+        self, operation: str, names: Names, connection: Connection, error: LaunchError
+    ) -> None:
+        answer: wire.Message = {"error": error.message, "hint": error.hint, "errno": error.code}
+        if connection is not None:
+            for name in names:
+                wire.reply(connection, {"name": name, **answer})
+            connection.close()
+        for name in names:
+            if operation == "revive":
+                self._schedule(name)
+            else:
+                self._adopt(name)
 
     # -- children and running sandboxes
 

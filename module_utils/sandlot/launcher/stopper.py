@@ -49,6 +49,8 @@ class _Stop:
         self.patience = time.monotonic() + MARGIN
         self.due = self.patience
         self.killed = False
+        # Why its cgroup could not be thawed; harmless unless it is frozen.
+        self.frozen = ""
 
 
 def stop_all(sandboxes: Sequence[SandboxPaths], report: Report) -> None:
@@ -73,7 +75,7 @@ class _Stops:
             for stop in [each for each in self.stops if each.due <= now]:
                 if stop.killed:
                     self._drop(stop)
-                    self.report(stop.paths.name, _survived(stop.paths))
+                    self.report(stop.paths.name, _survived(stop))
                 elif stop.connection is None and now < stop.patience:
                     self._ask(stop)
                 else:
@@ -89,7 +91,7 @@ class _Stops:
         except SandlotError as error:
             self.report(paths.name, error)
         except OSError as error:
-            self.report(paths.name, LaunchError(f"{paths.name}: stop: {error}"))
+            self.report(paths.name, runtime.explained(paths, "stop", error))
 
     def _begin(self, paths: SandboxPaths) -> None:
         launch = _launch(paths)
@@ -97,8 +99,8 @@ class _Stops:
         if pidfd is None:
             self._settle(paths, launch)
             return
-        _thaw(launch)
         stop = _Stop(paths, launch, pidfd)
+        _thaw(stop)
         self.stops.append(stop)
         self.loop.watch(pidfd, lambda: self._gone(stop))
         self._ask(stop)
@@ -147,7 +149,7 @@ class _Stops:
             signal.pidfd_send_signal(stop.pidfd, signal.SIGKILL)
         except ProcessLookupError:
             return  # its pidfd is readable
-        _thaw(stop.launch)
+        _thaw(stop)
 
     def _gone(self, stop: _Stop) -> None:
         self._drop(stop)
@@ -193,17 +195,23 @@ def _launch(paths: SandboxPaths) -> Mapping[str, Any]:
         return {}
 
 
-def _thaw(launch: Mapping[str, Any]) -> None:
-    """Thaw a sandbox: frozen processes get no signals, in cgroups v1 not even SIGKILL."""
-    for directory in _cgroups(launch):
+def _thaw(stop: _Stop) -> None:
+    """Thaw a sandbox: frozen processes get no signals, in cgroups v1 not even SIGKILL.
+
+    A sandbox that can't be thawed is stopped all the same, as few are frozen.
+    """
+    for directory in _cgroups(stop.launch):
         for file, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
             try:
                 write_value(f"{directory}/{file}", value)
             except FileNotFoundError:
                 continue  # of the other version, or the cgroup has gone
+            except OSError as error:
+                stop.frozen = f"{directory}/{file}: {error.strerror}"
 
 
-def _survived(paths: SandboxPaths) -> LaunchError:
+def _survived(stop: _Stop) -> LaunchError:
+    paths = stop.paths
     init = runtime.last_started(paths)
     pids = processes.below(init.pid) if init else ()
     stuck = {pid: processes.waits_in(pid) for pid in pids if processes.state(pid) == "D"}
@@ -213,6 +221,7 @@ def _survived(paths: SandboxPaths) -> LaunchError:
         hint = "its file server (FUSE) does not answer: end that one, or abort the connection by "
         hint += "writing 1 to /sys/fs/fuse/connections/NUMBER/abort, and run again"
     where = f": {listed}" if listed else ""
+    where += f"; it could not be thawed: {stop.frozen}" if stop.frozen else ""
     return LaunchError(
         f"{paths.name}: init survived SIGKILL for {KILL_DEADLINE:.0f} seconds{where}", hint=hint
     )

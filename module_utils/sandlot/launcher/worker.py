@@ -75,14 +75,8 @@ def _attempt(
     except SandlotError as error:
         return error
     except OSError as error:
-        return _explained(sandbox, operation, error)
+        return runtime.explained(sandbox, operation, error)
     return None
-
-
-def _explained(sandbox: SandboxPaths, operation: str, error: OSError) -> LaunchError:
-    where = f" ({error.filename})" if error.filename else ""
-    message = f"{sandbox.name}: {operation}: {error.strerror or error}{where}"
-    return LaunchError(message, code=error.errno or 0)
 
 
 def _work(sandbox: SandboxPaths, operation: str, kit: Optional[builder.StartKit]) -> None:
@@ -126,7 +120,7 @@ def _locked(
         except LaunchError as error:
             report(sandbox.name, error)
         except OSError as error:
-            report(sandbox.name, _explained(sandbox, "stop", error))
+            report(sandbox.name, runtime.explained(sandbox, "stop", error))
     return ours, held
 
 

@@ -8,7 +8,7 @@ import os
 import time
 
 from .. import store
-from ..errors import StateError
+from ..errors import LaunchError, StateError
 from ..init.policy import LONGEST_DELAY
 from ..init.status import encoded
 from ..kernel import namespaces
@@ -214,6 +214,13 @@ def _is_owned(pin: str, user: int) -> bool:
         return namespaces.is_owned_by(fd, user)
     finally:
         os.close(fd)
+
+
+def explained(sandbox: SandboxPaths, operation: str, error: OSError) -> LaunchError:
+    """An error of an operation on the sandbox; its number leads to the remedy."""
+    where = f" ({error.filename})" if error.filename else ""
+    message = f"{sandbox.name}: {operation}: {error.strerror or error}{where}"
+    return LaunchError(message, code=error.errno or 0)
 
 
 def names(site: Site) -> list[str]:
