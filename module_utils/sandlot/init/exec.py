@@ -27,6 +27,7 @@ _TIOCSWINSZ = 0x5414
 _TIOCSPTLCK = 0x40045431
 _TIOCGPTPEER = 0x5441
 MAX_COMMANDS = 256
+_ACCEPT, _PAUSE = "accept", 1.0
 
 
 class _Command:
@@ -58,10 +59,19 @@ class ExecServer:
         self._pts = pts
         self._connections: Dict[int, _socket.socket] = {}
         self._commands: Dict[int, _Command] = {}
-        loop.watch(listener.fileno(), self._accept)
+        self._listen()
+
+    def _listen(self) -> None:
+        self._loop.watch(self._listener.fileno(), self._accept)
 
     def _accept(self) -> None:
-        connection = wire.accept(self._listener)
+        try:
+            connection = wire.accept(self._listener)
+        except OSError:
+            # The host has no descriptor left, and the client waits in the backlog.
+            self._loop.unwatch(self._listener.fileno())
+            self._loop.after(_ACCEPT, _PAUSE, self._listen)
+            return
         if connection is None:
             return
         connection.setblocking(False)

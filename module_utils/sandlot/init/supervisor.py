@@ -20,8 +20,9 @@ from .status import Status
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
-    from typing import Any, Dict, Mapping, Optional, Sequence
+    from typing import Any, Dict, List, Mapping, Optional, Sequence
 
+_STREAMS = ("stdout", "stderr")
 # The timer that starts and ends the workload.
 MAIN = "main"
 # Faults are left to the kernel, which ignores them when sent to PID 1 from inside (kill(2)). When
@@ -152,19 +153,36 @@ class Supervisor:
         self._run(self.config)
 
     def _run(self, command: Mapping[str, Any]) -> None:
-        pipes = {"stdout": os.pipe(), "stderr": os.pipe()}
-        stdio = [self.null, pipes["stdout"][1], pipes["stderr"][1]]
-        for fd in stdio[1:]:
-            # A server that has dropped its rights may open /dev/stderr, too.
-            os.fchmod(fd, 0o622)
-        self.main = main = child.spawn(command, stdio)
-        for stream, (reader, writer) in pipes.items():
+        """Run the workload; a run for which no process or descriptor is left has failed."""
+        ends: List[int] = []
+        try:
+            for _ in _STREAMS:
+                ends += os.pipe()
+                # A server that has dropped its rights may open /dev/stderr, too.
+                os.fchmod(ends[-1], 0o622)
+            self.main = main = child.spawn(command, [self.null, ends[1], ends[3]])
+        except OSError as error:
+            wire.close_all(ends)
+            self._not_spawned(error)
+            return
+        for stream, reader, writer in zip(_STREAMS, ends[::2], ends[1::2]):
             os.close(writer)
             os.set_blocking(reader, False)
             self._watch_output(stream, reader)
         report = main.report
         if report is not None:
             self.loop.watch(report, lambda: self._exec_decided(main, report))
+
+    def _not_spawned(self, error: OSError) -> None:
+        text = f"starting the workload: {error.strerror}"
+        self.logs.feed("stderr", f"sandlot: {text}\n".encode())
+        self.status.values.update(exit_code=child.NOT_EXECUTABLE, signal=0)
+        if self.peer is None:
+            self._drained()
+            return
+        wire.reply(self.peer, {"error": text, "errno": error.errno or 0})
+        self.status.update(state="exited", final=True)
+        self.done = True
 
     def _watch_output(self, stream: str, reader: int) -> None:
         self.streams[reader] = stream
