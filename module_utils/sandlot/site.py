@@ -193,6 +193,11 @@ class SandboxPaths:
         return f"{self.state}/record.json"
 
     @property
+    def spare(self) -> str:
+        """The file that becomes the record when the disk is full."""
+        return f"{self.state}/record.spare"
+
+    @property
     def launch(self) -> str:
         return f"{self.state}/launch.json"
 

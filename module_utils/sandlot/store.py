@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Reads and writes state files: JSON with a schema version, replaced atomically, for root only."""
+"""Reads and writes state files: JSON with a schema version, replaced atomically, for root only.
+
+A file with a spare is also replaced on a full disk: the spare holds an inode and blocks, takes the
+new content and changes places with the file. Nobody else can take that room in between, as a
+tenant could if we removed a file to make some.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,8 @@ import os
 import stat
 
 from .errors import StateError
-from .kernel.files import write_all
+from .kernel import libc
+from .kernel.files import pwrite_all, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +28,11 @@ SCHEMA = 1
 # State files are much smaller; a larger file is refused.
 MAX_SIZE = 1 << 26
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
+# A full disk, or a used up quota.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_BLOCK = 4096
+_SECTOR = 512  # the unit of st_blocks (inode(7))
+_RENAME_EXCHANGE = 2
 
 
 def boot_id() -> str:
@@ -97,9 +108,20 @@ def _remedy(path: str) -> str:
     return f"restore {path} from a backup, or remove the object it describes and deploy again"
 
 
-def write(path: str, data: Mapping[str, Any], *, durable: bool = True) -> None:
-    """Replace ``path`` atomically (write, fsync, rename, fsync of the directory), mode 0600."""
-    replace(path, json_bytes(data), durable=durable)
+def write(path: str, data: Mapping[str, Any], *, durable: bool = True, spare: str = "") -> None:
+    """Replace ``path`` atomically (write, fsync, rename, fsync of the directory), mode 0600.
+
+    ``spare`` is the path of the file's spare, which is made as well.
+    """
+    content = json_bytes(data)
+    try:
+        replace(path, content, durable=durable)
+    except OSError as error:
+        if not (spare and error.errno in NO_ROOM and _exchange(path, spare, content)):
+            raise
+        return
+    if spare:
+        keep_spare(spare, len(content))
 
 
 def json_bytes(data: Mapping[str, Any]) -> bytes:
@@ -134,6 +156,42 @@ def _write_file(path: str, content: bytes, *, mode: int, durable: bool) -> None:
             os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def keep_spare(path: str, size: int) -> None:
+    """Make a spare for a file of ``size`` bytes, unless there is one or the disk is full."""
+    size = -(-size // _BLOCK) * _BLOCK
+    try:
+        if os.stat(path, follow_symlinks=False).st_blocks * _SECTOR >= size:
+            return
+    except FileNotFoundError:
+        pass
+    try:
+        _write_file(path, b" " * size, mode=0o600, durable=False)
+    except OSError as error:
+        unlink(path)
+        if error.errno not in NO_ROOM:
+            raise
+
+
+def _exchange(path: str, spare: str, content: bytes) -> bool:
+    """Write the spare in place, and let it and the file change places; False if it is too small."""
+    try:
+        fd = os.open(spare, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        status = os.fstat(fd)
+        if status.st_blocks * _SECTOR < len(content):
+            return False
+        # Blanks after JSON mean nothing, and the file keeps its blocks.
+        pwrite_all(fd, content.ljust(status.st_size), 0)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    libc.renameat2(spare, path, _RENAME_EXCHANGE)
+    sync_directory(os.path.dirname(path))
+    return True
 
 
 def sync_directory(path: str) -> None:

@@ -2,8 +2,8 @@
 # Copyright: the sandlot developers
 """The plan of a run: its phases, in order.
 
-A run first records its intent, then stops sandboxes and unmakes namespaces that have to go. It sets
-ids, networks and rules, cleans up removed sandboxes, and prepares, creates and starts the others.
+A run first records its intent, then stops sandboxes and unmakes namespaces that have to go. It
+cleans up removed sandboxes, sets ids, networks and rules, then prepares, creates and starts others.
 Networks and images are removed last, and only if everything before succeeded.
 """
 
@@ -36,9 +36,10 @@ STEPS: tuple[Phase, ...] = (
     phases.note_logs,
     phases.switch,
     phases.destroy,
+    # Before all that needs space, as it gives space back.
+    removal.clean,
     phases.ids,
     phases.networks,
-    removal.clean,
     phases.shift,
     phases.prepare,
     phases.update_hosts,

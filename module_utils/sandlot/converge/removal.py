@@ -8,7 +8,7 @@ import contextlib
 import os
 from functools import partial
 
-from .. import cgroups, images
+from .. import cgroups, images, store
 from ..images import Use
 from ..kernel.trees import remove_entry, remove_tree
 from ..plan import Operation, of_one
@@ -18,12 +18,20 @@ from .context import Context
 
 
 def announce(context: Context) -> list[Operation]:
-    """Record the intent to remove; a sandbox with a broken record is removed by name alone."""
+    """Record the intent to remove; a sandbox with a broken record is removed by name alone.
+
+    A full disk is no obstacle, as a removal may be what empties it: ``clean`` then begins with the
+    record, so no boot starts half a sandbox.
+    """
 
     def save(name: str) -> None:
         known = context.observed.records.good.get(name)
         if known and known.phase != REMOVING:
-            record.save(context.site, known.in_phase(REMOVING))
+            try:
+                record.save(context.site, known.in_phase(REMOVING))
+            except OSError as error:
+                if error.errno not in store.NO_ROOM:
+                    raise
 
     removed = context.resolved.removed
     return [Operation(name, "remove", partial(save, name), subject=name) for name in removed]
@@ -32,6 +40,8 @@ def announce(context: Context) -> list[Operation]:
 def clean(context: Context) -> list[Operation]:
     def remove(name: str) -> None:
         known, sandbox = context.observed.records.good.get(name), context.site.sandbox(name)
+        if known and (record.load(context.site, name) or known).phase != REMOVING:
+            remove_entry(sandbox.record)
         if known and launchfile.is_shifted(known.image):
             for copy in known.image.layers:
                 remove_tree(copy)

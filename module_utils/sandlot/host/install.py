@@ -17,7 +17,7 @@ from ..launcher.client import Launcher
 from ..launcher.command import interpreter
 from ..oserrors import explained
 from ..plan import Operation, descriptions
-from ..sandbox import names
+from ..sandbox import names, record
 from ..site import Site
 from . import adopt, payload, services
 from .services.service import Service, Texts
@@ -158,6 +158,7 @@ def _upgrade(site: Site, service: Service | None) -> None:
     if service:
         service.reload()
     Launcher(site).upgrade()
+    record.keep_spares(site)
     store.remove(_pending(site))
 
 

@@ -26,6 +26,7 @@ AT_RECURSIVE = 0x8000
 SYS_RT_SIGACTION = 134 if AARCH64 else 13
 SYS_PIVOT_ROOT = 41 if AARCH64 else 155
 SYS_KEYCTL = 219 if AARCH64 else 250
+SYS_RENAMEAT2 = 276 if AARCH64 else 316
 SYS_SECCOMP = 277 if AARCH64 else 317
 SYS_OPEN_TREE = 428
 SYS_MOVE_MOUNT = 429
@@ -57,6 +58,11 @@ def syscall(number: int, what: str, *arguments: Any, path: str = "") -> int:
     """Make a raw system call; ints travel as C long, bytes and ctypes objects as they are."""
     converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
     return check(libc.syscall(ctypes.c_long(number), *converted), what, path)
+
+
+def renameat2(old: str, new: str, flags: int) -> None:
+    paths = (AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new))
+    syscall(SYS_RENAMEAT2, "renameat2", *paths, flags, path=new)
 
 
 _SIGNAL_SET_SIZE = 8

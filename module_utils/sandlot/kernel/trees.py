@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import secrets
 from ctypes import c_int
@@ -95,34 +96,48 @@ def refuse_mounts(path: str) -> None:
 
 
 def _empty(top: int) -> None:
-    """Empty a directory; nested ones are moved to its top, so depth and descriptors are bounded."""
+    """Empty a directory; nested ones are moved to its top, so depth and descriptors are bounded.
+
+    On a full disk, its top may have no room for more names. Then directories that need none go
+    first. Without any, each one holds others; the one to descend into is one of so many that the
+    depth stays small.
+    """
     prefix = f".{secrets.token_hex(8)}-"
-    serial = 0
-    entries = _entries(top)
-    while entries:
-        for name, is_directory in entries:
-            if is_directory:
-                serial = _hoist(top, name, prefix, serial)
-            else:
-                os.unlink(name, dir_fd=top)
-        entries = _entries(top)
+    fresh = (f"{prefix}{serial}" for serial in itertools.count())
+    while True:
+        directories = _unlinked(top)
+        full = [name for name in directories if not _hoisted(top, name, fresh)]
+        if not directories:
+            return
+        if full == directories:
+            child = mounts.openat2(top, full[0], _DIRECTORY, _INSIDE)
+            try:
+                _empty(child)
+            finally:
+                os.close(child)
 
 
-def _hoist(top: int, name: str, prefix: str, serial: int) -> int:
+def _hoisted(top: int, name: str, fresh: Iterator[str]) -> bool:
+    """Move what a directory holds to the top, and remove it; False if the disk has no room."""
     child = mounts.openat2(top, name, _DIRECTORY, _INSIDE)
     try:
-        for inner, is_directory in _entries(child):
-            if is_directory:
-                serial += 1
-                os.rename(inner, f"{prefix}{serial}", src_dir_fd=child, dst_dir_fd=top)
-            else:
-                os.unlink(inner, dir_fd=child)
+        for inner in _unlinked(child):
+            os.rename(inner, next(fresh), src_dir_fd=child, dst_dir_fd=top)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return False
     finally:
         os.close(child)
     os.rmdir(name, dir_fd=top)
-    return serial
+    return True
 
 
-def _entries(directory: int) -> list[tuple[str, bool]]:
+def _unlinked(directory: int) -> list[str]:
+    """Unlink all but directories, which are returned."""
     with os.scandir(directory) as entries:
-        return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        listed = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_directory in listed:
+        if not is_directory:
+            os.unlink(name, dir_fd=directory)
+    return [name for name, is_directory in listed if is_directory]

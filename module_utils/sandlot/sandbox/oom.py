@@ -22,7 +22,7 @@ _FILES = ("memory.events", "memory.oom_control")
 
 
 def note(sandbox: SandboxPaths, directories: Sequence[str]) -> None:
-    """Keep the count of the cgroup in these directories."""
+    """Keep the count of the cgroup in these directories; a full disk loses it with its cgroup."""
     paths = (f"{directory}/{name}" for directory in directories for name in _FILES)
     counts = (files.read_field(path, "oom_kill") for path in paths)
     live = next((count for count in counts if count is not None), None)
@@ -31,7 +31,11 @@ def note(sandbox: SandboxPaths, directories: Sequence[str]) -> None:
         return
     if live < last:
         before += last
-    store.write(sandbox.oom, {"before": before, "last": live}, durable=False)
+    try:
+        store.write(sandbox.oom, {"before": before, "last": live}, durable=False)
+    except OSError as error:
+        if error.errno not in store.NO_ROOM:
+            raise  # a count is not worth a stop that fails
 
 
 def total(sandbox: SandboxPaths, live: Optional[int]) -> int:

@@ -142,8 +142,15 @@ def load_all(site: Site) -> Records:
     return records
 
 
+def keep_spares(site: Site) -> None:
+    """Make the spares that records of an earlier version lack."""
+    for name in recorded(site):
+        sandbox = site.sandbox(name)
+        store.keep_spare(sandbox.spare, os.stat(sandbox.record, follow_symlinks=False).st_size)
+
+
 def save(site: Site, record: Record) -> None:
     sandbox = site.sandbox(record.name)
     os.makedirs(site.sandboxes, mode=0o700, exist_ok=True)
     os.makedirs(sandbox.state, mode=0o700, exist_ok=True)
-    store.write(sandbox.record, record.to_json())
+    store.write(sandbox.record, record.to_json(), spare=sandbox.spare)

@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sandlot import store
 from sandlot.errors import HostError, SandlotError, SpecError
 from sandlot.idmap import IdRange
 from sandlot.kernel.trees import remove_tree
@@ -73,6 +76,45 @@ def test_a_tree_of_any_depth_is_removed(tmp_path: Path) -> None:
     deep(tree, 5000)
     remove_tree(str(tree))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tree_is_removed_without_room_for_more_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = tmp_path / "tree"
+    for path in itertools.product("abc", repeat=5):
+        (tree / "/".join(path)).mkdir(parents=True)
+    monkeypatch.setattr(os, "rename", no_room)
+    remove_tree(str(tree))
+    assert list(tmp_path.iterdir()) == []
+
+
+def no_room(*_words: object, **_options: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_takes_a_record_by_its_spare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Again and again, as the record before becomes the spare; the control has none."""
+    paths = Site(str(tmp_path))
+    first = a_record()
+    record.save(paths, first)
+    kept = {
+        os.stat(path).st_ino for path in (paths.sandbox("web").record, paths.sandbox("web").spare)
+    }
+    monkeypatch.setattr(store, "replace", no_room)
+    for wanted in ("stopped", "started", "stopped"):
+        record.save(paths, replace(first, wanted=wanted))
+        assert record.load(paths, "web") == replace(first, wanted=wanted)
+    sandbox = paths.sandbox("web")
+    assert {os.stat(path).st_ino for path in (sandbox.record, sandbox.spare)} == kept
+    with pytest.raises(OSError, match="No space left"):
+        record.save(paths, a_record(env={"A": "x" * 8192}))
+    assert record.load(paths, "web") == replace(first, wanted="stopped")
+    os.unlink(sandbox.spare)
+    with pytest.raises(OSError, match="No space left"):
+        record.save(paths, first)
 
 
 def test_removal_follows_no_link(tmp_path: Path) -> None:
