@@ -22,6 +22,7 @@ _REMEDIES = {
     errno.EROFS: f"mount the file system read-write, then {_AGAIN}",
     errno.EPERM: _DENIED,
     errno.EACCES: _DENIED,
+    errno.EINTR: f"find what changes it (ip monitor), then {_AGAIN}",
     errno.ENOMEM: f"free memory or raise the limit of the session (free, ulimit -a), then {_AGAIN}",
     errno.EAGAIN: f"raise the limit of processes (ulimit -u, pids.max), then {_AGAIN}",
     errno.EMFILE: f"raise the limit of open files (ulimit -n), then {_AGAIN}",

@@ -8,9 +8,11 @@ A socket stays in the network namespace that its creator was in, even if the cre
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Iterator, Sequence
 
@@ -63,7 +65,9 @@ RT_TABLE_MAIN = 254
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 IFF_UP = 1
 RECEIVE_SIZE = 1 << 16
-DUMP_ATTEMPTS = 20
+# A dump is repeated after pauses, the first and the longest of so many seconds.
+DUMP_SECONDS = 30.0
+PAUSES = (0.001, 0.1)
 LINK = struct.Struct("=BxHiII")
 ADDRESS = struct.Struct("=BBBBi")
 ROUTE = struct.Struct("=BBBBBBBBI")
@@ -195,8 +199,13 @@ def _skip_statistics() -> bytes:
 
 
 def dump(sock: socket.socket, request: int, reply: int, payload: bytes) -> list[bytes]:
-    """All replies to a dump; repeat it when the kernel reports a change during the dump."""
-    for dummy in range(DUMP_ATTEMPTS):
+    """All replies to a dump; repeat it when the kernel reports a change during the dump.
+
+    Others may plug and unplug links all the time, and a dump of many links takes several reads.
+    """
+    pause, longest = PAUSES
+    deadline = time.monotonic() + DUMP_SECONDS
+    while True:
         bodies = []
         interrupted = False
         for kind, flags, body in _messages(sock, request, NLM_F_REQUEST | NLM_F_DUMP, payload):
@@ -205,7 +214,11 @@ def dump(sock: socket.socket, request: int, reply: int, payload: bytes) -> list[
                 bodies.append(body)
         if not interrupted:
             return bodies
-    raise InterruptedError(4, f"netlink dump {request} kept being interrupted by changes")
+        if time.monotonic() >= deadline:
+            problem = f"links and routes of this host changed all of {DUMP_SECONDS:.0f} seconds"
+            raise InterruptedError(errno.EINTR, f"{problem} (netlink dump {request})")
+        time.sleep(pause)
+        pause = min(2 * pause, longest)
 
 
 def get(sock: socket.socket, request: int, reply: int, payload: bytes) -> list[bytes]:

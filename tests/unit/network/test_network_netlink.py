@@ -67,10 +67,30 @@ def test_interrupted_dump_is_asked_again():
     assert sock.requests == 2
 
 
-def test_dump_that_is_always_interrupted():
-    torn = message(nlmsg.NLMSG_DONE, netlink.NLM_F_DUMP_INTR)
-    with pytest.raises(InterruptedError):
-        netlink.addresses(Replies(*[torn] * netlink.DUMP_ATTEMPTS))
+@pytest.fixture
+def clock(monkeypatch):
+    """Time passes in pauses only; the list has the length of each."""
+    pauses: list[float] = []
+    monkeypatch.setattr(netlink.time, "monotonic", lambda: sum(pauses))
+    monkeypatch.setattr(netlink.time, "sleep", pauses.append)
+    return pauses
+
+
+TORN = message(nlmsg.NLMSG_DONE, netlink.NLM_F_DUMP_INTR)
+
+
+def test_changes_are_waited_for(clock):
+    whole = message(netlink.RTM_NEWADDR, 2, address("10.0.0.2", 1))
+    found = netlink.addresses(Replies(*[TORN] * 200, whole, DONE))
+    assert [item.address for item in found] == ["10.0.0.2/24"]
+    assert clock[:3] == [0.001, 0.002, 0.004] and max(clock) == clock[-1] == 0.1
+    assert len(clock) == 200
+
+
+def test_changes_that_never_end_are_told(clock):
+    with pytest.raises(InterruptedError, match="changed all of 30 seconds"):
+        netlink.addresses(Replies(*[TORN] * 1000))
+    assert 30 <= sum(clock) < 31
 
 
 def test_error_of_the_kernel():
