@@ -872,7 +872,7 @@ EXAMPLES = r"""
           - name: db
             condition: healthy
       - name: db
-        command: [nc, -lk, -p, "5432", -e, cat]
+        command: [nc, -ll, -p, "5432", -e, cat]
 
 - name: Remove every sandbox, and what they used
   sandlot.sandlot.sandboxes:

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 import yaml
+from sandlot import images, network, spec
 from sandlot.host import payload
+from sandlot.site import Site
 
 TOP = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(TOP / "tests"))
@@ -72,6 +74,18 @@ def test_examples_and_returns_are_yaml(name: str, legacy: None) -> None:
     examples = yaml.safe_load(module.EXAMPLES)
     assert {key for task in examples for key in task if "sandlot." in key}
     assert all(entry["description"] for entry in yaml.safe_load(module.RETURN).values())
+    for task in examples:
+        for key in (key for key in task if "sandlot." in key):
+            check_options(key.rpartition(".")[2], task[key] or {})
+
+
+def check_options(module: str, options: dict[str, Any]) -> None:
+    """The engine takes what an example says."""
+    if module == "sandbox":
+        spec.normalise(options)
+    spec.normalise_all(options.get("sandboxes") or [], defaults=options.get("defaults") or {})
+    images.normalise_all(options.get("images") or [])
+    network.normalise(Site(), options.get("networks") or [])
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -168,7 +168,7 @@ def _hierarchies() -> Iterator[str]:
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as handle:
         lines = handle.read().splitlines()
     for line in lines:
-        before, _, after = line.partition(" - ")
+        before, dummy, after = line.partition(" - ")
         fields = before.split()
         if after.partition(" ")[0] in ("cgroup", "cgroup2") and fields[3] == "/":
             yield fields[4]
