@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from converge_fixtures import Deployment, deployed, needs_root, sandbox
+from converge_fixtures import Deployment, deployed, eventually, needs_root, sandbox
+from debian_mirror import mirror
 from image_fixtures import BUSYBOX, output, prepare, run
 from sandlot import images
 from sandlot.images import busybox, programs
@@ -25,10 +26,9 @@ PACKAGES = ("busybox", "iputils-ping")
 
 def unpacked(directory: Path) -> Path:
     """Debian's busybox with libraries, and its ping: this machine has the static one."""
-    command = ["apt-get", "-o", "APT::Sandbox::User=root", "-qq", "download", *PACKAGES]
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no Debian packages to be had: {done.stderr.splitlines()[-1:]}")
+    mirror()
+    # Another apt may be writing its lists.
+    eventually(lambda: downloaded(directory), 60.0)
     for package in directory.glob("*.deb"):
         subprocess.run(["dpkg", "-x", package, directory], check=True)
     (directory / "programs").mkdir()
@@ -36,6 +36,12 @@ def unpacked(directory: Path) -> Path:
         found = [path for path in directory.rglob(f"bin/{name}") if path.is_file()]
         found[0].rename(directory / "programs" / name)
     return directory / "programs"
+
+
+def downloaded(directory: Path) -> bool:
+    command = ["apt-get", "-o", "APT::Sandbox::User=root", "-qq", "download", *PACKAGES]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    return done.returncode == 0
 
 
 @pytest.fixture(scope="module")
