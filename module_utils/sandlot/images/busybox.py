@@ -116,7 +116,9 @@ def _libraries(paths: Iterable[str]) -> programs.Found:
     taken = programs.Found()
     for path in paths:
         for library in taken.libraries_of(path):
-            for name in _NAME_MODULES if os.path.basename(library) == "libc.so.6" else ():
+            # libc.so.6, or before glibc 2.34 the file that it leads to, libc-2.31.so.
+            is_libc = os.path.basename(library).startswith(("libc.", "libc-"))
+            for name in _NAME_MODULES if is_libc else ():
                 module = f"{os.path.dirname(library)}/{name}"
                 if os.path.exists(module):
                     taken.path(module)
