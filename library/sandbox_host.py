@@ -84,10 +84,10 @@ machine:
   type: str
   sample: x86_64
 python:
-  description: Interpreter of the runtime, its version, and whether it finds pyroute2.
+  description: Interpreter of the runtime, its version, and whether and which pyroute2 it finds.
   returned: always
   type: dict
-  sample: {executable: /usr/bin/python3, version: 3.11.2, pyroute2: true}
+  sample: {executable: /usr/bin/python3, version: 3.11.2, pyroute2: true, pyroute2_version: 0.9.7}
 cgroups:
   description: Versions of cgroups that have controllers, and the controllers.
   returned: always

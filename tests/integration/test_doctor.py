@@ -47,6 +47,12 @@ def test_the_command(host: Deployment) -> None:
     assert done.returncode == 1 and "run sandbox_rootfs again" in done.stdout
 
 
+def test_old_programs(host: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = {**facts.python(), "pyroute2_version": "0.5.14"}
+    monkeypatch.setattr(facts, "python", lambda: python)
+    assert wrong(host) == {"version of pyroute2": doctor.FAILURE}
+
+
 def test_a_launcher_that_died(host: Deployment) -> None:
     host.converged(sandbox("a"))
     Launcher(host.paths).quit()

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Tuple
 
 from .. import idmap, images, network
@@ -152,7 +153,7 @@ def _programs(site: Site, known: Facts) -> Findings:
     python = known["python"]
     yield _finding(
         "pyroute2",
-        f"for {python['executable']} {python['version']}"
+        f"{python['pyroute2_version']} for {python['executable']} {python['version']}".strip()
         + ("" if python["pyroute2"] else ": missing"),
         wrong=not python["pyroute2"],
         remedy="install it (Debian: apt install python3-pyroute2)",
@@ -163,6 +164,14 @@ def _programs(site: Site, known: Facts) -> Findings:
         wrong=not known["nft"],
         remedy="install it (Debian: apt install nftables)",
     )
+    check_pyroute2 = partial(
+        network.check_pyroute2, python["pyroute2_version"], python["executable"]
+    )
+    for name, check in (("pyroute2", check_pyroute2), ("nft", network.check_nft)):
+        try:
+            check()
+        except SandlotError as error:
+            yield Finding(f"version of {name}", FAILURE, error.message, error.hint)
     for name, package, source in (
         ("skopeo", "skopeo", "oci"),
         ("mmdebstrap", "mmdebstrap", "debootstrap"),

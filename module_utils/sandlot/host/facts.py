@@ -19,8 +19,13 @@ from . import probe, services
 Json = Dict[str, Any]
 
 _PROBE = """\
-import importlib.util, platform
-print(platform.python_version(), importlib.util.find_spec("pyroute2") is not None)
+import importlib.metadata, importlib.util, platform
+found = importlib.util.find_spec("pyroute2") is not None
+try:
+    version = importlib.metadata.version("pyroute2") if found else "-"
+except importlib.metadata.PackageNotFoundError:
+    version = "-"
+print(platform.python_version(), found, version)
 """
 
 
@@ -29,8 +34,6 @@ def gather(site: Site, image_sources: Iterable[str] = ()) -> Json:
 
     Packages for the given sources of images count as well.
     """
-    python = interpreter()
-    version, pyroute2 = program.check([python, "-I", "-c", _PROBE]).split()
     layout = cgroups.detect()
     controllers = {name for hierarchy in layout.hierarchies for name in hierarchy.controllers}
     versions = {
@@ -39,7 +42,7 @@ def gather(site: Site, image_sources: Iterable[str] = ()) -> Json:
     facts: Json = {
         "kernel": os.uname().release,
         "machine": os.uname().machine,
-        "python": {"executable": python, "version": version, "pyroute2": pyroute2 == "True"},
+        "python": python(),
         "cgroups": {"versions": sorted(versions), "controllers": sorted(controllers)},
         "idmapped_mounts": probe.maps_ids(site.state),
         "overlay": probe.overlay(),
@@ -54,6 +57,18 @@ def gather(site: Site, image_sources: Iterable[str] = ()) -> Json:
     for source in sorted(set(image_sources)):
         missing += SOURCES[source].packages()
     return {**facts, "missing_packages": missing, "problems": _problems(facts)}
+
+
+def python() -> Json:
+    """Facts of the Python that runs sandboxes; "" for an unknown version of pyroute2."""
+    executable = interpreter()
+    version, present, pyroute2 = program.check([executable, "-I", "-c", _PROBE]).split()
+    return {
+        "executable": executable,
+        "version": version,
+        "pyroute2": present == "True",
+        "pyroute2_version": pyroute2.strip("-"),
+    }
 
 
 def known_sources(option: str, names: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ from ..oserrors import explained
 from ..plan import Operation, descriptions
 from ..sandbox import names, record
 from ..site import Site
-from . import adopt, payload, services
+from . import adopt, facts, payload, services
 from .services.service import Service, Texts
 
 COMMAND = """\
@@ -113,6 +113,7 @@ def _check_python() -> None:
             f"{python}, which would run sandboxes, is Python {actual}",
             hint=f"use a distribution whose Python is {least} or later",
         )
+    network.check_pyroute2(facts.python()["pyroute2_version"], python)
 
 
 def _texts(site: Site, service: Service | None) -> Texts:

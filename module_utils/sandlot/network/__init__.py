@@ -17,7 +17,7 @@ from .backends import (
     teardown_operations,
     unlink,
 )
-from .bridge import IPV6_BY_US, packet_filter, session
+from .bridge import IPV6_BY_US, check_nft, check_pyroute2, packet_filter, session
 from .common.allocation import allocate
 from .common.declare import argument_spec, load, load_for, normalise
 from .common.desired import Desired, Member, Plan, remaining
@@ -54,9 +54,11 @@ __all__ = [
     "allocate",
     "argument_spec",
     "check_names",
+    "check_nft",
     "check_partners",
     "check_pins",
     "check_publications",
+    "check_pyroute2",
     "default_routes",
     "detached",
     "families_of",

@@ -57,6 +57,58 @@ def test_every_operation_with_each_version_of_pyroute2(version):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("version", ["0.5.14", "0.6.13"])
+def test_an_old_pyroute2_is_refused_before_any_change(lab, monkeypatch, version):
+    lab.add("a")
+    before = lab.fingerprint()
+    with monkeypatch.context() as old:
+        old.setattr(adapter, "_version", lambda: version)
+        with pytest.raises(
+            HostError, match=f"pyroute2 {version} is too old: .* 0.7 or later; pip "
+        ):
+            lab.converge()
+    assert lab.fingerprint() == before and lab.plan()
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("", ""), ("0.7", ""), ("0.7.2", ""), ("0.9.7.post1", ""), ("1.0", ""), ("0.6", "too old")],
+)
+def test_versions_of_pyroute2(text, wanted):
+    try:
+        adapter.check_version(text, "python3")
+        refused = ""
+    except HostError as error:
+        refused = str(error)
+    assert bool(refused) == bool(wanted) and wanted in refused
+
+
+@pytest.mark.parametrize(
+    ("answer", "refused"),
+    [
+        ("nftables v0.9.3 (Topsy)", True),
+        ("nftables v0.9.8 (E.D.S.)", False),
+        ("nftables v1.0.6 (Lester Gooch #5)", False),
+        ("some other text", False),
+    ],
+)
+def test_an_old_nft_is_refused_before_any_change(lab, tmp_path, monkeypatch, answer, refused):
+    lab.add("a")
+    before = lab.fingerprint()
+    program = tmp_path / "nft"
+    real = shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin")
+    version = f'[ "$1" = --version ] && echo "{answer}" && exit'
+    program.write_text(f'#!/bin/sh\n{version}\nexec {real} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(nft, "_program", lambda: str(program))
+    if refused:
+        with pytest.raises(HostError, match="version 0.9.3, .*; install nftables 0.9.8 or later"):
+            lab.converge()
+        assert lab.fingerprint() == before
+    else:
+        assert lab.converge()
+
+
 @pytest.mark.parametrize("count", [1, 12])
 def test_one_session_and_one_transaction_whatever_the_number(lab, monkeypatch, count):
     names = [f"s{number}" for number in range(count)]

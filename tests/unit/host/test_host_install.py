@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sandlot.cli import service
 from sandlot.errors import HostError
-from sandlot.host import install
+from sandlot.host import facts, install
 from sandlot.host.services import systemd
 from sandlot.host.services.systemd import BOOT_UNIT, Systemd
 from sandlot.launcher.client import UNIT
@@ -120,6 +120,16 @@ def test_a_python_of_the_distribution_that_is_too_old_is_refused_by_name(
         install.present(Site(str(tmp_path / "host")), check=False)
     assert f"{old}, which would run sandboxes, is Python 3.8.20" in str(caught.value)
     assert "Python is 3.9 or later" in str(caught.value)
+    assert not (tmp_path / "host").exists()
+
+
+def test_an_old_pyroute2_is_refused_before_any_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = {**facts.python(), "pyroute2_version": "0.5.14"}
+    monkeypatch.setattr(install.facts, "python", lambda: python)
+    with pytest.raises(HostError, match="pyroute2 0.5.14 is too old.*pip install 'pyroute2>=0.7'"):
+        install.present(Site(str(tmp_path / "host")), check=False)
     assert not (tmp_path / "host").exists()
 
 

@@ -4,15 +4,19 @@
 
 from __future__ import annotations
 
+from .adapter import check_version as check_pyroute2
 from .adapter import session
 from .links import unlink
 from .manage import plan
+from .nft import check_version as check_nft
 from .nft import observe as packet_filter
 from .observe import observe
 from .sysctls import IPV6_BY_US
 
 __all__ = [
     "IPV6_BY_US",
+    "check_nft",
+    "check_pyroute2",
     "observe",
     "packet_filter",
     "plan",

@@ -13,8 +13,10 @@ import functools
 import importlib.util
 import ipaddress
 import os
+import re
 import secrets
 import socket
+import sys
 from typing import TYPE_CHECKING, Any, Iterable, Iterator, NamedTuple, Sequence
 
 from ...errors import HostError
@@ -35,6 +37,7 @@ RTPROT_KERNEL = 2
 TC_H_ROOT = 0xFFFFFFFF
 INGRESS = 0xFFFF0000
 ETH_P_ALL = 3
+MINIMUM_VERSION = (0, 7)
 _REMEDY = "install the package python3-pyroute2 (or pip install pyroute2) for this Python"
 _shared: list[_Session] = []
 
@@ -65,9 +68,32 @@ class _Session:
 
 
 def require() -> None:
-    """Raise when pyroute2 is missing, without paying for its import."""
+    """Raise when pyroute2 is missing or too old, without paying for its import."""
     if importlib.util.find_spec("pyroute2") is None:
         raise HostError("the Python module pyroute2 was not found", hint=_REMEDY)
+    check_version(_version(), sys.executable)
+
+
+def check_version(version: str, python: str) -> None:
+    """HostError for a version of pyroute2 that lacks what we use; an unknown one, "", passes."""
+    numbers = tuple(map(int, re.findall("[0-9]+", version)[:2]))
+    if numbers and numbers < MINIMUM_VERSION:
+        least = ".".join(map(str, MINIMUM_VERSION))
+        raise HostError(
+            f"pyroute2 {version} is too old: links need {least} or later",
+            hint=f"pip install 'pyroute2>={least}' for {python}",
+        )
+
+
+@functools.cache
+def _version() -> str:
+    """The version of pyroute2 by its metadata, "" without any."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("pyroute2")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def load() -> Any:

@@ -31,6 +31,7 @@ COUNTED = re.compile(r"(flags dynamic\n)\s*elements = \{[^}]*\}\n")
 _NO_TABLE = tuple(
     os.strerror(code) for code in (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 )
+MINIMUM_VERSION = (0, 9, 8)
 _AGAIN = "find out why 'nft list tables' fails, then run again"
 ELEMENTS = re.compile(r"elements = \{([^}]*)\}")
 
@@ -109,6 +110,21 @@ def require(site: Site, tables: Tables) -> None:
         raise ForeignError(
             f"the nftables table {tables.foreign[0]} {site.nft_table} was not made by sandlot",
             hint="rename or delete it; sandlot needs that name",
+        )
+
+
+def check_version() -> None:
+    """HostError when nft does not know all that our rules need."""
+    program = _program()
+    if program is None:
+        return
+    # "nftables v1.0.6 (Lester Gooch #5)"
+    match = re.search(r"v([0-9]+)\.([0-9]+)\.([0-9]+)", run([program, "--version"]).stdout)
+    if match and tuple(map(int, match.groups())) < MINIMUM_VERSION:
+        least = ".".join(map(str, MINIMUM_VERSION))
+        raise HostError(
+            f"{program} has version {match[0][1:]}, which does not know all rules",
+            hint=f"install nftables {least} or later",
         )
 
 
@@ -221,5 +237,6 @@ def _transaction(text: str) -> None:
     if result.returncode:
         raise HostError(
             f"nft refused the rules: {complaint(result)}",
-            hint="the kernel needs nf_tables with nat, fib and bridge support (Linux 5.2 or newer)",
+            hint="unless the text above tells why: the kernel needs nf_tables with nat, fib and "
+            "bridge support",
         )

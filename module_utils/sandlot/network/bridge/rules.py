@@ -205,6 +205,7 @@ def rules_operations(site: Site, desired: Desired, state: BridgeState) -> list[O
     )
     if state.tables.hold(text):
         return resolution.operations(site, resolved)
+    nft.check_version()
     verb = "replace" if state.tables.present else "create"
     summary = f"{verb} nftables rules in table {site.nft_table}{resolution.describe(resolved)}"
     watched = nft.Watched(
