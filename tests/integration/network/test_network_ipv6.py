@@ -214,6 +214,21 @@ def test_isolation(dual, bridge_nf, isolated):
         assert ask(dual.pin("b"), a, 80) is None, "the bridge ports are isolated themselves"
 
 
+def test_a_new_sandbox_with_the_address_of_a_removed_one_is_reached_at_once(dual):
+    """A neighbour that knew the address with another MAC address hears of the new one."""
+    dual.add("a", "old")
+    dual.converge()
+    place, old = dual.address6("old"), dual.sandboxes.pop("old")[0]
+    dual.serve(dual.pin("old"), 80, address="::")
+    assert ask(dual.pin("a"), place, 80) == dual.address6("a")
+    ip(dual.host, "link", "del", old.link)
+    dual.add("new")
+    dual.converge()
+    assert dual.address6("new") == place and dual.sandboxes["new"][0].mac != old.mac
+    known = run(dual.pin("a"), "ip", "-6", "neighbour", "show", place)
+    assert dual.sandboxes["new"][0].mac in known
+
+
 def test_a_service_of_ipv4_only_refuses_ipv6_at_once(dual):
     """A client that tries all addresses of a name goes on with IPv4; silence would hold it up."""
     dual.add("a", "b")

@@ -218,7 +218,7 @@ def test_interfaces_keep_their_names(networks, kept, expected):
 def test_a_gratuitous_arp():
     item = Interface("web", "a", "eth0", "sb", "02:00:00:00:00:07", "10.0.0.2/24", "10.0.0.1")
     mac, address = bytes.fromhex("020000000007"), bytes((10, 0, 0, 2))
-    assert announce.frame(item) == (
+    assert announce.frames(item) == [
         b"\xff" * 6 + mac + bytes.fromhex("0806" "0001" "0800" "06" "04" "0001")
         + mac + address + bytes(6) + address
-    )  # fmt: skip
+    ]  # fmt: skip
