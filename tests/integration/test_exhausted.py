@@ -91,7 +91,7 @@ RESOURCES = {
     "space": Resource(FILL, no_space),
     "space but for root's": Resource(FILL, no_space, share=10),
     "inodes": Resource(TOUCH, no_inodes),
-    "pids": Resource(FORK, no_pids, options={"pids_limit": PIDS}, is_entered=False),
+    "pids": Resource(FORK, no_pids, options={"pids_limit": PIDS}),
     "descriptors": Resource(
         OPEN, no_descriptors, options={"ulimits": [f"nofile:{DESCRIPTORS}:{DESCRIPTORS}"]}
     ),
@@ -175,7 +175,10 @@ def test_exhausted(kind: str) -> None:
             listed = command(host, "list")
             assert "hog" in listed and "web" in listed
             if resource.is_entered:
+                limit = cgroup_file(host, "pids", "pids.max")
+                most = limit.read_text()
                 assert command(host, "exec", "hog", "--", "echo", "hello") == "hello\n"
+                assert limit.read_text() == most
             assert "hello" in fetch("127.0.0.1", port)
             operation(host)
             eventually(lambda: is_room_again(host, before))

@@ -19,11 +19,11 @@ import socket
 import stat
 import termios
 import time
-from typing import Dict, List, Mapping, Optional, Sequence, Set
+from typing import ContextManager, Dict, List, Mapping, Optional, Sequence, Set
 
 from .. import wire
 from ..errors import SandlotError
-from ..sandbox import names, runtime
+from ..sandbox import headroom, names, runtime
 from ..site import Site
 from . import descriptors
 from .relay import END_OF_TRANSMISSION, Loop, Pump
@@ -103,6 +103,7 @@ def execute(
     _check_size(name, argv, env or {})
     with _connect(site, name) as connection:
         session = _Session(name, connection, (stdin_fd, stdout_fd, stderr_fd), tty=tty)
+        session.headroom = headroom.for_a_command(site.sandbox(name))
         with Forwarder(session.on_signal, active=forward_signals) as forwarder:
             session.watch(forwarder)
             return session.run(request)
@@ -169,6 +170,8 @@ class _Session:
         self._asked = self._started = False
         self._early: Set[int] = set()
         self._code: Optional[int] = None
+        # Held while the command starts.
+        self.headroom: ContextManager[None] = contextlib.nullcontext()
 
     def watch(self, forwarder: Forwarder) -> None:
         fd = forwarder.fileno()
@@ -180,20 +183,8 @@ class _Session:
             fds = [] if self._terminal else self._stdio()
             if self._terminal:
                 request["size"] = self._terminal.size()
-            try:
-                wire.send(self._connection, request, fds)
-            except OSError as error:
-                problem = f"{self._name}: init takes no request: {error.strerror}"
-                raise SandlotError(problem) from error
-            self._asked = True
-            self._close(fds)
-            self._loop.handlers[self._connection.fileno()] = self._on_message
-            deadline = time.monotonic() + START_SECONDS
-            while self._code is None and not self._started:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise _silent(self._name)
-                self._loop.turn(left)
+            with self.headroom:
+                self._start(request, fds)
             while self._code is None and not self._has_hung_up():
                 self._loop.turn()
             del self._loop.handlers[self._connection.fileno()]
@@ -210,6 +201,22 @@ class _Session:
                 pump.finish()
             self._close(list(self._opened))
         return HUNG_UP if self._code is None else self._code
+
+    def _start(self, request: wire.Message, fds: Sequence[int]) -> None:
+        try:
+            wire.send(self._connection, request, fds)
+        except OSError as error:
+            problem = f"{self._name}: init takes no request: {error.strerror}"
+            raise SandlotError(problem) from error
+        self._asked = True
+        self._close(fds)
+        self._loop.handlers[self._connection.fileno()] = self._on_message
+        deadline = time.monotonic() + START_SECONDS
+        while self._code is None and not self._started:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise _silent(self._name)
+            self._loop.turn(left)
 
     def _has_hung_up(self) -> bool:
         """Whether the caller's terminal is gone; closing the pty tells the command by SIGHUP."""
