@@ -467,8 +467,13 @@ options:
       tmpfs:
         description:
           - Filesystems in memory, each as V(PATH) or V(PATH:OPTIONS).
-          - Options are C(size=), C(nr_inodes=), C(mode=), C(uid=), C(gid=) and C(exec),
-            separated by commas. They are mounted nosuid, nodev and, without C(exec), noexec.
+          - Options are C(size=), C(nr_inodes=), C(mode=), C(uid=), C(gid=), C(exec) and
+            C(tmpcopyup), separated by commas. They are mounted nosuid, nodev and, without
+            C(exec), noexec.
+          - Links of the image on the way are followed inside the sandbox.
+          - They start empty, with C(tmpcopyup) with the files that the image has there.
+            Without an entry for it, C(/tmp) is V(/tmp:exec,tmpcopyup), also on a read-only
+            root.
         type: list
         elements: str
       read_only:

@@ -37,7 +37,9 @@ _ANCILLARY_SIZE = _socket.CMSG_SPACE(MAX_FDS * _INT_SIZE)
 _NUMBERS = frozenset(
     ("code", "errno", "exit", "gid", "mounted", "pid", "restarts", "started", "uid")
 )
-_TEXTS = frozenset(("error", "hint", "name", "what", "version"))
+# Variables that a login sets.
+LOGIN = ("HOME", "USER", "LOGNAME", "SHELL")
+_TEXTS = frozenset(("error", "hint", "name", "what", "version", *LOGIN))
 _NOT_EXECUTABLE = 126
 
 

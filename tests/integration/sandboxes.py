@@ -349,6 +349,7 @@ def launch_defaults(host: Host, box: Sandbox) -> dict[str, Any]:
         "read_only": False,
         "hostname": box.name,
         "env": {"PATH": "/bin"},
+        "login": [],
         "cwd": "/",
         "user": "0:0",
         "tmpfs": {},

@@ -285,6 +285,38 @@ def test_user_can_not_be_switched_without_the_capabilities(sandbox_host: Host) -
     assert box.exec(["id", "-u"], user="root").stdout == b"0\n"
 
 
+def test_variables_of_a_login_are_those_of_the_user(sandbox_host: Host) -> None:
+    """Unless the sandbox or the command has its own, also with a launch file of dd050e5."""
+    show = "echo $HOME $USER $LOGNAME $SHELL"
+    env = {"PATH": "/bin", "HOME": "/root", "SHELL": "/own"}
+    settings = {"capabilities": SWITCHING, "env": env, "login": ["HOME", "USER", "LOGNAME"]}
+    box = sandbox_host.created(
+        "a", ["sh", "-c", f"{show}; exec sleep 1000"], user="web", **settings
+    )
+    Path(box.paths.upper, "etc").mkdir()
+    os.chown(Path(box.paths.upper, "etc"), box.config["ids"]["uid"], box.config["ids"]["gid"])
+    passwd = "root:x:0:0::/root:/bin/sh\nweb:x:33:33::/srv/web:/bin/sh\nnone:x:5:5:::\n"
+    Path(box.paths.upper, "etc/passwd").write_text(passwd)
+    box.start()
+    box.until(lambda: box.log() == ["/srv/web web web /own"])
+    shown = {
+        user: box.shell(show, user=user).stdout for user in (None, "root", "none", "77", "0:0")
+    }
+    assert shown == {
+        None: b"/srv/web web web /own\n",
+        "root": b"/root root root /own\n",
+        "none": b"/ none none /own\n",
+        "77": b"/ /own\n",
+        "0:0": b"/root root root /own\n",
+    }
+    given = {"HOME": "/x", "USER": "y"}
+    assert box.shell(show, user="none", env=given).stdout == b"/x y none /own\n"
+    earlier = sandbox_host.created("b", SLEEP, user="web", env=env)
+    del earlier.config["login"]
+    earlier.write()
+    assert earlier.start().shell(show).stdout == b"/ web web /own\n"
+
+
 @pytest.mark.parametrize(
     ("user", "ids"),
     [

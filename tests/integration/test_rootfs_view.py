@@ -46,8 +46,8 @@ def planted(box: Sandbox, name: str) -> Path:
 
 
 @pytest.mark.parametrize("absolute", [True, False], ids=["absolute", "relative"])
-@pytest.mark.parametrize("name", ["dev", "proc", "sys", "tmp", "etc", "data"])
-def test_symlink_in_place_of_a_mount_point(
+@pytest.mark.parametrize("name", ["dev", "proc", "sys"])
+def test_symlink_in_place_of_a_tree_of_the_kernel(
     sandbox_host: Host, canary: Path, name: str, absolute: bool
 ) -> None:
     box = sandbox_host.created("a", SLEEP, tmpfs={"/data": ""})
@@ -57,6 +57,98 @@ def test_symlink_in_place_of_a_mount_point(
         box.start()
     assert untouched(canary)
     assert box.running() is None
+
+
+@pytest.mark.parametrize("absolute", [True, False], ids=["absolute", "relative"])
+@pytest.mark.parametrize(("name", "mounted"), [("etc", "/hosts"), ("data/deep", "")])
+def test_symlink_on_the_way_to_a_mount_point(
+    sandbox_host: Host, canary: Path, name: str, mounted: str, absolute: bool
+) -> None:
+    """It is followed inside, where its target does not exist yet."""
+    box = sandbox_host.created("a", SLEEP, tmpfs={"/data/deep": "", "/tmp": "size=1m"})
+    target = str(canary / "directory")
+    planted(box, name).symlink_to(target if absolute else "../" * 30 + target)
+    planted(box, "tmp").symlink_to("var/link")
+    planted(box, "var/link").symlink_to("../deep/er")
+    (canary / "directory").rmdir()
+    box.start()
+    assert not os.path.lexists(target)
+    (canary / "directory").mkdir()
+    inside = re.sub("^/tmp/", "/deep/er/", target) + mounted
+    assert {inside, "/deep/er"} <= set(mount_options(box))
+    assert untouched(canary)
+
+
+def test_symlinks_that_lead_in_circles(sandbox_host: Host) -> None:
+    box = sandbox_host.created("a", SLEEP, tmpfs={"/data": ""})
+    planted(box, "data").symlink_to("atad")
+    planted(box, "atad").symlink_to("data")
+    with pytest.raises(LaunchError, match="/data in the image leads to no directory"):
+        box.start()
+
+
+def test_var_run_of_a_published_image(sandbox_host: Host) -> None:
+    box = sandbox_host.created("a", SLEEP, tmpfs={"/var/run": "size=1m", "/var/run/app": ""})
+    planted(box, "var/run").symlink_to("../run")
+    box.start()
+    found = box.shell("echo x > /run/app/file; cat /var/run/app/file; df -m /run | tail -n 1")
+    assert found.stdout.startswith(b"x\n") and found.stdout.split()[2] == b"1"
+
+
+def test_files_that_the_image_has_in_tmp(sandbox_host: Host) -> None:
+    """They are there, changes of them stay in memory; an entry of tmpfs decides otherwise."""
+    boxes = {
+        name: sandbox_host.created(name, SLEEP, tmpfs=tmpfs, read_only=name == "a")
+        for name, tmpfs in {
+            "a": {"/cache": "noexec,tmpcopyup,mode=777,uid=7"},
+            "b": {"/tmp": "size=1m", "/cache": "size=1m,noexec"},
+        }.items()
+    }
+    script = "ls /tmp /cache; /tmp/sub/start; echo x > /tmp/sub/start; rm /cache/kept; ls /cache"
+    for box in boxes.values():
+        for path in ("tmp/sub/start", "cache/kept"):
+            planted(box, path).write_text("#!/bin/sh\nstat -c '%n %a %u' /tmp /cache\n")
+            os.chmod(planted(box, path), 0o755)
+        box.start()
+    for _ in range(2):
+        found = boxes["a"].shell(script).stdout.decode()
+        assert found == "/cache:\nkept\n\n/tmp:\nsub\n/tmp 1777 0\n/cache 777 7\n"
+        assert "noexec" in mount_options(boxes["a"])["/cache"]
+        boxes["a"].stop()
+        boxes["a"].start()
+    assert boxes["b"].shell("ls -A /tmp /cache").stdout == b"/cache:\n\n/tmp:\n"
+    assert planted(boxes["a"], "cache/kept").exists()
+
+
+@pytest.mark.parametrize("user", ["app", "app:staff", "1000", "1000:50"])
+def test_user_files_behind_links(sandbox_host: Host, user: str) -> None:
+    """As images of Nix have them; the lines may end as those of another system do."""
+    box = sandbox_host.created("a", SLEEP, user=user, login=["HOME", "USER", "LOGNAME", "SHELL"])
+    planted(box, "etc/passwd").symlink_to("../usr/share/passwd")
+    planted(box, "etc/group").symlink_to("/usr/share/group")
+    planted(box, "usr/share/passwd").write_text("app:x:1000:50::/home/app:/bin/ash\r\n")
+    planted(box, "usr/share/group").write_text("staff:x:50:\r\nmore:x:60:x,app\r\n")
+    box.start()
+    found = box.shell("id -u; id -g; id -G; echo $HOME $USER $LOGNAME $SHELL").stdout
+    assert found == b"1000\n50\n50 60\n/home/app app app /bin/ash\n"
+
+
+@pytest.mark.parametrize("kind", ["loop", "outside", "directory"])
+def test_ids_need_no_user_files(sandbox_host: Host, canary: Path, kind: str) -> None:
+    """The control is a name, which can't be looked up."""
+    box = sandbox_host.created("a", SLEEP, user="7:8", login=["HOME"])
+    for name in ("passwd", "group"):
+        path = planted(box, f"etc/{name}")
+        if kind == "directory":
+            path.mkdir()
+        else:
+            path.symlink_to(name if kind == "loop" else "/proc/1/root/etc/passwd")
+    box.start()
+    assert box.shell("id -u; id -g; echo $HOME").stdout == b"7\n8\n/\n"
+    box.stop()
+    box.write(user="root")
+    with pytest.raises(LaunchError):
+        box.start()
 
 
 @pytest.mark.parametrize("kind", ["symlink", "relative", "fifo", "device", "file", "dangling"])

@@ -15,9 +15,17 @@ from sandlot.init import child
 from sandlot.init.logs import Log
 from sandlot.init.supervisor import Supervisor
 
-COMMAND = {"argv": ["/w"], "env": {"A": "a"}, "cwd": "/", "user": None, "rlimits": {7: (1, 1)}}
+ENV = {"A": "a", "HOME": "/h", "USER": "u"}
+COMMAND = {"argv": ["/w"], "env": ENV, "cwd": "/", "user": None, "rlimits": {7: (1, 1)}}
 RULES = {"restart": {"policy": "no", "retries": 0}, "stop": {"signal": 15, "timeout": 1.0}}
-CONFIG = {**COMMAND, **RULES, "log_max_size": 1 << 20, "restarts": 0, "nap": True}
+CONFIG = {
+    **COMMAND,
+    **RULES,
+    "log_max_size": 1 << 20,
+    "restarts": 0,
+    "nap": True,
+    "login": ["HOME", "USER"],
+}
 PACE = {"interval": 0.1, "timeout": 9.0, "retries": 3, "start_period": 0.0, "action": "none"}
 CHECK = {**PACE, "argv": ["/check"]}
 
@@ -68,9 +76,12 @@ def test_a_healthcheck_has_the_settings_of_the_workload(
 def test_a_command_of_exec_has_the_settings_of_the_workload(
     init: Supervisor, started: list[Mapping[str, Any]], tmp_path: Path
 ) -> None:
+    """Another user's login variables replace those of the workload, but not the request's own."""
     own = {"argv": ["/x"], "cwd": "/tmp", "user": "33"}
-    answer = asked(init, tmp_path, {"op": "exec", **own, "env": {"B": "b"}, "tty": False})
-    assert started == [{**CONFIG, **own, "env": {"A": "a", "B": "b"}}]
+    answer = asked(init, tmp_path, {"op": "exec", **own, "env": {"USER": "b"}, "tty": False})
+    assert started == [{**CONFIG, **own, "env": {"A": "a", "USER": "b"}, "login": ["HOME"]}]
+    asked(init, tmp_path, {"op": "exec", **own, "user": None, "env": {}, "tty": False})
+    assert started[1] == {**CONFIG, **own, "user": None}
     assert answer and "no process is left" in answer["error"]
 
 

@@ -37,7 +37,7 @@ OVERLAY = (
     *("/layer", "index=off,metacopy=off", 200000, False),
 )
 SYSFS = ("Filesystem", "sysfs", "/sys", f"ro,{SAFE}", {})
-TMP = ("Filesystem", "tmpfs", "/tmp", "nosuid,nodev", rootplan.TMPFS)
+TMP = ("CopiedUp", "tmpfs", "/tmp", "nosuid,nodev", rootplan.TMPFS, IDS, False)
 PLAIN = [
     *TREE,
     LAYER,
@@ -54,9 +54,9 @@ PLAIN = [
     ("Filesystem", "devpts", "/dev/pts", "nosuid,noexec", rootplan.DEVPTS),
     ("Filesystem", "tmpfs", "/dev/shm", SAFE, {"mode": "1777", "size": "64m"}),
     ("Filesystem", "mqueue", "/dev/mqueue", SAFE, {}),
-    TMP,
     ("ReadOnly", "/proc/sys"),
     ("Mask", "/proc/kcore"),
+    TMP,
     ("File", "/etc/hosts", "/run/a/etc/hosts"),
     ("Directory", "/srv"),
 ]
@@ -127,14 +127,16 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[Any, ...]]]] = {
             "tmpfs": {
                 "/a": "size=1m,noexec",
                 "/b": "mode=700,exec,rw,nosuid",
+                "/c": "size=1m,tmpcopyup",
                 "/tmp": "nr_inodes=7,ro,uid=3",
             }
         },
         replaced(
             TMP,
-            tmpfs("/tmp", "ro,nosuid,nodev", nr_inodes="7", uid="3"),
             tmpfs("/a", SAFE, size="1m"),
             tmpfs("/b", "nosuid,nodev", mode="700"),
+            ("CopiedUp", *tmpfs("/c", "nosuid,nodev", size="1m")[1:], IDS, True),
+            tmpfs("/tmp", "ro,nosuid,nodev", nr_inodes="7", uid="3"),
         ),
     ),
 }

@@ -93,6 +93,9 @@ def start(
         user, fds = _mount_in_pid_namespace(build, pid)
         opened, sinks = logs.open_sinks(paths)
         config = {**_config(launch), **user, "rlimits": rlimits, "restarts": restarts}
+        names = users.login_names(launch)
+        login = {name: text for name, text in user["login"].items() if name in names}
+        config.update(login=names, env={**launch["env"], **login})
         config["logs"] = opened
         wire.send(peer, config, [*fds, *descriptors, *sinks])
         _expect(peer, "started")
@@ -246,7 +249,8 @@ def _mount_in_pid_namespace(build: _Build, pid: int) -> tuple[wire.Message, list
         ours.close()
         os.waitpid(child, 0)
     groups = [int(gid) for gid in message["what"].split()]
-    return {"uid": message["uid"], "gid": message["gid"], "groups": groups}, fds
+    ids = {"uid": message["uid"], "gid": message["gid"], "groups": groups}
+    return {**ids, "login": {name: message[name] for name in wire.LOGIN if name in message}}, fds
 
 
 def _mounter(build: _Build, peer: _socket.socket) -> None:
@@ -260,8 +264,9 @@ def _mounter(build: _Build, peer: _socket.socket) -> None:
         fds.append(os.open("proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=root))
         fds.append(os.open("dev/null", os.O_RDWR | os.O_CLOEXEC, dir_fd=root))
         fds.append(rootfs.directory(root, "dev/pts"))
-        uid, gid, groups = users.resolve(root, build.launch["user"])
-        answer = {"uid": uid, "gid": gid, "what": " ".join(str(number) for number in groups)}
+        uid, gid, groups, login = users.resolve(root, build.launch["user"])
+        what = " ".join(str(number) for number in groups)
+        answer = {"uid": uid, "gid": gid, "what": what, **login}
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         answer = {"error": f"preparing the root: {error.strerror}{where}", "errno": error.errno}

@@ -34,18 +34,21 @@ if TYPE_CHECKING:
 # Mount points of the build namespace.
 LOWER, LAYER, MERGED = "/lower", "/layer", "/merged"
 HOST, HOST_MASK, HOST_REST, HOST_WAYS = "/host", "/host_mask", "/host_rest", "/host_ways"
-PUBLIC_HOST, SHOWN_HOST, NODES = "/public_host", "/shown_host", "/nodes"
+PUBLIC_HOST, SHOWN_HOST, NODES, MEMORY = "/public_host", "/shown_host", "/nodes", "/memory"
 # The trees of an image: its source's tree, and the layers of its setup above.
 MAX_LAYERS = 4
 MOUNT_POINTS = (
     *(f"{LOWER}{number}" for number in range(MAX_LAYERS)),
     *(LAYER, MERGED, HOST, HOST_MASK, HOST_REST, HOST_WAYS, PUBLIC_HOST, SHOWN_HOST, NODES),
+    MEMORY,
 )
 _MASK = {"size": "4k", "nr_inodes": "1", "mode": "555"}
 _NODES = {"size": "4k", "nr_inodes": "16", "mode": "755"}
 SAFE = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
 SAFE_READ_ONLY = SAFE | MOUNT_ATTR_RDONLY
 TREE = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
+# A link in the place of one of these would change what the kernel's own files are taken for.
+KERNEL_TREES = ("/proc", "/sys", "/dev")
 FLAGS = {
     "ro": MOUNT_ATTR_RDONLY,
     "nosuid": MOUNT_ATTR_NOSUID,
@@ -58,8 +61,11 @@ class RootOperation:
     """One step towards a root; ``mount`` is the detached mount that ``open`` made."""
 
     mount = -1
-    # Whether to apply it after the old root is detached.
-    last = False
+
+    @property
+    def first(self) -> bool:
+        """Whether to apply it before the old root is detached: a new proc or sysfs."""
+        return False
 
     def open(self, pins: Mapping[str, int]) -> None:
         """Open on the host; ``pins`` are descriptors of the sandbox's namespaces."""
@@ -110,8 +116,13 @@ class Filesystem(RootOperation):
         self.flags = flags
         self.options = options or {}
 
+    @property
+    def first(self) -> bool:
+        return self.kind in ("proc", "sysfs")
+
     def apply(self, root: int) -> None:
-        rootfs.attach(root, self.path, mounts.new_mount(self.kind, self.options, self.flags))
+        mount = mounts.new_mount(self.kind, self.options, self.flags)
+        rootfs.attach(root, self.path, mount, follow=self.path not in KERNEL_TREES)
 
     def command(self) -> List[str]:
         path, words = _below(self.path), quote(option_words(self.flags, self.options))
@@ -265,8 +276,6 @@ class File(RootOperation):
 class Directory(RootOperation):
     """The workload's working directory; links are followed inside the root."""
 
-    last = True
-
     def __init__(self, path: str) -> None:
         self.path = path
 
@@ -279,8 +288,6 @@ class Directory(RootOperation):
 
 class ReadOnlyRoot(RootOperation):
     """The root itself, made read-only after all mounts below it."""
-
-    last = True
 
     def apply(self, root: int) -> None:
         mounts.set_attributes(root, MOUNT_ATTR_RDONLY)

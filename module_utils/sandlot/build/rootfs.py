@@ -2,7 +2,8 @@
 # Copyright: the sandlot developers
 """Paths below a sandbox's root, reached from its descriptor inside the sandbox's namespaces.
 
-No path is resolved by string, and a symlink in the place of a mount point is refused.
+No path is resolved by string. Links in the image and in the layer are followed inside the root, but
+for /proc, /sys and /dev, which have to be directories.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ..kernel import mounts
 from ..kernel.mounts import RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS
 
 STRICT = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
+_MAX_LINKS = 40  # as path_resolution(7)
 
 
 def pivot() -> int:
@@ -36,46 +38,76 @@ def detach_old_root(root: int) -> None:
     mounts.umount(".", mounts.MNT_DETACH)
 
 
-def attach(root: int, path: str, mount: int) -> None:
-    target = directory(root, path)
+def attach(root: int, path: str, mount: int, *, follow: bool = False) -> None:
+    target = directory(root, path, follow=follow)
     mounts.attach(mount, target_fd=target)
     os.close(target)
 
 
-def directory(root: int, path: str, *, follow: bool = False) -> int:
+def directory(root: int, path: str, *, follow: bool = False, links: int = _MAX_LINKS) -> int:
     """A descriptor of a directory below the root; missing directories are made.
 
     With ``follow``, symlinks are resolved inside the root; otherwise they are refused.
     """
-    resolve = RESOLVE_IN_ROOT if follow else STRICT
     current = os.dup(root)
     walked = ""
     for part in [p for p in path.split("/") if p]:
         walked = f"{walked}/{part}".lstrip("/")
         os.close(current)
-        current = _enter(root, walked, resolve)
+        current = _enter(root, walked, follow=follow, links=links)
     return current
 
 
-def _enter(root: int, path: str, resolve: int) -> int:
-    flags = os.O_PATH | os.O_DIRECTORY
+def _enter(root: int, path: str, *, follow: bool, links: int) -> int:
+    flags, resolve = os.O_PATH | os.O_DIRECTORY, RESOLVE_IN_ROOT if follow else STRICT
     try:
         return mounts.openat2(root, path, flags, resolve)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise LaunchError(
-                f"/{path} in the image is a symlink or no directory",
-                hint="remove it from the image: something has to be mounted there",
-            ) from error
+            raise _no_directory(path, follow=follow) from error
         if error.errno != errno.ENOENT:
             raise
     parent, dummy, leaf = path.rpartition("/")
     holder = mounts.openat2(root, parent or ".", flags, resolve)
     try:
         os.mkdir(leaf, 0o755, dir_fd=holder)
+    except FileExistsError as error:
+        # A link to a directory that does not exist.
+        if not links or not follow:
+            raise _no_directory(path, follow=follow) from error
+        target = os.readlink(leaf, dir_fd=holder)
+        to = target if target.startswith("/") else f"{parent}/{target}"
+        return directory(root, to, follow=True, links=links - 1)
     finally:
         os.close(holder)
     return mounts.openat2(root, path, flags, resolve)
+
+
+def _no_directory(path: str, *, follow: bool) -> LaunchError:
+    problem = "leads to no directory" if follow else "is a symlink or no directory"
+    return LaunchError(
+        f"/{path} in the image {problem}",
+        hint="remove it from the image: something has to be mounted there",
+    )
+
+
+def files_of(root: str, path: str) -> int | None:
+    """A descriptor of a directory below ``root`` that has entries; None when there is no such."""
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    top = os.open(root, flags)
+    try:
+        files = mounts.openat2(top, path.lstrip("/"), os.O_RDONLY | os.O_DIRECTORY, RESOLVE_IN_ROOT)
+    except OSError as error:
+        # Attaching tells what is wrong with it.
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
+    finally:
+        os.close(top)
+    if os.listdir(files):
+        return files
+    os.close(files)
+    return None
 
 
 def existing(root: int, path: str) -> int | None:
@@ -89,7 +121,7 @@ def existing(root: int, path: str) -> int | None:
 def attach_file(root: int, path: str, mount: int) -> None:
     """Attach a detached mount of a file over a file of the sandbox's layer."""
     parent, dummy, leaf = path.rpartition("/")
-    holder = directory(root, parent)
+    holder = directory(root, parent, follow=True)
     _regular_file(holder, leaf, path)
     target = mounts.openat2(holder, leaf, os.O_PATH, STRICT)
     mounts.attach(mount, target_fd=target)

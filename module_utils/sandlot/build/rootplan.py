@@ -32,11 +32,11 @@ from .operations import (
     ReadOnly,
     ReadOnlyRoot,
 )
-from .stacking import HostMask, Layer, Overlay, Tree
+from .stacking import CopiedUp, HostMask, Layer, Overlay, Tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Mapping, Sequence
+    from typing import Any, Dict, Iterator, List, Mapping, Sequence
 
     from .operations import RootOperation
 
@@ -57,6 +57,7 @@ DEV_LINKS = {
 }
 # The kernel has 4096 ptys in all (kernel.pty.max), which a few sandboxes must not exhaust.
 DEVPTS = {"newinstance": "", "ptmxmode": "0666", "mode": "0620", "gid": "5", "max": "256"}
+COPY_UP = "tmpcopyup"
 TMPFS = {"size": "256m", "mode": "1777", "nr_inodes": "100k"}
 
 
@@ -77,9 +78,9 @@ def plan(launch: Mapping[str, Any]) -> List[RootOperation]:
         Filesystem("devpts", "/dev/pts", devices, DEVPTS),
         Filesystem("tmpfs", "/dev/shm", SAFE, {"mode": "1777", "size": "64m"}),
         Filesystem("mqueue", "/dev/mqueue", SAFE),
-        *(_tmpfs(path, words) for path, words in {"/tmp": "", **launch["tmpfs"]}.items()),
         *(ReadOnly(path) for path in launch["readonly"]),
         *(Mask(path) for path in launch["masked"]),
+        *_tmpfs(launch),
         *(File(path, source) for path, source in launch["files"].items()),
         Directory(launch["cwd"]),
         *([ReadOnlyRoot()] if launch["read_only"] else []),
@@ -121,16 +122,22 @@ def lower_paths(launch: Mapping[str, Any]) -> List[str]:
     return [lower] if isinstance(lower, str) else list(lower)
 
 
-def _tmpfs(path: str, words: str) -> Filesystem:
-    options, flags = dict(TMPFS), MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
-    for key, value in _parsed(words).items():
-        if key in FLAGS:
-            flags |= FLAGS[key]
-        elif key == "exec":
-            flags &= ~MOUNT_ATTR_NOEXEC
-        elif key != "rw":
-            options[key] = value
-    return Filesystem("tmpfs", path, flags, options)
+def _tmpfs(launch: Mapping[str, Any]) -> Iterator[RootOperation]:
+    """Yield the file systems in memory; by default, /tmp is one that keeps the image's files."""
+    default = {} if "/tmp" in launch["tmpfs"] else {"/tmp": COPY_UP}
+    for path, words in {**default, **launch["tmpfs"]}.items():
+        options, flags = dict(TMPFS), MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
+        for key, value in _parsed(words).items():
+            if key in FLAGS:
+                flags |= FLAGS[key]
+            elif key == "exec":
+                flags &= ~MOUNT_ATTR_NOEXEC
+            elif key not in ("rw", COPY_UP):
+                options[key] = value
+        if COPY_UP not in _parsed(words):
+            yield Filesystem("tmpfs", path, flags, options)
+        else:
+            yield CopiedUp(path, flags, options, launch["ids"], asked=path not in default)
 
 
 def _parsed(words: str) -> Dict[str, str]:
@@ -139,11 +146,11 @@ def _parsed(words: str) -> Dict[str, str]:
 
 def apply(operations: Sequence[RootOperation], root: int) -> None:
     for operation in operations:
-        if not operation.last:
+        if operation.first:
             operation.apply(root)
     # Not earlier: the kernel allows new proc and sysfs mounts only while complete ones are visible.
     # Not later: ".." of the new root leads into the old root, which is mounted over it.
     rootfs.detach_old_root(root)
     for operation in operations:
-        if operation.last:
+        if not operation.first:
             operation.apply(root)

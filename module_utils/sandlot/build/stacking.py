@@ -4,11 +4,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from ..kernel import confine, mounts
 from ..kernel.mounts import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID
-from .operations import LAYER, TREE, RootOperation, built, option_words, quote
+from . import rootfs
+from .operations import (
+    LAYER,
+    MEMORY,
+    MERGED,
+    TREE,
+    Filesystem,
+    RootOperation,
+    built,
+    option_words,
+    quote,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -211,3 +223,61 @@ class Overlay(RootOperation):
         if self.layer:
             layers += f",upperdir={top}{self.layer}/upper,workdir={top}{self.layer}/work"
         return layers
+
+
+class CopiedUp(Filesystem):
+    """A tmpfs that starts with the image's files in its place, as OCI's tmpcopyup.
+
+    Nothing is copied: the tmpfs is the writable layer of an overlay over them. Without ``asked``, a
+    place that can't have one more overlay gets an empty tmpfs.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        flags: int,
+        options: Mapping[str, str],
+        ids: Mapping[str, int],
+        *,
+        asked: bool,
+    ) -> None:
+        super().__init__("tmpfs", path, flags, options)
+        self.ids = ids
+        self.asked = asked
+
+    def stack(self, pins: Mapping[str, int]) -> None:
+        files = rootfs.files_of(MERGED, self.path)
+        if files is None:
+            return
+        sizes = {key: self.options[key] for key in ("size", "nr_inodes") if key in self.options}
+        mounts.attach(mounts.new_mount("tmpfs", {**sizes, "mode": "700"}), MEMORY)
+        os.mkdir(f"{MEMORY}/work", 0o700)
+        os.mkdir(f"{MEMORY}/upper", 0o700)
+        owner = [self.ids[key] + int(self.options.get(key, 0)) for key in ("uid", "gid")]
+        os.chown(f"{MEMORY}/upper", *owner)
+        os.chmod(f"{MEMORY}/upper", int(self.options["mode"], 8))
+        os.fchdir(files)
+        layers = f"lowerdir=.,upperdir={MEMORY}/upper,workdir={MEMORY}/work,index=off,metacopy=off"
+        try:
+            mounts.mount("overlay", MEMORY, "overlay", self.flags, layers)
+        except OSError as error:
+            # The kernel stacks two overlays at most (FILESYSTEM_MAX_STACK_DEPTH).
+            if error.errno != errno.EINVAL or self.asked:
+                raise
+            return
+        finally:
+            os.close(files)
+        self.mount = mounts.clone_tree(MEMORY)
+
+    def apply(self, root: int) -> None:
+        if self.mount < 0:
+            super().apply(root)
+        else:
+            rootfs.attach(root, self.path, self.mount, follow=True)
+
+    def outside(self) -> List[str]:
+        # A command would follow links of the image on the host.
+        return []
+
+    def command(self) -> List[str]:
+        return super().command()

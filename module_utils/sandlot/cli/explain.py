@@ -64,10 +64,11 @@ def look(site: Site, name: str, *, show_env: bool = False) -> Subject:
     secret = {} if show_env else dict(known.spec.env)
     launch["env"].update(Mask(site).value(name, secret))
     rlimits = limits.complete(launch["rlimits"])
-    uid, gid, groups = _user(launch)
+    uid, gid, groups, login = _user(launch)
+    login = {name: text for name, text in login.items() if name in users.login_names(launch)}
     return Subject(
         name=name,
-        launch=launch,
+        launch={**launch, "env": {**launch["env"], **login}},
         root=rootplan.plan(launch),
         interfaces=known.interfaces,
         networks=network.load_for(site, {entry.network for entry in known.interfaces}),
@@ -82,10 +83,10 @@ def look(site: Site, name: str, *, show_env: bool = False) -> Subject:
     )
 
 
-def _user(launch: Dict[str, Any]) -> tuple[int, int, List[int]]:
+def _user(launch: Dict[str, Any]) -> tuple[int, int, List[int], Dict[str, str]]:
     """Look up the user in the image only, as a sandbox can change its own passwd."""
     layers = [*rootplan.lower_paths(launch), *(["/"] if launch.get("host_root") else [])]
-    known = (layer for layer in layers if os.path.isfile(f"{layer}/etc/passwd"))
+    known = (layer for layer in layers if os.path.lexists(f"{layer}/etc/passwd"))
     root = os.open(next(known, layers[-1]), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return users.resolve(root, launch["user"])
@@ -103,6 +104,7 @@ def differences(subject: Subject) -> Iterator[str]:
         "mounts are made by path inside, following links of the image; sandlot attaches "
         "detached mounts by descriptor and refuses links"
     )
+    yield "/tmp starts empty, without the files that the image has there"
     yield "before util-linux 2.39 the image is copied with shifted owners, not id-mapped"
     yield (
         "process 1 is the workload: no init that restarts it, forwards signals, reaps orphans, "

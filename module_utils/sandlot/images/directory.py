@@ -13,7 +13,7 @@ from ..spec.names import absolute_path
 from ..spec.option import Option
 from .host_overlay import OURS
 from .model import Image, ImageSpec, Source
-from .unpack import MOUNTPOINTS
+from .unpack import MOUNTPOINTS, is_mountpoint
 
 
 def digest(spec: ImageSpec, known: Image | None = None) -> str:
@@ -48,7 +48,7 @@ def _check_tree(path: str) -> None:
         raise SpecError("path", path, "is not a directory", hint=hint)
     for name in MOUNTPOINTS:
         inside = f"{path}/{name}"
-        if os.path.lexists(inside) and (os.path.islink(inside) or not os.path.isdir(inside)):
+        if os.path.lexists(inside) and not is_mountpoint(name, os.lstat(inside).st_mode):
             problem = f"has a {name} that is not a directory, and a sandbox mounts something there"
             raise SpecError("path", path, problem, hint="make it a directory")
 

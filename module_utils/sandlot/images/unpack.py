@@ -34,8 +34,10 @@ MAX_DEPTH = 200
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 SPACE = "free space and inodes where images are kept, then run again"
 _LAST_TIME = 2**33
-# A sandbox gets mounts in these directories; the builder must not meet a link there.
+# A sandbox gets mounts in these directories.
 MOUNTPOINTS = {"dev": 0o755, "proc": 0o755, "sys": 0o755, "etc": 0o755, "run": 0o755, "tmp": 0o1777}
+# The builder follows links inside the sandbox's root, but not to the trees of the kernel.
+_NO_LINKS = frozenset({"dev", "proc", "sys"})
 
 
 @dataclass(frozen=True)
@@ -225,11 +227,16 @@ def _times(member: Member) -> tuple[int, int]:
 def check_mountpoints() -> None:
     for name, mode in MOUNTPOINTS.items():
         try:
-            is_directory = stat.S_ISDIR(os.lstat(name).st_mode)
+            entry = os.lstat(name).st_mode
         except FileNotFoundError:
             os.mkdir(name)
             os.chmod(name, mode)
             continue
-        if not is_directory:
+        if not is_mountpoint(name, entry):
             problem = f"member {name!r} is not a directory, and a sandbox mounts something there"
             raise ArchiveError(problem, hint="make it a directory in the image")
+
+
+def is_mountpoint(name: str, mode: int) -> bool:
+    """Whether the builder can mount at this entry of MOUNTPOINTS."""
+    return stat.S_ISDIR(mode) or (stat.S_ISLNK(mode) and name not in _NO_LINKS)

@@ -72,8 +72,8 @@ def spawn(command: Mapping[str, Any], stdio: Sequence[int], *, tty: bool = False
 def _child(command: Mapping[str, Any], stdio: Sequence[int], report: int, *, tty: bool) -> NoReturn:
     code, text = NOT_EXECUTABLE, "preparing the command failed"
     try:
-        _prepare(command, stdio, tty=tty)
-        code, text = execute(command["argv"], command["env"])
+        login = _prepare(command, stdio, tty=tty)
+        code, text = execute(command["argv"], {**command["env"], **login})
     except LaunchError as error:
         text = str(error)
     except (OSError, ValueError) as error:
@@ -84,7 +84,8 @@ def _child(command: Mapping[str, Any], stdio: Sequence[int], report: int, *, tty
         os._exit(code)
 
 
-def _prepare(command: Mapping[str, Any], stdio: Sequence[int], *, tty: bool) -> None:
+def _prepare(command: Mapping[str, Any], stdio: Sequence[int], *, tty: bool) -> Mapping[str, str]:
+    """Take the command's descriptors, user, limits and directory; its login variables."""
     signal.set_wakeup_fd(-1)
     # Python ignores these two, and exec would pass that on (signal(7)).
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -95,17 +96,18 @@ def _prepare(command: Mapping[str, Any], stdio: Sequence[int], *, tty: bool) -> 
     duplicates = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in stdio[:3]]
     for target, fd in enumerate(duplicates):
         os.dup2(fd, target)
-    if command["user"]:
-        _switch_user(command["user"])
+    login = _switch_user(command["user"]) if command["user"] else {}
     limits.apply(command["rlimits"])
     os.chdir(command["cwd"])
+    return {name: text for name, text in login.items() if name in command["login"]}
 
 
-def _switch_user(user: str) -> None:
+def _switch_user(user: str) -> Mapping[str, str]:
+    """Become a user of the sandbox; the variables of its login."""
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    uid, gid, groups = users.resolve(root, user)
+    uid, gid, groups, login = users.resolve(root, user)
     if (uid, gid) == (os.geteuid(), os.getegid()):
-        return
+        return login
     try:
         os.setgroups(groups)
         os.setresgid(gid, gid, gid)
@@ -115,6 +117,7 @@ def _switch_user(user: str) -> None:
             f"user: {user!r} is not the user of this sandbox",
             hint="grant it capabilities: [SETUID, SETGID], or set its user option",
         ) from error
+    return login
 
 
 def execute(argv: Sequence[str], env: Mapping[str, str]) -> Failure:

@@ -115,11 +115,16 @@ class ExecServer:
             wire.reply(connection, {"error": "this init is of an older sandlot"})
 
     def _run(self, connection: _socket.socket, message: Mapping[str, Any], fds: List[int]) -> None:
-        config = self._config
+        config, env = self._config, dict(self._config["env"])
+        login = [name for name in config["login"] if name not in message["env"]]
+        if message["user"]:
+            # Another user may have fewer of them.
+            env = {name: text for name, text in env.items() if name not in login}
         command = {
             **config,
             "argv": message["argv"],
-            "env": {**config["env"], **message["env"]},
+            "env": {**env, **message["env"]},
+            "login": login,
             "cwd": message["cwd"] or config["cwd"],
             "user": message["user"],
         }

@@ -56,6 +56,7 @@ _FSCONFIG_SET_FLAG = 0
 _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_CREATE = 6
 _CLOEXEC = 1
+_TRIES = 10000
 
 libc.mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_char_p]
 
@@ -127,4 +128,11 @@ def attach(fd: int, target: str = "", *, target_fd: int = AT_FDCWD) -> None:
 def openat2(dir_fd: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve | RESOLVE_NO_MAGICLINKS)
     pointer, size = ctypes.byref(how), ctypes.sizeof(how)
-    return syscall(SYS_OPENAT2, "openat2", dir_fd, path.encode(), pointer, size, path=path)
+    for left in reversed(range(_TRIES)):
+        try:
+            return syscall(SYS_OPENAT2, "openat2", dir_fd, path.encode(), pointer, size, path=path)
+        except BlockingIOError:
+            # A mount or rename anywhere on the host, while the kernel followed "..".
+            if not left:
+                raise
+    raise AssertionError

@@ -16,6 +16,7 @@ from .. import network, security, store
 from ..plan import Change
 from ..security import seccomp
 from ..site import SandboxPaths, Site
+from ..spec import Tmpfs
 from ..spec.confinement import mask
 from ..spec.option import LAUNCHED, Reach
 from ..spec.options import reaching
@@ -29,12 +30,12 @@ HOST_FILES = ("hosts", "resolv.conf", "hostname")
 # Keys that no option makes: facts of the host, the image and the ids.
 FACTS = frozenset(
     """
-    schema digest name ids image lower host_root tmpfs_root idmap upper work files init
+    schema digest name ids image lower host_root tmpfs_root idmap upper work files init login
     """.split()
 )
 # These follow from the host and the version of sandlot: neither an upgrade nor a new cgroup
 # hierarchy of the host restarts a sandbox.
-DERIVED = frozenset({"cgroups", "seccomp", "masked", "readonly", "first_start"})
+DERIVED = frozenset({"cgroups", "seccomp", "masked", "readonly", "first_start", "login"})
 # Init applies changes to these while it runs.
 LIVE = frozenset(
     option.launch_key for option in reaching(Reach.INIT) if option.change is Change.LIVE
@@ -97,19 +98,23 @@ def _root(site: Site, record: Record) -> Json:
         "work": sandbox.work,
         "read_only": spec.read_only,
         "hostname": spec.hostname,
-        "tmpfs": {
-            entry.path: ",".join((*entry.options, *(() if entry.executable else ("noexec",))))
-            for entry in spec.tmpfs
-        },
+        "tmpfs": {entry.path: _tmpfs(entry) for entry in spec.tmpfs},
         "files": {f"/etc/{name}": f"{sandbox.etc}/{name}" for name in HOST_FILES},
     }
+
+
+def _tmpfs(entry: Tmpfs) -> str:
+    flags = {"noexec": not entry.executable, "tmpcopyup": entry.copy_up}
+    return ",".join((*entry.options, *(flag for flag, given in flags.items() if given)))
 
 
 def _process(record: Record) -> Json:
     spec, runs = record.spec, process(record)
     check = {"healthcheck": for_init(runs.healthcheck)} if runs.healthcheck else {}
+    login = {} if runs.login is None else {"login": sorted(runs.login)}
     return {
         **check,
+        **login,
         "argv": list(runs.argv),
         "env": runs.env,
         "cwd": runs.working_dir,

@@ -13,6 +13,7 @@ from ..kernel.program import PATH
 from ..spec import Healthcheck, Spec
 from ..spec.quantities import signal_number
 from ..spec.table.supervision import parse_healthcheck
+from ..wire import LOGIN
 from .record import Record
 
 
@@ -20,6 +21,8 @@ from .record import Record
 class Process:
     argv: Tuple[str, ...]
     env: Dict[str, str]
+    login: Tuple[str, ...] | None
+    """Variables of the passwd file of the sandbox, if ``env`` does not tell; see users.login."""
     working_dir: str
     user: str
     stop_signal: int
@@ -30,12 +33,14 @@ def process(record: Record) -> Process:
     """The workload of a record; SpecError when neither spec nor image names a command."""
     spec, config = record.spec, record.image.config
     ours = {"PATH": PATH, "HOME": "/root", "HOSTNAME": spec.hostname}
+    env = {**config.get("env", {}), **dict(spec.env)}
     check = spec.healthcheck
     if check is None and config.get("healthcheck"):
         check = parse_healthcheck("healthcheck", config["healthcheck"])
     return Process(
         argv=_argv(spec, config),
-        env={**ours, **config.get("env", {}), **dict(spec.env)},
+        env={**ours, **env},
+        login=tuple(set(LOGIN) - set(env)) if env.get("HOME") == ours["HOME"] else None,
         working_dir=spec.working_dir or config.get("working_dir") or "/",
         user=spec.user or config.get("user") or "0",
         stop_signal=spec.stop_signal

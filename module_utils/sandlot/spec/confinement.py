@@ -137,7 +137,7 @@ def _tmpfs(option: str, value: Any) -> Tmpfs:
             raise refusal(option, word, "is unknown or given twice", hint=f"use {known}")
     if {"exec", "noexec"} <= flags:
         raise refusal(option, value, "has both exec and noexec", hint="keep one of them")
-    return Tmpfs(place, **data, executable="exec" in flags)
+    return Tmpfs(place, **data, executable="exec" in flags, copy_up="tmpcopyup" in flags)
 
 
 def _mode(option: str, value: Any) -> int:
@@ -148,7 +148,7 @@ def _mode(option: str, value: Any) -> int:
 
 
 # Always nosuid and nodev; read-only or not is no question for an empty file system.
-_FLAGS = frozenset({"exec", "noexec", "nosuid", "nodev", "rw"})
+_FLAGS = frozenset({"exec", "noexec", "nosuid", "nodev", "rw", "tmpcopyup"})
 _owner = partial(integer, minimum=0, maximum=MAX_ID)
 _SETTINGS: dict[str, Callable[[str, Any], int]] = {
     "size": partial(size, minimum=4096),

@@ -57,6 +57,8 @@ class Tmpfs:
     uid: int | None = None
     gid: int | None = None
     executable: bool = False
+    copy_up: bool = False
+    """Whether it starts with the files that the image has in its place."""
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -68,7 +70,8 @@ class Tmpfs:
         return tuple(f"{key}={value}" for key, value in given if value is not None)
 
     def __str__(self) -> str:
-        words = ",".join((*(("exec",) if self.executable else ()), *self.options))
+        flags = {"exec": self.executable, "tmpcopyup": self.copy_up}
+        words = ",".join((*(flag for flag, given in flags.items() if given), *self.options))
         return f"{self.path}:{words}" if words else self.path
 
 

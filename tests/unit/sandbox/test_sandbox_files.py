@@ -15,6 +15,7 @@ import pytest
 from sandlot import store
 from sandlot.errors import HostError, SandlotError, SpecError
 from sandlot.idmap import IdRange
+from sandlot.init import users
 from sandlot.kernel.trees import remove_tree
 from sandlot.network import Interface, Network
 from sandlot.plan import Change, Operation, apply_each, batch, descriptions, of_one
@@ -289,6 +290,22 @@ def test_host_and_version_are_outside_of_the_launch_digest(monkeypatch: pytest.M
     other = launchfile.content(paths, a_record(), ["/sys/fs/cgroup/hugetlb/sandlot/web"])
     assert other != base
     assert other["digest"] == base["digest"]
+
+
+@pytest.mark.parametrize(
+    ("env", "names"),
+    [
+        ({}, ["HOME", "USER", "LOGNAME", "SHELL"]),
+        ({"HOME": "/data", "SHELL": ""}, ["USER", "LOGNAME"]),
+        ({"HOME": "/root", "USER": "me"}, ["LOGNAME", "SHELL"]),
+    ],
+)
+def test_login_variables_are_those_that_nobody_sets(env: dict[str, str], names: list[str]) -> None:
+    """A launch file of dd050e5 has no key for them; a new key restarts nothing."""
+    launch = launchfile.content(Site("/moved"), a_record(env=env), [])
+    assert sorted(users.login_names(launch)) == sorted(names)
+    assert ("login" in launch) == (env.get("HOME") == "/root")
+    assert launch["digest"] == launchfile.digest({**launch, "login": ["x"]})
 
 
 # -- what the image brings ------------------------------------------------------------------------
