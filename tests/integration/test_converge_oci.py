@@ -93,7 +93,11 @@ def _page(port: int) -> str:
 
 
 def test_options_win_over_the_image(host: Deployment, layout: Layout, served: Registry) -> None:
-    layout.image("v1", [busybox_layer(), application(b"")], SETTINGS)
+    """Whatever it says: bad values of it are no obstacle."""
+    bad = {"User": "no one", "StopSignal": "SIGNONE", "Healthcheck": {"Test": "x"}}
+    environment = ["GREETING=hello", "PATH=/bin", "NONE"]
+    settings = {**SETTINGS, **bad, "Env": environment, "ExposedPorts": ["80"]}
+    layout.image("v1", [busybox_layer(), application(b"")], settings)
     prepare(host, wish(served.push(layout, "v1", "app:v1")))
     script = 'echo "$(id -u) $PWD $GREETING $*"; trap "exit 3" TERM; sleep 1000000 & wait'
     mine = {
@@ -107,7 +111,8 @@ def test_options_win_over_the_image(host: Deployment, layout: Layout, served: Re
     assert host.info("web")["health"] is None
     host.converged({**mine, "command": ["args"]})
     eventually(lambda: "args" in logged(host, "web"))
-    host.converged({"name": "web", "image": "app", "command": ["three"], "state": "started"})
+    own = {name: mine[name] for name in ("name", "image", "user", "stop_signal", "healthcheck")}
+    host.converged({**own, "command": ["three"], "state": "started"})
     eventually(lambda: "with hello and three" in logged(host, "web"))
 
 

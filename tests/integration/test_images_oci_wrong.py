@@ -164,15 +164,6 @@ WRONG: dict[str, tuple[Callable[[Layout], str], str]] = {
         lambda at: _config(at, b'{"os": "linux"}'),
         "not an? image|is for linux/None|diff_ids",
     ),
-    "entry point of text": (
-        lambda at: _named(at, {"Entrypoint": "/bin/sh"}),
-        "Entrypoint in its config: '/bin/sh' is a string, not a list",
-    ),
-    "environment without =": (
-        lambda at: _named(at, {"Env": ["PATH"]}),
-        r"Env in its config\[0\]: 'PATH' is not NAME=VALUE",
-    ),
-    "user of the host": (lambda at: _named(at, {"User": "../root"}), "User in its config"),
     "other layers": (
         lambda at: _named(at, {}, rootfs={"diff_ids": ["sha256:" + "0" * 64]}),
         "layer 1: its content has the digest",

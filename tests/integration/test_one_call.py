@@ -96,6 +96,30 @@ def test_from_nothing_to_nothing(host: Host) -> None:
     assert (gone.images, gone.networks) == ({}, {})
 
 
+def test_a_check_knows_the_config_of_a_tree_that_another_image_has(
+    host: Host, tmp_path: Path
+) -> None:
+    """Nor does a bad value of an image that is replaced stop the check of its successor."""
+    layout = Layout(tmp_path / "layout")
+    settings = {"Cmd": ["sleep", "1000000"], "User": "0", "Labels": {"a": "b"}}
+    layout.image("x", [busybox_layer()], settings)
+    networks = [host.network("default", 0)]
+
+    def image(name: str) -> Json:
+        return {"name": name, "source": "oci", "reference": f"oci:{layout.path}:x"}
+
+    host.foreseen([image("one")], networks, [{"name": "a", "image": "one"}])
+    host.foreseen([image("two")], networks, [{"name": "b", "image": "two"}], purge=True)
+    layout.image("x", [busybox_layer()], {**settings, "User": "no one", "Env": ["none"]})
+    bad = [image("two")], networks, [{"name": "b", "image": "two"}]
+    with pytest.raises(SpecError, match="user: 'two' has no usable default.*set user in the sand"):
+        host.call(*bad)
+    done = host.foreseen([image("two")], networks, [{"name": "b", "image": "two", "user": "33"}])
+    assert done.images and "'no one'" in str(done.images["two"]["warnings"])
+    layout.image("x", [busybox_layer()], {**settings, "Labels": {"c": "d"}})
+    host.foreseen(*bad)
+
+
 def test_a_setup_has_the_networks_of_the_call(host: Host, tmp_path: Path) -> None:
     """Its image can't be made before its network; the plan says what is done all the same."""
     layout = Layout(tmp_path / "layout")

@@ -306,7 +306,7 @@ def test_a_config_is_defaults_of_sandboxes() -> None:
         },
         "Hostname": "ignored",
     }
-    assert config.defaults({"config": data}, "it") == {
+    assert config.defaults({"config": data}, "it") == ({
         "entrypoint": ["/run.sh"],
         "command": ["a", "b c"],
         "env": {"A": "2", "B": "x=y", "EMPTY": ""},
@@ -319,42 +319,71 @@ def test_a_config_is_defaults_of_sandboxes() -> None:
         "healthcheck": {
             "test": ["CMD", "true"], "interval": "1m30s", "retries": 5, "start_period": "1s500ms",
         },
-    }  # fmt: skip
+    }, [])  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "given", [{"Test": []}, {"Test": None}, {"Test": ["NONE"]}, {"Retries": 3}]
 )
 def test_a_healthcheck_without_a_test_is_none(given: dict[str, Any]) -> None:
-    found = config.defaults({"config": {"Healthcheck": given}}, "it")
-    assert found["healthcheck"]["test"] == ["NONE"]
+    found, warnings = config.defaults({"config": {"Healthcheck": given}}, "it")
+    assert not warnings and found["healthcheck"]["test"] == ["NONE"]
 
 
 @pytest.mark.parametrize("data", [{}, {"config": None}, {"config": {"Cmd": None, "User": ""}}])
 def test_what_is_not_set_is_left_out(data: dict[str, Any]) -> None:
-    assert config.defaults(data, "it") == {}
+    assert config.defaults(data, "it") == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("User", "1000:", "1000"), ("User", ":5", "0:5"), ("User", "a:b", "a:b"),
+        ("WorkingDir", "a//b/", "/a/b"), ("WorkingDir", "/a/../../b", "/b"),
+    ],
+)  # fmt: skip
+def test_values_are_taken_as_docker_takes_them(key: str, value: str, expected: str) -> None:
+    found, warnings = config.defaults({"config": {key: value}}, "it")
+    assert (list(found.values()), warnings) == ([expected], [])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kept"),
+    [
+        ("Env", ["A=1", "PATH", "B=2"], {"A": "1", "B": "2"}), ("Env", ["=x"], {}),
+        ("Env", {"A": "1"}, {}), ("Env", "A=1", {}), ("Env", [["A=1"]], {}), ("Labels", ["a"], {}),
+        ("Labels", {"a": 1, "b": "c"}, {"b": "c"}), ("Labels", {"a\nb": "x"}, {}),
+        ("ExposedPorts", ["80/tcp"], []), ("Volumes", "/data", []),
+    ],
+)  # fmt: skip
+def test_bad_parts_of_collections_are_left_out(key: str, value: object, kept: object) -> None:
+    data = json.loads(json.dumps({"config": {key: value}}))
+    found, warnings = config.defaults(data, "it")
+    assert list(found.values()) == [kept]
+    assert [each.startswith(f"left out it: {key} in its config") for each in warnings] == [True]
 
 
 @pytest.mark.parametrize(
     "key, value",
     [
         ("Entrypoint", "/bin/sh"), ("Entrypoint", ["/bin/sh", 5]), ("Cmd", {"a": 1}),
-        ("Cmd", ["a\0b"]), ("Cmd", ["x" * 200_000]), ("Env", ["PATH"]), ("Env", ["=x"]),
-        ("Env", {"A": "1"}), ("Env", "A=1"), ("Env", [["A=1"]]), ("User", "a b"), ("User", 5),
+        ("Cmd", ["a\0b"]), ("Cmd", ["x" * 200_000]), ("User", "a b"), ("User", 5),
         ("User", "../x"), ("User", "root\n0:0"), ("User", "70000"), ("User", "-1"),
-        ("WorkingDir", "/a/../../b"), ("WorkingDir", "/a\nb"), ("WorkingDir", ["/"]),
-        ("StopSignal", "SIGNOTHING"), ("StopSignal", "99"), ("StopSignal", 9), ("Labels", ["a"]),
-        ("Labels", {"a": 1}), ("Labels", {"a\nb": "x"}), ("ExposedPorts", ["80/tcp"]),
-        ("Volumes", "/data"), ("Healthcheck", ["CMD", "true"]), ("Healthcheck", {"Test": "true"}),
+        ("WorkingDir", "/a\nb"), ("WorkingDir", ["/"]),
+        ("StopSignal", "SIGNOTHING"), ("StopSignal", "99"), ("StopSignal", 9),
+        ("Healthcheck", ["CMD", "true"]), ("Healthcheck", {"Test": "true"}),
         ("Healthcheck", {"Test": ["true"]}), ("Healthcheck", {"Test": ["CMD", "x"], "Retries": -1}),
         ("Healthcheck", {"Test": ["CMD", "x"], "Interval": "30s"}),
         ("Healthcheck", {"Test": ["CMD", "x"], "Interval": 1}),
     ],
 )  # fmt: skip
 def test_bad_configs_are_named(key: str, value: object) -> None:
-    data = json.loads(json.dumps({"config": {key: value}}))
-    with pytest.raises(ImageError, match=rf"^it: {key} in its config"):
-        config.defaults(data, "it")
+    """The image can be made, for sandboxes that have a value of their own."""
+    data = json.loads(json.dumps({"config": {key: value, "Labels": {"a": "b"}}}))
+    found, warnings = config.defaults(data, "it")
+    (problem,) = found["wrong"].values()
+    assert problem.startswith(f"it: {key} in its config") and warnings == [problem]
+    assert found == {"labels": {"a": "b"}, "wrong": found["wrong"]}
 
 
 def test_a_config_that_is_no_mapping_is_named() -> None:

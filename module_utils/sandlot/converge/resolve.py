@@ -243,9 +243,10 @@ def _target(
 ) -> Target:
     image, runs = record.image, record
     if may_be_made and not (image.digest and all(map(os.path.isdir, image.layers))):
-        # The command may come from the image, which is not built yet.
+        # The config of an image that is not built yet is unknown, and it may have the command.
         unknown = record.spec.command or record.spec.entrypoint or ("unknown",)
-        runs = replace(record, spec=replace(record.spec, command=unknown))
+        spec, unbuilt = replace(record.spec, command=unknown), replace(image, config={})
+        runs = replace(record, spec=spec, image=unbuilt)
     directories = cgroups.directories(site, record.name, observed.cgroups)
     launch = launchfile.content(site, runs, directories)
     now = observed.sandboxes.get(record.name)

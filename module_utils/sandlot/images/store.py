@@ -146,6 +146,8 @@ def _wanted(site: Site, spec: ImageSpec, known: Image | None, others: Mapping[st
     if spec.setup and digest:
         digest = setup.digest(digest, spec.setup)
         layers = (_root(site, digest), *layers)
+    # The tree may have been made for another image.
+    config = records.about(site, digest).get("config", below.config)
     tmpfs = source.tmpfs(spec) if source.tmpfs else ""
     if tmpfs and digest:
         digest = hashlib.sha256(f"{digest} tmpfs {tmpfs}".encode()).hexdigest()
@@ -157,6 +159,7 @@ def _wanted(site: Site, spec: ImageSpec, known: Image | None, others: Mapping[st
         source=spec.source,
         parameters=source.parameters(spec),
         tmpfs=tmpfs,
+        config=config,
     )
 
 

@@ -14,7 +14,7 @@ from ..spec import Healthcheck, Spec
 from ..spec.quantities import signal_number
 from ..spec.table.supervision import parse_healthcheck
 from ..wire import LOGIN
-from .record import Record
+from .record import ImageRef, Record
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Process:
 def process(record: Record) -> Process:
     """The workload of a record; SpecError when neither spec nor image names a command."""
     spec, config = record.spec, record.image.config
+    _check(spec, record.image)
     ours = {"PATH": PATH, "HOME": "/root", "HOSTNAME": spec.hostname}
     env = {**config.get("env", {}), **dict(spec.env)}
     check = spec.healthcheck
@@ -51,6 +52,15 @@ def process(record: Record) -> Process:
 
 def labels(record: Record) -> Dict[str, str]:
     return {**record.image.config.get("labels", {}), **dict(record.spec.labels)}
+
+
+def _check(spec: Spec, image: ImageRef) -> None:
+    """Refuse a bad value of the image's config, unless the spec has its own."""
+    for option, problem in image.config.get("wrong", {}).items():
+        own = getattr(spec, option) or (option == "command" and spec.entrypoint)
+        if not own:
+            hint = f"set {option} in the sandbox, or use another image"
+            raise SpecError(option, image.name, f"has no usable default: {problem}", hint=hint)
 
 
 def _argv(spec: Spec, config: Mapping[str, Any]) -> Tuple[str, ...]:

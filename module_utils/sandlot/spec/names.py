@@ -112,8 +112,10 @@ def absolute_paths(option: str, value: Any) -> Tuple[str, ...]:
 
 
 def user(option: str, value: Any) -> str:
-    """USER or USER:GROUP, each a name or an id of the sandbox's own range."""
+    """USER or USER:GROUP, each a name or an id of the sandbox's own range; GROUP may be empty."""
     parts = text(option, value).split(":")
+    if len(parts) == 2 and not parts[1]:
+        parts.pop()
     if len(parts) > 2:
         raise refusal(option, value, "has more than one colon", hint="write USER or USER:GROUP")
     for index, part in enumerate(parts):

@@ -339,6 +339,34 @@ def test_the_image_brings_defaults() -> None:
     assert process.labels(with_config(labels={"mine": "1"})) == {"maintainer": "them", "mine": "1"}
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("entrypoint", ["/x"]),
+        ("command", ["x"]),
+        ("user", "0"),
+        ("working_dir", "/"),
+        ("stop_signal", "TERM"),
+        ("healthcheck", {"test": ["NONE"]}),
+    ],
+)
+def test_a_bad_value_of_an_image_is_refused_without_one_of_the_spec(
+    option: str, value: object
+) -> None:
+    bad = {**CONFIG, "wrong": {option: "it is wrong"}}
+    bad.pop(option, None)
+
+    def runs(**options: object) -> process.Process:
+        record = with_config(**options)
+        return process.process(replace(record, image=replace(record.image, config=bad)))
+
+    with pytest.raises(SpecError, match=f"{option}: 'busybox' .* it is wrong; set {option} in"):
+        runs()
+    assert runs(**{option: value}).argv
+    if option == "command":
+        assert runs(entrypoint=["/x"]).argv == ("/x",)
+
+
 def test_a_spec_overrides_its_image() -> None:
     given = {"user": "0", "working_dir": "/", "stop_signal": "TERM", "env": {"A": "mine"}}
     found = process.process(with_config(**given))

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""An image's config as defaults of sandboxes, checked before the image is made."""
+"""An image's config as defaults of sandboxes, checked before the image is made.
+
+A bad value is no obstacle to the image, as a sandbox may have one of its own: ``wrong`` has the
+problem by option. Parts of lists and sets that docker passes over as well are left out.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Dict, List, Mapping
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Tuple
 
 from ...errors import SpecError
 from ...spec import healthcheck, names, quantities, text
@@ -17,22 +21,30 @@ Json = Dict[str, Any]
 _HINT = "build the image again with a value that a sandbox can have, or use another image"
 
 
-def defaults(config: Json, what: str) -> Json:
-    """The config as options of a sandbox; unset keys are left out."""
+def defaults(config: Json, what: str) -> Tuple[Json, List[str]]:
+    """The config as options of a sandbox, and warnings; unset keys are left out."""
     data = config.get("config")
     if data is None:
-        return {}
+        return {}, []
     if not isinstance(data, Mapping):
         raise ImageError(f"the config of {what} has no mapping config", hint=_HINT)
-    words = {}
+    options: Json = {}
+    wrong: Dict[str, str] = {}
+    warnings: List[str] = []
     for key, (option, parse) in _KEYS.items():
         if not data.get(key):
             continue
+        title = f"{what}: {key} in its config"
         try:
-            words[option] = parse(f"{what}: {key} in its config", data[key])
+            options[option] = parse(title, data[key])
         except SpecError as error:
-            raise ImageError(error.message, hint=_HINT) from error
-    return words
+            wrong[option] = error.message
+    for key, (option, parse_part) in _COLLECTIONS.items():
+        if data.get(key):
+            options[option] = parse_part(f"{what}: {key} in its config", data[key], warnings)
+    if wrong:
+        options["wrong"] = wrong
+    return options, [*wrong.values(), *warnings]
 
 
 def _words(option: str, value: Any) -> List[str]:
@@ -46,21 +58,49 @@ def _string(option: str, value: Any) -> str:
     return text.text(option, value)
 
 
-def _environment(option: str, value: Any) -> Dict[str, str]:
+def _environment(option: str, value: Any, warnings: List[str]) -> Dict[str, str]:
     """The variables; of a name that is set twice the last value counts, as in docker."""
-    variables = {}
-    for index, item in enumerate(text.sequence(option, value)):
-        path = f"{option}[{index}]"
-        name, equals, content = _string(path, item).partition("=")
-        if not equals:
-            raise text.refusal(path, item, "is not NAME=VALUE")
-        variables[names.environment_name(path, name)] = content
-    return variables
+    return dict(_each(_items(option, value, warnings), _variable, warnings))
+
+
+def _variable(option: str, value: Any) -> Tuple[str, str]:
+    name, equals, content = _string(option, value).partition("=")
+    if not equals:
+        raise text.refusal(option, value, "is not NAME=VALUE")
+    return names.environment_name(option, name), content
+
+
+def _items(option: str, value: Any, warnings: List[str]) -> Iterator[Tuple[str, Any]]:
+    """Yield the path and value of each item of a list; a warning when it is none."""
+    try:
+        items = text.sequence(option, value)
+    except SpecError as error:
+        warnings.append(f"left out {error.message}")
+        return
+    for index, item in enumerate(items):
+        yield f"{option}[{index}]", item
+
+
+def _each(
+    items: Iterable[Tuple[str, Any]], parse: Callable[[str, Any], Any], warnings: List[str]
+) -> Iterator[Any]:
+    """Yield the items that can be parsed; a warning for each of the others."""
+    for path, item in items:
+        try:
+            yield parse(path, item)
+        except SpecError as error:
+            warnings.append(f"left out {error.message}")
 
 
 def _directory(option: str, value: Any) -> str:
-    """The absolute path of a directory; as in docker, a relative path starts at the root."""
-    return names.absolute_path(option, os.path.join("/", _string(option, value)))
+    """The absolute path of a directory; as in docker, it starts at the root, and ".." is a step."""
+    return names.absolute_path(option, os.path.normpath(f"/{_string(option, value)}"))
+
+
+def _user(option: str, value: Any) -> str:
+    """USER or USER:GROUP; as in docker, each may be empty."""
+    user, colon, group = _string(option, value).partition(":")
+    return names.user(option, f"{user or 0}{colon}{group}")
 
 
 def _signal(option: str, value: Any) -> str:
@@ -68,12 +108,23 @@ def _signal(option: str, value: Any) -> str:
     return str(value)
 
 
-def _labels(option: str, value: Any) -> Dict[str, str]:
-    labels = text.mapping(option, value)
-    return {
-        names.label_name(option, key): _string(f"{option}[{text.brief(key)}]", item)
-        for key, item in labels.items()
-    }
+def _labels(option: str, value: Any, warnings: List[str]) -> Dict[str, str]:
+    return dict(_each(_pairs(option, value, warnings), _label, warnings))
+
+
+def _label(option: str, value: Any) -> Tuple[str, str]:
+    key, item = value
+    return names.label_name(option, key), _string(f"{option}[{text.brief(key)}]", item)
+
+
+def _pairs(option: str, value: Any, warnings: List[str]) -> Iterator[Tuple[str, Any]]:
+    try:
+        pairs = text.mapping(option, value)
+    except SpecError as error:
+        warnings.append(f"left out {error.message}")
+        return
+    for pair in pairs.items():
+        yield option, pair
 
 
 def _healthcheck(option: str, value: Any) -> Json:
@@ -92,21 +143,24 @@ def _healthcheck(option: str, value: Any) -> Json:
     return check
 
 
-def _keys(option: str, value: Any) -> List[str]:
+def _keys(option: str, value: Any, warnings: List[str]) -> List[str]:
     """The keys of a mapping; docker stores a set as a mapping to empty objects."""
-    return sorted(_string(option, key) for key in text.mapping(option, value))
+    keys = ((path, pair[0]) for path, pair in _pairs(option, value, warnings))
+    return sorted(_each(keys, _string, warnings))
 
 
 _DURATIONS = {"Interval": "interval", "Timeout": "timeout", "StartPeriod": "start_period"}
-_KEYS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
+_KEYS: Mapping[str, Tuple[str, Callable[[str, Any], Any]]] = {
     "Entrypoint": ("entrypoint", _words),
     "Cmd": ("command", _words),
-    "Env": ("env", _environment),
-    "User": ("user", lambda option, value: names.user(option, _string(option, value))),
+    "User": ("user", _user),
     "WorkingDir": ("working_dir", _directory),
     "StopSignal": ("stop_signal", _signal),
-    "Labels": ("labels", _labels),
     "Healthcheck": ("healthcheck", _healthcheck),
+}
+_COLLECTIONS: Mapping[str, Tuple[str, Callable[[str, Any, List[str]], Any]]] = {
+    "Env": ("env", _environment),
+    "Labels": ("labels", _labels),
     "ExposedPorts": ("exposed_ports", _keys),
     "Volumes": ("volumes", _keys),
 }

@@ -93,8 +93,8 @@ def build(job: Job) -> Built:
         raise ImageError(f"{what}: its config is not what its manifest says", hint=_AGAIN)
     settings = manifest.document(data, f"the config of {what}")
     _check_platform(settings, what, platforms.wanted(spec.get("platform")))
-    defaults = config.defaults(settings, what)
-    return Built(_unpack(job, blobs, image, settings), defaults)
+    defaults, warnings = config.defaults(settings, what)
+    return Built([*_unpack(job, blobs, image, settings), *warnings], defaults)
 
 
 def _planned(job: Job) -> Tuple[Reference, Platform, int]:
