@@ -24,6 +24,7 @@ pytestmark = [
 ]
 RUN = b"""#!/bin/sh
 echo "as $(id -u):$(id -g) in $PWD with $GREETING and $*"
+[ "$HOME $USER" = "/srv web" ] || echo "at home in $HOME as $USER"
 trap 'echo told to end; exit 7' USR1
 httpd -f -p 8080 -h . & wait
 """
