@@ -22,7 +22,7 @@ BAKED = "0123456789abcdef0123456789abcdef\n"
 KEY = "/etc/ssh/ssh_host_ed25519_key"
 # As ssh-keygen -A does, it keeps a key that is there.
 KEYGEN = f"""\
-#!/bin/sh
+#!/bin/busybox sh
 [ "$1" = -A ] || exit 9
 [ -e {KEY} ] || cat /proc/sys/kernel/random/uuid > {KEY}
 """
@@ -50,7 +50,9 @@ def deployment() -> Iterator[Deployment]:
         # Over an image that has keys and an id, which the setup replaces.
         (tree / "etc/ssh").mkdir()
         (tree / "etc/ssh/ssh_host_ed25519_key").write_text("baked")
-        keys = [STEPS[0], f"rm {KEY} && ssh-keygen -A"]
+        # The shell is found as the steps find it.
+        moved = "mkdir -p /usr/local/bin && ln -s /bin/busybox /usr/local/bin/sh && rm /bin/sh"
+        keys = [STEPS[0], f"rm {KEY} && ssh-keygen -A", moved]
         again = {"name": "again", "source": "directory", "path": str(tree), "setup": keys}
         prepare(deployment, BUSYBOX, made, baked, again)
         yield deployment
