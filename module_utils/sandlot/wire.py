@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 MAX_MESSAGE = 1 << 20
 MAX_FDS = 16
 _MAX_ANSWER = 16384
+# A request beyond that many bytes, and the message in its place; no marshalled value begins so.
+_LARGE = 1 << 16
+_IN_FILE = b"file"
 # The format that all Python versions read and write alike.
 _MARSHAL_VERSION = 2
 _SO_SNDBUFFORCE = 32
@@ -48,6 +51,26 @@ def send(sock: Socket, message: Message, fds: Sequence[int] = ()) -> None:
     _transmit(sock, marshal.dumps(message, _MARSHAL_VERSION), fds)
 
 
+def send_any_size(sock: Socket, message: Message, fds: Sequence[int]) -> None:
+    """Send a request to a process of the same version; a large one goes by a file in memory.
+
+    The kernel needs contiguous memory for a datagram (sock_alloc_send_pskb()).
+    """
+    data = marshal.dumps(message, _MARSHAL_VERSION)
+    if len(data) <= _LARGE:
+        _transmit(sock, data, fds)
+        return
+    # Not at the top, as init imports this module and never sends.
+    from .kernel.files import write_all
+
+    fd = os.memfd_create("request")
+    try:
+        write_all(fd, data)
+        _transmit(sock, _IN_FILE, [*fds, fd])
+    finally:
+        os.close(fd)
+
+
 def receive_request(sock: Socket) -> Tuple[Optional[Message], List[int]]:
     """The next request and its descriptors; (None, []) when the peer is gone."""
     try:
@@ -56,7 +79,19 @@ def receive_request(sock: Socket) -> Tuple[Optional[Message], List[int]]:
         data, fds = _receive(sock, min(size, MAX_MESSAGE))
     except ConnectionResetError:
         return None, []
+    if data == _IN_FILE and fds:
+        data = _content(fds.pop())
     return (marshal.loads(data), fds) if data else (None, [])
+
+
+def _content(fd: int) -> bytes:
+    """The content of a file in memory, which is closed."""
+    size = os.fstat(fd).st_size
+    data = b""
+    while len(data) < size:
+        data += os.pread(fd, size - len(data), len(data))
+    os.close(fd)
+    return data
 
 
 def answer(sock: Socket, message: Message, fds: Sequence[int] = ()) -> None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import resource
 import select
 import signal
+import struct
 import sys
 import threading
 from collections.abc import Iterator
@@ -122,6 +124,49 @@ def test_every_catchable_signal_reaches_the_workload(sandbox_host: Host) -> None
     assert caught(box) == set(FORWARDED)
 
 
+def test_every_queued_signal_reaches_the_workload(sandbox_host: Host) -> None:
+    """Init is stopped while they are sent, as a kernel queues what nobody takes."""
+    first = signal.SIGRTMIN
+    script = (
+        "import signal\n"
+        f"numbers = set(range({first}, {first + 3}))\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, numbers)\n"
+        "print('ready', flush=True)\n"
+        "while True: print(signal.sigwaitinfo(numbers).si_signo, flush=True)\n"
+    )
+    argv = ["/usr/bin/python3", "-ISc", script]
+    box = sandbox_host.started("a", argv, lower=sandbox_host.python_image)
+    box.until(lambda: "ready" in box.log())
+    os.kill(box.init, signal.SIGSTOP)
+    for number in range(1000):
+        os.kill(box.init, first + number % 3)
+    os.kill(box.init, signal.SIGCONT)
+    box.until(lambda: len(box.log()) > 1000)
+    found = box.log()[1:]
+    assert [found.count(str(first + number)) for number in range(3)] == [334, 333, 333]
+
+
+@pytest.mark.parametrize("main", [True, False], ids=["workload", "exec"])
+def test_a_child_that_is_traced_by_init_goes_on(sandbox_host: Host, main: bool) -> None:
+    """It asks its parent to trace it and gets a signal: waitpid(2) tells init of a stop."""
+    script = (
+        "import ctypes, os, signal, sys\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('caught', flush=True))\n"
+        "print(ctypes.CDLL(None).ptrace(0, 0, 0, 0), flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "sys.exit(7)\n"
+    )
+    argv = ["/usr/bin/python3", "-ISc", script]
+    options = {"lower": sandbox_host.python_image, "seccomp": None}
+    box = sandbox_host.started("a", argv if main else SLEEP, **options)
+    if main:
+        assert (box.until_final()["exit_code"], box.log()) == (7, ["0", "caught"])
+    else:
+        init = box.init
+        result = box.exec(argv)
+        assert (result.code, result.stdout, box.init) == (7, b"0\ncaught\n", init)
+
+
 def test_signals_from_inside_do_not_end_init(sandbox_host: Host) -> None:
     box = sandbox_host.started("a", SLEEP)
     init = box.init
@@ -169,6 +214,45 @@ def test_daemons_left_behind_get_term_then_kill(sandbox_host: Host) -> None:
     box = sandbox_host.started("a", ["sh", "-c", script], stop={"signal": 15, "timeout": 1.0})
     assert box.until_final()["exit_code"] == 4
     assert "told" in box.log()
+
+
+@pytest.mark.parametrize(
+    ("head", "missing"),
+    [
+        (b"#!/no/such/interpreter -x\n", "'/no/such/interpreter' "),
+        (b"#! \t/bin/sh\r\necho x\r\n", r"'/bin/sh\r' "),
+        (b"#!/opt/other\n", "'/no/such/second' "),
+        (None, "'/lib/no-loader.so' "),
+    ],
+    ids=["script", "crlf", "script of a script", "elf"],
+)
+def test_a_missing_interpreter_is_named(
+    sandbox_host: Host, head: bytes | None, missing: str
+) -> None:
+    box = sandbox_host.created("a", ["program"], env={"PATH": "/bin:/opt"})
+    program = Path(box.paths.upper, "opt", "program")
+    program.parent.mkdir()
+    program.write_bytes(dynamic_program("/lib/no-loader.so") if head is None else head)
+    program.with_name("other").write_bytes(b"#!/no/such/second\n")
+    for path in (program, program.with_name("other")):
+        path.chmod(0o755)
+    text = f"/opt/program: its interpreter {missing}is missing"
+    with pytest.raises(LaunchError, match=re.escape(text)):
+        box.start()
+    assert box.status()["exit_code"] == 126
+    running = sandbox_host.sandbox("a", SLEEP, env={"PATH": "/bin:/opt"}).start()
+    with pytest.raises(LaunchError, match=re.escape(text)):
+        running.exec(["program"])
+
+
+def dynamic_program(loader: str) -> bytes:
+    """The smallest ELF program of this machine with a dynamic linker (elf(5))."""
+    with open("/bin/sh", "rb") as handle:
+        own = handle.read(64)
+    header = own[:32] + struct.pack("<QQIHHHHHH", 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    name = loader.encode() + b"\0"
+    segment = struct.pack("<IIQQQQQQ", 3, 4, 120, 0, 0, len(name), len(name), 1)
+    return header + segment + name
 
 
 @pytest.mark.parametrize(
@@ -279,6 +363,19 @@ def test_arguments_and_environment_are_byte_exact(sandbox_host: Host) -> None:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
             assert words == [os.fsencode(word) for word in argv]
             assert set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")[:-1]) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "stack"),
+    [(1_500_000, None), ((2 << 20) - 20000, None), ((6 << 20) - 20000, 24 << 20)],
+)
+def test_a_large_environment(sandbox_host: Host, size: int, stack: int | None) -> None:
+    values = {f"V{number}": "x" * 100_000 for number in range(size // 100_014)}
+    rlimits = {"stack": [stack, -1]} if stack else {}
+    box = sandbox_host.started("a", SLEEP, env={"PATH": "/bin", **values}, rlimits=rlimits)
+    environment = Path(f"/proc/{box.workload}/environ").read_bytes()
+    assert environment.count(b"x" * 100_000) == len(values)
+    assert box.shell("echo ${#V0}").stdout == b"100000\n"
 
 
 def test_workload_environment_is_the_given_one_alone(

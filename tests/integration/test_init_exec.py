@@ -9,6 +9,7 @@ import os
 import select
 import struct
 import termios
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,38 @@ def test_more_commands_than_allowed_are_refused(sandbox_host: Host) -> None:
     for session in sessions:
         session.close()
     assert box.shell("true").code == 0
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    """A cgroup that counts processes."""
+    rows = [row.split() for row in Path("/proc/self/mountinfo").read_text().splitlines()]
+    root = next(row[4] for row in rows if row[-3] == "cgroup2" or "pids" in row[-1].split(","))
+    made = Path(root, f"sandlot-pids-{os.getpid()}")
+    made.mkdir()
+    yield made
+    made.rmdir()
+
+
+def test_a_full_sandbox_names_its_limit(cgroup: Path, sandbox_host: Host) -> None:
+    limit = cgroup / "pids.max"
+    box = sandbox_host.started("a", SLEEP, cgroups=[str(cgroup)])
+    # The joiner counts until it is reaped.
+    box.until(lambda: (cgroup / "pids.current").read_text() == "2\n")
+    limit.write_text("2")
+    refusal = "no more processes are allowed by pids_limit"
+    with pytest.raises(LaunchError, match=f"^starting the command: {refusal}"):
+        box.shell("true")
+    limit.write_text("3")
+    assert box.exec(["true"]).code == 0, "the control"
+    box.stop()
+    # None for init, none for the workload.
+    for most in (1, 2):
+        limit.write_text(str(most))
+        with pytest.raises(LaunchError, match=refusal):
+            box.start()
+    box.destroy()
+    box.until(lambda: not (cgroup / "cgroup.procs").read_text())
 
 
 def test_command_outlives_its_caller(sandbox_host: Host) -> None:

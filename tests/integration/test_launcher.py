@@ -222,7 +222,7 @@ def test_launcher_that_comes_late_does_not_serve(fresh_host: Host) -> None:
         # A teardown ends the launcher and removes its directory.
         with fresh_host.launcher.kept_out():
             assert os.waitpid(late(), 0)[1] == 0
-            assert processes_of(fresh_host.root) == []
+            until(lambda: not processes_of(fresh_host.root))
             shutil.rmtree(fresh_host.paths.run)
         assert os.waitpid(late(), 0)[1] == 0
         assert not os.path.exists(fresh_host.paths.run)

@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 from sandlot import images, store
 from sandlot.errors import SpecError, StateError
-from sandlot.images import busybox, elf, programs
+from sandlot.images import busybox, programs
 from sandlot.images.tarstream import MAX_EXTENSION, ArchiveError, TarStream
+from sandlot.kernel import elf
 from sandlot.site import Site
 from sandlot.spec.option import Option
 from sandlot.spec.text import text

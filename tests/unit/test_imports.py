@@ -34,7 +34,7 @@ ENGINE_ZYGOTE = {
     *("init.health", "init.journal", "init.ring", "kernel.loop", "launcher.zygote_client"),
     *("init.logs", "init.policy", "init.process", "init.warm_up", "init.status"),
     *("init.supervisor", "launcher", "wire", "init.users", "launcher.zygote"),
-    "launcher.inherited",
+    *("launcher.inherited", "kernel.elf", "kernel.pid_one"),
 }
 ENGINE_LAUNCHER = {
     *("build", "sandbox"),

@@ -97,7 +97,7 @@ def start(
         login = {name: text for name, text in user["login"].items() if name in names}
         config.update(login=names, env={**launch["env"], **login})
         config["logs"] = opened
-        wire.send(peer, config, [*fds, *descriptors, *sinks])
+        wire.send_any_size(peer, config, [*fds, *descriptors, *sinks])
         _expect(peer, "started")
     except (OSError, LaunchError):
         _abandon(paths, pidfd)

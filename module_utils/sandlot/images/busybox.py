@@ -16,8 +16,9 @@ import shutil
 from typing import Any, Iterable, List, Mapping, Sequence
 
 from ..errors import HostError
+from ..kernel import elf
 from ..kernel.program import PATH, run
-from . import elf, host, programs, provenance
+from . import host, programs, provenance
 from .model import Built, Image, ImageSpec, Job, Source
 
 # Parts of the digest: raise one when this module builds another tree of the same files.

@@ -11,8 +11,8 @@ import stat
 from typing import Dict, List, Set
 
 from ..errors import HostError, SandlotError, SpecError
+from ..kernel import elf
 from ..kernel.program import PATH, check, complaint, run
-from . import elf
 
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9.+-]+")
 _MAX_LINKS = 40

@@ -9,14 +9,14 @@ import fcntl
 import os
 
 from ..errors import LaunchError
-from ..kernel import libc
+from ..kernel import elf, libc
 from ..kernel.program import PATH
 from ..kernel.signals import signal
 from . import limits, users
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Mapping, NoReturn, Optional, Sequence, Tuple
+    from typing import Any, BinaryIO, Mapping, NoReturn, Optional, Sequence, Tuple
 
     Failure = Tuple[int, str]
 
@@ -26,6 +26,8 @@ READ_SIZE = 16384
 # The most reads of a full pipe, which an unprivileged process may enlarge to fs.pipe-max-size.
 FULL_PIPE_READS = (1 << 20) // READ_SIZE
 _MAX_REPORT = 4096
+# BINPRM_BUF_SIZE and the depth of interpreters of interpreters, in the kernel's fs/exec.c.
+_SCRIPT_HEAD, _MAX_INTERPRETERS = 256, 5
 _TIOCSCTTY = 0x540E
 
 
@@ -53,11 +55,20 @@ class Child:
         return True
 
 
+def fork() -> int:
+    """Fork; an error that a limit of the sandbox causes names its option."""
+    try:
+        return libc.fork()
+    except BlockingIOError as error:
+        text = "no more processes are allowed by pids_limit, or by nproc of ulimits"
+        raise OSError(error.errno, text) from error
+
+
 def spawn(command: Mapping[str, Any], stdio: Sequence[int], *, tty: bool = False) -> Child:
     """Run ``command``, init's settings with an argv, on three descriptors; never blocks."""
     reader, writer = os.pipe()
     try:
-        pid = libc.fork()
+        pid = fork()
     except OSError:
         os.close(reader)
         os.close(writer)
@@ -86,7 +97,8 @@ def _child(command: Mapping[str, Any], stdio: Sequence[int], report: int, *, tty
 
 def _prepare(command: Mapping[str, Any], stdio: Sequence[int], *, tty: bool) -> Mapping[str, str]:
     """Take the command's descriptors, user, limits and directory; its login variables."""
-    signal.set_wakeup_fd(-1)
+    # Init reads signals from a descriptor, for which they are blocked.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     # Python ignores these two, and exec would pass that on (signal(7)).
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
@@ -134,4 +146,31 @@ def execute(argv: Sequence[str], env: Mapping[str, str]) -> Failure:
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 failure = (NOT_EXECUTABLE, f"{path}: {error.strerror}")
+            elif error.errno == errno.ENOENT and os.access(path, os.F_OK):
+                interpreter = _missing_interpreter(path)
+                failure = (NOT_EXECUTABLE, f"{path}: its interpreter {interpreter}is missing")
     return failure
+
+
+def _missing_interpreter(path: str) -> str:
+    """The first interpreter that is missing for a program, quoted; "" if that can't be told."""
+    for _ in range(_MAX_INTERPRETERS):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(fd, "rb") as stream:
+                path = _interpreter(stream)
+        except (OSError, elf.NotElf):
+            return ""
+        if not path or not os.access(path, os.F_OK):
+            break
+    return f"{path!r} " if path else ""
+
+
+def _interpreter(stream: BinaryIO) -> str:
+    """The interpreter of a script (execve(2)), or the dynamic linker of an ELF program."""
+    head = stream.read(_SCRIPT_HEAD)
+    if head[:2] == b"#!":
+        line = head[2:].split(b"\n", 1)[0].replace(b"\t", b" ").strip(b" ")
+        return os.fsdecode(line.split(b" ", 1)[0])
+    stream.seek(0)
+    return elf.interpreter(stream) or ""

@@ -12,10 +12,10 @@ import _socket
 import os
 
 from .. import wire
-from ..kernel import libc, namespaces
+from ..kernel import namespaces
 from ..kernel.confine import set_name
 from ..kernel.signals import signal
-from . import confine
+from . import child, confine
 from .logs import Log
 from .supervisor import Supervisor
 
@@ -37,7 +37,7 @@ def join(peer: _socket.socket) -> NoReturn:
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
         namespaces.unshare(namespaces.CLONE_NEWPID | namespaces.CLONE_NEWCGROUP)
-        pid = libc.fork()
+        pid = child.fork()
     except OSError as error:
         wire.answer(peer, _refused("entering the namespaces", error))
         os._exit(1)

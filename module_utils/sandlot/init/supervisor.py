@@ -8,8 +8,9 @@ import os
 import time
 
 from .. import wire
+from ..kernel import pid_one
 from ..kernel.loop import Loop
-from ..kernel.signals import signal, wakeup_pipe
+from ..kernel.signals import signal
 from . import child
 from .exec import ExecServer
 from .health import STARTING, UNHEALTHY, Health
@@ -83,7 +84,6 @@ class Supervisor:
     def warm_up(self) -> None:
         """Run the code of a start and of idle supervision, without a workload."""
         self._watch_signals()
-        os.close(signal.set_wakeup_fd(-1))
         self.status.update(state="running", pid=1, since=time.time())
         self.logs.feed("stderr", b"x\n")
         self._healthcheck(_WARM_UP).warm_up()
@@ -92,19 +92,18 @@ class Supervisor:
         loop.watch(self.null, lambda: None)
         loop.after(MAIN, 0.0, lambda: None)
         loop.turn(0.0)
-        os.close(self.wakeup)
+        os.close(self.signals)
 
     # -- signals and children
 
     def _watch_signals(self) -> None:
-        # The handlers are the zygote's: installing them here would cost memory in each sandbox.
-        self.wakeup = wakeup_pipe()
-        self.loop.watch(self.wakeup, self._on_signals)
+        # The zygote has blocked them for all inits.
+        self.signals = pid_one.signal_queue(CAUGHT)
+        self.loop.watch(self.signals, self._on_signals)
 
     def _on_signals(self) -> None:
-        numbers = set(os.read(self.wakeup, child.READ_SIZE))
-        for number in numbers - {signal.SIGCHLD}:
-            if self.main is not None:
+        for number in pid_one.queued(self.signals):
+            if number != signal.SIGCHLD and self.main is not None:
                 send_signal(self.main.pid, number)
         self.reap()
 
@@ -117,7 +116,10 @@ class Supervisor:
                 break
             if pid == 0:
                 return
-            self._on_exit(pid, wait_status)
+            if os.WIFSTOPPED(wait_status):
+                pid_one.let_go(pid, wait_status)
+            else:
+                self._on_exit(pid, wait_status)
         if self.ending and self.main is None:
             self._drained()
 

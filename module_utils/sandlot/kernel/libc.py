@@ -81,7 +81,7 @@ def default_signals() -> None:
 
 
 # Keeps the interpreter's lock across the call, as the child goes on in the interpreter.
-_fork = ctypes.PyDLL(None)["fork"]
+_fork = ctypes.PyDLL(None, use_errno=True)["fork"]
 
 
 def fork() -> int:

@@ -19,7 +19,7 @@ import sys
 from ..init import process, warm_up
 from ..init.supervisor import CAUGHT
 from ..kernel import confine, libc
-from ..kernel.signals import note, signal
+from ..kernel.signals import signal
 from . import inherited
 from .zygote_client import INT, Zygote
 
@@ -66,9 +66,8 @@ def _serve(control: _socket.socket) -> NoReturn:
     confine.set_name("sandlot-zygote")
     # A launcher that dies closes the connection, but a stopped zygote would not notice.
     confine.prctl(confine.PR_SET_PDEATHSIG, int(signal.SIGKILL))
-    # Init inherits these handlers; installing them there would cost memory in each sandbox.
-    for number in CAUGHT:
-        signal.signal(number, note)
+    # Init reads them from a descriptor of its own.
+    signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)
     for dummy in range(warm_up.ROUNDS):
         warm_up.run()
     gc.collect()

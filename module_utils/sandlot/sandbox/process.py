@@ -4,17 +4,25 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import dataclass
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, Dict, Mapping, Sequence, Tuple
 
 from ..errors import SpecError
 from ..kernel.program import PATH
 from ..spec import Healthcheck, Spec
 from ..spec.quantities import signal_number
 from ..spec.table.supervision import parse_healthcheck
+from ..spec.text import MAX_STRING
 from ..wire import LOGIN
 from .record import ImageRef, Record
+
+# Arguments and environment take a quarter of the stack's soft limit, with a minimum and a maximum,
+# and each costs a pointer (bprm_stack_limits() in the kernel's fs/exec.c).
+_STACK, _LEAST, _MOST, _POINTER = 8 << 20, 128 << 10, 6 << 20, 8
+# For the path of the program, the interpreter's with its argument, and login variables.
+_RESERVED = 3 * 4096
 
 
 @dataclass(frozen=True)
@@ -38,8 +46,10 @@ def process(record: Record) -> Process:
     check = spec.healthcheck
     if check is None and config.get("healthcheck"):
         check = parse_healthcheck("healthcheck", config["healthcheck"])
+    argv = _argv(spec, config)
+    _check_size(spec, argv, {**ours, **env})
     return Process(
-        argv=_argv(spec, config),
+        argv=argv,
         env={**ours, **env},
         login=tuple(set(LOGIN) - set(env)) if env.get("HOME") == ours["HOME"] else None,
         working_dir=spec.working_dir or config.get("working_dir") or "/",
@@ -72,6 +82,37 @@ def _argv(spec: Spec, config: Mapping[str, Any]) -> Tuple[str, ...]:
             "command", [], f"leaves sandbox {spec.name} nothing to run", hint="give it a command"
         )
     return entrypoint + command
+
+
+def _check_size(spec: Spec, argv: Sequence[str], env: Mapping[str, str]) -> None:
+    """Refuse arguments and variables that execve(2) would refuse, without showing them."""
+    variables = {f"env[{name!r}]": f"{name}={value}" for name, value in env.items()}
+    words = {f"command[{index}]": word for index, word in enumerate(argv)}
+    sizes = {
+        option: len(os.fsencode(word)) for option, word in (*variables.items(), *words.items())
+    }
+    for option, size in sizes.items():
+        if size > MAX_STRING:
+            problem = f"of sandbox {spec.name}, with its name, is more than {MAX_STRING} bytes"
+            raise SpecError(option, size, problem, hint="shorten it, or put it into a file")
+    total = sum(sizes.values()) + len(sizes) * (_POINTER + 1)
+    stack = next((entry.soft for entry in spec.ulimits if entry.name == "stack"), _STACK)
+    limit = min(_MOST, stack // 4 if stack >= 0 else _MOST)
+    if total > max(limit, _LEAST) - _RESERVED:
+        raise SpecError(
+            "env",
+            total,
+            f"bytes of variables and arguments of sandbox {spec.name}, with those of its image, are"
+            f" more than the kernel takes with a stack of {stack} bytes",
+            hint=f"put them into files{_roomier(total)}",
+        )
+
+
+def _roomier(total: int) -> str:
+    """The limit of the stack by which the kernel takes them, if there is one."""
+    if total > _MOST - _RESERVED:
+        return ""
+    return f", or raise the soft limit: ulimits: ['stack:{(total + _RESERVED) * 4}:-1']"
 
 
 def for_init(check: Healthcheck) -> Dict[str, Any]:

@@ -331,6 +331,33 @@ def test_a_sandbox_without_a_command_is_refused() -> None:
         process.process(a_record(command=[]))
 
 
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"env": {"A": "x" * 131070}}, r"env\['A'\]: 131072 of sandbox web, with its name"),
+        ({"env": {str(n): "x" * 100_000 for n in range(21)}}, r"env: 21\d+ bytes .*'stack:8[\d]+"),
+        ({"env": {str(n): "x" * 100_000 for n in range(63)}}, "put them into files$"),
+        ({"command": ["a", *["x" * 100_000] * 21]}, "env: 21"),
+        ({"command": [""] * 300_000}, "env: 27"),
+        ({"env": {"A": "x" * 100_000, "B": "x" * 99_999}, "ulimits": ["stack:65536"]}, "65536"),
+    ],
+)
+def test_what_the_kernel_would_not_execute_is_refused(
+    options: dict[str, object], problem: str
+) -> None:
+    with pytest.raises(SpecError, match=problem) as refused:
+        process.process(a_record(**options))
+    assert "xxx" not in str(refused.value)
+
+
+def test_what_the_kernel_executes_is_not() -> None:
+    env = {str(n): "x" * 100_000 for n in range(20)}
+    assert len(process.process(a_record(env=env)).env) > 20
+    env = {str(n): "x" * 100_000 for n in range(62)}
+    assert process.process(a_record(env=env, ulimits=["stack:25165824:-1"])).env["61"]
+    assert process.process(a_record(env={"A": "x" * 131069})).env["A"]
+
+
 def test_the_image_brings_defaults() -> None:
     found = process.process(with_config())
     assert found.argv == ("/entry", "serve")

@@ -5,7 +5,10 @@
 from __future__ import annotations
 
 import struct
-from typing import BinaryIO
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO, Optional
 
 _PT_INTERP = 3
 _HEADER = 64
@@ -16,7 +19,7 @@ class NotElf(ValueError):
     """The file is no ELF program, or a damaged one."""
 
 
-def interpreter(stream: BinaryIO) -> str | None:
+def interpreter(stream: BinaryIO) -> Optional[str]:
     """Path of the dynamic linker that the program asks for; None for a static one."""
     head = stream.read(_HEADER)
     if head[:4] != b"\x7fELF" or len(head) < _HEADER:
