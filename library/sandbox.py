@@ -14,7 +14,7 @@ description:
   - Makes, changes, starts, stops or removes one sandbox; the others are left alone.
   - For more than a few sandboxes, M(sandlot.sandlot.sandboxes) does the same in one call.
 requirements:
-  - Linux 5.10 or later, nft
+  - Linux 5.12 or later, nft
   - pyroute2 (only when interfaces change)
 seealso:
   - module: sandlot.sandlot.sandboxes
@@ -31,6 +31,8 @@ options:
     description:
       - Name of the sandbox, unique on its host.
       - 1 to 63 ASCII letters, digits, C(_), C(.) and C(-); a letter or digit first.
+      - Names that hosts files and inventories use, such as V(localhost) and V(all), are
+        refused.
     type: str
     required: true
   image:
@@ -212,7 +214,7 @@ options:
   memory:
     description:
       - Memory limit, at least V(6m); a number of bytes, or with a unit of V(b), V(k), V(m),
-        V(g) or V(t).
+        V(g) or V(t). O(memory_swap) bounds swap.
       - It includes the buffers of network sockets; version 1 of cgroups counts those apart,
         up to the same limit.
     type: str
@@ -225,7 +227,8 @@ options:
   memory_swap:
     description:
       - Limit of memory and swap together, not below O(memory), which it needs.
-      - V(-1) leaves swap without a limit.
+      - 'Without it, twice O(memory): the sandbox swaps as much as it has of memory. The
+        same as O(memory) is no swap, V(-1) leaves swap without a limit.'
     type: str
   cpus:
     description:

@@ -19,7 +19,7 @@ description:
   - Every check is made before the first change. Removals of images and networks come last,
     and only when all sandboxes have converged.
 requirements:
-  - Linux 5.10 or later, nft
+  - Linux 5.12 or later, nft
   - pyroute2 (only when interfaces change)
 extends_documentation_fragment: [ansible.builtin.action_common_attributes]
 attributes:
@@ -394,6 +394,8 @@ options:
         description:
           - Name of the sandbox, unique on its host.
           - 1 to 63 ASCII letters, digits, C(_), C(.) and C(-); a letter or digit first.
+          - Names that hosts files and inventories use, such as V(localhost) and V(all),
+            are refused.
         type: str
         required: true
       image:
@@ -580,7 +582,7 @@ options:
       memory:
         description:
           - Memory limit, at least V(6m); a number of bytes, or with a unit of V(b), V(k),
-            V(m), V(g) or V(t).
+            V(m), V(g) or V(t). O(sandboxes[].memory_swap) bounds swap.
           - It includes the buffers of network sockets; version 1 of cgroups counts those
             apart, up to the same limit.
         type: str
@@ -594,7 +596,9 @@ options:
         description:
           - Limit of memory and swap together, not below O(sandboxes[].memory), which it
             needs.
-          - V(-1) leaves swap without a limit.
+          - 'Without it, twice O(sandboxes[].memory): the sandbox swaps as much as it has
+            of memory. The same as O(sandboxes[].memory) is no swap, V(-1) leaves swap without
+            a limit.'
         type: str
       cpus:
         description:

@@ -15,6 +15,10 @@ class SandlotError(Exception):
         self.hint = hint
         self.code = code
 
+    def name(self, subject: str) -> None:
+        """Put the name of what the error is about before its message; all else stays."""
+        self.message = f"{subject}: {self.message}"
+
     def __str__(self) -> str:
         return f"{self.message}; {self.hint}" if self.hint else self.message
 

@@ -23,6 +23,7 @@ from converge_fixtures import (
     wait_readable,
 )
 from sandlot import converge, store
+from sandlot.converge import resolve
 from sandlot.errors import SandlotError, SpecError
 from sandlot.host import install as runtime_of_host
 from sandlot.host import probe
@@ -396,3 +397,18 @@ def test_an_upgrade_leaves_sandboxes_alone(host: Deployment) -> None:
     assert (host.pid("a"), (launcher.ping() or {})["pid"]) == before
     assert host.run(sandbox("a")).actions == []
     assert host.run(sandbox("a"), restart=True).actions == ["a: restart: asked (restart)"]
+
+
+def test_names_that_shadow_others_are_kept_where_they_exist(
+    host: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SpecError, match="^name: 'all' would shadow a name of hosts files"):
+        host.run(sandbox("web"), sandbox("all"), check=True)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(resolve, "check_new", lambda name: None)
+        host.converged(sandbox("all", networks=[]))
+    host.converged(sandbox("all", networks=[], labels={"a": "b"}))
+    assert host.info("all")["state"] == "running"
+    host.converged(sandbox("all", networks=[], state="stopped"))
+    host.run({"name": "all", "state": "absent"})
+    assert converge.info(host.paths) == []

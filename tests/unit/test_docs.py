@@ -255,6 +255,21 @@ def test_json_is_json(block: Block) -> None:
     assert json.loads(block.text)
 
 
+def test_every_page_names_one_kernel() -> None:
+    """The one below which `sandlot doctor` tells of a failure."""
+    from sandlot.host import doctor
+
+    pages = [*PAGES, *(ROOT / "library").glob("*.py"), *(ROOT / "roles").glob("*/README.md")]
+    found = {
+        (path.name, version)
+        for path in pages
+        for version in re.findall(r"Linux (\d+\.\d+)", path.read_text())
+    }
+    assert {"README.md", "sandbox.py", "sandboxes.py"} <= {name for name, _ in found}
+    minimum = ".".join(map(str, doctor.MINIMUM_KERNEL))
+    assert {version for _, version in found} == {minimum}, found
+
+
 # -- README
 
 

@@ -15,6 +15,7 @@ from ..network import Interface, Publication, SandboxPolicy
 from ..sandbox import etcfiles, launchfile
 from ..sandbox.record import PRESENT, REMOVING, ImageRef, Record
 from ..site import Site
+from ..spec.names import check_new
 from . import dependencies
 from .decide import ABSENT, Desired, Target, run_state
 from .observe import Observation
@@ -89,10 +90,12 @@ class Resolved:
 
 def resolve(site: Site, request: Request, observed: Observation) -> Resolved:
     desired, leaving = request.desired, removed(site, request, observed)
+    good = observed.records.good
     for name in desired:
         if name in observed.records.broken:
             raise observed.records.broken[name]
-    good = observed.records.good
+        if name not in good:
+            check_new(name)
     bystanders = {n: record for n, record in good.items() if n not in {*desired, *leaving}}
     kept = _kept_interfaces(leaving, observed)
     attachments = {name: sandbox.wanted_spec.networks for name, sandbox in desired.items()}
@@ -183,7 +186,7 @@ def _records(
             image = _image(site, sandbox, old, ids[name], observed, may_be_made=request.check)
         except SandlotError as error:
             # An error about a value does not name the sandbox.
-            error.message = f"sandbox {name!r}: {error.message}"
+            error.name(f"sandbox {name!r}")
             raise
         records[name] = Record(
             name=name,

@@ -23,6 +23,15 @@ _SHOWN = 400
 STEADY_SECONDS = 1.0
 
 
+class Unhealthy(LaunchError):
+    """A sandbox that does not become healthy; ``problem`` leaves out the end of its log."""
+
+    def __init__(self, name: str, problem: str, log: str = "") -> None:
+        message = f"{problem}; its log ends with: {log}" if log else problem
+        super().__init__(message, hint=f"see sandlot logs {name} and sandlot inspect {name}")
+        self.problem = problem
+
+
 def patience(healthcheck: Mapping[str, Any] | None) -> float:
     """The most seconds from a start to the verdict of a healthcheck (of launch.json)."""
     if not healthcheck:
@@ -40,19 +49,23 @@ def deadlines(site: Site, limits: Mapping[str, float | None]) -> Dict[str, float
     """
     now = time.monotonic()
     return {
-        name: now
-        + (limit or patience((store.read(site.sandbox(name).launch) or {}).get("healthcheck")))
-        for name, limit in limits.items()
+        name: now + (limit or patience(_healthcheck(site, name))) for name, limit in limits.items()
     }
 
 
-def wait_each(site: Site, deadlines: Mapping[str, float]) -> Dict[str, LaunchError]:
+def _healthcheck(site: Site, name: str) -> Mapping[str, Any] | None:
+    launch = store.read(site.sandbox(name).launch) or {}
+    check: Mapping[str, Any] | None = launch.get("healthcheck")
+    return check
+
+
+def wait_each(site: Site, deadlines: Mapping[str, float]) -> Dict[str, Unhealthy]:
     """Wait until sandboxes are healthy; failures of those that miss their deadlines.
 
     Deadlines are times of time.monotonic. A sandbox without a healthcheck has to run for
     STEADY_SECONDS. The error has the last output of the healthcheck, or the last lines of the log.
     """
-    failures: Dict[str, LaunchError] = {}
+    failures: Dict[str, Unhealthy] = {}
     pending: Dict[str, _Waiting] = {}
     with Watch() as watch:
         for name, deadline in deadlines.items():
@@ -133,14 +146,15 @@ def _described(state: str, health: str | None, *, alive: bool) -> str:
     return f"it is {state}" + (f", its health is {health}" if health else "")
 
 
-def _failure(site: Site, name: str, problem: str) -> LaunchError:
+def _failure(site: Site, name: str, problem: str) -> Unhealthy:
     """The failure, with the last output of the healthcheck, or the last lines of the log."""
     sandbox = site.sandbox(name)
     output = last_output(sandbox) if "health" in runtime.status(sandbox) else ""
-    text = output.replace("\n", " | ") if output else " | ".join(last_log(sandbox))
-    source = "its healthcheck said" if output else "its log ends with"
-    message = f"{name} {problem}" + (f"; {source}: {text[-_SHOWN:]}" if text else "")
-    return LaunchError(message, hint=f"see sandlot logs {name} and sandlot inspect {name}")
+    problem = f"{name} {problem}"
+    if output:
+        shown = output.replace("\n", " | ")[-_SHOWN:]
+        return Unhealthy(name, f"{problem}; its healthcheck said: {shown}")
+    return Unhealthy(name, problem, " | ".join(last_log(sandbox))[-_SHOWN:])
 
 
 # -- after a rebuild
@@ -152,16 +166,13 @@ def settle(site: Site, limits: Mapping[str, float | None]) -> Dict[str, str]:
     A sandbox with a healthcheck has to become healthy, any other must not fail at once. ``limits``
     are the most seconds for a healthcheck, None for as long as its verdict may take.
     """
-    now = time.monotonic()
-    checks = {n: (store.read(site.sandbox(n).launch) or {}).get("healthcheck") for n in limits}
-    deadlines = {
-        name: now + (limits[name] or patience(check)) for name, check in checks.items() if check
-    }
-    waited = wait_each(site, deadlines)
+    steady = time.monotonic() + STEADY_SECONDS
+    others = [name for name in limits if not _healthcheck(site, name)]
+    checked = {name: limit for name, limit in limits.items() if name not in others}
+    waited = wait_each(site, deadlines(site, checked))
     # The caller knows which version of the sandbox wrote the log.
-    problems = {name: error.message.partition("; its log")[0] for name, error in waited.items()}
-    others = [name for name in checks if name not in deadlines]
-    return {**problems, **_early_failures(site, others, now + STEADY_SECONDS)}
+    problems = {name: failure.problem for name, failure in waited.items()}
+    return {**problems, **_early_failures(site, others, steady)}
 
 
 def _early_failures(site: Site, names: Iterable[str], deadline: float) -> Dict[str, str]:

@@ -21,6 +21,13 @@ _DECLARED = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 # Other files in /run/sandlot and /var/lib/sandlot, where sandboxes have directories; names in
 # /etc/hosts.
 _RESERVED = re.compile(r"lock|localhost|launcher\..*|.*\.sock", re.I)
+# Names in the hosts files of Debian and Fedora; groups and magic variables of Ansible.
+_SHADOWING = re.compile(
+    r"localhost.*|ip6-.*|broadcasthost|all|ungrouped|groups|group_names|hostvars|vars|omit|"
+    r"inventory_hostname|inventory_hostname_short|play_hosts|ansible_play_hosts",
+    re.I,
+)
+_ADDRESS = re.compile(r"[0-9]+(?:\.[0-9]+)+")
 # A cgroup directory can't have the name of a control file, which the kernel puts in the same place.
 _CONTROL_FILE = re.compile(
     r"tasks|notify_on_release|release_agent|"
@@ -59,6 +66,19 @@ def sandbox_name(option: str, value: Any) -> str:
         problem = "is reserved: sandlot or the kernel has a file or host of that name"
         raise refusal(option, value, problem, hint="choose another name")
     return name
+
+
+def check_new(name: str) -> None:
+    """SpecError when a sandbox of this name would stand for something else to others.
+
+    A sandbox that exists keeps its name: earlier versions allowed it.
+    """
+    hint = "choose another name"
+    if _SHADOWING.fullmatch(name):
+        problem = "would shadow a name of hosts files or of Ansible's inventories"
+        raise refusal("name", name, problem, hint=hint)
+    if _ADDRESS.fullmatch(name):
+        raise refusal("name", name, "would be read as an address", hint=hint)
 
 
 def image_name(option: str, value: Any) -> str:

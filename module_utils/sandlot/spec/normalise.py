@@ -56,7 +56,7 @@ def normalise_all(
         except SpecError as error:
             name = raw.get("name") if isinstance(raw, Mapping) else None
             title = f"sandbox {brief(name)}" if isinstance(name, str) else f"sandboxes[{index}]"
-            error.message = f"{title}: {error.message}"
+            error.name(title)
             raise
     unique("name", (spec.name for spec in specs), what="name")
     return specs

@@ -42,8 +42,8 @@ def size(option: str, value: Any, *, minimum: int = 1) -> int:
     if fraction:
         amount += (int(fraction) << shift) // 10 ** len(fraction)
     if amount < minimum:
-        hint = f"use {_readable(minimum)} or more"
-        raise refusal(option, value, f"is below {_readable(minimum)}", hint=hint)
+        hint = f"use {readable(minimum)} or more"
+        raise refusal(option, value, f"is below {readable(minimum)}", hint=hint)
     if amount > MAX_INTEGER:
         raise refusal(option, value, "is more than the kernel can count", hint="use a smaller size")
     return amount
@@ -58,7 +58,7 @@ def _digits(value: Any) -> str:
     return str(value)
 
 
-def _readable(amount: int) -> str:
+def readable(amount: int) -> str:
     for unit in ("t", "g", "m", "k"):
         if amount % (1 << _SHIFTS[unit]) == 0:
             return f"{amount >> _SHIFTS[unit]}{unit}"

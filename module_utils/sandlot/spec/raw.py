@@ -65,7 +65,7 @@ def _item(kind: str, option: str, rows: Mapping[str, Json], item: Any) -> None:
     try:
         check(rows, given)
     except SpecError as error:
-        error.message = f"{kind} {brief(name)}: {error.message}"
+        error.name(f"{kind} {brief(name)}")
         raise
 
 

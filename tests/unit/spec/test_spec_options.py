@@ -14,6 +14,7 @@ from sandlot.spec import (
     OPTIONS,
     Spec,
     differences,
+    names,
     normalise,
     render,
     render_differences,
@@ -155,3 +156,23 @@ def test_order_and_notation_are_no_difference() -> None:
     specs = [normalise({**BASE, **raw_spec}) for raw_spec in (one, other)]
     assert differences(*specs) == []
     assert stored.digest(specs[0]) == stored.digest(specs[1])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("localhost", "LocalHost4", "localhost.localdomain", "ip6-localhost", "ip6-anything"),
+        *("all", "ALL", "ungrouped", "groups", "group_names", "hostvars", "vars", "omit"),
+        *("inventory_hostname", "10.0.0.1", "1.2"),
+    ],
+)
+def test_a_new_sandbox_shadows_nothing(name: str) -> None:
+    with pytest.raises(SpecError, match="^name: .*; choose another name$"):
+        names.check_new(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["allowed", "group", "web1", "7", "host", "local", "v1.2.x", "ip6"]
+)
+def test_names_that_only_look_alike_are_fine(name: str) -> None:
+    names.check_new(name)

@@ -30,6 +30,8 @@ OPTIONS = (
         [
             "Name of the sandbox, unique on its host.",
             "1 to 63 ASCII letters, digits, C(_), C(.) and C(-); a letter or digit first.",
+            "Names that hosts files and inventories use, such as V(localhost) and V(all), are "
+            "refused.",
         ],
         reaches={Reach.CONVERGE},
         change=Change.REBUILD,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..model import Spec
 
 MAX_PIDS = 4_194_304
+LEAST = quantities.readable(quantities.MEMORY_MINIMUM)
 
 
 def _fits_memory(spec: Spec) -> None:
@@ -44,8 +45,8 @@ OPTIONS = (
         "str",
         partial(quantities.size, minimum=quantities.MEMORY_MINIMUM),
         [
-            "Memory limit, at least V(6m); a number of bytes, or with a unit of "
-            "V(b), V(k), V(m), V(g) or V(t).",
+            f"Memory limit, at least V({LEAST}); a number of bytes, or with a unit of "
+            "V(b), V(k), V(m), V(g) or V(t). O(memory_swap) bounds swap.",
             "It includes the buffers of network sockets; version 1 of cgroups counts those apart, "
             "up to the same limit.",
         ],
@@ -58,8 +59,8 @@ OPTIONS = (
         "str",
         partial(quantities.size, minimum=quantities.MEMORY_MINIMUM),
         [
-            "Memory that the sandbox keeps while the host is short of it, at least V(6m), in the "
-            "notation of O(memory) and not above that.",
+            f"Memory that the sandbox keeps while the host is short of it, at least V({LEAST}), in "
+            "the notation of O(memory) and not above that.",
             "The kernel takes memory first from what lies above its owner's reservation.",
         ],
         numeric=True,
@@ -74,7 +75,8 @@ OPTIONS = (
         quantities.swap,
         [
             "Limit of memory and swap together, not below O(memory), which it needs.",
-            "V(-1) leaves swap without a limit.",
+            "Without it, twice O(memory): the sandbox swaps as much as it has of memory. The same "
+            "as O(memory) is no swap, V(-1) leaves swap without a limit.",
         ],
         numeric=True,
         reaches={Reach.CGROUP},

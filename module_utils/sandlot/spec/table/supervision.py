@@ -158,7 +158,10 @@ OPTIONS = (
         "log_max_size",
         "str",
         partial(quantities.size, minimum=quantities.LOG_MINIMUM),
-        ["How much of the workload's output is kept, at least V(64k)."],
+        [
+            "How much of the workload's output is kept, at least "
+            f"V({quantities.readable(quantities.LOG_MINIMUM)})."
+        ],
         numeric=True,
         reaches={Reach.INIT},
         change=Change.LIVE,
