@@ -42,6 +42,15 @@ def test_a_tarball_is_normalised() -> None:
     }
 
 
+@pytest.mark.parametrize("option", ["url", "checksum"])
+def test_the_login_in_an_address_is_refused_and_not_shown(option: str) -> None:
+    given = {**TARBALL, "path": None, "url": "http://example.org/x.tar"}
+    address = {option: "https://anna:hunter2@example.org/x.tar"}
+    with pytest.raises(SpecError, match="without user, password") as failure:
+        images.normalise({**given, **address})
+    assert "//...@example.org" in str(failure.value) and "hunter2" not in str(failure.value)
+
+
 def test_a_busybox_image_takes_no_option() -> None:
     spec = images.normalise({"name": "b", "source": "busybox"})
     assert images.SOURCES["busybox"].parameters(spec) == {}

@@ -26,7 +26,8 @@ def url(option: str, value: Any) -> str:
     text = line(option, value)
     if not text.isascii() or not _URL.fullmatch(text):
         hint = "write http://HOST/PATH or https://HOST/PATH, without user, password or fragment"
-        raise refusal(option, brief(value), "is not a URL that can be fetched", hint=hint)
+        shown = re.sub("//[^/]*@", "//...@", text)
+        raise refusal(option, brief(shown), "is not a URL that can be fetched", hint=hint)
     return text
 
 
