@@ -57,7 +57,7 @@ sandboxes:
         - State of the workload, V(starting), V(running), V(backoff), V(crash-loop) or V(stopping)
           while init runs. V(restarting) is the first minute after two restarts or more.
         - V(exited) or V(crashed) when it ended, V(stopped) on demand (by the host, such as for a
-          shutdown, when V(started) is RV(sandboxes.wanted)), V(created) before its first start,
+          shutdown, when V(started) is RV(sandboxes[].wanted)), V(created) before its first start,
           V(down) when it was not started since the host's boot, V(removing), or V(broken).
       type: str
       returned: always
