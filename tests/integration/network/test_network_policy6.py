@@ -64,7 +64,7 @@ def test_host_services(tenant):
     pin = tenant.pin("tenant")
     link = run(tenant.host, "ip", "-6", "address", "show", tenant.paths.bridge("default"))
     local = re.search(r"inet6 (fe80::\S+)/64", link)
-    for options, wanted in (({}, False), ({"host_access": [9100]}, True), ({}, False)):
+    for options, wanted in (({}, False), ({"host_access": ["9100"]}, True), ({}, False)):
         converge(tenant, **options)
         assert reaches(wanted, pin, GATEWAY6, 9100) == wanted
         assert not reaches(False, pin, HOST_LAN6, 9100)
