@@ -7,6 +7,7 @@ A keyed digest stands for each value: a change is visible, a guess can't be trie
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from typing import AbstractSet, Any, Mapping
@@ -25,6 +26,10 @@ class Mask:
         self._path = site.mask
         self._keep = keep
         self._key = b""
+
+    def prepare(self) -> None:
+        """Have a key, so that a later check shows the digests that its run will show."""
+        self._read()
 
     def options(self, owner: str, given: Mapping[str, Any], secret: AbstractSet[str]) -> Any:
         """A mapping of options as results show it; ``owner`` names what the options are of."""
@@ -49,7 +54,9 @@ class Mask:
             known = store.read(self._path, hint=f"remove {self._path}; the next run makes it again")
             self._key = bytes.fromhex(known["key"]) if known else os.urandom(32)
             if self._keep and not known:
-                store.write(self._path, {"key": self._key.hex()})
+                # A removal has to succeed on a full disk; a later run keeps a key.
+                with contextlib.suppress(OSError):
+                    store.write(self._path, {"key": self._key.hex()})
         return self._key
 
 

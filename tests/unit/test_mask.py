@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 
 import pytest
-from sandlot import mask
+from sandlot import mask, store
 from sandlot.errors import StateError
 from sandlot.mask import Mask
 from sandlot.site import Site
@@ -59,6 +60,15 @@ def test_who_only_looks_keeps_no_key(site: Site) -> None:
 
 def test_no_values_no_key(site: Site) -> None:
     assert shown(site) == {}
+    assert not os.path.exists(site.mask)
+
+
+def test_a_full_disk_fails_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_path: str, _data: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store, "write", full)
+    assert shown(site, A="x")["A"].startswith("hidden (")
     assert not os.path.exists(site.mask)
 
 

@@ -13,6 +13,7 @@ from ..images import ImageSpec, progress, setup, with_uploads
 from ..images.build import ATTEMPTS
 from ..images.setup import Runner
 from ..launcher.client import Launcher
+from ..mask import Mask
 from ..network import Network
 from ..plan import Failures, Operation, apply_all, apply_each
 from ..sandbox import health
@@ -157,6 +158,8 @@ def run(site: Site, request: Request) -> Result:
     before = [*(request.image_plan.sweeps if request.image_plan else ()), *undone]
     if request.check:
         return result(planned, {}, before)
+    if any(decision.write_record for decision in planned.context.decisions.values()):
+        Mask(site, keep=True).prepare()
     apply_all(planned.first)
     failures.update(carry_out(site, planned, partial(run, site)))
     if failures:
