@@ -360,7 +360,7 @@ def test_bad_parts_of_collections_are_left_out(key: str, value: object, kept: ob
     data = json.loads(json.dumps({"config": {key: value}}))
     found, warnings = config.defaults(data, "it")
     assert list(found.values()) == [kept]
-    assert [each.startswith(f"left out it: {key} in its config") for each in warnings] == [True]
+    assert [each.startswith(f"left out {key} in its config") for each in warnings] == [True]
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_bad_configs_are_named(key: str, value: object) -> None:
     data = json.loads(json.dumps({"config": {key: value, "Labels": {"a": "b"}}}))
     found, warnings = config.defaults(data, "it")
     (problem,) = found["wrong"].values()
-    assert problem.startswith(f"it: {key} in its config") and warnings == [problem]
+    assert problem.startswith(f"{key} in its config") and warnings == [problem]
     assert found == {"labels": {"a": "b"}, "wrong": found["wrong"]}
 
 

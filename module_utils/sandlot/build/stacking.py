@@ -276,8 +276,12 @@ class CopiedUp(Filesystem):
             rootfs.attach(root, self.path, self.mount, follow=True)
 
     def outside(self) -> List[str]:
-        # A command would follow links of the image on the host.
         return []
 
     def command(self) -> List[str]:
-        return super().command()
+        """Commands that copy: outside, a path to the image's files would follow its links."""
+        directory, mount = super().command()
+        path = quote("./" + self.path.strip("/"))
+        copy = f'cp --archive "/proc/self/fd/$files/." {path}'
+        mode = f"chmod {self.options['mode']} {path}"
+        return [directory, f"exec {{files}}<{path}", mount, copy, mode, "exec {files}<&-"]

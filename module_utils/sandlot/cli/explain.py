@@ -104,7 +104,6 @@ def differences(subject: Subject) -> Iterator[str]:
         "mounts are made by path inside, following links of the image; sandlot attaches "
         "detached mounts by descriptor and refuses links"
     )
-    yield "/tmp starts empty, without the files that the image has there"
     yield "before util-linux 2.39 the image is copied with shifted owners, not id-mapped"
     yield (
         "process 1 is the workload: no init that restarts it, forwards signals, reaps orphans, "

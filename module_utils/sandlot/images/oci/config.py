@@ -22,7 +22,10 @@ _HINT = "build the image again with a value that a sandbox can have, or use anot
 
 
 def defaults(config: Json, what: str) -> Tuple[Json, List[str]]:
-    """The config as options of a sandbox, and warnings; unset keys are left out."""
+    """The config of the image ``what`` as options of a sandbox, and warnings.
+
+    Unset keys are left out.
+    """
     data = config.get("config")
     if data is None:
         return {}, []
@@ -34,14 +37,13 @@ def defaults(config: Json, what: str) -> Tuple[Json, List[str]]:
     for key, (option, parse) in _KEYS.items():
         if not data.get(key):
             continue
-        title = f"{what}: {key} in its config"
         try:
-            options[option] = parse(title, data[key])
+            options[option] = parse(f"{key} in its config", data[key])
         except SpecError as error:
             wrong[option] = error.message
     for key, (option, parse_part) in _COLLECTIONS.items():
         if data.get(key):
-            options[option] = parse_part(f"{what}: {key} in its config", data[key], warnings)
+            options[option] = parse_part(f"{key} in its config", data[key], warnings)
     if wrong:
         options["wrong"] = wrong
     return options, [*wrong.values(), *warnings]
