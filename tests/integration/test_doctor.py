@@ -53,6 +53,22 @@ def test_old_programs(host: Deployment, monkeypatch: pytest.MonkeyPatch) -> None
     assert wrong(host) == {"version of pyroute2": doctor.FAILURE}
 
 
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        ("quiet cgroup.memory=nosocket,nokmem", doctor.FAILURE),
+        ("cgroup.memory=nobpf", doctor.OK),
+        ("memory=nosocket", doctor.OK),
+    ],
+)
+def test_memory_that_is_not_counted(
+    host: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str, status: str
+) -> None:
+    (tmp_path / "cmdline").write_text(f"root=/dev/vda {options} panic=-1\n")
+    monkeypatch.setattr(doctor, "CMDLINE", str(tmp_path / "cmdline"))
+    assert findings(host)["memory accounting"].status == status
+
+
 def test_a_launcher_that_died(host: Deployment) -> None:
     host.converged(sandbox("a"))
     Launcher(host.paths).quit()

@@ -28,6 +28,7 @@ OK, WARNING, FAILURE = "ok", "warning", "failure"
 MINIMUM_KERNEL = (5, 12)
 FULL = 0.95
 SYSCTLS = "/proc/sys"
+CMDLINE = "/proc/cmdline"
 _NEEDED = ("cpu", "memory", "pids")
 # The needs of options that set limits; without them, a sandbox with the option is refused.
 _OPTIONAL = {"cpuset": "cpuset_cpus"}
@@ -135,6 +136,19 @@ def _controllers(site: Site, known: Facts) -> Findings:
             remedy=f"mount or enable it where {option} is wanted",
             status=WARNING,
         )
+
+
+def _accounting(site: Site, known: Facts) -> Findings:
+    """Parts of memory that the kernel was told not to count (cgroup.memory, kernel parameters)."""
+    words = (files.read_value(CMDLINE) or "").split()
+    given = [word.partition("=")[2] for word in words if word.startswith("cgroup.memory=")]
+    off = {"nokmem", "nosocket"}.intersection(",".join(given).split(","))
+    yield _finding(
+        "memory accounting",
+        f"switched off in part: {', '.join(sorted(off))}" if off else "complete",
+        wrong=bool(off),
+        remedy="boot without cgroup.memory=: sandboxes can exceed their memory",
+    )
 
 
 def _restrictions(site: Site, known: Facts) -> Findings:
@@ -309,7 +323,16 @@ def _images(site: Site, known: Facts) -> Findings:
 
 
 _CHECKS = (
-    *(_kernel, _namespaces, _filesystems, _controllers, _programs, _firewall, _restrictions),
+    *(
+        _kernel,
+        _namespaces,
+        _filesystems,
+        _controllers,
+        _accounting,
+        _programs,
+        _firewall,
+        _restrictions,
+    ),
     *(_space, _ids, _installation, _launcher, _start_at_boot, _remains, _images),
 )
 

@@ -50,7 +50,7 @@ def check_disjoint(networks: Mapping[str, Network]) -> None:
                 upper.option,
                 str(upper.subnet),
                 f"of network {above} overlaps {lower.subnet} of network {below}",
-                hint="give each network a range of its own",
+                hint=f"give each network a range of its own, or remove {below} in a run before",
             )
 
 
