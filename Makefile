@@ -29,6 +29,8 @@ STAGE := build/ansible_collections/sandlot/sandlot
 
 TEST_PACKAGES := busybox-static curl debootstrap e2fsprogs fish groff-base iproute2 mmdebstrap nftables openssl python3-pyroute2 shellcheck skopeo strace util-linux zsh zstd
 SUITES ?= bookworm trixie
+# What make integration runs.
+TESTS ?= tests/integration
 # Processes of pytest, each with a network and mounts of its own.
 WORKERS ?= 2
 VM_PACKAGES := e2fsprogs mmdebstrap openssh-client qemu-system-x86 qemu-utils
@@ -78,7 +80,7 @@ lint: test-packages $(VENV)/.dev ## Check style, types, playbooks and shell scri
 	@$(BIN)/mypy
 	@$(BIN)/yamllint --strict .
 	@PATH="$(BIN):$$PATH" $(BIN)/ansible-lint --strict -q
-	@shellcheck .ci/run
+	@shellcheck .ci/run .ci/user
 	@$(MAKE) --no-print-directory collection
 	@$(BIN)/python tests/sanity.py build/*.tar.gz
 
@@ -87,7 +89,7 @@ unit: $(VENV)/.dev ## Tests that need no root
 	@$(BIN)/pytest tests/unit
 
 integration: test-packages $(VENV)/.dev ## Tests that make real sandboxes
-	@$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider -n $(WORKERS) --dist loadfile tests/integration
+	@$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider -n $(WORKERS) --dist loadfile $(TESTS)
 
 molecule: test-packages $(VENV)/.dev ## Deploy, crash, repair and remove, as a user would
 	$(call begin,Molecule)
