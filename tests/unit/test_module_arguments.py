@@ -10,6 +10,7 @@ import re
 import syslog
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import ansible.module_utils
 import pytest
@@ -22,8 +23,9 @@ ALL = [*MODULES, "sandbox_subid"]
 
 
 def failure(module: str, capfd: pytest.CaptureFixture[str], **given: Any) -> Json:
-    """What the module prints; arguments that are right would go on to the question for root."""
-    with patch_module_args(given), pytest.raises(SystemExit):
+    """What the module prints of arguments that are wrong; who asks is not the question here."""
+    root = mock.patch("os.geteuid", return_value=0)
+    with root, patch_module_args(given), pytest.raises(SystemExit):
         importlib.import_module(f"ansible.legacy.{module}").main()
     found: Json = json.loads(capfd.readouterr().out)
     assert found["failed"]
