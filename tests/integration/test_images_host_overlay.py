@@ -189,6 +189,7 @@ def shown(root: Path, part: str = "mask", **choice: list[str]) -> dict[str, str]
 
 
 def test_what_the_host_mask_covers(root: Path) -> None:
+    (root / "usr/local/bin/closed").touch(mode=0o600)
     found = shown(root)
     assert found["etc/deep/er/key"] == found["etc/shadow"] == found["vmlinuz"] == "whiteout"
     assert found["strange"] == found["srv"] == found["home"] == found["var"] == "opaque"

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 MASK, WAYS, REST = "mask", "ways", "rest"
 # Shown: programs, libraries and their configuration. The mask covers all else at the top.
 SHOWN = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "sbin", "usr")
-# People and installers write here: even the name of a file that others can't read is a secret.
-SCANNED = ("etc", "usr/local")
+# Even the name of a file that others can't read may be a secret here. A scan of more would make
+# each start slower; elsewhere, overlayfs refuses to read such a file.
+SCANNED = ("etc",)
 # Covered even if they appear, or become readable, later.
 SECRETS = (
     *("etc/shadow", "etc/shadow-", "etc/gshadow", "etc/gshadow-", "etc/sudoers", "etc/sudoers.d"),
