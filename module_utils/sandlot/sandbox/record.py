@@ -144,7 +144,7 @@ def load_all(site: Site) -> Records:
 
 def keep_spares(site: Site) -> None:
     """Make the spares that records of an earlier version lack."""
-    for name in recorded(site):
+    for name in load_all(site).good:
         sandbox = site.sandbox(name)
         store.keep_spare(sandbox.spare, os.stat(sandbox.record, follow_symlinks=False).st_size)
 

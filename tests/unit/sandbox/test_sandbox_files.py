@@ -118,6 +118,18 @@ def test_a_full_disk_takes_a_record_by_its_spare(
         record.save(paths, first)
 
 
+def test_records_of_an_earlier_version_get_spares(tmp_path: Path) -> None:
+    """A directory without a record is no obstacle."""
+    paths = Site(str(tmp_path))
+    record.save(paths, a_record())
+    os.unlink(paths.sandbox("web").spare)
+    os.mkdir(f"{paths.sandboxes}/empty")
+    record.keep_spares(paths)
+    size = os.stat(paths.sandbox("web").spare).st_size
+    assert size >= os.stat(paths.sandbox("web").record).st_size
+    assert not os.listdir(f"{paths.sandboxes}/empty")
+
+
 def test_removal_follows_no_link(tmp_path: Path) -> None:
     outside, tree = tmp_path / "outside", tmp_path / "tree"
     outside.mkdir()
