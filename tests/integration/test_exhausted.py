@@ -27,6 +27,7 @@ from converge_fixtures import (
 from sandlot import cgroups
 from sandlot.build import stacking
 from sandlot.errors import SandlotError
+from sandlot.idmap import edit
 from sandlot.kernel import fork, mounts, namespaces
 from sandlot.kernel.files import names
 
@@ -223,6 +224,26 @@ def test_only_with_a_spare_is_a_stop_recorded() -> None:
         assert [host.info(name)["state"] for name in ("a", "b")] == ["stopped", "running"]
         remove(host, "a", "b")
         assert not os.listdir(host.paths.sandboxes)
+
+
+def test_without_room_for_ids_the_next_run_goes_on(
+    host: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files go first, ids later, and the record last: another sandbox may have taken the room."""
+
+    def no_room(*_words: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    host.converged(sandbox("a"), sandbox("b"))
+    with monkeypatch.context() as patched:
+        patched.setattr(edit, "_replace", no_room)
+        with pytest.raises(SandlotError, match="cannot edit .*subuid: No space left"):
+            host.run(sandbox("a", state="absent"), sandbox("b"))
+    assert not os.path.exists(host.paths.sandbox("a").layer)
+    assert "sandlot.a" in Path(host.paths.subuid).read_text()
+    host.converged(sandbox("b"))
+    assert not os.path.exists(host.paths.sandbox("a").state)
+    assert "sandlot.a" not in Path(host.paths.subuid).read_text()
 
 
 def write_until_full(upper: str, user: int) -> bytes:

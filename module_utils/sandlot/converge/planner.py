@@ -40,6 +40,7 @@ STEPS: tuple[Phase, ...] = (
     removal.clean,
     phases.ids,
     phases.networks,
+    removal.forget,
     phases.shift,
     phases.prepare,
     phases.update_hosts,

@@ -10,50 +10,57 @@ from functools import partial
 
 from .. import cgroups, images, store
 from ..images import Use
+from ..kernel import files
 from ..kernel.trees import remove_entry, remove_tree
 from ..plan import Operation, of_one
 from ..sandbox import launchfile, layers, record
-from ..sandbox.record import REMOVING
+from ..sandbox.record import REMOVING, Record
+from ..site import Site
 from .context import Context
 
 
 def announce(context: Context) -> list[Operation]:
     """Record the intent to remove; a sandbox with a broken record is removed by name alone.
 
-    A full disk is no obstacle, as a removal may be what empties it: ``clean`` then begins with the
-    record, so no boot starts half a sandbox.
+    A full disk is no obstacle, as a removal may be what empties it: ``clean`` then takes the record
+    away while it removes the layer, so no boot starts half a sandbox.
     """
 
     def save(name: str) -> None:
         known = context.observed.records.good.get(name)
         if known and known.phase != REMOVING:
-            try:
-                record.save(context.site, known.in_phase(REMOVING))
-            except OSError as error:
-                if error.errno not in store.NO_ROOM:
-                    raise
+            _mark(context.site, known)
 
     removed = context.resolved.removed
     return [Operation(name, "remove", partial(save, name), subject=name) for name in removed]
 
 
+def _mark(site: Site, known: Record) -> None:
+    try:
+        record.save(site, known.in_phase(REMOVING))
+    except OSError as error:
+        if error.errno not in store.NO_ROOM:
+            raise
+
+
 def clean(context: Context) -> list[Operation]:
+    """Remove cgroups and files, all but the record."""
+
     def remove(name: str) -> None:
         known, sandbox = context.observed.records.good.get(name), context.site.sandbox(name)
-        if known and (record.load(context.site, name) or known).phase != REMOVING:
+        announced = known and (record.load(context.site, name) or known).phase == REMOVING
+        if known and not announced:
             remove_entry(sandbox.record)
         if known and launchfile.is_shifted(known.image):
             for copy in known.image.layers:
                 remove_tree(copy)
         remove_tree(sandbox.run)
         layers.discard(sandbox)
-        with contextlib.suppress(FileNotFoundError):
-            for entry in os.listdir(sandbox.state):
-                if entry != os.path.basename(sandbox.record):
-                    remove_entry(f"{sandbox.state}/{entry}")
-            # Last: its phase tells the next run that a removal was under way.
-            remove_entry(sandbox.record)
-            os.rmdir(sandbox.state)
+        for entry in files.names(sandbox.state):
+            if entry != os.path.basename(sandbox.record):
+                remove_entry(f"{sandbox.state}/{entry}")
+        if known and not announced:
+            _mark(context.site, known)
 
     steps: list[Operation] = []
     for name in context.resolved.removed:
@@ -62,6 +69,22 @@ def clean(context: Context) -> list[Operation]:
         action = partial(remove, name)
         steps.append(Operation(name, "remove files", action, subject=name, silent=True))
     return steps
+
+
+def forget(context: Context) -> list[Operation]:
+    """Remove the record last: its phase tells the next run that a removal was under way."""
+
+    def remove(name: str) -> None:
+        sandbox = context.site.sandbox(name)
+        remove_entry(sandbox.spare)
+        remove_entry(sandbox.record)
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(sandbox.state)
+
+    return [
+        Operation(name, "forget", partial(remove, name), subject=name, silent=True)
+        for name in context.resolved.removed
+    ]
 
 
 def remove_networks(context: Context) -> list[Operation]:
