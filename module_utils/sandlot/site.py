@@ -198,6 +198,11 @@ class SandboxPaths:
         return f"{self.state}/record.spare"
 
     @property
+    def previous(self) -> str:
+        """The record that a restart replaced, until the changed sandbox has started."""
+        return f"{self.state}/previous.json"
+
+    @property
     def launch(self) -> str:
         return f"{self.state}/launch.json"
 

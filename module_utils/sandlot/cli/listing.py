@@ -68,9 +68,9 @@ def _state(entry: Mapping[str, Any]) -> str:
     state, kills = str(entry["state"]), entry["oom_kills"]
     notes = [entry["exit_code"] if state in _ENDED else None]
     notes.append(entry["health"] if state in ("running", "restarting") else None)
+    by_host = state == "stopped" and entry["wanted"] == "started"
+    notes.append("by the host" if by_host else None)
     notes.append(f"{kills} OOM kill{'s' if kills > 1 else ''}" if kills else None)
-    if state == "stopped" and entry["wanted"] == "started":
-        notes.append("by the host")
     text = ", ".join(str(note) for note in notes if note is not None)
     return f"{state}({text})" if text else state
 

@@ -62,19 +62,20 @@ class Context:
 
     @property
     def restarts(self) -> Sequence[str]:
-        """Running sandboxes that the run stops and starts again, without its rebuilds."""
-        decided = [name for name, d in self.decisions.items() if d.stop and d.start]
+        """Sandboxes that the run stops and starts again, without its rebuilds.
+
+        A killed run may have stopped one already.
+        """
+        back = self.changed_by_restart
+        decided = [n for n, d in self.decisions.items() if d.start and (d.stop or n in back)]
         return [name for name in (*decided, *self.followers) if name not in self.rebuilds]
 
     @property
     def changed_by_restart(self) -> Mapping[str, Record]:
         """The old record of each sandbox that a restart changes: the way back."""
-        known = {name: self.observed.sandboxes[name].record for name in self.restarts}
-        return {
-            name: old
-            for name, old in known.items()
-            if old and name in self.decisions and self.decisions[name].replaces(old)
-        }
+        observed = self.observed.sandboxes
+        known = {name: d.way_back(observed[name]) for name, d in self.decisions.items()}
+        return {name: old for name, old in known.items() if old}
 
 
 def context(site: Site, request: Request, observed: Observation) -> Context:

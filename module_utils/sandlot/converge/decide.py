@@ -61,7 +61,8 @@ class Observed:
     """One sandbox as observed on the host; ``namespaces`` and ``running`` are digests.
 
     A ``detached`` sandbox runs in another network namespace than the one it would join now. With
-    ``rebuild``, files of an unfinished rebuild exist.
+    ``rebuild``, files of an unfinished rebuild exist. ``previous`` is the record of the version
+    that ran before an unfinished restart.
     """
 
     record: Record | None = None
@@ -71,6 +72,7 @@ class Observed:
     running: str | None = None
     detached: bool = False
     rebuild: bool = False
+    previous: Record | None = None
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,13 @@ class Decision:
         """A line about the whole sandbox announces all its changes; other lines stay silent."""
         return self.new or bool(self.rebuild)
 
-    def replaces(self, old: Record) -> bool:
-        """Whether ``old`` is another version of the sandbox, with a root to go back to."""
-        return self.write_record and not self.rebuild and old.phase == PRESENT
+    def way_back(self, observed: Observed) -> Record | None:
+        """The record of the last version that ran, when a start changes it; its layer stays."""
+        old = observed.previous
+        if old is None and self.stop and self.write_record:
+            old = observed.record
+        changed = old is not None and old.phase == PRESENT and old != self.record
+        return old if changed and self.start and not self.rebuild else None
 
 
 def run_state(desired: Desired, record: Record | None) -> str:

@@ -114,6 +114,7 @@ def _sandbox(
         running=running.digest if running else None,
         detached=detached,
         rebuild=layers.exists(site.sandbox(name).rebuild),
+        previous=record.previous(site, name),
     )
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Sequence
 
-from .. import cgroups, idmap, images, network
+from .. import cgroups, idmap, images, network, store
 from ..launcher.client import Launcher
 from ..plan import Change, Failures, Operation, batch, of_one
 from ..sandbox import etcfiles, last_words, launchfile, layers, live, logs, record
-from ..sandbox.record import PRESENT, REBUILDING, Record
+from ..sandbox.record import PRESENT, REBUILDING, STOPPED, Record
 from ..site import Site
 from . import dependencies, rebuild
 from .context import Context, LastLog
@@ -45,8 +45,22 @@ def write_records(context: Context) -> list[Operation]:
         operation
         for decision in (decisions[name] for name in ordered)
         if decision.write_record and not decision.next_slot
-        for operation in (*record_lines(decision), _write_record(context.site, decision.record))
+        for operation in (
+            *record_lines(decision),
+            *_keep_record(context, decision),
+            _write_record(context.site, decision.record),
+        )
     ]
+
+
+def _keep_record(context: Context, decision: Decision) -> list[Operation]:
+    """A killed run leaves the way back to the next one."""
+    name, observed = decision.name, context.observed.sandboxes[decision.name]
+    old = decision.way_back(observed)
+    if observed.previous or old is None:
+        return []
+    keep = partial(record.keep, context.site, old)
+    return [Operation(name, "keep the old record", keep, subject=name, silent=True)]
 
 
 def _write_record(site: Site, entry: Record) -> Operation:
@@ -291,8 +305,12 @@ def await_changed(context: Context) -> list[Operation]:
 
 
 def settle(context: Context) -> list[Operation]:
-    """End rebuilds whose new version runs well: only now do their records leave "rebuilding"."""
+    """End rebuilds and restarts whose new version runs well.
+
+    Only now do records leave the phase "rebuilding", and the records of old versions go.
+    """
     rebuilds = context.rebuilds
+    replaced = [name for name, d in context.decisions.items() if _has_replaced(context, d)]
     return [
         *(rebuild.commit(context.site, entry) for entry in rebuilds.values()),
         *rebuild.discard(context.site, list(rebuilds)),
@@ -301,4 +319,19 @@ def settle(context: Context) -> list[Operation]:
             for decision in context.decisions.values()
             if decision.record.phase == REBUILDING and not decision.next_slot
         ),
+        *(_forget_previous(context.site, name) for name in replaced),
     ]
+
+
+def _has_replaced(context: Context, decision: Decision) -> bool:
+    """Whether the sandbox needs its previous record no more; one that stays down may."""
+    observed = context.observed.sandboxes[decision.name]
+    if observed.previous is None:
+        return decision.way_back(observed) is not None
+    stopped = decision.record.wanted == STOPPED
+    return bool(decision.start or decision.rebuild or observed.running or stopped)
+
+
+def _forget_previous(site: Site, name: str) -> Operation:
+    forget = partial(store.unlink, site.sandbox(name).previous)
+    return Operation(name, "forget the old record", forget, subject=name, silent=True)

@@ -43,7 +43,8 @@ class Crash:
         return asdict(self)
 
     def __str__(self) -> str:
-        lines = " | ".join(self.last_log)
+        # A workload that ends again and again says the same each time.
+        lines = " | ".join(dict.fromkeys(self.last_log))
         parts = [f"its workload {self.what}", f"its log ends with: {lines}" if lines else ""]
         return "; ".join(part for part in (*parts, self.remedy) if part)
 

@@ -95,7 +95,18 @@ class Records:
 
 def load(site: Site, name: str) -> Record | None:
     """The record of one sandbox, None when there is none; StateError when it is unusable."""
-    path = site.sandbox(name).record
+    return _load(site.sandbox(name).record, name)
+
+
+def previous(site: Site, name: str) -> Record | None:
+    """The record of the version that ran before an unfinished restart; None if unusable."""
+    try:
+        return _load(site.sandbox(name).previous, name)
+    except StateError:
+        return None
+
+
+def _load(path: str, name: str) -> Record | None:
     data = store.read(path)
     if data is None:
         return None
@@ -147,6 +158,15 @@ def keep_spares(site: Site) -> None:
     for name in load_all(site).good:
         sandbox = site.sandbox(name)
         store.keep_spare(sandbox.spare, os.stat(sandbox.record, follow_symlinks=False).st_size)
+
+
+def keep(site: Site, old: Record) -> None:
+    """Keep the record of the version that runs; on a full disk, only this run can go back."""
+    try:
+        store.write(site.sandbox(old.name).previous, old.to_json(), durable=False)
+    except OSError as error:
+        if error.errno not in store.NO_ROOM:
+            raise
 
 
 def save(site: Site, record: Record) -> None:
