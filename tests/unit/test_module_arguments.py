@@ -36,7 +36,7 @@ def texts(rows: Json, path: str = "") -> Iterator[str]:
     """Paths of the options that take text, "[]" for a list."""
     for name, row in rows.items():
         # Its class is that of the payload's copy of the engine.
-        if hasattr(row, "option") and row.option.numeric:
+        if getattr(row, "is_numeric", False):
             continue
         if row.get("elements", row["type"]) in ("str", "path") and not row.get("choices"):
             yield f"{path}{name}{'[]' if row['type'] == 'list' else ''}"

@@ -158,7 +158,7 @@ class Supervisor:
         """Run the workload; a run for which no process or descriptor is left has failed."""
         ends: List[int] = []
         try:
-            for _ in _STREAMS:
+            for _stream in _STREAMS:
                 ends += os.pipe()
                 # A server that has dropped its rights may open /dev/stderr, too.
                 os.fchmod(ends[-1], 0o622)

@@ -19,9 +19,11 @@ Json = Dict[str, Any]
 class Row(Json):
     """A row of an argument spec, with the option that it is made of."""
 
-    def __init__(self, option: Option) -> None:
-        super().__init__(_typing(option))
-        self.option = option
+    # ansible-test copies rows as it would plain mappings, without their options.
+    def __init__(self, option: Option | None = None) -> None:
+        super().__init__(_typing(option) if option else {})
+        self.is_numeric = bool(option and option.numeric)
+        self.is_secret = bool(option and option.secret)
 
 
 def argument_spec() -> Json:

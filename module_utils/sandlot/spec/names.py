@@ -192,10 +192,10 @@ def environment(option: str, value: Any) -> Pairs:
 
 def environment_name(option: str, value: Any) -> str:
     name = text(option, value)
-    before, equals, _ = name.partition("=")
-    if not name or equals:
+    if not name or "=" in name:
         hint = "use a name that isn't empty and has no '='"
-        raise refusal(option, f"{before}{equals}", "can't name a variable", hint=hint)
+        # A value may follow.
+        raise refusal(option, name[: name.find("=") + 1], "can't name a variable", hint=hint)
     return name
 
 

@@ -74,7 +74,7 @@ def _value(option: str, kind: str, row: Json, value: Any) -> None:
     if row.get("choices"):
         choice(option, value, choices=row["choices"])
     elif kind in ("str", "path"):
-        if not (is_number and isinstance(row, Row) and row.option.numeric):
+        if not (is_number and isinstance(row, Row) and row.is_numeric):
             text(option, value, secret=bool(row.get("no_log")))
     elif kind == "bool":
         if str(value).lower() not in BOOLEANS:
@@ -84,7 +84,7 @@ def _value(option: str, kind: str, row: Json, value: Any) -> None:
             problem = "is not a whole number" if kind == "int" else "is not a number"
             raise refusal(option, value, problem, hint="use a number such as 10")
     elif kind == "dict":
-        mapping(option, value, secret=isinstance(row, Row) and row.option.secret)
+        mapping(option, value, secret=isinstance(row, Row) and row.is_secret)
 
 
 def _fits(kind: str, value: Any) -> bool:
