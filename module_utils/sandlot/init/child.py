@@ -154,7 +154,7 @@ def execute(argv: Sequence[str], env: Mapping[str, str]) -> Failure:
 
 def _missing_interpreter(path: str) -> str:
     """The first interpreter that is missing for a program, quoted; "" if that can't be told."""
-    for _ in range(_MAX_INTERPRETERS):
+    for _depth in range(_MAX_INTERPRETERS):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             with os.fdopen(fd, "rb") as stream:

@@ -114,3 +114,9 @@ def test_defaults_are_described() -> None:
     assert "V(2048)" in text
     text = " ".join(options_documentation()["read_only"]["description"])
     assert "V(false)" in text
+
+
+def test_rows_are_copied_like_plain_mappings() -> None:
+    """ansible-test makes an empty one of a row's own class."""
+    for row in argument_spec().values():
+        assert type(row)() == {} and {**row} == row
