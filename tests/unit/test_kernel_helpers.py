@@ -11,12 +11,13 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sandlot import shell
 from sandlot.cli import listing, main
 from sandlot.errors import HostError
-from sandlot.kernel import files, flock, fork, program, signals
+from sandlot.kernel import files, flock, fork, mounts, program, signals
 from sandlot.kernel.text import harmless
 
 
@@ -168,3 +169,29 @@ def test_each_entry_sees_how_its_children_end(
 )
 def test_text_that_commands_a_terminal_is_escaped(text: str, shown: str) -> None:
     assert harmless(text) == shown
+
+
+@pytest.mark.parametrize("races", [3, None])
+def test_a_path_that_mounts_race_with_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, races: int | None
+) -> None:
+    """The kernel can't vouch for ".." while anything on the host is mounted or renamed."""
+    left = [races if races is not None else -1]
+    real = mounts.syscall
+
+    def syscall(*arguments: Any, **options: Any) -> int:
+        left[0] -= 1
+        if left[0] != -1:
+            raise BlockingIOError(errno.EAGAIN, "raced")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(mounts, "syscall", syscall)
+    root = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+    try:
+        if races is None:
+            with pytest.raises(BlockingIOError):
+                mounts.openat2(root, "..", os.O_PATH, mounts.RESOLVE_IN_ROOT)
+        else:
+            os.close(mounts.openat2(root, "..", os.O_PATH, mounts.RESOLVE_IN_ROOT))
+    finally:
+        os.close(root)
