@@ -149,6 +149,23 @@ def test_signals_are_forwarded(box: Sandbox, number: signal.Signals) -> None:
     assert process.returncode == 9
 
 
+def test_signals_that_the_caller_ignores_stay_ignored(box: Sandbox) -> None:
+    """As nohup intends."""
+    script = "trap 'echo hup' HUP; trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done"
+    process = subprocess.Popen(
+        [*COMMAND, "exec", "a", "--", "sh", "-c", script],
+        env=environment(box.host),
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )
+    assert process.stdout
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=20)[0] == b""
+    assert process.returncode == 9
+
+
 def test_a_sandbox_that_dies_is_told_from_a_command_that_ends(box: Sandbox) -> None:
     process = subprocess.Popen(
         [*COMMAND, "exec", "a", "--", "sh", "-c", "echo ready; sleep 1000"],

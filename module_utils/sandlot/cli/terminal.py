@@ -96,6 +96,8 @@ class Forwarder:
                 os.set_blocking(fd, False)
             self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
             for number in (*FORWARDED, signal.SIGWINCH):
+                if signal.getsignal(number) == signal.SIG_IGN:
+                    continue  # as with nohup, or in the background of a script
                 self._before[number] = signal.signal(number, _noted)
         return self
 
