@@ -21,6 +21,8 @@ import pytest
 from sandlot import images
 from sandlot.errors import ForeignError, HostError, SandlotError, SpecError
 from sandlot.images import busybox
+from sandlot.images import program as builder
+from sandlot.kernel import program
 from sandlot.plan import Change, apply_all, descriptions
 from sandlot.site import Site
 from store_fixtures import BUSYBOX, FORK, archive, converge, listing, paths, sandbox
@@ -70,6 +72,19 @@ def test_the_tree_is_closed_and_owned_by_root(paths: Site) -> None:
     assert (
         subprocess.run(["find", image.root, "-not", "-uid", "0"], capture_output=True).stdout == b""
     )
+
+
+def test_what_builders_make_is_for_all_users(paths: Site) -> None:
+    lines: list[str] = []
+    old = os.umask(0o077)
+    try:
+        assert program.run(["sh", "-c", "umask"]).stdout == "0077\n", "the control"
+        builder.run(
+            ["sh", "-c", "umask"], what="it", env=builder.environment(), on_line=lines.append
+        )
+    finally:
+        os.umask(old)
+    assert lines == ["0022"]
 
 
 def test_all_links_are_relative_and_lead_to_busybox(paths: Site) -> None:
