@@ -63,7 +63,7 @@ def run(
         stdout=subprocess.PIPE if output is None else output,
         stderr=subprocess.STDOUT if output is None else subprocess.PIPE,
         preexec_fn=dying_with_parent(),
-        # What it makes is for all users of the image, whatever the umask of the deploy.
+        # Its files are for all users of the image, whatever the umask of the deploy.
         umask=0o022,
     )
     with process:

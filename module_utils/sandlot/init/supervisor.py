@@ -37,6 +37,8 @@ NOT_FORWARDED = frozenset(
 CAUGHT = tuple(sorted(int(number) for number in signal.valid_signals() - NOT_FORWARDED))
 # Making keys takes a second or two, and longer when many sandboxes do so at once.
 PREPARATION_SECONDS = 120.0
+# Made here, as the numbers on the way to it would take memory in each sandbox.
+_CAUGHT_SET = pid_one.signal_set(CAUGHT)
 _WARM_UP = {"interval": 1.0, "timeout": 1.0, "retries": 3, "start_period": 0.0, "action": "none"}
 
 
@@ -98,7 +100,7 @@ class Supervisor:
 
     def _watch_signals(self) -> None:
         # The zygote has blocked them for all inits.
-        self.signals = pid_one.signal_queue(CAUGHT)
+        self.signals = pid_one.signal_queue(_CAUGHT_SET)
         self.loop.watch(self.signals, self._on_signals)
 
     def _on_signals(self) -> None:

@@ -26,13 +26,17 @@ _signalfd = bind("signalfd", c_int, c_char_p, c_int)
 _ptrace = bind("ptrace", c_long, c_long, c_void_p, c_void_p)
 
 
-def signal_queue(numbers: Sequence[int]) -> int:
-    """A descriptor of the caller's pending signals among ``numbers``, which have to be blocked.
+def signal_set(numbers: Sequence[int]) -> bytes:
+    """The sigset_t of these signals."""
+    return sum([1 << (number - 1) for number in numbers]).to_bytes(_SET, "little")
+
+
+def signal_queue(signals: bytes) -> int:
+    """A descriptor of the caller's pending signals in a set, which have to be blocked.
 
     Handlers would run in the reverse order, and a set of them keeps one of each (signal(7)).
     """
-    mask = sum([1 << (number - 1) for number in numbers]).to_bytes(_SET, "little")
-    return check(_signalfd(-1, mask, _FLAGS), "signalfd")
+    return check(_signalfd(-1, signals, _FLAGS), "signalfd")
 
 
 def queued(fd: int) -> Iterator[int]:
