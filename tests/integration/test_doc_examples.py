@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from converge_fixtures import Deployment, free_port, needs_root
+from netmode_fixtures import named_netns
 from sandlot import converge, images, network
 from sandlot.spec import normalise_all
 from test_cli_host import sandlot
@@ -28,17 +28,15 @@ ENDLESS = {"--follow", "-f", "--watch", "-t"}
 
 @pytest.fixture
 def namespace(host: Deployment) -> Iterator[str]:
-    """What `ip netns add vpn` makes, under a name of the test's own."""
-    name = f"vpn-{host.paths.tag}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    yield name
-    subprocess.run(["ip", "netns", "delete", name], check=True)
+    """In the place of what `ip netns add vpn` makes."""
+    with named_netns(host) as path:
+        yield path
 
 
-def local(text: str, host: Deployment, name: str) -> Any:
+def local(text: str, host: Deployment, namespace: str) -> Any:
     """The variables with subnets and a namespace of this host, and ports that are free."""
     text = text.replace("10.77.", f"{host.prefix}.").replace("10.78.0.", f"{host.prefix}.64.")
-    found = variables(text.replace("/run/netns/vpn", f"/run/netns/{name}"))
+    found = variables(text.replace("/run/netns/vpn", namespace))
     for instance in found["sandbox_instances"]:
         ports = [str(port).rpartition(":")[2] for port in instance.get("published_ports", ())]
         if ports:
