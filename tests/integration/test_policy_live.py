@@ -96,7 +96,7 @@ def test_stop_and_start_keep_the_policy(host: Deployment) -> None:
         listener.bind(("", 0))
         listener.listen()
         port = listener.getsockname()[1]
-        host.converged(sandbox("a", host_access=[port]), sandbox("b"))
+        host.converged(sandbox("a", host_access=[str(port)]), sandbox("b"))
         converge.lifecycle(host.paths, ["a"], "restart")
         assert reaches(host, "a", gateway, port, wanted=True)
         assert not reaches(host, "b", gateway, port, wanted=False)
