@@ -376,6 +376,10 @@ def test_a_large_environment(sandbox_host: Host, size: int, stack: int | None) -
     environment = Path(f"/proc/{box.workload}/environ").read_bytes()
     assert environment.count(b"x" * 100_000) == len(values)
     assert box.shell("echo ${#V0}").stdout == b"100000\n"
+    if not stack:
+        more = {f"W{number}": "x" * 100_000 for number in range(9)}
+        with pytest.raises(LaunchError, match="env and arguments are more than the kernel takes"):
+            box.exec(["true"], env=more)
 
 
 def test_workload_environment_is_the_given_one_alone(

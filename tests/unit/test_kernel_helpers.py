@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -17,8 +18,9 @@ import pytest
 from sandlot import shell
 from sandlot.cli import listing, main
 from sandlot.errors import HostError
-from sandlot.kernel import files, flock, fork, mounts, program, signals
+from sandlot.kernel import files, flock, fork, mounts, pid_one, program, signals
 from sandlot.kernel.text import harmless
+from sandlot.launcher import inherited
 
 
 def gone(pid: int) -> bool:
@@ -80,6 +82,52 @@ def test_held_child_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(TimeoutError, match="a try took over"):
         with fork.Held(signal.pause, "a try"):
             pass
+
+
+def test_signals_are_read_in_the_order_of_the_kernel() -> None:
+    first = signal.SIGRTMIN
+    numbers = [first + 1, first, first + 1, signal.SIGUSR1, first, signal.SIGUSR1]
+
+    def work(_report: int) -> bytes:
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        queue = pid_one.signal_queue(pid_one.signal_set(sorted(set(numbers))))
+        for number in numbers:
+            os.kill(os.getpid(), number)
+        return bytes([*pid_one.queued(queue), *pid_one.queued(queue)])
+
+    report, _ = fork.call(work)
+    assert list(report) == [signal.SIGUSR1, first, first, first + 1, first + 1]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "hard", "given"),
+    [
+        ((1024, 4096), -1, (1024, 4096)),
+        ((1024, 4096), 4096, (1024, 4096)),
+        ((1024, 4096), 2048, (1024, 2048)),
+        ((-1, -1), 2048, (2048, 2048)),
+        ((4096, -1), 2048, (2048, 2048)),
+        ((0, -1), 2048, (0, 2048)),
+    ],
+)
+def test_limits_are_reset_as_far_as_root_may(
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: tuple[int, int],
+    hard: int,
+    given: tuple[int, int],
+) -> None:
+    """A root without CAP_SYS_RESOURCE can't raise a hard limit."""
+    found: list[tuple[int, int]] = []
+
+    def set_limit(_number: int, limit: tuple[int, int]) -> None:
+        if 0 <= hard and not 0 <= limit[1] <= hard:
+            raise ValueError("not allowed to raise maximum limit")
+        found.append(limit)
+
+    monkeypatch.setattr(resource, "setrlimit", set_limit)
+    monkeypatch.setattr(resource, "getrlimit", lambda _number: (0, hard))
+    inherited.set_limit(resource.RLIMIT_NOFILE, *wanted)
+    assert found == [given]
 
 
 def test_lock_of_another_descriptor(tmp_path: Path) -> None:

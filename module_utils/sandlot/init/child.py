@@ -26,6 +26,10 @@ READ_SIZE = 16384
 # The most reads of a full pipe, which an unprivileged process may enlarge to fs.pipe-max-size.
 FULL_PIPE_READS = (1 << 20) // READ_SIZE
 _MAX_REPORT = 4096
+_TOO_MUCH = (
+    "env and arguments are more than the kernel takes: a quarter of the soft limit of the stack in"
+    " ulimits, 2 MiB by default and 6 MiB at most"
+)
 # BINPRM_BUF_SIZE and the depth of interpreters of interpreters, in the kernel's fs/exec.c.
 _SCRIPT_HEAD, _MAX_INTERPRETERS = 256, 5
 _TIOCSCTTY = 0x540E
@@ -144,7 +148,9 @@ def execute(argv: Sequence[str], env: Mapping[str, str]) -> Failure:
         try:
             os.execve(path, list(argv), dict(env))
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            if error.errno == errno.E2BIG:
+                failure = (NOT_EXECUTABLE, f"{path}: {_TOO_MUCH}")
+            elif error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 failure = (NOT_EXECUTABLE, f"{path}: {error.strerror}")
             elif error.errno == errno.ENOENT and os.access(path, os.F_OK):
                 interpreter = _missing_interpreter(path)

@@ -49,7 +49,7 @@ def forget() -> None:
     _prctl(_PR_SET_THP_DISABLE, 0)
     _prctl(_PR_SET_IO_FLUSHER, 0)
     for number, limit in _limits().items():
-        _set_limit(number, *limit)
+        set_limit(number, *limit)
     for name, value in _FILES.items():
         if not (is_service and name == "oom_score_adj" and _protected()):
             _write(f"/proc/self/{name}", value)
@@ -111,13 +111,13 @@ def _number(name: str) -> int:
         return int(handle.read())
 
 
-def _set_limit(number: int, soft: int, hard: int) -> None:
+def set_limit(number: int, soft: int, hard: int) -> None:
     try:
         resource.setrlimit(number, (soft, hard))
     except ValueError:
         # Without CAP_SYS_RESOURCE, as in some containers, nobody here can raise it.
         hard = resource.getrlimit(number)[1]
-        resource.setrlimit(number, (hard, hard))
+        resource.setrlimit(number, (soft if 0 <= soft <= hard else hard, hard))
 
 
 def _call(number: int, what: str, *arguments: int) -> None:
