@@ -149,7 +149,7 @@ $(VENV)/.python:
 $(VENV)/bin/docker-registry: | $(VENV)/.python
 	@$(ours)
 	@rm -rf build/registry && mkdir -p build/registry
-	@cd build/registry; apt-get -q download docker-registry || \
+	@cd build/registry; apt-get -q -o APT::Sandbox::User=root download docker-registry || \
 	  { $(SUDO) apt-get update -q && apt-get -q download docker-registry; }
 	@dpkg-deb --extract build/registry/*.deb build/registry
 	@mv build/registry/usr/bin/docker-registry $@
