@@ -158,7 +158,7 @@ sandboxes:
       type: dict
       returned: success
     spec:
-      description: Its normalised spec.
+      description: Its normalised spec; digests stand for the values of C(env).
       type: dict
       returned: success
 """
