@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,6 +107,35 @@ def test_an_id_that_an_image_brings_is_not_shared(host: Deployment) -> None:
     assert machine_id(host, "a") != machine_id(host, "b")
     tree = Path(images.lookup(host.paths, "baked").root)
     assert (tree / "etc/machine-id").read_text() == BAKED
+
+
+def test_an_id_behind_a_link_and_one_of_a_new_image(host: Deployment) -> None:
+    tree = Path(host.paths.root, "linked")
+    shutil.copytree(Path(host.paths.root, "tree"), tree, symlinks=True, dirs_exist_ok=True)
+    (tree / "etc").rename(tree / "private")
+    (tree / "etc").symlink_to("/private")
+    linked = {"name": "linked", "source": "directory", "path": str(tree)}
+    prepare(host, linked)
+    both = [sandbox(name, image="linked") for name in ("a", "b")]
+    host.converged(*both)
+    first = machine_id(host, "a")
+    assert first != machine_id(host, "b")
+    # As a setup that installs D-Bus leaves it.
+    (tree / "var/lib/dbus").mkdir(parents=True)
+    (tree / "var/lib/dbus/machine-id").touch()
+    prepare(host, linked)
+    host.converged(*both)
+    assert output(host, "a", "cat", "/etc/machine-id", "/var/lib/dbus/machine-id") == first * 2
+    output(
+        host,
+        "a",
+        "sh",
+        "-c",
+        "rm /etc/machine-id; cd /var/lib/dbus; rm machine-id; echo x > machine-id",
+    )
+    host.run(sandbox("a", image="linked", restart=True), both[1])
+    assert run(host, "a", "test", "-e", "/etc/machine-id").returncode == 1
+    assert output(host, "a", "cat", "/var/lib/dbus/machine-id") == "x\n"
 
 
 def test_an_id_that_the_sandbox_changed_or_removed_stays_so(host: Deployment) -> None:

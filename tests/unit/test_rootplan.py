@@ -31,7 +31,7 @@ TREE = [
     ("Tree", "/images/base", "/lower1", IDS),
 ]
 LAYER = ("Layer", "/state/a/layer", {}, IDS, 0o755)
-MACHINE_ID = ("MachineId", "/state/a/layer/upper", True)
+MACHINE_ID = ("MachineId", [])
 OVERLAY = (
     *("Overlay", "/merged", ["/lower0", "/lower1"]),
     *("/layer", "index=off,metacopy=off", 200000, False),
@@ -91,9 +91,7 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[Any, ...]]]] = {
         [
             *TREE,
             (*LAYER[:2], {"size": "1048576", "mode": "0711"}, IDS, 0o711),
-            OVERLAY,
-            ("MachineId", "", True),
-            *PLAIN[5:],
+            *PLAIN[3:],
         ],
     ),
     "on the host's root": (

@@ -15,48 +15,51 @@ import stat
 from ..kernel import mounts
 from ..kernel.files import write_all
 from . import rootfs
-from .operations import RootOperation
+from .operations import LAYER, MERGED, RootOperation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Mapping
+    from typing import List, Mapping, Optional
 
 # The second is that of D-Bus, on most systems a link to the first.
 PATHS = ("etc/machine-id", "var/lib/dbus/machine-id")
 _NEW = ".machine-id.sandlot"
-_DIRECTORY = os.O_PATH | os.O_DIRECTORY
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_NODE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_LENGTH = 33
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 class MachineId(RootOperation):
-    """A new id over the image's; ``upper`` is the sandbox's layer, "" for one in memory."""
+    """A new id over each one of the image: the layer tells which the sandbox has already."""
 
-    def __init__(self, upper: str) -> None:
-        self.upper = upper
-        self.fresh = True
+    def __init__(self) -> None:
+        self.kept: List[str] = []
 
-    def open(self, pins: Mapping[str, int]) -> None:
-        if self.upper:
-            upper = os.open(self.upper, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            self.fresh = not any(_is_there(upper, path) for path in PATHS)
-            os.close(upper)
+    def stack(self, pins: Mapping[str, int]) -> None:
+        merged, layer = os.open(MERGED, _DIRECTORY), os.open(f"{LAYER}/upper", _DIRECTORY)
+        self.kept = [path for path in PATHS if _is_kept(merged, layer, path)]
+        os.close(merged)
+        os.close(layer)
 
     def apply(self, root: int) -> None:
-        if not self.fresh:
-            return
-        content = _new_id()
-        for path in PATHS:
+        content = b""
+        for path in (*self.kept, *PATHS):
             directory, dummy, leaf = path.rpartition("/")
-            try:
-                holder = mounts.openat2(root, directory, _DIRECTORY, rootfs.STRICT)
-                mode = os.stat(leaf, dir_fd=holder, follow_symlinks=False).st_mode
-            except OSError as error:
-                if error.errno in _ABSENT:
-                    continue
-                raise
-            if stat.S_ISREG(mode):
-                _replace(holder, leaf, content)
+            holder = _holder(root, directory)
+            if holder is None:
+                continue
+            if _is_file(holder, leaf):
+                if path in self.kept:
+                    content = content or _known_id(holder, leaf)
+                else:
+                    content = content or _new_id()
+                    _replace(holder, leaf, content)
             os.close(holder)
+
+    def outside(self) -> List[str]:
+        """No command: the layer of a script is new, so nothing is kept."""
+        return []
 
     def command(self) -> List[str]:
         # Run for a new layer, where each start is the first.
@@ -67,16 +70,44 @@ class MachineId(RootOperation):
         return lines
 
 
-def _is_there(directory: int, path: str) -> bool:
-    """Whether the layer has the path; a link on the way is the sandbox's own work as well."""
+def _holder(root: int, directory: str) -> Optional[int]:
+    """The directory, below the root also where links lead; None when there is none."""
     try:
-        os.close(mounts.openat2(directory, path, os.O_PATH | os.O_NOFOLLOW, rootfs.STRICT))
+        return mounts.openat2(root, directory, _DIRECTORY, mounts.RESOLVE_IN_ROOT)
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return None
+        raise
+
+
+def _is_kept(merged: int, layer: int, path: str) -> bool:
+    """Whether the layer has the path; a whiteout is the sandbox's own work as well."""
+    directory, dummy, leaf = path.rpartition("/")
+    holder = _holder(merged, directory)
+    if holder is None:
+        return False
+    place = os.readlink(f"/proc/self/fd/{holder}")[len(MERGED) :]
+    os.close(holder)
+    try:
+        os.close(mounts.openat2(layer, f".{place}/{leaf}", _NODE, rootfs.STRICT))
     except FileNotFoundError:
         return False
-    except OSError as error:
-        if error.errno not in _ABSENT:
-            raise
     return True
+
+
+def _is_file(directory: int, name: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _known_id(directory: int, name: str) -> bytes:
+    """The id in a file of the sandbox; empty when it holds something else."""
+    fd = mounts.openat2(directory, name, os.O_RDONLY | os.O_NONBLOCK, rootfs.STRICT)
+    content = os.read(fd, _LENGTH + 1)
+    os.close(fd)
+    return content if len(content) == _LENGTH and content[:-1].isalnum() else b""
 
 
 def _new_id() -> bytes:

@@ -69,7 +69,7 @@ def plan(launch: Mapping[str, Any]) -> List[RootOperation]:
     dev = {"mode": "755", "size": "64k", "nr_inodes": "64"}
     return [
         *stack(launch),
-        MachineId("" if launch.get("tmpfs_root") else launch["upper"]),
+        MachineId(),
         Filesystem("proc", "/proc", SAFE),
         sysfs,
         Filesystem("tmpfs", "/dev", devices, dev),
