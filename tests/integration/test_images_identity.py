@@ -88,6 +88,16 @@ def test_sandboxes_of_a_setup_share_no_identity(host: Deployment) -> None:
     assert (machine_id(host, "a"), output(host, "a", "cat", KEY)) == (before, keys[0])
 
 
+def test_each_start_in_memory_is_a_first_one(host: Deployment) -> None:
+    prepare(host, {"name": "memory", "source": "tmpfs", "size": "8m", "base": "made"})
+    box = sandbox("a", image="memory")
+    host.converged(box)
+    first = [machine_id(host, "a"), output(host, "a", "cat", KEY)]
+    host.run({**box, "restart": True})
+    second = [machine_id(host, "a"), output(host, "a", "cat", KEY)]
+    assert not set(first) & set(second)
+
+
 def test_a_layer_over_an_image_with_keys_shows_none_of_them(host: Deployment) -> None:
     host.converged(sandbox("a", image="again"), sandbox("b", image="baked"))
     assert output(host, "b", "cat", KEY) == "baked"

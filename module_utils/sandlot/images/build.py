@@ -85,8 +85,8 @@ class Making:
 
     def as_made(self) -> Image:
         """The image with the facts of its build, such as its config and size."""
-        digest = self.wanted.digest if self.spec.setup else self.wanted.base
-        return _with_facts(self.site, self.wanted, digest)
+        digests = records.trees_of(self.site, self.wanted.layers[:1])
+        return _with_facts(self.site, self.wanted, digests[0] if digests else self.wanted.base)
 
     def record(self) -> None:
         if not self.is_whole():
