@@ -355,7 +355,8 @@ def test_variables_of_a_login_are_those_of_the_user(sandbox_host: Host) -> None:
     [
         ("web", b"33 33 33 44"),
         ("33", b"33 33 33 44"),
-        ("web:root", b"33 0 0 44"),
+        ("web:root", b"33 0 0"),
+        ("web:44", b"33 44 44"),
         ("1234", b"1234 0 0"),
         ("1234:55", b"1234 55 55"),
         ("0", b"0 0 0"),

@@ -24,28 +24,31 @@ _NO_SHELLS = ("nologin", "false", "true")
 def resolve(root: int, user: str) -> Tuple[int, int, List[int], Dict[str, str]]:
     """(uid, gid, supplementary gids, login variables); digits are an id, never a name.
 
-    Ids alone need no file: one that can't be read counts as missing.
+    As in docker, a group that is named is the only one. Ids alone need no file: one that can't be
+    read counts as missing.
     """
     name, dummy, group = user.partition(":")
-    needed = not (_is_number(name) and (not group or _is_number(group)))
-    passwd = _rows(root, "passwd", needed=needed)
+    passwd = _rows(root, "passwd", needed=not _is_number(name))
     row = next((r for r in passwd if len(r) > 3 and r[2 if _is_number(name) else 0] == name), None)
     if row is None and not _is_number(name):
         raise LaunchError(f"user: {name!r} is not in the sandbox's /etc/passwd", hint="use a uid")
     uid = _bounded(name, "user") if _is_number(name) else _number(row, 2)
-    groups = _rows(root, "group", needed=needed)
-    if not group:
-        gid = _number(row, 3) if row else 0
-    elif _is_number(group):
-        gid = _bounded(group, "user")
-    else:
-        own = next((r for r in groups if len(r) > 2 and r[0] == group), None)
-        if own is None:
-            problem = f"user: group {group!r} is not in the sandbox's /etc/group"
-            raise LaunchError(problem, hint="use a gid")
-        gid = _number(own, 2)
+    if group:
+        gid = _bounded(group, "user") if _is_number(group) else _group_id(root, group)
+        return uid, gid, [gid], _login(uid, row)
+    groups = _rows(root, "group", needed=not _is_number(name))
+    gid = _number(row, 3) if row else 0
     members = [r for r in groups if len(r) > 3 and row and row[0] in r[3].split(",")]
     return uid, gid, sorted({_number(r, 2) for r in members} | {gid}), _login(uid, row)
+
+
+def _group_id(root: int, name: str) -> int:
+    groups = _rows(root, "group", needed=True)
+    row = next((r for r in groups if len(r) > 2 and r[0] == name), None)
+    if row is None:
+        problem = f"user: group {name!r} is not in the sandbox's /etc/group"
+        raise LaunchError(problem, hint="use a gid")
+    return _number(row, 2)
 
 
 def login_names(launch: Mapping[str, Any]) -> List[str]:

@@ -73,7 +73,8 @@ OPTIONS = (
         [
             "User of the workload in the sandbox, as V(USER) or V(USER:GROUP).",
             "Each is a name from the image or an id from 0 to 65535; quote ids with a colon.",
-            "Without it, that of the image, else V(0).",
+            "A group that is given is the only one; without it, the user has all of its groups.",
+            "Without this option, the user of the image, else V(0).",
         ],
         reaches={Reach.CONFINEMENT},
         change=Change.RESTART,
