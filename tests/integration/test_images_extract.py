@@ -223,6 +223,15 @@ def test_missing_mountpoints_are_made(tmp_path: Path) -> None:
     assert found == dict.fromkeys(("dev", "proc", "sys", "etc", "run"), 0o755)
 
 
+def test_directories_without_members_are_closed_to_others(tmp_path: Path) -> None:
+    """Also those between the first and the last, as in images of builders that write files only."""
+    unpack(pack(entry("usr/share/a/f")), tmp_path / "to")
+    modes = [
+        (tmp_path / "to" / name).stat().st_mode for name in ("usr", "usr/share", "usr/share/a")
+    ]
+    assert [f"{mode & 0o7777:o}" for mode in modes] == ["755"] * 3
+
+
 def test_the_root_cannot_be_replaced(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="replaces the root"):
         unpack(pack(link("./", "/etc")), tmp_path / "in")

@@ -186,6 +186,7 @@ def test_a_link_to_a_directory_that_is_missing_yet(tmp_path: Path) -> None:
     base = pack(folder("var"), link("var/sub", "../srv/sub"))
     unpack([base, pack(entry("var/sub/x", b"x"))], tmp_path / "in")
     assert (tmp_path / "in/srv/sub/x").read_text() == "x"
+    assert (tmp_path / "in/srv").stat().st_mode & 0o777 == 0o755
 
 
 def test_devices_hide_what_was_there_and_are_told(tmp_path: Path) -> None:

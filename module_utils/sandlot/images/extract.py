@@ -87,7 +87,7 @@ def _confine(kept: set[int], destination: str) -> None:
     sys.meta_path.clear()
     os.chroot(destination)
     os.chdir("/")
-    os.umask(0)
+    os.umask(0o022)
     bounds = [-1, *sorted(kept), os.sysconf("SC_OPEN_MAX")]
     for low, high in zip(bounds, bounds[1:]):
         os.closerange(low + 1, high)
