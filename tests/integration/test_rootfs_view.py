@@ -87,6 +87,24 @@ def test_symlinks_that_lead_in_circles(sandbox_host: Host) -> None:
         box.start()
 
 
+@pytest.mark.parametrize("target", ["/", "dev", "/proc", "/sys/fs"])
+@pytest.mark.parametrize("name", ["tmp", "etc"])
+def test_no_link_leads_a_mount_to_a_tree_of_the_kernel(
+    sandbox_host: Host, name: str, target: str
+) -> None:
+    """There, an image could put files of its own in the place of those that a start opens."""
+    box = sandbox_host.created("a", SLEEP)
+    planted(box, name).symlink_to(target)
+    planted(box, "dev/null").symlink_to("/proc/self/fd/2")
+    place = "/" + target.strip("/")
+    with pytest.raises(LaunchError, match=f"^/{name} in the image leads to {place}"):
+        box.start()
+    planted(box, name).unlink()
+    planted(box, name).symlink_to("data")
+    box.start()
+    assert box.shell("echo x > /dev/null").code == 0
+
+
 def test_var_run_of_a_published_image(sandbox_host: Host) -> None:
     box = sandbox_host.created("a", SLEEP, tmpfs={"/var/run": "size=1m", "/var/run/app": ""})
     planted(box, "var/run").symlink_to("../run")
@@ -390,7 +408,8 @@ def test_init_opens_nothing_by_path_inside(fresh_host: Host, tmp_path: Path) -> 
         planted(box, f"etc/{name}").write_text("hostile\n")
     trace = tmp_path / "trace"
     calls = ",".join(("setns", "fork", "vfork", "clone", "clone3", "prctl", *PATH_CALLS))
-    pid = str(zygote_of(fresh_host.launcher_pid()))
+    launcher = fresh_host.launcher_pid()
+    pid = str(until(lambda: zygote_of(launcher), what="the zygote has its name"))
     options = ["-f", "-qq", "--decode-pids=pidns", "-e", f"trace={calls}"]
     strace = subprocess.Popen(["strace", *options, "-o", trace, "-p", pid], stderr=subprocess.PIPE)
     try:

@@ -20,7 +20,7 @@ from ..errors import LaunchError
 from ..init import confine, limits, logs, status, users
 from ..init.child import NOT_EXECUTABLE
 from ..init.supervisor import PREPARATION_SECONDS
-from ..kernel import namespaces, netns
+from ..kernel import mounts, namespaces, netns
 from ..kernel.files import write_value
 from ..kernel.fork import STEP_SECONDS
 from ..kernel.signals import signal
@@ -262,7 +262,7 @@ def _mounter(build: _Build, peer: _socket.socket) -> None:
         root = rootfs.pivot()
         rootplan.apply(build.plan, root)
         fds.append(os.open("proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=root))
-        fds.append(os.open("dev/null", os.O_RDWR | os.O_CLOEXEC, dir_fd=root))
+        fds.append(mounts.openat2(root, "dev/null", os.O_RDWR, rootfs.STRICT))
         fds.append(rootfs.directory(root, "dev/pts"))
         uid, gid, groups, login = users.resolve(root, build.launch["user"])
         what = " ".join(str(number) for number in groups)

@@ -40,8 +40,24 @@ def detach_old_root(root: int) -> None:
 
 def attach(root: int, path: str, mount: int, *, follow: bool = False) -> None:
     target = directory(root, path, follow=follow)
+    if follow:
+        _refuse_kernel_tree(target, path)
     mounts.attach(mount, target_fd=target)
     os.close(target)
+
+
+def _refuse_kernel_tree(target: int, path: str) -> None:
+    """Refuse a link of the image from elsewhere to the root or to a tree that is not the image's.
+
+    No link is followed on the way to /proc, so it is the kernel's.
+    """
+    place = os.readlink(f"/proc/self/fd/{target}")
+    top = place.split("/")[1]
+    if top in ("", "proc", "sys", "dev") and path.lstrip("/").split("/")[0] != top:
+        raise LaunchError(
+            f"{path} in the image leads to {place}",
+            hint="make it a directory in the image: something has to be mounted there",
+        )
 
 
 def directory(root: int, path: str, *, follow: bool = False, links: int = _MAX_LINKS) -> int:
@@ -122,6 +138,7 @@ def attach_file(root: int, path: str, mount: int) -> None:
     """Attach a detached mount of a file over a file of the sandbox's layer."""
     parent, dummy, leaf = path.rpartition("/")
     holder = directory(root, parent, follow=True)
+    _refuse_kernel_tree(holder, parent)
     _regular_file(holder, leaf, path)
     target = mounts.openat2(holder, leaf, os.O_PATH, STRICT)
     mounts.attach(mount, target_fd=target)
