@@ -18,7 +18,7 @@ from typing import (
 )
 
 from .errors import SandlotError, named
-from .kernel import signals
+from .kernel import files, signals
 from .mask import without_values
 from .oserrors import explained
 from .site import Site
@@ -99,6 +99,7 @@ def run(module: Module, action: Action) -> NoReturn:
     fails. Ansible shows ``warnings``.
     """
     signals.reset()
+    files.close_umask()
     try:
         site = Site.from_environment()
         site.require_root("set become: true")

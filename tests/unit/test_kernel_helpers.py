@@ -192,13 +192,15 @@ def test_no_program_runs_while_failures_count_as_success(deaf: None) -> None:
 
 
 @pytest.mark.parametrize("entry", ["module", "command"])
-def test_each_entry_sees_how_its_children_end(
-    deaf: None, entry: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_no_entry_takes_signals_or_an_open_umask_from_its_caller(
+    deaf: None, entry: str, umask: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[int] = []
+    mine = os.umask(umask)
 
     def note(*_arguments: object) -> dict[str, object]:
-        found.append(program.run(["false"]).returncode)
+        found.extend((program.run(["false"]).returncode, os.umask(mine)))
         raise SystemExit
 
     monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -208,7 +210,7 @@ def test_each_entry_sees_how_its_children_end(
             shell.run(None, note)  # type: ignore[arg-type]
         else:
             main(["list"])
-    assert found == [1]
+    assert found == [1, umask | 0o022]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import sys
 from typing import List, Optional, Sequence
 
 from ..errors import SandlotError
-from ..kernel import signals
+from ..kernel import files, signals
 from ..oserrors import explained
 from ..site import Site
 from . import output
@@ -44,6 +44,7 @@ INTERRUPTED = 130
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one command line; its exit code. Wrong usage exits with 2."""
     signals.reset()
+    files.close_umask()
     options = parse(list(sys.argv[1:] if argv is None else argv))
     failure = EXEC_FAILURE if options.command == "exec" else FAILURE
     try:

@@ -12,6 +12,11 @@ import os
 _MAX_VALUE = 1 << 16
 
 
+def close_umask() -> None:
+    """Let only the user write to new directories: os.makedirs gives no mode to those between."""
+    os.umask(os.umask(0o077) | 0o022)
+
+
 def write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
