@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from typing import AbstractSet, Any, Mapping
+from typing import AbstractSet, Any, Mapping, Optional
 
 from . import store
 from .site import Site
@@ -60,15 +60,22 @@ class Mask:
         return self._key
 
 
-def without_values(value: Any, secret: AbstractSet[str]) -> Any:
-    """The arguments of a module, which may be wrong, for Ansible's report of the invocation."""
+def without_values(
+    value: Any, secret: AbstractSet[str], known: Optional[AbstractSet[str]] = None
+) -> Any:
+    """The arguments of a module, which may be wrong, for Ansible's report of the invocation.
+
+    With ``known``, values of all other options are hidden, as one may be a misspelled secret one.
+    """
     if isinstance(value, Mapping):
         return {
-            name: _blank(item) if name in secret else without_values(item, secret)
+            name: _blank(item)
+            if name in secret or (known is not None and name not in known)
+            else without_values(item, secret, known)
             for name, item in value.items()
         }
     if isinstance(value, (list, tuple)):
-        return [without_values(item, secret) for item in value]
+        return [without_values(item, secret, known) for item in value]
     return value
 
 

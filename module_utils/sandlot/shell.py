@@ -49,7 +49,7 @@ def start(base: Type[Any], spec: Json, given: Optional[Json], action: Action) ->
 
     Tools that read the argument spec give no arguments.
     """
-    make = _reticent(base, SECRET | _no_log(spec))
+    secret = SECRET | _no_log(spec)
     options = {key: x for key, x in (given or {}).items() if not key.startswith("_ansible_")}
     try:
         if given is not None:
@@ -57,8 +57,9 @@ def start(base: Type[Any], spec: Json, given: Optional[Json], action: Action) ->
     except SandlotError as error:
         # Given the argument spec proper, Ansible would refuse them with its own message.
         anything = {key: {"type": "raw"} for key in options}
-        make(argument_spec=anything, supports_check_mode=True).fail_json(msg=str(error))
-    run(make(argument_spec=spec, supports_check_mode=True), action)
+        refused = _reticent(base, secret, _names(spec))
+        refused(argument_spec=anything, supports_check_mode=True).fail_json(msg=str(error))
+    run(_reticent(base, secret)(argument_spec=spec, supports_check_mode=True), action)
 
 
 def _no_log(rows: Mapping[str, Json]) -> FrozenSet[str]:
@@ -66,15 +67,24 @@ def _no_log(rows: Mapping[str, Json]) -> FrozenSet[str]:
     return frozenset(names.union(*(_no_log(row.get("options", {})) for row in rows.values())))
 
 
-def _reticent(base: Type[Any], secret: AbstractSet[str]) -> Type[Any]:
+def _names(spec: Mapping[str, Json]) -> FrozenSet[str]:
+    """All options of an argument spec, also those of items."""
+    inner = (_names(row.get("options", {})) for row in spec.values())
+    aliases = (row.get("aliases", ()) for row in spec.values())
+    return frozenset(spec).union(*inner, *aliases)
+
+
+def _reticent(
+    base: Type[Any], secret: AbstractSet[str], known: Optional[AbstractSet[str]] = None
+) -> Type[Any]:
     """AnsibleModule, with its own reports of the arguments (-v, syslog) without secret values.
 
     no_log would also take every such value, "1" for instance, out of all other results.
     """
 
     def shown(module: Any) -> Json:
-        known: Json = without_values(getattr(module, "params", {}), secret)
-        return known
+        found: Json = without_values(getattr(module, "params", {}), secret, known)
+        return found
 
     def log(module: Any, msg: str, log_args: Optional[Json] = None) -> None:
         words = (f"{key}={value}" for key, value in shown(module).items())

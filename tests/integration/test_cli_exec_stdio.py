@@ -192,3 +192,20 @@ def test_exec_ends_by_a_signal_while_its_terminal_takes_nothing(box: Sandbox) ->
         until(ended)
         # The command's end by the signal, or the client's own once it forwards no more.
         assert process.returncode in (128 + signal.SIGTERM, -signal.SIGTERM)
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_a_closed_stream_is_dev_null(box: Sandbox, closed: str) -> None:
+    """No connection of the client's takes the number of a stream, where it would be relayed."""
+    command = [*COMMAND, "exec", "-i", "a", "--", "sh", "-c", "cat; echo out; echo err >&2; exit 3"]
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *command]
+    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True}
+    done = subprocess.run(
+        shell, env=environment(box.host), timeout=20, check=False, text=True, **options
+    )
+    assert done.returncode == 3
+    assert done.stdout == ("" if "1>" in closed else "out\n")
+    assert done.stderr == ("" if "2>" in closed else "err\n")
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *COMMAND, "list"]
+    listed = subprocess.run(shell, env=environment(box.host), timeout=20, check=False, **options)
+    assert (listed.returncode, listed.stderr) == (0, b"")

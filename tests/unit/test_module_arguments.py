@@ -101,7 +101,9 @@ WRONG = {
     "env: [PASSWORD=hunter2]": "env: the value is a list, not a mapping",
     "env: {PASSWORD=hunter2: x}": "env: 'PASSWORD=' can't name a variable",
     "env: {UMASK: 022}": "env['UMASK']: the value is an integer, not a string; quote it: YAML "
-    "reads 022 as 18",
+    "reads 22:22 as 1342 and 010 as 8; after a template, add | string",
+    "env: {PIN: 7001}": "env['PIN']: the value is an integer, not a string; quote it",
+    "environment: {PASSWORD: hunter2}": "'environment' is not an option of this sandlot",
 }
 
 
@@ -114,6 +116,7 @@ def test_messages_name_sandbox_option_value_and_remedy(
     found = failure("sandboxes", capfd, sandboxes=[{"name": "db", "image": "b"}, web])
     assert WRONG[text] in found["msg"]
     assert "hunter2" not in json.dumps(found)
+    assert not {"7001", "116:41"} & set(re.findall(r"[\d:]+", json.dumps(found)))
     assert "sandbox 'web'" not in failure("sandbox", capfd, **web)["msg"]
 
 

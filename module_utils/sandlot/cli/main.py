@@ -45,6 +45,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one command line; its exit code. Wrong usage exits with 2."""
     signals.reset()
     files.close_umask()
+    _open_streams()
     options = parse(list(sys.argv[1:] if argv is None else argv))
     failure = EXEC_FAILURE if options.command == "exec" else FAILURE
     try:
@@ -73,6 +74,19 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         output.say(f"the output can't be written: {error.strerror}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
+
+
+def _open_streams() -> None:
+    """Put /dev/null in place of closed standard streams.
+
+    The next descriptor, such as the connection to init, would else be taken for one of them.
+    """
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, thus ``fd``
+            setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))
 
 
 def parse(words: List[str]) -> argparse.Namespace:

@@ -81,7 +81,8 @@ def text(option: str, value: Any, *, secret: bool = False) -> str:
     """
     shown = _Excerpt("the value") if secret else value
     if not isinstance(value, str):
-        raise refusal(option, shown, f"is {a_type(value)}, not a string", hint=_as_text(value))
+        hint = _as_text(value, secret=secret)
+        raise refusal(option, shown, f"is {a_type(value)}, not a string", hint=hint)
     if "\0" in value:
         raise refusal(option, shown, "contains a NUL character", hint="remove it")
     try:
@@ -93,10 +94,12 @@ def text(option: str, value: Any, *, secret: bool = False) -> str:
     return str(value)
 
 
-def _as_text(value: Any) -> str:
-    """The hint for a value that has to be text."""
+def _as_text(value: Any, *, secret: bool) -> str:
+    """The hint for a value that has to be text; of a secret it tells the type only."""
     if isinstance(value, bool):
         return "quote it: YAML reads yes, no, on and off as booleans"
+    if isinstance(value, int) and secret:
+        return f"quote it: YAML reads 22:22 as 1342 and 010 as 8; {_OF_TEMPLATES}"
     if isinstance(value, int) and 0 <= value <= MAX_INTEGER:
         # YAML 1.1 has numbers to base 60, and octal ones.
         other = f"{value // 60}:{value % 60}" if value >= 60 else f"0{value:o}"
