@@ -83,8 +83,8 @@ def _reticent(
     """
 
     def shown(module: Any) -> Json:
-        found: Json = without_values(getattr(module, "params", {}), secret, known)
-        return found
+        visible: Json = without_values(getattr(module, "params", {}), secret, known)
+        return visible
 
     def log(module: Any, msg: str, log_args: Optional[Json] = None) -> None:
         words = (f"{key}={value}" for key, value in shown(module).items())
