@@ -141,6 +141,8 @@ def test_signals_are_forwarded(box: Sandbox, number: signal.Signals) -> None:
         [*COMMAND, "exec", "a", "--", "sh", "-c", script],
         env=environment(box.host),
         stdout=subprocess.PIPE,
+        # The tests may run under nohup, or in the background of a shell.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     assert process.stdout
     assert process.stdout.readline() == b"ready\n"

@@ -83,7 +83,14 @@ def test_a_terminal_is_not_commanded(sandbox_host: Host) -> None:
 
 def follow(host: Host, *words: str) -> subprocess.Popen[bytes]:
     command = [*COMMAND, "-f", *words, "a"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(host), bufsize=0)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        env=environment(host),
+        bufsize=0,
+        # The tests may run in the background of a shell, where it is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def read_line(process: subprocess.Popen[bytes]) -> bytes:

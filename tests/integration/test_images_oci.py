@@ -288,7 +288,7 @@ def test_ansible_shows_no_password(paths: Site, closed: Registry) -> None:
     }
     for name, options in both.items():
         out = _ansible(paths, name, options, "--check", "--diff", "-vvvv")
-        assert "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER" in out and closed.address in out
+        assert "password: hidden" in out and closed.address in out
         assert SECRET not in out
 
 
