@@ -49,7 +49,7 @@ def start(base: Type[Any], spec: Json, given: Optional[Json], action: Action) ->
 
     Tools that read the argument spec give no arguments.
     """
-    secret = SECRET | _no_log(spec)
+    secret, known = SECRET | _no_log(spec), _names(spec)
     options = {key: x for key, x in (given or {}).items() if not key.startswith("_ansible_")}
     try:
         if given is not None:
@@ -57,9 +57,9 @@ def start(base: Type[Any], spec: Json, given: Optional[Json], action: Action) ->
     except SandlotError as error:
         # Given the argument spec proper, Ansible would refuse them with its own message.
         anything = {key: {"type": "raw"} for key in options}
-        refused = _reticent(base, secret, _names(spec))
+        refused = _reticent(base, secret, known, refused=True)
         refused(argument_spec=anything, supports_check_mode=True).fail_json(msg=str(error))
-    run(_reticent(base, secret)(argument_spec=spec, supports_check_mode=True), action)
+    run(_reticent(base, secret, known)(argument_spec=spec, supports_check_mode=True), action)
 
 
 def _no_log(rows: Mapping[str, Json]) -> FrozenSet[str]:
@@ -75,15 +75,18 @@ def _names(spec: Mapping[str, Json]) -> FrozenSet[str]:
 
 
 def _reticent(
-    base: Type[Any], secret: AbstractSet[str], known: Optional[AbstractSet[str]] = None
+    base: Type[Any], secret: AbstractSet[str], known: AbstractSet[str], *, refused: bool = False
 ) -> Type[Any]:
     """AnsibleModule, with its own reports of the arguments (-v, syslog) without secret values.
 
-    no_log would also take every such value, "1" for instance, out of all other results.
+    Where the arguments are wrong, options that are not ``known`` count as secret: one may be a
+    misspelled secret. no_log would also take every such value, "1" for instance, out of all other
+    results.
     """
 
-    def shown(module: Any) -> Json:
-        visible: Json = without_values(getattr(module, "params", {}), secret, known)
+    def shown(module: Any, *, wrong: bool = refused) -> Json:
+        params = getattr(module, "params", {})
+        visible: Json = without_values(params, secret, known if wrong else None)
         return visible
 
     def log(module: Any, msg: str, log_args: Optional[Json] = None) -> None:
@@ -95,7 +98,8 @@ def _reticent(
         raise AssertionError("exit_json returned")
 
     def fail_json(module: Any, msg: str, **kwargs: Any) -> NoReturn:
-        base.fail_json(module, msg, **{"invocation": {"module_args": shown(module)}, **kwargs})
+        arguments = {"module_args": shown(module, wrong=True)}
+        base.fail_json(module, msg, **{"invocation": arguments, **kwargs})
         raise AssertionError("fail_json returned")
 
     own = {"log": log, "exit_json": exit_json, "fail_json": fail_json}

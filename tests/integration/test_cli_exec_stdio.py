@@ -43,6 +43,19 @@ def run(host: Host, *words: str, **options: Any) -> subprocess.CompletedProcess[
     return subprocess.run(command, env=environment(host), timeout=60, check=False, **options)
 
 
+def test_the_null_device_is_the_sandbox_s_own(box: Sandbox) -> None:
+    """The host's is one inode for all: a lock on it, or a new time, would show everywhere."""
+    test = "[ /proc/self/fd/0 -ef /dev/null ] && [ /proc/self/fd/1 -ef /dev/null ] && echo own >&2"
+    for words in (("exec",), ("exec", "-i")):
+        done = run(
+            *(box.host, *words, "a", "--", "sh", "-c", test),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        assert done.stderr == b"own\n"
+
+
 @pytest.mark.parametrize("user", ["0:0", "33:33"])
 @pytest.mark.parametrize("kind", ["pipe", "socket", "file", "fifo", "terminal"])
 def test_streams_open_by_their_paths(

@@ -140,6 +140,17 @@ def test_messages_about_other_kinds(
     assert expected in failure("sandboxes", capfd, **given)["msg"]
 
 
+def test_a_failure_shows_no_value_of_a_misspelled_option_of_a_step(
+    legacy: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setenv("SANDLOT_ROOT", "/nonexistent")
+    steps = [{"command": ["true"], "environment": {"PASSWORD": "hunter2"}}]
+    found = failure("sandbox_rootfs", capfd, images=[{"name": "i", "source": "b", "setup": steps}])
+    assert "hunter2" not in json.dumps(found)
+    assert found["invocation"]["module_args"]["images"][0]["name"] == "i"
+
+
 @pytest.mark.parametrize("image", ["b", 5], ids=["right", "wrong"])
 def test_no_report_of_the_arguments_has_a_secret(
     image: object, legacy: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

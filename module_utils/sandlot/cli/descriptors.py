@@ -5,8 +5,8 @@
 An open file description can do more than its owner meant: a process may clear its O_APPEND and then
 read, rewrite and truncate the file; a socket works in both directions; a terminal takes input that
 a process pushes into it (TIOCSTI); an open directory is a way out. So a command gets ends of pipes
-only, and /dev/null. The client opens a pipe of its caller again, as O_NONBLOCK belongs to the
-description.
+only, and /dev/null, for which init takes the sandbox's own. The client opens a pipe of its caller
+again, as O_NONBLOCK belongs to the description.
 """
 
 from __future__ import annotations

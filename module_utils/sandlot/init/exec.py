@@ -47,6 +47,7 @@ class ExecServer:
         loop: Loop,
         config: Mapping[str, Any],
         listener: _socket.socket,
+        null: int,
         pts: int,
         stop: Callable[[], None],
         configure: Callable[[Mapping[str, Any]], None],
@@ -56,6 +57,7 @@ class ExecServer:
         self._stop = stop
         self._configure = configure
         self._listener = listener
+        self._null = null
         self._pts = pts
         self._connections: Dict[int, _socket.socket] = {}
         self._commands: Dict[int, _Command] = {}
@@ -134,7 +136,7 @@ class ExecServer:
             return
         tty = bool(message["tty"])
         master: List[int] = []
-        stdio: Sequence[int] = [] if tty else fds
+        stdio: Sequence[int] = [] if tty else [self._own(fd) for fd in fds]
         try:
             if tty:
                 master.append(self._open_master(message.get("size")))
@@ -152,6 +154,10 @@ class ExecServer:
         entry = self._commands[process.pid] = _Command(process, connection, master)
         if process.report is not None:
             self._loop.watch(process.report, lambda: self._decided(entry))
+
+    def _own(self, fd: int) -> int:
+        """The sandbox's null device in place of the host's, whose locks and times all share."""
+        return self._null if os.fstat(fd).st_rdev == os.fstat(self._null).st_rdev else fd
 
     def _open_master(self, size: Optional[Tuple[int, int]]) -> int:
         """Open a pty of the sandbox's own devpts; ``size`` is rows and columns."""

@@ -66,7 +66,7 @@ class Supervisor:
         self.main: Optional[child.Child] = None
         self.streams: Dict[int, str] = {}
         self.loop = Loop()
-        self.exec = ExecServer(self.loop, config, listener, pts, self.stop, self.configure)
+        self.exec = ExecServer(self.loop, config, listener, null, pts, self.stop, self.configure)
         self.health_output = health
         self.health: Optional[Health] = None
         self.ending = False
