@@ -146,7 +146,9 @@ def test_a_failure_shows_no_value_of_a_misspelled_option_of_a_step(
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setenv("SANDLOT_ROOT", "/nonexistent")
     steps = [{"command": ["true"], "environment": {"PASSWORD": "hunter2"}}]
-    found = failure("sandbox_rootfs", capfd, images=[{"name": "i", "source": "b", "setup": steps}])
+    found = failure(
+        "sandbox_rootfs", capfd, images=[{"name": "i", "source": "busybox", "setup": steps}]
+    )
     assert "hunter2" not in json.dumps(found)
     assert found["invocation"]["module_args"]["images"][0]["name"] == "i"
 
