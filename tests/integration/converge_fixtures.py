@@ -43,6 +43,13 @@ def sandbox(name: str, **options: Any) -> dict[str, Any]:
     return {"name": name, "image": "busybox", "command": IDLE, **options}
 
 
+def _prefix(root: str) -> str:
+    return f"10.{128 + int(Site(root).tag[:2], 16) % 120}"
+
+
+_taken: set[str] = set()
+
+
 class Deployment:
     """What a user does to one host, by the engine's own calls."""
 
@@ -53,8 +60,8 @@ class Deployment:
 
     @property
     def prefix(self) -> str:
-        """The first two bytes of the root's own subnet, so that deployments don't meet."""
-        return f"10.{128 + int(self.paths.tag[:2], 16) % 120}"
+        """The first two bytes of the root's own subnets, so that deployments don't meet."""
+        return _prefix(self.paths.root)
 
     def declare(self) -> None:
         subnet = {"name": "default", "ipv4_subnet": f"{self.prefix}.0.0/22"}
@@ -238,11 +245,19 @@ def tree(root: str) -> list[str]:
 
 @contextlib.contextmanager
 def short_directory() -> Iterator[str]:
-    """Short, because the path of a unix socket is at most 107 bytes long."""
+    """Short, because the path of a unix socket is at most 107 bytes long.
+
+    No two of them at a time have subnets in common.
+    """
     root = tempfile.mkdtemp(prefix="sl", dir="/var/tmp")
+    while _prefix(root) in _taken:
+        os.rmdir(root)
+        root = tempfile.mkdtemp(prefix="sl", dir="/var/tmp")
+    _taken.add(_prefix(root))
     try:
         yield root
     finally:
+        _taken.remove(_prefix(root))
         shutil.rmtree(root)
 
 
