@@ -18,10 +18,11 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from converge_fixtures import Deployment, descriptors, sandbox, scrub
-from sandlot import cgroups, idmap, lock, network, shell
+from sandlot import cgroups, idmap, lock, network, shell, store
 from sandlot.errors import SandlotError
 from sandlot.kernel import namespaces
 from sandlot.launcher.client import Launcher
@@ -245,6 +246,8 @@ class Sweep:
             assert settled(lambda: left_over(self.host) == self.clean), self._difference()
             return []
         self.host.declare()
+        # A launcher that has lost news of rules closes the bridges until its repair has looked.
+        settled(lambda: _is_open(self.host.paths))
         result = self.host.run(*after, purge=True)
         assert not result.failed, result.failed
         self.current = after
@@ -363,6 +366,13 @@ def _processes(paths: Site) -> list[str]:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             found.append(f"{_name(pid)}: {descriptors(pid, looks=200)} descriptors")
     return found
+
+
+def _is_open(paths: Site) -> bool:
+    """Whether no bridge that exists is down."""
+    record = store.read(paths.watched) or {"bridges": []}
+    links = (f"/sys/class/net/{name}/flags" for name in record["bridges"])
+    return all(int(Path(path).read_text(), 16) & 1 for path in links if os.path.exists(path))
 
 
 def launcher_processes(paths: Site) -> list[int]:
