@@ -16,7 +16,7 @@ import stat
 
 from .errors import StateError
 from .kernel import libc
-from .kernel.files import pwrite_all, write_all
+from .kernel.files import NO_ROOM, pwrite_all, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ SCHEMA = 1
 # State files are much smaller; a larger file is refused.
 MAX_SIZE = 1 << 26
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
-# A full disk, or a used up quota.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _BLOCK = 4096
 _SECTOR = 512  # the unit of st_blocks (inode(7))
 _RENAME_EXCHANGE = 2
@@ -108,16 +106,26 @@ def _remedy(path: str) -> str:
     return f"restore {path} from a backup, or remove the object it describes and deploy again"
 
 
-def write(path: str, data: Mapping[str, Any], *, durable: bool = True, spare: str = "") -> None:
+def write(
+    path: str,
+    data: Mapping[str, Any],
+    *,
+    durable: bool = True,
+    spare: str = "",
+    needed: bool = True,
+) -> None:
     """Replace ``path`` atomically (write, fsync, rename, fsync of the directory), mode 0600.
 
-    ``spare`` is the path of the file's spare, which is made as well.
+    ``spare`` is the path of the file's spare, which is made as well. Without ``needed``, a full
+    disk is no error, and the file stays as it was.
     """
     content = json_bytes(data)
     try:
         replace(path, content, durable=durable)
     except OSError as error:
-        if not (spare and error.errno in NO_ROOM and _exchange(path, spare, content)):
+        if error.errno not in NO_ROOM:
+            raise
+        if not (spare and _exchange(path, spare, content)) and needed:
             raise
         return
     if spare:

@@ -15,8 +15,6 @@ from . import output
 
 HEADS = ("NAME", "STATE", "IMAGE", "ADDRESS", "PORTS", "UPTIME", "MEMORY", "RESTARTS")
 _TOP_HEADS = ("NAME", "PIDS", "MEMORY", "CPU-TIME", "OOM-KILLS")
-# States after an end of the workload, with its exit code.
-_ENDED = ("exited", "crashed", "backoff", "crash-loop", "restarting")
 _RIGHT = ("UPTIME", "MEMORY", "RESTARTS")
 
 
@@ -66,7 +64,7 @@ def _row(entry: Dict[str, Any]) -> List[str]:
 def _state(entry: Mapping[str, Any]) -> str:
     """The state, with the last exit code or the health, and the kills for memory."""
     state, kills = str(entry["state"]), entry["oom_kills"]
-    notes = [entry["exit_code"] if state in _ENDED else None]
+    notes = [entry["exit_code"] if state in runtime.ENDED else None]
     notes.append(entry["health"] if state in ("running", "restarting") else None)
     by_host = state == "stopped" and entry["wanted"] == "started"
     notes.append("by the host" if by_host else None)

@@ -8,14 +8,13 @@ import contextlib
 import os
 from functools import partial
 
-from .. import cgroups, images, store
+from .. import cgroups, images
 from ..images import Use
 from ..kernel import files
 from ..kernel.trees import remove_entry, remove_tree
 from ..plan import Operation, of_one
 from ..sandbox import launchfile, layers, record
-from ..sandbox.record import REMOVING, Record
-from ..site import Site
+from ..sandbox.record import REMOVING
 from .context import Context
 
 
@@ -29,18 +28,10 @@ def announce(context: Context) -> list[Operation]:
     def save(name: str) -> None:
         known = context.observed.records.good.get(name)
         if known and known.phase != REMOVING:
-            _mark(context.site, known)
+            record.save(context.site, known.in_phase(REMOVING), needed=False)
 
     removed = context.resolved.removed
     return [Operation(name, "remove", partial(save, name), subject=name) for name in removed]
-
-
-def _mark(site: Site, known: Record) -> None:
-    try:
-        record.save(site, known.in_phase(REMOVING))
-    except OSError as error:
-        if error.errno not in store.NO_ROOM:
-            raise
 
 
 def clean(context: Context) -> list[Operation]:
@@ -60,7 +51,7 @@ def clean(context: Context) -> list[Operation]:
             if entry != os.path.basename(sandbox.record):
                 remove_entry(f"{sandbox.state}/{entry}")
         if known and not announced:
-            _mark(context.site, known)
+            record.save(context.site, known.in_phase(REMOVING), needed=False)
 
     steps: list[Operation] = []
     for name in context.resolved.removed:

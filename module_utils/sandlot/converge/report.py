@@ -12,7 +12,7 @@ from .. import cgroups, images, network, security
 from ..mask import Mask
 from ..network import Network
 from ..plan import Failures, Operation
-from ..sandbox import crash, last_words, process
+from ..sandbox import crash, last_words, process, runtime
 from ..sandbox import facts as sandbox_facts
 from ..sandbox.record import STARTED, Record, load_all
 from ..site import Site
@@ -171,7 +171,9 @@ def info(site: Site, names: Iterable[str] | None = None, *, show_env: bool = Fal
             **live,
             "health_output": last_words.last_output(sandbox) if live["health"] else None,
             "last_log": last_words.last_log(sandbox),
-            "crash": _crash(site, name, layout) if known.wanted == STARTED else None,
+            "crash": _crash(site, name, layout)
+            if known.wanted == STARTED and live["state"] in runtime.ENDED
+            else None,
             "spec": mask.options(name, stored.to_json(known.spec), secret),
         }
         entries.append(entry)

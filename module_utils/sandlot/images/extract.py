@@ -19,10 +19,11 @@ from typing import Any, Callable, Dict, Sequence, cast
 
 from ..kernel import fork
 from ..kernel.confine import PR_SET_NO_NEW_PRIVS, prctl, set_capabilities
+from ..kernel.files import NO_ROOM
 from ..kernel.program import dying_with_parent
 from . import decompress
 from .tarstream import BLOCK, CHUNK, ArchiveError, Stream, TarStream, is_header
-from .unpack import NO_SPACE, SPACE, Bounds, Unpacker
+from .unpack import SPACE, Bounds, Unpacker
 
 # CHOWN, DAC_OVERRIDE, FOWNER, FSETID: enough to write files with any owner and mode.
 _CAPABILITIES = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4
@@ -135,7 +136,7 @@ def explained(work: Callable[[], list[str]]) -> Outcome:
         error = f"unpacking the archive takes more than {_MEMORY} bytes of memory"
     except OSError as problem:
         error = f"unpacking the archive failed: {problem.strerror or problem}"
-        hint = SPACE if problem.errno in NO_SPACE else ""
+        hint = SPACE if problem.errno in NO_ROOM else ""
     return {"error": error, "hint": hint, "warnings": warnings}
 
 

@@ -8,12 +8,11 @@ leave it. Members are refused here for their effect on a sandbox or on its host.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from dataclasses import dataclass
 
-from ..kernel.files import pwrite_all
+from ..kernel.files import NO_ROOM, pwrite_all
 from .tarstream import (
     DIRECTORY,
     FILE,
@@ -31,7 +30,6 @@ MAX_WARNINGS = 20
 _HEADERS = 8192
 # Trees are removed and copied recursively, and Python stops at a thousand levels.
 MAX_DEPTH = 200
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 SPACE = "free space and inodes where images are kept, then run again"
 _LAST_TIME = 2**33
 # A sandbox gets mounts in these directories.
@@ -68,7 +66,7 @@ class Unpacker:
             try:
                 self._place(member, relative(member, member.name))
             except OSError as error:
-                hint = SPACE if error.errno in NO_SPACE else ""
+                hint = SPACE if error.errno in NO_ROOM else ""
                 raise ArchiveError(f"member {member}: {error.strerror}", hint=hint) from error
         if not self._count:
             raise ArchiveError("the archive has no members", hint="make the archive again")

@@ -2,14 +2,17 @@
 # Copyright: the sandlot developers
 """Writes all bytes, reads files that hold one value, lists names in a directory.
 
-Imported by the launcher: imports nothing but os.
+Imported by the launcher: imports nothing but os and errno.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 
 _MAX_VALUE = 1 << 16
+# A full disk, or a used up quota.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def close_umask() -> None:

@@ -14,6 +14,7 @@ from typing import Iterator
 
 from ..errors import ForeignError
 from . import libc, mountinfo, mounts
+from .files import NO_ROOM
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -124,7 +125,7 @@ def _hoisted(top: int, name: str, fresh: Iterator[str]) -> bool:
         for inner in _unlinked(child):
             os.rename(inner, next(fresh), src_dir_fd=child, dst_dir_fd=top)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in NO_ROOM:
             raise
         return False
     finally:

@@ -18,8 +18,6 @@ from . import oom, record, remedies, runtime
 from .last_words import last_log
 from .record import PRESENT, STARTED, Record
 
-# States of a sandbox that is to run, after its workload has ended by itself.
-_ENDED = frozenset(("exited", "crashed", "backoff", "crash-loop", "restarting"))
 # Exits with 0 that follow on each other more slowly are the restart policy at work.
 _ALSO_WITH_ZERO = frozenset(("crashed", "backoff", "crash-loop"))
 # Before this time, a run has not looked at a workload that it started.
@@ -59,7 +57,7 @@ def look(site: Site, name: str, layout: cgroups.Layout | None = None) -> Crash |
     status = runtime.status(sandbox)
     state = runtime.state(PRESENT, STARTED, running, status)
     code = status.get("exit_code")
-    if state not in _ENDED or not (code or state in _ALSO_WITH_ZERO):
+    if state not in runtime.ENDED or not (code or state in _ALSO_WITH_ZERO):
         return None
     kills = oom.total(sandbox, cgroups.usage(site, name, layout or cgroups.detect()).oom_kills)
     lines = last_log(sandbox)
@@ -123,5 +121,5 @@ def _remaining(site: Site, name: str, limit: float) -> float:
     """Seconds for which the workload has to be watched still."""
     running = runtime.running(site.sandbox(name))
     status = runtime.status(site.sandbox(name))
-    decided = status.get("restarts") or status.get("state") in _ENDED
+    decided = status.get("restarts") or status.get("state") in runtime.ENDED
     return 0.0 if running is None or decided else limit - runtime.uptime(running, status)

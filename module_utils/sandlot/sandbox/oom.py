@@ -31,11 +31,8 @@ def note(sandbox: SandboxPaths, directories: Sequence[str]) -> None:
         return
     if live < last:
         before += last
-    try:
-        store.write(sandbox.oom, {"before": before, "last": live}, durable=False)
-    except OSError as error:
-        if error.errno not in store.NO_ROOM:
-            raise  # a count is not worth a stop that fails
+    # A count is not worth a stop that fails.
+    store.write(sandbox.oom, {"before": before, "last": live}, durable=False, needed=False)
 
 
 def total(sandbox: SandboxPaths, live: Optional[int]) -> int:

@@ -162,15 +162,12 @@ def keep_spares(site: Site) -> None:
 
 def keep(site: Site, old: Record) -> None:
     """Keep the record of the version that runs; on a full disk, only this run can go back."""
-    try:
-        store.write(site.sandbox(old.name).previous, old.to_json(), durable=False)
-    except OSError as error:
-        if error.errno not in store.NO_ROOM:
-            raise
+    previous = site.sandbox(old.name).previous
+    store.write(previous, old.to_json(), durable=False, needed=False)
 
 
-def save(site: Site, record: Record) -> None:
+def save(site: Site, record: Record, *, needed: bool = True) -> None:
     sandbox = site.sandbox(record.name)
     os.makedirs(site.sandboxes, mode=0o700, exist_ok=True)
     os.makedirs(sandbox.state, mode=0o700, exist_ok=True)
-    store.write(sandbox.record, record.to_json(), spare=sandbox.spare)
+    store.write(sandbox.record, record.to_json(), spare=sandbox.spare, needed=needed)

@@ -36,6 +36,8 @@ _STATES = frozenset(
 )
 # A run that follows on two that ended counts as stable after the longest pause between restarts.
 _STABLE = LONGEST_DELAY
+# States of a sandbox that is to run, after its workload has ended by itself.
+ENDED = frozenset(("exited", "crashed", "backoff", "crash-loop", "restarting"))
 _HEALTH = frozenset(("starting", "healthy", "unhealthy"))
 _NUMBERS = ("pid", "since", "restarts", "exit_code", "lost_log_bytes")
 _MAX_SIGNAL = 64
