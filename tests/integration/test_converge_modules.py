@@ -7,18 +7,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import plays
 import pytest
 from converge_fixtures import IDLE, Deployment, needs_root, short_directory, untouched_host
+from plays import BIN, TOP
 
 pytestmark = [needs_root, pytest.mark.slow]
 
-TOP = Path(__file__).resolve().parent.parent.parent
-BIN = Path(sys.executable).parent
 DEPENDENCY = {"name": "a", "condition": "healthy"}
 SPECS = {
     "defaults": {"image": "busybox", "command": IDLE},
@@ -39,31 +38,7 @@ def host() -> Iterator[Deployment]:
 
 def play(host: Deployment, *tasks: dict[str, Any], fails: bool = False) -> list[dict[str, Any]]:
     """Results of the tasks, in their order."""
-    results = Path(host.paths.root, "results.json")
-    names = ", ".join(f"result{number}" for number in range(len(tasks)))
-    content = f"{{{{ [{names}] | to_json }}}}"
-    kept = {"ansible.builtin.copy": {"content": content, "dest": str(results), "mode": "0600"}}
-    registered = [
-        {**task, "register": f"result{number}", "ignore_errors": fails}
-        for number, task in enumerate(tasks)
-    ]
-    whole = {
-        "hosts": "localhost",
-        "gather_facts": False,
-        "environment": {"SANDLOT_ROOT": host.paths.root},
-        "tasks": [*registered, kept],
-    }
-    path = Path(host.paths.root, "play.json")
-    path.write_text(json.dumps([whole]))
-    environment = {**os.environ, "ANSIBLE_CONFIG": str(TOP / "ansible.cfg")}
-    command = [str(BIN / "ansible-playbook"), "-i", str(TOP / "inventory/local"), str(path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found: list[dict[str, Any]] = json.loads(results.read_text())
-    assert any(result.get("failed") for result in found) == fails
-    for leftover in (path, results):
-        leftover.unlink()
-    return found
+    return plays.play(host.paths, *tasks, fails=fails)
 
 
 def test_from_nothing_to_nothing(host: Deployment) -> None:

@@ -4,62 +4,69 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
+import plays
 import pytest
+import session_trees
 from lab import run
 from sandlot import network
 
-REPOSITORY = Path(__file__).parents[3]
 TWO = [{"name": "default"}, {"name": "tenants", "ipv4_subnet": "10.78.0.0/24", "isolated": True}]
+PURGED = {"networks": [], "purge": True}
+
+
+class Modules:
+    """Runs one task for each set of options, on a host that has the runtime."""
+
+    def __init__(self, lab):
+        self.lab = lab
+        self.shown = ""
+        session_trees.release(lab.paths)
+
+    def __call__(self, *wanted, fails=False):
+        tasks = [_task(**options) for options in wanted]
+        return plays.play(self.lab.paths, *tasks, fails=fails, run=self._run)
+
+    def _run(self, command, environment):
+        settings = {**environment, "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
+        words = [f"{name}={value}" for name, value in settings.items()]
+        self.shown = run(self.lab.host, "env", *words, *command)
+        return self.shown
+
+
+def _task(*, check_mode=False, **options):
+    return {
+        "sandbox_network": {"networks": TWO, **options},
+        "vars": {"ansible_python_interpreter": sys.executable},
+        "check_mode": check_mode,
+        "diff": check_mode,
+    }
 
 
 @pytest.fixture
-def module(lab):
-    def call(*options, **params):
-        params.setdefault("networks", TWO)
-        command = [
-            f"{Path(sys.executable).parent}/ansible",
-            "localhost",
-            "--connection=local",
-            "--module-name=sandbox_network",
-            f"--args={json.dumps(params)}",
-            f"--extra-vars=ansible_python_interpreter={sys.executable}",
-            *options,
-        ]
-        environment = [
-            f"SANDLOT_ROOT={lab.paths.root}",
-            f"ANSIBLE_CONFIG={REPOSITORY}/ansible.cfg",
-            "ANSIBLE_CALLBACK_RESULT_FORMAT=json",
-        ]
-        text = run(lab.host, "env", *environment, *command, check=False)
-        shown, _, result = text.partition("=> ")
-        return {**json.loads(result), "shown": shown}
-
-    return call
+def modules(lab):
+    return Modules(lab)
 
 
-def test_networks_from_first_to_last(lab, module):
+def test_networks_from_first_to_last(lab, modules):
     before = lab.fingerprint()
-    checked = module("--check", "--diff")
+    (checked,) = modules({"check_mode": True})
     assert checked["changed"]
-    assert '+    "tenants": {' in checked["shown"]
+    assert '+    "tenants": {' in modules.shown
     assert not Path(lab.paths.state).exists()
     assert lab.fingerprint() == before
 
-    made = module()
+    removal = {"networks": [{"name": "tenants"}], "state": "absent"}
+    made, again, gone, _ = modules({}, {}, removal, PURGED)
     assert made["actions"] == checked["actions"]
     assert made["networks"]["tenants"]["isolated"] is True
-    assert not module()["changed"]
-
-    gone = module(networks=[{"name": "tenants"}], state="absent")
+    assert not again["changed"]
     assert list(gone["networks"]) == ["default"]
-
-    module(networks=[], purge=True)
     assert lab.fingerprint() == before
-    assert not module(networks=[], purge=True)["changed"]
+    (again,) = modules(PURGED)
+    assert not again["changed"]
 
 
 POLICIES = [
@@ -76,14 +83,17 @@ POLICIES = [
 ]
 
 
-def test_policy_is_set_changed_and_removed(module):
+def test_policy_is_set_changed_and_removed(modules):
     """Beside nothing else: each step is noticed once, and says what it opens."""
-    for number, options in enumerate(POLICIES):
-        networks = [{"name": "default", **options}]
-        assert module("--check", networks=networks)["changed"]
-        made = module(networks=networks)
-        assert made["changed"]
-        assert not module(networks=networks)["changed"]
+    wanted = [{"networks": [{"name": "default", **options}]} for options in POLICIES]
+    results = modules(
+        *(task for each in wanted for task in ({**each, "check_mode": True}, each, each))
+    )
+    steps = zip(POLICIES, results[::3], results[1::3], results[2::3])
+    for number, (options, checked, made, again) in enumerate(steps):
+        assert checked["changed"], number
+        assert made["changed"], number
+        assert not again["changed"], number
         relaxed = [
             f"egress: {text}/tcp" for text in options.get("egress", ()) if "254" in str(text)
         ]
@@ -92,23 +102,24 @@ def test_policy_is_set_changed_and_removed(module):
         assert made["relaxed"] == ({"default": relaxed} if relaxed else {}), number
 
 
-def test_a_name_without_an_address_is_a_warning(lab, module):
+def test_a_name_without_an_address_is_a_warning(lab, modules):
     """ "localhost" needs no name server, and what it means grants nothing."""
-    made = module(networks=[{"name": "default", "egress": ["localhost:80"]}])
+    (made,) = modules({"networks": [{"name": "default", "egress": ["localhost:80"]}]})
     assert made["networks"]["default"]["egress"] == ["localhost:80/tcp"]
     (warning,) = network.name_warnings(lab.paths)
     assert "localhost, in an egress list, has no address" in warning
-    module(networks=[{"name": "default"}])
+    modules({"networks": [{"name": "default"}]})
     assert network.name_warnings(lab.paths) == []
 
 
-def test_refusals(lab, module):
-    refused = module(networks=[{"name": "default", "ipv4_subnet": "192.0.2.0/24"}])
-    assert "overlaps this host's route" in refused["msg"]
-    refused = module(networks=[{"name": "other"}])
-    assert "ipv4_subnet" in refused["msg"]
-    refused = module(networks=[{"name": "default", "egress": ["example.org/24"]}])
-    assert "egress[0]" in refused["msg"]
-    refused = module(networks=[{"name": "default", "host_access": ["10.0.0.1:53"]}])
-    assert "host_access[0]" in refused["msg"]
+def test_refusals(lab, modules):
+    refusals = {
+        "overlaps this host's route": {"name": "default", "ipv4_subnet": "192.0.2.0/24"},
+        "ipv4_subnet": {"name": "other"},
+        "egress[0]": {"name": "default", "egress": ["example.org/24"]},
+        "host_access[0]": {"name": "default", "host_access": ["10.0.0.1:53"]},
+    }
+    refused = modules(*({"networks": [entry]} for entry in refusals.values()), fails=True)
+    for text, result in zip(refusals, refused):
+        assert result["failed"] and text in result["msg"]
     assert not Path(lab.paths.networks_file).exists()

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Modules as Ansible runs them: the tasks of a test are one play, as each start takes a second."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sandlot.site import Site
+
+TOP = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+Runs = Callable[[Sequence[str], dict[str, str]], str]
+
+
+def run_here(command: Sequence[str], environment: dict[str, str]) -> str:
+    """The output of a play, which comes to its end."""
+    whole = {**os.environ, **environment}
+    done = subprocess.run(command, env=whole, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def play(
+    paths: Site, *tasks: dict[str, Any], fails: bool = False, run: Runs = run_here
+) -> list[dict[str, Any]]:
+    """Results of the tasks, in their order; ``fails`` when one of them is to fail."""
+    results, path = Path(paths.root, "results.json"), Path(paths.root, "play.json")
+    path.write_text(json.dumps([_whole(paths, tasks, results, fails=fails)]))
+    command = [str(BIN / "ansible-playbook"), "-i", str(TOP / "inventory/local"), str(path)]
+    environment = {"ANSIBLE_CONFIG": str(TOP / "ansible.cfg")}
+    output = run(command, environment)
+    assert results.exists(), output
+    found: list[dict[str, Any]] = json.loads(results.read_text())
+    for leftover in (path, results):
+        leftover.unlink()
+    assert any(result.get("failed") for result in found) == fails, output
+    return found
+
+
+def _whole(
+    paths: Site, tasks: Sequence[dict[str, Any]], results: Path, *, fails: bool
+) -> dict[str, Any]:
+    names = ", ".join(f"result{number}" for number in range(len(tasks)))
+    content = f"{{{{ [{names}] | to_json }}}}"
+    kept = {"ansible.builtin.copy": {"content": content, "dest": str(results), "mode": "0600"}}
+    registered = [
+        {**task, "register": f"result{number}", "ignore_errors": fails}
+        for number, task in enumerate(tasks)
+    ]
+    return {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "environment": {"SANDLOT_ROOT": paths.root},
+        "tasks": [*registered, kept],
+    }
