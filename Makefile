@@ -97,9 +97,10 @@ molecule: test-packages $(VENV)/.dev ## Deploy, crash, repair and remove, as a u
 	@$(AS_ROOT) MOLECULE_GLOB='molecule/*/molecule.yml' $(BIN)/molecule test --all
 
 # Emulated unless KVM=1 is given: some machines have a /dev/kvm on which guests hang.
+# All releases at a time, unless GUESTS is the number of them.
 test-vm: vm-packages $(VENV)/.dev ## Deploy, reboot and cut the power of Debian hosts in QEMU
 	$(call begin,VM tests)
-	@$(AS_ROOT) SANDLOT_VM_KVM=$(KVM) SANDLOT_VM_SUITES="$(SUITES)" $(BIN)/pytest -p no:cacheprovider -n $(words $(SUITES)) tests/vm
+	@$(AS_ROOT) SANDLOT_VM_KVM=$(KVM) SANDLOT_VM_SUITES="$(SUITES)" $(BIN)/pytest -p no:cacheprovider -n $(or $(GUESTS),$(words $(SUITES))) tests/vm
 
 pythons: test-packages $(VENV)/.dev ## Each module on hosts with Python 3.9 to 3.14
 	@$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider -rs tests/pythons
