@@ -94,14 +94,14 @@ def execute(
     """
     request = {
         "op": "exec",
-        "argv": [_text(word) for word in argv],
-        "env": {_text(key): _text(value) for key, value in (env or {}).items()},
-        "cwd": _text(cwd),
+        "argv": [text(word) for word in argv],
+        "env": {text(key): text(value) for key, value in (env or {}).items()},
+        "cwd": text(cwd),
         "user": user,
         "tty": tty,
     }
-    _check_size(name, argv, env or {})
-    with _connect(site, name) as connection:
+    check_size(name, argv, env or {})
+    with connect(site, name) as connection:
         session = _Session(name, connection, (stdin_fd, stdout_fd, stderr_fd), tty=tty)
         session.headroom = headroom.for_a_command(site.sandbox(name))
         with Forwarder(session.on_signal, active=forward_signals) as forwarder:
@@ -109,7 +109,7 @@ def execute(
             return session.run(request)
 
 
-def _check_size(name: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
+def check_size(name: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
     """Refuse a request that is too long: init would drop it, which looks like the death of init."""
     words = [*argv, *env, *env.values()]
     if sum(len(os.fsencode(word)) + _WORD for word in words) > wire.MAX_MESSAGE - _MARGIN:
@@ -119,12 +119,12 @@ def _check_size(name: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
         )
 
 
-def _text(word: str) -> str:
+def text(word: str) -> str:
     """Decode a word for init, which always uses UTF-8; its bytes are kept."""
     return os.fsencode(word).decode("utf-8", "surrogateescape")
 
 
-def _connect(site: Site, name: str) -> socket.socket:
+def connect(site: Site, name: str) -> socket.socket:
     names.check(site, name)
     running = runtime.running(site.sandbox(name))
     if running is None:
@@ -135,12 +135,20 @@ def _connect(site: Site, name: str) -> socket.socket:
         connection.settimeout(None)
         return connection
     except (BlockingIOError, socket.timeout) as error:
-        raise _silent(name) from error
+        raise silent(name) from error
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise SandlotError(f"{name} is starting or ending now", hint="try again") from error
 
 
-def _silent(name: str) -> SandlotError:
+def init_of(site: Site, name: str) -> int:
+    """The pid of the sandbox's init; SandlotError when it does not run."""
+    running = runtime.running(site.sandbox(name))
+    if running is None:
+        raise SandlotError(f"{name} is not running", hint=f"start it: sandlot start {name}")
+    return running.pid
+
+
+def silent(name: str) -> SandlotError:
     return SandlotError(
         f"init of {name} does not answer",
         hint=f"it is stopped, frozen or hangs: sandlot restart {name}",
@@ -215,7 +223,7 @@ class _Session:
         while self._code is None and not self._started:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise _silent(self._name)
+                raise silent(self._name)
             self._loop.turn(left)
 
     def _has_hung_up(self) -> bool:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         logs,
         manual,
         service,
+        trace,
     )
 
 FAILURE = 1
@@ -97,9 +98,9 @@ def parse(words: List[str]) -> argparse.Namespace:
         words, tail = words[:position], words[position:]
     parser = _parser(words)
     options = parser.parse_args(words)
-    if options.command == "exec":
+    if options.command in ("exec", "trace"):
         options.argv = options.argv + tail if options.argv else tail[1:]
-        if not options.argv:
+        if not options.argv and options.command == "exec":
             parser.error("exec: give it a command: sandlot exec NAME -- CMD [ARGUMENT...]")
     elif tail:
         parser.error(f"{options.command} takes nothing after --")

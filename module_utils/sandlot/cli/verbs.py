@@ -73,6 +73,13 @@ def count(text: str) -> int:
     return number
 
 
+def duration(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError("has to be between 0 and 3600 seconds")
+    return seconds
+
+
 def _flag(*names: str, text: str) -> Argument:
     return Argument(*names, text=text, action="store_true")
 
@@ -129,6 +136,26 @@ VERBS = (
         ),
         _flag("-t", "--timestamps", text="begin each line with its time"),
         NAME,
+    ),
+    Verb(
+        "trace",
+        "trace.run",
+        "run a sandbox's command once more, and tell which calls are refused and what allows them",
+        FORMAT,
+        Argument(
+            "--timeout",
+            text="end it after that many seconds",
+            type=duration,
+            default=10.0,
+            metavar="SECONDS",
+        ),
+        NAME,
+        Argument(
+            "argv",
+            text="another command and its arguments",
+            nargs=argparse.REMAINDER,
+            metavar="-- CMD [ARGUMENT...]",
+        ),
     ),
     Verb("start", "lifecycle.change", "start sandboxes, also after the next boot", FORMAT, NAMES),
     Verb(

@@ -69,7 +69,10 @@ def fork() -> int:
 
 
 def spawn(command: Mapping[str, Any], stdio: Sequence[int], *, tty: bool = False) -> Child:
-    """Run ``command``, init's settings with an argv, on three descriptors; never blocks."""
+    """Run ``command``, init's settings with an argv, on three descriptors; never blocks.
+
+    With a fourth descriptor, a socket, the child writes a byte to it and waits for one before exec.
+    """
     reader, writer = os.pipe()
     try:
         pid = fork()
@@ -88,6 +91,8 @@ def _child(command: Mapping[str, Any], stdio: Sequence[int], report: int, *, tty
     code, text = NOT_EXECUTABLE, "preparing the command failed"
     try:
         login = _prepare(command, stdio, tty=tty)
+        if len(stdio) > 3:
+            _wait(stdio[3])
         code, text = execute(command["argv"], {**command["env"], **login})
     except LaunchError as error:
         text = str(error)
@@ -116,6 +121,13 @@ def _prepare(command: Mapping[str, Any], stdio: Sequence[int], *, tty: bool) -> 
     limits.apply(command["rlimits"])
     os.chdir(command["cwd"])
     return {name: text for name, text in login.items() if name in command["login"]}
+
+
+def _wait(gate: int) -> None:
+    """Wait until the peer lets this process go on; the kernel names it to the peer (unix(7))."""
+    os.write(gate, b"?")
+    if not os.read(gate, 1):
+        raise LaunchError("the tracer is gone")
 
 
 def _switch_user(user: str) -> Mapping[str, str]:

@@ -3,7 +3,8 @@
 """Serves exec: init forks the command, which so inherits the workload's confinement.
 
 Only host root reaches the socket. A connection serves one command: the request with three
-descriptors (or with tty and none; then the answer has the pty's master), signals, exit code.
+descriptors (or with tty and none; then the answer has the pty's master), signals, exit code. A
+command that is to be traced has a fourth descriptor, at which it waits for its tracer.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import struct
 
 from .. import wire
 from ..errors import LaunchError
+from ..kernel.signals import signal
 from . import child
 
 TYPE_CHECKING = False
@@ -33,10 +35,18 @@ _ACCEPT, _PAUSE = "accept", 1.0
 class _Command:
     """One exec: its process, the client's connection, and the pty's master until it is sent."""
 
-    def __init__(self, process: child.Child, connection: _socket.socket, master: List[int]) -> None:
+    def __init__(
+        self,
+        process: child.Child,
+        connection: _socket.socket,
+        master: List[int],
+        *,
+        traced: bool = False,
+    ) -> None:
         self.process = process
         self.connection = connection
         self.master = master
+        self.traced = traced
 
 
 class ExecServer:
@@ -98,7 +108,7 @@ class ExecServer:
 
     def _dispatch(self, connection: _socket.socket, message: wire.Message, fds: List[int]) -> None:
         operation = message["op"]
-        if operation == "exec":
+        if operation in ("exec", "trace"):
             self._run(connection, message, fds)
         elif operation == "signal":
             number = message["signal"]
@@ -151,7 +161,8 @@ class ExecServer:
         finally:
             if tty and stdio:
                 os.close(stdio[0])
-        entry = self._commands[process.pid] = _Command(process, connection, master)
+        traced = message["op"] == "trace"
+        entry = self._commands[process.pid] = _Command(process, connection, master, traced=traced)
         if process.report is not None:
             self._loop.watch(process.report, lambda: self._decided(entry))
 
@@ -181,6 +192,11 @@ class ExecServer:
             wire.reply(command.connection, {"pid": command.process.pid}, command.master)
         wire.close_all(command.master)
 
+    @property
+    def is_tracing(self) -> bool:
+        """Whether a command is traced, as if it were the workload."""
+        return any(command.traced for command in self._commands.values())
+
     def on_exit(self, pid: int, code: int) -> None:
         command = self._commands.get(pid)
         if command is None:
@@ -190,7 +206,13 @@ class ExecServer:
             wire.reply(command.connection, {"exit": code})
 
     def _close(self, connection: _socket.socket) -> None:
-        """Forget a client that is gone; its command runs on, as with other runtimes."""
+        """Forget a client that is gone; its command runs on, unless it is traced."""
+        for pid in [p for p, c in self._commands.items() if c.connection is connection]:
+            if self._commands[pid].traced:
+                try:
+                    os.killpg(pid, signal.SIGKILL)
+                except OSError:
+                    continue  # it is no group's leader yet, and ends without its tracer
         self._loop.unwatch(connection.fileno())
         del self._connections[connection.fileno()]
         connection.close()

@@ -37,6 +37,8 @@ NOT_FORWARDED = frozenset(
 CAUGHT = tuple(sorted(int(number) for number in signal.valid_signals() - NOT_FORWARDED))
 # Making keys takes a second or two, and longer when many sandboxes do so at once.
 PREPARATION_SECONDS = 120.0
+# How often a start looks whether a command is still traced.
+TRACE_PAUSE = 0.2
 # Made here, as the numbers on the way to it would take memory in each sandbox.
 _CAUGHT_SET = pid_one.signal_set(CAUGHT)
 _WARM_UP = {"interval": 1.0, "timeout": 1.0, "retries": 3, "start_period": 0.0, "action": "none"}
@@ -153,6 +155,10 @@ class Supervisor:
             self.start()
 
     def start(self) -> None:
+        if self.exec.is_tracing:
+            # The traced copy is this run: both would want the same ports and locks.
+            self.loop.after(MAIN, TRACE_PAUSE, self.start)
+            return
         self.ending = False
         self._run(self.config)
 
@@ -265,6 +271,13 @@ class Supervisor:
         self.loop.cancel(MAIN)
         if self.policy.stopping:
             self._drained()
+            return
+        self._end_rest()
+
+    def _end_rest(self) -> None:
+        """End what the workload left, once no command is traced any more."""
+        if self.exec.is_tracing and not self.policy.stopping:
+            self.loop.after(MAIN, TRACE_PAUSE, self._end_rest)
             return
         signal_all(signal.SIGTERM)
         self.loop.after(MAIN, self.policy.stop_timeout, self._kill_rest)

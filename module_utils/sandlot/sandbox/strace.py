@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Runs strace on a process of a sandbox, with no more rights than a sandbox could have.
+
+strace parses what a tenant chose. So it runs as root of the sandbox's user namespace, with one
+capability there (SYS_PTRACE), the filter of a sandbox that is granted it, no network, and limits.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import select
+import shutil
+import subprocess
+import time
+from typing import Callable, Iterator
+
+from ..errors import HostError
+from ..kernel import confine, namespaces, program
+from ..kernel.processes import send_signal
+from ..kernel.signals import signal
+from ..security import seccomp
+from ..spec.confinement import CAPABILITIES
+
+PROGRAM = "strace"
+_PTRACE = CAPABILITIES.index("SYS_PTRACE")
+_OPTIONS = ("-f", "-y", "-Z", "-a1", "-s", "256", "-e", "signal=SYS,SEGV,BUS,ILL,FPE,ABRT,KILL")
+_MEMORY = 512 << 20
+_ATTACHED = b" attached\n"
+_ATTACH_SECONDS, _KILL_SECONDS = 10.0, 10.0
+
+
+def find() -> str:
+    """The path of strace; HostError when the host lacks it."""
+    path = shutil.which(PROGRAM, path=program.SYSTEM_PATH)
+    if path is None:
+        raise HostError(
+            f"{PROGRAM} is not installed on this host",
+            hint=f"install the package {PROGRAM} (apt install {PROGRAM})",
+        )
+    return path
+
+
+class Strace:
+    """strace attached to a stopped process of the sandbox; its report comes at ``output``."""
+
+    def __init__(self, path: str, pid: int, init: int, seconds: float) -> None:
+        self.pid = pid
+        user = os.open(f"/proc/{init}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._process = program.start(
+                [path, *_OPTIONS, "-p", str(pid)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env={"PATH": program.SYSTEM_PATH, "LC_ALL": "C"},
+                cwd="/",
+                start_new_session=True,
+                preexec_fn=_confined(user, seconds),
+            )
+        except subprocess.SubprocessError as error:
+            raise HostError(
+                f"{PROGRAM} can't be confined: {error}",
+                hint="see whether this host lets root make namespaces and load filters",
+            ) from error
+        finally:
+            os.close(user)
+        stream = self._process.stderr
+        self.output = stream.fileno() if stream else -1
+        self.first = b""
+
+    def wait_attached(self) -> None:
+        """Wait until strace traces the process; HostError with its complaint otherwise."""
+        deadline = time.monotonic() + _ATTACH_SECONDS
+        poller = select.poll()
+        poller.register(self.output, select.POLLIN)
+        while _ATTACHED not in self.first:
+            left = deadline - time.monotonic()
+            data = os.read(self.output, 4096) if poller.poll(max(0.0, left) * 1000) else b""
+            if not data:
+                text = self.first.decode("utf-8", "replace").strip() or "it does not answer"
+                raise HostError(
+                    f"{PROGRAM} can't trace the command: {text}",
+                    hint="see kernel.yama.ptrace_scope (3 forbids it) and the host's own container",
+                )
+            self.first += data
+        os.set_blocking(self.output, False)
+
+    def end(self) -> None:
+        """Kill all that is traced, then strace.
+
+        While strace is stopped, no traced process gets past a fork, so none escapes by forking.
+        A killed process waits for its tracer once more, at its exit, and ends with strace.
+        """
+        process, killed = self._process, {0}
+        try:
+            process.send_signal(signal.SIGSTOP)
+            deadline = time.monotonic() + _KILL_SECONDS
+            while time.monotonic() < deadline:
+                traced = {pid for pid in _processes() if traced_by(pid) == process.pid}
+                if traced <= killed:
+                    break
+                for pid in traced - killed:
+                    send_signal(pid, signal.SIGKILL, lambda pid: traced_by(pid) == process.pid)
+                killed |= traced
+        finally:
+            process.kill()
+            process.wait()
+            if process.stderr:
+                process.stderr.close()
+
+
+def _processes() -> Iterator[int]:
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            yield int(name)
+
+
+def traced_by(pid: int) -> int:
+    """The tracer of a process, 0 when there is none."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as handle:
+            lines = handle.read().split(b"\n")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    values = dict(line.split(b":\t", 1) for line in lines if b":\t" in line)
+    return int(values.get(b"TracerPid", b"0"))
+
+
+def _confined(user: int, seconds: float) -> Callable[[], None]:
+    """The function that gives up all rights but the tracing of this sandbox, in the child."""
+    filtered = seccomp.program(capabilities=["SYS_PTRACE"], machine=platform.machine())
+    dropped = [number for number in range(confine.last_capability() + 1) if number != _PTRACE]
+    # Before the rights change, as its look at the parent is made on the spot.
+    bound_to_parent = program.dying_with_parent()
+
+    def confined() -> None:
+        namespaces.unshare(
+            namespaces.CLONE_NEWNET | namespaces.CLONE_NEWIPC | namespaces.CLONE_NEWUTS
+        )
+        namespaces.setns(user, namespaces.CLONE_NEWUSER)
+        os.setgroups([])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        confine.new_session_keyring()
+        confine.drop_bounding(dropped)
+        confine.set_capabilities(1 << _PTRACE, 1 << _PTRACE, 0)
+        for limit, value in _limits(seconds).items():
+            resource.setrlimit(limit, (value, value))
+        confine.prctl(confine.PR_SET_NO_NEW_PRIVS, 1)
+        # Last, as a change of rights clears it (prctl(2)).
+        bound_to_parent()
+        if filtered is not None:
+            confine.load_seccomp(filtered)
+
+    return confined
+
+
+def _limits(seconds: float) -> dict[int, int]:
+    return {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_AS: _MEMORY,
+        resource.RLIMIT_CPU: int(seconds) + 30,
+    }
