@@ -408,8 +408,11 @@ options:
     description:
       - Seconds for which a run watches the workload after it started it, up to a day. When
         the workload ends by itself within them, or ends again and again, the sandbox fails.
-      - V(0) only looks. Without it, the run watches for half a second, and warns.
-      - An end with exit code 0 that is not repeated is none of these.
+      - Without it, the run watches until the healthcheck is decided for the first time,
+        and for 2 seconds where there is none.
+      - With V(0), the run does not wait, and an end is a warning.
+      - An end with exit code 0 that O(restart_policy) does not follow with a start is no
+        crash.
     type: float
   depends_on:
     description:
@@ -480,8 +483,8 @@ sandbox:
     crash:
       description:
         - How the workload ended by itself, C(what) with C(remedy), C(state), C(exit_code),
-          C(signal), C(restarts), C(oom_kills) and C(last_log). Also a warning of the task, or with
-          O(fail_on_crash) its failure.
+          C(signal), C(restarts), C(oom_kills) and C(last_log). Also the failure of the task, or with
+          O(fail_on_crash=0) a warning.
       type: dict
       returned: when it ended
 relaxed:
@@ -501,7 +504,7 @@ from ..module_utils.sandlot.spec import argument_spec, normalise
 
 def action(module: shell.Module, site: Site) -> shell.Json:
     spec = normalise(module.params)
-    request = converge.request([spec], check=module.check_mode, watch=converge.GLANCE)
+    request = converge.request([spec], check=module.check_mode, watch=converge.WATCH)
     result = converge.converge(site, request)
     return {
         **converge.return_values(result),

@@ -779,8 +779,11 @@ options:
           - Seconds for which a run watches the workload after it started it, up to a day.
             When the workload ends by itself within them, or ends again and again, the sandbox
             fails.
-          - V(0) only looks. Without it, the run watches for half a second, and warns.
-          - An end with exit code 0 that is not repeated is none of these.
+          - Without it, the run watches until the healthcheck is decided for the first time,
+            and for 2 seconds where there is none.
+          - With V(0), the run does not wait, and an end is a warning.
+          - An end with exit code 0 that O(sandboxes[].restart_policy) does not follow with
+            a start is no crash.
         type: float
       depends_on:
         description:
@@ -975,7 +978,7 @@ def action(module: shell.Module, site: Site) -> shell.Json:
         recreate=params["recreate"],
         restart=params["restart"],
         check=module.check_mode,
-        watch=converge.GLANCE,
+        watch=converge.WATCH,
         uploads=params["uploads"],
         management_ports=network.port_numbers("management_ports", params["management_ports"]),
     )

@@ -80,7 +80,7 @@ def test_an_updated_image_that_ends_at_once_goes_back(
     (tree / "run.sh").write_text("#!/bin/sh\necho new says\nexit 7\n")
     prepare(host, spec)
     result = host.run(old(image="app", command=["/run.sh"]))
-    assert "ended with exit code 7 at once" in result.failed["a"]
+    assert "its workload ended with exit code 7" in result.failed["a"]
     assert "the new one's log ends with: new says" in result.failed["a"]
 
 

@@ -17,7 +17,8 @@ from . import output
 def change(site: Site, options: argparse.Namespace) -> int:
     for name in options.name:
         names.check(site, name)
-    result = converge.lifecycle(site, list(dict.fromkeys(options.name)), options.command)
+    given = list(dict.fromkeys(options.name))
+    result = converge.lifecycle(site, given, options.command, watch=converge.WATCH)
     if options.format == "json":
         output.print_json(list(result.sandboxes.values()))
     for warning in result.warnings:

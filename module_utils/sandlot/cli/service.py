@@ -12,6 +12,7 @@ import sys
 from ..kernel import program
 from ..launcher.client import Launcher
 from ..site import Site
+from . import output
 
 # The exit status that LSB defines for a service that is down.
 NOT_RUNNING = 3
@@ -23,7 +24,10 @@ def up(site: Site, options: argparse.Namespace) -> int:
     from .. import converge
     from .lifecycle import report
 
-    return report(converge.up(site).failed)
+    done = converge.up(site, watch=converge.WATCH)
+    for warning in done.warnings:
+        output.say(warning)
+    return report(done.failed)
 
 
 def down(site: Site, options: argparse.Namespace) -> int:

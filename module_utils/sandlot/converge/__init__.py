@@ -4,14 +4,14 @@
 
 from __future__ import annotations
 
-from ..sandbox.crash import GLANCE
+from ..sandbox.crash import WATCH
 from .api import converge, request, setup_runner
 from .report import Result, info, return_values
 from .resolve import Request
 from .upkeep import down, lifecycle, refresh, remove, repair, up
 
 __all__ = [
-    "GLANCE",
+    "WATCH",
     "Request",
     "Result",
     "converge",

@@ -16,7 +16,6 @@ from ..launcher.client import Launcher
 from ..mask import Mask
 from ..network import Network
 from ..plan import Failures, Operation, apply_all, apply_each
-from ..sandbox import health
 from ..sandbox.record import STARTED
 from ..site import Site
 from ..spec import Spec
@@ -98,7 +97,7 @@ def converge(site: Site, request: Request) -> Result:
         return _make_and_run(site, request, planned)
     with lock.exclusive(site):
         done = run(site, request)
-    return crashes.noted(site, request, _await_health(site, request, done))
+    return crashes.noted(site, request, done)
 
 
 def setup_runner(site: Site, networks: Mapping[str, Network | None] | None = None) -> Runner:
@@ -136,18 +135,7 @@ def _make_and_run(site: Site, request: Request, planned: images.ImagePlan) -> Re
         diff=done.diff if done.failed else announced.diff,
         images_made=images.done(site, planned.makings, seconds),
     )
-    return crashes.noted(site, request, _await_health(site, request, done))
-
-
-def _await_health(site: Site, request: Request, done: Result) -> Result:
-    """Wait without the lock, so that a slow sandbox can be stopped meanwhile."""
-    specs = [desired.wanted_spec for desired in request.desired.values() if desired.healthy]
-    limits = {s.name: s.healthy_wait_timeout for s in specs if s.name not in done.failed}
-    failures = health.wait_each(site, health.deadlines(site, limits)) if limits else {}
-    for name, error in failures.items():
-        done.sandboxes.setdefault(name, {"name": name})["failed"] = str(error)
-    failed = {name: str(error) for name, error in failures.items()}
-    return replace(done, failed={**done.failed, **failed})
+    return crashes.noted(site, request, done)
 
 
 def run(site: Site, request: Request) -> Result:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Sequence
+from typing import Dict, Sequence
 
 from .. import cgroups, idmap, images, network, store
 from ..launcher.client import Launcher
@@ -295,13 +295,14 @@ def watch(context: Context) -> list[Operation]:
 
 
 def await_changed(context: Context) -> list[Operation]:
-    """Wait for sandboxes with a new root: rebuilds, and those whose image was updated."""
-    started = {name: e.new for name, e in context.rebuilds.items() if e.decision.start}
+    """Wait for what can go back: rebuilds, and restarts that change something."""
+    renewed = {name: e.new for name, e in context.rebuilds.items() if e.decision.start}
+    restarted: Dict[str, Record] = {}
     for name, old in context.changed_by_restart.items():
         entry = context.decisions[name].record
-        if entry.image.digest != old.image.digest:
-            started[name] = entry
-    return rebuild.await_all(context.site, started)
+        updated = entry.image.digest != old.image.digest
+        (renewed if updated else restarted)[name] = entry
+    return rebuild.await_all(context.site, renewed, restarted, context.request.watch)
 
 
 def settle(context: Context) -> list[Operation]:

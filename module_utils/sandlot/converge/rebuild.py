@@ -18,7 +18,7 @@ from ..errors import LaunchError
 from ..launcher.client import Launcher
 from ..oserrors import explained
 from ..plan import Failures, Operation, batch
-from ..sandbox import health, launchfile, layers, record
+from ..sandbox import crash, health, launchfile, layers, record
 from ..sandbox.record import PRESENT, REBUILDING, Record
 from ..site import NEXT, OLD, Site
 from .decide import Decision, Observed, Target, preparation_line, record_lines, switch_line
@@ -125,13 +125,41 @@ def switch(site: Site, planned: Mapping[str, Rebuild], state: network.State) -> 
 # -- while the new version runs
 
 
-def await_all(site: Site, started: Mapping[str, Record]) -> list[Operation]:
-    def wait(names: Sequence[str], failures: Failures) -> None:
-        limits = {name: started[name].spec.healthy_wait_timeout for name in names}
-        problems = health.settle(site, limits)
-        failures.update((name, LaunchError(problem)) for name, problem in problems.items())
+def await_all(
+    site: Site, renewed: Mapping[str, Record], restarted: Mapping[str, Record], watch: float
+) -> list[Operation]:
+    """Wait for changed sandboxes: none may end while it is watched.
 
-    return batch("wait", list(started), wait)
+    A ``renewed`` one has a new root: it has to become healthy, or to run for STEADY_SECONDS.
+    ``watch`` is the default of ``fail_on_crash``.
+    """
+    specs = {name: entry.spec for name, entry in {**restarted, **renewed}.items()}
+    seconds = {name: spec.fail_on_crash for name, spec in specs.items()}
+
+    def wait(names: Sequence[str], failures: Failures) -> None:
+        checked = {name for name in names if health.launched(site, name)}
+        limits = {
+            name: max(watch, health.STEADY_SECONDS if name in renewed else 0.0) for name in names
+        }
+        limits.update((n, given) for n in names if (given := seconds[n]) is not None)
+        watched = [name for name in names if limits[name]]
+        awaited = {
+            name: specs[name].healthy_wait_timeout
+            for name in checked
+            if name in renewed or (name in watched and seconds[name] is None)
+        }
+        unhealthy = health.wait_each(site, health.deadlines(site, awaited), watched)
+        by_limit = [n for n in watched if n not in awaited or seconds[n] is not None]
+        crash.watch(site, {name: limits[name] for name in by_limit})
+        for name in names:
+            end = crash.look(site, name, fresh=True) if name in watched else None
+            if end:
+                failures[name] = crash.Crashed(end)
+            elif name in unhealthy and name in renewed:
+                # The caller knows which version wrote the log.
+                failures[name] = LaunchError(unhealthy[name].problem)
+
+    return batch("wait", list(specs), wait)
 
 
 def commit(site: Site, rebuild: Rebuild) -> Operation:

@@ -66,8 +66,11 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
         lines.setdefault(operation.target, []).append(operation.describe())
     for name, entry in sandboxes.items():
         entry.update({"changed": name in lines, "actions": lines.get(name, [])})
-        if name in failures:
-            entry["failed"] = str(failures[name])
+        failure = failures.get(name)
+        if failure:
+            entry["failed"] = str(failure)
+        if isinstance(failure, crash.Crashed):
+            entry["crash"] = failure.crash.to_json()
     relaxed = {name: entry["relaxed"] for name, entry in sandboxes.items() if entry.get("relaxed")}
     mask = Mask(context.site, keep=not context.request.check)
     image_facts = _images(context, mask)
@@ -95,7 +98,7 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
         warnings=warnings,
         images=image_facts,
         networks=networks,
-        started=[name for name, decision in context.decisions.items() if decision.start],
+        started=[*(name for name, d in context.decisions.items() if d.start), *context.followers],
         removals=sum(not operation.silent for operation in plan.last),
     )
 

@@ -8,13 +8,14 @@ back is a run with the old record.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable, Collection, Dict, List, Mapping, Sequence
 
 from .. import network
 from ..errors import LaunchError, SandlotError
 from ..plan import Failures, apply_each
 from ..sandbox import last_words, layers, record, runtime
+from ..sandbox.crash import Crashed
 from ..sandbox.record import PRESENT, REBUILDING, STARTED, Record
 from ..site import Site
 from . import rebuild, rollback
@@ -185,7 +186,10 @@ def _failure(planned: Plan, name: str, failures: Failures, undone: _Undone) -> L
     last_log = planned.context.last_logs.get(name)
     if last_log and last_log.lines:
         parts.append(f"its log ended with: {_joined(last_log.lines)}")
-    return LaunchError("; ".join(parts), hint=cause.hint)
+    text = "; ".join(parts)
+    if isinstance(cause, Crashed):
+        return Crashed(replace(cause.crash, last_log=lines), text)
+    return LaunchError(text, hint=cause.hint)
 
 
 def _joined(lines: List[str]) -> str:

@@ -14,7 +14,7 @@ from ..errors import LaunchError, SpecError
 from ..images import setup
 from ..launcher.client import Launcher
 from ..plan import apply_all, descriptions
-from ..sandbox import crash, record, runtime
+from ..sandbox import record, runtime
 from ..sandbox.record import PRESENT, REMOVING, STARTED, STOPPED, Record, Records
 from ..site import Site
 from . import crashes, dependencies
@@ -25,8 +25,11 @@ from .report import Result
 from .resolve import Request, resolve
 
 
-def up(site: Site) -> Result:
-    """Start sandboxes after a boot, as their records say; a broken record fails alone."""
+def up(site: Site, *, watch: float = 0.0) -> Result:
+    """Start sandboxes after a boot, as their records say; a broken record fails alone.
+
+    A workload that ends within ``watch`` seconds is a warning.
+    """
     with lock.exclusive(site):
         records = record.load_all(site)
         desired = (
@@ -35,7 +38,9 @@ def up(site: Site) -> Result:
             else _stored(entry.name, entry.wanted, records)
             for entry in _idle(site, records)
         )
-        return _with_broken(run(site, Request(tuple(desired))), records)
+        request = Request(tuple(desired), watch=watch)
+        done = _with_broken(run(site, request), records)
+    return crashes.noted(site, request, done, boots=True)
 
 
 def repair(site: Site, *, check: bool = False) -> Result:
@@ -76,15 +81,18 @@ def down(site: Site) -> dict[str, str]:
     return {name: str(failure) for name, failure in failures.items()}
 
 
-def lifecycle(site: Site, names: Sequence[str], action: str) -> Result:
-    """Start, stop or restart existing sandboxes; the new state survives a reboot."""
+def lifecycle(site: Site, names: Sequence[str], action: str, *, watch: float = 0.0) -> Result:
+    """Start, stop or restart existing sandboxes; the new state survives a reboot.
+
+    A sandbox whose workload ends within ``watch`` seconds fails.
+    """
     state = STOPPED if action == "stop" else STARTED
     with lock.exclusive(site):
         records = record.load_all(site)
         desired = (
             replace(_stored(name, state, records), restart=action == "restart") for name in names
         )
-        request = Request(tuple(desired), watch=crash.GLANCE)
+        request = Request(tuple(desired), watch=watch)
         done = run(site, request)
     return crashes.noted(site, request, done)
 

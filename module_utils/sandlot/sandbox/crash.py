@@ -4,29 +4,33 @@
 
 from __future__ import annotations
 
-import select
+import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Dict, List, Mapping
 
 from .. import cgroups
-from ..errors import StateError
-from ..kernel.inotify import Watch
+from ..errors import LaunchError, StateError
+from ..init.policy import SETTLED
 from ..kernel.signals import signal
 from ..site import SandboxPaths, Site
 from ..spec.quantities import signal_name
-from . import oom, record, remedies, runtime
+from . import health, oom, record, remedies, runtime, waiting
 from .last_words import last_log
 from .record import PRESENT, STARTED, Record
 
 # Exits with 0 that follow on each other more slowly are the restart policy at work.
 _ALSO_WITH_ZERO = frozenset(("crashed", "backoff", "crash-loop"))
-# Before this time, a run has not looked at a workload that it started.
-GLANCE = 0.5
+# How long a workload without a healthcheck is watched after its start.
+WATCH = 2.0
 
 
 @dataclass(frozen=True)
 class Crash:
-    """``what`` is a clause about the workload; ``remedy`` is "" where no fact gives one."""
+    """``what`` is a clause about the workload; ``remedy`` is "" where no fact gives one.
+
+    A workload that has ``recovered`` runs again, for as long as counts as a success.
+    """
 
     what: str
     remedy: str
@@ -36,9 +40,10 @@ class Crash:
     restarts: int
     oom_kills: int
     last_log: List[str]
+    recovered: bool = False
 
     def to_json(self) -> Dict[str, Any]:
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "recovered"}
 
     def __str__(self) -> str:
         # A workload that ends again and again says the same each time.
@@ -47,8 +52,21 @@ class Crash:
         return "; ".join(part for part in (*parts, self.remedy) if part)
 
 
-def look(site: Site, name: str, layout: cgroups.Layout | None = None) -> Crash | None:
-    """The crash of a sandbox that is to run; None when it runs well, or ended as it should."""
+class Crashed(LaunchError):
+    """A sandbox whose workload ended by itself within the time for which it was watched."""
+
+    def __init__(self, crash: Crash, message: str = "") -> None:
+        super().__init__(message or f"its workload {crash.what}", hint=crash.remedy)
+        self.crash = crash
+
+
+def look(
+    site: Site, name: str, layout: cgroups.Layout | None = None, *, fresh: bool = False
+) -> Crash | None:
+    """The crash of a sandbox that is to run; None when it runs well, or ended as it should.
+
+    A workload that the run has just started (``fresh``) has ended if it was started again.
+    """
     sandbox = site.sandbox(name)
     try:
         running = runtime.running(sandbox)
@@ -56,14 +74,17 @@ def look(site: Site, name: str, layout: cgroups.Layout | None = None) -> Crash |
         return None  # the next run repairs the file that names init
     status = runtime.status(sandbox)
     state = runtime.state(PRESENT, STARTED, running, status)
-    code = status.get("exit_code")
-    if state not in runtime.ENDED or not (code or state in _ALSO_WITH_ZERO):
+    code, again = status.get("exit_code"), fresh and state == "running" and status.get("restarts")
+    if not again and (state not in runtime.ENDED or not (code or state in _ALSO_WITH_ZERO)):
         return None
     kills = oom.total(sandbox, cgroups.usage(site, name, layout or cgroups.detect()).oom_kills)
-    lines = last_log(sandbox)
+    init = runtime.last_started(sandbox)
+    lines = last_log(sandbox, after=init.since if init else 0.0)
     known = record.load(site, name)
+    runs = running is not None and status.get("state") == "running"
+    recovered = running is not None and runs and runtime.uptime(running, status) >= SETTLED
     return Crash(
-        what=_what(state, status, kills),
+        what=_what(state, status, kills, recovered=recovered),
         remedy=remedies.remedy(known, status, kills, lines, _roots(sandbox, known))
         if known
         else "",
@@ -73,6 +94,7 @@ def look(site: Site, name: str, layout: cgroups.Layout | None = None) -> Crash |
         restarts=status.get("restarts", 0),
         oom_kills=kills,
         last_log=lines,
+        recovered=recovered,
     )
 
 
@@ -80,7 +102,7 @@ def _roots(sandbox: SandboxPaths, known: Record) -> List[str]:
     return [sandbox.upper, *known.image.layers]
 
 
-def _what(state: str, status: Mapping[str, Any], kills: int) -> str:
+def _what(state: str, status: Mapping[str, Any], kills: int, *, recovered: bool) -> str:
     if state == "crashed":
         return "is down, as its init was killed"
     number, code = status.get("signal"), status.get("exit_code", 0)
@@ -89,37 +111,23 @@ def _what(state: str, status: Mapping[str, Any], kills: int) -> str:
         cause = f"was killed for its memory limit ({kills} time{'s' if kills > 1 else ''})"
     elif number:
         cause = f"was ended by {signal_name(number)}"
-    count = status.get("restarts", 0)
-    again = f"{count} restart{'' if count == 1 else 's'} so far"
     if state == "exited":
         return f"{cause}, and its restart_policy does not start it again"
-    return (
-        f"{cause} soon after each start, {again}" if state == "crash-loop" else f"{cause}, {again}"
-    )
+    count = status.get("restarts", 0)
+    again = f"{count} restart{'' if count == 1 else 's'} so far"
+    soon = " soon after each start" if state == "crash-loop" else ""
+    return f"{cause}{soon}, {again}" + (", and runs again now" if recovered else "")
 
 
 def watch(site: Site, limits: Mapping[str, float]) -> None:
     """Wait until each workload has run for its limit, in seconds, or has ended."""
-    pending = dict(limits)
-    with Watch() as events:
-        for name in limits:
-            try:
-                events.add(site.sandbox(name).run)
-            except FileNotFoundError:
-                del pending[name]  # removed meanwhile
-        poller = select.poll()
-        poller.register(events.fd, select.POLLIN)
-        while pending:
-            events.clear()
-            left = {name: _remaining(site, name, limit) for name, limit in pending.items()}
-            pending = {name: limit for name, limit in pending.items() if left[name] > 0}
-            if pending:
-                poller.poll(min(left[name] for name in pending) * 1000 + 1)
 
+    def look(name: str) -> float | None:
+        running = runtime.running(site.sandbox(name))
+        status = runtime.status(site.sandbox(name))
+        if running is None or health.has_ended(status):
+            return None
+        left = limits[name] - runtime.uptime(running, status)
+        return time.monotonic() + left if left > 0 else None
 
-def _remaining(site: Site, name: str, limit: float) -> float:
-    """Seconds for which the workload has to be watched still."""
-    running = runtime.running(site.sandbox(name))
-    status = runtime.status(site.sandbox(name))
-    decided = status.get("restarts") or status.get("state") in runtime.ENDED
-    return 0.0 if running is None or decided else limit - runtime.uptime(running, status)
+    waiting.wait_each(site, {name: partial(look, name) for name in limits})

@@ -4,15 +4,13 @@
 
 from __future__ import annotations
 
-import select
 import time
-from typing import Any, Dict, Iterable, Mapping
+from typing import Any, Collection, Dict, Mapping
 
 from .. import store
 from ..errors import LaunchError
-from ..kernel.inotify import Watch
-from ..site import SandboxPaths, Site
-from . import runtime
+from ..site import Site
+from . import runtime, waiting
 from .last_words import last_log, last_output
 
 # Beyond the healthcheck's own times: its processes need time to start and to end.
@@ -48,90 +46,82 @@ def deadlines(site: Site, limits: Mapping[str, float | None]) -> Dict[str, float
     launch file may take.
     """
     now = time.monotonic()
-    return {
-        name: now + (limit or patience(_healthcheck(site, name))) for name, limit in limits.items()
-    }
+    return {name: now + (limit or patience(launched(site, name))) for name, limit in limits.items()}
 
 
-def _healthcheck(site: Site, name: str) -> Mapping[str, Any] | None:
+def launched(site: Site, name: str) -> Mapping[str, Any] | None:
+    """The healthcheck of the launch file: that of the spec, else that of the image."""
     launch = store.read(site.sandbox(name).launch) or {}
     check: Mapping[str, Any] | None = launch.get("healthcheck")
     return check
 
 
-def wait_each(site: Site, deadlines: Mapping[str, float]) -> Dict[str, Unhealthy]:
+def wait_each(
+    site: Site, deadlines: Mapping[str, float], once: Collection[str] = ()
+) -> Dict[str, Unhealthy]:
     """Wait until sandboxes are healthy; failures of those that miss their deadlines.
 
     Deadlines are times of time.monotonic. A sandbox without a healthcheck has to run for
-    STEADY_SECONDS. The error has the last output of the healthcheck, or the last lines of the log.
+    STEADY_SECONDS. Those in ``once`` were just started, and fail when their workloads end. The
+    error has the last output of the healthcheck, or the last lines of the log.
     """
-    failures: Dict[str, Unhealthy] = {}
-    pending: Dict[str, _Waiting] = {}
-    with Watch() as watch:
-        for name, deadline in deadlines.items():
-            try:
-                watch.add(site.sandbox(name).run)
-            except FileNotFoundError:
-                failures[name] = _failure(site, name, "does not run")
-            else:
-                pending[name] = _Waiting(site.sandbox(name), deadline)
-        poller = select.poll()
-        poller.register(watch.fd, select.POLLIN)
-        while pending:
-            watch.clear()
-            for name, waiting in list(pending.items()):
-                done, problem = waiting.look()
-                if problem:
-                    failures[name] = _failure(site, name, problem)
-                if done or problem:
-                    del pending[name]
-            if pending:
-                first = min(waiting.due for waiting in pending.values())
-                poller.poll(max(0.0, first - time.monotonic()) * 1000 + 1)
-    return failures
+    waits = {
+        name: _Waiting(site, name, deadline, once=name in once)
+        for name, deadline in deadlines.items()
+    }
+    waiting.wait_each(site, {name: wait.look for name, wait in waits.items()})
+    return {n: failure(site, n, wait.problem) for n, wait in waits.items() if wait.problem}
 
 
 class _Waiting:
     """The wait for one sandbox; an unhealthy one may pass one more check.
 
-    ``due`` is the time (of time.monotonic) of the next look when its status does not change.
+    ``problem`` tells why the sandbox can't become healthy, "" while it still can.
     """
 
-    def __init__(self, sandbox: SandboxPaths, deadline: float) -> None:
-        self._sandbox = sandbox
-        self._deadline = self.due = deadline
+    def __init__(self, site: Site, name: str, deadline: float, *, once: bool) -> None:
+        self.problem = ""
+        self._sandbox = site.sandbox(name)
+        self._deadline = deadline
+        self._once = once
+        # Init ends such a workload when it is unhealthy: that end is waited for.
+        check = launched(site, name) if once else None
+        self._ends = check is not None and check.get("action", "none") != "none"
         self._streak = -1
-        first = runtime.status(sandbox)
-        if first.get("health") == "unhealthy":
+        first = runtime.status(self._sandbox)
+        if first.get("health") == "unhealthy" and not once:
             self._streak = first["failing_streak"]
 
-    def look(self) -> tuple[bool, str]:
-        """(whether the sandbox is healthy, why it can't become so: "" while it still can)."""
+    def look(self) -> float | None:
         # Look at init first: the status of a dead init is older than its death.
         running = runtime.running(self._sandbox)
         status = runtime.status(self._sandbox)
         state, health = status.get("state", "starting"), status.get("health")
+        now, due = time.monotonic(), self._deadline
         if running is None and not status:
-            return False, "does not run"
-        if status.get("final") or state == "crash-loop":
-            return False, _ended(status)
-        now = time.monotonic()
-        self.due = self._deadline
-        if running is not None and state == "running":
-            if health == "healthy":
-                return True, ""
+            self.problem = "does not run"
+        elif status.get("final") or state == "crash-loop" or self._ended_once(running, status):
+            self.problem = _ended(status)
+        elif running is not None and state == "running":
             if health is None:
-                steady = now + STEADY_SECONDS - runtime.uptime(running, status)
-                self.due = min(self._deadline, steady)
-                return now >= self.due, ""
-            if health == "unhealthy" and status["failing_streak"] != self._streak:
-                return False, f"is unhealthy after {status['failing_streak']} failed checks"
-        if now < self._deadline:
-            return False, ""
-        return (
-            False,
-            f"is not healthy in time: {_described(state, health, alive=running is not None)}",
-        )
+                due = min(due, now + STEADY_SECONDS - runtime.uptime(running, status))
+            if health == "healthy" or (health is None and now >= due):
+                return None
+            failed = health == "unhealthy" and status["failing_streak"] != self._streak
+            if failed and not self._ends:
+                self.problem = f"is unhealthy after {status['failing_streak']} failed checks"
+        if not self.problem and now >= self._deadline:
+            described = _described(state, health, alive=running is not None)
+            self.problem = f"is not healthy in time: {described}"
+        return None if self.problem else due
+
+    def _ended_once(self, running: runtime.Running | None, status: Mapping[str, Any]) -> bool:
+        return self._once and (running is None or has_ended(status))
+
+
+def has_ended(status: Mapping[str, Any]) -> bool:
+    """Whether a workload has ended since its sandbox was started."""
+    return bool(status.get("restarts")) or status.get("state") in runtime.ENDED
 
 
 def _ended(status: Mapping[str, Any]) -> str:
@@ -146,7 +136,7 @@ def _described(state: str, health: str | None, *, alive: bool) -> str:
     return f"it is {state}" + (f", its health is {health}" if health else "")
 
 
-def _failure(site: Site, name: str, problem: str) -> Unhealthy:
+def failure(site: Site, name: str, problem: str) -> Unhealthy:
     """The failure, with the last output of the healthcheck, or the last lines of the log."""
     sandbox = site.sandbox(name)
     output = last_output(sandbox) if "health" in runtime.status(sandbox) else ""
@@ -157,48 +147,11 @@ def _failure(site: Site, name: str, problem: str) -> Unhealthy:
     return Unhealthy(name, problem, " | ".join(last_log(sandbox))[-_SHOWN:])
 
 
-# -- after a rebuild
-
-
-def settle(site: Site, limits: Mapping[str, float | None]) -> Dict[str, str]:
-    """Wait for sandboxes that were just started; problems by name.
-
-    A sandbox with a healthcheck has to become healthy, any other must not fail at once. ``limits``
-    are the most seconds for a healthcheck, None for as long as its verdict may take.
-    """
-    steady = time.monotonic() + STEADY_SECONDS
-    others = [name for name in limits if not _healthcheck(site, name)]
-    checked = {name: limit for name, limit in limits.items() if name not in others}
-    waited = wait_each(site, deadlines(site, checked))
-    # The caller knows which version of the sandbox wrote the log.
-    problems = {name: failure.problem for name, failure in waited.items()}
-    return {**problems, **_early_failures(site, others, steady)}
-
-
-def _early_failures(site: Site, names: Iterable[str], deadline: float) -> Dict[str, str]:
-    """Watch sandboxes until the deadline; problems of those that fail before it."""
-    pending = set(names)
-    problems: Dict[str, str] = {}
-    with Watch(*(site.sandbox(name).run for name in pending)) as watch:
-        poller = select.poll()
-        poller.register(watch.fd, select.POLLIN)
-        while pending:
-            watch.clear()
-            problems.update(
-                (name, text) for name in pending if (text := _early_failure(site, name))
-            )
-            pending -= set(problems)
-            remaining_seconds = deadline - time.monotonic()
-            if remaining_seconds <= 0:
-                break
-            poller.poll(remaining_seconds * 1000 + 1)
-    return problems
-
-
-def _early_failure(site: Site, name: str) -> str:
-    """The failure of a sandbox, "" for none: a workload may also have ended with success."""
-    alive = runtime.running(site.sandbox(name)) is not None
+def complaint(site: Site, name: str) -> str:
+    """The problem of a running sandbox that is unhealthy, "" for any other."""
     status = runtime.status(site.sandbox(name))
-    if status.get("exit_code"):
-        return f"{name} ended with exit code {status['exit_code']} at once"
-    return "" if alive or status.get("final") else f"the init of {name} crashed"
+    if status.get("health") != "unhealthy" or runtime.running(site.sandbox(name)) is None:
+        return ""
+    return failure(
+        site, name, f"is unhealthy after {status['failing_streak']} failed checks"
+    ).problem

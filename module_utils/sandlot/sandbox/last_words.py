@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import List, Mapping
 
 from ..kernel.text import harmless
@@ -17,10 +18,22 @@ _OUTPUT = 4096
 
 
 def last_log(
-    sandbox: SandboxPaths, count: int = LINES, since: Mapping[str, int] | None = None
+    sandbox: SandboxPaths,
+    count: int = LINES,
+    since: Mapping[str, int] | None = None,
+    *,
+    after: float = 0.0,
 ) -> List[str]:
-    """The last lines of the log, oldest first, without times; with ``since``, newer ones only."""
-    return [shown(line.text)[:LONGEST] for line in logs.tail(sandbox, _TAIL, since)[-count:]]
+    """The last lines of the log, oldest first, without times.
+
+    With ``since`` (sizes of the files) or ``after`` (a time of time.time), newer lines only.
+    """
+    lines = logs.tail(sandbox, _TAIL, since)
+    if after:
+        seconds, nanoseconds = divmod(int(after * 1_000_000_000), 1_000_000_000)
+        stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds:09d}Z"
+        lines = [line for line in lines if line.time >= stamp]
+    return [shown(line.text)[:LONGEST] for line in lines[-count:]]
 
 
 def last_output(sandbox: SandboxPaths) -> str:

@@ -212,8 +212,11 @@ OPTIONS = (
         [
             "Seconds for which a run watches the workload after it started it, up to a day. When "
             "the workload ends by itself within them, or ends again and again, the sandbox fails.",
-            "V(0) only looks. Without it, the run watches for half a second, and warns.",
-            "An end with exit code 0 that is not repeated is none of these.",
+            "Without it, the run watches until the healthcheck is decided for the first time, and "
+            "for 2 seconds where there is none.",
+            "With V(0), the run does not wait, and an end is a warning.",
+            "An end with exit code 0 that O(restart_policy) does not follow with a start is no "
+            "crash.",
         ],
         reaches={Reach.CONVERGE},
         later=True,
