@@ -43,7 +43,7 @@ def play(host: Deployment, *tasks: dict[str, Any], fails: bool = False) -> list[
 
 def test_from_nothing_to_nothing(host: Deployment) -> None:
     network = {"networks": [{"name": "default", "ipv4_subnet": f"{host.prefix}.0.0/22"}]}
-    runtime, image, _, checked, done, again, info, gone, crash, _, _, absent = play(
+    runtime, image, _, checked, done, again, info, gone, _, _, absent = play(
         host,
         {"sandbox_host": {}},
         {"sandbox_rootfs": {"images": [{"name": "busybox", "source": "busybox"}]}},
@@ -53,13 +53,10 @@ def test_from_nothing_to_nothing(host: Deployment) -> None:
         {"sandboxes": SPECS},
         {"sandbox_info": {"name": "b"}},
         {"sandbox": {"name": "b", "state": "absent"}},
-        {"sandbox": {"name": "c", "image": "busybox", "command": ["sh", "-c", "exit 9"]}},
         {"sandboxes": {"sandboxes": [], "purge": True}},
         {"sandbox_network": {"networks": [], "purge": True}},
         {"sandbox_host": {"state": "absent"}},
     )
-    assert "ended with exit code 9" in crash["warnings"][0]
-    assert crash["sandbox"]["crash"]["exit_code"] == 9
     assert runtime["changed"] and image["changed"]
     assert runtime["kernel"] == os.uname().release and runtime["idmapped_mounts"]
     assert checked["changed"] and checked["actions"] == done["actions"]
@@ -122,6 +119,11 @@ def test_errors_name_the_option_and_the_remedy(host: Deployment) -> None:
     (result,) = play(host, {"sandbox": odd}, fails=True)
     assert "can't be set to '900': Invalid argument; correct the value" in result["msg"]
     play(host, {"sandbox": {"name": "c", "state": "absent"}})
+    loops = {"sandbox": {"name": "b", "image": "busybox", "command": ["sh", "-c", "pwd; exit 9"]}}
+    for changed, result in zip((True, False), play(host, loops, loops, fails=True)):
+        assert result["failed"] and result["changed"] is changed
+        assert "ended with exit code 9" in result["msg"]
+        assert result["sandbox"]["crash"]["last_log"][-1] == "/"
     (result,) = play(host, {"sandbox_host": {"state": "absent"}}, fails=True)
     assert "there are sandboxes on this host: a, b" in result["msg"]
 
