@@ -483,8 +483,8 @@ sandbox:
     crash:
       description:
         - How the workload ended by itself, C(what) with C(remedy), C(state), C(exit_code),
-          C(signal), C(restarts), C(oom_kills) and C(last_log). Also the failure of the task, or with
-          O(fail_on_crash=0) a warning.
+          C(signal), C(restarts), C(oom_kills) and C(last_log). Also the failure of the task, or
+          with O(fail_on_crash=0) a warning.
       type: dict
       returned: when it ended
 relaxed:
