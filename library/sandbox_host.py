@@ -89,10 +89,16 @@ python:
   type: dict
   sample: {executable: /usr/bin/python3, version: 3.11.2, pyroute2: true, pyroute2_version: 0.9.7}
 cgroups:
-  description: Versions of cgroups that have controllers, and the controllers.
+  description:
+    - Versions of cgroups that have controllers, and the controllers.
+    - C(shown) are those whose files sandboxes find below C(/sys/fs/cgroup), none where the kernel
+      does not let a user namespace mount them.
   returned: always
   type: dict
-  sample: {versions: [2], controllers: [cpu, cpuset, io, memory, pids]}
+  sample:
+    versions: [2]
+    controllers: [cpu, cpuset, io, memory, pids]
+    shown: [cpu, cpuset, io, memory, pids]
 idmapped_mounts:
   description:
     - Whether the file system of the state directory can map ids on a mount.

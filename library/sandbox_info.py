@@ -137,6 +137,13 @@ sandboxes:
       description: How often the kernel killed in it for memory since it was made.
       type: int
       returned: success
+    cgroups_shown:
+      description:
+        - The controllers whose files it finds below C(/sys/fs/cgroup), its own limits in them. None
+          where the kernel does not let it mount them. V(null) while it does not run.
+      type: list
+      elements: str
+      returned: success
     crash:
       description:
         - How the workload of a sandbox that is to run ended by itself (C(what)), and a likely

@@ -115,11 +115,12 @@ def test_a_host_without_user_namespaces(
 def test_what_a_kernel_lacks(host: Deployment) -> None:
     known = facts.gather(host.paths)
     known["kernel"] = "5.10.0-30-amd64"
-    known["cgroups"] = {"versions": [2], "controllers": ["cpu", "io"]}
+    known["cgroups"] = {"versions": [2], "controllers": ["cpu", "io"], "shown": []}
     found = {each.name: each for each in doctor.examine(host.paths, known)}
     assert found["kernel"].status == doctor.FAILURE
     assert found["cgroup controllers"].remedy.startswith("memory pids missing")
     assert found["cgroup controller cpuset"].status == doctor.WARNING
+    assert found["cgroups inside"].detail.startswith("hidden")
 
 
 def test_restrictions_of_distributions_are_explained(

@@ -45,6 +45,8 @@ ENGINE_LAUNCHER = {
         "sandbox.runtime",
         "store",
         "build.builder",
+        "build.cgroupfs",
+        "kernel.hierarchies",
         "build.creator",
         "build.machine_id",
         "build.rootfs",

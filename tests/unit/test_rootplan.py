@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandlot.build import machine_id, operations, rootplan, stacking
+from sandlot.build import cgroupfs, machine_id, operations, rootplan, stacking
 from sandlot.cli import recipe
 
 IDS = {"uid": 200000, "gid": 200000, "size": 65536}
@@ -86,6 +86,11 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[Any, ...]]]] = {
         ],
     ),
     "joined network": ({"netns": NETNS}, replaced(SYSFS, ("JoinedSysfs", NETNS))),
+    "cgroups of version 1": (
+        {"shown": ["memory", "cpu,cpuacct"]},
+        replaced(SYSFS, SYSFS, ("Cgroups", ["memory", "cpu,cpuacct"])),
+    ),
+    "cgroups of version 2": ({"shown": [""]}, replaced(SYSFS, SYSFS, ("Cgroups", [""]))),
     "layer in memory": (
         {"tmpfs_root": "size=1048576,mode=0711"},
         [
@@ -149,14 +154,23 @@ def row(operation: operations.RootOperation) -> tuple[Any, ...]:
     return (type(operation).__name__, *fields.values())
 
 
+def planned(launch: dict[str, Any]) -> list[operations.RootOperation]:
+    return rootplan.plan(launch, launch.get("shown", ()))
+
+
 @pytest.mark.parametrize(("changes", "expected"), CASES.values(), ids=CASES)
 def test_plan(changes: dict[str, Any], expected: list[tuple[Any, ...]]) -> None:
-    assert [row(operation) for operation in rootplan.plan({**LAUNCH, **changes})] == expected
+    assert [row(operation) for operation in planned({**LAUNCH, **changes})] == expected
 
 
 CLASSES = [
     value
-    for value in {**vars(operations), **vars(stacking), **vars(machine_id)}.values()
+    for value in {
+        **vars(operations),
+        **vars(stacking),
+        **vars(machine_id),
+        **vars(cgroupfs),
+    }.values()
     if inspect.isclass(value)
     and issubclass(value, operations.RootOperation)
     and value is not operations.RootOperation
@@ -181,7 +195,7 @@ def subject(launch: dict[str, Any]) -> recipe.Subject:
     return recipe.Subject(
         name="a",
         launch=launch,
-        root=rootplan.plan(launch),
+        root=planned(launch),
         interfaces=(),
         networks={},
         cgroups=[],
@@ -214,3 +228,30 @@ def test_explain_prints_each_operation_once(
     lines = [line for each in explained.root for line in each.command()]
     start = inside.index("cd ../merged") + 1
     assert inside[start : start + len(lines)] == lines
+
+
+SAFE_RO = f"ro,{SAFE}"
+
+
+@pytest.mark.parametrize(
+    ("shown", "lines"),
+    [
+        ([""], [f"mount -t cgroup2 -o {SAFE_RO} none ./sys/fs/cgroup"]),
+        (
+            ["cpu,cpuacct", ""],
+            [
+                f"mount -t tmpfs -o {SAFE},size=4k,nr_inodes=16,mode=755 none ./sys/fs/cgroup",
+                "mkdir ./sys/fs/cgroup/cpu,cpuacct",
+                "mkdir ./sys/fs/cgroup/unified",
+                "ln -s cpu,cpuacct ./sys/fs/cgroup/cpu",
+                "ln -s cpu,cpuacct ./sys/fs/cgroup/cpuacct",
+                f"mount -o remount,bind,{SAFE_RO} ./sys/fs/cgroup",
+                f"mount -t cgroup -o {SAFE_RO},cpu,cpuacct none ./sys/fs/cgroup/cpu,cpuacct",
+                f"mount -t cgroup2 -o {SAFE_RO} none ./sys/fs/cgroup/unified",
+            ],
+        ),
+    ],
+    ids=["version 2", "both"],
+)
+def test_cgroups_are_where_programs_look(shown: list[str], lines: list[str]) -> None:
+    assert cgroupfs.Cgroups(shown).command() == lines

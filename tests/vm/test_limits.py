@@ -124,3 +124,17 @@ def test_a_frozen_sandbox_is_stopped(guest: Guest, deployed: str) -> None:
     assert guest.root(f"test ! -d /proc/{pid} && echo gone") == "gone"
     guest.root("sandlot start web")
     assert inspected(guest, ["web"])["web"]["state"] == "running"
+
+
+def test_programs_read_their_own_limits(guest: Guest, deployed: str) -> None:
+    """One mount of version 2, in the sandbox's own cgroup namespace."""
+    look = "cd /sys/fs/cgroup; cat cpu.max pids.max cgroup.procs; echo 1 >cgroup.procs; mkdir x"
+    argv = shlex.quote(f"grep cgroup2 /proc/self/mountinfo; {look}")
+    lines = guest.root(f"sandlot exec web -- sh -c {argv} 2>&1 || true").splitlines()
+    assert lines[0].split()[3:6] == ["/", "/sys/fs/cgroup", "ro,nosuid,nodev,noexec,relatime"]
+    assert lines[1:4] == ["50000 100000", "32", "1"]
+    assert len([line for line in lines if line.endswith("Read-only file system")]) == 2
+    shown = inspected(guest, ["web"])["web"]["cgroups_shown"]
+    assert {"cpu", "memory", "pids"} <= set(shown)
+    findings = guest.json("sandlot doctor --format json || true")
+    assert [each["status"] for each in findings if each["name"] == "cgroups inside"] == ["ok"]

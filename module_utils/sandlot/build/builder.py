@@ -20,7 +20,7 @@ from ..errors import LaunchError
 from ..init import confine, limits, logs, status, users
 from ..init.child import NOT_EXECUTABLE
 from ..init.supervisor import PREPARATION_SECONDS
-from ..kernel import mounts, namespaces, netns
+from ..kernel import hierarchies, mounts, namespaces, netns
 from ..kernel.files import write_value
 from ..kernel.fork import STEP_SECONDS
 from ..kernel.signals import signal
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typing import Any, Mapping
 
     from ..site import SandboxPaths
+    from .operations import RootOperation
 
 SEE_LOG = "see launcher.log in /run/sandlot"
 # Keys in every launch file; a launch file lists the keys of later options, as ``init``.
@@ -54,7 +55,11 @@ class _Build:
         self.namespace = build_namespace
         self.launch = launch
         self.pins = _open_pins(paths, launch)
-        self.plan = rootplan.plan(launch)
+        self.plan: list[RootOperation] = []
+
+    def open(self, shown: list[str]) -> None:
+        """Plan the root; ``shown`` are the hierarchies of cgroups that it shows."""
+        self.plan = rootplan.plan(self.launch, shown)
         for operation in self.plan:
             operation.open(self.pins)
 
@@ -76,6 +81,7 @@ def start(
     oom.note(paths, launch["cgroups"])
     for directory in launch["cgroups"]:
         write_value(f"{directory}/cgroup.procs", str(joiner))
+    build.open(hierarchies.joined(joiner, launch["cgroups"]))
     rlimits = limits.complete(launch["rlimits"])
     limits.raise_hard(joiner, rlimits)
     flags = [namespaces.FLAGS[kind] for kind in build.pins]
@@ -90,7 +96,7 @@ def start(
         descriptors = _descriptors(paths, restarts, "starting" if healthcheck else status.NO_HEALTH)
         _identify(paths, pid, pidfd, launch["digest"])
         _forget_oom_adjustment(pid)
-        user, fds = _mount_in_pid_namespace(build, pid)
+        user, fds = _mount_in_namespaces(build, pid)
         opened, sinks = logs.open_sinks(paths)
         config = {**_config(launch), **user, "rlimits": rlimits, "restarts": restarts}
         names = users.login_names(launch)
@@ -224,13 +230,15 @@ def _descriptors(paths: SandboxPaths, restarts: int, health: str) -> list[int]:
     return [listener.detach(), *fds]
 
 
-def _mount_in_pid_namespace(build: _Build, pid: int) -> tuple[wire.Message, list[int]]:
-    """Fork the mounter into init's pid namespace, as procfs shows that of the mounting process.
+def _mount_in_namespaces(build: _Build, pid: int) -> tuple[wire.Message, list[int]]:
+    """Fork the mounter into init's pid and cgroup namespaces, which its file systems show.
 
     The mounter ends before init goes on, so no workload ever sees it.
     """
-    pidns = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-    namespaces.setns(pidns, namespaces.CLONE_NEWPID)
+    for kind in ("cgroup", "pid"):
+        fd = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+        namespaces.setns(fd, namespaces.FLAGS[kind])
+        os.close(fd)
     ours, theirs = wire.pair()
     child = os.fork()
     if child == 0:

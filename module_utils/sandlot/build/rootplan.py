@@ -8,6 +8,7 @@ import os
 
 from ..kernel.mounts import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID
 from . import rootfs
+from .cgroupfs import Cgroups
 from .machine_id import MachineId
 from .operations import (
     FLAGS,
@@ -61,8 +62,11 @@ COPY_UP = "tmpcopyup"
 TMPFS = {"size": "256m", "mode": "1777", "nr_inodes": "100k"}
 
 
-def plan(launch: Mapping[str, Any]) -> List[RootOperation]:
-    """List the operations for the root of a launch file, in the order in which they run."""
+def plan(launch: Mapping[str, Any], shown: Sequence[str] = ()) -> List[RootOperation]:
+    """List the operations for the root of a launch file, in the order in which they run.
+
+    ``shown`` are the hierarchies of cgroups that it shows.
+    """
     devices = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC
     netns = launch.get("netns")
     sysfs = JoinedSysfs(netns) if netns else Filesystem("sysfs", "/sys", SAFE_READ_ONLY)
@@ -72,6 +76,7 @@ def plan(launch: Mapping[str, Any]) -> List[RootOperation]:
         MachineId(),
         Filesystem("proc", "/proc", SAFE),
         sysfs,
+        *([Cgroups(shown)] if shown else []),
         Filesystem("tmpfs", "/dev", devices, dev),
         Devices(DEVICES),
         *(Link(name, target) for name, target in DEV_LINKS.items()),

@@ -3,7 +3,7 @@
 """Observes, makes, limits, measures and removes the cgroups of sandboxes."""
 
 from .apply import operations
-from .layout import Layout, detect, names
+from .layout import Layout, detect, names, shown, shown_inside
 from .parents import teardown_operations
 from .removal import remove_operations
 from .state import CgroupState, check, directories, observe
@@ -20,6 +20,8 @@ __all__ = [
     "observe",
     "operations",
     "remove_operations",
+    "shown",
+    "shown_inside",
     "teardown_operations",
     "usage",
 ]

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..kernel.files import directories
+from ..kernel import hierarchies
+from ..kernel.files import directories, read_value
 from ..kernel.mountinfo import unescaped
 from ..site import Site
 
@@ -80,6 +81,32 @@ def _hierarchy(line: str) -> Hierarchy | None:
             return None  # covered by another mount
     controllers = _VERSION_1.intersection(options.split(","))
     return Hierarchy(directory, controllers) if kind == "cgroup" and controllers else None
+
+
+def shown(layout: Layout) -> list[str]:
+    """The hierarchies whose files a sandbox sees, named as in kernel.hierarchies."""
+    limiting = [item for item in layout.hierarchies if item.controllers & hierarchies.READ]
+    known = {"" if item.unified else name for item in limiting for name in item.controllers}
+    return [names for names, dummy in hierarchies.of_process() if known & {*names.split(",")}]
+
+
+def shown_inside(site: Site, name: str, pid: int, layout: Layout) -> list[str]:
+    """The controllers whose files a process of a sandbox has mounted; [] when it is gone."""
+    controllers: set[str] = set()
+    try:
+        with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as handle:
+            mounted = [line.rstrip("\n").partition(" - ")[2].split(" ") for line in handle]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    for kind, dummy, options in mounted:
+        if kind == "cgroup":
+            controllers.update(options.split(","))
+        elif kind == "cgroup2":
+            own = [item.sandbox(site, name) for item in layout.hierarchies if item.unified]
+            controllers.update(
+                *((read_value(f"{path}/cgroup.controllers") or "").split() for path in own)
+            )
+    return sorted(controllers & hierarchies.READ)
 
 
 def names(site: Site, layout: Layout | None = None) -> set[str]:

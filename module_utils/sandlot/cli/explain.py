@@ -65,14 +65,15 @@ def look(site: Site, name: str, *, show_env: bool = False) -> Subject:
     launch["env"].update(Mask(site).value(name, secret))
     rlimits = limits.complete(launch["rlimits"])
     uid, gid, groups, login = _user(launch)
+    observed = cgroups.observe(site, [])
     login = {name: text for name, text in login.items() if name in users.login_names(launch)}
     return Subject(
         name=name,
         launch={**launch, "env": {**launch["env"], **login}},
-        root=rootplan.plan(launch),
+        root=rootplan.plan(launch, cgroups.shown(observed.layout)),
         interfaces=known.interfaces,
         networks=network.load_for(site, {entry.network for entry in known.interfaces}),
-        cgroups=recipe.cgroup_files(site, name, known.spec, cgroups.observe(site, [])),
+        cgroups=recipe.cgroup_files(site, name, known.spec, observed),
         published=tuple(str(port) for port in known.spec.published_ports),
         rates=str(network.Rates(known.spec.ingress_rate, known.spec.egress_rate)),
         rlimits={_RLIMITS[number]: pair for number, pair in rlimits.items()},

@@ -172,6 +172,9 @@ def info(site: Site, names: Iterable[str] | None = None, *, show_env: bool = Fal
             **facts(known),
             "wanted": known.wanted,
             **live,
+            "cgroups_shown": cgroups.shown_inside(site, name, live["pid"], layout)
+            if live["pid"]
+            else None,
             "health_output": last_words.last_output(sandbox) if live["health"] else None,
             "last_log": last_words.last_log(sandbox),
             "crash": _crash(site, name, layout)

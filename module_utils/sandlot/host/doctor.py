@@ -138,6 +138,18 @@ def _controllers(site: Site, known: Facts) -> Findings:
         )
 
 
+def _shown(site: Site, known: Facts) -> Findings:
+    shown = known["cgroups"]["shown"]
+    yield _finding(
+        "cgroups inside",
+        " ".join(shown) or "hidden: the kernel lets no sandbox mount them",
+        wrong=not shown,
+        remedy="programs that size themselves (Java, Go, Node) see the host's CPUs and memory: "
+        "give them their numbers as options",
+        status=WARNING,
+    )
+
+
 def _accounting(site: Site, known: Facts) -> Findings:
     """Parts of memory that the kernel was told not to count (cgroup.memory, kernel parameters)."""
     words = (files.read_value(CMDLINE) or "").split()
@@ -328,6 +340,7 @@ _CHECKS = (
         _namespaces,
         _filesystems,
         _controllers,
+        _shown,
         _accounting,
         _programs,
         _firewall,

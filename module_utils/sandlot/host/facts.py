@@ -11,6 +11,7 @@ from typing import Any, Dict, Iterable, Sequence
 from .. import cgroups
 from ..images import SOURCES, busybox
 from ..kernel import program
+from ..kernel.hierarchies import READ
 from ..launcher.command import interpreter
 from ..site import Site
 from ..spec.text import choice
@@ -43,7 +44,11 @@ def gather(site: Site, image_sources: Iterable[str] = ()) -> Json:
         "kernel": os.uname().release,
         "machine": os.uname().machine,
         "python": python(),
-        "cgroups": {"versions": sorted(versions), "controllers": sorted(controllers)},
+        "cgroups": {
+            "versions": sorted(versions),
+            "controllers": sorted(controllers),
+            "shown": sorted(controllers & READ) if probe.shows_cgroups(layout) else [],
+        },
         "idmapped_mounts": probe.maps_ids(site.state),
         "overlay": probe.overlay(),
         "user_namespaces": probe.user_namespaces(),

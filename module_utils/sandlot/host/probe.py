@@ -10,8 +10,9 @@ import os
 from functools import partial
 from typing import Iterator
 
+from .. import cgroups
 from ..errors import HostError
-from ..kernel import files, mounts, namespaces
+from ..kernel import files, hierarchies, mounts, namespaces
 from ..kernel.fork import Held
 
 FILESYSTEMS = "/proc/filesystems"
@@ -68,6 +69,25 @@ def maps_ids(directory: str) -> bool:
             raise
         return False
     return True
+
+
+def shows_cgroups(layout: cgroups.Layout) -> bool:
+    """Whether a user namespace may mount the cgroups that a sandbox has limits in."""
+    shown = cgroups.shown(layout)
+
+    def mount() -> None:
+        namespaces.unshare(namespaces.CLONE_NEWUSER)
+        namespaces.unshare(namespaces.CLONE_NEWNS | namespaces.CLONE_NEWCGROUP)
+        if len(hierarchies.mounted(shown, mounts.MOUNT_ATTR_RDONLY)) < len(shown):
+            raise OSError(errno.EPERM, "refused")
+
+    try:
+        with Held(mount, "mounting cgroups"):
+            return bool(shown)
+    except OSError as error:
+        if error.errno not in _REFUSALS | {errno.ENOSPC}:
+            raise
+        return False
 
 
 @contextlib.contextmanager
