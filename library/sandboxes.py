@@ -635,12 +635,31 @@ options:
           - Bits a second that each of the sandbox's interfaces sends, in the notation of
             O(sandboxes[].ingress_rate). It is kept outside the sandbox, out of its reach.
         type: str
+      security_profile:
+        description:
+          - Capabilities that the root user of the sandbox has in the sandbox's own user
+            namespace. V(strict) has none.
+          - 'V(daemon) has what servers need that start as root: CHOWN, DAC_OVERRIDE, FOWNER,
+            FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, SYS_CHROOT, SETFCAP.'
+          - By default V(daemon) for images of source V(oci), V(strict) for all others.
+        type: str
+        choices: [strict, daemon]
       capabilities:
         description:
-          - Capabilities granted in the sandbox's own user namespace; without this, none.
+          - Capabilities granted in the sandbox's own user namespace, to any user, beyond
+            those of O(sandboxes[].security_profile).
           - With or without C(CAP_), in any case. V(ALL) is refused.
         type: list
         elements: str
+      no_new_privileges:
+        description:
+          - 'Whether programs are kept from gaining rights when they start: set-user-id
+            bits and file capabilities then have no effect.'
+          - V(false) lets C(sudo), C(su) and such work inside, within the capabilities of
+            O(sandboxes[].security_profile) and O(sandboxes[].capabilities), and is listed
+            in C(relaxed).
+          - Defaults to V(true).
+        type: bool
       seccomp_profile:
         description:
           - System calls the sandbox may make; V(unconfined) leaves out the filter.

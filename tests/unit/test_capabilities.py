@@ -38,9 +38,11 @@ def spec(
     pin="",
     egress=None,
     host_access=None,
+    confined=True,
 ):
     return SimpleNamespace(
         capabilities=granted,
+        no_new_privileges=confined,
         seccomp_profile=profile,
         seccomp_architectures=foreign,
         pids_limit=pids,
@@ -64,6 +66,7 @@ def spec(
             ["seccomp_profile: unconfined", "pids_limit: -1"],
         ),
         (spec(foreign=("x86",)), ["seccomp_architectures: x86"]),
+        (spec(confined=False), ["no_new_privileges: false"]),
         (spec(mode="host"), ["network_mode: host"]),
         (spec(mode="ns:/run/netns/vpn", pin="/run/netns/vpn"), ["network_mode: ns:/run/netns/vpn"]),
         (spec(mode="none"), []),
@@ -76,7 +79,8 @@ def spec(
     ],
 )
 def test_relaxed_lists_each_loosening(desired, lines):
-    assert relaxed(desired) == lines
+    assert relaxed(desired, "strict") == lines
+    assert relaxed(desired, "daemon") == ["security_profile: daemon", *lines]
 
 
 def test_kernel_paths_are_absolute_unique_and_disjoint():

@@ -189,7 +189,7 @@ def write_record(paths: Site, name: str, **changes: Any) -> None:
         "wanted": "started",
         "image": {"name": "busybox", "digest": "d", "root": "/r"},
         "interfaces": [{"ipv4": "10.77.0.2/22"}],
-        "spec": {"published_ports": ["0.0.0.0:8080:80/tcp"]},
+        "spec": {"published_ports": ["0.0.0.0:8080:80/tcp"], "capabilities": []},
     }
     store.write(paths.sandbox(name).record, {**record, **changes})
 

@@ -34,7 +34,7 @@ LAYER = ("Layer", "/state/a/layer", {}, IDS, 0o755)
 MACHINE_ID = ("MachineId", [])
 OVERLAY = (
     *("Overlay", "/merged", ["/lower0", "/lower1"]),
-    *("/layer", "index=off,metacopy=off", 200000, False),
+    *("/layer", "index=off,metacopy=off", 200000, False, False),
 )
 SYSFS = ("Filesystem", "sysfs", "/sys", f"ro,{SAFE}", {})
 TMP = ("CopiedUp", "tmpfs", "/tmp", "nosuid,nodev", rootplan.TMPFS, IDS, False)
@@ -75,7 +75,11 @@ NETNS = {"mode": "container:db", "path": "/run/db/ns/net"}
 CHOICE = {"show": ["/srv"], "hide": []}
 CASES: dict[str, tuple[dict[str, Any], list[tuple[Any, ...]]]] = {
     "plain": ({}, PLAIN),
-    "read-only": ({"read_only": True}, [*PLAIN, ("ReadOnlyRoot",)]),
+    "read-only": ({"read_only": True}, [*PLAIN, ("ReadOnlyRoot", False)]),
+    "new privileges": (
+        {"read_only": True, "no_new_privileges": False},
+        [*replaced(OVERLAY, (*OVERLAY[:-1], True)), ("ReadOnlyRoot", True)],
+    ),
     "first version": (
         {"lower": "/images/one", "idmap": False},
         [
@@ -105,9 +109,9 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[Any, ...]]]] = {
             ("Tree", "/", "/host", IDS),
             ("HostMask", "/host_mask", "mask", IDS, CHOICE),
             ("HostMask", "/host_rest", "rest", IDS, CHOICE),
-            ("Overlay", "/public_host", ["/host_rest", "/host"], "", "index=off", 0, True),
+            ("Overlay", "/public_host", ["/host_rest", "/host"], "", "index=off", 0, True, False),
             ("HostMask", "/host_ways", "ways", IDS, CHOICE),
-            ("Overlay", "/shown_host", ["/host_ways", "/host"], "", "index=off", 0, False),
+            ("Overlay", "/shown_host", ["/host_ways", "/host"], "", "index=off", 0, False, False),
             LAYER,
             (*OVERLAY[:2], ["/host_mask", "/shown_host", "/public_host"], *OVERLAY[3:]),
             *PLAIN[4:],
@@ -119,7 +123,7 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[Any, ...]]]] = {
             ("Tree", "/", "/host", IDS),
             ("HostMask", "/host_mask", "mask", IDS, {"show": [], "hide": []}),
             ("HostMask", "/host_rest", "rest", IDS, {"show": [], "hide": []}),
-            ("Overlay", "/public_host", ["/host_rest", "/host"], "", "index=off", 0, True),
+            ("Overlay", "/public_host", ["/host_rest", "/host"], "", "index=off", 0, True, False),
             LAYER,
             (*OVERLAY[:2], ["/host_mask", "/public_host"], *OVERLAY[3:]),
             *PLAIN[4:],

@@ -126,7 +126,10 @@ def _config(launch: Mapping[str, Any]) -> dict[str, Any]:
     config = {key: launch[key] for key in (*INIT_KEYS, *launch.get("init", ()))}
     program = launch["seccomp"]
     program = base64.b64decode(program) if program else None
-    config.update(confine.plan(launch["capabilities"], program))
+    mask = launch["capabilities"]
+    keep = launch.get("no_new_privileges", True)
+    ambient = launch.get("ambient", mask)
+    config.update(confine.plan(mask, ambient, program, no_new_privileges=keep))
     config.update(user=None, healthcheck=launch.get("healthcheck"))
     return config
 

@@ -289,11 +289,15 @@ class Directory(RootOperation):
 class ReadOnlyRoot(RootOperation):
     """The root itself, made read-only after all mounts below it."""
 
+    def __init__(self, *, set_id: bool) -> None:
+        self.set_id = set_id
+
     def apply(self, root: int) -> None:
         mounts.set_attributes(root, MOUNT_ATTR_RDONLY)
 
     def command(self) -> List[str]:
-        return [f"mount -o remount,bind,{option_words(TREE)} ."]
+        flags = TREE & ~MOUNT_ATTR_NOSUID if self.set_id else TREE
+        return [f"mount -o remount,bind,{option_words(flags)} ."]
 
 
 def option_words(flags: int, options: Optional[Mapping[str, str]] = None) -> str:

@@ -88,7 +88,7 @@ def plan(launch: Mapping[str, Any], shown: Sequence[str] = ()) -> List[RootOpera
         *_tmpfs(launch),
         *(File(path, source) for path, source in launch["files"].items()),
         Directory(launch["cwd"]),
-        *([ReadOnlyRoot()] if launch["read_only"] else []),
+        *([ReadOnlyRoot(set_id=_allows_set_id(launch))] if launch["read_only"] else []),
     ]
 
 
@@ -118,7 +118,12 @@ def stack(launch: Mapping[str, Any]) -> List[RootOperation]:
         lowers.append(PUBLIC_HOST)
     options = _parsed(launch.get("tmpfs_root", ""))
     layer = Layer(os.path.dirname(launch["upper"]), options, ids)
-    return [*operations, layer, Overlay(MERGED, lowers, LAYER, user=ids["uid"])]
+    merged = Overlay(MERGED, lowers, LAYER, user=ids["uid"], set_id=_allows_set_id(launch))
+    return [*operations, layer, merged]
+
+
+def _allows_set_id(launch: Mapping[str, Any]) -> bool:
+    return not launch.get("no_new_privileges", True)
 
 
 def lower_paths(launch: Mapping[str, Any]) -> List[str]:

@@ -171,6 +171,9 @@ class Overlay(RootOperation):
 
     ``user`` is the uid of that process, as overlayfs also writes with its rights: as root, a tenant
     would get the blocks that file systems keep for root (mke2fs(8), -m).
+
+    With ``set_id``, set-user-id programs gain rights in the sandbox. The kernel ignores their bits
+    in any other mount namespace (mnt_may_suid() in its fs/namespace.c).
     """
 
     def __init__(
@@ -181,6 +184,7 @@ class Overlay(RootOperation):
         *,
         user: int = 0,
         unprivileged: bool = False,
+        set_id: bool = False,
     ) -> None:
         self.target = target
         self.lowers = lowers
@@ -188,10 +192,12 @@ class Overlay(RootOperation):
         self.options = "index=off,metacopy=off" if layer else "index=off"
         self.user = user
         self.unprivileged = unprivileged
+        self.set_id = set_id
 
     def stack(self, pins: Mapping[str, int]) -> None:
         # Host root mounts it, so overlayfs keeps its marks in trusted.*, out of a tenant's reach.
-        flags = mounts.MS_NODEV | mounts.MS_NOSUID | (0 if self.layer else mounts.MS_RDONLY)
+        flags = mounts.MS_NODEV | (0 if self.set_id else mounts.MS_NOSUID)
+        flags |= 0 if self.layer else mounts.MS_RDONLY
         data = f"{self._layers()},{self.options}"
         effective, permitted, inheritable = confine.capabilities()
         # The tree is id-mapped: host root owns nothing in it, so capabilities are its rights.
@@ -206,7 +212,7 @@ class Overlay(RootOperation):
             confine.set_capabilities(effective, permitted, inheritable)
 
     def outside(self) -> List[str]:
-        options = f"nosuid,nodev,{self.options}"
+        options = f"{'' if self.set_id else 'nosuid,'}nodev,{self.options}"
         options = options if self.layer else f"ro,{options}"
         target = built(self.target)
         drop = "setpriv --bounding-set=-all,+sys_admin " if self.unprivileged else ""

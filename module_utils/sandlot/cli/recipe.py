@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import Any, Iterator, List, Mapping, NamedTuple, Sequence
 
+from .. import profiles
 from ..build.operations import RootOperation
 from ..cgroups import CgroupState
 from ..cgroups.knobs import VERSION_2
@@ -343,16 +344,20 @@ def _inside(subject: Subject) -> Iterator[str]:
     for operation in subject.root:
         yield from operation.command()
     launch = subject.launch
-    kept = [
-        name.lower() for bit, name in enumerate(CAPABILITIES) if launch["capabilities"] >> bit & 1
-    ]
-    granted = ",".join(["-all", *(f"+{name}" for name in kept)])
-    ambient = granted if subject.uid else "-all"
+    granted = _capabilities(launch["capabilities"])
+    ambient = _capabilities(launch.get("ambient", launch["capabilities"]) if subject.uid else 0)
     groups = ",".join(map(str, subject.groups))
     env = " ".join(quote(f"{key}={value}") for key, value in launch["env"].items())
+    yield f"# security_profile: {launch.get(profiles.OPTION, profiles.STRICT)}"
     yield f"exec setpriv --reuid={subject.uid} --regid={subject.gid} --groups={groups} \\"
     yield f"  --bounding-set={granted} --inh-caps={ambient} --ambient-caps={ambient} \\"
-    yield "  --no-new-privs \\"
+    if launch.get("no_new_privileges", True):
+        yield "  --no-new-privs \\"
     yield f"  env --ignore-environment --default-signal {env} \\"
     yield f"  sh -euc {quote(_WAITING)} {quote(launch['cwd'])} \\"
     yield f"  {' '.join(quote(word) for word in launch['argv'])}"
+
+
+def _capabilities(mask: int) -> str:
+    kept = [f"+{name.lower()}" for bit, name in enumerate(CAPABILITIES) if mask >> bit & 1]
+    return ",".join(["-all", *kept])

@@ -10,8 +10,9 @@ from typing import Any, Mapping
 
 from ..errors import SpecError
 from ..plan import Change, Operation
+from ..sandbox.process import changes
 from ..sandbox.record import PRESENT, REBUILDING, REMOVING, STARTED, STOPPED, Record
-from ..spec import Difference, Spec, differences
+from ..spec import Difference, Spec
 from ..spec.options import SECRET
 
 ABSENT = "absent"
@@ -142,7 +143,7 @@ def decide(target: Target, observed: Observed, rejoin: str = "") -> Decision:
         create=next_slot or bool(destroy) or observed.pins == NO_PINS,
         stop=stop,
         start=start,
-        differences=tuple(differences(record.spec, target.record.spec)) if record else (),
+        differences=tuple(changes(record, target.record)) if record else (),
         old_image=record.image.digest if record else "",
     )
 
@@ -157,8 +158,8 @@ def _rebuild_reason(target: Target, observed: Observed) -> str:
         return "recreate"
     if not observed.layer:
         return "its layer is missing"
-    changed = differences(record.spec, target.record.spec)
-    options = [entry.option for entry in changed if entry.change is Change.REBUILD]
+    differing = changes(record, target.record)
+    options = [entry.option for entry in differing if entry.change is Change.REBUILD]
     return f"{_listed(options)} changed" if options else ""
 
 
@@ -186,8 +187,7 @@ def _restart_reason(target: Target, observed: Observed, rebuild: str, destroy: s
     old, new = observed.record, target.record
     if old is None:
         return "launch file changed"
-    changes = differences(old.spec, new.spec)
-    options = [entry.option for entry in changes if entry.change is not Change.LIVE]
+    options = [entry.option for entry in changes(old, new) if entry.change is not Change.LIVE]
     if options:
         return f"{_listed(options)} changed"
     return "image updated" if old.image.digest != new.image.digest else "launch file changed"

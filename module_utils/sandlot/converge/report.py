@@ -16,7 +16,7 @@ from ..sandbox import crash, last_words, process, runtime
 from ..sandbox import facts as sandbox_facts
 from ..sandbox.record import STARTED, Record, load_all
 from ..site import Site
-from ..spec import Difference, Spec, differences, render, render_differences, stored
+from ..spec import Difference, Spec, render, render_differences, stored
 from ..spec.grants import relaxations
 from ..spec.options import SECRET
 from .context import Context
@@ -149,6 +149,8 @@ def facts(record: Record) -> Json:
         "addresses": [text for interface in record.interfaces for text in interface.addresses],
         "interfaces": [interface.to_json() for interface in record.interfaces],
         "published_ports": [str(port) for port in record.spec.published_ports],
+        "security_profile": process.security_profile(record),
+        "capabilities": list(process.capabilities(record)),
         "relaxed": relaxed(record),
         "labels": process.labels(record),
     }
@@ -196,7 +198,10 @@ def relaxed(record: Record) -> list[str]:
     shown = record.image.host.get("show", [])
     host = [f"image: {record.image.name} (the host's programs and configuration)"]
     host += [f"image: {record.image.name} (the host's {path})" for path in shown]
-    return [*(host if record.image.host else []), *security.relaxed(record.spec)]
+    return [
+        *(host if record.image.host else []),
+        *security.relaxed(record.spec, process.security_profile(record)),
+    ]
 
 
 def _diff(context: Context, mask: Mask) -> Json | List[Json]:
@@ -236,7 +241,7 @@ def _sandboxes_diff(context: Context, mask: Mask) -> Json:
         if old is None:
             shown: Mapping[str, Json] = {"before": {}, "after": _rendered(spec, mask)}
         else:
-            changes = differences(old.spec, spec)
+            changes = process.changes(old, decision.record)
             shown = render_differences(_masked(item, name, mask) for item in changes)
         if shown["before"] or shown["after"]:
             before[name], after[name] = shown["before"], shown["after"]

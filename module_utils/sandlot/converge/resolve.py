@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import Dict, Iterable, Mapping, Optional, Sequence, Set, Tuple
 
-from .. import cgroups, idmap, images, network
+from .. import cgroups, idmap, images, network, profiles
 from ..errors import SandlotError, SpecError
 from ..images import Image, ImagePlan, setup
 from ..network import Interface, Publication, SandboxPolicy
@@ -214,18 +214,30 @@ def _image(
         return old.image
     name = desired.wanted_spec.image
     if old and images.is_pinned_to(name, old.image.name, old.image.digest):
-        return old.image
+        return _with_profile(old.image, observed)
     image = images.find(observed.images, name)
     if old and (old.image.name, old.image.digest) == (image.name, image.digest):
-        return old.image
+        return _with_profile(old.image, observed)
     if not may_be_made:
         images.check_made(image)
     needed = [*image.layers, *(["/"] if image.host else [])]
     mapped = all(observed.maps_ids(path) for path in needed)
     layers = image.layers if mapped else _shifted(site, image, ids)
-    return ImageRef(
+    made = ImageRef(
         image.name, image.digest, layers, dict(image.host), image.tmpfs, dict(image.config)
     )
+    return _with_profile(made, observed)
+
+
+def _with_profile(image: ImageRef, observed: Observation) -> ImageRef:
+    """The image with the default of ``security_profile``, which earlier versions do not record."""
+    known = observed.images.get(image.name)
+    if known is None or profiles.OPTION in image.config:
+        return image
+    profile = images.profile(known, observed.images)
+    # Records of images with the usual default stay as they are.
+    chosen = {} if profile == profiles.STRICT else {profiles.OPTION: profile}
+    return replace(image, config={**image.config, **chosen})
 
 
 def _shifted(site: Site, image: images.Image, ids: idmap.IdRange) -> tuple[str, ...]:

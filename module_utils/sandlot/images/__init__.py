@@ -21,7 +21,7 @@ from .records import (
     uses,
 )
 from .shifted import shift_operations, shifted
-from .sources import SOURCES
+from .sources import SOURCES, profile
 from .store import ImagePlan, desired, operations, planned, prune_operations, removals
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "operations",
     "options",
     "planned",
+    "profile",
     "prune_operations",
     "removals",
     "shift_operations",

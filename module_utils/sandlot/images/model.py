@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Mapping, Sequence, Tuple
 
+from ..profiles import STRICT
 from ..spec.option import Option
 
 Json = Dict[str, Any]
@@ -114,7 +115,7 @@ class Source:
     refuses options that contradict each other. ``secret`` options, and options with ``no_log``, are
     neither stored nor compared. ``packages()`` are the Debian packages that this host lacks. With
     ``settled``, the digest fixes the content, so the origin need not be checked for changes after
-    the build.
+    the build. ``profile`` is the security profile of sandboxes that name none.
     """
 
     description: str
@@ -128,6 +129,7 @@ class Source:
     secret: frozenset[str] = frozenset()
     packages: Callable[[], Sequence[str]] = tuple
     settled: bool = False
+    profile: str = STRICT
 
     def parameters(self, spec: ImageSpec) -> Json:
         """The options to store and compare, including the setup."""

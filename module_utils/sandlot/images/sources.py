@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from typing import Mapping
 
+from ..profiles import STRICT
 from . import busybox, debootstrap, directory, host, host_overlay, oci, tarball, tmpfs
-from .model import ImageSpec, Source
+from .model import Image, ImageSpec, Source
 
 SOURCES: Mapping[str, Source] = {
     "busybox": busybox.SOURCE,
@@ -23,3 +24,11 @@ SOURCES: Mapping[str, Source] = {
 
 def of(spec: ImageSpec) -> Source:
     return SOURCES[spec.source]
+
+
+def profile(image: Image, known: Mapping[str, Image]) -> str:
+    """The security profile of sandboxes that name none; an image follows its ``base``."""
+    base = known.get(str(image.parameters.get("base", "")))
+    if base:
+        return profile(base, known)
+    return SOURCES[image.source].profile if image.source in SOURCES else STRICT

@@ -122,6 +122,9 @@ def new_session_keyring() -> None:
 
 
 def load_seccomp(program: bytes) -> None:
-    """Install a classic BPF program (struct sock_filter[], 8 bytes each); needs no_new_privs."""
+    """Install a classic BPF program (struct sock_filter[], 8 bytes each).
+
+    The caller needs no_new_privs, or CAP_SYS_ADMIN in its user namespace.
+    """
     fprog = _SockFprog(len(program) // 8, program)
     check(_seccomp(SYS_SECCOMP, _SECCOMP_SET_MODE_FILTER, 0, byref(fprog)), "seccomp")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, Mapping, Optional
 
-from .. import cgroups, store
+from .. import cgroups, profiles, store
 from ..errors import StateError
 from ..site import SandboxPaths
 from . import oom, runtime
@@ -44,6 +44,7 @@ def broken(sandbox: SandboxPaths, problem: str) -> Json:
 def of_record(record: Mapping[str, Any]) -> Json:
     """Facts from record.json; KeyError, TypeError or AttributeError if it is damaged."""
     spec = record["spec"]
+    profile = profiles.chosen(spec.get(profiles.OPTION), record["image"].get("config", {}))
     return {
         "image": _text(record["image"]["name"]),
         "network_mode": _text(spec.get("network_mode", "bridge")),
@@ -54,6 +55,8 @@ def of_record(record: Mapping[str, Any]) -> Json:
             if key in entry
         ],
         "published_ports": [_text(port) for port in spec["published_ports"]],
+        "security_profile": profile,
+        "capabilities": list(profiles.effective(profile, spec["capabilities"])),
         "wanted": _text(record["wanted"]),
     }
 

@@ -12,7 +12,7 @@ import os
 from dataclasses import asdict
 from typing import AbstractSet, Any, Dict, Mapping, Sequence
 
-from .. import network, security, store
+from .. import network, profiles, security, store
 from ..plan import Change
 from ..security import seccomp
 from ..site import SandboxPaths, Site
@@ -21,7 +21,7 @@ from ..spec.confinement import mask
 from ..spec.option import LAUNCHED, Reach
 from ..spec.options import reaching
 from . import first_start
-from .process import for_init, process
+from .process import capabilities, for_init, process, security_profile
 from .record import ImageRef, Record
 
 Json = Dict[str, Any]
@@ -31,6 +31,7 @@ HOST_FILES = ("hosts", "resolv.conf", "hostname")
 FACTS = frozenset(
     """
     schema digest name ids image lower host_root tmpfs_root idmap upper work files init login
+    ambient
     """.split()
 )
 # These follow from the host and the version of sandlot: neither an upgrade nor a new cgroup
@@ -46,14 +47,14 @@ _UNCOUNTED = frozenset({"schema", "digest", "init"}) | DERIVED | LIVE - _LIVE_CO
 
 
 def content(site: Site, record: Record, cgroups: Sequence[str]) -> Json:
-    spec = record.spec
+    spec, granted = record.spec, capabilities(record)
     data = {
         **_root(site, record),
         **_process(record),
         "rlimits": {entry.name: [entry.soft, entry.hard] for entry in spec.ulimits},
-        "capabilities": mask(spec.capabilities),
+        "capabilities": mask(granted),
         "seccomp_profile": spec.seccomp_profile,
-        "seccomp": _seccomp(spec.seccomp_profile, spec.capabilities, spec.seccomp_architectures),
+        "seccomp": _seccomp(spec.seccomp_profile, granted, spec.seccomp_architectures),
         "masked": list(security.MASKED),
         "readonly": list(security.READONLY),
         "time_offset": asdict(spec.time_offset) if spec.time_offset else None,
@@ -65,10 +66,14 @@ def content(site: Site, record: Record, cgroups: Sequence[str]) -> Json:
     data["name"] = record.name
     data["cgroups"] = list(cgroups)
     # Options that dd050e5 does not know: their readers have defaults. ``init`` lists init's.
-    rows = [row for row in reaching(*LAUNCHED) if row.later]
+    rows = [row for row in reaching(*LAUNCHED) if row.later and row.name != profiles.OPTION]
     changed = [row for row in rows if getattr(spec, row.name) != row.value(None)]
     data.update((row.name, row.dump(getattr(spec, row.name))) for row in changed)
     of_init = [row.name for row in changed if Reach.INIT in row.reaches]
+    profile = security_profile(record)
+    if profile != profiles.STRICT:
+        # Users other than root start with those of ``capabilities``, as in Podman.
+        data.update({profiles.OPTION: profile, "ambient": mask(spec.capabilities)})
     if record.image.config.get("first_start"):
         data["first_start"] = list(first_start.ARGV)
         of_init.append("first_start")

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass
-from typing import Any, Dict, Mapping, Sequence, Tuple
+from dataclasses import dataclass, replace
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
+from .. import profiles
 from ..errors import SpecError
 from ..kernel.program import PATH
-from ..spec import Healthcheck, Spec
+from ..plan import Change
+from ..spec import Difference, Healthcheck, Spec, differences
 from ..spec.quantities import signal_number
 from ..spec.table.supervision import parse_healthcheck
 from ..spec.text import MAX_STRING
@@ -62,6 +64,27 @@ def process(record: Record) -> Process:
 
 def labels(record: Record) -> Dict[str, str]:
     return {**record.image.config.get("labels", {}), **dict(record.spec.labels)}
+
+
+def security_profile(record: Record) -> str:
+    return profiles.chosen(record.spec.security_profile, record.image.config)
+
+
+def capabilities(record: Record) -> Tuple[str, ...]:
+    """The capabilities that root of the sandbox has, and no process beyond them."""
+    return profiles.effective(security_profile(record), record.spec.capabilities)
+
+
+def changes(before: Record, after: Record) -> List[Difference]:
+    """The differences between the specs of two records, with the profiles that are in effect."""
+    listed = {entry.option: entry for entry in differences(before.spec, after.spec)}
+    old, new = security_profile(before), security_profile(after)
+    if old != new:
+        listed[profiles.OPTION] = Difference(profiles.OPTION, old, new, Change.RESTART)
+    elif profiles.OPTION in listed:
+        # The image's default is the same.
+        listed[profiles.OPTION] = replace(listed[profiles.OPTION], change=Change.LIVE)
+    return list(listed.values())
 
 
 def _check(spec: Spec, image: ImageRef) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Callable, List, Mapping, Sequence, Tuple
 from ..errors import SandlotError
 from . import runtime
 from .elf_class import is_32_bit
-from .process import Process, process
+from .process import Process, capabilities, process
 from .record import Record
 
 # Programs that want to be PID 1, or to run containers, by the name that starts them.
@@ -47,6 +47,15 @@ class _Case:
     kills: int
     words: str
     roots: Sequence[str]
+
+    @property
+    def is_root(self) -> bool:
+        return self.runs.user.partition(":")[0] in ("0", "root")
+
+    @property
+    def capabilities(self) -> Sequence[str]:
+        """The capabilities that the workload starts with."""
+        return capabilities(self.record) if self.is_root else self.record.spec.capabilities
 
 
 def remedy(
@@ -90,7 +99,7 @@ def _init(case: _Case) -> str:
 
 
 def _refused(case: _Case) -> str:
-    granted = case.record.spec.capabilities
+    granted = case.capabilities
     for line in case.words.splitlines():
         if not re.search("not permitted|permission denied", line, re.I):
             continue
@@ -117,8 +126,8 @@ def _user(case: _Case) -> str:
     if not _says(case, "permission denied"):
         return ""
     user = case.runs.user
-    if user.partition(":")[0] in ("0", "root"):
-        if "DAC_OVERRIDE" in case.record.spec.capabilities:
+    if case.is_root:
+        if "DAC_OVERRIDE" in case.capabilities:
             return ""
         return (
             "root of a sandbox may not pass over the permissions of files: run it as their owner "

@@ -6,15 +6,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .. import profiles
 from ..spec.grants import relaxations
 
 if TYPE_CHECKING:
     from ..spec import Spec
 
 
-def relaxed(spec: Spec) -> list[str]:
-    """One line for each loosening, "option: value", in a stable order."""
-    lines = [f"capabilities: {name}" for name in spec.capabilities]
+def relaxed(spec: Spec, profile: str) -> list[str]:
+    """One line for each loosening, "option: value", in a stable order.
+
+    ``profile`` is the security profile in effect.
+    """
+    lines = [] if profile == profiles.STRICT else [f"{profiles.OPTION}: {profile}"]
+    lines += [f"capabilities: {name}" for name in spec.capabilities]
+    if not spec.no_new_privileges:
+        lines.append("no_new_privileges: false")
     if spec.seccomp_profile != "default":
         lines.append(f"seccomp_profile: {spec.seccomp_profile}")
     lines += [f"seccomp_architectures: {name}" for name in spec.seccomp_architectures]

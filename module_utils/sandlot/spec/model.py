@@ -49,7 +49,9 @@ class Spec:
     ulimits: tuple[Ulimit, ...]
     ingress_rate: int | None
     egress_rate: int | None
+    security_profile: str | None
     capabilities: tuple[str, ...]
+    no_new_privileges: bool
     seccomp_profile: str
     seccomp_architectures: tuple[str, ...]
     sysctls: Pairs

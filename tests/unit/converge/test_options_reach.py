@@ -67,7 +67,9 @@ OTHER: dict[str, Any] = {
     "ulimits": ["nofile:5:6"],
     "ingress_rate": "1mbit",
     "egress_rate": "1mbit",
+    "security_profile": "daemon",
     "capabilities": ["NET_RAW"],
+    "no_new_privileges": False,
     "seccomp_profile": "unconfined",
     "seccomp_architectures": ["x86"],
     "sysctls": {"kernel.shmmax": "9"},
@@ -137,6 +139,7 @@ def test_an_option_reaches_the_launch_file_or_not(option: Option) -> None:
     # hostname is a variable of the workload, network_mode decides on sysctls of its own.
     others = {"hostname": {"env"}, "network_mode": {"sysctls"}, "capabilities": {"seccomp"}}
     follow = {
+        "security_profile": {"capabilities", "ambient", "seccomp"},
         "seccomp_profile": {"seccomp"},
         "seccomp_architectures": {"seccomp"},
         **others,
@@ -208,8 +211,9 @@ def test_whom_an_option_reaches_reads_it() -> None:
     by_init, by_all = read_keys("init"), read_keys("init", "build", "launcher")
     readers = [(by_init if Reach.INIT in row.reaches else by_all, row) for row in OPTIONS]
     keys = [(row.launch_key, read) for read, row in readers if row.launch_key]
-    # It reaches init as the program that the launch file has beside it.
+    # They reach init as the capabilities and the program that the launch file has beside them.
     assert [key for key, read in keys if key not in read] == [
+        "security_profile",
         "seccomp_profile",
         "seccomp_architectures",
     ]

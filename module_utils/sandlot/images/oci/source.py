@@ -13,6 +13,7 @@ import functools
 from typing import Any, Dict, List, Tuple
 
 from ...errors import HostError, SpecError
+from ...profiles import DAEMON
 from ...spec.names import absolute_path
 from ...spec.option import Option
 from ...spec.text import choice, flag, line, missing, refusal, text
@@ -202,6 +203,7 @@ SOURCE = Source(
     secret=frozenset(ACCESS),
     settled=True,
     packages=skopeo.missing,
+    profile=DAEMON,
     options=(
         Option(
             "reference",

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...plan import Change
+from ...profiles import CAPABILITIES, OPTION
 from .. import confinement, names, quantities, text
 from ..option import Option, Reach, record
 from ..text import refusal
@@ -70,11 +71,28 @@ def _of_this_machine(spec: Spec) -> None:
 
 OPTIONS = (
     Option(
+        OPTION,
+        "str",
+        partial(text.choice, choices=tuple(CAPABILITIES)),
+        [
+            "Capabilities that the root user of the sandbox has in the sandbox's own user "
+            "namespace. V(strict) has none.",
+            "V(daemon) has what servers need that start as root: "
+            f"{', '.join(CAPABILITIES['daemon'])}.",
+            "By default V(daemon) for images of source V(oci), V(strict) for all others.",
+        ],
+        reaches={Reach.CONFINEMENT},
+        change=Change.RESTART,
+        choices=tuple(CAPABILITIES),
+        later=True,
+    ),
+    Option(
         "capabilities",
         "list",
         confinement.capabilities,
         [
-            "Capabilities granted in the sandbox's own user namespace; without this, none.",
+            "Capabilities granted in the sandbox's own user namespace, to any user, beyond those "
+            "of O(security_profile).",
             "With or without C(CAP_), in any case. V(ALL) is refused.",
         ],
         reaches={Reach.CONFINEMENT},
@@ -82,6 +100,21 @@ OPTIONS = (
         default=[],
         dump=list,
         elements="str",
+    ),
+    Option(
+        "no_new_privileges",
+        "bool",
+        text.flag,
+        [
+            "Whether programs are kept from gaining rights when they start: set-user-id bits and "
+            "file capabilities then have no effect.",
+            "V(false) lets C(sudo), C(su) and such work inside, within the capabilities of "
+            "O(security_profile) and O(capabilities), and is listed in C(relaxed).",
+        ],
+        reaches={Reach.CONFINEMENT, Reach.ROOT},
+        change=Change.RESTART,
+        default=True,
+        later=True,
     ),
     Option(
         "seccomp_profile",
