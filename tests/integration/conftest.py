@@ -22,6 +22,7 @@ LONG = (
     *("test_images_store.py", "test_upgrade.py", "test_network_modes.py", "test_faults.py"),
     *("test_network_module.py", "test_images_host.py", "test_state_corpus.py"),
     *("test_faults_stopped.py", "test_network_ipv6.py", "test_network_policy6.py"),
+    *("test_published_databases.py", "test_published_services.py"),
     *("test_upgrade_dd050e5.py", "test_network_live.py", "test_converge.py", "test_rebuild.py"),
 )
 __all__ = ["fresh_host", "module_host", "sandbox_host"]
