@@ -250,6 +250,11 @@ class SandboxPaths:
         return f"{self.run}/etc"
 
     @property
+    def held(self) -> str:
+        """A mark: init's next start waits for the command that is to be traced."""
+        return f"{self.run}/held"
+
+    @property
     def init(self) -> str:
         """Pid, start time, boot id and launch digest of init; the launcher writes the file."""
         return f"{self.run}/init.json"

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 
+from converge_fixtures import Deployment
 from sandboxes import ENGINE, Host
 
 CODE = f"import sys; sys.path.insert(0, {str(ENGINE.parent)!r}); from sandlot.cli import main; "
@@ -20,7 +21,7 @@ COMMAND = [sys.executable, "-I", "-c", CODE + "sys.exit(main())"]
 SIZE = struct.Struct("HHHH")
 
 
-def environment(host: Host) -> dict[str, str]:
+def environment(host: Host | Deployment) -> dict[str, str]:
     return {**os.environ, "SANDLOT_ROOT": host.paths.root}
 
 

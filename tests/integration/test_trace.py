@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from converge_fixtures import Deployment, eventually
+from converge_fixtures import sandbox as deployed
 from exec_fixtures import COMMAND, environment
 from sandboxes import Host, Sandbox, children, status_fields, until, wait_dead
 from sandlot.security import seccomp
@@ -263,14 +265,30 @@ def test_a_workload_that_crashes_waits_for_the_trace(sandbox_host: Host) -> None
     box.until(lambda: runs.read_text() != before)
 
 
-def test_what_can_not_be_traced(sandbox_host: Host) -> None:
-    box = sandbox_host.created("a", ["true"])
-    done = trace(box, "a")
-    assert done.returncode == 1 and "hint: start it: sandlot start a" in done.stderr
-    box.start()
-    box.until_final()
-    box.write(argv=SLEEP)
-    box.start()
+def test_a_command_that_is_missing(sandbox_host: Host) -> None:
+    box = sandbox_host.started("a", SLEEP)
     done = trace(box, "a", "--", "/bin/nothing")
     assert done.returncode == 0 and "/bin/nothing: command not found" in done.stdout
     assert len(box.pids()) == 2
+
+
+def test_a_workload_that_stays_down(host: Deployment) -> None:
+    """The traced run is its run: it leaves the same state. One that is stopped is not started."""
+    code = "echo x >> /runs; mknod /b b 1 1 2>/dev/null; echo Operation not permitted; exit 3"
+    spec = deployed("a", command=shell(code), restart_policy="no")
+    host.run(spec)
+    eventually(lambda: host.info("a")["state"] == "exited")
+    (hint,) = host.run(spec, watch=30.0).warnings
+    assert "sandlot trace a" in hint
+    command = [*COMMAND, "trace", "--format", "json", "a"]
+    for runs in (3, 4):
+        eventually(lambda: host.info("a")["state"] == "exited")
+        done = subprocess.run(command, env=environment(host), capture_output=True, text=True)
+        assert json.loads(done.stdout)["exit_code"] == 3, done
+        assert "no option makes devices inside" in done.stdout, done.stdout
+        eventually(lambda: host.info("a")["exit_code"] == 3)
+        written = Path(host.paths.sandbox("a").upper, "runs").read_text()
+        assert written == "x\n" * runs
+    host.run({**spec, "state": "stopped"})
+    done = subprocess.run(command, env=environment(host), capture_output=True, text=True)
+    assert done.returncode == 1 and "hint: start it: sandlot start a" in done.stderr

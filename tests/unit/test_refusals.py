@@ -19,6 +19,7 @@ from sandlot.security.refusals import (
     File,
     answer,
     filter_error,
+    is_open_to,
     of_file,
 )
 from sandlot.spec.confinement import CAPABILITIES
@@ -155,6 +156,18 @@ def test_a_capability_that_is_granted_is_not_asked_for() -> None:
 )
 def test_files(file: File, user: int, words: str) -> None:
     assert words in of_file(file, user, NONE).remedy
+
+
+def test_only_permissions_that_refuse_are_named() -> None:
+    assert is_open_to(File("/x", 33, 33, 0o700, True), 33)
+    assert not is_open_to(File("/x", 33, 33, 0o700, True), 0)
+    assert not is_open_to(File("/x", 33, 33, 0o500, True), 33)
+    assert is_open_to(File("/x", 0, 0, 0o666), 33)
+    for call in (Call("execve", "EACCES", "", "/x"), Call("openat", "EACCES", "", "/x")):
+        found = answer(call, NONE)
+        assert found is not None and found.of_file
+    found = answer(Call("mknodat", "EPERM", "S_IFBLK|0666", "/x"), NONE)
+    assert found is not None and not found.of_file
 
 
 # -- lines of strace

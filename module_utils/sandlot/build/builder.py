@@ -103,6 +103,8 @@ def start(
         login = {name: text for name, text in user["login"].items() if name in names}
         config.update(login=names, env={**launch["env"], **login})
         config["logs"] = opened
+        if os.path.exists(paths.held):
+            config["held"] = True
         wire.send_any_size(peer, config, [*fds, *descriptors, *sinks])
         _expect(peer, "started")
     except (OSError, LaunchError):

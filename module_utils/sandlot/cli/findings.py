@@ -23,7 +23,6 @@ _MOST = 200
 _SHOWN = 160
 # Pointers tell nothing, and are others in each run.
 _POINTER = re.compile(r"\b0x[0-9a-f]{5,}\b")
-_FILES = ("EACCES", "EPERM")
 
 
 @dataclass
@@ -113,13 +112,13 @@ class Findings:
 
     def _with_file(self, pid: int, call: Call, answer: Answer) -> Answer:
         """Say whose the file is, where its permissions are what refuses."""
-        if call.error not in _FILES or not call.path or answer.capabilities or answer.harmless:
-            return answer
-        if answer.by != refusals.KERNEL:
+        if not answer.of_file or not call.path:
             return answer
         user = user_of(pid, self._ids)
-        blocking = self._blocking(call.path, user)
-        return refusals.of_file(blocking, user, self._has) if blocking else answer
+        file = self._blocking(call.path, user)
+        if file is None or refusals.is_open_to(file, user):
+            return answer
+        return refusals.of_file(file, user, self._has)
 
     def _blocking(self, path: str, user: int) -> Optional[File]:
         """The first directory on the way that keeps ``user`` out, or else the file."""

@@ -19,11 +19,11 @@ import sys
 import time
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-from .. import store, wire
+from .. import converge, store, wire
 from ..errors import SandlotError
 from ..kernel import namespaces, tracing
 from ..kernel.text import harmless
-from ..sandbox import headroom, strace, strace_lines
+from ..sandbox import headroom, names, runtime, strace, strace_lines
 from ..site import Site
 from . import descriptors, execute, output
 from .findings import Findings
@@ -40,6 +40,9 @@ def run(site: Site, options: argparse.Namespace) -> int:
     tracer = strace.find()
     handlers = {number: signal.signal(number, _interrupt) for number in _ENDING}
     try:
+        names.check(site, options.name)
+        if runtime.running(site.sandbox(options.name)) is None:
+            converge.start_held(site, options.name)
         traced = _Traced(site, options.name, options.argv, options.timeout)
         traced.run(tracer)
     finally:

@@ -8,7 +8,7 @@ from ..sandbox.crash import WATCH
 from .api import converge, request, setup_runner
 from .report import Result, info, return_values
 from .resolve import Request
-from .upkeep import down, lifecycle, refresh, remove, repair, up
+from .upkeep import down, lifecycle, refresh, remove, repair, start_held, up
 
 __all__ = [
     "WATCH",
@@ -24,5 +24,6 @@ __all__ = [
     "request",
     "return_values",
     "setup_runner",
+    "start_held",
     "up",
 ]

@@ -9,7 +9,7 @@ import os
 from dataclasses import replace
 from typing import Iterable, Sequence
 
-from .. import lock, network
+from .. import lock, network, store
 from ..errors import LaunchError, SpecError
 from ..images import setup
 from ..launcher.client import Launcher
@@ -95,6 +95,24 @@ def lifecycle(site: Site, names: Sequence[str], action: str, *, watch: float = 0
         request = Request(tuple(desired), watch=watch)
         done = run(site, request)
     return crashes.noted(site, request, done)
+
+
+def start_held(site: Site, name: str) -> None:
+    """Start a sandbox whose workload ended by itself; the next traced command is its run."""
+    with lock.exclusive(site):
+        records = record.load_all(site)
+        desired = _stored(name, STARTED, records)
+        if records.good[name].wanted != STARTED:
+            raise LaunchError(f"{name} is stopped", hint=f"start it: sandlot start {name}")
+        mark = site.sandbox(name).held
+        try:
+            os.makedirs(os.path.dirname(mark), mode=0o700, exist_ok=True)
+            os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            done = run(site, Request((desired,)))
+        finally:
+            store.remove(mark)
+    if name in done.failed:
+        raise LaunchError(done.failed[name])
 
 
 def _stored(name: str, state: str, records: Records) -> Desired:

@@ -197,13 +197,16 @@ class ExecServer:
         """Whether a command is traced, as if it were the workload."""
         return any(command.traced for command in self._commands.values())
 
-    def on_exit(self, pid: int, code: int) -> None:
+    def on_exit(self, pid: int, code: int) -> bool:
+        """Report the end of a command; whether it was a traced one that had started."""
         command = self._commands.get(pid)
         if command is None:
-            return
+            return False
         self._decided(command)
-        if self._commands.pop(pid, None) is not None:
-            wire.reply(command.connection, {"exit": code})
+        if self._commands.pop(pid, None) is None:
+            return False
+        wire.reply(command.connection, {"exit": code})
+        return command.traced
 
     def _close(self, connection: _socket.socket) -> None:
         """Forget a client that is gone; its command runs on, unless it is traced."""

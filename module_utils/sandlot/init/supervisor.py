@@ -37,6 +37,8 @@ NOT_FORWARDED = frozenset(
 CAUGHT = tuple(sorted(int(number) for number in signal.valid_signals() - NOT_FORWARDED))
 # Making keys takes a second or two, and longer when many sandboxes do so at once.
 PREPARATION_SECONDS = 120.0
+# How long a held start waits for the command that is to be traced in its place.
+HOLD_SECONDS = 30.0
 # How often a start looks whether a command is still traced.
 TRACE_PAUSE = 0.2
 # Made here, as the numbers on the way to it would take memory in each sandbox.
@@ -73,12 +75,15 @@ class Supervisor:
         self.health: Optional[Health] = None
         self.ending = False
         self.preparing = False
+        self.held = False
         self.done = False
 
     def run(self) -> None:
         self._watch_signals()
         self._set_healthcheck(self.config["healthcheck"])
-        if "first_start" in self.config:
+        if self.config.pop("held", False):
+            self._hold()
+        elif "first_start" in self.config:
             self._prepare(self.config.pop("first_start"))
         else:
             self.start()
@@ -132,8 +137,11 @@ class Supervisor:
             self._main_exited(self.main, wait_status)
             return
         code = exit_code(wait_status)
-        if self.health is None or not self.health.on_exit(pid, code):
-            self.exec.on_exit(pid, code)
+        if self.health is not None and self.health.on_exit(pid, code):
+            return
+        if self.exec.on_exit(pid, code) and self.held:
+            self.held = False
+            self._run_ended(wait_status)
 
     # -- the workload
 
@@ -154,12 +162,22 @@ class Supervisor:
         else:
             self.start()
 
+    def _hold(self) -> None:
+        """Let the next traced command be this run; without one, start the workload after a time."""
+        self.held = True
+        self.policy.started()
+        self.loop.after(MAIN, HOLD_SECONDS, self.start)
+        if self.peer is not None:
+            self.peer.send(b"started 1")
+            self.peer.close()
+            self.peer = None
+
     def start(self) -> None:
         if self.exec.is_tracing:
             # The traced copy is this run: both would want the same ports and locks.
             self.loop.after(MAIN, TRACE_PAUSE, self.start)
             return
-        self.ending = False
+        self.ending = self.held = False
         self._run(self.config)
 
     def _run(self, command: Mapping[str, Any]) -> None:
@@ -259,6 +277,9 @@ class Supervisor:
         if self.preparing:
             self._prepared(exit_code(wait_status))
             return
+        self._run_ended(wait_status)
+
+    def _run_ended(self, wait_status: int) -> None:
         self.ending = True
         # Before the status: a reader of the final status looks at the last lines of the log.
         self._drain_output()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, List, Mapping, Sequence, Tuple
 
 from ..errors import SandlotError
+from ..kernel.signals import signal
 from . import runtime
 from .elf_class import is_32_bit
 from .process import Process, capabilities, process
@@ -177,6 +178,14 @@ def _foreign(case: _Case) -> str:
     return f"{runs.argv[0]} is a 32-bit program: give it seccomp_architectures: [x86]"
 
 
+def _unknown(case: _Case) -> str:
+    """Without a better fact, a traced run knows which call was refused."""
+    refused = _says(case, "operation not permitted|permission denied|bad system call")
+    if refused or case.code == 128 + signal.SIGSYS:
+        return f"see which call was refused: sandlot trace {case.record.name}"
+    return ""
+
+
 _RULES: Tuple[Callable[[_Case], str], ...] = (
     _memory,
     _foreign,
@@ -187,4 +196,5 @@ _RULES: Tuple[Callable[[_Case], str], ...] = (
     _limits,
     _address,
     _missing,
+    _unknown,
 )

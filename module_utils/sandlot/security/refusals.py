@@ -57,12 +57,16 @@ class File:
 
 @dataclass(frozen=True)
 class Answer:
-    """``capabilities`` are those that would allow the call; "" is no ``by`` that is known."""
+    """``capabilities`` are those that would allow the call.
+
+    ``of_file`` says that the permissions of the file may be the cause.
+    """
 
     by: str
     remedy: str
     capabilities: Tuple[str, ...] = ()
     harmless: bool = False
+    of_file: bool = False
 
 
 def answer(call: Call, has: Confinement) -> Answer | None:
@@ -75,7 +79,7 @@ def answer(call: Call, has: Confinement) -> Answer | None:
     if call.error not in TOLD:
         return None
     if call.error in FILE_ERRORS and call.path:
-        return Answer(KERNEL, _of_file(call, has))
+        return _of_path(call, has)
     if call.error == "ENOSYS":
         return Answer(KERNEL, "the kernel of the host has no such call", harmless=True)
     return Answer(KERNEL, "the kernel refuses it; no option is known")
@@ -155,7 +159,7 @@ def _row(call: Call) -> Row | None:
 
 def _refused(row: Row, has: Confinement) -> Answer:
     if not row.needs:
-        return Answer(KERNEL, row.text, harmless=row.harmless)
+        return Answer(KERNEL, row.text, of_file=row.of_file)
     if row.needs in has.capabilities:
         text = f"the sandbox has {row.needs}: the process gave it up, or the object is not its own"
         return Answer(KERNEL, text)
@@ -173,16 +177,28 @@ def granting(names: Tuple[str, ...]) -> str:
 # -- files
 
 
-def _of_file(call: Call, has: Confinement) -> str:
+def _of_path(call: Call, has: Confinement) -> Answer:
     if _PSEUDO.match(call.path):
+        text = "files of the kernel are read-only inside, or masked; no option"
         if call.path.startswith("/proc/sys/"):
-            return f"the kernel's settings are read-only inside: see sysctls for {call.path}"
-        return "files of the kernel are read-only inside, or masked; no option"
+            text = f"the kernel's settings are read-only inside: see sysctls for {call.path}"
+        return Answer(KERNEL, text)
     if call.error == "EROFS":
+        text = "it is mounted read-only"
         if has.read_only:
-            return "the root is read-only: list the directory in tmpfs, or put a volume there"
-        return "it is mounted read-only"
-    return "the permissions of the file"
+            text = "the root is read-only: list the directory in tmpfs, or put a volume there"
+        return Answer(KERNEL, text)
+    return Answer(KERNEL, "a flag of the mount, or a security module", of_file=True)
+
+
+def is_open_to(file: File, user: int) -> bool:
+    """Whether the permissions give a user all but the execution of a program.
+
+    Groups are not known, so the bits of the group count for everybody.
+    """
+    bits = file.mode >> 6 if file.owner == user else file.mode | file.mode >> 3
+    wanted = 0o7 if file.is_directory else 0o6
+    return bits & wanted == wanted
 
 
 def of_file(file: File, user: int, has: Confinement) -> Answer:

@@ -76,7 +76,7 @@ class Row(NamedTuple):
     words: str = ""
     needs: str = ""
     text: str = ""
-    harmless: bool = False
+    of_file: bool = False
 
 
 def _row(
@@ -86,9 +86,10 @@ def _row(
     *,
     needs: str = "",
     text: str = "",
-    harmless: bool = False,
+    of_file: bool = False,
 ) -> Row:
-    return Row(tuple(calls.split()), tuple(errors.split()), words, needs, text, harmless)
+    names, numbers = tuple(calls.split()), tuple(errors.split())
+    return Row(names, numbers, words, needs, text, of_file=of_file)
 
 
 _CHOWN = "chown fchown fchownat lchown"
@@ -119,6 +120,8 @@ ROWS: Tuple[Row, ...] = (
     _row(_XATTR, "EPERM", r'"(security|trusted)\.', text="no option: the attribute is the host's"),
     _row(f"{_CHMOD} {_TIMES} {_XATTR}", "EPERM EACCES", needs="FOWNER"),
     _row(f"{_OPEN} fcntl", "EPERM", r"O_NOATIME", needs="FOWNER"),
+    # In a sticky directory, and of a file of somebody else (path_resolution(7), link(2)).
+    _row("link linkat rename renameat renameat2 rmdir unlink unlinkat", "EPERM", needs="FOWNER"),
     _row(_SETGID, "EPERM", needs="SETGID"),
     _row(_SETUID, "EPERM", needs="SETUID"),
     _row(_SETUID, "EAGAIN", text="nproc in ulimits is reached: raise it"),
@@ -175,7 +178,12 @@ ROWS: Tuple[Row, ...] = (
     _row(_WRITE, "EFBIG", text="raise fsize in ulimits"),
     _row(_EXEC, "ENOENT", text="the program is missing in the image, or its interpreter is"),
     _row(_EXEC, "ENOEXEC", text="it is no program of this machine: compare the image's platform"),
-    _row(_EXEC, "EACCES", text="it may not be executed: a file without x, or a mount with noexec"),
+    _row(
+        _EXEC,
+        "EACCES",
+        text="it may not be executed: a file without x, or a mount with noexec",
+        of_file=True,
+    ),
     _row(_EXEC, "E2BIG", text="shorten env and arguments, or raise stack in ulimits"),
     _row(_EXEC, "EPERM", text="the file's capabilities are more than the sandbox's: grant them"),
     _row("connect sendto sendmsg", "EACCES EPERM", text="egress in networks does not allow it"),
@@ -183,7 +191,7 @@ ROWS: Tuple[Row, ...] = (
     _row("connect", "ENETUNREACH EHOSTUNREACH", text="no network leads there: see networks"),
 )
 # Errors of calls with a path that the permissions, or the mount, of a file explain.
-FILE_ERRORS = ("EACCES", "EPERM", "EROFS")
+FILE_ERRORS = ("EACCES", "EROFS")
 # Errors of any call that are worth a line; others (ENOENT of a look, EAGAIN, ENOTTY) are the
 # program's everyday life.
 TOLD = frozenset(("EPERM", "EACCES", "ENOSYS", "EROFS", "EPROTONOSUPPORT"))
