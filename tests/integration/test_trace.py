@@ -278,8 +278,7 @@ def test_a_workload_that_stays_down(host: Deployment) -> None:
     spec = deployed("a", command=shell(code), restart_policy="no")
     host.run(spec)
     eventually(lambda: host.info("a")["state"] == "exited")
-    (hint,) = host.run(spec, watch=30.0).warnings
-    assert "sandlot trace a" in hint
+    assert "sandlot trace a" in host.run(spec, watch=30.0).failed["a"]
     command = [*COMMAND, "trace", "--format", "json", "a"]
     for runs in (3, 4):
         eventually(lambda: host.info("a")["state"] == "exited")
