@@ -491,7 +491,7 @@ actions:
   sample: ["web: create from busybox", "web: start"]
 sandbox:
   description: Facts of the sandbox.
-  returned: always
+  returned: success
   type: dict
   sample:
     name: web
@@ -501,14 +501,19 @@ sandbox:
   contains:
     crash:
       description:
-        - How the workload ended by itself, C(what) with C(remedy), C(state), C(exit_code),
-          C(signal), C(restarts), C(oom_kills) and C(last_log). Also the failure of the task, or
-          with O(fail_on_crash=0) a warning.
+        - How the workload ended by itself, as in RV(crashes), where that is a warning and not
+          the failure of the task.
       type: dict
       returned: when it ended
+crashes:
+  description:
+    - How the workload of a failed sandbox ended by itself, by name, C(what) with C(remedy),
+      C(state), C(exit_code), C(signal), C(restarts), C(oom_kills) and C(last_log).
+  returned: when a workload crashed
+  type: dict
 relaxed:
   description: Relaxations of the default confinement.
-  returned: always
+  returned: success
   type: list
   elements: str
   sample: ["capabilities: NET_RAW"]

@@ -44,22 +44,25 @@ options:
     type: list
     elements: str
     default: []
+  packages:
+    description:
+      - V(install) installs the Debian packages that are missing, with M(ansible.builtin.apt).
+      - V(require) fails where one is missing, once the runtime is installed.
+      - V(report) leaves that to who reads RV(missing_packages).
+      - Only of use with O(state=present).
+    type: str
+    choices: [install, require, report]
+    default: report
 """
 
 EXAMPLES = r"""
 - name: Install or upgrade the runtime
   sandlot.sandlot.sandbox_host:
-  register: runtime
 
-- name: Ask what images from a registry need, too
+- name: Install Debian packages as well, also those that images from a registry need
   sandlot.sandlot.sandbox_host:
     image_sources: [busybox, oci]
-  register: runtime
-
-- name: Install what it lacks
-  ansible.builtin.apt:
-    name: "{{ runtime.missing_packages }}"
-  when: runtime.missing_packages | length > 0
+    packages: install
 
 - name: Remove the runtime
   sandlot.sandlot.sandbox_host:
@@ -157,7 +160,7 @@ from ansible.module_utils.basic import AnsibleModule, _load_params
 # Ansible sends what is imported by name: these are the roots of all that has to be on a host.
 from ..module_utils.sandlot import converge, shell
 from ..module_utils.sandlot.cli import main as command
-from ..module_utils.sandlot.host import doctor, facts, install
+from ..module_utils.sandlot.host import doctor, facts, install, packages
 from ..module_utils.sandlot.launcher import zygote
 from ..module_utils.sandlot.site import Site
 
@@ -165,6 +168,7 @@ ROOTS = (converge, command, zygote)
 ARGUMENTS = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "image_sources": {"type": "list", "elements": "str", "default": []},
+    "packages": {"type": "str", "choices": [*packages.CHOICES], "default": packages.REPORT},
 }
 
 
@@ -173,6 +177,9 @@ def action(module: shell.Module, site: Site) -> shell.Json:
     reach = {"present": install.present, "absent": install.absent}[module.params["state"]]
     outcome = reach(site, check=module.check_mode)
     known = facts.gather(site, sources)
+    if module.params["state"] == "present":
+        missing, choice = known["missing_packages"], module.params["packages"]
+        outcome = packages.due(outcome, missing, choice, check=module.check_mode)
     checks = [finding.to_json() for finding in doctor.examine(site, known)]
     return {"changed": outcome.changed, "actions": outcome.actions, "checks": checks, **known}
 

@@ -390,7 +390,7 @@ actions:
   sample: ["image busybox: make 33797cfa5d26 from busybox"]
 done:
   description: Time and size of each image that was made, in order.
-  returned: always
+  returned: success
   type: list
   elements: dict
   contains:
@@ -412,9 +412,14 @@ done:
       type: float
   sample:
     - {name: busybox, verb: made, digest: 33797cfa5d26..., size: 2001312, seconds: 0.4}
+summary:
+  description: The changes in one row.
+  returned: success
+  type: str
+  sample: image busybox made (2.0 MB in 0.4 s)
 images:
   description: All images of the host by name.
-  returned: always
+  returned: success
   type: dict
   contains:
     source:
@@ -492,7 +497,8 @@ def action(module: shell.Module, site: Site) -> shell.Json:
         check=module.check_mode,
         uploads=params["uploads"],
     )
-    return converge.return_values(converge.converge(site, request))
+    result = converge.converge(site, request)
+    return {**converge.return_values(result), "summary": converge.changes(result)}
 
 
 def main() -> None:

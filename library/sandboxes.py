@@ -843,6 +843,17 @@ options:
       - Whether to restart all listed sandboxes that run.
     type: bool
     default: false
+  only:
+    description:
+      - Names of O(sandboxes) that the call is about; it leaves the others alone.
+      - Without it, all of them. Not with O(purge).
+    type: list
+    elements: str
+  address:
+    description:
+      - Name or address of the host that RV(summary) has where a published port answers.
+    type: str
+    default: 127.0.0.1
   management_ports:
     description:
       - Ports that the host is managed through, which no sandbox may publish, beside those
@@ -938,7 +949,7 @@ networks:
   type: dict
 sandboxes:
   description: Facts of each sandbox that was listed or removed, by name.
-  returned: always
+  returned: success
   type: dict
   sample:
     web:
@@ -951,11 +962,27 @@ sandboxes:
 relaxed:
   description:
     - Relaxations of the default confinement, by sandbox name and C(network NAME).
-  returned: always
+  returned: success
   type: dict
   sample:
     web: ["capabilities: NET_RAW"]
     network builders: ["host_access: 9100/tcp"]
+summary:
+  description: The sandboxes that run, their addresses, and the changes, in one row.
+  returned: success
+  type: str
+  sample: "runs web at http://127.0.0.1:8080/, worker; 1 made, 1 unchanged"
+next_command:
+  description: A command to try on the host, empty where nothing runs.
+  returned: success
+  type: str
+  sample: sudo sandlot exec -i -t worker -- sh
+crashes:
+  description:
+    - How the workload of a failed sandbox ended by itself, by name, C(what) with C(remedy),
+      C(state), C(exit_code), C(signal), C(restarts), C(oom_kills) and C(last_log).
+  returned: when a workload crashed
+  type: dict
 failed_items:
   description: Message of each sandbox that could not be converged; the others were.
   returned: when a sandbox failed
@@ -981,6 +1008,8 @@ ARGUMENTS = {
     "purge": {"type": "bool", "default": False},
     "recreate": {"type": "bool", "default": False},
     "restart": {"type": "bool", "default": False},
+    "only": {"type": "list", "elements": "str"},
+    "address": {"type": "str", "default": "127.0.0.1"},
     "management_ports": {"type": "list", "elements": "int", "default": []},
     "uploads": {"type": "dict"},
 }
@@ -996,6 +1025,7 @@ def action(module: shell.Module, site: Site) -> shell.Json:
         purge=params["purge"],
         recreate=params["recreate"],
         restart=params["restart"],
+        only=params["only"],
         check=module.check_mode,
         watch=converge.WATCH,
         uploads=params["uploads"],
@@ -1007,6 +1037,7 @@ def action(module: shell.Module, site: Site) -> shell.Json:
         **converge.return_values(result),
         "sandboxes": result.sandboxes,
         "relaxed": {**result.relaxed, **opened},
+        **converge.closing(site, result, params["address"]),
     }
 
 

@@ -17,7 +17,7 @@ from typing import (
     Type,
 )
 
-from .errors import SandlotError, named
+from .errors import SandlotError
 from .kernel import files, signals
 from .mask import without_values
 from .oserrors import explained
@@ -26,6 +26,8 @@ from .spec import raw
 from .spec.options import SECRET
 
 Json = Dict[str, Any]
+
+_OF_A_FAILURE = ("actions", "changed", "crashes", "diff", "msg")
 
 
 class Module(Protocol):
@@ -109,8 +111,8 @@ def _reticent(
 def run(module: Module, action: Action) -> NoReturn:
     """Exit with the result of ``action``; explain an error as the module's failure.
 
-    ``failed`` in the result maps items to messages: the other items succeeded, but the module
-    fails. Ansible shows ``warnings``.
+    ``failed`` in the result maps items to messages, and ``msg`` tells of all: the other items
+    succeeded, but the module fails. Ansible shows ``warnings``.
     """
     signals.reset()
     files.close_umask()
@@ -126,6 +128,7 @@ def run(module: Module, action: Action) -> NoReturn:
         module.warn(warning)
     failed = result.pop("failed", {})
     if failed:
-        text = "; ".join(named(name, message) for name, message in sorted(failed.items()))
-        module.fail_json(msg=text, failed_items=failed, **result)
+        # Ansible shows all of a failed result, in alphabetical order: the message comes last.
+        shown = {key: result[key] for key in _OF_A_FAILURE if key in result}
+        module.fail_json(**shown, failed_items=failed)
     module.exit_json(**result)

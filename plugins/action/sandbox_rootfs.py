@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible import constants as C
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 Json = dict[str, Any]
+_PYTHON = "ansible_python_interpreter"
 
 
 class ActionModule(ActionBase):
@@ -20,6 +22,7 @@ class ActionModule(ActionBase):
     _supports_async = True
 
     def run(self, tmp: None = None, task_vars: Json | None = None) -> Json:
+        task_vars = self._quiet(task_vars or {})
         result: Json = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         local = self._local(arguments.get("images"))
@@ -32,6 +35,11 @@ class ActionModule(ActionBase):
             if not in_background:
                 self._remove_tmp_path(self._connection._shell.tmpdir)
         return result
+
+    def _quiet(self, task_vars: Json) -> Json:
+        """Without the warning that a Python was chosen, where nobody chose one."""
+        chosen = C.config.get_config_value("INTERPRETER_PYTHON", variables=task_vars)
+        return task_vars if chosen != "auto" else {**task_vars, _PYTHON: "auto_silent"}
 
     def _converged(
         self, arguments: Json, local: dict[str, str], task_vars: Json | None, in_background: bool

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,16 @@ from typing import Any
 
 import plays
 import pytest
-from converge_fixtures import IDLE, Deployment, needs_root, short_directory, untouched_host
+from converge_fixtures import (
+    IDLE,
+    Deployment,
+    free_port,
+    needs_root,
+    short_directory,
+    untouched_host,
+)
 from plays import BIN, TOP
+from sandlot.kernel.program import SYSTEM_PATH
 
 pytestmark = [needs_root, pytest.mark.slow]
 
@@ -123,7 +132,7 @@ def test_errors_name_the_option_and_the_remedy(host: Deployment) -> None:
     for changed, result in zip((True, False), play(host, loops, loops, fails=True)):
         assert result["failed"] and result["changed"] is changed
         assert "ended with exit code 9" in result["msg"]
-        assert result["sandbox"]["crash"]["last_log"][-1] == "/"
+        assert result["crashes"]["b"]["last_log"][-1] == "/"
     (result,) = play(host, {"sandbox_host": {"state": "absent"}}, fails=True)
     assert "there are sandboxes on this host: a, b" in result["msg"]
 
@@ -166,6 +175,65 @@ def test_an_inventory_as_an_operator_sees_it(host: Deployment, line: str, refusa
     output = done.stdout + done.stderr
     assert (done.returncode != 0) is bool(refusal) and refusal in output, output
     assert "PASSWORD: hidden" in output and "hunter" not in output, output
+
+
+RECAP = re.compile(r"^localhost .*failed=0 +skipped=0 +rescued=0 +ignored=0", re.M)
+
+
+def test_plays_are_quiet_and_end_with_what_runs(host: Deployment, tmp_path: Path) -> None:
+    """Ansible's own settings, and an inventory that names no Python."""
+    command = ["sh", "-c", "sleep 1000"]
+    port = free_port()
+    web = {"name": "web", "command": command, "published_ports": [f"{port}:80"]}
+    variables = {
+        "sandbox_environment": {"SANDLOT_ROOT": host.paths.root},
+        "sandbox_images": [{"name": "busybox", "source": "busybox"}],
+        "sandbox_networks": [{"name": "default", "ipv4_subnet": f"{host.prefix}.0.0/22"}],
+        "sandbox_defaults": {"image": "busybox"},
+        "sandbox_instances": [web, {"name": "shell", "command": command}],
+    }
+    hosts = {"localhost": {"ansible_connection": "local"}}
+    inventory = tmp_path / "hosts.yml"
+    inventory.write_text(json.dumps({"sandbox_hosts": {"hosts": hosts, "vars": variables}}))
+    (tmp_path / "ansible.cfg").write_text(
+        f"[defaults]\nroles_path={TOP}/roles\nlibrary={TOP}/library\n"
+        f"module_utils={TOP}/module_utils\naction_plugins={TOP}/plugins/action\n"
+    )
+    # On the PATH of this machine may be shims of Pythons that do not run.
+    path = f"{SYSTEM_PATH}:/usr/local/bin"
+    environment = {"PATH": path, "HOME": "/root", "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg")}
+
+    def played(name: str, *options: str, fails: bool = False) -> str:
+        words = [str(BIN / "ansible-playbook"), "-i", str(inventory), *options]
+        done = subprocess.run(
+            [*words, str(TOP / f"playbooks/{name}_sandbox.yml")],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        output = done.stdout + done.stderr
+        assert (done.returncode != 0) is fails, output
+        assert fails or RECAP.search(output), output
+        assert "[WARNING]" not in output and "[DEPRECATION" not in output, output
+        return output
+
+    runs = f"web at http://127.0.0.1:{port}/, shell;"
+    assert f"localhost would run {runs} 2 to make" in played("deploy", "--check")
+    first = played("deploy")
+    assert f"localhost runs {runs} 2 made, image busybox made (" in first
+    assert "try sudo sandlot exec -i -t shell -- sh" in first
+    assert f"localhost runs {runs} nothing changed" in played("deploy")
+    rebuilt = played("rebuild", "-e", "sandbox_rebuild=shell")
+    assert "localhost runs shell; 1 rebuilt" in rebuilt
+    refused = played("rebuild", "-e", "sandbox_rebuild=shel", fails=True)
+    assert "'shel' is not a listed sandbox; correct the name" in refused
+    web["command"] = ["/no/such"]
+    inventory.write_text(json.dumps({"sandbox_hosts": {"hosts": hosts, "vars": variables}}))
+    failed = played("deploy", fails=True)
+    assert "1 of 2 sandboxes failed, the others did not\\nweb: " in failed.split('"msg": ')[-1]
+    assert "localhost runs no sandbox; 2 removed" in played("teardown")
 
 
 def test_the_port_that_ansible_comes_by_is_not_published(host: Deployment) -> None:

@@ -5,15 +5,23 @@
 from __future__ import annotations
 
 import configparser
+import importlib.util
 import os
 import pwd
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
+from ansible import constants
+from ansible.plugins.action import ActionBase
+from sandlot.errors import HostError
+from sandlot.host import packages
+from sandlot.host.install import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 65534
@@ -97,12 +105,133 @@ def test_ansible_prints_what_matters() -> None:
     assert defaults["display_skipped_hosts"] == "false"
 
 
-@pytest.mark.parametrize("name", ["deploy_sandbox", "teardown_sandbox"])
-def test_a_playbook_ends_with_what_to_do_next(name: str) -> None:
-    (play,) = yaml.safe_load((ROOT / f"playbooks/{name}.yml").read_text())
-    last = play["tasks"][-1]
-    assert last["name"] == "Say what to do next" and last["run_once"]
-    assert last["ansible.builtin.debug"]["msg"]
+PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
+IMPORT = "ansible.builtin.import_role"
+
+
+def tasks(path: Path) -> list[dict[str, Any]]:
+    """The tasks of a playbook, with those of its roles."""
+    (play,) = yaml.safe_load(path.read_text())
+    listed = []
+    for task in play["tasks"]:
+        if IMPORT not in task:
+            listed.append(task)
+            continue
+        assert task[IMPORT]["rolespec_validate"] is False
+        file = ROOT / "roles" / task[IMPORT]["name"] / "tasks"
+        listed += yaml.safe_load(
+            (file / f"{task[IMPORT].get('tasks_from', 'main')}.yml").read_text()
+        )
+    return listed
+
+
+@pytest.mark.parametrize("path", PLAYBOOKS, ids=lambda path: path.stem)
+def test_a_play_has_nothing_to_skip_and_ends_with_what_runs(path: Path) -> None:
+    listed = tasks(path)
+    assert len(listed) <= 3
+    for task in listed:
+        assert not {"when", "loop", "block", "ignore_errors"}.intersection(task)
+        assert not [key for key in task if "include" in key]
+    last = listed[-1]
+    assert last["run_once"] and last["ansible.builtin.debug"]["msg"]
+
+
+class Answers:
+    """Stands for the modules that an action plugin runs."""
+
+    def __init__(self, *answers: dict[str, Any]) -> None:
+        self.answers = list(answers)
+        self.calls: list[tuple[str, dict[str, Any], str]] = []
+
+    def __call__(self, **call: Any) -> dict[str, Any]:
+        python = call["task_vars"].get("ansible_python_interpreter", "")
+        self.calls.append((call.get("module_name") or "", call["module_args"], python))
+        return self.answers.pop(0)
+
+
+def act(
+    monkeypatch: pytest.MonkeyPatch,
+    plugin: str,
+    answers: Answers,
+    arguments: dict[str, Any],
+    *,
+    check: bool = False,
+    **variables: Any,
+) -> dict[str, Any]:
+    path = ROOT / f"plugins/action/{plugin}.py"
+    spec = importlib.util.spec_from_file_location(f"action_{plugin}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(ActionBase, "run", lambda *_: {})
+    action = object.__new__(module.ActionModule)
+    action._task = SimpleNamespace(args=arguments, async_val=0, check_mode=check)
+    shell = SimpleNamespace(tmpdir=None)
+    action._connection = SimpleNamespace(has_native_async=False, _shell=shell)
+    action._execute_module = answers
+    action._remove_tmp_path = lambda path: None
+    result: dict[str, Any] = action.run(None, variables)
+    return result
+
+
+LACKING = {"missing_packages": ["nftables"], "actions": ["runtime: install"], "changed": True}
+WHOLE = {"missing_packages": [], "actions": [], "changed": False}
+
+
+def test_missing_packages_are_installed_in_the_same_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = Answers(LACKING, {"changed": True}, WHOLE)
+    done = act(monkeypatch, "sandbox_host", answers, {"packages": "install"})
+    assert done["changed"] and done["actions"] == ["runtime: install", "packages: install nftables"]
+    names, options, _ = zip(*answers.calls, strict=True)
+    assert names == ("", "ansible.builtin.apt", "")
+    assert options[1]["name"] == ["nftables"]
+    assert options[2] == {"packages": "require"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "check"), [("install", True), ("require", False), ("report", False)]
+)
+def test_packages_are_not_installed_unasked(
+    monkeypatch: pytest.MonkeyPatch, choice: str, check: bool
+) -> None:
+    answers = Answers(LACKING)
+    assert act(monkeypatch, "sandbox_host", answers, {"packages": choice}, check=check) == LACKING
+    assert len(answers.calls) == 1
+
+
+def test_packages_that_can_not_be_installed_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = Answers(LACKING, {"failed": True, "msg": "no network"})
+    done = act(monkeypatch, "sandbox_host", answers, {"packages": "install"})
+    assert done["failed"]
+    assert done["msg"] == (
+        "the Debian packages nftables can't be installed: no network; install them, or what has"
+        " the same programs on another system"
+    )
+
+
+def test_a_check_tells_of_packages_and_a_requirement_refuses() -> None:
+    outcome = Outcome(False, [])
+    assert packages.due(outcome, ["nftables"], "report", check=True) == outcome
+    assert packages.due(outcome, [], "require", check=False) == outcome
+    due = packages.due(outcome, ["nftables"], "install", check=True)
+    assert due == Outcome(True, ["packages: install nftables"])
+    with pytest.raises(HostError, match="missing Debian packages: nftables; install them, or let"):
+        packages.due(outcome, ["nftables"], "require", check=True)
+
+
+@pytest.mark.parametrize("plugin", ["sandbox_host", "sandbox_rootfs", "sandboxes"])
+def test_a_chosen_python_is_no_warning_and_a_named_one_stays(
+    monkeypatch: pytest.MonkeyPatch, plugin: str
+) -> None:
+    def value(name: str, variables: dict[str, Any]) -> str:
+        assert name == "INTERPRETER_PYTHON"
+        return str(variables.get("ansible_python_interpreter", "auto"))
+
+    monkeypatch.setattr(constants.config, "get_config_value", value)
+    answers = Answers({}, {})
+    act(monkeypatch, plugin, answers, {})
+    act(monkeypatch, plugin, answers, {}, ansible_python_interpreter="/usr/bin/python3.9")
+    assert [python for _, _, python in answers.calls] == ["auto_silent", "/usr/bin/python3.9"]
 
 
 def test_the_inventory_of_the_readme_names_its_user() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from sandlot import oserrors, shell, store
+from sandlot import converge, oserrors, shell, store
 from sandlot.errors import HostError
 from sandlot.network.bridge import nft
 from sandlot.sandbox import layers, runtime
@@ -61,8 +61,10 @@ def test_a_module_fails_with_path_and_remedy(
 def test_a_module_names_what_failed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     failed = {"db": "too old", "web": "web: stop: no"}
-    with pytest.raises(Failed, match="^db: too old; web: stop: no$"):
-        shell.run(FakeModule(), lambda _module, _paths: {"failed": failed})
+    done = converge.Result(False, [], {}, {}, {}, failed=failed)
+    lines = "all 2 sandboxes failed\ndb: too old\nweb: stop: no"
+    with pytest.raises(Failed, match=f"^{lines}$"):
+        shell.run(FakeModule(), lambda _module, _paths: converge.return_values(done))
 
 
 def test_a_failed_stop_is_as_explained() -> None:

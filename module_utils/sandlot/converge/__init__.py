@@ -6,14 +6,18 @@ from __future__ import annotations
 
 from ..sandbox.crash import WATCH
 from .api import converge, request, setup_runner
-from .report import Result, info, return_values
+from .report import Result, info
 from .resolve import Request
+from .returned import closing, return_values
+from .summary import changes
 from .upkeep import down, lifecycle, refresh, remove, repair, start_held, up
 
 __all__ = [
     "WATCH",
     "Request",
     "Result",
+    "changes",
+    "closing",
     "converge",
     "down",
     "info",

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Iterable, Mapping, Sequence
 
 from .. import images, lock, network
+from ..errors import SpecError
 from ..images import ImageSpec, progress, setup, with_uploads
 from ..images.build import ATTEMPTS
 from ..images.setup import Runner
@@ -37,15 +38,19 @@ def request(
     prune: bool = False,
     recreate: bool = False,
     restart: bool = False,
+    only: Sequence[str] | None = None,
     check: bool = False,
     watch: float = 0.0,
     uploads: Mapping[str, str] | None = None,
     management_ports: Iterable[int] = (),
 ) -> Request:
-    """Request the listed sandboxes, images and networks; None leaves a kind alone."""
+    """Request the listed sandboxes, images and networks; None leaves a kind alone.
+
+    With ``only``, the request is about the sandboxes of these names.
+    """
     sandboxes = None
     if specs is not None:
-        specs = tuple(specs)
+        specs = tuple(specs) if only is None else _chosen(tuple(specs), only, purge=purge)
         setup.check_free(spec.name for spec in specs if spec.state != ABSENT)
         sandboxes = tuple(_desired(spec, recreate=recreate, restart=restart) for spec in specs)
     return Request(
@@ -59,6 +64,19 @@ def request(
         uploads=uploads,
         management_ports=tuple(management_ports),
     )
+
+
+def _chosen(specs: tuple[Spec, ...], only: Sequence[str], *, purge: bool) -> tuple[Spec, ...]:
+    if purge:
+        hint = "leave one of them out"
+        raise SpecError("only", list(only), "can't be combined with purge", hint=hint)
+    known = [spec.name for spec in specs]
+    for name in only:
+        if name not in known:
+            hint = "correct the name, which the role takes from sandbox_rebuild; listed: "
+            problem = "is not a listed sandbox"
+            raise SpecError("only", name, problem, hint=hint + (", ".join(known) or "none"))
+    return tuple(spec for spec in specs if spec.name in only)
 
 
 def _desired(spec: Spec, *, recreate: bool, restart: bool) -> Desired:

@@ -135,6 +135,7 @@ def _network_plan(
     if request.networks is not None:
         gone = (*resolved.targets, *resolved.removed)
         desired = replace(desired, final_networks=final_networks, unlinked=gone)
+    desired = replace(desired, foreseen=request.check)
     return network.plan(site, desired, observed.network)
 
 

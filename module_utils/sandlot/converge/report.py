@@ -24,6 +24,17 @@ from .planner import Plan
 
 Json = Dict[str, Any]
 
+# The changes of a sandbox, and the words of a check for them.
+CHANGES = {
+    "made": "make",
+    "rebuilt": "rebuild",
+    "restarted": "restart",
+    "started": "start",
+    "stopped": "stop",
+    "changed": "change",
+    "removed": "remove",
+}
+
 
 @dataclass(frozen=True)
 class Result:
@@ -32,8 +43,9 @@ class Result:
     ``sandboxes`` are facts of the requested sandboxes; ``failed`` maps names to messages.
     ``images`` and ``networks`` are facts of all of the host, None for a kind that was left alone.
     ``started`` names the sandboxes that the run started. ``images_made`` has the duration and size
-    of each build. With ``uploads_needed``, the run did nothing. ``removals`` counts the last
-    actions, which a run with a failure skips.
+    of each build, ``images_due`` the names of those that a check foresees. With ``uploads_needed``,
+    the run did nothing. ``removals`` counts the last actions, which a run with a failure skips.
+    ``changes`` maps sandboxes to a key of CHANGES, ``records`` has those that are to exist.
     """
 
     changed: bool
@@ -50,6 +62,10 @@ class Result:
     uploads_needed: Sequence[str] = ()
     removals: int = 0
     started: Sequence[str] = ()
+    changes: Mapping[str, str] = field(default_factory=dict)
+    records: Mapping[str, Record] = field(default_factory=dict)
+    images_due: Sequence[str] = ()
+    check: bool = False
 
 
 NOTHING = Result(False, [], {}, {}, {})
@@ -73,6 +89,7 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
             entry["crash"] = failure.crash.to_json()
     relaxed = {name: entry["relaxed"] for name, entry in sandboxes.items() if entry.get("relaxed")}
     mask = Mask(context.site, keep=not context.request.check)
+    planned = context.request.image_plan
     image_facts = _images(context, mask)
     left_out = [
         (name, text) for name, item in (image_facts or {}).items() for text in item["warnings"]
@@ -100,7 +117,28 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
         networks=networks,
         started=[*(name for name, d in context.decisions.items() if d.start), *context.followers],
         removals=sum(not operation.silent for operation in plan.last),
+        changes=_changes(context, lines),
+        records={name: target.record for name, target in context.resolved.targets.items()},
+        images_due=images.due(planned.makings) if planned else (),
+        check=context.request.check,
     )
+
+
+def _changes(context: Context, lines: Mapping[str, Sequence[str]]) -> Dict[str, str]:
+    """The greatest change of each sandbox."""
+    most = {name: "restarted" for name in context.followers}
+    for name, decision in context.decisions.items():
+        ways = {
+            "made": decision.new,
+            "rebuilt": bool(decision.rebuild),
+            "restarted": name in context.restarts,
+            "started": bool(decision.start),
+            "stopped": decision.stop,
+            "changed": name in lines,
+        }
+        most.update((name, way) for way, is_so in reversed(ways.items()) if is_so)
+    most.update((name, "removed") for name in context.resolved.removed if name in lines)
+    return most
 
 
 def _images(context: Context, mask: Mask) -> Dict[str, Json] | None:
@@ -119,22 +157,6 @@ def _images(context: Context, mask: Mask) -> Dict[str, Json] | None:
 def _network_facts(networks: Mapping[str, Network]) -> Dict[str, Json]:
     return {
         name: {**item.to_json(), "bridge": item.bridge} for name, item in sorted(networks.items())
-    }
-
-
-def return_values(result: Result) -> Json:
-    """The values that every module returns."""
-    if result.uploads_needed:
-        return {"changed": False, "uploads_needed": list(result.uploads_needed)}
-    kinds = {"images": result.images, "networks": result.networks}
-    return {
-        "changed": result.changed,
-        "actions": result.actions,
-        **{kind: items for kind, items in kinds.items() if items is not None},
-        **({} if result.images is None else {"done": result.images_made}),
-        "diff": result.diff,
-        "warnings": result.warnings,
-        "failed": result.failed,
     }
 
 

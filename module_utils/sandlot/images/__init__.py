@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from .apply import done, make_trees, uploads_needed, with_uploads
+from .apply import done, due, make_trees, uploads_needed, with_uploads
 from .build import Making
 from .model import Image, ImageSpec
 from .normalise import argument_spec, normalise, normalise_all, options
@@ -35,6 +35,7 @@ __all__ = [
     "check_made",
     "desired",
     "done",
+    "due",
     "facts",
     "find",
     "is_one_tree",

@@ -52,6 +52,11 @@ def done(site: Site, makings: Sequence[Making], seconds: Mapping[str, float]) ->
     ]
 
 
+def due(makings: Sequence[Making]) -> List[str]:
+    """The names of images that are to be built."""
+    return [making.name for making in makings if making.verb in _DONE]
+
+
 def with_uploads(specs: Sequence[ImageSpec], uploads: Mapping[str, str] | None) -> List[ImageSpec]:
     """Add to each spec the path that the controller copied its archive to."""
     known = uploads or {}

@@ -188,7 +188,8 @@ def rules_operations(site: Site, desired: Desired, state: BridgeState) -> list[O
     networks, interfaces = desired.networks, desired.interfaces
     if not networks:
         return nft.remove_operations(site, state.tables)
-    nft.require(site, state.tables)
+    if state.tables.installed or not desired.foreseen:
+        nft.require(site, state.tables)
     policy.check(networks, interfaces, desired.publications)
     names = policy.names(networks, desired.policies)
     resolved = desired.addresses or resolution.current(site, names)

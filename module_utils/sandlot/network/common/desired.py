@@ -31,7 +31,7 @@ class Desired:
 
     ``final_networks`` are the networks at the end of the run, None if all stay; by then, the
     present links of ``unlinked`` sandboxes are gone. With ``addresses``, those of names, only the
-    rules change.
+    rules change. A check (``foreseen``) may come before nft is installed.
     """
 
     networks: Mapping[str, Network]
@@ -42,6 +42,7 @@ class Desired:
     final_networks: Mapping[str, Network] | None = None
     unlinked: Collection[str] = ()
     addresses: Resolution | None = None
+    foreseen: bool = False
 
 
 class Steps(NamedTuple):
