@@ -208,6 +208,22 @@ def test_a_traced_command_is_as_confined_as_the_workload(sandbox_host: Host, use
     assert report["refusals"] == [] and report["exit_code"] == 0
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_setuid_programs_gain_what_they_gain_untraced(sandbox_host: Host, strict: bool) -> None:
+    changes: dict[str, Any] = {} if strict else {"no_new_privileges": False}
+    changes.update(user="33:33", lower=sandbox_host.python_image)
+    box = sandbox_host.sandbox("a", SLEEP, **changes)
+    tool = Path(box.paths.upper, "tool")
+    shutil.copy("/usr/bin/python3", tool)
+    os.chown(tool, box.config["ids"]["uid"], box.config["ids"]["gid"])
+    tool.chmod(0o4755)
+    box.create()
+    box.start()
+    argv = ["/tool", "-ISc", "import os; print(os.geteuid())"]
+    assert box.exec(argv).stdout.decode() == ("33\n" if strict else "0\n")
+    assert traced(box, *argv)["output"] == ["33" if strict else "0"]
+
+
 def test_strace_has_few_rights(sandbox_host: Host) -> None:
     box = sandbox_host.started("a", SLEEP)
     command = [*COMMAND, "trace", "--timeout", "60", "a"]

@@ -14,6 +14,7 @@ version 1 (``name=systemd``) is its owner's.
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 
 from ..kernel import hierarchies
@@ -96,8 +97,11 @@ def shown_inside(site: Site, name: str, pid: int, layout: Layout) -> list[str]:
     try:
         with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as handle:
             mounted = [line.rstrip("\n").partition(" - ")[2].split(" ") for line in handle]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
+    except OSError as error:
+        # EINVAL is the answer for a process that has left its mount namespace, at its end.
+        if error.errno in (errno.ENOENT, errno.ESRCH, errno.EINVAL):
+            return []
+        raise
     for kind, dummy, options in mounted:
         if kind == "cgroup":
             controllers.update(options.split(","))

@@ -8,21 +8,21 @@ import re
 from dataclasses import dataclass
 from typing import FrozenSet, Tuple
 
+from .. import profiles
 from . import policy
 from .refused_calls import FALLS_BACK, FILE_ERRORS, INSTEAD, NEVER, ROWS, TOLD, Row
 
-# Root-started entrypoints of published images need these.
-DAEMON = frozenset(
-    """
-    CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP SETFCAP NET_BIND_SERVICE SYS_CHROOT
-    """.split()
-)
 FILTER, KERNEL = "filter", "kernel"
 _NEW_NAMESPACE = re.compile(r"CLONE_NEW(NS|CGROUP|UTS|IPC|USER|PID|NET)\b")
 _NETLINK = re.compile(r"(AF|PF)_NETLINK, [^,]*, (?!NETLINK_ROUTE\b)")
 _PACKET = re.compile(r"(AF|PF)_INET, [^,]*SOCK_PACKET")
 _OPEN_FAMILIES = re.compile(r"(AF|PF)_(UNIX|LOCAL|INET|INET6|NETLINK)\b")
 _PSEUDO = re.compile(r"/(proc|sys)(/|$)")
+
+_LACKED = (
+    "the sandbox has {0}; this process lacks it (it gave it up, or is not root's and capabilities"
+    " does not list it), or the object is not the sandbox's"
+)
 
 
 @dataclass(frozen=True)
@@ -161,16 +161,15 @@ def _refused(row: Row, has: Confinement) -> Answer:
     if not row.needs:
         return Answer(KERNEL, row.text, of_file=row.of_file)
     if row.needs in has.capabilities:
-        text = f"the sandbox has {row.needs}: the process gave it up, or the object is not its own"
-        return Answer(KERNEL, text)
+        return Answer(KERNEL, _LACKED.format(row.needs))
     return Answer(KERNEL, f"needs {granting((row.needs,))}", (row.needs,))
 
 
 def granting(names: Tuple[str, ...]) -> str:
     """The capabilities, and the options that grant them."""
     options = f"capabilities: [{names[0]}]"
-    if DAEMON.issuperset(names):
-        options += " or security_profile: daemon"
+    if set(names) <= set(profiles.CAPABILITIES[profiles.DAEMON]):
+        options += f" or {profiles.OPTION}: {profiles.DAEMON}"
     return f"capability {' or '.join(names)} ({options})"
 
 
