@@ -20,6 +20,7 @@ from converge_fixtures import Deployment, eventually
 from converge_fixtures import sandbox as deployed
 from exec_fixtures import COMMAND, environment
 from sandboxes import Host, Sandbox, children, status_fields, until, wait_dead
+from sandlot import wire
 from sandlot.security import seccomp
 from sandlot.security.syscalls import ARCHITECTURES
 from sandlot.spec import confinement
@@ -249,6 +250,46 @@ def test_strace_has_few_rights(sandbox_host: Host) -> None:
     finally:
         client.kill()
         client.wait()
+
+
+def test_an_interrupt_ends_the_trace_with_its_report(sandbox_host: Host) -> None:
+    box = sandbox_host.started("a", SLEEP)
+    code = "chroot / true; echo begun > /begun; sleep 1000"
+    client = subprocess.Popen(
+        [*COMMAND, "trace", "--timeout", "60", "a", "--", "sh", "-c", code],
+        env=environment(sandbox_host),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    until(Path(box.paths.upper, "begun").exists)
+    client.send_signal(signal.SIGTERM)
+    report, _ = client.communicate(timeout=20)
+    assert client.returncode == 130 and "chroot" in report and "was interrupted" in report
+    box.until(lambda: len(box.pids()) == 2)
+
+
+def test_an_init_of_an_older_version(sandbox_host: Host) -> None:
+    """Such an init answers that it does not know the request."""
+    box = sandbox_host.started("a", SLEEP)
+    os.unlink(box.paths.socket)
+    listener = wire.listen(box.paths.socket)
+    listener.setblocking(True)
+    client = subprocess.Popen(
+        [*COMMAND, "trace", "a"],
+        env=environment(sandbox_host),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    connection = wire.accept(listener)
+    listener.close()
+    assert connection is not None
+    request, fds = wire.receive_request(connection)
+    wire.close_all(fds)
+    assert request is not None and request["op"] == "trace"
+    wire.answer(connection, {"error": "this init is of an older sandlot"})
+    connection.close()
+    _, errors = client.communicate(timeout=20)
+    assert client.returncode == 1 and "has to be restarted: sandlot restart a" in errors
 
 
 def test_a_hostile_command_ends_in_time(sandbox_host: Host) -> None:

@@ -21,6 +21,9 @@ from ..spec.confinement import CAPABILITIES
 # A tenant may be refused without end.
 _MOST = 200
 _SHOWN = 160
+# Data may be secret.
+_DATA = re.compile(r'"(?:[^"\\]|\\.)*"(?:\.\.\.)?')
+_SENDS = frozenset("pwrite64 pwritev pwritev2 sendmmsg sendmsg sendto write writev".split())
 # Pointers tell nothing, and are others in each run.
 _POINTER = re.compile(r"\b0x[0-9a-f]{5,}\b")
 
@@ -80,7 +83,8 @@ class Findings:
         answer = refusals.answer(call, self._has)
         if answer is None:
             return
-        shown = _POINTER.sub("0x...", harmless(call.arguments))
+        words = _DATA.sub('"..."', call.arguments) if call.name in _SENDS else call.arguments
+        shown = _POINTER.sub("0x...", harmless(words))
         shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
         key = (call.name, call.error, call.path or shown)
         if key in self._entries:

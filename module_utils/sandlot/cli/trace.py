@@ -31,6 +31,7 @@ from .findings import Findings
 _CREDENTIALS = struct.Struct("3i")  # struct ucred
 _TAIL = 8192
 _LINES, _LONGEST = 5, 256
+INTERRUPTED = 130  # as of the command
 _READ = 65536
 # The limit for what follows on the time limit: the report of strace that is still in its pipe.
 _REST = 1 << 20
@@ -52,7 +53,7 @@ def run(site: Site, options: argparse.Namespace) -> int:
         output.print_json(traced.to_json())
     else:
         sys.stdout.writelines(f"{line}\n" for line in traced.lines())
-    return 0
+    return INTERRUPTED if traced.interrupted else 0
 
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
@@ -71,6 +72,9 @@ class _Traced:
         self._sandbox = site.sandbox(name)
         self._connection = execute.connect(site, name)
         launch: Mapping[str, Any] = store.read(self._sandbox.launch) or {}
+        if not launch:
+            hint = "deploy the sandbox again"
+            raise SandlotError(f"{name}: there is no {self._sandbox.launch}", hint=hint)
         self.argv: List[str] = [execute.text(word) for word in argv or launch["argv"]]
         execute.check_size(name, self.argv, {})
         self._name = name
@@ -80,7 +84,7 @@ class _Traced:
         self._report = strace_lines.Lines()
         self.code: Optional[int] = None
         self.problem = ""
-        self.timed_out = False
+        self.timed_out = self.interrupted = False
         self.findings = Findings(self._init, launch)
 
     def run(self, path: str) -> None:
@@ -94,8 +98,7 @@ class _Traced:
                     self._ask([null, theirs, theirs, gate.fileno()])
                     os.close(theirs)
                     pid = self._wait_started(ours, gate)
-                if pid:
-                    self._trace(path, pid, ours)
+                self._trace(path, pid, ours)
                 self._drain()
             finally:
                 os.close(null)
@@ -106,25 +109,19 @@ class _Traced:
         wire.send(self._connection, {**request, "user": None, "tty": False}, fds)
 
     def _wait_started(self, ours: socket.socket, gate: socket.socket) -> int:
-        """The pid of the command that waits at the gate; 0 when init could not start it."""
+        """The pid of the command, which waits at the gate."""
         gate.close()
-        poller = select.poll()
-        for sock in (ours, self._connection):
-            poller.register(sock, select.POLLIN)
-        ready = [fd for fd, dummy in poller.poll(execute.START_SECONDS * 1000)]
-        if self._connection.fileno() in ready:
-            self._on_message()
-        if self.code is not None:
-            return 0
-        if ours.fileno() not in ready:
+        ready = select.select([ours], [], [], execute.START_SECONDS)[0]
+        if not ready:
             raise execute.silent(self._name)
-        room = socket.CMSG_SPACE(_CREDENTIALS.size)
-        data, ancillary, dummy, dummy = ours.recvmsg(1, room)
+        data, ancillary, dummy, dummy = ours.recvmsg(1, socket.CMSG_SPACE(_CREDENTIALS.size))
         for level, kind, payload in ancillary:
             if data and (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
                 return int(_CREDENTIALS.unpack(payload)[0])
-        self._on_message()  # the child has ended, and init says why
-        return 0
+        # Nobody has the gate any more.
+        self._on_message()
+        hint = f"an init from before an upgrade has to be restarted: sandlot restart {self._name}"
+        raise SandlotError(f"{self._name}: {self.problem}", hint=hint)
 
     def _trace(self, path: str, pid: int, ours: socket.socket) -> None:
         """Trace the waiting command to its end or the time limit; nothing traced is left then."""
@@ -145,6 +142,8 @@ class _Traced:
                 self._take(tracer.first)
                 signal.pidfd_send_signal(pidfd, signal.SIGCONT)
                 self._follow(tracer.output)
+            except KeyboardInterrupt:
+                self.interrupted, self.problem = True, "was interrupted, and ended"
             finally:
                 tracer.end()
         finally:
@@ -234,9 +233,6 @@ class _Traced:
             self.code, self.problem = execute.KILLED, "the sandbox was stopped meanwhile"
         elif "error" in message:
             self.code, self.problem = int(message["code"]), str(message["error"])
-            if self.problem.startswith("this init is of an older"):
-                hint = f"restart it: sandlot restart {self._name}"
-                raise SandlotError(f"{self._name}: {self.problem}", hint=hint)
         elif "exit" in message:
             self.code = int(message["exit"])
 

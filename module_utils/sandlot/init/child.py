@@ -71,7 +71,7 @@ def fork() -> int:
 def spawn(command: Mapping[str, Any], stdio: Sequence[int], *, tty: bool = False) -> Child:
     """Run ``command``, init's settings with an argv, on three descriptors; never blocks.
 
-    With a fourth descriptor, a socket, the child writes a byte to it and waits for one before exec.
+    With a fourth descriptor, a socket, the child first writes a byte to it and waits for one.
     """
     reader, writer = os.pipe()
     try:
@@ -90,9 +90,9 @@ def spawn(command: Mapping[str, Any], stdio: Sequence[int], *, tty: bool = False
 def _child(command: Mapping[str, Any], stdio: Sequence[int], report: int, *, tty: bool) -> NoReturn:
     code, text = NOT_EXECUTABLE, "preparing the command failed"
     try:
-        login = _prepare(command, stdio, tty=tty)
         if len(stdio) > 3:
             _wait(stdio[3])
+        login = _prepare(command, stdio, tty=tty)
         code, text = execute(command["argv"], {**command["env"], **login})
     except LaunchError as error:
         text = str(error)
