@@ -130,7 +130,7 @@ clean: ## Remove the virtual environment and all caches
 .PHONY: install test-packages vm-packages
 install: test-packages vm-packages $(VENV)/.dev
 
-test-packages: $(VENV)/bin/docker-registry
+test-packages: $(VENV)/bin/docker-registry $(VENV)/share/lxcfs/usr/bin/lxcfs
 	@$(call packages,$(TEST_PACKAGES))
 
 vm-packages:
@@ -155,6 +155,17 @@ $(VENV)/bin/docker-registry: | $(VENV)/.python
 	@dpkg-deb --extract build/registry/*.deb build/registry
 	@mv build/registry/usr/bin/docker-registry $@
 	@rm -r build/registry
+
+# Not installed: its package starts lxcfs, now and at each boot.
+$(VENV)/share/lxcfs/usr/bin/lxcfs: | $(VENV)/.python
+	@$(ours)
+	@rm -rf build/lxcfs && mkdir -p build/lxcfs
+	@cd build/lxcfs; download() { \
+	    apt-get -q -o APT::Sandbox::User=root download lxcfs \
+	      $$(apt-cache depends lxcfs | sed -n 's/.* \(libfuse[^ ]*\)$$/\1/p'); }; \
+	  download || { $(SUDO) apt-get update -q && download; }
+	@for package in build/lxcfs/*.deb; do dpkg-deb --extract $$package $(VENV)/share/lxcfs; done
+	@rm -r build/lxcfs
 
 $(VENV)/.runtime: requirements.txt $(VENV)/.python
 	@$(ours)

@@ -102,6 +102,10 @@ cgroups:
     versions: [2]
     controllers: [cpu, cpuset, io, memory, pids]
     shown: [cpu, cpuset, io, memory, pids]
+lxcfs:
+  description: Whether lxcfs is mounted at C(/var/lib/lxcfs), for the option C(lxcfs) of sandboxes.
+  returned: always
+  type: bool
 idmapped_mounts:
   description:
     - Whether the file system of the state directory can map ids on a mount.

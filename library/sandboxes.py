@@ -625,6 +625,14 @@ options:
           - 'V(-1) is unlimited. Names are those of setrlimit(2), in lower case: V(nofile).'
         type: list
         elements: str
+      lxcfs:
+        description:
+          - Whether C(/proc/meminfo), C(/proc/cpuinfo) and others that show the host show
+            the sandbox's limits, for C(free), C(top) and C(uptime).
+          - The host needs lxcfs, mounted at C(/var/lib/lxcfs); a program of the host's
+            root answers the sandbox's reads then.
+          - Defaults to V(false).
+        type: bool
       ingress_rate:
         description:
           - Bits a second that each of the sandbox's interfaces takes in, from V(8kbit)

@@ -108,6 +108,11 @@ class Site:
         return not self.root and os.path.isdir("/run/systemd/system")
 
     @property
+    def lxcfs(self) -> str:
+        """The mount point of lxcfs, which is not ours."""
+        return f"{self.root}/var/lib/lxcfs"
+
+    @property
     def journal(self) -> str:
         """The socket of journald for streams of lines."""
         return f"{self.root}/run/systemd/journal/stdout"

@@ -21,11 +21,11 @@ _PROTOCOL = (7, 31)
 
 
 @contextlib.contextmanager
-def hung(target: str) -> Iterator[int]:
+def hung(target: str, kind: str = "fuse") -> Iterator[int]:
     """Mounted at ``target`` and hanging; the server's pid. Its end frees everybody who waits."""
     device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other"
-    mounts.mount("hung", target, "fuse", mounts.MS_NOSUID | mounts.MS_NODEV, options)
+    mounts.mount("hung", target, kind, mounts.MS_NOSUID | mounts.MS_NODEV, options)
     pid = os.fork()
     if pid == 0:
         _serve(device)

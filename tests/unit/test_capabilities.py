@@ -34,6 +34,7 @@ def spec(
     profile="default",
     foreign=(),
     pids=512,
+    lxcfs=False,
     mode="bridge",
     pin="",
     egress=None,
@@ -46,6 +47,7 @@ def spec(
         seccomp_profile=profile,
         seccomp_architectures=foreign,
         pids_limit=pids,
+        lxcfs=lxcfs,
         network_mode=mode,
         network_pin=pin,
         egress=egress and grants.egress("egress", egress),
@@ -57,6 +59,7 @@ def spec(
     ("desired", "lines"),
     [
         (spec(), []),
+        (spec(lxcfs=True), ["lxcfs: a program of the host's root answers reads of /proc"]),
         (
             spec(granted=("NET_RAW", "SYS_TIME")),
             ["capabilities: NET_RAW", "capabilities: SYS_TIME"],

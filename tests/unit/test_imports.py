@@ -46,6 +46,8 @@ ENGINE_LAUNCHER = {
         "store",
         "build.builder",
         "build.cgroupfs",
+        "build.lxcfs",
+        "sandbox.lxcfs",
         "kernel.hierarchies",
         "build.creator",
         "build.machine_id",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandlot.build import cgroupfs, machine_id, operations, rootplan, stacking
+from sandlot.build import cgroupfs, lxcfs, machine_id, operations, rootplan, stacking
 from sandlot.cli import recipe
 
 IDS = {"uid": 200000, "gid": 200000, "size": 65536}
@@ -95,6 +95,10 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[Any, ...]]]] = {
         replaced(SYSFS, SYSFS, ("Cgroups", ["memory", "cpu,cpuacct"])),
     ),
     "cgroups of version 2": ({"shown": [""]}, replaced(SYSFS, SYSFS, ("Cgroups", [""]))),
+    "lxcfs": (
+        {"lxcfs": True},
+        replaced(("Mask", "/proc/kcore"), ("Mask", "/proc/kcore"), ("Lxcfs", "/var/lib/lxcfs")),
+    ),
     "layer in memory": (
         {"tmpfs_root": "size=1048576,mode=0711"},
         [
@@ -159,7 +163,7 @@ def row(operation: operations.RootOperation) -> tuple[Any, ...]:
 
 
 def planned(launch: dict[str, Any]) -> list[operations.RootOperation]:
-    return rootplan.plan(launch, launch.get("shown", ()))
+    return rootplan.plan(launch, launch.get("shown", ()), "/var/lib/lxcfs")
 
 
 @pytest.mark.parametrize(("changes", "expected"), CASES.values(), ids=CASES)
@@ -169,12 +173,8 @@ def test_plan(changes: dict[str, Any], expected: list[tuple[Any, ...]]) -> None:
 
 CLASSES = [
     value
-    for value in {
-        **vars(operations),
-        **vars(stacking),
-        **vars(machine_id),
-        **vars(cgroupfs),
-    }.values()
+    for module in (operations, stacking, machine_id, cgroupfs, lxcfs)
+    for value in vars(module).values()
     if inspect.isclass(value)
     and issubclass(value, operations.RootOperation)
     and value is not operations.RootOperation

@@ -55,11 +55,12 @@ class _Build:
         self.namespace = build_namespace
         self.launch = launch
         self.pins = _open_pins(paths, launch)
+        self.lxcfs = paths.site.lxcfs
         self.plan: list[RootOperation] = []
 
     def open(self, shown: list[str]) -> None:
         """Plan the root; ``shown`` are the hierarchies of cgroups that it shows."""
-        self.plan = rootplan.plan(self.launch, shown)
+        self.plan = rootplan.plan(self.launch, shown, self.lxcfs)
         for operation in self.plan:
             operation.open(self.pins)
 

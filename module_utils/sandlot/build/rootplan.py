@@ -9,6 +9,7 @@ import os
 from ..kernel.mounts import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID
 from . import rootfs
 from .cgroupfs import Cgroups
+from .lxcfs import Lxcfs
 from .machine_id import MachineId
 from .operations import (
     FLAGS,
@@ -62,10 +63,12 @@ COPY_UP = "tmpcopyup"
 TMPFS = {"size": "256m", "mode": "1777", "nr_inodes": "100k"}
 
 
-def plan(launch: Mapping[str, Any], shown: Sequence[str] = ()) -> List[RootOperation]:
+def plan(
+    launch: Mapping[str, Any], shown: Sequence[str] = (), lxcfs: str = ""
+) -> List[RootOperation]:
     """List the operations for the root of a launch file, in the order in which they run.
 
-    ``shown`` are the hierarchies of cgroups that it shows.
+    ``shown`` are the hierarchies of cgroups that it shows, ``lxcfs`` is where that is mounted.
     """
     devices = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC
     netns = launch.get("netns")
@@ -85,6 +88,7 @@ def plan(launch: Mapping[str, Any], shown: Sequence[str] = ()) -> List[RootOpera
         Filesystem("mqueue", "/dev/mqueue", SAFE),
         *(ReadOnly(path) for path in launch["readonly"]),
         *(Mask(path) for path in launch["masked"]),
+        *([Lxcfs(lxcfs)] if launch.get("lxcfs") else []),
         *_tmpfs(launch),
         *(File(path, source) for path, source in launch["files"].items()),
         Directory(launch["cwd"]),

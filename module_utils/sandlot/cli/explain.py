@@ -70,7 +70,7 @@ def look(site: Site, name: str, *, show_env: bool = False) -> Subject:
     return Subject(
         name=name,
         launch={**launch, "env": {**launch["env"], **login}},
-        root=rootplan.plan(launch, cgroups.shown(observed.layout)),
+        root=rootplan.plan(launch, cgroups.shown(observed.layout), site.lxcfs),
         interfaces=known.interfaces,
         networks=network.load_for(site, {entry.network for entry in known.interfaces}),
         cgroups=recipe.cgroup_files(site, name, known.spec, observed),

@@ -10,7 +10,7 @@ from typing import Dict, List, Mapping, Sequence
 from .. import network
 from ..host import probe
 from ..network import Network
-from ..sandbox import etcfiles
+from ..sandbox import etcfiles, lxcfs
 from ..sandbox.record import Record
 from ..site import Site
 from . import dependencies, rebuild
@@ -91,6 +91,8 @@ def context(site: Site, request: Request, observed: Observation) -> Context:
         for name, decision in decisions.items()
         if decision.start and not resolved.targets[name].desired.keep_image
     )
+    if any(record.spec.lxcfs for record in starting.values()):
+        lxcfs.check(site.lxcfs)
     dependencies.check_running(starting, decisions, observed.sandboxes)
     final_networks: Mapping[str, Network] = observed.networks
     if request.networks is not None:

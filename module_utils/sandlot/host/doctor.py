@@ -20,7 +20,7 @@ from ..errors import SandlotError
 from ..kernel import files, program
 from ..launcher import unresponsive
 from ..launcher.client import UNIT, Launcher
-from ..sandbox import names, record, runtime
+from ..sandbox import lxcfs, names, record, runtime
 from ..site import Site
 from . import payload, probe, services
 
@@ -301,6 +301,25 @@ def _launcher(site: Site, known: Facts) -> Findings:
     )
 
 
+def _lxcfs(site: Site, known: Facts) -> Findings:
+    inits = {name: runtime.running(site.sandbox(name)) for name in runtime.names(site)}
+    seen = {name: lxcfs.device(init.pid) for name, init in inits.items() if init}
+    users = {name: device for name, device in seen.items() if device}
+    if known["lxcfs"] or users:
+        try:
+            lxcfs.check(site.lxcfs)
+        except SandlotError as error:
+            yield Finding("lxcfs", FAILURE if users else WARNING, error.message, error.hint)
+        else:
+            yield Finding("lxcfs", OK, f"{len(users)} sandboxes use it")
+    present = lxcfs.device("self")
+    stale = sorted(name for name, device in users.items() if device != present)
+    if stale:
+        detail = f"{', '.join(stale)} read from an lxcfs that has ended"
+        remedy = f"once lxcfs runs: sandlot restart {' '.join(stale)}"
+        yield Finding("lxcfs in sandboxes", FAILURE, detail, remedy)
+
+
 def _remains(site: Site, known: Facts) -> Findings:
     records = record.load_all(site)
     for name, error in sorted(records.broken.items()):
@@ -346,7 +365,7 @@ _CHECKS = (
         _firewall,
         _restrictions,
     ),
-    *(_space, _ids, _installation, _launcher, _start_at_boot, _remains, _images),
+    *(_space, _ids, _installation, _launcher, _lxcfs, _start_at_boot, _remains, _images),
 )
 
 

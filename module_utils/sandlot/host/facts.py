@@ -10,9 +10,10 @@ from typing import Any, Dict, Iterable, Sequence
 
 from .. import cgroups
 from ..images import SOURCES, busybox
-from ..kernel import program
+from ..kernel import mountinfo, program
 from ..kernel.hierarchies import READ
 from ..launcher.command import interpreter
+from ..sandbox import lxcfs
 from ..site import Site
 from ..spec.text import choice
 from . import probe, services
@@ -49,6 +50,7 @@ def gather(site: Site, image_sources: Iterable[str] = ()) -> Json:
             "controllers": sorted(controllers),
             "shown": sorted(controllers & READ) if probe.shows_cgroups(layout) else [],
         },
+        "lxcfs": mountinfo.server_of(site.lxcfs) == lxcfs.KIND,
         "idmapped_mounts": probe.maps_ids(site.state),
         "overlay": probe.overlay(),
         "user_namespaces": probe.user_namespaces(),

@@ -35,6 +35,20 @@ def within(path: str) -> list[str]:
     return [point for point, dummy in _mounts() if point == real or point.startswith(f"{real}/")]
 
 
+def device_of(pid: int | str, kind: str) -> str:
+    """The device number of the last mount of a type that a process sees; "" without one."""
+    number = ""
+    try:
+        with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as handle:
+            for line in handle:
+                before, dummy, after = line.partition(" - ")
+                if after.startswith(f"{kind} "):
+                    number = before.split(" ")[2]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    return number
+
+
 def server_of(path: str) -> str:
     """The type of the file system at a path if a server serves it, else ""; follows no link."""
     spelled = os.path.normpath(path)

@@ -47,6 +47,7 @@ class Spec:
     cpuset_cpus: frozenset[int] | None
     pids_limit: int
     ulimits: tuple[Ulimit, ...]
+    lxcfs: bool
     ingress_rate: int | None
     egress_rate: int | None
     security_profile: str | None

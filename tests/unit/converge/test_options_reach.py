@@ -65,6 +65,7 @@ OTHER: dict[str, Any] = {
     "cpuset_cpus": "1",
     "pids_limit": 64,
     "ulimits": ["nofile:5:6"],
+    "lxcfs": True,
     "ingress_rate": "1mbit",
     "egress_rate": "1mbit",
     "security_profile": "daemon",

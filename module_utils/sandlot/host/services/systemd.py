@@ -37,7 +37,7 @@ LimitNOFILE=65536
 [Unit]
 Description=Sandboxes of sandlot
 Wants={unit}
-After={unit} nftables.service
+After={unit} nftables.service lxcfs.service
 PartOf=nftables.service
 ReloadPropagatedFrom=nftables.service
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ...plan import Change
 from .. import confinement, quantities
 from ..option import Option, Reach, strings
-from ..text import refusal
+from ..text import flag, refusal
 
 if TYPE_CHECKING:
     from ..model import Spec
@@ -135,6 +135,21 @@ OPTIONS = (
         default=[],
         dump=strings,
         elements="str",
+    ),
+    Option(
+        "lxcfs",
+        "bool",
+        flag,
+        [
+            "Whether C(/proc/meminfo), C(/proc/cpuinfo) and others that show the host show the "
+            "sandbox's limits, for C(free), C(top) and C(uptime).",
+            "The host needs lxcfs, mounted at C(/var/lib/lxcfs); a program of the host's root "
+            "answers the sandbox's reads then.",
+        ],
+        reaches={Reach.ROOT},
+        change=Change.RESTART,
+        default=False,
+        later=True,
     ),
     Option(
         "ingress_rate",
