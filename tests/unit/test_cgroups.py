@@ -15,6 +15,7 @@ from sandlot.cgroups import knobs, layout, removal
 from sandlot.cgroups.layout import Hierarchy
 from sandlot.errors import HostError, SandlotError, SpecError
 from sandlot.kernel import cpulist, hierarchies
+from sandlot.kernel.mountinfo import seen_by
 from sandlot.plan import apply_all, descriptions
 from sandlot.site import Site
 from sandlot.spec import Spec, stored
@@ -508,3 +509,12 @@ def test_a_refused_hierarchy_leaves_none(monkeypatch):
     error.append(OSError(errno.ENOMEM, "no memory"))
     with pytest.raises(OSError, match="no memory"):
         hierarchies.mounted(["pids", "memory"], 0)
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ESRCH, errno.EINVAL])
+def test_a_process_that_ends_sees_no_mount(monkeypatch, number):
+    def ended(*_path, **_how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("builtins.open", ended)
+    assert seen_by(1) == []

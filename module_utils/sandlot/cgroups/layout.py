@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from ..kernel import hierarchies
 from ..kernel.files import directories, read_value
-from ..kernel.mountinfo import unescaped
+from ..kernel.mountinfo import seen_by, unescaped
 from ..site import Site
 
 MOUNTINFO = "/proc/self/mountinfo"
@@ -93,23 +93,14 @@ def shown(layout: Layout) -> list[str]:
 
 def shown_inside(site: Site, name: str, pid: int, layout: Layout) -> list[str]:
     """The controllers whose files a process of a sandbox has mounted; [] when it is gone."""
+    unified = [item.sandbox(site, name) for item in layout.hierarchies if item.unified]
     controllers: set[str] = set()
-    try:
-        with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as handle:
-            mounted = [line.rstrip("\n").partition(" - ")[2].split(" ") for line in handle]
-    except OSError as error:
-        # EINVAL is the answer for a process that has left its mount namespace, at its end.
-        if error.errno in (errno.ENOENT, errno.ESRCH, errno.EINVAL):
-            return []
-        raise
-    for kind, dummy, options in mounted:
+    for dummy, kind, options in seen_by(pid):
         if kind == "cgroup":
-            controllers.update(options.split(","))
+            controllers.update(options)
         elif kind == "cgroup2":
-            own = [item.sandbox(site, name) for item in layout.hierarchies if item.unified]
-            controllers.update(
-                *((read_value(f"{path}/cgroup.controllers") or "").split() for path in own)
-            )
+            texts = [read_value(f"{path}/cgroup.controllers") for path in unified]
+            controllers.update(*((text or "").split() for text in texts))
     return sorted(controllers & hierarchies.READ)
 
 

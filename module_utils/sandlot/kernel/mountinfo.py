@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 
@@ -35,18 +36,20 @@ def within(path: str) -> list[str]:
     return [point for point, dummy in _mounts() if point == real or point.startswith(f"{real}/")]
 
 
-def device_of(pid: int | str, kind: str) -> str:
-    """The device number of the last mount of a type that a process sees; "" without one."""
-    number = ""
+def seen_by(pid: int | str) -> list[tuple[str, str, list[str]]]:
+    """(device number, type, options of the file system) of each mount of a process.
+
+    [] of one that has ended; the kernel says EINVAL of one that is about to.
+    """
     try:
         with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as handle:
-            for line in handle:
-                before, dummy, after = line.partition(" - ")
-                if after.startswith(f"{kind} "):
-                    number = before.split(" ")[2]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-    return number
+            halves = [line.rstrip("\n").split(" - ", 1) for line in handle]
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESRCH, errno.EINVAL):
+            raise
+        return []
+    rows = [(before.split(" "), after.split(" ")) for before, after in halves]
+    return [(before[2], after[0], after[2].split(",")) for before, after in rows]
 
 
 def server_of(path: str) -> str:

@@ -104,4 +104,5 @@ def device(pid: int | str) -> str:
 
     lxcfs has another one after it was started again, as long as anybody has its old mounts.
     """
-    return mountinfo.device_of(pid, KIND)
+    numbers = [number for number, kind, dummy in mountinfo.seen_by(pid) if kind == KIND]
+    return numbers[-1] if numbers else ""
