@@ -14,7 +14,6 @@ version 1 (``name=systemd``) is its owner's.
 
 from __future__ import annotations
 
-import errno
 from dataclasses import dataclass
 
 from ..kernel import hierarchies
