@@ -5,16 +5,18 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import platform
 import secrets
+import select
 import subprocess
 from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
-from sandboxes import Host, Sandbox, exit_code, pid_inside, receive, until
+from sandboxes import DEADLINE, Host, Sandbox, exit_code, pid_inside, receive, until
 from sandlot import wire
 from sandlot.security import MASKED
 from sandlot.security.syscalls import ARCHITECTURES
@@ -274,19 +276,26 @@ sys.stdout.write("codes " + json.dumps(codes) + " end\\n")
 """
 
 
+def terminal_output(master: int) -> bytes:
+    """All of it: the kernel hands it on a little later, and fails when it is at its end."""
+    text = b""
+    with os.fdopen(master, "rb", buffering=0) as terminal:
+        while select.select([terminal], [], [], DEADLINE)[0]:
+            try:
+                text += terminal.read(65536)
+            except OSError as error:
+                assert error.errno == errno.EIO
+                return text
+    raise AssertionError(f"the terminal does not end after {text!r}")
+
+
 def injected(box: Sandbox) -> tuple[list[int], bytes]:
     argv = ["/usr/bin/python3", "-ISc", PRELUDE + TIOCSTI]
     with box.session(argv, tty=True) as connection:
         message, (master,) = receive(connection)
         assert "pid" in message
         code = exit_code(connection)
-        os.set_blocking(master, False)
-        text = b""
-        try:
-            text = os.read(master, 65536)
-        except OSError:
-            pass
-        os.close(master)
+        text = terminal_output(master)
     assert code == 0, text
     return json.loads(text.split(b"codes ")[1].split(b" end")[0]), text
 

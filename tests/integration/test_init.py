@@ -17,8 +17,18 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import isolation
 import pytest
-from sandboxes import Host, Sandbox, pid_inside, status_fields, until, wait_dead, zygote_of
+from sandboxes import (
+    Host,
+    Sandbox,
+    open_host,
+    pid_inside,
+    status_fields,
+    until,
+    wait_dead,
+    zygote_of,
+)
 from sandlot.errors import LaunchError
 from sandlot.kernel import fork
 from sandlot.kernel.inotify import Watch
@@ -321,11 +331,22 @@ def test_back_off_doubles(sandbox_host: Host) -> None:
     assert all(0.09 * 2**n <= gap for n, gap in enumerate(gaps)), gaps
 
 
-def test_idle_sandbox_never_wakes_up(sandbox_host: Host) -> None:
-    box = sandbox_host.started("a", SLEEP)
-    launcher = sandbox_host.launcher_pid()
+@pytest.fixture
+def undisturbed_host() -> Iterator[Host]:
+    """The launcher looks at each change of the rules and links of its network."""
+    with isolation.undisturbed():
+        host = open_host()
+        try:
+            yield host
+        finally:
+            host.close()
+
+
+def test_idle_sandbox_never_wakes_up(undisturbed_host: Host) -> None:
+    box = undisturbed_host.started("a", SLEEP)
+    launcher = undisturbed_host.launcher_pid()
     watched = [box.init, launcher, zygote_of(launcher)]
-    until(lambda: sandbox_host.launcher.ping())
+    until(lambda: undisturbed_host.launcher.ping())
     pidfds = [os.pidfd_open(pid) for pid in watched]
 
     def quiet() -> bool:
