@@ -18,12 +18,15 @@ from sandboxes import fresh_host, module_host, sandbox_host
 MACHINE = pytest.StashKey[fingerprint.Fingerprint]()
 # What takes longest begins first.
 LONG = (
-    *("test_images_debian.py", "test_faults_kill.py", "test_network_policy.py"),
-    *("test_images_store.py", "test_upgrade.py", "test_network_modes.py", "test_faults.py"),
-    *("test_network_module.py", "test_images_host.py", "test_state_corpus.py"),
-    *("test_faults_stopped.py", "test_network_ipv6.py", "test_network_policy6.py"),
+    *("test_images_debian.py", "test_faults_kill.py", "test_converge_modules.py"),
     *("test_published_databases.py", "test_published_services.py"),
-    *("test_upgrade_dd050e5.py", "test_network_live.py", "test_converge.py", "test_rebuild.py"),
+    *("test_exhausted.py", "test_network_ipv6.py", "test_upgrade_dd050e5.py", "test_rebuild.py"),
+    *("test_network_spoof6.py", "test_network_repair.py", "test_cli_host.py"),
+    *("test_network_drift.py", "test_network_policy.py", "test_network_reach.py"),
+    *("test_upgrade.py", "test_network_policy6.py", "test_state_corpus.py"),
+    *("test_images_store.py", "test_depends_on.py", "test_cli_explain.py", "test_converge.py"),
+    *("test_images_faults.py", "test_converge_oci.py", "test_images_download.py"),
+    *("test_faults.py", "test_network_rates.py", "test_network_live.py"),
 )
 __all__ = ["fresh_host", "module_host", "sandbox_host"]
 
