@@ -115,26 +115,36 @@ def test_the_installed_runtime_is_the_engine(host: Deployment) -> None:
 
 def test_errors_name_the_option_and_the_remedy(host: Deployment) -> None:
     host.prepare()
-    (result,) = play(host, {"sandbox": {"name": "a", "image": "none", "command": IDLE}}, fails=True)
-    assert result["msg"].startswith("sandbox 'a': image: 'none' is not an image of this host;")
-    bad = {**SPECS, "sandboxes": [{"name": "a"}, {"name": "b", "command": ["/no/such"]}]}
-    (result,) = play(host, {"sandboxes": bad}, fails=True)
-    assert set(result["failed_items"]) == {"b"} and "/no/such" in result["msg"]
-    assert "a: start" in result["actions"]
-    odd = {"name": "c", "image": "busybox", "command": IDLE, "sysctls": {"net.ipv4.none": "1"}}
-    (result,) = play(host, {"sandbox": odd}, fails=True)
-    assert "sysctls: 'net.ipv4.none' does not exist in a sandbox of this kernel;" in result["msg"]
-    odd["sysctls"] = {"net.ipv4.ip_default_ttl": "900"}
-    (result,) = play(host, {"sandbox": odd}, fails=True)
-    assert "can't be set to '900': Invalid argument; correct the value" in result["msg"]
-    play(host, {"sandbox": {"name": "c", "state": "absent"}})
+    odd = {"name": "c", "image": "busybox", "command": IDLE}
     loops = {"sandbox": {"name": "b", "image": "busybox", "command": ["sh", "-c", "pwd; exit 9"]}}
-    for changed, result in zip((True, False), play(host, loops, loops, fails=True)):
+    unnamed, started, unknown, refused, gone, crash, again, occupied = play(
+        host,
+        {"sandbox": {"name": "a", "image": "none", "command": IDLE}},
+        {
+            "sandboxes": {
+                **SPECS,
+                "sandboxes": [{"name": "a"}, {"name": "b", "command": ["/no/such"]}],
+            }
+        },
+        {"sandbox": {**odd, "sysctls": {"net.ipv4.none": "1"}}},
+        {"sandbox": {**odd, "sysctls": {"net.ipv4.ip_default_ttl": "900"}}},
+        {"sandbox": {"name": "c", "state": "absent"}},
+        loops,
+        loops,
+        {"sandbox_host": {"state": "absent"}},
+        fails=True,
+    )
+    assert unnamed["msg"].startswith("sandbox 'a': image: 'none' is not an image of this host;")
+    assert set(started["failed_items"]) == {"b"} and "/no/such" in started["msg"]
+    assert "a: start" in started["actions"]
+    assert "sysctls: 'net.ipv4.none' does not exist in a sandbox of this kernel;" in unknown["msg"]
+    assert "can't be set to '900': Invalid argument; correct the value" in refused["msg"]
+    assert not gone["failed"]
+    for changed, result in ((True, crash), (False, again)):
         assert result["failed"] and result["changed"] is changed
         assert "ended with exit code 9" in result["msg"]
         assert result["crashes"]["b"]["last_log"][-1] == "/"
-    (result,) = play(host, {"sandbox_host": {"state": "absent"}}, fails=True)
-    assert "there are sandboxes on this host: a, b" in result["msg"]
+    assert "there are sandboxes on this host: a, b" in occupied["msg"]
 
 
 PLAY = """\
