@@ -42,8 +42,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # By the order below, not by the number of tests.
     config.option.loadscopereorder = False
-    if hasattr(config, "workerinput") and os.geteuid() == 0:
+    runs_tests = hasattr(config, "workerinput") or not _has_workers(config)
+    if os.geteuid() == 0 and runs_tests:
         isolation.isolate()
+
+
+def _has_workers(config: pytest.Config) -> bool:
+    return bool(getattr(config.option, "numprocesses", None))
 
 
 @pytest.hookimpl(trylast=True)
@@ -60,7 +65,7 @@ def _place(item: pytest.Item) -> int:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """With workers, what the machine looks like is compared once, by the process above them."""
-    if getattr(session.config.option, "numprocesses", None) and os.geteuid() == 0:
+    if _has_workers(session.config) and os.geteuid() == 0:
         session.stash[MACHINE] = fingerprint.fingerprint()
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Workers of pytest-xdist each have namespaces of their own, so that they don't meet.
+"""A process that runs tests has namespaces of its own, so that it doesn't meet another.
 
-Links, rules, ports, sysctls of the network, mounts and System V objects are then the worker's
-alone. Processes and cgroups are the machine's: there names and moved roots keep workers apart.
+Links, rules, ports, sysctls of the network, mounts and System V objects are then the process's
+alone. Processes and cgroups are the machine's: there names and moved roots keep runs apart.
 """
 
 from __future__ import annotations
@@ -64,13 +64,22 @@ def outside() -> Iterator[None]:
     worker = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     namespaces.setns(_machine[0], namespaces.CLONE_NEWNET)
     try:
-        # Others use it as well: the fingerprint looks at what is the test's own only.
-        with mock.patch.dict(os.environ, SANDLOT_SHARED_HOST="1"):
-            del os.environ["PYTEST_XDIST_WORKER"]
+        with _among_others():
             yield
     finally:
         namespaces.setns(worker, namespaces.CLONE_NEWNET)
         os.close(worker)
+
+
+@contextlib.contextmanager
+def _among_others() -> Iterator[None]:
+    """Other workers use it as well: the fingerprint looks at what is the test's own only."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    with mock.patch.dict(os.environ, SANDLOT_SHARED_HOST="1"):
+        del os.environ["PYTEST_XDIST_WORKER"]
+        yield
 
 
 @contextlib.contextmanager

@@ -32,31 +32,25 @@ def play(
 ) -> list[dict[str, Any]]:
     """Results of the tasks, in their order; ``fails`` when one of them is to fail."""
     results, path = Path(paths.root, "results.json"), Path(paths.root, "play.json")
-    path.write_text(json.dumps([_whole(paths, tasks, results, fails=fails)]))
+    whole = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "environment": {"SANDLOT_ROOT": paths.root},
+        "tasks": [{**task, "ignore_errors": fails} for task in tasks],
+    }
+    path.write_text(json.dumps([whole]))
     command = [str(BIN / "ansible-playbook"), "-i", str(TOP / "inventory/local"), str(path)]
-    environment = {"ANSIBLE_CONFIG": str(TOP / "ansible.cfg")}
+    environment = {
+        "ANSIBLE_CONFIG": str(TOP / "ansible.cfg"),
+        "ANSIBLE_CALLBACK_PLUGINS": str(Path(__file__).parent / "callbacks"),
+        "ANSIBLE_CALLBACKS_ENABLED": "kept_results",
+        "KEPT_RESULTS": str(results),
+    }
     output = run(command, environment)
     assert results.exists(), output
     found: list[dict[str, Any]] = json.loads(results.read_text())
     for leftover in (path, results):
         leftover.unlink()
+    assert len(found) == len(tasks), output
     assert any(result.get("failed") for result in found) == fails, output
     return found
-
-
-def _whole(
-    paths: Site, tasks: Sequence[dict[str, Any]], results: Path, *, fails: bool
-) -> dict[str, Any]:
-    names = ", ".join(f"result{number}" for number in range(len(tasks)))
-    content = f"{{{{ [{names}] | to_json }}}}"
-    kept = {"ansible.builtin.copy": {"content": content, "dest": str(results), "mode": "0600"}}
-    registered = [
-        {**task, "register": f"result{number}", "ignore_errors": fails}
-        for number, task in enumerate(tasks)
-    ]
-    return {
-        "hosts": "localhost",
-        "gather_facts": False,
-        "environment": {"SANDLOT_ROOT": paths.root},
-        "tasks": [*registered, kept],
-    }

@@ -5,19 +5,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import select
 import shutil
 import signal
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Callable
 
 import deadly
+import plays
 import pytest
+import session_trees
 from sandlot import images
 from sandlot.errors import ForeignError, HostError, SandlotError, SpecError
 from sandlot.images import busybox
@@ -33,7 +33,6 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
     pytest.mark.skipif(busybox.find() is None, reason="no busybox"),
 ]
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 # -- busybox --------------------------------------------------------------------------------------
@@ -376,49 +375,35 @@ def test_a_full_disk_is_explained(
 # -- the modules ----------------------------------------------------------------------------------
 
 
-def _module(paths: Site, name: str, options: dict, *flags: str) -> dict:
-    environment = {
-        **os.environ,
-        "SANDLOT_ROOT": paths.root,
-        "ANSIBLE_LOCAL_TEMP": f"{paths.root}/tmp",
-        "ANSIBLE_REMOTE_TEMP": f"{paths.root}/tmp",
-        "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
-        "ANSIBLE_LIBRARY": str(REPOSITORY / "library"),
-        "ANSIBLE_MODULE_UTILS": str(REPOSITORY / "module_utils"),
-    }
-    command = [sys.executable, "-m", "ansible", "adhoc", "localhost", "-c", "local"]
-    command += ["-i", "localhost,", "-e", f"ansible_python_interpreter={sys.executable}"]
-    command += ["-m", name, "-a", json.dumps(options), *flags]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=REPOSITORY)
-    shutil.rmtree(f"{paths.root}/tmp", ignore_errors=True)
-    assert "=> {" in done.stdout, done.stdout + done.stderr
-    return dict(json.loads(done.stdout[done.stdout.index("=> {") + 3 :]))
-
-
 def test_sandbox_rootfs(paths: Site) -> None:
-    os.makedirs(paths.root)
-    options = {"images": [BUSYBOX]}
-    checked = _module(paths, "sandbox_rootfs", options, "--check")
-    assert checked["changed"] and not os.listdir(paths.root)
-    made = _module(paths, "sandbox_rootfs", options)
+    session_trees.release(paths)
+    before = os.listdir(paths.root)
+    task = {"sandbox_rootfs": {"images": [BUSYBOX]}}
+    (checked,) = plays.play(paths, {**task, "check_mode": True})
+    assert checked["changed"] and os.listdir(paths.root) == before
+    wrong = {"sandbox_rootfs": {"images": [{"name": "x", "source": "tarball"}]}}
+    made, again, failed = plays.play(paths, task, task, wrong, fails=True)
     assert made["actions"] == checked["actions"]
     assert made["images"]["busybox"]["digest"] == images.lookup(paths, "busybox").digest
-    again = _module(paths, "sandbox_rootfs", options)
     assert (again["changed"], again["actions"]) == (False, [])
-    failed = _module(paths, "sandbox_rootfs", {"images": [{"name": "x", "source": "tarball"}]})
     assert "images[0]: 'x' has neither path, url nor src; give one of them" in failed["msg"]
 
 
 def test_sandbox_subid(paths: Site) -> None:
+    session_trees.release(paths)
     os.makedirs(f"{paths.root}/etc")
-    checked = _module(paths, "sandbox_subid", {"name": ["web"]}, "--check")
+    task, gone = (
+        {"sandbox_subid": {"name": ["web"], **more}} for more in ({}, {"state": "absent"})
+    )
+    (checked,) = plays.play(paths, {**task, "check_mode": True})
     assert checked["changed"] and not os.listdir(f"{paths.root}/etc")
-    made = _module(paths, "sandbox_subid", {"name": ["web"]})
+    made, again = plays.play(paths, task, task)
     assert made["ranges"] == checked["ranges"] == {"web": {"start": 2000224256, "size": 65536}}
-    assert not _module(paths, "sandbox_subid", {"name": ["web"]})["changed"]
+    assert not again["changed"]
     sandbox(paths, "web", images.Image("x", "0", ""))
-    failed = _module(paths, "sandbox_subid", {"name": ["web"], "state": "absent"})
+    (failed,) = plays.play(paths, gone, fails=True)
     assert "names: 'web' is a sandbox" in failed["msg"]
     shutil.rmtree(paths.sandboxes)
-    assert _module(paths, "sandbox_subid", {"name": ["web"], "state": "absent"})["changed"]
+    (removed,) = plays.play(paths, gone)
+    assert removed["changed"]
     assert not os.listdir(f"{paths.root}/etc")
