@@ -112,7 +112,7 @@ CASES: dict[str, tuple[list[str], str, str, dict[str, Any]]] = {
     "mount": (
         ["mount", "-t", "tmpfs", "none", "/tmp"],
         "mount EPERM",
-        "nothing allows it but capability SYS_ADMIN",
+        "nothing else allows it but capability SYS_ADMIN",
         granted("SYS_ADMIN"),
     ),
     "directory": (
@@ -125,7 +125,7 @@ CASES: dict[str, tuple[list[str], str, str, dict[str, Any]]] = {
     "owner": (
         ["cat", "/data/below/file"],
         "open EACCES",
-        "or user: 999",
+        "or set user: 999",
         {"user": "999:999"},
     ),
     "read-only": (

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from sandlot import wire
-from sandlot.init import child
+from sandlot.init import child, supervisor
 from sandlot.init.logs import Log
 from sandlot.init.supervisor import Supervisor
 
@@ -53,6 +53,16 @@ def init(tmp_path: Path) -> Iterator[Supervisor]:
     wire.close_all(files)
     for sock in (peer, other, listener):
         sock.close()
+
+
+def test_a_held_start_goes_on_without_a_trace(
+    init: Supervisor, started: list[Mapping[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "HOLD_SECONDS", 0.0)
+    init._hold()
+    assert init.peer is None and started == []
+    init.loop.turn()
+    assert started == [CONFIG]
 
 
 def asked(init: Supervisor, place: Path, request: dict[str, Any]) -> wire.Message | None:

@@ -22,6 +22,7 @@ from sandlot.security.refusals import (
     of_file,
 )
 from sandlot.spec.confinement import CAPABILITIES
+from sandlot.spec.options import OPTIONS
 from test_seccomp import Filter
 
 NONE = Confinement()
@@ -49,6 +50,10 @@ def test_the_tables_name_calls_and_capabilities_that_exist() -> None:
         assert bool(row.needs) != bool(row.text)
         assert all(hasattr(errno, name) for name in row.errors)
         re.compile(row.words)
+    options = {option.name for option in OPTIONS} | {"no_new_privs"}
+    texts = [row.text for row in refused_calls.ROWS]
+    texts += [*refused_calls.INSTEAD.values(), *refused_calls.NEVER.values()]
+    assert {word for text in texts for word in re.findall(r"\b[a-z]+_[a-z_]+", text)} <= options
 
 
 # Call, its arguments in strace's words and in the kernel's, and what the filter does.
@@ -93,7 +98,7 @@ def test_inspected_calls_are_judged_as_the_filter_does(
         ),
         (
             Call("mount", "EPERM"),
-            "list what it mounts in tmpfs, volumes or mounts; nothing allows it but capability"
+            "list what it mounts in tmpfs; nothing else allows it but capability"
             " SYS_ADMIN (capabilities: [SYS_ADMIN])",
         ),
         (Call("io_uring_setup", "EPERM"), "refused on purpose, no option allows it alone"),
@@ -107,7 +112,8 @@ def test_inspected_calls_are_judged_as_the_filter_does(
         (Call("execve", "ENOENT", '"/x", ["x"], 0x7f'), "missing in the image"),
         (Call("fork", "EAGAIN"), "pids_limit"),
         (Call("openat", "EMFILE"), "nofile"),
-        (Call("openat", "EACCES", "", "/proc/sys/vm/x"), "sysctls"),
+        (Call("openat", "EACCES", "", "/proc/sys/vm/swappiness"), "the host's: set it there"),
+        (Call("openat", "EROFS", "", "/proc/sys/net/core/somaxconn"), "in sysctls"),
         (Call("settimeofday", "EPERM"), "time_offset"),
         (Call("sethostname", "EPERM"), "hostname"),
         (Call("lsetxattr", "EPERM", '"/x", "security.capability", "", 20, 0'), "SETFCAP"),

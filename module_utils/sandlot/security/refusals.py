@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import FrozenSet, Tuple
 
 from .. import profiles
+from ..errors import SandlotError
+from ..spec.confinement import sysctl_name
 from . import policy
 from .refused_calls import FALLS_BACK, FILE_ERRORS, INSTEAD, NEVER, ROWS, TOLD, Row
 
@@ -131,8 +133,10 @@ def _filtered(call: Call, has: Confinement) -> Answer:
     if not keys:
         return Answer(FILTER, "this sandlot does not know the call; libc falls back", harmless=True)
     instead = INSTEAD.get(call.name, "")
-    wanted = f"nothing allows it but {granting(keys)}"
-    return Answer(FILTER, f"{instead}; {wanted}" if instead else wanted, keys, harmless)
+    text = f"nothing allows it but {granting(keys)}"
+    if instead:
+        text = f"{instead}; nothing else allows it but {granting(keys)}"
+    return Answer(FILTER, text, keys, harmless)
 
 
 def _keys(name: str) -> Tuple[str, ...]:
@@ -146,9 +150,9 @@ def _socket(call: Call) -> Answer:
         if "NETLINK_AUDIT" in call.arguments:
             text = "the audit log is the host's; programs go on without it"
             return Answer(FILTER, text, harmless=True)
-        return Answer(FILTER, granting(("NET_ADMIN",)), ("NET_ADMIN",))
+        return Answer(FILTER, f"needs {granting(('NET_ADMIN',))}", ("NET_ADMIN",))
     if re.search(r"PACKET", call.arguments):
-        return Answer(FILTER, granting(("NET_RAW",)), ("NET_RAW",))
+        return Answer(FILTER, f"needs {granting(('NET_RAW',))}", ("NET_RAW",))
     return Answer(FILTER, "no option allows sockets of this family")
 
 
@@ -180,14 +184,22 @@ def _of_path(call: Call, has: Confinement) -> Answer:
     if _PSEUDO.match(call.path):
         text = "files of the kernel are read-only inside, or masked; no option"
         if call.path.startswith("/proc/sys/"):
-            text = f"the kernel's settings are read-only inside: see sysctls for {call.path}"
+            text = _of_setting(call.path[len("/proc/sys/") :].replace("/", "."))
         return Answer(KERNEL, text)
     if call.error == "EROFS":
         text = "it is mounted read-only"
         if has.read_only:
-            text = "the root is read-only: list the directory in tmpfs, or put a volume there"
+            text = "the root is read-only: list the directory in tmpfs"
         return Answer(KERNEL, text)
     return Answer(KERNEL, "a flag of the mount, or a security module", of_file=True)
+
+
+def _of_setting(name: str) -> str:
+    try:
+        sysctl_name("sysctls", name)
+    except SandlotError:
+        return f"{name} is the host's: set it there"
+    return f"settings are read-only inside: set {name} in sysctls"
 
 
 def is_open_to(file: File, user: int) -> bool:
@@ -208,7 +220,7 @@ def of_file(file: File, user: int, has: Confinement) -> Answer:
     if file.owner is None:
         return Answer(KERNEL, f"{where}: give it to a user of the sandbox, on the host")
     if user == 0 and "DAC_OVERRIDE" not in has.capabilities:
-        remedy = f"without {granting(('DAC_OVERRIDE',))}, or user: {file.owner}"
+        remedy = f"without {granting(('DAC_OVERRIDE',))}, or set user: {file.owner}"
         return Answer(KERNEL, f"{where} {remedy}", ("DAC_OVERRIDE",))
     if user == file.owner or user == 0:
         return Answer(KERNEL, f"{where}: change its mode (chmod)")

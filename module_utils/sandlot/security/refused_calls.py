@@ -12,7 +12,7 @@ from typing import Mapping, NamedTuple, Tuple
 
 # -- calls that the filter refuses: what to do in place of a capability, or why there is none
 
-_MOUNTS = "list what it mounts in tmpfs, volumes or mounts"
+_MOUNTS = "list what it mounts in tmpfs"
 _NAMESPACES = "the sandbox is its namespaces: one that makes more of them belongs on the host"
 _HOSTS = "it acts on the whole host: do it there"
 _CLOCK = "the clock is the host's: set it there (time_offset shifts monotonic and boot time)"
