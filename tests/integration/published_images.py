@@ -42,10 +42,6 @@ _FIELD = re.compile(r"^([A-Z][A-Za-z-]+): (.*)$", re.MULTILINE)
 _DOCUMENTS = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info")
 _MERGED = ("bin", "sbin", "lib", "lib64")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-DAEMON = (
-    *("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP"),
-    *("SETFCAP", "NET_BIND_SERVICE", "SYS_CHROOT"),
-)
 
 
 class Archive:
@@ -153,7 +149,7 @@ class Published:
     def start(self, host: Deployment, image: str, **options: Any) -> None:
         reference = f"oci:{self._layout.path}:{image}"
         prepare(host, {"name": image, "source": "oci", "reference": reference})
-        host.converged({"name": "web", "image": image, "capabilities": DAEMON, **options})
+        host.converged({"name": "web", "image": image, **options})
 
 
 def accounts(users: Mapping[str, tuple[int, str]]) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
