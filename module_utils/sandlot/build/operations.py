@@ -274,7 +274,7 @@ class File(RootOperation):
 
 
 class Directory(RootOperation):
-    """The workload's working directory; links are followed inside the root."""
+    """The workload's working directory or one of the image's volumes; links are followed inside."""
 
     def __init__(self, path: str) -> None:
         self.path = path

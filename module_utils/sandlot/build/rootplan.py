@@ -91,6 +91,7 @@ def plan(
         *([Lxcfs(lxcfs)] if launch.get("lxcfs") else []),
         *_tmpfs(launch),
         *(File(path, source) for path, source in launch["files"].items()),
+        *(Directory(path) for path in launch.get("directories", ())),
         Directory(launch["cwd"]),
         *([ReadOnlyRoot(set_id=_allows_set_id(launch))] if launch["read_only"] else []),
     ]

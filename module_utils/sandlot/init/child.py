@@ -30,6 +30,7 @@ _TOO_MUCH = (
     "env and arguments are more than the kernel takes: a quarter of the soft limit of the stack in"
     " ulimits, 2 MiB by default and 6 MiB at most"
 )
+_NO_PROGRAM = "exec format error: no script with a first line of #!, no program for this processor"
 # BINPRM_BUF_SIZE and the depth of interpreters of interpreters, in the kernel's fs/exec.c.
 _SCRIPT_HEAD, _MAX_INTERPRETERS = 256, 5
 _TIOCSCTTY = 0x540E
@@ -162,6 +163,8 @@ def execute(argv: Sequence[str], env: Mapping[str, str]) -> Failure:
         except OSError as error:
             if error.errno == errno.E2BIG:
                 failure = (NOT_EXECUTABLE, f"{path}: {_TOO_MUCH}")
+            elif error.errno == errno.ENOEXEC:
+                failure = (NOT_EXECUTABLE, f"{path}: {_NO_PROGRAM}")
             elif error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 failure = (NOT_EXECUTABLE, f"{path}: {error.strerror}")
             elif error.errno == errno.ENOENT and os.access(path, os.F_OK):

@@ -35,10 +35,10 @@ def apply(config: Mapping[str, Any]) -> None:
     """Drop every capability that the sandbox is not granted, from all five sets.
 
     For uid 0 the bounding set decides what exec yields; for another uid granted capabilities have
-    to be ambient to survive exec (capabilities(7)).
+    to be ambient to survive exec (capabilities(7)). Init itself has all of them: a command of exec
+    may be another user's.
     """
-    uid, gid = config["uid"], config["gid"]
-    mask = config["ambient" if uid else "mask"]
+    mask, uid, gid = config["mask"], config["uid"], config["gid"]
     confine.new_session_keyring()
     confine.drop_bounding(config["dropped"])
     if config["seccomp"] is not None:
@@ -49,7 +49,7 @@ def apply(config: Mapping[str, Any]) -> None:
     confine.prctl(confine.PR_SET_KEEPCAPS, 1)
     os.setresuid(uid, uid, uid)
     confine.prctl(confine.PR_SET_KEEPCAPS, 0)
-    confine.set_capabilities(mask, mask, mask if uid else 0)
+    confine.set_capabilities(mask, mask, config["ambient"] if uid else 0)
     confine.set_ambient(config["granted"] if uid else ())
     if config["no_new_privileges"]:
         confine.prctl(confine.PR_SET_NO_NEW_PRIVS, 1)

@@ -31,12 +31,14 @@ HOST_FILES = ("hosts", "resolv.conf", "hostname")
 FACTS = frozenset(
     """
     schema digest name ids image lower host_root tmpfs_root idmap upper work files init login
-    ambient
+    ambient directories
     """.split()
 )
 # These follow from the host and the version of sandlot: neither an upgrade nor a new cgroup
 # hierarchy of the host restarts a sandbox.
-DERIVED = frozenset({"cgroups", "seccomp", "masked", "readonly", "first_start", "login"})
+DERIVED = frozenset(
+    {"cgroups", "seccomp", "masked", "readonly", "first_start", "login", "directories"}
+)
 # Init applies changes to these while it runs.
 LIVE = frozenset(
     option.launch_key for option in reaching(Reach.INIT) if option.change is Change.LIVE
@@ -74,6 +76,11 @@ def content(site: Site, record: Record, cgroups: Sequence[str]) -> Json:
     if profile != profiles.STRICT:
         # Users other than root start with those of ``capabilities``, as in Podman.
         data.update({profiles.OPTION: profile, "ambient": mask(spec.capabilities)})
+    volumes = record.image.config.get("volumes", ())
+    # Below the kernel's own file systems they are there, or can't be made.
+    own = [path for path in volumes if path.split("/")[1:2] not in (["proc"], ["sys"], ["dev"])]
+    if own:
+        data["directories"] = own
     if record.image.config.get("first_start"):
         data["first_start"] = list(first_start.ARGV)
         of_init.append("first_start")

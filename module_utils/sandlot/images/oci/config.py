@@ -151,6 +151,11 @@ def _keys(option: str, value: Any, warnings: List[str]) -> List[str]:
     return sorted(_each(keys, _string, warnings))
 
 
+def _directories(option: str, value: Any, warnings: List[str]) -> List[str]:
+    keys = ((path, pair[0]) for path, pair in _pairs(option, value, warnings))
+    return sorted(set(_each(keys, _directory, warnings)))
+
+
 _DURATIONS = {"Interval": "interval", "Timeout": "timeout", "StartPeriod": "start_period"}
 _KEYS: Mapping[str, Tuple[str, Callable[[str, Any], Any]]] = {
     "Entrypoint": ("entrypoint", _words),
@@ -164,5 +169,5 @@ _COLLECTIONS: Mapping[str, Tuple[str, Callable[[str, Any, List[str]], Any]]] = {
     "Env": ("env", _environment),
     "Labels": ("labels", _labels),
     "ExposedPorts": ("exposed_ports", _keys),
-    "Volumes": ("volumes", _keys),
+    "Volumes": ("volumes", _directories),
 }
