@@ -45,6 +45,12 @@ def test_logs_by_name(host: Deployment, run: Run) -> None:
     logs = pack(link("var/log/access", "/dev/stdout"), link("var/log/error", "/proc/self/fd/2"))
     run(busybox_layer(), logs, Cmd=["sh", "-c", start])
     says(host, "access", "error", "own", "owned")
+    # As jobs of cron do: in docker, process 1 is the workload.
+    shell(host, "echo job >>/proc/1/fd/1; echo 'job failed' >/proc/1/fd/2")
+    shell(host, "echo 'job of web' >/proc/1/fd/1", "-u", "web")
+    says(host, "job", "job failed", "job of web")
+    refused = "! { echo >/proc/1/fd/3; } 2>&1 && ! busybox cat /proc/1/fd/1 2>&1"
+    assert "Read-only" in shell(host, refused, "-u", "web")
     # Commands of exec have pipes or files of the caller.
     assert shell(host, "echo mine >/dev/stdout", "-u", "web") == "mine\n"
 

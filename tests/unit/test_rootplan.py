@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandlot.build import cgroupfs, lxcfs, machine_id, operations, rootplan, stacking
+from sandlot.build import cgroupfs, log_files, lxcfs, machine_id, operations, rootplan, stacking
 from sandlot.cli import recipe
 
 IDS = {"uid": 200000, "gid": 200000, "size": 65536}
@@ -99,6 +99,16 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[Any, ...]]]] = {
         {"lxcfs": True},
         replaced(("Mask", "/proc/kcore"), ("Mask", "/proc/kcore"), ("Lxcfs", "/var/lib/lxcfs")),
     ),
+    "published image": (
+        {"directories": ["/data"], "log_files": True},
+        [
+            *PLAIN[: PLAIN.index(TMP)],
+            ("LogFiles",),
+            *PLAIN[PLAIN.index(TMP) : -1],
+            ("Directory", "/data"),
+            PLAIN[-1],
+        ],
+    ),
     "layer in memory": (
         {"tmpfs_root": "size=1048576,mode=0711"},
         [
@@ -173,7 +183,7 @@ def test_plan(changes: dict[str, Any], expected: list[tuple[Any, ...]]) -> None:
 
 CLASSES = [
     value
-    for module in (operations, stacking, machine_id, cgroupfs, lxcfs)
+    for module in (operations, stacking, machine_id, cgroupfs, lxcfs, log_files)
     for value in vars(module).values()
     if inspect.isclass(value)
     and issubclass(value, operations.RootOperation)

@@ -106,7 +106,9 @@ def start(
         config["logs"] = opened
         if os.path.exists(paths.held):
             config["held"] = True
-        wire.send_any_size(peer, config, [*fds, *descriptors, *sinks])
+        own, named = fds[:3], fds[3:]
+        config["log_files"] = len(named)
+        wire.send_any_size(peer, config, [*own, *descriptors, *named, *sinks])
         _expect(peer, "started")
     except (OSError, LaunchError):
         _abandon(paths, pidfd)
@@ -278,6 +280,7 @@ def _mounter(build: _Build, peer: _socket.socket) -> None:
         fds.append(os.open("proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=root))
         fds.append(mounts.openat2(root, "dev/null", os.O_RDWR, rootfs.STRICT))
         fds.append(rootfs.directory(root, "dev/pts"))
+        fds += [fd for operation in build.plan for fd in operation.for_init]
         uid, gid, groups, login = users.resolve(root, build.launch["user"])
         what = " ".join(str(number) for number in groups)
         answer = {"uid": uid, "gid": gid, "what": what, **login}

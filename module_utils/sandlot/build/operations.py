@@ -29,7 +29,7 @@ from . import rootfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Mapping, Optional
+    from typing import List, Mapping, Optional, Sequence
 
 # Mount points of the build namespace.
 LOWER, LAYER, MERGED = "/lower", "/layer", "/merged"
@@ -61,6 +61,8 @@ class RootOperation:
     """One step towards a root; ``mount`` is the detached mount that ``open`` made."""
 
     mount = -1
+    # Descriptors that ``apply`` opens for init.
+    for_init: Sequence[int] = ()
 
     @property
     def first(self) -> bool:

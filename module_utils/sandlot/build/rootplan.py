@@ -89,12 +89,20 @@ def plan(
         *(ReadOnly(path) for path in launch["readonly"]),
         *(Mask(path) for path in launch["masked"]),
         *([Lxcfs(lxcfs)] if launch.get("lxcfs") else []),
+        *(_log_files() if launch.get("log_files") else []),
         *_tmpfs(launch),
         *(File(path, source) for path, source in launch["files"].items()),
         *(Directory(path) for path in launch.get("directories", ())),
         Directory(launch["cwd"]),
         *([ReadOnlyRoot(set_id=_allows_set_id(launch))] if launch["read_only"] else []),
     ]
+
+
+def _log_files() -> List[RootOperation]:
+    # Imported here, in a process that ends soon: sandboxes share the memory of the launcher.
+    from .log_files import LogFiles
+
+    return [LogFiles()]
 
 
 def stack(launch: Mapping[str, Any]) -> List[RootOperation]:

@@ -62,7 +62,8 @@ def _init(peer: _socket.socket) -> NoReturn:
     config, fds = wire.receive_request(peer)
     if config is None:
         os._exit(1)
-    mnt, null, pts, listener, status, health, *sinks = fds
+    mnt, null, pts, listener, status, health, *rest = fds
+    named, sinks = rest[: config["log_files"]], rest[config["log_files"] :]
     try:
         namespaces.setns(mnt, namespaces.CLONE_NEWNS)
         os.close(mnt)
@@ -77,5 +78,5 @@ def _init(peer: _socket.socket) -> NoReturn:
     logs = Log(config["logs"], sinks, config)
     server = _socket.socket(fileno=listener)
     files = {"status": status, "health": health, "null": null, "pts": pts}
-    Supervisor(config, peer, server, logs, **files).run()
+    Supervisor(config, peer, server, logs, named=named, **files).run()
     os._exit(0)

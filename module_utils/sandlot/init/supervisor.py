@@ -60,6 +60,7 @@ class Supervisor:
         health: int,
         null: int,
         pts: int,
+        named: Sequence[int] = (),
     ) -> None:
         self.config = config
         self.peer: Optional[_socket.socket] = peer
@@ -67,6 +68,8 @@ class Supervisor:
         self.status = Status(status, config["restarts"])
         self.policy = Policy(config["restart"], config["stop"])
         self.null = null
+        # Readers of FIFOs, for output that is written to process 1.
+        self.named = named
         self.main: Optional[child.Child] = None
         self.streams: Dict[int, str] = {}
         self.loop = Loop()
@@ -80,6 +83,8 @@ class Supervisor:
 
     def run(self) -> None:
         self._watch_signals()
+        for stream, reader in zip(_STREAMS, self.named):
+            self._watch_output(stream, reader)
         self._set_healthcheck(self.config["healthcheck"])
         if self.config.pop("held", False):
             self._hold()

@@ -31,13 +31,13 @@ HOST_FILES = ("hosts", "resolv.conf", "hostname")
 FACTS = frozenset(
     """
     schema digest name ids image lower host_root tmpfs_root idmap upper work files init login
-    ambient directories
+    ambient directories log_files
     """.split()
 )
 # These follow from the host and the version of sandlot: neither an upgrade nor a new cgroup
 # hierarchy of the host restarts a sandbox.
 DERIVED = frozenset(
-    {"cgroups", "seccomp", "masked", "readonly", "first_start", "login", "directories"}
+    {"cgroups", "seccomp", "masked", "readonly", "first_start", "login", "directories", "log_files"}
 )
 # Init applies changes to these while it runs.
 LIVE = frozenset(
@@ -81,6 +81,8 @@ def content(site: Site, record: Record, cgroups: Sequence[str]) -> Json:
     own = [path for path in volumes if path.split("/")[1:2] not in (["proc"], ["sys"], ["dev"])]
     if own:
         data["directories"] = own
+    if record.image.config.get(profiles.OPTION):
+        data["log_files"] = True
     if record.image.config.get("first_start"):
         data["first_start"] = list(first_start.ARGV)
         of_init.append("first_start")

@@ -264,6 +264,19 @@ def test_host_made_files() -> None:
     assert b"192.0.2.53" not in files["resolv.conf"]
 
 
+def test_a_published_image_gets_its_volumes_and_logs_of_process_1() -> None:
+    paths, entry = Site("/moved"), a_record()
+    config = {"volumes": ["/data", "/sys/fs/cgroup", "/proc/x"], "security_profile": "daemon"}
+    published = replace(entry, image=replace(entry.image, config=config))
+    launch = launchfile.content(paths, published, [])
+    assert (launch["directories"], launch["log_files"]) == (["/data"], True)
+    # Sandboxes that an upgrade finds go on.
+    bare = {key: value for key, value in launch.items() if key not in ("directories", "log_files")}
+    assert launchfile.digest(bare) == launch["digest"]
+    other = launchfile.content(paths, entry, [])
+    assert not {"directories", "log_files"} & set(other)
+
+
 def test_live_options_are_outside_of_the_launch_digest() -> None:
     paths = Site("/moved")
 
