@@ -8,6 +8,9 @@ import errno
 import re
 
 import pytest
+from sandlot.errors import HostError
+from sandlot.kernel import program
+from sandlot.sandbox import strace
 from sandlot.sandbox.strace_lines import Died, Foreign, Lines, Refused, event, path
 from sandlot.security import policy, refused_calls
 from sandlot.security.refusals import (
@@ -233,3 +236,10 @@ def test_long_lines_are_dropped_and_memory_is_bounded() -> None:
         assert lines.feed(b"x" * Lines.LONGEST) == []
         assert len(lines._rest) <= Lines.LONGEST
     assert lines.feed(b"tail\nfine\n") == ["fine"]
+
+
+def test_a_host_without_strace_is_told_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "SYSTEM_PATH", "/nowhere")
+    with pytest.raises(HostError) as caught:
+        strace.find()
+    assert "apt install strace" in caught.value.hint
