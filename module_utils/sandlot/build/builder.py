@@ -18,7 +18,7 @@ import time
 from .. import store, wire
 from ..errors import LaunchError
 from ..init import confine, limits, logs, status, users
-from ..init.child import NOT_EXECUTABLE
+from ..init.child import NOT_EXECUTABLE, NOT_FOUND
 from ..init.supervisor import PREPARATION_SECONDS
 from ..kernel import hierarchies, mounts, namespaces, netns
 from ..kernel.files import write_value
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .operations import RootOperation
 
 SEE_LOG = "see launcher.log in /run/sandlot"
+_NO_PROGRAM = "correct the command, or use an image that has it"
 # Keys in every launch file; a launch file lists the keys of later options, as ``init``.
 INIT_KEYS = ("argv", "env", "cwd", "restart", "stop", "log_max_size")
 
@@ -200,7 +201,8 @@ def _expect(peer: _socket.socket, key: str, fds: list[int] | None = None) -> wir
         raise LaunchError("init died before it was ready", hint=SEE_LOG)
     if "error" in message or key not in message:
         problem = message.get("error", "init sent something unexpected")
-        raise LaunchError(problem, hint=message.get("hint", ""), code=message.get("errno", 0))
+        hint = message.get("hint") or (_NO_PROGRAM if message.get("code") == NOT_FOUND else "")
+        raise LaunchError(problem, hint=hint, code=message.get("errno", 0))
     return message
 
 
