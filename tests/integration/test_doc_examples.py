@@ -22,8 +22,8 @@ from test_docs import ROOT, Block, _commands, of_kind, variables  # noqa: E402
 
 pytestmark = needs_root
 BUSYBOX = {"name": "busybox", "source": "busybox"}
-# They wait for more, or for a terminal.
-ENDLESS = {"--follow", "-f", "--watch", "-t"}
+# They wait for more, or for a terminal, or are for a sandbox that is down.
+ENDLESS = {"--follow", "-f", "--watch", "-t", "trace"}
 
 
 @pytest.fixture
