@@ -34,6 +34,8 @@ HOST_LAN6 = "2001:db8::2"
 PEER_LAN6 = "2001:db8::9"
 # A dropped packet is silence; this is how long we listen to it.
 SILENCE = 0.3
+# Those who ask and answer come before the load of a busy machine, which silence is not to be.
+PROMPT = -15
 
 
 class Failed(SandlotError):
@@ -218,6 +220,7 @@ class Lab:
         pid = os.fork()
         if pid == 0:
             os.close(reading)
+            os.nice(PROMPT)
             with netlink.opened(netns) as fd:
                 setns(fd, CLONE_NEWNET)
             kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
@@ -300,6 +303,8 @@ def reached(netns, asked, wanted):
 
 
 def _question(address, port, protocol="tcp"):
+    os.nice(PROMPT)
+
     def connect(patience):
         kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
         with socket.socket(family(address), kind) as sock:
