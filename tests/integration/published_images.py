@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import isolation
 from archives import entry, folder, link, pack
 from converge_fixtures import Deployment, eventually
 from debian_mirror import mirror
@@ -60,8 +61,9 @@ class Archive:
             'Dir::Etc::SourceParts "/dev/null";\nAPT::Install-Recommends "0";\n'
             'APT::Sandbox::User "root";\nAcquire::Languages "none";\n'
         )
-        self._apt("apt-get", "-qq", "update")
-        self._apt("apt-get", "-qqy", "install", "--download-only", *BASE, *packages)
+        with isolation.outside():
+            self._apt("apt-get", "-qq", "update")
+            self._apt("apt-get", "-qqy", "install", "--download-only", *BASE, *packages)
         found = (directory / "archives").glob("*.deb")
         self._files = {path.name.partition("_")[0]: path for path in found}
 
