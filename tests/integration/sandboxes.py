@@ -38,6 +38,8 @@ from sandlot.site import Site
 ENGINE = Path(__file__).resolve().parent.parent.parent / "module_utils" / "sandlot"
 SYSTEM_PYTHON = "/usr/bin/python3"
 FIRST_ID, IDS = 2_000_000_000, 65536
+# A test may look for processes of an id; there is room for four workers.
+IDS_OF_WORKER = 512 * IDS
 DEADLINE = 20.0
 
 
@@ -266,7 +268,7 @@ class Host:
         self.paths = Site(str(root))
         self.launcher = Launcher(self.paths)
         self.boxes: dict[str, Sandbox] = {}
-        self.last_id = FIRST_ID
+        self.last_id = FIRST_ID + _worker() * IDS_OF_WORKER
         os.makedirs(self.paths.sandboxes, mode=0o700)
         os.makedirs(self.paths.run, mode=0o700)
         session_trees.release(self.paths)
@@ -335,6 +337,10 @@ class Host:
         shutil.rmtree(self.root)
         session_trees.assert_unchanged()
         assert "Traceback" not in trouble, trouble
+
+
+def _worker() -> int:
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
 
 
 def launch_defaults(host: Host, box: Sandbox) -> dict[str, Any]:
