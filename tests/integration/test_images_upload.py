@@ -82,14 +82,14 @@ def controller(tmp_path: Path) -> Controller:
 def test_an_archive_is_copied_once(controller: Controller) -> None:
     output = controller.play(controller.wish(b"one"))
     assert "changed=1" in output and controller.content() == b"one"
-    assert "t: made, 3.00 Bytes in " in output
+    assert "image t made (0.0 MB in " in output
     assert controller.left() == []
     output = controller.play(controller.wish(b"one"))
-    assert "changed=0" in output and "failed=0" in output and "t: made" not in output
+    assert "changed=0" in output and "failed=0" in output and "image t made" not in output
     # One module, through a pipe: no directory, no copy.
     assert controller.executions == 1
     output = controller.play(controller.wish(b"two"))
-    assert "changed=1" in output and controller.content() == b"two" and "t: replaced" in output
+    assert "changed=1" in output and controller.content() == b"two" and "image t replaced (" in output
 
 
 def test_an_image_is_kept_without_its_archive(controller: Controller) -> None:
