@@ -34,8 +34,8 @@ def test_a_workload_that_ends_again_and_again_fails_each_run(host: Deployment) -
     assert list(result.failed) == ["a"] and not result.warnings
     text = result.failed["a"]
     assert text.startswith("its workload ended with exit code 3")
-    assert "chown: /x: Operation not permitted" in text
-    assert text.endswith("it may need capabilities: [CHOWN]")
+    assert "; its log ends with:\n    chown: /x: Operation not permitted\n" in text
+    assert text.endswith("\n  remedy: it may need capabilities: [CHOWN]")
     end = result.sandboxes["a"]["crash"]
     assert end["exit_code"] == 3 and end["remedy"] and end["last_log"]
     assert "crash" not in result.sandboxes["c"]
@@ -121,7 +121,7 @@ def test_a_workload_that_is_killed_for_memory(host: Deployment) -> None:
     spec = sandbox("a", command=EATER, memory="16m", memory_swap="16m")
     result = host.run({**spec, "fail_on_crash": 60})
     assert "was killed for its memory limit" in result.failed["a"]
-    assert result.failed["a"].endswith("give it more memory, or make it use less")
+    assert result.failed["a"].endswith("is 16m: give it more memory, or make it use less")
     eventually(lambda: host.info("a")["restarts"] >= 2)
     assert "OOM kill" in shown(host, "a")
     eventually(lambda: host.info("a")["state"] == "restarting")

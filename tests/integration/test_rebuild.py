@@ -94,8 +94,9 @@ def test_a_broken_command_is_rolled_back(host: Deployment, command: list[str], c
     for _ in range(2):
         result = host.run(old(command=command, hostname="other"), recreate=True)
         assert list(result.failed) == ["a"] and cause in result.failed["a"]
-        assert "the old one runs again; its log ended with: old says" in result.failed["a"]
-        assert ("new one's log ends with: new says" in result.failed["a"]) == (command == FAILING)
+        assert "the old one runs again; its log ended with:\n    old says" in result.failed["a"]
+        logged = "new one's log ends with:\n    new says" in result.failed["a"]
+        assert logged == (command == FAILING)
         assert host.pid("a") != pid
         assert_old(host, "a", before)
         assert host.run(old()).actions == []

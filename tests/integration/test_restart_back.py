@@ -62,7 +62,7 @@ def test_an_image_update_that_does_not_start_goes_back(
         return
     assert "'redis' is not in the sandbox's /etc/passwd" in result.failed["a"]
     assert "restart failed and was rolled back" in result.failed["a"]
-    assert "the old one runs again; its log ended with: old says" in result.failed["a"]
+    assert "the old one runs again; its log ended with:\n    old says" in result.failed["a"]
     assert "redis" not in output(host, "a", "cat", "/etc/passwd")
     assert "mine" in output(host, "a", "cat", "/etc/passwd")
     known = record.load(host.paths, "a")
@@ -81,7 +81,7 @@ def test_an_updated_image_that_ends_at_once_goes_back(
     prepare(host, spec)
     result = host.run(old(image="app", command=["/run.sh"]))
     assert "its workload ended with exit code 7" in result.failed["a"]
-    assert "the new one's log ends with: new says" in result.failed["a"]
+    assert "the new one's log ends with:\n    new says" in result.failed["a"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ class Usage:
     cpu_seconds: float | None
     pids: int | None
     oom_kills: int | None
+    refused_processes: int | None = None
+    """How often pids_limit has refused a process since the cgroup was made."""
 
 
 def usage(site: Site, name: str, layout: Layout | None = None) -> Usage:
@@ -42,6 +44,7 @@ def usage(site: Site, name: str, layout: Layout | None = None) -> Usage:
         cpu_seconds=None if ticks is None else ticks / scale,
         pids=files.read_number(f"{directory('pids')}/pids.current"),
         oom_kills=oom_kills,
+        refused_processes=files.read_field(f"{directory('pids')}/pids.events", "max"),
     )
 
 

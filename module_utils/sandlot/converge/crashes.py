@@ -48,7 +48,7 @@ def noted(site: Site, request: Request, done: Result, *, boots: bool = False) ->
         problem = problem or health.complaint(site, name)
         spared = boots or not seconds[name] or (end and end.recovered and name not in fresh)
         if (name in healthy and name in problems) or (end and not spared):
-            failed[name] = done.sandboxes[name]["failed"] = str(end or problem)
+            failed[name] = done.sandboxes[name]["failed"] = end.text() if end else problem
         elif problem:
             warnings.append(problem)
     return replace(done, failed=failed, warnings=warnings)

@@ -9,7 +9,7 @@ from typing import Collection, Dict, Iterable, Mapping, Sequence, Set, Tuple
 from ..errors import LaunchError, SpecError
 from ..launcher.client import Launcher
 from ..plan import Failures
-from ..sandbox import health, runtime
+from ..sandbox import crash, health, runtime
 from ..sandbox.record import Record
 from ..site import Site
 from ..spec.dependencies import HEALTHY
@@ -151,7 +151,9 @@ class Starts:
         ready = [name for name in able if name not in blocked]
         failed = self._launcher.start(ready) if ready else {}
         self._started.update(name for name in ready if name not in failed)
-        failures.update({**blocked, **failed})
+        for name, failure in failed.items():
+            failures[name] = crash.of_start(self._paths, self._starting[name], failure)
+        failures.update(blocked)
 
     def _problem(self, needed: str, failures: Failures) -> str:
         failure = failures.get(needed)

@@ -133,7 +133,8 @@ def await_all(
     A ``renewed`` one has a new root: it has to become healthy, or to run for STEADY_SECONDS.
     ``watch`` is the default of ``fail_on_crash``.
     """
-    specs = {name: entry.spec for name, entry in {**restarted, **renewed}.items()}
+    records = {**restarted, **renewed}
+    specs = {name: entry.spec for name, entry in records.items()}
     seconds = {name: spec.fail_on_crash for name, spec in specs.items()}
 
     def wait(names: Sequence[str], failures: Failures) -> None:
@@ -152,7 +153,8 @@ def await_all(
         by_limit = [n for n in watched if n not in awaited or seconds[n] is not None]
         crash.watch(site, {name: limits[name] for name in by_limit})
         for name in names:
-            end = crash.look(site, name, fresh=True) if name in watched else None
+            known = records[name]
+            end = crash.look(site, name, fresh=True, known=known) if name in watched else None
             if end:
                 failures[name] = crash.Crashed(end)
             elif name in unhealthy and name in renewed:

@@ -16,6 +16,7 @@ from ..errors import LaunchError, SandlotError
 from ..plan import Failures, apply_each
 from ..sandbox import last_words, layers, record, runtime
 from ..sandbox.crash import Crashed
+from ..sandbox.last_words import explained, quoted
 from ..sandbox.record import PRESENT, REBUILDING, STARTED, Record
 from ..site import Site
 from . import rebuild, rollback
@@ -25,6 +26,13 @@ from .report import Result
 from .resolve import Request
 
 Again = Callable[[Request], Result]
+
+
+class RolledBack(LaunchError):
+    """A rebuild or restart that was undone, in a message of several lines."""
+
+    def __str__(self) -> str:
+        return explained(self.message, self.hint)
 
 
 @dataclass(frozen=True)
@@ -174,23 +182,18 @@ def _failure(planned: Plan, name: str, failures: Failures, undone: _Undone) -> L
     entry = planned.context.rebuilds.get(name)
     lines = undone.logged[name]
     what = "rebuild" if entry else "restart"
-    parts = [f"{what} failed and was rolled back: {cause.message}"]
-    parts.append(f"the new one's log ends with: {_joined(lines)}" if lines else "it logged nothing")
+    text = f"{what} failed and was rolled back: {cause.message}"
+    text += quoted("\n  the new one's log ends with", lines) if lines else "; it logged nothing"
     problem = undone.problems.get(name)
     if problem:
-        parts.append(f"the old one is not as it was: {problem}")
+        text += f"\n  the old one is not as it was: {problem}"
     elif entry and not entry.ran:
-        parts.append("the old one is in its place again")
+        text += "\n  the old one is in its place again"
     else:
-        parts.append("the old one runs again")
+        text += "\n  the old one runs again"
     last_log = planned.context.last_logs.get(name)
     if last_log and last_log.lines:
-        parts.append(f"its log ended with: {_joined(last_log.lines)}")
-    text = "; ".join(parts)
+        text += quoted("; its log ended with", last_log.lines)
     if isinstance(cause, Crashed):
         return Crashed(replace(cause.crash, last_log=lines), text)
-    return LaunchError(text, hint=cause.hint)
-
-
-def _joined(lines: List[str]) -> str:
-    return " | ".join(lines)
+    return RolledBack(text, hint=cause.hint)

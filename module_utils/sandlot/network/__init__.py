@@ -32,7 +32,13 @@ from .common.model import Interface, Network, Publication, Rates, default_routes
 from .common.names import Names, check_names
 from .common.policy import CLOSED, SandboxPolicy
 from .common.policy import names as policy_names
-from .common.publications import check_publications, port_numbers, publications
+from .common.publications import (
+    check_publications,
+    holder,
+    listeners,
+    port_numbers,
+    publications,
+)
 from .common.resolution import current as resolve_names
 from .common.resolution import save as save_names
 from .common.resolution import warnings as name_warnings
@@ -62,7 +68,9 @@ __all__ = [
     "default_routes",
     "detached",
     "families_of",
+    "holder",
     "hosts_file",
+    "listeners",
     "load",
     "load_for",
     "name_warnings",

@@ -11,18 +11,22 @@ from typing import Any, Dict, List, Mapping
 
 from .. import cgroups
 from ..errors import LaunchError, StateError
+from ..init.child import NOT_EXECUTABLE, NOT_FOUND
 from ..init.policy import SETTLED
 from ..kernel.signals import signal
 from ..site import SandboxPaths, Site
 from ..spec.quantities import signal_name
 from . import health, oom, record, remedies, runtime, waiting
-from .last_words import last_log
+from .last_words import explained, last_log, quoted
 from .record import PRESENT, STARTED, Record
+from .root_view import RootView
 
 # Exits with 0 that follow on each other more slowly are the restart policy at work.
 _ALSO_WITH_ZERO = frozenset(("crashed", "backoff", "crash-loop"))
 # How long a workload without a healthcheck is watched after its start.
 WATCH = 2.0
+# Last lines of the log: those to show, and those to look for a cause in.
+_SHOWN, _EXAMINED = 8, 40
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,20 @@ class Crash:
         return {key: value for key, value in asdict(self).items() if key != "recovered"}
 
     def __str__(self) -> str:
-        # A workload that ends again and again says the same each time.
-        lines = " | ".join(dict.fromkeys(self.last_log))
+        """One line, for a warning."""
+        lines = " | ".join(self.words)
         parts = [f"its workload {self.what}", f"its log ends with: {lines}" if lines else ""]
         return "; ".join(part for part in (*parts, self.remedy) if part)
+
+    @property
+    def words(self) -> List[str]:
+        """The last lines; a workload that ends again and again says the same each time."""
+        return list(dict.fromkeys(self.last_log))
+
+    def text(self) -> str:
+        """The message of a failure, the remedy in its last line."""
+        lines = quoted("; its log ends with", self.words) if self.words else ""
+        return explained(f"its workload {self.what}{lines}", self.remedy)
 
 
 class Crashed(LaunchError):
@@ -59,13 +73,22 @@ class Crashed(LaunchError):
         super().__init__(message or f"its workload {crash.what}", hint=crash.remedy)
         self.crash = crash
 
+    def __str__(self) -> str:
+        return explained(self.message, self.hint)
+
 
 def look(
-    site: Site, name: str, layout: cgroups.Layout | None = None, *, fresh: bool = False
+    site: Site,
+    name: str,
+    layout: cgroups.Layout | None = None,
+    *,
+    fresh: bool = False,
+    known: Record | None = None,
 ) -> Crash | None:
     """The crash of a sandbox that is to run; None when it runs well, or ended as it should.
 
     A workload that the run has just started (``fresh``) has ended if it was started again.
+    ``known`` is the record of what runs, when the stored one is that of the version before.
     """
     sandbox = site.sandbox(name)
     try:
@@ -77,34 +100,79 @@ def look(
     code, again = status.get("exit_code"), fresh and state == "running" and status.get("restarts")
     if not again and (state not in runtime.ENDED or not (code or state in _ALSO_WITH_ZERO)):
         return None
-    kills = oom.total(sandbox, cgroups.usage(site, name, layout or cgroups.detect()).oom_kills)
-    init = runtime.last_started(sandbox)
-    lines = last_log(sandbox, after=init.since if init else 0.0)
-    known = record.load(site, name)
+    usage = cgroups.usage(site, name, layout or cgroups.detect())
+    recent = oom.recent(sandbox, usage.oom_kills)
     runs = running is not None and status.get("state") == "running"
     recovered = running is not None and runs and runtime.uptime(running, status) >= SETTLED
     return Crash(
-        what=_what(state, status, kills, recovered=recovered),
-        remedy=remedies.remedy(known, status, kills, lines, _roots(sandbox, known))
-        if known
-        else "",
+        what=_what(state, status, recent, recovered=recovered),
+        remedy=_remedy(site, known or record.load(site, name), status, usage, recent),
         state=state,
         exit_code=code,
         signal=status.get("signal"),
         restarts=status.get("restarts", 0),
-        oom_kills=kills,
-        last_log=lines,
+        oom_kills=oom.total(sandbox, usage.oom_kills),
+        last_log=_last_lines(sandbox, _SHOWN),
         recovered=recovered,
     )
 
 
-def _roots(sandbox: SandboxPaths, known: Record) -> List[str]:
-    return [sandbox.upper, *known.image.layers]
+def of_start(site: Site, known: Record, failure: LaunchError) -> LaunchError:
+    """The failure of a start; a Crashed when the command could not be executed."""
+    sandbox = site.sandbox(known.name)
+    status = runtime.status(sandbox)
+    if status.get("exit_code") not in (NOT_FOUND, NOT_EXECUTABLE) or "pid" in status:
+        return failure
+    usage = cgroups.usage(site, known.name)
+    crash = Crash(
+        what="could not be started",
+        remedy=_remedy(site, known, status, usage, 0) or failure.hint,
+        state="exited",
+        exit_code=status["exit_code"],
+        signal=None,
+        restarts=0,
+        oom_kills=oom.total(sandbox, usage.oom_kills),
+        last_log=_last_lines(sandbox, _SHOWN),
+    )
+    return Crashed(crash, f"its workload could not be started: {failure.message}")
+
+
+def _last_lines(sandbox: SandboxPaths, count: int) -> List[str]:
+    """The last lines since the sandbox was started."""
+    init = runtime.last_started(sandbox)
+    return last_log(sandbox, count, after=init.since if init else 0.0)
+
+
+def _remedy(
+    site: Site,
+    known: Record | None,
+    status: Mapping[str, Any],
+    usage: cgroups.Usage,
+    recent: int,
+) -> str:
+    if known is None:
+        return ""
+    sandbox = site.sandbox(known.name)
+    running = runtime.running(sandbox)
+    layers = [sandbox.upper, *known.image.layers]
+    trees = [f"/proc/{running.pid}/root"] if running else layers
+    facts = remedies.Facts(
+        code=int(status.get("exit_code", 0)),
+        signal=int(status.get("signal", 0)),
+        again=bool(status.get("restarts")),
+        kills=recent,
+        refused_processes=usage.refused_processes or 0,
+        lines=_last_lines(sandbox, _EXAMINED),
+        root=RootView(trees, known.ids),
+    )
+    return remedies.remedy(site, known, facts)
 
 
 def _what(state: str, status: Mapping[str, Any], kills: int, *, recovered: bool) -> str:
     if state == "crashed":
         return "is down, as its init was killed"
+    if state == "exited" and "pid" not in status:
+        return "could not be started"
     number, code = status.get("signal"), status.get("exit_code", 0)
     cause = f"ended with exit code {code}"
     if number == signal.SIGKILL and kills:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from typing import List, Mapping
+from typing import List, Mapping, Sequence
 
 from ..kernel.text import harmless
 from ..site import SandboxPaths
@@ -34,6 +34,16 @@ def last_log(
         stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds:09d}Z"
         lines = [line for line in lines if line.time >= stamp]
     return [shown(line.text)[:LONGEST] for line in lines[-count:]]
+
+
+def quoted(title: str, lines: Sequence[str]) -> str:
+    """The title with the lines below it, each on its own: they may contain any mark."""
+    return "".join((f"{title}:", *(f"\n    {line}" for line in lines)))
+
+
+def explained(problem: str, remedy: str) -> str:
+    """A message of several lines, with the remedy in the last one."""
+    return f"{problem}\n  remedy: {remedy}" if remedy else problem
 
 
 def last_output(sandbox: SandboxPaths) -> str:

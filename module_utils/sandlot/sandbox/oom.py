@@ -43,6 +43,12 @@ def total(sandbox: SandboxPaths, live: Optional[int]) -> int:
     return before + (last if live < last else 0) + live
 
 
+def recent(sandbox: SandboxPaths, live: Optional[int]) -> int:
+    """The number of kills since the last start or stop."""
+    dummy, last = _kept(sandbox)
+    return 0 if live is None else live - (last if live >= last else 0)
+
+
 def _kept(sandbox: SandboxPaths) -> Tuple[int, int]:
     """The stored counts of former cgroups, and of the present one at the last look."""
     try:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Guesses what would help a workload that ended: from its spec, its status and its last words.
+"""Tells what would help a workload that ended: by its spec, its status, its files, its last words.
 
-The words are those of libc and of common programs. A guess counts only where the spec agrees: a
-capability that is not granted, a limit that is set.
+The words are those of the C library and of common programs. A remedy is given only where a fact
+agrees: a capability that is not granted, a limit that was reached, a file that is missing.
 """
 
 from __future__ import annotations
@@ -11,14 +11,19 @@ from __future__ import annotations
 import posixpath
 import re
 from dataclasses import dataclass
-from typing import Any, Callable, List, Mapping, Sequence, Tuple
+from typing import Callable, List, Mapping, Sequence, Tuple
 
+from .. import profiles
 from ..errors import SandlotError
+from ..init.child import NOT_EXECUTABLE, NOT_FOUND
 from ..kernel.signals import signal
-from . import runtime
-from .elf_class import is_32_bit
+from ..site import Site
+from ..spec import Spec
+from ..spec.quantities import readable
+from . import programs, runtime, surroundings
 from .process import Process, capabilities, process
 from .record import Record
+from .root_view import Entry, RootView, Unknown
 
 # Programs that want to be PID 1, or to run containers, by the name that starts them.
 _INITS = frozenset(("systemd", "init", "openrc-init", "runit-init", "s6-svscan"))
@@ -28,6 +33,26 @@ _NOT_PID_1 = re.compile(
     r"|trying to run as user instance|system has not been booted",
     re.I,
 )
+_SHELLS = frozenset(("sh", "ash", "bash", "dash", "zsh", "busybox", "python", "python3", "node"))
+# Servers that go into the background, and the options that keep them in the foreground.
+_FOREGROUND: Mapping[str, Tuple[str, ...]] = {
+    "nginx": ("daemon off;",),
+    "httpd": ("-f", "-DFOREGROUND"),
+    "apache2": ("-DFOREGROUND",),
+    "sshd": ("-D",),
+    "cron": ("-f",),
+    "crond": ("-f",),
+    "php-fpm": ("-F",),
+    "haproxy": ("-db", "-W"),
+    "rsyslogd": ("-n",),
+    "dnsmasq": ("-k",),
+    "named": ("-f", "-g"),
+    "inetd": ("-f",),
+    "telnetd": ("-F",),
+    "ntpd": ("-n",),
+    "udhcpd": ("-f",),
+    "syslogd": ("-n",),
+}
 # Calls by their names in messages, and the capabilities that allow them.
 _CAPABILITIES: Sequence[Tuple[str, Tuple[str, ...]]] = (
     (r"setgroups|initgroups|setgid|setresgid|setegid", ("SETGID",)),
@@ -37,56 +62,98 @@ _CAPABILITIES: Sequence[Tuple[str, Tuple[str, ...]]] = (
     (r"raw socket|\bping\b|packet socket", ("NET_RAW",)),
     (r"chmod|utime|setting times", ("FOWNER",)),
     (r"\bnice|setpriority|sched_set", ("SYS_NICE",)),
+    (r"mlock|lock memory", ("IPC_LOCK",)),
 )
+_PATH = re.compile(r"/[\w.@%+=~-]+(?:/[\w.@%+=~-]+)*")
+_VARIABLE = re.compile(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]*[A-Z0-9]\b")
+_WANTED = re.compile(
+    r"\b(must|needs?|requires|required|missing|not set|unset|not specified|specify|undefined)\b"
+    r"|environment variable|parameter (null or )?not set|KeyError",
+    re.I,
+)
+# Names of errors and constants look like variables.
+_CONSTANTS = ("ERR_", "CAP_", "AF_", "SIG", "SO_", "O_")
+_UNKNOWN_NAME = re.compile(
+    r"temporary failure in name resolution|name or service not known|bad address|no such host"
+    r"|could not (?:resolve|translate) host|unknown host|EAI_AGAIN|ENOTFOUND",
+    re.I,
+)
+_HOST_NAME = re.compile(
+    r"(?:bad address|host(?: ?name)?|lookup|EAI_AGAIN|ENOTFOUND|unknown host):?,? ['\"]?"
+    r"([a-z0-9][a-z0-9.-]*)",
+    re.I,
+)
+_COMMANDS = (
+    re.compile(r"exec:? (\S+?):? (?:not found|no such file)", re.I),
+    re.compile(r"(?:^|: )([^\s:]+): (?:command )?not found", re.I),
+    re.compile(r"env: [‘'`]?([^\s’':]+)[’']?: no such file", re.I),
+    re.compile(r"(?:^|: )(/[^\s:]+): (?:permission denied|bad interpreter|cannot execute)", re.I),
+    re.compile(r"exec (/[^\s:]+): (?:exec format error|permission denied)", re.I),
+)
+_PORT = re.compile(r"(?:port |[:\])])\s?(\d{1,5})\b")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """``kills`` counts those for memory since the start; ``again`` is a workload started again."""
+
+    code: int = 0
+    signal: int = 0
+    again: bool = False
+    kills: int = 0
+    refused_processes: int | None = None
+    lines: Sequence[str] = ()
+    root: RootView | None = None
 
 
 @dataclass(frozen=True)
 class _Case:
+    site: Site
     record: Record
     runs: Process
-    code: int
-    kills: int
-    words: str
-    roots: Sequence[str]
+    facts: Facts
 
     @property
-    def is_root(self) -> bool:
-        return self.runs.user.partition(":")[0] in ("0", "root")
+    def spec(self) -> Spec:
+        return self.record.spec
 
     @property
     def capabilities(self) -> Sequence[str]:
         """The capabilities that the workload starts with."""
         return capabilities(self.record) if self.is_root else self.record.spec.capabilities
 
+    @property
+    def is_root(self) -> bool:
+        return self.runs.user.partition(":")[0] in ("0", "root")
 
-def remedy(
-    known: Record,
-    status: Mapping[str, Any],
-    kills: int,
-    lines: List[str],
-    roots: Sequence[str] = (),
-) -> str:
-    """The most likely remedy; "" when no fact gives one. ``roots`` are the trees of its root."""
+    def lines(self, words: str) -> List[str]:
+        """The last lines that match, the last one first."""
+        return [line for line in reversed(self.facts.lines) if re.search(words, line, re.I)]
+
+    def says(self, words: str) -> bool:
+        return bool(self.lines(words))
+
+    def entry(self, path: str) -> Entry | None:
+        if self.facts.root is None:
+            raise Unknown
+        return self.facts.root.entry(path)
+
+
+def remedy(site: Site, known: Record, facts: Facts) -> str:
+    """The most likely remedy; "" when no fact gives one."""
     try:
-        runs = process(known)
+        case = _Case(site, known, process(known), facts)
     except SandlotError:
         return ""
-    code = int(status.get("exit_code", 0))
-    case = _Case(known, runs, code, kills, "\n".join(lines), roots)
     return next((text for rule in _RULES if (text := rule(case))), "")
 
 
-def _memory(case: _Case) -> str:
-    limit = case.record.spec.memory
-    killed = case.kills and case.code == runtime.KILLED
-    if limit and (killed or _says(case, "cannot allocate memory|out of memory|bad_alloc")):
-        return "give it more memory, or make it use less"
-    return ""
+# -- the program
 
 
 def _init(case: _Case) -> str:
     name = posixpath.basename(case.runs.argv[0])
-    if name in _INITS or _NOT_PID_1.search(case.words):
+    if name in _INITS or any(_NOT_PID_1.search(line) for line in case.facts.lines):
         return (
             f"{name} has to be PID 1, which is the sandbox's own init: name the service's own "
             "program as its command, one sandbox for each service"
@@ -99,102 +166,328 @@ def _init(case: _Case) -> str:
     return ""
 
 
+def _foreign(case: _Case) -> str:
+    """A refused 32-bit program dies of its own next instruction, or ends with any code."""
+    spec, runs, root = case.spec, case.runs, case.facts.root
+    open_already = spec.seccomp_architectures or spec.seccomp_profile == "unconfined"
+    if open_already or root is None or not programs.is_32_bit(root, runs.argv[0], runs.env):
+        return ""
+    return f"{runs.argv[0]} is a 32-bit program: give it seccomp_architectures: [x86]"
+
+
+def _directory(case: _Case) -> str:
+    if case.facts.code != NOT_EXECUTABLE:
+        return ""
+    place = case.runs.working_dir
+    entry = case.entry(place)
+    if entry is None:
+        return f"working_dir {place} is not in its root: name a directory that the image has"
+    return "" if entry.is_directory else f"working_dir {place} is no directory: name one"
+
+
+def _program(case: _Case) -> str:
+    root, runs = case.facts.root, case.runs
+    if case.facts.code not in (NOT_FOUND, NOT_EXECUTABLE) or root is None:
+        return ""
+    refused = case.facts.code == NOT_EXECUTABLE
+    text = programs.problem(root, runs.argv[0], runs.env, failed=refused)
+    if text:
+        return text
+    for line in reversed(case.facts.lines):
+        names = (match[1] for pattern in _COMMANDS for match in pattern.finditer(line))
+        for name in names:
+            text = programs.problem(root, name, runs.env, failed=refused)
+            if text:
+                return text
+    return ""
+
+
+def _ends(case: _Case) -> str:
+    """A workload that ends with success, and that its restart policy starts again."""
+    if case.facts.code or case.facts.signal or not case.facts.again:
+        return ""
+    program, *words = case.runs.argv
+    name = posixpath.basename(program)
+    keeps = _FOREGROUND.get(name, ())
+    if keeps and not any(option in word for option in keeps for word in words):
+        how = " or ".join(repr(option) if " " in option else option for option in keeps)
+        return f"{name} goes into the background: keep it in the foreground ({how})"
+    if name in _SHELLS and not words:
+        return (
+            f"{name} ends at once without a terminal: give it a command that stays, such as "
+            "[sleep, infinity], and use sandlot exec -i -t"
+        )
+    return (
+        "a job that ends wants restart_policy: on-failure; a server has to stay in the foreground"
+    )
+
+
+# -- what it wants
+
+
+def _variables(case: _Case) -> str:
+    names: List[str] = []
+    asks = False
+    for line in case.facts.lines:
+        # A list may follow the line that asks.
+        asks = bool(_WANTED.search(line)) or (asks and bool(re.match(r"\s*[-*]\s", line)))
+        names += _VARIABLE.findall(line) if asks else []
+    missing = [
+        name
+        for name in dict.fromkeys(names)
+        if not case.runs.env.get(name) and not name.startswith(_CONSTANTS)
+    ]
+    if not missing:
+        return ""
+    return f"it asks for variables that are not set: give it env with {' or '.join(missing[:3])}"
+
+
 def _refused(case: _Case) -> str:
-    granted = case.capabilities
-    for line in case.words.splitlines():
-        if not re.search("not permitted|permission denied", line, re.I):
-            continue
+    for line in case.lines("not permitted|permission denied"):
         for calls, needed in _CAPABILITIES:
-            missing = [name for name in needed if name not in granted]
+            missing = [name for name in needed if name not in case.capabilities]
             if missing and re.search(calls, line, re.I):
-                return f"it may need capabilities: [{', '.join(missing)}]"
+                return _grant(case, missing)
         if re.search(r"\bu?mount|unshare|pivot_root|namespace", line, re.I):
             return "a sandbox makes no mounts and namespaces: list what it mounts in tmpfs"
     return ""
 
 
-def _read_only(case: _Case) -> str:
-    if not _says(case, "read-only file ?system"):
-        return ""
-    if case.record.spec.read_only:
-        return "its root is read-only: list the directories that it writes to in tmpfs"
-    return "files of the kernel are read-only inside: see sysctls for those below /proc/sys"
+def _grant(case: _Case, missing: Sequence[str]) -> str:
+    """A profile where it has several that are missing: one is seldom all that a daemon needs."""
+    of_profile = profiles.CAPABILITIES[profiles.DAEMON]
+    if case.is_root and len(missing) > 1 and set(missing) <= set(of_profile):
+        return f"it may need security_profile: {profiles.DAEMON}, which has {', '.join(missing)}"
+    return f"it may need capabilities: [{', '.join(missing)}]"
 
 
-def _user(case: _Case) -> str:
-    if _says(case, "unknown user|no such user|unable to find user|getpwnam|no matching entries"):
-        return "add the user to the image, or name one that it has"
-    if not _says(case, "permission denied"):
-        return ""
-    user = case.runs.user
-    if case.is_root:
-        if "DAC_OVERRIDE" in case.capabilities:
-            return ""
-        return (
-            "root of a sandbox may not pass over the permissions of files: run it as their owner "
-            "(user), or give it capabilities: [DAC_OVERRIDE]"
-        )
-    return f"the file has to be {user}'s, or user has to be another one"
-
-
-def _limits(case: _Case) -> str:
-    spec = case.record.spec
-    if spec.pids_limit and _says(case, "resource temporarily unavailable|fork|create.{0,20}thread"):
-        return f"pids_limit is {spec.pids_limit}: give it more"
-    if _says(case, "too many open files"):
-        return "raise nofile in ulimits"
-    if _says(case, "no space left on device"):
-        return "free space on the host, or give the tmpfs that it fills a larger size"
-    return ""
-
-
-def _address(case: _Case) -> str:
-    if not _says(case, "address (already )?in use"):
-        return ""
-    mode = case.record.spec.network_mode
-    if mode.startswith("container:"):
-        return f"it shares the ports of {mode.partition(':')[2]}: one of them has to use another"
-    if mode == "host":
-        return "it shares the ports of the host: it has to use another one"
-    return "two of its processes want the same port"
-
-
-def _missing(case: _Case) -> str:
-    if case.code == 127 or _says(case, "no such file or directory|can't open|cannot find"):
-        return "a file or program that it needs is not in its root: compare the image"
-    return ""
-
-
-def _says(case: _Case, words: str) -> bool:
-    return re.search(words, case.words, re.I) is not None
-
-
-def _foreign(case: _Case) -> str:
-    """A refused 32-bit program dies of its own next instruction, or ends with any code."""
-    spec, runs = case.record.spec, case.runs
-    open_already = spec.seccomp_architectures or spec.seccomp_profile == "unconfined"
-    if open_already or not is_32_bit(case.roots, runs.argv[0], runs.env):
-        return ""
-    return f"{runs.argv[0]} is a 32-bit program: give it seccomp_architectures: [x86]"
-
-
-def _unknown(case: _Case) -> str:
+def _unexplained(case: _Case) -> str:
     """Without a better fact, a traced run knows which call was refused."""
-    refused = _says(case, "operation not permitted|permission denied|bad system call")
-    if refused or case.code == 128 + signal.SIGSYS:
+    words = "operation not permitted|permission denied|function not implemented|bad system call"
+    if case.facts.code == 128 + signal.SIGSYS or case.says(words):
         return f"see which call was refused: sandlot trace {case.record.name}"
     return ""
 
 
-_RULES: Tuple[Callable[[_Case], str], ...] = (
-    _memory,
-    _foreign,
-    _init,
-    _refused,
-    _read_only,
-    _user,
-    _limits,
-    _address,
-    _missing,
-    _unknown,
+# -- files
+
+
+def _read_only(case: _Case) -> str:
+    lines = case.lines("read-only file ?system")
+    if not lines:
+        return ""
+    path = _path(lines[0])
+    if path.startswith(("/proc", "/sys")) or not case.spec.read_only:
+        return "files of the kernel are read-only inside: see sysctls for those below /proc/sys"
+    place = posixpath.dirname(path)
+    if place in ("", "/"):
+        return "its root is read-only: list the directories that it writes to in tmpfs"
+    return f"its root is read-only: give it tmpfs: ['{place}'], and each other place it writes to"
+
+
+def _not_executable_there(case: _Case) -> str:
+    """A file of a tmpfs, which is mounted noexec unless its options say else."""
+    for line in case.lines("permission denied|cannot execute|failed to map segment|not permitted"):
+        path = _path(line)
+        place = _tmpfs_of(case, path)
+        mounted = next((entry for entry in case.spec.tmpfs if entry.path == place), None)
+        if mounted and not mounted.executable and re.search(_RUNS, line, re.I):
+            return f"{place} is a tmpfs without exec: give it tmpfs: ['{place}:exec']"
+    return ""
+
+
+_RUNS = r"exec|failed to map segment|shared object|(?:^|: )/[^\s:]+: permission denied"
+
+
+def _tmpfs_of(case: _Case, path: str) -> str:
+    places = [entry.path for entry in case.spec.tmpfs if f"{path}/".startswith(f"{entry.path}/")]
+    return max(places, key=len, default="")
+
+
+def _user(case: _Case) -> str:
+    if case.says("unknown user|no such user|unable to find user|getpwnam|no matching entries"):
+        return "add the user to the image, or name one that it has"
+    for line in case.lines("permission denied|EACCES"):
+        return _permission(case, _path(line))
+    return ""
+
+
+def _permission(case: _Case, path: str) -> str:
+    user = case.runs.user
+    owned = _owner(case, path)
+    if case.is_root:
+        if "DAC_OVERRIDE" in case.capabilities or owned == (path, 0):
+            return ""
+        whose = f"{owned[0]} belongs to user {owned[1]}; " if owned else ""
+        return (
+            f"{whose}root of a sandbox may not pass over the permissions of files: run it as "
+            "their owner (user), or give it capabilities: [DAC_OVERRIDE]"
+        )
+    if owned is None:
+        return f"the file has to be {user}'s, or user has to be another one"
+    place, owner = owned
+    if str(owner) == user.partition(":")[0]:
+        return f"{place} is its own, and its mode does not let it: change the mode in the image"
+    return (
+        f"{place} belongs to user {owner}, and the workload runs as {user}: set user: "
+        f"'{owner}', or change the owner in the image"
+    )
+
+
+def _owner(case: _Case, path: str) -> Tuple[str, int] | None:
+    """The file, or the directory in which it would be made, with its owner; None if unknown."""
+    try:
+        while path:
+            entry = case.entry(path)
+            if entry:
+                return path, entry.owner
+            path = posixpath.dirname(path) if path != "/" else ""
+    except Unknown:
+        return None
+    return None
+
+
+def _missing(case: _Case) -> str:
+    for line in case.lines("no such file or directory|can't open|cannot find|cannot open|ENOENT"):
+        path = _path(line)
+        if not path:
+            continue
+        if case.entry(path) is None:
+            return f"{path} is not in its root: use an image that has it, or another command"
+    if case.facts.code == NOT_FOUND:
+        return "a program that it needs is not in its root: compare the image and PATH"
+    return ""
+
+
+# -- limits
+
+
+def _memory(case: _Case) -> str:
+    limit = case.spec.memory
+    words = "cannot allocate memory|out of memory|bad_alloc|OutOfMemoryError|MemoryError"
+    if case.facts.kills and case.facts.code == runtime.KILLED:
+        if not limit:
+            return "the host ran out of memory: make room, or limit what uses it (memory)"
+        return f"its memory is {readable(limit)}: give it more memory, or make it use less"
+    if limit and case.says(words):
+        return f"its memory is {readable(limit)}: give it more memory, or make it use less"
+    return ""
+
+
+def _memory_of_children(case: _Case) -> str:
+    if not case.facts.kills or not case.spec.memory:
+        return ""
+    return f"a process was killed for its memory of {readable(case.spec.memory)}: give it more"
+
+
+def _limits(case: _Case) -> str:
+    limit = case.spec.pids_limit
+    words = r"resource temporarily unavailable|\bfork\b|create.{0,20}thread|EAGAIN"
+    if limit and case.facts.refused_processes != 0 and case.says(words):
+        return f"pids_limit is {limit}: give it more"
+    if case.says("too many open files|EMFILE"):
+        return "raise nofile in ulimits"
+    return ""
+
+
+def _space(case: _Case) -> str:
+    for line in case.lines("no space left on device|ENOSPC|disk quota exceeded"):
+        place = _tmpfs_of(case, _path(line))
+        if place:
+            return f"its tmpfs {place} is full: give it tmpfs: ['{place}:size=SIZE'] with more"
+        if re.search("shared memory|/dev/shm", line, re.I):
+            return "give it a larger /dev/shm: tmpfs: ['/dev/shm:size=SIZE']"
+        return surroundings.space(case.site) or (
+            "free space on the host, or give the tmpfs that it fills a larger size"
+        )
+    return ""
+
+
+# -- network
+
+
+def _address(case: _Case) -> str:
+    lines = case.lines("address (already )?in use|EADDRINUSE")
+    if not lines:
+        return ""
+    port = next((int(text) for text in _PORT.findall(lines[0]) if int(text) != 98), 0)
+    mode, which = case.spec.network_mode, f" {port}" if port else ""
+    if mode.startswith("container:"):
+        other = mode.partition(":")[2]
+        return (
+            f"it shares the ports of {other}: one of them has to use another than{which or ' now'}"
+        )
+    if mode == "host":
+        holder = surroundings.holder(port)
+        by = f": {holder} has port{which}" if holder else ""
+        return f"it shares the ports of the host{by}; it has to use another one"
+    return f"two of its processes want the same port{which}"
+
+
+def _names(case: _Case) -> str:
+    lines = [line for line in reversed(case.facts.lines) if _UNKNOWN_NAME.search(line)]
+    if not lines:
+        return _unreachable(case)
+    if _alone(case):
+        return _alone(case)
+    match = _HOST_NAME.search(lines[0])
+    name = match[1].rstrip(".").lower() if match else ""
+    other = surroundings.neighbour(case.site, name) if name else None
+    ours = {item.name for item in case.spec.networks}
+    if other and not ours & {item.name for item in other.spec.networks}:
+        theirs = ", ".join(item.name for item in other.spec.networks) or "no network"
+        return f"sandbox {name} is in {theirs} only: put both into one network"
+    if name and other is None and "." not in name and name != "localhost":
+        return f"no sandbox of this host is named {name}: deploy it, or name it in etc_hosts"
+    return ""
+
+
+def _unreachable(case: _Case) -> str:
+    return _alone(case) if case.says("network is (unreachable|down)|ENETUNREACH") else ""
+
+
+def _alone(case: _Case) -> str:
+    if case.spec.network_mode == "none" or (case.spec.owns_network and not case.spec.networks):
+        return "it has no network: give it networks, and leave out network_mode: none"
+    return ""
+
+
+def _not_yet(case: _Case) -> str:
+    """A sandbox that is named in a refused connection, and that is not waited for."""
+    waited = {item.name for item in case.spec.depends_on if item.condition == "healthy"}
+    for line in case.lines("connection refused|ECONNREFUSED"):
+        for word in re.findall(r"[a-zA-Z0-9][\w.-]*", line):
+            other = surroundings.neighbour(case.site, word)
+            if other and word not in waited and word != case.record.name:
+                return (
+                    f"{word} did not answer yet: give {word} a healthcheck, and this one "
+                    f"depends_on: [{{name: {word}, condition: healthy}}]"
+                )
+    return ""
+
+
+def _path(line: str) -> str:
+    """The last absolute path of a line: the first may be the program that complains."""
+    return next(reversed([text.rstrip(".") for text in _PATH.findall(line)]), "")
+
+
+def _guarded(rule: Callable[[_Case], str]) -> Callable[[_Case], str]:
+    def guarded(case: _Case) -> str:
+        try:
+            return rule(case)
+        except Unknown:
+            return ""
+
+    return guarded
+
+
+_RULES: Tuple[Callable[[_Case], str], ...] = tuple(
+    map(
+        _guarded,
+        (
+            *(_memory, _foreign, _init, _directory, _program, _ends, _variables, _refused),
+            *(_read_only, _not_executable_there, _user, _limits, _space, _address, _names),
+            *(_not_yet, _missing, _memory_of_children, _unexplained),
+        ),
+    )
 )

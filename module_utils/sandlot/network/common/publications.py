@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Collection, Iterable, Iterator, Mapping, Sequence
 
 from ...errors import SpecError
 from .model import ANY, ANY6, Interface, Publication, by_family
@@ -118,8 +119,8 @@ def _check_each_other(desired: list[Publication]) -> None:
 
 
 def _check_host(publications: list[Publication], management: set[int]) -> None:
-    listeners = [item for item in sockets() if item.state == LISTENING[item.protocol]]
-    management = management | management_ports(listeners)
+    listening = listeners()
+    management = management | management_ports(listening)
     for publication in publications:
         if publication.protocol == "tcp" and publication.host_port in management:
             raise SpecError(
@@ -128,9 +129,11 @@ def _check_host(publications: list[Publication], management: set[int]) -> None:
                 f"of sandbox {publication.sandbox} is the port this host is managed through",
                 hint="publish another host_port",
             )
-        for listener in listeners:
+        for listener in listening:
             if _holds(listener, publication):
                 where = f"{listener.address}:{listener.port}/{listener.protocol}"
+                by = holder(listener)
+                where += f", {by}" if by else ""
                 problem = f"of sandbox {publication.sandbox} is taken by a listener on {where}"
                 raise SpecError("published_ports", str(publication), problem, hint=FREE_IT)
 
@@ -165,17 +168,35 @@ def management_ports(listeners: Iterable[Socket]) -> set[int]:
 
 def server_sockets() -> set[int]:
     """Inodes of the open sockets of this host's SSH servers."""
-    inodes: set[int] = set()
+    held = _held_sockets(SERVERS)
+    return {inode for dummy, inodes in held for inode in inodes}
+
+
+def holder(listener: Socket) -> str:
+    """The program that holds a socket, as "nginx (pid 12)"; "" if none is found."""
+    return next((who for who, inodes in _held_sockets() if listener.inode in inodes), "")
+
+
+def _held_sockets(programs: Collection[str] = ()) -> Iterator[tuple[str, set[int]]]:
+    """Processes of the named programs, by default of all, with the inodes of their sockets."""
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as handle:
-                if handle.read().strip() in SERVERS:
-                    files = f"/proc/{pid}/fd"
-                    links = (os.readlink(f"{files}/{fd}") for fd in os.listdir(files))
-                    inodes.update(int(link[8:-1]) for link in links if link[:8] == "socket:[")
-        except (FileNotFoundError, ProcessLookupError):  # the server has ended meanwhile
+                name = handle.read().strip()
+            if programs and name not in programs:
+                continue
+            inodes = set(_socket_inodes(f"/proc/{pid}/fd"))
+        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
             continue
-    return inodes
+        yield f"{name} (pid {pid})", inodes
+
+
+def _socket_inodes(descriptors: str) -> Iterator[int]:
+    for fd in os.listdir(descriptors):
+        with contextlib.suppress(FileNotFoundError):  # it is closed
+            link = os.readlink(f"{descriptors}/{fd}")
+            if link.startswith("socket:["):
+                yield int(link[8:-1])
 
 
 def management_peers() -> set[str]:
@@ -190,6 +211,10 @@ def management_peers() -> set[str]:
         if item.protocol == "tcp" and item.state == TCP_ESTABLISHED and item.port in ports:
             peers.add(item.peer)
     return peers
+
+
+def listeners() -> list[Socket]:
+    return [item for item in sockets() if item.state == LISTENING[item.protocol]]
 
 
 def sockets() -> Iterator[Socket]:
