@@ -20,12 +20,37 @@ _RIGHT = ("UPTIME", "MEMORY", "RESTARTS")
 
 def list_all(site: Site, options: argparse.Namespace) -> int:
     sandboxes = all_sandboxes(site)
+    crashes = _crashes(site, sandboxes)
     if options.format == "json":
         output.print_json(sandboxes)
     else:
         rows = [_row(entry) for entry in sandboxes]
         sys.stdout.write(output.table(HEADS, rows, right=_RIGHT))
+        sys.stdout.flush()
+        for line in crashes:
+            output.say(line)
     return warn(sandboxes)
+
+
+def _crashes(site: Site, sandboxes: Sequence[Dict[str, Any]]) -> List[str]:
+    """Add the crashes to the entries; a line for each."""
+    ended = [
+        entry
+        for entry in sandboxes
+        if entry["state"] in runtime.ENDED and entry["wanted"] == "started"
+    ]
+    if not ended:
+        return []
+    # The option table takes longer to import than a list without crashes to print.
+    from ..sandbox import crash
+
+    lines = []
+    for entry in ended:
+        end = crash.look(site, entry["name"])
+        if end:
+            entry["crash"] = {"what": end.what, "remedy": end.remedy}
+            lines.append(f"{entry['name']}: {end.brief()}")
+    return lines
 
 
 def all_sandboxes(site: Site) -> List[Dict[str, Any]]:
@@ -62,9 +87,14 @@ def _row(entry: Dict[str, Any]) -> List[str]:
 
 
 def _state(entry: Mapping[str, Any]) -> str:
-    """The state, with the last exit code or the health, and the kills for memory."""
+    """The state, with the last exit code and signal or the health, and the kills for memory."""
     state, kills = str(entry["state"]), entry["oom_kills"]
     notes = [entry["exit_code"] if state in runtime.ENDED else None]
+    if state in runtime.ENDED and entry["signal"] and not kills:
+        # As slow to import as above.
+        from ..spec.quantities import signal_name
+
+        notes.append(signal_name(entry["signal"]))
     notes.append(entry["health"] if state in ("running", "restarting") else None)
     by_host = state == "stopped" and entry["wanted"] == "started"
     notes.append("by the host" if by_host else None)

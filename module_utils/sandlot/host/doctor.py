@@ -20,7 +20,7 @@ from ..errors import SandlotError
 from ..kernel import files, program
 from ..launcher import unresponsive
 from ..launcher.client import UNIT, Launcher
-from ..sandbox import lxcfs, names, record, runtime
+from ..sandbox import crash, lxcfs, names, record, runtime
 from ..site import Site
 from . import payload, probe, services
 
@@ -334,6 +334,18 @@ def _remains(site: Site, known: Facts) -> Findings:
     )
 
 
+def _workloads(site: Site, known: Facts) -> Findings:
+    """Sandboxes that are to run, and whose workloads have ended by themselves."""
+    wanted = [e.name for e in record.load_all(site).good.values() if e.wanted == record.STARTED]
+    crashes = {name: crash.look(site, name) for name in sorted(wanted)}
+    ended = {name: end for name, end in crashes.items() if end}
+    if not ended:
+        yield Finding("workloads", OK, f"{len(wanted)} are to run, and none has crashed")
+    for name, end in ended.items():
+        remedy = end.remedy or f"see sandlot logs {name} and sandlot inspect {name}"
+        yield Finding(f"workload of {name}", WARNING, end.what, remedy)
+
+
 def _images(site: Site, known: Facts) -> Findings:
     try:
         made = images.observe(site)
@@ -365,7 +377,8 @@ _CHECKS = (
         _firewall,
         _restrictions,
     ),
-    *(_space, _ids, _installation, _launcher, _lxcfs, _start_at_boot, _remains, _images),
+    *(_space, _ids, _installation, _launcher, _lxcfs, _start_at_boot, _remains, _workloads),
+    _images,
 )
 
 

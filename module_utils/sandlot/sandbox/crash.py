@@ -55,6 +55,11 @@ class Crash:
         parts = [f"its workload {self.what}", f"its log ends with: {lines}" if lines else ""]
         return "; ".join(part for part in (*parts, self.remedy) if part)
 
+    def brief(self) -> str:
+        """One line without the log."""
+        parts = (f"its workload {self.what}", f"remedy: {self.remedy}" if self.remedy else "")
+        return "; ".join(part for part in parts if part)
+
     @property
     def words(self) -> List[str]:
         """The last lines; a workload that ends again and again says the same each time."""
