@@ -48,6 +48,9 @@ def test_a_workload_that_ends_again_and_again_fails_each_run(host: Deployment) -
     assert host.info("b")["crash"] is None
     spared = host.run({**loops, "fail_on_crash": 0}, good, watch=crash.WATCH)
     assert not spared.changed and not spared.failed and spared.warnings[0].startswith("a: its work")
+    # A change of what kept ending is tried at once, and there is nothing to go back to.
+    wrong = host.run({**loops, "command": ["sh", "-c", "exit 4"]}, good, watch=30.0)
+    assert wrong.failed["a"].startswith("its workload ended with exit code 4")
     fixed = {
         **loops,
         "capabilities": ["CHOWN"],

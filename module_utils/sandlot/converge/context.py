@@ -10,8 +10,8 @@ from typing import Dict, List, Mapping, Sequence
 from .. import network
 from ..host import probe
 from ..network import Network
-from ..sandbox import etcfiles, lxcfs
-from ..sandbox.record import Record
+from ..sandbox import crash, etcfiles, lxcfs
+from ..sandbox.record import STARTED, Record
 from ..site import Site
 from . import dependencies, rebuild
 from .decide import NO_PINS, Decision, Observed, decide
@@ -80,7 +80,7 @@ class Context:
 
 def context(site: Site, request: Request, observed: Observation) -> Context:
     resolved = resolve(site, request, observed)
-    decisions = _decisions(resolved, observed)
+    decisions = _decisions(site, resolved, observed)
     if any(decision.create or decision.start for decision in decisions.values()):
         probe.require()
     followers = _followers(resolved, decisions, observed)
@@ -156,14 +156,28 @@ def _pinned_bystanders(resolved: Resolved, observed: Observation) -> dict[str, R
     }
 
 
-def _decisions(resolved: Resolved, observed: Observation) -> dict[str, Decision]:
+def _decisions(site: Site, resolved: Resolved, observed: Observation) -> dict[str, Decision]:
     """Owners of a network first: a sandbox that joins one restarts when it is made again."""
     decisions: dict[str, Decision] = {}
     ordered = sorted(resolved.targets.items(), key=lambda item: item[1].record.spec.network_partner)
     for name, target in ordered:
         rejoin = _rejoin(target.record, decisions, observed.sandboxes[name])
         decisions[name] = decide(target, observed.sandboxes[name], rejoin)
-    return {name: decisions[name] for name in resolved.targets}
+    return {name: _of_looped(site, decisions[name]) for name in resolved.targets}
+
+
+def _of_looped(site: Site, decision: Decision) -> Decision:
+    """A change of a workload that ends again and again is tried at once, and not taken back."""
+    stays = not decision.stop and not decision.start
+    if decision.rebuild or not decision.differences or not (stays or decision.stop):
+        return decision
+    if not crash.loops(site, decision.name):
+        return decision
+    if not stays:
+        return replace(decision, looped=bool(decision.start))
+    if decision.record.wanted != STARTED:
+        return decision
+    return replace(decision, looped=True, stop=True, start="restart: its workload kept ending")
 
 
 def _rejoin(record: Record, decisions: Mapping[str, Decision], observed: Observed) -> str:

@@ -96,6 +96,8 @@ class Decision:
     start: str = ""
     differences: tuple[Difference, ...] = ()
     old_image: str = ""
+    looped: bool = False
+    """Whether the old version ended again and again: there is no way back to it."""
 
     @property
     def announced(self) -> bool:
@@ -107,6 +109,8 @@ class Decision:
         old = observed.previous
         if old is None and self.stop and self.write_record:
             old = observed.record
+        if self.looped and observed.previous is None:
+            return None
         changed = old is not None and old.phase == PRESENT and old != self.record
         return old if changed and self.start and not self.rebuild else None
 

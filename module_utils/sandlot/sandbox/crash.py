@@ -111,7 +111,7 @@ def look(
     recovered = running is not None and runs and runtime.uptime(running, status) >= SETTLED
     return Crash(
         what=_what(state, status, recent, recovered=recovered),
-        remedy=_remedy(site, known or record.load(site, name), status, usage, recent),
+        remedy=_remedy(site, known or record.load(site, name), state, status, usage, recent),
         state=state,
         exit_code=code,
         signal=status.get("signal"),
@@ -120,6 +120,15 @@ def look(
         last_log=_last_lines(sandbox, _SHOWN),
         recovered=recovered,
     )
+
+
+def loops(site: Site, name: str) -> bool:
+    """Whether a workload has ended and has not run for long since."""
+    running, status = runtime.running(site.sandbox(name)), runtime.status(site.sandbox(name))
+    if running is None or not status.get("restarts"):
+        return False
+    waits = status.get("state") in ("backoff", "crash-loop")
+    return waits or runtime.uptime(running, status) < SETTLED
 
 
 def of_start(site: Site, known: Record, failure: LaunchError) -> LaunchError:
@@ -131,7 +140,7 @@ def of_start(site: Site, known: Record, failure: LaunchError) -> LaunchError:
     usage = cgroups.usage(site, known.name)
     crash = Crash(
         what="could not be started",
-        remedy=_remedy(site, known, status, usage, 0) or failure.hint,
+        remedy=_remedy(site, known, "exited", status, usage, 0) or failure.hint,
         state="exited",
         exit_code=status["exit_code"],
         signal=None,
@@ -151,6 +160,7 @@ def _last_lines(sandbox: SandboxPaths, count: int) -> List[str]:
 def _remedy(
     site: Site,
     known: Record | None,
+    state: str,
     status: Mapping[str, Any],
     usage: cgroups.Usage,
     recent: int,
@@ -162,8 +172,7 @@ def _remedy(
     layers = [sandbox.upper, *known.image.layers]
     trees = [f"/proc/{running.pid}/root"] if running else layers
     facts = remedies.Facts(
-        code=int(status.get("exit_code", 0)),
-        signal=int(status.get("signal", 0)),
+        code=runtime.KILLED if state == "crashed" else int(status.get("exit_code", 0)),
         again=bool(status.get("restarts")),
         kills=recent,
         refused_processes=usage.refused_processes or 0,
@@ -174,14 +183,16 @@ def _remedy(
 
 
 def _what(state: str, status: Mapping[str, Any], kills: int, *, recovered: bool) -> str:
+    times = f"{kills} time{'' if kills == 1 else 's'}"
     if state == "crashed":
-        return "is down, as its init was killed"
+        why = f" for the memory limit ({times})" if kills else ""
+        return f"is down, as its init was killed{why}"
     if state == "exited" and "pid" not in status:
         return "could not be started"
     number, code = status.get("signal"), status.get("exit_code", 0)
     cause = f"ended with exit code {code}"
     if number == signal.SIGKILL and kills:
-        cause = f"was killed for its memory limit ({kills} time{'s' if kills > 1 else ''})"
+        cause = f"was killed for its memory limit ({times})"
     elif number:
         cause = f"was ended by {signal_name(number)}"
     if state == "exited":

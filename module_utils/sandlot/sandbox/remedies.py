@@ -55,7 +55,8 @@ _FOREGROUND: Mapping[str, Tuple[str, ...]] = {
 }
 # Calls by their names in messages, and the capabilities that allow them.
 _CAPABILITIES: Sequence[Tuple[str, Tuple[str, ...]]] = (
-    (r"setgroups|initgroups|setgid|setresgid|setegid", ("SETGID",)),
+    (r"\bsu: ", ("SETUID", "SETGID")),
+    (r"set ?groups|initgroups|setgid|setresgid|setegid", ("SETGID",)),
     (r"setuid|setresuid|seteuid|switching (user|to)|su-exec|gosu|setpriv", ("SETUID", "SETGID")),
     (r"chown|changing owner", ("CHOWN",)),
     (r"chroot", ("SYS_CHROOT",)),
@@ -98,7 +99,6 @@ class Facts:
     """``kills`` counts those for memory since the start; ``again`` is a workload started again."""
 
     code: int = 0
-    signal: int = 0
     again: bool = False
     kills: int = 0
     refused_processes: int | None = None
@@ -204,7 +204,7 @@ def _program(case: _Case) -> str:
 
 def _ends(case: _Case) -> str:
     """A workload that ends with success, and that its restart policy starts again."""
-    if case.facts.code or case.facts.signal or not case.facts.again:
+    if case.facts.code or not case.facts.again:
         return ""
     program, *words = case.runs.argv
     name = posixpath.basename(program)
