@@ -90,7 +90,7 @@ def _state(entry: Mapping[str, Any]) -> str:
     """The state, with the last exit code and signal or the health, and the kills for memory."""
     state, kills = str(entry["state"]), entry["oom_kills"]
     notes = [entry["exit_code"] if state in runtime.ENDED else None]
-    if state in runtime.ENDED and entry["signal"] and not kills:
+    if state in runtime.ENDED and entry.get("signal") and not kills:
         # As slow to import as above.
         from ..spec.quantities import signal_name
 
