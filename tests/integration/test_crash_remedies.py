@@ -125,6 +125,12 @@ KINDS = {
         shell("exec /entry.sh sleep inf"),
         files=(("entry.sh", '#!/bin/sh\nexec "$@"\n', 0o755, 0),),
     ),
+    "user": Kind(
+        {"command": ["sleep", "inf"], "user": "redis"},
+        "user redis is not in its /etc/passwd",
+        {"command": ["sleep", "inf"], "user": "999"},
+        START,
+    ),
     "read only": Kind(
         shell(f"mkdir /var/x || exit 1; {STAY}", read_only=True),
         "tmpfs: ['/var']",

@@ -17,6 +17,7 @@ from ..kernel.signals import signal
 from ..site import SandboxPaths, Site
 from ..spec.quantities import signal_name
 from . import health, oom, record, remedies, runtime, waiting
+from .crash_case import Facts
 from .last_words import explained, last_log, quoted
 from .record import PRESENT, STARTED, Record
 from .root_view import RootView
@@ -51,7 +52,7 @@ class Crash:
 
     def __str__(self) -> str:
         """One line, for a warning."""
-        lines = " | ".join(self.words)
+        lines = " | ".join(self.last_log)
         parts = [f"its workload {self.what}", f"its log ends with: {lines}" if lines else ""]
         return "; ".join(part for part in (*parts, self.remedy) if part)
 
@@ -60,14 +61,9 @@ class Crash:
         parts = (f"its workload {self.what}", f"remedy: {self.remedy}" if self.remedy else "")
         return "; ".join(part for part in parts if part)
 
-    @property
-    def words(self) -> List[str]:
-        """The last lines; a workload that ends again and again says the same each time."""
-        return list(dict.fromkeys(self.last_log))
-
     def text(self) -> str:
         """The message of a failure, the remedy in its last line."""
-        lines = quoted("; its log ends with", self.words) if self.words else ""
+        lines = quoted("; its log ends with", self.last_log) if self.last_log else ""
         return explained(f"its workload {self.what}{lines}", self.remedy)
 
 
@@ -117,7 +113,7 @@ def look(
         signal=status.get("signal"),
         restarts=status.get("restarts", 0),
         oom_kills=oom.total(sandbox, usage.oom_kills),
-        last_log=_last_lines(sandbox, _SHOWN),
+        last_log=_last_lines(sandbox)[-_SHOWN:],
         recovered=recovered,
     )
 
@@ -146,15 +142,16 @@ def of_start(site: Site, known: Record, failure: LaunchError) -> LaunchError:
         signal=None,
         restarts=0,
         oom_kills=oom.total(sandbox, usage.oom_kills),
-        last_log=_last_lines(sandbox, _SHOWN),
+        last_log=_last_lines(sandbox)[-_SHOWN:],
     )
     return Crashed(crash, f"its workload could not be started: {failure.message}")
 
 
-def _last_lines(sandbox: SandboxPaths, count: int) -> List[str]:
-    """The last lines since the sandbox was started."""
+def _last_lines(sandbox: SandboxPaths) -> List[str]:
+    """The last lines since the start; a workload that loops says the same each time."""
     init = runtime.last_started(sandbox)
-    return last_log(sandbox, count, after=init.since if init else 0.0)
+    lines = last_log(sandbox, _EXAMINED, after=init.since if init else 0.0)
+    return list(dict.fromkeys(lines))
 
 
 def _remedy(
@@ -171,12 +168,12 @@ def _remedy(
     running = runtime.running(sandbox)
     layers = [sandbox.upper, *known.image.layers]
     trees = [f"/proc/{running.pid}/root"] if running else layers
-    facts = remedies.Facts(
+    facts = Facts(
         code=runtime.KILLED if state == "crashed" else int(status.get("exit_code", 0)),
         again=bool(status.get("restarts")),
         kills=recent,
         refused_processes=usage.refused_processes or 0,
-        lines=_last_lines(sandbox, _EXAMINED),
+        lines=_last_lines(sandbox),
         root=RootView(trees, known.ids),
     )
     return remedies.remedy(site, known, facts)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-from dataclasses import dataclass
 from typing import Callable, List, Mapping, Sequence, Tuple
 
 from .. import profiles
@@ -18,12 +17,12 @@ from ..errors import SandlotError
 from ..init.child import NOT_EXECUTABLE, NOT_FOUND
 from ..kernel.signals import signal
 from ..site import Site
-from ..spec import Spec
 from ..spec.quantities import readable
-from . import programs, runtime, surroundings
-from .process import Process, capabilities, process
+from . import programs, remedies_network, runtime, surroundings
+from .crash_case import Case, Facts, last_path
+from .process import process
 from .record import Record
-from .root_view import Entry, RootView, Unknown
+from .root_view import HEAD, Unknown
 
 # Programs that want to be PID 1, or to run containers, by the name that starts them.
 _INITS = frozenset(("systemd", "init", "openrc-init", "runit-init", "s6-svscan"))
@@ -65,7 +64,6 @@ _CAPABILITIES: Sequence[Tuple[str, Tuple[str, ...]]] = (
     (r"\bnice|setpriority|sched_set", ("SYS_NICE",)),
     (r"mlock|lock memory", ("IPC_LOCK",)),
 )
-_PATH = re.compile(r"/[\w.@%+=~-]+(?:/[\w.@%+=~-]+)*")
 _VARIABLE = re.compile(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]*[A-Z0-9]\b")
 _WANTED = re.compile(
     r"\b(must|needs?|requires|required|missing|not set|unset|not specified|specify|undefined)\b"
@@ -74,16 +72,6 @@ _WANTED = re.compile(
 )
 # Names of errors and constants look like variables.
 _CONSTANTS = ("ERR_", "CAP_", "AF_", "SIG", "SO_", "O_")
-_UNKNOWN_NAME = re.compile(
-    r"temporary failure in name resolution|name or service not known|bad address|no such host"
-    r"|could not (?:resolve|translate) host|unknown host|EAI_AGAIN|ENOTFOUND",
-    re.I,
-)
-_HOST_NAME = re.compile(
-    r"(?:bad address|host(?: ?name)?|lookup|EAI_AGAIN|ENOTFOUND|unknown host):?,? ['\"]?"
-    r"([a-z0-9][a-z0-9.-]*)",
-    re.I,
-)
 _COMMANDS = (
     re.compile(r"exec:? (\S+?):? (?:not found|no such file)", re.I),
     re.compile(r"(?:^|: )([^\s:]+): (?:command )?not found", re.I),
@@ -91,58 +79,12 @@ _COMMANDS = (
     re.compile(r"(?:^|: )(/[^\s:]+): (?:permission denied|bad interpreter|cannot execute)", re.I),
     re.compile(r"exec (/[^\s:]+): (?:exec format error|permission denied)", re.I),
 )
-_PORT = re.compile(r"(?:port |[:\])])\s?(\d{1,5})\b")
-
-
-@dataclass(frozen=True)
-class Facts:
-    """``kills`` counts those for memory since the start; ``again`` is a workload started again."""
-
-    code: int = 0
-    again: bool = False
-    kills: int = 0
-    refused_processes: int | None = None
-    lines: Sequence[str] = ()
-    root: RootView | None = None
-
-
-@dataclass(frozen=True)
-class _Case:
-    site: Site
-    record: Record
-    runs: Process
-    facts: Facts
-
-    @property
-    def spec(self) -> Spec:
-        return self.record.spec
-
-    @property
-    def capabilities(self) -> Sequence[str]:
-        """The capabilities that the workload starts with."""
-        return capabilities(self.record) if self.is_root else self.record.spec.capabilities
-
-    @property
-    def is_root(self) -> bool:
-        return self.runs.user.partition(":")[0] in ("0", "root")
-
-    def lines(self, words: str) -> List[str]:
-        """The last lines that match, the last one first."""
-        return [line for line in reversed(self.facts.lines) if re.search(words, line, re.I)]
-
-    def says(self, words: str) -> bool:
-        return bool(self.lines(words))
-
-    def entry(self, path: str) -> Entry | None:
-        if self.facts.root is None:
-            raise Unknown
-        return self.facts.root.entry(path)
 
 
 def remedy(site: Site, known: Record, facts: Facts) -> str:
     """The most likely remedy; "" when no fact gives one."""
     try:
-        case = _Case(site, known, process(known), facts)
+        case = Case(site, known, process(known), facts)
     except SandlotError:
         return ""
     return next((text for rule in _RULES if (text := rule(case))), "")
@@ -151,7 +93,7 @@ def remedy(site: Site, known: Record, facts: Facts) -> str:
 # -- the program
 
 
-def _init(case: _Case) -> str:
+def _init(case: Case) -> str:
     name = posixpath.basename(case.runs.argv[0])
     if name in _INITS or any(_NOT_PID_1.search(line) for line in case.facts.lines):
         return (
@@ -166,7 +108,7 @@ def _init(case: _Case) -> str:
     return ""
 
 
-def _foreign(case: _Case) -> str:
+def _foreign(case: Case) -> str:
     """A refused 32-bit program dies of its own next instruction, or ends with any code."""
     spec, runs, root = case.spec, case.runs, case.facts.root
     open_already = spec.seccomp_architectures or spec.seccomp_profile == "unconfined"
@@ -175,7 +117,20 @@ def _foreign(case: _Case) -> str:
     return f"{runs.argv[0]} is a 32-bit program: give it seccomp_architectures: [x86]"
 
 
-def _directory(case: _Case) -> str:
+def _no_user(case: Case) -> str:
+    name = case.runs.user.partition(":")[0]
+    if case.facts.code != NOT_EXECUTABLE or name.isdigit():
+        return ""
+    entry = case.entry("/etc/passwd")
+    rows = entry.head if entry else b""
+    names = {row.partition(b":")[0].decode("utf-8", "replace") for row in rows.split(b"\n")}
+    # A longer file may have it further down.
+    if name in names or len(rows) == HEAD:
+        return ""
+    return f"user {name} is not in its /etc/passwd: add it to the image, or use a uid"
+
+
+def _directory(case: Case) -> str:
     if case.facts.code != NOT_EXECUTABLE:
         return ""
     place = case.runs.working_dir
@@ -185,7 +140,7 @@ def _directory(case: _Case) -> str:
     return "" if entry.is_directory else f"working_dir {place} is no directory: name one"
 
 
-def _program(case: _Case) -> str:
+def _program(case: Case) -> str:
     root, runs = case.facts.root, case.runs
     if case.facts.code not in (NOT_FOUND, NOT_EXECUTABLE) or root is None:
         return ""
@@ -202,7 +157,7 @@ def _program(case: _Case) -> str:
     return ""
 
 
-def _ends(case: _Case) -> str:
+def _ends(case: Case) -> str:
     """A workload that ends with success, and that its restart policy starts again."""
     if case.facts.code or not case.facts.again:
         return ""
@@ -225,7 +180,7 @@ def _ends(case: _Case) -> str:
 # -- what it wants
 
 
-def _variables(case: _Case) -> str:
+def _variables(case: Case) -> str:
     names: List[str] = []
     asks = False
     for line in case.facts.lines:
@@ -242,7 +197,7 @@ def _variables(case: _Case) -> str:
     return f"it asks for variables that are not set: give it env with {' or '.join(missing[:3])}"
 
 
-def _refused(case: _Case) -> str:
+def _refused(case: Case) -> str:
     for line in case.lines("not permitted|permission denied"):
         for calls, needed in _CAPABILITIES:
             missing = [name for name in needed if name not in case.capabilities]
@@ -253,7 +208,7 @@ def _refused(case: _Case) -> str:
     return ""
 
 
-def _grant(case: _Case, missing: Sequence[str]) -> str:
+def _grant(case: Case, missing: Sequence[str]) -> str:
     """A profile where it has several that are missing: one is seldom all that a daemon needs."""
     of_profile = profiles.CAPABILITIES[profiles.DAEMON]
     if case.is_root and len(missing) > 1 and set(missing) <= set(of_profile):
@@ -261,7 +216,7 @@ def _grant(case: _Case, missing: Sequence[str]) -> str:
     return f"it may need capabilities: [{', '.join(missing)}]"
 
 
-def _unexplained(case: _Case) -> str:
+def _unexplained(case: Case) -> str:
     """Without a better fact, a traced run knows which call was refused."""
     words = "operation not permitted|permission denied|function not implemented|bad system call"
     if case.facts.code == 128 + signal.SIGSYS or case.says(words):
@@ -272,11 +227,11 @@ def _unexplained(case: _Case) -> str:
 # -- files
 
 
-def _read_only(case: _Case) -> str:
+def _read_only(case: Case) -> str:
     lines = case.lines("read-only file ?system")
     if not lines:
         return ""
-    path = _path(lines[0])
+    path = last_path(lines[0])
     if path.startswith(("/proc", "/sys")) or not case.spec.read_only:
         return "files of the kernel are read-only inside: see sysctls for those below /proc/sys"
     place = posixpath.dirname(path)
@@ -285,10 +240,10 @@ def _read_only(case: _Case) -> str:
     return f"its root is read-only: give it tmpfs: ['{place}'], and each other place it writes to"
 
 
-def _not_executable_there(case: _Case) -> str:
+def _not_executable_there(case: Case) -> str:
     """A file of a tmpfs, which is mounted noexec unless its options say else."""
     for line in case.lines("permission denied|cannot execute|failed to map segment|not permitted"):
-        path = _path(line)
+        path = last_path(line)
         place = _tmpfs_of(case, path)
         mounted = next((entry for entry in case.spec.tmpfs if entry.path == place), None)
         if mounted and not mounted.executable and re.search(_RUNS, line, re.I):
@@ -299,20 +254,20 @@ def _not_executable_there(case: _Case) -> str:
 _RUNS = r"exec|failed to map segment|shared object|(?:^|: )/[^\s:]+: permission denied"
 
 
-def _tmpfs_of(case: _Case, path: str) -> str:
+def _tmpfs_of(case: Case, path: str) -> str:
     places = [entry.path for entry in case.spec.tmpfs if f"{path}/".startswith(f"{entry.path}/")]
     return max(places, key=len, default="")
 
 
-def _user(case: _Case) -> str:
+def _user(case: Case) -> str:
     if case.says("unknown user|no such user|unable to find user|getpwnam|no matching entries"):
         return "add the user to the image, or name one that it has"
     for line in case.lines("permission denied|EACCES"):
-        return _permission(case, _path(line))
+        return _permission(case, last_path(line))
     return ""
 
 
-def _permission(case: _Case, path: str) -> str:
+def _permission(case: Case, path: str) -> str:
     user = case.runs.user
     owned = _owner(case, path)
     if case.is_root:
@@ -334,7 +289,7 @@ def _permission(case: _Case, path: str) -> str:
     )
 
 
-def _owner(case: _Case, path: str) -> Tuple[str, int] | None:
+def _owner(case: Case, path: str) -> Tuple[str, int] | None:
     """The file, or the directory in which it would be made, with its owner; None if unknown."""
     try:
         while path:
@@ -347,9 +302,9 @@ def _owner(case: _Case, path: str) -> Tuple[str, int] | None:
     return None
 
 
-def _missing(case: _Case) -> str:
+def _missing(case: Case) -> str:
     for line in case.lines("no such file or directory|can't open|cannot find|cannot open|ENOENT"):
-        path = _path(line)
+        path = last_path(line)
         if not path:
             continue
         if case.entry(path) is None:
@@ -362,7 +317,7 @@ def _missing(case: _Case) -> str:
 # -- limits
 
 
-def _memory(case: _Case) -> str:
+def _memory(case: Case) -> str:
     limit = case.spec.memory
     words = "cannot allocate memory|out of memory|bad_alloc|OutOfMemoryError|MemoryError"
     if case.facts.kills and case.facts.code == runtime.KILLED:
@@ -374,13 +329,13 @@ def _memory(case: _Case) -> str:
     return ""
 
 
-def _memory_of_children(case: _Case) -> str:
+def _memory_of_children(case: Case) -> str:
     if not case.facts.kills or not case.spec.memory:
         return ""
     return f"a process was killed for its memory of {readable(case.spec.memory)}: give it more"
 
 
-def _limits(case: _Case) -> str:
+def _limits(case: Case) -> str:
     limit = case.spec.pids_limit
     words = r"resource temporarily unavailable|\bfork\b|create.{0,20}thread|EAGAIN"
     if limit and case.facts.refused_processes != 0 and case.says(words):
@@ -390,9 +345,9 @@ def _limits(case: _Case) -> str:
     return ""
 
 
-def _space(case: _Case) -> str:
+def _space(case: Case) -> str:
     for line in case.lines("no space left on device|ENOSPC|disk quota exceeded"):
-        place = _tmpfs_of(case, _path(line))
+        place = _tmpfs_of(case, last_path(line))
         if place:
             return f"its tmpfs {place} is full: give it tmpfs: ['{place}:size=SIZE'] with more"
         if re.search("shared memory|/dev/shm", line, re.I):
@@ -403,76 +358,8 @@ def _space(case: _Case) -> str:
     return ""
 
 
-# -- network
-
-
-def _address(case: _Case) -> str:
-    lines = case.lines("address (already )?in use|EADDRINUSE")
-    if not lines:
-        return ""
-    port = next((int(text) for text in _PORT.findall(lines[0]) if int(text) != 98), 0)
-    mode, which = case.spec.network_mode, f" {port}" if port else ""
-    if mode.startswith("container:"):
-        other = mode.partition(":")[2]
-        return (
-            f"it shares the ports of {other}: one of them has to use another than{which or ' now'}"
-        )
-    if mode == "host":
-        holder = surroundings.holder(port)
-        by = f": {holder} has port{which}" if holder else ""
-        return f"it shares the ports of the host{by}; it has to use another one"
-    return f"two of its processes want the same port{which}"
-
-
-def _names(case: _Case) -> str:
-    lines = [line for line in reversed(case.facts.lines) if _UNKNOWN_NAME.search(line)]
-    if not lines:
-        return _unreachable(case)
-    if _alone(case):
-        return _alone(case)
-    match = _HOST_NAME.search(lines[0])
-    name = match[1].rstrip(".").lower() if match else ""
-    other = surroundings.neighbour(case.site, name) if name else None
-    ours = {item.name for item in case.spec.networks}
-    if other and not ours & {item.name for item in other.spec.networks}:
-        theirs = ", ".join(item.name for item in other.spec.networks) or "no network"
-        return f"sandbox {name} is in {theirs} only: put both into one network"
-    if name and other is None and "." not in name and name != "localhost":
-        return f"no sandbox of this host is named {name}: deploy it, or name it in etc_hosts"
-    return ""
-
-
-def _unreachable(case: _Case) -> str:
-    return _alone(case) if case.says("network is (unreachable|down)|ENETUNREACH") else ""
-
-
-def _alone(case: _Case) -> str:
-    if case.spec.network_mode == "none" or (case.spec.owns_network and not case.spec.networks):
-        return "it has no network: give it networks, and leave out network_mode: none"
-    return ""
-
-
-def _not_yet(case: _Case) -> str:
-    """A sandbox that is named in a refused connection, and that is not waited for."""
-    waited = {item.name for item in case.spec.depends_on if item.condition == "healthy"}
-    for line in case.lines("connection refused|ECONNREFUSED"):
-        for word in re.findall(r"[a-zA-Z0-9][\w.-]*", line):
-            other = surroundings.neighbour(case.site, word)
-            if other and word not in waited and word != case.record.name:
-                return (
-                    f"{word} did not answer yet: give {word} a healthcheck, and this one "
-                    f"depends_on: [{{name: {word}, condition: healthy}}]"
-                )
-    return ""
-
-
-def _path(line: str) -> str:
-    """The last absolute path of a line: the first may be the program that complains."""
-    return next(reversed([text.rstrip(".") for text in _PATH.findall(line)]), "")
-
-
-def _guarded(rule: Callable[[_Case], str]) -> Callable[[_Case], str]:
-    def guarded(case: _Case) -> str:
+def _guarded(rule: Callable[[Case], str]) -> Callable[[Case], str]:
+    def guarded(case: Case) -> str:
         try:
             return rule(case)
         except Unknown:
@@ -481,13 +368,14 @@ def _guarded(rule: Callable[[_Case], str]) -> Callable[[_Case], str]:
     return guarded
 
 
-_RULES: Tuple[Callable[[_Case], str], ...] = tuple(
+_RULES: Tuple[Callable[[Case], str], ...] = tuple(
     map(
         _guarded,
         (
-            *(_memory, _foreign, _init, _directory, _program, _ends, _variables, _refused),
-            *(_read_only, _not_executable_there, _user, _limits, _space, _address, _names),
-            *(_not_yet, _missing, _memory_of_children, _unexplained),
+            *(_memory, _foreign, _init, _no_user, _directory, _program, _ends, _variables),
+            *(_refused, _read_only, _not_executable_there, _user, _limits, _space),
+            *(remedies_network.address, remedies_network.names, remedies_network.not_yet),
+            *(_missing, _memory_of_children, _unexplained),
         ),
     )
 )

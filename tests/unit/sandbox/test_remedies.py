@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from sandlot.idmap import IdRange
 from sandlot.sandbox import record, remedies, runtime
+from sandlot.sandbox.crash_case import Facts
 from sandlot.sandbox.record import PRESENT, ImageRef, Record
 from sandlot.sandbox.root_view import RootView, Unknown
 from sandlot.site import Site
@@ -106,7 +107,7 @@ def test_remedy(
 
 def remedy(options: dict[str, Any], site: Path, **facts: Any) -> str:
     (site / "var/lib/sandlot/sandboxes").mkdir(parents=True, exist_ok=True)
-    return remedies.remedy(Site(str(site)), record_of(options), remedies.Facts(**facts))
+    return remedies.remedy(Site(str(site)), record_of(options), Facts(**facts))
 
 
 def test_neighbours(tmp_path: Path) -> None:
@@ -267,6 +268,12 @@ def test_files(tmp_path: Path) -> None:
         assert found.startswith("/data is its own")
     line = "python: can't open file '/app/x.py': [Errno 2] No such file or directory"
     assert "/app/x.py is not in its root" in remedy({}, tmp_path, lines=[line], root=root)
+    (tmp_path / "root/etc").mkdir()
+    (tmp_path / "root/etc/passwd").write_text("root:x:0:0::/:\nredis:x:7:7::/:\n")
+    for user, expected in (("redi", "user redi is not in its /etc/passwd"), ("redis:7", "")):
+        options = {"user": user, "command": ["/data/../etc"]}
+        found = remedy(options, tmp_path, code=126, root=root)
+        assert found.startswith(expected or "/etc is a directory")
     (tmp_path / "root/app").mkdir()
     (tmp_path / "root/app/x.py").touch()
     assert remedy({}, tmp_path, lines=[line], root=root) == ""
