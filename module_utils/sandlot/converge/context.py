@@ -169,7 +169,7 @@ def _decisions(site: Site, resolved: Resolved, observed: Observation) -> dict[st
 def _of_looped(site: Site, decision: Decision) -> Decision:
     """A change of a workload that ends again and again is tried at once, and not taken back."""
     stays = not decision.stop and not decision.start
-    if decision.rebuild or not decision.differences or not (stays or decision.stop):
+    if decision.rebuild or not decision.write_record or not (stays or decision.stop):
         return decision
     if not crash.loops(site, decision.name):
         return decision
