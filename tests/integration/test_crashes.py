@@ -69,6 +69,12 @@ def test_fail_on_crash(host: Deployment, code: int) -> None:
     assert host.run(sandbox("b", fail_on_crash=0.1)).failed == {}
 
 
+def test_processes_that_a_workload_leaves_hide_no_crash(host: Deployment) -> None:
+    leaves = ["sh", "-c", "trap '' TERM; sleep 1000000 & exit 3"]
+    result = host.run(sandbox("a", command=leaves, stop_timeout=3), watch=crash.WATCH)
+    assert "ended with exit code 3, and init ends what it left behind" in result.failed["a"]
+
+
 def test_all_are_watched_at_once_and_a_job_only_to_its_end(host: Deployment) -> None:
     job = sandbox("job", command=["sh", "-c", "sleep 0.2"], restart_policy="on-failure")
     begun = time.monotonic()

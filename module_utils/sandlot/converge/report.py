@@ -63,7 +63,7 @@ class Result:
     removals: int = 0
     started: Sequence[str] = ()
     changes: Mapping[str, str] = field(default_factory=dict)
-    records: Mapping[str, Record] = field(default_factory=dict)
+    records: Mapping[str, Record] = field(default_factory=dict, repr=False)
     images_due: Sequence[str] = ()
     check: bool = False
 

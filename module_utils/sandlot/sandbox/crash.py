@@ -98,16 +98,20 @@ def look(
         return None  # the next run repairs the file that names init
     status = runtime.status(sandbox)
     state = runtime.state(PRESENT, STARTED, running, status)
-    code, again = status.get("exit_code"), fresh and state == "running" and status.get("restarts")
+    code = status.get("exit_code")
+    again = fresh and state in ("running", "stopping") and health.has_ended(status)
     if not again and (state not in runtime.ENDED or not (code or state in _ALSO_WITH_ZERO)):
         return None
+    stored = record.load(site, name)
+    if state == "stopping" and stored is not None and stored.wanted != STARTED:
+        return None  # another run stops it
     usage = cgroups.usage(site, name, layout or cgroups.detect())
     recent = oom.recent(sandbox, usage.oom_kills)
     runs = running is not None and status.get("state") == "running"
     recovered = running is not None and runs and runtime.uptime(running, status) >= SETTLED
     return Crash(
         what=_what(state, status, recent, recovered=recovered),
-        remedy=_remedy(site, known or record.load(site, name), state, status, usage, recent),
+        remedy=_remedy(site, known or stored, state, status, usage, recent),
         state=state,
         exit_code=code,
         signal=status.get("signal"),
@@ -194,6 +198,8 @@ def _what(state: str, status: Mapping[str, Any], kills: int, *, recovered: bool)
         cause = f"was ended by {signal_name(number)}"
     if state == "exited":
         return f"{cause}, and its restart_policy does not start it again"
+    if state == "stopping":
+        return f"{cause}, and init ends what it left behind"
     count = status.get("restarts", 0)
     again = f"{count} restart{'' if count == 1 else 's'} so far"
     soon = " soon after each start" if state == "crash-loop" else ""

@@ -120,8 +120,12 @@ class _Waiting:
 
 
 def has_ended(status: Mapping[str, Any]) -> bool:
-    """Whether a workload has ended since its sandbox was started."""
-    return bool(status.get("restarts")) or status.get("state") in runtime.ENDED
+    """Whether a workload has ended since its sandbox was started.
+
+    It may have left processes that init is still ending.
+    """
+    leaves = status.get("state") == "stopping" and bool(status.get("exit_code"))
+    return leaves or bool(status.get("restarts")) or status.get("state") in runtime.ENDED
 
 
 def _ended(status: Mapping[str, Any]) -> str:
