@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import pytest
 from sandlot.errors import ForeignError, HostError
 from sandlot.network import allocate
 from sandlot.network.bridge import nft, policy_rules, rules
+from sandlot.network.bridge.forwarding import Forwarding
 from sandlot.network.bridge.nft import Tables
+from sandlot.network.bridge.observe import BridgeState
 from sandlot.network.common import declare
+from sandlot.network.common.desired import Desired
 from sandlot.network.common.model import Publication
 from sandlot.site import Site
 from sandlot.spec.values import Attachment
@@ -120,6 +124,16 @@ def test_no_empty_element_lists():
 def test_requirements(tables, error):
     with pytest.raises(error):
         nft.require(PATHS, tables)
+
+
+def test_a_check_comes_before_nft_is_installed():
+    desired = Desired(NETWORKS, [], foreseen=True)
+    off = Forwarding(enabled=False, prior=None)
+    state = BridgeState(PATHS, {}, {}, (), {}, off, Tables(installed=False))
+    (operation,) = rules.rules_operations(PATHS, desired, state)
+    assert "create nftables rules" in operation.describe()
+    with pytest.raises(HostError):
+        rules.rules_operations(PATHS, replace(desired, foreseen=False), state)
 
 
 def test_tables_hold():
