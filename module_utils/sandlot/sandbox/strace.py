@@ -67,6 +67,7 @@ class Strace:
             ) from error
         finally:
             os.close(user)
+        self._guard, self._life = _guarded(self._process.pid)
         stream = self._process.stderr
         self.output = stream.fileno() if stream else -1
         self.first = b""
@@ -89,27 +90,57 @@ class Strace:
         os.set_blocking(self.output, False)
 
     def end(self) -> None:
-        """Kill all that is traced, then strace.
-
-        While strace is stopped, no traced process gets past a fork, so none escapes by forking.
-        A killed process waits for its tracer once more, at its exit, and ends with strace.
-        """
-        process, killed = self._process, {0}
+        """Kill all that is traced, then strace."""
         try:
-            process.send_signal(signal.SIGSTOP)
-            deadline = time.monotonic() + _KILL_SECONDS
-            while time.monotonic() < deadline:
-                traced = {pid for pid in _processes() if traced_by(pid) == process.pid}
-                if traced <= killed:
-                    break
-                for pid in traced - killed:
-                    send_signal(pid, signal.SIGKILL, lambda pid: traced_by(pid) == process.pid)
-                killed |= traced
+            kill_traced(self._process.pid)
+            self._process.wait()
+            os.write(self._life, b".")
         finally:
-            process.kill()
-            process.wait()
-            if process.stderr:
-                process.stderr.close()
+            os.close(self._life)
+            os.waitpid(self._guard, 0)
+            if self._process.stderr:
+                self._process.stderr.close()
+
+
+def _guarded(tracer: int) -> tuple[int, int]:
+    """Start a process that ends the trace if this one is killed; its pid, and its end of a pipe.
+
+    A death signal for strace would leave the child by which strace tries out ptrace at its start.
+    """
+    reader, life = os.pipe()
+    guard = os.fork()
+    if guard:
+        os.close(reader)
+        return guard, life
+    try:
+        os.close(life)
+        os.setsid()
+        if not os.read(reader, 1):
+            kill_traced(tracer)
+    finally:
+        os._exit(0)
+
+
+def kill_traced(tracer: int) -> None:
+    """Kill all that a tracer, the leader of its group, traces; then the group.
+
+    While the tracer is stopped, no traced process gets past a fork, so none escapes by forking. A
+    killed process waits for its tracer once more, at its exit, and ends with it.
+    """
+    killed = {0}
+    try:
+        os.kill(tracer, signal.SIGSTOP)
+        deadline = time.monotonic() + _KILL_SECONDS
+        while time.monotonic() < deadline:
+            traced = {pid for pid in _processes() if traced_by(pid) == tracer}
+            if traced <= killed:
+                break
+            for pid in traced - killed:
+                send_signal(pid, signal.SIGKILL, lambda pid: traced_by(pid) == tracer)
+            killed |= traced
+        os.killpg(tracer, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # it has ended
 
 
 def _processes() -> Iterator[int]:
@@ -133,8 +164,6 @@ def _confined(user: int, seconds: float) -> Callable[[], None]:
     """The function that gives up all rights but the tracing of this sandbox, in the child."""
     filtered = seccomp.program(capabilities=["SYS_PTRACE"], machine=platform.machine())
     dropped = [number for number in range(confine.last_capability() + 1) if number != _PTRACE]
-    # Before the rights change, as its look at the parent is made on the spot.
-    bound_to_parent = program.dying_with_parent()
 
     def confined() -> None:
         namespaces.unshare(
@@ -150,8 +179,6 @@ def _confined(user: int, seconds: float) -> Callable[[], None]:
         for limit, value in _limits(seconds).items():
             resource.setrlimit(limit, (value, value))
         confine.prctl(confine.PR_SET_NO_NEW_PRIVS, 1)
-        # Last, as a change of rights clears it (prctl(2)).
-        bound_to_parent()
         if filtered is not None:
             confine.load_seccomp(filtered)
 
