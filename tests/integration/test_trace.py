@@ -204,7 +204,8 @@ def test_a_port_in_use(sandbox_host: Host) -> None:
 @pytest.mark.parametrize("user", ["0:0", "33:33"])
 def test_a_traced_command_is_as_confined_as_the_workload(sandbox_host: Host, user: str) -> None:
     box = sandbox_host.started("a", SLEEP, user=user, **granted("CHOWN"))
-    look = shell("grep -E '^(Cap|Seccomp|NoNew|Uid|Gid|Sig[BIC])' /proc/self/status | tr -d '\\t\\n0'")
+    lines = "Cap|Seccomp|NoNew|Uid|Gid|Sig[BIC]"
+    look = shell(f"grep -E '^({lines})' /proc/self/status | tr -d '\\t\\n0'")
     report = traced(box, *look)
     assert report["output"] == [box.exec(look).stdout.decode()] and "NoNewPrivs:1" in str(report)
     assert report["refusals"] == [] and report["exit_code"] == 0
