@@ -149,6 +149,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fancy": {
         "hostname": "other.example",
         "read_only": True,
+        "no_new_privileges": False,
         "tmpfs": ["/scratch/deep:size=1m,mode=700"],
         "working_dir": "/scratch",
         "env": {"WORDS": 'it\'s "quoted" $HOME\nand more'},
@@ -156,7 +157,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "etc_hosts": {"db": "192.0.2.1"},
         "published_ports": ["127.0.0.1:18099:80"],
     },
-    "user": {"user": "www-data", "capabilities": ["NET_BIND_SERVICE", "CHOWN"]},
+    "user": {
+        "user": "www-data",
+        "security_profile": "daemon",
+        "capabilities": ["NET_BIND_SERVICE", "NET_RAW"],
+    },
     "capable": {"capabilities": ["NET_RAW", "SETUID", "SETGID"]},
 }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 from converge_fixtures import Deployment, eventually, needs_root
 from image_fixtures import output, prepare
 from oci_images import Layout, busybox_layer
-from sandlot import profiles
+from sandlot import converge, images, profiles
+from sandlot.sandbox import record
 from sandlot.spec.confinement import mask
 
 pytestmark = needs_root
@@ -90,3 +92,69 @@ def test_the_source_of_the_image_decides(host: Deployment, reference: str) -> No
     assert "web: security_profile daemon -> strict (restart)" in result.actions
     assert held(host, "web")["CapBnd"] == 0
     assert result.relaxed == {}
+
+
+def test_sandboxes_of_an_earlier_version(host: Deployment, reference: str) -> None:
+    """Neither an upgrade nor a boot changes them; the next run that lists them says so first."""
+    prepare(host, {"name": "app", "source": "oci", "reference": reference})
+    web = {"name": "web", "image": "app", "entrypoint": ["sleep", "1000000"]}
+    host.converged({**web, "security_profile": "strict"})
+    as_before(host, "web")
+    pid = host.pid("web")
+    assert host.run({**web, "name": "other"}).actions[0].startswith("other: create")
+    assert converge.up(host.paths).actions == []
+    assert host.pid("web") == pid and host.info("web")["relaxed"] == []
+    host.reboot()
+    assert not converge.up(host.paths).failed
+    assert converge.lifecycle(host.paths, ["web"], "restart").actions == [
+        "web: restart: asked (restart)"
+    ]
+    assert held(host, "web")["CapBnd"] == 0
+    facts = listed(host, "web")
+    assert (facts["security_profile"], facts["capabilities"]) == ("strict", [])
+
+    expected = [
+        "web: security_profile strict -> daemon (restart)",
+        "web: restart: security_profile changed (restart)",
+    ]
+    checked = host.run(web, check=True)
+    assert checked.actions == expected
+    assert checked.diff == {
+        "before": {"web": {"security_profile (restart)": "strict"}},
+        "after": {"web": {"security_profile (restart)": "daemon"}},
+    }
+    assert held(host, "web")["CapBnd"] == 0
+    assert host.converged(web).actions == expected
+    assert held(host, "web")["CapBnd"] == mask(DAEMON)
+
+
+def as_before(host: Deployment, name: str) -> None:
+    """The record as a version without profiles writes it."""
+    known = record.load(host.paths, name)
+    assert known is not None and known.image.config.pop(profiles.OPTION) == "daemon"
+    record.save(host.paths, replace(known, spec=replace(known.spec, security_profile=None)))
+
+
+def test_a_pinned_sandbox_and_a_layer_in_memory_follow_too(
+    host: Deployment, reference: str
+) -> None:
+    oci = {"name": "app", "source": "oci", "reference": reference}
+    prepare(host, oci, {"name": "brief", "source": "tmpfs", "base": "app"})
+    digest = images.lookup(host.paths, "app").digest
+    idle = ["sleep", "1000000"]
+    specs = [
+        {"name": "pinned", "image": f"app@sha256:{digest}", "entrypoint": idle},
+        {"name": "brief", "image": "brief", "entrypoint": idle},
+    ]
+    strict = [{**each, "security_profile": "strict"} for each in specs]
+    host.converged(*strict)
+    for name in ("pinned", "brief"):
+        as_before(host, name)
+    prepare(
+        host, {**oci, "setup": ["touch /new"]}, {"name": "brief", "source": "tmpfs", "base": "app"}
+    )
+    host.converged(*specs)
+    for name in ("pinned", "brief"):
+        assert host.info(name)["security_profile"] == "daemon", name
+    assert output(host, "brief", "ls", "/new") == "/new\n"
+    assert output(host, "pinned", "sh", "-c", "test -e /new || echo none") == "none\n"

@@ -151,7 +151,8 @@ class Layer(RootOperation):
 
     def outside(self) -> List[str]:
         layer = '"$scratch/layer"'
-        lines = [f"mkdir {layer}"]
+        # Closed to others, as it may get setuid programs.
+        lines = [f"mkdir -m 700 {layer}"]
         if self.tmpfs:
             lines.append(f"mount -t tmpfs -o {option_words(0, self.tmpfs)} none {layer}")
         return [
