@@ -254,11 +254,38 @@ def test_apt_get_fails_without_each_of_them(host: Deployment, lacking: str) -> N
     assert code == 100 and WITHOUT[lacking] in output, output
 
 
+USER = """
+useradd dev
+echo 'dev ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/dev
+chmod 440 /etc/sudoers.d/dev
+echo root:secret | chpasswd
+"""
+# By a user without a right: command, and what it prints when set-user-id bits are in force.
+GAINS = {
+    "sudo -n id -un": "root",
+    "sudo -n -u www-data id -un": "www-data",
+    "echo secret | su -c 'id -un'": "root",
+}
+
+
 def test_the_setup_has_the_minimum_and_keeps_modes(host: Deployment) -> None:
     assert set(throwaway.CAPABILITIES) == {*MINIMUM, "FSETID"}
-    raw = {**debian("debian"), "name": "cron", "setup": [{"packages": ["cron"]}]}
+    packages = {"packages": ["cron", "iputils-ping", "sudo"]}
+    raw = {**debian("debian"), "name": "cron", "setup": [packages, USER]}
     prepare(host, BUSYBOX, debian("debian"), raw)
     assert (made(host, "cron") / "usr/bin/crontab").stat().st_mode & 0o7777 == 0o2755
+    assert made(host, "cron").joinpath("usr/bin/ping").stat().st_mode & 0o7777 == 0o4755
+    dev = sandbox("dev", image="cron", user="dev", security_profile="daemon")
+    for kept in (True, False):
+        host.converged({**dev, "no_new_privileges": kept})
+        gained = {
+            command: run(host, "dev", "sh", "-c", command).stdout.strip() for command in GAINS
+        }
+        assert gained == (dict.fromkeys(GAINS, "") if kept else GAINS), kept
+        # By ping_group_range, whether its bit counts or not.
+        assert " 0% packet loss" in output(host, "dev", "ping", "-c", "1", "127.0.0.1")
+    assert host.info("dev")["relaxed"] == ["security_profile: daemon", "no_new_privileges: false"]
+    host.run(sandbox("dev", state="absent"))
 
 
 def test_sandboxes_of_an_image_with_an_ssh_server_have_their_own_keys(host: Deployment) -> None:

@@ -151,7 +151,9 @@ def test_a_pinned_sandbox_and_a_layer_in_memory_follow_too(
     for name in ("pinned", "brief"):
         as_before(host, name)
     prepare(
-        host, {**oci, "setup": ["touch /new"]}, {"name": "brief", "source": "tmpfs", "base": "app"}
+        host,
+        {**oci, "setup": ["busybox chroot / touch /new"]},
+        {"name": "brief", "source": "tmpfs", "base": "app"},
     )
     host.converged(*specs)
     for name in ("pinned", "brief"):
