@@ -60,6 +60,7 @@ class Archive:
             f'Dir::Cache "{directory}";\nDir::Etc::SourceList "{directory}/sources.list";\n'
             'Dir::Etc::SourceParts "/dev/null";\nAPT::Install-Recommends "0";\n'
             'APT::Sandbox::User "root";\nAcquire::Languages "none";\n'
+            'Acquire::Retries "3";\nAPT::Update::Error-Mode "any";\n'
         )
         with isolation.outside():
             self._apt("apt-get", "-qq", "update")

@@ -28,7 +28,7 @@ from published_images import (
 pytestmark = needs_root
 PACKAGES = (
     *("nginx-light", "haproxy", "nodejs", "gunicorn", "php8.2-fpm", "openssh-server", "cron"),
-    *("rsyslog", "supervisor", "dumb-init"),
+    *("rsyslog", "supervisor", "dumb-init", "runit"),
 )
 
 
@@ -326,3 +326,23 @@ def test_rsyslog(host: Deployment, published: Published) -> None:
     assert "me: a line" in shell(host, "cat /var/log/all")
     sandlot(host, "stop", "web")
     assert host.info("web")["exit_code"] == 0
+
+
+RUN = """#!/bin/sh
+exec 2>&1
+exec chpst -u www-data:www-data sh -c 'echo "run by $(id -un)"; exec sleep 1000000'
+"""
+
+
+def test_runit(host: Deployment, published: Published) -> None:
+    """A supervisor of services, each of which steps down with chpst; HUP ends all of them."""
+    published.image(
+        "runit", ["runit"], [script("etc/service/web/run", RUN)], {"www-data": (33, "/var/www")},
+        Cmd=["runsvdir", "-P", "/etc/service"], StopSignal="SIGHUP",
+    )  # fmt: skip
+    published.start(host, "runit")
+    says(host, "run by www-data")
+    shell(host, "sv restart /etc/service/web")
+    says(host, "run by www-data", times=2)
+    sandlot(host, "stop", "web")
+    assert host.info("web")["exit_code"] == 111

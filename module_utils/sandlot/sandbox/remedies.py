@@ -27,6 +27,7 @@ from .root_view import HEAD, Unknown
 # Programs that want to be PID 1, or to run containers, by the name that starts them.
 _INITS = frozenset(("systemd", "init", "openrc-init", "runit-init", "s6-svscan"))
 _MANAGERS = frozenset(("dockerd", "containerd", "podman", "crio", "snapd", "lxd", "kubelet"))
+_HOST_FILES = {"hosts": "etc_hosts", "resolv.conf": "dns_servers", "hostname": "hostname"}
 _NOT_PID_1 = re.compile(
     r"not been booted with systemd|must be run as pid 1|can only run as pid 1|not running as pid 1"
     r"|trying to run as user instance|system has not been booted",
@@ -195,6 +196,16 @@ def _variables(case: Case) -> str:
     if not missing:
         return ""
     return f"it asks for variables that are not set: give it env with {' or '.join(missing[:3])}"
+
+
+def _host_files(case: Case) -> str:
+    """Files that the host mounts, as entry points of images write to them."""
+    words = r"/etc/(hosts|resolv\.conf|hostname)\b.*(?:permission denied|busy|read-only)"
+    for line in case.lines(words):
+        match = re.search(words, line, re.I)
+        if match:
+            return f"the host writes /etc/{match[1]}: set {_HOST_FILES[match[1]]} instead"
+    return ""
 
 
 def _refused(case: Case) -> str:
@@ -373,7 +384,7 @@ _RULES: Tuple[Callable[[Case], str], ...] = tuple(
         _guarded,
         (
             *(_memory, _foreign, _init, _no_user, _directory, _program, _ends, _variables),
-            *(_refused, _read_only, _not_executable_there, _user, _limits, _space),
+            *(_host_files, _refused, _read_only, _not_executable_there, _user, _limits, _space),
             *(remedies_network.address, remedies_network.names, remedies_network.not_yet),
             *(_missing, _memory_of_children, _unexplained),
         ),

@@ -86,6 +86,8 @@ CASES: list[Case] = [
     ({}, {}, "wget: bad address 'deb.debian.org'", ""),
     ({}, {}, 'could not translate host name "db" to address: Name or service not known', "db"),
     ({}, {}, "connect to db:5432: Connection refused", ""),
+    ({}, {}, "sh: can't create /etc/hosts: Permission denied", "etc_hosts"),
+    ({}, {}, "sed: can't move '/etc/x' to '/etc/resolv.conf': Resource busy", "dns_servers"),
     ({}, {"code": 1}, "something else", ""),
 ]
 
