@@ -243,7 +243,7 @@ def test_plays_are_quiet_and_end_with_what_runs(host: Deployment, tmp_path: Path
     inventory.write_text(json.dumps({"sandbox_hosts": {"hosts": hosts, "vars": variables}}))
     failed = played("deploy", fails=True)
     assert "1 of 2 sandboxes failed, the others did not\\nweb: " in failed.split('"msg": ')[-1]
-    assert "correct the command, or use an image that has it" in failed
+    assert "/no/such is not in its root: name a program that the image has" in failed
     assert "localhost runs no sandbox; 2 removed" in played("teardown")
 
 

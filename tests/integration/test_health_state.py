@@ -112,7 +112,7 @@ def test_crash_loop_is_told(
     assert found["restarts"] >= 4
     assert found["last_log"] == ["a\\x1b[2Jb"] * 5
     assert main(["list"]) == 0
-    assert "crash-loop(137)" in capsys.readouterr().out
+    assert "crash-loop(137, SIGKILL)" in capsys.readouterr().out
     assert main(["list", "--format", "json"]) == 0
     (listed,) = json.loads(capsys.readouterr().out)
     assert (listed["state"], listed["signal"], listed["health"]) == ("crash-loop", 9, None)
