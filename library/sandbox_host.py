@@ -13,7 +13,8 @@ author: the sandlot developers (@sandlot)
 description:
   - Puts the engine into C(/usr/local/lib/sandlot), the command into C(/usr/local/bin/sandlot) and,
     where systemd runs, the units C(sandlot.service) and C(sandlot-up.service), from the files of
-    this very module.
+    this very module. Where sudo looks for no command below C(/usr/local), as in Debian sid, the
+    link C(/usr/sbin/sandlot) leads to it.
   - Where OpenRC or sysvinit is instead, the service C(sandlot) does the same job. Where there is
     none of them, the launcher is started on demand, and sandboxes are started after a boot by
     whoever calls C(sandlot up).

@@ -19,7 +19,7 @@ from ..oserrors import explained
 from ..plan import Operation, descriptions
 from ..sandbox import names, record
 from ..site import Site
-from . import adopt, facts, payload, services
+from . import adopt, facts, payload, services, sudo
 from .services.service import Service, Texts
 
 COMMAND = """\
@@ -94,6 +94,7 @@ def _present(site: Site) -> list[Operation]:
     for path, (text, mode) in _outdated(_texts(site, service)).items():
         write = partial(_announced, site, partial(_write, path, text, mode))
         operations.append(Operation("runtime", f"write {path}", write))
+    operations += sudo.link_operations(site)
     if service:
         operations += _service(site, service)
     if operations or os.path.exists(_pending(site)):
@@ -180,7 +181,7 @@ def _absent(site: Site) -> list[Operation]:
         operations.append(Operation("runtime", "end the launcher", launcher.quit))
     return operations + [
         Operation("runtime", f"remove {path}", partial(_remove, site, path))
-        for path in (site.run, site.command, site.lib, site.state)
+        for path in (site.run, *sudo.links(site), site.command, site.lib, site.state)
         if os.path.lexists(path)
     ]
 
