@@ -7,10 +7,15 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
 # Neither make nor the first line of a script has a way to quote these characters.
-AWKWARD := $(shell pwd -P | LC_ALL=C tr -d 'A-Za-z0-9._/+@,~\n\200-\377-' | wc -c)
+AWKWARD := $(shell pwd -P | LC_ALL=C tr -d 'A-Za-z0-9._/+@,~ \n\200-\377-' | wc -c)
 ifneq ($(AWKWARD),0)
-$(error the path "$(shell pwd -P)" has a space or another character that scripts would have to quote: \
-clone sandlot into one of letters, digits and ._/+@,~-)
+$(error the path "$(shell pwd -P)" has a character that scripts would have to quote: \
+clone sandlot into one of letters, digits, spaces and ._/+@,~-)
+endif
+
+# Ansible reads and writes UTF-8 only, and stops in the locale C.
+ifeq ($(filter UTF-8 utf8,$(shell locale charmap 2>/dev/null)),)
+export LC_ALL := C.UTF-8
 endif
 
 PYTHON ?= python3
@@ -22,7 +27,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 AS_ROOT := $(SUDO) env PATH="$(BIN):$$PATH:/usr/local/sbin:/usr/sbin:/sbin" PYTHONDONTWRITEBYTECODE=1 $(if $(SANDLOT_SHARED_HOST),SANDLOT_SHARED_HOST=1)
 # Ansible takes no ansible.cfg of a directory that all may write unless it is named. It has no
 # terminal of ours for sudo, so what sudo remembers does not help it.
-PLAYBOOK = ANSIBLE_CONFIG=$(CURDIR)/ansible.cfg $(BIN)/ansible-playbook $(if $(SUDO),$$(sudo -kn true 2>/dev/null || echo --ask-become-pass))
+PLAYBOOK = ANSIBLE_CONFIG="$(CURDIR)/ansible.cfg" "$(BIN)/ansible-playbook" $(if $(SUDO),$$(sudo -kn true 2>/dev/null || echo --ask-become-pass))
 # With TIMES=FILE each part notes when it begins.
 begin = $(if $(TIMES),@echo "$$(date +%s) $(1)" >> $(TIMES))
 STAGE := build/ansible_collections/sandlot/sandlot
@@ -34,6 +39,7 @@ TESTS ?= tests/integration
 # Processes of pytest, each with a network and mounts of its own.
 WORKERS ?= 2
 VM_PACKAGES := e2fsprogs mmdebstrap openssh-client qemu-system-x86 qemu-utils
+NEWCOMER_PACKAGES := git iproute2 mmdebstrap nftables slirp4netns util-linux
 
 # A checkout that somebody else has made can be deployed from, and neither be changed nor tested.
 define ours
@@ -56,7 +62,7 @@ if (($${#missing[@]})); then \
 fi
 endef
 
-.PHONY: help deploy teardown test lint unit integration molecule test-vm pythons bench sweep collection clean
+.PHONY: help deploy teardown test lint unit integration molecule test-vm newcomer pythons bench sweep collection clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -70,49 +76,52 @@ teardown: $(VENV)/.runtime ## Remove the demo and the runtime from this machine
 # One pytest run at the end, so that its summary is the last line.
 test: lint molecule test-packages $(VENV)/.dev ## Lint, Molecule, unit and integration tests
 	$(call begin,unit and integration tests)
-	@$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider -n $(WORKERS) --dist loadfile tests/unit tests/integration
+	@$(AS_ROOT) "$(BIN)/pytest" -p no:cacheprovider -n $(WORKERS) --dist loadfile tests/unit tests/integration
 
 lint: test-packages $(VENV)/.dev ## Check style, types, playbooks and shell scripts
 	$(call begin,lint)
 	@$(ours)
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@$(BIN)/yamllint --strict .
-	@PATH="$(BIN):$$PATH" $(BIN)/ansible-lint --strict -q
+	@"$(BIN)/ruff" check .
+	@"$(BIN)/ruff" format --check .
+	@"$(BIN)/mypy"
+	@"$(BIN)/yamllint" --strict .
+	@PATH="$(BIN):$$PATH" "$(BIN)/ansible-lint" --strict -q
 	@shellcheck .ci/run .ci/user
 	@$(MAKE) --no-print-directory collection
-	@$(BIN)/python tests/sanity.py build/*.tar.gz
+	@"$(BIN)/python" tests/sanity.py build/*.tar.gz
 
-unit: $(VENV)/.dev ## Tests that need no root
+unit: $(VENV)/.test ## Tests that need no root
 	@$(ours)
-	@$(BIN)/pytest tests/unit
+	@"$(BIN)/pytest" tests/unit
 
 integration: test-packages $(VENV)/.dev ## Tests that make real sandboxes
-	@$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider -n $(WORKERS) --dist loadfile $(TESTS)
+	@$(AS_ROOT) "$(BIN)/pytest" -p no:cacheprovider -n $(WORKERS) --dist loadfile $(TESTS)
 
 molecule: test-packages $(VENV)/.dev ## Deploy, crash, repair and remove, as a user would
 	$(call begin,Molecule)
-	@$(AS_ROOT) MOLECULE_GLOB='molecule/*/molecule.yml' $(BIN)/molecule reset --all
-	@$(AS_ROOT) MOLECULE_GLOB='molecule/*/molecule.yml' $(BIN)/molecule test --all
+	@$(AS_ROOT) MOLECULE_GLOB='molecule/*/molecule.yml' "$(BIN)/molecule" reset --all
+	@$(AS_ROOT) MOLECULE_GLOB='molecule/*/molecule.yml' "$(BIN)/molecule" test --all
 
 # Emulated unless KVM=1 is given: some machines have a /dev/kvm on which guests hang.
 # All releases at a time, unless GUESTS is the number of them.
 test-vm: vm-packages $(VENV)/.dev ## Deploy, reboot and cut the power of Debian hosts in QEMU
 	$(call begin,VM tests)
-	@$(AS_ROOT) SANDLOT_VM_KVM=$(KVM) SANDLOT_VM_SUITES="$(SUITES)" $(BIN)/pytest -p no:cacheprovider -n $(or $(GUESTS),$(words $(SUITES))) tests/vm
+	@$(AS_ROOT) SANDLOT_VM_KVM=$(KVM) SANDLOT_VM_SUITES="$(SUITES)" "$(BIN)/pytest" -p no:cacheprovider -n $(or $(GUESTS),$(words $(SUITES))) tests/vm
+
+newcomer: newcomer-packages $(VENV)/.test ## Type what the README says on pristine Debian 12, 13 and sid
+	@$(AS_ROOT) "$(BIN)/pytest" -p no:cacheprovider -n $(WORKERS) tests/newcomer
 
 pythons: test-packages $(VENV)/.dev ## Each module on hosts with Python 3.9 to 3.14
-	@$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider -rs tests/pythons
+	@$(AS_ROOT) "$(BIN)/pytest" -p no:cacheprovider -rs tests/pythons
 
 bench: test-packages $(VENV)/.bench ## Measure, and compare with public tools
-	@$(AS_ROOT) $(BIN)/python bench/run.py
+	@$(AS_ROOT) "$(BIN)/python" bench/run.py
 
 # Half an hour on two processors; the results of each step are in build/sweep.jsonl while it runs.
 sweep: test-packages $(VENV)/.dev ## Each fault at each system call of a run, and the tables of it
 	@mkdir -p build && rm -f build/sweep.jsonl
-	@$(AS_ROOT) $(BIN)/python tests/sweep/run.py --append build/sweep.jsonl || failed=$$?; \
-	  $(AS_ROOT) $(BIN)/python tests/sweep/run.py --summary build/sweep.jsonl; exit $${failed:-0}
+	@$(AS_ROOT) "$(BIN)/python" tests/sweep/run.py --append build/sweep.jsonl || failed=$$?; \
+	  $(AS_ROOT) "$(BIN)/python" tests/sweep/run.py --summary build/sweep.jsonl; exit $${failed:-0}
 
 collection: $(VENV)/.runtime ## Build the tree as a collection, into build/
 	@$(ours)
@@ -121,20 +130,23 @@ collection: $(VENV)/.runtime ## Build the tree as a collection, into build/
 	@cp -rL CONTRIBUTING.md LICENSE README.md changelogs docs galaxy.yml meta playbooks plugins roles $(STAGE)
 	@mkdir $(STAGE)/tests && cp tests/config.yml $(STAGE)/tests
 	@find $(STAGE) -name __pycache__ -prune -exec rm -r {} +
-	@$(BIN)/ansible-galaxy collection build --force --output-path build $(STAGE)
+	@"$(BIN)/ansible-galaxy" collection build --force --output-path build $(STAGE)
 
 clean: ## Remove the virtual environment and all caches
 	@rm -rf $(VENV) build .ansible .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -prune -exec rm -r {} +
 
-.PHONY: install test-packages vm-packages
-install: test-packages vm-packages $(VENV)/.dev
+.PHONY: install test-packages vm-packages newcomer-packages
+install: test-packages vm-packages newcomer-packages $(VENV)/.dev
 
 test-packages: $(VENV)/bin/docker-registry $(VENV)/share/lxcfs/usr/bin/lxcfs
 	@$(call packages,$(TEST_PACKAGES))
 
 vm-packages:
 	@$(call packages,$(VM_PACKAGES))
+
+newcomer-packages:
+	@$(call packages,$(NEWCOMER_PACKAGES))
 
 # Debian's python3 can't make a virtual environment until python3-venv brings ensurepip.
 $(VENV)/.python:
@@ -143,6 +155,7 @@ $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "The controller needs Python 3.11 or later; name one with make PYTHON=/path/to/python3" >&2; \
 	  exit 1; }
+	@echo "Making $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
@@ -159,7 +172,7 @@ $(VENV)/bin/docker-registry: | $(VENV)/.python
 # Not installed: its package starts lxcfs, now and at each boot.
 $(VENV)/share/lxcfs/usr/bin/lxcfs: | $(VENV)/.python
 	@$(ours)
-	@rm -rf build/lxcfs && mkdir -p build/lxcfs
+	@rm -rf build/lxcfs && mkdir -p build/lxcfs $(VENV)/share/lxcfs
 	@cd build/lxcfs; download() { \
 	    apt-get -q -o APT::Sandbox::User=root download lxcfs \
 	      $$(apt-cache depends lxcfs | sed -n 's/.* \(libfuse[^ ]*\)$$/\1/p'); }; \
@@ -169,15 +182,24 @@ $(VENV)/share/lxcfs/usr/bin/lxcfs: | $(VENV)/.python
 
 $(VENV)/.runtime: requirements.txt $(VENV)/.python
 	@$(ours)
-	@$(BIN)/python -m pip install --quiet -r requirements.txt
+	@echo "Installing what requirements.txt lists into $(VENV)"
+	@"$(BIN)/python" -m pip install --quiet -r requirements.txt
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+$(VENV)/.test: requirements-test.txt $(VENV)/.runtime
 	@$(ours)
-	@$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	@echo "Installing what requirements-test.txt lists into $(VENV)"
+	@"$(BIN)/python" -m pip install --quiet -r requirements-test.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.test
+	@$(ours)
+	@echo "Installing what requirements-dev.txt lists into $(VENV)"
+	@"$(BIN)/python" -m pip install --quiet -r requirements-dev.txt
 	@touch $@
 
 $(VENV)/.bench: requirements-bench.txt $(VENV)/.runtime
 	@$(ours)
-	@$(BIN)/python -m pip install --quiet -r requirements-bench.txt
+	@echo "Installing what requirements-bench.txt lists into $(VENV)"
+	@"$(BIN)/python" -m pip install --quiet -r requirements-bench.txt
 	@touch $@

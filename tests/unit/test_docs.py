@@ -30,7 +30,7 @@ PAGES = sorted(
 )
 KINDS = {"sh", "console", "yaml", "yaml tasks", "yaml fragment", "json", "text"}
 # Of the system; "#" is the root prompt.
-OTHERS = {".", "curl", "ip", "journalctl", "molecule", "nft", "rc-service", "service"}
+OTHERS = {".", "apt", "curl", "ip", "journalctl", "molecule", "nft", "rc-service", "service"}
 
 
 class Block(NamedTuple):

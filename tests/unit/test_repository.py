@@ -151,7 +151,9 @@ def test_role_defaults_are_the_documented_ones(role: str) -> None:
     assert {name: option["default"] for name, option in options.items()} == defaults
 
 
-@pytest.mark.parametrize("target", ["integration", "molecule", "test-vm", "bench", "sweep"])
+@pytest.mark.parametrize(
+    "target", ["integration", "molecule", "test-vm", "newcomer", "bench", "sweep"]
+)
 def test_targets_find_the_systems_tools(target: str) -> None:
     """Debian's PATH of an ordinary user has no sbin, where nft is."""
     command = ["make", "--dry-run", "--always-make", target]
