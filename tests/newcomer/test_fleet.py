@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The README's inventory, unchanged, and the plays over SSH that it shows."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import machine
+import pytest
+import readme
+import roots
+from lan import BOUND, ends_with
+from newcomers import Newcomer
+
+HOSTS = {"alpha": "192.0.2.10", "beta": "192.0.2.11"}
+PLAY = "ansible-playbook -i inventory/hosts.yml"
+DEPLOY = f"{PLAY} deploy-sandbox.yml"
+# What the recap says of each host.
+SHOWN = {
+    DEPLOY: "changed=[1-9]",
+    f"{DEPLOY} --check --diff": "changed=0",
+    f'{PLAY} playbooks/rebuild_sandbox.yml -e \'{{"sandbox_rebuild": ["web"]}}\'': "changed=1",
+    f"{PLAY} playbooks/teardown_sandbox.yml": "changed=[1-9]",
+}
+ACTIVATE = ". .venv/bin/activate"
+
+
+def _remote(stack: contextlib.ExitStack, newcomer: Newcomer, name: str, key: str) -> str:
+    """A host with an SSH server and its user; the line by which SSH knows it."""
+    archive = roots.remote("bookworm")
+    host = stack.enter_context(machine.running(newcomer.network, archive, name, HOSTS[name]))
+    home = host.root / "home" / roots.REMOTE_USER
+    (home / ".ssh").mkdir(mode=0o700)
+    (home / ".ssh/authorized_keys").write_text(key)
+    host.run("chown", "-R", f"{roots.REMOTE_USER}:", f"/home/{roots.REMOTE_USER}/.ssh")
+    rule = f"{roots.REMOTE_USER} ALL=(ALL) NOPASSWD: ALL\n"
+    (host.root / "etc/sudoers.d/user").write_text(rule)
+    host.run("mkdir", "/run/sshd")
+    command = [*BOUND, *host.enter("/usr/sbin/sshd", "-D", "-e")]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    ends_with(stack, server)
+    assert server.stderr is not None
+    assert any("Server listening" in line for line in server.stderr)
+    public = (host.root / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
+    return f"{HOSTS[name]} {public}"
+
+
+@pytest.fixture(scope="module")
+def fleet(newcomer: Newcomer) -> Iterator[None]:
+    if newcomer.way.suite != "bookworm":
+        pytest.skip("one release has the hosts")
+    directory = Path(newcomer.host.root, newcomer.home[1:], ".ssh")
+    newcomer.types("ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/id_ed25519")
+    key = (directory / "id_ed25519.pub").read_text()
+    with contextlib.ExitStack() as stack:
+        known = [_remote(stack, newcomer, name, key) for name in HOSTS]
+        (directory / "known_hosts").write_text("".join(known))
+        (directory / "known_hosts").chmod(0o644)
+        inventory = Path(newcomer.host.root, newcomer.clone[1:], "inventory/hosts.yml")
+        inventory.write_text(readme.inventory())
+        inventory.chmod(0o644)
+        yield
+
+
+def test_the_readme_says_what_is_typed_here() -> None:
+    assert readme.commands("An inventory") == [ACTIVATE, *SHOWN]
+
+
+@pytest.mark.usefixtures("fleet")
+def test_plays(newcomer: Newcomer) -> None:
+    for command, shown in SHOWN.items():
+        _play(newcomer, command, shown)
+        if command == DEPLOY:
+            _play(newcomer, command, "changed=0")
+            page = "http://192.0.2.10:8080/hostname"
+            assert newcomer.types(f"curl {page}").text.endswith("web\n")
+
+
+def _play(newcomer: Newcomer, command: str, shown: str) -> None:
+    text = newcomer.types(f"{ACTIVATE}\n{command}").text
+    for name in HOSTS:
+        assert re.search(rf"(?m)^{name} +: ok=\d+ +{shown}\b.* failed=0", text), text
+    assert "WARNING" not in text, text
