@@ -28,8 +28,6 @@ AS_ROOT := $(SUDO) env PATH="$(BIN):$$PATH:/usr/local/sbin:/usr/sbin:/sbin" PYTH
 # Ansible takes no ansible.cfg of a directory that all may write unless it is named. It has no
 # terminal of ours for sudo, so what sudo remembers does not help it.
 PLAYBOOK = ANSIBLE_CONFIG="$(CURDIR)/ansible.cfg" "$(BIN)/ansible-playbook" $(if $(SUDO),$$(sudo -kn true 2>/dev/null || echo --ask-become-pass))
-# With TIMES=FILE each part notes when it begins.
-begin = $(if $(TIMES),@echo "$$(date +%s) $(1)" >> $(TIMES))
 STAGE := build/ansible_collections/sandlot/sandlot
 
 TEST_PACKAGES := busybox-static curl debootstrap e2fsprogs fish groff-base iproute2 mmdebstrap nftables openssl python3-pyroute2 shellcheck skopeo strace util-linux zsh zstd
@@ -75,11 +73,9 @@ teardown: $(VENV)/.runtime ## Remove the demo and the runtime from this machine
 
 # One pytest run at the end, so that its summary is the last line.
 test: lint molecule test-packages $(VENV)/.dev ## Lint, Molecule, unit and integration tests
-	$(call begin,unit and integration tests)
 	@$(AS_ROOT) "$(BIN)/pytest" -p no:cacheprovider -n $(WORKERS) --dist loadfile tests/unit tests/integration
 
 lint: test-packages $(VENV)/.dev ## Check style, types, playbooks and shell scripts
-	$(call begin,lint)
 	@$(ours)
 	@"$(BIN)/ruff" check .
 	@"$(BIN)/ruff" format --check .
@@ -98,14 +94,12 @@ integration: test-packages $(VENV)/.dev ## Tests that make real sandboxes
 	@$(AS_ROOT) "$(BIN)/pytest" -p no:cacheprovider -n $(WORKERS) --dist loadfile $(TESTS)
 
 molecule: test-packages $(VENV)/.dev ## Deploy, crash, repair and remove, as a user would
-	$(call begin,Molecule)
 	@$(AS_ROOT) MOLECULE_GLOB='molecule/*/molecule.yml' "$(BIN)/molecule" reset --all
 	@$(AS_ROOT) MOLECULE_GLOB='molecule/*/molecule.yml' "$(BIN)/molecule" test --all
 
 # Emulated unless KVM=1 is given: some machines have a /dev/kvm on which guests hang.
 # All releases at a time, unless GUESTS is the number of them.
 test-vm: vm-packages $(VENV)/.dev ## Deploy, reboot and cut the power of Debian hosts in QEMU
-	$(call begin,VM tests)
 	@$(AS_ROOT) SANDLOT_VM_KVM=$(KVM) SANDLOT_VM_SUITES="$(SUITES)" "$(BIN)/pytest" -p no:cacheprovider -n $(or $(GUESTS),$(words $(SUITES))) tests/vm
 
 # Each newcomer has a process, as they wait for downloads most of the time.
