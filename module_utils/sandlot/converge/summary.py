@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Iterable, List, Sequence, Tuple
 
 from ..errors import named
+from ..network.common.model import ANY, ANY6
 from ..sandbox import runtime
 from ..sandbox.process import process
 from ..sandbox.record import STARTED, Record
@@ -20,7 +21,6 @@ from .report import CHANGES, Result
 FEW = 5
 _RUNNING = "running"
 _SCHEMES = {80: "http", 443: "https"}
-_EVERYWHERE = ("", "0.0.0.0", "::")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -57,13 +57,22 @@ def _row(site: Site, result: Result, record: Record, address: str) -> Row:
 
 def answer(port: PublishedPort, address: str) -> str:
     """The address of a published port; the port inside tells of HTTP."""
-    host = address if port.host_ip in _EVERYWHERE else port.host_ip
+    host = address if _includes(port.host_ip, address) else port.host_ip
     text = f"[{host}]:{port.host_port}" if ":" in host else f"{host}:{port.host_port}"
     if port.protocol != "tcp":
         text += f"/{port.protocol}"
     elif port.port in _SCHEMES:
         text = f"{_SCHEMES[port.port]}://{text}/"
     return f"{text} on the host" if host in _LOOPBACK and address not in _LOOPBACK else text
+
+
+def _includes(host_ip: str, address: str) -> bool:
+    """Whether a port bound to ``host_ip`` answers at ``address`` of the host, perhaps a name."""
+    if host_ip == ANY:
+        return ":" not in address
+    if host_ip == ANY6:
+        return not address.replace(".", "").isdigit()
+    return not host_ip
 
 
 def states(rows: Sequence[Row], *, check: bool = False) -> str:

@@ -193,3 +193,20 @@ def test_real_sockets_are_found(servers):
 )
 def test_addresses_of_proc(text, address):
     assert publications._address(text) == address
+
+
+def test_processes_that_root_may_not_look_into(servers, monkeypatch):
+    """In a container, those with more capabilities than its root has."""
+    readlink, closed = os.readlink, [True]
+
+    def refuse(path):
+        if closed:
+            raise PermissionError(13, "Permission denied", path)
+        return readlink(path)
+
+    monkeypatch.setattr(os, "readlink", refuse)
+    with socket.socket() as server:
+        listener = Socket("tcp", "127.0.0.1", 80, "0A", "", os.fstat(server.fileno()).st_ino)
+        assert publications.holder(listener) == ""
+        closed.clear()
+        assert f"(pid {os.getpid()})" in publications.holder(listener)

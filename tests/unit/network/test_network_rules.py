@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from sandlot.errors import ForeignError, HostError
 from sandlot.network import allocate
-from sandlot.network.bridge import nft, policy_rules, rules
+from sandlot.network.bridge import adapter, manage, nft, policy_rules, rules
 from sandlot.network.bridge.forwarding import Forwarding
 from sandlot.network.bridge.nft import Tables
 from sandlot.network.bridge.observe import BridgeState
 from sandlot.network.common import declare
-from sandlot.network.common.desired import Desired
-from sandlot.network.common.model import Publication
+from sandlot.network.common.desired import Desired, Member
+from sandlot.network.common.model import Publication, Rates
 from sandlot.site import Site
 from sandlot.spec.values import Attachment
 
@@ -134,6 +134,20 @@ def test_a_check_comes_before_nft_is_installed():
     assert "create nftables rules" in operation.describe()
     with pytest.raises(HostError):
         rules.rules_operations(PATHS, replace(desired, foreseen=False), state)
+
+
+def test_a_check_comes_before_pyroute2_is_installed(monkeypatch):
+    monkeypatch.setattr(adapter, "installed", lambda: False)
+    off = Forwarding(enabled=False, prior=None)
+    state = BridgeState(PATHS, {}, {}, (), {}, off, Tables(installed=True))
+    web = [item for item in interfaces() if item.sandbox == "web"]
+    member = Member("web", "bridge", web, Rates(10**6, 10**6), fresh=True)
+    desired = Desired(NETWORKS, web, members=[member], foreseen=True)
+    planned = manage.plan(PATHS, desired, state)
+    assert any("create bridge" in operation.describe() for operation in planned.shared)
+    assert planned.members["web"].links and planned.members["web"].rates
+    with pytest.raises(HostError, match="pyroute2 was not found"):
+        manage.plan(PATHS, replace(desired, foreseen=False), state)
 
 
 def test_tables_hold():

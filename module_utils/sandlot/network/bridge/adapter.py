@@ -67,9 +67,18 @@ class _Session:
             self._links.close()
 
 
-def require() -> None:
-    """Raise when pyroute2 is missing or too old, without paying for its import."""
-    if importlib.util.find_spec("pyroute2") is None:
+def installed() -> bool:
+    return importlib.util.find_spec("pyroute2") is not None
+
+
+def require(*, foreseen: bool = False) -> None:
+    """Raise when pyroute2 is missing or too old, without paying for its import.
+
+    A check (``foreseen``) may come before it is installed.
+    """
+    if not installed():
+        if foreseen:
+            return
         raise HostError("the Python module pyroute2 was not found", hint=_REMEDY)
     check_version(_version(), sys.executable)
 

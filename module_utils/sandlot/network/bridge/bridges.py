@@ -193,7 +193,7 @@ def _bridge(site: Site, network: Network, state: BridgeState) -> list[Operation]
         summary = f"repair bridge {where} ({', '.join(problems)})"
         if problems == [DOWN]:
             return [Operation(f"network {network.name}", summary, lambda: _raise(site, network))]
-    adapter.require()
+    adapter.require(foreseen=state.foreseen)
     return [Operation(f"network {network.name}", summary, lambda: ensure_bridge(site, network))]
 
 

@@ -75,7 +75,7 @@ def link_operations(
             f"{item.ifname} {' and '.join(item.cidrs)} into {item.network}" for item in missing
         ]
         summary = f"plug {', '.join(plugs)}"
-    adapter.require()
+    adapter.require(foreseen=state.foreseen)
     return [
         Operation(interfaces[0].sandbox, summary, lambda: plug(site, networks, interfaces, netns))
     ]

@@ -19,6 +19,8 @@ from .rules import rules_operations
 
 def plan(site: Site, desired: Desired, state: BridgeState) -> Plan:
     """The operations of a run; rules come first, as they may name links to come."""
+    if desired.foreseen:
+        state = replace(state, foreseen=True)
     if desired.addresses is not None:
         return Plan(rules_operations(site, desired, state))
     shared = []

@@ -20,7 +20,10 @@ from .nft import Tables
 
 @dataclass(frozen=True)
 class BridgeState:
-    """The observed host: links by name, addresses ("address/prefix") by link index, our rules."""
+    """The observed host: links by name, addresses ("address/prefix") by link index, our rules.
+
+    A check (``foreseen``) may come before the programs that change them are installed.
+    """
 
     site: Site
     links: Mapping[str, Link]
@@ -31,6 +34,7 @@ class BridgeState:
     tables: Tables
     forwarding6: Forwarding = Forwarding(enabled=False, prior=None)
     traffic: Mapping[int, Traffic] = field(default_factory=dict)
+    foreseen: bool = False
 
     def ports(self, bridge: str) -> list[str]:
         """The ports of a bridge."""

@@ -67,8 +67,8 @@ def rate_operations(
             wrong.append(item)
     if not wrong:
         return []
-    adapter.require()
-    if str(rates):
+    adapter.require(foreseen=state.foreseen)
+    if str(rates) and adapter.installed():
         require_kernel()
     names = ", ".join(item.ifname for item in wrong)
     summary = f"limit {names} ({rates})" if str(rates) else f"lift the limits of {names}"

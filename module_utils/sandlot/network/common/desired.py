@@ -31,7 +31,7 @@ class Desired:
 
     ``final_networks`` are the networks at the end of the run, None if all stay; by then, the
     present links of ``unlinked`` sandboxes are gone. With ``addresses``, those of names, only the
-    rules change. A check (``foreseen``) may come before nft is installed.
+    rules change. A check (``foreseen``) may come before nft and pyroute2 are installed.
     """
 
     networks: Mapping[str, Network]

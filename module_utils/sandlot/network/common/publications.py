@@ -188,6 +188,8 @@ def _held_sockets(programs: Collection[str] = ()) -> Iterator[tuple[str, set[int
             inodes = set(_socket_inodes(f"/proc/{pid}/fd"))
         except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
             continue
+        except PermissionError:  # in a container, not even root may look into all processes
+            continue
         yield f"{name} (pid {pid})", inodes
 
 
