@@ -20,7 +20,7 @@ from ..site import Site
 from ..spec.quantities import readable
 from . import programs, remedies_network, runtime, surroundings
 from .crash_case import Case, Facts, last_path
-from .process import process
+from .process import capabilities, process
 from .record import Record
 from .root_view import HEAD, Unknown
 
@@ -62,7 +62,7 @@ _CAPABILITIES: Sequence[Tuple[str, Tuple[str, ...]]] = (
     (r"chroot", ("SYS_CHROOT",)),
     (r"raw socket|\bping\b|packet socket", ("NET_RAW",)),
     (r"chmod|utime|setting times", ("FOWNER",)),
-    (r"\bnice|setpriority|sched_set", ("SYS_NICE",)),
+    (r"\bnice[:(]|setpriority|sched_set", ("SYS_NICE",)),
     (r"mlock|lock memory", ("IPC_LOCK",)),
 )
 _VARIABLE = re.compile(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]*[A-Z0-9]\b")
@@ -71,8 +71,18 @@ _WANTED = re.compile(
     r"|environment variable|parameter (null or )?not set|KeyError",
     re.I,
 )
-# Names of errors and constants look like variables.
-_CONSTANTS = ("ERR_", "CAP_", "AF_", "SIG", "SO_", "O_")
+# Names of errors and constants look like variables; perl complains of locales, and goes on.
+_CONSTANTS = ("ERR_", "CAP_", "AF_", "SIG", "SO_", "O_", "LC_")
+_REFUSALS = re.compile(
+    "not permitted|permission denied|read-only file ?system|no space left|address (already )?in use"
+    "|no such file|connection refused|cannot allocate memory",
+    re.I,
+)
+# A workload that dies by these says nothing about it: what it logged before is something else.
+_FAULTS = frozenset(
+    128 + n for n in (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGKILL)
+)
+_NAMESPACE = r"\bu?mount\b|unshare|pivot_root|(?:user|mount|pid|net|network|new) namespace"
 _COMMANDS = (
     re.compile(r"exec:? (\S+?):? (?:not found|no such file)", re.I),
     re.compile(r"(?:^|: )([^\s:]+): (?:command )?not found", re.I),
@@ -185,6 +195,10 @@ def _variables(case: Case) -> str:
     names: List[str] = []
     asks = False
     for line in case.facts.lines:
+        if _REFUSALS.search(line):
+            # The workload went on after what it had asked for.
+            names, asks = [], False
+            continue
         # A list may follow the line that asks.
         asks = bool(_WANTED.search(line)) or (asks and bool(re.match(r"\s*[-*]\s", line)))
         names += _VARIABLE.findall(line) if asks else []
@@ -214,7 +228,7 @@ def _refused(case: Case) -> str:
             missing = [name for name in needed if name not in case.capabilities]
             if missing and re.search(calls, line, re.I):
                 return _grant(case, missing)
-        if re.search(r"\bu?mount|unshare|pivot_root|namespace", line, re.I):
+        if re.search(_NAMESPACE, line, re.I):
             return "a sandbox makes no mounts and namespaces: list what it mounts in tmpfs"
     return ""
 
@@ -270,28 +284,39 @@ def _tmpfs_of(case: Case, path: str) -> str:
     return max(places, key=len, default="")
 
 
+def _set_user_id(case: Case) -> str:
+    """sudo names the kernel's flag; without the bits, it and busybox's su find no rights."""
+    words = "no new privileges|must be suid|effective uid is not 0"
+    if case.spec.no_new_privileges is False or not case.says(words):
+        return ""
+    needed = "no_new_privileges: false"
+    if not {"SETUID", "SETGID"} <= set(capabilities(case.record)):
+        needed += f" and security_profile: {profiles.DAEMON}"
+    return f"a set-user-id program gains no rights: give it {needed}"
+
+
 def _user(case: Case) -> str:
     if case.says("unknown user|no such user|unable to find user|getpwnam|no matching entries"):
         return "add the user to the image, or name one that it has"
     for line in case.lines("permission denied|EACCES"):
-        return _permission(case, last_path(line))
+        path = last_path(line)
+        return _permission(case, path) if path else ""
     return ""
 
 
 def _permission(case: Case, path: str) -> str:
     user = case.runs.user
-    owned = _owner(case, path)
-    if case.is_root:
-        if "DAC_OVERRIDE" in case.capabilities or owned == (path, 0):
-            return ""
-        whose = f"{owned[0]} belongs to user {owned[1]}; " if owned else ""
-        return (
-            f"{whose}root of a sandbox may not pass over the permissions of files: run it as "
-            "their owner (user), or give it capabilities: [DAC_OVERRIDE]"
-        )
+    try:
+        owned = _owner(case, path)
+    except Unknown:
+        if case.is_root:
+            return _of_root(case, "")
+        return f"{path} has to be {user}'s, or user has to be another one"
     if owned is None:
-        return f"the file has to be {user}'s, or user has to be another one"
+        return ""  # no file: an address, or a name of the program's own
     place, owner = owned
+    if case.is_root:
+        return _of_root(case, f"{place} belongs to user {owner}; ") if owner else ""
     if str(owner) == user.partition(":")[0]:
         return f"{place} is its own, and its mode does not let it: change the mode in the image"
     return (
@@ -300,24 +325,35 @@ def _permission(case: Case, path: str) -> str:
     )
 
 
+def _of_root(case: Case, whose: str) -> str:
+    if "DAC_OVERRIDE" in case.capabilities:
+        return ""
+    return (
+        f"{whose}root of a sandbox may not pass over the permissions of files: run it as "
+        "their owner (user), or give it capabilities: [DAC_OVERRIDE]"
+    )
+
+
 def _owner(case: Case, path: str) -> Tuple[str, int] | None:
-    """The file, or the directory in which it would be made, with its owner; None if unknown."""
-    try:
-        while path:
-            entry = case.entry(path)
-            if entry:
-                return path, entry.owner
-            path = posixpath.dirname(path) if path != "/" else ""
-    except Unknown:
-        return None
+    """The file, or the directory in which it would be made, with its owner; None for neither."""
+    for place in (path, posixpath.dirname(path)):
+        entry = case.entry(place)
+        if entry:
+            return place, entry.owner
     return None
 
 
+_ABSENT = "no(?: such file or|nexistent) directory|can't open|cannot find|cannot open|ENOENT"
+
+
 def _missing(case: Case) -> str:
-    for line in case.lines("no such file or directory|can't open|cannot find|cannot open|ENOENT"):
+    for line in case.lines(_ABSENT):
         path = last_path(line)
         if not path:
             continue
+        place = posixpath.dirname(path)
+        if re.search(r"creat|mkdir|touch|writ", line, re.I) and case.entry(place) is None:
+            return f"directory {place} is not in its root: make it in the image (setup)"
         if case.entry(path) is None:
             return f"{path} is not in its root: use an image that has it, or another command"
     if case.facts.code == NOT_FOUND:
@@ -356,6 +392,17 @@ def _limits(case: Case) -> str:
     return ""
 
 
+def _watches(case: Case) -> str:
+    """inotify(7) answers with the errors of full disks and of too many open files."""
+    words = "inotify|file ?watch"
+    for line in case.lines("no space left on device|ENOSPC|too many open files|EMFILE"):
+        if re.search(words, line, re.I):
+            full = re.search("ENOSPC|no space", line, re.I)
+            name = "max_user_watches" if full else "max_user_instances"
+            return f"the host's limit is reached: raise its sysctl fs.inotify.{name}"
+    return ""
+
+
 def _space(case: Case) -> str:
     for line in case.lines("no space left on device|ENOSPC|disk quota exceeded"):
         place = _tmpfs_of(case, last_path(line))
@@ -379,14 +426,20 @@ def _guarded(rule: Callable[[Case], str]) -> Callable[[Case], str]:
     return guarded
 
 
-_RULES: Tuple[Callable[[Case], str], ...] = tuple(
-    map(
-        _guarded,
-        (
-            *(_memory, _foreign, _init, _no_user, _directory, _program, _ends, _variables),
-            *(_host_files, _refused, _read_only, _not_executable_there, _user, _limits, _space),
-            *(remedies_network.address, remedies_network.names, remedies_network.not_yet),
-            *(_missing, _memory_of_children, _unexplained),
-        ),
-    )
+def _of_errors(rule: Callable[[Case], str]) -> Callable[[Case], str]:
+    """A rule that reads what a program says of its own end."""
+    return lambda case: "" if case.facts.code in _FAULTS else rule(case)
+
+
+_BY_FACTS = (_memory, _foreign, _init, _no_user, _directory, _program, _ends)
+_BY_WORDS = (
+    *(_variables, _host_files, _set_user_id, _refused, _read_only, _not_executable_there, _user),
+    *(_watches, _limits, _space),
+    *(remedies_network.address, remedies_network.names, remedies_network.not_yet, _missing),
+)
+_RULES: Tuple[Callable[[Case], str], ...] = (
+    *map(_guarded, _BY_FACTS),
+    *map(_of_errors, map(_guarded, _BY_WORDS)),
+    _guarded(_memory_of_children),
+    _guarded(_unexplained),
 )

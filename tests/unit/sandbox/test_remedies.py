@@ -25,6 +25,7 @@ POSTGRES = "       You must specify POSTGRES_PASSWORD to a non-empty value for t
 MARIADB = ("    You need to specify one of the following as an environment variable:",)
 MARIADB += ("    - MARIADB_ROOT_PASSWORD", "    - MARIADB_ALLOW_EMPTY_ROOT_PASSWORD")
 NODE = "Error: listen EADDRINUSE: address already in use :::8080"
+SUDO = 'sudo: The "no new privileges" flag is set, which prevents sudo from running as root.'
 TMP = {"tmpfs": ["/tmp", "/run:size=1m"]}
 Case = tuple[dict[str, Any], dict[str, Any], Any, str]
 CASES: list[Case] = [
@@ -50,7 +51,7 @@ CASES: list[Case] = [
     ({"read_only": True}, {}, "Read-only file system", "root is read-only"),
     ({}, {}, "sysctl: Read-only file system", "files of the kernel"),
     ({"user": "redis"}, {}, "su: unknown user redis", "add the user"),
-    ({"user": "33"}, {}, "open /data/x: Permission denied", "has to be 33's"),
+    ({"user": "33"}, {}, "open /data/x: Permission denied", "/data/x has to be 33's"),
     ({}, {}, "open /data/x: Permission denied", "DAC_OVERRIDE"),
     (TMP, {}, "sh: /tmp/run: Permission denied", "tmpfs: ['/tmp:exec']"),
     (TMP, {}, "/tmp/x.so: failed to map segment from shared object", "tmpfs: ['/tmp:exec']"),
@@ -89,6 +90,21 @@ CASES: list[Case] = [
     ({}, {}, "sh: can't create /etc/hosts: Permission denied", "etc_hosts"),
     ({}, {}, "sed: can't move '/etc/x' to '/etc/resolv.conf': Resource busy", "dns_servers"),
     ({}, {"code": 1}, "something else", ""),
+    ({}, {}, "ERROR: permission denied for table users", ": sandlot trace a"),
+    ({}, {}, "WARN: nice to have: permission denied", ": sandlot trace a"),
+    ({}, {}, "nice: setpriority(-5): Permission denied", "[SYS_NICE]"),
+    ({}, {}, "pods of the namespace x: permission denied", ": sandlot trace a"),
+    ({}, {}, "Failed to move to new namespace: Operation not permitted", "no mounts and names"),
+    ({"memory": "32m"}, {"code": 139}, ("GET /x: no such file", "API_KEY: not set"), ""),
+    ({"memory": "32m"}, {"code": 139, "kills": 1}, "", "a process was killed for its memory"),
+    ({}, {}, ("WARNING: JAVA_OPTS is not set", CHOWN), "capabilities: [CHOWN]"),
+    ({}, {}, (CHOWN, "JAVA_OPTS is not set"), "env with JAVA_OPTS"),
+    ({}, {}, "        LC_ALL = (unset),", ""),
+    ({}, {}, "Error: ENOSPC: System limit for number of file watchers reached", "max_user_watches"),
+    ({}, {}, "inotify_init() failed: Too many open files", "max_user_instances"),
+    ({"user": "33"}, {}, SUDO, "no_new_privileges: false and security_profile: daemon"),
+    ({"user": "33", "security_profile": "daemon"}, {}, SUDO, "give it no_new_privileges: false"),
+    ({"no_new_privileges": False}, {}, SUDO, ""),
 ]
 
 
@@ -268,6 +284,24 @@ def test_files(tmp_path: Path) -> None:
         assert found.startswith("/data belongs to user 70, and the workload runs as 33")
         found = remedy({"user": "70"}, tmp_path, code=1, lines=[line], root=root)
         assert found.startswith("/data is its own")
+        (tmp_path / "root/root").mkdir()
+        (tmp_path / "root/theirs").touch()
+        for path in ("theirs", "root/x", "x/y"):
+            # A file of its own root, and addresses that are no files.
+            os.chown(tmp_path / "root/root", 200000, 200000)
+            os.chown(tmp_path / "root/theirs", 200000, 200000)
+            found = remedy({}, tmp_path, lines=[f"GET /{path}: permission denied"], root=root)
+            assert found.endswith("sandlot trace a"), path
+        found = remedy({}, tmp_path, code=1, lines=[line], root=root)
+        assert found.startswith("/data belongs to user 70; root of a sandbox")
+    for line, expected in (
+        ("mkdir: can't create directory '/none/x': No such file or directory", "directory /none"),
+        ("sh: can't create /none/x: nonexistent directory", "directory /none"),
+        ("Error: Cannot find module '/none/x.js'", "/none/x.js"),
+    ):
+        found = remedy({}, tmp_path, lines=[line], root=root)
+        assert found.startswith(f"{expected} is not in its root")
+    (tmp_path / "root/app").mkdir()
     line = "python: can't open file '/app/x.py': [Errno 2] No such file or directory"
     assert "/app/x.py is not in its root" in remedy({}, tmp_path, lines=[line], root=root)
     (tmp_path / "root/etc").mkdir()
@@ -276,7 +310,6 @@ def test_files(tmp_path: Path) -> None:
         options = {"user": user, "command": ["/data/../etc"]}
         found = remedy(options, tmp_path, code=126, root=root)
         assert found.startswith(expected or "/etc is a directory")
-    (tmp_path / "root/app").mkdir()
     (tmp_path / "root/app/x.py").touch()
     assert remedy({}, tmp_path, lines=[line], root=root) == ""
     for place, expected in (("/data", ""), ("/no", "working_dir /no is not in its root")):
