@@ -63,7 +63,7 @@ class Observed:
 
     A ``detached`` sandbox runs in another network namespace than the one it would join now. With
     ``rebuild``, files of an unfinished rebuild exist. ``previous`` is the record of the version
-    that ran before an unfinished restart.
+    that ran before an unfinished restart. One that is running does so ``since`` a time.
     """
 
     record: Record | None = None
@@ -74,6 +74,7 @@ class Observed:
     detached: bool = False
     rebuild: bool = False
     previous: Record | None = None
+    since: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,7 @@ def _sandbox(
         detached=detached,
         rebuild=layers.exists(site.sandbox(name).rebuild),
         previous=record.previous(site, name),
+        since=running.since if running else 0.0,
     )
 
 

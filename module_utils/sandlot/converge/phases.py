@@ -106,8 +106,10 @@ def note_logs(context: Context) -> list[Operation]:
 
     def note(names: Sequence[str], failures: Failures) -> None:
         for sandbox in map(context.site.sandbox, names):
-            entry = LastLog(last_words.last_log(sandbox), logs.sizes(sandbox))
-            context.last_logs[sandbox.name] = entry
+            # Lines before its start are those of other versions, such as one that was rolled back.
+            begun = context.observed.sandboxes[sandbox.name].since
+            lines = last_words.last_log(sandbox, after=begun)
+            context.last_logs[sandbox.name] = LastLog(lines, logs.sizes(sandbox))
 
     return batch("note the logs", [*context.rebuilds, *context.changed_by_restart], note)
 

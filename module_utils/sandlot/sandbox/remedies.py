@@ -14,6 +14,7 @@ from typing import Callable, List, Mapping, Sequence, Tuple
 
 from .. import profiles
 from ..errors import SandlotError
+from ..idmap import SIZE
 from ..init.child import NOT_EXECUTABLE, NOT_FOUND
 from ..kernel.signals import signal
 from ..site import Site
@@ -233,6 +234,15 @@ def _refused(case: Case) -> str:
     return ""
 
 
+def _ids(case: Case) -> str:
+    for line in case.lines(r"\b(chown|chgrp|changing (owner|group)|set[a-z]*[ug]id).*invalid arg"):
+        path = last_path(line)
+        if path.startswith(("/proc", "/sys")):
+            continue
+        return f"a sandbox has the ids 0 to {SIZE - 1}: use those for users and owners"
+    return ""
+
+
 def _grant(case: Case, missing: Sequence[str]) -> str:
     """A profile where it has several that are missing: one is seldom all that a daemon needs."""
     of_profile = profiles.CAPABILITIES[profiles.DAEMON]
@@ -296,7 +306,8 @@ def _set_user_id(case: Case) -> str:
 
 
 def _user(case: Case) -> str:
-    if case.says("unknown user|no such user|unable to find user|getpwnam|no matching entries"):
+    words = "unknown user|invalid (user|group)|no such user|unable to find user|getpwnam"
+    if case.says(f"{words}|no matching entries"):
         return "add the user to the image, or name one that it has"
     for line in case.lines("permission denied|EACCES"):
         path = last_path(line)
@@ -433,8 +444,8 @@ def _of_errors(rule: Callable[[Case], str]) -> Callable[[Case], str]:
 
 _BY_FACTS = (_memory, _foreign, _init, _no_user, _directory, _program, _ends)
 _BY_WORDS = (
-    *(_variables, _host_files, _set_user_id, _refused, _read_only, _not_executable_there, _user),
-    *(_watches, _limits, _space),
+    *(_variables, _host_files, _set_user_id, _refused, _ids, _read_only, _not_executable_there),
+    *(_user, _watches, _limits, _space),
     *(remedies_network.address, remedies_network.names, remedies_network.not_yet, _missing),
 )
 _RULES: Tuple[Callable[[Case], str], ...] = (

@@ -105,6 +105,8 @@ CASES: list[Case] = [
     ({"user": "33"}, {}, SUDO, "no_new_privileges: false and security_profile: daemon"),
     ({"user": "33", "security_profile": "daemon"}, {}, SUDO, "give it no_new_privileges: false"),
     ({"no_new_privileges": False}, {}, SUDO, ""),
+    ({}, {}, "chown: changing ownership of '/x': Invalid argument", "the ids 0 to 65535"),
+    ({}, {}, "chown: invalid user: 'redis'", "add the user"),
 ]
 
 
