@@ -51,6 +51,21 @@ def test_the_login_in_an_address_is_refused_and_not_shown(option: str) -> None:
     assert "//...@example.org" in str(failure.value) and "hunter2" not in str(failure.value)
 
 
+def test_a_file_that_is_gone_stands_for_the_image_made_of_it_only(tmp_path: Path) -> None:
+    source = images.SOURCES["oci"]
+    known = images.Image("x", "00", source="oci", base="00")
+    old, new = (
+        images.normalise(
+            {"name": "x", "source": "oci", "reference": f"docker-archive:{tmp_path}/{name}.tar"}
+        )
+        for name in ("old", "new")
+    )
+    known = replace(known, parameters=source.parameters(old))
+    assert source.digest(old, known) is None
+    with pytest.raises(SpecError, match=r"reference: 'docker-archive:.*new\.tar' is not there"):
+        source.digest(new, known)
+
+
 def test_a_busybox_image_takes_no_option() -> None:
     spec = images.normalise({"name": "b", "source": "busybox"})
     assert images.SOURCES["busybox"].parameters(spec) == {}

@@ -49,11 +49,13 @@ def _shown(spec: ImageSpec) -> str:
 def digest(spec: ImageSpec, known: Image | None = None) -> str | None:
     """The digest; a registry is not asked for a known image, unless ``pull`` says so."""
     named = _reference(spec)
-    if not named.is_remote:
-        local_image = local.find(spec, named, platforms.wanted(spec.get("platform")))
-        return local_image[0] if local_image else None
     origin = ("reference", "platform")
     same = known and all(known.parameters.get(option) == spec.get(option) for option in origin)
+    if not named.is_remote:
+        local_image = local.find(spec, named, platforms.wanted(spec.get("platform")))
+        if known and not same and local_image is None:
+            raise _absent(named)
+        return local_image[0] if local_image else None
     if known and same and (named.digest or spec.get("pull") != "always"):
         return known.base
     if spec.get("pull") == "never":
@@ -98,14 +100,18 @@ def build(job: Job) -> Built:
     return Built([*_unpack(job, blobs, image, settings), *warnings], defaults)
 
 
+def _absent(source: Reference) -> SpecError:
+    hint = "it lies on the managed host; copy the image there first"
+    return SpecError("reference", str(source), "is not there", hint=hint)
+
+
 def _planned(job: Job) -> Tuple[Reference, Platform, int]:
     """The image to copy, its platform, and its size if the manifest tells it."""
     source, want = _reference(job.spec), platforms.wanted(job.spec.get("platform"))
     if not source.is_remote:
         local_image = local.find(job.spec, source, want)
         if local_image is None:
-            hint = "it lies on the managed host; copy the image there first"
-            raise SpecError("reference", str(source), "is not there", hint=hint)
+            raise _absent(source)
         return source, local_image[1], 0
     if not job.digest:
         skopeo.program()
