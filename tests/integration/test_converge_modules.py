@@ -236,7 +236,7 @@ def test_plays_are_quiet_and_end_with_what_runs(host: Deployment, tmp_path: Path
     assert "try sudo sandlot exec -i -t shell -- sh" in first
     assert f"localhost runs {runs} nothing changed" in played("deploy")
     rebuilt = played("rebuild", "-e", "sandbox_rebuild=shell")
-    assert "localhost runs shell; 1 rebuilt" in rebuilt
+    assert "localhost runs shell; 1 other left alone; 1 rebuilt" in rebuilt
     refused = played("rebuild", "-e", "sandbox_rebuild=shel", fails=True)
     assert "'shel' is not a listed sandbox; correct the name" in refused
     web["command"] = ["/no/such"]

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from sandlot import images, network, spec
+from sandlot.errors import HostError
 from sandlot.host import payload
 from sandlot.site import Site
 
@@ -104,6 +105,14 @@ def test_every_file_of_the_engine_is_in_the_payload() -> None:
     found = payload.sources()
     assert found.keys() == on_disk.keys()
     assert all(found[name] == path.read_bytes() for name, path in on_disk.items())
+
+
+def test_a_runtime_that_cannot_be_compiled_has_one_reason(tmp_path: Path) -> None:
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_text("1 +")
+    with pytest.raises(HostError, match="SyntaxError") as caught:
+        payload._compile(str(tmp_path))
+    assert len(str(caught.value).splitlines()) == 1 and caught.value.hint
 
 
 def test_the_payload_is_read_from_a_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import Iterable, List, Sequence, Tuple
 from ..errors import named
 from ..network.common.model import ANY, ANY6
 from ..sandbox import runtime
+from ..sandbox.names import recorded
 from ..sandbox.process import process
 from ..sandbox.record import STARTED, Record
 from ..site import Site
@@ -37,7 +38,13 @@ class Row:
 def summary(site: Site, result: Result, address: str) -> str:
     """Describe the run in one row; others reach the host at ``address``."""
     rows = [_row(site, result, record, address) for record in result.records.values()]
-    return "; ".join((states(rows, check=result.check), changes(result)))
+    return "; ".join((states(rows, check=result.check), *_others(site, result), changes(result)))
+
+
+def _others(site: Site, result: Result) -> List[str]:
+    """The number of the host's sandboxes that the run is not about."""
+    number = len({*recorded(site)} - {*result.records, *result.changes, *result.failed})
+    return [f"{number} other{'s' if number > 1 else ''} left alone"] if number else []
 
 
 def _row(site: Site, result: Result, record: Record, address: str) -> Row:

@@ -12,7 +12,7 @@ import sys
 from typing import Iterator, Mapping
 
 from .. import store
-from ..errors import StateError
+from ..errors import HostError, StateError
 from ..kernel import program
 from ..kernel.trees import remove_tree, sync
 from ..launcher.command import interpreter
@@ -96,7 +96,12 @@ def install(site: Site, files: Mapping[str, bytes]) -> None:
 def _compile(directory: str) -> None:
     """Compile bytecode, for the runtime and for later module executions, which use it."""
     for python in sorted({interpreter(), sys.executable}):
-        program.check([python, "-I", "-m", "compileall", "-q", directory])
+        done = program.run([python, "-I", "-m", "compileall", "-q", directory])
+        if done.returncode:
+            # It complains of each file: on a full disk, of all.
+            problem = program.complaint(done).splitlines()[-1]
+            hint = "remove the cause (df, df -i), then run again"
+            raise HostError(f"{python} can't compile {directory}: {problem}", hint=hint)
 
 
 def _switch(target: str, link: str) -> None:

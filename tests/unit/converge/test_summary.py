@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from sandlot import converge
 from sandlot.converge import summary
 from sandlot.converge.summary import Row
 from sandlot.errors import SpecError
+from sandlot.site import Site
 from sandlot.spec import normalise
 from sandlot.spec.values import PublishedPort
 
@@ -86,6 +89,20 @@ IMAGE = {"name": "busybox", "verb": "made", "size": 1984308, "seconds": 0.4}
 )
 def test_changes(fields: dict[str, Any], text: str) -> None:
     assert summary.changes(result(records=records("a", "b"), **fields)) == text
+
+
+def test_sandboxes_that_are_not_listed(tmp_path: Path) -> None:
+    site = Site(str(tmp_path))
+    for name in ("old", "gone"):
+        os.makedirs(site.sandbox(name).state)
+    listed = result(changed=False)
+    assert (
+        summary.summary(site, listed, "") == "runs no sandbox; 2 others left alone; nothing changed"
+    )
+    purged = result(changes={"gone": "removed"}, check=True)
+    assert summary.summary(site, purged, "") == (
+        "would run no sandbox; 1 other left alone; 1 to remove"
+    )
 
 
 def test_the_message_of_a_failure_ends_with_remedies() -> None:
