@@ -98,7 +98,7 @@ def test_a_broken_command_is_rolled_back(host: Deployment, command: list[str], c
         logged = "new one's log ends with:\n    new says" in result.failed["a"]
         assert logged == (command == FAILING)
         last = result.failed["a"].partition("; its log ended with")[2]
-        assert "new says" not in last  # a version of an earlier run
+        assert "new says" not in last
         assert host.pid("a") != pid
         assert_old(host, "a", before)
         assert host.run(old()).actions == []

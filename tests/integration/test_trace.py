@@ -336,7 +336,10 @@ def test_a_workload_that_crashes_waits_for_the_trace(sandbox_host: Host) -> None
 def test_a_command_that_is_missing(sandbox_host: Host) -> None:
     box = sandbox_host.started("a", SLEEP)
     done = trace(box, "a", "--", "/bin/nothing")
-    assert done.returncode == 0 and "/bin/nothing: command not found" in done.stdout
+    assert (
+        done.returncode == 0
+        and "could not be started: /bin/nothing: command not found" in done.stdout
+    )
     assert len(box.pids()) == 2
 
 

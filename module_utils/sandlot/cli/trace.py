@@ -232,7 +232,8 @@ class _Traced:
         if message is None:
             self.code, self.problem = execute.KILLED, "the sandbox was stopped meanwhile"
         elif "error" in message:
-            self.code, self.problem = int(message["code"]), str(message["error"])
+            self.code = int(message["code"])
+            self.problem = f"could not be started: {message['error']}"
         elif "exit" in message:
             self.code = int(message["exit"])
 

@@ -76,7 +76,7 @@ def count(text: str) -> int:
 def duration(text: str) -> float:
     seconds = float(text)
     if not 0 < seconds <= 3600:
-        raise argparse.ArgumentTypeError("has to be between 0 and 3600 seconds")
+        raise argparse.ArgumentTypeError("has to be above 0, and at most 3600 seconds")
     return seconds
 
 

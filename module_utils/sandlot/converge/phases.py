@@ -108,7 +108,7 @@ def note_logs(context: Context) -> list[Operation]:
         for sandbox in map(context.site.sandbox, names):
             # Lines before its start are those of other versions, such as one that was rolled back.
             begun = context.observed.sandboxes[sandbox.name].since
-            lines = last_words.last_log(sandbox, after=begun)
+            lines = last_words.last_log(sandbox, after=begun) if begun else []
             context.last_logs[sandbox.name] = LastLog(lines, logs.sizes(sandbox))
 
     return batch("note the logs", [*context.rebuilds, *context.changed_by_restart], note)

@@ -24,7 +24,7 @@ def last_log(
     *,
     after: float = 0.0,
 ) -> List[str]:
-    """The last lines of the log, oldest first, without times.
+    """The last lines of the log that are not blank, oldest first, without times.
 
     With ``since`` (sizes of the files) or ``after`` (a time of time.time), newer lines only.
     """
@@ -33,7 +33,8 @@ def last_log(
         seconds, nanoseconds = divmod(int(after * 1_000_000_000), 1_000_000_000)
         stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds:09d}Z"
         lines = [line for line in lines if line.time >= stamp]
-    return [shown(line.text)[:LONGEST] for line in lines[-count:]]
+    texts = [line.text for line in lines if line.text.strip()]
+    return [shown(text)[:LONGEST] for text in texts[-count:]]
 
 
 def quoted(title: str, lines: Sequence[str]) -> str:
