@@ -11,12 +11,12 @@ from .crash_case import Case
 
 _UNKNOWN_NAME = re.compile(
     r"temporary failure in name resolution|name or service not known|bad address|no such host"
-    r"|could not (?:resolve|translate) host|unknown host|EAI_AGAIN|ENOTFOUND",
+    r"|could not (?:resolve|translate) host|unknown host|host not found in|EAI_AGAIN|ENOTFOUND",
     re.I,
 )
 _HOST_NAME = re.compile(
-    r"(?:bad address|host(?: ?name)?|lookup|EAI_AGAIN|ENOTFOUND|unknown host):?,? ['\"]?"
-    r"([a-z0-9][a-z0-9.-]*)",
+    r"(?:host not found in upstream|bad address|host(?: ?name)?|lookup|EAI_AGAIN|ENOTFOUND"
+    r"|unknown host):?,? ['\"]?([a-z0-9][a-z0-9.-]*)",
     re.I,
 )
 _PORT = re.compile(r"(?:port |[:\])])\s?(\d{1,5})\b")

@@ -25,6 +25,7 @@ POSTGRES = "       You must specify POSTGRES_PASSWORD to a non-empty value for t
 MARIADB = ("    You need to specify one of the following as an environment variable:",)
 MARIADB += ("    - MARIADB_ROOT_PASSWORD", "    - MARIADB_ALLOW_EMPTY_ROOT_PASSWORD")
 NODE = "Error: listen EADDRINUSE: address already in use :::8080"
+NGINX = '[emerg] 1#1: host not found in upstream "app" in /etc/nginx/conf.d/default.conf:3'
 SUDO = 'sudo: The "no new privileges" flag is set, which prevents sudo from running as root.'
 TMP = {"tmpfs": ["/tmp", "/run:size=1m"]}
 Case = tuple[dict[str, Any], dict[str, Any], Any, str]
@@ -86,6 +87,7 @@ CASES: list[Case] = [
     ({}, {}, "wget: bad address 'web'", "no sandbox of this host is named web"),
     ({}, {}, "wget: bad address 'deb.debian.org'", ""),
     ({}, {}, 'could not translate host name "db" to address: Name or service not known', "db"),
+    ({}, {}, NGINX, "no sandbox of this host is named app"),
     ({}, {}, "connect to db:5432: Connection refused", ""),
     ({}, {}, "sh: can't create /etc/hosts: Permission denied", "etc_hosts"),
     ({}, {}, "sed: can't move '/etc/x' to '/etc/resolv.conf': Resource busy", "dns_servers"),
