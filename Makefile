@@ -72,8 +72,8 @@ teardown: $(VENV)/.runtime ## Remove the demo and the runtime from this machine
 	@$(PLAYBOOK) playbooks/teardown_sandbox.yml
 
 # One pytest run at the end, so that its summary is the last line.
-test: lint molecule test-packages $(VENV)/.dev ## Lint, Molecule, unit and integration tests
-	@$(AS_ROOT) "$(BIN)/pytest" -p no:cacheprovider -n $(WORKERS) --dist loadfile tests/unit tests/integration
+test: TESTS := tests/unit tests/integration
+test: lint molecule integration ## Lint, Molecule, unit and integration tests
 
 lint: test-packages $(VENV)/.dev ## Check style, types, playbooks and shell scripts
 	@$(ours)

@@ -87,7 +87,7 @@ _NAMESPACE = r"\bu?mount\b|unshare|pivot_root|(?:user|mount|pid|net|network|new)
 _COMMANDS = (
     re.compile(r"exec:? (\S+?):? (?:not found|no such file)", re.I),
     re.compile(r"(?:^|: )([^\s:]+): (?:command )?not found", re.I),
-    re.compile(r"env: [‘'`]?([^\s’':]+)[’']?: no such file", re.I),
+    re.compile(r"env: [\u2018'`]?([^\s\u2019':]+)[\u2019']?: no such file", re.I),
     re.compile(r"(?:^|: )(/[^\s:]+): (?:permission denied|bad interpreter|cannot execute)", re.I),
     re.compile(r"exec (/[^\s:]+): (?:exec format error|permission denied)", re.I),
 )
