@@ -30,7 +30,9 @@ AS_ROOT := $(SUDO) env PATH="$(BIN):$$PATH:/usr/local/sbin:/usr/sbin:/sbin" PYTH
 PLAYBOOK = ANSIBLE_CONFIG="$(CURDIR)/ansible.cfg" "$(BIN)/ansible-playbook" $(if $(SUDO),$$(sudo -kn true 2>/dev/null || echo --ask-become-pass))
 STAGE := build/ansible_collections/sandlot/sandlot
 
-TEST_PACKAGES := busybox-static curl debootstrap e2fsprogs fish groff-base iproute2 mmdebstrap nftables openssl python3-pyroute2 shellcheck skopeo strace util-linux zsh zstd
+TEST_PACKAGES := curl debootstrap e2fsprogs fish groff-base iproute2 mmdebstrap nftables openssl python3-pyroute2 shellcheck skopeo strace util-linux zsh zstd
+# For images of the source busybox. Debian has two such packages, and to install one removes the other.
+HOST_BUSYBOX = $(if $(wildcard /bin/busybox /usr/bin/busybox),,busybox)
 SUITES ?= bookworm trixie
 # What make integration runs.
 TESTS ?= tests/integration
@@ -134,8 +136,8 @@ clean: ## Remove the virtual environment and all caches
 .PHONY: install test-packages vm-packages newcomer-packages
 install: test-packages vm-packages newcomer-packages $(VENV)/.dev
 
-test-packages: $(VENV)/bin/docker-registry $(VENV)/share/lxcfs/usr/bin/lxcfs
-	@$(call packages,$(TEST_PACKAGES))
+test-packages: $(VENV)/bin/docker-registry $(VENV)/share/lxcfs/usr/bin/lxcfs $(VENV)/share/busybox/busybox
+	@$(call packages,$(TEST_PACKAGES) $(HOST_BUSYBOX))
 
 vm-packages:
 	@$(call packages,$(VM_PACKAGES))
@@ -174,6 +176,16 @@ $(VENV)/share/lxcfs/usr/bin/lxcfs: | $(VENV)/.python
 	  download || { $(SUDO) apt-get update -q && download; }
 	@for package in build/lxcfs/*.deb; do dpkg-deb --extract $$package $(VENV)/share/lxcfs; done
 	@rm -r build/lxcfs
+
+# Not installed: its package takes away the package busybox, which make deploy installs.
+$(VENV)/share/busybox/busybox: | $(VENV)/.python
+	@$(ours)
+	@rm -rf build/busybox && mkdir -p build/busybox $(@D)
+	@cd build/busybox; apt-get -q -o APT::Sandbox::User=root download busybox-static || \
+	  { $(SUDO) apt-get update -q && apt-get -q download busybox-static; }
+	@dpkg-deb --extract build/busybox/*.deb build/busybox
+	@mv "$$(find build/busybox -type f -path '*/bin/busybox')" $@
+	@rm -r build/busybox
 
 $(VENV)/.runtime: requirements.txt $(VENV)/.python
 	@$(ours)

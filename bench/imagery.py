@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping
 
+import static_busybox
 from ours import WORKLOAD, Ours
 from sandlot import images
 from sandlot.launcher.client import Launcher
@@ -60,7 +61,7 @@ def _archive(directory: Path, name: str, size: int) -> Mapping[str, Any]:
     """This host's own programs, libraries and documents up to that size, around its busybox."""
     path = directory / f"{name}.tar"
     with tarfile.open(path, "w") as archive:
-        archive.add("/bin/busybox", "bin/busybox")
+        archive.add(static_busybox.PROGRAM, "bin/busybox")
         member = tarfile.TarInfo("bin/sleep")
         member.type, member.linkname = tarfile.SYMTYPE, "busybox"
         archive.addfile(member)

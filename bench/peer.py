@@ -21,6 +21,7 @@ import leftovers
 import plays
 import processes
 import pump
+import static_busybox
 from collection import NotAvailable
 
 IMAGE = "localhost/sandlot-bench:1"
@@ -104,7 +105,7 @@ class Peer:
     def _try(self) -> None:
         root = self.directory / "root"
         (root / "bin").mkdir(parents=True)
-        shutil.copy("/bin/busybox", root / "bin" / "busybox")
+        shutil.copy(static_busybox.PROGRAM, root / "bin" / "busybox")
         for applet in APPLETS:
             (root / "bin" / applet).symlink_to("busybox")
         archive = shutil.make_archive(str(self.directory / "image"), "tar", root)

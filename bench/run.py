@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Dict, Sequence
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "module_utils"))
+sys.path[:0] = [str(HERE.parent / "module_utils"), str(HERE.parent / "tests")]
 
 import imagery  # noqa: E402
 import measure  # noqa: E402

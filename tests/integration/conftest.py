@@ -12,8 +12,10 @@ import fingerprint
 import isolation
 import pytest
 import session_trees
+import static_busybox
 from converge_fixtures import Deployment, Reused, deployed
 from sandboxes import fresh_host, module_host, sandbox_host
+from sandlot.images import busybox
 
 MACHINE = pytest.StashKey[fingerprint.Fingerprint]()
 # What takes longest begins first.
@@ -40,6 +42,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if not static_busybox.PROGRAM.exists():
+        raise pytest.UsageError(f"{static_busybox.PROGRAM} is missing: run make test-packages")
     # By the order below, not by the number of tests.
     config.option.loadscopereorder = False
     runs_tests = hasattr(config, "workerinput") or not _has_workers(config)
@@ -84,6 +88,14 @@ def _error(text: str) -> pytest.TestReport:
     """A failure of no test, which the summary counts and shows."""
     title = "the machine is not as it was found"
     return pytest.TestReport(title, (title, 0, title), {}, "failed", text, "teardown")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def busybox_images() -> Iterator[None]:
+    """Images that this process makes have the static busybox, whichever one the host has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(busybox, "CANDIDATES", (str(static_busybox.PROGRAM),))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import static_busybox
 from archives import entry, folder, link, pack
 from sandboxes import until
 
@@ -220,7 +221,7 @@ def certificate(directory: Path) -> dict[str, str]:
 
 def busybox_layer() -> bytes:
     """Static busybox with the applets that the tests use."""
-    content = Path("/bin/busybox").read_bytes()
+    content = static_busybox.PROGRAM.read_bytes()
     applets = ["cat", "env", "httpd", "id", "ls", "nc", "pwd", "sh", "sleep", "test", "touch"]
     passwd = b"root:x:0:0:root:/root:/bin/sh\nweb:x:33:44:web:/srv:/bin/sh\n"
     return pack(

@@ -28,6 +28,7 @@ from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 import pytest
 import session_trees
+import static_busybox
 from sandlot import security, store, wire
 from sandlot.errors import LaunchError
 from sandlot.launcher.client import Launcher
@@ -378,7 +379,7 @@ def make_busybox_tree(root: Path) -> Path:
     for directory in ("bin", "dev", "etc", "proc", "root", "sys", "tmp", "usr/bin", "var"):
         (root / directory).mkdir(parents=True, mode=0o755)
     busybox = root / "bin" / "busybox"
-    shutil.copyfile("/bin/busybox", busybox)
+    shutil.copyfile(static_busybox.PROGRAM, busybox)
     busybox.chmod(0o755)
     applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
     for applet in applets.stdout.split():

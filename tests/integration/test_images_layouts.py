@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import static_busybox
 from converge_fixtures import Deployment, deployed, needs_root, sandbox
 from image_fixtures import output, prepare
 from sandlot import images
 
 pytestmark = needs_root
-BUSYBOX = Path("/bin/busybox").read_bytes()
+BUSYBOX = static_busybox.PROGRAM.read_bytes()
 
 
 class Builder:

@@ -18,6 +18,7 @@ import deadly
 import plays
 import pytest
 import session_trees
+import static_busybox
 from sandlot import images
 from sandlot.errors import ForeignError, HostError, SandlotError, SpecError
 from sandlot.images import busybox
@@ -105,7 +106,7 @@ def test_another_binary_is_another_image(
     old = images.lookup(paths, "busybox")
     sandbox(paths, "web", old)
     other = tmp_path / "busybox"
-    shutil.copy("/bin/busybox", other)
+    shutil.copy(static_busybox.PROGRAM, other)
     with open(other, "ab") as handle:
         handle.write(b"newer")
     monkeypatch.setattr(busybox, "CANDIDATES", (str(other),))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import static_busybox
 from archives import entry, folder, link, pack
 from converge_fixtures import Deployment, eventually, needs_root
 from image_fixtures import prepare
@@ -16,7 +17,7 @@ from oci_images import LAYER, Layout, busybox_layer
 from published_images import logged, shell
 
 pytestmark = needs_root
-BUSYBOX = Path("/bin/busybox").read_bytes()
+BUSYBOX = static_busybox.PROGRAM.read_bytes()
 SLEEP = "exec busybox sleep 1000000"
 Run = Callable[..., Any]
 
