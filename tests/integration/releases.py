@@ -12,6 +12,8 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import static_busybox
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 # The last commit before the modules of the engine were moved and renamed.
 BEFORE_MOVES = "dd050e5a8f26763fe3218faeb94910279d602922"
@@ -43,7 +45,7 @@ class Release:
         engine = str(self.directory / "module_utils")
         driver = [sys.executable, "-I", "-c", DRIVER.read_text(), engine, root, function]
         return subprocess.run(
-            [*driver, json.dumps(arguments)],
+            [*driver, json.dumps(arguments), str(static_busybox.PROGRAM)],
             capture_output=True,
             text=True,
             check=False,
