@@ -31,8 +31,8 @@ PLAYBOOK = ANSIBLE_CONFIG="$(CURDIR)/ansible.cfg" "$(BIN)/ansible-playbook" $(if
 STAGE := build/ansible_collections/sandlot/sandlot
 
 TEST_PACKAGES := curl debootstrap e2fsprogs fish groff-base iproute2 mmdebstrap nftables openssl python3-pyroute2 shellcheck skopeo strace util-linux zsh zstd
-# For images of the source busybox. Debian has two such packages, and to install one removes the other.
-HOST_BUSYBOX = $(if $(wildcard /bin/busybox /usr/bin/busybox),,busybox)
+# What sandbox_host would install: of two packages that exclude each other, the one that is there stays.
+HOST_BUSYBOX = $(if $(wildcard /bin/busybox /usr/bin/busybox),,busybox $(if $(wildcard /bin/ping /usr/bin/ping),,iputils-ping))
 SUITES ?= bookworm trixie
 # What make integration runs.
 TESTS ?= tests/integration

@@ -99,6 +99,14 @@ def test_tests_install_no_service() -> None:
     assert "/etc/init.d/" not in re.sub(r"^/etc/init\.d$", "", listed, flags=re.M)
 
 
+def test_tests_leave_the_busybox_that_a_machine_has(tmp_path: Path) -> None:
+    """To install one of Debian's two packages removes the other."""
+    done = make(tmp_path, "--dry-run", "test-packages")
+    installed = re.findall(r"for package in (.*?); do ", done.stdout)[-1].split()
+    assert "skopeo" in installed and "busybox-static" not in installed
+    assert ("busybox" in installed) is not Path("/bin/busybox").exists()
+
+
 def test_ansible_prints_what_matters() -> None:
     parser = configparser.ConfigParser()
     parser.read(ROOT / "ansible.cfg")
