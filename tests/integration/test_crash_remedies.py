@@ -100,7 +100,7 @@ KINDS = {
     ),
     "crlf": Kind(
         {"command": ["/run.sh"]},
-        "lines of /run.sh end with CR LF: remove the CRs",
+        "lines of /run.sh end with CR LF: write them with LF alone",
         {"command": ["/mended.sh"]},
         START,
         (("run.sh", SCRIPT.replace("\n", "\r\n"), 0o755, 0), ("mended.sh", SCRIPT, 0o755, 0)),

@@ -127,7 +127,9 @@ def command(host: Deployment, *words: str) -> str:
     err = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
         code = cli.main(list(words))
-    assert code or not err.getvalue()
+    # The list says why a sandbox is down that is to run, as one is whose init.json is unreadable.
+    down = "its workload is down, as its init was killed"
+    assert code or all(down in line for line in err.getvalue().splitlines())
     return err.getvalue() if code else ""
 
 

@@ -99,7 +99,7 @@ def _of_content(root: RootView, entry: Entry, env: Mapping[str, str], *, failed:
 
 def _of_script(root: RootView, path: str, words: List[str], env: Mapping[str, str]) -> str:
     if any(word.endswith("\r") for word in words):
-        return f"the lines of {path} end with CR LF: remove the CRs (sed -i 's/\\r$//' {path})"
+        return f"the lines of {path} end with CR LF: write them with LF alone"
     if words and root.entry(words[0]) is None:
         return f"{words[0]}, which is to run {path}, is not in its root: use an image that has it"
     if (
