@@ -50,6 +50,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByNewco
     return ByNewcomer(config, log)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "suites(*names): the newcomers who do this")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what a newcomer does not do."""
+    items[:] = [item for item in items if _is_done(item)]
+
+
+def _is_done(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("suites")
+    return not marker or item.nodeid.endswith(tuple(f"[{suite}]" for suite in marker.args))
+
+
 @pytest.fixture(scope="session")
 def network() -> Iterator[lan.Lan]:
     with lan.made() as made:
