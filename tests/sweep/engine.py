@@ -99,9 +99,14 @@ class _Module:
 
 
 def _outcome(action: Callable[[], dict[str, str]], paths: Site) -> tuple[str, str]:
-    """How a module with this action ends."""
+    """How a module with this action ends; the action tells what each failed sandbox says."""
+
+    def result(_module: object, _paths: Site) -> dict[str, Any]:
+        failed = action()
+        return {"failed": failed, "msg": "\n".join(failed.values())}
+
     try:
-        shell.run(_Module(), lambda _module, _paths: {"failed": action()})
+        shell.run(_Module(), result)
     except _Ended as ended:
         return str(ended.args[0]), str(ended.args[1])
     except BaseException:  # noqa: B902 - whatever it is, it is the finding
