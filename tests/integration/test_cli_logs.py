@@ -108,11 +108,12 @@ def test_follow_from_before_through_every_switch_to_the_end(sandbox_host: Host) 
         "i=0; while read -r n; do i=$((i+1)); seq $((i*100)) $((i*100+99)) | sed s/^/line-/; done"
     )
     box = sandbox_host.started(
-        "a", ["sh", "-c", "mkfifo /tmp/go; exec 3<>/tmp/go; " + script + " <&3"],
+        "a", ["sh", "-c", "mkfifo /tmp/go; exec 3<>/tmp/go; echo ready; " + script + " <&3"],
         log_max_size=16384, restart={"policy": "no", "retries": 0},
     )  # fmt: skip
     process = follow(sandbox_host)
     assert process.stdout
+    assert read_line(process) == b"ready\n"
     for turn in range(1, 31):
         box.shell("echo go >/tmp/go")
         for number in range(turn * 100, turn * 100 + 100):
