@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, Iterator, List, Mapping
 
 from .. import cgroups
 from ..errors import LaunchError, StateError
@@ -169,18 +171,33 @@ def _remedy(
     if known is None:
         return ""
     sandbox = site.sandbox(known.name)
+    with _trees(sandbox, known) as trees:
+        facts = Facts(
+            code=runtime.KILLED if state == "crashed" else int(status.get("exit_code", 0)),
+            again=bool(status.get("restarts")),
+            kills=recent,
+            refused_processes=usage.refused_processes or 0,
+            lines=_last_lines(sandbox),
+            root=RootView(trees, known.ids),
+        )
+        return remedies.remedy(site, known, facts)
+
+
+@contextlib.contextmanager
+def _trees(sandbox: SandboxPaths, known: Record) -> Iterator[List[str]]:
+    """The root of init, held open as init may be about to end, or without init the layers."""
     running = runtime.running(sandbox)
-    layers = [sandbox.upper, *known.image.layers]
-    trees = [f"/proc/{running.pid}/root"] if running else layers
-    facts = Facts(
-        code=runtime.KILLED if state == "crashed" else int(status.get("exit_code", 0)),
-        again=bool(status.get("restarts")),
-        kills=recent,
-        refused_processes=usage.refused_processes or 0,
-        lines=_last_lines(sandbox),
-        root=RootView(trees, known.ids),
-    )
-    return remedies.remedy(site, known, facts)
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    try:
+        fd = os.open(f"/proc/{running.pid}/root", flags) if running else -1
+    except OSError:
+        fd = -1  # init has ended meanwhile
+    try:
+        layers = [sandbox.upper, *known.image.layers]
+        yield layers if fd < 0 else [f"/proc/self/fd/{fd}"]
+    finally:
+        if fd >= 0:
+            os.close(fd)
 
 
 def _what(state: str, status: Mapping[str, Any], kills: int, *, recovered: bool) -> str:
