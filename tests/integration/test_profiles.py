@@ -16,7 +16,7 @@ from converge_fixtures import Deployment, eventually, needs_root
 from image_fixtures import output, prepare
 from oci_images import Layout, busybox_layer
 from sandlot import converge, images, profiles
-from sandlot.sandbox import record
+from sandlot.sandbox import launchfile, record
 from sandlot.spec.confinement import mask
 
 pytestmark = needs_root
@@ -129,10 +129,13 @@ def test_sandboxes_of_an_earlier_version(host: Deployment, reference: str) -> No
 
 
 def as_before(host: Deployment, name: str) -> None:
-    """The record as a version without profiles writes it."""
+    """The record and the launch file as a version without profiles writes them."""
     known = record.load(host.paths, name)
     assert known is not None and known.image.config.pop(profiles.OPTION) == "daemon"
     record.save(host.paths, replace(known, spec=replace(known.spec, security_profile=None)))
+    launch = launchfile.decoded(launchfile.current(host.paths, name))
+    assert launch.pop("log_files")
+    launchfile.write(host.paths.sandbox(name), launchfile.encoded(launch))
 
 
 def test_a_pinned_sandbox_and_a_layer_in_memory_follow_too(
