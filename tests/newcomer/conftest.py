@@ -30,7 +30,8 @@ def _clone(way: Way, root: Path) -> None:
     """What git knows of this tree, and what it doesn't know yet, as that user would have it."""
     place = root / "home" / roots.USER / way.directory
     os.makedirs(place.parent, exist_ok=True)
-    command = ["git", "clone", "--quiet", str(TREE), str(place)]
+    # The user gets all of it, and linked files would be this tree's own.
+    command = ["git", "clone", "--quiet", "--no-hardlinks", str(TREE), str(place)]
     subprocess.run(command, check=True, umask=way.umask)
     listing = ["git", "-C", str(TREE), "ls-files", "-co", "--exclude-standard", "-z"]
     names = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split("\0")
