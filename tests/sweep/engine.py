@@ -252,6 +252,7 @@ class Sweep:
             assert settled(lambda: left_over(self.host) == self.clean), self._difference()
             return []
         self.host.declare()
+        # Most of what a launcher closes is open again before the run looks.
         settled(lambda: _is_open(self.host.paths))
         result = self.host.run(*after, purge=True)
         assert not result.failed, result.failed

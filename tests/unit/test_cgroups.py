@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from dataclasses import replace
@@ -14,8 +13,7 @@ from sandlot import cgroups, store
 from sandlot.cgroups import knobs, layout, removal
 from sandlot.cgroups.layout import Hierarchy
 from sandlot.errors import HostError, SandlotError, SpecError
-from sandlot.kernel import cpulist, hierarchies
-from sandlot.kernel.mountinfo import seen_by
+from sandlot.kernel import cpulist
 from sandlot.plan import apply_all, descriptions
 from sandlot.site import Site
 from sandlot.spec import Spec, stored
@@ -462,59 +460,3 @@ def test_usage_of_version_2(tree):
     nothing = cgroups.Usage(None, None, None, None)
     assert cgroups.usage(tree.paths, "b", tree.layout) == nothing
     assert cgroups.names(tree.paths, tree.layout) == {"a"}
-
-
-PROC_CGROUP = """\
-9:name=systemd:/sandlot/web
-8:pids:/sandlot/web
-6:devices:/sandlot/web
-5:memory:/
-4:cpu,cpuacct:/docker/1/sandlot/web
-3:cpuset:/sandlot/webb
-0::/sandlot/web
-"""
-
-
-@pytest.mark.parametrize(
-    ("controllers", "shown"),
-    [
-        (None, ["pids", "cpu,cpuacct"]),
-        ("hugetlb", ["pids", "cpu,cpuacct"]),
-        ("io memory", ["pids", "cpu,cpuacct", ""]),
-    ],
-)
-def test_only_hierarchies_that_it_joined_are_shown(tmp_path, monkeypatch, controllers, shown):
-    """In another one, the root of its cgroup namespace may be the host's."""
-    directory = tmp_path / "sandlot" / "web"
-    directory.mkdir(parents=True)
-    if controllers is not None:
-        unified(directory, controllers)
-    (tmp_path / "7").mkdir()
-    (tmp_path / "7" / "cgroup").write_text(PROC_CGROUP)
-    monkeypatch.setattr(hierarchies, "PROC", str(tmp_path))
-    assert hierarchies.joined(7, ["/sys/fs/cgroup/pids/sandlot/web", str(directory)]) == shown
-
-
-def test_a_refused_hierarchy_leaves_none(monkeypatch):
-    closed, error = [], [PermissionError(errno.EPERM, "no")]
-
-    def new_mount(kind, options, attributes):
-        if "memory" in options:
-            raise error[-1]
-        return 77
-
-    monkeypatch.setattr(hierarchies.mounts, "new_mount", new_mount)
-    monkeypatch.setattr(hierarchies.os, "close", closed.append)
-    assert hierarchies.mounted(["pids", "memory"], 0) == [] and closed == [77]
-    error.append(OSError(errno.ENOMEM, "no memory"))
-    with pytest.raises(OSError, match="no memory"):
-        hierarchies.mounted(["pids", "memory"], 0)
-
-
-@pytest.mark.parametrize("number", [errno.ENOENT, errno.ESRCH, errno.EINVAL])
-def test_a_process_that_ends_sees_no_mount(monkeypatch, number):
-    def ended(*_path, **_how):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr("builtins.open", ended)
-    assert seen_by(1) == []

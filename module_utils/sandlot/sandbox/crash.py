@@ -107,19 +107,20 @@ def look(
     stored = record.load(site, name)
     if state == "stopping" and stored is not None and stored.wanted != STARTED:
         return None  # another run stops it
+    lines = _last_lines(sandbox)
     usage = cgroups.usage(site, name, layout or cgroups.detect())
     recent = oom.recent(sandbox, usage.oom_kills)
     runs = running is not None and status.get("state") == "running"
     recovered = running is not None and runs and runtime.uptime(running, status) >= SETTLED
     return Crash(
         what=_what(state, status, recent, recovered=recovered),
-        remedy=_remedy(site, known or stored, state, status, usage, recent),
+        remedy=_remedy(site, known or stored, state, status, usage, recent, lines),
         state=state,
         exit_code=code,
         signal=status.get("signal"),
         restarts=status.get("restarts", 0),
         oom_kills=oom.total(sandbox, usage.oom_kills),
-        last_log=_last_lines(sandbox)[-_SHOWN:],
+        last_log=lines[-_SHOWN:],
         recovered=recovered,
     )
 
@@ -139,16 +140,17 @@ def of_start(site: Site, known: Record, failure: LaunchError) -> LaunchError:
     status = runtime.status(sandbox)
     if status.get("exit_code") not in (NOT_FOUND, NOT_EXECUTABLE) or "pid" in status:
         return failure
+    lines = _last_lines(sandbox)
     usage = cgroups.usage(site, known.name)
     crash = Crash(
         what="could not be started",
-        remedy=_remedy(site, known, "exited", status, usage, 0) or failure.hint,
+        remedy=_remedy(site, known, "exited", status, usage, 0, lines) or failure.hint,
         state="exited",
         exit_code=status["exit_code"],
         signal=None,
         restarts=0,
         oom_kills=oom.total(sandbox, usage.oom_kills),
-        last_log=_last_lines(sandbox)[-_SHOWN:],
+        last_log=lines[-_SHOWN:],
     )
     return Crashed(crash, f"its workload could not be started: {failure.message}")
 
@@ -167,6 +169,7 @@ def _remedy(
     status: Mapping[str, Any],
     usage: cgroups.Usage,
     recent: int,
+    lines: List[str],
 ) -> str:
     if known is None:
         return ""
@@ -177,7 +180,7 @@ def _remedy(
             again=bool(status.get("restarts")),
             kills=recent,
             refused_processes=usage.refused_processes or 0,
-            lines=_last_lines(sandbox),
+            lines=lines,
             root=RootView(trees, known.ids),
         )
         return remedies.remedy(site, known, facts)
