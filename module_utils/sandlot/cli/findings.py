@@ -11,7 +11,7 @@ import stat
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from ..kernel import mounts
+from ..kernel import mounts, processes
 from ..kernel.text import harmless
 from ..sandbox.strace_lines import Died, Event, Foreign, Refused
 from ..security import refusals
@@ -173,7 +173,7 @@ def _of(answer: Answer) -> Tuple[str, str, Tuple[str, ...], bool]:
 
 def confinement(init: int, *, read_only: bool) -> Confinement:
     """The confinement of a running init, as the kernel has it."""
-    status = _status(init)
+    status = processes.status(init)
     mask = int(status.get("CapBnd", "0"), 16)
     granted = (name for number, name in enumerate(CAPABILITIES) if mask >> number & 1)
     filtered = status.get("Seccomp") == "2"
@@ -182,7 +182,7 @@ def confinement(init: int, *, read_only: bool) -> Confinement:
 
 def user_of(pid: int, ids: Mapping[str, int]) -> int:
     """The file user of a process, inside; root when it has ended."""
-    words = _status(pid).get("Uid", "").split()
+    words = processes.status(pid).get("Uid", "").split()
     return (inside(int(words[3]), ids) or 0) if len(words) > 3 else 0
 
 
@@ -195,12 +195,3 @@ def inside(number: int, ids: Mapping[str, int]) -> Optional[int]:
 def may_enter(directory: File, user: int) -> bool:
     """Whether the owner's or everybody's bits let a user pass a directory."""
     return bool(directory.mode & (0o100 if directory.owner == user else 0o001))
-
-
-def _status(pid: int) -> Dict[str, str]:
-    try:
-        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as handle:
-            lines = handle.read().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return {}
-    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)

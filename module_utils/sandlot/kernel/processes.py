@@ -73,6 +73,13 @@ def send_signal(pid: int, number: int, is_meant: Callable[[int], bool]) -> None:
         os.close(pidfd)
 
 
+def status(pid: int) -> dict[str, str]:
+    """The fields of /proc/PID/status; none of a process that has ended."""
+    # A process may put what str.splitlines takes for an end of line into its name.
+    lines = _read(f"/proc/{pid}/status").split("\n")
+    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+
+
 def _read(path: str) -> str:
     try:
         with open(path, "rb") as handle:

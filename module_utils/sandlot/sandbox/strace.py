@@ -18,8 +18,7 @@ import time
 from typing import Callable, Iterator
 
 from ..errors import HostError
-from ..kernel import confine, namespaces, program
-from ..kernel.processes import send_signal
+from ..kernel import confine, namespaces, processes, program
 from ..kernel.signals import signal
 from ..security import seccomp
 from ..spec.confinement import CAPABILITIES
@@ -136,7 +135,7 @@ def kill_traced(tracer: int) -> None:
             if traced <= killed:
                 break
             for pid in traced - killed:
-                send_signal(pid, signal.SIGKILL, lambda pid: traced_by(pid) == tracer)
+                processes.send_signal(pid, signal.SIGKILL, lambda pid: traced_by(pid) == tracer)
             killed |= traced
         os.killpg(tracer, signal.SIGKILL)
     except ProcessLookupError:
@@ -151,13 +150,7 @@ def _processes() -> Iterator[int]:
 
 def traced_by(pid: int) -> int:
     """The tracer of a process, 0 when there is none."""
-    try:
-        with open(f"/proc/{pid}/status", "rb") as handle:
-            lines = handle.read().split(b"\n")
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    values = dict(line.split(b":\t", 1) for line in lines if b":\t" in line)
-    return int(values.get(b"TracerPid", b"0"))
+    return int(processes.status(pid).get("TracerPid", "0"))
 
 
 def _confined(user: int, seconds: float) -> Callable[[], None]:
