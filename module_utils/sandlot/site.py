@@ -77,6 +77,10 @@ class Site:
         return f"{self.state}/sandboxes"
 
     @property
+    def snapshots(self) -> str:
+        return f"{self.state}/snapshots"
+
+    @property
     def networks_file(self) -> str:
         return f"{self.state}/networks.json"
 
@@ -156,6 +160,9 @@ class Site:
 
     def sandbox(self, name: str) -> SandboxPaths:
         return SandboxPaths(self, name)
+
+    def snapshot(self, sandbox: str, identifier: str) -> SnapshotPaths:
+        return SnapshotPaths(f"{self.snapshots}/{sandbox}", identifier)
 
     def addressed(self, address: str) -> SandboxPaths:
         """The paths of the sandbox, or of its slot, that a request to the launcher names."""
@@ -278,3 +285,50 @@ class SandboxPaths:
     def socket(self) -> str:
         """The socket of init for exec and control; only host root reaches it."""
         return f"{self.run}/init.sock"
+
+
+class SnapshotPaths:
+    """The files of one snapshot; it is complete, or it does not have its name yet."""
+
+    __slots__ = ("all", "name")
+
+    def __init__(self, everything: str, name: str) -> None:
+        self.all = everything
+        self.name = name
+
+    @property
+    def directory(self) -> str:
+        return f"{self.all}/{self.name}"
+
+    @property
+    def staged(self) -> SnapshotPaths:
+        """The snapshot while it is made; a rename gives it its name."""
+        # A dot: no identifier of a snapshot begins with one.
+        return SnapshotPaths(self.all, f".new-{self.name}")
+
+    @property
+    def leaving(self) -> SnapshotPaths:
+        """The snapshot while it is removed."""
+        return SnapshotPaths(self.all, f".old-{self.name}")
+
+    @property
+    def file(self) -> str:
+        return f"{self.directory}/snapshot.json"
+
+    @property
+    def layer(self) -> str:
+        return f"{self.directory}/layer"
+
+    @property
+    def upper(self) -> str:
+        return f"{self.layer}/upper"
+
+    @property
+    def image(self) -> str:
+        """The file in place of ``layer`` when the layer is a file system in a file."""
+        return f"{self.directory}/layer.img"
+
+    @property
+    def volumes(self) -> str:
+        """The directory of copies of volumes."""
+        return f"{self.directory}/volumes"

@@ -117,15 +117,35 @@ def facts(site: Site, image: Image, mask: Mask | None = None) -> Dict[str, Any]:
 
 
 def uses(site: Site) -> List[Use]:
-    """The images that all sandboxes use, by their records."""
-    needs = []
-    for sandbox in files.names(site.sandboxes):
-        record = store.read(site.sandbox(sandbox).record) or {}
-        image, ids = record.get("image") or {}, record.get("ids") or {}
-        layers = image.get("layers") or [image.get("root", "")]
-        name, digest = image.get("name", ""), image.get("digest", "")
-        needs.append(Use(sandbox, name, digest, ids.get("uid", -1), tuple(layers)))
+    """The images that all sandboxes use, by their records, and the trees that snapshots need."""
+    needs = [
+        _use(sandbox, store.read(site.sandbox(sandbox).record))
+        for sandbox in files.names(site.sandboxes)
+    ]
+    for sandbox in files.directories(site.snapshots):
+        for identifier in files.directories(f"{site.snapshots}/{sandbox}"):
+            record = _record_in(site.snapshot(sandbox, identifier).file)
+            # Without a name: the tree stays for a restore, the image may go.
+            needs.append(_use(f"{sandbox}/{identifier}", record)._replace(image=""))
     return needs
+
+
+def _use(user: str, record: Mapping[str, Any] | None) -> Use:
+    image, ids = (record or {}).get("image") or {}, (record or {}).get("ids") or {}
+    layers = image.get("layers") or [image.get("root", "")]
+    name, digest = image.get("name", ""), image.get("digest", "")
+    return Use(user, name, digest, ids.get("uid", -1), tuple(layers))
+
+
+def _record_in(snapshot: str) -> Dict[str, Any]:
+    """The record in a snapshot; a broken snapshot needs no tree, as it can't be restored."""
+    try:
+        record = (store.read(snapshot) or {}).get("record") or {}
+        layers = record["image"]["layers"] if record else []
+    except (StateError, KeyError, TypeError, AttributeError):
+        return {}
+    whole = all(isinstance(path, str) for path in layers) and isinstance(record.get("ids"), dict)
+    return record if whole else {}
 
 
 def trees_of(site: Site, layers: Iterable[str]) -> List[str]:

@@ -108,8 +108,11 @@ def previous(site: Site, name: str) -> Record | None:
 
 def _load(path: str, name: str) -> Record | None:
     data = store.read(path)
-    if data is None:
-        return None
+    return None if data is None else from_json(data, name, path)
+
+
+def from_json(data: Json, name: str, path: str) -> Record:
+    """The record of ``name`` that ``path`` has; StateError when it is unusable."""
     try:
         ids = data["ids"]
         record = Record(
