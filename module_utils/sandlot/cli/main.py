@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         logs,
         manual,
         service,
+        snapshots,
         trace,
     )
 

@@ -198,6 +198,20 @@ VERBS = (
         _flag("-a", "--all", text="prune images that no sandbox uses as well"),
     ),
     Verb(
+        "snapshots",
+        "snapshots.run",
+        "list what is kept of sandboxes",
+        FORMAT,
+        Argument(
+            "action",
+            text="list shows snapshots, the oldest first",
+            nargs="?",
+            choices=("list",),
+            default="list",
+        ),
+        Argument("name", text="only the snapshots of these sandboxes", nargs="*"),
+    ),
+    Verb(
         "repair",
         "lifecycle.repair",
         "put back rules, links and limits that others took away",

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""sandlot snapshots: lists what is kept of sandboxes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import Any, Dict, List
+
+from ..errors import StateError
+from ..site import Site
+from ..snapshots import store
+from ..snapshots.model import Snapshot
+from . import output
+
+HEADS = ("SANDBOX", "SNAPSHOT", "REASON", "IMAGE", "SIZE", "FILES", "VOLUMES", "AGE")
+_RIGHT = ("SIZE", "FILES", "AGE")
+
+
+def run(site: Site, options: argparse.Namespace) -> int:
+    loaded = store.load_all(site)
+    chosen = [entry for entry in loaded.good if not options.name or entry.sandbox in options.name]
+    broken = {
+        name: error
+        for name, error in loaded.broken.items()
+        if not options.name or name.partition("/")[0] in options.name
+    }
+    if options.format == "json":
+        failed = [_broken(name, error) for name, error in broken.items()]
+        output.print_json([*(entry.facts() for entry in chosen), *failed])
+        return 0
+    sys.stdout.write(output.table(HEADS, [_row(entry) for entry in chosen], right=_RIGHT))
+    for error in broken.values():
+        output.complain(error)
+    return 0
+
+
+def _broken(name: str, error: StateError) -> Dict[str, Any]:
+    sandbox, dummy, identifier = name.partition("/")
+    return {"sandbox": sandbox, "id": identifier, "error": str(error)}
+
+
+def _row(entry: Snapshot) -> List[str]:
+    least = ">" if entry.more else ""
+    return [
+        entry.sandbox,
+        entry.id,
+        entry.reason,
+        entry.record.image.name if entry.record else output.NOTHING,
+        f"{least}{output.size(entry.size)}",
+        f"{least}{entry.files}",
+        ",".join(entry.volumes) or output.NOTHING,
+        output.span(max(time.time() - entry.created, 0)),
+    ]
