@@ -128,9 +128,11 @@ def attach(fd: int, target: str = "", *, target_fd: int = AT_FDCWD) -> None:
 def openat2(dir_fd: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve | RESOLVE_NO_MAGICLINKS)
     pointer, size = ctypes.byref(how), ctypes.sizeof(how)
+    # A tenant's names need not be UTF-8.
+    name = os.fsencode(path)
     for left in reversed(range(_TRIES)):
         try:
-            return syscall(SYS_OPENAT2, "openat2", dir_fd, path.encode(), pointer, size, path=path)
+            return syscall(SYS_OPENAT2, "openat2", dir_fd, name, pointer, size, path=path)
         except BlockingIOError:
             # A mount or rename anywhere on the host, while the kernel followed "..".
             if not left:

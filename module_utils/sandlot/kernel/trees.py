@@ -136,6 +136,8 @@ def _hoisted(top: int, name: str, fresh: Iterator[str]) -> bool:
 
 def _unlinked(directory: int) -> list[str]:
     """Unlink all but directories, which are returned."""
+    # btrfs lists the names that were there at the last open or rewind.
+    os.lseek(directory, 0, os.SEEK_SET)
     with os.scandir(directory) as entries:
         listed = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
     for name, is_directory in listed:
