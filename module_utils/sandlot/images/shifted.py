@@ -6,19 +6,18 @@ system can't map ids on a mount."""
 from __future__ import annotations
 
 import os
-import stat
 from contextlib import ExitStack
-from typing import Dict, Tuple
+from functools import partial
 
 from ..errors import SandlotError
 from ..idmap import IdRange
-from ..kernel.trees import copied_file
+from ..kernel.copying import copy_tree
 from ..plan import Operation
 from ..site import Site
 from .model import Image
 from .workspace import install, private_directory, temporary, tree
 
-_Copied = Dict[Tuple[int, int], str]
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def shifted(site: Site, image: Image, ids: IdRange) -> str:
@@ -48,58 +47,20 @@ def shift_operations(site: Site, image: Image, ids: IdRange) -> list[Operation]:
 
 
 def _copy_tree(source: str, destination: str, ids: IdRange) -> None:
-    copied: _Copied = {}
     os.mkdir(destination)
-    for here, directories, files, fd in os.fwalk(source, topdown=True):
-        relative = os.path.relpath(here, source)
-        with ExitStack() as stack:
-            target = os.open(f"{destination}/{relative}", os.O_RDONLY | os.O_DIRECTORY)
-            stack.callback(os.close, target)
-            for name in [*directories, *files]:
-                _copy_entry(fd, target, name, f"{destination}/{relative}/{name}", ids, copied)
-    # Times last: filling a directory changes its own.
-    for here, dummy, dummy, fd in os.fwalk(source, topdown=False):
-        status, path = os.fstat(fd), f"{destination}/{os.path.relpath(here, source)}"
-        with ExitStack() as stack:
-            made = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            stack.callback(os.close, made)
-            os.fchown(made, *_moved(status, ids))
-            os.fchmod(made, stat.S_IMODE(status.st_mode))
-            os.utime(made, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with ExitStack() as stack:
+        reading = os.open(source, _DIRECTORY)
+        stack.callback(os.close, reading)
+        writing = os.open(destination, _DIRECTORY)
+        stack.callback(os.close, writing)
+        copied = copy_tree(reading, writing, partial(_moved, ids))
+    if copied.skipped:
+        problem = f"{copied.skipped} of its entries are sockets or devices"
+        raise SandlotError(f"image tree {source} can't be copied: {problem}", hint="make it again")
 
 
-def _copy_entry(
-    source: int, target: int, name: str, path: str, ids: IdRange, copied: _Copied
-) -> None:
-    status = os.stat(name, dir_fd=source, follow_symlinks=False)
-    if stat.S_ISDIR(status.st_mode):
-        os.mkdir(name, 0o700, dir_fd=target)
-        return
-    identity = (status.st_dev, status.st_ino)
-    if identity in copied:
-        os.link(copied[identity], name, dst_dir_fd=target, follow_symlinks=False)
-        return
-    if stat.S_ISLNK(status.st_mode):
-        os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
-    elif stat.S_ISREG(status.st_mode):
-        with copied_file(source, target, name, status.st_size):
-            pass  # owner, mode and times are set below, by name, as for a link
-    else:
-        raise SandlotError(f"{path} is neither file, directory nor link", hint="make it again")
-    uid, gid = _moved(status, ids)
-    os.chown(name, uid, gid, dir_fd=target, follow_symlinks=False)
-    if not stat.S_ISLNK(status.st_mode):
-        # After chown, which clears the setuid bit. We made the entry, so it is no link.
-        os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=target)
-    times = (status.st_atime_ns, status.st_mtime_ns)
-    os.utime(name, ns=times, dir_fd=target, follow_symlinks=False)
-    if status.st_nlink > 1:
-        copied[identity] = path
-
-
-def _moved(status: os.stat_result, ids: IdRange) -> tuple[int, int]:
-    for value in (status.st_uid, status.st_gid):
-        if value >= ids.size:
-            problem = f"a file of the image belongs to {value}, beyond the {ids.size} ids"
-            raise SandlotError(problem, hint="remove the image and make it again")
-    return ids.start + status.st_uid, ids.start + status.st_gid
+def _moved(ids: IdRange, value: int) -> int:
+    if value >= ids.size:
+        problem = f"a file of the image belongs to {value}, beyond the {ids.size} ids"
+        raise SandlotError(problem, hint="remove the image and make it again")
+    return ids.start + value
