@@ -316,6 +316,16 @@ options:
     type: list
     elements: str
     choices: [x86]
+  devices:
+    description:
+      - Devices of the host, as C(HOST_PATH:PATH_INSIDE:MODE). C(PATH_INSIDE) is below C(/dev),
+        and C(HOST_PATH) by default; C(MODE) is of C(r), C(w) and C(m), by default all.
+      - The node inside has the owner, group and permissions of the host's, by number, as
+        far as the mode allows. The cgroup of the sandbox then denies all other devices.
+      - Each is listed in C(relaxed). Refused are block devices that the host uses, and
+        devices that are the host's own, as C(/dev/mem).
+    type: list
+    elements: str
   sysctls:
     description:
       - Kernel parameters of the sandbox's namespaces.

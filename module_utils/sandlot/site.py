@@ -267,6 +267,11 @@ class SandboxPaths:
         return f"{self.run}/held"
 
     @property
+    def device_rules(self) -> str:
+        """A mark: the cgroup of the sandbox restricts devices; a reboot removes both."""
+        return f"{self.run}/device_rules"
+
+    @property
     def init(self) -> str:
         """Pid, start time, boot id and launch digest of init; the launcher writes the file."""
         return f"{self.run}/init.json"

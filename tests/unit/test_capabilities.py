@@ -40,6 +40,7 @@ def spec(
     egress=None,
     host_access=None,
     confined=True,
+    nodes=(),
 ):
     return SimpleNamespace(
         capabilities=granted,
@@ -47,6 +48,7 @@ def spec(
         seccomp_profile=profile,
         seccomp_architectures=foreign,
         pids_limit=pids,
+        devices=nodes,
         lxcfs=lxcfs,
         network_mode=mode,
         network_pin=pin,
@@ -70,6 +72,10 @@ def spec(
         ),
         (spec(foreign=("x86",)), ["seccomp_architectures: x86"]),
         (spec(confined=False), ["no_new_privileges: false"]),
+        (
+            spec(nodes=("/dev/fuse", "/dev/kvm:/dev/x:r")),
+            ["devices: /dev/fuse", "devices: /dev/kvm:/dev/x:r"],
+        ),
         (spec(mode="host"), ["network_mode: host"]),
         (spec(mode="ns:/run/netns/vpn", pin="/run/netns/vpn"), ["network_mode: ns:/run/netns/vpn"]),
         (spec(mode="none"), []),

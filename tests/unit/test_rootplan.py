@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandlot.build import cgroupfs, log_files, lxcfs, machine_id, operations, rootplan, stacking
+from sandlot.build import (
+    cgroupfs,
+    host_devices,
+    log_files,
+    lxcfs,
+    machine_id,
+    operations,
+    rootplan,
+    stacking,
+)
 from sandlot.cli import recipe
 
 IDS = {"uid": 200000, "gid": 200000, "size": 65536}
@@ -73,6 +82,9 @@ def tmpfs(path: str, flags: str, **options: str) -> tuple[Any, ...]:
 
 NETNS = {"mode": "container:db", "path": "/run/db/ns/net"}
 CHOICE = {"show": ["/srv"], "hide": []}
+NULL = {"source": "/dev/null", "path": "/dev/x", "access": "r", "kind": "c", "number": [1, 3]}
+DEV = next(row for row in PLAIN if row[2:3] == ("/dev",))
+MQUEUE = next(row for row in PLAIN if row[1:2] == ("mqueue",))
 CASES: dict[str, tuple[dict[str, Any], list[tuple[Any, ...]]]] = {
     "plain": ({}, PLAIN),
     "read-only": ({"read_only": True}, [*PLAIN, ("ReadOnlyRoot", False)]),
@@ -98,6 +110,13 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[Any, ...]]]] = {
     "lxcfs": (
         {"lxcfs": True},
         replaced(("Mask", "/proc/kcore"), ("Mask", "/proc/kcore"), ("Lxcfs", "/var/lib/lxcfs")),
+    ),
+    "devices": (
+        {"devices": [NULL]},
+        [
+            (*row[:-1], {**row[-1], "nr_inodes": "68"}) if row == DEV else row
+            for row in replaced(MQUEUE, MQUEUE, ("HostDevices", [NULL], IDS))
+        ],
     ),
     "published image": (
         {"directories": ["/data"], "log_files": True},
@@ -183,7 +202,7 @@ def test_plan(changes: dict[str, Any], expected: list[tuple[Any, ...]]) -> None:
 
 CLASSES = [
     value
-    for module in (operations, stacking, machine_id, cgroupfs, lxcfs, log_files)
+    for module in (operations, stacking, machine_id, cgroupfs, lxcfs, log_files, host_devices)
     for value in vars(module).values()
     if inspect.isclass(value)
     and issubclass(value, operations.RootOperation)

@@ -81,6 +81,7 @@ def start(
     peer.settimeout(STEP_SECONDS + preparation)
     build = _Build(paths, launch, kit.build_namespace)
     oom.note(paths, launch["cgroups"])
+    _restrict_devices(paths, launch)
     for directory in launch["cgroups"]:
         write_value(f"{directory}/cgroup.procs", str(joiner))
     build.open(hierarchies.joined(joiner, launch["cgroups"]))
@@ -114,6 +115,15 @@ def start(
     except (OSError, LaunchError):
         _abandon(paths, pidfd)
         raise
+
+
+def _restrict_devices(paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
+    """Set the rules of the cgroup before anybody is in it; few sandboxes have or had any."""
+    if launch.get("devices") or os.path.exists(paths.device_rules):
+        # Imported here, in a process that ends soon: sandboxes share the memory of the launcher.
+        from ..sandbox import devices
+
+        devices.restrict(paths, launch)
 
 
 def _await(peer: _socket.socket, joiner: int) -> None:

@@ -35,12 +35,14 @@ if TYPE_CHECKING:
 LOWER, LAYER, MERGED = "/lower", "/layer", "/merged"
 HOST, HOST_MASK, HOST_REST, HOST_WAYS = "/host", "/host_mask", "/host_rest", "/host_ways"
 PUBLIC_HOST, SHOWN_HOST, NODES, MEMORY = "/public_host", "/shown_host", "/nodes", "/memory"
+DEVICE_NODES = "/device_nodes"
 # The trees of an image: its source's tree, and the layers of its setup above.
 MAX_LAYERS = 4
 MOUNT_POINTS = (
     *(f"{LOWER}{number}" for number in range(MAX_LAYERS)),
     *(LAYER, MERGED, HOST, HOST_MASK, HOST_REST, HOST_WAYS, PUBLIC_HOST, SHOWN_HOST, NODES),
     MEMORY,
+    DEVICE_NODES,
 )
 _MASK = {"size": "4k", "nr_inodes": "1", "mode": "555"}
 _NODES = {"size": "4k", "nr_inodes": "16", "mode": "755"}

@@ -71,9 +71,10 @@ def plan(
     ``shown`` are the hierarchies of cgroups that it shows, ``lxcfs`` is where that is mounted.
     """
     devices = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC
+    granted = launch.get("devices", ())
     netns = launch.get("netns")
     sysfs = JoinedSysfs(netns) if netns else Filesystem("sysfs", "/sys", SAFE_READ_ONLY)
-    dev = {"mode": "755", "size": "64k", "nr_inodes": "64"}
+    dev = {"mode": "755", "size": "64k", "nr_inodes": str(64 + 4 * len(granted))}
     return [
         *stack(launch),
         MachineId(),
@@ -86,6 +87,7 @@ def plan(
         Filesystem("devpts", "/dev/pts", devices, DEVPTS),
         Filesystem("tmpfs", "/dev/shm", SAFE, {"mode": "1777", "size": "64m"}),
         Filesystem("mqueue", "/dev/mqueue", SAFE),
+        *(_host_devices(launch) if granted else []),
         *(ReadOnly(path) for path in launch["readonly"]),
         *(Mask(path) for path in launch["masked"]),
         *([Lxcfs(lxcfs)] if launch.get("lxcfs") else []),
@@ -96,6 +98,12 @@ def plan(
         Directory(launch["cwd"]),
         *([ReadOnlyRoot(set_id=_allows_set_id(launch))] if launch["read_only"] else []),
     ]
+
+
+def _host_devices(launch: Mapping[str, Any]) -> List[RootOperation]:
+    from .host_devices import HostDevices
+
+    return [HostDevices(launch["devices"], launch["ids"])]
 
 
 def _log_files() -> List[RootOperation]:

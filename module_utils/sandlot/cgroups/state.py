@@ -135,6 +135,12 @@ def check(spec: Spec, state: CgroupState) -> None:
         value = getattr(spec, option)
         if value and value != -1 and option not in here:
             raise _not_offered(option, controller, state.layout)
+    unified = any(hierarchy.unified for hierarchy in state.layout.hierarchies)
+    if spec.devices and not unified and not state.layout.having("devices"):
+        raise HostError(
+            "devices can't be enforced: no hierarchy of cgroups restricts them",
+            hint="mount cgroups of version 2, or the controller devices of version 1",
+        )
     if spec.memory is not None and not state.sockets:
         raise HostError(
             "memory can't be enforced: the kernel does not account the memory of sockets",

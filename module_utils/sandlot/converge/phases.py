@@ -10,7 +10,7 @@ from typing import Dict, Sequence
 from .. import cgroups, idmap, images, network, store
 from ..launcher.client import Launcher
 from ..plan import Change, Failures, Operation, batch, of_one
-from ..sandbox import etcfiles, last_words, launchfile, layers, live, logs, record
+from ..sandbox import devices, etcfiles, last_words, launchfile, layers, live, logs, record
 from ..sandbox.record import PRESENT, REBUILDING, STOPPED, Record
 from ..site import Site
 from . import dependencies, rebuild
@@ -264,7 +264,19 @@ def limit(context: Context) -> list[Operation]:
         spec = decision.record.spec
         operations = cgroups.operations(context.site, name, spec, context.observed.cgroups)
         steps += of_one(name, operations, silent=decision.new)
+        steps += _restrict_again(context, decision)
     return steps
+
+
+def _restrict_again(context: Context, decision: Decision) -> list[Operation]:
+    """A start sets the rules of devices; here somebody else changed them since."""
+    name, launch = decision.name, context.resolved.targets[decision.name].launch
+    stays = context.observed.sandboxes[name].running and not decision.stop
+    if not (stays and launch.get("devices")) or devices.are_restricted(launch):
+        return []
+    sandbox = context.site.sandbox(name)
+    action = partial(devices.restrict, sandbox, launch)
+    return [Operation(name, "cgroup: allow its devices only", action, subject=name)]
 
 
 def start(context: Context) -> list[Operation]:

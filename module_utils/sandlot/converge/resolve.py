@@ -12,7 +12,7 @@ from .. import cgroups, idmap, images, network, profiles
 from ..errors import SandlotError, SpecError
 from ..images import Image, ImagePlan, setup
 from ..network import Interface, Publication, SandboxPolicy
-from ..sandbox import etcfiles, launchfile
+from ..sandbox import devices, etcfiles, launchfile
 from ..sandbox.record import PRESENT, REMOVING, ImageRef, Record
 from ..site import Site
 from ..spec.names import check_new
@@ -183,6 +183,10 @@ def _records(
         old = good.get(name)
         try:
             cgroups.check(sandbox.wanted_spec, observed.cgroups)
+            if not sandbox.keep_image:
+                runs = old is not None and observed.sandboxes[name].running
+                granted = old.spec.devices if old is not None and runs else ()
+                devices.check(sandbox.wanted_spec.devices, granted)
             image = _image(site, sandbox, old, ids[name], observed, may_be_made=request.check)
         except SandlotError as error:
             # An error about a value does not name the sandbox.

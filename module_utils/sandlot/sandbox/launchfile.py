@@ -20,7 +20,7 @@ from ..spec import Tmpfs
 from ..spec.confinement import mask
 from ..spec.option import LAUNCHED, Reach
 from ..spec.options import reaching
-from . import first_start
+from . import devices, first_start
 from .process import capabilities, for_init, process, security_profile
 from .record import ImageRef, Record
 
@@ -71,6 +71,8 @@ def content(site: Site, record: Record, cgroups: Sequence[str]) -> Json:
     rows = [row for row in reaching(*LAUNCHED) if row.later and row.name != profiles.OPTION]
     changed = [row for row in rows if getattr(spec, row.name) != row.value(None)]
     data.update((row.name, row.dump(getattr(spec, row.name))) for row in changed)
+    if spec.devices:
+        data["devices"] = devices.launched(spec.devices)
     of_init = [row.name for row in changed if Reach.INIT in row.reaches]
     profile = security_profile(record)
     if profile != profiles.STRICT:

@@ -25,6 +25,7 @@ def relaxed(spec: Spec, profile: str) -> list[str]:
     if spec.seccomp_profile != "default":
         lines.append(f"seccomp_profile: {spec.seccomp_profile}")
     lines += [f"seccomp_architectures: {name}" for name in spec.seccomp_architectures]
+    lines += [f"devices: {device}" for device in spec.devices]
     if spec.network_mode == "host" or spec.network_pin:
         lines.append(f"network_mode: {spec.network_mode}")
     if spec.pids_limit < 0:

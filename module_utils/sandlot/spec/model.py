@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from . import netmode
+from .devices import Device
 from .grants import Grants
 from .healthcheck import Healthcheck
 from .names import Pairs
@@ -55,6 +56,7 @@ class Spec:
     no_new_privileges: bool
     seccomp_profile: str
     seccomp_architectures: tuple[str, ...]
+    devices: tuple[Device, ...]
     sysctls: Pairs
     time_offset: TimeOffset | None
     depends_on: tuple[Dependency, ...]

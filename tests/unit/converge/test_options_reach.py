@@ -73,6 +73,7 @@ OTHER: dict[str, Any] = {
     "no_new_privileges": False,
     "seccomp_profile": "unconfined",
     "seccomp_architectures": ["x86"],
+    "devices": ["/dev/fuse"],
     "sysctls": {"kernel.shmmax": "9"},
     "time_offset": {"boottime": 5},
     "depends_on": ["db"],

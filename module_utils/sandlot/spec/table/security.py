@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...plan import Change
 from ...profiles import CAPABILITIES, OPTION
-from .. import confinement, names, quantities, text
-from ..option import Option, Reach, record
+from .. import confinement, devices, names, quantities, text
+from ..option import Option, Reach, record, strings
 from ..text import refusal
 from ..values import TimeOffset
 
@@ -145,6 +145,26 @@ OPTIONS = (
         choices=tuple(ARCHITECTURES),
         later=True,
         check=_of_this_machine,
+    ),
+    Option(
+        "devices",
+        "list",
+        devices.devices,
+        [
+            "Devices of the host, as C(HOST_PATH:PATH_INSIDE:MODE). C(PATH_INSIDE) is below "
+            "C(/dev), and C(HOST_PATH) by default; C(MODE) is of C(r), C(w) and C(m), by default "
+            "all.",
+            "The node inside has the owner, group and permissions of the host's, by number, as far "
+            "as the mode allows. The cgroup of the sandbox then denies all other devices.",
+            "Each is listed in C(relaxed). Refused are block devices that the host uses, and "
+            "devices that are the host's own, as C(/dev/mem).",
+        ],
+        reaches={Reach.ROOT},
+        change=Change.RESTART,
+        default=[],
+        dump=strings,
+        elements="str",
+        later=True,
     ),
     Option(
         "sysctls",
