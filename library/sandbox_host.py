@@ -117,6 +117,17 @@ overlay:
   description: Whether the kernel has overlayfs.
   returned: always
   type: bool
+sizes:
+  description:
+    - How the host enforces sizes of volumes and layers (C(disk_size)).
+    - C(name) is V(project) for project quotas of the file system, V(file) for a file system in a
+      sparse file, empty if sizes are refused; C(detail) says why, C(remedy) what can be done.
+  returned: always
+  type: dict
+  sample:
+    name: project
+    detail: project quotas of the file system at /var/lib/sandlot
+    remedy: ""
 user_namespaces:
   description: How many user namespaces the host allows.
   returned: always

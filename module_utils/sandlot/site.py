@@ -85,6 +85,11 @@ class Site:
         return f"{self.state}/networks.json"
 
     @property
+    def projects(self) -> str:
+        """Our numbers of project quotas; missing while no quota limits a size."""
+        return f"{self.state}/projects.json"
+
+    @property
     def names_file(self) -> str:
         """The file with the addresses of names in egress lists; missing without names."""
         return f"{self.state}/names.json"
@@ -229,6 +234,11 @@ class SandboxPaths:
     @property
     def layer(self) -> str:
         return f"{self.state}/layer"
+
+    @property
+    def layer_image(self) -> str:
+        """The file system that is mounted at ``layer``, if that is what limits its size."""
+        return f"{self.state}/layer.img"
 
     @property
     def logs(self) -> tuple[str, str]:

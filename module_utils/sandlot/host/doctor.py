@@ -242,6 +242,17 @@ def _space(site: Site, known: Facts) -> Findings:
         )
 
 
+def _sizes(site: Site, known: Facts) -> Findings:
+    way = known["sizes"]
+    yield _finding(
+        "sizes of volumes and layers",
+        way["detail"] if way["name"] else f"are refused: {way['detail']}",
+        wrong=not way["name"],
+        remedy=way["remedy"],
+        status=WARNING,
+    )
+
+
 def _ids(site: Site, known: Facts) -> Findings:
     try:
         known_ids = idmap.observe(site)
@@ -377,7 +388,7 @@ _CHECKS = (
         _firewall,
         _restrictions,
     ),
-    *(_space, _ids, _installation, _launcher, _lxcfs, _start_at_boot, _remains, _workloads),
+    *(_space, _sizes, _ids, _installation, _launcher, _lxcfs, _start_at_boot, _remains, _workloads),
     _images,
 )
 

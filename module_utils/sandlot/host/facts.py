@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import asdict
 from typing import Any, Dict, Iterable, Sequence
 
-from .. import cgroups
+from .. import cgroups, sizes
 from ..images import SOURCES, busybox
 from ..kernel import mountinfo, program
 from ..kernel.hierarchies import READ
@@ -53,6 +54,7 @@ def gather(site: Site, image_sources: Iterable[str] = ()) -> Json:
         "lxcfs": mountinfo.server_of(site.lxcfs) == lxcfs.KIND,
         "idmapped_mounts": probe.maps_ids(site.state),
         "overlay": probe.overlay(),
+        "sizes": asdict(sizes.choose(site.state)),
         "user_namespaces": probe.user_namespaces(),
         "service_manager": services.manager(site),
         "nft": shutil.which("nft", path=program.SYSTEM_PATH),
@@ -97,6 +99,11 @@ def _problems(facts: Json) -> list[Json]:
             not facts["idmapped_mounts"],
             "the file system of the state directory can't map ids on a mount",
             "nothing has to be done: each sandbox gets a copy of its image, which takes space",
+        ),
+        (
+            not facts["sizes"]["name"],
+            f"sizes of volumes and layers are refused: {facts['sizes']['detail']}",
+            facts["sizes"]["remedy"],
         ),
     ]
     return [{"what": what, "remedy": remedy} for wrong, what, remedy in rows if wrong]

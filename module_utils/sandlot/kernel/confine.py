@@ -42,6 +42,7 @@ _SECCOMP_SET_MODE_FILTER = 1
 _LOW = 0xFFFFFFFF
 
 CAP_SYS_ADMIN = 21
+CAP_SYS_RESOURCE = 24
 
 _setfsuid = bind("setfsuid", c_int)
 _prctl = bind("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)

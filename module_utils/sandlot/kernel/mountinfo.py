@@ -52,6 +52,19 @@ def seen_by(pid: int | str) -> list[tuple[str, str, list[str]]]:
     return [(before[2], after[0], after[2].split(",")) for before, after in rows]
 
 
+def device_of(number: int) -> str:
+    """The path of the block device with a number (st_dev), as a mount names it; "" for none."""
+    wanted = f"{os.major(number)}:{os.minor(number)}"
+    with open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape") as handle:
+        for line in handle:
+            before, dummy, after = line.partition(" - ")
+            if before.split(" ")[2] == wanted:
+                path = unescaped(after.split(" ")[1])
+                if os.path.exists(path) and os.stat(path).st_rdev == number:
+                    return path
+    return ""
+
+
 def server_of(path: str) -> str:
     """The type of the file system at a path if a server serves it, else ""; follows no link."""
     spelled = os.path.normpath(path)

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Real limits on the size of directories: volumes, and layers of sandboxes."""
+
+from __future__ import annotations
+
+from .bounds import Bound, apply, check, due, look, remake
+from .filesystem import unmount
+from .model import FILE, LIVE, MINIMUM, OFFLINE, PROJECT, Due, Place
+from .places import commit, discard, exists, finish, mount, move, prepare
+from .projects import release, sweep
+from .ways import Way, choose, require
+
+__all__ = [
+    "FILE",
+    "LIVE",
+    "MINIMUM",
+    "OFFLINE",
+    "PROJECT",
+    "Bound",
+    "Due",
+    "Place",
+    "Way",
+    "apply",
+    "check",
+    "choose",
+    "commit",
+    "discard",
+    "due",
+    "exists",
+    "finish",
+    "look",
+    "mount",
+    "move",
+    "prepare",
+    "release",
+    "remake",
+    "require",
+    "sweep",
+    "unmount",
+]
