@@ -402,11 +402,30 @@ options:
         description:
           - Name of the image that is the sandbox's root filesystem. Required unless
             O(sandboxes[].state=absent).
-          - 'V(NAME) follows the image: when it is updated, the sandbox is restarted on
-            the new one and keeps its writable layer.'
+          - 'V(NAME) follows the image: when it is updated, the sandbox moves to the new
+            one.'
           - 'V(NAME@sha256:DIGEST) pins it: the sandbox stays on what has that digest, or
-            the start of one. Another name means a new, empty writable layer.'
+            the start of one.'
+          - O(sandboxes[].on_image_change) says whether the sandbox keeps its writable layer
+            above another image.
         type: str
+      on_image_change:
+        description:
+          - Whether the writable layer survives when the image is updated, or when
+            O(sandboxes[].image)
+            names another one.
+          - V(keep) restarts the sandbox on the new image, with its layer. Files of the
+            layer hide those of the image; the module names the ones that hide a change.
+          - V(fresh) rebuilds it, with a fresh layer; the old one is set aside as a snapshot.
+          - Either way the sandbox goes back to the old image unless it starts and becomes
+            healthy.
+          - Without it, V(fresh) for images of source C(oci), whose data belongs in volumes,
+            and V(keep) for others. Between two images, V(fresh) if either is of source
+            C(oci).
+          - Sandboxes that an earlier version made above C(oci) images keep their layer
+            when the image is updated, until they get a fresh one.
+        type: str
+        choices: [keep, fresh]
       state:
         description:
           - V(present) makes the sandbox and leaves it running or stopped as it is.

@@ -134,22 +134,23 @@ def test_an_image_without_a_command(host: Deployment, layout: Layout, served: Re
         host.run({"name": "a", "image": "app"})
 
 
-def test_a_tag_that_moves_restarts_who_follows_it(
+def test_a_tag_that_moves_reaches_who_follows_it(
     host: Deployment, layout: Layout, served: Registry
 ) -> None:
+    """A fresh layer, or the old one by on_image_change; a pinned sandbox stays."""
     old = layout.image("v1", [busybox_layer(), application(b"page one\n")], SETTINGS)
     reference = served.push(layout, "v1", "app:v1")
     prepare(host, wish(reference, pull="always"))
-    ports = free_port(), free_port()
+    ports = {name: free_port() for name in ("follows", "keeps", "pinned")}
     specs = [
-        {"name": "follows", "image": "app", "published_ports": [f"{ports[0]}:8080"]},
-        {"name": "pinned", "image": f"app@{old}", "published_ports": [f"{ports[1]}:8080"]},
+        {"name": name, "image": "app", "published_ports": [f"{port}:8080"]}
+        for name, port in ports.items()
     ]
+    specs[1]["on_image_change"], specs[2]["image"] = "keep", f"app@{old}"
     host.converged(*specs)
-    output(host, "follows", "sh", "-c", "echo mine >/tmp/x; cat /tmp/x")
-    upper = Path(host.paths.sandbox("follows").upper)
-    (upper / "kept").write_text("kept\n")
-    pids = {name: host.pid(name) for name in ("follows", "pinned")}
+    for name in ("follows", "keeps"):
+        Path(host.paths.sandbox(name).upper, "kept").write_text("kept\n")
+    pids = {name: host.pid(name) for name in ports}
     settings = {**SETTINGS, "Env": ["GREETING=again", "PATH=/bin"]}
     second = pack(entry("srv/app/index.html", b"page two\n"), entry("srv/app/.wh.old"))
     new = layout.image("v1", [busybox_layer(), application(b"page one\n"), second], settings)
@@ -161,14 +162,16 @@ def test_a_tag_that_moves_restarts_who_follows_it(
         f"image app: replace {new[7:19]} from oci (restart)"
     ]
     result = host.converged(*specs)
-    assert result.actions == [
-        f"follows: image updated, {old[7:19]} -> {new[7:19]} (restart)",
-        "follows: restart: image updated (restart)",
-    ]
-    assert host.pid("follows") != pids["follows"] and host.pid("pinned") == pids["pinned"]
-    eventually(lambda: "page two" in _page(ports[0]))
-    assert "page one" in _page(ports[1])
-    assert output(host, "follows", "cat", "/kept") == "kept\n"
+    updated = f"image updated, {old[7:19]} -> {new[7:19]}"
+    assert f"follows: {updated}, gets a fresh layer (rebuild)" in result.actions
+    assert f"keeps: {updated}, keeps its layer (restart)" in result.actions
+    assert not [line for line in result.actions if line.startswith("pinned")]
+    changed = {name for name in ports if host.pid(name) != pids[name]}
+    assert changed == {"follows", "keeps"}
+    eventually(lambda: all("page two" in _page(ports[name]) for name in changed))
+    assert "page one" in _page(ports["pinned"])
+    assert output(host, "keeps", "cat", "/kept") == "kept\n"
+    assert "kept" not in output(host, "follows", "ls", "/")
     assert output(host, "follows", "ls", "/srv/app") == "index.html\nrun.sh\n"
     eventually(lambda: "with again and" in logged(host, "follows"))
 

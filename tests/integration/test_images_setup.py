@@ -364,7 +364,7 @@ def test_a_changed_setup_restarts_those_who_follow_and_keeps_their_layers(
     second = images.lookup(host.paths, "made").digest
     result = host.converged(follows, pinned)
     assert result.actions == [
-        f"a: image updated, {first[:12]} -> {second[:12]} (restart)",
+        f"a: image updated, {first[:12]} -> {second[:12]}, keeps its layer (restart)",
         "a: restart: image updated (restart)",
     ]
     assert output(host, "a", "cat", "/version", "/own") == "2\nkept\n"

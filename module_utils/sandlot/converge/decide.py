@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Mapping
 
+from .. import image_change
 from ..errors import SpecError
 from ..plan import Change, Operation
 from ..sandbox.process import changes
@@ -126,7 +127,7 @@ def run_state(desired: Desired, record: Record | None) -> str:
 def decide(target: Target, observed: Observed, rejoin: str = "") -> Decision:
     """``rejoin`` is the reason to join another sandbox's network namespace again, "" for none."""
     record = observed.record
-    rebuild = _rebuild_reason(target, observed)
+    rebuild = rebuild_reason(target.desired, target.record, observed)
     next_slot = bool(rebuild) and record is not None and record.phase == PRESENT and observed.layer
     destroy = "" if next_slot else _destroy_reason(target, observed)
     running = observed.running is not None
@@ -153,19 +154,21 @@ def decide(target: Target, observed: Observed, rejoin: str = "") -> Decision:
     )
 
 
-def _rebuild_reason(target: Target, observed: Observed) -> str:
+def rebuild_reason(desired: Desired, new: Record, observed: Observed) -> str:
+    """The reason for a fresh layer in place of the sandbox's own, "" for none."""
     record = observed.record
     if record is None:
         return ""
     if record.phase != PRESENT:
         return "its removal was under way" if record.phase == REMOVING else "begun before"
-    if target.desired.recreate:
+    if desired.recreate:
         return "recreate"
     if not observed.layer:
         return "its layer is missing"
-    differing = changes(record, target.record)
-    options = [entry.option for entry in differing if entry.change is Change.REBUILD]
-    return f"{_listed(options)} changed" if options else ""
+    differing = [entry for entry in changes(record, new) if entry.change is Change.REBUILD]
+    if any(entry.option == "image" for entry in differing):
+        return f"{_changed(differing)}, {image_change.OPTION} is {image_change.FRESH}"
+    return _changed(differing)
 
 
 def _destroy_reason(target: Target, observed: Observed) -> str:
@@ -192,14 +195,23 @@ def _restart_reason(target: Target, observed: Observed, rebuild: str, destroy: s
     old, new = observed.record, target.record
     if old is None:
         return "launch file changed"
-    options = [entry.option for entry in changes(old, new) if entry.change is not Change.LIVE]
-    if options:
-        return f"{_listed(options)} changed"
-    return "image updated" if old.image.digest != new.image.digest else "launch file changed"
+    differing = [entry for entry in changes(old, new) if entry.change is not Change.LIVE]
+    return _changed(differing) or "launch file changed"
 
 
-def _listed(options: list[str]) -> str:
-    return ", ".join(sorted(options))
+def _changed(differences: list[Difference]) -> str:
+    """The changed options in words, "" for none."""
+    updates = [entry for entry in differences if _is_update(entry)]
+    options = sorted(entry.option for entry in differences if entry not in updates)
+    words = [f"{', '.join(options)} changed"] if options else []
+    return ", ".join([*words, *("image updated" for dummy in updates)])
+
+
+def _is_update(difference: Difference) -> bool:
+    """Whether an image has become another one under its name."""
+    if difference.option != "image" or difference.change is Change.LIVE:
+        return False
+    return image_change.plain(difference.before) == image_change.plain(difference.after)
 
 
 def record_lines(decision: Decision) -> list[Operation]:
@@ -210,11 +222,11 @@ def record_lines(decision: Decision) -> list[Operation]:
         before, after = _shown(difference.before), _shown(difference.after)
         brief = difference.option not in SECRET and len(before) + len(after) <= _BRIEF
         summary = f"{difference.option} {f'{before} -> {after}' if brief else 'changed'}"
-        changed.append(Operation(name, summary, change=difference.change))
-    old, new = decision.old_image, decision.record.image.digest
-    if not decision.rebuild and not decision.new and old != new:
-        summary = f"image updated, {old[:12]} -> {new[:12]}"
-        changed.append(Operation(name, summary, change=Change.RESTART))
+        change = difference.change
+        if difference.option == "image" and change is not Change.LIVE:
+            summary = _image_summary(decision, difference)
+            change = Change.REBUILD if decision.rebuild else change
+        changed.append(Operation(name, summary, change=change))
     if decision.new:
         return [Operation(name, f"create from {decision.record.image.name}")]
     if decision.rebuild:
@@ -222,6 +234,14 @@ def record_lines(decision: Decision) -> list[Operation]:
     if decision.write_record and not changed:
         return [Operation(name, "update record")]
     return changed
+
+
+def _image_summary(decision: Decision, difference: Difference) -> str:
+    old, new = decision.old_image[:12], decision.record.image.digest[:12] or "not made yet"
+    text = f"image {difference.before} -> {difference.after}"
+    if _is_update(difference):
+        text = f"image updated, {old} -> {new}"
+    return f"{text}, {'gets a fresh' if decision.rebuild else 'keeps its'} layer"
 
 
 def _shown(value: object) -> str:

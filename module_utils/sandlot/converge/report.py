@@ -166,6 +166,7 @@ def facts(record: Record) -> Json:
         "name": record.name,
         "state": record.wanted,
         "image": record.image.name,
+        "on_image_change": process.on_image_change(record),
         "ids": {"uid": record.ids.start, "gid": record.ids.start, "size": record.ids.size},
         "network_mode": record.spec.network_mode,
         "addresses": [text for interface in record.interfaces for text in interface.addresses],

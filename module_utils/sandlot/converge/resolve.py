@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import Dict, Iterable, Mapping, Optional, Sequence, Set, Tuple
 
-from .. import cgroups, idmap, images, network, profiles
+from .. import cgroups, idmap, image_change, images, network, profiles
 from ..errors import SandlotError, SpecError
 from ..images import Image, ImagePlan, setup
 from ..network import Interface, Publication, SandboxPolicy
@@ -17,7 +17,7 @@ from ..sandbox.record import PRESENT, REMOVING, ImageRef, Record
 from ..site import Site
 from ..spec.names import check_new
 from . import dependencies
-from .decide import ABSENT, Desired, Target, run_state
+from .decide import ABSENT, Desired, Observed, Target, rebuild_reason, run_state
 from .observe import Observation
 
 
@@ -192,7 +192,7 @@ def _records(
             # An error about a value does not name the sandbox.
             error.name(f"sandbox {name!r}")
             raise
-        records[name] = Record(
+        record = Record(
             name=name,
             phase=PRESENT,
             wanted=run_state(sandbox, old),
@@ -201,7 +201,29 @@ def _records(
             image=image,
             interfaces=tuple(allocated.get(name, ())),
         )
+        records[name] = _of_layer(sandbox, record, observed)
     return records
+
+
+def _of_layer(desired: Desired, record: Record, observed: Observation) -> Record:
+    """The record with the default of ``on_image_change``, which a sandbox gets with its layer.
+
+    Layers of earlier versions have none: they are kept, as these versions would have done.
+    """
+    known = observed.images.get(record.image.name)
+    if desired.keep_image or known is None:
+        return record
+    seen = observed.sandboxes.get(record.name, Observed())
+    fresh = _with_default(record, images.on_image_change(known))
+    if seen.record is None or rebuild_reason(desired, fresh, seen):
+        return fresh
+    return _with_default(record, image_change.chosen(None, seen.record.image.config))
+
+
+def _with_default(record: Record, default: str) -> Record:
+    others = {k: v for k, v in record.image.config.items() if k != image_change.OPTION}
+    chosen = {} if default == image_change.KEEP else {image_change.OPTION: default}
+    return replace(record, image=replace(record.image, config={**others, **chosen}))
 
 
 def _image(

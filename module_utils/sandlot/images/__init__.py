@@ -21,7 +21,7 @@ from .records import (
     uses,
 )
 from .shifted import shift_operations, shifted
-from .sources import SOURCES, profile
+from .sources import SOURCES, on_image_change, profile
 from .store import ImagePlan, desired, operations, planned, prune_operations, removals
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "normalise",
     "normalise_all",
     "observe",
+    "on_image_change",
     "operations",
     "options",
     "planned",

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Mapping, Sequence, Tuple
 
+from ..image_change import KEEP
 from ..profiles import STRICT
 from ..spec.option import Option
 
@@ -115,7 +116,8 @@ class Source:
     refuses options that contradict each other. ``secret`` options, and options with ``no_log``, are
     neither stored nor compared. ``packages()`` are the Debian packages that this host lacks. With
     ``settled``, the digest fixes the content, so the origin need not be checked for changes after
-    the build. ``profile`` is the security profile of sandboxes that name none.
+    the build. ``profile`` is the security profile of sandboxes that name none, ``on_image_change``
+    their default of that option.
     """
 
     description: str
@@ -130,6 +132,7 @@ class Source:
     packages: Callable[[], Sequence[str]] = tuple
     settled: bool = False
     profile: str = STRICT
+    on_image_change: str = KEEP
 
     def parameters(self, spec: ImageSpec) -> Json:
         """The options to store and compare, including the setup."""

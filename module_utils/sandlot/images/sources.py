@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Mapping
 
+from ..image_change import KEEP
 from ..profiles import STRICT
 from . import busybox, debootstrap, directory, host, host_overlay, oci, tarball, tmpfs
 from .model import Image, ImageSpec, Source
@@ -32,3 +33,8 @@ def profile(image: Image, known: Mapping[str, Image]) -> str:
     if base:
         return profile(base, known)
     return SOURCES[image.source].profile if image.source in SOURCES else STRICT
+
+
+def on_image_change(image: Image) -> str:
+    """The default of ``on_image_change``; a layer in memory above a base has nothing to keep."""
+    return SOURCES[image.source].on_image_change if image.source in SOURCES else KEEP

@@ -9,7 +9,7 @@ import signal
 from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
-from .. import profiles
+from .. import image_change, profiles
 from ..errors import SpecError
 from ..kernel.program import PATH
 from ..plan import Change
@@ -25,6 +25,7 @@ from .record import ImageRef, Record
 _STACK, _LEAST, _MOST, _POINTER = 8 << 20, 128 << 10, 6 << 20, 8
 # For the path of the program, the interpreter's with its argument, and login variables.
 _RESERVED = 3 * 4096
+_IMAGE = "image"
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,17 @@ def security_profile(record: Record) -> str:
     return profiles.chosen(record.spec.security_profile, record.image.config)
 
 
+def on_image_change(record: Record) -> str:
+    return image_change.chosen(record.spec.on_image_change, record.image.config)
+
+
 def capabilities(record: Record) -> Tuple[str, ...]:
     """The capabilities that root of the sandbox has, and no process beyond them."""
     return profiles.effective(security_profile(record), record.spec.capabilities)
 
 
 def changes(before: Record, after: Record) -> List[Difference]:
-    """The differences between the specs of two records, with the profiles that are in effect."""
+    """The differences between the specs of two records, with the images and profiles in effect."""
     listed = {entry.option: entry for entry in differences(before.spec, after.spec)}
     old, new = security_profile(before), security_profile(after)
     if old != new:
@@ -84,7 +89,36 @@ def changes(before: Record, after: Record) -> List[Difference]:
     elif profiles.OPTION in listed:
         # The image's default is the same.
         listed[profiles.OPTION] = replace(listed[profiles.OPTION], change=Change.LIVE)
-    return list(listed.values())
+    image = _image_change(before, after)
+    return list({**listed, **({image.option: image} if image else {})}.values())
+
+
+def _image_change(before: Record, after: Record) -> Difference | None:
+    """The change of image; another name for the same one changes nothing that runs."""
+    names = before.spec.image, after.spec.image
+    if before.image.digest == after.image.digest:
+        return None if names[0] == names[1] else Difference(_IMAGE, *names, Change.LIVE)
+    if names[0] == names[1]:
+        names = _with_digest(before.image), _with_digest(after.image)
+    fresh = image_policy(before, after) == image_change.FRESH
+    return Difference(_IMAGE, *names, Change.REBUILD if fresh else Change.RESTART)
+
+
+def _with_digest(image: ImageRef) -> str:
+    """A short pin; an image that a check foresees may have no digest yet."""
+    return f"{image.name}@sha256:{image.digest[:12]}" if image.digest else image.name
+
+
+def image_policy(before: Record, after: Record) -> str:
+    """Whether the layer survives the change between the images of two records.
+
+    Without the option, an update follows the default that came with the layer. Another image has a
+    say as well, as a layer of a whole system is of no use above the image of one program.
+    """
+    own, default = after.spec.on_image_change, before.image.config
+    if image_change.plain(before.spec.image) != image_change.plain(after.spec.image):
+        default = {**after.image.config, **default}
+    return image_change.chosen(own, default)
 
 
 def _check(spec: Spec, image: ImageRef) -> None:

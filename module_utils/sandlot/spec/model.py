@@ -24,6 +24,7 @@ class Spec:
 
     name: str
     image: str
+    on_image_change: str | None
     command: tuple[str, ...]
     entrypoint: tuple[str, ...]
     env: Pairs

@@ -9,6 +9,7 @@ import shlex
 from functools import partial
 from typing import Any, Callable, Tuple
 
+from ..image_change import plain
 from ..plan import Change
 from .text import brief, line, mapping, refusal, sequence, text
 
@@ -91,7 +92,7 @@ def image_name(option: str, value: Any) -> str:
 
 def image_cost(before: str | None, after: str) -> Change:
     """The cost of a change of ``image``: to pin an image, or to unpin it, is no other image."""
-    same = before is not None and before.partition("@")[0] == after.partition("@")[0]
+    same = before is not None and plain(before) == plain(after)
     return Change.LIVE if same else Change.REBUILD
 
 

@@ -51,7 +51,12 @@ def record_of(spec: Spec, case: dict[str, Any]) -> Record:
         for index, item in enumerate(spec.networks)
     )
     digest = case.get("image", "sha-1")
-    image = ImageRef(spec.image.partition("@")[0], digest, (f"/images/trees/{digest}/root",))
+    image = ImageRef(
+        spec.image.partition("@")[0],
+        digest,
+        (f"/images/trees/{digest}/root",),
+        config={"on_image_change": case["default"]} if "default" in case else {},
+    )
     return Record(
         name=spec.name,
         phase=case.get("phase", PRESENT),
@@ -86,7 +91,12 @@ def decision_of(case: dict[str, Any]) -> Decision:
         before = record_of(old, case["before"])
     wish = Desired(spec.name, spec.state, spec, restart=spec.restart, recreate=spec.recreate)
     record = record_of(
-        spec, {"image": case.get("image", "sha-1"), "wanted": run_state(wish, before)}
+        spec,
+        {
+            "image": case.get("image", "sha-1"),
+            "wanted": run_state(wish, before),
+            **{key: case[key] for key in ("default",) if key in case},
+        },
     )
     launch, namespaces = digests(record)
     return decide(

@@ -38,6 +38,7 @@ EARLIER: dict[str, list[Any]] = json.loads(
 OTHER: dict[str, Any] = {
     "name": "other",
     "image": "debian",
+    "on_image_change": "fresh",
     "state": "stopped",
     "restart": True,
     "recreate": True,

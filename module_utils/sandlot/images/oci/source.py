@@ -13,6 +13,7 @@ import functools
 from typing import Any, Dict, List, Tuple
 
 from ...errors import HostError, SpecError
+from ...image_change import FRESH
 from ...profiles import DAEMON
 from ...spec.names import absolute_path
 from ...spec.option import Option
@@ -210,6 +211,7 @@ SOURCE = Source(
     settled=True,
     packages=skopeo.missing,
     profile=DAEMON,
+    on_image_change=FRESH,
     options=(
         Option(
             "reference",
