@@ -503,6 +503,81 @@ options:
           - Whether the root filesystem is mounted read-only.
           - Defaults to V(false).
         type: bool
+      volumes:
+        description:
+          - Volumes and paths of the host, each as V(SOURCE:TARGET) or V(SOURCE:TARGET:WORDS).
+          - A source with a leading slash is a path of the host, which is listed in C(relaxed);
+            another one is the name of a volume, which is made if it does not exist.
+          - Words, separated by commas, are C(ro), C(rw), C(noexec), for volumes C(nocopy),
+            for paths of the host C(idmap) and those of O(sandboxes[].mounts[].propagation).
+        type: list
+        elements: str
+      mounts:
+        description:
+          - Mounts beside those of O(sandboxes[].volumes), in the notation of docker_container.
+          - All are mounted nosuid and nodev. Links of the image on the way to a target
+            are followed inside the sandbox.
+        type: list
+        elements: dict
+        suboptions:
+          type:
+            description:
+              - V(volume), a path of the host (V(bind)), or a file system in memory (V(tmpfs)).
+              - Defaults to V(volume).
+            type: str
+            choices: [volume, bind, tmpfs]
+          target:
+            description:
+              - Absolute path in the sandbox.
+            type: str
+            required: true
+          source:
+            description:
+              - Name of the volume, or path of the host.
+            type: str
+          read_only:
+            description:
+              - Whether nobody in the sandbox may write there.
+            type: bool
+          no_exec:
+            description:
+              - Whether no program may be started from there.
+            type: bool
+          no_copy:
+            description:
+              - Whether an empty volume stays empty, and does not take the files of the
+                image there.
+            type: bool
+          subpath:
+            description:
+              - Directory in the volume that is mounted.
+            type: str
+          propagation:
+            description:
+              - Whether mounts that the host makes below the source later appear in the
+                sandbox, with the flags that they have on the host.
+              - With V(rslave) and V(slave) they do; with V(rprivate), the default, and
+                V(private) they don't.
+            type: str
+            choices: [private, rprivate, slave, rslave]
+          idmap:
+            description:
+              - 'Whether a bind mount has the ids inside, as a volume: root of the sandbox
+                is then root (0) in the files of the host.'
+            type: bool
+          tmpfs_size:
+            description:
+              - Size of the tmpfs, as V(64m).
+            type: str
+          tmpfs_mode:
+            description:
+              - Mode of the tmpfs in octal, as V('1777').
+            type: str
+          tmpfs_options:
+            description:
+              - Further options of the tmpfs, as in O(sandboxes[].tmpfs).
+            type: list
+            elements: str
       network_mode:
         description:
           - Network namespace of the sandbox. V(bridge) is its own, attached to

@@ -81,6 +81,13 @@ class Site:
         return f"{self.state}/snapshots"
 
     @property
+    def volumes(self) -> str:
+        return f"{self.state}/volumes"
+
+    def volume(self, name: str) -> VolumePaths:
+        return VolumePaths(self, name)
+
+    @property
     def networks_file(self) -> str:
         return f"{self.state}/networks.json"
 
@@ -297,6 +304,11 @@ class SandboxPaths:
         return f"{self.run}/health"
 
     @property
+    def mounts(self) -> str:
+        """The mounts of volumes and host paths that the running sandbox has."""
+        return f"{self.run}/mounts.json"
+
+    @property
     def socket(self) -> str:
         """The socket of init for exec and control; only host root reaches it."""
         return f"{self.run}/init.sock"
@@ -347,3 +359,31 @@ class SnapshotPaths:
     def volumes(self) -> str:
         """The directory of copies of volumes."""
         return f"{self.directory}/volumes"
+
+
+class VolumePaths:
+    """The files of one volume; the spec has validated ``name``."""
+
+    __slots__ = ("name", "site")
+
+    def __init__(self, site: Site, name: str) -> None:
+        self.site = site
+        self.name = name
+
+    @property
+    def state(self) -> str:
+        return f"{self.site.volumes}/{self.name}"
+
+    @property
+    def record(self) -> str:
+        return f"{self.state}/volume.json"
+
+    @property
+    def data(self) -> str:
+        """The files; owners are ids inside."""
+        return f"{self.state}/data"
+
+    @property
+    def image(self) -> str:
+        """The file of a file system that is mounted at ``data``; most volumes have none."""
+        return f"{self.state}/fs.img"

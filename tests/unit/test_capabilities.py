@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from sandlot.security import MASKED, READONLY, relaxed
-from sandlot.spec import confinement, grants
+from sandlot.spec import confinement, grants, mounts
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,7 @@ def spec(
     host_access=None,
     confined=True,
     nodes=(),
+    volumes=(),
 ):
     return SimpleNamespace(
         capabilities=granted,
@@ -49,6 +50,8 @@ def spec(
         seccomp_architectures=foreign,
         pids_limit=pids,
         devices=nodes,
+        volumes=volumes and mounts.short("volumes", volumes),
+        mounts=(),
         lxcfs=lxcfs,
         network_mode=mode,
         network_pin=pin,
@@ -79,6 +82,10 @@ def spec(
         (spec(mode="host"), ["network_mode: host"]),
         (spec(mode="ns:/run/netns/vpn", pin="/run/netns/vpn"), ["network_mode: ns:/run/netns/vpn"]),
         (spec(mode="none"), []),
+        (
+            spec(volumes=("data:/data", "/srv/www:/www:ro", "/srv:/x:idmap,slave")),
+            ["volumes: /srv/www:/www:ro", "volumes: /srv:/x:idmap,rslave"],
+        ),
         (spec(mode="container:db"), []),
         (spec(egress=("0.0.0.0/0", "10.0.0.1:443/tcp", "dns", "a.example"), host_access=()), []),
         (

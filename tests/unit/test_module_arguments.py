@@ -45,7 +45,8 @@ def texts(rows: Json, path: str = "") -> Iterator[str]:
 
 def nested(path: str, value: Any) -> Json:
     head, _, rest = path.partition(".")
-    inner = {"name": "web", **nested(rest, value)} if rest else value
+    required = {"target": "/data"} if head == "mounts[]" else {"name": "web"}
+    inner = {**required, **nested(rest, value)} if rest else value
     return {head.removesuffix("[]"): [inner] if head.endswith("[]") else inner}
 
 

@@ -100,6 +100,7 @@ def start(
         _identify(paths, pid, pidfd, launch["digest"])
         _forget_oom_adjustment(pid)
         user, fds = _mount_in_namespaces(build, pid)
+        _note_mounts(paths, launch)
         opened, sinks = logs.open_sinks(paths)
         config = {**_config(launch), **user, "rlimits": rlimits, "restarts": restarts}
         names = users.login_names(launch)
@@ -226,6 +227,14 @@ def _identify(paths: SandboxPaths, pid: int, pidfd: int, digest: str) -> None:
     store.write(paths.init, record, durable=False)
 
 
+def _note_mounts(paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
+    """Write which mounts the sandbox has; live changes of them write it again."""
+    if launch.get("mounts"):
+        store.write(paths.mounts, {"mounts": launch["mounts"]}, durable=False)
+    else:
+        store.remove(paths.mounts)
+
+
 def _forget_oom_adjustment(pid: int) -> None:
     """Reset oom_score_adj: a launcher's protection from the OOM killer is not for sandboxes."""
     path = f"/proc/{pid}/oom_score_adj"
@@ -287,6 +296,8 @@ def _mounter(build: _Build, peer: _socket.socket) -> None:
     try:
         namespace.enter(build.namespace, build.plan, build.pins)
         _become_sandbox_root(build.pins)
+        for operation in build.plan:
+            operation.lock()
         root = rootfs.pivot()
         rootplan.apply(build.plan, root)
         fds.append(os.open("proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=root))

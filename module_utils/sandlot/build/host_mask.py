@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import stat
 
+from ..host_paths import SECRETS
 from ..kernel import mounts
 from ..kernel.mounts import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID
 
@@ -29,13 +30,6 @@ SHOWN = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "sbin", "usr")
 # Even the name of a file that others can't read may be a secret here. A scan of more would make
 # each start slower; elsewhere, overlayfs refuses to read such a file.
 SCANNED = ("etc",)
-# Covered even if they appear, or become readable, later.
-SECRETS = (
-    *("etc/shadow", "etc/shadow-", "etc/gshadow", "etc/gshadow-", "etc/sudoers", "etc/sudoers.d"),
-    *("etc/krb5.keytab", "etc/machine-id", "etc/ssl/private", "etc/letsencrypt", "etc/wireguard"),
-    *("etc/security/opasswd", "etc/subuid", "etc/subgid", "etc/ppp", "etc/NetworkManager"),
-    *(f"etc/ssh/ssh_host_{kind}_key" for kind in ("rsa", "dsa", "ecdsa", "ed25519")),
-)
 # Empty directories in place of covered ones, and directories that programs expect.
 EMPTY = {
     **{"dev": 0o755, "home": 0o755, "mnt": 0o755, "proc": 0o755, "root": 0o700, "run": 0o755},
@@ -112,6 +106,7 @@ class _Mask:
                 self._directory(path, mode)
         for top in SCANNED:
             self._scan(top, shown)
+        # Secrets even if they appear, or become readable, later.
         for path in (*SECRETS, *hidden):
             if path not in shown:
                 self._whiteout(path)

@@ -2,10 +2,11 @@
 # Copyright: the sandlot developers
 """The operations that make a sandbox's root: each one runs, and prints itself as commands.
 
-An operation has up to three steps, each run by the process that has the rights for it:
+An operation has up to four steps, each run by the process that has the rights for it:
 
     open    host root, on the host: opens a directory or file of the host, as a detached mount
     stack   host root, in the build namespace: mounts the layers below the sandbox's root
+    lock    root of the sandbox's user namespace, in its copy of the build namespace
     apply   root of the sandbox's user namespace: mounts below the new root
 
 ``outside`` prints the first two as commands, ``command`` the last one. In the commands, the build
@@ -36,13 +37,13 @@ LOWER, LAYER, MERGED = "/lower", "/layer", "/merged"
 HOST, HOST_MASK, HOST_REST, HOST_WAYS = "/host", "/host_mask", "/host_rest", "/host_ways"
 PUBLIC_HOST, SHOWN_HOST, NODES, MEMORY = "/public_host", "/shown_host", "/nodes", "/memory"
 DEVICE_NODES = "/device_nodes"
+MOUNTS = "/mounts"
 # The trees of an image: its source's tree, and the layers of its setup above.
 MAX_LAYERS = 4
 MOUNT_POINTS = (
     *(f"{LOWER}{number}" for number in range(MAX_LAYERS)),
     *(LAYER, MERGED, HOST, HOST_MASK, HOST_REST, HOST_WAYS, PUBLIC_HOST, SHOWN_HOST, NODES),
-    MEMORY,
-    DEVICE_NODES,
+    *(MEMORY, DEVICE_NODES, MOUNTS),
 )
 _MASK = {"size": "4k", "nr_inodes": "1", "mode": "555"}
 _NODES = {"size": "4k", "nr_inodes": "16", "mode": "755"}
@@ -76,6 +77,9 @@ class RootOperation:
 
     def stack(self, pins: Mapping[str, int]) -> None:
         """Mount at paths of the build namespace; the working directory is the host's."""
+
+    def lock(self) -> None:
+        """Take what ``stack`` mounted, whose flags the kernel has locked for this namespace."""
 
     def apply(self, root: int) -> None:
         """Mount below ``root``, a descriptor: no path of the sandbox is resolved by string."""

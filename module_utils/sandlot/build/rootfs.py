@@ -146,6 +146,32 @@ def attach_file(root: int, path: str, mount: int) -> None:
     os.close(holder)
 
 
+def attach_to_file(root: int, path: str, mount: int, *, follow: bool) -> None:
+    """Attach a detached mount of a file over a file, which is made if it is missing.
+
+    With ``follow``, links are resolved inside the root; otherwise they are refused.
+    """
+    parent, dummy, leaf = path.rpartition("/")
+    holder = directory(root, parent, follow=follow)
+    resolve = RESOLVE_IN_ROOT if follow else STRICT
+    try:
+        target = mounts.openat2(root, path.lstrip("/"), os.O_PATH, resolve)
+    except FileNotFoundError:
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+        try:
+            os.close(os.open(leaf, flags, 0o644, dir_fd=holder))
+        except FileExistsError as error:
+            raise LaunchError(
+                f"{path} in the image is a link that leads nowhere",
+                hint="mount where it leads, or remove it from the image",
+            ) from error
+        target = mounts.openat2(holder, leaf, os.O_PATH, STRICT)
+    _refuse_kernel_tree(target, path)
+    mounts.attach(mount, target_fd=target)
+    os.close(target)
+    os.close(holder)
+
+
 def _regular_file(holder: int, leaf: str, path: str) -> None:
     """Replace a symlink, FIFO or device with an empty file: no image chooses the target."""
     try:

@@ -40,6 +40,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, Iterator, List, Mapping, Sequence
 
+    from .mounting import Mounted
     from .operations import RootOperation
 
 DEVICES = {
@@ -75,6 +76,7 @@ def plan(
     netns = launch.get("netns")
     sysfs = JoinedSysfs(netns) if netns else Filesystem("sysfs", "/sys", SAFE_READ_ONLY)
     dev = {"mode": "755", "size": "64k", "nr_inodes": str(64 + 4 * len(granted))}
+    targets = {entry["target"] for entry in launch.get("mounts", ())}
     return [
         *stack(launch),
         MachineId(),
@@ -92,9 +94,9 @@ def plan(
         *(Mask(path) for path in launch["masked"]),
         *([Lxcfs(lxcfs)] if launch.get("lxcfs") else []),
         *(_log_files() if launch.get("log_files") else []),
-        *_tmpfs(launch),
-        *(File(path, source) for path, source in launch["files"].items()),
-        *(Directory(path) for path in launch.get("directories", ())),
+        *_mounted(launch),
+        *(File(path, source) for path, source in launch["files"].items() if path not in targets),
+        *(Directory(path) for path in launch.get("directories", ()) if path not in targets),
         Directory(launch["cwd"]),
         *([ReadOnlyRoot(set_id=_allows_set_id(launch))] if launch["read_only"] else []),
     ]
@@ -153,22 +155,44 @@ def lower_paths(launch: Mapping[str, Any]) -> List[str]:
     return [lower] if isinstance(lower, str) else list(lower)
 
 
-def _tmpfs(launch: Mapping[str, Any]) -> Iterator[RootOperation]:
-    """Yield the file systems in memory; by default, /tmp is one that keeps the image's files."""
-    default = {} if "/tmp" in launch["tmpfs"] else {"/tmp": COPY_UP}
-    for path, words in {**default, **launch["tmpfs"]}.items():
-        options, flags = dict(TMPFS), MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
-        for key, value in _parsed(words).items():
-            if key in FLAGS:
-                flags |= FLAGS[key]
-            elif key == "exec":
-                flags &= ~MOUNT_ATTR_NOEXEC
-            elif key not in ("rw", COPY_UP):
-                options[key] = value
-        if COPY_UP not in _parsed(words):
-            yield Filesystem("tmpfs", path, flags, options)
-        else:
-            yield CopiedUp(path, flags, options, launch["ids"], asked=path not in default)
+def _mounted(launch: Mapping[str, Any]) -> Iterator[RootOperation]:
+    """Yield the file systems in memory and other mounts, in an order in which none hides another.
+
+    By default, /tmp is a file system in memory that keeps the image's files.
+    """
+    entries = {entry["target"]: entry for entry in launch.get("mounts", ())}
+    default = {"/tmp": COPY_UP} if "/tmp" not in {**launch["tmpfs"], **entries} else {}
+    words = {path: entry["options"] for path, entry in entries.items() if "options" in entry}
+    memory = {**default, **launch["tmpfs"], **words}
+    of_host = [entry for path, entry in entries.items() if path not in words]
+    tops: Dict[str, Mounted] = {}
+    if of_host:
+        # Imported here, in a process that ends soon: sandboxes share the memory of the launcher.
+        from .mounting import Mounted, Stage
+
+        yield Stage()
+    for path in sorted({*memory, *entries}, key=lambda path: (path.count("/"), path)):
+        if path in memory:
+            yield _tmpfs(path, memory[path], launch["ids"], asked=path not in default)
+            continue
+        around = [top for top in tops if path.startswith(f"{top}/")]
+        below = tops[max(around, key=len)] if around else None
+        tops[path] = Mounted(entries[path], len(tops), launch["ids"], below)
+        yield tops[path]
+
+
+def _tmpfs(path: str, words: str, ids: Mapping[str, int], *, asked: bool) -> RootOperation:
+    options, flags = dict(TMPFS), MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
+    for key, value in _parsed(words).items():
+        if key in FLAGS:
+            flags |= FLAGS[key]
+        elif key == "exec":
+            flags &= ~MOUNT_ATTR_NOEXEC
+        elif key not in ("rw", COPY_UP):
+            options[key] = value
+    if COPY_UP not in _parsed(words):
+        return Filesystem("tmpfs", path, flags, options)
+    return CopiedUp(path, flags, options, ids, asked=asked)
 
 
 def _parsed(words: str) -> Dict[str, str]:

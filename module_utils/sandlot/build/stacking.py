@@ -43,46 +43,52 @@ class Tree(RootOperation):
         mounts.attach(self.mount, self.target)
 
     def outside(self) -> List[str]:
-        source, target = quote(self.source), built(self.target)
-        mapped = f'mount --bind -o X-mount.idmap="$scratch/ns/user" {source} {target}'
-        bind = [f"mount --bind {source} {target}"]
+        target = built(self.target)
+        bind = [f"mount --bind {quote(self.source)} {target}"]
         if self.ids:
-            bind = [
-                "version=$(mount --version | sed 's/.*linux \\([0-9.]*\\).*/\\1/')",
-                "if printf '2.39\\n%s\\n' \"$version\" | sort --check=quiet --version-sort; then",
-                f"  {mapped}",
-                "else",
-                *(f"  {line}" for line in self._bind_copy(self.ids)),
-                "fi",
-            ]
+            bind = mapped_bind(self.source, self.target, self.ids)
         return [f"mkdir {target}", *bind, f"mount -o remount,bind,{option_words(TREE)} {target}"]
 
-    def _bind_copy(self, ids: Mapping[str, int]) -> List[str]:
-        """Commands that copy a tree with shifted owners and overlayfs's marks for removed files.
 
-        Host root runs them, as a user namespace can't make these marks. The directory is closed to
-        others, as the copy holds setuid programs.
-        """
-        if self.source == "/":
-            text = "the root of the host can be mapped from util-linux 2.39 on"
-            return [f"echo '{text}' >&2", "exit 1"]
-        source, copy = quote(self.source), f'"$scratch/images{self.target}"'
-        xattrs = "--xattrs --xattrs-include='trusted.overlay.*'"
-        lines = ['[ -d "$scratch/images" ] || mkdir -m 700 "$scratch/images"', f"mkdir {copy}"]
-        for file, letter, kind in (("owners", "U", "uid"), ("groups", "G", "gid")):
-            lines += [
-                f"find {source} -printf '+%{letter}\\n' | sort -u | while read -r id; do",
-                f'  echo "$id shifted:$((id + {ids[kind]}))"',
-                f'done >"$scratch/images/{file}"',
-            ]
-        return [
-            *lines,
-            f"tar --create --file=- --directory={source} --exclude='./dev/*' {xattrs} \\",
-            '  --owner-map="$scratch/images/owners" --group-map="$scratch/images/groups" . |',
-            f"  tar --extract --file=- --directory={copy} {xattrs} \\",
-            "    --preserve-permissions --numeric-owner",
-            f"mount --bind {copy} {built(self.target)}",
+def mapped_bind(path: str, to: str, ids: Mapping[str, int]) -> List[str]:
+    """Commands that bind-mount a directory with its owners mapped to the range ``ids``."""
+    source, target = quote(path), built(to)
+    return [
+        "version=$(mount --version | sed 's/.*linux \\([0-9.]*\\).*/\\1/')",
+        "if printf '2.39\\n%s\\n' \"$version\" | sort --check=quiet --version-sort; then",
+        f'  mount --bind -o X-mount.idmap="$scratch/ns/user" {source} {target}',
+        "else",
+        *(f"  {line}" for line in _bind_copy(path, to, ids)),
+        "fi",
+    ]
+
+
+def _bind_copy(path: str, to: str, ids: Mapping[str, int]) -> List[str]:
+    """Commands that copy a tree with shifted owners and overlayfs's marks for removed files.
+
+    Host root runs them, as a user namespace can't make these marks. The directory is closed to
+    others, as the copy holds setuid programs.
+    """
+    if path == "/":
+        text = "the root of the host can be mapped from util-linux 2.39 on"
+        return [f"echo '{text}' >&2", "exit 1"]
+    source, copy = quote(path), f'"$scratch/images{to}"'
+    xattrs = "--xattrs --xattrs-include='trusted.overlay.*'"
+    lines = ['[ -d "$scratch/images" ] || mkdir -m 700 "$scratch/images"', f"mkdir -p {copy}"]
+    for file, letter, kind in (("owners", "U", "uid"), ("groups", "G", "gid")):
+        lines += [
+            f"find {source} -printf '+%{letter}\\n' | sort -u | while read -r id; do",
+            f'  echo "$id shifted:$((id + {ids[kind]}))"',
+            f'done >"$scratch/images/{file}"',
         ]
+    return [
+        *lines,
+        f"tar --create --file=- --directory={source} --exclude='./dev/*' {xattrs} \\",
+        '  --owner-map="$scratch/images/owners" --group-map="$scratch/images/groups" . |',
+        f"  tar --extract --file=- --directory={copy} {xattrs} \\",
+        "    --preserve-permissions --numeric-owner",
+        f"mount --bind {copy} {built(to)}",
+    ]
 
 
 class HostMask(RootOperation):

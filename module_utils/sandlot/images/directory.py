@@ -9,9 +9,9 @@ import os
 import stat
 
 from ..errors import SpecError
+from ..host_paths import OURS
 from ..spec.names import absolute_path
 from ..spec.option import Option
-from .host_overlay import OURS
 from .model import Image, ImageSpec, Source
 from .unpack import MOUNTPOINTS, is_mountpoint
 

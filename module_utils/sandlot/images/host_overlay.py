@@ -9,12 +9,10 @@ import json
 from typing import Any, Mapping, Tuple
 
 from ..errors import SpecError
+from ..host_paths import OURS
 from ..spec.names import absolute_paths
 from ..spec.option import Option
 from .model import Image, ImageSpec, Source
-
-# Always hidden: the state and sockets of all sandboxes.
-OURS = ("/var/lib/sandlot", "/run/sandlot")
 
 
 def digest(spec: ImageSpec, known: Image | None = None) -> str:

@@ -34,6 +34,7 @@ MS_NODEV = 4
 MS_BIND = 4096
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
@@ -94,14 +95,22 @@ def clone_tree(path: str, *, dir_fd: int = AT_FDCWD, recursive: bool = False) ->
     return syscall(SYS_OPEN_TREE, "open_tree", dir_fd, path.encode(), flags, path=path)
 
 
-def set_attributes(fd: int, attributes: int, *, userns: int | None = None) -> None:
+def set_attributes(
+    fd: int,
+    attributes: int,
+    *,
+    userns: int | None = None,
+    propagation: int = 0,
+    recursive: bool = False,
+) -> None:
     """mount_setattr(2) on a mount descriptor; ``userns`` (a descriptor) id-maps it."""
-    attr = _MountAttr(attributes, 0, 0, 0)
+    attr = _MountAttr(attributes, 0, propagation, 0)
     if userns is not None:
         attr.set |= MOUNT_ATTR_IDMAP
         attr.userns_fd = userns
     pointer, size = ctypes.byref(attr), ctypes.sizeof(attr)
-    syscall(SYS_MOUNT_SETATTR, "mount_setattr", fd, b"", AT_EMPTY_PATH, pointer, size)
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    syscall(SYS_MOUNT_SETATTR, "mount_setattr", fd, b"", flags, pointer, size)
 
 
 def new_mount(kind: str, options: Mapping[str, str], attributes: int = 0) -> int:

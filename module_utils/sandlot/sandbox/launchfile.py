@@ -16,11 +16,10 @@ from .. import network, profiles, security, store
 from ..plan import Change
 from ..security import seccomp
 from ..site import SandboxPaths, Site
-from ..spec import Tmpfs
 from ..spec.confinement import mask
 from ..spec.option import LAUNCHED, Reach
 from ..spec.options import reaching
-from . import devices, first_start
+from . import devices, first_start, mounts
 from .process import capabilities, for_init, process, security_profile
 from .record import ImageRef, Record
 
@@ -45,7 +44,11 @@ LIVE = frozenset(
 )
 # Digests written by dd050e5 count this key, and inits of dd050e5 run on.
 _LIVE_COUNTED = frozenset({"log_max_size"})
-_UNCOUNTED = frozenset({"schema", "digest", "init"}) | DERIVED | LIVE - _LIVE_COUNTED
+_UNCOUNTED = frozenset({"schema", "digest", "init", mounts.KEY}) | DERIVED | LIVE - _LIVE_COUNTED
+
+
+# Later options that the launch file has in a notation of its own.
+_OWN_NOTATION = frozenset({profiles.OPTION, "volumes", "mounts"})
 
 
 def content(site: Site, record: Record, cgroups: Sequence[str]) -> Json:
@@ -68,7 +71,7 @@ def content(site: Site, record: Record, cgroups: Sequence[str]) -> Json:
     data["name"] = record.name
     data["cgroups"] = list(cgroups)
     # Options that dd050e5 does not know: their readers have defaults. ``init`` lists init's.
-    rows = [row for row in reaching(*LAUNCHED) if row.later and row.name != profiles.OPTION]
+    rows = [row for row in reaching(*LAUNCHED) if row.later and row.name not in _OWN_NOTATION]
     changed = [row for row in rows if getattr(spec, row.name) != row.value(None)]
     data.update((row.name, row.dump(getattr(spec, row.name))) for row in changed)
     if spec.devices:
@@ -78,6 +81,9 @@ def content(site: Site, record: Record, cgroups: Sequence[str]) -> Json:
     if profile != profiles.STRICT:
         # Users other than root start with those of ``capabilities``, as in Podman.
         data.update({profiles.OPTION: profile, "ambient": mask(spec.capabilities)})
+    mounted = mounts.of(site, record)
+    if mounted:
+        data[mounts.KEY] = mounted
     volumes = record.image.config.get("volumes", ())
     # Below the kernel's own file systems they are there, or can't be made.
     own = [path for path in volumes if path.split("/")[1:2] not in (["proc"], ["sys"], ["dev"])]
@@ -114,14 +120,9 @@ def _root(site: Site, record: Record) -> Json:
         "work": sandbox.work,
         "read_only": spec.read_only,
         "hostname": spec.hostname,
-        "tmpfs": {entry.path: _tmpfs(entry) for entry in spec.tmpfs},
+        "tmpfs": {entry.path: mounts.tmpfs_words(entry) for entry in spec.tmpfs},
         "files": {f"/etc/{name}": f"{sandbox.etc}/{name}" for name in HOST_FILES},
     }
-
-
-def _tmpfs(entry: Tmpfs) -> str:
-    flags = {"noexec": not entry.executable, "tmpcopyup": entry.copy_up}
-    return ",".join((*entry.options, *(flag for flag, given in flags.items() if given)))
 
 
 def _process(record: Record) -> Json:

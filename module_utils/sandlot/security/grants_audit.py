@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .. import profiles
 from ..spec.grants import relaxations
+from ..spec.mounts import BIND
 
 if TYPE_CHECKING:
     from ..spec import Spec
@@ -32,4 +33,6 @@ def relaxed(spec: Spec, profile: str) -> list[str]:
         lines.append(f"pids_limit: {spec.pids_limit}")
     if spec.lxcfs:
         lines.append("lxcfs: a program of the host's root answers reads of /proc")
+    for option, mounts in (("volumes", spec.volumes), ("mounts", spec.mounts)):
+        lines += [f"{option}: {mount}" for mount in mounts if mount.type == BIND]
     return lines + relaxations(spec.egress, spec.host_access)

@@ -10,13 +10,14 @@ from .healthcheck import Healthcheck
 from .model import Spec
 from .normalise import normalise, normalise_all
 from .options import OPTIONS
-from .values import Attachment, PublishedPort, TimeOffset, Tmpfs, Ulimit
+from .values import Attachment, Mount, PublishedPort, TimeOffset, Tmpfs, Ulimit
 
 __all__ = [
     "OPTIONS",
     "Attachment",
     "Difference",
     "Healthcheck",
+    "Mount",
     "PublishedPort",
     "Spec",
     "TimeOffset",

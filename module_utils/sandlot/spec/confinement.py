@@ -39,7 +39,7 @@ _NAMESPACED = re.compile(
 _ULIMIT = re.compile(r"([a-z]+)[:=](-1|unlimited|[0-9]{1,19})(?::(-1|unlimited|[0-9]{1,19}))?")
 _MODE = re.compile(r"0?[0-7]{3,4}")
 # Mounted by sandlot itself, with the masks that make them safe.
-_KERNEL_TREES = re.compile(r"/|/(?:proc|sys)(?:/.*)?|/dev(?!/shm$)(?:/.*)?")
+KERNEL_TREES = re.compile(r"/|/(?:proc|sys)(?:/.*)?|/dev(?!/shm$)(?:/.*)?")
 
 
 def capabilities(option: str, value: Any) -> tuple[str, ...]:
@@ -121,12 +121,17 @@ def tmpfs(option: str, value: Any) -> tuple[Tmpfs, ...]:
 def _tmpfs(option: str, value: Any) -> Tmpfs:
     path, dummy, words = line(option, value).partition(":")
     place = absolute_path(option, path)
-    if _KERNEL_TREES.fullmatch(place):
+    if KERNEL_TREES.fullmatch(place):
         hint = "mount elsewhere; below /dev, only /dev/shm can be resized"
         raise refusal(option, value, "would hide what sandlot mounts there", hint=hint)
+    return tmpfs_entry(option, place, words.split(","))
+
+
+def tmpfs_entry(option: str, place: str, words: Iterable[str]) -> Tmpfs:
+    """The tmpfs at a place, from words such as "size=64m" and "exec"."""
     data: dict[str, int] = {}
     flags: set[str] = set()
-    for word in filter(None, words.split(",")):
+    for word in filter(None, words):
         key, equals, setting = word.partition("=")
         if not equals and key in _FLAGS:
             flags.add(key)
@@ -136,7 +141,7 @@ def _tmpfs(option: str, value: Any) -> Tmpfs:
             known = ", ".join([*(f"{key}=" for key in _SETTINGS), *sorted(_FLAGS)])
             raise refusal(option, word, "is unknown or given twice", hint=f"use {known}")
     if {"exec", "noexec"} <= flags:
-        raise refusal(option, value, "has both exec and noexec", hint="keep one of them")
+        raise refusal(option, place, "has both exec and noexec", hint="keep one of them")
     return Tmpfs(place, **data, executable="exec" in flags, copy_up="tmpcopyup" in flags)
 
 

@@ -11,7 +11,7 @@ from .devices import Device
 from .grants import Grants
 from .healthcheck import Healthcheck
 from .names import Pairs
-from .values import Attachment, Dependency, PublishedPort, TimeOffset, Tmpfs, Ulimit
+from .values import Attachment, Dependency, Mount, PublishedPort, TimeOffset, Tmpfs, Ulimit
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Spec:
     hostname: str
     tmpfs: tuple[Tmpfs, ...]
     read_only: bool
+    volumes: tuple[Mount, ...]
+    mounts: tuple[Mount, ...]
     network_mode: str
     allow_host_network: bool
     networks: tuple[Attachment, ...]

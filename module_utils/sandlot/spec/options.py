@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 from .option import Option, Reach
-from .table import identity, limits, network, security, supervision, workload
+from .table import identity, limits, network, security, storage, supervision, workload
 
 OPTIONS: tuple[Option, ...] = (
     *identity.OPTIONS,
     *workload.OPTIONS,
+    *storage.OPTIONS,
     *network.OPTIONS,
     *limits.OPTIONS,
     *security.OPTIONS,

@@ -123,6 +123,10 @@ def line(option: str, value: Any) -> str:
     return string
 
 
+def lines(option: str, value: Any) -> list[str]:
+    return [line(f"{option}[{index}]", item) for index, item in enumerate(sequence(option, value))]
+
+
 def flag(option: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise refusal(option, value, f"is {a_type(value)}, not a boolean", hint="use true or false")

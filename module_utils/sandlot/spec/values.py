@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 ANY_ADDRESS = "0.0.0.0"
 ANY_ADDRESS6 = "::"
+PRIVATE = "rprivate"
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,32 @@ class Tmpfs:
         flags = {"exec": self.executable, "tmpcopyup": self.copy_up}
         words = ",".join((*(flag for flag, given in flags.items() if given), *self.options))
         return f"{self.path}:{words}" if words else self.path
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A mount that the user asks for, at ``target`` in the sandbox.
+
+    ``source`` is the name of a volume or a path of the host; ``tmpfs`` has the options of one.
+    """
+
+    type: str
+    target: str
+    source: str = ""
+    read_only: bool = False
+    propagation: str = PRIVATE
+    no_copy: bool = False
+    no_exec: bool = False
+    idmap: bool = False
+    subpath: str = ""
+    tmpfs: Tmpfs | None = None
+
+    def __str__(self) -> str:
+        """The short notation."""
+        flags = {"ro": self.read_only, "nocopy": self.no_copy, "noexec": self.no_exec}
+        flags.update({"idmap": self.idmap, self.propagation: self.propagation != PRIVATE})
+        words = ",".join(word for word, given in flags.items() if given)
+        return ":".join(filter(None, (self.source, self.target, words)))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The mounts of a sandbox as its launch file has them: the user's, and those that follow."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List
+
+from ..site import Site
+from ..spec import Mount, Tmpfs, mounts
+from ..spec.values import PRIVATE
+from .record import Record
+
+Json = Dict[str, Any]
+
+# The key of the launch file.
+KEY = "mounts"
+_FLAGS = ("read_only", "no_exec", "no_copy", "idmap")
+
+
+def of(site: Site, record: Record) -> List[Json]:
+    """All mounts of a sandbox, in an order in which none hides an earlier one."""
+    entries = [flattened(site, mount) for mount in mounts.of(record.spec)]
+    return sorted(entries, key=lambda entry: mounts.depth(entry["target"]))
+
+
+def flattened(site: Site, mount: Mount) -> Json:
+    """A mount with its paths on the host; without what is at its default."""
+    entry: Json = {"type": mount.type, "target": mount.target}
+    if mount.tmpfs:
+        return {**entry, "options": tmpfs_words(mount.tmpfs)}
+    entry["source"] = mount.source
+    entry["path"] = mount.source if mount.type == mounts.BIND else site.volume(mount.source).data
+    entry.update({name: True for name in _FLAGS if getattr(mount, name)})
+    if mount.subpath:
+        entry["subpath"] = mount.subpath
+    if mount.propagation != PRIVATE:
+        entry["propagation"] = mount.propagation
+    return entry
+
+
+def tmpfs_words(entry: Tmpfs) -> str:
+    """The options of a tmpfs, as mount(8) has them."""
+    flags = {"noexec": not entry.executable, "tmpcopyup": entry.copy_up}
+    return ",".join((*entry.options, *(flag for flag, given in flags.items() if given)))

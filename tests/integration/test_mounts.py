@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Volumes, paths of the host and file systems in memory, as a sandbox sees them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from converge_fixtures import Deployment, needs_root, sandbox
+
+pytestmark = needs_root
+
+
+@pytest.fixture(autouse=True)
+def volumes(host: Deployment) -> Iterator[None]:
+    """Volumes go after the sandboxes that use them."""
+    yield
+    host.run(purge=True)
+    shutil.rmtree(host.paths.volumes, ignore_errors=True)
+
+
+def volume(host: Deployment, name: str) -> Path:
+    """The files of a volume, on the host."""
+    data = Path(host.paths.volume(name).data)
+    data.mkdir(parents=True, exist_ok=True)
+    return data
+
+
+def run(host: Deployment, name: str, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell's script in a sandbox."""
+    command = [host.paths.command, "exec", name, "--", "sh", "-c", script]
+    environment = {**os.environ, "SANDLOT_ROOT": host.paths.root}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=30)
+
+
+def output(host: Deployment, name: str, script: str) -> str:
+    done = run(host, name, script)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def options_of(host: Deployment, name: str, path: str) -> list[list[str]]:
+    """Options of the mounts at a path and below, as the kernel tells them."""
+    lines = Path(f"/proc/{host.pid(name)}/mountinfo").read_text().splitlines()
+    rows = [line.split() for line in lines]
+    return [row[5].split(",") for row in rows if f"{row[4]}/".startswith(f"{path}/")]
+
+
+def source(host: Deployment, name: str) -> Path:
+    """A directory of the host for bind mounts, below the moved root."""
+    path = Path(host.paths.root, name)
+    path.mkdir()
+    return path
+
+
+def test_sandboxes_share_a_volume_with_ids_of_their_own(host: Deployment) -> None:
+    data = volume(host, "data")
+    host.converged(
+        sandbox("a", volumes=["data:/data"], user="33"),
+        sandbox("b", volumes=["data:/srv/d/eep:ro"]),
+    )
+    os.chown(data, 33, 33)
+    output(host, "a", "echo hello > /data/file")
+    status = (data / "file").stat()
+    assert (status.st_uid, status.st_gid) == (33, 33)
+    assert output(host, "b", "stat -c %u /srv/d/eep/file; cat /srv/d/eep/file") == "33\nhello"
+    assert "Read-only" in run(host, "b", "echo x > /srv/d/eep/file").stderr
+    assert options_of(host, "a", "/data") == [["rw", "nosuid", "nodev", "relatime", "idmapped"]]
+    assert json.loads(Path(host.paths.sandbox("a").mounts).read_text())["mounts"] == [
+        {"type": "volume", "target": "/data", "source": "data", "path": str(data)}
+    ]
+
+
+def test_paths_of_the_host(host: Deployment) -> None:
+    www = source(host, "www")
+    (www / "page").write_text("page\n")
+    www.chmod(0o777)
+    binds = [f"{www}:/www:ro,noexec", f"{www}/page:/etc/page", f"{www}:/own:idmap"]
+    host.converged(sandbox("a", volumes=binds))
+    assert output(host, "a", "cat /www/page /etc/page") == "page\npage"
+    assert "Read-only" in run(host, "a", "touch /www/x").stderr
+    assert "noexec" in options_of(host, "a", "/www")[0]
+    # Not mapped: nobody of the sandbox owns what root of the host owns.
+    assert output(host, "a", "stat -c %u /www/page; stat -c %u /own/page") == "65534\n0"
+    output(host, "a", "echo more >> /own/page")
+    assert (www / "page").read_text() == "page\nmore\n"
+    assert [line for line in host.info("a")["relaxed"] if line.startswith("volumes")] == [
+        f"volumes: {entry}" for entry in (binds[2], binds[0], binds[1])
+    ]
+
+
+def test_what_is_mounted_below_is_read_only_too(host: Deployment) -> None:
+    top = source(host, "top")
+    (top / "below").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=777", "none", top / "below"], check=True)
+    try:
+        host.converged(sandbox("a", volumes=[f"{top}:/ro:ro", f"{top}:/rw"]))
+        assert "Read-only" in run(host, "a", "touch /ro/below/x").stderr
+        output(host, "a", "touch /rw/below/x")
+        assert {"ro", "nosuid", "nodev"} <= set(options_of(host, "a", "/ro")[1])
+    finally:
+        host.run(purge=True)
+        subprocess.run(["umount", top / "below"], check=True)
+
+
+def test_mounts_in_mounts(host: Deployment) -> None:
+    data, www = volume(host, "data"), source(host, "www")
+    (www / "page").touch()
+    os.chown(data, 0, 0)
+    mounts: list[dict[str, Any]] = [
+        {"type": "tmpfs", "target": "/data/cache/tmp", "tmpfs_size": "1m", "tmpfs_mode": "700"},
+        {"type": "bind", "source": str(www), "target": "/data/cache", "read_only": False},
+        {"source": "data", "target": "/data"},
+        {"source": "data", "target": "/sub", "subpath": "inner"},
+    ]
+    (data / "inner").mkdir()
+    (www / "tmp").mkdir()
+    host.converged(sandbox("a", mounts=mounts, read_only=True))
+    assert (
+        output(host, "a", "ls /data /data/cache")
+        == "/data:\ncache\ninner\n\n/data/cache:\npage\ntmp"
+    )
+    output(host, "a", "touch /data/cache/tmp/x /sub/y")
+    assert (data / "inner/y").exists()
+    assert "size=1024k" in output(host, "a", "grep /data/cache/tmp /proc/mounts")
