@@ -7,17 +7,17 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: sandboxes
-short_description: 'Converge a host: its images, networks and sandboxes'
+short_description: 'Converge a host: its images, networks, volumes and sandboxes'
 version_added: 0.1.0
 author: the sandlot developers (@sandlot)
 description:
-  - Makes, changes, starts, stops and removes the images, networks and sandboxes of a host
-    in one call.
+  - Makes, changes, starts, stops and removes the images, networks, volumes and sandboxes
+    of a host in one call.
   - A kind that is not given is left alone, so a task may have sandboxes only.
   - Only what differs is touched. A changed option restarts at most the sandbox it belongs
     to; an option that is withdrawn goes back to its default.
-  - Every check is made before the first change. Removals of images and networks come last,
-    and only when all sandboxes have converged.
+  - Every check is made before the first change. Removals of images, networks and volumes
+    come last, and only when all sandboxes have converged.
 requirements:
   - Linux 5.12 or later, nft
   - pyroute2 (only when interfaces change)
@@ -384,6 +384,43 @@ options:
             replaces it.
         type: list
         elements: raw
+  volumes:
+    description:
+      - The volumes, each a mapping of the options of M(sandlot.sandlot.sandbox_volume).
+      - One that a sandbox names and that is not listed is made as well.
+    type: list
+    elements: dict
+    suboptions:
+      name:
+        description:
+          - Name of the volume, which C(volumes) of sandboxes refer to.
+          - Up to 128 ASCII letters, digits, C(_), C(.) and C(-), a letter or digit first.
+        type: str
+        required: true
+      state:
+        description:
+          - Whether the volume is on the host.
+          - A volume that a sandbox uses can't be removed; one that holds data only with
+            O(volumes[].force).
+          - Defaults to V(present).
+        type: str
+        choices: [present, absent]
+      size:
+        description:
+          - The most that the volume may hold, such as V(10g); no limit unless given.
+          - 'The kernel enforces it: by a project quota where the file system has one, else
+            by a file system of that size in a sparse file. Where neither works it is refused.'
+        type: str
+      labels:
+        description:
+          - Labels, for the use of others.
+        type: dict
+      force:
+        description:
+          - With O(volumes[].state=absent), whether to remove the volume with the data that
+            it holds.
+          - Defaults to V(false).
+        type: bool
   sandboxes:
     description:
       - The sandboxes, each a mapping of the options of M(sandlot.sandlot.sandbox).
@@ -941,6 +978,14 @@ options:
         what an interrupted run left, networks, images and trees that nothing refers to.'
       - A network or image that a sandbox still uses is refused, except that the network
         V(default) stays while it is in use.
+      - Volumes stay, whatever is listed, without O(purge_volumes).
+    type: bool
+    default: false
+  purge_volumes:
+    description:
+      - Whether to remove, with their data, volumes that are neither listed in O(volumes)
+        nor used by a sandbox that is there after the run.
+      - Only used with O(volumes).
     type: bool
     default: false
   recreate:
@@ -1060,6 +1105,10 @@ networks:
   description: All networks of the host by name, as M(sandlot.sandlot.sandbox_network) returns them.
   returned: when networks were given
   type: dict
+volumes:
+  description: All volumes of the host by name, as M(sandlot.sandlot.sandbox_volume) returns them.
+  returned: when volumes were given
+  type: dict
 sandboxes:
   description: Facts of each sandbox that was listed or removed, by name.
   returned: success
@@ -1104,23 +1153,14 @@ failed_items:
 
 from ansible.module_utils.basic import AnsibleModule, _load_params
 
-from ..module_utils.sandlot import converge, images, network, shell
+from ..module_utils.sandlot import converge, network, shell
 from ..module_utils.sandlot.site import Site
-from ..module_utils.sandlot.spec import argument_spec, normalise_all
 
-
-def kind(options: shell.Json) -> shell.Json:
-    return {"type": "list", "elements": "dict", "options": options}
-
-
+FLAGS = ("purge", "purge_volumes", "recreate", "restart")
 ARGUMENTS = {
-    "images": kind(images.argument_spec()),
-    "networks": kind(network.argument_spec()),
-    "sandboxes": kind(argument_spec()),
+    **converge.argument_spec(),
+    **{flag: {"type": "bool", "default": False} for flag in FLAGS},
     "defaults": {"type": "dict", "default": {}},
-    "purge": {"type": "bool", "default": False},
-    "recreate": {"type": "bool", "default": False},
-    "restart": {"type": "bool", "default": False},
     "only": {"type": "list", "elements": "str"},
     "address": {"type": "str", "default": "127.0.0.1"},
     "management_ports": {"type": "list", "elements": "int", "default": []},
@@ -1130,14 +1170,9 @@ ARGUMENTS = {
 
 def action(module: shell.Module, site: Site) -> shell.Json:
     params = module.params
-    sandboxes, raw_images, networks = (params[key] for key in ("sandboxes", "images", "networks"))
     request = converge.request(
-        None if sandboxes is None else normalise_all(sandboxes, defaults=params["defaults"]),
-        images=None if raw_images is None else images.normalise_all(raw_images),
-        networks=None if networks is None else network.normalise(site, networks),
-        purge=params["purge"],
-        recreate=params["recreate"],
-        restart=params["restart"],
+        **converge.normalised(site, params),
+        **{flag: params[flag] for flag in FLAGS},
         only=params["only"],
         check=module.check_mode,
         watch=converge.WATCH,

@@ -20,11 +20,11 @@ sys.path.insert(0, str(TOP / "module_utils"))
 
 from sandlot import images  # noqa: E402
 from sandlot import spec as sandbox_spec  # noqa: E402
-from sandlot.spec.table import networks  # noqa: E402
+from sandlot.spec.table import networks, volumes  # noqa: E402
 
 LIBRARY = TOP / "library"
 _BLOCK = re.compile(r'(DOCUMENTATION = r""")\n(.*?)(""")', re.S)
-WRITTEN = ("sandbox", "sandboxes", "sandbox_rootfs", "sandbox_network")
+WRITTEN = ("sandbox", "sandboxes", "sandbox_rootfs", "sandbox_network", "sandbox_volume")
 WIDTH = 86
 LIMIT = 96
 # Names of options are paths from the top in Ansible's markup.
@@ -64,9 +64,12 @@ def documented(name: str, found: dict[str, Any]) -> dict[str, Any]:
     """The documentation with the tables' options in place."""
     if name == "sandbox":
         return {**found, "options": sandbox_spec.options_documentation()}
+    if name == "sandbox_volume":
+        return {**found, "options": sandbox_spec.documentation(volumes.OPTIONS)}
     tables = {
         "images": images.options(),
         "networks": networks.OPTIONS,
+        "volumes": volumes.OPTIONS,
         "sandboxes": sandbox_spec.OPTIONS,
     }
     mine = found["options"]

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from sandlot import images, network, spec
+from sandlot import images, network, spec, volumes
 from sandlot.errors import HostError
 from sandlot.host import payload
 from sandlot.site import Site
@@ -27,7 +27,7 @@ import document_modules  # noqa: E402
 
 MODULES = [
     *("sandbox", "sandboxes", "sandbox_info", "sandbox_host", "sandbox_rootfs"),
-    "sandbox_network",
+    *("sandbox_network", "sandbox_volume"),
 ]
 TYPING = ("type", "elements", "choices", "required", "default", "aliases")
 
@@ -86,6 +86,11 @@ def check_options(module: str, options: dict[str, Any]) -> None:
     """The engine takes what an example says."""
     if module == "sandbox":
         spec.normalise(options)
+        return
+    if module == "sandbox_volume":
+        volumes.normalise_one(options)
+        return
+    volumes.normalise(options.get("volumes") or [])
     spec.normalise_all(options.get("sandboxes") or [], defaults=options.get("defaults") or {})
     images.normalise_all(options.get("images") or [])
     if options.get("state") != "absent":

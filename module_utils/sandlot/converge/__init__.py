@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Brings a host to its desired sandboxes, images and networks: observe, plan, apply."""
+"""Brings a host to its desired sandboxes, images, networks and volumes: observe, plan, apply."""
 
 from __future__ import annotations
 
 from ..sandbox.crash import WATCH
 from .api import converge, request, setup_runner
+from .kinds import argument_spec, normalised
 from .report import Result, info
 from .resolve import Request
 from .returned import closing, return_values
@@ -16,12 +17,14 @@ __all__ = [
     "WATCH",
     "Request",
     "Result",
+    "argument_spec",
     "changes",
     "closing",
     "converge",
     "down",
     "info",
     "lifecycle",
+    "normalised",
     "refresh",
     "remove",
     "repair",

@@ -20,6 +20,7 @@ from ..plan import Failures, Operation, apply_all, apply_each
 from ..sandbox.record import STARTED
 from ..site import Site
 from ..spec import Spec
+from ..volumes import VolumeSpec
 from . import crashes, rollback, throwaway
 from .decide import ABSENT, HEALTHY, Desired
 from .observe import Observation, observe
@@ -34,7 +35,9 @@ def request(
     *,
     images: Iterable[ImageSpec] | None = None,
     networks: Mapping[str, Network | None] | None = None,
+    volumes: Mapping[str, VolumeSpec] | None = None,
     purge: bool = False,
+    purge_volumes: bool = False,
     prune: bool = False,
     recreate: bool = False,
     restart: bool = False,
@@ -44,7 +47,7 @@ def request(
     uploads: Mapping[str, str] | None = None,
     management_ports: Iterable[int] = (),
 ) -> Request:
-    """Request the listed sandboxes, images and networks; None leaves a kind alone.
+    """Request the listed sandboxes, images, networks and volumes; None leaves a kind alone.
 
     With ``only``, the request is about the sandboxes of these names.
     """
@@ -57,7 +60,9 @@ def request(
         sandboxes=sandboxes,
         networks=networks,
         images=None if images is None else tuple(with_uploads(tuple(images), uploads)),
+        volumes=volumes,
         purge=purge,
+        purge_volumes=purge_volumes,
         prune=prune,
         check=check,
         watch=watch,

@@ -7,13 +7,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Dict, List, Mapping, Sequence
 
-from .. import network
+from .. import network, volumes
 from ..host import probe
 from ..network import Network
 from ..sandbox import crash, etcfiles, lxcfs
 from ..sandbox.record import STARTED, Record
 from ..site import Site
-from . import dependencies, rebuild
+from . import dependencies, rebuild, storage
 from .decide import NO_PINS, Decision, Observed, decide
 from .observe import Observation
 from .rebuild import Rebuild
@@ -44,7 +44,8 @@ class LastLog:
 class Context:
     """``followers`` maps running bystanders to the reason for their restart.
 
-    ``final_networks`` are the networks that the host has after the run. The run fills
+    ``final_networks`` are the networks that the host has after the run, ``volume_users`` the
+    sandboxes that use each volume then. The run fills
     ``last_logs``, once the old versions have stopped.
     """
 
@@ -58,6 +59,8 @@ class Context:
     files: Mapping[str, HostFiles]
     final_networks: Mapping[str, Network]
     network_plan: network.Plan
+    volume_plan: volumes.Plan
+    volume_users: volumes.Users
     last_logs: Dict[str, LastLog] = field(default_factory=dict, compare=False)
 
     @property
@@ -109,6 +112,8 @@ def context(site: Site, request: Request, observed: Observation) -> Context:
         files=_files(site, request, observed, resolved),
         final_networks=final_networks,
         network_plan=_network_plan(site, request, observed, resolved, decisions, final_networks),
+        volume_plan=storage.plan(site, request, observed, resolved),
+        volume_users=storage.users(resolved),
     )
 
 

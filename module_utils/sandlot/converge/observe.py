@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import Callable, Dict, Iterable, Mapping
 
-from .. import cgroups, idmap, images, network, store
+from .. import cgroups, idmap, images, network, store, volumes
 from ..errors import StateError
 from ..host import probe
 from ..kernel import files
@@ -19,6 +19,7 @@ from ..sandbox import layers, record, runtime
 from ..sandbox.names import known
 from ..sandbox.record import Record, Records
 from ..site import PINNED, SandboxPaths, Site
+from ..volumes import Volumes
 from .decide import ALL_PINS, NO_PINS, SOME_PINS, Observed
 
 
@@ -58,6 +59,7 @@ class Observation:
     sandboxes: Mapping[str, Observed]
     namespaces: Mapping[str, NamespaceRecord]
     before: Stored
+    volumes: Volumes
 
 
 def observe(site: Site, asked: Iterable[str], attached: Iterable[str] = ()) -> Observation:
@@ -81,6 +83,7 @@ def observe(site: Site, asked: Iterable[str], attached: Iterable[str] = ()) -> O
         sandboxes={name: _sandbox(site, name, records, namespaces.get(name)) for name in names},
         namespaces=namespaces,
         before=stored,
+        volumes=volumes.load_all(site),
     )
 
 

@@ -4,7 +4,7 @@
 
 A run first records its intent, then stops sandboxes and unmakes namespaces that have to go. It
 cleans up removed sandboxes, sets ids, networks and rules, then prepares, creates and starts others.
-Networks and images are removed last, and only if everything before succeeded.
+Networks, images and volumes are removed last, and only if everything before succeeded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Callable, Sequence
 from ..plan import Operation
 from ..sandbox import etcfiles
 from ..site import Site
-from . import phases, removal
+from . import phases, removal, volume_phases
 from .context import Context, context
 from .observe import Observation
 from .resolve import Request
@@ -44,6 +44,7 @@ STEPS: tuple[Phase, ...] = (
     phases.shift,
     phases.prepare,
     phases.update_hosts,
+    volume_phases.make,
     phases.create,
     phases.plug,
     phases.limit,
@@ -52,7 +53,12 @@ STEPS: tuple[Phase, ...] = (
     phases.settle,
     phases.watch,
 )
-LAST: tuple[Phase, ...] = (removal.remove_networks, removal.remove_images)
+LAST: tuple[Phase, ...] = (
+    removal.remove_networks,
+    removal.remove_images,
+    volume_phases.remove,
+    volume_phases.reopen,
+)
 
 
 @dataclass(frozen=True)
@@ -71,13 +77,17 @@ class Plan:
         return [*self.first, *self.preparation, *self.steps, *self.last]
 
     def without_last(self) -> Plan:
-        """The plan of a run that failed: it keeps every network and image."""
+        """The plan of a run that failed: it keeps every network, image and volume."""
         request = self.context.request
         if request.image_plan:
             image_plan = replace(request.image_plan, absent=frozenset(), purge=False)
             request = replace(request, image_plan=image_plan)
         networks = {**self.context.observed.before.networks, **self.context.final_networks}
-        changed = replace(self.context, request=request, final_networks=networks)
+        volumes = {**self.context.observed.volumes.good, **self.context.volume_plan.after}
+        volume_plan = replace(self.context.volume_plan, after=volumes)
+        changed = replace(
+            self.context, request=request, final_networks=networks, volume_plan=volume_plan
+        )
         return replace(self, context=changed, last=())
 
 

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Union
 
-from .. import cgroups, images, network, security
+from .. import cgroups, images, network, security, volumes
 from ..mask import Mask
 from ..network import Network
 from ..plan import Failures, Operation
@@ -41,7 +41,8 @@ class Result:
     """The outcome of a run.
 
     ``sandboxes`` are facts of the requested sandboxes; ``failed`` maps names to messages.
-    ``images`` and ``networks`` are facts of all of the host, None for a kind that was left alone.
+    ``images``, ``networks`` and ``volumes`` are facts of all of the host, None for a kind that was
+    left alone.
     ``started`` names the sandboxes that the run started. ``images_made`` has the duration and size
     of each build, ``images_due`` the names of those that a check foresees. With ``uploads_needed``,
     the run did nothing. ``removals`` counts the last actions, which a run with a failure skips.
@@ -58,6 +59,7 @@ class Result:
     warnings: Sequence[str] = ()
     images: Optional[Dict[str, Json]] = None
     networks: Optional[Dict[str, Json]] = None
+    volumes: Optional[Dict[str, Json]] = None
     images_made: Sequence[Json] = ()
     uploads_needed: Sequence[str] = ()
     removals: int = 0
@@ -115,6 +117,7 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
         warnings=warnings,
         images=image_facts,
         networks=networks,
+        volumes=_volumes(context),
         started=[*(name for name, d in context.decisions.items() if d.start), *context.followers],
         removals=sum(not operation.silent for operation in plan.last),
         changes=_changes(context, lines),
@@ -152,6 +155,13 @@ def _images(context: Context, mask: Mask) -> Dict[str, Json] | None:
         name: images.facts(context.site, known[name] if known.get(name) == image else image, mask)
         for name, image in after.items()
     }
+
+
+def _volumes(context: Context) -> Dict[str, Json] | None:
+    """Facts of all volumes after the run."""
+    if context.request.volumes is None:
+        return None
+    return volumes.all_facts(context.site, context.volume_plan.after, context.volume_users)
 
 
 def _network_facts(networks: Mapping[str, Network]) -> Dict[str, Json]:
@@ -241,6 +251,11 @@ def _diff(context: Context, mask: Mask) -> Json | List[Json]:
     if request.networks is not None:
         left = context.final_networks
         kinds["networks"] = {"before": _text(before.networks), "after": _text(left)}
+    if request.volumes is not None:
+        kinds["volumes"] = {
+            "before": volumes.shown(context.observed.volumes.good),
+            "after": volumes.shown(context.volume_plan.after),
+        }
     if request.sandboxes is not None:
         kinds["sandboxes"] = _sandboxes_diff(context, mask)
     if len(kinds) == 1:

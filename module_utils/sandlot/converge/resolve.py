@@ -16,6 +16,7 @@ from ..sandbox import devices, etcfiles, launchfile
 from ..sandbox.record import PRESENT, REMOVING, ImageRef, Record
 from ..site import Site
 from ..spec.names import check_new
+from ..volumes import VolumeSpec
 from . import dependencies
 from .decide import ABSENT, Desired, Observed, Target, rebuild_reason, run_state
 from .observe import Observation
@@ -23,21 +24,24 @@ from .observe import Observation
 
 @dataclass(frozen=True)
 class Request:
-    """The desired sandboxes, networks and images of a host; None leaves a kind alone.
+    """The desired sandboxes, networks, images and volumes of a host; None leaves a kind alone.
 
     ``networks`` maps the name of an absent network to None. ``purge`` removes unlisted items of the
-    listed kinds; ``prune`` removes image trees that nothing refers to. ``repair`` sets the network
-    of the sandboxes and nothing else. ``resume`` starts sandboxes whatever their dependencies do.
-    For ``watch`` seconds, the run watches for ends of workloads that it started. ``unrecorded``
-    images are still being built. ``uploads`` maps archives of images to their copies on the host,
-    None when the controller copies none. ``management_ports`` are never published. ``image_plan``
-    is made from ``images``, after a look at their sources.
+    listed kinds but volumes; ``purge_volumes`` removes those that nobody uses. ``prune`` removes
+    image trees that nothing refers to. ``repair`` sets the network of the sandboxes and nothing
+    else. ``resume`` starts sandboxes whatever their dependencies do. For ``watch`` seconds, the run
+    watches for ends of workloads that it started. ``unrecorded`` images are still being built.
+    ``uploads`` maps archives of images to their copies on the host, None when the controller copies
+    none. ``management_ports`` are never published. ``image_plan`` is made from ``images``, after a
+    look at their sources.
     """
 
     sandboxes: Optional[Tuple[Desired, ...]] = None
     networks: Optional[Mapping[str, Optional[network.Network]]] = None
     images: Optional[Tuple[images.ImageSpec, ...]] = None
+    volumes: Optional[Mapping[str, VolumeSpec]] = None
     purge: bool = False
+    purge_volumes: bool = False
     prune: bool = False
     check: bool = False
     repair: bool = False

@@ -17,7 +17,7 @@ def return_values(result: Result) -> Json:
     """The values that every module returns; ``msg`` is that of a failure."""
     if result.uploads_needed:
         return {"changed": False, "uploads_needed": list(result.uploads_needed)}
-    kinds = {"images": result.images, "networks": result.networks}
+    kinds = {"images": result.images, "networks": result.networks, "volumes": result.volumes}
     return {
         "changed": result.changed,
         "actions": result.actions,

@@ -17,6 +17,36 @@ _MOUNTINFO = "/proc/self/mountinfo"
 _SERVED = re.compile(r"(fuse(blk)?(\..*)?|nfs4?|cifs|smb3|9p|ceph|afs|ncpfs|autofs)")
 
 
+class Mount:
+    """One line of the list: ``root`` is the directory of the file system that is mounted."""
+
+    __slots__ = ("number", "parent", "device", "root", "point", "options")
+
+    def __init__(self, line: str) -> None:
+        fields = line.split(" ", 6)
+        self.number, self.parent, self.device = fields[:3]
+        self.root, self.point = unescaped(fields[3]), unescaped(fields[4])
+        self.options = frozenset(fields[5].split(","))
+
+
+def stack(path: str) -> list[tuple[Mount, bool]]:
+    """The mounts at a path, topmost last, and whether each shows the very directory below it."""
+    real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    with open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape") as handle:
+        every = {mount.number: mount for mount in map(Mount, handle)}
+    return [
+        (mount, mount.parent in every and _is_on_itself(mount, every[mount.parent]))
+        for mount in every.values()
+        if mount.point == real
+    ]
+
+
+def _is_on_itself(mount: Mount, parent: Mount) -> bool:
+    inside = os.path.relpath(mount.point, parent.point)
+    shown = os.path.normpath(f"{parent.root}/{inside}")
+    return mount.device == parent.device and mount.root == shown
+
+
 def _mounts() -> Iterator[Tuple[str, str]]:
     """Yield (mount point, type of file system)."""
     with open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape") as handle:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
-from typing import Any, Dict
+from typing import Any, Dict, Mapping
 
 from .. import store
 from ..errors import StateError
@@ -52,6 +52,8 @@ class ImageRef:
 
 @dataclass(frozen=True)
 class Record:
+    """A sandbox on its host; ``volumes`` maps the targets of its image's VOLUMEs to volumes."""
+
     name: str
     phase: str
     wanted: str
@@ -59,10 +61,13 @@ class Record:
     ids: IdRange
     image: ImageRef
     interfaces: tuple[Interface, ...] = ()
+    volumes: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> Json:
         spec = stored.to_json(self.spec)
+        own = {"volumes": dict(self.volumes)} if self.volumes else {}
         return {
+            **own,
             "name": self.name,
             "phase": self.phase,
             "wanted": self.wanted,
@@ -125,6 +130,7 @@ def from_json(data: Json, name: str, path: str) -> Record:
             interfaces=tuple(
                 Interface.from_json(name, interface) for interface in data["interfaces"]
             ),
+            volumes={str(target): str(name) for target, name in data.get("volumes", {}).items()},
         )
     except StateError as error:
         hint = f"{error.hint}, or remove sandbox {name} (state: absent) first"

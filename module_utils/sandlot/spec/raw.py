@@ -18,7 +18,7 @@ from .text import brief, choice, mapping, missing, refusal, sequence, text
 Json = Dict[str, Any]
 
 # Lists of a host, whose items a message calls by name.
-KINDS = {"sandboxes": "sandbox", "images": "image", "networks": "network"}
+KINDS = {"sandboxes": "sandbox", "images": "image", "networks": "network", "volumes": "volume"}
 # Ansible's words, in lower case.
 BOOLEANS = frozenset(("y", "yes", "on", "1", "true", "t", "n", "no", "off", "0", "false", "f"))
 

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The volumes of a run: those that users declare, and those that sandboxes name."""
+
+from __future__ import annotations
+
+from typing import Dict, List, Mapping
+
+from .. import volumes
+from ..sandbox import mounted
+from ..sandbox.record import Record
+from ..site import Site
+from ..volumes import Volume
+from .observe import Observation
+from .resolve import Request, Resolved
+
+
+def plan(site: Site, request: Request, observed: Observation, resolved: Resolved) -> volumes.Plan:
+    """SpecError for a volume that can't be removed; a repair touches none."""
+    if request.repair:
+        return volumes.Plan(observed.volumes.good)
+    leaving = {*resolved.removed, *resolved.targets}
+    desired = volumes.Desired(
+        listed=request.volumes,
+        needed=_needed(resolved),
+        users=users(resolved),
+        unreadable=frozenset(set(observed.records.broken) - leaving),
+        purge=request.purge_volumes,
+    )
+    return volumes.plan(site, desired, observed.volumes)
+
+
+def users(resolved: Resolved) -> Dict[str, List[str]]:
+    """The sandboxes that use each volume after the run."""
+    by_volume: Dict[str, List[str]] = {}
+    for name, entry in sorted(_everyone(resolved).items()):
+        for volume in mounted.volumes(entry):
+            by_volume.setdefault(volume, []).append(name)
+    return by_volume
+
+
+def _everyone(resolved: Resolved) -> Mapping[str, Record]:
+    targets = {name: target.record for name, target in resolved.targets.items()}
+    return {**resolved.bystanders, **targets}
+
+
+def _needed(resolved: Resolved) -> Dict[str, Volume]:
+    """The volumes that sandboxes of the run use, as they are made when they do not exist."""
+    needed: Dict[str, Volume] = {}
+    for name, target in resolved.targets.items():
+        images = {volume: place for place, volume in target.record.volumes.items()}
+        for volume in mounted.volumes(target.record):
+            fresh = Volume(volume, volumes.now())
+            if volume in images:
+                fresh = Volume(volume, volumes.now(), sandbox=name, target=images[volume])
+            needed.setdefault(volume, fresh)
+    return needed

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The volumes of a host: declare, observe, plan; the mount that closes them for the host."""
+
+from __future__ import annotations
+
+from .declare import argument_spec, normalise, normalise_one
+from .facts import all_facts, shown
+from .model import Volume, VolumeSpec, image_volume
+from .planning import Desired, Plan, Users, plan
+from .records import Volumes, load, load_all, now, save
+
+__all__ = [
+    "Plan",
+    "Users",
+    "Volume",
+    "VolumeSpec",
+    "Volumes",
+    "Desired",
+    "all_facts",
+    "argument_spec",
+    "image_volume",
+    "load",
+    "load_all",
+    "normalise",
+    "normalise_one",
+    "now",
+    "plan",
+    "save",
+    "shown",
+]
