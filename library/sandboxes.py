@@ -764,6 +764,15 @@ options:
             root answers the sandbox's reads then.
           - Defaults to V(false).
         type: bool
+      disk_size:
+        description:
+          - The most that the sandbox may write into its root, at least V(16m), in the notation
+            of O(sandboxes[].memory).
+          - 'The kernel enforces it: by a project quota where the file system has one, else
+            by a file system of that size in a sparse file. Where neither works it is refused,
+            as it is for roots in memory.'
+          - A change by which the layer has to move restarts the sandbox.
+        type: str
       ingress_rate:
         description:
           - Bits a second that each of the sandbox's interfaces takes in, from V(8kbit)

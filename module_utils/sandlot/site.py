@@ -140,6 +140,11 @@ class Site:
         return f"{self.run}/.watch.json"
 
     @property
+    def frozen(self) -> str:
+        """The cgroups that a run has frozen; missing but for the moment that a copy takes."""
+        return f"{self.run}/.frozen.json"
+
+    @property
     def subuid(self) -> str:
         return f"{self.root}/etc/subuid"
 

@@ -115,7 +115,8 @@ def test_copy_keeps_all_that_a_file_has(source: Path) -> None:
     assert os.listdir(os.fsencode(target / "opaque")) == [b"\xff\n"]
     assert stat.S_IMODE(target.stat().st_mode) == 0o1777
     shared = 4 * SIZE if reflinks(source.parent) else 0
-    assert result == Copied(directories=2, files=4, size=4 * SIZE, shared=shared)
+    assert (result.directories, result.files, result.size) == (2, 4, 4 * SIZE)
+    assert (result.shared, result.stored > 0) == (shared, True)
 
 
 def test_holes_stay_holes(source: Path) -> None:

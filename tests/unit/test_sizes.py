@@ -21,26 +21,26 @@ PLACE = Place("/nowhere/data", "/nowhere/fs.img")
 STEPS = [
     # bound now, size, step
     (Bound(), None, None),
-    (Bound(), 64 * M, Due("limit its size to 64m", OFFLINE)),
+    (Bound(), 64 * M, Due("limit to 64m", OFFLINE)),
     (Bound(PROJECT, 64 * M), 64 * M, None),
     (Bound(PROJECT, 64 * M), 64 * M - 1, None),
-    (Bound(PROJECT, 64 * M), 128 * M, Due("limit its size to 128m")),
-    (Bound(PROJECT, 64 * M), 32 * M, Due("limit its size to 32m")),
-    (Bound(PROJECT, 64 * M), None, Due("withdraw the limit of its size")),
+    (Bound(PROJECT, 64 * M), 128 * M, Due("limit to 128m")),
+    (Bound(PROJECT, 64 * M), 32 * M, Due("limit to 32m")),
+    (Bound(PROJECT, 64 * M), None, Due("withdraw the limit")),
     (Bound(PROJECT, None), None, None),
     # Somebody withdrew the limit (setquota), or set another one.
-    (Bound(PROJECT, None), 64 * M, Due("limit its size to 64m")),
-    (Bound(PROJECT, 64 * M, ready=False), 64 * M, Due("limit its size to 64m")),
+    (Bound(PROJECT, None), 64 * M, Due("limit to 64m")),
+    (Bound(PROJECT, 64 * M, ready=False), 64 * M, Due("limit to 64m")),
     (Bound(FILE, 64 * M), 64 * M, None),
     (Bound(FILE, 64 * M), 64 * M - 1, None),
-    (Bound(FILE, 64 * M, ready=False), 64 * M, Due("mount its file system")),
-    (Bound(FILE, 64 * M), 96 * M, Due("grow it from 64m to 96m")),
-    (Bound(FILE, 64 * M, grows=False), 96 * M, Due("grow it from 64m to 96m", OFFLINE)),
-    (Bound(FILE, 64 * M), 32 * M, Due("shrink it from 64m to 32m", OFFLINE)),
+    (Bound(FILE, 64 * M, ready=False), 64 * M, Due("mount the file system")),
+    (Bound(FILE, 64 * M), 96 * M, Due("grow from 64m to 96m")),
+    (Bound(FILE, 64 * M, grows=False), 96 * M, Due("grow from 64m to 96m", OFFLINE)),
+    (Bound(FILE, 64 * M), 32 * M, Due("shrink from 64m to 32m", OFFLINE)),
     (
         Bound(FILE, 64 * M),
         None,
-        Due("move it out of the file system that limits its size", OFFLINE),
+        Due("move out of the file system that limits it", OFFLINE),
     ),
 ]
 

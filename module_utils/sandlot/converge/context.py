@@ -13,7 +13,7 @@ from ..network import Network
 from ..sandbox import crash, etcfiles, lxcfs
 from ..sandbox.record import STARTED, Record
 from ..site import Site
-from . import dependencies, rebuild, storage
+from . import dependencies, rebuild, sizing, storage
 from .decide import NO_PINS, Decision, Observed, decide
 from .observe import Observation
 from .rebuild import Rebuild
@@ -86,6 +86,9 @@ def context(site: Site, request: Request, observed: Observation) -> Context:
     decisions = _decisions(site, resolved, observed)
     if any(decision.create or decision.start for decision in decisions.values()):
         probe.require()
+    for name, decision in decisions.items():
+        if not resolved.targets[name].desired.keep_image:
+            sizing.check(site, resolved.targets[name], observed.sandboxes[name], decision)
     followers = _followers(resolved, decisions, observed)
     starting = {name: resolved.bystanders[name] for name in followers}
     # A start from the record alone is not checked here: it fails for its own sandbox only.
@@ -167,7 +170,8 @@ def _decisions(site: Site, resolved: Resolved, observed: Observation) -> dict[st
     ordered = sorted(resolved.targets.items(), key=lambda item: item[1].record.spec.network_partner)
     for name, target in ordered:
         rejoin = _rejoin(target.record, decisions, observed.sandboxes[name])
-        decisions[name] = decide(target, observed.sandboxes[name], rejoin)
+        reason = rejoin or sizing.restart_reason(target, observed.sandboxes[name])
+        decisions[name] = decide(target, observed.sandboxes[name], reason)
     return {name: _of_looped(site, decisions[name]) for name in resolved.targets}
 
 

@@ -13,6 +13,7 @@ from ..errors import SpecError
 from ..plan import Change, Operation
 from ..sandbox.process import changes
 from ..sandbox.record import PRESENT, REBUILDING, REMOVING, STARTED, STOPPED, Record
+from ..sizes import Bound
 from ..spec import Difference, Spec
 from ..spec.options import SECRET
 
@@ -64,7 +65,8 @@ class Observed:
 
     A ``detached`` sandbox runs in another network namespace than the one it would join now. With
     ``rebuild``, files of an unfinished rebuild exist. ``previous`` is the record of the version
-    that ran before an unfinished restart. One that is running does so ``since`` a time.
+    that ran before an unfinished restart. One that is running does so ``since`` a time. ``bound``
+    tells what limits the size of the layer.
     """
 
     record: Record | None = None
@@ -76,6 +78,7 @@ class Observed:
     rebuild: bool = False
     previous: Record | None = None
     since: float = 0.0
+    bound: Bound = Bound()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import Callable, Dict, Iterable, Mapping
 
-from .. import cgroups, idmap, images, network, store, volumes
+from .. import cgroups, idmap, images, network, sizes, store, volumes
 from ..errors import StateError
 from ..host import probe
 from ..kernel import files
@@ -116,6 +116,7 @@ def _sandbox(
         namespaces=namespaces.digest if namespaces else None,
         running=running.digest if running else None,
         detached=detached,
+        bound=sizes.look(site, layers.place(site.sandbox(name))),
         rebuild=layers.exists(site.sandbox(name).rebuild),
         previous=record.previous(site, name),
         since=running.since if running else 0.0,

@@ -13,7 +13,7 @@ from ..plan import Change, Failures, Operation, batch, of_one
 from ..sandbox import devices, etcfiles, last_words, launchfile, layers, live, logs, record
 from ..sandbox.record import PRESENT, REBUILDING, STOPPED, Record
 from ..site import Site
-from . import dependencies, rebuild
+from . import dependencies, rebuild, sizing
 from .context import Context, LastLog
 from .decide import NO_PINS, Decision, Observed, namespace_lines, record_lines, run_lines
 from .observe import NamespaceRecord, write_namespace_record
@@ -190,7 +190,7 @@ def _prepare_one(context: Context, decision: Decision) -> Operation | None:
 
     def write() -> None:
         if fresh:
-            layers.make(paths.sandbox(name), decision.record.ids)
+            layers.make(paths.sandbox(name), decision.record.ids, decision.record.spec.disk_size)
         if files.outdated:
             etcfiles.write(paths, decision.record, files.due())
         if reconfigure:
@@ -204,6 +204,10 @@ def _prepare_one(context: Context, decision: Decision) -> Operation | None:
         return None
     announced = decision.announced or decision.write_record
     return Operation(name, f"write {', '.join(parts)}", write, subject=name, silent=announced)
+
+
+def size_layers(context: Context) -> list[Operation]:
+    return sizing.operations(context.site, context.decisions, context.observed.sandboxes)
 
 
 def update_hosts(context: Context) -> list[Operation]:

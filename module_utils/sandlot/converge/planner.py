@@ -43,6 +43,7 @@ STEPS: tuple[Phase, ...] = (
     removal.forget,
     phases.shift,
     phases.prepare,
+    phases.size_layers,
     phases.update_hosts,
     volume_phases.make,
     phases.create,

@@ -87,7 +87,7 @@ def announce(site: Site, rebuild: Rebuild) -> list[Operation]:
 def prepare(site: Site, planned: Mapping[str, Rebuild]) -> list[Operation]:
     def make(rebuild: Rebuild) -> None:
         slot = site.sandbox(rebuild.name).in_slot(NEXT)
-        layers.make(slot, rebuild.new.ids)
+        layers.make(slot, rebuild.new.ids, rebuild.new.spec.disk_size)
         launchfile.write(slot, launchfile.encoded(rebuild.launch))
         write_namespace_record(slot, rebuild.namespaces)
 

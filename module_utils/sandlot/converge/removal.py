@@ -8,7 +8,7 @@ import contextlib
 import os
 from functools import partial
 
-from .. import cgroups, images
+from .. import cgroups, images, sizes
 from ..images import Use
 from ..kernel import files
 from ..kernel.trees import remove_entry, remove_tree
@@ -47,6 +47,8 @@ def clean(context: Context) -> list[Operation]:
                 remove_tree(copy)
         remove_tree(sandbox.run)
         layers.discard(sandbox)
+        layers.remove_slots(sandbox)
+        sizes.sweep(context.site)
         for entry in files.names(sandbox.state):
             if entry != os.path.basename(sandbox.record):
                 remove_entry(f"{sandbox.state}/{entry}")

@@ -11,8 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Collection, Dict, Iterable, Mapping, Sequence
 
-from .. import network
-from ..kernel.trees import remove_tree
+from .. import network, sizes
 from ..launcher.client import Launcher
 from ..plan import Change, Failures, Operation, apply_all, batch
 from ..sandbox import layers, record
@@ -69,7 +68,7 @@ def undo_steps(
 
     def end(name: str) -> None:
         # First, as the new layer may have filled the disk.
-        remove_tree(site.sandbox(name).in_slot(NEXT).layer)
+        layers.discard(site.sandbox(name).in_slot(NEXT))
         record.save(site, old[name].in_phase(PRESENT))
 
     def forget(names: Sequence[str], failures: Failures) -> None:
@@ -129,7 +128,7 @@ def _put_back(
     """The rollback stops the sandbox; it keeps its pins unless a switch set others aside."""
     old = site.sandbox(name).in_slot(OLD)
     stopped = replace(observed, running=None, detached=False)
-    stopped = replace(stopped, layer=observed.layer or layers.exists(old.layer))
+    stopped = replace(stopped, layer=observed.layer or sizes.exists(layers.place(old)))
     if not layers.exists(old.pins):
         return stopped
     kept = namespace_record_at(old.namespaces, name)

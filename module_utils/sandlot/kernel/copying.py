@@ -27,6 +27,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _INSIDE = mounts.RESOLVE_BENEATH | mounts.RESOLVE_NO_SYMLINKS | mounts.RESOLVE_NO_XDEV
 # Levels whose descriptors stay open, two each; deeper trees come back up through "..".
 _LEVELS = 64
+_SECTOR = 512  # the unit of st_blocks (inode(7))
 # overlayfs: a name that the layer hides from the image.
 _WHITEOUT = os.makedev(0, 0)
 
@@ -41,6 +42,8 @@ class Copied:
     # The sum of the sizes of files, and the part of it that shares its blocks with the source.
     size: int = 0
     shared: int = 0
+    # The bytes that the source takes on disk.
+    stored: int = 0
     # Sockets, and devices that are no whiteouts.
     skipped: int = 0
     # Entries that vanished meanwhile, or became something else; a tree that stands still has none.
@@ -223,6 +226,7 @@ class _Walk:
             finally:
                 os.close(target)
             self.copied.size += status.st_size
+            self.copied.stored += status.st_blocks * _SECTOR
         finally:
             os.close(source)
         return True

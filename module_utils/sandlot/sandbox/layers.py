@@ -11,13 +11,24 @@ import contextlib
 import os
 import stat
 
+from .. import sizes
 from ..idmap import IdRange
-from ..kernel.trees import refuse_mounts, remove_tree
+from ..kernel.trees import remove_tree
 from ..site import NEXT, OLD, SandboxPaths
+
+OPTION = "disk_size"
+
+
+def place(sandbox: SandboxPaths) -> sizes.Place:
+    """The layer as a directory with a size: overlayfs moves files from ``work`` to ``upper``."""
+    return sizes.Place(sandbox.layer, sandbox.layer_image, ("upper", "work"))
 
 
 def is_whole(sandbox: SandboxPaths) -> bool:
     """Whether the layer exists; OSError when that is unknown, as a missing layer is replaced."""
+    layer = place(sandbox)
+    if exists(layer.image) and not sizes.is_mounted(layer):
+        return True
     try:
         statuses = [os.stat(path, follow_symlinks=False) for path in (sandbox.upper, sandbox.work)]
     except FileNotFoundError:
@@ -34,31 +45,24 @@ def exists(path: str) -> bool:
     return True
 
 
-def make(sandbox: SandboxPaths, ids: IdRange) -> None:
-    """Replace the layer by an empty one, which has its owner set when it appears."""
-    fresh = f"{sandbox.layer}.new"
-    remove_tree(fresh)
+def make(sandbox: SandboxPaths, ids: IdRange, size: int | None = None) -> None:
+    """Replace the layer by an empty one, which has its owner and size when it appears."""
+    fresh = place(sandbox).replacement
     os.makedirs(sandbox.state, mode=0o700, exist_ok=True)
-    os.mkdir(fresh, 0o700)
-    os.mkdir(f"{fresh}/work", 0o700)
-    upper = f"{fresh}/upper"
+    sizes.prepare(sandbox.site, fresh, size, OPTION)
+    upper, work = fresh.paths
+    os.mkdir(work, 0o700)
     os.mkdir(upper)
     os.chown(upper, ids.start, ids.start)
     os.chmod(upper, 0o755)
+    sizes.finish(sandbox.site, fresh, size)
     discard(sandbox)
-    os.rename(fresh, sandbox.layer)
+    sizes.move(fresh, place(sandbox))
 
 
 def discard(sandbox: SandboxPaths) -> None:
-    """Rename the layer, then remove it, so that a kill never leaves half a layer in use."""
-    old = f"{sandbox.layer}.old"
-    refuse_mounts(sandbox.layer)
-    remove_tree(old)
-    try:
-        os.rename(sandbox.layer, old)
-    except FileNotFoundError:
-        return
-    remove_tree(old)
+    """Remove the layer, at once: a kill never leaves half a layer in use."""
+    sizes.discard(place(sandbox))
 
 
 def is_set_aside(sandbox: SandboxPaths) -> bool:
@@ -74,8 +78,8 @@ def set_aside(sandbox: SandboxPaths) -> None:
     old, new = sandbox.in_slot(OLD), sandbox.in_slot(NEXT)
     os.makedirs(old.state, mode=0o700, exist_ok=True)
     os.makedirs(old.run, mode=0o700, exist_ok=True)
-    os.rename(sandbox.layer, old.layer)
-    os.rename(new.layer, sandbox.layer)
+    sizes.move(place(sandbox), place(old), mounted=False)
+    sizes.move(place(new), place(sandbox))
     _move(sandbox.namespaces, old.namespaces)
     _move(sandbox.pins, old.pins)
     os.rename(new.pins, sandbox.pins)
@@ -86,9 +90,10 @@ def set_aside(sandbox: SandboxPaths) -> None:
 def restore(sandbox: SandboxPaths) -> None:
     """Undo ``set_aside``, however far it got: both versions move back."""
     old, new = sandbox.in_slot(OLD), sandbox.in_slot(NEXT)
-    if exists(old.layer):
-        _move(sandbox.layer, new.layer)
-        os.rename(old.layer, sandbox.layer)
+    if sizes.exists(place(old)):
+        if sizes.exists(place(sandbox)):
+            sizes.move(place(sandbox), place(new), mounted=False)
+        sizes.move(place(old), place(sandbox))
     if exists(old.pins):
         # Remove the new namespace record first: it must never describe the old pins. Without a
         # record, the next run makes pins again.
@@ -107,5 +112,7 @@ def _move(source: str, target: str) -> None:
 
 def remove_slots(sandbox: SandboxPaths) -> None:
     """Remove both slots; their state directory, which marks the rebuild, goes last."""
+    for slot in (NEXT, OLD):
+        discard(sandbox.in_slot(slot))
     remove_tree(f"{sandbox.run}/{os.path.basename(sandbox.rebuild)}")
     remove_tree(sandbox.rebuild)

@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 from .bounds import Bound, apply, check, due, look, remake
-from .filesystem import unmount
-from .model import FILE, LIVE, MINIMUM, OFFLINE, PROJECT, Due, Place
+from .filesystem import is_mounted, unmount
+from .model import FILE, LIVE, OFFLINE, PROJECT, Due, Place
 from .places import commit, discard, exists, finish, mount, move, prepare
 from .projects import release, sweep
 from .ways import Way, choose, require
@@ -14,7 +14,6 @@ from .ways import Way, choose, require
 __all__ = [
     "FILE",
     "LIVE",
-    "MINIMUM",
     "OFFLINE",
     "PROJECT",
     "Bound",
@@ -29,6 +28,7 @@ __all__ = [
     "due",
     "exists",
     "finish",
+    "is_mounted",
     "look",
     "mount",
     "move",

@@ -45,9 +45,9 @@ class Bound:
 def look(site: Site, place: Place) -> Bound:
     if os.path.exists(place.image):
         return _of_file(place)
-    present = [path for path in place.paths if os.path.isdir(path)]
+    ours = projects.recorded(site)
+    present = [path for path in place.paths if ours and os.path.isdir(path)]
     numbers = [quotas.project_of(path) for path in present]
-    ours = projects.recorded(site) if any(numbers) else {}
     number = next((number for number in numbers if number in ours), 0)
     if not number:
         return Bound()
@@ -75,26 +75,26 @@ def due(bound: Bound, size: int | None) -> Due | None:
     if bound.way == FILE:
         return _due_of_file(bound, wanted)
     if bound.way == PROJECT and wanted is None:
-        return Due("withdraw the limit of its size") if now else None
+        return Due("withdraw the limit") if now else None
     if wanted is None:
         return None
     if not bound.way:
-        return Due(f"limit its size to {readable(wanted)}", OFFLINE)
+        return Due(f"limit to {readable(wanted)}", OFFLINE)
     if now == wanted and bound.ready:
         return None
-    return Due(f"limit its size to {readable(wanted)}")
+    return Due(f"limit to {readable(wanted)}")
 
 
 def _due_of_file(bound: Bound, wanted: int | None) -> Due | None:
     now = bound.size or 0
     if wanted is None:
-        return Due("move it out of the file system that limits its size", OFFLINE)
+        return Due("move out of the file system that limits it", OFFLINE)
     if wanted < now:
-        return Due(f"shrink it from {readable(now)} to {readable(wanted)}", OFFLINE)
+        return Due(f"shrink from {readable(now)} to {readable(wanted)}", OFFLINE)
     if wanted > now:
         needs = LIVE if bound.grows else OFFLINE
-        return Due(f"grow it from {readable(now)} to {readable(wanted)}", needs)
-    return None if bound.ready else Due("mount its file system")
+        return Due(f"grow from {readable(now)} to {readable(wanted)}", needs)
+    return None if bound.ready else Due("mount the file system")
 
 
 def check(bound: Bound, place: Place, size: int | None, option: str) -> None:

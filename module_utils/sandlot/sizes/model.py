@@ -9,8 +9,6 @@ from typing import Tuple
 
 # The ways: a project quota of the file system, or a file system of its own in a sparse file.
 PROJECT, FILE = "project", "file"
-# Less has no room for a journal.
-MINIMUM = 16 << 20
 BLOCK = 4096
 _BYTES_PER_INODE = 16384
 _LEAST_INODES = 4096

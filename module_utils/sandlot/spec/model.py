@@ -52,6 +52,7 @@ class Spec:
     pids_limit: int
     ulimits: tuple[Ulimit, ...]
     lxcfs: bool
+    disk_size: int | None
     ingress_rate: int | None
     egress_rate: int | None
     security_profile: str | None

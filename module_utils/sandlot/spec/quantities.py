@@ -13,6 +13,8 @@ from .text import MAX_INTEGER, a_type, refusal
 
 MEMORY_MINIMUM = 6 << 20
 LOG_MINIMUM = 64 << 10
+# A file system in a file needs room for its journal.
+DISK_MINIMUM = 16 << 20
 UNLIMITED = -1
 # NR_CPUS of the largest distribution kernels.
 MAX_CPUS = 8192

@@ -69,6 +69,7 @@ OTHER: dict[str, Any] = {
     "pids_limit": 64,
     "ulimits": ["nofile:5:6"],
     "lxcfs": True,
+    "disk_size": "64m",
     "ingress_rate": "1mbit",
     "egress_rate": "1mbit",
     "security_profile": "daemon",

@@ -152,6 +152,23 @@ OPTIONS = (
         later=True,
     ),
     Option(
+        "disk_size",
+        "str",
+        partial(quantities.size, minimum=quantities.DISK_MINIMUM),
+        [
+            "The most that the sandbox may write into its root, at least V(16m), in the notation "
+            "of O(memory).",
+            "The kernel enforces it: by a project quota where the file system has one, else by a "
+            "file system of that size in a sparse file. Where neither works it is refused, as it "
+            "is for roots in memory.",
+            "A change by which the layer has to move restarts the sandbox.",
+        ],
+        numeric=True,
+        reaches={Reach.CONVERGE},
+        change=Change.LIVE,
+        later=True,
+    ),
+    Option(
         "ingress_rate",
         "str",
         quantities.bit_rate,

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Makes the snapshots that users ask for: copies of a layer and of volumes, as of one moment."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Mapping, Sequence
+
+from ..cgroups import freezing
+from ..kernel.attributes import Owner
+from ..kernel.copying import Copied, copy_tree, same
+from ..kernel.trees import remove_tree, sync
+from ..site import Site, SnapshotPaths
+from . import store
+from .model import Snapshot
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_COPY = "copy"
+LAYER = f"{_COPY}/upper"
+
+
+def create(
+    site: Site, snapshot: Snapshot, sources: Mapping[str, str], running: Sequence[str]
+) -> Snapshot:
+    """Copy trees into a new snapshot; ``sources`` maps places in it (LAYER, volume) to paths.
+
+    Meanwhile, the ``running`` sandboxes are frozen. The caller holds the lock.
+    """
+    store.abandon(site, snapshot.sandbox)
+    staged = store.stage(site, snapshot)
+    try:
+        made = _copied(site, snapshot, staged, sources, running)
+    except BaseException:
+        remove_tree(staged.directory)
+        store.abandon(site, snapshot.sandbox)
+        raise
+    store.finish(site, made)
+    return made
+
+
+def volume(name: str) -> str:
+    """The place of a volume in a snapshot."""
+    return f"volumes/{name}"
+
+
+def _copied(
+    site: Site,
+    snapshot: Snapshot,
+    staged: SnapshotPaths,
+    sources: Mapping[str, str],
+    running: Sequence[str],
+) -> Snapshot:
+    os.mkdir(f"{staged.directory}/{_COPY}", 0o700)
+    for path in sources.values():
+        # What is dirty now is not written while all stand still.
+        sync(path)
+    with freezing.frozen(site, running):
+        copies = [copied(path, f"{staged.directory}/{place}") for place, path in sources.items()]
+    sync(staged.directory)
+    size, files = sum(copy.stored for copy in copies), sum(copy.files for copy in copies)
+    made = replace(snapshot, size=size, files=files)
+    # The layer comes last, as a snapshot that has it is complete.
+    store.stage(site, made)
+    os.rename(f"{staged.directory}/{_COPY}", staged.layer)
+    return made
+
+
+def copied(source: str, target: str, owner: Owner = same) -> Copied:
+    """Copy a tree to a new directory."""
+    os.makedirs(target, mode=0o700)
+    reading = os.open(source, _DIRECTORY)
+    try:
+        writing = os.open(target, _DIRECTORY)
+        try:
+            return copy_tree(reading, writing, owner)
+        finally:
+            os.close(writing)
+    finally:
+        os.close(reading)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""disk_size by a file system in a file, for hosts without project quotas; tests/vm has those."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from converge_fixtures import Deployment, needs_root, sandbox
+from sandlot import converge
+from sandlot.errors import SpecError
+from sandlot.kernel import mountinfo
+from test_exhausted import small_host
+
+pytestmark = needs_root
+MIB = 1 << 20
+FAILING = ["sh", "-c", "exit 7"]
+
+
+def sized(size: str | None, **options: Any) -> dict[str, Any]:
+    return sandbox("a", disk_size=size, **options)
+
+
+def run_inside(host: Deployment, name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    argv = [host.paths.command, "exec", name, "--", *words]
+    environment = {**os.environ, "SANDLOT_ROOT": host.paths.root}
+    return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def size_inside(host: Deployment) -> int:
+    """Mebibytes, as df shows them in the sandbox."""
+    shown = run_inside(host, "a", "df", "-m", "/").stdout.split()
+    return int(shown[shown.index("/") - 4])
+
+
+def write(host: Deployment, name: str, path: str, mebibytes: int) -> str:
+    """The complaint of a write, "" for none."""
+    count = f"count={mebibytes}"
+    return run_inside(host, name, "dd", "if=/dev/zero", f"of={path}", "bs=1M", count).stderr
+
+
+def loop_devices_of(host: Deployment) -> list[str]:
+    files = Path("/sys/block").glob("loop*/loop/backing_file")
+    return [file.read_text() for file in files if host.paths.state in file.read_text()]
+
+
+def mounted(host: Deployment) -> list[str]:
+    return [path for path in mountinfo.within(host.paths.state) if path.endswith("layer")]
+
+
+def test_a_full_layer_leaves_room_for_others() -> None:
+    """The control is the same sandbox without a size: it takes the disk from all."""
+    hog, web = sandbox("a"), sandbox("web")
+    with small_host(share=0) as host:
+        for size, complaint in ((None, "No space left on device"), ("16m", "")):
+            assert not host.run({**hog, "disk_size": size}, web).failed
+            assert "No space left" in write(host, "a", "/fill", 64)
+            assert complaint in write(host, "web", "/mine", 4)
+            free = os.statvfs(host.paths.root)
+            assert (free.f_bavail * free.f_frsize > 4 * MIB) is (size is not None)
+            if size:
+                assert "No space left" not in write(host, "web", "/mine", 4)
+                assert 8 <= size_inside(host) <= 16
+            assert not host.run(purge=True).failed
+        assert loop_devices_of(host) == []
+
+
+def test_changes_keep_the_content_and_are_noticed(host: Deployment) -> None:
+    layer = host.paths.sandbox("a")
+    host.converged(sized(None))
+    assert not os.path.exists(layer.layer_image)
+    assert not write(host, "a", "/data", 6).count("No space")
+    run_inside(host, "a", "sh", "-c", "rm /etc/passwd; mkdir /d; ln -s /data /d/link")
+    for size in ("16m", "64m", "32m"):
+        result = host.converged(sized(size))
+        assert [line for line in result.actions if line.startswith("a: layer: ")], result.actions
+        assert "a: restart: its layer gets another size (restart)" in result.actions
+        assert 0.6 * int(size[:-1]) <= size_inside(host) <= int(size[:-1])
+        shown = run_inside(host, "a", "sh", "-c", "wc -c < /data; readlink /d/link; ls /etc").stdout
+        assert shown.split()[:2] == [str(6 * MIB), "/data"] and "passwd" not in shown
+    assert not write(host, "a", "/more", 14).count("No space")
+    pid = host.pid("a")
+    with pytest.raises(SpecError, match="'a': disk_size: '16m' is less than what it holds"):
+        host.run(sized("16m"))
+    assert host.pid("a") == pid and host.run(sized("32m")).actions == []
+    # Somebody unmounts it, while the sandbox goes on.
+    subprocess.run(["umount", layer.layer], check=True)
+    assert host.converged(sized("32m")).actions == ["a: layer: mount the file system"]
+    assert host.pid("a") == pid
+    assert Path(layer.upper, "data").stat().st_size == 6 * MIB
+    result = host.converged(sized(None))
+    assert "a: layer: move out of the file system that limits it (restart)" in result.actions
+    assert Path(layer.upper, "data").stat().st_size == 6 * MIB
+    assert not os.path.exists(layer.layer_image) and mounted(host) == []
+    host.converged(sandbox("a", state="absent"))
+    assert loop_devices_of(host) == []
+
+
+def test_boots_rebuilds_and_removals(host: Deployment) -> None:
+    layer = host.paths.sandbox("a")
+    host.converged(sized("16m"))
+    run_inside(host, "a", "touch", "/mark")
+    assert mounted(host) == [layer.layer]
+    host.reboot()
+    subprocess.run(["umount", layer.layer], check=True)
+    assert loop_devices_of(host) == []
+    assert not converge.up(host.paths).failed
+    assert Path(layer.upper, "mark").exists() and mounted(host) == [layer.layer]
+    # A rebuild that fails puts the old file system back.
+    failed = host.run(sized("24m", command=FAILING), recreate=True)
+    assert "rolled back" in str(failed.failed["a"])
+    assert Path(layer.upper, "mark").exists() and mounted(host) == [layer.layer]
+    host.converged(sized("16m"))
+    result = host.converged(sized("24m"), recreate=True)
+    assert not Path(layer.upper, "mark").exists() and mounted(host) == [layer.layer]
+    assert 12 <= size_inside(host) <= 24, result.actions
+    host.converged(purge=True)
+    assert mounted(host) == [] and loop_devices_of(host) == []
+    assert not os.path.exists(layer.state)
