@@ -109,8 +109,8 @@ ARGUMENTS = {
 
 
 def action(module: shell.Module, site: Site) -> shell.Json:
-    wish = kept.Wish(**module.params, check=module.check_mode)
-    return kept.carry_out(site, wish).to_json()
+    asked = kept.SnapshotRequest(**module.params, check=module.check_mode)
+    return kept.carry_out(site, asked).to_json()
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 # Copyright: the sandlot developers
 """Freezes sandboxes for the moment that a copy takes, and thaws them whatever happens.
 
-A guard, a process of its own, thaws them when this process is killed. What both were killed before
-is on record in a file, for the next run; a boot leaves nothing frozen.
+A guard, a process of its own, thaws them when this process is killed. A file tells the next run
+what is frozen, in case both are killed; a boot leaves nothing frozen.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .layout import Layout, detect
 SECONDS = 10.0
 _POLL_SECONDS = 0.001
 _UNIFIED, _VERSION_1 = "cgroup.freeze", "freezer.state"
-# What freezes, what thaws.
+# The words that freeze and thaw.
 _WORDS = {_UNIFIED: ("1", "0"), _VERSION_1: ("FROZEN", "THAWED")}
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""sandlot snapshots: lists what is kept of sandboxes."""
+"""sandlot snapshots: lists, makes and removes what is kept of sandboxes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import sys
 import time
 from typing import Any, Dict, List
 
-from ..errors import StateError
+from ..converge import kept
+from ..errors import SandlotError, StateError
 from ..site import Site
 from ..snapshots import store
 from ..snapshots.model import Snapshot
@@ -20,6 +21,10 @@ _RIGHT = ("SIZE", "FILES", "AGE")
 
 
 def run(site: Site, options: argparse.Namespace) -> int:
+    return _ACTIONS[options.action](site, options)
+
+
+def _list(site: Site, options: argparse.Namespace) -> int:
     loaded = store.load_all(site)
     chosen = [entry for entry in loaded.good if not options.name or entry.sandbox in options.name]
     broken = {
@@ -34,6 +39,35 @@ def run(site: Site, options: argparse.Namespace) -> int:
     sys.stdout.write(output.table(HEADS, [_row(entry) for entry in chosen], right=_RIGHT))
     for error in broken.values():
         output.complain(error)
+    return 0
+
+
+def _create(site: Site, options: argparse.Namespace) -> int:
+    sandbox, name = _words(options, 2, "create SANDBOX NAME")
+    asked = kept.SnapshotRequest(sandbox, name, "create", volumes=not options.no_volumes)
+    return _done(kept.carry_out(site, asked), options)
+
+
+def _remove(site: Site, options: argparse.Namespace) -> int:
+    sandbox, *identifiers = _words(options, 0, "rm SANDBOX NAME...")
+    for identifier in identifiers:
+        # Checked here, as the module takes a missing one for done.
+        if identifier not in store.identifiers(site, sandbox):
+            store.load(site, sandbox, identifier)
+        _done(kept.carry_out(site, kept.SnapshotRequest(sandbox, identifier, "absent")), options)
+    return 0
+
+
+def _words(options: argparse.Namespace, count: int, usage: str) -> List[str]:
+    words: List[str] = options.name
+    if len(words) < 2 or (count and len(words) != count):
+        problem = f"snapshots {options.action} takes other words"
+        raise SandlotError(problem, hint=f"write sandlot snapshots {usage}")
+    return words
+
+
+def _done(done: kept.Kept, options: argparse.Namespace) -> int:
+    output.print_actions(done.actions, options.format, changed=bool(done.actions))
     return 0
 
 
@@ -54,3 +88,6 @@ def _row(entry: Snapshot) -> List[str]:
         ",".join(entry.volumes) or output.NOTHING,
         output.span(max(time.time() - entry.created, 0)),
     ]
+
+
+_ACTIONS = {"list": _list, "create": _create, "rm": _remove}

@@ -200,16 +200,22 @@ VERBS = (
     Verb(
         "snapshots",
         "snapshots.run",
-        "list what is kept of sandboxes",
+        "list, make and remove what is kept of sandboxes",
         FORMAT,
+        _flag("--no-volumes", text="create: only the layer"),
         Argument(
             "action",
             text="list shows snapshots, the oldest first",
             nargs="?",
-            choices=("list",),
+            choices=("list", "create", "rm"),
             default="list",
         ),
-        Argument("name", text="only the snapshots of these sandboxes", nargs="*"),
+        Argument(
+            "name",
+            text="list: sandboxes, all when none is named; create: a sandbox and the snapshot's"
+            " name; rm: a sandbox and names of its snapshots",
+            nargs="*",
+        ),
     ),
     Verb(
         "repair",

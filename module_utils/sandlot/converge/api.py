@@ -9,6 +9,7 @@ from functools import partial
 from typing import Iterable, Mapping, Sequence
 
 from .. import images, lock, network
+from ..cgroups import freezing
 from ..errors import SpecError
 from ..images import ImageSpec, progress, setup, with_uploads
 from ..images.build import ATTEMPTS
@@ -163,6 +164,8 @@ def _make_and_run(site: Site, request: Request, planned: images.ImagePlan) -> Re
 
 def run(site: Site, request: Request) -> Result:
     """Observe, plan, apply; the caller holds the lock, except for a check."""
+    if not request.check:
+        freezing.thaw_left(site)
     observed = _look(site, request)
     request, observed, undone, failures = _rolled_back(site, request, observed)
     planned = plan(site, request, with_desired(request, observed))

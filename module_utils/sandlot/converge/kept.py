@@ -30,8 +30,8 @@ Planned = Tuple[List[Operation], Callable[[], Optional[Json]]]
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What the options of the module say, or the words of the command."""
+class SnapshotRequest:
+    """The options of the module, or the words of the command."""
 
     sandbox: str
     name: str
@@ -63,37 +63,38 @@ def _text(identifiers: Sequence[str]) -> str:
     return json.dumps({"snapshots": sorted(identifiers)}, indent=4) + "\n"
 
 
-def carry_out(site: Site, wish: Wish) -> Kept:
+def carry_out(site: Site, asked: SnapshotRequest) -> Kept:
     """Do what is asked; a check tells what that is, and touches nothing."""
-    if not model.is_id(wish.name):
-        raise SpecError("name", wish.name, "is no name of a snapshot", hint=_ID_RULE)
-    with contextlib.nullcontext() if wish.check else lock.exclusive(site):
-        freezing.thaw_left(site)
-        before = store.identifiers(site, wish.sandbox)
-        operations, done = _STATES[wish.state](site, wish)
-        if not wish.check:
+    if not model.is_id(asked.name):
+        raise SpecError("name", asked.name, "is no name of a snapshot", hint=_ID_RULE)
+    with contextlib.nullcontext() if asked.check else lock.exclusive(site):
+        if not asked.check:
+            freezing.thaw_left(site)
+        before = store.identifiers(site, asked.sandbox)
+        operations, done = _STATES[asked.state](site, asked)
+        if not asked.check:
             apply_all(operations)
         after = set(before)
         if operations:
-            after = after ^ {wish.name}
+            after = after ^ {asked.name}
         return Kept(descriptions(operations), done(), before, sorted(after))
 
 
-def _create(site: Site, wish: Wish) -> Planned:
+def _create(site: Site, asked: SnapshotRequest) -> Planned:
     """Make a snapshot, unless the sandbox has one of that name."""
-    if wish.name in store.identifiers(site, wish.sandbox):
-        known = store.load(site, wish.sandbox, wish.name)
+    if asked.name in store.identifiers(site, asked.sandbox):
+        known = store.load(site, asked.sandbox, asked.name)
         return [], known.facts
     records = record.load_all(site)
-    entry = _record(records, wish.sandbox)
+    entry = _record(records, asked.sandbox)
     if not layers.is_whole(site.sandbox(entry.name)):
         hint = "deploy it again first: the run makes its layer"
         raise SandlotError(f"sandbox {entry.name} has no layer to copy", hint=hint)
-    names = _volumes(entry) if wish.volumes else []
+    names = _volumes(entry) if asked.volumes else []
     made = [
         Snapshot(
             sandbox=entry.name,
-            id=wish.name,
+            id=asked.name,
             created=time.time(),
             reason=ASKED,
             ids=entry.ids,
@@ -107,24 +108,27 @@ def _create(site: Site, wish: Wish) -> Planned:
         sources = {create.LAYER: site.sandbox(entry.name).upper}
         made[0] = create.create(site, made[0], sources, frozen)
 
-    summary = f"make snapshot {wish.name}"
+    summary = f"make snapshot {asked.name}"
     summary += f" with volumes {', '.join(names)}" if names else ""
     return [Operation(entry.name, summary, act)], lambda: made[0].facts()
 
 
-def _absent(site: Site, wish: Wish) -> Planned:
+def _absent(site: Site, asked: SnapshotRequest) -> Planned:
     """Remove a snapshot, also a broken one; there need not be one."""
-    if wish.name not in store.identifiers(site, wish.sandbox):
+    if asked.name not in store.identifiers(site, asked.sandbox):
         return [], _nothing
-    remove = partial(store.remove, site, wish.sandbox, wish.name)
-    return [Operation(wish.sandbox, f"remove snapshot {wish.name}", remove)], _nothing
+    remove = partial(store.remove, site, asked.sandbox, asked.name)
+    return [Operation(asked.sandbox, f"remove snapshot {asked.name}", remove)], _nothing
 
 
 def _nothing() -> None:
     return None
 
 
-_STATES: Mapping[str, Callable[[Site, Wish], Planned]] = {"create": _create, "absent": _absent}
+_STATES: Mapping[str, Callable[[Site, SnapshotRequest], Planned]] = {
+    "create": _create,
+    "absent": _absent,
+}
 
 
 def _record(records: Records, name: str) -> Record:

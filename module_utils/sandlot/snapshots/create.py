@@ -30,12 +30,14 @@ def create(
     """
     store.abandon(site, snapshot.sandbox)
     staged = store.stage(site, snapshot)
+    complete = False
     try:
         made = _copied(site, snapshot, staged, sources, running)
-    except BaseException:
-        remove_tree(staged.directory)
-        store.abandon(site, snapshot.sandbox)
-        raise
+        complete = True
+    finally:
+        if not complete:
+            remove_tree(staged.directory)
+            store.abandon(site, snapshot.sandbox)
     store.finish(site, made)
     return made
 
@@ -54,7 +56,7 @@ def _copied(
 ) -> Snapshot:
     os.mkdir(f"{staged.directory}/{_COPY}", 0o700)
     for path in sources.values():
-        # What is dirty now is not written while all stand still.
+        # Dirty pages are written before all stand still, not meanwhile.
         sync(path)
     with freezing.frozen(site, running):
         copies = [copied(path, f"{staged.directory}/{place}") for place, path in sources.items()]

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Snapshots that users ask for: consistent under load, complete or not at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from converge_fixtures import Deployment, eventually, needs_root, sandbox, tree
+from sandlot import cgroups
+from sandlot.cgroups import freezing
+from sandlot.cgroups.layout import Layout
+from sandlot.converge import kept
+from sandlot.errors import SandlotError
+from sandlot.kernel import trees
+from sandlot.snapshots import create as copying
+from sandlot.snapshots import store
+
+pytestmark = needs_root
+
+# Keeps two files in step: the second has the number of the first, or the one before.
+WRITER = """
+cd /; mkdir -p z; n=0
+head -c 4000000 /dev/zero > filler
+while true; do
+  n=$((n + 1))
+  echo $n > first.new; mv first.new first
+  echo $n > z/second.new; mv z/second.new z/second
+done
+"""
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(host: Deployment) -> Iterator[None]:
+    yield
+    trees.remove_tree(host.paths.snapshots)
+
+
+def ask(host: Deployment, name: str, state: str = "create", **more: object) -> kept.Kept:
+    request = kept.SnapshotRequest("a", name, state, **more)  # type: ignore[arg-type]
+    return kept.carry_out(host.paths, request)
+
+
+def upper(host: Deployment, name: str) -> Path:
+    return Path(host.paths.snapshot("a", name).upper)
+
+
+def lead(host: Deployment, name: str) -> int:
+    """How far the first file is ahead of the second in a snapshot."""
+    first, second = (int((upper(host, name) / p).read_text()) for p in ("first", "z/second"))
+    return first - second
+
+
+def write(host: Deployment) -> None:
+    host.converged(sandbox("a", command=["sh", "-c", WRITER]))
+    eventually((Path(host.paths.sandbox("a").upper) / "z/second").exists)
+
+
+def test_a_copy_under_load_is_of_one_moment(
+    host: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(host)
+    pid = host.pid("a")
+    for number in range(5):
+        done = ask(host, f"n{number}")
+        assert done.actions == [f"a: make snapshot n{number}"]
+        assert lead(host, f"n{number}") in (0, 1)
+    assert host.pid("a") == pid
+    assert not os.path.exists(host.paths.frozen)
+    # The same copy of what goes on meanwhile shows the second file ahead.
+    monkeypatch.setattr(kept, "_writers", lambda *_arguments: [])
+    assert any(ask(host, f"c{n}") and lead(host, f"c{n}") < 0 for n in range(100))
+
+
+def test_a_snapshot_of_the_same_name_is_no_change(host: Deployment) -> None:
+    host.converged(sandbox("a"))
+    before = tree(host.paths.state)
+    foreseen = ask(host, "s", check=True)
+    assert tree(host.paths.state) == before
+    made = ask(host, "s")
+    assert foreseen.actions == made.actions == ["a: make snapshot s"]
+    assert (made.before, made.after) == ([], ["s"])
+    again = ask(host, "s")
+    assert again.actions == [] and again.snapshot == made.snapshot
+    (known,) = store.load_all(host.paths).good
+    assert (known.id, known.automatic, known.reason) == ("s", False, "asked")
+    assert ask(host, "s", "absent", check=True).actions == ["a: remove snapshot s"]
+    assert ask(host, "s", "absent").actions == ["a: remove snapshot s"]
+    assert ask(host, "s", "absent").actions == []
+    assert not os.path.exists(host.paths.snapshots)
+
+
+@pytest.mark.parametrize("name", ["", ".new-s", "a/b", "x" * 129])
+def test_a_bad_name_is_refused(host: Deployment, name: str) -> None:
+    with pytest.raises(SandlotError, match="is no name of a snapshot"):
+        ask(host, name)
+
+
+def test_a_sandbox_that_is_not_there_is_refused(host: Deployment) -> None:
+    with pytest.raises(SandlotError, match="is no sandbox of this host"):
+        ask(host, "s")
+
+
+# -- frozen, and thawed again
+
+
+def _versions() -> Sequence[Layout]:
+    hierarchies = cgroups.detect().hierarchies
+    able = [h for h in hierarchies if h.unified or "freezer" in h.controllers]
+    return [Layout((hierarchy,)) for hierarchy in able]
+
+
+def _stands_still(host: Deployment) -> bool:
+    path = Path(host.paths.sandbox("a").upper) / "first"
+    seen = {path.read_text() for dummy in range(2000)}
+    return len(seen) == 1
+
+
+@pytest.mark.parametrize("layout", _versions(), ids=lambda found: found.hierarchies[0].directory)
+def test_each_freezer_freezes_and_thaws(host: Deployment, layout: Layout) -> None:
+    write(host)
+    with freezing.frozen(host.paths, ["a"], layout):
+        assert _stands_still(host)
+    eventually(lambda: not _stands_still(host))
+
+
+def _frozen_and_killed(host: Deployment, *, guard: bool) -> None:
+    """A run that is killed while it copies; without ``guard``, the guard is killed first."""
+    child = os.fork()
+    if child == 0:
+        with freezing.frozen(host.paths, ["a"]):
+            if not guard:
+                text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+                for pid in text.split():
+                    os.kill(int(pid), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def test_a_killed_run_leaves_nothing_frozen(host: Deployment) -> None:
+    write(host)
+    _frozen_and_killed(host, guard=True)
+    eventually(lambda: not _stands_still(host))
+
+
+def test_the_next_run_thaws_when_the_guard_was_killed_too(host: Deployment) -> None:
+    write(host)
+    _frozen_and_killed(host, guard=False)
+    assert _stands_still(host)
+    host.run(sandbox("a", command=["sh", "-c", WRITER]))
+    assert not os.path.exists(host.paths.frozen)
+    eventually(lambda: not _stands_still(host))
+
+
+def test_what_the_user_froze_stays_frozen(host: Deployment) -> None:
+    write(host)
+    with freezing.frozen(host.paths, ["a"]):
+        with freezing.frozen(host.paths, ["a"]):
+            pass
+        assert _stands_still(host)
+
+
+def test_a_copy_that_fails_leaves_nothing(
+    host: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.converged(sandbox("a"))
+
+    def fail(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(copying, "copy_tree", fail)
+    with pytest.raises(OSError):
+        ask(host, "s")
+    assert not os.path.exists(host.paths.snapshots)
