@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from .. import lock
 from ..cgroups import freezing
 from ..errors import SandlotError, SpecError
 from ..plan import Operation, apply_all, descriptions
-from ..sandbox import layers, record, runtime
+from ..sandbox import layers, mounted, record, runtime
 from ..sandbox.record import PRESENT, Record, Records
 from ..site import Site
 from ..snapshots import create, model, store
@@ -90,7 +91,8 @@ def _create(site: Site, asked: SnapshotRequest) -> Planned:
     if not layers.is_whole(site.sandbox(entry.name)):
         hint = "deploy it again first: the run makes its layer"
         raise SandlotError(f"sandbox {entry.name} has no layer to copy", hint=hint)
-    names = _volumes(entry) if asked.volumes else []
+    names = [name for name in mounted.volumes(entry) if os.path.isdir(site.volume(name).data)]
+    names = names if asked.volumes else []
     made = [
         Snapshot(
             sandbox=entry.name,
@@ -106,6 +108,7 @@ def _create(site: Site, asked: SnapshotRequest) -> Planned:
 
     def act() -> None:
         sources = {create.LAYER: site.sandbox(entry.name).upper}
+        sources.update((create.volume(name), site.volume(name).data) for name in names)
         made[0] = create.create(site, made[0], sources, frozen)
 
     summary = f"make snapshot {asked.name}"
@@ -149,10 +152,6 @@ def _writers(site: Site, records: Records, name: str, volumes: Sequence[str]) ->
     sharing = {
         other
         for other, entry in records.good.items()
-        if other == name or not set(volumes).isdisjoint(_volumes(entry))
+        if other == name or not set(volumes).isdisjoint(mounted.volumes(entry))
     }
     return [other for other in sorted(sharing) if runtime.running(site.sandbox(other))]
-
-
-def _volumes(entry: Record) -> List[str]:
-    return []
