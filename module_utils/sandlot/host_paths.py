@@ -11,6 +11,13 @@ if TYPE_CHECKING:
 # The state and sockets of all sandboxes.
 OURS = ("/var/lib/sandlot", "/run/sandlot")
 KERNEL_TREES = ("/proc", "/sys", "/dev")
+# File systems whose files are the kernel's, wherever they are mounted.
+KERNEL_FILE_SYSTEMS = frozenset(
+    """
+    binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs fusectl nfsd proc
+    pstore rpc_pipefs securityfs selinuxfs smackfs sysfs tracefs
+    """.split()
+)
 # Without a leading slash, as the masks of the host's root have them.
 SECRETS = (
     *("etc/shadow", "etc/shadow-", "etc/gshadow", "etc/gshadow-", "etc/sudoers", "etc/sudoers.d"),

@@ -15,6 +15,7 @@ from sandlot.build import (
     log_files,
     lxcfs,
     machine_id,
+    mounting,
     operations,
     rootplan,
     stacking,
@@ -85,12 +86,48 @@ CHOICE = {"show": ["/srv"], "hide": []}
 NULL = {"source": "/dev/null", "path": "/dev/x", "access": "r", "kind": "c", "number": [1, 3]}
 DEV = next(row for row in PLAIN if row[2:3] == ("/dev",))
 MQUEUE = next(row for row in PLAIN if row[1:2] == ("mqueue",))
+READ_ONLY = replaced(
+    TMP,
+    (*TMP[:2], "/run", TMP[3], {**rootplan.TMPFS, "mode": "755"}, *TMP[5:]),
+    TMP,
+    (*TMP[:2], "/var/tmp", *TMP[3:]),
+)
+MOUNTS: list[dict[str, Any]] = [
+    {"type": "volume", "target": "/data", "source": "a", "path": "/volumes/a/data"},
+    {"type": "bind", "target": "/etc/hosts", "source": "/srv/h", "path": "/srv/h", "idmap": True},
+    {"type": "bind", "target": "/data/b", "source": "/b", "path": "/b", "propagation": "rslave"},
+    {"type": "tmpfs", "target": "/data/b/c", "options": "size=4k,noexec"},
+]
 CASES: dict[str, tuple[dict[str, Any], list[tuple[Any, ...]]]] = {
     "plain": ({}, PLAIN),
-    "read-only": ({"read_only": True}, [*PLAIN, ("ReadOnlyRoot", False)]),
+    "read-only": ({"read_only": True}, [*READ_ONLY, ("ReadOnlyRoot", False)]),
+    "read-only with a mount in place of a file system in memory": (
+        {"read_only": True, "mounts": [{"target": "/run", "options": ""}]},
+        [
+            *(tmpfs("/run", "nosuid,nodev") if row[2:3] == ("/run",) else row for row in READ_ONLY),
+            ("ReadOnlyRoot", False),
+        ],
+    ),
+    "mounts": (
+        {"mounts": MOUNTS, "tmpfs": {"/data/x": ""}, "directories": ["/data"]},
+        [
+            *PLAIN[: PLAIN.index(TMP)],
+            ("Stage",),
+            ("Mounted", MOUNTS[0], "/mounts/0", IDS, None),
+            TMP,
+            ("Mounted", MOUNTS[2], "/mounts/1", IDS, "/data"),
+            ("MemoryInside", tmpfs("/data/x", "nosuid,nodev"), "/data"),
+            ("Mounted", MOUNTS[1], "/mounts/2", IDS, None),
+            ("MemoryInside", tmpfs("/data/b/c", "nosuid,nodev,noexec", size="4k"), "/data/b"),
+            PLAIN[-1],
+        ],
+    ),
     "new privileges": (
         {"read_only": True, "no_new_privileges": False},
-        [*replaced(OVERLAY, (*OVERLAY[:-1], True)), ("ReadOnlyRoot", True)],
+        [
+            *((*OVERLAY[:-1], True) if row == OVERLAY else row for row in READ_ONLY),
+            ("ReadOnlyRoot", True),
+        ],
     ),
     "first version": (
         {"lower": "/images/one", "idmap": False},
@@ -188,6 +225,10 @@ def row(operation: operations.RootOperation) -> tuple[Any, ...]:
     if "flags" in fields:
         names = [name for name, flag in operations.FLAGS.items() if fields["flags"] & flag]
         fields["flags"] = ",".join(names)
+    if fields.get("below"):
+        fields["below"] = fields["below"].entry["target"]
+    if "memory" in fields:
+        fields["memory"] = row(fields["memory"])
     return (type(operation).__name__, *fields.values())
 
 
@@ -200,9 +241,22 @@ def test_plan(changes: dict[str, Any], expected: list[tuple[Any, ...]]) -> None:
     assert [row(operation) for operation in planned({**LAUNCH, **changes})] == expected
 
 
+MODULES = (
+    *(operations, stacking, mounting, machine_id, cgroupfs),
+    *(lxcfs, log_files, host_devices),
+)
 CLASSES = [
     value
-    for module in (operations, stacking, machine_id, cgroupfs, lxcfs, log_files, host_devices)
+    for module in (
+        operations,
+        stacking,
+        machine_id,
+        cgroupfs,
+        lxcfs,
+        log_files,
+        host_devices,
+        mounting,
+    )
     for value in vars(module).values()
     if inspect.isclass(value)
     and issubclass(value, operations.RootOperation)

@@ -17,7 +17,7 @@ import stat
 from ..errors import LaunchError
 from ..kernel import mounts
 from . import rootfs, sources
-from .operations import MOUNTS, RootOperation, built, option_words, quote
+from .operations import MOUNTS, Filesystem, RootOperation, built, option_words, quote
 from .stacking import mapped_bind
 
 TYPE_CHECKING = False
@@ -64,10 +64,14 @@ class Mounted(RootOperation):
     def apply(self, root: int) -> None:
         target = self.entry["target"]
         if self.below:
-            within = target[len(self.below.entry["target"]) :]
-            attach(self.below.mount, within, self.mount, target, follow=False)
+            self.below.attach(target, self.mount)
         else:
             attach(root, target, self.mount, target, follow=True)
+
+    def attach(self, target: str, mount: int) -> None:
+        """Attach another mount in this one, without following a link in it."""
+        within = target[len(self.entry["target"]) :]
+        attach(self.mount, within, mount, target, follow=False)
 
     def outside(self) -> List[str]:
         """Commands for a directory or a file, whichever the source is when they run."""
@@ -93,6 +97,21 @@ class Mounted(RootOperation):
             f"else mkdir -p {parent}; [ -e {target} ] || touch {target}; fi",
             f"mount --rbind {place} {target}",
         ]
+
+
+class MemoryInside(RootOperation):
+    """A tmpfs in a volume or a path of the host; it starts empty."""
+
+    def __init__(self, memory: Filesystem, below: Mounted) -> None:
+        self.memory = Filesystem(memory.kind, memory.path, memory.flags, memory.options)
+        self.below = below
+
+    def apply(self, root: int) -> None:
+        memory = self.memory
+        self.below.attach(memory.path, mounts.new_mount("tmpfs", memory.options, memory.flags))
+
+    def command(self) -> List[str]:
+        return self.memory.command()
 
 
 def stage() -> None:

@@ -61,6 +61,10 @@ DEV_LINKS = {
 # The kernel has 4096 ptys in all (kernel.pty.max), which a few sandboxes must not exhaust.
 DEVPTS = {"newinstance": "", "ptmxmode": "0666", "mode": "0620", "gid": "5", "max": "256"}
 COPY_UP = "tmpcopyup"
+# File systems in memory that a sandbox has by default, and with a read-only root (as Podman's
+# --read-only-tmpfs).
+DEFAULT = {"/tmp": COPY_UP}
+FOR_READ_ONLY = {"/run": f"mode=755,{COPY_UP}", "/var/tmp": COPY_UP}
 TMPFS = {"size": "256m", "mode": "1777", "nr_inodes": "100k"}
 
 
@@ -158,30 +162,33 @@ def lower_paths(launch: Mapping[str, Any]) -> List[str]:
 def _mounted(launch: Mapping[str, Any]) -> Iterator[RootOperation]:
     """Yield the file systems in memory and other mounts, in an order in which none hides another.
 
-    By default, /tmp is a file system in memory that keeps the image's files.
+    Those in memory that are there by default keep the image's files.
     """
     entries = {entry["target"]: entry for entry in launch.get("mounts", ())}
-    default = {"/tmp": COPY_UP} if "/tmp" not in {**launch["tmpfs"], **entries} else {}
+    default = {**DEFAULT, **(FOR_READ_ONLY if launch["read_only"] else {})}
+    taken = {*launch["tmpfs"], *entries}
+    default = {path: words for path, words in default.items() if path not in taken}
     words = {path: entry["options"] for path, entry in entries.items() if "options" in entry}
     memory = {**default, **launch["tmpfs"], **words}
     of_host = [entry for path, entry in entries.items() if path not in words]
     tops: Dict[str, Mounted] = {}
     if of_host:
         # Imported here, in a process that ends soon: sandboxes share the memory of the launcher.
-        from .mounting import Mounted, Stage
+        from .mounting import MemoryInside, Mounted, Stage
 
         yield Stage()
     for path in sorted({*memory, *entries}, key=lambda path: (path.count("/"), path)):
-        if path in memory:
-            yield _tmpfs(path, memory[path], launch["ids"], asked=path not in default)
-            continue
         around = [top for top in tops if path.startswith(f"{top}/")]
         below = tops[max(around, key=len)] if around else None
+        if path in memory:
+            made = _tmpfs(path, memory[path], launch["ids"], asked=path not in default)
+            yield MemoryInside(made, below) if below else made
+            continue
         tops[path] = Mounted(entries[path], len(tops), launch["ids"], below)
         yield tops[path]
 
 
-def _tmpfs(path: str, words: str, ids: Mapping[str, int], *, asked: bool) -> RootOperation:
+def _tmpfs(path: str, words: str, ids: Mapping[str, int], *, asked: bool) -> Filesystem:
     options, flags = dict(TMPFS), MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
     for key, value in _parsed(words).items():
         if key in FLAGS:

@@ -14,14 +14,14 @@ import os
 import stat
 
 from ..errors import LaunchError
-from ..host_paths import OURS, why_refused
-from ..kernel import mounts
+from ..host_paths import KERNEL_FILE_SYSTEMS, OURS, why_refused
+from ..kernel import mountinfo, mounts
 from ..kernel.mounts import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
 from .operations import FLAGS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Mapping
+    from typing import Any, Mapping, Sequence
 
 _NO_LINK = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 _ROOTS = ("/", "/var")
@@ -34,7 +34,11 @@ def opened(entry: Mapping[str, Any], userns: int) -> int:
     ``userns`` is a descriptor of the sandbox's user namespace, whose ids it gets where asked for.
     """
     is_volume = entry["type"] == "volume"
-    source = _volume(entry) if is_volume else bind_source(entry["path"])
+    try:
+        source = _volume(entry) if is_volume else bind_source(entry["path"])
+    except LaunchError as error:
+        error.name(f"volume {entry['source']}" if is_volume else f"bind mount of {entry['path']}")
+        raise
     try:
         # With what is mounted below, as otherwise the files that lie under these mounts show.
         mount = mounts.clone_tree("", dir_fd=source, recursive=not is_volume)
@@ -77,12 +81,11 @@ def _confine(mount: int, entry: Mapping[str, Any], userns: int) -> None:
 def _volume(entry: Mapping[str, Any]) -> int:
     """A descriptor of a volume's files, or of a directory in them."""
     flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    name = entry["source"]
     try:
         top = os.open(entry["path"], flags)
     except FileNotFoundError as error:
         hint = "deploy the sandbox again, which makes it"
-        raise LaunchError(f"volume {name} is missing", hint=hint) from error
+        raise LaunchError("is missing", hint=hint) from error
     subpath = entry.get("subpath", "")
     if not subpath:
         return top
@@ -91,29 +94,42 @@ def _volume(entry: Mapping[str, Any]) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             raise
-        problem = "has no such directory" if error.errno == errno.ENOENT else "is no directory"
+        missing = error.errno == errno.ENOENT
+        problem = f"has no directory {subpath}" if missing else f"{subpath} is no directory"
         hint = "make it in the volume first; links in volumes are not followed"
-        raise LaunchError(f"volume {name}: {subpath}: {problem}", hint=hint) from error
+        raise LaunchError(problem, hint=hint) from error
     finally:
         os.close(top)
 
 
-def bind_source(path: str) -> int:
-    """A descriptor of a path of the host; LaunchError for what no sandbox may have."""
+def bind_source(path: str, ours: Sequence[str] = OURS) -> int:
+    """A descriptor of a path of the host; LaunchError for what no sandbox may have.
+
+    ``ours`` are directories of sandlot.
+    """
     top = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fd = _resolved(top, path)
     finally:
         os.close(top)
     place, mode = os.readlink(f"/proc/self/fd/{fd}"), os.fstat(fd).st_mode
-    problem = why_refused(place, OURS)
+    problem = why_refused(place, ours)
     if stat.S_ISBLK(mode) or stat.S_ISCHR(mode):
-        problem = "is a device, which mounts never give access to"
+        problem = "is a device: the option devices gives access to one"
+    problem = problem or _kernels(place)
     if problem:
         os.close(fd)
-        shown = path if place == path else f"{path}, which is {place},"
-        raise LaunchError(f"bind mount of {shown} {problem}", hint="mount something else")
+        leads = "" if place == path else f"leads to {place}, which "
+        raise LaunchError(f"{leads}{problem}", hint="mount something else")
     return fd
+
+
+def _kernels(place: str) -> str:
+    """The reason to refuse a place with a file system of the kernel at or below it; "" if none."""
+    for point, kind in mountinfo.file_systems(place).items():
+        if kind in KERNEL_FILE_SYSTEMS:
+            return f"has the kernel's {kind} at {point}"
+    return ""
 
 
 def _resolved(top: int, path: str) -> int:
@@ -123,18 +139,18 @@ def _resolved(top: int, path: str) -> int:
             return mounts.openat2(top, wanted.lstrip("/"), os.O_PATH, _NO_LINK)
         except FileNotFoundError as error:
             hint = "make it first: sandlot makes no directories of the host"
-            raise LaunchError(f"bind mount of {path}: it does not exist", hint=hint) from error
+            raise LaunchError("does not exist", hint=hint) from error
         except NotADirectoryError as error:
-            hint = "correct the path"
-            raise LaunchError(f"bind mount of {path}: not a directory", hint=hint) from error
+            problem = "leads through something that is no directory"
+            raise LaunchError(problem, hint="correct the path") from error
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
-            wanted = _beyond_link(path, wanted)
-    raise LaunchError(f"bind mount of {path}: too many links", hint="write where they lead")
+            wanted = _beyond_link(wanted)
+    raise LaunchError("has too many links", hint="write where they lead")
 
 
-def _beyond_link(path: str, wanted: str) -> str:
+def _beyond_link(wanted: str) -> str:
     """The path with its first link in / or /var replaced by its target."""
     parts = wanted.strip("/").split("/")
     for count in range(min(len(parts), 2)):
@@ -144,6 +160,6 @@ def _beyond_link(path: str, wanted: str) -> str:
             target = os.path.normpath(os.path.join(directory, os.readlink(place)))
             return "/".join([target, *parts[count + 1 :]])
     raise LaunchError(
-        f"bind mount of {path}: there is a link on the way",
-        hint=f"write where it leads, {os.path.realpath(wanted)}: links are followed in / and /var",
+        "has a link on the way, which a sandbox may have made",
+        hint=f"write where it leads, {os.path.realpath(wanted)}; links of / and /var are followed",
     )

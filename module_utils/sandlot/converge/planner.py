@@ -15,7 +15,7 @@ from typing import Callable, Sequence
 from ..plan import Operation
 from ..sandbox import etcfiles
 from ..site import Site
-from . import phases, removal, volume_phases
+from . import bind_checks, phases, removal, volume_phases
 from .context import Context, context
 from .observe import Observation
 from .resolve import Request
@@ -95,7 +95,7 @@ class Plan:
 def plan(site: Site, request: Request, observed: Observation) -> Plan:
     situation = context(site, request, observed)
     records = [target.record for target in situation.resolved.targets.values()]
-    warnings = etcfiles.warnings(records, observed.networks)
+    warnings = [*etcfiles.warnings(records, observed.networks), *bind_checks.warnings(records)]
     if request.repair:
         # A repair sets the network of existing sandboxes; it starts, makes and records nothing.
         repairs = [*phases.networks(situation), *phases.plug(situation)]

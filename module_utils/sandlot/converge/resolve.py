@@ -17,7 +17,7 @@ from ..sandbox.record import PRESENT, REMOVING, ImageRef, Record
 from ..site import Site
 from ..spec.names import check_new
 from ..volumes import VolumeSpec
-from . import dependencies
+from . import bind_checks, dependencies
 from .decide import ABSENT, Desired, Observed, Target, rebuild_reason, run_state
 from .observe import Observation
 
@@ -191,6 +191,9 @@ def _records(
                 runs = old is not None and observed.sandboxes[name].running
                 granted = old.spec.devices if old is not None and runs else ()
                 devices.check(sandbox.wanted_spec.devices, granted)
+                bind_checks.check(
+                    site, sandbox.wanted_spec, observed.maps_ids, may_be_made=request.check
+                )
             image = _image(site, sandbox, old, ids[name], observed, may_be_made=request.check)
         except SandlotError as error:
             # An error about a value does not name the sandbox.

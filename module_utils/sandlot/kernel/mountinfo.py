@@ -66,6 +66,17 @@ def within(path: str) -> list[str]:
     return [point for point, dummy in _mounts() if point == real or point.startswith(f"{real}/")]
 
 
+def file_systems(path: str) -> dict[str, str]:
+    """Types of the file systems at and below a path, by mount point; follows no link."""
+    spelled, around, below = os.path.normpath(path), "", {}
+    for point, kind in _mounts():
+        if point.startswith(f"{spelled.rstrip('/')}/"):
+            below[point] = kind
+        elif f"{spelled}/".startswith(f"{point.rstrip('/')}/") and len(point) >= len(around):
+            around, kind_around = point, kind
+    return {around: kind_around, **below} if around else below
+
+
 def seen_by(pid: int | str) -> list[tuple[str, str, list[str]]]:
     """(device number, type, options of the file system) of each mount of a process.
 
