@@ -622,6 +622,15 @@ sandbox:
           the failure of the task.
       type: dict
       returned: when it ended
+    hidden_files:
+      description:
+        - The first 100 files of the kept layer that hide what another image changed, by path.
+        - C(hidden_files_count) is the number of all. C(hidden_files_complete) is false when there
+          may be more, as not all could be compared.
+      type: list
+      elements: str
+      returned: when the sandbox moves to another image with its layer, and both images are there
+      sample: [/etc/passwd]
 crashes:
   description:
     - How the workload of a failed sandbox ended by itself, by name, C(what) with C(remedy),

@@ -1130,6 +1130,21 @@ sandboxes:
       actions: ["web: create from busybox", "web: start"]
       addresses: [10.77.0.2]
       ids: {uid: 200000, gid: 200000, size: 65536}
+  contains:
+    NAME:
+      description: Facts of one sandbox.
+      type: dict
+      returned: always
+      contains:
+        hidden_files:
+          description:
+            - The first 100 files of the kept layer that hide what another image changed, by path.
+            - C(hidden_files_count) is the number of all. C(hidden_files_complete) is false when
+              there may be more, as not all could be compared.
+          type: list
+          elements: str
+          returned: when it moves to another image with its layer, and both images are there
+          sample: [/etc/passwd]
 relaxed:
   description:
     - Relaxations of the default confinement, by sandbox name and C(network NAME).

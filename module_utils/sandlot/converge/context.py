@@ -67,10 +67,10 @@ class Context:
     def restarts(self) -> Sequence[str]:
         """Sandboxes that the run stops and starts again, without its rebuilds.
 
-        A killed run may have stopped one already.
+        A killed run may have done either already.
         """
         back = self.changed_by_restart
-        decided = [n for n, d in self.decisions.items() if d.start and (d.stop or n in back)]
+        decided = [n for n, d in self.decisions.items() if (d.start and d.stop) or n in back]
         return [name for name in (*decided, *self.followers) if name not in self.rebuilds]
 
     @property

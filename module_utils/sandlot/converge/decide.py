@@ -110,14 +110,18 @@ class Decision:
         return self.new or bool(self.rebuild)
 
     def way_back(self, observed: Observed) -> Record | None:
-        """The record of the last version that ran, when a start changes it; its layer stays."""
+        """The record of the last version that ran, when a start changes it; its layer stays.
+
+        A killed run may have started the new version, which has not proved itself yet.
+        """
         old = observed.previous
         if old is None and self.stop and self.write_record:
             old = observed.record
         if self.looped and observed.previous is None:
             return None
         changed = old is not None and old.phase == PRESENT and old != self.record
-        return old if changed and self.start and not self.rebuild else None
+        unproved = observed.previous is not None and observed.running and not self.stop
+        return old if changed and (self.start or unproved) and not self.rebuild else None
 
 
 def run_state(desired: Desired, record: Record | None) -> str:

@@ -9,13 +9,14 @@ Networks, images and volumes are removed last, and only if everything before suc
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Callable, Mapping, Sequence
 
 from ..plan import Operation
 from ..sandbox import etcfiles
+from ..sandbox.hidden_files import Hidden
 from ..site import Site
-from . import bind_checks, phases, removal, volume_phases
+from . import bind_checks, hidden, phases, removal, volume_phases
 from .context import Context, context
 from .observe import Observation
 from .resolve import Request
@@ -72,6 +73,7 @@ class Plan:
     steps: Sequence[Operation]
     last: Sequence[Operation]
     warnings: Sequence[str]
+    hidden: Mapping[str, Hidden] = field(default_factory=dict)
 
     @property
     def operations(self) -> list[Operation]:
@@ -104,4 +106,5 @@ def plan(site: Site, request: Request, observed: Observation) -> Plan:
         [operation for phase in part for operation in phase(situation)]
         for part in (FIRST, PREPARATION, STEPS, LAST)
     )
-    return Plan(situation, first, preparation, steps, last, warnings)
+    hiding = hidden.hidden_files(site, situation.decisions, observed.sandboxes)
+    return Plan(situation, first, preparation, steps, last, warnings, hiding)

@@ -19,6 +19,7 @@ from ..site import Site
 from ..spec import Difference, Spec, render, render_differences, stored
 from ..spec.grants import relaxations
 from ..spec.options import SECRET
+from . import hidden
 from .context import Context
 from .planner import Plan
 
@@ -85,6 +86,8 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
     for name, entry in sandboxes.items():
         entry.update({"changed": name in lines, "actions": lines.get(name, [])})
         failure = failures.get(name)
+        if name in plan.hidden and not failure:
+            entry.update(hidden.facts(plan.hidden[name]))
         if failure:
             entry["failed"] = str(failure)
         if isinstance(failure, crash.Crashed):
@@ -93,12 +96,6 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
     mask = Mask(context.site, keep=not context.request.check)
     planned = context.request.image_plan
     image_facts = _images(context, mask)
-    left_out = [
-        (name, text) for name, item in (image_facts or {}).items() for text in item["warnings"]
-    ]
-    warnings = [*plan.warnings, *(f"image {name}: {text}" for name, text in left_out if announced)]
-    if (context.request.sandboxes, context.request.networks) != (None, None):
-        warnings += network.name_warnings(context.site)
     networks, opened = None, {}
     if context.request.networks is not None:
         networks, left = (
@@ -114,7 +111,7 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
         relaxed=relaxed,
         relaxed_networks={name: lines for name, lines in opened.items() if lines},
         failed={name: str(error) for name, error in failures.items()},
-        warnings=warnings,
+        warnings=_warnings(plan, failures, image_facts if announced else None),
         images=image_facts,
         networks=networks,
         volumes=_volumes(context),
@@ -127,6 +124,24 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
     )
 
 
+def _warnings(plan: Plan, failures: Failures, image_facts: Mapping[str, Json] | None) -> List[str]:
+    left_out = [
+        f"image {name}: {text}"
+        for name, item in (image_facts or {}).items()
+        for text in item["warnings"]
+    ]
+    targets = plan.context.resolved.targets
+    hiding = [
+        hidden.warning(name, targets[name].record.image.name, entry)
+        for name, entry in plan.hidden.items()
+        if entry.count and name not in failures
+    ]
+    request = plan.context.request
+    asked = (request.sandboxes, request.networks) != (None, None)
+    names = network.name_warnings(plan.context.site) if asked else []
+    return [*plan.warnings, *left_out, *hiding, *names]
+
+
 def _changes(context: Context, lines: Mapping[str, Sequence[str]]) -> Dict[str, str]:
     """The greatest change of each sandbox."""
     most = {name: "restarted" for name in context.followers}
@@ -134,7 +149,7 @@ def _changes(context: Context, lines: Mapping[str, Sequence[str]]) -> Dict[str, 
         ways = {
             "made": decision.new,
             "rebuilt": bool(decision.rebuild),
-            "restarted": name in context.restarts,
+            "restarted": name in context.restarts and bool(decision.start),
             "started": bool(decision.start),
             "stopped": decision.stop,
             "changed": name in lines,

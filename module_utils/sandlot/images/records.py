@@ -117,16 +117,21 @@ def facts(site: Site, image: Image, mask: Mask | None = None) -> Dict[str, Any]:
 
 
 def uses(site: Site) -> List[Use]:
-    """The images that all sandboxes use, by their records, and the trees that snapshots need."""
-    needs = [
-        _use(sandbox, store.read(site.sandbox(sandbox).record))
-        for sandbox in files.names(site.sandboxes)
-    ]
-    for sandbox in files.directories(site.snapshots):
-        for identifier in files.directories(f"{site.snapshots}/{sandbox}"):
-            record = _record_in(site.snapshot(sandbox, identifier).file)
+    """The images that all sandboxes use, by their records, and the trees that snapshots need.
+
+    A sandbox may also go back to the image of the record that an unfinished restart replaced.
+    """
+    needs = []
+    for name in files.names(site.sandboxes):
+        sandbox = site.sandbox(name)
+        needs.append(_use(name, store.read(sandbox.record)))
+        previous = _readable(sandbox.previous)
+        needs += [_use(name, previous)._replace(image="")] if previous else []
+    for owner in files.directories(site.snapshots):
+        for identifier in files.directories(f"{site.snapshots}/{owner}"):
+            record = _readable(site.snapshot(owner, identifier).file, "record")
             # Without a name: the tree stays for a restore, the image may go.
-            needs.append(_use(f"{sandbox}/{identifier}", record)._replace(image=""))
+            needs.append(_use(f"{owner}/{identifier}", record)._replace(image=""))
     return needs
 
 
@@ -137,10 +142,11 @@ def _use(user: str, record: Mapping[str, Any] | None) -> Use:
     return Use(user, name, digest, ids.get("uid", -1), tuple(layers))
 
 
-def _record_in(snapshot: str) -> Dict[str, Any]:
-    """The record in a snapshot; a broken snapshot needs no tree, as it can't be restored."""
+def _readable(file: str, key: str = "") -> Dict[str, Any]:
+    """The record in a file, or below its key; a broken one needs no tree, as nothing can use it."""
     try:
-        record = (store.read(snapshot) or {}).get("record") or {}
+        data = store.read(file) or {}
+        record = (data.get(key) if key else data) or {}
         layers = record["image"]["layers"] if record else []
     except (StateError, KeyError, TypeError, AttributeError):
         return {}
