@@ -161,5 +161,5 @@ def _beyond_link(wanted: str) -> str:
             return "/".join([target, *parts[count + 1 :]])
     raise LaunchError(
         "has a link on the way, which a sandbox may have made",
-        hint=f"write where it leads, {os.path.realpath(wanted)}; links of / and /var are followed",
+        hint="write where it leads (readlink -f shows it): only links in / and /var are followed",
     )
