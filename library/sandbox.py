@@ -131,6 +131,9 @@ options:
   read_only:
     description:
       - Whether the root filesystem is mounted read-only.
+      - C(/tmp), C(/run) and C(/var/tmp) are then file systems in memory, with the files
+        that the image has there, unless O(tmpfs), O(volumes) or O(mounts) has an entry
+        for them.
       - Defaults to V(false).
     type: bool
   volumes:

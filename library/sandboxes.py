@@ -538,6 +538,9 @@ options:
       read_only:
         description:
           - Whether the root filesystem is mounted read-only.
+          - C(/tmp), C(/run) and C(/var/tmp) are then file systems in memory, with the files
+            that the image has there, unless O(sandboxes[].tmpfs), O(sandboxes[].volumes)
+            or O(sandboxes[].mounts) has an entry for them.
           - Defaults to V(false).
         type: bool
       volumes:

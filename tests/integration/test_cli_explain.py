@@ -151,6 +151,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "read_only": True,
         "no_new_privileges": False,
         "tmpfs": ["/scratch/deep:size=1m,mode=700"],
+        "volumes": ["/usr/share:/data/share:ro", "/etc/hosts:/data/file:ro"],
+        "mounts": [
+            {"type": "tmpfs", "target": "/data/memory", "tmpfs_size": "1m"},
+            {"type": "bind", "source": "/usr/lib", "target": "/lib/x", "propagation": "rslave"},
+        ],
         "working_dir": "/scratch",
         "env": {"WORDS": 'it\'s "quoted" $HOME\nand more'},
         "time_offset": {"monotonic": 100, "boottime": 1000},

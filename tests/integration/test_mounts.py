@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 from converge_fixtures import Deployment, needs_root, sandbox
+from sandlot.errors import SpecError
+from sandlot.launcher.client import Launcher
 
 pytestmark = needs_root
 
@@ -130,3 +132,90 @@ def test_mounts_in_mounts(host: Deployment) -> None:
     output(host, "a", "touch /data/cache/tmp/x /sub/y")
     assert (data / "inner/y").exists()
     assert "size=1024k" in output(host, "a", "grep /data/cache/tmp /proc/mounts")
+
+
+def refused(host: Deployment, *volumes: str, **options: Any) -> SpecError:
+    with pytest.raises(SpecError) as caught:
+        host.run(sandbox("a", volumes=list(volumes)), **options)
+    assert caught.value.hint and str(caught.value).startswith("sandbox 'a': volumes: ")
+    return caught.value
+
+
+def test_what_the_host_can_not_mount_is_refused(host: Deployment) -> None:
+    top = source(host, "top")
+    (top / "link").symlink_to(top)
+    (top / "proc").mkdir()
+    assert "does not exist" in str(refused(host, f"{top}/none:/x"))
+    assert "a link on the way" in str(refused(host, f"{top}/link/proc:/x"))
+    assert "sandlot's own" in str(refused(host, f"{host.paths.state}/images:/x"))
+    assert f"holds {host.paths.state}" in str(refused(host, f"{host.paths.root}/var:/x"))
+    subprocess.run(["mount", "-t", "proc", "none", top / "proc"], check=True)
+    try:
+        for path in (top, top / "proc/sys"):
+            assert f"the kernel's proc at {top}/proc" in str(refused(host, f"{path}:/x"))
+    finally:
+        subprocess.run(["umount", top / "proc"], check=True)
+    layers = f"lowerdir={source(host, 'one')}:{source(host, 'two')}"
+    subprocess.run(["mount", "-t", "overlay", "-o", layers, "none", top / "proc"], check=True)
+    try:
+        assert "can't map ids" in str(refused(host, f"{top}/proc:/x:idmap"))
+        assert not host.run(sandbox("a", volumes=[f"{top}/proc:/x:ro"])).failed
+    finally:
+        host.run(purge=True)
+        subprocess.run(["umount", top / "proc"], check=True)
+    # An earlier task would make it.
+    assert host.run(sandbox("a", volumes=[f"{top}/none:/x"]), check=True).changed
+    assert not Path(host.paths.sandbox("a").state).exists()
+
+
+def test_a_source_that_vanishes_fails_the_start_and_says_so(host: Deployment) -> None:
+    top = source(host, "top")
+    host.converged(sandbox("a", volumes=[f"{top}:/x:ro"]))
+    assert not Launcher(host.paths).stop(["a"])
+    top.rmdir()
+    failures = Launcher(host.paths).start(["a"])
+    assert f"bind mount of {top}: does not exist" in failures["a"].message
+    assert "make it first" in failures["a"].hint
+
+
+def test_a_directory_that_nobody_inside_may_write_is_a_warning(host: Deployment) -> None:
+    top = source(host, "top")
+    (top / "entry").mkdir()
+    volumes = [f"{top}:/a"]
+    first = host.run(sandbox("a", volumes=volumes))
+    ids = host.info("a")["ids"]
+    text = f"no id of its own (host ids {ids['uid']} to {ids['uid'] + 65535}) may write there"
+    assert [text in line for line in first.warnings] == [True]
+    for writable in (["ro"], ["idmap"]):
+        again = host.run(sandbox("a", volumes=[f"{top}:/a:{writable[0]}"]))
+        assert again.warnings == []
+    os.chown(top / "entry", ids["uid"] + 33, 0)
+    assert host.run(sandbox("a", volumes=volumes)).warnings == []
+
+
+def test_mounts_of_the_host_appear_later_where_asked(host: Deployment) -> None:
+    top = source(host, "top")
+    for name in ("one", "two"):
+        (top / name).mkdir()
+    subprocess.run(["mount", "--bind", top, top], check=True)
+    subprocess.run(["mount", "--make-shared", top], check=True)
+    try:
+        host.converged(sandbox("a", volumes=[f"{top}:/slave:rslave", f"{top}:/private"]))
+        subprocess.run(["mount", "-t", "tmpfs", "none", top / "two"], check=True)
+        (top / "two/file").touch()
+        assert output(host, "a", "ls /slave/two; ls /private/two") == "file"
+        assert len(options_of(host, "a", "/private")) == 1
+    finally:
+        host.run(purge=True)
+        subprocess.run(["umount", "--recursive", top], check=True)
+
+
+def test_a_read_only_root_has_what_programs_write_to(host: Deployment) -> None:
+    host.converged(
+        sandbox("a", read_only=True), sandbox("b", read_only=True, tmpfs=["/run:size=1m"])
+    )
+    for path in ("/run", "/tmp", "/var/tmp"):
+        output(host, "a", f"echo x > {path}/file")
+    assert "Read-only" in run(host, "a", "touch /var/x").stderr
+    assert output(host, "a", "stat -c %a /run /var/tmp") == "755\n1777"
+    assert "size=1024k" in output(host, "b", "grep ' /run ' /proc/mounts")

@@ -72,9 +72,11 @@ def _bind_copy(path: str, to: str, ids: Mapping[str, int]) -> List[str]:
     if path == "/":
         text = "the root of the host can be mapped from util-linux 2.39 on"
         return [f"echo '{text}' >&2", "exit 1"]
+    text = "a file can be mapped from util-linux 2.39 on"
     source, copy = quote(path), f'"$scratch/images{to}"'
     xattrs = "--xattrs --xattrs-include='trusted.overlay.*'"
-    lines = ['[ -d "$scratch/images" ] || mkdir -m 700 "$scratch/images"', f"mkdir -p {copy}"]
+    lines = [f"[ -d {source} ] || {{ echo '{text}' >&2; exit 1; }}"]
+    lines += ['[ -d "$scratch/images" ] || mkdir -m 700 "$scratch/images"', f"mkdir -p {copy}"]
     for file, letter, kind in (("owners", "U", "uid"), ("groups", "G", "gid")):
         lines += [
             f"find {source} -printf '+%{letter}\\n' | sort -u | while read -r id; do",

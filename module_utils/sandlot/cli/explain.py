@@ -105,7 +105,10 @@ def differences(subject: Subject) -> Iterator[str]:
         "mounts are made by path inside, following links of the image; sandlot attaches "
         "detached mounts by descriptor and refuses links"
     )
-    yield "before util-linux 2.39 the image is copied with shifted owners, not id-mapped"
+    yield (
+        "before util-linux 2.39 the image and volumes are copied with shifted owners, not "
+        "id-mapped: what it writes to a volume is then not kept"
+    )
     yield (
         "process 1 is the workload: no init that restarts it, forwards signals, reaps orphans, "
         "bounds its log and serves exec"

@@ -113,7 +113,11 @@ OPTIONS = (
         "read_only",
         "bool",
         text.flag,
-        ["Whether the root filesystem is mounted read-only."],
+        [
+            "Whether the root filesystem is mounted read-only.",
+            "C(/tmp), C(/run) and C(/var/tmp) are then file systems in memory, with the files that "
+            "the image has there, unless O(tmpfs), O(volumes) or O(mounts) has an entry for them.",
+        ],
         reaches={Reach.ROOT},
         change=Change.RESTART,
         default=False,
