@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Tuple
 
 from ..sandbox.hidden_files import Comparison, Hidden, Trees
 from ..sandbox.launchfile import is_shifted
@@ -31,10 +31,16 @@ def hidden_files(
             continue
         key = _trees(old), _trees(new)
         comparison = comparisons.setdefault(key, Comparison(*key))
-        hidden = comparison.hidden(site.sandbox(name).upper, new.ids)
+        hidden = comparison.hidden(site.sandbox(name).upper, new.ids, _mounted(new))
         if hidden is not None:
             hiding[name] = hidden
     return hiding
+
+
+def _mounted(record: Record) -> List[str]:
+    spec = record.spec
+    places = [mount.target for mount in (*spec.volumes, *spec.mounts)]
+    return [*places, *(entry.path for entry in spec.tmpfs), *record.volumes]
 
 
 def _trees(record: Record) -> Trees:

@@ -13,7 +13,7 @@ import errno
 import os
 import stat
 from dataclasses import dataclass, field
-from typing import Dict, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Collection, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from ..idmap import IdRange
 from ..kernel import mounts
@@ -110,18 +110,25 @@ class Comparison:
         self._old, self._new = old, new
         self._changed: Dict[str, bool] = {}
 
-    def hidden(self, upper: str, ids: IdRange) -> Optional[Hidden]:
-        """Files below ``upper`` that hide a change, None when a tree is not there."""
+    def hidden(self, upper: str, ids: IdRange, covered: Collection[str] = ()) -> Optional[Hidden]:
+        """Files below ``upper`` that hide a change, None when a tree is not there.
+
+        ``covered`` are the places of mounts, which hide both.
+        """
         if self._old.paths == self._new.paths or not os.path.isdir(upper):
             return None
         if not (self._old.are_there() and self._new.are_there()):
             return None
-        return _Search(self._old, self._new, self._changed, ids.start).run(upper)
+        own = PROVIDED.union(covered)
+        return _Search(self._old, self._new, self._changed, ids.start, own).run(upper)
 
 
 class _Search:
-    def __init__(self, old: Trees, new: Trees, changed: Dict[str, bool], first: int) -> None:
-        self._old, self._new, self._changed, self._first = old, new, changed, first
+    def __init__(
+        self, old: Trees, new: Trees, changed: Dict[str, bool], first: int, own: Collection[str]
+    ) -> None:
+        self._old, self._new, self._changed = old, new, changed
+        self._first, self._own_places = first, own
         self._left = MOST_BYTES
         self._found = Hidden()
 
@@ -145,7 +152,7 @@ class _Search:
             below: List[_Pending] = []
             for name in sorted(names):
                 path = f"{here.path}/{name}"
-                if path in PROVIDED:
+                if path in self._own_places:
                     continue
                 mine = None if layer is None else self._own(layer, name)
                 if mine is None and not here.covered:

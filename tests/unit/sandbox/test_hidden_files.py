@@ -81,6 +81,13 @@ def test_what_hides_a_change(case: tuple[Tree, Tree, Tree, list[str]], tmp_path:
     assert found == Hidden(expected, len(expected))
 
 
+def test_what_a_mount_covers_is_no_matter(tmp_path: Path) -> None:
+    trees = [plant(tmp_path / text, {"data/a": text, "b": text}) for text in ("1", "2", "mine")]
+    comparison = Comparison(Trees((trees[0],)), Trees((trees[1],)))
+    found = comparison.hidden(trees[2], IdRange(0), ["/data"])
+    assert found is not None and found.paths == ["/b"]
+
+
 def test_images_of_several_trees(tmp_path: Path) -> None:
     """A whiteout of an upper tree hides lower files, as it does for the sandbox."""
     base = {"a": "1", "d/b": "1", "d/c": "1"}
