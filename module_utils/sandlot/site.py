@@ -314,6 +314,11 @@ class SandboxPaths:
         return f"{self.run}/mounts.json"
 
     @property
+    def pending_mounts(self) -> str:
+        """Mounts that a run is about to attach, until it has noted them."""
+        return f"{self.run}/mounts.pending"
+
+    @property
     def socket(self) -> str:
         """The socket of init for exec and control; only host root reaches it."""
         return f"{self.run}/init.sock"

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from converge_fixtures import Deployment, needs_root, sandbox
 from sandlot.errors import SpecError
+from sandlot.kernel import mountinfo
 from sandlot.launcher.client import Launcher
 
 pytestmark = needs_root
@@ -75,9 +76,10 @@ def test_sandboxes_share_a_volume_with_ids_of_their_own(host: Deployment) -> Non
     assert output(host, "b", "stat -c %u /srv/d/eep/file; cat /srv/d/eep/file") == "33\nhello"
     assert "Read-only" in run(host, "b", "echo x > /srv/d/eep/file").stderr
     assert options_of(host, "a", "/data") == [["rw", "nosuid", "nodev", "relatime", "idmapped"]]
-    assert json.loads(Path(host.paths.sandbox("a").mounts).read_text())["mounts"] == [
-        {"type": "volume", "target": "/data", "source": "data", "path": str(data)}
-    ]
+    (entry,) = json.loads(Path(host.paths.sandbox("a").mounts).read_text())["mounts"]
+    number, *_ = entry.pop("mounted")
+    assert entry == {"type": "volume", "target": "/data", "source": "data", "path": str(data)}
+    assert mountinfo.by_id(host.pid("a"))[number].point == "/data"
 
 
 def test_paths_of_the_host(host: Deployment) -> None:

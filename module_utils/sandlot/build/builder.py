@@ -100,7 +100,7 @@ def start(
         _identify(paths, pid, pidfd, launch["digest"])
         _forget_oom_adjustment(pid)
         user, fds = _mount_in_namespaces(build, pid)
-        _note_mounts(paths, launch)
+        _note_mounts(paths, launch, user.pop("mounts"))
         opened, sinks = logs.open_sinks(paths)
         config = {**_config(launch), **user, "rlimits": rlimits, "restarts": restarts}
         names = users.login_names(launch)
@@ -227,11 +227,17 @@ def _identify(paths: SandboxPaths, pid: int, pidfd: int, digest: str) -> None:
     store.write(paths.init, record, durable=False)
 
 
-def _note_mounts(paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
+def _note_mounts(paths: SandboxPaths, launch: Mapping[str, Any], ids: str) -> None:
     """Write which mounts the sandbox has; live changes of them write it again."""
     if launch.get("mounts"):
-        store.write(paths.mounts, {"mounts": launch["mounts"]}, durable=False)
-    else:
+        from ..sandbox import mount_state
+
+        numbers = [int(word) for word in ids.split()]
+        entries = zip(launch["mounts"], numbers)
+        mount_state.note(
+            paths, [mount_state.SandboxMount(entry, number) for entry, number in entries]
+        )
+    elif os.path.exists(paths.mounts):
         store.remove(paths.mounts)
 
 
@@ -287,7 +293,8 @@ def _mount_in_namespaces(build: _Build, pid: int) -> tuple[wire.Message, list[in
         os.waitpid(child, 0)
     groups = [int(gid) for gid in message["what"].split()]
     ids = {"uid": message["uid"], "gid": message["gid"], "groups": groups}
-    return {**ids, "login": {name: message[name] for name in wire.LOGIN if name in message}}, fds
+    login = {name: message[name] for name in wire.LOGIN if name in message}
+    return {**ids, "login": login, "mounts": message["mounts"]}, fds
 
 
 def _mounter(build: _Build, peer: _socket.socket) -> None:
@@ -306,7 +313,9 @@ def _mounter(build: _Build, peer: _socket.socket) -> None:
         fds += [fd for operation in build.plan for fd in operation.for_init]
         uid, gid, groups, login = users.resolve(root, build.launch["user"])
         what = " ".join(str(number) for number in groups)
-        answer = {"uid": uid, "gid": gid, "what": what, **login}
+        targets = [entry["target"] for entry in build.launch.get("mounts", ())]
+        ids = " ".join(str(number) for number in rootfs.mount_ids(root, targets))
+        answer = {"uid": uid, "gid": gid, "what": what, "mounts": ids, **login}
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         answer = {"error": f"preparing the root: {error.strerror}{where}", "errno": error.errno}

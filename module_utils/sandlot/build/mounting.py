@@ -134,16 +134,28 @@ def locked(place: str) -> int:
     return mounts.clone_tree(place, recursive=True)
 
 
-def attach(base: int, path: str, mount: int, target: str, *, follow: bool) -> None:
+def make_place(root: int, target: str, mount: int) -> None:
+    """Make the target of a mount below a root, where links are followed, if it is missing."""
+    if stat.S_ISDIR(os.fstat(mount).st_mode):
+        os.close(rootfs.directory(root, target, follow=True))
+    else:
+        os.close(rootfs.file_target(root, target, follow=True))
+
+
+def attach(
+    base: int, path: str, mount: int, target: str, *, follow: bool, own: Optional[int] = None
+) -> None:
     """Attach a detached mount at a path below ``base``; ``target`` is its path for messages.
+
+    ``own`` is the directory of our descriptors, where /proc inside does not show us.
 
     Without ``follow``, links are refused: in a directory that others write to, they may be planted.
     """
     try:
         if stat.S_ISDIR(os.fstat(mount).st_mode):
-            rootfs.attach(base, path, mount, follow=follow)
+            rootfs.attach(base, path, mount, follow=follow, own=own)
         else:
-            rootfs.attach_to_file(base, path, mount, follow=follow)
+            rootfs.attach_to_file(base, path, mount, follow=follow, own=own)
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT):
             raise

@@ -13,11 +13,16 @@ import os
 import stat
 
 from ..errors import LaunchError
-from ..kernel import mounts
+from ..kernel import mountinfo, mounts
 from ..kernel.mounts import RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Optional, Sequence
 
 STRICT = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 _MAX_LINKS = 40  # as path_resolution(7)
+_INFO_SIZE = 4096
 
 
 def pivot() -> int:
@@ -38,20 +43,24 @@ def detach_old_root(root: int) -> None:
     mounts.umount(".", mounts.MNT_DETACH)
 
 
-def attach(root: int, path: str, mount: int, *, follow: bool = False) -> None:
+def attach(
+    root: int, path: str, mount: int, *, follow: bool = False, own: Optional[int] = None
+) -> None:
+    """``own`` is the directory of our descriptors, where the root's /proc does not show us."""
     target = directory(root, path, follow=follow)
     if follow:
-        _refuse_kernel_tree(target, path)
+        _refuse_kernel_tree(target, path, own)
     mounts.attach(mount, target_fd=target)
     os.close(target)
 
 
-def _refuse_kernel_tree(target: int, path: str) -> None:
+def _refuse_kernel_tree(target: int, path: str, own: Optional[int] = None) -> None:
     """Refuse a link of the image from elsewhere to the root or to a tree that is not the image's.
 
     No link is followed on the way to /proc, so it is the kernel's.
     """
-    place = os.readlink(f"/proc/self/fd/{target}")
+    name = f"/proc/self/fd/{target}" if own is None else str(target)
+    place = os.readlink(name, dir_fd=own)
     top = place.split("/")[1]
     if top in ("", "proc", "sys", "dev") and path.lstrip("/").split("/")[0] != top:
         raise LaunchError(
@@ -146,16 +155,26 @@ def attach_file(root: int, path: str, mount: int) -> None:
     os.close(holder)
 
 
-def attach_to_file(root: int, path: str, mount: int, *, follow: bool) -> None:
+def attach_to_file(
+    root: int, path: str, mount: int, *, follow: bool, own: Optional[int] = None
+) -> None:
     """Attach a detached mount of a file over a file, which is made if it is missing.
 
     With ``follow``, links are resolved inside the root; otherwise they are refused.
     """
+    target = file_target(root, path, follow=follow)
+    _refuse_kernel_tree(target, path, own)
+    mounts.attach(mount, target_fd=target)
+    os.close(target)
+
+
+def file_target(root: int, path: str, *, follow: bool) -> int:
+    """A descriptor of the file at a path, which is made if it is missing."""
     parent, dummy, leaf = path.rpartition("/")
     holder = directory(root, parent, follow=follow)
     resolve = RESOLVE_IN_ROOT if follow else STRICT
     try:
-        target = mounts.openat2(root, path.lstrip("/"), os.O_PATH, resolve)
+        return mounts.openat2(root, path.lstrip("/"), os.O_PATH, resolve)
     except FileNotFoundError:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
         try:
@@ -165,11 +184,21 @@ def attach_to_file(root: int, path: str, mount: int, *, follow: bool) -> None:
                 f"{path} in the image is a link that leads nowhere",
                 hint="mount where it leads, or remove it from the image",
             ) from error
-        target = mounts.openat2(holder, leaf, os.O_PATH, STRICT)
-    _refuse_kernel_tree(target, path)
-    mounts.attach(mount, target_fd=target)
-    os.close(target)
-    os.close(holder)
+        return mounts.openat2(holder, leaf, os.O_PATH, STRICT)
+    finally:
+        os.close(holder)
+
+
+def mount_ids(root: int, targets: Sequence[str]) -> List[int]:
+    """The kernel's ids of the mounts at these paths, of which nobody inside knows yet."""
+    ids = []
+    for target in targets:
+        fd = mounts.openat2(root, target.lstrip("/"), os.O_PATH, RESOLVE_IN_ROOT)
+        info = os.open(f"proc/self/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=root)
+        ids.append(mountinfo.mount_id(os.read(info, _INFO_SIZE).decode()))
+        os.close(info)
+        os.close(fd)
+    return ids
 
 
 def _regular_file(holder: int, leaf: str, path: str) -> None:

@@ -181,14 +181,14 @@ def _mounted(launch: Mapping[str, Any]) -> Iterator[RootOperation]:
         around = [top for top in tops if path.startswith(f"{top}/")]
         below = tops[max(around, key=len)] if around else None
         if path in memory:
-            made = _tmpfs(path, memory[path], launch["ids"], asked=path not in default)
+            made = tmpfs(path, memory[path], launch["ids"], asked=path not in default)
             yield MemoryInside(made, below) if below else made
             continue
         tops[path] = Mounted(entries[path], len(tops), launch["ids"], below)
         yield tops[path]
 
 
-def _tmpfs(path: str, words: str, ids: Mapping[str, int], *, asked: bool) -> Filesystem:
+def tmpfs(path: str, words: str, ids: Mapping[str, int], *, asked: bool) -> Filesystem:
     options, flags = dict(TMPFS), MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
     for key, value in _parsed(words).items():
         if key in FLAGS:

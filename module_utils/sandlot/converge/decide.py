@@ -11,6 +11,8 @@ from typing import Any, Mapping
 from .. import image_change
 from ..errors import SpecError
 from ..plan import Change, Operation
+from ..sandbox import mount_state, mounts
+from ..sandbox.mount_state import SandboxMount
 from ..sandbox.process import changes
 from ..sandbox.record import PRESENT, REBUILDING, REMOVING, STARTED, STOPPED, Record
 from ..sizes import Bound
@@ -22,6 +24,7 @@ HEALTHY = "healthy"
 NO_PINS = "none"
 SOME_PINS = "partial"
 ALL_PINS = "whole"
+_NONE = mount_state.Plan()
 # Longer values, and those of variables, belong in the diff only.
 _BRIEF = 80
 
@@ -65,8 +68,8 @@ class Observed:
 
     A ``detached`` sandbox runs in another network namespace than the one it would join now. With
     ``rebuild``, files of an unfinished rebuild exist. ``previous`` is the record of the version
-    that ran before an unfinished restart. One that is running does so ``since`` a time. ``bound``
-    tells what limits the size of the layer.
+    that ran before an unfinished restart. One that is running does so ``since`` a time, and has
+    ``mounts``. ``bound`` tells what limits the size of the layer.
     """
 
     record: Record | None = None
@@ -79,6 +82,7 @@ class Observed:
     previous: Record | None = None
     since: float = 0.0
     bound: Bound = Bound()
+    mounts: tuple[SandboxMount, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ class Decision:
     start: str = ""
     differences: tuple[Difference, ...] = ()
     old_image: str = ""
+    mounts: mount_state.Plan = mount_state.Plan()
+    """Mounts to change while it runs."""
     looped: bool = False
     """Whether the old version ended again and again: there is no way back to it."""
 
@@ -138,9 +144,14 @@ def decide(target: Target, observed: Observed, rejoin: str = "") -> Decision:
     next_slot = bool(rebuild) and record is not None and record.phase == PRESENT and observed.layer
     destroy = "" if next_slot else _destroy_reason(target, observed)
     running = observed.running is not None
+    changed = (
+        mount_state.plan(observed.mounts, target.launch.get(mounts.KEY, ())) if running else _NONE
+    )
     stop, start = running, ""
     if target.desired.state != STOPPED:
         reason = _restart_reason(target, observed, rebuild, destroy) or rejoin if running else ""
+        blocked = mount_state.obstacle(changed, target.launch)
+        reason = reason or (f"its mounts: {blocked}" if blocked else "")
         stop, start = bool(reason), f"restart: {reason}" if reason else ""
     if target.desired.state == STARTED and not running:
         start = "start"
@@ -158,6 +169,7 @@ def decide(target: Target, observed: Observed, rejoin: str = "") -> Decision:
         start=start,
         differences=tuple(changes(record, target.record)) if record else (),
         old_image=record.image.digest if record else "",
+        mounts=_NONE if stop else changed,
     )
 
 

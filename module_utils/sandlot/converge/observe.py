@@ -15,7 +15,7 @@ from ..kernel import files
 from ..launcher.client import Launcher
 from ..network import Interface, Network
 from ..network import State as NetworkState
-from ..sandbox import layers, record, runtime
+from ..sandbox import layers, mount_state, record, runtime
 from ..sandbox.names import known
 from ..sandbox.record import Record, Records
 from ..site import PINNED, SandboxPaths, Site
@@ -120,6 +120,7 @@ def _sandbox(
         rebuild=layers.exists(site.sandbox(name).rebuild),
         previous=record.previous(site, name),
         since=running.since if running else 0.0,
+        mounts=mount_state.observe(site.sandbox(name), running) if running else (),
     )
 
 

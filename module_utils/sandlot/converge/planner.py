@@ -16,7 +16,7 @@ from ..plan import Operation
 from ..sandbox import etcfiles
 from ..sandbox.hidden_files import Hidden
 from ..site import Site
-from . import bind_checks, hidden, phases, removal, volume_phases
+from . import bind_checks, hidden, mounting, phases, removal, volume_phases
 from .context import Context, context
 from .observe import Observation
 from .resolve import Request
@@ -50,6 +50,7 @@ STEPS: tuple[Phase, ...] = (
     phases.create,
     phases.plug,
     phases.limit,
+    mounting.change_mounts,
     phases.start,
     phases.await_changed,
     phases.settle,

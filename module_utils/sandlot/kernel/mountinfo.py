@@ -106,6 +106,40 @@ def device_of(number: int) -> str:
     return ""
 
 
+class Row:
+    """A mount: its id, that of the mount around it, its file system, root and mount point."""
+
+    __slots__ = ("id", "parent", "device", "root", "point")
+
+    def __init__(self, line: str) -> None:
+        number, parent, self.device, root, point = line.split(" ", 5)[:5]
+        self.id, self.parent = int(number), int(parent)
+        self.root, self.point = unescaped(root), unescaped(point)
+
+
+def by_id(pid: int) -> dict[int, Row]:
+    """The mounts of a process, {} of one that has ended."""
+    try:
+        with open(f"/proc/{pid}/mountinfo", "rb") as handle:
+            return parsed(handle.read())
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESRCH, errno.EINVAL):
+            raise
+        return {}
+
+
+def parsed(text: bytes) -> dict[int, Row]:
+    """The mounts of the content of a mountinfo file (proc(5)), by their ids."""
+    # A tenant may put what str.splitlines takes for an end of line into a name.
+    rows = [Row(line) for line in text.decode("utf-8", "surrogateescape").split("\n") if line]
+    return {row.id: row for row in rows}
+
+
+def mount_id(fdinfo: str) -> int:
+    """The mount of a descriptor, from the text of its file in /proc/self/fdinfo (proc(5))."""
+    return int(fdinfo.partition("mnt_id:")[2].split(None, 1)[0])
+
+
 def server_of(path: str) -> str:
     """The type of the file system at a path if a server serves it, else ""; follows no link."""
     spelled = os.path.normpath(path)

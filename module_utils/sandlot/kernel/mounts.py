@@ -53,6 +53,7 @@ RESOLVE_IN_ROOT = 0x10
 _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 0x04
 _MOVE_MOUNT_T_EMPTY_PATH = 0x40
+_MOVE_MOUNT_BENEATH = 0x200
 _FSCONFIG_SET_FLAG = 0
 _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_CREATE = 6
@@ -80,7 +81,7 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = 
 
 
 def umount(target: str, flags: int = MNT_DETACH | UMOUNT_NOFOLLOW) -> None:
-    check(libc.umount2(target.encode(), flags), "umount", target)
+    check(libc.umount2(os.fsencode(target), flags), "umount", target)
 
 
 def pivot_root(new: str, old: str) -> None:
@@ -100,11 +101,12 @@ def set_attributes(
     attributes: int,
     *,
     userns: int | None = None,
+    clear: int = 0,
     propagation: int = 0,
     recursive: bool = False,
 ) -> None:
     """mount_setattr(2) on a mount descriptor; ``userns`` (a descriptor) id-maps it."""
-    attr = _MountAttr(attributes, 0, propagation, 0)
+    attr = _MountAttr(attributes, clear, propagation, 0)
     if userns is not None:
         attr.set |= MOUNT_ATTR_IDMAP
         attr.userns_fd = userns
@@ -127,9 +129,13 @@ def new_mount(kind: str, options: Mapping[str, str], attributes: int = 0) -> int
         os.close(context)
 
 
-def attach(fd: int, target: str = "", *, target_fd: int = AT_FDCWD) -> None:
-    """Attach a detached mount at a path, or at the place of ``target_fd``."""
+def attach(fd: int, target: str = "", *, target_fd: int = AT_FDCWD, beneath: bool = False) -> None:
+    """Attach a detached mount at a path, or at the place of ``target_fd``.
+
+    With ``beneath``, it goes below the mount of that descriptor (Linux 6.5).
+    """
     flags = _MOVE_MOUNT_F_EMPTY_PATH | (0 if target else _MOVE_MOUNT_T_EMPTY_PATH)
+    flags |= _MOVE_MOUNT_BENEATH if beneath else 0
     what = f"move_mount to fd {target_fd}" if not target else "move_mount"
     syscall(SYS_MOVE_MOUNT, what, fd, b"", target_fd, target.encode(), flags, path=target)
 
