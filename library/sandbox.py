@@ -564,6 +564,20 @@ options:
       - A restart of one of them does not restart this one.
     type: list
     elements: raw
+  snapshot_keep:
+    description:
+      - How many layers that runs set aside (at a rebuild, another image, a purge) are kept
+        as snapshots; older ones are removed.
+      - With V(0), none is kept, and what such a run drops is lost.
+      - Snapshots that were asked for are not counted. When the file system has less than
+        10 % of its space left, runs remove older ones, never the newest of a sandbox.
+      - Defaults to V(3).
+    type: int
+  snapshot_max_age:
+    description:
+      - Age at which a layer that was set aside is removed, such as V(30d) or V(12h).
+      - Without it, age is no reason.
+    type: str
 """
 
 EXAMPLES = r"""

@@ -978,6 +978,20 @@ options:
           - A restart of one of them does not restart this one.
         type: list
         elements: raw
+      snapshot_keep:
+        description:
+          - How many layers that runs set aside (at a rebuild, another image, a purge) are
+            kept as snapshots; older ones are removed.
+          - With V(0), none is kept, and what such a run drops is lost.
+          - Snapshots that were asked for are not counted. When the file system has less
+            than 10 % of its space left, runs remove older ones, never the newest of a sandbox.
+          - Defaults to V(3).
+        type: int
+      snapshot_max_age:
+        description:
+          - Age at which a layer that was set aside is removed, such as V(30d) or V(12h).
+          - Without it, age is no reason.
+        type: str
   defaults:
     description:
       - Options merged under each sandbox; all of O(sandboxes) but C(name).
@@ -990,7 +1004,15 @@ options:
         what an interrupted run left, networks, images and trees that nothing refers to.'
       - A network or image that a sandbox still uses is refused, except that the network
         V(default) stays while it is in use.
-      - Volumes stay, whatever is listed, without O(purge_volumes).
+      - Volumes stay, whatever is listed, without O(purge_volumes). The layer of a purged
+        sandbox is set aside as a snapshot, without O(purge_snapshots).
+    type: bool
+    default: false
+  purge_snapshots:
+    description:
+      - Whether to remove the snapshots of sandboxes that are not there after the run, also
+        those that were asked for.
+      - With it, the layer of a purged sandbox is not set aside but lost.
     type: bool
     default: false
   purge_volumes:
@@ -1002,8 +1024,8 @@ options:
     default: false
   recreate:
     description:
-      - Whether to recreate all listed sandboxes. Their writable layers are lost; names,
-        addresses and ids stay.
+      - Whether to recreate all listed sandboxes. Their writable layers are set aside as
+        snapshots; names, addresses and ids stay.
       - Of one that does not start or become healthy, the old one is started again, and
         the module fails when it is done with the others.
     type: bool
@@ -1093,6 +1115,7 @@ EXAMPLES = r"""
     networks: []
     sandboxes: []
     purge: true
+    purge_snapshots: true
 """
 
 RETURN = r"""
@@ -1122,7 +1145,10 @@ volumes:
   returned: when volumes were given
   type: dict
 sandboxes:
-  description: Facts of each sandbox that was listed or removed, by name.
+  description:
+    - Facts of each sandbox that was listed or removed, by name.
+    - C(set_aside) is the snapshot that its layer became, C(layer_removed) the size and files
+      of a layer that is gone for good; both are there only when the sandbox wrote something.
   returned: success
   type: dict
   sample:
@@ -1133,6 +1159,12 @@ sandboxes:
       actions: ["web: create from busybox", "web: start"]
       addresses: [10.77.0.2]
       ids: {uid: 200000, gid: 200000, size: 65536}
+    db:
+      name: db
+      state: absent
+      changed: true
+      actions: ["db: set its layer aside as a snapshot, 12.3 MB in 40 files", "db: remove"]
+      set_aside: {id: 20261129T134500Z, reason: purge, size: 12300288, files: 40, more: false}
   contains:
     NAME:
       description: Facts of one sandbox.
@@ -1183,7 +1215,7 @@ from ansible.module_utils.basic import AnsibleModule, _load_params
 from ..module_utils.sandlot import converge, network, shell
 from ..module_utils.sandlot.site import Site
 
-FLAGS = ("purge", "purge_volumes", "recreate", "restart")
+FLAGS = ("purge", "purge_snapshots", "purge_volumes", "recreate", "restart")
 ARGUMENTS = {
     **converge.argument_spec(),
     **{flag: {"type": "bool", "default": False} for flag in FLAGS},

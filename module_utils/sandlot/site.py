@@ -361,6 +361,11 @@ class SnapshotPaths:
         return f"{self.layer}/upper"
 
     @property
+    def work(self) -> str:
+        """Overlayfs's directory, which a finished snapshot does not have."""
+        return f"{self.layer}/work"
+
+    @property
     def image(self) -> str:
         """The file in place of ``layer`` when the layer is a file system in a file."""
         return f"{self.directory}/layer.img"

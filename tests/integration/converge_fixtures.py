@@ -140,7 +140,7 @@ class Deployment:
 
     def reset(self) -> None:
         """As it was prepared, for the next test."""
-        result = self.run(purge=True, volumes={}, purge_volumes=True)
+        result = self.run(purge=True, volumes={}, purge_volumes=True, purge_snapshots=True)
         assert not result.failed, result.failed
         # It would repair a network that is taken down under it.
         Launcher(self.paths).quit()
@@ -161,7 +161,7 @@ class Deployment:
     def teardown(self) -> None:
         """As a user would; what that leaves behind is a failure, and removed all the same."""
         try:
-            result = self.run(purge=True, volumes={}, purge_volumes=True)
+            result = self.run(purge=True, volumes={}, purge_volumes=True, purge_snapshots=True)
             assert not result.failed, result.failed
             install.absent(self.paths, check=False)
         finally:

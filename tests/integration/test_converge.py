@@ -128,6 +128,7 @@ def test_recreate_gives_a_fresh_root_and_keeps_the_identity(host: Deployment) ->
     result = host.run(sandbox("a"), recreate=True)
     assert result.actions == [
         "a: rebuild: recreate (rebuild)",
+        "a: set its layer aside as a snapshot, 0 kB in 1 file",
         "a: prepare a new layer and namespaces beside the old",
         "a: switch to the new layer and namespaces (rebuild)",
         "a: restart: rebuilt (restart)",

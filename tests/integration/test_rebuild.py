@@ -5,18 +5,19 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from converge_fixtures import Deployment, fetch, free_port, needs_root, sandbox
-from sandlot import converge, plan
+from killing import killed_after, killed_at
+from sandlot import converge
 from sandlot.converge import rebuild, rollback
 from sandlot.errors import HostError
 from sandlot.launcher.client import Launcher
 from sandlot.sandbox import health, record, runtime
+from sandlot.snapshots import store
 
 pytestmark = needs_root
 OLD = ["sh", "-c", "echo old says; exec sleep 1000000"]
@@ -35,6 +36,15 @@ def mark(host: Deployment, name: str) -> None:
 
 def is_marked(host: Deployment, name: str) -> bool:
     return Path(host.paths.sandbox(name).upper, "mark").exists()
+
+
+def is_kept(host: Deployment, name: str) -> bool:
+    """Whether the newest snapshot has the mark; then it is the only one, and complete."""
+    loaded = store.load_all(host.paths)
+    assert not loaded.broken and store.leftovers(host.paths) == []
+    for snapshot in loaded.good:
+        assert os.listdir(host.paths.snapshot(name, snapshot.id).upper).count("mark") == 1
+    return bool(loaded.good)
 
 
 def namespaces(host: Deployment, name: str) -> dict[str, int]:
@@ -250,30 +260,10 @@ def test_a_run_that_fails_as_a_whole_puts_all_back(
 # -- killed
 
 
-def killed_after(host: Deployment, number: int, *specs: dict[str, Any]) -> bool:
-    """Whether a rebuild was killed after its ``number``th step."""
-    pid = os.fork()
-    if pid == 0:
-        apply, count = plan._apply, 0
-
-        def apply_counted(operation: plan.Operation, failures: plan.Failures) -> None:
-            nonlocal count
-            apply(operation, failures)
-            count += bool(operation.action or operation.silent)
-            if count == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        plan._apply = apply_counted
-        try:
-            host.run(*specs, recreate=True)
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
-
-
 def assert_old_or_new(host: Deployment, name: str, address: list[str], *, committed: bool) -> None:
     assert host.info(name)["addresses"] == address
     assert is_marked(host, name) != committed
+    assert is_kept(host, name) == committed
     assert len(namespaces(host, name)) >= 4
     assert left_beside(host, name) == []
 
@@ -292,10 +282,11 @@ def test_killed_after_any_step(
     number, killed, outcomes = 1 - stride, True, set()
     while killed:
         number += stride
-        host.converged(old(), sandbox("other"), purge=True)
+        host.converged(sandbox("other"), purge=True, purge_snapshots=True)
+        host.converged(old(), sandbox("other"))
         address = host.info("a")["addresses"]
         mark(host, "a")
-        killed = killed_after(host, number, old(hostname="new"))
+        killed = killed_after(number, lambda: host.run(old(hostname="new"), recreate=True))
         committed = is_committed(host, "a")
         outcomes.add(committed)
         if then == "teardown":
@@ -327,43 +318,11 @@ def test_killed_in_the_switch_and_in_the_way_back(
         host.converged(old(), purge=True)
         mark(host, "a")
         before = namespaces(host, "a")
-        killed = killed_at(host, number, call, rebuild, lambda: host.run(old(), recreate=True))
-        killed_at(host, number, "rename", rollback, lambda: host.run(old()))
+        killed = killed_at(number, call, [rebuild], lambda: host.run(old(), recreate=True))
+        killed_at(number, "rename", [rollback], lambda: host.run(old()))
         assert not host.run(old()).failed
         if killed:
             assert is_marked(host, "a")
             assert left_beside(host, "a") == []
             assert set(namespaces(host, "a")) == set(before)
         assert host.run(old()).actions == []
-
-
-def killed_at(host: Deployment, number: int, call: str, module: Any, action: Any) -> bool:
-    pid = os.fork()
-    if pid == 0:
-        module.os = Deadly(call, number)
-        try:
-            action()
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
-
-
-class Deadly:
-    """The module os, whose ``number``th ``call`` kills the process after it was done."""
-
-    def __init__(self, call: str, number: int) -> None:
-        self.call, self.left = call, number
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(os, name)
-        if name != self.call:
-            return found
-
-        def deadly(*arguments: Any, **options: Any) -> Any:
-            result = found(*arguments, **options)
-            self.left -= 1
-            if not self.left:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-
-        return deadly

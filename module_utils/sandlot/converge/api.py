@@ -39,6 +39,7 @@ def request(
     volumes: Mapping[str, VolumeSpec] | None = None,
     purge: bool = False,
     purge_volumes: bool = False,
+    purge_snapshots: bool = False,
     prune: bool = False,
     recreate: bool = False,
     restart: bool = False,
@@ -64,6 +65,7 @@ def request(
         volumes=volumes,
         purge=purge,
         purge_volumes=purge_volumes,
+        purge_snapshots=purge_snapshots,
         prune=prune,
         check=check,
         watch=watch,
@@ -174,6 +176,7 @@ def run(site: Site, request: Request) -> Result:
         return result(planned, {}, before)
     if any(decision.write_record for decision in planned.context.decisions.values()):
         Mask(site, keep=True).prepare()
+    failures.update(apply_each(planned.room))
     apply_all(planned.first)
     failures.update(carry_out(site, planned, partial(run, site)))
     if failures:

@@ -13,7 +13,9 @@ from ..network import Network
 from ..sandbox import crash, etcfiles, lxcfs
 from ..sandbox.record import STARTED, Record
 from ..site import Site
-from . import dependencies, rebuild, sizing, storage
+from ..snapshots.aside import Drop
+from ..snapshots.retention import Due
+from . import dependencies, drops, rebuild, sizing, storage
 from .decide import NO_PINS, Decision, Observed, decide
 from .observe import Observation
 from .rebuild import Rebuild
@@ -45,7 +47,8 @@ class Context:
     """``followers`` maps running bystanders to the reason for their restart.
 
     ``final_networks`` are the networks that the host has after the run, ``volume_users`` the
-    sandboxes that use each volume then. The run fills
+    sandboxes that use each volume then, ``drops`` the layers that the run drops, and ``due`` the
+    snapshots that are not to be kept any longer. The run fills
     ``last_logs``, once the old versions have stopped.
     """
 
@@ -61,6 +64,8 @@ class Context:
     network_plan: network.Plan
     volume_plan: volumes.Plan
     volume_users: volumes.Users
+    drops: Mapping[str, Drop] = field(default_factory=dict)
+    due: Sequence[Due] = ()
     last_logs: Dict[str, LastLog] = field(default_factory=dict, compare=False)
 
     @property
@@ -117,6 +122,7 @@ def context(site: Site, request: Request, observed: Observation) -> Context:
         network_plan=_network_plan(site, request, observed, resolved, decisions, final_networks),
         volume_plan=storage.plan(site, request, observed, resolved),
         volume_users=storage.users(resolved),
+        drops=drops.drops(site, request, resolved, decisions, observed),
     )
 
 

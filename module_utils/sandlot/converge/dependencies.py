@@ -43,17 +43,18 @@ def stops(some: Iterable[str], known: Known) -> list[list[str]]:
 
 def for_removal(some: Iterable[str], known: Known) -> tuple[str, ...]:
     """Dependents go before their dependencies, so that a killed run breaks no dependency."""
-    needs = {name: [] if name not in known else _ties(known[name]) for name in sorted(some)}
+    needs = {name: [] if name not in known else ties(known[name]) for name in sorted(some)}
     return tuple(name for level in levels(needs)[::-1] for name in level)
 
 
 def for_recording(records: Known) -> list[str]:
     """Dependencies go before their dependents, so that a boot after a kill finds every one."""
-    needs = {name: _ties(record) for name, record in records.items()}
+    needs = {name: ties(record) for name, record in records.items()}
     return [name for level in levels(needs) for name in level]
 
 
-def _ties(record: Record) -> list[str]:
+def ties(record: Record) -> list[str]:
+    """The sandboxes that this one needs to run, "" among them."""
     return [*names(record), record.spec.network_partner]
 
 

@@ -13,7 +13,7 @@ from ..plan import Change, Failures, Operation, batch, of_one
 from ..sandbox import devices, etcfiles, last_words, launchfile, layers, live, logs, record
 from ..sandbox.record import PRESENT, REBUILDING, STOPPED, Record
 from ..site import Site
-from . import dependencies, rebuild, sizing
+from . import dependencies, drops, rebuild, sizing
 from .context import Context, LastLog
 from .decide import NO_PINS, Decision, Observed, namespace_lines, record_lines, run_lines
 from .observe import NamespaceRecord, write_namespace_record
@@ -26,8 +26,14 @@ def record_images(context: Context) -> list[Operation]:
 
 
 def announce_rebuilds(context: Context) -> list[Operation]:
-    rebuilds = context.rebuilds.values()
-    return [line for entry in rebuilds for line in rebuild.announce(context.site, entry)]
+    return [
+        line
+        for name, entry in context.rebuilds.items()
+        for line in (
+            *rebuild.announce(context.site, entry),
+            *drops.lines(context.drops.get(name)),
+        )
+    ]
 
 
 def shift_next_slot(context: Context) -> list[Operation]:
@@ -35,7 +41,7 @@ def shift_next_slot(context: Context) -> list[Operation]:
 
 
 def prepare_rebuilds(context: Context) -> list[Operation]:
-    return rebuild.prepare(context.site, context.rebuilds)
+    return rebuild.prepare(context.site, context.rebuilds, context.drops)
 
 
 def write_records(context: Context) -> list[Operation]:
@@ -171,15 +177,20 @@ def _shift(context: Context, *, next_slot: bool) -> list[Operation]:
 
 def prepare(context: Context) -> list[Operation]:
     """Write the layer, host-made files and launch file of each sandbox, in one operation."""
-    operations = [_prepare_one(context, decision) for decision in context.decisions.values()]
-    return [operation for operation in operations if operation is not None]
+    steps: list[Operation] = []
+    for name, decision in context.decisions.items():
+        operation = _prepare_one(context, decision)
+        if operation is not None:
+            steps += [
+                *([] if decision.next_slot else drops.lines(context.drops.get(name))),
+                operation,
+            ]
+    return steps
 
 
 def _prepare_one(context: Context, decision: Decision) -> Operation | None:
     paths, name = context.site, decision.name
-    fresh = not decision.next_slot and (
-        decision.announced or not context.observed.sandboxes[name].layer
-    )
+    fresh = not decision.next_slot and drops.drops_layer(decision, context.observed.sandboxes[name])
     files = context.files[name]
     launch = context.resolved.targets[name].launch
     current = launchfile.current(paths, name)
@@ -190,6 +201,7 @@ def _prepare_one(context: Context, decision: Decision) -> Operation | None:
 
     def write() -> None:
         if fresh:
+            drops.give_up(paths, context.drops.get(name), paths.sandbox(name))
             layers.make(paths.sandbox(name), decision.record.ids, decision.record.spec.disk_size)
         if files.outdated:
             etcfiles.write(paths, decision.record, files.due())

@@ -16,7 +16,7 @@ from ..plan import Operation
 from ..sandbox import etcfiles
 from ..sandbox.hidden_files import Hidden
 from ..site import Site
-from . import bind_checks, hidden, mounting, phases, removal, volume_phases
+from . import bind_checks, drops, hidden, mounting, phases, removal, volume_phases
 from .context import Context, context
 from .observe import Observation
 from .resolve import Request
@@ -29,6 +29,7 @@ PREPARATION: tuple[Phase, ...] = (
     phases.announce_rebuilds,
     phases.shift_next_slot,
     phases.prepare_rebuilds,
+    removal.begin_snapshots,
 )
 STEPS: tuple[Phase, ...] = (
     removal.announce,
@@ -58,6 +59,7 @@ STEPS: tuple[Phase, ...] = (
 )
 LAST: tuple[Phase, ...] = (
     removal.remove_networks,
+    removal.remove_snapshots,
     removal.remove_images,
     volume_phases.remove,
     volume_phases.reopen,
@@ -66,9 +68,13 @@ LAST: tuple[Phase, ...] = (
 
 @dataclass(frozen=True)
 class Plan:
-    """A run with a failed sandbox skips ``last``, as the sandbox may need what it removes."""
+    """A run with a failed sandbox skips ``last``, as the sandbox may need what it removes.
+
+    ``room`` comes before all: it removes old snapshots, which may make room for the run.
+    """
 
     context: Context
+    room: Sequence[Operation]
     first: Sequence[Operation]
     preparation: Sequence[Operation]
     steps: Sequence[Operation]
@@ -78,7 +84,7 @@ class Plan:
 
     @property
     def operations(self) -> list[Operation]:
-        return [*self.first, *self.preparation, *self.steps, *self.last]
+        return [*self.room, *self.first, *self.preparation, *self.steps, *self.last]
 
     def without_last(self) -> Plan:
         """The plan of a run that failed: it keeps every network, image and volume."""
@@ -102,10 +108,19 @@ def plan(site: Site, request: Request, observed: Observation) -> Plan:
     if request.repair:
         # A repair sets the network of existing sandboxes; it starts, makes and records nothing.
         repairs = [*phases.networks(situation), *phases.plug(situation)]
-        return Plan(situation, (), (), repairs, (), warnings)
-    first, preparation, steps, last = (
-        [operation for phase in part for operation in phase(situation)]
-        for part in (FIRST, PREPARATION, STEPS, LAST)
-    )
+        return Plan(situation, (), (), (), repairs, (), warnings)
+    first, preparation, steps = (_of(part, situation) for part in (FIRST, PREPARATION, STEPS))
+    if request.tidy or any(not item.silent for item in (*first, *preparation, *steps)):
+        due = drops.going(site, request, situation.resolved, observed, situation.drops)
+        situation = replace(situation, due=due)
+    surplus = [entry for entry in situation.due if entry.surplus]
+    others = [entry for entry in situation.due if not entry.surplus]
+    room = [*drops.tidy(site), *drops.removals(site, others)]
+    steps += drops.removals(site, surplus, situation.drops)
+    last = _of(LAST, situation)
     hiding = hidden.hidden_files(site, situation.decisions, observed.sandboxes)
-    return Plan(situation, first, preparation, steps, last, warnings, hiding)
+    return Plan(situation, room, first, preparation, steps, last, warnings, hiding)
+
+
+def _of(phases: Sequence[Phase], situation: Context) -> list[Operation]:
+    return [operation for phase in phases for operation in phase(situation)]

@@ -14,13 +14,16 @@ from functools import partial
 from typing import Any, Callable, Dict, Iterable, Mapping, Sequence
 
 from .. import network, store
-from ..errors import LaunchError
+from ..errors import LaunchError, SandlotError
 from ..launcher.client import Launcher
 from ..oserrors import explained
 from ..plan import Failures, Operation, batch
 from ..sandbox import crash, health, launchfile, layers, record
 from ..sandbox.record import PRESENT, REBUILDING, Record
 from ..site import NEXT, OLD, Site
+from ..snapshots import aside
+from ..snapshots.aside import Drop
+from . import drops
 from .decide import Decision, Observed, Target, preparation_line, record_lines, switch_line
 from .observe import NamespaceRecord, write_namespace_record
 
@@ -68,6 +71,8 @@ def act_on_each(
             action(name)
         except OSError as error:
             failures[name] = explained(error, what)
+        except SandlotError as error:
+            failures[name] = error
 
 
 # -- while the old version runs
@@ -84,8 +89,11 @@ def announce(site: Site, rebuild: Rebuild) -> list[Operation]:
     return [*record_lines(rebuild.decision), mark]
 
 
-def prepare(site: Site, planned: Mapping[str, Rebuild]) -> list[Operation]:
+def prepare(
+    site: Site, planned: Mapping[str, Rebuild], dropped: Mapping[str, Drop]
+) -> list[Operation]:
     def make(rebuild: Rebuild) -> None:
+        drops.begin(site, dropped.get(rebuild.name))
         slot = site.sandbox(rebuild.name).in_slot(NEXT)
         layers.make(slot, rebuild.new.ids, rebuild.new.spec.disk_size)
         launchfile.write(slot, launchfile.encoded(rebuild.launch))
@@ -182,8 +190,11 @@ def discard(site: Site, names: Sequence[str]) -> list[Operation]:
 def discard_all(site: Site, names: Sequence[str], failures: Failures) -> None:
     failures.update(unpin(site, names))
 
-    what = "remove what was set aside"
-    act_on_each(what, names, failures, lambda name: layers.remove_slots(site.sandbox(name)))
+    def end(name: str) -> None:
+        aside.finish(site, site.sandbox(name).in_slot(OLD))
+        layers.remove_slots(site.sandbox(name))
+
+    act_on_each("remove what was set aside", names, failures, end)
 
 
 def unpin(site: Site, names: Sequence[str]) -> Failures:

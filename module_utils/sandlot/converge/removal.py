@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 from functools import partial
+from typing import Dict
 
 from .. import cgroups, images, sizes
 from ..images import Use
@@ -14,8 +15,16 @@ from ..kernel import files
 from ..kernel.trees import remove_entry, remove_tree
 from ..plan import Operation, of_one
 from ..sandbox import launchfile, layers, record
-from ..sandbox.record import REMOVING
+from ..sandbox.record import REMOVING, Record
+from ..snapshots.model import Snapshot
+from . import drops
 from .context import Context
+
+
+def begin_snapshots(context: Context) -> list[Operation]:
+    """Begin the snapshots of purged sandboxes, while they can be left alone."""
+    known, removed = context.observed.records.good, context.resolved.removed
+    return drops.begin_purges(context.site, context.drops, removed, known)
 
 
 def announce(context: Context) -> list[Operation]:
@@ -30,8 +39,14 @@ def announce(context: Context) -> list[Operation]:
         if known and known.phase != REMOVING:
             record.save(context.site, known.in_phase(REMOVING), needed=False)
 
-    removed = context.resolved.removed
-    return [Operation(name, "remove", partial(save, name), subject=name) for name in removed]
+    return [
+        operation
+        for name in context.resolved.removed
+        for operation in (
+            *drops.lines(context.drops.get(name)),
+            Operation(name, "remove", partial(save, name), subject=name),
+        )
+    ]
 
 
 def clean(context: Context) -> list[Operation]:
@@ -42,11 +57,11 @@ def clean(context: Context) -> list[Operation]:
         announced = known and (record.load(context.site, name) or known).phase == REMOVING
         if known and not announced:
             remove_entry(sandbox.record)
-        if known and launchfile.is_shifted(known.image):
+        drops.give_up(context.site, context.drops.get(name), sandbox)
+        if known and launchfile.is_shifted(known.image) and not _is_shared(context, known):
             for copy in known.image.layers:
                 remove_tree(copy)
         remove_tree(sandbox.run)
-        layers.discard(sandbox)
         layers.remove_slots(sandbox)
         sizes.sweep(context.site)
         for entry in files.names(sandbox.state):
@@ -62,6 +77,15 @@ def clean(context: Context) -> list[Operation]:
         action = partial(remove, name)
         steps.append(Operation(name, "remove files", action, subject=name, silent=True))
     return steps
+
+
+def _is_shared(context: Context, known: Record) -> bool:
+    """Whether a snapshot needs the copy of the image, too."""
+    return any(
+        (use.digest, use.start) == (known.image.digest, known.ids.start)
+        for use in images.uses(context.site)
+        if use.sandbox != known.name
+    )
 
 
 def forget(context: Context) -> list[Operation]:
@@ -85,14 +109,29 @@ def remove_networks(context: Context) -> list[Operation]:
     return list(context.network_plan.last)
 
 
+def remove_snapshots(context: Context) -> list[Operation]:
+    """Remove the snapshots of sandboxes that are gone, when the request asks for that."""
+    return drops.purge_operations(context.site, _purged(context))
+
+
+def _purged(context: Context) -> Dict[str, Snapshot | None]:
+    return drops.purged(context.site, context.request, context.resolved, context.observed)
+
+
 def remove_images(context: Context) -> list[Operation]:
     planned = context.request.image_plan
     if planned is None:
         return []
     resolved = context.resolved
-    others = {*resolved.targets, *resolved.removed}
+    others = {*resolved.targets, *resolved.removed, *_purged(context)}
+    others.update(entry.snapshot.name for entry in context.due)
     used = [use for use in images.uses(context.site) if use.sandbox not in others]
     for name, target in resolved.targets.items():
         image, ids = target.record.image, target.record.ids
         used.append(Use(name, image.name, image.digest, ids.start, image.layers))
+    kept = [drop.snapshot for drop in context.drops.values() if drop.is_kept]
+    for snapshot in kept:
+        if snapshot and snapshot.record:
+            image = snapshot.record.image
+            used.append(Use(snapshot.name, "", image.digest, snapshot.ids.start, image.layers))
     return images.removals(context.site, planned, context.observed.before.images, used)

@@ -16,10 +16,11 @@ from ..sandbox import crash, last_words, process, runtime
 from ..sandbox import facts as sandbox_facts
 from ..sandbox.record import STARTED, Record, load_all
 from ..site import Site
+from ..snapshots import store as snapshots
 from ..spec import Difference, Spec, render, render_differences, stored
 from ..spec.grants import relaxations
 from ..spec.options import SECRET
-from . import hidden
+from . import drops, hidden
 from .context import Context
 from .planner import Plan
 
@@ -92,6 +93,7 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
             entry["failed"] = str(failure)
         if isinstance(failure, crash.Crashed):
             entry["crash"] = failure.crash.to_json()
+        entry.update(_dropped(context, name) if name not in failures else {})
     relaxed = {name: entry["relaxed"] for name, entry in sandboxes.items() if entry.get("relaxed")}
     mask = Mask(context.site, keep=not context.request.check)
     planned = context.request.image_plan
@@ -140,6 +142,21 @@ def _warnings(plan: Plan, failures: Failures, image_facts: Mapping[str, Json] | 
     asked = (request.sandboxes, request.networks) != (None, None)
     names = network.name_warnings(plan.context.site) if asked else []
     return [*plan.warnings, *left_out, *hiding, *names]
+
+
+def _dropped(context: Context, name: str) -> Json:
+    """The fact about a layer that the run dropped; a check foresees it."""
+    drop, site = context.drops.get(name), context.site
+    if drop is None or not (drop.is_kept or drop.is_lost):
+        return {}
+    held = drop.contents
+    if drop.snapshot is None:
+        lost = {"size": held.size, "files": held.files, "more": held.more}
+        return {"layer_removed": lost}
+    if context.request.check:
+        return {"set_aside": {**drop.snapshot.facts(), "id": None}}
+    made = drop.snapshot.id in snapshots.identifiers(site, name)
+    return {"set_aside": snapshots.load(site, name, drop.snapshot.id).facts()} if made else {}
 
 
 def _changes(context: Context, lines: Mapping[str, Sequence[str]]) -> Dict[str, str]:
@@ -208,7 +225,7 @@ def info(site: Site, names: Iterable[str] | None = None, *, show_env: bool = Fal
     """Facts of the named sandboxes (None: of all); names without a sandbox are skipped."""
     secret = frozenset() if show_env else SECRET
     records, mask = load_all(site), Mask(site)
-    layout = cgroups.detect()
+    layout, kept = cgroups.detect(), _snapshots(site)
     entries = []
     for name in sorted(records.names() if names is None else records.names() & set(names)):
         sandbox = site.sandbox(name)
@@ -230,10 +247,23 @@ def info(site: Site, names: Iterable[str] | None = None, *, show_env: bool = Fal
             "crash": _crash(site, name, layout)
             if known.wanted == STARTED and live["state"] in runtime.ENDED
             else None,
+            "snapshots": kept.get(name, []),
             "spec": mask.options(name, stored.to_json(known.spec), secret),
         }
         entries.append(entry)
     return entries
+
+
+def _snapshots(site: Site) -> Dict[str, List[Json]]:
+    """The snapshots of each sandbox, oldest first; a broken one has an error."""
+    loaded = snapshots.load_all(site)
+    kept: Dict[str, List[Json]] = {}
+    for entry in loaded.good:
+        kept.setdefault(entry.sandbox, []).append(entry.facts())
+    for name, error in loaded.broken.items():
+        sandbox, dummy, identifier = name.partition("/")
+        kept.setdefault(sandbox, []).append({"id": identifier, "error": str(error)})
+    return kept
 
 
 def _crash(site: Site, name: str, layout: cgroups.Layout) -> Json | None:
@@ -300,6 +330,11 @@ def _sandboxes_diff(context: Context, mask: Mask) -> Json:
             before[name], after[name] = shown["before"], shown["after"]
     for name in context.resolved.removed:
         before[name] = _rendered(known[name].spec, mask) if name in known else {}
+    for name, drop in context.drops.items():
+        if drop.is_kept or drop.is_lost:
+            fate = "set aside as a snapshot" if drop.is_kept else "removed for good"
+            before[name] = {**before.get(name, {}), "layer": drops.amount(drop.contents)}
+            after[name] = {**after.get(name, {}), "layer": fate}
     return {"before": before, "after": after}
 
 

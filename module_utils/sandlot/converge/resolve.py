@@ -27,13 +27,15 @@ class Request:
     """The desired sandboxes, networks, images and volumes of a host; None leaves a kind alone.
 
     ``networks`` maps the name of an absent network to None. ``purge`` removes unlisted items of the
-    listed kinds but volumes; ``purge_volumes`` removes those that nobody uses. ``prune`` removes
-    image trees that nothing refers to. ``repair`` sets the network of the sandboxes and nothing
-    else. ``resume`` starts sandboxes whatever their dependencies do. For ``watch`` seconds, the run
-    watches for ends of workloads that it started. ``unrecorded`` images are still being built.
-    ``uploads`` maps archives of images to their copies on the host, None when the controller copies
-    none. ``management_ports`` are never published. ``image_plan`` is made from ``images``, after a
-    look at their sources.
+    listed kinds but volumes; ``purge_volumes`` removes those that nobody uses, ``purge_snapshots``
+    snapshots of sandboxes that are not there after the run, with the layers that it drops. ``tidy``
+    removes old snapshots also in a run without another change. ``prune`` removes image trees that
+    nothing refers to. ``repair`` sets the network of the sandboxes and nothing else. ``resume``
+    starts sandboxes whatever their dependencies do. For ``watch`` seconds, the run watches for ends
+    of workloads that it started. ``unrecorded`` images are still being built. ``uploads`` maps
+    archives of images to their copies on the host, None when the controller copies none.
+    ``management_ports`` are never published. ``image_plan`` is made from ``images``, after a look
+    at their sources.
     """
 
     sandboxes: Optional[Tuple[Desired, ...]] = None
@@ -42,6 +44,8 @@ class Request:
     volumes: Optional[Mapping[str, VolumeSpec]] = None
     purge: bool = False
     purge_volumes: bool = False
+    purge_snapshots: bool = False
+    tidy: bool = False
     prune: bool = False
     check: bool = False
     repair: bool = False

@@ -17,6 +17,7 @@ from ..plan import Change, Failures, Operation, apply_all, batch
 from ..sandbox import layers, record
 from ..sandbox.record import PRESENT, REBUILDING, Record, Records
 from ..site import NEXT, OLD, Site
+from ..snapshots import store as snapshots
 from . import rebuild
 from .decide import Desired, Observed
 from .observe import NamespaceRecord, Observation, namespace_record_at, pins_of
@@ -69,6 +70,7 @@ def undo_steps(
     def end(name: str) -> None:
         # First, as the new layer may have filled the disk.
         layers.discard(site.sandbox(name).in_slot(NEXT))
+        snapshots.abandon(site, name, automatic=True)
         record.save(site, old[name].in_phase(PRESENT))
 
     def forget(names: Sequence[str], failures: Failures) -> None:
@@ -94,11 +96,13 @@ def stored(old: Record, state: str) -> Desired:
 
 def leaving_alone(request: Request, old: Mapping[str, Record]) -> Request:
     """The request, with the sandboxes in ``old`` left as they are."""
+    listed = [desired.name for desired in request.sandboxes or ()]
     sandboxes = (
         stored(old[desired.name], PRESENT) if desired.name in old else desired
         for desired in request.sandboxes or ()
     )
-    return replace(request, sandboxes=tuple(sandboxes))
+    unlisted = (stored(entry, PRESENT) for name, entry in old.items() if name not in listed)
+    return replace(request, sandboxes=(*sandboxes, *unlisted))
 
 
 def foreseen(site: Site, left: Unfinished, observed: Observation) -> Observation:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Iterable, List, Sequence, Tuple
+from typing import Iterable, List, Sequence, Sized, Tuple
 
 from ..errors import named
 from ..network.common.model import ANY, ANY6
@@ -38,13 +38,32 @@ class Row:
 def summary(site: Site, result: Result, address: str) -> str:
     """Describe the run in one row; others reach the host at ``address``."""
     rows = [_row(site, result, record, address) for record in result.records.values()]
-    return "; ".join((states(rows, check=result.check), *_others(site, result), changes(result)))
+    parts = [states(rows, check=result.check), *_others(site, result), changes(result)]
+    return "; ".join([*parts, *_kept(result)])
 
 
 def _others(site: Site, result: Result) -> List[str]:
     """The number of the host's sandboxes that the run is not about."""
     number = len({*recorded(site)} - {*result.records, *result.changes, *result.failed})
     return [f"{number} other{'s' if number > 1 else ''} left alone"] if number else []
+
+
+def _kept(result: Result) -> List[str]:
+    """The layers that the run set aside, and the way back to them."""
+    kept = {
+        name: facts["set_aside"] for name, facts in result.sandboxes.items() if "set_aside" in facts
+    }
+    if not kept:
+        return []
+    if result.check:
+        return [f"what {_listed(sorted(kept))} wrote would be kept as {_number(kept)}"]
+    name, entry = sorted(kept.items())[0]
+    command = f"sudo sandlot snapshots restore {name} {entry['id']}"
+    return [f"what {_listed(sorted(kept))} wrote is kept as {_number(kept)}: {command}"]
+
+
+def _number(kept: Sized) -> str:
+    return "a snapshot" if len(kept) == 1 else f"{len(kept)} snapshots"
 
 
 def _row(site: Site, result: Result, record: Record, address: str) -> Row:

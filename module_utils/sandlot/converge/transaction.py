@@ -19,7 +19,8 @@ from ..sandbox.crash import Crashed
 from ..sandbox.last_words import explained, quoted
 from ..sandbox.record import PRESENT, REBUILDING, STARTED, Record
 from ..site import Site
-from . import rebuild, rollback
+from . import dependencies, rebuild, rollback
+from .context import Context
 from .dependencies import NotStarted
 from .planner import Plan, plan
 from .report import Result
@@ -69,18 +70,38 @@ def carry_out(site: Site, planned: Plan, again: Again) -> Failures:
 
 def _apply(site: Site, planned: Plan) -> tuple[Failures, Plan]:
     """Apply the plan; a rebuild that can't be prepared is dropped, and the rest planned again."""
+    context = planned.context
     failed = apply_each(planned.preparation)
     if failed:
-        old = {name: planned.context.rebuilds[name].old for name in failed}
+        old = {name: context.rebuilds[name].old for name in failed if name in context.rebuilds}
         failed.update(apply_each(rollback.undo_steps(site, old)))
-        request = rollback.leaving_alone(planned.context.request, old)
+        old.update(_purged_too_early(context, failed))
+        request = rollback.leaving_alone(context.request, old)
         planned = plan(site, request, planned.context.observed)
-    text = "rebuild could not be prepared, the old one was left alone"
+    removed = {*context.resolved.removed}
+    texts = {
+        name: "it could not be removed, and was left alone"
+        if name in removed
+        else "rebuild could not be prepared, the old one was left alone"
+        for name in failed
+    }
     untouched = {
-        name: LaunchError(f"{text}: {error.message}", hint=error.hint)
+        name: LaunchError(f"{texts[name]}: {error.message}", hint=error.hint)
         for name, error in failed.items()
     }
     return {**apply_each(planned.steps), **untouched}, planned
+
+
+def _purged_too_early(context: Context, failed: Failures) -> Dict[str, Record]:
+    """Sandboxes whose layer can't be set aside, and those that they need: all stay."""
+    good, staying = context.observed.records.good, set()
+    waiting = [name for name in context.resolved.removed if name in failed]
+    while waiting:
+        name = waiting.pop()
+        if name in good and name not in staying:
+            staying.add(name)
+            waiting += set(dependencies.ties(good[name])) & {*context.resolved.removed}
+    return {name: good[name] for name in staying}
 
 
 def _undo(site: Site, planned: Plan, again: Again, failures: Failures | None) -> _Undone:

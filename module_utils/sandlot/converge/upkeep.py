@@ -38,7 +38,7 @@ def up(site: Site, *, watch: float = 0.0) -> Result:
             else _stored(entry.name, entry.wanted, records)
             for entry in _idle(site, records)
         )
-        request = Request(tuple(desired), watch=watch)
+        request = Request(tuple(desired), watch=watch, tidy=True)
         done = _with_broken(run(site, request), records)
     return crashes.noted(site, request, done, boots=True)
 

@@ -19,6 +19,7 @@ from ..oserrors import explained
 from ..plan import Operation, descriptions
 from ..sandbox import names, record
 from ..site import Site
+from ..snapshots.store import identifiers, owners
 from . import adopt, facts, payload, services, sudo
 from .services.service import Service, Texts
 
@@ -45,7 +46,7 @@ def present(site: Site, *, check: bool) -> Outcome:
 
 
 def absent(site: Site, *, check: bool) -> Outcome:
-    """Remove everything of sandlot from the host; refused while there are sandboxes.
+    """Remove everything of sandlot from the host; refused while there are sandboxes or snapshots.
 
     A check assumes that they are gone, as a teardown removes them first.
     """
@@ -54,6 +55,12 @@ def absent(site: Site, *, check: bool) -> Outcome:
         raise SandlotError(
             f"there are sandboxes on this host: {', '.join(left)}",
             hint="remove them first: sandboxes with an empty list and purge: true",
+        )
+    kept = [f"{owner}/{entry}" for owner in owners(site) for entry in identifiers(site, owner)]
+    if kept and not check:
+        raise SandlotError(
+            f"there are snapshots on this host: {', '.join(kept)}",
+            hint="remove them first: sandboxes with an empty list, purge and purge_snapshots: true",
         )
     return _converge(site, _absent(site), check=check)
 

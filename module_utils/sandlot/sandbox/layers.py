@@ -14,14 +14,15 @@ import stat
 from .. import sizes
 from ..idmap import IdRange
 from ..kernel.trees import remove_tree
-from ..site import NEXT, OLD, SandboxPaths
+from ..site import NEXT, OLD, SandboxPaths, SnapshotPaths
 
 OPTION = "disk_size"
+_TREES = ("upper", "work")
 
 
 def place(sandbox: SandboxPaths) -> sizes.Place:
     """The layer as a directory with a size: overlayfs moves files from ``work`` to ``upper``."""
-    return sizes.Place(sandbox.layer, sandbox.layer_image, ("upper", "work"))
+    return sizes.Place(sandbox.layer, sandbox.layer_image, _TREES)
 
 
 def is_whole(sandbox: SandboxPaths) -> bool:
@@ -65,6 +66,11 @@ def discard(sandbox: SandboxPaths) -> None:
     sizes.discard(place(sandbox))
 
 
+def give(source: SandboxPaths, target: SnapshotPaths) -> None:
+    """Move the layer of a sandbox or slot to a snapshot, by one rename."""
+    sizes.move(place(source), sizes.Place(target.layer, target.image, _TREES), mounted=False)
+
+
 def is_set_aside(sandbox: SandboxPaths) -> bool:
     """Whether a switch to the next version has begun."""
     return exists(sandbox.in_slot(OLD).state)
@@ -90,10 +96,7 @@ def set_aside(sandbox: SandboxPaths) -> None:
 def restore(sandbox: SandboxPaths) -> None:
     """Undo ``set_aside``, however far it got: both versions move back."""
     old, new = sandbox.in_slot(OLD), sandbox.in_slot(NEXT)
-    if sizes.exists(place(old)):
-        if sizes.exists(place(sandbox)):
-            sizes.move(place(sandbox), place(new), mounted=False)
-        sizes.move(place(old), place(sandbox))
+    put_back(sandbox)
     if exists(old.pins):
         # Remove the new namespace record first: it must never describe the old pins. Without a
         # record, the next run makes pins again.
@@ -102,6 +105,15 @@ def restore(sandbox: SandboxPaths) -> None:
         _move(old.namespaces, sandbox.namespaces)
         _move(sandbox.pins, new.pins)
         os.rename(old.pins, sandbox.pins)
+
+
+def put_back(sandbox: SandboxPaths) -> None:
+    """Move the old layer back to its place, and the new one to its slot."""
+    old, new = sandbox.in_slot(OLD), sandbox.in_slot(NEXT)
+    if sizes.exists(place(old)):
+        if sizes.exists(place(sandbox)):
+            sizes.move(place(sandbox), place(new), mounted=False)
+        sizes.move(place(old), place(sandbox))
 
 
 def _move(source: str, target: str) -> None:

@@ -89,6 +89,7 @@ def stage(site: Site, snapshot: Snapshot) -> SnapshotPaths:
 def finish(site: Site, snapshot: Snapshot) -> None:
     """Give a snapshot that has its layer its name."""
     paths = site.snapshot(snapshot.sandbox, snapshot.id)
+    remove_tree(paths.staged.work)
     os.rename(paths.staged.directory, paths.directory)
     store.sync_directory(paths.all)
 
@@ -106,18 +107,46 @@ def staged(site: Site, sandbox: str) -> List[Snapshot]:
     return begun
 
 
-def abandon(site: Site, sandbox: str) -> None:
-    """Remove what was begun and has no layer, and what was being removed."""
+def abandon(site: Site, sandbox: str, *, automatic: bool = False) -> None:
+    """Remove what was begun and has no layer, and what was being removed.
+
+    Only with ``automatic`` also what a run began: its layer may be about to follow.
+    """
     everything = f"{site.snapshots}/{sandbox}"
-    for entry in files.directories(everything):
+    going = [entry for entry in files.directories(everything) if entry.startswith((_NEW, _OLD))]
+    kept = set() if automatic else {_NEW + e.id for e in staged(site, sandbox) if e.automatic}
+    for entry in going:
         paths = SnapshotPaths(everything, entry)
-        if entry.startswith(_OLD) or (entry.startswith(_NEW) and not _holds_layer(paths)):
+        if entry.startswith(_OLD) or not (entry in kept or holds_layer(paths)):
             remove_tree(paths.directory)
     _forget_empty(site, sandbox)
 
 
-def _holds_layer(paths: SnapshotPaths) -> bool:
+def holds_layer(paths: SnapshotPaths) -> bool:
     return os.path.lexists(paths.layer) or os.path.lexists(paths.image)
+
+
+def leftovers(site: Site) -> List[str]:
+    """The paths of parts of snapshots that killed runs left."""
+    everything = [f"{site.snapshots}/{owner}" for owner in owners(site)]
+    return [
+        f"{path}/{entry}"
+        for path in everything
+        for entry in files.directories(path)
+        if entry.startswith((_NEW, _OLD))
+    ]
+
+
+def sweep(site: Site) -> None:
+    """End what killed runs left: a layer that was moved gets its name, a removal goes on."""
+    for owner in owners(site):
+        for snapshot in staged(site, owner):
+            if holds_layer(site.snapshot(owner, snapshot.id).staged):
+                finish(site, snapshot)
+        for entry in files.directories(f"{site.snapshots}/{owner}"):
+            if entry.startswith(_OLD):
+                remove_tree(f"{site.snapshots}/{owner}/{entry}")
+        _forget_empty(site, owner)
 
 
 def remove(site: Site, sandbox: str, identifier: str) -> None:

@@ -71,6 +71,8 @@ class Spec:
     log_max_size: int
     labels: Pairs
     healthcheck: Healthcheck | None
+    snapshot_keep: int
+    snapshot_max_age: int | None
     state: str = field(default="started", compare=False)
     restart: bool = field(default=False, compare=False)
     recreate: bool = field(default=False, compare=False)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from .option import Option, Reach
-from .table import identity, limits, network, security, storage, supervision, workload
+from .table import identity, limits, network, security, snapshots, storage, supervision, workload
 
 OPTIONS: tuple[Option, ...] = (
     *identity.OPTIONS,
@@ -15,6 +15,7 @@ OPTIONS: tuple[Option, ...] = (
     *limits.OPTIONS,
     *security.OPTIONS,
     *supervision.OPTIONS,
+    *snapshots.OPTIONS,
 )
 STORED: tuple[Option, ...] = tuple(option for option in OPTIONS if option.change is not None)
 NAMES: tuple[str, ...] = tuple(option.name for option in OPTIONS)

@@ -29,6 +29,8 @@ _NUMBER = re.compile(r"[+-]?[0-9]{1,19}(?:\.[0-9]{1,19})?")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 _CPU_RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 _REALTIME = re.compile(r"(RTMIN|RTMAX)(?:([+-])([0-9]{1,2}))?")
+_AGE = re.compile(r"(?:([0-9]{1,5})d)?(?:([0-9]{1,6})h)?(?:([0-9]{1,7})m)?", re.A)
+_AGES = {"d": 86400, "h": 3600, "m": 60}
 _SHIFTS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
 
@@ -122,6 +124,29 @@ def number(option: str, value: Any, *, minimum: float, maximum: float, digits: i
     if not minimum <= amount <= maximum:
         raise refusal(option, value, "is out of range", hint=hint)
     return round(float(amount), digits) + 0.0
+
+
+def age(option: str, value: Any) -> int:
+    """Parse days, hours and minutes, at least one minute; seconds."""
+    hint = "write it like 30d, 12h or 1d12h (d, h, m)"
+    match = _AGE.fullmatch(value) if isinstance(value, str) and value else None
+    if match is None:
+        raise refusal(option, value, "is not an age with a unit", hint=hint)
+    numbers = zip(match.groups(default="0"), _AGES.values())
+    seconds = sum(int(count) * length for count, length in numbers)
+    if not seconds:
+        raise refusal(option, value, "is no time at all", hint="use 1m or more, or leave it out")
+    return seconds
+
+
+def show_age(seconds: int | None) -> str | None:
+    if seconds is None:
+        return None
+    words = ""
+    for unit, length in _AGES.items():
+        count, seconds = divmod(seconds, length)
+        words += f"{count}{unit}" if count else ""
+    return words
 
 
 def cpu_set(option: str, value: Any) -> frozenset[int]:

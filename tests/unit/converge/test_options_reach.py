@@ -83,6 +83,8 @@ OTHER: dict[str, Any] = {
     "depends_on": ["db"],
     "restart_policy": "no",
     "restart_retries": 3,
+    "snapshot_keep": 0,
+    "snapshot_max_age": "30d",
     "stop_signal": "SIGINT",
     "stop_timeout": 3,
     "log_max_size": "1m",

@@ -107,11 +107,15 @@ def test_what_was_begun_is_seen_and_left_over_only_without_a_layer(site: Site) -
     assert store.staged(site, "web") == [snapshot]
     assert store.load_all(site).good == [replace(snapshot, id="a")]
     os.makedirs(staged.upper)
-    store.abandon(site, "web")
+    store.abandon(site, "web", automatic=True)
     assert store.staged(site, "web") == [snapshot]
     store.finish(site, snapshot)
-    store.stage(site, replace(snapshot, id="c"))
+    begun = replace(snapshot, id="c")
+    store.stage(site, begun)
+    store.stage(site, replace(begun, id="d", automatic=False))
     store.abandon(site, "web")
+    assert store.staged(site, "web") == [begun]
+    store.abandon(site, "web", automatic=True)
     assert store.staged(site, "web") == []
     assert store.identifiers(site, "web") == ["a", "b"]
 
