@@ -31,6 +31,7 @@ from sandlot.plan import apply_all
 from sandlot.sandbox import runtime
 from sandlot.site import Site
 from sandlot.spec import normalise_all
+from sandlot.volumes import closing
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import fingerprint  # noqa: E402
@@ -171,6 +172,7 @@ class Deployment:
 def scrub(paths: Site) -> None:
     """Nothing of this root in the kernel, whatever the state files say."""
     Launcher(paths).quit()
+    closing.reopen(paths)
     names = [*cgroups.names(paths), *runtime.names(paths)]
     observed = cgroups.observe(paths, names)
     for name in names:
