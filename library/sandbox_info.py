@@ -137,6 +137,14 @@ sandboxes:
       description: How often the kernel killed in it for memory since it was made.
       type: int
       returned: success
+    disk:
+      description:
+        - The limit of C(disk_size) that is in force, and what the
+          layer holds, in bytes; null without one.
+        - C(way) is C(project) or C(file), as in C(sizes) of M(sandlot.sandlot.sandbox_host).
+      type: dict
+      returned: success
+      sample: {way: project, size: 2147483648, used: 52428800}
     cgroups_shown:
       description:
         - The controllers whose files it finds below C(/sys/fs/cgroup), its own limits in them. None

@@ -25,13 +25,13 @@ from sandlot import cgroups, converge, images, network
 from sandlot.build import creator
 from sandlot.converge import Result
 from sandlot.host import install
+from sandlot.kernel import mountinfo, mounts
 from sandlot.launcher.client import Launcher
 from sandlot.network.common import declare
 from sandlot.plan import apply_all
 from sandlot.sandbox import runtime
 from sandlot.site import Site
 from sandlot.spec import normalise_all
-from sandlot.volumes import closing
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import fingerprint  # noqa: E402
@@ -172,7 +172,8 @@ class Deployment:
 def scrub(paths: Site) -> None:
     """Nothing of this root in the kernel, whatever the state files say."""
     Launcher(paths).quit()
-    closing.reopen(paths)
+    for point in reversed(mountinfo.within(paths.state)):
+        mounts.umount(point)
     names = [*cgroups.names(paths), *runtime.names(paths)]
     observed = cgroups.observe(paths, names)
     for name in names:

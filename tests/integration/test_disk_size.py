@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from converge_fixtures import Deployment, needs_root, sandbox
+from converge_fixtures import Deployment, eventually, needs_root, sandbox
 from sandlot import converge
 from sandlot.errors import SpecError
+from sandlot.host import doctor, facts
 from sandlot.kernel import mountinfo
 from test_exhausted import small_host
 
@@ -65,8 +66,25 @@ def test_a_full_layer_leaves_room_for_others() -> None:
             if size:
                 assert "No space left" not in write(host, "web", "/mine", 4)
                 assert 8 <= size_inside(host) <= 16
-            assert not host.run(purge=True).failed
+                recovers_from_a_full_disk(host, {**hog, "disk_size": size}, web)
+            gone = (sandbox(name, state="absent") for name in ("a", "web"))
+            assert not host.run(*gone).failed
         assert loop_devices_of(host) == []
+
+
+def recovers_from_a_full_disk(host: Deployment, *specs: dict[str, Any]) -> None:
+    """The file of a file system is sparse: somebody else can take the blocks that it lacks."""
+    run_inside(host, "a", "sh", "-c", "rm /fill /more; sync")
+    filler = f"{host.paths.root}/fill"
+    with open(filler, "wb") as file:
+        free = os.statvfs(host.paths.root)
+        os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize - MIB)
+    script = "dd if=/dev/zero of=/data bs=1M count=8 conv=fsync; touch /new; sync; touch /newer"
+    eventually(lambda: "Read-only" in run_inside(host, "a", "sh", "-c", script).stderr)
+    os.unlink(filler)
+    result = host.converged(*specs)
+    assert any("an error has made read-only" in line for line in result.actions), result.actions
+    assert "No space" not in write(host, "a", "/data", 8)
 
 
 def test_changes_keep_the_content_and_are_noticed(host: Deployment) -> None:
@@ -83,12 +101,16 @@ def test_changes_keep_the_content_and_are_noticed(host: Deployment) -> None:
         shown = run_inside(host, "a", "sh", "-c", "wc -c < /data; readlink /d/link; ls /etc").stdout
         assert shown.split()[:2] == [str(6 * MIB), "/data"] and "passwd" not in shown
     assert not write(host, "a", "/more", 14).count("No space")
+    disk = host.info("a")["disk"]
+    assert (disk["way"], disk["size"]) == ("file", 32 * MIB) and disk["used"] > 20 * MIB
     pid = host.pid("a")
     with pytest.raises(SpecError, match="'a': disk_size: '16m' is less than what it holds"):
         host.run(sized("16m"))
     assert host.pid("a") == pid and host.run(sized("32m")).actions == []
     # Somebody unmounts it, while the sandbox goes on.
     subprocess.run(["umount", layer.layer], check=True)
+    found = {entry.name: entry for entry in doctor.examine(host.paths, facts.gather(host.paths))}
+    assert found["sizes in force"].detail == "layer of a: mount the file system"
     assert host.converged(sized("32m")).actions == ["a: layer: mount the file system"]
     assert host.pid("a") == pid
     assert Path(layer.upper, "data").stat().st_size == 6 * MIB
@@ -118,6 +140,6 @@ def test_boots_rebuilds_and_removals(host: Deployment) -> None:
     result = host.converged(sized("24m"), recreate=True)
     assert not Path(layer.upper, "mark").exists() and mounted(host) == [layer.layer]
     assert 12 <= size_inside(host) <= 24, result.actions
-    host.converged(purge=True)
+    assert not host.run(purge=True).failed
     assert mounted(host) == [] and loop_devices_of(host) == []
     assert not os.path.exists(layer.state)

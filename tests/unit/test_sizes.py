@@ -38,6 +38,11 @@ STEPS = [
     (Bound(FILE, 64 * M, grows=False), 96 * M, Due("grow from 64m to 96m", OFFLINE)),
     (Bound(FILE, 64 * M), 32 * M, Due("shrink from 64m to 32m", OFFLINE)),
     (
+        Bound(FILE, 64 * M, failed=True),
+        64 * M,
+        Due("mount the file system again, which an error has made read-only", OFFLINE),
+    ),
+    (
         Bound(FILE, 64 * M),
         None,
         Due("move out of the file system that limits it", OFFLINE),

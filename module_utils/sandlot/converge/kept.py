@@ -16,7 +16,7 @@ from .. import lock
 from ..cgroups import freezing
 from ..errors import SandlotError, SpecError
 from ..plan import Operation, apply_all, descriptions
-from ..sandbox import layers, mounts, record, runtime
+from ..sandbox import layers, mounted, record, runtime
 from ..sandbox.record import PRESENT, Record, Records
 from ..site import Site
 from ..snapshots import create, model, store
@@ -91,7 +91,7 @@ def _create(site: Site, asked: SnapshotRequest) -> Planned:
     if not layers.is_whole(site.sandbox(entry.name)):
         hint = "deploy it again first: the run makes its layer"
         raise SandlotError(f"sandbox {entry.name} has no layer to copy", hint=hint)
-    names = [name for name in mounts.volume_names(entry) if os.path.isdir(site.volume(name).data)]
+    names = [name for name in mounted.volumes(entry) if os.path.isdir(site.volume(name).data)]
     names = names if asked.volumes else []
     made = [
         Snapshot(
@@ -152,6 +152,6 @@ def _writers(site: Site, records: Records, name: str, volumes: Sequence[str]) ->
     sharing = {
         other
         for other, entry in records.good.items()
-        if other == name or not set(volumes).isdisjoint(mounts.volume_names(entry))
+        if other == name or not set(volumes).isdisjoint(mounted.volumes(entry))
     }
     return [other for other in sorted(sharing) if runtime.running(site.sandbox(other))]

@@ -51,12 +51,10 @@ STEPS: tuple[Phase, ...] = (
     phases.create,
     phases.plug,
     phases.limit,
-    volume_phases.populate,
     mounting.change_mounts,
     phases.start,
     phases.await_changed,
     phases.settle,
-    volume_phases.settle,
     phases.watch,
 )
 LAST: tuple[Phase, ...] = (

@@ -8,11 +8,11 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Union
 
-from .. import cgroups, images, network, security, volumes
+from .. import cgroups, images, network, security, sizes, volumes
 from ..mask import Mask
 from ..network import Network
 from ..plan import Failures, Operation
-from ..sandbox import crash, last_words, mounts, process, runtime
+from ..sandbox import crash, last_words, layers, process, runtime
 from ..sandbox import facts as sandbox_facts
 from ..sandbox.record import STARTED, Record, load_all
 from ..site import Site
@@ -217,7 +217,6 @@ def facts(record: Record) -> Json:
         "security_profile": process.security_profile(record),
         "capabilities": list(process.capabilities(record)),
         "relaxed": relaxed(record),
-        "volumes": mounts.volumes(record),
         "labels": process.labels(record),
     }
 
@@ -243,6 +242,7 @@ def info(site: Site, names: Iterable[str] | None = None, *, show_env: bool = Fal
             "cgroups_shown": cgroups.shown_inside(site, name, live["pid"], layout)
             if live["pid"]
             else None,
+            "disk": _disk(site, name),
             "health_output": last_words.last_output(sandbox) if live["health"] else None,
             "last_log": last_words.last_log(sandbox),
             "crash": _crash(site, name, layout)
@@ -265,6 +265,11 @@ def _snapshots(site: Site) -> Dict[str, List[Json]]:
         sandbox, dummy, identifier = name.partition("/")
         kept.setdefault(sandbox, []).append({"id": identifier, "error": str(error)})
     return kept
+
+
+def _disk(site: Site, name: str) -> Json | None:
+    bound = sizes.look(site, layers.place(site.sandbox(name)))
+    return bound.to_json() if bound.way else None
 
 
 def _crash(site: Site, name: str, layout: cgroups.Layout) -> Json | None:

@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Tuple
 
-from .. import idmap, images, network
+from .. import idmap, images, network, sizes
 from ..errors import SandlotError
 from ..kernel import files, program
 from ..launcher import unresponsive
 from ..launcher.client import UNIT, Launcher
-from ..sandbox import crash, lxcfs, names, record, runtime
+from ..sandbox import crash, layers, lxcfs, names, record, runtime
 from ..site import Site
 from . import payload, probe, services
 
@@ -253,6 +253,23 @@ def _sizes(site: Site, known: Facts) -> Findings:
     )
 
 
+def _sizes_in_force(site: Site, known: Facts) -> Findings:
+    """Layers whose size somebody has changed, or whose file system is not mounted."""
+    wrong = {}
+    for entry in record.load_all(site).good.values():
+        place = layers.place(site.sandbox(entry.name))
+        due = sizes.due(sizes.look(site, place), entry.spec.disk_size)
+        if due:
+            wrong[f"layer of {entry.name}"] = due.summary
+    yield _finding(
+        "sizes in force",
+        "; ".join(f"{what}: {step}" for what, step in wrong.items()) or "all",
+        wrong=bool(wrong),
+        remedy="deploy again, or restart the sandbox, which does what is due",
+        status=WARNING,
+    )
+
+
 def _ids(site: Site, known: Facts) -> Findings:
     try:
         known_ids = idmap.observe(site)
@@ -388,7 +405,18 @@ _CHECKS = (
         _firewall,
         _restrictions,
     ),
-    *(_space, _sizes, _ids, _installation, _launcher, _lxcfs, _start_at_boot, _remains, _workloads),
+    *(
+        _space,
+        _sizes,
+        _sizes_in_force,
+        _ids,
+        _installation,
+        _launcher,
+        _lxcfs,
+        _start_at_boot,
+        _remains,
+        _workloads,
+    ),
     _images,
 )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Callable
 
-from .. import MINIMUM_PYTHON, cgroups, idmap, lock, network, store
+from .. import MINIMUM_PYTHON, cgroups, idmap, lock, network, sizes, store
 from ..errors import HostError, SandlotError
 from ..kernel import program
 from ..kernel.trees import remove_tree
@@ -197,7 +197,10 @@ def _remove(site: Site, path: str) -> None:
     if path == site.run and os.path.isdir(path):
         with Launcher(site).kept_out():
             remove_tree(path)
-    elif os.path.isdir(path) and not os.path.islink(path):
+        return
+    if path == site.state:
+        sizes.release(site)
+    if os.path.isdir(path) and not os.path.islink(path):
         remove_tree(path)
     else:
         store.remove(path)

@@ -88,6 +88,15 @@ def backs(file: str, device: int) -> bool:
     return True
 
 
+def is_bound(file: str) -> bool:
+    """Whether a device has the file behind it."""
+    fd = _found(file)
+    if fd is None:
+        return False
+    os.close(fd)
+    return True
+
+
 def grow(file: str) -> None:
     """Tell the device of a file that the file has grown."""
     with held(file) as device:

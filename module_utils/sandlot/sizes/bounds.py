@@ -37,6 +37,8 @@ class Bound:
     """Whether the file system has ceased to enforce limits of projects."""
     grows: bool = True
     """Whether this process may let a file system grow that is in use."""
+    failed: bool = False
+    """Whether an error has made its file system read-only."""
 
     def to_json(self) -> dict[str, object]:
         return {"way": self.way, "size": self.size, "used": self.used}
@@ -66,7 +68,8 @@ def _of_file(place: Place) -> Bound:
     room = os.statvfs(place.directory)
     used = (room.f_blocks - room.f_bfree) * room.f_frsize
     size = min(size, filesystem.size_of(place))
-    return Bound(FILE, size, used=used, grows=filesystem.may_grow())
+    failed = filesystem.has_failed(place)
+    return Bound(FILE, size, used=used, grows=filesystem.may_grow(), failed=failed)
 
 
 def due(bound: Bound, size: int | None) -> Due | None:
@@ -87,6 +90,8 @@ def due(bound: Bound, size: int | None) -> Due | None:
 
 def _due_of_file(bound: Bound, wanted: int | None) -> Due | None:
     now = bound.size or 0
+    if bound.failed:
+        return Due("mount the file system again, which an error has made read-only", OFFLINE)
     if wanted is None:
         return Due("move out of the file system that limits it", OFFLINE)
     if wanted < now:
@@ -144,9 +149,16 @@ def _set_project(site: Site, place: Place, size: int) -> None:
 
 
 def remake(site: Site, place: Place, size: int | None, option: str) -> None:
-    """Take a step that nobody may meanwhile use the directory for (OFFLINE): copy it."""
+    """Take a step that nobody may meanwhile use the directory for (OFFLINE): most copy it."""
     mount(place)
-    check(look(site, place), place, size, option)
+    if look(site, place).failed:
+        filesystem.renew(place)
+    bound = look(site, place)
+    step = due(bound, size)
+    if step is None or step.needs == LIVE:
+        apply(site, place, size, option)
+        return
+    check(bound, place, size, option)
     fresh = place.replacement
     prepare(site, fresh, size, option)
     try:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import time
 
 from ..errors import HostError
-from ..kernel import confine, libc, loop_devices, mounts, program
+from ..kernel import confine, libc, loop_devices, mountinfo, mounts, program
 from ..kernel.mounts import MS_NODEV, MS_NOSUID
 from ..kernel.trees import refuse_mounts
 from .model import BLOCK, Place, inodes, whole_blocks
@@ -25,6 +26,10 @@ _LAZY = "lazy_itable_init=1,lazy_journal_init=1,nodiscard"
 _OPTIONS = "discard,noinit_itable"
 _RESIZE = 0x40086610  # EXT4_IOC_RESIZE_FS
 _SUPERBLOCK = 1024
+FSCK = "e2fsck"
+_UNREPAIRED = 4  # e2fsck(8), exit code
+# A sandbox that has ended takes its mounts down some time later.
+_PATIENCE, _POLL = 20.0, 0.02
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _ioctl = libc.bind("ioctl", ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
@@ -65,6 +70,32 @@ def unmount(place: Place) -> None:
     """Take the mount away; a process that still uses it keeps the file system alive."""
     while os.path.exists(place.image) and is_mounted(place):
         mounts.umount(place.directory)
+
+
+def has_failed(place: Place) -> bool:
+    """Whether an error has made the mounted file system read-only, such as a full disk below it."""
+    device = os.stat(place.directory).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    mounted = (options for which, dummy, options in mountinfo.seen_by("self") if which == number)
+    # Until Linux 6.14 "ro", also in statvfs(2).
+    return any(not {"ro", "emergency_ro"}.isdisjoint(options) for options in mounted)
+
+
+def renew(place: Place) -> None:
+    """Mount a file system again that has failed, once nobody uses it any more."""
+    unmount(place)
+    deadline = time.monotonic() + _PATIENCE
+    while loop_devices.is_bound(place.image):
+        if time.monotonic() > deadline:
+            hint = f"end what holds files of it (fuser -m {place.directory}), and run again"
+            raise HostError(f"the file system in {place.image} is still in use", hint=hint)
+        time.sleep(_POLL)
+    done = program.run([FSCK, "-p", place.image])
+    if done.returncode >= _UNREPAIRED:
+        complaint = program.complaint(done)
+        hint = f"look at it with {FSCK} {place.image}, or restore what it held from elsewhere"
+        raise HostError(f"the file system in {place.image} has errors: {complaint}", hint=hint)
+    mount(place)
 
 
 def size_of(place: Place) -> int:
