@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: sandbox_snapshot
-short_description: Make and remove snapshots of sandboxes
+short_description: Make, restore and remove snapshots of sandboxes
 version_added: 0.1.0
 author: the sandlot developers (@sandlot)
 description:
@@ -41,15 +41,28 @@ options:
   state:
     description:
       - V(create) makes the snapshot. When the sandbox has one of that name, nothing is done.
+      - V(restore) puts its layer and its volumes in the place of those that the sandbox has,
+        which are set aside as another snapshot. The sandbox is rebuilt for that, as a transaction.
+        When it does not run well afterwards, all is put back and the task fails. Each run of the
+        task restores again.
       - V(absent) removes it.
     type: str
-    choices: [create, absent]
+    choices: [create, restore, absent]
     default: create
   volumes:
     description:
-      - Whether the snapshot has the volumes that the sandbox uses, or its layer only.
+      - Whether the snapshot has the volumes that the sandbox uses, or its layer only; for
+        O(state=restore), whether they are restored. That is refused while another running sandbox
+        uses one of them.
     type: bool
     default: true
+  force:
+    description:
+      - Whether to restore the layer of another image. Its files may hide newer ones of the image
+        that the sandbox has now.
+      - Only used with O(state=restore).
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -57,6 +70,12 @@ EXAMPLES = r"""
   sandlot.sandlot.sandbox_snapshot:
     sandbox: db
     name: before-upgrade
+
+- name: Go back to it
+  sandlot.sandlot.sandbox_snapshot:
+    sandbox: db
+    name: before-upgrade
+    state: restore
 
 - name: Remove it
   sandlot.sandlot.sandbox_snapshot:
@@ -103,8 +122,9 @@ from ..module_utils.sandlot.site import Site
 ARGUMENTS = {
     "sandbox": {"type": "str", "required": True},
     "name": {"type": "str", "required": True},
-    "state": {"type": "str", "choices": ["create", "absent"], "default": "create"},
+    "state": {"type": "str", "choices": ["create", "restore", "absent"], "default": "create"},
     "volumes": {"type": "bool", "default": True},
+    "force": {"type": "bool", "default": False},
 }
 
 

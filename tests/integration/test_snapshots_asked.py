@@ -176,3 +176,35 @@ def test_a_copy_that_fails_leaves_nothing(
     with pytest.raises(OSError):
         ask(host, "s")
     assert not os.path.exists(host.paths.snapshots)
+
+
+# -- restores
+
+
+def put(host: Deployment, path: str, text: str) -> None:
+    (Path(host.paths.sandbox("a").upper) / path).write_text(text)
+
+
+def test_a_restore_brings_back_a_dropped_file(host: Deployment) -> None:
+    host.converged(sandbox("a", command=["sh", "-c", "echo precious > /kept; sleep 1000000"]))
+    eventually((Path(host.paths.sandbox("a").upper) / "kept").exists)
+    ids, pid = host.info("a")["ids"], host.pid("a")
+    ask(host, "s")
+    (Path(host.paths.sandbox("a").upper) / "kept").unlink()
+    put(host, "later", "present")
+    host.run(sandbox("a"))  # another command, which does not write the file
+    before = tree(host.paths.state)
+    foreseen = ask(host, "s", "restore", check=True)
+    assert tree(host.paths.state) == before
+    done = ask(host, "s", "restore")
+    assert done.actions == foreseen.actions and "rebuild: restore snapshot s" in done.actions[0]
+    assert "failed" not in done.more or not done.more["failed"]
+    assert host.inside("a", "/kept") == "precious\n" and host.pid("a") != pid
+    assert host.info("a")["ids"] == ids
+    assert not (Path(host.paths.sandbox("a").upper) / "later").exists()
+    kept_aside = [entry for entry in store.load_all(host.paths).good if entry.automatic]
+    assert [(entry.reason, entry.sandbox) for entry in kept_aside] == [("restore", "a")]
+    assert (upper(host, kept_aside[0].id) / "later").read_text() == "present"
+    # The snapshot stays, so it can be restored again.
+    ask(host, "s", "restore")
+    assert host.inside("a", "/kept") == "precious\n"

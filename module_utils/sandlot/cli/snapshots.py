@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""sandlot snapshots: lists, makes and removes what is kept of sandboxes."""
+"""sandlot snapshots: lists, makes, restores and removes what is kept of sandboxes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ..site import Site
 from ..snapshots import store
 from ..snapshots.model import Snapshot
 from . import output
+from .lifecycle import report
 
 HEADS = ("SANDBOX", "SNAPSHOT", "REASON", "IMAGE", "SIZE", "FILES", "VOLUMES", "AGE")
 _RIGHT = ("SIZE", "FILES", "AGE")
@@ -48,6 +49,14 @@ def _create(site: Site, options: argparse.Namespace) -> int:
     return _done(kept.carry_out(site, asked), options)
 
 
+def _restore(site: Site, options: argparse.Namespace) -> int:
+    sandbox, name = _words(options, 2, "restore SANDBOX NAME")
+    request = kept.SnapshotRequest(
+        sandbox, name, "restore", volumes=not options.no_volumes, force=options.force
+    )
+    return _done(kept.carry_out(site, request), options)
+
+
 def _remove(site: Site, options: argparse.Namespace) -> int:
     sandbox, *identifiers = _words(options, 0, "rm SANDBOX NAME...")
     for identifier in identifiers:
@@ -68,7 +77,9 @@ def _words(options: argparse.Namespace, count: int, usage: str) -> List[str]:
 
 def _done(done: kept.Kept, options: argparse.Namespace) -> int:
     output.print_actions(done.actions, options.format, changed=bool(done.actions))
-    return 0
+    for warning in done.more.get("warnings", ()):
+        output.say(warning)
+    return report(done.more.get("failed", {}))
 
 
 def _broken(name: str, error: StateError) -> Dict[str, Any]:
@@ -90,4 +101,4 @@ def _row(entry: Snapshot) -> List[str]:
     ]
 
 
-_ACTIONS = {"list": _list, "create": _create, "rm": _remove}
+_ACTIONS = {"list": _list, "create": _create, "restore": _restore, "rm": _remove}

@@ -200,20 +200,21 @@ VERBS = (
     Verb(
         "snapshots",
         "snapshots.run",
-        "list, make and remove what is kept of sandboxes",
+        "list, make, restore and remove what is kept of sandboxes",
         FORMAT,
-        _flag("--no-volumes", text="create: only the layer"),
+        _flag("--no-volumes", text="create, restore: only the layer"),
+        _flag("--force", text="restore: also the layer of another image"),
         Argument(
             "action",
             text="list shows snapshots, the oldest first",
             nargs="?",
-            choices=("list", "create", "rm"),
+            choices=("list", "create", "restore", "rm"),
             default="list",
         ),
         Argument(
             "name",
-            text="list: sandboxes, all when none is named; create: a sandbox and the snapshot's"
-            " name; rm: a sandbox and names of its snapshots",
+            text="list: sandboxes, all when none is named; create and restore: a sandbox and"
+            " the snapshot's name; rm: a sandbox and names of its snapshots",
             nargs="*",
         ),
     ),

@@ -16,6 +16,7 @@ from ..sandbox.mount_state import SandboxMount
 from ..sandbox.process import changes
 from ..sandbox.record import PRESENT, REBUILDING, REMOVING, STARTED, STOPPED, Record
 from ..sizes import Bound
+from ..snapshots.content import Content
 from ..spec import Difference, Spec
 from ..spec.options import SECRET
 
@@ -34,7 +35,8 @@ class Desired:
     """One sandbox as requested; an absent one has no ``spec``.
 
     With ``healthy``, the run waits for its health; waiting is no change. With ``keep_image``, the
-    sandbox keeps its image, even when the image's name means a newer one now.
+    sandbox keeps its image, even when the image's name means a newer one now. With ``content``, it
+    gets a layer from a snapshot.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Desired:
     recreate: bool = False
     keep_image: bool = False
     healthy: bool = False
+    content: Content | None = None
 
     @property
     def wanted_spec(self) -> Spec:
@@ -107,6 +110,7 @@ class Decision:
     old_image: str = ""
     mounts: mount_state.Plan = mount_state.Plan()
     """Mounts to change while it runs."""
+    content: Content | None = None
     looped: bool = False
     """Whether the old version ended again and again: there is no way back to it."""
 
@@ -155,7 +159,10 @@ def decide(target: Target, observed: Observed, rejoin: str = "") -> Decision:
         stop, start = bool(reason), f"restart: {reason}" if reason else ""
     if target.desired.state == STARTED and not running:
         start = "start"
-    intent = target.record.in_phase(REBUILDING if rebuild else PRESENT)
+    content = target.desired.content
+    # A new sandbox without its content is none yet.
+    unfinished = rebuild or (record is None and content)
+    intent = target.record.in_phase(REBUILDING if unfinished else PRESENT)
     return Decision(
         name=target.desired.name,
         record=intent,
@@ -170,6 +177,7 @@ def decide(target: Target, observed: Observed, rejoin: str = "") -> Decision:
         differences=tuple(changes(record, target.record)) if record else (),
         old_image=record.image.digest if record else "",
         mounts=_NONE if stop else changed,
+        content=content,
     )
 
 
@@ -180,6 +188,8 @@ def rebuild_reason(desired: Desired, new: Record, observed: Observed) -> str:
         return ""
     if record.phase != PRESENT:
         return "its removal was under way" if record.phase == REMOVING else "begun before"
+    if desired.content:
+        return f"restore snapshot {desired.content.snapshot.id}"
     if desired.recreate:
         return "recreate"
     if not observed.layer:
@@ -246,6 +256,9 @@ def record_lines(decision: Decision) -> list[Operation]:
             summary = _image_summary(decision, difference)
             change = Change.REBUILD if decision.rebuild else change
         changed.append(Operation(name, summary, change=change))
+    if decision.new and decision.content:
+        source = decision.content.snapshot.name
+        return [Operation(name, f"clone from snapshot {source}")]
     if decision.new:
         return [Operation(name, f"create from {decision.record.image.name}")]
     if decision.rebuild:

@@ -66,6 +66,8 @@ def drops_layer(decision: Decision, observed: Observed) -> bool:
 
 
 def _reason(decision: Decision) -> str:
+    if decision.content:
+        return model.RESTORE
     if decision.rebuild == model.RECREATE:
         return model.RECREATE
     changed = {difference.option for difference in decision.differences}

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Snapshots that users ask for: make, remove."""
+"""Snapshots that users ask for: make, remove, restore."""
 
 from __future__ import annotations
 
@@ -8,26 +8,25 @@ import contextlib
 import json
 import os
 import time
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, List, Mapping, Sequence
 
-from .. import lock
+from .. import lock, sizes
 from ..cgroups import freezing
 from ..errors import SandlotError, SpecError
-from ..plan import Operation, apply_all, descriptions
+from ..plan import Operation, descriptions
 from ..sandbox import layers, mounted, record, runtime
 from ..sandbox.record import PRESENT, Record, Records
 from ..site import Site
 from ..snapshots import create, model, store
 from ..snapshots.model import ASKED, Snapshot
+from . import restoring
+from .api import run
+from .report import Result
+from .returned import return_values
 
 Json = Dict[str, Any]
 _ID_RULE = "use up to 128 ASCII letters, digits, '_', '.' and '-', first a letter or digit"
-
-
-# Operations, and the facts of the snapshot after them.
-Planned = Tuple[List[Operation], Callable[[], Optional[Json]]]
 
 
 @dataclass(frozen=True)
@@ -38,25 +37,28 @@ class SnapshotRequest:
     name: str
     state: str = "create"
     volumes: bool = True
+    force: bool = False
     check: bool = False
 
 
 @dataclass(frozen=True)
 class Kept:
-    """The outcome of a run: what it did or would do, and the snapshot that it is about."""
+    """The outcome: actions done or due, and facts of the snapshot that they are about."""
 
     actions: List[str]
     snapshot: Json | None = None
     before: Sequence[str] = ()
     after: Sequence[str] = ()
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Warnings and failures of a run."""
 
     def to_json(self) -> Json:
-        diff = {"before": _text(self.before), "after": _text(self.after)}
         return {
             "changed": bool(self.actions),
             "actions": self.actions,
             "snapshot": self.snapshot,
-            "diff": diff,
+            "diff": {"before": _text(self.before), "after": _text(self.after)},
+            **self.more,
         }
 
 
@@ -71,66 +73,82 @@ def carry_out(site: Site, asked: SnapshotRequest) -> Kept:
     with contextlib.nullcontext() if asked.check else lock.exclusive(site):
         if not asked.check:
             freezing.thaw_left(site)
-        before = store.identifiers(site, asked.sandbox)
-        operations, done = _STATES[asked.state](site, asked)
-        if not asked.check:
-            apply_all(operations)
-        after = set(before)
-        if operations:
-            after = after ^ {asked.name}
-        return Kept(descriptions(operations), done(), before, sorted(after))
+        return _STATES[asked.state](site, asked, store.identifiers(site, asked.sandbox))
 
 
-def _create(site: Site, asked: SnapshotRequest) -> Planned:
+def _create(site: Site, asked: SnapshotRequest, before: List[str]) -> Kept:
     """Make a snapshot, unless the sandbox has one of that name."""
-    if asked.name in store.identifiers(site, asked.sandbox):
+    if asked.name in before:
         known = store.load(site, asked.sandbox, asked.name)
-        return [], known.facts
+        return Kept([], known.facts(), before, before)
     records = record.load_all(site)
     entry = _record(records, asked.sandbox)
     if not layers.is_whole(site.sandbox(entry.name)):
         hint = "deploy it again first: the run makes its layer"
         raise SandlotError(f"sandbox {entry.name} has no layer to copy", hint=hint)
     names = [name for name in mounted.volumes(entry) if os.path.isdir(site.volume(name).data)]
-    names = names if asked.volumes else []
-    made = [
-        Snapshot(
-            sandbox=entry.name,
-            id=asked.name,
-            created=time.time(),
-            reason=ASKED,
-            ids=entry.ids,
-            record=entry,
-            volumes=tuple(names),
-        )
-    ]
-    frozen = _writers(site, records, entry.name, names)
-
-    def act() -> None:
-        sources = {create.LAYER: site.sandbox(entry.name).upper}
-        sources.update((create.volume(name), site.volume(name).data) for name in names)
-        made[0] = create.create(site, made[0], sources, frozen)
-
+    snapshot = Snapshot(
+        sandbox=entry.name,
+        id=asked.name,
+        created=time.time(),
+        reason=ASKED,
+        ids=entry.ids,
+        record=entry,
+        volumes=tuple(names if asked.volumes else ()),
+    )
+    if not asked.check:
+        snapshot = _copied(site, records, snapshot)
     summary = f"make snapshot {asked.name}"
-    summary += f" with volumes {', '.join(names)}" if names else ""
-    return [Operation(entry.name, summary, act)], lambda: made[0].facts()
+    summary += f" with volumes {', '.join(snapshot.volumes)}" if snapshot.volumes else ""
+    actions = descriptions([Operation(entry.name, summary)])
+    return Kept(actions, snapshot.facts(), before, [*before, asked.name])
 
 
-def _absent(site: Site, asked: SnapshotRequest) -> Planned:
+def _copied(site: Site, records: Records, snapshot: Snapshot) -> Snapshot:
+    sandbox = site.sandbox(snapshot.sandbox)
+    sizes.mount(layers.place(sandbox))
+    sources = {create.LAYER: sandbox.upper}
+    sources.update((create.volume(name), site.volume(name).data) for name in snapshot.volumes)
+    frozen = _writers(site, records, snapshot.sandbox, snapshot.volumes)
+    return create.create(site, snapshot, sources, frozen)
+
+
+def _absent(site: Site, asked: SnapshotRequest, before: List[str]) -> Kept:
     """Remove a snapshot, also a broken one; there need not be one."""
-    if asked.name not in store.identifiers(site, asked.sandbox):
-        return [], _nothing
-    remove = partial(store.remove, site, asked.sandbox, asked.name)
-    return [Operation(asked.sandbox, f"remove snapshot {asked.name}", remove)], _nothing
+    if asked.name not in before:
+        return Kept([], None, before, before)
+    if not asked.check:
+        store.remove(site, asked.sandbox, asked.name)
+    actions = descriptions([Operation(asked.sandbox, f"remove snapshot {asked.name}")])
+    return Kept(actions, None, before, [name for name in before if name != asked.name])
 
 
-def _nothing() -> None:
-    return None
+def _restore(site: Site, asked: SnapshotRequest, before: List[str]) -> Kept:
+    """Put the layer and volumes of a snapshot in the place of those of its sandbox."""
+    snapshot = store.load(site, asked.sandbox, asked.name)
+    records = record.load_all(site)
+    request = restoring.request(
+        site,
+        records,
+        _record(records, asked.sandbox),
+        snapshot,
+        volumes=asked.volumes,
+        force=asked.force,
+        check=asked.check,
+    )
+    return _of_run(run(site, request), snapshot, before, store.identifiers(site, asked.sandbox))
 
 
-_STATES: Mapping[str, Callable[[Site, SnapshotRequest], Planned]] = {
+def _of_run(done: Result, snapshot: Snapshot, before: List[str], after: List[str]) -> Kept:
+    values = return_values(done)
+    more: Json = {key: values[key] for key in ("warnings", "failed", "msg") if key in values}
+    return Kept(done.actions, snapshot.facts(), before, after, more)
+
+
+_STATES: Mapping[str, Callable[[Site, SnapshotRequest, List[str]], Kept]] = {
     "create": _create,
     "absent": _absent,
+    "restore": _restore,
 }
 
 

@@ -13,6 +13,7 @@ from ..plan import Change, Failures, Operation, batch, of_one
 from ..sandbox import devices, etcfiles, last_words, launchfile, layers, live, logs, record
 from ..sandbox.record import PRESENT, REBUILDING, STOPPED, Record
 from ..site import Site
+from ..snapshots.content import fill_layer
 from . import dependencies, drops, rebuild, sizing
 from .context import Context, LastLog
 from .decide import NO_PINS, Decision, Observed, namespace_lines, record_lines, run_lines
@@ -203,6 +204,8 @@ def _prepare_one(context: Context, decision: Decision) -> Operation | None:
         if fresh:
             drops.give_up(paths, context.drops.get(name), paths.sandbox(name))
             layers.make(paths.sandbox(name), decision.record.ids, decision.record.spec.disk_size)
+            if decision.content:
+                fill_layer(paths, decision.content, paths.sandbox(name), decision.record.ids)
         if files.outdated:
             etcfiles.write(paths, decision.record, files.due())
         if reconfigure:

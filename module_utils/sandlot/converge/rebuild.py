@@ -21,8 +21,9 @@ from ..plan import Failures, Operation, batch
 from ..sandbox import crash, health, launchfile, layers, record
 from ..sandbox.record import PRESENT, REBUILDING, Record
 from ..site import NEXT, OLD, Site
-from ..snapshots import aside
+from ..snapshots import aside, exchange
 from ..snapshots.aside import Drop
+from ..snapshots.content import fill_layer
 from . import drops
 from .decide import Decision, Observed, Target, preparation_line, record_lines, switch_line
 from .observe import NamespaceRecord, write_namespace_record
@@ -96,6 +97,9 @@ def prepare(
         drops.begin(site, dropped.get(rebuild.name))
         slot = site.sandbox(rebuild.name).in_slot(NEXT)
         layers.make(slot, rebuild.new.ids, rebuild.new.spec.disk_size)
+        if rebuild.decision.content:
+            fill_layer(site, rebuild.decision.content, slot, rebuild.new.ids)
+            exchange.prepare(site, rebuild.decision.content, site.sandbox(rebuild.name))
         launchfile.write(slot, launchfile.encoded(rebuild.launch))
         write_namespace_record(slot, rebuild.namespaces)
 
@@ -120,12 +124,14 @@ def switch(site: Site, planned: Mapping[str, Rebuild], state: network.State) -> 
     """Unlink the old interfaces first, as the new ones have the same names and addresses."""
     lines = [switch_line(rebuild.decision) for rebuild in planned.values()]
 
+    def switch_one(name: str) -> None:
+        layers.set_aside(site.sandbox(name))
+        exchange.exchange(site, site.sandbox(name))
+
     def switch_all(names: Sequence[str], failures: Failures) -> None:
         for operation in network.unlink(site, names, state):
             operation.apply()
-        act_on_each(
-            "switch to the new", names, failures, lambda name: layers.set_aside(site.sandbox(name))
-        )
+        act_on_each("switch to the new", names, failures, switch_one)
 
     return batch("switch", list(planned), switch_all, lines)
 

@@ -17,6 +17,7 @@ from ..plan import Change, Failures, Operation, apply_all, batch
 from ..sandbox import layers, record
 from ..sandbox.record import PRESENT, REBUILDING, Record, Records
 from ..site import NEXT, OLD, Site
+from ..snapshots import exchange
 from ..snapshots import store as snapshots
 from . import rebuild
 from .decide import Desired, Observed
@@ -56,6 +57,10 @@ def steps(site: Site, left: Unfinished, records: Records) -> list[Operation]:
 def undo_steps(
     site: Site, old: Mapping[str, Record], lines: Iterable[Operation] = ()
 ) -> list[Operation]:
+    def put_back(name: str) -> None:
+        exchange.take_back(site, site.sandbox(name))
+        layers.restore(site.sandbox(name))
+
     def undo(names: Sequence[str], failures: Failures) -> None:
         switched = [name for name in names if layers.is_set_aside(site.sandbox(name))]
         if switched:
@@ -63,9 +68,7 @@ def undo_steps(
         stopped = [name for name in switched if name not in failures]
         if stopped:
             apply_all(network.unlink(site, stopped, network.observe(site)))
-        act_on_each(
-            "put the old back", stopped, failures, lambda name: layers.restore(site.sandbox(name))
-        )
+        act_on_each("put the old back", stopped, failures, put_back)
 
     def end(name: str) -> None:
         # First, as the new layer may have filled the disk.

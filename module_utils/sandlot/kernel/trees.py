@@ -78,6 +78,15 @@ def remove_tree(path: str) -> None:
     os.rmdir(path)
 
 
+def empty(directory: str) -> None:
+    """Remove all that a directory holds, as ``remove_tree`` does."""
+    top = os.open(directory, _DIRECTORY)
+    try:
+        _empty(top)
+    finally:
+        os.close(top)
+
+
 def remove_entry(path: str) -> None:
     """Remove a tree, a file or a link, if it exists."""
     if os.path.isdir(path) and not os.path.islink(path):

@@ -18,7 +18,7 @@ from ..kernel.files import NO_ROOM
 from ..sandbox import launchfile, layers
 from ..sandbox.record import Record
 from ..site import SandboxPaths, Site
-from . import contents, store
+from . import contents, exchange, store
 from .contents import Contents
 from .model import Snapshot
 
@@ -110,13 +110,17 @@ def finish(site: Site, source: SandboxPaths) -> None:
             if not sizes.exists(place):
                 continue
             sizes.mount(place)
-            if not contents.has_own(source.upper, launch):
+            volumes = exchange.kept(source)
+            if not volumes and not contents.has_own(source.upper, launch):
                 continue
             if not snapshot.files:
                 # Written between the look at the layer and the stop of its sandbox.
                 held = contents.look(source.upper, launch)
                 size, files = held.size, held.files
                 store.stage(site, replace(snapshot, size=size, files=files, more=held.more))
+            if volumes:
+                store.stage(site, replace(snapshot, volumes=tuple(volumes)))
+                exchange.give(source, staged)
             layers.give(source, staged)
         store.finish(site, snapshot)
     store.abandon(site, source.name, automatic=True)
