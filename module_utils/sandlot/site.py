@@ -232,6 +232,11 @@ class SandboxPaths:
         return f"{self.state}/previous.json"
 
     @property
+    def clone(self) -> str:
+        """The file that names the content of a clone, until it has that."""
+        return f"{self.state}/clone.json"
+
+    @property
     def launch(self) -> str:
         return f"{self.state}/launch.json"
 

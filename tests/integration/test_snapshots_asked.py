@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from converge_fixtures import Deployment, eventually, needs_root, sandbox, tree
+from converge_fixtures import IDLE, Deployment, eventually, free_port, needs_root, sandbox, tree
 from sandlot import cgroups
 from sandlot.cgroups import freezing
 from sandlot.cgroups.layout import Layout
 from sandlot.converge import kept
 from sandlot.errors import SandlotError
 from sandlot.kernel import trees
+from sandlot.sandbox import record
 from sandlot.snapshots import create as copying
 from sandlot.snapshots import store
 
@@ -208,3 +209,43 @@ def test_a_restore_brings_back_a_dropped_file(host: Deployment) -> None:
     # The snapshot stays, so it can be restored again.
     ask(host, "s", "restore")
     assert host.inside("a", "/kept") == "precious\n"
+
+
+# -- clones
+
+IDENTITY = """
+mkdir -p /etc/ssh; echo 0123456789abcdef0123456789abcdef > /etc/machine-id
+echo secret > /etc/ssh/ssh_host_ed25519_key; echo precious > /kept; sleep 1000000
+"""
+
+
+def test_a_clone_runs_beside_the_original_as_another_machine(host: Deployment) -> None:
+    address = f"{host.prefix}.0.77"
+    networks = [{"name": "default", "ipv4_address": address}]
+    original = sandbox("a", command=["sh", "-c", IDENTITY], networks=networks, env={"X": "1"})
+    host.converged({**original, "published_ports": [f"{free_port()}:80"]})
+    eventually((Path(host.paths.sandbox("a").upper) / "kept").exists)
+    pid = host.pid("a")
+    (Path(host.paths.sandbox("a").upper) / "only").write_text("of the original's time")
+    options = {"command": IDLE}
+    foreseen = ask(host, "", "clone", into="b", options=options, check=True)
+    assert not os.path.exists(host.paths.sandbox("b").state)
+    done = ask(host, "", "clone", into="b", options=options)
+    assert not done.more["failed"], done.more
+    assert [line for line in done.actions if line.startswith("b: clone from snapshot a/")]
+    assert len(done.actions) == len(foreseen.actions)
+    assert store.load_all(host.paths).good == []
+    one, other = host.info("a"), host.info("b")
+    assert host.pid("a") == pid and other["state"] == "running"
+    assert host.inside("b", "/only") == "of the original's time"
+    assert one["ids"] != other["ids"] and other["published_ports"] == []
+    assert address in one["addresses"] and address not in other["addresses"]
+    assert {i["mac"] for i in one["interfaces"]}.isdisjoint(i["mac"] for i in other["interfaces"])
+    assert host.inside("b", "/etc/hostname") == "b\n"
+    layer = Path(host.paths.sandbox("b").upper)
+    assert not (layer / "etc/ssh/ssh_host_ed25519_key").exists()
+    assert not (layer / "etc/machine-id").exists()
+    assert (layer / "kept").stat().st_uid == other["ids"]["uid"]
+    assert record.load(host.paths, "b").spec.env == (("X", "1"),)  # type: ignore[union-attr]
+    assert ask(host, "", "clone", into="b", options=options).actions == []
+    assert not os.path.exists(host.paths.sandbox("b").clone)

@@ -22,7 +22,7 @@ from ..sandbox.record import STARTED
 from ..site import Site
 from ..spec import Spec
 from ..volumes import VolumeSpec
-from . import crashes, rollback, throwaway
+from . import cloning, crashes, rollback, throwaway
 from .decide import ABSENT, HEALTHY, Desired
 from .observe import Observation, observe
 from .planner import plan
@@ -169,6 +169,7 @@ def run(site: Site, request: Request) -> Result:
     if not request.check:
         freezing.thaw_left(site)
     observed = _look(site, request)
+    request = cloning.resumed(site, request, observed.records)
     request, observed, undone, failures = _rolled_back(site, request, observed)
     planned = plan(site, request, with_desired(request, observed))
     before = [*(request.image_plan.sweeps if request.image_plan else ()), *undone]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Snapshots that users ask for: make, remove, restore."""
+"""Snapshots that users ask for: make, remove, restore, clone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, List, Mapping, Sequence
 
 from .. import lock, sizes
@@ -20,7 +20,7 @@ from ..sandbox.record import PRESENT, Record, Records
 from ..site import Site
 from ..snapshots import create, model, store
 from ..snapshots.model import ASKED, Snapshot
-from . import restoring
+from . import cloning, restoring
 from .api import run
 from .report import Result
 from .returned import return_values
@@ -34,10 +34,12 @@ class SnapshotRequest:
     """The options of the module, or the words of the command."""
 
     sandbox: str
-    name: str
+    name: str = ""
     state: str = "create"
     volumes: bool = True
     force: bool = False
+    into: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
     check: bool = False
 
 
@@ -68,7 +70,7 @@ def _text(identifiers: Sequence[str]) -> str:
 
 def carry_out(site: Site, asked: SnapshotRequest) -> Kept:
     """Do what is asked; a check tells what that is, and touches nothing."""
-    if not model.is_id(asked.name):
+    if not model.is_id(asked.name) and (asked.name or asked.state != "clone"):
         raise SpecError("name", asked.name, "is no name of a snapshot", hint=_ID_RULE)
     with contextlib.nullcontext() if asked.check else lock.exclusive(site):
         if not asked.check:
@@ -86,22 +88,28 @@ def _create(site: Site, asked: SnapshotRequest, before: List[str]) -> Kept:
     if not layers.is_whole(site.sandbox(entry.name)):
         hint = "deploy it again first: the run makes its layer"
         raise SandlotError(f"sandbox {entry.name} has no layer to copy", hint=hint)
-    names = [name for name in mounted.volumes(entry) if os.path.isdir(site.volume(name).data)]
-    snapshot = Snapshot(
-        sandbox=entry.name,
-        id=asked.name,
-        created=time.time(),
-        reason=ASKED,
-        ids=entry.ids,
-        record=entry,
-        volumes=tuple(names if asked.volumes else ()),
-    )
+    snapshot = _snapshot(site, entry, asked.name, ASKED, volumes=asked.volumes)
     if not asked.check:
         snapshot = _copied(site, records, snapshot)
     summary = f"make snapshot {asked.name}"
     summary += f" with volumes {', '.join(snapshot.volumes)}" if snapshot.volumes else ""
     actions = descriptions([Operation(entry.name, summary)])
     return Kept(actions, snapshot.facts(), before, [*before, asked.name])
+
+
+def _snapshot(
+    site: Site, entry: Record, identifier: str, reason: str, *, volumes: bool = True
+) -> Snapshot:
+    names = [name for name in mounted.volumes(entry) if os.path.isdir(site.volume(name).data)]
+    return Snapshot(
+        sandbox=entry.name,
+        id=identifier,
+        created=time.time(),
+        reason=reason,
+        ids=entry.ids,
+        record=entry,
+        volumes=tuple(names if volumes else ()),
+    )
 
 
 def _copied(site: Site, records: Records, snapshot: Snapshot) -> Snapshot:
@@ -139,6 +147,43 @@ def _restore(site: Site, asked: SnapshotRequest, before: List[str]) -> Kept:
     return _of_run(run(site, request), snapshot, before, store.identifiers(site, asked.sandbox))
 
 
+def _clone(site: Site, asked: SnapshotRequest, before: List[str]) -> Kept:
+    """Make a sandbox of a snapshot, or of a running sandbox; nothing when it is there."""
+    if not asked.into:
+        raise SpecError("into", asked.into, "is no name of a sandbox", hint="name the clone")
+    records = record.load_all(site)
+    known = records.good.get(asked.into)
+    if known is not None and not cloning.is_begun(site, asked.into):
+        return Kept([], None, before, before)
+    if asked.name:
+        return _cloned(site, asked, store.load(site, asked.sandbox, asked.name), before)
+    original = _record(records, asked.sandbox)
+    snapshot = _snapshot(site, original, store.new_id(site, original.name, time.time()), "clone")
+    snapshot = replace(snapshot, automatic=True)
+    if asked.check:
+        return _cloned(site, asked, snapshot, before)
+    snapshot = _copied(site, records, snapshot)
+    done = _cloned(site, asked, snapshot, before)
+    if not done.more["failed"]:
+        store.remove(site, snapshot.sandbox, snapshot.id)
+    return done
+
+
+def _cloned(site: Site, asked: SnapshotRequest, snapshot: Snapshot, before: List[str]) -> Kept:
+    request = cloning.request(
+        site,
+        snapshot,
+        asked.into,
+        asked.options,
+        copied=asked.volumes,
+        force=asked.force,
+        check=asked.check,
+    )
+    if not asked.check:
+        cloning.begin(site, request)
+    return _of_run(run(site, request), snapshot, before, before)
+
+
 def _of_run(done: Result, snapshot: Snapshot, before: List[str], after: List[str]) -> Kept:
     values = return_values(done)
     more: Json = {key: values[key] for key in ("warnings", "failed", "msg") if key in values}
@@ -149,6 +194,7 @@ _STATES: Mapping[str, Callable[[Site, SnapshotRequest, List[str]], Kept]] = {
     "create": _create,
     "absent": _absent,
     "restore": _restore,
+    "clone": _clone,
 }
 
 

@@ -16,7 +16,7 @@ from ..plan import Operation
 from ..sandbox import etcfiles
 from ..sandbox.hidden_files import Hidden
 from ..site import Site
-from . import bind_checks, drops, hidden, mounting, phases, removal, volume_phases
+from . import bind_checks, cloning, drops, hidden, mounting, phases, removal, volume_phases
 from .context import Context, context
 from .observe import Observation
 from .resolve import Request
@@ -48,6 +48,7 @@ STEPS: tuple[Phase, ...] = (
     phases.size_layers,
     phases.update_hosts,
     volume_phases.make,
+    cloning.fill_volumes,
     phases.create,
     phases.plug,
     phases.limit,
@@ -55,6 +56,7 @@ STEPS: tuple[Phase, ...] = (
     phases.start,
     phases.await_changed,
     phases.settle,
+    cloning.end,
     phases.watch,
 )
 LAST: tuple[Phase, ...] = (

@@ -199,6 +199,8 @@ def _records(
                     site, sandbox.wanted_spec, observed.maps_ids, may_be_made=request.check
                 )
             image = _image(site, sandbox, old, ids[name], observed, may_be_made=request.check)
+            if sandbox.content:
+                image = replace(image, config={**image.config, **sandbox.content.config})
         except SandlotError as error:
             # An error about a value does not name the sandbox.
             error.name(f"sandbox {name!r}")
@@ -249,6 +251,8 @@ def _image(
     """The image of a sandbox, with the trees below its layer; trees in use stay the same."""
     if old and desired.keep_image:
         return old.image
+    if desired.content and desired.content.image:
+        return desired.content.image
     name = desired.wanted_spec.image
     if old and images.is_pinned_to(name, old.image.name, old.image.digest):
         return _with_profile(old.image, observed)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass, field
-from typing import Iterator, Mapping, Optional
+from typing import Any, Iterator, Mapping, Optional
 
 from .. import sizes
 from ..errors import SandlotError
@@ -25,13 +25,15 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class Content:
     """The content that a sandbox gets: the layer of a snapshot, and its volumes by new names.
 
-    A clone is another machine than the original: it gets ``image``, and makes its own identity.
+    A clone is another machine than the original: it makes its own identity. It gets ``image``, by
+    default the one that its spec names, with ``config`` added to the image's.
     """
 
     snapshot: Snapshot
     volumes: Mapping[str, str] = field(default_factory=dict, hash=False)
     clone: bool = False
     image: Optional[ImageRef] = None
+    config: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 def fill_layer(site: Site, content: Content, sandbox: SandboxPaths, ids: IdRange) -> None:
