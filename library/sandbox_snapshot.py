@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: sandbox_snapshot
-short_description: Make, restore and remove snapshots of sandboxes
+short_description: Make, restore, clone and remove snapshots of sandboxes
 version_added: 0.1.0
 author: the sandlot developers (@sandlot)
 description:
@@ -36,8 +36,8 @@ options:
     description:
       - Name of the snapshot, up to 128 ASCII letters, digits, C(_), C(.) and C(-), a letter or
         digit first.
+      - Required unless O(state=clone).
     type: str
-    required: true
   state:
     description:
       - V(create) makes the snapshot. When the sandbox has one of that name, nothing is done.
@@ -45,24 +45,39 @@ options:
         which are set aside as another snapshot. The sandbox is rebuilt for that, as a transaction.
         When it does not run well afterwards, all is put back and the task fails. Each run of the
         task restores again.
+      - V(clone) makes the sandbox O(into) of it, or of the sandbox as it is now when no O(name) is
+        given. The clone has the options of the original, and ids, addresses, MAC addresses, machine
+        id and host keys of its own. Published ports and fixed addresses are the original's;
+        O(options) gives it others. Its volumes are copies with other names, as V(INTO.data) of
+        V(data). When O(into) is a sandbox already, nothing is done.
       - V(absent) removes it.
     type: str
-    choices: [create, restore, absent]
+    choices: [create, restore, clone, absent]
     default: create
   volumes:
     description:
       - Whether the snapshot has the volumes that the sandbox uses, or its layer only; for
         O(state=restore), whether they are restored. That is refused while another running sandbox
         uses one of them.
+      - For O(state=clone), whether the clone's volumes are copies, or new ones as for any sandbox.
     type: bool
     default: true
   force:
     description:
-      - Whether to restore the layer of another image. Its files may hide newer ones of the image
-        that the sandbox has now.
-      - Only used with O(state=restore).
+      - Whether to put the layer on another image than the one that it was made on. Its files may
+        hide newer ones of that image.
+      - Only used with O(state=restore) and O(state=clone).
     type: bool
     default: false
+  into:
+    description:
+      - The sandbox that O(state=clone) makes.
+    type: str
+  options:
+    description:
+      - Options of M(sandlot.sandlot.sandbox) that the clone has in place of the original's.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -76,6 +91,14 @@ EXAMPLES = r"""
     sandbox: db
     name: before-upgrade
     state: restore
+
+- name: Try the upgrade on a copy
+  sandlot.sandlot.sandbox_snapshot:
+    sandbox: db
+    state: clone
+    into: db-trial
+    options:
+      published_ports: ["127.0.0.1:5433:5432"]
 
 - name: Remove it
   sandlot.sandlot.sandbox_snapshot:
@@ -121,15 +144,22 @@ from ..module_utils.sandlot.site import Site
 
 ARGUMENTS = {
     "sandbox": {"type": "str", "required": True},
-    "name": {"type": "str", "required": True},
-    "state": {"type": "str", "choices": ["create", "restore", "absent"], "default": "create"},
+    "name": {"type": "str"},
+    "state": {
+        "type": "str",
+        "choices": ["create", "restore", "clone", "absent"],
+        "default": "create",
+    },
     "volumes": {"type": "bool", "default": True},
     "force": {"type": "bool", "default": False},
+    "into": {"type": "str"},
+    "options": {"type": "dict", "default": {}},
 }
 
 
 def action(module: shell.Module, site: Site) -> shell.Json:
-    asked = kept.SnapshotRequest(**module.params, check=module.check_mode)
+    given = {key: value for key, value in module.params.items() if value is not None}
+    asked = kept.SnapshotRequest(**given, check=module.check_mode)
     return kept.carry_out(site, asked).to_json()
 
 

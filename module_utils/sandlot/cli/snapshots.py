@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""sandlot snapshots: lists, makes, restores and removes what is kept of sandboxes."""
+"""sandlot snapshots: lists, makes, restores, clones and removes what is kept of sandboxes."""
 
 from __future__ import annotations
 
@@ -57,6 +57,21 @@ def _restore(site: Site, options: argparse.Namespace) -> int:
     return _done(kept.carry_out(site, request), options)
 
 
+def _clone(site: Site, options: argparse.Namespace) -> int:
+    words = _words(options, 0, "clone SANDBOX [NAME] NEW")
+    if len(words) > 3:
+        raise SandlotError("clone takes three words", hint="write sandlot snapshots clone a s b")
+    request = kept.SnapshotRequest(
+        words[0],
+        words[1] if len(words) == 3 else "",
+        "clone",
+        volumes=not options.no_volumes,
+        force=options.force,
+        into=words[-1],
+    )
+    return _done(kept.carry_out(site, request), options)
+
+
 def _remove(site: Site, options: argparse.Namespace) -> int:
     sandbox, *identifiers = _words(options, 0, "rm SANDBOX NAME...")
     for identifier in identifiers:
@@ -101,4 +116,4 @@ def _row(entry: Snapshot) -> List[str]:
     ]
 
 
-_ACTIONS = {"list": _list, "create": _create, "restore": _restore, "rm": _remove}
+_ACTIONS = {"list": _list, "create": _create, "restore": _restore, "clone": _clone, "rm": _remove}

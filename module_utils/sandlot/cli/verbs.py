@@ -200,21 +200,22 @@ VERBS = (
     Verb(
         "snapshots",
         "snapshots.run",
-        "list, make, restore and remove what is kept of sandboxes",
+        "list, make, restore, clone and remove what is kept of sandboxes",
         FORMAT,
-        _flag("--no-volumes", text="create, restore: only the layer"),
-        _flag("--force", text="restore: also the layer of another image"),
+        _flag("--no-volumes", text="create, restore, clone: only the layer"),
+        _flag("--force", text="restore, clone: also the layer of another image"),
         Argument(
             "action",
             text="list shows snapshots, the oldest first",
             nargs="?",
-            choices=("list", "create", "restore", "rm"),
+            choices=("list", "create", "restore", "clone", "rm"),
             default="list",
         ),
         Argument(
             "name",
             text="list: sandboxes, all when none is named; create and restore: a sandbox and"
-            " the snapshot's name; rm: a sandbox and names of its snapshots",
+            " the snapshot's name; clone: a sandbox, a snapshot if not its present state, and the"
+            " new sandbox; rm: a sandbox and names of its snapshots",
             nargs="*",
         ),
     ),
