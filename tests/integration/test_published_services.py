@@ -9,10 +9,11 @@ import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from archives import entry, folder, link
-from converge_fixtures import Deployment, eventually, free_port, needs_root
+from converge_fixtures import Deployment, eventually, free_port, needs_root, sandbox
 from published_images import (
     PATH,
     Published,
@@ -99,6 +100,20 @@ def test_nginx(host: Deployment, published: Published) -> None:
     sandlot(host, "stop", "web")
     assert host.info("web")["exit_code"] == 0
     assert "gracefully shutting down" in logged(host)
+    # Its page comes from the host, which changes it; the entry point would tune a read-only file.
+    html = Path(host.paths.root, "html")
+    html.mkdir()
+    (html / "index.html").write_text("another page\n")
+    options: dict[str, Any] = {
+        "entrypoint": ["nginx", "-g", "daemon off;"],
+        "published_ports": [f"{port}:80"],
+        "volumes": [f"{html}:/usr/share/nginx/html:ro"],
+        "tmpfs": ["/var/lib/nginx"],
+    }
+    host.converged(sandbox("web", image="nginx", command=[], read_only=True, **options))
+    eventually(lambda: page(port) == "another page\n")
+    (html / "index.html").write_text("a third page\n")
+    assert page(port) == "a third page\n"
 
 
 HAPROXY = b"""
