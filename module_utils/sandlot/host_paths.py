@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 # The state and sockets of all sandboxes.
 OURS = ("/var/lib/sandlot", "/run/sandlot")
 KERNEL_TREES = ("/proc", "/sys", "/dev")
+# Programs and configuration of the host: no sandbox writes here with the ids of the host.
+SYSTEM = ("/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/sbin", "/usr")
 # File systems whose files are the kernel's, wherever they are mounted.
 KERNEL_FILE_SYSTEMS = frozenset(
     """
@@ -29,10 +31,11 @@ SECRETS = (
 _KEYS = (".ssh", ".gnupg")
 
 
-def why_refused(path: str, ours: Sequence[str] = OURS) -> str:
+def why_refused(path: str, ours: Sequence[str] = OURS, *, as_root: bool = False) -> str:
     """The reason not to mount a path of the host into a sandbox; "" when there is none.
 
     ``ours`` are directories of sandlot. A directory that holds one of these paths is refused too.
+    With ``as_root``, the sandbox would write there with the ids of the host.
     """
     if path == "/":
         return "is the whole host"
@@ -49,9 +52,15 @@ def why_refused(path: str, ours: Sequence[str] = OURS) -> str:
             return "is a secret of the host"
         if _is_below(secret, path):
             return f"holds a secret of the host, {secret}"
+    if as_root and is_system(path):
+        return "is the host's own, and a sandbox would write there as root: set read_only"
     if any(part in _KEYS for part in path.split("/")):
         return "is a secret of a user of the host"
     return ""
+
+
+def is_system(path: str) -> bool:
+    return any(_is_below(path, top) for top in SYSTEM)
 
 
 def _is_below(path: str, top: str) -> bool:

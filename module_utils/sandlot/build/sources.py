@@ -3,8 +3,9 @@
 """Opens the sources of mounts on the host, as detached mounts.
 
 A tenant can plant a link in a directory that it shares, also one that belongs to root: where ids
-are mapped, its root is root on the disk. So no link is followed, but in / and /var, where only root
-of the host makes one and nothing is ever mounted into a sandbox as a whole.
+are mapped, its root is root on the disk. So links are followed only where no sandbox writes as root
+of the host: in directories that are never mounted as a whole, such as / and /var, and in those of
+the host's programs and configuration. Others in which users of the host write are left out as well.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import stat
 
 from ..errors import LaunchError
-from ..host_paths import KERNEL_FILE_SYSTEMS, OURS, why_refused
+from ..host_paths import KERNEL_FILE_SYSTEMS, OURS, is_system, why_refused
 from ..kernel import mountinfo, mounts
 from ..kernel.mounts import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
 from .operations import FLAGS
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any, Mapping, Sequence
 
 _NO_LINK = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
-_ROOTS = ("/", "/var")
+_NODE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_LINKS = 40  # as path_resolution(7)
 
 
@@ -35,7 +36,7 @@ def opened(entry: Mapping[str, Any], userns: int) -> int:
     """
     is_volume = entry["type"] == "volume"
     try:
-        source = _volume(entry) if is_volume else bind_source(entry["path"])
+        source = _volume(entry) if is_volume else _bind(entry)
     except LaunchError as error:
         error.name(f"volume {entry['source']}" if is_volume else f"bind mount of {entry['path']}")
         raise
@@ -102,10 +103,15 @@ def _volume(entry: Mapping[str, Any]) -> int:
         os.close(top)
 
 
-def bind_source(path: str, ours: Sequence[str] = OURS) -> int:
+def _bind(entry: Mapping[str, Any]) -> int:
+    as_root = maps_ids(entry) and not entry.get("read_only")
+    return bind_source(entry["path"], as_root=as_root)
+
+
+def bind_source(path: str, ours: Sequence[str] = OURS, *, as_root: bool = False) -> int:
     """A descriptor of a path of the host; LaunchError for what no sandbox may have.
 
-    ``ours`` are directories of sandlot.
+    ``ours`` are directories of sandlot. With ``as_root``, the sandbox writes as root of the host.
     """
     top = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -113,7 +119,7 @@ def bind_source(path: str, ours: Sequence[str] = OURS) -> int:
     finally:
         os.close(top)
     place, mode = os.readlink(f"/proc/self/fd/{fd}"), os.fstat(fd).st_mode
-    problem = why_refused(place, ours)
+    problem = why_refused(place, ours, as_root=as_root)
     if stat.S_ISBLK(mode) or stat.S_ISCHR(mode):
         problem = "is a device: the option devices gives access to one"
     problem = problem or _kernels(place)
@@ -151,15 +157,35 @@ def _resolved(top: int, path: str) -> int:
 
 
 def _beyond_link(wanted: str) -> str:
-    """The path with its first link in / or /var replaced by its target."""
+    """The path with its first link replaced by its target; LaunchError for one that may be planted.
+
+    Unchanged if the link is gone meanwhile.
+    """
     parts = wanted.strip("/").split("/")
-    for count in range(min(len(parts), 2)):
-        directory = "/" + "/".join(parts[:count])
-        place = os.path.join(directory, parts[count])
-        if directory in _ROOTS and os.path.islink(place):
-            target = os.path.normpath(os.path.join(directory, os.readlink(place)))
-            return "/".join([target, *parts[count + 1 :]])
-    raise LaunchError(
-        "has a link on the way, which a sandbox may have made",
-        hint="write where it leads (readlink -f shows it): only links in / and /var are followed",
-    )
+    current = os.open("/", _NODE)
+    try:
+        for count, part in enumerate(parts, 1):
+            node = os.open(part, _NODE, dir_fd=current)
+            if stat.S_ISLNK(os.fstat(node).st_mode):
+                target = _target(current, node)
+                return "/".join([target, *parts[count:]])
+            os.close(current)
+            current = node
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # the next look tells
+    finally:
+        os.close(current)
+    return wanted
+
+
+def _target(directory: int, link: int) -> str:
+    place, status = os.readlink(f"/proc/self/fd/{directory}"), os.fstat(directory)
+    try:
+        target = os.readlink("", dir_fd=link)
+    finally:
+        os.close(link)
+    of_host = bool(why_refused(place)) or is_system(place)
+    if not of_host or status.st_uid or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        hint = "write where it leads, as readlink -f shows it"
+        raise LaunchError("has a link on the way, which a sandbox may have made", hint=hint)
+    return os.path.normpath(os.path.join(place, target))

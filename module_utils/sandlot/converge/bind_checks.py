@@ -45,7 +45,8 @@ def check(site: Site, spec: Spec, maps_ids: Callable[[str], bool], *, may_be_mad
         if may_be_made and not os.path.lexists(mount.source):
             continue
         try:
-            os.close(sources.bind_source(mount.source, (site.state, site.run, *OURS)))
+            ours, as_root = (site.state, site.run, *OURS), mount.idmap and not mount.read_only
+            os.close(sources.bind_source(mount.source, ours, as_root=as_root))
         except LaunchError as error:
             raise SpecError(option, mount.source, error.message, hint=error.hint) from error
         if mount.idmap and not maps_ids(mount.source):

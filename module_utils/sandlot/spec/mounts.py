@@ -121,8 +121,11 @@ def checked(option: str, given: Mapping[str, Any]) -> Mount:
     if "source" not in fields:
         hint = "name the volume" if kind == VOLUME else "give the path of the host"
         raise refusal(option, place, "has no source", hint=hint)
-    read = volume_name if kind == VOLUME else _host_path
-    fields["source"] = read(option, fields["source"])
+    if kind == VOLUME:
+        volume_name(option, fields["source"])
+    else:
+        as_root = bool(fields.get("idmap")) and "read_only" not in fields
+        fields["source"] = _host_path(option, fields["source"], as_root=as_root)
     spread = fields.get("propagation", PRIVATE)
     fields["propagation"] = PROPAGATIONS[spread]
     if fields["propagation"] != PRIVATE and given.get("read_only"):
@@ -135,12 +138,12 @@ def _having(field: str) -> list[str]:
     return [kind for kind, fields in _FIELDS.items() if field in fields]
 
 
-def _host_path(option: str, value: Any) -> str:
+def _host_path(option: str, value: Any, *, as_root: bool) -> str:
     if not value.startswith("/"):
         hint = "write the whole path, from / on; for a volume, set type: volume"
         raise refusal(option, value, "is not an absolute path", hint=hint)
     path = absolute_path(option, value)
-    problem = why_refused(path)
+    problem = why_refused(path, as_root=as_root)
     if problem:
         hint = "name the one directory or file that the sandbox needs, or copy it elsewhere"
         raise refusal(option, path, problem, hint=hint)
