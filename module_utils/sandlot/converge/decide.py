@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 from .. import image_change
 from ..errors import SpecError
@@ -72,7 +72,7 @@ class Observed:
     A ``detached`` sandbox runs in another network namespace than the one it would join now. With
     ``rebuild``, files of an unfinished rebuild exist. ``previous`` is the record of the version
     that ran before an unfinished restart. One that is running does so ``since`` a time, and has
-    ``mounts``. ``bound`` tells what limits the size of the layer.
+    ``mounts`` and, by its launch file, ``devices``. ``bound`` tells what limits the layer's size.
     """
 
     record: Record | None = None
@@ -86,6 +86,7 @@ class Observed:
     since: float = 0.0
     bound: Bound = Bound()
     mounts: tuple[SandboxMount, ...] = ()
+    devices: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,15 @@ def _restart_reason(target: Target, observed: Observed, rebuild: str, destroy: s
     if old is None:
         return "launch file changed"
     differing = [entry for entry in changes(old, new) if entry.change is not Change.LIVE]
-    return _changed(differing) or "launch file changed"
+    return _changed(differing) or _other_device(target, observed) or "launch file changed"
+
+
+def _other_device(target: Target, observed: Observed) -> str:
+    numbers = {each["source"]: each["number"] for each in observed.devices}
+    for each in target.launch.get("devices", ()):
+        if numbers.get(each["source"], each["number"]) != each["number"]:
+            return f"{each['source']} is another device now"
+    return ""
 
 
 def _changed(differences: list[Difference]) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterable, Mapping
+from typing import Any, Callable, Dict, Iterable, Mapping, Sequence
 
 from .. import cgroups, idmap, images, network, sizes, store, volumes
 from ..errors import StateError
@@ -15,7 +15,7 @@ from ..kernel import files
 from ..launcher.client import Launcher
 from ..network import Interface, Network
 from ..network import State as NetworkState
-from ..sandbox import layers, mount_state, record, runtime
+from ..sandbox import launchfile, layers, mount_state, record, runtime
 from ..sandbox.names import known
 from ..sandbox.record import Record, Records
 from ..site import PINNED, SandboxPaths, Site
@@ -121,7 +121,16 @@ def _sandbox(
         previous=record.previous(site, name),
         since=running.since if running else 0.0,
         mounts=mount_state.observe(site.sandbox(name), running) if running else (),
+        devices=_devices(site, known) if running and known else (),
     )
+
+
+def _devices(site: Site, known: Record) -> Sequence[Mapping[str, Any]]:
+    """The devices that the sandbox was given, with their numbers."""
+    if not known.spec.devices:
+        return ()
+    current = launchfile.decoded(launchfile.current(site, known.name))
+    return tuple(current.get("devices", ()))
 
 
 def pins_of(sandbox: SandboxPaths, known: Record | None) -> str:
