@@ -32,6 +32,7 @@ from sandlot.plan import apply_all
 from sandlot.sandbox import runtime
 from sandlot.site import Site
 from sandlot.spec import normalise_all
+from sandlot.volumes import closing
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import fingerprint  # noqa: E402
@@ -174,6 +175,7 @@ def scrub(paths: Site) -> None:
     Launcher(paths).quit()
     for point in reversed(mountinfo.within(paths.state)):
         mounts.umount(point)
+    closing.reopen(paths)
     names = [*cgroups.names(paths), *runtime.names(paths)]
     observed = cgroups.observe(paths, names)
     for name in names:

@@ -202,8 +202,8 @@ def test_a_registry_from_a_registry(
     skopeo("copy", "--dest-tls-verify=false", f"oci:{layout.path}:v1", pushed)
     with urllib.request.urlopen(f"{base}_catalog") as answer:
         assert json.load(answer) == {"repositories": ["a/b"]}
-    stored = Path(host.paths.sandbox("registry").upper, "var/lib/registry/docker/registry/v2")
-    assert stored.is_dir()
+    (volume,) = host.info("registry")["volumes"].values()
+    assert Path(host.paths.volume(volume).data, "docker/registry/v2").is_dir()
 
 
 def _answers(url: str) -> bool:

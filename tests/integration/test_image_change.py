@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from archives import entry, pack
 from converge_fixtures import Deployment, needs_root, sandbox
 from image_fixtures import output, prepare
-from sandlot import images, plan
+from oci_images import Layout, busybox_layer
+from sandlot import converge, images, plan
 from sandlot.plan import apply_all
 from sandlot.sandbox import record
 
@@ -186,6 +188,38 @@ def test_many_at_once_and_who_depends_on_them(host: Deployment, made: Images) ->
         assert output(host, name, "sh", "-c", script) == f"{kept}\n"
         hidden = ["/etc/issue"] if name in "ab" else None
         assert result.sandboxes[name].get("hidden_files") == hidden
+
+
+def test_a_layer_of_an_earlier_version_is_kept_until_there_is_a_fresh_one(
+    host: Deployment, tmp_path: Path
+) -> None:
+    layout = Layout(tmp_path / "layout")
+
+    def publish(text: str) -> None:
+        layout.image("x", [busybox_layer(), pack(entry("etc/issue", text.encode()))], {})
+        prepare(host, {"name": "app", "source": "oci", "reference": f"oci:{layout.path}:x"})
+
+    def seen() -> str:
+        return output(host, "a", "sh", "-c", "cat /etc/issue /mine 2>/dev/null || echo none")
+
+    publish("one\n")
+    host.converged(web("app"))
+    assert host.info("a")["on_image_change"] == "fresh"
+    known = record.load(host.paths, "a")
+    assert known is not None and known.image.config.pop("on_image_change") == "fresh"
+    record.save(host.paths, known)
+    write(host, "echo mine >/mine")
+    # An upgrade alone changes nothing, and neither does a boot.
+    assert host.run(web("app")).actions == [] and converge.up(host.paths).actions == []
+    for text in ("two\n", "three\n"):
+        publish(text)
+        assert "keeps its layer (restart)" in host.converged(web("app")).actions[0]
+        assert seen() == f"{text}mine\n" and host.info("a")["on_image_change"] == "keep"
+    host.converged(web("app"), recreate=True)
+    write(host, "echo new >/mine")
+    publish("four\n")
+    assert "gets a fresh layer (rebuild)" in host.converged(web("app")).actions[0]
+    assert seen() == "four\nnone\n"
 
 
 def killed_after(number: int, run: Callable[[], Any]) -> bool:

@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from converge_fixtures import Deployment, needs_root, sandbox
+from sandlot import converge, volumes
 from sandlot.errors import SpecError
 from sandlot.kernel import mountinfo
 from sandlot.launcher.client import Launcher
@@ -21,19 +20,11 @@ from sandlot.launcher.client import Launcher
 pytestmark = needs_root
 
 
-@pytest.fixture(autouse=True)
-def volumes(host: Deployment) -> Iterator[None]:
-    """Volumes go after the sandboxes that use them."""
-    yield
-    host.run(purge=True)
-    shutil.rmtree(host.paths.volumes, ignore_errors=True)
-
-
 def volume(host: Deployment, name: str) -> Path:
     """The files of a volume, on the host."""
-    data = Path(host.paths.volume(name).data)
-    data.mkdir(parents=True, exist_ok=True)
-    return data
+    listed = volumes.normalise([{"name": name}])
+    converge.converge(host.paths, converge.request(None, volumes=listed))
+    return Path(host.paths.volume(name).data)
 
 
 def run(host: Deployment, name: str, script: str) -> subprocess.CompletedProcess[str]:

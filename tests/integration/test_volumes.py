@@ -5,14 +5,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from converge_fixtures import Deployment, needs_root
+from converge_fixtures import Deployment, needs_root, sandbox
 from sandlot import converge, volumes
 from sandlot.converge import Result
 from sandlot.errors import SpecError
+from sandlot.kernel import mountinfo
 from sandlot.site import Site
 from sandlot.spec import normalise_all
 
@@ -69,3 +72,66 @@ def test_unlisted_volumes_stay_unless_they_are_purged(host: Deployment) -> None:
     done = foreseen(host, [{"name": "kept"}], purge_volumes=True)
     assert done.actions == ["volume old: remove"]
     assert foreseen(host, [], purge_volumes=True).actions == ["volume kept: remove"]
+
+
+def run_inside(host: Deployment, name: str, script: str) -> str:
+    command = [host.paths.command, "exec", name, "--", "sh", "-c", script]
+    environment = {**os.environ, "SANDLOT_ROOT": host.paths.root}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=30)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_volume_outlives_the_sandboxes_that_share_it(host: Deployment) -> None:
+    """Each with ids of its own, and neither needs a declaration."""
+    first, second = (
+        sandbox(name, volumes=["data:/data"], security_profile="daemon") for name in "ab"
+    )
+    done = foreseen(host, None, first, second)
+    assert "volume data: make, as a names it" in done.actions
+    assert done.sandboxes["a"]["volumes"] == {"/data": "data"}
+    run_inside(host, "a", "echo 1 >/data/row; chown 33:44 /data/row")
+    assert run_inside(host, "b", "stat -c '%u %g' /data/row; cat /data/row") == "33 44\n1"
+    options = mountinfo.stack(host.paths.volumes)[-1][0].options
+    assert {"nosuid", "nodev"} <= options
+    with pytest.raises(SpecError, match="is used by sandboxes a, b"):
+        call(host, [{"name": "data", "state": "absent", "force": True}])
+    foreseen(host, [], purge=True, purge_volumes=False)
+    assert mountinfo.stack(host.paths.volumes) == []
+    status = (data(host.paths, "data") / "row").stat()
+    assert (status.st_uid, status.st_gid) == (33, 44)
+    foreseen(host, [{"name": "data"}], first)
+    assert run_inside(host, "a", "cat /data/row") == "1"
+    foreseen(host, [], purge=True, purge_volumes=True)
+    assert not os.path.exists(host.paths.volumes)
+
+
+def test_an_empty_volume_takes_over_what_the_root_has(host: Deployment) -> None:
+    plain = sandbox("web", security_profile="daemon")
+    host.converged(plain)
+    run_inside(host, "web", "mkdir -m 750 /db; chown 5:6 /db; echo 1 >/db/row")
+    mounted = [
+        {**plain, "volumes": [f"{name}:/db{words}"]}
+        for name, words in (("filled", ""), ("empty", ":nocopy"))
+    ]
+    for spec in mounted:
+        foreseen(host, None, spec)
+    root = data(host.paths, "filled")
+    status = root.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (5, 6, 0o750)
+    assert (root / "row").read_text() == "1\n"
+    assert list(data(host.paths, "empty").iterdir()) == []
+    assert data(host.paths, "empty").stat().st_uid == 0
+
+
+def test_a_copy_that_was_killed_is_made_again(host: Deployment) -> None:
+    plain = sandbox("web", security_profile="daemon")
+    host.converged(plain)
+    run_inside(host, "web", "mkdir /db; echo 1 >/db/row")
+    call(host, [{"name": "data"}])
+    known = volumes.load(host.paths, "data")
+    assert known is not None
+    volumes.save(host.paths, replace(known, copying=True))
+    (data(host.paths, "data") / "half").write_text("")
+    foreseen(host, None, {**plain, "volumes": ["data:/db"]})
+    assert sorted(os.listdir(data(host.paths, "data"))) == ["row"]

@@ -38,7 +38,7 @@ from .stacking import CopiedUp, HostMask, Layer, Overlay, Tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterator, List, Mapping, Sequence
+    from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
 
     from .mounting import Mounted
     from .operations import RootOperation
@@ -121,6 +121,29 @@ def _log_files() -> List[RootOperation]:
 
 def stack(launch: Mapping[str, Any]) -> List[RootOperation]:
     """List the operations up to the merged tree, which host root mounts."""
+    operations, lowers = _trees(launch)
+    merged = Overlay(
+        MERGED, lowers, LAYER, user=launch["ids"]["uid"], set_id=_allows_set_id(launch)
+    )
+    return [*operations, _layer(launch), merged]
+
+
+def view(launch: Mapping[str, Any]) -> List[RootOperation]:
+    """List the operations up to a merged tree to read from, while the sandbox may be running."""
+    if launch.get("tmpfs_root"):
+        return stack(launch)
+    operations, lowers = _trees(launch)
+    # The layer is one more tree: its work directory has one user at most.
+    return [*operations, _layer(launch), Overlay(MERGED, [f"{LAYER}/upper", *lowers])]
+
+
+def _layer(launch: Mapping[str, Any]) -> RootOperation:
+    options = _parsed(launch.get("tmpfs_root", ""))
+    return Layer(os.path.dirname(launch["upper"]), options, launch["ids"])
+
+
+def _trees(launch: Mapping[str, Any]) -> Tuple[List[RootOperation], List[str]]:
+    """The operations for the trees of the image, and where each one is, topmost first."""
     ids, choice = launch["ids"], launch.get("host_root")
     mapped = ids if launch["idmap"] else None
     operations: List[RootOperation] = []
@@ -143,10 +166,7 @@ def stack(launch: Mapping[str, Any]) -> List[RootOperation]:
             operations.append(Overlay(SHOWN_HOST, [HOST_WAYS, HOST]))
             lowers.append(SHOWN_HOST)
         lowers.append(PUBLIC_HOST)
-    options = _parsed(launch.get("tmpfs_root", ""))
-    layer = Layer(os.path.dirname(launch["upper"]), options, ids)
-    merged = Overlay(MERGED, lowers, LAYER, user=ids["uid"], set_id=_allows_set_id(launch))
-    return [*operations, layer, merged]
+    return operations, lowers
 
 
 def _allows_set_id(launch: Mapping[str, Any]) -> bool:

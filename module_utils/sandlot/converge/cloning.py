@@ -18,7 +18,7 @@ from ..errors import SandlotError, StateError
 from ..images.identity import FIRST_START
 from ..kernel.trees import empty
 from ..plan import Operation
-from ..sandbox import mounted
+from ..sandbox import mounts
 from ..sandbox.record import REBUILDING, ImageRef, Record, Records
 from ..site import Site
 from ..snapshots import content, identity
@@ -73,7 +73,7 @@ def request(
 def _volume_names(original: Record, name: str) -> Dict[str, str]:
     """A new name for each volume: two sandboxes that write to one would destroy it."""
     of_image = {old: image_volume(name, place) for place, old in original.volumes.items()}
-    return {old: of_image.get(old, f"{name}.{old}") for old in mounted.volumes(original)}
+    return {old: of_image.get(old, f"{name}.{old}") for old in mounts.volume_names(original)}
 
 
 def _spec(

@@ -95,6 +95,9 @@ def context(site: Site, request: Request, observed: Observation) -> Context:
         if not resolved.targets[name].desired.keep_image:
             sizing.check(site, resolved.targets[name], observed.sandboxes[name], decision)
     followers = _followers(resolved, decisions, observed)
+    stopping = {*followers, *(name for name, decision in decisions.items() if decision.stop)}
+    running = {name for name, item in observed.sandboxes.items() if item.running}
+    busy = running - stopping - {*resolved.removed}
     starting = {name: resolved.bystanders[name] for name in followers}
     # A start from the record alone is not checked here: it fails for its own sandbox only.
     starting.update(
@@ -120,7 +123,7 @@ def context(site: Site, request: Request, observed: Observation) -> Context:
         files=_files(site, request, observed, resolved),
         final_networks=final_networks,
         network_plan=_network_plan(site, request, observed, resolved, decisions, final_networks),
-        volume_plan=storage.plan(site, request, observed, resolved),
+        volume_plan=storage.plan(site, request, observed, resolved, busy),
         volume_users=storage.users(resolved),
         drops=drops.drops(site, request, resolved, decisions, observed),
     )

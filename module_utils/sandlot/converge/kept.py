@@ -15,7 +15,7 @@ from .. import lock, sizes
 from ..cgroups import freezing
 from ..errors import SandlotError, SpecError
 from ..plan import Operation, descriptions
-from ..sandbox import layers, mounted, record, runtime
+from ..sandbox import layers, mounts, record, runtime
 from ..sandbox.record import PRESENT, Record, Records
 from ..site import Site
 from ..snapshots import create, model, store
@@ -100,7 +100,7 @@ def _create(site: Site, asked: SnapshotRequest, before: List[str]) -> Kept:
 def _snapshot(
     site: Site, entry: Record, identifier: str, reason: str, *, volumes: bool = True
 ) -> Snapshot:
-    names = [name for name in mounted.volumes(entry) if os.path.isdir(site.volume(name).data)]
+    names = [name for name in mounts.volume_names(entry) if os.path.isdir(site.volume(name).data)]
     return Snapshot(
         sandbox=entry.name,
         id=identifier,
@@ -216,6 +216,6 @@ def _writers(site: Site, records: Records, name: str, volumes: Sequence[str]) ->
     sharing = {
         other
         for other, entry in records.good.items()
-        if other == name or not set(volumes).isdisjoint(mounted.volumes(entry))
+        if other == name or not set(volumes).isdisjoint(mounts.volume_names(entry))
     }
     return [other for other in sorted(sharing) if runtime.running(site.sandbox(other))]

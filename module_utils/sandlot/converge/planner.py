@@ -52,11 +52,13 @@ STEPS: tuple[Phase, ...] = (
     phases.create,
     phases.plug,
     phases.limit,
+    volume_phases.populate,
     mounting.change_mounts,
     phases.start,
     phases.await_changed,
     phases.settle,
     cloning.end,
+    volume_phases.settle,
     phases.watch,
 )
 LAST: tuple[Phase, ...] = (

@@ -12,7 +12,7 @@ from .. import cgroups, images, network, security, sizes, volumes
 from ..mask import Mask
 from ..network import Network
 from ..plan import Failures, Operation
-from ..sandbox import crash, last_words, layers, process, runtime
+from ..sandbox import crash, last_words, layers, mounts, process, runtime
 from ..sandbox import facts as sandbox_facts
 from ..sandbox.record import STARTED, Record, load_all
 from ..site import Site
@@ -217,6 +217,7 @@ def facts(record: Record) -> Json:
         "security_profile": process.security_profile(record),
         "capabilities": list(process.capabilities(record)),
         "relaxed": relaxed(record),
+        "volumes": mounts.volumes(record),
         "labels": process.labels(record),
     }
 

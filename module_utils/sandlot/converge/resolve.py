@@ -12,11 +12,11 @@ from .. import cgroups, idmap, image_change, images, network, profiles
 from ..errors import SandlotError, SpecError
 from ..images import Image, ImagePlan, setup
 from ..network import Interface, Publication, SandboxPolicy
-from ..sandbox import devices, etcfiles, launchfile
+from ..sandbox import devices, etcfiles, launchfile, mounts
 from ..sandbox.record import PRESENT, REMOVING, ImageRef, Record
 from ..site import Site
 from ..spec.names import check_new
-from ..volumes import VolumeSpec
+from ..volumes import VolumeSpec, image_volume
 from . import bind_checks, dependencies
 from .decide import ABSENT, Desired, Observed, Target, rebuild_reason, run_state
 from .observe import Observation
@@ -214,8 +214,23 @@ def _records(
             image=image,
             interfaces=tuple(allocated.get(name, ())),
         )
-        records[name] = _of_layer(sandbox, record, observed)
+        records[name] = _with_volumes(site, sandbox, _of_layer(sandbox, record, observed), observed)
     return records
+
+
+def _with_volumes(site: Site, desired: Desired, record: Record, observed: Observation) -> Record:
+    """The record with volumes for the VOLUMEs of its image, which a sandbox gets with its layer.
+
+    Layers of earlier versions hold the files of these directories themselves.
+    """
+    seen = observed.sandboxes.get(record.name, Observed())
+    if seen.record is not None and not rebuild_reason(desired, record, seen):
+        return replace(record, volumes=seen.record.volumes)
+    in_memory, of_setup = bool(record.image.tmpfs), bool(setup.SANDBOX.fullmatch(record.name))
+    targets = [] if in_memory or of_setup else mounts.image_targets(record)
+    if not targets or not observed.maps_ids(site.volumes):
+        return record
+    return replace(record, volumes={path: image_volume(record.name, path) for path in targets})
 
 
 def _of_layer(desired: Desired, record: Record, observed: Observation) -> Record:

@@ -8,7 +8,7 @@ import os
 from typing import Dict, List
 
 from ..errors import SandlotError
-from ..sandbox import mounted, runtime
+from ..sandbox import mounts, runtime
 from ..sandbox.crash import WATCH
 from ..sandbox.record import Record, Records
 from ..site import Site
@@ -51,7 +51,7 @@ def _check_image(snapshot: Snapshot, entry: Record, *, force: bool) -> None:
 
 def _volumes(site: Site, entry: Record, snapshot: Snapshot) -> List[str]:
     """The volumes of a snapshot; each has to be one that the sandbox uses now."""
-    used = mounted.volumes(entry)
+    used = mounts.volume_names(entry)
     for name in snapshot.volumes:
         if name not in used or not os.path.isdir(site.volume(name).data):
             raise SandlotError(
@@ -64,7 +64,7 @@ def _volumes(site: Site, entry: Record, snapshot: Snapshot) -> List[str]:
 def _check_users(site: Site, records: Records, entry: Record, names: List[str]) -> None:
     others: Dict[str, List[str]] = {}
     for other, known in records.good.items():
-        shared = [name for name in mounted.volumes(known) if name in names]
+        shared = [name for name in mounts.volume_names(known) if name in names]
         if other != entry.name and shared and runtime.running(site.sandbox(other)):
             others[other] = shared
     for other, shared in others.items():

@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Mapping
+from typing import Collection, Dict, List, Mapping
 
 from .. import volumes
-from ..sandbox import mounted
+from ..sandbox import mounts
 from ..sandbox.record import Record
 from ..site import Site
 from ..volumes import Volume
@@ -15,8 +15,17 @@ from .observe import Observation
 from .resolve import Request, Resolved
 
 
-def plan(site: Site, request: Request, observed: Observation, resolved: Resolved) -> volumes.Plan:
-    """SpecError for a volume that can't be removed; a repair touches none."""
+def plan(
+    site: Site,
+    request: Request,
+    observed: Observation,
+    resolved: Resolved,
+    busy: Collection[str],
+) -> volumes.Plan:
+    """SpecError for a volume that can't be made, changed or removed; a repair touches none.
+
+    ``busy`` sandboxes run all the time.
+    """
     if request.repair:
         return volumes.Plan(observed.volumes.good)
     leaving = {*resolved.removed, *resolved.targets}
@@ -26,6 +35,7 @@ def plan(site: Site, request: Request, observed: Observation, resolved: Resolved
         users=users(resolved),
         unreadable=frozenset(set(observed.records.broken) - leaving),
         purge=request.purge_volumes,
+        busy=frozenset(busy),
     )
     return volumes.plan(site, desired, observed.volumes)
 
@@ -34,7 +44,7 @@ def users(resolved: Resolved) -> Dict[str, List[str]]:
     """The sandboxes that use each volume after the run."""
     by_volume: Dict[str, List[str]] = {}
     for name, entry in sorted(_everyone(resolved).items()):
-        for volume in mounted.volumes(entry):
+        for volume in mounts.volume_names(entry):
             by_volume.setdefault(volume, []).append(name)
     return by_volume
 
@@ -49,7 +59,7 @@ def _needed(resolved: Resolved) -> Dict[str, Volume]:
     needed: Dict[str, Volume] = {}
     for name, target in resolved.targets.items():
         images = {volume: place for place, volume in target.record.volumes.items()}
-        for volume in mounted.volumes(target.record):
+        for volume in mounts.volumes(target.record).values():
             fresh = Volume(volume, volumes.now())
             if volume in images:
                 fresh = Volume(volume, volumes.now(), sandbox=name, target=images[volume])

@@ -43,7 +43,7 @@ def stack(path: str) -> list[tuple[Mount, bool]]:
 
 def _is_on_itself(mount: Mount, parent: Mount) -> bool:
     inside = os.path.relpath(mount.point, parent.point)
-    shown = os.path.normpath(f"{parent.root}/{inside}")
+    shown = os.path.normpath(f"{parent.root.rstrip('/')}/{inside}")
     return mount.device == parent.device and mount.root == shown
 
 

@@ -54,7 +54,7 @@ _OWN_NOTATION = frozenset({profiles.OPTION, "volumes", "mounts"})
 def content(site: Site, record: Record, cgroups: Sequence[str]) -> Json:
     spec, granted = record.spec, capabilities(record)
     data = {
-        **_root(site, record),
+        **root(site, record),
         **_process(record),
         "rlimits": {entry.name: [entry.soft, entry.hard] for entry in spec.ulimits},
         "capabilities": mask(granted),
@@ -105,7 +105,8 @@ def is_shifted(image: ImageRef) -> bool:
     return any(os.path.basename(layer).startswith("shifted-") for layer in image.layers)
 
 
-def _root(site: Site, record: Record) -> Json:
+def root(site: Site, record: Record) -> Json:
+    """The part about the root: ids, trees of the image, layer, file systems in memory."""
     sandbox = site.sandbox(record.name)
     spec = record.spec
     return {

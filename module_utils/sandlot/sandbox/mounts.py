@@ -20,8 +20,35 @@ _FLAGS = ("read_only", "no_exec", "no_copy", "idmap")
 
 def of(site: Site, record: Record) -> List[Json]:
     """All mounts of a sandbox, in an order in which none hides an earlier one."""
-    entries = [flattened(site, mount) for mount in mounts.of(record.spec)]
+    entries = [flattened(site, mount) for mount in (*mounts.of(record.spec), *of_image(record))]
     return sorted(entries, key=lambda entry: mounts.depth(entry["target"]))
+
+
+def of_image(record: Record) -> List[Mount]:
+    """The volumes for VOLUMEs of the image, but where the user mounts something, or around it."""
+    taken = [mount.target for mount in mounts.of(record.spec)]
+    taken += [entry.path for entry in record.spec.tmpfs]
+    return [
+        Mount(mounts.VOLUME, target, name)
+        for target, name in record.volumes.items()
+        if not any(target == path or target.startswith(f"{path}/") for path in taken)
+    ]
+
+
+def volumes(record: Record) -> Dict[str, str]:
+    """The volumes that a sandbox has, by target."""
+    entries = (*mounts.of(record.spec), *of_image(record))
+    return {mount.target: mount.source for mount in entries if mount.type == mounts.VOLUME}
+
+
+def volume_names(record: Record) -> List[str]:
+    return sorted({*volumes(record).values()})
+
+
+def image_targets(record: Record) -> List[str]:
+    """The VOLUMEs of the image that can be volumes; the kernel's own trees are no place for one."""
+    places = ["/" + path.strip("/") for path in record.image.config.get("volumes", ())]
+    return [path for path in places if path.split("/")[1] not in ("", "proc", "sys", "dev")]
 
 
 def flattened(site: Site, mount: Mount) -> Json:

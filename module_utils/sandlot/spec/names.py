@@ -36,7 +36,6 @@ _CONTROL_FILE = re.compile(
     r"perf_event|rdma|misc|dmem|debug)\..*"
 )
 _IMAGE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.:@/+-]{0,254}")
-_VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 _LABEL = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?")
 _USER = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,31}")
 _DIGITS = re.compile(r"[0-9]+")
@@ -88,14 +87,6 @@ def image_name(option: str, value: Any) -> str:
     if not _IMAGE.fullmatch(name) or ".." in name:
         hint = "use ASCII letters, digits and '_.:@/+-', a letter or digit first, no '..'"
         raise refusal(option, value, "is not a valid image name", hint=hint)
-    return name
-
-
-def volume_name(option: str, value: Any) -> str:
-    name = text(option, value)
-    if not _VOLUME.fullmatch(name):
-        hint = "use up to 128 ASCII letters, digits, '_', '.' and '-', a letter or digit first"
-        raise refusal(option, value, "is not a volume name", hint=hint)
     return name
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from .declare import argument_spec, normalise, normalise_one
 from .facts import all_facts, shown
 from .model import Volume, VolumeSpec, image_volume
-from .planning import Desired, Plan, Users, plan
+from .planning import Desired, Plan, Users, holds_data, plan
 from .records import Volumes, load, load_all, now, save
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Desired",
     "all_facts",
     "argument_spec",
+    "holds_data",
     "image_volume",
     "load",
     "load_all",

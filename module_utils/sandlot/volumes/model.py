@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Dict, Mapping, Tuple
 
 from ..errors import StateError
@@ -34,7 +34,7 @@ class VolumeSpec:
 class Volume:
     """A volume of this host, as its volume.json has it.
 
-    ``quota`` tells how the kernel enforces ``size``. A ``populated`` volume takes over no content.
+    A ``populated`` volume takes over no content.
     While ``copying``, it holds half a copy. A copy that a rebuild of the sandbox ``trial`` made of
     the old layer counts once the rebuild is committed. ``sandbox`` and ``target`` are those of
     a VOLUME of an image.
@@ -44,7 +44,6 @@ class Volume:
     created: float
     size: int | None = None
     labels: Pairs = ()
-    quota: Mapping[str, Any] = field(default_factory=dict, hash=False)
     populated: bool = False
     copying: bool = False
     trial: str = ""
@@ -79,12 +78,13 @@ class Volume:
 def image_volume(sandbox: str, target: str) -> str:
     """The name of the volume that a sandbox has for a VOLUME of its image.
 
-    A hash keeps apart the targets that differ in other characters only.
+    A hash keeps apart what differs in other characters only. Names of sandboxes may have dots, so
+    no target keeps one.
     """
     parts = target.strip("/").replace("/", "-")
     plain = re.sub(r"[^a-zA-Z0-9_.-]", "_", parts)
     name = f"{sandbox}.{plain}"
-    if plain == parts and "-" not in target and len(name) <= _MAX_NAME:
+    if plain == parts and not {*target} & {*"-."} and len(name) <= _MAX_NAME:
         return name
-    digest = hashlib.sha256(target.encode()).hexdigest()[:_HASH]
+    digest = hashlib.sha256(f"{sandbox}:{target}".encode()).hexdigest()[:_HASH]
     return f"{name[: _MAX_NAME - _HASH - 1]}-{digest}"

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Dict, FrozenSet, List, Mapping, Sequence
 
-from ..errors import SpecError
+from .. import sizes
+from ..errors import SpecError, StateError
 from ..kernel.trees import remove_tree
 from ..plan import Operation
 from ..site import Site
@@ -27,7 +28,8 @@ class Desired:
 
     ``listed`` are the declared ones, None when the kind is left alone. ``needed`` maps the volumes
     that sandboxes of the run name to what they are made as. ``users`` are the sandboxes that exist
-    after the run. With ``unreadable`` records, nobody knows what their sandboxes use.
+    after the run. With ``unreadable`` records, nobody knows what their sandboxes use. ``busy``
+    sandboxes run all the time.
     """
 
     listed: Mapping[str, VolumeSpec] | None = None
@@ -35,6 +37,7 @@ class Desired:
     users: Users = field(default_factory=dict)
     unreadable: FrozenSet[str] = frozenset()
     purge: bool = False
+    busy: FrozenSet[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,19 @@ def plan(site: Site, desired: Desired, known: Volumes) -> Plan:
     gone = _gone(site, desired, known)
     wanted = _wanted(listed, desired.needed, known)
     for name in wanted:
-        if name in known.broken:
+        if name in listed and name in known.broken:
             raise known.broken[name]
     steps = _sweep(site)
     for name, volume in wanted.items():
+        if name in known.broken:
+            steps += _unusable(known.broken[name], desired.users.get(name, ()))
+            continue
         if name in known.good:
             steps += _changes(site, known.good[name], volume)
         else:
             steps.append(_making(site, volume, desired))
+        fresh = name not in known.good
+        steps += _limits(site, volume, () if fresh else desired.users.get(name, ()), desired.busy)
     after = {**known.good, **wanted}
     return Plan(
         after={name: volume for name, volume in sorted(after.items()) if name not in gone},
@@ -86,15 +94,46 @@ def _making(site: Site, volume: Volume, desired: Desired) -> Operation:
     return Operation(f"volume {volume.name}", summary, partial(records.make, site, volume))
 
 
+def _unusable(error: StateError, users: Sequence[str]) -> List[Operation]:
+    """Operations that fail for the sandboxes which use a volume with a damaged record."""
+
+    def fail() -> None:
+        raise error
+
+    return [Operation(name, "look at its volumes", fail, subject=name) for name in users]
+
+
 def _changes(site: Site, old: Volume, new: Volume) -> List[Operation]:
-    if old.labels == new.labels:
+    """The change of the record; what follows from a size is announced by its own line."""
+    if (old.labels, old.size) == (new.labels, new.size):
         return []
 
     def change() -> None:
         present = records.load(site, new.name) or new
-        records.save(site, replace(present, labels=new.labels))
+        records.save(site, replace(present, labels=new.labels, size=new.size))
 
-    return [Operation(f"volume {new.name}", "change labels", change)]
+    silent = old.labels == new.labels
+    return [Operation(f"volume {new.name}", "change labels", change, silent=silent)]
+
+
+def _limits(
+    site: Site, volume: Volume, users: Sequence[str], running: FrozenSet[str]
+) -> List[Operation]:
+    """The step to the size of a volume; SpecError or HostError when it can't be enforced."""
+    place, option = records.place(site, volume.name), f"size of volume {volume.name}"
+    bound = sizes.look(site, place)
+    due = sizes.due(bound, volume.size)
+    if due is None:
+        return []
+    sizes.check(bound, place, volume.size, option)
+    offline = due.needs == sizes.OFFLINE
+    busy = [name for name in users if name in running]
+    if offline and busy:
+        problem = f"can't change while {_listed(busy)} runs: sandlot has to {due.summary}"
+        hint = f"stop {busy[0]} in the same run or before (state: stopped)"
+        raise SpecError(option, volume.size, problem, hint=hint)
+    act = partial(sizes.remake if offline else sizes.apply, site, place, volume.size, option)
+    return [Operation(f"volume {volume.name}", due.summary, act)]
 
 
 def _sweep(site: Site) -> List[Operation]:
@@ -157,7 +196,8 @@ def holds_data(site: Site, name: str) -> bool:
         pass
     volume = records.load(site, name)
     # A file system in a file may hold what is not mounted.
-    return volume is None or bool(volume.quota and volume.populated)
+    hidden = not sizes.look(site, records.place(site, name)).ready
+    return volume is None or bool(hidden and volume.populated)
 
 
 def _removal(site: Site, name: str) -> Operation:

@@ -16,11 +16,12 @@ import time
 from dataclasses import dataclass, field
 from typing import Dict, List
 
-from .. import store
+from .. import sizes, store
 from ..errors import StateError
 from ..kernel import files
 from ..kernel.trees import remove_tree
 from ..site import Site
+from ..sizes import Place
 from .model import Volume
 
 _NEW, _GONE = ".new-", ".gone-"
@@ -86,11 +87,19 @@ def make(site: Site, volume: Volume) -> None:
 def remove(site: Site, name: str) -> None:
     """Rename the volume, then remove it, so that a kill leaves no half of it in use."""
     gone = f"{site.volumes}/{_GONE}{name}"
+    sizes.unmount(place(site, name))
     remove_tree(gone)
     os.rename(site.volume(name).state, gone)
     store.sync_directory(site.volumes)
     remove_tree(gone)
+    sizes.sweep(site)
     remove_empty(site)
+
+
+def place(site: Site, name: str) -> Place:
+    """The files of a volume, which may have a size."""
+    paths = site.volume(name)
+    return Place(paths.data, paths.image)
 
 
 def remove_empty(site: Site) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +134,25 @@ def test_a_finished_run_leaves_nothing_to_do() -> None:
         wish = Desired(record.name, state, record.spec)
         again = decide(Target(wish, record, {"digest": launch}, namespaces), after)
         assert not record_lines(again) + namespace_lines(again) + run_lines(again), case["id"]
+
+
+def test_a_version_that_has_not_proved_itself_can_be_taken_back() -> None:
+    """A killed run has written the new record, and may have started the new version."""
+    old, new = (
+        record_of(normalise({**BASE, "image": name}), {"image": f"sha-{name}"})
+        for name in ("busybox", "alpine")
+    )
+    launch, namespaces = digests(new)
+    target = Target(Desired("web", "started", new.spec), new, {"digest": launch}, namespaces)
+
+    def way_back(state: str = "started", **seen: Any) -> Record | None:
+        observed = Observed(new, True, "whole", namespaces, **{"running": launch, **seen})
+        goal = replace(target, desired=replace(target.desired, state=state))
+        return decide(goal, observed).way_back(observed)
+
+    assert way_back(previous=old) == old
+    assert way_back(previous=old, running=None) == old
+    assert way_back(previous=old, running="other") == old
+    assert way_back(previous=old, state="stopped") is None
+    assert way_back(previous=old, state="present", running=None) is None
+    assert way_back(previous=new) is None and way_back() is None

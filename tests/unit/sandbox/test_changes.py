@@ -66,3 +66,6 @@ def test_the_profile_of_an_image_is_that_of_its_source_or_base() -> None:
     found = {name: images.profile(image, known) for name, image in known.items()}
     daemons = {name for name, profile in found.items() if profile == "daemon"}
     assert daemons == {"registry", "brief"} and set(found.values()) == {"strict", "daemon"}
+    # A layer in memory has nothing to keep, and needs no rebuild.
+    fresh = {name for name, image in known.items() if images.on_image_change(image) == "fresh"}
+    assert fresh == {"registry"}

@@ -7,12 +7,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from .. import names, quantities, text
+from .. import mounts, names, quantities, text
 from ..option import Option
 from ..text import refusal
 
 STATES = ("present", "absent")
-SIZE_MINIMUM = 1 << 20
+SIZE_MINIMUM = 16 << 20  # less has no room for a journal
 
 
 def _is_about_a_removal(volume: Any) -> None:
@@ -25,7 +25,7 @@ OPTIONS = (
     Option(
         "name",
         "str",
-        names.volume_name,
+        mounts.volume_name,
         [
             "Name of the volume, which C(volumes) of sandboxes refer to.",
             "Up to 128 ASCII letters, digits, C(_), C(.) and C(-), a letter or digit first.",
