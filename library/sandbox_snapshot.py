@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: sandbox_snapshot
-short_description: Make, restore, clone and remove snapshots of sandboxes
+short_description: Make, restore, clone, move and remove snapshots of sandboxes
 version_added: 0.1.0
 author: the sandlot developers (@sandlot)
 description:
@@ -30,13 +30,13 @@ options:
   sandbox:
     description:
       - The sandbox that the snapshot is of.
+      - Required unless O(state=import), which takes the name from the archive.
     type: str
-    required: true
   name:
     description:
       - Name of the snapshot, up to 128 ASCII letters, digits, C(_), C(.) and C(-), a letter or
         digit first.
-      - Required unless O(state=clone).
+      - Required unless O(state=clone) or O(state=import).
     type: str
   state:
     description:
@@ -50,9 +50,15 @@ options:
         id and host keys of its own. Published ports and fixed addresses are the original's;
         O(options) gives it others. Its volumes are copies with other names, as V(INTO.data) of
         V(data). When O(into) is a sandbox already, nothing is done.
+      - V(export) writes it to the file O(path), a tar archive with a manifest and without the
+        values of O(options) that may be secret (C(env)). A file that is there stays, unless
+        O(force) is set.
+      - V(import) makes a snapshot of such a file, which may come from another host, and may be
+        hostile. Its layer and volumes are unpacked by a process without rights. Options that give
+        the sandbox rights, or name something of the host, are not taken from an archive.
       - V(absent) removes it.
     type: str
-    choices: [create, restore, clone, absent]
+    choices: [create, restore, clone, export, import, absent]
     default: create
   volumes:
     description:
@@ -66,7 +72,7 @@ options:
     description:
       - Whether to put the layer on another image than the one that it was made on. Its files may
         hide newer ones of that image.
-      - Only used with O(state=restore) and O(state=clone).
+      - For O(state=export), whether a file is replaced.
     type: bool
     default: false
   into:
@@ -78,6 +84,10 @@ options:
       - Options of M(sandlot.sandlot.sandbox) that the clone has in place of the original's.
     type: dict
     default: {}
+  path:
+    description:
+      - The archive on the managed host that O(state=export) writes and O(state=import) reads.
+    type: path
 """
 
 EXAMPLES = r"""
@@ -99,6 +109,18 @@ EXAMPLES = r"""
     into: db-trial
     options:
       published_ports: ["127.0.0.1:5433:5432"]
+
+- name: Move a database to another host, by a file
+  sandlot.sandlot.sandbox_snapshot:
+    sandbox: db
+    name: before-upgrade
+    state: export
+    path: /root/db.tar
+
+- name: Make a snapshot of the file there; state restore then puts it into a sandbox
+  sandlot.sandlot.sandbox_snapshot:
+    state: import
+    path: /root/db.tar
 
 - name: Remove it
   sandlot.sandlot.sandbox_snapshot:
@@ -140,26 +162,28 @@ from ansible.module_utils.basic import AnsibleModule, _load_params
 
 from ..module_utils.sandlot import shell
 from ..module_utils.sandlot.converge import kept
+from ..module_utils.sandlot.converge.kept_model import SnapshotRequest
 from ..module_utils.sandlot.site import Site
 
 ARGUMENTS = {
-    "sandbox": {"type": "str", "required": True},
+    "sandbox": {"type": "str"},
     "name": {"type": "str"},
     "state": {
         "type": "str",
-        "choices": ["create", "restore", "clone", "absent"],
+        "choices": ["create", "restore", "clone", "export", "import", "absent"],
         "default": "create",
     },
     "volumes": {"type": "bool", "default": True},
     "force": {"type": "bool", "default": False},
     "into": {"type": "str"},
     "options": {"type": "dict", "default": {}},
+    "path": {"type": "path"},
 }
 
 
 def action(module: shell.Module, site: Site) -> shell.Json:
     given = {key: value for key, value in module.params.items() if value is not None}
-    asked = kept.SnapshotRequest(**given, check=module.check_mode)
+    asked = SnapshotRequest(**given, check=module.check_mode)
     return kept.carry_out(site, asked).to_json()
 
 

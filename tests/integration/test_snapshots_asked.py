@@ -15,6 +15,7 @@ from sandlot import cgroups
 from sandlot.cgroups import freezing
 from sandlot.cgroups.layout import Layout
 from sandlot.converge import kept
+from sandlot.converge.kept_model import Kept, SnapshotRequest
 from sandlot.errors import SandlotError
 from sandlot.kernel import trees
 from sandlot.sandbox import record
@@ -41,8 +42,8 @@ def nothing_kept(host: Deployment) -> Iterator[None]:
     trees.remove_tree(host.paths.snapshots)
 
 
-def ask(host: Deployment, name: str, state: str = "create", **more: object) -> kept.Kept:
-    request = kept.SnapshotRequest("a", name, state, **more)  # type: ignore[arg-type]
+def ask(host: Deployment, name: str, state: str = "create", **more: object) -> Kept:
+    request = SnapshotRequest("a", name, state, **more)  # type: ignore[arg-type]
     return kept.carry_out(host.paths, request)
 
 

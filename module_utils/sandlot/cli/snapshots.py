@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""sandlot snapshots: lists, makes, restores, clones and removes what is kept of sandboxes."""
+"""sandlot snapshots: all that is done with what is kept of sandboxes."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from typing import Any, Dict, List
 
-from ..converge import kept
+from ..converge import kept, transport
+from ..converge.kept_model import Kept, SnapshotRequest
 from ..errors import SandlotError, StateError
 from ..site import Site
-from ..snapshots import store
+from ..snapshots import archive, store
 from ..snapshots.model import Snapshot
 from . import output
 from .lifecycle import report
@@ -45,13 +47,13 @@ def _list(site: Site, options: argparse.Namespace) -> int:
 
 def _create(site: Site, options: argparse.Namespace) -> int:
     sandbox, name = _words(options, 2, "create SANDBOX NAME")
-    asked = kept.SnapshotRequest(sandbox, name, "create", volumes=not options.no_volumes)
+    asked = SnapshotRequest(sandbox, name, "create", volumes=not options.no_volumes)
     return _done(kept.carry_out(site, asked), options)
 
 
 def _restore(site: Site, options: argparse.Namespace) -> int:
     sandbox, name = _words(options, 2, "restore SANDBOX NAME")
-    request = kept.SnapshotRequest(
+    request = SnapshotRequest(
         sandbox, name, "restore", volumes=not options.no_volumes, force=options.force
     )
     return _done(kept.carry_out(site, request), options)
@@ -61,7 +63,7 @@ def _clone(site: Site, options: argparse.Namespace) -> int:
     words = _words(options, 0, "clone SANDBOX [NAME] NEW")
     if len(words) > 3:
         raise SandlotError("clone takes three words", hint="write sandlot snapshots clone a s b")
-    request = kept.SnapshotRequest(
+    request = SnapshotRequest(
         words[0],
         words[1] if len(words) == 3 else "",
         "clone",
@@ -72,13 +74,30 @@ def _clone(site: Site, options: argparse.Namespace) -> int:
     return _done(kept.carry_out(site, request), options)
 
 
+def _export(site: Site, options: argparse.Namespace) -> int:
+    sandbox, name = _words(options, 2, "export SANDBOX NAME >FILE")
+    if os.isatty(sys.stdout.fileno()):
+        raise SandlotError("the archive is not for a terminal", hint="write it to a file or a pipe")
+    archive.export(site, store.load(site, sandbox, name), sys.stdout.fileno())
+    return 0
+
+
+def _import(site: Site, options: argparse.Namespace) -> int:
+    words = [*options.name, "", ""]
+    if len(options.name) > 2 or os.isatty(sys.stdin.fileno()):
+        hint = "write sandlot snapshots import [SANDBOX [NAME]] <FILE"
+        raise SandlotError("import reads an archive from standard input", hint=hint)
+    request = SnapshotRequest(words[0], words[1], "import")
+    return _done(transport.received(site, request, sys.stdin.fileno()), options)
+
+
 def _remove(site: Site, options: argparse.Namespace) -> int:
     sandbox, *identifiers = _words(options, 0, "rm SANDBOX NAME...")
     for identifier in identifiers:
         # Checked here, as the module takes a missing one for done.
         if identifier not in store.identifiers(site, sandbox):
             store.load(site, sandbox, identifier)
-        _done(kept.carry_out(site, kept.SnapshotRequest(sandbox, identifier, "absent")), options)
+        _done(kept.carry_out(site, SnapshotRequest(sandbox, identifier, "absent")), options)
     return 0
 
 
@@ -90,7 +109,7 @@ def _words(options: argparse.Namespace, count: int, usage: str) -> List[str]:
     return words
 
 
-def _done(done: kept.Kept, options: argparse.Namespace) -> int:
+def _done(done: Kept, options: argparse.Namespace) -> int:
     output.print_actions(done.actions, options.format, changed=bool(done.actions))
     for warning in done.more.get("warnings", ()):
         output.say(warning)
@@ -116,4 +135,12 @@ def _row(entry: Snapshot) -> List[str]:
     ]
 
 
-_ACTIONS = {"list": _list, "create": _create, "restore": _restore, "clone": _clone, "rm": _remove}
+_ACTIONS = {
+    "list": _list,
+    "create": _create,
+    "restore": _restore,
+    "clone": _clone,
+    "export": _export,
+    "import": _import,
+    "rm": _remove,
+}

@@ -200,7 +200,7 @@ VERBS = (
     Verb(
         "snapshots",
         "snapshots.run",
-        "list, make, restore, clone and remove what is kept of sandboxes",
+        "list, make, restore, clone, export, import and remove what is kept of sandboxes",
         FORMAT,
         _flag("--no-volumes", text="create, restore, clone: only the layer"),
         _flag("--force", text="restore, clone: also the layer of another image"),
@@ -208,14 +208,16 @@ VERBS = (
             "action",
             text="list shows snapshots, the oldest first",
             nargs="?",
-            choices=("list", "create", "restore", "clone", "rm"),
+            choices=("list", "create", "restore", "clone", "export", "import", "rm"),
             default="list",
         ),
         Argument(
             "name",
             text="list: sandboxes, all when none is named; create and restore: a sandbox and"
             " the snapshot's name; clone: a sandbox, a snapshot if not its present state, and the"
-            " new sandbox; rm: a sandbox and names of its snapshots",
+            " new sandbox; export (to standard output): a sandbox and a snapshot; import (from"
+            " standard input): names in place of those in the archive, if any; rm: a sandbox and"
+            " names of its snapshots",
             nargs="*",
         ),
     ),

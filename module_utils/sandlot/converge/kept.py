@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Snapshots that users ask for: make, remove, restore, clone."""
+"""Snapshots that users ask for: make, remove, restore, clone, export and import."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Callable, Dict, List, Mapping, Sequence
 
 from .. import lock, sizes
@@ -20,8 +19,9 @@ from ..sandbox.record import PRESENT, Record, Records
 from ..site import Site
 from ..snapshots import create, model, store
 from ..snapshots.model import ASKED, Snapshot
-from . import cloning, restoring
+from . import cloning, restoring, transport
 from .api import run
+from .kept_model import Kept, SnapshotRequest
 from .report import Result
 from .returned import return_values
 
@@ -29,49 +29,16 @@ Json = Dict[str, Any]
 _ID_RULE = "use up to 128 ASCII letters, digits, '_', '.' and '-', first a letter or digit"
 
 
-@dataclass(frozen=True)
-class SnapshotRequest:
-    """The options of the module, or the words of the command."""
-
-    sandbox: str
-    name: str = ""
-    state: str = "create"
-    volumes: bool = True
-    force: bool = False
-    into: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    check: bool = False
-
-
-@dataclass(frozen=True)
-class Kept:
-    """The outcome: actions done or due, and facts of the snapshot that they are about."""
-
-    actions: List[str]
-    snapshot: Json | None = None
-    before: Sequence[str] = ()
-    after: Sequence[str] = ()
-    more: Mapping[str, Any] = field(default_factory=dict)
-    """Warnings and failures of a run."""
-
-    def to_json(self) -> Json:
-        return {
-            "changed": bool(self.actions),
-            "actions": self.actions,
-            "snapshot": self.snapshot,
-            "diff": {"before": _text(self.before), "after": _text(self.after)},
-            **self.more,
-        }
-
-
-def _text(identifiers: Sequence[str]) -> str:
-    return json.dumps({"snapshots": sorted(identifiers)}, indent=4) + "\n"
-
-
 def carry_out(site: Site, asked: SnapshotRequest) -> Kept:
     """Do what is asked; a check tells what that is, and touches nothing."""
-    if not model.is_id(asked.name) and (asked.name or asked.state != "clone"):
+    if not model.is_id(asked.name) and (asked.name or asked.state not in ("clone", "import")):
         raise SpecError("name", asked.name, "is no name of a snapshot", hint=_ID_RULE)
+    if not model.is_id(asked.sandbox) and (asked.sandbox or asked.state != "import"):
+        raise SpecError("sandbox", asked.sandbox, "is no name of a sandbox", hint="name one")
+    if asked.state == "import":
+        return transport.imported(site, asked)
+    if asked.state == "export":
+        return transport.exported(site, asked)
     with contextlib.nullcontext() if asked.check else lock.exclusive(site):
         if not asked.check:
             freezing.thaw_left(site)

@@ -53,15 +53,17 @@ def confined(
     destination: str,
     work: Callable[[], Outcome],
     watch: Callable[[], None] | None = None,
+    *,
+    rights: int = 0,
 ) -> list[str]:
     """Run ``work`` in a child whose root is ``destination``, with these files; its warnings.
 
-    Meanwhile, ``watch`` is called now and then.
+    Meanwhile, ``watch`` is called now and then. ``rights`` are capabilities beyond the usual.
     """
     die_with_parent = dying_with_parent()
 
     def child(report: int) -> bytes:
-        _confine({*fds, report}, destination)
+        _confine({*fds, report}, destination, _CAPABILITIES | rights)
         die_with_parent()
         return json.dumps(work()).encode()
 
@@ -81,7 +83,7 @@ def _ending(status: int) -> str:
     return f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
 
 
-def _confine(kept: set[int], destination: str) -> None:
+def _confine(kept: set[int], destination: str, capabilities: int = _CAPABILITIES) -> None:
     # Other locales look up the texts of errors in files, which would be the image's.
     locale.setlocale(locale.LC_ALL, "C")
     # No import may read a module from the image; all needed modules are imported by now.
@@ -96,7 +98,7 @@ def _confine(kept: set[int], destination: str) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS + 10))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     prctl(PR_SET_NO_NEW_PRIVS, 1)
-    set_capabilities(_CAPABILITIES, _CAPABILITIES, 0)
+    set_capabilities(capabilities, capabilities, 0)
 
 
 def _outcome(fd: int, bounds: Bounds) -> Outcome:

@@ -8,7 +8,7 @@ has known loops on crafted headers. Names are bytes here, as the kernel takes th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Iterator, Mapping, Protocol, cast
 
 from ..errors import SandlotError
@@ -27,6 +27,7 @@ BLOCK_DEVICE = "block device"
 DIRECTORY = "directory"
 FIFO = "FIFO"
 _DUMPED = b"D"
+_ATTRIBUTE = "SCHILY.xattr."
 _KINDS = {
     b"0": FILE,
     b"\0": FILE,
@@ -66,6 +67,10 @@ class Member:
     link: bytes
     # For a sparse file: the offsets and lengths of the stored parts.
     parts: tarsparse.Map | None = None
+    # Extended attributes, as GNU tar and star keep them; images drop them.
+    attributes: Mapping[str, bytes] = field(default_factory=dict, hash=False)
+    # The major and minor number of a device.
+    device: tuple[int, int] = (0, 0)
 
     @property
     def stored(self) -> int:
@@ -229,10 +234,19 @@ def _member(header: bytes, extended: Mapping[str, bytes]) -> Member:
         size=_extended_number(extended, "size", header[124:136]) if has_data else 0,
         mtime=_time(extended, header[136:148]),
         link=extended.get("linkpath") or _text(header[157:257]),
+        attributes=_attributes(extended),
+        device=(_number(header[329:337]), _number(header[337:345]))
+        if kind in (CHARACTER, BLOCK_DEVICE)
+        else (0, 0),
     )
     if member.size < 0:
         raise ArchiveError(f"{_CORRUPT}: member {member} has a negative size")
     return member
+
+
+def _attributes(extended: Mapping[str, bytes]) -> dict[str, bytes]:
+    keys = [key for key in extended if key.startswith(_ATTRIBUTE)]
+    return {key[len(_ATTRIBUTE) :]: extended[key] for key in keys}
 
 
 def _header_name(header: bytes) -> bytes:

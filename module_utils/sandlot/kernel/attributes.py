@@ -7,7 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from typing import Callable
+from typing import Callable, Dict
 
 Owner = Callable[[int], int]
 
@@ -31,29 +31,39 @@ _ACL_USER, _ACL_GROUP = 0x02, 0x08
 
 def copy_attributes(source: int, target: int, owner: Owner) -> None:
     """Copy what a program or overlayfs stored with the file, ACLs and file capabilities."""
+    for name, value in collected(source, owner).items():
+        try:
+            os.setxattr(target, name, value)
+        except OSError as error:
+            what = f"the file system can't keep {name}: {error.strerror}"
+            raise OSError(error.errno, what) from error
+
+
+def collected(source: int, owner: Owner) -> Dict[str, bytes]:
+    """The attributes of a file that go with a copy."""
     try:
         names = os.listxattr(source)
     except OSError as error:
         if error.errno == errno.EOPNOTSUPP:
-            return
+            return {}
         raise
+    values = {}
     for name in names:
         if name.startswith(_PREFIXES) or name in _ACLS or name == _CAPABILITY:
-            _copy(source, target, name, owner)
+            value = _value(source, name)
+            if value is not None:
+                values[name] = moved(name, value, owner)
+    return values
 
 
-def _copy(source: int, target: int, name: str, owner: Owner) -> None:
+def _value(source: int, name: str) -> bytes | None:
+    """The value of an attribute; None when it has been removed meanwhile."""
     try:
-        value = os.getxattr(source, name)
+        return os.getxattr(source, name)
     except OSError as error:
         if error.errno == errno.ENODATA:
-            return  # removed meanwhile
+            return None
         raise
-    try:
-        os.setxattr(target, name, moved(name, value, owner))
-    except OSError as error:
-        what = f"the file system can't keep {name}: {error.strerror}"
-        raise OSError(error.errno, what) from error
 
 
 def moved(name: str, value: bytes, owner: Owner) -> bytes:
