@@ -28,6 +28,7 @@ ORDER = (
     "test_unplugged",
     "test_deploy",
     "test_limits",
+    "test_quotas",
     "test_shortage",
     "test_reboot",
     "test_unplugged_update",

@@ -56,7 +56,12 @@ DEMO: dict[str, Any] = {
             "depends_on": ["shell"],
         },
         {"name": "worker", "command": ["sh", "-c", _WORK]},
-        {"name": "shell", "command": ["sh", "-c", _PROBE], "depends_on": ["worker"]},
+        {
+            "name": "shell",
+            "command": ["sh", "-c", _PROBE],
+            "depends_on": ["worker"],
+            "disk_size": "32m",
+        },
     ],
     "sandbox_purge": True,
 }
@@ -71,8 +76,8 @@ def demo(changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return variables
 
 
-# The limits of `worker` after they were raised, for whoever comes after that.
-RAISED = demo({"worker": {"memory": "96m", "cpus": 1}})
+# The limits of `worker` and `shell` after they were raised, for whoever comes after that.
+RAISED = demo({"worker": {"memory": "96m", "cpus": 1}, "shell": {"disk_size": "48m"}})
 
 
 def changed(output: str) -> int:
