@@ -210,7 +210,8 @@ def test_only_root(host: Deployment) -> None:
 
 
 def as_nobody(host: Deployment, verb: Verb) -> subprocess.CompletedProcess[str]:
-    words = ["a" for row in verb.arguments if row.names == ("name",)]
+    needed = [row for row in verb.arguments if row.settings.get("nargs") != "*"]
+    words = ["a" for row in needed if row.names == ("name",)]
     return subprocess.run(
         [host.paths.command, verb.name, *words, *ARGUMENTS.get(verb.name, ())],
         capture_output=True,

@@ -215,11 +215,17 @@ def _is_made(site: Site, drop: Drop) -> bool:
     return made is None or layers.exists(site.snapshot(made.sandbox, made.id).file)
 
 
-def tidy(site: Site) -> list[Operation]:
-    """End what killed runs left of snapshots."""
+def tidy(site: Site, observed: Observation) -> list[Operation]:
+    """End what killed runs left of snapshots, not for sandboxes that wait for a run to go on."""
     if not store.leftovers(site):
         return []
-    sweep, what = partial(store.sweep, site), "snapshots"
+    good = observed.records.good
+    waiting = {
+        *observed.records.broken,
+        *(name for name, record in good.items() if record.phase != PRESENT),
+        *(name for name, entry in observed.sandboxes.items() if entry.rebuild),
+    }
+    sweep, what = partial(store.sweep, site, waiting), "snapshots"
     return [Operation(what, "end what a killed run began", sweep, subject=what, silent=True)]
 
 

@@ -119,7 +119,7 @@ def plan(site: Site, request: Request, observed: Observation) -> Plan:
         situation = replace(situation, due=due)
     surplus = [entry for entry in situation.due if entry.surplus]
     others = [entry for entry in situation.due if not entry.surplus]
-    room = [*drops.tidy(site), *drops.removals(site, others)]
+    room = [*drops.tidy(site, observed), *drops.removals(site, others)]
     steps += drops.removals(site, surplus, situation.drops)
     last = _of(LAST, situation)
     hiding = hidden.hidden_files(site, situation.decisions, observed.sandboxes)

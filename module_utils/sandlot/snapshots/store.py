@@ -12,7 +12,7 @@ import contextlib
 import errno
 import os
 from dataclasses import dataclass, field
-from typing import Dict, List
+from typing import Collection, Dict, List
 
 from .. import store
 from ..errors import SandlotError, StateError
@@ -137,16 +137,16 @@ def leftovers(site: Site) -> List[str]:
     ]
 
 
-def sweep(site: Site) -> None:
-    """End what killed runs left: a layer that was moved gets its name, a removal goes on."""
+def sweep(site: Site, waiting: Collection[str]) -> None:
+    """End what killed runs left: a layer that was moved gets its name, a removal goes on.
+
+    Sandboxes that are ``waiting`` for a run to go on still need what was begun for them.
+    """
     for owner in owners(site):
         for snapshot in staged(site, owner):
             if holds_layer(site.snapshot(owner, snapshot.id).staged):
                 finish(site, snapshot)
-        for entry in files.directories(f"{site.snapshots}/{owner}"):
-            if entry.startswith(_OLD):
-                remove_tree(f"{site.snapshots}/{owner}/{entry}")
-        _forget_empty(site, owner)
+        abandon(site, owner, automatic=owner not in waiting)
 
 
 def remove(site: Site, sandbox: str, identifier: str) -> None:
