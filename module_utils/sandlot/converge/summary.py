@@ -39,7 +39,7 @@ def summary(site: Site, result: Result, address: str) -> str:
     """Describe the run in one row; others reach the host at ``address``."""
     rows = [_row(site, result, record, address) for record in result.records.values()]
     parts = [states(rows, check=result.check), *_others(site, result), changes(result)]
-    return "; ".join([*parts, *_kept(result)])
+    return "; ".join([*parts, *kept(result)])
 
 
 def _others(site: Site, result: Result) -> List[str]:
@@ -48,22 +48,23 @@ def _others(site: Site, result: Result) -> List[str]:
     return [f"{number} other{'s' if number > 1 else ''} left alone"] if number else []
 
 
-def _kept(result: Result) -> List[str]:
+def kept(result: Result) -> List[str]:
     """The layers that the run set aside, and the way back to them."""
-    kept = {
+    aside = {
         name: facts["set_aside"] for name, facts in result.sandboxes.items() if "set_aside" in facts
     }
-    if not kept:
+    if not aside:
         return []
     if result.check:
-        return [f"what {_listed(sorted(kept))} wrote would be kept as {_number(kept)}"]
-    name, entry = sorted(kept.items())[0]
-    command = f"sudo sandlot snapshots restore {name} {entry['id']}"
-    return [f"what {_listed(sorted(kept))} wrote is kept as {_number(kept)}: {command}"]
+        return [f"what {_listed(sorted(aside))} wrote would be kept as {_number(aside)}"]
+    name, entry = sorted(aside.items())[0]
+    again = f"deploy {name} again and call " if name not in result.records else ""
+    way = f"to get it back, {again}sudo sandlot snapshots restore {name} {entry['id']}"
+    return [f"what {_listed(sorted(aside))} wrote is kept as {_number(aside)}; {way}"]
 
 
-def _number(kept: Sized) -> str:
-    return "a snapshot" if len(kept) == 1 else f"{len(kept)} snapshots"
+def _number(aside: Sized) -> str:
+    return "a snapshot" if len(aside) == 1 else f"{len(aside)} snapshots"
 
 
 def _row(site: Site, result: Result, record: Record, address: str) -> Row:

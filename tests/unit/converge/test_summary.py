@@ -74,6 +74,26 @@ IMAGE = {"name": "busybox", "verb": "made", "size": 1984308, "seconds": 0.4}
 
 
 @pytest.mark.parametrize(
+    ("names", "check", "text"),
+    [
+        ("web", False, "what web wrote is kept as a snapshot; to get it back, {}"),
+        (
+            "gone",
+            False,
+            "what gone wrote is kept as a snapshot; to get it back, deploy gone again ",
+        ),
+        ("web gone", False, "what gone, web wrote is kept as 2 snapshots; to get it back, deploy "),
+        ("web", True, "what web wrote would be kept as a snapshot"),
+    ],
+)
+def test_what_is_set_aside(names: str, check: bool, text: str) -> None:
+    aside = {name: {"set_aside": {"id": "20261129T134500Z"}} for name in names.split()}
+    done = result(sandboxes={"web": {}, **aside}, records=records("web"), check=check)
+    command = "sudo sandlot snapshots restore web 20261129T134500Z"
+    assert "".join(summary.kept(done)).startswith(text.format(command))
+
+
+@pytest.mark.parametrize(
     ("fields", "text"),
     [
         ({"changed": False}, "nothing changed"),
