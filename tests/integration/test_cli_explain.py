@@ -67,7 +67,8 @@ def mounts(pid: int) -> list[list[str]]:
     found = []
     for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
-        path, options = before.split()[4:6]
+        # Before util-linux 2.39 the script has a copy in place of an id-mapped mount.
+        path, options = before.replace(",idmapped", "").split()[4:6]
         found.append([path, options, "" if path.startswith("/etc/") else after.split()[0]])
     return sorted(found)
 
@@ -151,7 +152,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "read_only": True,
         "no_new_privileges": False,
         "tmpfs": ["/scratch/deep:size=1m,mode=700"],
-        "volumes": ["/usr/share:/data/share:ro", "/etc/hosts:/data/file:ro"],
+        "volumes": ["data:/data:noexec", "/usr/share:/data/share:ro", "/etc/hosts:/data/file:ro"],
         "mounts": [
             {"type": "tmpfs", "target": "/data/memory", "tmpfs_size": "1m"},
             {"type": "bind", "source": "/usr/lib", "target": "/lib/x", "propagation": "rslave"},

@@ -23,7 +23,7 @@ from sandlot.spec import confinement
 
 SLEEP = ["sleep", "1000000"]
 # An unsafe look-up is fooled within a few, as each race's control shows first.
-STARTS = int(os.environ.get("SANDLOT_RACES", "8"))
+STARTS = int(os.environ.get("SANDLOT_RACES", "5"))
 _EXCHANGE = 2
 SECRET = "secret of the host"
 
@@ -131,7 +131,7 @@ def test_a_source_is_exchanged_for_a_link(
         attempts(box, check)
 
 
-@pytest.mark.parametrize("to", ["/etc", "/proc", "../../.."])
+@pytest.mark.parametrize("to", ["/etc", "/proc"])
 def test_a_target_is_exchanged_for_a_link(
     sandbox_host: Host, shared: Path, canary: Path, to: str
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from archives import folder
-from converge_fixtures import Deployment, free_port, needs_root
+from converge_fixtures import Deployment, free_port, needs_root, sandbox
 from published_images import PATH, Published, healthy, logged, sandlot, says, script, shell
 
 pytestmark = needs_root
@@ -120,6 +120,13 @@ def test_postgresql(host: Deployment, published: Published) -> None:
     assert shell(host, query.format("SELECT sum(n) FROM t")) == "500500\n"
     who = shell(host, "whoami; stat -c %U:%a $PGDATA", "-u", "postgres")
     assert who == "postgres\npostgres:700\n"
+    # Nothing but the volume, and files in memory, is written to.
+    options = {"published_ports": [f"{port}:5432"], "env": given, "read_only": True}
+    host.converged(sandbox("web", image="postgres", command=[], **options))
+    shell(host, "until pg_isready -h 127.0.0.1; do sleep 0.1; done")
+    shell(host, query.format("INSERT INTO t VALUES (1)"))
+    assert shell(host, query.format("SELECT sum(n) FROM t")) == "500501\n"
+    assert "Read-only" in shell(host, "touch /var/lib/x 2>&1 || true")
 
 
 def test_mariadb(host: Deployment, published: Published) -> None:
