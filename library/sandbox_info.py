@@ -29,6 +29,12 @@ options:
     type: list
     elements: str
     aliases: [name]
+  sizes:
+    description:
+      - Whether to look at the files of sandboxes and volumes, and return their sizes. That
+        may take half a second for each of them.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -168,6 +174,14 @@ sandboxes:
       type: list
       elements: str
       returned: success
+    volumes:
+      description: The volumes that it has, by target, those for a VOLUME of its image too.
+      type: dict
+      returned: success
+    layer_size:
+      description: Bytes that it wrote to its layer, at least.
+      type: int
+      returned: with O(sizes)
     labels:
       description: Its labels.
       type: dict
@@ -176,6 +190,25 @@ sandboxes:
       description: Its normalised spec; digests stand for the values of C(env).
       type: dict
       returned: success
+volumes:
+  description: All volumes of the host in the order of their names.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name: {description: Name of the volume., type: str}
+    size: {description: The most that it may hold in bytes. V(null) without a limit., type: int}
+    labels: {description: Its labels., type: dict}
+    created: {description: When it was made in seconds since 1970., type: float}
+    path: {description: Its files on the host., type: str}
+    used_by: {description: The sandboxes that use it., type: list, elements: str}
+    sandbox: {description: 'The sandbox for which it was made, of a VOLUME of an image.', type: str}
+    target: {description: 'The path of that VOLUME.', type: str}
+    used: {description: 'Bytes that it holds, with O(sizes).', type: int}
+    more: {description: 'Whether it holds more files than were counted, with O(sizes).', type: bool}
+    enforced_by:
+      description: How the size is enforced, V(project) (quota) or V(file), with O(sizes).
+      type: str
 """
 
 from ansible.module_utils.basic import AnsibleModule, _load_params
@@ -183,11 +216,21 @@ from ansible.module_utils.basic import AnsibleModule, _load_params
 from ..module_utils.sandlot import converge, shell
 from ..module_utils.sandlot.site import Site
 
-ARGUMENTS = {"names": {"type": "list", "elements": "str", "aliases": ["name"]}}
+ARGUMENTS = {
+    "names": {"type": "list", "elements": "str", "aliases": ["name"]},
+    "sizes": {"type": "bool", "default": False},
+}
 
 
 def action(module: shell.Module, site: Site) -> shell.Json:
-    return {"changed": False, "sandboxes": converge.info(site, module.params["names"])}
+    measured = module.params["sizes"]
+    sizes = converge.layer_sizes(site) if measured else {}
+    known = converge.info(site, module.params["names"])
+    return {
+        "changed": False,
+        "sandboxes": [{**entry, **sizes.get(entry["name"], {})} for entry in known],
+        "volumes": converge.volumes_info(site, measured=measured),
+    }
 
 
 def main() -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from dataclasses import replace
@@ -15,9 +16,11 @@ from converge_fixtures import Deployment, needs_root, sandbox
 from sandlot import converge, volumes
 from sandlot.converge import Result
 from sandlot.errors import SpecError
+from sandlot.host import install
 from sandlot.kernel import mountinfo
 from sandlot.site import Site
 from sandlot.spec import normalise_all
+from sandlot.volumes import closing
 
 pytestmark = needs_root
 Json = dict[str, Any]
@@ -74,12 +77,16 @@ def test_unlisted_volumes_stay_unless_they_are_purged(host: Deployment) -> None:
     assert foreseen(host, [], purge_volumes=True).actions == ["volume kept: remove"]
 
 
-def run_inside(host: Deployment, name: str, script: str) -> str:
-    command = [host.paths.command, "exec", name, "--", "sh", "-c", script]
+def command(host: Deployment, *words: str) -> str:
     environment = {**os.environ, "SANDLOT_ROOT": host.paths.root}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=30)
+    argv = [host.paths.command, *words]
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment, timeout=30)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def run_inside(host: Deployment, name: str, script: str) -> str:
+    return command(host, "exec", name, "--", "sh", "-c", script)
 
 
 def test_a_volume_outlives_the_sandboxes_that_share_it(host: Deployment) -> None:
@@ -135,3 +142,39 @@ def test_a_copy_that_was_killed_is_made_again(host: Deployment) -> None:
     (data(host.paths, "data") / "half").write_text("")
     foreseen(host, None, {**plain, "volumes": ["data:/db"]})
     assert sorted(os.listdir(data(host.paths, "data"))) == ["row"]
+
+
+def test_a_host_without_sandlot_keeps_its_volumes(own_host: Deployment) -> None:
+    """A removal of the runtime says so, and a later deploy finds them."""
+    spec = sandbox("web", volumes=["data:/data"])
+    foreseen(own_host, [{"name": "sized", "size": "16m"}], spec)
+    run_inside(own_host, "web", "echo 1 >/data/row")
+    listed = json.loads(command(own_host, "volumes", "--format", "json"))
+    assert [(entry["name"], entry["used_by"]) for entry in listed] == [
+        *(("data", ["web"]), ("sized", [])),
+    ]
+    assert listed[0]["used"] == 4096 and listed[1]["size"] == 16 << 20
+    assert command(own_host, "volumes").splitlines()[1].split()[:4] == ["data", "-", "4.0K", "web"]
+    call(own_host, None, purge=True)
+    foreseen_removal = install.absent(own_host.paths, check=True)
+    done = install.absent(own_host.paths, check=False)
+    assert done.actions == foreseen_removal.actions
+    assert done.actions[-1].endswith("but keep the volumes data, sized")
+    assert mountinfo.within(own_host.paths.volumes) == []
+    assert set(os.listdir(own_host.paths.state)) - {"projects.json"} == {"volumes"}
+    assert install.absent(own_host.paths, check=False).actions == []
+    own_host.set_up()
+    foreseen(own_host, None, spec)
+    assert run_inside(own_host, "web", "cat /data/row") == "1"
+    foreseen(own_host, [{"name": "sized", "state": "absent", "force": True}], spec)
+
+
+def test_a_boot_finds_volumes_as_they_were(host: Deployment) -> None:
+    host.converged(sandbox("web", volumes=["data:/data"]))
+    run_inside(host, "web", "echo 1 >/data/row")
+    host.reboot()
+    closing.release(host.paths)
+    assert not converge.up(host.paths).failed
+    assert run_inside(host, "web", "cat /data/row") == "1"
+    assert closing.is_closed(host.paths)
+    assert host.run(sandbox("web", volumes=["data:/data"])).actions == []

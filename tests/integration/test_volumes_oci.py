@@ -19,7 +19,7 @@ from sandlot.sandbox import mounts, record
 
 pytestmark = needs_root
 SLEEP = ["busybox", "sleep", "1000000"]
-WEB = {"name": "web", "image": "app"}
+WEB = {"name": "web", "image": "app", "fail_on_crash": 0.3}
 TARGET = "/var/lib/db"
 Json = dict[str, Any]
 Make = Callable[..., None]

@@ -138,7 +138,8 @@ def tasks(path: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("path", PLAYBOOKS, ids=lambda path: path.stem)
 def test_a_play_has_nothing_to_skip_and_ends_with_what_runs(path: Path) -> None:
     listed = tasks(path)
-    assert len(listed) <= 3
+    # A teardown says beforehand what it removes.
+    assert len(listed) <= (5 if path.stem == "teardown_sandbox" else 3)
     for task in listed:
         assert not {"when", "loop", "block", "ignore_errors"}.intersection(task)
         assert not [key for key in task if "include" in key]

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         service,
         snapshots,
         trace,
+        volumes,
     )
 
 FAILURE = 1

@@ -221,6 +221,7 @@ VERBS = (
             nargs="*",
         ),
     ),
+    Verb("volumes", "volumes.run", "list volumes with what they hold and who uses them", FORMAT),
     Verb(
         "repair",
         "lifecycle.repair",

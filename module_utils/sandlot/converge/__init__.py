@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from ..sandbox.crash import WATCH
 from .api import converge, request, setup_runner
+from .holdings import layer_sizes, volumes_info
 from .kinds import argument_spec, normalised
 from .report import Result, info
 from .resolve import Request
@@ -23,6 +24,7 @@ __all__ = [
     "converge",
     "down",
     "info",
+    "layer_sizes",
     "lifecycle",
     "normalised",
     "refresh",
@@ -33,4 +35,5 @@ __all__ = [
     "setup_runner",
     "start_held",
     "up",
+    "volumes_info",
 ]

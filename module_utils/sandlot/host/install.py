@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Callable
 
-from .. import MINIMUM_PYTHON, cgroups, idmap, lock, network, sizes, store
+from .. import MINIMUM_PYTHON, cgroups, idmap, lock, network, sizes, store, volumes
 from ..errors import HostError, SandlotError
-from ..kernel import program
-from ..kernel.trees import remove_tree
+from ..kernel import files, program
+from ..kernel.trees import remove_entry, remove_tree
 from ..launcher.client import Launcher
 from ..launcher.command import interpreter
 from ..oserrors import explained
@@ -186,11 +186,38 @@ def _absent(site: Site) -> list[Operation]:
     launcher = Launcher(site)
     if launcher.exists():
         operations.append(Operation("runtime", "end the launcher", launcher.quit))
-    return operations + [
+    operations += [
         Operation("runtime", f"remove {path}", partial(_remove, site, path))
-        for path in (site.run, *sudo.links(site), site.command, site.lib, site.state)
+        for path in (site.run, *sudo.links(site), site.command, site.lib)
         if os.path.lexists(path)
     ]
+    return operations + _state_removal(site, others=bool(operations))
+
+
+def _state_removal(site: Site, *, others: bool) -> list[Operation]:
+    """The removal of the state, but volumes: only their names take these away."""
+    kept = volumes.names(site)
+    # A run before this one may have taken the lock.
+    aside = {*_kept(site), os.path.basename(site.lock)} if kept else set()
+    left = set(files.names(site.state)) - aside
+    if not os.path.lexists(site.state) or not (left or others):
+        return []
+    stay = f", but keep the volumes {', '.join(kept)}" if kept else ""
+    return [Operation("runtime", f"remove {site.state}{stay}", partial(_remove_state, site))]
+
+
+def _kept(site: Site) -> set[str]:
+    """The needs of volumes: their directory, and the numbers of their quotas."""
+    return {os.path.basename(path) for path in (site.volumes, site.projects)}
+
+
+def _remove_state(site: Site) -> None:
+    volumes.release(site)
+    if not volumes.names(site):
+        _remove(site, site.state)
+        return
+    for entry in set(files.names(site.state)) - _kept(site):
+        remove_entry(f"{site.state}/{entry}")
 
 
 def _remove(site: Site, path: str) -> None:

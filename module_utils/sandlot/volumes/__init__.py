@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+from .closing import release
 from .declare import argument_spec, normalise, normalise_one
-from .facts import all_facts, shown
+from .facts import all_facts, facts, shown
 from .model import Volume, VolumeSpec, image_volume
 from .planning import Desired, Plan, Users, holds_data, plan
-from .records import Volumes, load, load_all, now, save
+from .records import Volumes, load, load_all, names, now, place, save
 
 __all__ = [
     "Plan",
@@ -18,6 +19,8 @@ __all__ = [
     "Volumes",
     "Desired",
     "all_facts",
+    "facts",
+    "place",
     "argument_spec",
     "holds_data",
     "image_volume",
@@ -25,8 +28,10 @@ __all__ = [
     "load_all",
     "normalise",
     "normalise_one",
+    "names",
     "now",
     "plan",
+    "release",
     "save",
     "shown",
 ]

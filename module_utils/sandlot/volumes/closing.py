@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 
+from .. import sizes
 from ..kernel import mountinfo, mounts
 from ..kernel.mounts import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MS_PRIVATE
 from ..site import Site
-from .records import remove_empty
+from .records import names, place, remove_empty
 
 _FLAGS = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
 _OPTIONS = frozenset({"nosuid", "nodev"})
@@ -42,6 +43,13 @@ def close(site: Site) -> None:
         os.close(mount)
     # Shared with other namespaces of the host, each one would have to be told when it goes.
     mounts.mount("none", site.volumes, flags=MS_PRIVATE)
+
+
+def release(site: Site) -> None:
+    """Unmount all volumes, and the mount that closes them."""
+    for name in names(site):
+        sizes.unmount(place(site, name))
+    reopen(site)
 
 
 def reopen(site: Site) -> None:

@@ -51,11 +51,14 @@ def load(site: Site, name: str) -> Volume | None:
     return volume
 
 
+def names(site: Site) -> List[str]:
+    """The volumes of a host, whatever their records say."""
+    return [name for name in files.directories(site.volumes) if not name.startswith(".")]
+
+
 def load_all(site: Site) -> Volumes:
     volumes = Volumes()
-    for name in files.directories(site.volumes):
-        if name.startswith("."):
-            continue
+    for name in names(site):
         try:
             volume = load(site, name)
         except StateError as error:
@@ -113,8 +116,8 @@ def remove_empty(site: Site) -> None:
 
 def leftovers(site: Site) -> List[str]:
     """Directories that a killed run left half made or half removed."""
-    names = files.directories(site.volumes)
-    return [f"{site.volumes}/{name}" for name in names if name.startswith((_NEW, _GONE))]
+    every = files.directories(site.volumes)
+    return [f"{site.volumes}/{name}" for name in every if name.startswith((_NEW, _GONE))]
 
 
 def now() -> float:
