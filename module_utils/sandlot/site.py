@@ -84,6 +84,11 @@ class Site:
     def volumes(self) -> str:
         return f"{self.state}/volumes"
 
+    @property
+    def volumes_mark(self) -> str:
+        """A file that is there as long as volumes are: earlier versions refuse its schema."""
+        return f"{self.state}/volumes.json"
+
     def volume(self, name: str) -> VolumePaths:
         return VolumePaths(self, name)
 

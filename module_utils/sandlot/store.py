@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     Json = Dict[str, Any]
 
 SCHEMA = 1
+# Of files about volumes for images, which a version without them must not read: it would start
+# sandboxes without their data, and remove volumes with all else.
+NEWEST = 2
 # State files are much smaller; a larger file is refused.
 MAX_SIZE = 1 << 26
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -53,9 +56,9 @@ def read(path: str, *, hint: str = "") -> Json | None:
         raise StateError(problem, hint=hint or _remedy(path)) from error
     if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
         raise StateError(f"{path} is not a sandlot state file", hint=hint or _remedy(path))
-    if data["schema"] > SCHEMA:
+    if data["schema"] > NEWEST:
         raise StateError(
-            f"{path} has schema {data['schema']}, this sandlot knows {SCHEMA}",
+            f"{path} has schema {data['schema']}, this sandlot knows {NEWEST}",
             hint="upgrade sandlot on this host to the version that wrote it",
         )
     return data

@@ -52,7 +52,7 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 @pytest.fixture(scope="module")
 def newer(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     """It keeps its state in another schema."""
-    changes = {"store.py": ("SCHEMA = 1\n", "SCHEMA = 2\n")}
+    changes = {"store.py": ("SCHEMA = 1\n", "SCHEMA = 3\n")}
     return Engine(tmp_path_factory.mktemp("newer"), "9.9.9", changes)
 
 
@@ -220,7 +220,7 @@ def refused(host: Deployment, engine: Engine) -> None:
     before, state = processes(host), without_logs(host)
     for check in (True, False):
         error = engine.present(host.paths.root, check=check)["error"]
-        assert "sandboxes/" in error and "has schema 2" in error and "knows 1" in error
+        assert "sandboxes/" in error and "has schema 3" in error and "knows 2" in error
         assert "go on with the installed version" in error
     assert without_logs(host) == state
     assert processes(host) == before

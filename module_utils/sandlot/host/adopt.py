@@ -17,7 +17,10 @@ from ..spec.options import STORED
 from ..spec.table import networks
 
 # Files below the state and runtime directories: networks, images, records, notes of all kinds.
-_STATE = ("*.json", "sandboxes/*/*.json", "images/*.json", "images/trees/*/about.json")
+_STATE = (
+    *("*.json", "sandboxes/*/*.json", "images/*.json", "images/trees/*/about.json"),
+    "volumes/*/volume.json",
+)
 _RUN = (".*.json", "*/*.json")
 _HINT = (
     "go on with the installed version, or install one that knows it; to go back all the same, "
@@ -30,8 +33,8 @@ def check(site: Site) -> None:
     places = [f"{glob.escape(site.state)}/{pattern}" for pattern in _STATE]
     places += [f"{glob.escape(site.run)}/{pattern}" for pattern in _RUN]
     for path in (path for place in places for path in sorted(glob.glob(place))):
-        if _schema(path) > store.SCHEMA:
-            known = f"version {__version__}, which was to be installed, knows {store.SCHEMA}"
+        if _schema(path) > store.NEWEST:
+            known = f"version {__version__}, which was to be installed, knows {store.NEWEST}"
             raise StateError(f"{path} has schema {_schema(path)}, {known}", hint=_HINT)
     for path in glob.glob(f"{glob.escape(site.sandboxes)}/*/record.json"):
         _check_options(path, "the sandbox", _data(path).get("spec"), STORED)

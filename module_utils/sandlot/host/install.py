@@ -207,8 +207,9 @@ def _state_removal(site: Site, *, others: bool) -> list[Operation]:
 
 
 def _kept(site: Site) -> set[str]:
-    """The needs of volumes: their directory, and the numbers of their quotas."""
-    return {os.path.basename(path) for path in (site.volumes, site.projects)}
+    """The needs of volumes: their directory and its mark, and the numbers of their quotas."""
+    paths = (site.volumes, site.volumes_mark, site.projects)
+    return {os.path.basename(path) for path in paths}
 
 
 def _remove_state(site: Site) -> None:

@@ -65,7 +65,8 @@ class Record:
 
     def to_json(self) -> Json:
         spec = stored.to_json(self.spec)
-        own = {"volumes": dict(self.volumes)} if self.volumes else {}
+        newer = {"schema": store.NEWEST, "volumes": dict(self.volumes)}
+        own = newer if self.volumes else {}
         return {
             **own,
             "name": self.name,

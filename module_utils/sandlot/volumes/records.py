@@ -77,6 +77,7 @@ def make(site: Site, volume: Volume) -> None:
     """Make an empty volume; nothing is there until all of it is."""
     fresh = f"{site.volumes}/{_NEW}{volume.name}"
     os.makedirs(site.volumes, mode=0o700, exist_ok=True)
+    store.write(site.volumes_mark, {"schema": store.NEWEST})
     remove_tree(fresh)
     os.mkdir(fresh, 0o700)
     data = f"{fresh}/{os.path.basename(site.volume(volume.name).data)}"
@@ -112,6 +113,9 @@ def remove_empty(site: Site) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EBUSY, errno.ENOENT):
             raise
+        if error.errno != errno.ENOENT:
+            return
+    store.remove(site.volumes_mark)
 
 
 def leftovers(site: Site) -> List[str]:

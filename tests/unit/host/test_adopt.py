@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def test_nothing_there(tmp_path: Path) -> None:
         "var/lib/sandlot/networks.json",
         "var/lib/sandlot/images/x.json",
         "var/lib/sandlot/images/trees/y/about.json",
+        "var/lib/sandlot/volumes/data/volume.json",
         "run/sandlot/.rules.json",
         "run/sandlot/a/namespaces.json",
     ],
@@ -49,9 +51,16 @@ def test_nothing_there(tmp_path: Path) -> None:
 def test_a_newer_schema(tmp_path: Path, path: str) -> None:
     written(tmp_path, path, {"schema": 1})
     adopt.check(Site(str(tmp_path)))
-    written(tmp_path, path, {"schema": 2})
-    with pytest.raises(StateError, match="has schema 2, version .* knows 1; go on with"):
+    written(tmp_path, path, {"schema": 3})
+    with pytest.raises(StateError, match="has schema 3, version .* knows 2; go on with"):
         adopt.check(Site(str(tmp_path)))
+
+
+def test_versions_without_volumes_refuse_records_with_them() -> None:
+    """They would start the sandbox without its data."""
+    plain = entry()
+    assert "schema" not in plain.to_json()
+    assert replace(plain, volumes={"/data": "a.data"}).to_json()["schema"] > 1
 
 
 def test_options_that_are_not_known(tmp_path: Path) -> None:
