@@ -138,3 +138,26 @@ def test_programs_read_their_own_limits(guest: Guest, deployed: str) -> None:
     assert {"cpu", "memory", "pids"} <= set(shown)
     findings = guest.json("sandlot doctor --format json || true")
     assert [each["status"] for each in findings if each["name"] == "cgroups inside"] == ["ok"]
+
+
+# A device of every sandbox, with and without a rule that leaves it out.
+_DEVICES = """
+import subprocess, sys
+sys.path.insert(0, "/usr/local/lib/sandlot")
+from sandlot.kernel import device_rules
+group = device_rules.place([sys.argv[1]])
+def opens():
+    command = ["sandlot", "exec", "shell", "--", "head", "-c", "1", "/dev/zero"]
+    return subprocess.run(command, capture_output=True).returncode == 0
+some = [rule for rule in device_rules.USUAL if (rule.major, rule.minor) != (1, 5)]
+results = [opens()]
+device_rules.allow_only(group, some)
+results += [opens(), device_rules.are_in_force(group, some)]
+device_rules.allow_everything(group)
+print(*results, opens(), device_rules.are_any(group))
+"""
+
+
+def test_a_program_of_the_cgroup_decides_about_devices(guest: Guest, deployed: str) -> None:
+    answer = guest.root(f"python3 -c {shlex.quote(_DEVICES)} {CGROUP}/shell").split()
+    assert answer == ["True", "False", "True", "True", "False"]
