@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Dict, List, Mapping, Tuple
 
 from ..sandbox.hidden_files import Comparison, Hidden, Trees
@@ -44,7 +45,11 @@ def _mounted(record: Record) -> List[str]:
 
 
 def _trees(record: Record) -> Trees:
-    return Trees(record.image.layers, record.ids.start if is_shifted(record.image) else 0)
+    """The trees as they were built; a copy with moved owners may not be there yet."""
+    layers = record.image.layers
+    if is_shifted(record.image):
+        layers = tuple(f"{os.path.dirname(path)}/root" for path in layers)
+    return Trees(layers)
 
 
 def facts(hidden: Hidden) -> Dict[str, Any]:

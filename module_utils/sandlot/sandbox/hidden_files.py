@@ -60,10 +60,9 @@ class Hidden:
 
 @dataclass(frozen=True)
 class Trees:
-    """The trees of an image, the topmost first; ``first`` is the id on disk of root inside."""
+    """The trees of an image, the topmost first, with the owners that files have inside."""
 
     paths: Tuple[str, ...]
-    first: int = 0
 
     def are_there(self) -> bool:
         return bool(self.paths) and all(os.path.isdir(path) for path in self.paths)
@@ -71,12 +70,15 @@ class Trees:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A file of one directory; ``merged`` numbers the trees that a directory consists of."""
+    """A file of one directory; ``first`` is the id on disk of root inside.
+
+    ``merged`` numbers the trees that a directory consists of.
+    """
 
     directory: int
     name: str
     status: os.stat_result
-    first: int
+    first: int = 0
     merged: Tuple[int, ...] = ()
 
     @property
@@ -157,8 +159,7 @@ class _Search:
                 mine = None if layer is None else self._own(layer, name)
                 if mine is None and not here.covered:
                     continue
-                before = self._merged(old, name, self._old.first)
-                after = self._merged(new, name, self._new.first)
+                before, after = self._merged(old, name), self._merged(new, name)
                 if self._differs(path, before, after) and self._differs("", mine, after):
                     self._found.add(path)
                 below += self._below(path, mine, before, after, covered=here.covered)
@@ -195,7 +196,7 @@ class _Search:
         status = _status(layer, name)
         return None if status is None else _Entry(layer, name, status, self._first)
 
-    def _merged(self, directories: Dict[int, int], name: str, first: int) -> _Entry | None:
+    def _merged(self, directories: Dict[int, int], name: str) -> _Entry | None:
         """The entry as overlayfs joins the trees of an image."""
         uppermost: _Entry | None = None
         merged: List[int] = []
@@ -203,7 +204,7 @@ class _Search:
             status = _status(fd, name)
             if status is None:
                 continue
-            entry = _Entry(fd, name, status, first)
+            entry = _Entry(fd, name, status)
             if _is_whiteout(status) or (uppermost and not entry.is_directory):
                 break
             uppermost = uppermost or entry
@@ -213,7 +214,7 @@ class _Search:
             if self._mark(entry, _OPAQUE) == b"y":
                 break
         return uppermost and _Entry(
-            uppermost.directory, name, uppermost.status, first, tuple(merged)
+            uppermost.directory, name, uppermost.status, merged=tuple(merged)
         )
 
     def _below(
