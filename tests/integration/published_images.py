@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import isolation
+import session_trees
 from archives import entry, folder, link, pack
 from converge_fixtures import Deployment, eventually
 from debian_mirror import mirror
@@ -41,6 +42,8 @@ LEFT_OUT = frozenset(
 )
 _FIELD = re.compile(r"^([A-Z][A-Za-z-]+): (.*)$", re.MULTILINE)
 _DOCUMENTS = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info")
+# For the compiler of queries.
+_BITCODE = "usr/lib/postgresql/15/lib/bitcode"
 _MERGED = ("bin", "sbin", "lib", "lib64")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -48,8 +51,10 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class Archive:
     """Packages of Debian, with all that they depend on, by apt with a state of its own."""
 
-    def __init__(self, directory: Path, packages: Sequence[str]) -> None:
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._files: dict[str, Path] = {}
+        self._fields: dict[str, dict[str, str]] = {}
         for name in ("lists/partial", "archives/partial"):
             (directory / name).mkdir(parents=True)
         (directory / "status").touch()
@@ -64,9 +69,13 @@ class Archive:
         )
         with isolation.outside():
             self._apt("apt-get", "-qq", "update")
+
+    def fetch(self, packages: Sequence[str]) -> None:
+        with isolation.outside():
             self._apt("apt-get", "-qqy", "install", "--download-only", *BASE, *packages)
-        found = (directory / "archives").glob("*.deb")
+        found = (self._directory / "archives").glob("*.deb")
         self._files = {path.name.partition("_")[0]: path for path in found}
+        self._fields = self._described()
 
     def _apt(self, *words: str) -> str:
         environment = {**os.environ, "APT_CONFIG": str(self._directory / "apt.conf")}
@@ -74,8 +83,7 @@ class Archive:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    @functools.cached_property
-    def _fields(self) -> dict[str, dict[str, str]]:
+    def _described(self) -> dict[str, dict[str, str]]:
         """What the index says of each package that is here."""
         shown = self._apt("apt-cache", "show", "--no-all-versions", *self._files)
         rows = [dict(_FIELD.findall(paragraph)) for paragraph in shown.split("\n\n")]
@@ -103,14 +111,17 @@ class Archive:
         return sorted(found)
 
     @functools.cached_property
+    def _base(self) -> list[str]:
+        return self._needed(BASE)
+
+    @functools.cached_property
     def base(self) -> bytes:
         """The lower layer of all images."""
-        return self._layer(self._needed(BASE), *(link(name, f"usr/{name}") for name in _MERGED))
+        return self._layer(self._base, *(link(name, f"usr/{name}") for name in _MERGED))
 
     def layer(self, *packages: str) -> bytes:
         """What these packages add to the base."""
-        present = set(self._needed(BASE))
-        return self._layer([name for name in self._needed(packages) if name not in present])
+        return self._layer([name for name in self._needed(packages) if name not in self._base])
 
     def _layer(self, names: Sequence[str], *first: tuple[tarfile.TarInfo, bytes]) -> bytes:
         buffer = io.BytesIO()
@@ -123,13 +134,21 @@ class Archive:
         return buffer.getvalue()
 
 
+@functools.cache
+def _archive() -> Archive:
+    """The archive of this process, which lasts as long as the trees that its tests share."""
+    return Archive(session_trees.directory("packages"))
+
+
 class Published:
     """A layout of images, and sandboxes of them with no option but name, image, ports and env."""
 
     def __init__(self, directory: Path, packages: Sequence[str]) -> None:
         self._directory = directory
-        self._archive = Archive(directory / "archive", packages)
+        self._archive = _archive()
+        self._archive.fetch(packages)
         self._layout = Layout(directory / "layout")
+        self._layers: dict[tuple[str, ...], bytes] = {}
 
     def image(
         self,
@@ -140,7 +159,10 @@ class Published:
         **settings: Any,
     ) -> None:
         """``users`` has the ids and homes of what a Dockerfile's useradd makes."""
-        layers = [self._archive.base, self._archive.layer(*packages)]
+        names = tuple(packages)
+        if names not in self._layers:
+            self._layers[names] = self._archive.layer(*names)
+        layers = [self._archive.base, self._layers[names]]
         last = pack(*accounts(users or {}), *files)
         settings = {"Env": [f"PATH={PATH}"], **settings}
         self._layout.image(name, [*layers, last], settings, compress=bytes, kind=LAYER)
@@ -149,9 +171,13 @@ class Published:
         """Hundreds of megabytes, which pytest would keep."""
         shutil.rmtree(self._directory)
 
+    def source(self, name: str, tag: str = "") -> dict[str, Any]:
+        """The image's entry among the images of a host."""
+        reference = f"oci:{self._layout.path}:{tag or name}"
+        return {"name": name, "source": "oci", "reference": reference}
+
     def start(self, host: Deployment, image: str, **options: Any) -> None:
-        reference = f"oci:{self._layout.path}:{image}"
-        prepare(host, {"name": image, "source": "oci", "reference": reference})
+        prepare(host, self.source(image))
         host.converged({"name": "web", "image": image, **options})
 
 
@@ -248,7 +274,7 @@ def _add(archive: tarfile.TarFile, package: Path, seen: set[str]) -> None:
         with tarfile.open(fileobj=process.stdout, mode="r|") as source:
             for member in source:
                 name = member.name.removeprefix("./")
-                if name in (".", *_MERGED) or name.startswith(_DOCUMENTS):
+                if name in (".", *_MERGED) or name.startswith((*_DOCUMENTS, _BITCODE)):
                     continue
                 if member.isdir() and name in seen:
                     continue

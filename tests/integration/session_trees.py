@@ -72,6 +72,13 @@ def _top() -> Path:
     return _top_directory[0]
 
 
+def directory(name: str) -> Path:
+    """An empty directory that goes with the trees."""
+    made = _top() / name
+    made.mkdir()
+    return made
+
+
 _top_directory: list[Path] = []
 
 
