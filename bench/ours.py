@@ -41,7 +41,7 @@ class Memory:
 class Ours:
     """One moved root and the plays that run on it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, subnet: str = SUBNET) -> None:
         self.root = directory / "host"
         self.root.mkdir()
         self.paths = Site(str(self.root))
@@ -49,7 +49,7 @@ class Ours:
         variables = {
             "sandbox_environment": {"SANDLOT_ROOT": str(self.root)},
             "sandbox_images": [{"name": "busybox", "source": "busybox"}],
-            "sandbox_networks": [{"name": "default", "ipv4_subnet": SUBNET}],
+            "sandbox_networks": [{"name": "default", "ipv4_subnet": subnet}],
             "sandbox_defaults": {"image": "busybox"},
         }
         inventory = directory / "ours.json"

@@ -18,12 +18,14 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Dict, Sequence
+from typing import Any, Callable, Dict, Sequence
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "module_utils"), str(HERE.parent / "tests")]
 
+import databases  # noqa: E402
 import imagery  # noqa: E402
+import keeping  # noqa: E402
 import measure  # noqa: E402
 import noisy  # noqa: E402
 import verdicts  # noqa: E402
@@ -75,9 +77,11 @@ def measure_all(sizes: Sizes, *, with_peer: bool) -> tuple[Result, list[str]]:
         peer, reason = _peer(directory, stack) if with_peer else (None, "--no-podman was given")
         ours = Ours(directory)
         stack.callback(lambda: remains.extend(ours.clean_up()))
-        result = _measured(ours, peer, sizes, directory)
+        reasons = {"podman": reason} if reason else {}
+        result = _measured(ours, peer, sizes, directory, reasons)
+    remains.extend((result["keeping"] or {}).get("remains", ()))
     result["machine"] = machine
-    result["not_measured"] = {"podman": reason} if reason else {}
+    result["not_measured"] = reasons
     result["seconds"] = time.monotonic() - started
     return result, remains
 
@@ -92,7 +96,9 @@ def _peer(directory: Path, stack: ExitStack) -> tuple[Peer | None, str]:
     return peer, ""
 
 
-def _measured(ours: Ours, peer: Peer | None, sizes: Sizes, directory: Path) -> Result:
+def _measured(
+    ours: Ours, peer: Peer | None, sizes: Sizes, directory: Path, reasons: dict[str, str]
+) -> Result:
     theirs = None
     if peer is not None:
         theirs = {**measure.podman(peer, sizes), **measure.podman_commands(peer, sizes)}
@@ -103,7 +109,24 @@ def _measured(ours: Ours, peer: Peer | None, sizes: Sizes, directory: Path) -> R
     figures |= imagery.measure(ours, directory)
     measure.say("noisy neighbours")
     figures["noisy"] = noisy.measure(ours)
-    return {"sizes": asdict(sizes), "sandlot": figures, "podman": theirs, "network": network}
+    return {
+        "sizes": asdict(sizes),
+        "sandlot": figures,
+        "podman": theirs,
+        "network": network,
+        "databases": _if_possible("databases", lambda: databases.measure(ours), reasons),
+        "keeping": _if_possible("keeping", lambda: keeping.measure(directory), reasons),
+    }
+
+
+def _if_possible(what: str, measured: Callable[[], Any], reasons: dict[str, str]) -> Any:
+    """None where a program is missing, and the reason."""
+    try:
+        return measured()
+    except NotAvailable as error:
+        print(f"  {what}: not measured: {error}", flush=True)
+        reasons[what] = str(error)
+        return None
 
 
 def describe_machine() -> dict[str, Any]:

@@ -8,6 +8,9 @@ import statistics
 from dataclasses import asdict, dataclass
 from typing import Any, Mapping
 
+import databases
+import keeping
+
 KIB = 1024
 # Two medians of the same thing differ by this much from run to run.
 NOISE = 0.05
@@ -60,6 +63,8 @@ def judge(result: Result) -> list[Verdict]:
         _wakeups(result["sandlot"]),
         _network(result),
         *_noisy(result["sandlot"]),
+        *(_database(result, mode) for mode in ("read-write", "read-only")),
+        *(_keeping(result, step) for step in ("rebuild", "snapshot")),
     ]
 
 
@@ -156,8 +161,29 @@ def _noisy(ours: Result) -> list[Verdict]:
     return found
 
 
-def _why(result: Result) -> str:
-    return f"not measured: {result['not_measured']['podman']}"
+def _database(result: Result, mode: str) -> Verdict:
+    what, budget = f"PostgreSQL on a volume, {mode}: the host", "at least 0.97x"
+    if result["databases"] is None:
+        return Verdict(what, _why(result, "databases"), budget, None)
+    pair = result["databases"][mode]
+    ratio = statistics.median(databases.ratios(pair))
+    inside, outside = median(pair, "volume"), median(pair, "host")
+    figure = f"{ratio:.2f} ({inside:.0f} and {outside:.0f} transactions a second)"
+    return Verdict(what, figure, budget, ratio >= 0.97)
+
+
+def _keeping(result: Result, step: str) -> Verdict:
+    what = {"rebuild": "a rebuild that sets 10 GB aside", "snapshot": "a snapshot of 10 GB"}[step]
+    what, budget = f"{what}: of nothing", "under 1 s more"
+    if result["keeping"] is None:
+        return Verdict(what, _why(result, "keeping"), budget, None)
+    more = keeping.more(result["keeping"], step)
+    whole = median(result["keeping"], f"{step}_large")
+    return Verdict(what, f"{_ms(more)} more, of {_ms(whole)}", budget, more < 1)
+
+
+def _why(result: Result, what: str = "podman") -> str:
+    return f"not measured: {result['not_measured'][what]}"
 
 
 def others(result: Result) -> list[tuple[str, str]]:
