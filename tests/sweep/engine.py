@@ -283,7 +283,7 @@ class Sweep:
         paths = self.host.paths
         end(paths)
         scrub(paths)
-        for path in (paths.sandboxes, paths.run):
+        for path in (paths.sandboxes, paths.snapshots, paths.run):
             shutil.rmtree(path, ignore_errors=True)
         for name in os.listdir(paths.state):
             if name.endswith((".json", ".new")):
@@ -328,11 +328,14 @@ def _of_ours(actions: Iterable[str]) -> list[str]:
 
 def teardown(host: Deployment) -> dict[str, str]:
     """Back to a host without sandboxes, networks and cgroups: all but runtime and images."""
-    result = host.run(purge=True)
+    result = host.run(purge=True, purge_snapshots=True)
     if result.failed:
         return dict(result.failed)
     with lock.exclusive(host.paths), network.session():
         apply_all(_teardown_operations(host.paths))
+    # A killed run may leave it empty, until sandbox_host takes the state directory away.
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(host.paths.snapshots)
     return {}
 
 

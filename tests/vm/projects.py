@@ -142,7 +142,8 @@ def test_removal() -> None:
     directory = SITE.sandboxes
     ours = list(projects.recorded(SITE))
     assert len(ours) == 2
-    done = converge.converge(SITE, converge.request([], purge=True))
+    names = [{"name": name, "image": "busybox", "state": "absent"} for name in ("hog", "web")]
+    done = converge.converge(SITE, converge.request(normalise_all(names)))
     assert not done.failed, done.failed
     assert projects.recorded(SITE) == {}
     for each in ours:
