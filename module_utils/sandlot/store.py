@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     Json = Dict[str, Any]
 
-SCHEMA = 1
-# Of files about volumes for images, which a version without them must not read: it would start
+# The second one is that of files about volumes for images: a version without them would start
 # sandboxes without their data, and remove volumes with all else.
+SCHEMA = 1
 NEWEST = 2
 # State files are much smaller; a larger file is refused.
 MAX_SIZE = 1 << 26

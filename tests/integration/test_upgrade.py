@@ -52,7 +52,7 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 @pytest.fixture(scope="module")
 def newer(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     """It keeps its state in another schema."""
-    changes = {"store.py": ("SCHEMA = 1\n", "SCHEMA = 3\n")}
+    changes = {"store.py": ("SCHEMA = 1\nNEWEST = 2\n", "SCHEMA = 3\nNEWEST = 3\n")}
     return Engine(tmp_path_factory.mktemp("newer"), "9.9.9", changes)
 
 
