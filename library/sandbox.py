@@ -578,6 +578,17 @@ options:
       - Age at which a layer that was set aside is removed, such as V(30d) or V(12h).
       - Without it, age is no reason.
     type: str
+  snapshot_before:
+    description:
+      - 'Changes before which the volumes of the sandbox are copied: V(rebuild).'
+      - The copies and the layer that the change drops are one snapshot. They are made while
+        the sandbox is stopped for the change, which takes longer on file systems without
+        reflinks.
+      - When the change fails and is rolled back, the volumes stay as they are then, and
+        the snapshot is kept.
+    type: list
+    elements: str
+    choices: [rebuild]
 """
 
 EXAMPLES = r"""

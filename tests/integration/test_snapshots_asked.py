@@ -9,18 +9,20 @@ import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import deadly
 import pytest
 from converge_fixtures import IDLE, Deployment, eventually, free_port, needs_root, sandbox, tree
-from sandlot import cgroups
+from sandlot import cgroups, converge, volumes
 from sandlot.cgroups import freezing
 from sandlot.cgroups.layout import Layout
-from sandlot.converge import kept
+from sandlot.converge import kept, restoring
 from sandlot.converge.kept_model import Kept, SnapshotRequest
 from sandlot.errors import SandlotError
 from sandlot.kernel import trees
-from sandlot.sandbox import record
+from sandlot.sandbox import health, record
 from sandlot.snapshots import create as copying
 from sandlot.snapshots import store
+from sandlot.spec import normalise_all
 
 pytestmark = needs_root
 
@@ -40,6 +42,13 @@ done
 def nothing_kept(host: Deployment) -> Iterator[None]:
     yield
     trees.remove_tree(host.paths.snapshots)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version that runs counts as good at once."""
+    monkeypatch.setattr(health, "STEADY_SECONDS", 0.1)
+    monkeypatch.setattr(restoring, "WATCH", 0.0)
 
 
 def ask(host: Deployment, name: str, state: str = "create", **more: object) -> Kept:
@@ -193,7 +202,7 @@ def put(host: Deployment, path: str, text: str) -> None:
     (Path(host.paths.sandbox("a").upper) / path).write_text(text)
 
 
-def test_a_restore_brings_back_a_dropped_file(host: Deployment) -> None:
+def test_a_restore_brings_back_a_dropped_file(host: Deployment, impatient: None) -> None:
     host.converged(sandbox("a", command=["sh", "-c", "echo precious > /kept; sleep 1000000"]))
     eventually((Path(host.paths.sandbox("a").upper) / "kept").exists)
     ids, pid = host.info("a")["ids"], host.pid("a")
@@ -256,3 +265,166 @@ def test_a_clone_runs_beside_the_original_as_another_machine(host: Deployment) -
     assert record.load(host.paths, "b").spec.env == (("X", "1"),)  # type: ignore[union-attr]
     assert ask(host, "", "clone", into="b", options=options).actions == []
     assert not os.path.exists(host.paths.sandbox("b").clone)
+
+
+# -- volumes
+
+
+def with_volume(name: str = "a", **more: object) -> dict[str, object]:
+    return sandbox(name, volumes=["data:/data"], snapshot_before=["rebuild"], **more)
+
+
+def data(host: Deployment, name: str = "data") -> Path:
+    return Path(host.paths.volume(name).data)
+
+
+def test_a_restore_brings_back_layer_and_volume(host: Deployment, impatient: None) -> None:
+    host.converged(with_volume())
+    (data(host) / "row").write_text("1")
+    put(host, "file", "1")
+    assert ask(host, "s").snapshot["volumes"] == ["data"]  # type: ignore[index]
+    (data(host) / "row").write_text("2")
+    put(host, "file", "2")
+    before = tree(host.paths.state)
+    ask(host, "s", "restore", check=True)
+    assert tree(host.paths.state) == before
+    ask(host, "s", "restore")
+    assert host.inside("a", "/data/row") == "1" and host.inside("a", "/file") == "1"
+    (kept_aside,) = [e for e in store.load_all(host.paths).good if e.automatic]
+    assert kept_aside.volumes == ("data",)
+    old = Path(host.paths.snapshot("a", kept_aside.id).volumes) / "data/row"
+    assert old.read_text() == "2" and (upper(host, kept_aside.id) / "file").read_text() == "2"
+    # What was set aside can be restored as well.
+    ask(host, kept_aside.id, "restore")
+    assert host.inside("a", "/data/row") == "2" and host.inside("a", "/file") == "2"
+    (data(host) / "row").write_text("3")
+    ask(host, "s", "restore", volumes=False)
+    assert host.inside("a", "/data/row") == "3" and host.inside("a", "/file") == "1"
+
+
+def test_a_volume_that_another_sandbox_runs_on_is_not_replaced(host: Deployment) -> None:
+    host.converged(with_volume(), with_volume("b"))
+    ask(host, "s")
+    before = tree(host.paths.state)
+    with pytest.raises(SandlotError, match="sandbox b runs on volume data"):
+        ask(host, "s", "restore")
+    assert tree(host.paths.state) == before
+
+
+def test_a_clone_gets_its_own_volume(host: Deployment) -> None:
+    host.converged(with_volume())
+    (data(host) / "row").write_text("1")
+    done = ask(host, "", "clone", into="b")
+    assert not done.more["failed"], done.more
+    assert host.inside("b", "/data/row") == "1"
+    (data(host, "b.data") / "row").write_text("2")
+    assert host.inside("b", "/data/row") == "2" and host.inside("a", "/data/row") == "1"
+
+
+def test_volumes_are_copied_before_a_rebuild(host: Deployment, impatient: None) -> None:
+    host.converged(with_volume())
+    (data(host) / "row").write_text("1")
+    put(host, "file", "1")
+    done = host.run(with_volume(recreate=True))
+    assert not done.failed and [line for line in done.actions if "copy volumes data" in line]
+    (made,) = store.load_all(host.paths).good
+    assert (made.reason, made.volumes) == ("recreate", ("data",))
+    (data(host) / "row").write_text("2")
+    ask(host, made.id, "restore")
+    assert host.inside("a", "/data/row") == "1" and host.inside("a", "/file") == "1"
+
+
+def test_the_copy_stays_when_the_rebuild_fails(host: Deployment) -> None:
+    host.converged(with_volume())
+    (data(host) / "row").write_text("1")
+    put(host, "file", "1")
+    spoil = ["sh", "-c", "echo spoilt > /data/row; exit 1"]
+    done = host.run(with_volume(recreate=True, command=spoil))
+    assert "rolled back" in done.failed["a"]
+    assert host.inside("a", "/data/row") == "spoilt\n" and host.inside("a", "/file") == "1"
+    (made,) = store.load_all(host.paths).good
+    assert made.volumes == ("data",)
+    ask(host, made.id, "restore")
+    assert host.inside("a", "/data/row") == "1" and host.inside("a", "/file") == "1"
+
+
+def test_a_restore_that_does_not_run_goes_back(host: Deployment) -> None:
+    """The layer of the snapshot lacks the program that runs."""
+    host.converged(with_volume(command=["/own"], entrypoint=["sh"]))
+    put(host, "own", "sleep 1000000")
+    ask(host, "s")
+    (Path(host.paths.snapshot("a", "s").upper) / "own").write_text("exit 3")
+    (Path(host.paths.snapshot("a", "s").volumes) / "data/row").write_text("1")
+    (data(host) / "row").write_text("2")
+    put(host, "file", "2")
+    done = ask(host, "s", "restore")
+    assert "rolled back" in done.more["failed"]["a"], done.more
+    assert host.inside("a", "/data/row") == "2" and host.inside("a", "/file") == "2"
+    assert [entry.id for entry in store.load_all(host.paths).good] == ["s"]
+
+
+def _restore_and_die_at(host: Deployment, number: int) -> None:
+    deadly.arm("rename", number)
+    ask(host, "s", "restore")
+    os._exit(0)
+
+
+def test_a_killed_restore_goes_back_or_on_as_a_whole(host: Deployment) -> None:
+    stopped = with_volume(state="stopped")
+    host.run(with_volume())
+    host.run(stopped)
+    (data(host) / "row").write_text("1")
+    put(host, "file", "1")
+    ask(host, "s")
+    states = []
+    for number in range(1, 200, 3):
+        (data(host) / "row").write_text("2")
+        put(host, "file", "2")
+        child = os.fork()
+        if child == 0:
+            _restore_and_die_at(host, number)
+        status = os.waitpid(child, 0)[1]
+        result = host.run(stopped)
+        assert not result.failed, result.failed
+        row = (data(host) / "row").read_text()
+        assert row == (Path(host.paths.sandbox("a").upper) / "file").read_text(), number
+        states.append(row)
+        assert not os.path.exists(host.paths.sandbox("a").rebuild)
+        if os.WIFEXITED(status):
+            break
+    assert os.WIFEXITED(status) and {"1", "2"} == set(states)
+
+
+def _clone_and_die_at(host: Deployment, number: int) -> None:
+    deadly.arm("rename", number)
+    ask(host, "s", "clone", into="b")
+    os._exit(0)
+
+
+def test_a_killed_clone_is_completed_by_the_next_run(host: Deployment) -> None:
+    host.run(with_volume())
+    host.run(with_volume(state="stopped"))
+    (data(host) / "row").write_text("1")
+    put(host, "file", "1")
+    ask(host, "s")
+    for number in range(1, 200, 3):
+        child = os.fork()
+        if child == 0:
+            _clone_and_die_at(host, number)
+        status = os.waitpid(child, 0)[1]
+        done = ask(host, "s", "clone", into="b")
+        assert not done.more.get("failed"), (number, done.more)
+        assert (data(host, "b.data") / "row").read_text() == "1"
+        assert (Path(host.paths.sandbox("b").upper) / "file").read_text() == "1"
+        assert not os.path.exists(host.paths.sandbox("b").clone)
+        removed = converge.converge(
+            host.paths,
+            converge.request(
+                normalise_all([{"name": "b", "state": "absent"}]),
+                volumes={"b.data": volumes.VolumeSpec("b.data", "absent", force=True)},
+            ),
+        )
+        assert not removed.failed
+        if os.WIFEXITED(status):
+            break
+    assert os.WIFEXITED(status)

@@ -11,17 +11,18 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Callable, Dict, Iterable, Mapping, Sequence
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence
 
 from .. import network, store
+from ..cgroups import freezing
 from ..errors import LaunchError, SandlotError
 from ..launcher.client import Launcher
 from ..oserrors import explained
 from ..plan import Failures, Operation, batch
-from ..sandbox import crash, health, launchfile, layers, record
+from ..sandbox import crash, health, launchfile, layers, mounts, record, runtime
 from ..sandbox.record import PRESENT, REBUILDING, Record
 from ..site import NEXT, OLD, Site
-from ..snapshots import aside, exchange
+from ..snapshots import aside, exchange, model
 from ..snapshots.aside import Drop
 from ..snapshots.content import fill_layer
 from . import drops
@@ -122,11 +123,19 @@ def prepare(
 
 def switch(site: Site, planned: Mapping[str, Rebuild], state: network.State) -> list[Operation]:
     """Unlink the old interfaces first, as the new ones have the same names and addresses."""
-    lines = [switch_line(rebuild.decision) for rebuild in planned.values()]
+    lines = [
+        line
+        for rebuild in planned.values()
+        for line in (*_backup_lines(rebuild), switch_line(rebuild.decision))
+    ]
 
     def switch_one(name: str) -> None:
         layers.set_aside(site.sandbox(name))
         exchange.exchange(site, site.sandbox(name))
+        volumes = backed_up(planned[name])
+        if volumes:
+            with freezing.frozen(site, _writers(site, name, volumes)):
+                exchange.back_up(site, site.sandbox(name), volumes)
 
     def switch_all(names: Sequence[str], failures: Failures) -> None:
         for operation in network.unlink(site, names, state):
@@ -134,6 +143,29 @@ def switch(site: Site, planned: Mapping[str, Rebuild], state: network.State) -> 
         act_on_each("switch to the new", names, failures, switch_one)
 
     return batch("switch", list(planned), switch_all, lines)
+
+
+def backed_up(rebuild: Rebuild) -> List[str]:
+    """The volumes that are copied before the new version gets them."""
+    asked = model.REBUILD in rebuild.new.spec.snapshot_before and not rebuild.decision.content
+    return mounts.volume_names(rebuild.old) if asked else []
+
+
+def _backup_lines(rebuild: Rebuild) -> List[Operation]:
+    names = backed_up(rebuild)
+    summary = f"copy volumes {', '.join(names)} for the snapshot of its layer"
+    return [Operation(rebuild.name, summary)] if names else []
+
+
+def _writers(site: Site, name: str, volumes: Sequence[str]) -> List[str]:
+    """Other running sandboxes that use the volumes."""
+    return [
+        other
+        for other, entry in record.load_all(site).good.items()
+        if other != name
+        and not set(volumes).isdisjoint(mounts.volume_names(entry))
+        and runtime.running(site.sandbox(other))
+    ]
 
 
 # -- while the new version runs

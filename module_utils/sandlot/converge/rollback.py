@@ -17,7 +17,7 @@ from ..plan import Change, Failures, Operation, apply_all, batch
 from ..sandbox import layers, record
 from ..sandbox.record import PRESENT, REBUILDING, Record, Records
 from ..site import NEXT, OLD, Site
-from ..snapshots import exchange
+from ..snapshots import create, exchange
 from ..snapshots import store as snapshots
 from . import rebuild
 from .decide import Desired, Observed
@@ -73,6 +73,7 @@ def undo_steps(
     def end(name: str) -> None:
         # First, as the new layer may have filled the disk.
         layers.discard(site.sandbox(name).in_slot(NEXT))
+        create.keep_backup(site, site.sandbox(name))
         snapshots.abandon(site, name, automatic=True)
         record.save(site, old[name].in_phase(PRESENT))
 

@@ -110,7 +110,7 @@ def finish(site: Site, source: SandboxPaths) -> None:
             if not sizes.exists(place):
                 continue
             sizes.mount(place)
-            volumes = exchange.kept(source)
+            volumes = exchange.kept(source, staged)
             if not volumes and not contents.has_own(source.upper, launch):
                 continue
             if not snapshot.files:

@@ -8,12 +8,14 @@ import os
 from dataclasses import replace
 from typing import Mapping, Sequence
 
+from .. import sizes
 from ..cgroups import freezing
 from ..kernel.attributes import Owner
 from ..kernel.copying import Copied, copy_tree, same
 from ..kernel.trees import remove_tree, sync
-from ..site import Site, SnapshotPaths
-from . import store
+from ..sandbox import layers
+from ..site import OLD, SandboxPaths, Site, SnapshotPaths
+from . import exchange, store
 from .model import Snapshot
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -40,6 +42,24 @@ def create(
             store.abandon(site, snapshot.sandbox)
     store.finish(site, made)
     return made
+
+
+def keep_backup(site: Site, sandbox: SandboxPaths) -> None:
+    """Make a snapshot of the copies of volumes that a failed rebuild leaves, and of the layer."""
+    slot = sandbox.in_slot(OLD)
+    if not exchange.backed_up(slot):
+        return
+    for snapshot in store.staged(site, sandbox.name):
+        staged = site.snapshot(sandbox.name, snapshot.id).staged
+        sizes.mount(layers.place(sandbox))
+        remove_tree(f"{staged.directory}/{_COPY}")
+        os.mkdir(f"{staged.directory}/{_COPY}", 0o700)
+        copied(sandbox.upper, f"{staged.directory}/{LAYER}")
+        store.stage(site, replace(snapshot, volumes=tuple(exchange.kept(slot, staged))))
+        exchange.give(slot, staged)
+        sync(staged.directory)
+        os.rename(f"{staged.directory}/{_COPY}", staged.layer)
+        store.finish(site, snapshot)
 
 
 def volume(name: str) -> str:

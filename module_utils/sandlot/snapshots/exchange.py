@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Callable, Iterator, List
+from typing import Callable, Iterator, List, Sequence
 
 from .. import sizes
 from ..kernel import files, mounts
@@ -30,10 +30,11 @@ def prepare(site: Site, content: Content, sandbox: SandboxPaths) -> None:
         _copy(volume_of(paths, source), _kept(sandbox, NEXT), name)
 
 
-def back_up(site: Site, sandbox: SandboxPaths, names: List[str]) -> None:
-    """Copy volumes to slot "old"."""
+def back_up(site: Site, sandbox: SandboxPaths, names: Sequence[str]) -> None:
+    """Copy volumes before a rebuild; the copies go to the snapshot of the layer."""
     for name in names:
-        _copy(site.volume(name).data, _kept(sandbox, OLD), name)
+        if os.path.isdir(site.volume(name).data):
+            _copy(site.volume(name).data, _backup(sandbox.in_slot(OLD)), name)
 
 
 def exchange(site: Site, sandbox: SandboxPaths) -> None:
@@ -67,29 +68,43 @@ def take_back(site: Site, sandbox: SandboxPaths) -> None:
                 move(old, data)
 
 
-def kept(sandbox: SandboxPaths) -> List[str]:
-    """The volumes whose former content is in the slot of a sandbox, which is "old"."""
-    return _names(sandbox, "")
+def kept(slot: SandboxPaths, target: SnapshotPaths) -> List[str]:
+    """The volumes whose former content is in slot "old", or on its way to a snapshot."""
+    places = (_directory(slot), _backup(slot), target.volumes)
+    return sorted({name for place in places for name in _in(place)})
+
+
+def backed_up(slot: SandboxPaths) -> List[str]:
+    return _in(_backup(slot))
 
 
 def give(slot: SandboxPaths, target: SnapshotPaths) -> None:
     """Move the former content of volumes to the snapshot of the layer that they belong to."""
     os.makedirs(target.volumes, mode=0o700, exist_ok=True)
-    for name in kept(slot):
-        os.rename(f"{_directory(slot)}/{name}", volume_of(target, name))
+    for directory in (_directory(slot), _backup(slot)):
+        for name in _in(directory):
+            os.rename(f"{directory}/{name}", volume_of(target, name))
 
 
 def _directory(slot: SandboxPaths) -> str:
     return f"{slot.state}/volumes"
 
 
+def _backup(slot: SandboxPaths) -> str:
+    """The directory of copies that a rollback does not put back."""
+    return f"{slot.state}/backup"
+
+
 def _kept(sandbox: SandboxPaths, slot: str) -> str:
-    return _directory(sandbox.in_slot(slot) if slot else sandbox)
+    return _directory(sandbox.in_slot(slot))
 
 
 def _names(sandbox: SandboxPaths, slot: str) -> List[str]:
-    names = files.directories(_kept(sandbox, slot))
-    return [name for name in names if not name.startswith(_PART)]
+    return _in(_kept(sandbox, slot))
+
+
+def _in(directory: str) -> List[str]:
+    return [name for name in files.directories(directory) if not name.startswith(_PART)]
 
 
 def _copy(source: str, directory: str, name: str) -> None:

@@ -73,6 +73,7 @@ class Spec:
     healthcheck: Healthcheck | None
     snapshot_keep: int
     snapshot_max_age: int | None
+    snapshot_before: tuple[str, ...]
     state: str = field(default="started", compare=False)
     restart: bool = field(default=False, compare=False)
     recreate: bool = field(default=False, compare=False)

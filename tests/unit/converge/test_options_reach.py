@@ -85,6 +85,7 @@ OTHER: dict[str, Any] = {
     "restart_retries": 3,
     "snapshot_keep": 0,
     "snapshot_max_age": "30d",
+    "snapshot_before": ["rebuild"],
     "stop_signal": "SIGINT",
     "stop_timeout": 3,
     "log_max_size": "1m",

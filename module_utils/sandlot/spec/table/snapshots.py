@@ -5,10 +5,32 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ...plan import Change
 from .. import quantities
 from ..option import Option, Reach
+from ..text import lines, refusal
+
+if TYPE_CHECKING:
+    from ..model import Spec
+
+OCCASIONS = ("rebuild",)
+
+
+def _occasions(option: str, value: Any) -> tuple[str, ...]:
+    chosen = lines(option, value)
+    for item in chosen:
+        if item not in OCCASIONS:
+            raise refusal(option, item, "is no such change", hint=f"use {', '.join(OCCASIONS)}")
+    return tuple(sorted(set(chosen)))
+
+
+def _kept(spec: Spec) -> None:
+    if spec.snapshot_before and not spec.snapshot_keep:
+        hint = "set snapshot_keep to 1 or more"
+        raise refusal("snapshot_before", spec.snapshot_before, "keeps nothing", hint=hint)
+
 
 OPTIONS = (
     Option(
@@ -38,6 +60,27 @@ OPTIONS = (
         reaches={Reach.CONVERGE},
         change=Change.LIVE,
         dump=quantities.show_age,
+        later=True,
+    ),
+    Option(
+        "snapshot_before",
+        "list",
+        _occasions,
+        [
+            "Changes before which the volumes of the sandbox are copied: V(rebuild).",
+            "The copies and the layer that the change drops are one snapshot. They are made while "
+            "the sandbox is stopped for the change, which takes longer on file systems without "
+            "reflinks.",
+            "When the change fails and is rolled back, the volumes stay as they are then, and the "
+            "snapshot is kept.",
+        ],
+        reaches={Reach.CONVERGE},
+        change=Change.LIVE,
+        default=[],
+        elements="str",
+        choices=OCCASIONS,
+        dump=list,
+        check=_kept,
         later=True,
     ),
 )
