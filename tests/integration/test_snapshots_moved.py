@@ -9,11 +9,13 @@ import json
 import os
 import stat
 import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import plays
 import pytest
 from archives import entry, folder, link, pack
 from converge_fixtures import Deployment, deployed, eventually, needs_root, sandbox
@@ -199,3 +201,44 @@ def test_a_killed_import_is_cleaned_up_by_the_next(place: Site) -> None:
     assert os.listdir(place.snapshots) == ["a"]
     again = io.BytesIO(_archive())
     assert _receive(place, again.getvalue()).actions == []
+
+
+def test_the_module_and_the_command_as_users_run_them(
+    host: Deployment, nothing_kept: None, tmp_path: Path
+) -> None:
+    host.converged(sandbox("a"))
+    (Path(host.paths.sandbox("a").upper) / "kept").write_text("precious")
+    path = str(tmp_path / "a.tar")
+    create = {"sandbox_snapshot": {"sandbox": "a", "name": "s"}}
+    checked, made, again, written, refused, unnamed = plays.play(
+        host.paths,
+        {**create, "check_mode": True, "diff": True},
+        {**create, "diff": True},
+        create,
+        {"sandbox_snapshot": {"sandbox": "a", "name": "s", "state": "export", "path": path}},
+        {"sandbox_snapshot": {"sandbox": "a", "name": "t", "state": "restore"}},
+        {"sandbox_snapshot": {"name": "t"}},
+        fails=True,
+    )
+    assert checked["changed"] and checked["diff"] == made["diff"]
+    assert made["changed"] and made["snapshot"]["id"] == "s" and not again["changed"]
+    assert written["changed"] and os.stat(path).st_mode & 0o777 == 0o600
+    assert "a has no snapshot 't'; its snapshots: s" in refused["msg"]
+    assert "sandbox: '' is no name of a sandbox" in unnamed["msg"]
+    command = [sys.executable, "-I", host.paths.command, "snapshots"]
+    environment = {**os.environ, "SANDLOT_ROOT": host.paths.root}
+    with subprocess.Popen(
+        [*command, "export", "a", "s"], stdout=subprocess.PIPE, env=environment
+    ) as out:
+        done = subprocess.run(
+            [*command, "import", "other", "t"], stdin=out.stdout, env=environment, check=True
+        )
+    assert (out.returncode, done.returncode) == (0, 0)
+    words = [*command, "clone", "other", "t", "b"]
+    subprocess.run(words, env=environment, check=True)
+    assert host.inside("b", "/kept") == "precious"
+    for words in (["rm", "other", "t"], ["rm", "other", "t"]):
+        last = subprocess.run(
+            [*command, *words], env=environment, capture_output=True, text=True, check=False
+        )
+    assert last.returncode == 1 and "other has no snapshot 't'" in last.stderr

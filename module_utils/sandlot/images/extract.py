@@ -93,7 +93,9 @@ def _confine(kept: set[int], destination: str, capabilities: int = _CAPABILITIES
     os.umask(0o022)
     bounds = [-1, *sorted(kept), os.sysconf("SC_OPEN_MAX")]
     for low, high in zip(bounds, bounds[1:]):
-        os.closerange(low + 1, high)
+        # Python passes an empty range that begins with 0 on as one without an end.
+        if low + 1 < high:
+            os.closerange(low + 1, high)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS + 10))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
