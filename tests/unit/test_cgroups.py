@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from dataclasses import replace
@@ -13,7 +14,7 @@ from sandlot import cgroups, store
 from sandlot.cgroups import knobs, layout, removal
 from sandlot.cgroups.layout import Hierarchy
 from sandlot.errors import HostError, SandlotError, SpecError
-from sandlot.kernel import cpulist
+from sandlot.kernel import cpulist, files
 from sandlot.plan import apply_all, descriptions
 from sandlot.site import Site
 from sandlot.spec import Spec, stored
@@ -407,6 +408,30 @@ def test_controllers_turned_on_at_the_root_are_recorded(tree):
     assert record["enabled"] == ["cpu", "cpuset"]
     assert record["boot_id"] == store.boot_id()
     assert (tree.root / "cgroup.subtree_control").read_text() == "+cpuset\n"
+    assert (tree.parent / "cgroup.subtree_control").read_text() == "+pids\n"
+
+
+@pytest.mark.parametrize("times", [1, 2, 100])
+def test_controllers_that_systemd_takes_from_the_root_are_turned_on_again(
+    tree, monkeypatch, times: int
+):
+    write, root, refusals = files.write_value, tree.root / "cgroup.subtree_control", []
+
+    def refused(path: str, value: str) -> None:
+        if path.startswith(str(tree.parent)) and value == "+cpuset" and len(refusals) < times:
+            refusals.append(path)
+            root.write_text("cpu memory pids\n")
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        write(path, value)
+
+    monkeypatch.setattr(files, "write_value", refused)
+    operations = tree.plan(replace(FREE, pids_limit=5))
+    if times == 100:
+        with pytest.raises(HostError, match="the cpuset controller can't be enabled"):
+            apply_all(operations)
+        return
+    apply_all(operations)
+    assert root.read_text() == "+cpuset\n"
     assert (tree.parent / "cgroup.subtree_control").read_text() == "+pids\n"
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from typing import Iterable, Mapping
+from typing import AbstractSet, Iterable, Mapping
 
 from .. import store
 from ..errors import ForeignError, HostError
@@ -24,6 +24,8 @@ from .layout import Hierarchy, Layout
 from .state import CgroupState
 
 _CONTROLLERS = frozenset(knob.controller for knob in VERSION_2)
+
+_ATTEMPTS = 5
 
 # Files in a new cgroup, beside those of knobs.
 _FRESH: Mapping[str, Mapping[str, str]] = {
@@ -61,15 +63,31 @@ def _widen(path: str, value: str) -> None:
 
 
 def _hand_down(site: Site, hierarchy: Hierarchy) -> None:
+    """Enable our controllers at the root and in the parent.
+
+    A systemd that starts or stops a unit takes from the root what none of its units uses, until a
+    cgroup below has it (unit_realize_cgroup_now).
+    """
     ours = _CONTROLLERS & hierarchy.controllers
+    parent = hierarchy.parent(site)
+    for attempts in reversed(range(_ATTEMPTS)):
+        _enable_at_root(site, hierarchy, ours)
+        try:
+            _enable(parent, ours - _enabled(parent))
+            return
+        except HostError as error:
+            taken = isinstance(error.__cause__, FileNotFoundError)
+            if not taken or not attempts:
+                raise
+
+
+def _enable_at_root(site: Site, hierarchy: Hierarchy, ours: AbstractSet[str]) -> None:
     missing = ours - _enabled(hierarchy.directory)
     if missing:
         enabled = sorted(_recorded(site) | missing)
         os.makedirs(site.state, mode=0o700, exist_ok=True)
         store.write(_record_path(site), {"boot_id": store.boot_id(), "enabled": enabled})
         _enable(hierarchy.directory, missing)
-    parent = hierarchy.parent(site)
-    _enable(parent, ours - _enabled(parent))
 
 
 def _enabled(directory: str) -> set[str]:
