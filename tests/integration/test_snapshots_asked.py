@@ -173,6 +173,14 @@ def test_the_next_run_thaws_when_the_guard_was_killed_too(host: Deployment) -> N
     eventually(lambda: not _stands_still(host))
 
 
+def test_a_bad_option_is_refused_before_anything_is_copied(host: Deployment) -> None:
+    host.converged(sandbox("a"))
+    before = tree(host.paths.state)
+    with pytest.raises(SandlotError, match="did you mean memory"):
+        ask(host, "", "clone", into="b", options={"memmory": "1g"})
+    assert tree(host.paths.state) == before
+
+
 def test_what_the_user_froze_stays_frozen(host: Deployment) -> None:
     write(host)
     with freezing.frozen(host.paths, ["a"]):

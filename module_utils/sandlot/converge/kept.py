@@ -126,9 +126,12 @@ def _clone(site: Site, asked: SnapshotRequest, before: List[str]) -> Kept:
         return _cloned(site, asked, store.load(site, asked.sandbox, asked.name), before)
     original = _record(records, asked.sandbox)
     snapshot = _snapshot(site, original, store.new_id(site, original.name, time.time()), "clone")
-    snapshot = replace(snapshot, automatic=True)
+    # A copy that a killed run leaves goes as other automatic snapshots do, unless none is kept.
+    snapshot = replace(snapshot, automatic=original.spec.snapshot_keep > 0)
+    # Everything that can be refused is, before the copy is made.
+    foreseen = _cloned(site, replace(asked, check=True), snapshot, before)
     if asked.check:
-        return _cloned(site, asked, snapshot, before)
+        return foreseen
     snapshot = _copied(site, records, snapshot)
     done = _cloned(site, asked, snapshot, before)
     if not done.more["failed"]:
