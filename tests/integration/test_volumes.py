@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from converge_fixtures import Deployment, needs_root, sandbox
+from killing import killed_after
 from sandlot import converge, volumes
 from sandlot.converge import Result
 from sandlot.errors import SpecError
@@ -179,3 +180,22 @@ def test_a_boot_finds_volumes_as_they_were(host: Deployment) -> None:
     assert run_inside(host, "web", "cat /data/row") == "1"
     assert closing.is_closed(host.paths)
     assert host.run(sandbox("web", volumes=["data:/data"])).actions == []
+
+
+def test_a_run_that_is_killed_anywhere_gives_a_volume_its_content(host: Deployment) -> None:
+    """The next run goes on; nothing is copied over what the sandbox wrote since."""
+    plain = sandbox("web")
+    with_volume = {**plain, "volumes": ["data:/db"]}
+    host.converged(plain)
+    run_inside(host, "web", "mkdir /db; echo 1 >/db/row")
+    gone = [{"name": "data", "state": "absent", "force": True}]
+    stride = int(os.environ.get("SANDLOT_STRIDE", "3"))
+    for number in range(stride, 100, stride):
+        if not killed_after(number, lambda: host.run(with_volume)):
+            break
+        host.converged(with_volume)
+        assert run_inside(host, "web", "cat /db/row; echo 2 >/db/row") == "1", number
+        assert host.run(with_volume, restart=True).failed == {}
+        assert run_inside(host, "web", "cat /db/row") == "2", number
+        call(host, gone, plain)
+    assert number > 5

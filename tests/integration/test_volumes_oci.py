@@ -13,6 +13,7 @@ import pytest
 from archives import entry, folder, pack
 from converge_fixtures import Deployment, needs_root
 from image_fixtures import output, prepare
+from killing import killed_after
 from oci_images import Layout, busybox_layer
 from sandlot import volumes
 from sandlot.sandbox import mounts, record
@@ -110,3 +111,28 @@ def test_a_mount_of_the_user_takes_the_place(host: Deployment, make: Make) -> No
     assert done.sandboxes["web"]["volumes"] == {TARGET: "own"}
     assert set(volumes.load_all(host.paths).good) == {"own"}
     assert read(host, "first") == "one"
+
+
+def test_a_rebuild_that_is_killed_moves_no_stale_copy(
+    host: Deployment, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SANDLOT_STRIDE=1 kills it after each of its steps, which takes a minute."""
+    make(b"one\n")
+    again = {**WEB, "recreate": True}
+    stride = int(os.environ.get("SANDLOT_STRIDE", "11"))
+    for number in range(stride, 100, stride):
+        with monkeypatch.context() as patch:
+            patch.setattr(mounts, "image_targets", lambda record: [])
+            host.run(again)
+        text = str(number)
+        write(host, "row", text)
+        if not killed_after(number, lambda: host.run(again)):
+            break
+        host.converged(WEB)
+        moved = bool(host.info("web")["volumes"])
+        assert read(host, "row") == text, number
+        write(host, "row", f"later {text}")
+        assert not host.run(again).failed
+        assert read(host, "row") == f"later {text}", (number, moved)
+        gone = [{"name": volumes.image_volume("web", TARGET), "state": "absent", "force": True}]
+        host.run({**WEB, "state": "absent"}, volumes=volumes.normalise(gone))
