@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from converge_fixtures import Deployment, deployed, free_port, needs_root
+from converge_fixtures import Deployment, deployed, free_port, needs_root, sandbox
 from sweep import engine
 from sweep.engine import LAUNCHER, MISSED, RUN, Sweep, alone, pair
 from sweep.faults import FAULTS
@@ -59,6 +59,12 @@ def test_a_fault_at_any_call(host: Deployment, port: int, target: str, fault: st
 @pytest.mark.parametrize("target", PAIR_STRIDE)
 def test_killed_with_a_shared_network(host: Deployment, port: int, target: str) -> None:
     check(Sweep(host, target, pair(port)), "SIGKILL", stride=PAIR_STRIDE[target])
+
+
+def test_killed_around_a_file_system_in_a_file(host: Deployment) -> None:
+    """A layer that is mounted is found by its place, whatever the killed run was about to do."""
+    variants = [[sandbox("web", disk_size=size)] for size in ("16m", "24m")]
+    check(Sweep(host, RUN, variants), "SIGKILL", scenarios=["rebuild"], only=["umount2"])
 
 
 @pytest.mark.parametrize("fault", ["ENOMEM", "SIGKILL"])

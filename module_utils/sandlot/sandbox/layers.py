@@ -57,13 +57,16 @@ def make(sandbox: SandboxPaths, ids: IdRange, size: int | None = None) -> None:
     os.chown(upper, ids.start, ids.start)
     os.chmod(upper, 0o755)
     sizes.finish(sandbox.site, fresh, size)
-    discard(sandbox)
+    sizes.discard(place(sandbox))
     sizes.move(fresh, place(sandbox))
 
 
 def discard(sandbox: SandboxPaths) -> None:
     """Remove the layer, at once: a kill never leaves half a layer in use."""
-    sizes.discard(place(sandbox))
+    layer = place(sandbox)
+    # A killed run may have left a replacement, and mounted.
+    sizes.discard(layer.replacement)
+    sizes.discard(layer)
 
 
 def give(source: SandboxPaths, target: SnapshotPaths) -> None:

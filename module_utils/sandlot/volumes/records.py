@@ -91,7 +91,8 @@ def make(site: Site, volume: Volume) -> None:
 def remove(site: Site, name: str) -> None:
     """Rename the volume, then remove it, so that a kill leaves no half of it in use."""
     gone = f"{site.volumes}/{_GONE}{name}"
-    sizes.unmount(place(site, name))
+    for each in (place(site, name), place(site, name).replacement):
+        sizes.unmount(each)
     remove_tree(gone)
     os.rename(site.volume(name).state, gone)
     store.sync_directory(site.volumes)
