@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import itertools
 import subprocess
@@ -179,6 +180,12 @@ class Database:
 
     def query(self, text: str) -> str:
         return shell(self.host, f"{self.program.client} <<'END'\n{text};\nEND", name=self.name)
+
+    def on(self, host: Deployment) -> Database:
+        """The same database on another host, where its rows are to be."""
+        there = copy.copy(self)
+        there.host = host
+        return there
 
     def begin(self) -> None:
         self.query("CREATE TABLE numbers (n INTEGER PRIMARY KEY, digest CHAR(32))")

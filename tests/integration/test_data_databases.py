@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -199,3 +200,20 @@ def test_a_dropped_table_is_restored(shop: Shop) -> None:
     healthy(*shop.databases)
     for each, number in zip(shop.databases, before):
         each.proved(at_least=number)
+
+
+def test_another_host_has_what_was_exported(shop: Shop, tmp_path: Path) -> None:
+    """By a snapshot that was made while a client wrote."""
+    before, archive = len(shop.books.acknowledged), str(tmp_path / "books.tar")
+    named = {"sandbox": "books", "name": "moved"}
+    with shop.in_use():
+        export = {**named, "state": "export", "path": archive}
+        play(shop.host.paths, *({"sandbox_snapshot": each} for each in (named, export)))
+    with deployed() as host:
+        books = shop.books.on(host)
+        source = shop.published.source(books.image, books.program.tag(shop.tag))
+        host.converged(books.spec(), images=images.normalise_all([source]))
+        steps = {"state": "import", "path": archive}, {**named, "state": "restore"}
+        play(host.paths, *({"sandbox_snapshot": each} for each in steps))
+        healthy(books)
+        books.proved(at_least=before)
