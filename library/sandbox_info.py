@@ -186,6 +186,13 @@ sandboxes:
       description: Its labels.
       type: dict
       returned: success
+    snapshots:
+      description:
+        - Its snapshots, oldest first, with C(id), C(created), C(reason), C(size), C(files).
+          An unusable one has C(id) and C(error).
+      type: list
+      elements: dict
+      returned: success
     spec:
       description: Its normalised spec; digests stand for the values of C(env).
       type: dict

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from converge_fixtures import Deployment, needs_root, sandbox
 from killing import killed_after, killed_at
+from sandlot import images
 from sandlot.errors import SandlotError
-from sandlot.host import install
+from sandlot.host import install, probe
+from sandlot.plan import apply_all
 from sandlot.sandbox import health
 from sandlot.sizes import places
 from sandlot.snapshots import store
@@ -180,6 +182,23 @@ def test_what_is_rolled_back_leaves_no_snapshot(host: Deployment) -> None:
     assert host.inside("a", "/data") == "mine"
 
 
+def test_the_copy_of_an_image_stays_for_a_snapshot(
+    host: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "maps_ids", lambda directory: False)
+    host.converged(sandbox("a"))
+    write(host, "a")
+    host.run(purge=True)
+    (snapshot,) = snapshots(host)
+    copies = list(Path(host.paths.images).glob("trees/*/shifted-*"))
+    assert [copy.name for copy in copies] == [f"shifted-{snapshot.ids.start}"]
+    apply_all(images.prune_operations(host.paths))
+    assert copies[0].exists()
+    store.remove(host.paths, "a", snapshot.id)
+    apply_all(images.prune_operations(host.paths))
+    assert not copies[0].exists()
+
+
 # -- killed
 
 
@@ -206,7 +225,7 @@ def killed_runs(host: Deployment, kill: Any, *, purge: bool, stride: int = 1) ->
 
 def test_killed_after_any_step_of_a_purge(host: Deployment) -> None:
     runs = 0
-    for number in killed_runs(host, killed_after, purge=True):
+    for number in killed_runs(host, killed_after, purge=True, stride=2):
         runs = number
         if number % 3 == 0:
             assert not host.run(sandbox("a"), sandbox("b")).failed

@@ -359,7 +359,7 @@ def end(paths: Site) -> None:
 
 def removal_due(host: Deployment) -> list[str]:
     """What a teardown would do."""
-    planned = host.run(purge=True, check=True).actions
+    planned = host.run(purge=True, purge_snapshots=True, check=True).actions
     return planned + [operation.describe() for operation in _teardown_operations(host.paths)]
 
 

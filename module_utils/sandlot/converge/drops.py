@@ -25,6 +25,7 @@ from .observe import Observation
 from .resolve import Request, Resolved
 
 _KEEP = "snapshot_keep"
+_UNITS = ((1e6, "MB"), (1e9, "GB"))
 
 
 def drops(
@@ -112,7 +113,10 @@ def amount(held: Contents | Snapshot) -> str:
     """The size of a layer in words, as 12.3 MB in 40 files."""
     least = "over " if held.more else ""
     files = f"{held.files} file{'' if held.files == 1 else 's'}"
-    size = f"{held.size / 1e6:.1f} MB" if held.size >= 1e6 else f"{held.size / 1e3:.0f} kB"
+    size = f"{held.size / 1e3:.0f} kB"
+    for scale, unit in _UNITS:
+        if held.size >= scale:
+            size = f"{held.size / scale:.1f} {unit}"
     return f"{least}{size} in {least}{files}"
 
 

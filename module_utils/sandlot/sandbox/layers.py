@@ -13,7 +13,7 @@ import stat
 
 from .. import sizes
 from ..idmap import IdRange
-from ..kernel.trees import remove_tree
+from ..kernel.trees import refuse_mounts, remove_tree
 from ..site import NEXT, OLD, SandboxPaths, SnapshotPaths
 
 OPTION = "disk_size"
@@ -71,6 +71,8 @@ def discard(sandbox: SandboxPaths) -> None:
 
 def give(source: SandboxPaths, target: SnapshotPaths) -> None:
     """Move the layer of a sandbox or slot to a snapshot, by one rename."""
+    if not exists(place(source).image):
+        refuse_mounts(source.layer)
     sizes.move(place(source), sizes.Place(target.layer, target.image, _TREES), mounted=False)
 
 

@@ -142,5 +142,7 @@ def test_lines(site: Site) -> None:
     assert lost.describe() == "web: remove its layer for good, 8 kB in 2 files"
     drop = fate(site, PURGE, record())
     assert drop is not None
+    large = replace(drop, contents=replace(drop.contents, size=10_737_400_000))
+    assert drops.lines(large)[0].describe().endswith(", 10.7 GB in 2 files")
     more = replace(drop, contents=replace(drop.contents, size=12_300_000, more=True))
     assert drops.lines(more)[0].describe().endswith(", over 12.3 MB in over 2 files")
