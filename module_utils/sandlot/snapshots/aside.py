@@ -14,7 +14,9 @@ from typing import Any, Mapping, Optional
 from .. import sizes
 from ..errors import SandlotError
 from ..idmap import IdRange
+from ..kernel import mountinfo
 from ..kernel.files import NO_ROOM
+from ..kernel.trees import refuse_mounts
 from ..sandbox import launchfile, layers
 from ..sandbox.record import Record
 from ..site import SandboxPaths, Site
@@ -43,10 +45,16 @@ class Drop:
 
 
 def look(site: Site, sandbox: SandboxPaths) -> Contents:
-    """The contents of the layer of a sandbox or slot; unknown for an unmounted file system."""
+    """The contents of the layer of a sandbox or slot.
+
+    They are unknown while its file system is not mounted, or while somebody has mounted another one
+    in it, whose file server may hang.
+    """
     place = layers.place(sandbox)
     if layers.exists(place.image) and not sizes.is_mounted(place):
         return Contents(os.stat(place.image).st_blocks * _SECTOR, 0, more=True, own=True)
+    if mountinfo.within(sandbox.upper):
+        return Contents(more=True, own=True)
     return contents.look(sandbox.upper, _launch(site, sandbox.name))
 
 
@@ -110,6 +118,7 @@ def finish(site: Site, source: SandboxPaths) -> None:
             if not sizes.exists(place):
                 continue
             sizes.mount(place)
+            refuse_mounts(source.upper)
             volumes = exchange.kept(source, staged)
             if not volumes and not contents.has_own(source.upper, launch):
                 continue
@@ -117,7 +126,8 @@ def finish(site: Site, source: SandboxPaths) -> None:
                 # Written between the look at the layer and the stop of its sandbox.
                 held = contents.look(source.upper, launch)
                 size, files = held.size, held.files
-                store.stage(site, replace(snapshot, size=size, files=files, more=held.more))
+                snapshot = replace(snapshot, size=size, files=files, more=held.more)
+                store.stage(site, snapshot)
             if volumes:
                 store.stage(site, replace(snapshot, volumes=tuple(volumes)))
                 exchange.give(source, staged)
