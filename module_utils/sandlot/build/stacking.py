@@ -211,6 +211,9 @@ class Overlay(RootOperation):
         effective, permitted, inheritable = confine.capabilities()
         # The tree is id-mapped: host root owns nothing in it, so capabilities are its rights.
         rights = 1 << confine.CAP_SYS_ADMIN if self.unprivileged else permitted
+        # Whoever has it gets the blocks kept for root, and exceeds quotas (ignore_hardlimit() in
+        # the kernel's fs/quota/dquot.c).
+        rights &= ~(1 << confine.CAP_SYS_RESOURCE)
         try:
             confine.set_file_user(self.user)
             # Last, as a change of that user takes capabilities away (setfsuid(2)).

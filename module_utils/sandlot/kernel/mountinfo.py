@@ -68,7 +68,8 @@ def within(path: str) -> list[str]:
 
 def file_systems(path: str) -> dict[str, str]:
     """Types of the file systems at and below a path, by mount point; follows no link."""
-    spelled, around, below = os.path.normpath(path), "", {}
+    spelled, around, kind_around = os.path.normpath(path), "", ""
+    below = {}
     for point, kind in _mounts():
         if point.startswith(f"{spelled.rstrip('/')}/"):
             below[point] = kind
