@@ -13,7 +13,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from image import USER, Image
 
@@ -161,10 +161,10 @@ class Guest:
         self, command: str, *, check: bool = True, patience: float = COMMAND_SECONDS
     ) -> subprocess.CompletedProcess[str]:
         """Run a line of shell as the user with sudo."""
-        words = ["ssh", *self.ssh_options(), *self._shared("ssh"), "-i", str(self.key)]
+        words = [*self._ssh(*self._shared("ssh")), command]
         try:
             done = subprocess.run(
-                [*words, "-p", str(self.port), f"{USER}@127.0.0.1", command],
+                words,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -177,6 +177,19 @@ class Guest:
         if check and done.returncode:
             raise AssertionError(f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
+
+    def _ssh(self, *options: str) -> list[str]:
+        words = ["ssh", *self.ssh_options(), *options, "-i", str(self.key)]
+        return [*words, "-p", str(self.port), f"{USER}@127.0.0.1"]
+
+    def background(self, command: str, output: IO[str]) -> subprocess.Popen[bytes]:
+        """A command of root through a connection of its own, which is lost with the power."""
+        return subprocess.Popen(
+            [*self._ssh(), f"sudo sh -c {shlex.quote(command)}"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.DEVNULL,
+        )
 
     def output(self, command: str) -> str:
         return self.ssh(command).stdout.strip()

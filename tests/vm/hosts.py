@@ -76,8 +76,26 @@ def demo(changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return variables
 
 
+# What it writes goes to a volume, to a volume with a size, and to a layer with a size.
+DIARY: dict[str, Any] = {
+    "name": "diary",
+    "command": ["sleep", "1000000"],
+    "volumes": ["records:/records", "limited:/limited"],
+    "disk_size": "24m",
+}
+VOLUMES = ["records", "limited"]
+
+
+def with_diary(variables: dict[str, Any]) -> dict[str, Any]:
+    """And the sandbox of tests/vm/diary.py."""
+    declared = [{"name": "limited", "size": "16m"}]
+    instances = [*variables["sandbox_instances"], DIARY]
+    return {**variables, "sandbox_volumes": declared, "sandbox_instances": instances}
+
+
+GROWN = {"disk_size": "48m"}
 # The limits of `worker` and `shell` after they were raised, for whoever comes after that.
-RAISED = demo({"worker": {"memory": "96m", "cpus": 1}, "shell": {"disk_size": "48m"}})
+RAISED = with_diary(demo({"worker": {"memory": "96m", "cpus": 1}, "shell": GROWN}))
 
 
 def changed(output: str) -> int:

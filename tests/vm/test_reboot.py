@@ -10,17 +10,26 @@ from __future__ import annotations
 import re
 
 import pytest
+from diary import Diary, has_all, is_limited
 from guest import Guest, finish
 from hosts import DEPLOY, NAMES, RAISED, changed, each, fetch, identity, inside, inspected, until
 
 
 @pytest.fixture(scope="module")
-def rebooted(guest: Guest, raised: object) -> dict[str, object]:
+def written(guest: Guest, raised: object) -> list[int]:
+    """The last line that was acknowledged before the reboot."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def rebooted(guest: Guest, raised: object, written: list[int]) -> dict[str, object]:
     """Identities from before a reboot, which every sandbox has left a file for."""
     for name in NAMES:
         inside(guest, name, f"echo kept-{name} > /kept")
     before = identity(inspected(guest))
+    writer = Diary(guest)
     guest.reboot()
+    written.append(writer.end())
     return before
 
 
@@ -31,6 +40,13 @@ def test_the_same_sandboxes_are_back(guest: Guest, rebooted: dict[str, object]) 
     assert {name: now[name]["state"] for name in NAMES} == dict.fromkeys(NAMES, "running")
     assert [inside(guest, name, "cat /kept") for name in NAMES] == [f"kept-{n}" for n in NAMES]
     assert fetch(guest) == "hello"
+
+
+def test_volumes_and_quotas_are_back(
+    guest: Guest, rebooted: dict[str, object], written: list[int]
+) -> None:
+    has_all(guest, *written)
+    is_limited(guest)
 
 
 def test_the_order_of_the_boot(guest: Guest, rebooted: dict[str, object]) -> None:

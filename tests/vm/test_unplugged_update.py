@@ -5,20 +5,24 @@
 from __future__ import annotations
 
 from cuts import STATE, readable, unplugged
+from diary import NAME, Diary, has_all, is_limited
 from guest import Guest, finish
-from hosts import DEPLOY, NAMES, changed, demo, fetch, inspected
+from hosts import DEPLOY, GROWN, NAMES, changed, demo, fetch, inspected, with_diary
 
 SUITES_WANTED = slice(-1, None)
 NEW_COMMAND = ["sh", "-c", "mkdir -p /srv; echo new > /srv/index.html; exec httpd -f -p 80 -h /srv"]
 
 
-def test_during_an_update(guest: Guest, deployed: str) -> None:
-    updated = demo({"web": {"command": NEW_COMMAND}})
+def test_during_an_update(guest: Guest, raised: object) -> None:
+    updated = with_diary(demo({"web": {"command": NEW_COMMAND}, "shell": GROWN}))
     updated["sandbox_instances"].append({"name": "extra", "command": ["sleep", "1000000"]})
     old = inspected(guest)
+    writer = Diary(guest)
     unplugged(guest, DEPLOY, updated, f"+{STATE}/sandboxes/extra/record.json")
+    has_all(guest, writer.end())
+    is_limited(guest)
     now = readable(guest)
-    assert set(NAMES) <= now.keys() <= {*NAMES, "extra"}
+    assert {*NAMES, NAME} <= now.keys() <= {*NAMES, NAME, "extra"}
     assert now["web"]["spec"]["command"] in (old["web"]["spec"]["command"], NEW_COMMAND)
     for key in ("addresses", "ids"):
         assert {name: now[name][key] for name in NAMES} == {name: old[name][key] for name in NAMES}
