@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from typing import Any, Dict, Iterator, Mapping
 
 from .. import store as state
@@ -22,6 +23,8 @@ from ..kernel.trees import remove_tree, sync
 from ..sandbox import record as records
 from ..sandbox.record import PRESENT, STARTED, STOPPED, Record
 from ..site import Site
+from ..spec.mounts import volume_name
+from ..spec.names import absolute_path, image_name
 from . import model, store
 from .archive import FORMAT, LAYER, MANIFEST, VOLUMES
 from .contents import look
@@ -29,6 +32,8 @@ from .model import Snapshot
 from .unpacking import MAX_MANIFEST, convert, unpack
 
 IMPORTED = "imported"
+_DIGEST = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,255}")
+_END = 253402300800
 _ARRIVING = ".import-"
 _AGAIN = "export it again, with sandlot snapshots export"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -100,7 +105,7 @@ def described(directory: str, sandbox: str, identifier: str) -> Snapshot:
                 hint="upgrade sandlot on this host to the version that wrote it",
             )
         name, label = sandbox or str(about["sandbox"]), identifier or str(about["id"])
-        created = float(about["created"])
+        created = _time(about["created"])
         record = _record(about, name) if "spec" in about else None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         problem = f"the archive's manifest has a missing or wrong field ({error!r})"
@@ -129,6 +134,13 @@ def described(directory: str, sandbox: str, identifier: str) -> Snapshot:
     )
 
 
+def _time(value: Any) -> float:
+    """Seconds since the epoch, up to the year 9999: listings compute with them."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < _END:
+        raise ValueError("created is no time")
+    return float(value)
+
+
 def _manifest(directory: str) -> Mapping[str, Any]:
     content = state.read_bytes(f"{directory}/{MANIFEST}", hint=_AGAIN, limit=MAX_MANIFEST) or b""
     try:
@@ -146,15 +158,26 @@ def _record(about: Mapping[str, Any], name: str) -> Record:
     spec["volumes"] = [text for text in spec.get("volumes") or () if not text.startswith("/")]
     spec["mounts"] = [item for item in spec.get("mounts") or () if item["type"] != "bind"]
     image = about["image"]
+    digest = str(image["digest"])
+    if not _DIGEST.fullmatch(digest):
+        raise SpecError("image.digest", digest, "is no digest", hint=_AGAIN)
+    volumes = about.get("image_volumes", {})
     data: Dict[str, Any] = {
         "name": name,
         "phase": PRESENT,
         "wanted": STOPPED if about.get("wanted") == STOPPED else STARTED,
         "spec": {**spec, "name": name},
         "ids": {"uid": 0, "gid": 0, "size": 65536},
-        "image": {"name": str(image["name"]), "digest": str(image["digest"]), "layers": []},
+        "image": {
+            "name": image_name("image.name", image["name"]),
+            "digest": digest,
+            "layers": [],
+        },
         "interfaces": [],
-        "volumes": {str(k): str(v) for k, v in about.get("image_volumes", {}).items()},
+        "volumes": {
+            absolute_path("image_volumes", target): volume_name("image_volumes", volume)
+            for target, volume in volumes.items()
+        },
     }
     return records.from_json(data, name, "the record in the archive")
 

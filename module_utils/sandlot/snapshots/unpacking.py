@@ -2,8 +2,10 @@
 # Copyright: the sandlot developers
 """Unpacks the archive of a snapshot, which may be hostile, in a confined child.
 
-The child's root is the new directory. It may not set overlayfs's marks (trusted.*), so it notes
-them in other attributes of directories, and the parent makes marks of these (``convert``).
+The child's root is the new directory. No member goes through a link of the archive: the parent
+moves the trees by their names, so they have to be directories. The child may not set overlayfs's
+marks (trusted.*), so it notes them in other attributes of directories, and the parent makes marks
+of these (``convert``).
 """
 
 from __future__ import annotations
@@ -14,10 +16,20 @@ import stat
 import struct
 
 from ..images.extract import Outcome, confined, drain, explained, open_archive
-from ..images.tarstream import CHARACTER, DIRECTORY, FIFO, FILE, ArchiveError, Member, TarStream
+from ..images.tarstream import (
+    CHARACTER,
+    DIRECTORY,
+    FIFO,
+    FILE,
+    HARD_LINK,
+    ArchiveError,
+    Member,
+    TarStream,
+)
 from ..images.unpack import MAX_ID, SPACE, Bounds, Unpacker, relative
 from ..kernel import mounts
 from ..kernel.files import NO_ROOM
+from ..kernel.libc import AT_FDCWD
 from .archive import LAYER, MANIFEST, VOLUMES
 
 MAX_MANIFEST = 1 << 20
@@ -35,7 +47,19 @@ _WHOLE = "export the snapshot again, and import it whole"
 
 def unpack(fd: int, directory: str, bounds: Bounds) -> list[str]:
     """Unpack the stream ``fd`` into an empty directory; returns warnings."""
-    return confined([fd], directory, lambda: _outcome(fd, bounds), rights=_CAP_SETFCAP)
+    warnings = confined([fd], directory, lambda: _outcome(fd, bounds), rights=_CAP_SETFCAP)
+    _check_top(directory)
+    return warnings
+
+
+def _check_top(directory: str) -> None:
+    """Refuse what the parent would take for something else, whatever the child let through."""
+    kinds = {MANIFEST: stat.S_IFREG, LAYER: stat.S_IFDIR, VOLUMES: stat.S_IFDIR}
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            mode = entry.stat(follow_symlinks=False).st_mode
+            if stat.S_IFMT(mode) != kinds.get(entry.name):
+                raise ArchiveError(f"it unpacks to a foreign {entry.name!r}", hint=_WHOLE)
 
 
 def _outcome(fd: int, bounds: Bounds) -> Outcome:
@@ -84,6 +108,9 @@ class SnapshotUnpacker(Unpacker):
             raise ArchiveError(f"member {member} belongs to no snapshot", hint=_WHOLE)
         elif path.count(b"/") == (0 if top == LAYER else 1) and member.kind != DIRECTORY:
             raise ArchiveError(f"member {member} is not a directory", hint=_WHOLE)
+        _check_way(member, path)
+        if member.kind == HARD_LINK:
+            _check_way(member, relative(member, member.link))
 
     def _special(self, member: Member, path: bytes, kind: int) -> None:
         """Make a whiteout of overlayfs, for which the kernel asks no right, or a FIFO."""
@@ -101,6 +128,19 @@ class SnapshotUnpacker(Unpacker):
             target, kept = _checked(name, value, is_directory=member.kind == DIRECTORY)
             if target:
                 os.setxattr(path, target, kept, follow_symlinks=False)
+
+
+def _check_way(member: Member, path: bytes) -> None:
+    """Refuse a path through a link: an export has none, and it could lead to another tree."""
+    parent = os.fsdecode(os.path.dirname(path)) or "."
+    try:
+        os.close(mounts.openat2(AT_FDCWD, parent, os.O_PATH, mounts.RESOLVE_NO_SYMLINKS))
+    except FileNotFoundError:
+        return  # its directories are made
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise ArchiveError(f"member {member} leads through a link", hint=_WHOLE) from error
 
 
 def _checked(name: str, value: bytes, *, is_directory: bool) -> tuple[str, bytes]:
