@@ -15,6 +15,8 @@ from .errors import HostError
 PINNED = ("user", "net", "uts", "ipc", "time")
 # Slots of a rebuild. A slash separates name and slot of an address, as no name has a slash.
 NEXT, OLD = "next", "old"
+# In the directory of a volume: a file with the file system that is mounted at "data".
+VOLUME_IMAGE = "fs.img"
 _SLOT = "/rebuild/"
 
 
@@ -411,4 +413,4 @@ class VolumePaths:
     @property
     def image(self) -> str:
         """The file of a file system that is mounted at ``data``; most volumes have none."""
-        return f"{self.state}/fs.img"
+        return f"{self.state}/{VOLUME_IMAGE}"

@@ -11,10 +11,14 @@ from typing import Any
 
 import pytest
 from converge_fixtures import Deployment, eventually, needs_root, sandbox
-from sandlot import converge
+from sandlot import converge, volumes
+from sandlot.converge import kept, restoring
+from sandlot.converge.kept_model import SnapshotRequest
 from sandlot.errors import SpecError
 from sandlot.host import doctor, facts
 from sandlot.kernel import mountinfo
+from sandlot.kernel.trees import remove_tree
+from sandlot.sandbox import health
 from test_exhausted import small_host
 
 pytestmark = needs_root
@@ -119,6 +123,48 @@ def test_changes_keep_the_content_and_are_noticed(host: Deployment) -> None:
     assert Path(layer.upper, "data").stat().st_size == 6 * MIB
     assert not os.path.exists(layer.layer_image) and mounted(host) == []
     host.converged(sandbox("a", state="absent"))
+    assert loop_devices_of(host) == []
+
+
+def test_a_volume_that_somebody_unmounts_is_never_taken_for_an_empty_one(
+    host: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restoring, "WATCH", 0.0)
+    monkeypatch.setattr(health, "STEADY_SECONDS", 0.1)
+    spec = sandbox(
+        "a", volumes=["data:/data"], snapshot_before=["rebuild"], restart_policy="always"
+    )
+    declared = volumes.normalise([{"name": "data", "size": "16m"}])
+    assert not host.run(spec, volumes=declared).failed
+    row, kept_rows = Path(host.paths.volume("data").data, "row"), Path(host.paths.snapshots, "a")
+    row.write_text("1")
+    # The launcher starts nothing on what lies under the mount, and the next run mounts it.
+    subprocess.run(["umount", "--lazy", row.parent], check=True)
+    found = {entry.name: entry for entry in doctor.examine(host.paths, facts.gather(host.paths))}
+    assert found["sizes in force"].detail == "volume data: mount the file system"
+    host.kill("a")
+    eventually(lambda: host.info("a")["state"] == "crashed")
+    assert os.listdir(row.parent) == []
+    host.run(spec, volumes=declared)
+    assert host.inside("a", "/data/row") == "1"
+    # A copy for a snapshot, before a rebuild, and of what a restore replaces.
+    stopped = {**spec, "state": "stopped"}
+    for number, what in enumerate(("create", "rebuild", "restore"), 2):
+        host.run(stopped)
+        row.write_text(str(number))
+        subprocess.run(["umount", row.parent], check=True)
+        before = set(kept_rows.glob("*"))
+        if what == "rebuild":
+            host.run({**stopped, "recreate": True})
+        else:
+            kept.carry_out(host.paths, SnapshotRequest("a", "s", what))
+        (made,) = set(kept_rows.glob("*")) - before
+        assert (made / "volumes/data/row").read_text() == str(number), what
+    assert row.read_text() == "2"
+    host.run(sandbox("a", state="absent"), purge_snapshots=True)
+    gone = volumes.normalise([{"name": "data", "state": "absent", "force": True}])
+    assert not host.run(volumes=gone).failed
+    remove_tree(host.paths.snapshots)
     assert loop_devices_of(host) == []
 
 

@@ -18,6 +18,7 @@ from ..errors import LaunchError
 from ..host_paths import KERNEL_FILE_SYSTEMS, OURS, is_system, why_refused
 from ..kernel import mountinfo, mounts
 from ..kernel.mounts import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
+from ..site import VOLUME_IMAGE
 from .operations import FLAGS
 
 TYPE_CHECKING = False
@@ -87,6 +88,10 @@ def _volume(entry: Mapping[str, Any]) -> int:
     except FileNotFoundError as error:
         hint = "deploy the sandbox again, which makes it"
         raise LaunchError("is missing", hint=hint) from error
+    if _is_hidden(top, entry["path"]):
+        os.close(top)
+        hint = "sandlot restart mounts it, and so does a deploy"
+        raise LaunchError("has a file system that is not mounted, so it looks empty", hint=hint)
     subpath = entry.get("subpath", "")
     if not subpath:
         return top
@@ -101,6 +106,14 @@ def _volume(entry: Mapping[str, Any]) -> int:
         raise LaunchError(problem, hint=hint) from error
     finally:
         os.close(top)
+
+
+def _is_hidden(top: int, path: str) -> bool:
+    """Whether the files are in a file system that somebody has unmounted since the last run."""
+    above = os.path.dirname(path)
+    if not os.path.exists(f"{above}/{VOLUME_IMAGE}"):
+        return False
+    return os.fstat(top).st_dev == os.stat(above).st_dev
 
 
 def _bind(entry: Mapping[str, Any]) -> int:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Dict, List, Mapping, Tuple
 
-from .. import images, store, volumes
+from .. import images, sizes, store, volumes
 from ..errors import SandlotError, StateError
 from ..images.identity import FIRST_START
 from ..kernel.trees import empty
@@ -202,7 +202,7 @@ def _fill(site: Site, wanted: Content, old: str, new: str) -> None:
         return
     volumes.save(site, replace(volume, copying=True))
     paths = site.snapshot(wanted.snapshot.sandbox, wanted.snapshot.id)
-    data = site.volume(new).data
+    data = sizes.opened(volumes.place(site, new))
     empty(data)
     content.copy_into(content.volume_of(paths, old), data)
     volumes.save(site, replace(volume, copying=False, populated=True))

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from dataclasses import replace
 from typing import Any, Callable, Dict, List, Mapping, Sequence
@@ -67,7 +66,8 @@ def _create(site: Site, asked: SnapshotRequest, before: List[str]) -> Kept:
 def _snapshot(
     site: Site, entry: Record, identifier: str, reason: str, *, volumes: bool = True
 ) -> Snapshot:
-    names = [name for name in mounts.volume_names(entry) if os.path.isdir(site.volume(name).data)]
+    used = mounts.volume_names(entry)
+    names = [name for name in used if sizes.exists(sizes.of_volume(site, name))]
     return Snapshot(
         sandbox=entry.name,
         id=identifier,
@@ -83,7 +83,8 @@ def _copied(site: Site, records: Records, snapshot: Snapshot) -> Snapshot:
     sandbox = site.sandbox(snapshot.sandbox)
     sizes.mount(layers.place(sandbox))
     sources = {create.LAYER: sandbox.upper}
-    sources.update((create.volume(name), site.volume(name).data) for name in snapshot.volumes)
+    for name in snapshot.volumes:
+        sources[create.volume(name)] = sizes.opened(sizes.of_volume(site, name))
     frozen = _writers(site, records, snapshot.sandbox, snapshot.volumes)
     return create.create(site, snapshot, sources, frozen)
 

@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import Dict, List
 
+from .. import sizes
 from ..errors import SandlotError
 from ..sandbox import mounts, runtime
 from ..sandbox.crash import WATCH
@@ -53,7 +53,7 @@ def _volumes(site: Site, entry: Record, snapshot: Snapshot) -> List[str]:
     """The volumes of a snapshot; each has to be one that the sandbox uses now."""
     used = mounts.volume_names(entry)
     for name in snapshot.volumes:
-        if name not in used or not os.path.isdir(site.volume(name).data):
+        if name not in used or not sizes.exists(sizes.of_volume(site, name)):
             raise SandlotError(
                 f"snapshot {snapshot.name} has volume {name}, which {entry.name} does not use now",
                 hint=f"mount it in {entry.name} again, or restore the layer only (volumes: false)",

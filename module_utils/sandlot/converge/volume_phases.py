@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
-from .. import volumes
+from .. import sizes, volumes
 from ..build import populating
 from ..kernel import trees
 from ..plan import Operation
@@ -105,7 +105,7 @@ def _fill(context: Context, name: str, entry: Mapping[str, Any]) -> None:
     site, volume = context.site, volumes.load(context.site, entry["source"])
     if volume is None or volume.populated:
         return
-    sandbox, data = site.sandbox(name), site.volume(volume.name).data
+    sandbox, data = site.sandbox(name), sizes.opened(volumes.place(site, volume.name))
     half = volume.copying or bool(volume.trial)
     asked = not (entry.get("no_copy") or entry.get("subpath"))
     moved = _is_moved(context, name, entry)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Tuple
 
-from .. import idmap, images, network, sizes
+from .. import idmap, images, network, sizes, volumes
 from ..errors import SandlotError
 from ..kernel import files, program
 from ..launcher import unresponsive
@@ -254,18 +254,22 @@ def _sizes(site: Site, known: Facts) -> Findings:
 
 
 def _sizes_in_force(site: Site, known: Facts) -> Findings:
-    """Layers whose size somebody has changed, or whose file system is not mounted."""
+    """Layers and volumes whose size somebody has changed, or that are not mounted."""
     wrong = {}
     for entry in record.load_all(site).good.values():
         place = layers.place(site.sandbox(entry.name))
         due = sizes.due(sizes.look(site, place), entry.spec.disk_size)
         if due:
             wrong[f"layer of {entry.name}"] = due.summary
+    for volume in volumes.load_all(site).good.values():
+        due = sizes.due(sizes.look(site, volumes.place(site, volume.name)), volume.size)
+        if due:
+            wrong[f"volume {volume.name}"] = due.summary
     yield _finding(
         "sizes in force",
         "; ".join(f"{what}: {step}" for what, step in wrong.items()) or "all",
         wrong=bool(wrong),
-        remedy="deploy again, or restart the sandbox, which does what is due",
+        remedy="deploy again, or restart a sandbox with it, which does what is due",
         status=WARNING,
     )
 

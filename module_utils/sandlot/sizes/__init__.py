@@ -7,7 +7,7 @@ from __future__ import annotations
 from .bounds import Bound, apply, check, due, look, remake
 from .filesystem import is_mounted, unmount
 from .model import FILE, LIVE, OFFLINE, PROJECT, Due, Place
-from .places import commit, discard, exists, finish, mount, move, prepare
+from .places import commit, discard, exists, finish, mount, move, of_volume, opened, prepare
 from .projects import release, sweep
 from .ways import Way, choose, require
 
@@ -32,6 +32,8 @@ __all__ = [
     "look",
     "mount",
     "move",
+    "of_volume",
+    "opened",
     "prepare",
     "release",
     "remake",

@@ -26,6 +26,12 @@ _REPLACED = "trusted.sandlot.replaced"
 _RENAME_EXCHANGE = 2
 
 
+def of_volume(site: Site, name: str) -> Place:
+    """The files of a volume, which may have a size."""
+    paths = site.volume(name)
+    return Place(paths.data, paths.image)
+
+
 def exists(place: Place) -> bool:
     return os.path.lexists(place.image) or os.path.lexists(place.directory)
 
@@ -59,14 +65,21 @@ def mount(place: Place) -> None:
     if not os.path.exists(place.image) or filesystem.is_mounted(place):
         return
     refuse_mounts(place.directory)
-    if os.path.isdir(place.directory) and os.listdir(place.directory):
-        if not _is_replaced(place.directory):
-            raise ForeignError(
-                f"{place.directory} holds files, which the file system in {place.image} would hide",
-                hint="move them elsewhere, and run again",
-            )
+    if os.path.isdir(place.directory) and _is_replaced(place.directory):
+        # Also when it is empty: the mark would say of files to come that they are not valid.
         _remove(place.directory)
+    elif os.path.isdir(place.directory) and os.listdir(place.directory):
+        raise ForeignError(
+            f"{place.directory} holds files, which the file system in {place.image} would hide",
+            hint="move them elsewhere, and run again",
+        )
     filesystem.mount(place)
+
+
+def opened(place: Place) -> str:
+    """The directory, with its content in it also after somebody's umount, or a boot."""
+    mount(place)
+    return place.directory
 
 
 def move(place: Place, target: Place, *, mounted: bool = True) -> None:

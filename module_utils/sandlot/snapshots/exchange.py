@@ -33,15 +33,16 @@ def prepare(site: Site, content: Content, sandbox: SandboxPaths) -> None:
 def back_up(site: Site, sandbox: SandboxPaths, names: Sequence[str]) -> None:
     """Copy volumes before a rebuild; the copies go to the snapshot of the layer."""
     for name in names:
-        if os.path.isdir(site.volume(name).data):
-            _copy(site.volume(name).data, _backup(sandbox.in_slot(OLD)), name)
+        place = sizes.of_volume(site, name)
+        if sizes.exists(place):
+            _copy(sizes.opened(place), _backup(sandbox.in_slot(OLD)), name)
 
 
 def exchange(site: Site, sandbox: SandboxPaths) -> None:
     """Give each volume its new content, and keep the old one."""
     for name in _names(sandbox, NEXT):
         new, old = f"{_kept(sandbox, NEXT)}/{name}", f"{_kept(sandbox, OLD)}/{name}"
-        data = site.volume(name).data
+        data = sizes.opened(sizes.of_volume(site, name))
         if _stays(site, name):
             _copy(data, _kept(sandbox, OLD), name)
             _refill(data, new)
@@ -56,7 +57,8 @@ def exchange(site: Site, sandbox: SandboxPaths) -> None:
 def take_back(site: Site, sandbox: SandboxPaths) -> None:
     """Undo ``exchange``, however far it got."""
     for name in _names(sandbox, OLD):
-        old, data = f"{_kept(sandbox, OLD)}/{name}", site.volume(name).data
+        old = f"{_kept(sandbox, OLD)}/{name}"
+        data = sizes.opened(sizes.of_volume(site, name))
         if _stays(site, name):
             _refill(data, old)
             remove_tree(old)
@@ -121,8 +123,7 @@ def _copy(source: str, directory: str, name: str) -> None:
 
 def _stays(site: Site, name: str) -> bool:
     """Whether a volume has a size: then its directory is a mount, or carries a number."""
-    paths = site.volume(name)
-    return bool(sizes.look(site, sizes.Place(paths.data, paths.image)).way)
+    return bool(sizes.look(site, sizes.of_volume(site, name)).way)
 
 
 def _refill(data: str, source: str) -> None:

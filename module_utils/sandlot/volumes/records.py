@@ -102,9 +102,7 @@ def remove(site: Site, name: str) -> None:
 
 
 def place(site: Site, name: str) -> Place:
-    """The files of a volume, which may have a size."""
-    paths = site.volume(name)
-    return Place(paths.data, paths.image)
+    return sizes.of_volume(site, name)
 
 
 def remove_empty(site: Site) -> None:
