@@ -22,9 +22,11 @@ from converge_fixtures import Deployment, deployed, eventually, needs_root, sand
 from sandlot.converge import kept, transport
 from sandlot.converge.kept_model import Kept, SnapshotRequest
 from sandlot.errors import SandlotError
+from sandlot.idmap import IdRange
 from sandlot.kernel import trees
 from sandlot.site import Site
-from sandlot.snapshots import archive, store
+from sandlot.snapshots import archive, create, store
+from sandlot.snapshots.model import Snapshot
 
 pytestmark = needs_root
 
@@ -57,9 +59,10 @@ def test_a_sandbox_moves_to_a_second_host(
     layer = Path(host.paths.sandbox("a").upper)
     eventually((layer / "d").exists)
     with open(layer / "sparse", "wb") as handle:
-        handle.truncate(1 << 33)
+        handle.truncate(1 << 43)  # more than the disk
     os.setxattr(layer / "d", "trusted.overlay.opaque", b"y")
     os.setxattr(layer / "kept", "user.note", b"\0binary\n")
+    os.setxattr(os.fsencode(layer / "kept"), b"user.%3D=\xff", b"=")
     os.link(layer / "kept", layer / "other")
     (layer / ("n" * 90)).mkdir()
     (layer / ("n" * 90) / ("m" * 90)).symlink_to("x" * 150)
@@ -86,10 +89,11 @@ def test_a_sandbox_moves_to_a_second_host(
         ids = second.info("b")["ids"]
         assert (upper / "kept").stat().st_uid == ids["uid"]
         assert os.getxattr(upper / "kept", "user.note") == b"\0binary\n"
+        assert os.getxattr(os.fsencode(upper / "kept"), b"user.%3D=\xff") == b"="
         assert os.getxattr(upper / "d", "trusted.overlay.opaque") == b"y"
         assert stat.S_ISCHR((upper / "bin/vi").lstat().st_mode)
         assert (upper / "other").stat().st_nlink == 2
-        assert (upper / "sparse").stat().st_size == 1 << 33
+        assert (upper / "sparse").stat().st_size == 1 << 43
         assert (upper / "sparse").stat().st_blocks < 100
         assert os.readlink(upper / ("n" * 90) / ("m" * 90)) == "x" * 150
         spec = second.info("b")["spec"]
@@ -108,6 +112,17 @@ def _receive(site: Site, content: bytes) -> Kept:
         handle.write(content)
         handle.seek(0)
         return transport.received(site, SnapshotRequest(state="import"), handle.fileno())
+
+
+def _named(path: str) -> tuple[tarfile.TarInfo, bytes]:
+    return entry("layer/x", b"x", pax_headers={"path": path})
+
+
+def _holes(size: int) -> tuple[tarfile.TarInfo, bytes]:
+    """A sparse file that has no data."""
+    sparse = {"major": "1", "minor": "0", "name": "layer/x", "realsize": str(size)}
+    headers = {f"GNU.sparse.{key}": value for key, value in sparse.items()}
+    return entry("layer/x", b"0\n".ljust(512, b"\0"), pax_headers=headers)
 
 
 HOSTILE = {
@@ -149,6 +164,8 @@ HOSTILE = {
         ),
         "through a link",
     ),
+    "NUL in a name": (_archive(_named("layer/a\0b")), "has a NUL"),
+    "huge file": (_archive(_holes(1 << 64)), "larger than any file"),
     "foreign owner": (_archive(entry("layer/x", b"", uid=70000)), "belongs to"),
     "truncated": (_archive(entry("layer/x", b"x" * 5000))[:4000], "truncated"),
     "no archive": (b"<html>", "HTML"),
@@ -191,6 +208,22 @@ def test_links_and_attributes_of_an_archive_have_no_power(place: Site) -> None:
     assert os.listxattr(layer / "marked") == []
     assert not (layer / "disk").exists()
     assert [entry.name for entry in os.scandir(place.snapshots)] == ["a"]
+
+
+def test_a_path_too_long_to_be_imported_is_not_exported(place: Site) -> None:
+    layer = Path(place.root) / "layer"
+    layer.mkdir()
+    top = os.open(layer, os.O_RDONLY)
+    for dummy in range(20):
+        os.mkdir("n" * 250, dir_fd=top)
+        below = os.open("n" * 250, os.O_RDONLY, dir_fd=top)
+        os.close(top)
+        top = below
+    os.close(top)
+    asked = Snapshot("a", "s", 1.0, "asked", IdRange(0))
+    made = create.create(place, asked, {create.LAYER: str(layer)}, [])
+    with open(os.devnull, "wb") as sink, pytest.raises(SandlotError, match="a path of more than"):
+        archive.export(place, made, sink.fileno())
 
 
 def test_rights_are_not_taken_from_an_archive(place: Site) -> None:

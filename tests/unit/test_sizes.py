@@ -171,3 +171,11 @@ def test_a_teardown_withdraws_our_limits(tmp_path: Path, monkeypatch: pytest.Mon
     projects.release(site)
     assert disk.limits == {}
     assert projects.recorded(site) == {}
+
+
+def test_a_file_has_a_largest_size() -> None:
+    bound = Bound(FILE, 64 * M)
+    bounds.check(bound, PLACE, (16 << 40) - 4096, "disk_size")
+    with pytest.raises(SpecError, match="more than a file system in a file can have"):
+        bounds.check(bound, PLACE, (16 << 40) - 1, "disk_size")
+    bounds.check(Bound(PROJECT, 64 * M), PLACE, 1 << 50, "disk_size")

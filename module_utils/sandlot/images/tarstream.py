@@ -241,12 +241,19 @@ def _member(header: bytes, extended: Mapping[str, bytes]) -> Member:
     )
     if member.size < 0:
         raise ArchiveError(f"{_CORRUPT}: member {member} has a negative size")
+    if b"\0" in name + member.link:
+        raise ArchiveError(f"{_CORRUPT}: member {member} has a NUL in its name or target")
     return member
 
 
 def _attributes(extended: Mapping[str, bytes]) -> dict[str, bytes]:
     keys = [key for key in extended if key.startswith(_ATTRIBUTE)]
-    return {key[len(_ATTRIBUTE) :]: extended[key] for key in keys}
+    return {_attribute_name(key[len(_ATTRIBUTE) :]): extended[key] for key in keys}
+
+
+def _attribute_name(keyword: str) -> str:
+    """The name that GNU tar wrote so: a "=" would end the key of a record."""
+    return keyword.replace("%3D", "=").replace("%25", "%")
 
 
 def _header_name(header: bytes) -> bytes:
@@ -308,6 +315,7 @@ def _pax(data: bytes) -> dict[str, bytes]:
         key, equals, value = record[len(digits) + 1 : -1].partition(b"=")
         if not equals or len(record) != length or record[-1:] != b"\n":
             raise ArchiveError(f"{_CORRUPT}: a pax header is malformed", hint=_FETCH_AGAIN)
-        records[key.decode("utf-8", "replace")] = value
+        # As the kernel's names: those of attributes need not be UTF-8.
+        records[key.decode("utf-8", "surrogateescape")] = value
         position += length
     return records

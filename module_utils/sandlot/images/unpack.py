@@ -77,7 +77,7 @@ class Unpacker:
 
     def _check_bounds(self, member: Member) -> None:
         self._count += 1
-        self._size += member.size
+        self._size += self._weight(member)
         if self._size > self._bounds.max_size:
             hint = "raise max_size if that much is right"
             raise ArchiveError(f"it unpacks to more than {self._bounds.max_size} bytes", hint=hint)
@@ -88,6 +88,10 @@ class Unpacker:
             owner = f"{member.uid}:{member.gid}"
             hint = f"a sandbox has the ids 0 to {MAX_ID}; change the owner and make it again"
             raise ArchiveError(f"member {member} belongs to {owner}", hint=hint)
+
+    def _weight(self, member: Member) -> int:
+        """The bytes of a member that count."""
+        return member.size
 
     def _place(self, member: Member, path: bytes) -> None:
         if member.kind == DIRECTORY:

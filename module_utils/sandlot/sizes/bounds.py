@@ -14,7 +14,18 @@ from ..kernel.files import NO_ROOM
 from ..kernel.trees import sync
 from ..site import Site
 from . import filesystem, projects
-from .model import FILE, LIVE, OFFLINE, PROJECT, Due, Place, inodes, readable, whole_blocks
+from .model import (
+    FILE,
+    LIVE,
+    MAX_FILE,
+    OFFLINE,
+    PROJECT,
+    Due,
+    Place,
+    inodes,
+    readable,
+    whole_blocks,
+)
 from .places import commit, discard, finish, mount, prepare
 from .ways import choose
 
@@ -107,8 +118,13 @@ def check(bound: Bound, place: Place, size: int | None, option: str) -> None:
     step = due(bound, size)
     if size is None or step is None:
         return
-    if bound.off or (not bound.way and not choose(os.path.dirname(place.directory)).name):
+    way = bound.way or choose(os.path.dirname(place.directory)).name
+    if bound.off or not way:
         _refuse(place, option)
+    if way == FILE and whole_blocks(size) >= MAX_FILE:
+        problem = "is more than a file system in a file can have"
+        hint = f"use less than {readable(MAX_FILE)}, or turn project quotas on"
+        raise SpecError(option, readable(size), problem, hint=hint)
     if bound.used > whole_blocks(size):
         raise _too_small(option, size, bound.used)
 

@@ -10,6 +10,8 @@ from typing import Tuple
 # The ways: a project quota of the file system, or a file system of its own in a sparse file.
 PROJECT, FILE = "project", "file"
 BLOCK = 4096
+# The largest file of ext4 has a block less.
+MAX_FILE = 16 << 40
 _BYTES_PER_INODE = 16384
 _LEAST_INODES = 4096
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, Dict, Mapping, NoReturn, Tuple
 
 from ..errors import SandlotError
 from ..kernel import attributes, mounts
@@ -29,8 +29,8 @@ from .tarwriter import CHARACTER, DIRECTORY, FIFO, HARD_LINK, SYMLINK, TarWriter
 FORMAT = 1
 MANIFEST = "sandlot-snapshot.json"
 LAYER, VOLUMES = "layer", "volumes"
-# As deep as an import takes.
-MAX_DEPTH = 180
+# As deep and as long as an import takes: it makes files by their whole paths (PATH_MAX).
+MAX_DEPTH, MAX_PATH = 180, 4095
 # The ids inside.
 SIZE = 65536
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -96,11 +96,7 @@ class _Tree:
 
     def add(self, directory: int, name: bytes) -> None:
         if name.count(b"/") > MAX_DEPTH:
-            raise SandlotError(
-                f"snapshot {self._snapshot.name} has a directory more than {MAX_DEPTH} deep",
-                hint="an archive can't hold it: clone the snapshot, shorten the tree, and export"
-                " a snapshot of the clone",
-            )
+            self._refuse(f"a directory more than {MAX_DEPTH} deep")
         status = os.fstat(directory)
         self._writer.add(
             name + b"/",
@@ -115,7 +111,16 @@ class _Tree:
         for entry in names:
             self._entry(directory, entry, name + b"/" + os.fsencode(entry))
 
+    def _refuse(self, what: str) -> NoReturn:
+        raise SandlotError(
+            f"snapshot {self._snapshot.name} has {what}",
+            hint="an archive can't hold it: clone the snapshot, shorten the tree, and export"
+            " a snapshot of the clone",
+        )
+
     def _entry(self, directory: int, entry: str, name: bytes) -> None:
+        if len(name) > MAX_PATH:
+            self._refuse(f"a path of more than {MAX_PATH} bytes")
         status = os.stat(entry, dir_fd=directory, follow_symlinks=False)
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFDIR:

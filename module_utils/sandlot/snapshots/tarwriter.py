@@ -18,6 +18,7 @@ _MOST = 8**11 - 1
 _MOST_ID = 8**7 - 1
 # More parts than readers take: then holes are stored as zeros.
 MAX_PARTS = 1 << 15
+_ATTRIBUTE = "SCHILY.xattr."
 
 
 class TarWriter:
@@ -82,7 +83,9 @@ class TarWriter:
         status: os.stat_result, attributes: Mapping[str, bytes] | None
     ) -> List[Tuple[str, bytes]]:
         extended = [("mtime", _decimal(status.st_mtime_ns))]
-        extended += [(f"SCHILY.xattr.{key}", value) for key, value in (attributes or {}).items()]
+        extended += [
+            (_ATTRIBUTE + _keyword(key), value) for key, value in (attributes or {}).items()
+        ]
         return extended
 
     def _header(
@@ -149,11 +152,17 @@ def _block(
 
 def _record(key: str, value: bytes) -> bytes:
     """A pax record: its length counts the digits of the length."""
-    rest = len(key.encode()) + len(value) + 3
+    keyword = os.fsencode(key)
+    rest = len(keyword) + len(value) + 3
     length = rest + len(str(rest))
     if len(str(length)) != len(str(rest)):
         length = rest + len(str(length))
-    return b"%d %s=%s\n" % (length, key.encode(), value)
+    return b"%d %s=%s\n" % (length, keyword, value)
+
+
+def _keyword(name: str) -> str:
+    """The name of an attribute as GNU tar writes it: a record's first "=" ends the key."""
+    return name.replace("%", "%25").replace("=", "%3D")
 
 
 def _decimal(nanoseconds: int) -> bytes:

@@ -33,6 +33,7 @@ from ..kernel.libc import AT_FDCWD
 from .archive import LAYER, MANIFEST, VOLUMES
 
 MAX_MANIFEST = 1 << 20
+_MAX_FILE = (1 << 63) - 1
 _CAP_SETFCAP = 1 << 31
 _NOTE = "user.sandlot."
 _OVERLAY = "trusted.overlay."
@@ -89,6 +90,10 @@ class SnapshotUnpacker(Unpacker):
             self._set_attributes(path, member)
         return self._warnings()
 
+    def _weight(self, member: Member) -> int:
+        """Holes take no space, and files of a sandbox may have large ones."""
+        return member.stored
+
     def _place(self, member: Member, path: bytes) -> None:
         self._check_place(member, path)
         if member.kind == CHARACTER and member.device == (0, 0):
@@ -120,6 +125,8 @@ class SnapshotUnpacker(Unpacker):
         os.chmod(path, member.mode)
 
     def _file(self, member: Member, path: bytes) -> None:
+        if member.size > _MAX_FILE:
+            raise ArchiveError(f"member {member} is larger than any file", hint=_WHOLE)
         super()._file(member, path)
         self._set_attributes(path, member)
 
@@ -145,6 +152,8 @@ def _check_way(member: Member, path: bytes) -> None:
 
 def _checked(name: str, value: bytes, *, is_directory: bool) -> tuple[str, bytes]:
     """The attribute to set in place of one in the archive; "" for one that is left out."""
+    if "\0" in name:
+        return "", b""
     if name.startswith("user.") and not name.startswith(_NOTE):
         return name, value
     if name.startswith(_OVERLAY) and is_directory and name[len(_OVERLAY) :] in _MARKS:

@@ -16,8 +16,8 @@ ALL = "rwm"
 _ACCESS = re.compile(r"[rwm]{1,3}")
 # Nodes and directories of every sandbox.
 _OWN = re.compile(
-    r"/dev/(?:null|zero|full|random|urandom|tty|ptmx|console|fd|stdin|stdout|stderr"
-    r"|(?:pts|shm|mqueue)(?:/.*)?)"
+    r"/dev/(?:null|zero|full|random|urandom|tty|ptmx|console|stdin|stdout|stderr"
+    r"|(?:fd|pts|shm|mqueue)(?:/.*)?)"
 )
 
 
@@ -65,7 +65,7 @@ def _device(option: str, value: Any) -> Device:
         hint = "use r, w or both: nodes can't be made inside, so m alone gives nothing"
         raise refusal(option, value, "gives neither reading nor writing", hint=hint)
     source, colon, inside = whole.partition(":/")
-    source = absolute_path(option, source)
+    source = absolute_path(option, source, hint="write the node's path on the host, like /dev/fuse")
     path = absolute_path(option, f"/{inside}") if colon else source
     if not path.startswith("/dev/"):
         hint = "end it with :/dev/NAME, the path inside"

@@ -37,6 +37,24 @@ _WORDS: Dict[str, Tuple[str, Any]] = {
     "idmap": ("idmap", True),
     **{word: ("propagation", word) for word in PROPAGATIONS},
 }
+# Those of docker and Podman that sandlot has not, with their problems and remedies.
+_LABELS = ("relabels files for SELinux", "leave it out: sandlot labels no files")
+_DESKTOP = ("is for Docker Desktop", "leave it out: nothing lies between host and sandbox")
+_SPREADING = (
+    "would show mounts of the sandbox on the host",
+    "use rslave, which shows those of the host in the sandbox",
+)
+_OF_OTHERS = {
+    **dict.fromkeys(("z", "Z"), _LABELS),
+    **dict.fromkeys(("cached", "delegated", "consistent"), _DESKTOP),
+    **dict.fromkeys(("shared", "rshared"), _SPREADING),
+    "U": (
+        "changes the owners of files",
+        "leave it out, or set idmap for a path of the host",
+    ),
+}
+# A volume may have a letter for its name, and be mounted with words.
+_WINDOWS = re.compile(r"[A-Za-z]:/[^:]*:/|[A-Za-z]:\\|\\\\")
 _SHARED = ("type", "target", "source", "read_only", "no_exec")
 _FIELDS: Dict[str, Sequence[str]] = {
     BIND: (*_SHARED, "propagation", "idmap"),
@@ -76,6 +94,8 @@ def subpath(option: str, value: Any) -> str:
     if path.startswith("/") or ".." in parts:
         hint = "write it from the top of the volume, like db/data"
         raise refusal(option, value, "is not a path in a volume", hint=hint)
+    if len(path.encode()) > 4095 or any(len(part.encode()) > 255 for part in parts):
+        raise refusal(option, value, "is too long for a path", hint="shorten it")
     return "/".join(parts)
 
 
@@ -86,16 +106,15 @@ def short(option: str, value: Any) -> tuple[Mount, ...]:
 
 
 def _short(option: str, value: Any) -> Mount:
-    parts = line(option, value).split(":")
+    whole = line(option, value)
+    parts = whole.split(":")
+    _check_path(option, whole, parts[0])
     if not 2 <= len(parts) <= 3 or not parts[0]:
         raise refusal(option, value, "has not a source and a target", hint=_SHORT)
-    if parts[0].startswith("."):
-        hint = "write the whole path of the host, from / on"
-        raise refusal(option, value, "has a relative path for its source", hint=hint)
     fields: Dict[str, Any] = {}
     for word in filter(None, "".join(parts[2:]).split(",")):
-        if word in ("z", "Z"):
-            problem, hint = "relabels files for SELinux", "leave it out: sandlot labels no files"
+        if word in _OF_OTHERS:
+            problem, hint = _OF_OTHERS[word]
             raise refusal(option, word, problem, hint=hint)
         key, setting = _WORDS.get(word, ("", None))
         if not key or key in fields:
@@ -105,6 +124,19 @@ def _short(option: str, value: Any) -> Mount:
     kind = BIND if parts[0].startswith("/") else VOLUME
     place = target(option, parts[1])
     return checked(option, {**fields, "type": kind, "source": parts[0], "target": place})
+
+
+def _check_path(option: str, whole: str, source: str) -> None:
+    """Refuse sources of other notations with their remedy."""
+    if _WINDOWS.match(whole):
+        hint = "write a path of this host, from / on, or the name of a volume"
+        raise refusal(option, whole, "is a path of Windows", hint=hint)
+    if source.startswith((".", "~")) or ("/" in source and not source.startswith("/")):
+        hint = "write the whole path of the host, from / on"
+        raise refusal(option, whole, "has a relative path for its source", hint=hint)
+    if source.startswith("/") and source == whole:
+        hint = f"name it: NAME:{whole}"
+        raise refusal(option, whole, "would be a volume without a name", hint=hint)
 
 
 def checked(option: str, given: Mapping[str, Any]) -> Mount:
@@ -142,7 +174,7 @@ def _host_path(option: str, value: Any, *, as_root: bool) -> str:
     if not value.startswith("/"):
         hint = "write the whole path, from / on; for a volume, set type: volume"
         raise refusal(option, value, "is not an absolute path", hint=hint)
-    path = absolute_path(option, value)
+    path = absolute_path(option, value, hint="write where it leads, as readlink -f shows it")
     problem = why_refused(path, as_root=as_root)
     if problem:
         hint = "name the one directory or file that the sandbox needs, or copy it elsewhere"

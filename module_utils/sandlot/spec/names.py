@@ -115,12 +115,13 @@ def default_hostname(name: str) -> str:
     return ".".join(label for label in labels if label)
 
 
-def absolute_path(option: str, value: Any) -> str:
-    """An absolute path without "..", "." and doubled slashes."""
+def absolute_path(
+    option: str, value: Any, *, hint: str = "write it from the sandbox's root, like /srv/data"
+) -> str:
+    """An absolute path without "..", "." and doubled slashes; ``hint`` is for one that is not."""
     path = line(option, value)
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if not path.startswith("/") or ".." in parts:
-        hint = "write it from the sandbox's root, like /srv/data"
         raise refusal(option, value, "is not an absolute path without '..'", hint=hint)
     if len(path.encode()) > 4095 or any(len(part.encode()) > 255 for part in parts):
         raise refusal(option, value, "is too long for a path", hint="shorten it")
