@@ -134,7 +134,7 @@ def test_a_volume_that_somebody_unmounts_is_never_taken_for_an_empty_one(
     spec = sandbox(
         "a", volumes=["data:/data"], snapshot_before=["rebuild"], restart_policy="always"
     )
-    declared = volumes.normalise([{"name": "data", "size": "16m"}])
+    declared = volumes.normalise([{"name": name, "size": "16m"} for name in ("data", "unused")])
     assert not host.run(spec, volumes=declared).failed
     row, kept_rows = Path(host.paths.volume("data").data, "row"), Path(host.paths.snapshots, "a")
     row.write_text("1")

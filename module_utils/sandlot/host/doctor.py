@@ -20,7 +20,7 @@ from ..errors import SandlotError
 from ..kernel import files, program
 from ..launcher import unresponsive
 from ..launcher.client import UNIT, Launcher
-from ..sandbox import crash, layers, lxcfs, names, record, runtime
+from ..sandbox import crash, layers, lxcfs, mounts, names, record, runtime
 from ..site import Site
 from . import payload, probe, services
 
@@ -254,14 +254,17 @@ def _sizes(site: Site, known: Facts) -> Findings:
 
 
 def _sizes_in_force(site: Site, known: Facts) -> Findings:
-    """Layers and volumes whose size somebody has changed, or that are not mounted."""
-    wrong = {}
-    for entry in record.load_all(site).good.values():
+    """Layers and volumes of sandboxes whose size somebody has changed, or that are not mounted."""
+    wrong, records = {}, record.load_all(site).good
+    for entry in records.values():
         place = layers.place(site.sandbox(entry.name))
         due = sizes.due(sizes.look(site, place), entry.spec.disk_size)
         if due:
             wrong[f"layer of {entry.name}"] = due.summary
-    for volume in volumes.load_all(site).good.values():
+    known = volumes.load_all(site).good
+    # A boot mounts those of sandboxes only.
+    used = {name for entry in records.values() for name in mounts.volume_names(entry)}
+    for volume in (known[name] for name in sorted(used.intersection(known))):
         due = sizes.due(sizes.look(site, volumes.place(site, volume.name)), volume.size)
         if due:
             wrong[f"volume {volume.name}"] = due.summary
