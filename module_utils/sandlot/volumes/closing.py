@@ -9,11 +9,13 @@ one of host root.
 from __future__ import annotations
 
 import os
+from typing import List
 
 from .. import sizes
 from ..kernel import mountinfo, mounts
 from ..kernel.mounts import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MS_PRIVATE
 from ..site import Site
+from ..sizes import Place
 from .records import names, place, remove_empty
 
 _FLAGS = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
@@ -35,6 +37,7 @@ def is_mounted(site: Site) -> bool:
 def close(site: Site) -> None:
     """Mount the directory on itself; file systems that are mounted below stay where they are."""
     os.makedirs(site.volumes, mode=0o700, exist_ok=True)
+    mounted = _unmount_all(site)
     mount = mounts.clone_tree(site.volumes, recursive=True)
     try:
         mounts.set_attributes(mount, _FLAGS)
@@ -43,12 +46,22 @@ def close(site: Site) -> None:
         os.close(mount)
     # Shared with other namespaces of the host, each one would have to be told when it goes.
     mounts.mount("none", site.volumes, flags=MS_PRIVATE)
+    for volume in mounted:
+        sizes.mount(volume)
+
+
+def _unmount_all(site: Site) -> List[Place]:
+    """Unmount file systems of volumes, which no path would lead to under the mount above."""
+    places = (place(site, name) for name in names(site))
+    mounted = [volume for volume in places if sizes.is_mounted(volume)]
+    for volume in mounted:
+        sizes.unmount(volume)
+    return mounted
 
 
 def release(site: Site) -> None:
     """Unmount all volumes, and the mount that closes them."""
-    for name in names(site):
-        sizes.unmount(place(site, name))
+    _unmount_all(site)
     reopen(site)
 
 
