@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
@@ -107,3 +107,22 @@ def test_file_systems_at_and_below(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_who_may_write(mode: int, uid: int, gid: int, may: bool) -> None:
     status = os.stat_result((mode, 0, 0, 1, uid, gid, 0, 0, 0, 0))
     assert bind_checks._may_write(status, IdRange(200000)) == may
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "group", "closed"),
+    [
+        (0o700, 0, 0, True),
+        (0o750, 0, 0, True),
+        (0o750, 0, 33, False),
+        (0o701, 0, 0, False),
+        (0o700, 1000, 0, False),
+        (0o755, 0, 0, False),
+    ],
+)
+def test_who_enters_a_directory(
+    monkeypatch: pytest.MonkeyPatch, mode: int, owner: int, group: int, closed: bool
+) -> None:
+    status = os.stat_result((stat.S_IFDIR | mode, 0, 0, 1, owner, group, 0, 0, 0, 0))
+    monkeypatch.setattr(os, "stat", lambda path: status)
+    assert bind_checks._is_closed(PurePath("/srv")) == closed

@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import os
 import stat
+from pathlib import PurePath
 from typing import Callable, Iterable, Iterator, Tuple
 
 from ..build import sources
@@ -56,14 +57,40 @@ def check(site: Site, spec: Spec, maps_ids: Callable[[str], bool], *, may_be_mad
 
 
 def warnings(records: Iterable[Record]) -> list[str]:
-    """Warnings about bind mounts that are meant to be written, in which no id of inside may."""
+    """Warnings about bind mounts that are writable: by no id of inside, or by root of the host."""
     lines: list[str] = []
     for record in records:
         for dummy, mount in _mounts(record.spec):
-            writable = mount.type == BIND and not (mount.read_only or mount.idmap)
+            writable = mount.type == BIND and not mount.read_only
             if writable and not mountinfo.server_of(mount.source):
-                lines += _warning(record, mount.source)
+                warn = _as_root if mount.idmap else _warning
+                lines += warn(record, mount.source)
     return lines
+
+
+def _as_root(record: Record, path: str) -> Iterator[str]:
+    """Warn of a place where set-user-id programs of a tenant would be those of the host's root."""
+    try:
+        source = sources.bind_source(path, as_root=True)
+    except LaunchError:
+        return  # the check, or the start, tells
+    try:
+        place, flags = os.readlink(f"/proc/self/fd/{source}"), os.fstatvfs(source).f_flag
+    finally:
+        os.close(source)
+    if not flags & os.ST_NOSUID and not any(_is_closed(above) for above in PurePath(place).parents):
+        yield (
+            f"{record.name} writes to {path} of the host as root (idmap), and users of the host "
+            "reach it: a set-user-id program there would be one of root's. Put it below a directory"
+            " that only root enters (chmod 0700), or on a mount with nosuid"
+        )
+
+
+def _is_closed(directory: PurePath) -> bool:
+    """Whether only root enters a directory."""
+    status = os.stat(directory)
+    by_group = status.st_mode & stat.S_IXGRP and status.st_gid
+    return not (status.st_uid or by_group or status.st_mode & stat.S_IXOTH)
 
 
 def _warning(record: Record, path: str) -> Iterator[str]:

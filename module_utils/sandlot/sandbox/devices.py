@@ -120,7 +120,9 @@ def _require_unused(source: str, number: int) -> None:
             raise LaunchError(problem, hint=hint) from error
         # A drive without a medium, or a device without its hardware.
         if error.errno not in (errno.ENXIO, errno.ENOMEDIUM, errno.ENODEV):
-            raise
+            problem = f"devices: {source} can't be opened: {error.strerror}"
+            hint = f"a container around this host may forbid it, or the disk fails: {_LEAVE_OUT}"
+            raise LaunchError(problem, hint=hint) from error
     finally:
         os.close(fd)
 

@@ -19,6 +19,8 @@ _OWN = re.compile(
     r"/dev/(?:null|zero|full|random|urandom|tty|ptmx|console|stdin|stdout|stderr"
     r"|(?:fd|pts|shm|mqueue)(?:/.*)?)"
 )
+# Links to what a process of ours has open.
+_OF_PROCESSES = re.compile(r"/proc/.*|/dev/(?:fd/.*|stdin|stdout|stderr)")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,9 @@ def _device(option: str, value: Any) -> Device:
         raise refusal(option, value, "gives neither reading nor writing", hint=hint)
     source, colon, inside = whole.partition(":/")
     source = absolute_path(option, source, hint="write the node's path on the host, like /dev/fuse")
+    if _OF_PROCESSES.fullmatch(source):
+        problem = "is another file for each process"
+        raise refusal(option, value, problem, hint="name the device node itself")
     path = absolute_path(option, f"/{inside}") if colon else source
     if not path.startswith("/dev/"):
         hint = "end it with :/dev/NAME, the path inside"
