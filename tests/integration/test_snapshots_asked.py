@@ -17,7 +17,7 @@ from sandlot.cgroups import freezing
 from sandlot.cgroups.layout import Layout
 from sandlot.converge import kept, restoring
 from sandlot.converge.kept_model import Kept, SnapshotRequest
-from sandlot.errors import SandlotError
+from sandlot.errors import SandlotError, SpecError
 from sandlot.kernel import trees
 from sandlot.sandbox import health, record
 from sandlot.snapshots import create as copying
@@ -115,6 +115,20 @@ def test_a_snapshot_of_the_same_name_is_no_change(host: Deployment) -> None:
 def test_a_bad_name_is_refused(host: Deployment, name: str) -> None:
     with pytest.raises(SandlotError, match="is no name of a snapshot"):
         ask(host, name)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"into": "b"},
+        {"options": {"labels": {}}},
+        {"path": "/x"},
+        {"path": "/nowhere/x", "state": "import"},
+    ],
+)
+def test_an_option_of_another_state_is_refused(host: Deployment, more: dict[str, object]) -> None:
+    with pytest.raises(SpecError, match="has no meaning for state|can't be read"):
+        ask(host, "s", **more)  # type: ignore[arg-type]
 
 
 def test_a_sandbox_that_is_not_there_is_refused(host: Deployment) -> None:
@@ -320,11 +334,14 @@ def test_a_volume_that_another_sandbox_runs_on_is_not_replaced(host: Deployment)
 
 
 def test_a_clone_gets_its_own_volume(host: Deployment) -> None:
-    host.converged(with_volume())
+    size = volumes.normalise([{"name": "data", "size": "16m"}])
+    host.converged(with_volume(), volumes=size)
     (data(host) / "row").write_text("1")
     done = ask(host, "", "clone", into="b")
     assert not done.more["failed"], done.more
     assert host.inside("b", "/data/row") == "1"
+    made = volumes.load(host.paths, "b.data")
+    assert made is not None and made.size == 16 << 20
     (data(host, "b.data") / "row").write_text("2")
     assert host.inside("b", "/data/row") == "2" and host.inside("a", "/data/row") == "1"
 

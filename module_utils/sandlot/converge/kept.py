@@ -34,6 +34,7 @@ def carry_out(site: Site, asked: SnapshotRequest) -> Kept:
         raise SpecError("name", asked.name, "is no name of a snapshot", hint=_ID_RULE)
     if not model.is_id(asked.sandbox) and (asked.sandbox or asked.state != "import"):
         raise SpecError("sandbox", asked.sandbox, "is no name of a sandbox", hint="name one")
+    _check_meaning(asked)
     if asked.state == "import":
         return transport.imported(site, asked)
     if asked.state == "export":
@@ -42,6 +43,17 @@ def carry_out(site: Site, asked: SnapshotRequest) -> Kept:
         if not asked.check:
             freezing.thaw_left(site)
         return _STATES[asked.state](site, asked, store.identifiers(site, asked.sandbox))
+
+
+def _check_meaning(asked: SnapshotRequest) -> None:
+    """Refuse what the state would ignore."""
+    archives = ("export", "import")
+    meanings = {"into": ("clone",), "options": ("clone",), "path": archives}
+    for option, states in meanings.items():
+        value = getattr(asked, option)
+        if value and asked.state not in states:
+            hint = f"leave it out, or set state: {' or '.join(states)}"
+            raise SpecError(option, value, f"has no meaning for state {asked.state}", hint=hint)
 
 
 def _create(site: Site, asked: SnapshotRequest, before: List[str]) -> Kept:

@@ -43,7 +43,11 @@ def _write(site: Site, snapshot: Snapshot, path: str) -> None:
     part = f"{path}.part"
     if os.path.lexists(part):
         os.unlink(part)
-    fd = os.open(part, _NEW, 0o600)
+    try:
+        fd = os.open(part, _NEW, 0o600)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        hint = "make its directory first, or choose another path"
+        raise SpecError("path", path, f"can't be written: {error.strerror}", hint=hint) from error
     complete = False
     try:
         archive.export(site, snapshot, fd)
@@ -62,7 +66,11 @@ def imported(site: Site, asked: SnapshotRequest) -> Kept:
     before = store.identifiers(site, asked.sandbox) if asked.sandbox else []
     if asked.name and asked.name in before:
         return Kept([], store.load(site, asked.sandbox, asked.name).facts(), before, before)
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        hint = "copy the archive there first: it is a path of the host"
+        raise SpecError("path", path, f"can't be read: {error.strerror}", hint=hint) from error
     try:
         if not asked.check:
             return received(site, asked, fd)
