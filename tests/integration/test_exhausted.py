@@ -210,7 +210,7 @@ def remove(host: Deployment, *names: str) -> None:
 
 
 def tear_down(host: Deployment) -> None:
-    assert not host.run(purge=True).failed
+    assert not host.run(purge=True, purge_snapshots=True).failed
 
 
 def fill(path: str) -> None:
