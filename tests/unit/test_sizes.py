@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,19 @@ import pytest
 from sandlot.errors import HostError, SpecError
 from sandlot.kernel import filesystems, loop_devices, quotas
 from sandlot.site import Site
-from sandlot.sizes import FILE, LIVE, OFFLINE, PROJECT, Bound, Due, Place, bounds, projects, ways
+from sandlot.sizes import (
+    FILE,
+    LIVE,
+    OFFLINE,
+    PROJECT,
+    Bound,
+    Due,
+    Place,
+    bounds,
+    is_mounted,
+    projects,
+    ways,
+)
 from sandlot.sizes.model import inodes, readable
 
 M = 1 << 20
@@ -104,6 +117,16 @@ def test_way(
     else:
         with pytest.raises(HostError, match="size can't be enforced: .* leave size out"):
             ways.require("/nowhere", "size")
+
+
+def test_a_loop_device_of_the_host_at_a_volume_is_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(str(tmp_path), f"{tmp_path}/fs.img")
+    monkeypatch.setattr(loop_devices, "backs", lambda file, device: bool(os.stat(file)))
+    assert not is_mounted(place)
+    Path(place.image).touch()
+    assert is_mounted(place)
 
 
 def test_structures_have_the_kernels_sizes() -> None:

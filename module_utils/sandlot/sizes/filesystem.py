@@ -52,6 +52,9 @@ def is_mounted(place: Place) -> bool:
         device = os.stat(place.directory, follow_symlinks=False).st_dev
     except FileNotFoundError:
         return False
+    if not os.path.exists(place.image):
+        # Without ours, a loop device there is one that the host mounts itself.
+        return False
     return loop_devices.backs(place.image, device)
 
 
@@ -68,7 +71,7 @@ def mount(place: Place) -> None:
 
 def unmount(place: Place) -> None:
     """Take the mount away; a process that still uses it keeps the file system alive."""
-    while os.path.exists(place.image) and is_mounted(place):
+    while is_mounted(place):
         mounts.umount(place.directory)
 
 
