@@ -30,13 +30,25 @@ def _mounts(spec: Spec) -> Iterator[Tuple[str, Mount]]:
             yield option, mount
 
 
-def check(site: Site, spec: Spec, maps_ids: Callable[[str], bool], *, may_be_made: bool) -> None:
+def check(
+    site: Site,
+    spec: Spec,
+    had: Spec | None,
+    maps_ids: Callable[[str], bool],
+    *,
+    may_be_made: bool,
+) -> None:
     """SpecError for a mount that this host can't make.
 
-    In check mode, a directory that is missing ``may_be_made`` by an earlier task. A file server is
-    not asked, as it may hang: a start tells what is wrong.
+    A sandbox that runs keeps the mounts that it ``had``: a tenant who takes away the source of
+    another's mount must not hold up runs. In check mode, a directory that is missing
+    ``may_be_made`` by an earlier task. A file server is not asked, as it may hang: a start tells
+    what is wrong.
     """
+    kept = {mount for dummy, mount in _mounts(had)} if had else set()
     for option, mount in _mounts(spec):
+        if mount in kept:
+            continue
         if mount.type == VOLUME and not maps_ids(site.volumes):
             problem = f"can't be mounted: the file system of {site.volumes} can't map ids"
             hint = "move it to ext4, xfs, btrfs or another one that can, or use a bind mount"

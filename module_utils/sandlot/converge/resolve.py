@@ -195,8 +195,9 @@ def _records(
                 runs = old is not None and observed.sandboxes[name].running
                 granted = old.spec.devices if old is not None and runs else ()
                 devices.check(sandbox.wanted_spec.devices, granted)
+                had = old.spec if old is not None and runs else None
                 bind_checks.check(
-                    site, sandbox.wanted_spec, observed.maps_ids, may_be_made=request.check
+                    site, sandbox.wanted_spec, had, observed.maps_ids, may_be_made=request.check
                 )
             image = _image(site, sandbox, old, ids[name], observed, may_be_made=request.check)
             if sandbox.content:
