@@ -453,3 +453,19 @@ def test_a_killed_clone_is_completed_by_the_next_run(host: Deployment) -> None:
         if os.WIFEXITED(status):
             break
     assert os.WIFEXITED(status)
+
+
+def test_a_row_of_failed_rebuilds_keeps_what_was_there_before_the_first(
+    host: Deployment, impatient: None
+) -> None:
+    host.converged(with_volume())
+    (data(host) / "row").write_text("1")
+    put(host, "file", "1")
+    spoils = ["sh", "-c", "echo spoilt > /data/row; exit 1"]
+    for dummy in range(2):
+        assert "a" in host.run(with_volume(command=spoils, recreate=True, snapshot_keep=1)).failed
+        assert (data(host) / "row").read_text() == "spoilt\n"
+        (made,) = store.load_all(host.paths).good
+        assert (made.reason, made.volumes) == ("failed", ("data",))
+    ask(host, made.id, "restore")
+    assert host.inside("a", "/data/row") == "1" and host.inside("a", "/file") == "1"

@@ -16,7 +16,7 @@ from ..kernel.trees import remove_tree, sync
 from ..sandbox import layers
 from ..site import OLD, SandboxPaths, Site, SnapshotPaths
 from . import exchange, store
-from .model import Snapshot
+from .model import FAILED, Snapshot
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _COPY = "copy"
@@ -45,9 +45,14 @@ def create(
 
 
 def keep_backup(site: Site, sandbox: SandboxPaths) -> None:
-    """Make a snapshot of the copies of volumes that a failed rebuild leaves, and of the layer."""
+    """Make a snapshot of the copies of volumes that a failed rebuild leaves, and of the layer.
+
+    Of several failures in a row, the first one's stays: later copies have what the failed version
+    wrote, and would push it out (snapshot_keep).
+    """
     slot = sandbox.in_slot(OLD)
-    if not exchange.backed_up(slot):
+    known = [entry for entry in store.load_all(site, sandbox.name).good if entry.automatic]
+    if not exchange.backed_up(slot) or (known and known[-1].reason == FAILED):
         return
     for snapshot in store.staged(site, sandbox.name):
         staged = site.snapshot(sandbox.name, snapshot.id).staged
@@ -55,7 +60,8 @@ def keep_backup(site: Site, sandbox: SandboxPaths) -> None:
         remove_tree(f"{staged.directory}/{_COPY}")
         os.mkdir(f"{staged.directory}/{_COPY}", 0o700)
         copied(sandbox.upper, f"{staged.directory}/{LAYER}")
-        store.stage(site, replace(snapshot, volumes=tuple(exchange.kept(slot, staged))))
+        kept = tuple(exchange.kept(slot, staged))
+        store.stage(site, replace(snapshot, reason=FAILED, volumes=kept))
         exchange.give(slot, staged)
         sync(staged.directory)
         os.rename(f"{staged.directory}/{_COPY}", staged.layer)

@@ -22,6 +22,7 @@ RECREATE = "recreate"
 IMAGE = "image"
 PURGE = "purge"
 RESTORE = "restore"
+FAILED = "failed"
 ASKED = "asked"
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
