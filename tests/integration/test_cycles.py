@@ -41,9 +41,12 @@ def processes(host: Deployment) -> dict[str, int]:
 
 
 def memory(pid: int) -> int:
-    """Kilobytes that are its own, and its share of the rest."""
+    """Kilobytes of its own, and its share of what it and its children have in common.
+
+    Not of files: that share grows when another process of the machine that runs Python ends.
+    """
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:"))
 
 
 def mounted(host: Deployment, pids: dict[str, int]) -> int:
