@@ -211,7 +211,7 @@ def test_a_copy_that_fails_leaves_nothing(
     def fail(*_arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(copying, "copy_tree", fail)
+    monkeypatch.setattr(copying, "copy_directory", fail)
     with pytest.raises(OSError):
         ask(host, "s")
     assert not os.path.exists(host.paths.snapshots)

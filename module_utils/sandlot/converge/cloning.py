@@ -16,6 +16,7 @@ from typing import Any, Dict, List, Mapping, Tuple
 from .. import images, sizes, store, volumes
 from ..errors import SandlotError, StateError
 from ..images.identity import FIRST_START
+from ..kernel.copying import copy_directory
 from ..kernel.trees import empty
 from ..plan import Operation
 from ..sandbox import mounts
@@ -204,7 +205,7 @@ def _fill(site: Site, wanted: Content, old: str, new: str) -> None:
     paths = site.snapshot(wanted.snapshot.sandbox, wanted.snapshot.id)
     data = sizes.opened(volumes.place(site, new))
     empty(data)
-    content.copy_into(content.volume_of(paths, old), data)
+    copy_directory(content.volume_of(paths, old), data)
     volumes.save(site, replace(volume, copying=False, populated=True))
 
 

@@ -6,18 +6,15 @@ system can't map ids on a mount."""
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
 from functools import partial
 
 from ..errors import SandlotError
 from ..idmap import IdRange
-from ..kernel.copying import copy_tree
+from ..kernel.copying import copy_directory
 from ..plan import Operation
 from ..site import Site
 from .model import Image
 from .workspace import install, private_directory, temporary, tree
-
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def shifted(site: Site, image: Image, ids: IdRange) -> str:
@@ -48,12 +45,7 @@ def shift_operations(site: Site, image: Image, ids: IdRange) -> list[Operation]:
 
 def _copy_tree(source: str, destination: str, ids: IdRange) -> None:
     os.mkdir(destination)
-    with ExitStack() as stack:
-        reading = os.open(source, _DIRECTORY)
-        stack.callback(os.close, reading)
-        writing = os.open(destination, _DIRECTORY)
-        stack.callback(os.close, writing)
-        copied = copy_tree(reading, writing, partial(_moved, ids))
+    copied = copy_directory(source, destination, partial(_moved, ids))
     if copied.skipped:
         problem = f"{copied.skipped} of its entries are sockets or devices"
         raise SandlotError(f"image tree {source} can't be copied: {problem}", hint="make it again")

@@ -87,6 +87,19 @@ def copy_tree(source: int, target: int, owner: Owner = same) -> Copied:
     return walk.copied
 
 
+def copy_directory(source: str, target: str, owner: Owner = same) -> Copied:
+    """``copy_tree`` by paths, of which the last name may be no link."""
+    reading = os.open(source, _DIRECTORY)
+    try:
+        writing = os.open(target, _DIRECTORY)
+        try:
+            return copy_tree(reading, writing, owner)
+        finally:
+            os.close(writing)
+    finally:
+        os.close(reading)
+
+
 @dataclass
 class _Level:
     name: str

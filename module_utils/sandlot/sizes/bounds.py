@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..errors import HostError, SpecError
 from ..kernel import quotas
-from ..kernel.copying import copy_tree
+from ..kernel.copying import copy_directory
 from ..kernel.files import NO_ROOM
 from ..kernel.trees import sync
 from ..site import Site
@@ -28,8 +28,6 @@ from .model import (
 )
 from .places import commit, discard, finish, mount, prepare
 from .ways import choose
-
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
@@ -182,7 +180,7 @@ def remake(site: Site, place: Place, size: int | None, option: str) -> None:
             os.makedirs(path, exist_ok=True)
         finish(site, fresh, size)
         for source, target in zip(place.paths, fresh.paths):
-            _copy(source, target)
+            copy_directory(source, target)
         sync(fresh.directory)
     except OSError as error:
         discard(fresh)
@@ -191,15 +189,3 @@ def remake(site: Site, place: Place, size: int | None, option: str) -> None:
         raise _too_small(option, size, look(site, place).used) from error
     commit(fresh, place)
     projects.sweep(site)
-
-
-def _copy(source: str, target: str) -> None:
-    source_fd = os.open(source, _DIRECTORY)
-    try:
-        target_fd = os.open(target, _DIRECTORY)
-        try:
-            copy_tree(source_fd, target_fd)
-        finally:
-            os.close(target_fd)
-    finally:
-        os.close(source_fd)

@@ -75,18 +75,5 @@ def layer_of(site: Site, snapshot: Snapshot) -> Iterator[int]:
                 os.rmdir(place.directory)
 
 
-def copy_into(source: str, target: str) -> None:
-    """Copy a tree to an empty directory."""
-    reading = os.open(source, _DIRECTORY)
-    try:
-        writing = os.open(target, _DIRECTORY)
-        try:
-            copy_tree(reading, writing)
-        finally:
-            os.close(writing)
-    finally:
-        os.close(reading)
-
-
 def volume_of(paths: SnapshotPaths, name: str) -> str:
     return f"{paths.volumes}/{name}"

@@ -11,14 +11,13 @@ from typing import Mapping, Sequence
 from .. import sizes
 from ..cgroups import freezing
 from ..kernel.attributes import Owner
-from ..kernel.copying import Copied, copy_tree, same
+from ..kernel.copying import Copied, copy_directory, same
 from ..kernel.trees import remove_tree, sync
 from ..sandbox import layers
 from ..site import OLD, SandboxPaths, Site, SnapshotPaths
 from . import exchange, store
 from .model import FAILED, Snapshot
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _COPY = "copy"
 LAYER = f"{_COPY}/upper"
 
@@ -98,12 +97,4 @@ def _copied(
 def copied(source: str, target: str, owner: Owner = same) -> Copied:
     """Copy a tree to a new directory."""
     os.makedirs(target, mode=0o700)
-    reading = os.open(source, _DIRECTORY)
-    try:
-        writing = os.open(target, _DIRECTORY)
-        try:
-            return copy_tree(reading, writing, owner)
-        finally:
-            os.close(writing)
-    finally:
-        os.close(reading)
+    return copy_directory(source, target, owner)

@@ -15,9 +15,10 @@ from typing import Callable, Iterator, List, Sequence
 
 from .. import sizes
 from ..kernel import files, mounts
+from ..kernel.copying import copy_directory
 from ..kernel.trees import empty, remove_tree, sync
 from ..site import NEXT, OLD, SandboxPaths, Site, SnapshotPaths
-from .content import Content, copy_into, volume_of
+from .content import Content, volume_of
 
 _PART = ".part-"
 _Move = Callable[[str, str], None]
@@ -116,7 +117,7 @@ def _copy(source: str, directory: str, name: str) -> None:
         return
     remove_tree(part)
     os.makedirs(part, mode=0o700)
-    copy_into(source, part)
+    copy_directory(source, part)
     sync(part)
     os.rename(part, whole)
 
@@ -128,7 +129,7 @@ def _stays(site: Site, name: str) -> bool:
 
 def _refill(data: str, source: str) -> None:
     empty(data)
-    copy_into(source, data)
+    copy_directory(source, data)
     sync(data)
 
 
