@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,9 @@ import pytest
 from archives import entry, pack
 from converge_fixtures import Deployment, needs_root, sandbox
 from image_fixtures import output, prepare
+from killing import killed_after
 from oci_images import Layout, busybox_layer
-from sandlot import converge, images, plan
+from sandlot import converge, images
 from sandlot.plan import apply_all
 from sandlot.sandbox import record
 
@@ -219,27 +218,6 @@ def test_a_layer_of_an_earlier_version_is_kept_until_there_is_a_fresh_one(
     publish("three\n")
     assert "gets a fresh layer (rebuild)" in host.run(web("app")).actions[0]
     assert seen() == "three\nnone\n"
-
-
-def killed_after(number: int, run: Callable[[], Any]) -> bool:
-    """Whether a run was killed after its ``number``th step."""
-    pid = os.fork()
-    if pid == 0:
-        apply, count = plan._apply, 0
-
-        def apply_counted(operation: plan.Operation, failures: plan.Failures) -> None:
-            nonlocal count
-            apply(operation, failures)
-            count += 1
-            if count == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        plan._apply = apply_counted
-        try:
-            run()
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
 
 
 def test_a_killed_run_goes_on_and_can_go_back(host: Deployment, tmp_path: Path) -> None:

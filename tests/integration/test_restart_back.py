@@ -4,16 +4,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from converge_fixtures import Deployment, needs_root, sandbox
 from image_fixtures import output, prepare
-from sandlot import images, plan
+from killing import killed_after
+from sandlot import images
 from sandlot.errors import HostError
 from sandlot.launcher.client import Launcher
 from sandlot.sandbox import record
@@ -145,38 +144,17 @@ def test_a_run_that_fails_as_a_whole_leaves_nothing_down(
     assert_old(host, old(), old("b"))
 
 
-def killed_after(host: Deployment, number: int, *specs: dict[str, Any]) -> bool:
-    """Whether a run was killed after its ``number``th step."""
-    pid = os.fork()
-    if pid == 0:
-        apply, count = plan._apply, 0
-
-        def apply_counted(operation: plan.Operation, failures: plan.Failures) -> None:
-            nonlocal count
-            apply(operation, failures)
-            count += 1
-            if count == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        plan._apply = apply_counted
-        try:
-            host.run(*specs)
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
-
-
 def test_a_killed_run_leaves_the_way_back(host: Deployment) -> None:
     host.converged(old())
     previous = Path(host.paths.sandbox("a").previous)
     bad, number, kept = old(user="nobody-knows"), 0, []
-    while killed_after(host, number := number + 2, bad):
+    while killed_after(number := number + 2, lambda: host.run(bad)):
         kept += [number] if previous.exists() else []
         result = host.run(bad)
         assert "the old one runs again" in result.failed["a"]
         assert_old(host, old())
         assert not previous.exists()
     # Killed before a start that works: the next run goes on, and needs no way back.
-    assert killed_after(host, kept[0], old(hostname="new")) and previous.exists()
+    assert killed_after(kept[0], lambda: host.run(old(hostname="new"))) and previous.exists()
     host.converged(old(hostname="new"))
     assert not previous.exists()
