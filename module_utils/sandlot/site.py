@@ -27,6 +27,10 @@ def _short_hash(text: str, length: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
+def _content_id(digest: str, uid: int, gid: int, mode: int) -> str:
+    return f"{digest}-{uid}-{gid}-{mode:04o}"
+
+
 class Site:
     """One installation; ``root`` is absolute and without a trailing slash ("" is "/")."""
 
@@ -112,6 +116,16 @@ class Site:
     def mask(self) -> str:
         """The key of the digests that stand for hidden values; missing until the first one."""
         return f"{self.state}/mask.json"
+
+    @property
+    def credential_key(self) -> str:
+        """The host's key of systemd-creds, which is not ours."""
+        return f"{self.root}/var/lib/systemd/credential.secret"
+
+    @property
+    def secrets(self) -> str:
+        """The mount point of the file system in memory that holds the values of secrets."""
+        return f"{self.run}/.secrets"
 
     @property
     def lock(self) -> str:
@@ -273,6 +287,38 @@ class SandboxPaths:
     def oom(self) -> str:
         """The file with the out-of-memory kills up to the last start or stop."""
         return f"{self.state}/oom.json"
+
+    @property
+    def files(self) -> str:
+        """The directory of the contents of files; both versions of a rebuild share it."""
+        return f"{self.site.sandboxes}/{self.name}/files"
+
+    def file(self, digest: str, uid: int, gid: int, mode: int) -> str:
+        """The content of a file, with its owner (ids of the host) and mode."""
+        return f"{self.files}/{_content_id(digest, uid, gid, mode)}"
+
+    @property
+    def stored_secrets(self) -> str:
+        """The directory of the values of secrets at rest."""
+        return f"{self.site.sandboxes}/{self.name}/secrets"
+
+    @property
+    def memory(self) -> str:
+        """The directory of the values of secrets in memory."""
+        return f"{self.site.secrets}/{self.name}"
+
+    def secret(self, digest: str, uid: int, gid: int, mode: int) -> str:
+        """The value of a secret in memory, with its owner (ids of the host) and mode."""
+        return f"{self.memory}/content/{_content_id(digest, uid, gid, mode)}"
+
+    @property
+    def named_secrets(self) -> str:
+        """The directory in memory that the sandbox has at /run/secrets."""
+        return f"{self.memory}/named"
+
+    def secret_variable(self, digest: str) -> str:
+        """The value of a variable of env in memory."""
+        return f"{self.memory}/env/{digest}"
 
     @property
     def run(self) -> str:
