@@ -17,6 +17,10 @@ from sandlot import wire
 
 TOP = Path(__file__).resolve().parent.parent.parent
 
+# The name under which plugins of a checkout import what they share.
+_plugins = sys.modules.setdefault("sandlot_plugins", ModuleType("sandlot_plugins"))
+_plugins.__path__ = [str(TOP / "plugins")]
+
 
 @pytest.fixture(autouse=True)
 def buffers(monkeypatch: pytest.MonkeyPatch) -> None:
