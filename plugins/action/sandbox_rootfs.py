@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Copies archives of images from the controller to hosts that need them.
+"""Brings files of the controller to modules: archives of images, files, secrets and variables.
 
 The module first reports the archives that it needs: on a host that has its images, it runs once.
 """
 
 from __future__ import annotations
 
+import importlib
+import os
+import sys
+from types import ModuleType
 from typing import Any
 
 from ansible import constants as C
@@ -17,6 +21,19 @@ Json = dict[str, Any]
 _PYTHON = "ansible_python_interpreter"
 
 
+def _shared(name: str) -> ModuleType:
+    """A module of plugin_utils: Ansible has no package for the plugins of a checkout."""
+    package = __name__.rpartition(".action.")[0]
+    if not package.startswith("ansible_collections."):
+        package = "sandlot_plugins"
+        plugins = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+        sys.modules.setdefault(package, ModuleType(package)).__path__ = [plugins]
+    return importlib.import_module(f"{package}.plugin_utils.{name}")
+
+
+configuration = _shared("configuration")
+
+
 class ActionModule(ActionBase):
     _supports_check_mode = True
     _supports_async = True
@@ -24,7 +41,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: None = None, task_vars: Json | None = None) -> Json:
         task_vars = self._quiet(task_vars or {})
         result: Json = super().run(tmp, task_vars)
-        arguments = dict(self._task.args)
+        arguments = configuration.filled(dict(self._task.args), self, task_vars)
         local = self._local(arguments.get("images"))
         in_background = bool(self._task.async_val) and not self._connection.has_native_async
         if local and in_background:
