@@ -504,6 +504,9 @@ options:
           - Environment variables, beside those of the image. Quote values that YAML would
             read as booleans or numbers; others than text are refused.
           - Results, diffs and messages hide their values; a digest shows that one has changed.
+          - 'A value written as C({value: TEXT, secret: true}) is kept as those of
+            O(sandboxes[].secrets)
+            are, and is in no record of the host.'
         type: dict
       working_dir:
         description:
@@ -618,6 +621,146 @@ options:
               - Further options of the tmpfs, as in O(sandboxes[].tmpfs).
             type: list
             elements: str
+      env_file:
+        description:
+          - Files of the controller with lines C(NAME=VALUE), in the notation of Compose
+            without interpolation; one path, or a list.
+          - Their variables are secret ones of O(sandboxes[].env). Later files win over
+            earlier ones, and O(sandboxes[].env) wins over them.
+        type: list
+        elements: str
+      files:
+        description:
+          - Files that the sandbox gets, read-only, over those of its image and layer. They
+            are no part of its layer.
+          - Each has one of O(sandboxes[].files[].content), O(sandboxes[].files[].src) and
+            O(sandboxes[].files[].template_src), of up to 1 MiB.
+          - A change reaches a running sandbox at once, as a whole;
+            O(sandboxes[].files[].on_change)
+            tells what follows. A directory, or a place in a volume or bind mount, can't
+            be a target.
+        type: list
+        elements: dict
+        suboptions:
+          target:
+            description:
+              - Absolute path of the file in the sandbox.
+            type: str
+            required: true
+          content:
+            description:
+              - The content, as text, which Ansible templates as any variable.
+            type: str
+          src:
+            description:
+              - A file of the controller with the content, found as by M(ansible.builtin.copy).
+                It is taken as it is, binary too.
+            type: str
+          template_src:
+            description:
+              - A template of the controller that makes the content, found and rendered
+                as by M(ansible.builtin.template).
+            type: str
+          encoding:
+            description:
+              - Whether C(content) is text, or text in base64 of any bytes.
+              - Defaults to V(utf-8).
+            type: str
+            choices: [utf-8, base64]
+          owner:
+            description:
+              - 'User that owns it: a name from the sandbox, or an id from 0 to 65535 in
+                quotes.'
+              - Defaults to V(0).
+            type: str
+          group:
+            description:
+              - Group that owns it; without it, the group of the owner, else V(0).
+            type: str
+          mode:
+            description:
+              - Permissions in octal, in quotes.
+              - Defaults to V(0644).
+            type: str
+          on_change:
+            description:
+              - A running sandbox sees a change without a restart. With V(reload), its workload
+                gets a signal then; with V(none), nothing more happens.
+              - With V(restart), the sandbox is restarted, and sees the change then.
+              - Defaults to V(none).
+            type: str
+            choices: [none, reload, restart]
+          reload_signal:
+            description:
+              - Signal of V(reload), by name or number; without it, V(SIGHUP).
+            type: str
+      secrets:
+        description:
+          - Secrets that the sandbox gets as files in memory, read-only. The host keeps
+            them readable by root only, and encrypted where it has systemd-creds.
+          - Each has one of O(sandboxes[].secrets[].value), O(sandboxes[].secrets[].src)
+            and O(sandboxes[].secrets[].template_src), of up to 512000 bytes.
+          - No record, result, diff or message has a value; a digest shows that one has
+            changed. Changes reach a running sandbox as those of O(sandboxes[].files) do.
+        type: list
+        elements: dict
+        suboptions:
+          name:
+            description:
+              - Name of the secret.
+            type: str
+            required: true
+          value:
+            description:
+              - The content, as text, which Ansible templates as any variable.
+            type: str
+          src:
+            description:
+              - A file of the controller with the content, found as by M(ansible.builtin.copy).
+                It is taken as it is, binary too.
+            type: str
+          template_src:
+            description:
+              - A template of the controller that makes the content, found and rendered
+                as by M(ansible.builtin.template).
+            type: str
+          encoding:
+            description:
+              - Whether C(value) is text, or text in base64 of any bytes.
+              - Defaults to V(utf-8).
+            type: str
+            choices: [utf-8, base64]
+          owner:
+            description:
+              - 'User that owns it: a name from the sandbox, or an id from 0 to 65535 in
+                quotes.'
+              - Defaults to V(0).
+            type: str
+          group:
+            description:
+              - Group that owns it; without it, the group of the owner, else V(0).
+            type: str
+          mode:
+            description:
+              - Permissions in octal, in quotes.
+              - Defaults to V(0444).
+            type: str
+          on_change:
+            description:
+              - A running sandbox sees a change without a restart. With V(reload), its workload
+                gets a signal then; with V(none), nothing more happens.
+              - With V(restart), the sandbox is restarted, and sees the change then.
+              - Defaults to V(none).
+            type: str
+            choices: [none, reload, restart]
+          reload_signal:
+            description:
+              - Signal of V(reload), by name or number; without it, V(SIGHUP).
+            type: str
+          target:
+            description:
+              - Absolute path of its file in the sandbox; without it, C(/run/secrets/NAME).
+            type: str
       network_mode:
         description:
           - Network namespace of the sandbox. V(bridge) is its own, attached to

@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from typing import AbstractSet, Any, Mapping, Optional
+from typing import AbstractSet, Any, Dict, Mapping, Optional
 
 from . import store
 from .site import Site
 
 HIDDEN = "hidden"
+# Keys that are not stored yet, by path: all masks of a process agree.
+_NEW: Dict[str, bytes] = {}
 
 
 class Mask:
@@ -27,9 +29,19 @@ class Mask:
         self._keep = keep
         self._key = b""
 
-    def prepare(self) -> None:
-        """Have a key, so that a later check shows the digests that its run will show."""
+    def prepare(self, *, needed: bool = False) -> None:
+        """Have a key, so that a later check shows the digests that its run will show.
+
+        One that is ``needed`` is stored, or an OSError tells why not.
+        """
         self._read()
+        if needed and self._path in _NEW:
+            self._store()
+
+    def digest(self, *parts: bytes) -> str:
+        """The keyed digest that a record has in place of a value, the last one of the parts."""
+        content = b"\0".join(parts)
+        return hashlib.blake2b(content, key=self._read(), digest_size=16).hexdigest()
 
     def options(self, owner: str, given: Mapping[str, Any], secret: AbstractSet[str]) -> Any:
         """A mapping of options as results show it; ``owner`` names what the options are of."""
@@ -41,23 +53,44 @@ class Mask:
     def value(self, owner: str, value: Any) -> Any:
         """The names of a mapping stay. One value has another digest for each owner and name."""
         if isinstance(value, Mapping):
-            return {name: self._digest(owner, name, item) for name, item in value.items()}
+            return {
+                name: shown(item["digest"])
+                if isinstance(item, Mapping)
+                else self._digest(owner, name, item)
+                for name, item in value.items()
+            }
+        if isinstance(value, list):
+            return [{**item, "digest": shown(item["digest"])} for item in value]
         return value
 
     def _digest(self, owner: str, name: str, value: str) -> str:
         text = "\0".join((owner, name, value)).encode()
         digest = hashlib.blake2b(text, key=self._read(), digest_size=4)
-        return f"{HIDDEN} ({digest.hexdigest()})"
+        return shown(digest.hexdigest())
 
     def _read(self) -> bytes:
         if not self._key:
             known = store.read(self._path, hint=f"remove {self._path}; the next run makes it again")
-            self._key = bytes.fromhex(known["key"]) if known else os.urandom(32)
+            if known:
+                _NEW.pop(self._path, None)
+            self._key = bytes.fromhex(known["key"]) if known else self._made()
             if self._keep and not known:
                 # A removal has to succeed on a full disk; a later run keeps a key.
                 with contextlib.suppress(OSError):
-                    store.write(self._path, {"key": self._key.hex()})
+                    self._store()
         return self._key
+
+    def _made(self) -> bytes:
+        return _NEW.setdefault(self._path, os.urandom(32))
+
+    def _store(self) -> None:
+        store.write(self._path, {"key": self._key.hex()})
+        _NEW.pop(self._path, None)
+
+
+def shown(digest: str) -> str:
+    """A digest that stands for a value, in a result."""
+    return f"{HIDDEN} ({digest[:8]})"
 
 
 def without_values(

@@ -45,7 +45,7 @@ def texts(rows: Json, path: str = "") -> Iterator[str]:
 
 def nested(path: str, value: Any) -> Json:
     head, _, rest = path.partition(".")
-    required = {"target": "/data"} if head == "mounts[]" else {"name": "web"}
+    required = {"target": "/data"} if head in ("mounts[]", "files[]") else {"name": "web"}
     inner = {**required, **nested(rest, value)} if rest else value
     return {head.removesuffix("[]"): [inner] if head.endswith("[]") else inner}
 
@@ -60,7 +60,7 @@ def test_no_text_is_made_of_what_yaml_converted(
     for path in paths:
         named = {"name": "web"} if module == "sandbox" else {}
         message = failure(module, capfd, **{**named, **nested(path, value)})["msg"]
-        hidden = "password" in path
+        hidden = "password" in path or path.endswith((".content", "secrets[].value"))
         assert ("the value" if hidden else repr(value)) in message, path
         assert "quote it" in message and path.rpartition(".")[2].removesuffix("[]") in message
 
@@ -104,6 +104,15 @@ WRONG = {
     "env: {UMASK: 022}": "env['UMASK']: the value is an integer, not a string; quote it: YAML "
     "reads 22:22 as 1342 and 010 as 8; after a template, add | string",
     "env: {PIN: 7001}": "env['PIN']: the value is an integer, not a string; quote it",
+    "secrets: hunter2": "sandbox 'web': secrets: the value is a string, not a list",
+    "secrets: [hunter2]": "sandbox 'web': secrets[0]: the value is a string, not a mapping",
+    "secrets: [{name: a, value: 7001}]": "secrets[0].value: the value is an integer, not a string",
+    "secrets: [{name: a, value: [hunter2]}]": "secrets[0].value: the value is a list, not a string",
+    "secrets: [{name: a, digest: b}]": "'digest' is not an option of this sandlot",
+    "files: [{target: /a, content: {k: hunter2}}]": "files[0].content: the value is a mapping, not "
+    "a string; write it as text: after a template, add | to_json",
+    "files: [{target: /a, content: hunter2, mode: 0600}]": "files[0].mode: 384 is an integer, not "
+    "a string; quote it",
     "environment: {PASSWORD: hunter2}": "'environment' is not an option of this sandlot",
 }
 

@@ -21,6 +21,7 @@ from ..init import limits, users
 from ..mask import Mask
 from ..sandbox import names, record
 from ..site import Site
+from ..spec.configuration import dump_environment
 from . import output, recipe
 from .recipe import Subject
 
@@ -61,7 +62,8 @@ def look(site: Site, name: str, *, show_env: bool = False) -> Subject:
     launch = store.read(site.sandbox(name).launch)
     if known is None or launch is None:
         raise SandlotError(f"{name} has not been deployed completely", hint="deploy it again")
-    secret = {} if show_env else dict(known.spec.env)
+    dumped = dump_environment(known.spec.env)
+    secret = {key: x for key, x in dumped.items() if not (show_env and isinstance(x, str))}
     launch["env"].update(Mask(site).value(name, secret))
     rlimits = limits.complete(launch["rlimits"])
     uid, gid, groups, login = _user(launch)

@@ -10,6 +10,7 @@ from typing import Iterable, Mapping, Sequence
 
 from .. import images, lock, network
 from ..cgroups import freezing
+from ..configuration import sealing
 from ..errors import SpecError
 from ..images import ImageSpec, progress, setup, with_uploads
 from ..images.build import ATTEMPTS
@@ -168,6 +169,7 @@ def run(site: Site, request: Request) -> Result:
     """Observe, plan, apply; the caller holds the lock, except for a check."""
     if not request.check:
         freezing.thaw_left(site)
+    request = _sealed(site, request)
     observed = _look(site, request)
     request = cloning.resumed(site, request, observed.records)
     request, observed, undone, failures = _rolled_back(site, request, observed)
@@ -175,8 +177,10 @@ def run(site: Site, request: Request) -> Result:
     before = [*(request.image_plan.sweeps if request.image_plan else ()), *undone]
     if request.check:
         return result(planned, {}, before)
-    if any(decision.write_record for decision in planned.context.decisions.values()):
-        Mask(site, keep=True).prepare()
+    written = [item.record for item in planned.context.decisions.values() if item.write_record]
+    if written:
+        # Without its key, nobody could tell later whether a value is another one.
+        Mask(site, keep=True).prepare(needed=any(sealing.values(entry.spec) for entry in written))
     failures.update(apply_each(planned.room))
     apply_all(planned.first)
     failures.update(carry_out(site, planned, partial(run, site)))
@@ -186,6 +190,18 @@ def run(site: Site, request: Request) -> Result:
         apply_all(planned.last)
     Launcher(site).wake()
     return result(planned, failures, before)
+
+
+def _sealed(site: Site, request: Request) -> Request:
+    """The request with digests for the values that it brings; records have no more of them."""
+    mask = Mask(site)
+    sandboxes = [
+        replace(item, spec=sealing.sealed(item.spec, mask))
+        if item.spec and sealing.values(item.spec)
+        else item
+        for item in request.sandboxes or ()
+    ]
+    return replace(request, sandboxes=tuple(sandboxes)) if sandboxes else request
 
 
 def _look(site: Site, request: Request) -> Observation:

@@ -30,7 +30,7 @@ HOST_FILES = ("hosts", "resolv.conf", "hostname")
 FACTS = frozenset(
     """
     schema digest name ids image lower host_root tmpfs_root idmap upper work files init login
-    ambient directories log_files
+    ambient directories log_files secret_env
     """.split()
 )
 # These follow from the host and the version of sandlot: neither an upgrade nor a new cgroup
@@ -48,14 +48,14 @@ _UNCOUNTED = frozenset({"schema", "digest", "init", mounts.KEY}) | DERIVED | LIV
 
 
 # Later options that the launch file has in a notation of its own.
-_OWN_NOTATION = frozenset({profiles.OPTION, "volumes", "mounts"})
+_OWN_NOTATION = frozenset({profiles.OPTION, "volumes", "mounts", "files", "secrets"})
 
 
 def content(site: Site, record: Record, cgroups: Sequence[str]) -> Json:
     spec, granted = record.spec, capabilities(record)
     data = {
         **root(site, record),
-        **_process(record),
+        **_process(site, record),
         "rlimits": {entry.name: [entry.soft, entry.hard] for entry in spec.ulimits},
         "capabilities": mask(granted),
         "seccomp_profile": spec.seccomp_profile,
@@ -126,8 +126,11 @@ def root(site: Site, record: Record) -> Json:
     }
 
 
-def _process(record: Record) -> Json:
+def _process(site: Site, record: Record) -> Json:
     spec, runs = record.spec, process(record)
+    path = site.sandbox(record.name).secret_variable
+    # The worker reads the values: neither this file nor the launcher has them.
+    secret = {name: path(sealed.digest) for name, sealed in runs.secret_env.items()}
     check = {"healthcheck": for_init(runs.healthcheck)} if runs.healthcheck else {}
     login = {} if runs.login is None else {"login": sorted(runs.login)}
     return {
@@ -135,6 +138,7 @@ def _process(record: Record) -> Json:
         **login,
         "argv": list(runs.argv),
         "env": runs.env,
+        **({"secret_env": secret} if secret else {}),
         "cwd": runs.working_dir,
         "user": runs.user,
         "restart": {"policy": spec.restart_policy, "retries": spec.restart_retries},

@@ -4,24 +4,45 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import Any, Dict, Iterator, List
 
 from ..site import Site
 from ..spec import Mount, Tmpfs, mounts
-from ..spec.values import PRIVATE
+from ..spec.values import PRIVATE, SECRETS
 from .record import Record
 
 Json = Dict[str, Any]
 
 # The key of the launch file.
 KEY = "mounts"
+FILE, SECRET = "file", "secret"
 _FLAGS = ("read_only", "no_exec", "no_copy", "idmap")
 
 
 def of(site: Site, record: Record) -> List[Json]:
     """All mounts of a sandbox, in an order in which none hides an earlier one."""
     entries = [flattened(site, mount) for mount in (*mounts.of(record.spec), *of_image(record))]
+    entries += [*_files(site, record), *_secrets(site, record)]
     return sorted(entries, key=lambda entry: mounts.depth(entry["target"]))
+
+
+def _files(site: Site, record: Record) -> Iterator[Json]:
+    for entry in record.spec.files:
+        uid, gid = record.host_owner(entry)
+        path = site.sandbox(record.name).file(entry.content.digest, uid, gid, entry.mode)
+        yield {"type": FILE, "target": entry.target, "path": path, "read_only": True}
+
+
+def _secrets(site: Site, record: Record) -> Iterator[Json]:
+    """Yield one directory for those that share it, so that one is changed by a rename."""
+    sandbox, flags = site.sandbox(record.name), {"read_only": True, "no_exec": True}
+    if any(entry.shared_name for entry in record.spec.secrets):
+        yield {"type": SECRET, "target": SECRETS, "path": sandbox.named_secrets, **flags}
+    for entry in record.spec.secrets:
+        if not entry.shared_name:
+            uid, gid = record.host_owner(entry)
+            path = sandbox.secret(entry.content.digest, uid, gid, entry.mode)
+            yield {"type": SECRET, "target": entry.target, "path": path, **flags}
 
 
 def of_image(record: Record) -> List[Mount]:

@@ -17,6 +17,7 @@ from ..spec import Difference, Healthcheck, Spec, differences
 from ..spec.quantities import signal_number
 from ..spec.table.supervision import parse_healthcheck
 from ..spec.text import MAX_STRING
+from ..spec.values import Sealed
 from ..wire import LOGIN
 from .record import ImageRef, Record
 
@@ -32,6 +33,7 @@ _IMAGE = "image"
 class Process:
     argv: Tuple[str, ...]
     env: Dict[str, str]
+    secret_env: Dict[str, Sealed]
     login: Tuple[str, ...] | None
     """Variables of the passwd file of the sandbox, if ``env`` does not tell; see users.login."""
     working_dir: str
@@ -45,16 +47,22 @@ def process(record: Record) -> Process:
     spec, config = record.spec, record.image.config
     _check(spec, record.image)
     ours = {"PATH": PATH, "HOME": "/root", "HOSTNAME": spec.hostname}
-    env = {**config.get("env", {}), **dict(spec.env)}
+    secret_env = {name: value for name, value in spec.env if isinstance(value, Sealed)}
+    own = {name: value for name, value in spec.env if isinstance(value, str)}
+    of_image = config.get("env", {}).items()
+    env = {**{name: text for name, text in of_image if name not in secret_env}, **own}
     check = spec.healthcheck
     if check is None and config.get("healthcheck"):
         check = parse_healthcheck("healthcheck", config["healthcheck"])
     argv = _argv(spec, config)
-    _check_size(spec, argv, {**ours, **env})
+    _check_size(spec, argv, {**ours, **env}, secret_env)
     return Process(
         argv=argv,
         env={**ours, **env},
-        login=tuple(set(LOGIN) - set(env)) if env.get("HOME") == ours["HOME"] else None,
+        secret_env=secret_env,
+        login=tuple({*LOGIN} - {*env, *secret_env})
+        if env.get("HOME") == ours["HOME"] or not secret_env.keys().isdisjoint(LOGIN)
+        else None,
         working_dir=spec.working_dir or config.get("working_dir") or "/",
         user=spec.user or config.get("user") or "0",
         stop_signal=spec.stop_signal
@@ -141,13 +149,22 @@ def _argv(spec: Spec, config: Mapping[str, Any]) -> Tuple[str, ...]:
     return entrypoint + command
 
 
-def _check_size(spec: Spec, argv: Sequence[str], env: Mapping[str, str]) -> None:
-    """Refuse arguments and variables that execve(2) would refuse, without showing them."""
+def _check_size(
+    spec: Spec, argv: Sequence[str], env: Mapping[str, str], secret_env: Mapping[str, Sealed]
+) -> None:
+    """Refuse arguments and variables that execve(2) would refuse, without showing them.
+
+    Values that an earlier run brought were checked by that one.
+    """
     variables = {f"env[{name!r}]": f"{name}={value}" for name, value in env.items()}
     words = {f"command[{index}]": word for index, word in enumerate(argv)}
     sizes = {
         option: len(os.fsencode(word)) for option, word in (*variables.items(), *words.items())
     }
+    sizes.update(
+        (f"env[{name!r}]", len(f"{name}=".encode()) + len(sealed.value or b""))
+        for name, sealed in secret_env.items()
+    )
     for option, size in sizes.items():
         if size > MAX_STRING:
             problem = f"of sandbox {spec.name}, with its name, is more than {MAX_STRING} bytes"

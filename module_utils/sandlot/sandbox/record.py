@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, Mapping, Tuple
 
 from .. import store
 from ..errors import StateError
@@ -14,6 +14,7 @@ from ..idmap import IdRange
 from ..network import Interface, SandboxPolicy
 from ..site import Site
 from ..spec import Spec, stored
+from ..spec.values import Placed
 from .names import recorded
 
 Json = Dict[str, Any]
@@ -52,7 +53,11 @@ class ImageRef:
 
 @dataclass(frozen=True)
 class Record:
-    """A sandbox on its host; ``volumes`` maps the targets of its image's VOLUMEs to volumes."""
+    """A sandbox on its host.
+
+    ``volumes`` maps the targets of its image's VOLUMEs to volumes, ``owners`` those of its files
+    and secrets to user and group, as ids inside.
+    """
 
     name: str
     phase: str
@@ -62,13 +67,16 @@ class Record:
     image: ImageRef
     interfaces: tuple[Interface, ...] = ()
     volumes: Mapping[str, str] = field(default_factory=dict, hash=False)
+    owners: Mapping[str, Tuple[int, int]] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> Json:
         spec = stored.to_json(self.spec)
         newer = {"schema": store.NEWEST, "volumes": dict(self.volumes)}
         own = newer if self.volumes else {}
+        owners = {target: list(pair) for target, pair in self.owners.items()}
         return {
             **own,
+            **({"owners": owners} if owners else {}),
             "name": self.name,
             "phase": self.phase,
             "wanted": self.wanted,
@@ -83,6 +91,11 @@ class Record:
     def policy(self) -> SandboxPolicy:
         """The part of the spec that says what the sandbox may reach."""
         return SandboxPolicy(self.spec.egress, self.spec.host_access, self.spec.dns_servers)
+
+    def host_owner(self, entry: Placed) -> Tuple[int, int]:
+        """User and group of a file or secret, as ids of the host."""
+        uid, gid = self.owners.get(entry.target, (0, 0))
+        return self.ids.start + uid, self.ids.start + gid
 
     def in_phase(self, phase: str) -> Record:
         return self if self.phase == phase else replace(self, phase=phase)
@@ -132,6 +145,10 @@ def from_json(data: Json, name: str, path: str) -> Record:
                 Interface.from_json(name, interface) for interface in data["interfaces"]
             ),
             volumes={str(target): str(name) for target, name in data.get("volumes", {}).items()},
+            owners={
+                str(target): (int(uid), int(gid))
+                for target, (uid, gid) in data.get("owners", {}).items()
+            },
         )
     except StateError as error:
         hint = f"{error.hint}, or remove sandbox {name} (state: absent) first"

@@ -206,7 +206,9 @@ def _variables(case: Case) -> str:
     missing = [
         name
         for name in dict.fromkeys(names)
-        if not case.runs.env.get(name) and not name.startswith(_CONSTANTS)
+        if not case.runs.env.get(name)
+        and name not in case.runs.secret_env
+        and not name.startswith(_CONSTANTS)
     ]
     if not missing:
         return ""

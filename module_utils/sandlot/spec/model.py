@@ -5,13 +5,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Sequence, Tuple, Union
 
 from . import netmode
 from .devices import Device
 from .grants import Grants
 from .healthcheck import Healthcheck
 from .names import Pairs
-from .values import Attachment, Dependency, Mount, PublishedPort, TimeOffset, Tmpfs, Ulimit
+from .values import (
+    Attachment,
+    Dependency,
+    File,
+    Mount,
+    PublishedPort,
+    Sealed,
+    Secret,
+    TimeOffset,
+    Tmpfs,
+    Ulimit,
+)
+
+Environment = Tuple[Tuple[str, Union[str, Sealed]], ...]
 
 
 @dataclass(frozen=True)
@@ -27,7 +41,7 @@ class Spec:
     on_image_change: str | None
     command: tuple[str, ...]
     entrypoint: tuple[str, ...]
-    env: Pairs
+    env: Environment
     working_dir: str | None
     user: str | None
     hostname: str
@@ -35,6 +49,8 @@ class Spec:
     read_only: bool
     volumes: tuple[Mount, ...]
     mounts: tuple[Mount, ...]
+    files: tuple[File, ...]
+    secrets: tuple[Secret, ...]
     network_mode: str
     allow_host_network: bool
     networks: tuple[Attachment, ...]
@@ -74,6 +90,7 @@ class Spec:
     snapshot_keep: int
     snapshot_max_age: int | None
     snapshot_before: tuple[str, ...]
+    env_file: Sequence[str] = field(default=(), compare=False)
     state: str = field(default="started", compare=False)
     restart: bool = field(default=False, compare=False)
     recreate: bool = field(default=False, compare=False)

@@ -67,9 +67,10 @@ class Option:
     where the launch file has a notation of its own. ``default`` is raw, as a user would write it;
     ``change`` is None for an action, which is no part of the stored spec. ``type``, ``elements``
     and ``choices`` are Ansible's. ``cost(before, after)`` is for an option whose changes are not
-    all of one class; ``check(whole)`` refuses a value that other options contradict. ``no_log`` is
-    for values that Ansible must not show; ``secret`` marks a mapping whose values are shown as
-    digests only, ``numeric`` a text that may be a number as well. ``later`` is for options that
+    all of one class; ``check(whole)`` refuses a value that other options contradict. ``load`` is
+    for a stored notation that users must not write: it makes of it what ``parse`` takes. ``no_log``
+    is for values that Ansible must not show; ``secret`` marks an option with values that are shown
+    as digests only, ``numeric`` a text that may be a number as well. ``later`` is for options that
     dd050e5 does not know: at their default they are in no record, digest or launch file, so that an
     upgrade changes none.
     """
@@ -81,6 +82,7 @@ class Option:
     change: Change | None = None
     default: Any = None
     dump: Dumper = as_is
+    load: Dumper = as_is
     elements: str | None = None
     choices: Sequence[str] = ()
     suboptions: Sequence[Option] = field(default=())

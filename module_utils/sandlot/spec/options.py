@@ -5,12 +5,23 @@
 from __future__ import annotations
 
 from .option import Option, Reach
-from .table import identity, limits, network, security, snapshots, storage, supervision, workload
+from .table import (
+    configuration,
+    identity,
+    limits,
+    network,
+    security,
+    snapshots,
+    storage,
+    supervision,
+    workload,
+)
 
 OPTIONS: tuple[Option, ...] = (
     *identity.OPTIONS,
     *workload.OPTIONS,
     *storage.OPTIONS,
+    *configuration.OPTIONS,
     *network.OPTIONS,
     *limits.OPTIONS,
     *security.OPTIONS,

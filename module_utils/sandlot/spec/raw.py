@@ -12,6 +12,7 @@ from typing import Any, Dict, Mapping
 
 from ..errors import SpecError
 from .argspec import Row
+from .configuration import content
 from .option import check_known
 from .text import brief, choice, mapping, missing, refusal, sequence, text
 
@@ -40,8 +41,9 @@ def check(rows: Mapping[str, Json], given: Mapping[str, Any], prefix: str = "") 
         else:
             # In an item, as in the module sandbox, a list is an option like others.
             kind = "" if "name" in rows else KINDS.get(key, "")
-            for index, item in enumerate(sequence(f"{prefix}{key}", value)):
-                _item(kind, f"{prefix}{key}[{index}]", row["options"], item)
+            items = sequence(f"{prefix}{key}", value, secret=_is_secret(row))
+            for index, item in enumerate(items):
+                _item(kind, f"{prefix}{key}[{index}]", row, item)
 
 
 def _items(option: str, row: Json, value: Any) -> None:
@@ -54,10 +56,11 @@ def _items(option: str, row: Json, value: Any) -> None:
         _value(f"{option}[{index}]", row.get("elements", "raw"), row, item)
 
 
-def _item(kind: str, option: str, rows: Mapping[str, Json], item: Any) -> None:
-    plain = isinstance(item, str) and item.isprintable() and len(item) <= 63
+def _item(kind: str, option: str, row: Json, item: Any) -> None:
+    rows, secret = row["options"], _is_secret(row)
+    plain = not secret and isinstance(item, str) and item.isprintable() and len(item) <= 63
     hint = f"write it as `- name: {item}`" if plain else "use `key: value`"
-    given = mapping(option, item, hint=hint)
+    given = mapping(option, item, secret=secret, hint=hint)
     name = given.get("name")
     if not kind or not isinstance(name, str):
         check(rows, given, f"{option}.")
@@ -75,7 +78,7 @@ def _value(option: str, kind: str, row: Json, value: Any) -> None:
         choice(option, value, choices=row["choices"])
     elif kind in ("str", "path"):
         if not (is_number and isinstance(row, Row) and row.is_numeric):
-            text(option, value, secret=bool(row.get("no_log")))
+            _text(option, row, value)
     elif kind == "bool":
         if str(value).lower() not in BOOLEANS:
             raise refusal(option, value, "is not a boolean", hint="use true or false")
@@ -84,7 +87,18 @@ def _value(option: str, kind: str, row: Json, value: Any) -> None:
             problem = "is not a whole number" if kind == "int" else "is not a number"
             raise refusal(option, value, problem, hint="use a number such as 10")
     elif kind == "dict":
-        mapping(option, value, secret=isinstance(row, Row) and row.is_secret)
+        mapping(option, value, secret=_is_secret(row))
+
+
+def _text(option: str, row: Json, value: Any) -> None:
+    if _is_secret(row):
+        content(option, value)
+    else:
+        text(option, value, secret=bool(row.get("no_log")))
+
+
+def _is_secret(row: Json) -> bool:
+    return isinstance(row, Row) and row.is_secret
 
 
 def _fits(kind: str, value: Any) -> bool:

@@ -13,7 +13,7 @@ from . import netmode
 from .model import Spec
 from .names import default_hostname
 from .option import read
-from .options import OPTIONS, STORED
+from .options import BY_NAME, OPTIONS, STORED
 
 
 def to_json(spec: Spec) -> Dict[str, Any]:
@@ -29,7 +29,9 @@ def to_json(spec: Spec) -> Dict[str, Any]:
 def from_json(data: Mapping[str, Any]) -> Spec:
     """Read a stored spec; options that its writer did not know get their defaults."""
     try:
-        return from_table(data)
+        return from_table(
+            {key: BY_NAME[key].load(x) if key in BY_NAME else x for key, x in data.items()}
+        )
     except SpecError as error:
         hint = "deploy it again, with the version of sandlot that wrote it or a newer one"
         raise StateError(f"stored spec is unusable: {error.message}", hint=hint) from error

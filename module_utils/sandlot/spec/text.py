@@ -28,6 +28,10 @@ class _Excerpt(str):
         return str(self)
 
 
+# Stands for a value that no message may show.
+THE_VALUE = _Excerpt("the value")
+
+
 class _Brief(reprlib.Repr):
     """A bounded repr; Python refuses to print integers of thousands of digits."""
 
@@ -79,7 +83,7 @@ def text(option: str, value: Any, *, secret: bool = False) -> str:
 
     A number is refused: YAML may have made it of another text, and nobody can tell which.
     """
-    shown = _Excerpt("the value") if secret else value
+    shown = THE_VALUE if secret else value
     if not isinstance(value, str):
         hint = _as_text(value, secret=secret)
         raise refusal(option, shown, f"is {a_type(value)}, not a string", hint=hint)
@@ -142,9 +146,10 @@ def choice(option: str, value: Any, *, choices: Iterable[str]) -> str:
     return str(chosen)
 
 
-def sequence(option: str, value: Any) -> list[Any]:
+def sequence(option: str, value: Any, *, secret: bool = False) -> list[Any]:
     if not isinstance(value, (list, tuple)):
-        raise refusal(option, value, f"is {a_type(value)}, not a list", hint="write it as a list")
+        shown = THE_VALUE if secret else value
+        raise refusal(option, shown, f"is {a_type(value)}, not a list", hint="write it as a list")
     return list(value)
 
 
@@ -153,7 +158,7 @@ def mapping(
 ) -> dict[str, Any]:
     """A mapping with string keys; values are left to the caller."""
     if not isinstance(value, Mapping):
-        shown = _Excerpt("the value") if secret else value
+        shown = THE_VALUE if secret else value
         raise refusal(option, shown, f"is {a_type(value)}, not a mapping", hint=hint)
     for key in value:
         if not isinstance(key, str):

@@ -5,12 +5,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import signal
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
 ANY_ADDRESS = "0.0.0.0"
 ANY_ADDRESS6 = "::"
 PRIVATE = "rprivate"
+# When a changed file or secret is in place.
+NONE, RELOAD, RESTART = "none", "reload", "restart"
+# Secrets of a sandbox, unless they have other targets.
+SECRETS = "/run/secrets"
 
 
 @dataclass(frozen=True)
@@ -139,3 +144,57 @@ class Dependency:
 
     name: str
     condition: str
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A value that records know by its keyed digest only.
+
+    ``digest`` is "" until it is sealed, ``value`` is there in the run that brings it.
+    """
+
+    digest: str = ""
+    value: bytes | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A value at ``target`` in the sandbox, read-only there.
+
+    ``owner`` and ``group`` are names or ids inside; without a group, it is the owner's.
+    """
+
+    target: str
+    content: Sealed
+    owner: str = "0"
+    group: str = ""
+    mode: int = 0o644
+    on_change: str = NONE
+    reload_signal: int = int(signal.SIGHUP)
+
+    @property
+    def key(self) -> str:
+        """The identity of an entry: with another one, it is another entry."""
+        return self.target
+
+
+@dataclass(frozen=True)
+class File(Placed):
+    """A file of the configuration."""
+
+
+@dataclass(frozen=True)
+class Secret(Placed):
+    """A secret; its ``content`` is in memory only while the sandbox runs."""
+
+    name: str = ""
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+    @property
+    def shared_name(self) -> str:
+        """The name in the directory of secrets, "" for one with another target."""
+        directory, dummy, name = self.target.rpartition("/")
+        return name if directory == SECRETS else ""

@@ -52,6 +52,9 @@ OTHER: dict[str, Any] = {
     "read_only": True,
     "volumes": ["data:/data"],
     "mounts": [{"type": "tmpfs", "target": "/data"}],
+    "env_file": [],
+    "files": [{"target": "/etc/app.conf", "content": "x"}],
+    "secrets": [{"name": "key", "value": "x"}],
     "network_mode": "host",
     "allow_host_network": False,
     "networks": [{"name": "default", "aliases": ["a"], "ipv4_address": "10.77.0.9"}],
@@ -230,8 +233,8 @@ def test_whom_an_option_reaches_reads_it() -> None:
 
 def test_options_that_dd050e5_does_not_know_are_later_ones() -> None:
     assert {row.name for row in OPTIONS if not row.later} == set(EARLIER), "needs later=True"
-    # Their place in launch.json is their name, but for the two notations of mounts.
-    assert [row.name for row in OPTIONS if row.later and row.key] == ["volumes"]
+    # Their place in launch.json is their name, but for what is mounted.
+    assert [row.name for row in OPTIONS if row.later and row.key] == ["volumes", "files", "secrets"]
 
 
 def test_a_controller_is_known_for_each_limit() -> None:

@@ -8,6 +8,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sandlot.configuration.sealing import sealed
+from sandlot.mask import Mask
+from sandlot.site import Site
+from sandlot.spec import Spec, normalise
+
+
+class _FixedMask(Mask):
+    """A mask whose digests are the same in every run of the tests."""
+
+    def __init__(self) -> None:
+        super().__init__(Site("/nowhere"))
+        self._key = bytes(32)
+
+
+MASK = _FixedMask()
 CASES = Path(__file__).parent / "cases"
 BASE: dict[str, Any] = {"name": "web", "image": "busybox"}
 
@@ -19,6 +34,11 @@ def load(option: str) -> dict[str, Any]:
 def raw(option: str, value: Any) -> dict[str, Any]:
     """A whole sandbox with ``value`` for ``option``, and whatever that option needs beside it."""
     return {**BASE, **load(option).get("context", {}), option: value}
+
+
+def spec(given: dict[str, Any]) -> Spec:
+    """The spec of a whole sandbox, as a run has it."""
+    return sealed(normalise(given), MASK)
 
 
 def rows(kind: str) -> list[Any]:

@@ -19,7 +19,7 @@ from sandlot.spec import (
 )
 from sandlot.spec.option import Option
 from sandlot.spec.table import networks
-from spec_cases import BASE, label, raw, rows
+from spec_cases import BASE, label, raw, rows, spec
 
 TYPES = {"str", "int", "float", "bool", "list", "dict", "raw"}
 
@@ -43,7 +43,7 @@ def test_ansible_passes_what_the_engine_takes(option: str, value: Any, expected:
     result = validated(raw(option, value))
     assert result.error_messages == []
     (parameters,) = result.validated_parameters["sandboxes"]
-    assert normalise(parameters) == normalise(raw(option, value))
+    assert spec(parameters) == spec(raw(option, value))
 
 
 def is_countable(value: Any) -> bool:

@@ -20,15 +20,15 @@ from sandlot.spec import (
     render_differences,
     stored,
 )
-from spec_cases import BASE, CASES, label, load, raw, rows
+from spec_cases import BASE, CASES, label, load, raw, rows, spec
 
 BY_NAME = {option.name: option for option in OPTIONS}
-ACTIONS = {"state", "restart", "recreate", "healthy_wait_timeout", "fail_on_crash"}
+ACTIONS = {"env_file", "state", "restart", "recreate", "healthy_wait_timeout", "fail_on_crash"}
 STORED = [option.name for option in OPTIONS if option.change is not None]
 
 
-def dumped(spec: Spec, option: str) -> Any:
-    return BY_NAME[option].dump(getattr(spec, option))
+def dumped(made: Spec, option: str) -> Any:
+    return BY_NAME[option].dump(getattr(made, option))
 
 
 def test_table_cases_and_spec_name_the_same_options() -> None:
@@ -39,9 +39,9 @@ def test_table_cases_and_spec_name_the_same_options() -> None:
 
 @pytest.mark.parametrize("option, value, expected", rows("good"), ids=label)
 def test_good_value(option: str, value: Any, expected: Any) -> None:
-    spec = normalise(raw(option, value))
-    assert dumped(spec, option) == expected
-    hash(spec)
+    made = spec(raw(option, value))
+    assert dumped(made, option) == expected
+    hash(made)
 
 
 @pytest.mark.parametrize("option, value, says", rows("bad"), ids=label)
@@ -57,16 +57,16 @@ def test_bad_value(option: str, value: Any, says: str) -> None:
 
 @pytest.mark.parametrize("option, value, expected", rows("good"), ids=label)
 def test_stored_spec_is_read_back(option: str, value: Any, expected: Any) -> None:
-    spec = normalise(raw(option, value))
-    again = stored.from_json(stored.to_json(spec))
-    assert again == spec
-    assert stored.digest(again) == stored.digest(spec)
+    made = spec(raw(option, value))
+    again = stored.from_json(stored.to_json(made))
+    assert again == made
+    assert stored.digest(again) == stored.digest(made)
 
 
 def two_values(option: str) -> tuple[Any, Any]:
     """Two inputs that differ from each other and from the default, where an option has as many."""
     context = load(option).get("context", {})
-    seen = [dumped(normalise({**BASE, **context}), option)]
+    seen = [dumped(spec({**BASE, **context}), option)]
     found: list[Any] = []
     for value, expected in load(option)["good"]:
         if expected not in seen:
@@ -82,9 +82,9 @@ def two_values(option: str) -> tuple[Any, Any]:
 def test_set_changed_and_removed_are_noticed(option: str) -> None:
     context = load(option).get("context", {})
     first, second = two_values(option)
-    unset = normalise({**BASE, **context})
+    unset = spec({**BASE, **context})
     values = [first] if first == second else [first, second]
-    specs = [unset, *(normalise(raw(option, value)) for value in values), unset]
+    specs = [unset, *(spec(raw(option, value)) for value in values), unset]
     for before, after in zip(specs, specs[1:]):
         (found,) = differences(before, after)
         assert found.option == option

@@ -63,7 +63,7 @@ def test_hostname_follows_the_name(name: str, hostname: str) -> None:
     assert normalise({**BASE, "name": name}).hostname == hostname
 
 
-@pytest.mark.parametrize("key", ["disks", "secrets", "Memory", "", "x" * 10000, "a\nb"])
+@pytest.mark.parametrize("key", ["disks", "secret", "Memory", "", "x" * 10000, "a\nb"])
 def test_unknown_option_is_refused(key: str) -> None:
     assert "not an option" in str(refused({**BASE, key: 1}))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from ...plan import Change
 from .. import confinement, names, text
 from ..option import Option, Reach, strings
+from .configuration import ENV
 
 OPTIONS = (
     Option(
@@ -39,21 +40,7 @@ OPTIONS = (
         default=[],
         dump=list,
     ),
-    Option(
-        "env",
-        "dict",
-        names.environment,
-        [
-            "Environment variables, beside those of the image. Quote values that YAML would read "
-            "as booleans or numbers; others than text are refused.",
-            "Results, diffs and messages hide their values; a digest shows that one has changed.",
-        ],
-        reaches={Reach.INIT},
-        change=Change.RESTART,
-        default={},
-        dump=dict,
-        secret=True,
-    ),
+    ENV,
     Option(
         "working_dir",
         "str",
