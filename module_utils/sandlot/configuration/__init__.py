@@ -1,3 +1,157 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Contents of files and secrets, and secret values of variables."""
+"""Contents of files, secrets and secret variables on the host: at rest, and in memory.
+
+A run keeps new contents before it writes the record that names them, and places them before a start
+or a live change. Both only add. What no record names goes once the run has settled.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import List
+
+from .. import store
+from ..errors import StateError
+from ..kernel import files as kernel_files
+from ..kernel.trees import remove_tree
+from ..sandbox.record import Record
+from ..site import Site
+from ..spec import Spec
+from . import contents, memory, rest
+from .contents import has_secrets
+
+__all__ = ["has_secrets", "is_placed", "is_tidy", "keep", "missing", "place", "remove", "tidy"]
+
+
+def missing(site: Site, record: Record, spec: Spec | None = None) -> List[str]:
+    """What the record names, and neither ``spec`` brings nor the host has, in words for messages.
+
+    A run that has no values itself, such as a boot, can start no sandbox that misses any.
+    """
+    sandbox, values = site.sandbox(record.name), _given(record, spec)
+    secrets = {entry.what: entry.digest for entry in contents.secrets(record)}
+    secrets.update(contents.variables(record))
+    return [
+        *(
+            entry.what
+            for entry in contents.files(record)
+            if entry.digest not in values and not rest.has_file(sandbox, entry.digest)
+        ),
+        *(
+            what
+            for what, digest in secrets.items()
+            if digest not in values and not rest.has_secret(sandbox, digest)
+        ),
+    ]
+
+
+def keep(site: Site, record: Record, spec: Spec | None = None) -> None:
+    """Write what the record names and ``spec`` brings to where it outlives a boot."""
+    sandbox, values = site.sandbox(record.name), _given(record, spec)
+    for entry in contents.files(record):
+        path = rest.file_path(sandbox, entry)
+        if not os.path.lexists(path):
+            content = values.get(entry.digest)
+            content = rest.read_file(sandbox, entry) if content is None else content
+            rest.write(path, content, uid=entry.uid, gid=entry.gid, mode=entry.mode)
+    for digest in _secret_digests(record):
+        if digest in values and not rest.has_secret(sandbox, digest):
+            rest.write_secret(site, sandbox, digest, values[digest])
+
+
+def is_placed(site: Site, record: Record) -> bool:
+    """Whether the host has all that a start needs, in its place."""
+    sandbox = site.sandbox(record.name)
+    if not all(os.path.exists(rest.file_path(sandbox, each)) for each in contents.files(record)):
+        return False
+    if not has_secrets(record):
+        return True
+    secrets, variables = contents.secrets(record), contents.variables(record)
+    return memory.is_placed(site, sandbox, secrets, variables)
+
+
+def place(site: Site, record: Record, spec: Spec | None = None) -> None:
+    """Fill memory with what the record names; StateError for a value that can't be had.
+
+    A value that ``spec`` brings replaces one at rest that can't be read any more.
+    """
+    keep(site, record, spec)
+    if not has_secrets(record):
+        return
+    sandbox, values = site.sandbox(record.name), _given(record, spec)
+    memory.mount(site)
+    secrets = contents.secrets(record)
+
+    def value(what: str, digest: str) -> bytes:
+        try:
+            return rest.read_secret(site, sandbox, what, digest)
+        except StateError:
+            if digest not in values:
+                raise
+            rest.write_secret(site, sandbox, digest, values[digest])
+            return values[digest]
+
+    for entry in secrets:
+        if not os.path.exists(memory.content_path(sandbox, entry)):
+            memory.put(sandbox, entry, value(entry.what, entry.digest))
+    for what, digest in contents.variables(record).items():
+        if not os.path.exists(sandbox.secret_variable(digest)):
+            memory.put_variable(sandbox, digest, value(what, digest))
+    memory.share(sandbox, secrets, record.ids.start)
+
+
+def is_tidy(site: Site, record: Record) -> bool:
+    """Whether nothing is left that the record does not name."""
+    idle = not has_secrets(record) and os.path.isdir(site.sandbox(record.name).memory)
+    return not idle and not _surplus(site, record)
+
+
+def tidy(site: Site, record: Record) -> None:
+    """Remove what the record does not name; the caller knows that nothing goes back to it."""
+    sandbox = site.sandbox(record.name)
+    for path in _surplus(site, record):
+        store.unlink(path)
+    for directory, due in (
+        (sandbox.files, bool(record.spec.files)),
+        (sandbox.stored_secrets, has_secrets(record)),
+    ):
+        if not due and os.path.isdir(directory):
+            os.rmdir(directory)
+    if not has_secrets(record) and os.path.isdir(sandbox.memory):
+        memory.remove(site, sandbox)
+
+
+def _surplus(site: Site, record: Record) -> List[str]:
+    """Files that the record does not name."""
+    sandbox = site.sandbox(record.name)
+    digests = _secret_digests(record)
+    wanted = {rest.file_path(sandbox, entry) for entry in contents.files(record)}
+    wanted |= {memory.content_path(sandbox, entry) for entry in contents.secrets(record)}
+    wanted |= {sandbox.secret_variable(each) for each in contents.variables(record).values()}
+    at_rest = f"{sandbox.stored_secrets}/"
+    wanted |= {f"{at_rest}{digest}{ending}" for digest in digests for ending in rest.ENDINGS}
+    places = [sandbox.files, sandbox.stored_secrets, *memory.directories(sandbox)]
+    return [
+        path
+        for place in places
+        for path in (f"{place}/{name}" for name in kernel_files.names(place))
+        if path not in wanted
+    ]
+
+
+def remove(site: Site, name: str) -> None:
+    """Remove all contents of a sandbox, also of one without a record."""
+    sandbox = site.sandbox(name)
+    memory.remove(site, sandbox)
+    remove_tree(sandbox.files)
+    remove_tree(sandbox.stored_secrets)
+
+
+def _given(record: Record, spec: Spec | None) -> dict[str, bytes]:
+    return {**contents.given(record.spec), **contents.given(spec)}
+
+
+def _secret_digests(record: Record) -> List[str]:
+    secrets = (entry.digest for entry in contents.secrets(record))
+    return [*secrets, *contents.variables(record).values()]
