@@ -105,7 +105,8 @@ def start(
         config = {**_config(launch), **user, "rlimits": rlimits, "restarts": restarts}
         names = users.login_names(launch)
         login = {name: text for name, text in user["login"].items() if name in names}
-        config.update(login=names, env={**launch["env"], **login})
+        env = {**launch["env"], **login, **_secret_env(paths, launch)}
+        config.update(login=names, env=env)
         config["logs"] = opened
         if os.path.exists(paths.held):
             config["held"] = True
@@ -149,6 +150,18 @@ def _config(launch: Mapping[str, Any]) -> dict[str, Any]:
     config.update(confine.plan(mask, ambient, program, no_new_privileges=keep))
     config.update(user=None, healthcheck=launch.get("healthcheck"))
     return config
+
+
+def _secret_env(paths: SandboxPaths, launch: Mapping[str, Any]) -> dict[str, str]:
+    """Secret variables; their values are for init alone, and this process ends soon."""
+    env = {}
+    for name, path in launch.get("secret_env", {}).items():
+        value = store.read_bytes(path)
+        if value is None:
+            hint = f"sandlot restart {paths.name} puts it there, or a deploy with its value"
+            raise LaunchError(f"env: the value of {name} is not in memory", hint=hint)
+        env[name] = os.fsdecode(value)
+    return env
 
 
 def _abandon(paths: SandboxPaths, pidfd: int) -> None:

@@ -44,9 +44,7 @@ def _content(record: Record, what: str, entry: Placed) -> Content:
 def variables(record: Record) -> Dict[str, str]:
     """The digests of secret variables, by what messages call them."""
     return {
-        f"env {name}": value.digest
-        for name, value in record.spec.env
-        if isinstance(value, Sealed)
+        f"env {name}": value.digest for name, value in record.spec.env if isinstance(value, Sealed)
     }
 
 

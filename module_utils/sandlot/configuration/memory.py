@@ -92,9 +92,7 @@ def put_variable(sandbox: SandboxPaths, digest: str, value: bytes) -> None:
     _write(sandbox, sandbox.secret_variable(digest), value, 0, 0, 0o600)
 
 
-def _write(
-    sandbox: SandboxPaths, path: str, value: bytes, uid: int, gid: int, mode: int
-) -> None:
+def _write(sandbox: SandboxPaths, path: str, value: bytes, uid: int, gid: int, mode: int) -> None:
     """Make a file as a whole; sandboxes see none that is half written."""
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     temporary = f"{sandbox.memory}/{_NEW}"

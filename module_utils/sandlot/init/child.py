@@ -9,7 +9,7 @@ import fcntl
 import os
 
 from ..errors import LaunchError
-from ..kernel import elf, libc
+from ..kernel import confine, elf, libc
 from ..kernel.program import PATH
 from ..kernel.signals import signal
 from . import limits, users
@@ -141,6 +141,8 @@ def _switch_user(user: str) -> Mapping[str, str]:
         os.setgroups(groups)
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
+        # It has the dumpability of fs.suid_dumpable by that (prctl(2)), and values of env.
+        confine.prctl(confine.PR_SET_DUMPABLE, 0)
     except PermissionError as error:
         raise LaunchError(
             f"user: {user!r} is not the user of this sandbox",
