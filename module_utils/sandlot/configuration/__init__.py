@@ -53,7 +53,9 @@ def keep(site: Site, record: Record, spec: Spec | None = None) -> None:
         path = rest.file_path(sandbox, entry)
         if not os.path.lexists(path):
             content = values.get(entry.digest)
-            content = rest.read_file(sandbox, entry) if content is None else content
+            content = (
+                rest.read_file(sandbox, entry.what, entry.digest) if content is None else content
+            )
             rest.write(path, content, uid=entry.uid, gid=entry.gid, mode=entry.mode)
     for digest in _secret_digests(record):
         if digest in values and not rest.has_secret(sandbox, digest):

@@ -66,11 +66,11 @@ def has_file(sandbox: SandboxPaths, digest: str) -> bool:
     return any(name.startswith(f"{digest}-") for name in names(sandbox.files))
 
 
-def read_file(sandbox: SandboxPaths, content: Content) -> bytes:
+def read_file(sandbox: SandboxPaths, what: str, digest: str) -> bytes:
     for name in sorted(names(sandbox.files)):
-        if name.startswith(f"{content.digest}-"):
+        if name.startswith(f"{digest}-"):
             return store.read_bytes(f"{sandbox.files}/{name}", hint=_GONE) or b""
-    raise _missing(sandbox, content.what)
+    raise _missing(sandbox, what)
 
 
 # -- secrets

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Dict, List, Mapping, Tuple
 
 from .. import images, sizes, store, volumes
+from ..configuration import copying
 from ..errors import SandlotError, StateError
 from ..images.identity import FIRST_START
 from ..kernel.copying import copy_directory
@@ -28,6 +29,7 @@ from ..snapshots.content import Content
 from ..snapshots.model import Snapshot
 from ..spec import Spec, normalise, stored
 from ..spec.names import default_hostname
+from ..spec.options import BY_NAME
 from ..volumes import image_volume
 from .context import Context
 from .decide import ABSENT, Desired
@@ -54,7 +56,7 @@ def request(
             hint=f"deploy {name} with the options that it is to have, and restore a snapshot there",
         )
     names = _volume_names(original, name)
-    spec = _spec(original, name, names, options)
+    spec = copying.filled(site, original.name, _spec(original, name, names, options))
     for fresh in names.values():
         if os.path.lexists(site.volume(fresh).state) and not is_begun(site, name):
             hint = f"remove it, or clone to another name than {name}"
@@ -94,7 +96,9 @@ def _spec(
     for mount in raw.get("mounts") or ():
         if mount.get("type") == "volume":
             mount["source"] = names[mount["source"]]
-    return normalise({**raw, **options, "name": name})
+    # Digests become what the parsers take, which users can't write.
+    own = {key: BY_NAME[key].load(value) for key, value in raw.items()}
+    return normalise({**own, **options, "name": name})
 
 
 def _renamed(text: str, names: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ import os
 from functools import partial
 from typing import Dict
 
-from .. import cgroups, images, sizes
+from .. import cgroups, configuration, images, sizes
 from ..images import Use
 from ..kernel import files
 from ..kernel.trees import remove_entry, remove_tree
@@ -61,6 +61,7 @@ def clean(context: Context) -> list[Operation]:
         if known and launchfile.is_shifted(known.image) and not _is_shared(context, known):
             for copy in known.image.layers:
                 remove_tree(copy)
+        configuration.remove(context.site, name)
         remove_tree(sandbox.run)
         layers.remove_slots(sandbox)
         sizes.sweep(context.site)

@@ -86,13 +86,22 @@ def received(site: Site, asked: SnapshotRequest, fd: int) -> Kept:
     """Make a snapshot of the archive that a descriptor gives."""
     with arrival.arriving(site, fd) as directory:
         snapshot = arrival.described(directory, asked.sandbox, asked.name)
+        left_out = arrival.to_bring(directory)
         with lock.exclusive(site):
             before = store.identifiers(site, snapshot.sandbox)
             if snapshot.id in before:
                 return _known(site, snapshot, before)
             arrival.keep(site, directory, snapshot)
     actions = descriptions([Operation(snapshot.sandbox, f"import snapshot {snapshot.id}")])
-    return Kept(actions, snapshot.facts(), before, [*before, snapshot.id])
+    more = {"warnings": [_left_out(snapshot, left_out)]} if left_out else {}
+    return Kept(actions, snapshot.facts(), before, [*before, snapshot.id], more)
+
+
+def _left_out(snapshot: Snapshot, contents: List[str]) -> str:
+    return (
+        f"snapshot {snapshot.name} has no contents of {'; '.join(contents)}: give them to the"
+        " sandbox when you deploy it, or in options when you clone the snapshot"
+    )
 
 
 def _known(site: Site, snapshot: Snapshot, before: List[str]) -> Kept:

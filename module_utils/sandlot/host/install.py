@@ -10,6 +10,7 @@ from functools import partial
 from typing import Callable
 
 from .. import MINIMUM_PYTHON, cgroups, idmap, lock, network, sizes, store, volumes
+from ..configuration import memory
 from ..errors import HostError, SandlotError
 from ..kernel import files, program
 from ..kernel.trees import remove_entry, remove_tree
@@ -224,6 +225,7 @@ def _remove_state(site: Site) -> None:
 def _remove(site: Site, path: str) -> None:
     if path == site.run and os.path.isdir(path):
         with Launcher(site).kept_out():
+            memory.release(site)
             remove_tree(path)
         return
     if path == site.state:

@@ -21,11 +21,12 @@ def recorded(site: Site) -> list[str]:
 
 
 def known(site: Site) -> set[str]:
-    """Every sandbox with a directory under state or run, or with a cgroup."""
+    """Every sandbox with a directory under state or run, with secrets in memory or a cgroup."""
     # Imported here, so that commands that only check a name start faster.
     from .. import cgroups
 
-    return {*recorded(site), *runtime.names(site), *cgroups.names(site)}
+    in_memory = files.directories(site.secrets)
+    return {*recorded(site), *runtime.names(site), *in_memory, *cgroups.names(site)}
 
 
 def check(site: Site, name: str) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from typing import Any, Dict, Mapping, NoReturn, Tuple
+from typing import Any, Dict, List, Mapping, NoReturn, Tuple
 
 from ..errors import SandlotError
 from ..kernel import attributes, mounts
@@ -20,8 +20,9 @@ from ..kernel.attributes import Owner
 from ..kernel.copying import Shift, same
 from ..kernel.filedata import extents
 from ..site import Site
-from ..spec import stored
+from ..spec import Spec, stored
 from ..spec.options import SECRET
+from ..spec.values import Sealed
 from .content import layer_of, volume_of
 from .model import Snapshot
 from .tarwriter import CHARACTER, DIRECTORY, FIFO, HARD_LINK, SYMLINK, TarWriter
@@ -64,7 +65,19 @@ def manifest(snapshot: Snapshot) -> Dict[str, Any]:
         "image_volumes": dict(record.volumes),
         "spec": {key: value for key, value in spec.items() if key not in SECRET},
         "left_out": hidden,
+        "to_bring": to_bring(record.spec),
     }
+
+
+def to_bring(spec: Spec) -> Dict[str, List[str]]:
+    """The names of contents that no archive has, by option."""
+    variables = [name for name, value in spec.env if isinstance(value, Sealed)]
+    named = {
+        "files": [entry.target for entry in spec.files],
+        "secrets": [entry.name for entry in spec.secrets],
+        "env": variables,
+    }
+    return {option: names for option, names in named.items() if names}
 
 
 def export(site: Site, snapshot: Snapshot, fd: int) -> None:

@@ -11,7 +11,8 @@ import contextlib
 import json
 import os
 import re
-from typing import Any, Dict, Iterator, Mapping
+import reprlib
+from typing import Any, Dict, Iterator, List, Mapping
 
 from .. import store as state
 from ..errors import SandlotError, SpecError, StateError
@@ -132,6 +133,24 @@ def described(directory: str, sandbox: str, identifier: str) -> Snapshot:
         more=held.more,
         volumes=tuple(volumes),
     )
+
+
+def to_bring(directory: str) -> List[str]:
+    """The contents that the archive leaves out, in words for messages."""
+    named = _manifest(directory).get("to_bring")
+    if not isinstance(named, dict):
+        return []
+    return [
+        f"{option} {', '.join(map(_quoted, names))}"
+        for option in ("files", "secrets", "env")
+        for names in [named.get(option)]
+        if isinstance(names, list) and names
+    ]
+
+
+def _quoted(name: object) -> str:
+    """A name of an archive, which may hold anything."""
+    return reprlib.repr(name)
 
 
 def _time(value: Any) -> float:
