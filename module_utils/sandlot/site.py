@@ -27,7 +27,7 @@ def _short_hash(text: str, length: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
-def _content_id(digest: str, uid: int, gid: int, mode: int) -> str:
+def content_id(digest: str, uid: int, gid: int, mode: int) -> str:
     return f"{digest}-{uid}-{gid}-{mode:04o}"
 
 
@@ -295,7 +295,7 @@ class SandboxPaths:
 
     def file(self, digest: str, uid: int, gid: int, mode: int) -> str:
         """The content of a file, with its owner (ids of the host) and mode."""
-        return f"{self.files}/{_content_id(digest, uid, gid, mode)}"
+        return f"{self.files}/{content_id(digest, uid, gid, mode)}"
 
     @property
     def stored_secrets(self) -> str:
@@ -309,7 +309,7 @@ class SandboxPaths:
 
     def secret(self, digest: str, uid: int, gid: int, mode: int) -> str:
         """The value of a secret in memory, with its owner (ids of the host) and mode."""
-        return f"{self.memory}/content/{_content_id(digest, uid, gid, mode)}"
+        return f"{self.memory}/content/{content_id(digest, uid, gid, mode)}"
 
     @property
     def named_secrets(self) -> str:

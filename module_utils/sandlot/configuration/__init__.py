@@ -3,7 +3,7 @@
 """Contents of files, secrets and secret variables on the host: at rest, and in memory.
 
 A run keeps new contents before it writes the record that names them, and places them before a start
-or a live change. Both only add. What no record names goes once the run has settled.
+or a live change. Both only add. The rest is tidied up once the run has settled.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["has_secrets", "is_placed", "is_tidy", "keep", "missing", "place", "r
 
 
 def missing(site: Site, record: Record, spec: Spec | None = None) -> List[str]:
-    """What the record names, and neither ``spec`` brings nor the host has, in words for messages.
+    """Contents of a record that neither ``spec`` brings nor the host has, in words for messages.
 
     A run that has no values itself, such as a boot, can start no sandbox that misses any.
     """
@@ -47,7 +47,7 @@ def missing(site: Site, record: Record, spec: Spec | None = None) -> List[str]:
 
 
 def keep(site: Site, record: Record, spec: Spec | None = None) -> None:
-    """Write what the record names and ``spec`` brings to where it outlives a boot."""
+    """Write the contents that ``spec`` brings to where they outlive a boot."""
     sandbox, values = site.sandbox(record.name), _given(record, spec)
     for entry in contents.files(record):
         path = rest.file_path(sandbox, entry)
@@ -74,7 +74,7 @@ def is_placed(site: Site, record: Record) -> bool:
 
 
 def place(site: Site, record: Record, spec: Spec | None = None) -> None:
-    """Fill memory with what the record names; StateError for a value that can't be had.
+    """Fill memory with the values of a record; StateError for one that can't be had.
 
     A value that ``spec`` brings replaces one at rest that can't be read any more.
     """

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Dict, List
 
 from ..sandbox.record import Record
+from ..site import content_id
 from ..spec import Spec
 from ..spec.values import Placed, Sealed, Secret
 from . import sealing
@@ -26,6 +27,10 @@ class Content:
     gid: int
     mode: int
     shared_name: str = ""
+
+    @property
+    def id(self) -> str:
+        return content_id(self.digest, self.uid, self.gid, self.mode)
 
 
 def files(record: Record) -> List[Content]:

@@ -9,7 +9,7 @@ sandboxes have parts of it mounted, which outlive it.
 from __future__ import annotations
 
 import os
-from typing import List, Mapping, Sequence
+from typing import Dict, List, Mapping, Sequence
 
 from .. import store
 from ..errors import ForeignError
@@ -132,6 +132,16 @@ def share(sandbox: SandboxPaths, contents: Sequence[Content], root: int) -> None
 def _is_shared(sandbox: SandboxPaths, content: Content) -> bool:
     path = f"{sandbox.named_secrets}/{content.shared_name}"
     return os.path.exists(path) and os.path.samefile(path, content_path(sandbox, content))
+
+
+def shared(sandbox: SandboxPaths) -> Dict[str, str]:
+    """The secrets that the sandbox has at /run/secrets: the id of each name's content."""
+    content = f"{sandbox.memory}/content"
+    known = {os.stat(f"{content}/{name}").st_ino: name for name in files.names(content)}
+    places = (
+        (name, f"{sandbox.named_secrets}/{name}") for name in files.names(sandbox.named_secrets)
+    )
+    return {name: known.get(os.stat(path).st_ino, "") for name, path in places}
 
 
 def is_placed(
