@@ -76,8 +76,8 @@ options:
   directory:
     description:
       - The directory of the project on the managed host, where relative paths of binds begin.
-      - Without it, files beside the Compose file, and directories that are mounted read-only, become
-        C(files) of the sandbox; other relative paths are refused.
+      - Without it, files beside the Compose file, and directories that are mounted read-only,
+        become C(files) of the sandbox; other relative paths are refused.
     type: str
   project:
     description:
@@ -119,7 +119,7 @@ _raw:
   elements: dict
   contains:
     sandbox_images:
-      description: The images that services name, each of source C(oci) unless O(images) has another.
+      description: The images that services name, of source C(oci) unless O(images) has another.
       type: list
       elements: dict
       returned: success
@@ -153,17 +153,17 @@ from ansible.plugins.lookup import LookupBase
 from ansible.utils.display import Display
 
 
-def _plugins() -> str:
-    """The package of all plugins; a checkout has none until one is made."""
-    if __name__.startswith("ansible_collections."):
-        return __name__.rsplit(".", 2)[0]
-    name = "sandlot_plugins"
-    package = sys.modules.setdefault(name, ModuleType(name))
-    package.__path__ = [str(Path(__file__).resolve().parent.parent)]
-    return name
+def _shared(name: str) -> ModuleType:
+    """A module of plugin_utils: Ansible has no package for the plugins of a checkout."""
+    package = __name__.rpartition(".lookup.")[0]
+    if not package.startswith("ansible_collections."):
+        package = "sandlot_plugins"
+        plugins = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+        sys.modules.setdefault(package, ModuleType(package)).__path__ = [plugins]
+    return importlib.import_module(f"{package}.plugin_utils.{name}")
 
 
-compose = importlib.import_module(f"{_plugins()}.plugin_utils.compose")
+compose = _shared("compose")
 
 
 class LookupModule(LookupBase):

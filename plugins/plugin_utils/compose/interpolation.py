@@ -57,8 +57,11 @@ class Text:
 
     def fill(self, text: str, depth: int = 0) -> str:
         if depth > MAX_DEPTH:
-            raise _Problem(f"is nested more than {MAX_DEPTH} deep", "use fewer defaults in defaults")
-        parts, at = [], 0
+            raise _Problem(
+                f"is nested more than {MAX_DEPTH} deep", "use fewer defaults in defaults"
+            )
+        parts: list[str] = []
+        at = 0
         while True:
             dollar = text.find("$", at)
             if dollar < 0:

@@ -164,8 +164,10 @@ KEYS: Mapping[str, Key] = {
     "working_dir": _carried("working_dir"),
 }
 # Keys whose values decide; their groups warn or refuse.
-_BY_GROUP = ("blkio_config", "build", "dns_opt", "dns_search", "group_add", "privileged")
-_BY_GROUP += ("stdin_open", "tty")
+_BY_GROUP = frozenset(
+    ("blkio_config", "build", "dns_opt", "dns_search", "group_add", "privileged", "stdin_open")
+    + ("tty",)
+)
 
 
 def apply(service: Service, key: str, node: Node) -> None:

@@ -114,7 +114,8 @@ def _values(base: Node, over: Node, path: Path) -> Node:
     if isinstance(base.value, list) and isinstance(over.value, list):
         return _lists(base, over, None)
     if isinstance(base.value, (dict, list)) or isinstance(over.value, (dict, list)):
-        kind = {dict: "a mapping", list: "a list"}.get(type(base.value), "a single value")
+        kinds = {"dict": "a mapping", "list": "a list"}
+        kind = kinds.get(type(base.value).__name__, "a single value")
         hint = "write it in the same form, or put !override before it"
         raise over.failure(f"can't be merged with {kind} ({base.place.split(': ')[0]})", hint)
     return over

@@ -11,7 +11,17 @@ from typing import Any
 from .model import Json, Project, Service
 from .nodes import Node
 from .short import port
-from .values import boolean, integer, known, mapping, number_text, one_or_more, pairs, sequence, text
+from .values import (
+    boolean,
+    integer,
+    known,
+    mapping,
+    number_text,
+    one_or_more,
+    pairs,
+    sequence,
+    text,
+)
 
 DEFAULT = "default"
 PREFIX = 26
@@ -51,15 +61,18 @@ def networks(service: Service) -> None:
         entry["aliases"] = sorted({*names, *entry.get("aliases", ())} - {service.sandbox.name})
         attached.append((rank, {k: x for k, x in entry.items() if x != []}, origin))
     # The first network leads outside, so internal ones come last.
-    for number, (dummy_rank, entry, origin) in enumerate(sorted(attached, key=lambda row: row[0])):
-        if mac and not number:
-            entry.setdefault("mac_address", text(mac))
+    attached.sort(key=lambda row: row[0])
+    if mac and attached:
+        attached[0][1].setdefault("mac_address", text(mac))
+    for _rank, entry, origin in attached:
         service.sandbox.add("networks", entry, origin)
 
 
 def _mode(service: Service, mode: Node, kind: str, other: str) -> None:
     if kind == "host":
-        hint = "leave it out and publish ports; an override file can have `network_mode: !reset null`"
+        hint = (
+            "leave it out and publish ports; an override file can have `network_mode: !reset null`"
+        )
         raise mode.failure("a service can't have the host's network", hint)
     if kind == "none" and not other:
         service.sandbox.set("network_mode", "none", mode)

@@ -122,6 +122,4 @@ def terminal(service: Service) -> None:
     for key in ("tty", "stdin_open"):
         node = service.get(key)
         if node and boolean(node):
-            service.warn(
-                node, "the workload gets no terminal and no input; use sandlot exec -i -t"
-            )
+            service.warn(node, "the workload gets no terminal and no input; use sandlot exec -i -t")

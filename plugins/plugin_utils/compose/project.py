@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..dotenv import EnvFileError, parse as parse_dotenv
+from ..dotenv import EnvFileError
+from ..dotenv import parse as parse_dotenv
 from .interpolation import Variables
 from .merge import merged, settled
 from .nodes import ComposeError, Node, Source, parse
@@ -59,9 +60,7 @@ def read_env(path: Path, values: Mapping[str, str] | None) -> dict[str, str]:
         return str(filled.value)
 
     try:
-        entries = parse_dotenv(
-            read_file(path, "an env file"), None if values is None else expand
-        )
+        entries = parse_dotenv(read_file(path, "an env file"), None if values is None else expand)
     except EnvFileError as error:
         raise ComposeError(f"{path}:{error.line}: {error.problem}; {error.hint}") from error
     given: dict[str, str] = {}
@@ -196,9 +195,7 @@ class Loader:
         env_files = [base / text(node) for node in one_or_more(fields.get("env_file", entry))]
         if "env_file" not in fields:
             env_files = [path for path in [directory / ".env"] if path.is_file()]
-        inner = Loader(
-            {**environment(env_files, self.variables), **self.variables}, self.warnings
-        )
+        inner = Loader({**environment(env_files, self.variables), **self.variables}, self.warnings)
         return inner.project(paths, directory, files)
 
 

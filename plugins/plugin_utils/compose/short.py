@@ -67,7 +67,9 @@ def port_key(node: Node) -> tuple[str, ...]:
         return (short.address, short.inside, short.host, short.protocol)
     keys = ("host_ip", "target", "published", "protocol")
     fields = [node.value[key].value if key in node.value else None for key in keys]
-    words = ["" if x is None else number_text(x) if isinstance(x, float) else str(x) for x in fields]
+    words = [
+        "" if x is None else number_text(x) if isinstance(x, float) else str(x) for x in fields
+    ]
     return (words[0], words[1], words[2], words[3] or "tcp")
 
 

@@ -217,8 +217,8 @@ def _bind(service: Service, item: Node, source: str, target: str, fields: Json) 
             service.warn(item, "becomes a file that is read-only inside")
         _file(service, item, local, target)
     elif local.is_dir() and fields.get("read_only"):
-        for path, below in _files(item, local):
-            _file(service, item, path, f"{target.rstrip('/')}/{below}")
+        for one, below in _files(item, local):
+            _file(service, item, one, f"{target.rstrip('/')}/{below}")
     else:
         state = "a directory that the service may write" if local.is_dir() else "not there"
         hint = (

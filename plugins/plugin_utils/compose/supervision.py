@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import re
 
-from ...module_utils.sandlot.spec.quantities import readable, size as parsed_size
+from ...module_utils.sandlot.spec.quantities import readable
+from ...module_utils.sandlot.spec.quantities import size as parsed_size
 from .model import Json, Service
 from .nodes import Node
 from .values import boolean, duration, integer, known, mapping, nanoseconds, sequence, size, text
