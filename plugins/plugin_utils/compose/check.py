@@ -46,7 +46,8 @@ def _with_contents(options: Json) -> Json:
         rows = [dict(row) for row in options.get(option, ())]
         for row in rows:
             if row.pop("src", None) is not None or row.pop("template_src", None) is not None:
-                row[field] = ""
+                # A secret can't be empty.
+                row[field] = "x"
         if rows:
             whole[option] = rows
     return whole

@@ -41,13 +41,13 @@ def secrets(service: Service) -> None:
         if "content" in entry:
             entry["value"] = entry.pop("content")
         entry.update(_owner(fields))
-        name = target.removeprefix(f"{SECRETS}/")
-        if name.startswith("/"):
-            entry["target"] = target
-            name = name.strip("/").replace("/", "-")
-        elif "/" in name:
-            entry["target"] = f"{SECRETS}/{name}"
-            name = name.replace("/", "-")
+        place = target if target.startswith("/") else f"{SECRETS}/{target}"
+        name = place.removeprefix(f"{SECRETS}/")
+        if "/" in name:
+            # Two files of one secret differ in their targets.
+            entry["target"] = place
+            taken = [row["name"] for row in service.sandbox.options.get("secrets", ())]
+            name = source if source not in taken else place.strip("/").replace("/", "-")
         service.sandbox.add("secrets", {"name": name, **entry}, item)
 
 

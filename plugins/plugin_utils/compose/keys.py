@@ -48,7 +48,7 @@ GROUPS: tuple[Callable[[Service], None], ...] = (
 
 @dataclass(frozen=True)
 class Key:
-    """What becomes of a key; ``text`` is its option, the reason, or what a warning says.
+    """The fate of a key; ``text`` is its option, the reason, or what a warning says.
 
     ``harmless`` are values that ask for nothing, which are left out silently.
     """

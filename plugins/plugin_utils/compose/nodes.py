@@ -93,7 +93,7 @@ class Node:
 def parse(text: str, source: Source) -> list[Node]:
     """The documents of a file."""
     try:
-        found = list(yaml.compose_all(text, Loader=_Loader))
+        documents = list(yaml.compose_all(text, Loader=_Loader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
@@ -102,7 +102,7 @@ def parse(text: str, source: Source) -> list[Node]:
     except yaml.YAMLError as error:
         raise ComposeError(f"{source.path}: is not YAML: {error}") from error
     reader = _Reader(source)
-    return [reader.read(node, "", node.start_mark.line + 1) for node in found]
+    return [reader.read(node, "", node.start_mark.line + 1) for node in documents]
 
 
 class _Loader(yaml.SafeLoader):

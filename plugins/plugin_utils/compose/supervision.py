@@ -129,22 +129,22 @@ def logs(service: Service) -> None:
 def needs(service: Service) -> dict[str, tuple[str, Node]]:
     """The services that have to start before, each with its condition."""
     node = service.get("depends_on")
-    found: dict[str, tuple[str, Node]] = {}
+    needed: dict[str, tuple[str, Node]] = {}
     if node and isinstance(node.value, list):
-        found = {text(item): ("started", item) for item in node.value}
-    for name, item in mapping(node).items() if node and not found and node.value else ():
+        needed = {text(item): ("started", item) for item in node.value}
+    for name, item in mapping(node).items() if node and not needed and node.value else ():
         condition = _condition(service, name, item)
         if condition:
-            found[name] = (condition, item)
+            needed[name] = (condition, item)
     links = service.get("links")
     for item in sequence(links) if links else []:
-        found.setdefault(text(item).partition(":")[0], ("started", item))
+        needed.setdefault(text(item).partition(":")[0], ("started", item))
     mode = service.get("network_mode")
     if mode and text(mode).startswith("service:"):
-        found.setdefault(text(mode).partition(":")[2], ("started", mode))
-    for name, (dummy, item) in found.items():
+        needed.setdefault(text(mode).partition(":")[2], ("started", mode))
+    for name, (dummy, item) in needed.items():
         _check(service, name, item)
-    return found
+    return needed
 
 
 def _condition(service: Service, name: str, item: Node) -> str:
@@ -164,10 +164,10 @@ def _condition(service: Service, name: str, item: Node) -> str:
 def _check(service: Service, name: str, item: Node) -> None:
     if name in service.project.services:
         return
-    there = f"there are: {', '.join(service.project.services)}"
+    remedy = f"there are: {', '.join(service.project.services)}"
     if name in service.project.section("services"):
-        there = "activate its profile by the option profiles"
-    raise item.failure(f"service {name!r} is not there, or in no active profile", there)
+        remedy = "activate its profile by the option profiles"
+    raise item.failure(f"service {name!r} is not there, or in no active profile", remedy)
 
 
 def order(service: Service) -> None:
