@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any, TextIO
 
 import pytest
@@ -152,6 +153,35 @@ def test_health_is_waited_for(host: Deployment) -> None:
     host.reboot()
     assert not converge.up(host.paths).failed
     assert runtime.status(host.paths.sandbox("db"))["health"] == "healthy"
+
+
+def test_jobs(host: Deployment) -> None:
+    """Done once; its dependents wait for its end, and fail with it."""
+    script = "sleep 0.2; echo run >>/log; test -e /well || exit 3"
+    job = sandbox("job", command=["sh", "-c", script], restart_policy="no")
+    web = sandbox("web", depends_on=[{"name": "job", "condition": "completed"}])
+    failed = host.run(web, job).failed
+    assert "on job, which has not done its job: job has ended with exit code 3" in failed["web"]
+    assert set(failed) == {"web"}
+    job["command"][2] = script.replace("exit 3", "true")
+    before = time.time()
+    host.converged(web, job)
+    assert runtime.status(host.paths.sandbox("web"))["since"] - before > 0.2
+    assert host.info("job")["state"] == "exited" and runs(host) == 2
+    host.converged({**web, "env": {"A": "1"}})
+    host.converged(web, {**job, "memory": "64m"})
+    assert runs(host) == 2
+    assert not converge.lifecycle(host.paths, ["job"], "start").failed
+    eventually(lambda: runs(host) == 3)
+    host.converged(web, job)
+    host.reboot()
+    assert not converge.up(host.paths).failed
+    assert runs(host) == 4 and runtime.running(host.paths.sandbox("web"))
+    assert converge.up(host.paths).actions == []
+
+
+def runs(host: Deployment) -> int:
+    return len(Path(host.paths.sandbox("job").upper, "log").read_text().split())
 
 
 def test_after_a_boot_one_fails_for_itself(host: Deployment) -> None:

@@ -66,9 +66,13 @@ def test_an_inventory_is_deployed(host: Deployment, namespace: str, block: Block
     found = local(block.text, host, namespace)
     first, second = deploy(host, found), deploy(host, found)
     assert (first.failed, second.actions) == ({}, [])
-    names = {instance["name"] for instance in found["sandbox_instances"]}
+    jobs = {"no": "exited"}
+    due = {
+        instance["name"]: (jobs.get(instance.get("restart_policy"), "running"), 0)
+        for instance in found["sandbox_instances"]
+    }
     states = {each["name"]: (each["state"], each["restarts"]) for each in converge.info(host.paths)}
-    assert states == dict.fromkeys(names, ("running", 0))
+    assert states == due
 
 
 def test_commands_run_on_the_demo(host: Deployment) -> None:

@@ -36,7 +36,7 @@ class Desired:
 
     With ``healthy``, the run waits for its health; waiting is no change. With ``keep_image``, the
     sandbox keeps its image, even when the image's name means a newer one now. With ``content``, it
-    gets a layer from a snapshot.
+    gets a layer from a snapshot. With ``again``, a job that is done is started too.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Desired:
     keep_image: bool = False
     healthy: bool = False
     content: Content | None = None
+    again: bool = False
 
     @property
     def wanted_spec(self) -> Spec:
@@ -57,12 +58,16 @@ class Desired:
 
 @dataclass(frozen=True)
 class Target:
-    """A desired sandbox, resolved: its record and launch file, and the digest of its namespaces."""
+    """A desired sandbox, resolved: its record and launch file, and the digest of its namespaces.
+
+    Other sandboxes wait for the end of one that is a ``job``.
+    """
 
     desired: Desired
     record: Record
     launch: Mapping[str, Any] = field(hash=False)
     namespaces: str
+    job: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class Observed:
     ``rebuild``, files of an unfinished rebuild exist. ``previous`` is the record of the version
     that ran before an unfinished restart. One that is running does so ``since`` a time, and has
     ``mounts`` and, by its launch file, ``devices``. ``bound`` tells what limits the layer's size.
+    ``succeeded`` is the digest of a workload that has ended by itself, with exit code 0.
     """
 
     record: Record | None = None
@@ -87,6 +93,7 @@ class Observed:
     bound: Bound = Bound()
     mounts: tuple[SandboxMount, ...] = ()
     devices: Sequence[Mapping[str, Any]] = ()
+    succeeded: str | None = None
 
 
 @dataclass(frozen=True)
@@ -158,7 +165,8 @@ def decide(target: Target, observed: Observed, rejoin: str = "") -> Decision:
         blocked = mount_state.obstacle(changed, target.launch)
         reason = reason or (f"its mounts: {blocked}" if blocked else "")
         stop, start = bool(reason), f"restart: {reason}" if reason else ""
-    if target.desired.state == STARTED and not running:
+    done = not rebuild and not destroy and _is_done(target, observed)
+    if target.desired.state == STARTED and not running and not done:
         start = "start"
     content = target.desired.content
     # A new sandbox without its content is none yet.
@@ -180,6 +188,12 @@ def decide(target: Target, observed: Observed, rejoin: str = "") -> Decision:
         mounts=_NONE if stop else changed,
         content=content,
     )
+
+
+def _is_done(target: Target, observed: Observed) -> bool:
+    """Whether a job has succeeded as it is desired now, and nobody asks for another run."""
+    asked = target.desired.restart or target.desired.again
+    return target.job and not asked and observed.succeeded == target.launch["digest"]
 
 
 def rebuild_reason(desired: Desired, new: Record, observed: Observed) -> str:

@@ -9,10 +9,10 @@ from typing import Collection, Dict, Iterable, Mapping, Sequence, Set, Tuple
 from ..errors import LaunchError, SpecError
 from ..launcher.client import Launcher
 from ..plan import Failures
-from ..sandbox import crash, health, runtime
+from ..sandbox import crash, health, jobs, runtime
 from ..sandbox.record import Record
 from ..site import Site
-from ..spec.dependencies import HEALTHY
+from ..spec.dependencies import COMPLETED, HEALTHY
 from .decide import Decision, Desired, Observed
 
 Known = Mapping[str, Record]
@@ -29,6 +29,10 @@ class NotStarted(LaunchError):
 
 def names(record: Record) -> list[str]:
     return [dependency.name for dependency in record.spec.depends_on]
+
+
+def _conditions(record: Record) -> list[tuple[str, str]]:
+    return [(dependency.name, dependency.condition) for dependency in record.spec.depends_on]
 
 
 def graph(records: Iterable[Record]) -> dict[str, list[str]]:
@@ -58,6 +62,12 @@ def ties(record: Record) -> list[str]:
     return [*names(record), record.spec.network_partner]
 
 
+def awaited(records: Iterable[Record]) -> set[str]:
+    """The jobs: sandboxes for whose end others wait."""
+    needed = (item for record in records for item in record.spec.depends_on)
+    return {item.name for item in needed if item.condition == COMPLETED}
+
+
 # -- refusals
 
 
@@ -80,6 +90,7 @@ def check(
                 hint = f"remove {name} as well, or take {needed} out of its depends_on"
                 problem = f"can't be removed: sandbox {name} depends on it"
                 raise SpecError("name", needed, problem, hint=hint)
+    _check_ends(everyone, asked)
     for name in asked:
         for needed in names(everyone[name]):
             if needed not in everyone and needed not in broken:
@@ -94,16 +105,31 @@ def check(
         raise SpecError("depends_on", circle[1], problem, hint=hint)
 
 
+def _check_ends(everyone: Known, asked: Collection[str]) -> None:
+    """SpecError for a dependency that is to end and whose restart policy starts it again."""
+    for name, record in everyone.items():
+        for needed, condition in _conditions(record):
+            concerned = condition == COMPLETED and needed in everyone and {name, needed} & {*asked}
+            policy = everyone[needed].spec.restart_policy if concerned else "no"
+            if policy not in ("no", "on-failure"):
+                problem = f"of sandbox {needed} lets it never end, and {name} waits for that"
+                hint = 'set restart_policy: "no", or on-failure'
+                raise SpecError("restart_policy", policy, problem, hint=hint)
+
+
 def check_running(
     starting: Known, decisions: Mapping[str, Decision], observed: Mapping[str, Observed]
 ) -> None:
     """SpecError when a sandbox is to start and its dependency stays stopped."""
     for name, record in starting.items():
-        for needed in names(record):
-            runs = needed in observed and observed[needed].running is not None
+        for needed, condition in _conditions(record):
+            seen = observed.get(needed, Observed())
+            runs = seen.running is not None
             decision = decisions.get(needed)
             if decision and (decision.start or decision.stop):
                 runs = bool(decision.start)
+            elif condition == COMPLETED and seen.succeeded is not None:
+                runs = True
             if needed not in starting and not runs:
                 hint = f"start it as well (state: started, or sandlot start {needed})"
                 raise SpecError("depends_on", needed, f"of sandbox {name} is not to run", hint=hint)
@@ -141,14 +167,14 @@ class Starts:
         """Start a level; a sandbox whose dependency does not run or is not healthy fails."""
         blocked: Failures = {}
         for name in () if self._resume else level:
-            for needed in names(self._starting[name]):
-                problem = self._problem(needed, failures)
+            for needed, condition in _conditions(self._starting[name]):
+                problem = self._problem(needed, condition, failures)
                 if problem:
                     blocked[name] = _not_started(name, needed, problem)
                     break
         able = [name for name in level if name not in blocked]
-        unhealthy = self._await_dependencies(able)
-        blocked.update({} if self._resume else unhealthy)
+        unmet = self._await_dependencies(able)
+        blocked.update({} if self._resume else unmet)
         ready = [name for name in able if name not in blocked]
         failed = self._launcher.start(ready) if ready else {}
         self._started.update(name for name in ready if name not in failed)
@@ -156,34 +182,54 @@ class Starts:
             failures[name] = crash.of_start(self._paths, self._starting[name], failure)
         failures.update(blocked)
 
-    def _problem(self, needed: str, failures: Failures) -> str:
+    def _problem(self, needed: str, condition: str, failures: Failures) -> str:
         failure = failures.get(needed)
         if isinstance(failure, NotStarted):
             return "which is not started either"
         if failure:
             return f"which failed: {failure.message}"
-        if needed in self._started or runtime.running(self._paths.sandbox(needed)):
+        sandbox = self._paths.sandbox(needed)
+        if needed in self._started or runtime.running(sandbox):
             return ""
-        return "which does not run"
+        done = condition == COMPLETED and runtime.succeeded(sandbox) is not None
+        return "" if done else "which does not run"
 
     def _await_dependencies(self, able: Sequence[str]) -> Failures:
-        """Wait until dependencies are healthy; dependents of an unhealthy one fail."""
+        """Wait until dependencies are healthy or completed; dependents of those that fail fail."""
+        failures: Failures = {}
+        healthy, completed = (self._dependents(able, word) for word in (HEALTHY, COMPLETED))
+        if healthy:
+            deadlines = health.deadlines(self._paths, self._limits(healthy))
+            unhealthy = health.wait_each(self._paths, deadlines)
+            failures.update(_unmet(unhealthy, healthy, "which is not healthy"))
+        if completed:
+            undone = jobs.wait_each(self._paths, self._limits(completed))
+            failures.update(_unmet(undone, completed, "which has not done its job"))
+        return failures
+
+    def _dependents(self, able: Sequence[str], condition: str) -> Dict[str, list[str]]:
+        """The dependencies that have to meet this condition, each with its dependents."""
         dependents: Dict[str, list[str]] = {}
         for name in able:
             for dependency in self._starting[name].spec.depends_on:
                 due = dependency.name in self._started or not self._resume
-                if dependency.condition == HEALTHY and due:
+                if dependency.condition == condition and due:
                     dependents.setdefault(dependency.name, []).append(name)
-        if not dependents:
-            return {}
-        records = {needed: self._everyone.get(needed) for needed in dependents}
-        limits = {n: r.spec.healthy_wait_timeout if r else None for n, r in records.items()}
-        deadlines = health.deadlines(self._paths, limits)
-        return {
-            name: _not_started(name, needed, f"which is not healthy: {failure.message}")
-            for needed, failure in health.wait_each(self._paths, deadlines).items()
-            for name in dependents[needed]
-        }
+        return dependents
+
+    def _limits(self, needed: Iterable[str]) -> Dict[str, float | None]:
+        records = {name: self._everyone.get(name) for name in needed}
+        return {n: r.spec.healthy_wait_timeout if r else None for n, r in records.items()}
+
+
+def _unmet(
+    problems: Mapping[str, LaunchError], dependents: Mapping[str, Sequence[str]], what: str
+) -> Failures:
+    return {
+        name: _not_started(name, needed, f"{what}: {failure.message}")
+        for needed, failure in problems.items()
+        for name in dependents[needed]
+    }
 
 
 def _not_started(name: str, needed: str, problem: str) -> NotStarted:

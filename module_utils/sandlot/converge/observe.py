@@ -122,6 +122,7 @@ def _sandbox(
         since=running.since if running else 0.0,
         mounts=mount_state.observe(site.sandbox(name), running) if running else (),
         devices=_devices(site, known) if running and known else (),
+        succeeded=None if running else runtime.succeeded(site.sandbox(name)),
     )
 
 

@@ -105,7 +105,8 @@ def stop(context: Context) -> list[Operation]:
 
 def _may_revive(decision: Decision, observed: Observed) -> bool:
     changes = decision.write_record or decision.start or decision.rebuild or decision.destroy
-    return bool(changes) and not observed.running and observed.pins != NO_PINS
+    down = not observed.running and observed.succeeded is None
+    return bool(changes) and down and observed.pins != NO_PINS
 
 
 def note_logs(context: Context) -> list[Operation]:

@@ -115,6 +115,7 @@ def resolve(site: Site, request: Request, observed: Observation) -> Resolved:
     network.check_partners(modes, changed=records, checked=asked, removed=leaving)
     asked_removals = leaving if request.purge else request.absent
     dependencies.check(desired, everyone, leaving, asked_removals, observed.records.broken)
+    jobs = dependencies.awaited(everyone.values())
     asked_modes = {name: modes[name] for name in asked}
     network.check_pins(site, asked_modes, observed.known, may_be_made=request.check)
     members = {name: [i.network for i in item.interfaces] for name, item in everyone.items()}
@@ -124,7 +125,10 @@ def resolve(site: Site, request: Request, observed: Observation) -> Resolved:
     network.check_publications(publications, staying, request.management_ports)
     return Resolved(
         targets={
-            name: _target(site, desired[name], record, observed, may_be_made=request.check)
+            name: replace(
+                _target(site, desired[name], record, observed, may_be_made=request.check),
+                job=name in jobs,
+            )
             for name, record in records.items()
         },
         removed=leaving,

@@ -90,7 +90,8 @@ def lifecycle(site: Site, names: Sequence[str], action: str, *, watch: float = 0
     with lock.exclusive(site):
         records = record.load_all(site)
         desired = (
-            replace(_stored(name, state, records), restart=action == "restart") for name in names
+            replace(_stored(name, state, records), restart=action == "restart", again=True)
+            for name in names
         )
         request = Request(tuple(desired), watch=watch)
         done = run(site, request)

@@ -101,7 +101,7 @@ class _Waiting:
         if running is None and not status:
             self.problem = "does not run"
         elif status.get("final") or state == "crash-loop" or self._ended_once(running, status):
-            self.problem = _ended(status)
+            self.problem = described_end(status)
         elif running is not None and state == "running":
             if health is None:
                 due = min(due, now + STEADY_SECONDS - runtime.uptime(running, status))
@@ -128,7 +128,7 @@ def has_ended(status: Mapping[str, Any]) -> bool:
     return leaves or bool(status.get("restarts")) or status.get("state") in runtime.ENDED
 
 
-def _ended(status: Mapping[str, Any]) -> str:
+def described_end(status: Mapping[str, Any]) -> str:
     state, code = status.get("state"), status.get("exit_code")
     what = "keeps ending soon after its start" if state == "crash-loop" else "has ended"
     return what if code is None else f"{what} with exit code {code}"

@@ -65,6 +65,13 @@ def running(sandbox: SandboxPaths) -> Running | None:
     return init if alive else None
 
 
+def succeeded(sandbox: SandboxPaths) -> str | None:
+    """The digest of a workload that ended by itself with exit code 0 in this boot, else None."""
+    init, last = last_started(sandbox), status(sandbox)
+    ended = init is not None and last.get("final") and last.get("state") == "exited"
+    return init.digest if init and ended and last.get("exit_code") == 0 else None
+
+
 def check_protocol(name: str, running: Running) -> None:
     """Refuse to talk to an init with a newer protocol version."""
     if running.protocol > PROTOCOL:

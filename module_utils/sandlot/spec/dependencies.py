@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""depends_on: which sandboxes have to run, or to be healthy, before this one is started."""
+"""depends_on: which sandboxes have to run, to be healthy or to be done before this one starts."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .option import Option, record
 from .text import choice, sequence, unique
 from .values import Dependency
 
-STARTED, HEALTHY = "started", "healthy"
-CONDITIONS = (STARTED, HEALTHY)
+STARTED, HEALTHY, COMPLETED = "started", "healthy", "completed"
+CONDITIONS = (STARTED, HEALTHY, COMPLETED)
 FIELDS = (
     Option("name", "str", sandbox_name, ["Name of a sandbox of the host."], required=True),
     Option(

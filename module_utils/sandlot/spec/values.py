@@ -140,7 +140,7 @@ def _split(seconds: float) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Dependency:
-    """A sandbox that has to be started, or healthy, before another one starts."""
+    """A sandbox that has to be started, healthy or completed before another one starts."""
 
     name: str
     condition: str

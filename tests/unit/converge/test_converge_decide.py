@@ -78,7 +78,8 @@ def seen_of(case: dict[str, Any], before: Record | None) -> Observed:
     shown = case["seen"]
     values = dict(SHORTHANDS[shown] if isinstance(shown, str) else shown)
     launch, namespaces = digests(before) if before else ("", "")
-    for key, digest in (("running", launch), ("namespaces", namespaces)):
+    known = (("running", launch), ("succeeded", launch), ("namespaces", namespaces))
+    for key, digest in known:
         if values.get(key) == "before":
             values[key] = digest
     return Observed(record=before, **values)
@@ -101,7 +102,7 @@ def decision_of(case: dict[str, Any]) -> Decision:
     )
     launch, namespaces = digests(record)
     return decide(
-        Target(wish, record, {"digest": launch}, namespaces),
+        Target(wish, record, {"digest": launch}, namespaces, job=case.get("job", False)),
         seen_of(case, before),
         case.get("rejoin", ""),
     )

@@ -65,6 +65,9 @@ def record(name: str, needs: Sequence[Any] = (), **options: Any) -> Record:
     return Record(name, PRESENT, "started", spec, IdRange(200000), ImageRef("busybox", "sha"))
 
 
+JOB = [{"name": "job", "condition": "completed"}]
+
+
 def known(graph: Mapping[str, Sequence[Any]]) -> dict[str, Record]:
     return {name: record(name, needs) for name, needs in graph.items()}
 
@@ -133,7 +136,19 @@ def test_stops_and_removals_are_the_reverse() -> None:
     assert recorded == ["db", "other", "web", "a", "proxy"]
 
 
-RUNNING = Observed(running="digest")
+@pytest.mark.parametrize("asked", ["web", "job"])
+def test_a_job_has_to_end(asked: str) -> None:
+    everyone = {"web": record("web", JOB), "job": record("job")}
+    wishes = {asked: Desired(asked, "started", everyone[asked].spec)}
+    with pytest.raises(SpecError, match="'unless-stopped' of sandbox job lets it never end"):
+        dependencies.check(wishes, everyone, [], [], [])
+    for policy in ("no", "on-failure"):
+        everyone["job"] = record("job", restart_policy=policy)
+        dependencies.check(wishes, everyone, [], [], [])
+    assert dependencies.awaited(everyone.values()) == {"job"}
+
+
+RUNNING, DONE = Observed(running="digest"), Observed(succeeded="digest")
 
 
 def decision(name: str, **steps: Any) -> Decision:
@@ -162,6 +177,16 @@ def test_nothing_is_started_beside_what_stays_stopped(
         return
     with pytest.raises(SpecError, match="'db' of sandbox web is not to run"):
         dependencies.check_running(starting, decisions, seen)
+
+
+def test_a_job_that_is_done_need_not_run() -> None:
+    """For those that wait for its end alone."""
+    web = {"web": record("web", JOB)}
+    dependencies.check_running(web, {}, {"job": DONE})
+    dependencies.check_running(web, {"job": decision("job")}, {"job": DONE})
+    for needs, seen in ((JOB, Observed()), (["job"], DONE)):
+        with pytest.raises(SpecError, match="'job' of sandbox web is not to run"):
+            dependencies.check_running({"web": record("web", needs)}, {}, {"job": seen})
 
 
 class Recorder(Launcher):

@@ -230,6 +230,8 @@ OPTIONS = (
             "when the host boots and shuts down.",
             "Each is a name, or a mapping with C(name) and C(condition). With V(started), the "
             "default, it has to run. With V(healthy), its healthcheck has to succeed first.",
+            "With V(completed), its workload has to end with exit code 0. That needs its "
+            "O(restart_policy) V(no) or V(on-failure); it is left alone then until it changes.",
             "While one of them does not, this one is not started and fails with the reason. They "
             "can't be removed before this one.",
             "A restart of one of them does not restart this one.",
