@@ -21,7 +21,6 @@ from ..init import limits, users
 from ..mask import Mask
 from ..sandbox import names, record
 from ..site import Site
-from ..spec.configuration import dump_environment
 from . import output, recipe
 from .recipe import Subject
 
@@ -62,9 +61,10 @@ def look(site: Site, name: str, *, show_env: bool = False) -> Subject:
     launch = store.read(site.sandbox(name).launch)
     if known is None or launch is None:
         raise SandlotError(f"{name} has not been deployed completely", hint="deploy it again")
-    dumped = dump_environment(known.spec.env)
-    secret = {key: x for key, x in dumped.items() if not (show_env and isinstance(x, str))}
-    launch["env"].update(Mask(site).value(name, secret))
+    # The script reads the values of secret variables from where they are.
+    plain = {key: text for key, text in known.spec.env if isinstance(text, str)}
+    hidden = {} if show_env else plain
+    launch["env"].update(Mask(site).value(name, hidden))
     rlimits = limits.complete(launch["rlimits"])
     uid, gid, groups, login = _user(launch)
     observed = cgroups.observe(site, [])
@@ -82,7 +82,7 @@ def look(site: Site, name: str, *, show_env: bool = False) -> Subject:
         uid=uid,
         gid=gid,
         groups=tuple(groups),
-        masked=bool(secret),
+        masked=bool(hidden),
     )
 
 
@@ -118,6 +118,9 @@ def differences(subject: Subject) -> Iterator[str]:
     yield "it starts with an empty layer in DIRECTORY, not with the files the sandbox has written"
     if subject.masked:
         yield f"it does not run, without the values of env: {recipe.show_env(subject)} prints them"
+    left_out = [n for n in subject.launch.get("secret_env", ()) if n not in subject.secrets]
+    if left_out:
+        yield f"secret variables with names that no shell takes are left out: {len(left_out)}"
     if subject.interfaces:
         yield "packet filter and NAT are the host's: nft list ruleset"
     if subject.joined:

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from shlex import quote
-from typing import Any, Iterator, List, Mapping, NamedTuple, Sequence
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence
 
 from .. import profiles
 from ..build.operations import RootOperation
@@ -60,7 +61,6 @@ nsenter --target "$pid" --mount --wd pivot_root . .
 # the old root lies on the new one now, and is what a newcomer finds at /
 nsenter --target "$pid" --mount umount --lazy --no-canonicalize /
 echo go >&"$to"
-echo "running as process $pid: nsenter --target $pid --all" >&2
 """
 _WAIT = """\
 code=0
@@ -74,7 +74,16 @@ exit "$code"
 _NETNS = 'nsenter --net="$scratch/ns/net"'
 _IPV6 = "/proc/sys/net/ipv6/conf/{}/disable_ipv6"
 # The shell waits until the root is in place, then exec's the workload.
-_WAITING = 'echo ready; read -r go; cd "$0"; unset PWD OLDPWD; exec "$@" </dev/null 2>&1'
+_WAITING = 'echo ready; read -r go; {secrets}cd "$0"; unset PWD OLDPWD; exec "$@" </dev/null 2>&1'
+# Secret values come by a pipe, a line each: they are in no argument and no other environment.
+_RECEIVED = 'IFS= read -r {0}; {0}=$(printf "%b." "${0}"); export {0}="${{{0}%.}}"; '
+_SEND = r"""send() {
+  text=$(cat "$1" && echo .)
+  text=${text%.}
+  text=${text//\\/\\\\}
+  printf '%s\n' "${text//$'\n'/\\n}" >&"$to"
+}"""
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NO_LIMITS = stored.from_json({"name": "none", "pids_limit": -1})
 
 
@@ -122,6 +131,12 @@ class Subject:
         return ["user", *net, "uts", "ipc", *(["time"] if self.launch["time_offset"] else [])]
 
     @property
+    def secrets(self) -> Dict[str, str]:
+        """The paths of the values of secret variables that a shell can set, by name."""
+        paths = self.launch.get("secret_env", {})
+        return {name: path for name, path in paths.items() if _NAME.fullmatch(name)}
+
+    @property
     def joined(self) -> Mapping[str, str] | None:
         """The foreign network namespace that the sandbox joins; None when it has its own."""
         netns: Mapping[str, str] | None = self.launch.get("netns")
@@ -164,9 +179,18 @@ def sections(subject: Subject) -> List[Section]:
             "Root: the sandbox's layer over the shared image, and files that the host makes",
             ['mount -t tmpfs -o mode=755 none "$scratch/root"', *root],
         ),
-        Section("Process 1, whose old root is taken away from outside", _START.splitlines()),
+        Section("Process 1, whose old root is taken away from outside", list(_start(subject))),
         Section("Its output, until it ends", _WAIT.splitlines()),
     ]
+
+
+def _start(subject: Subject) -> Iterator[str]:
+    if subject.secrets:
+        yield from _SEND.splitlines()
+    yield from _START.splitlines()
+    for path in subject.secrets.values():
+        yield f"send {quote(path)}"
+    yield 'echo "running as process $pid: nsenter --target $pid --all" >&2'
 
 
 def show_env(subject: Subject) -> str:
@@ -347,6 +371,7 @@ def _inside(subject: Subject) -> Iterator[str]:
     granted = _capabilities(launch["capabilities"])
     ambient = _capabilities(launch.get("ambient", launch["capabilities"]) if subject.uid else 0)
     groups = ",".join(map(str, subject.groups))
+    secrets = "".join(_RECEIVED.format(name) for name in subject.secrets)
     env = " ".join(quote(f"{key}={value}") for key, value in launch["env"].items())
     yield f"# security_profile: {launch.get(profiles.OPTION, profiles.STRICT)}"
     yield f"exec setpriv --reuid={subject.uid} --regid={subject.gid} --groups={groups} \\"
@@ -354,7 +379,7 @@ def _inside(subject: Subject) -> Iterator[str]:
     if launch.get("no_new_privileges", True):
         yield "  --no-new-privs \\"
     yield f"  env --ignore-environment --default-signal {env} \\"
-    yield f"  sh -euc {quote(_WAITING)} {quote(launch['cwd'])} \\"
+    yield f"  sh -euc {quote(_WAITING.format(secrets=secrets))} {quote(launch['cwd'])} \\"
     yield f"  {' '.join(quote(word) for word in launch['argv'])}"
 
 
