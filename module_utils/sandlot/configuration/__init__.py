@@ -19,9 +19,19 @@ from ..sandbox.record import Record
 from ..site import Site
 from ..spec import Spec
 from . import contents, memory, rest
-from .contents import has_secrets
+from .contents import has_contents, has_secrets
 
-__all__ = ["has_secrets", "is_placed", "is_tidy", "keep", "missing", "place", "remove", "tidy"]
+__all__ = [
+    "has_contents",
+    "has_secrets",
+    "is_placed",
+    "is_tidy",
+    "keep",
+    "missing",
+    "place",
+    "remove",
+    "tidy",
+]
 
 
 def missing(site: Site, record: Record, spec: Spec | None = None) -> List[str]:

@@ -57,6 +57,10 @@ def has_secrets(record: Record) -> bool:
     return bool(record.spec.secrets or variables(record))
 
 
+def has_contents(record: Record) -> bool:
+    return bool(record.spec.files) or has_secrets(record)
+
+
 def given(spec: Spec | None) -> Dict[str, bytes]:
     """The values that a spec of this run brings, by their digests."""
     if spec is None:

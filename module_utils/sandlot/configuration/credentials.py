@@ -50,6 +50,19 @@ def decrypt(site: Site, name: str, data: bytes) -> bytes:
     return value
 
 
+def state(site: Site) -> Tuple[str, str]:
+    """Whether the host can encrypt, in words, and the remedy if it should but can't."""
+    if not available(site):
+        return f"this host has no {PROGRAM}", ""
+    if not os.path.exists(site.credential_key):
+        # A look must not make it.
+        return f"{PROGRAM} has no key yet", ""
+    dummy, complaint = encrypt(site, "probe", b"probe")
+    if complaint:
+        return f"{PROGRAM} fails: {complaint}", f"remove the cause ({PROGRAM} setup shows it)"
+    return f"{PROGRAM} works", ""
+
+
 def _run(site: Site, words: List[str], data: bytes) -> Tuple[bytes, str]:
     done = program.start(
         [_program(), *words],

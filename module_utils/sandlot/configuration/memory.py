@@ -18,6 +18,7 @@ from ..kernel.mounts import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSU
 from ..kernel.trees import remove_entry, remove_tree
 from ..site import SandboxPaths, Site
 from .contents import Content
+from .rest import make_directory
 
 KIND = "ramfs"
 _FLAGS = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
@@ -45,7 +46,7 @@ def mount(site: Site) -> None:
             hint = f"unmount it (umount {site.secrets}), and run again"
             raise ForeignError(f"{site.secrets} is a mount that is not sandlot's", hint=hint)
         return
-    os.makedirs(site.secrets, mode=0o700, exist_ok=True)
+    make_directory(site.secrets)
     fd = mounts.new_mount(KIND, {"mode": "0700"}, _FLAGS)
     try:
         mounts.attach(fd, site.secrets)
@@ -94,7 +95,7 @@ def put_variable(sandbox: SandboxPaths, digest: str, value: bytes) -> None:
 
 def _write(sandbox: SandboxPaths, path: str, value: bytes, uid: int, gid: int, mode: int) -> None:
     """Make a file as a whole; sandboxes see none that is half written."""
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    make_directory(os.path.dirname(path))
     temporary = f"{sandbox.memory}/{_NEW}"
     store.unlink(temporary)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -116,7 +117,7 @@ def share(sandbox: SandboxPaths, contents: Sequence[Content], root: int) -> None
     wanted = {content.shared_name: content for content in contents if content.shared_name}
     if not wanted and not os.path.isdir(sandbox.named_secrets):
         return
-    os.makedirs(sandbox.named_secrets, mode=0o755, exist_ok=True)
+    make_directory(sandbox.named_secrets)
     os.chmod(sandbox.named_secrets, 0o755)
     os.chown(sandbox.named_secrets, root, root)
     for name, content in wanted.items():

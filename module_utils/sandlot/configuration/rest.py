@@ -29,10 +29,17 @@ def names(directory: str) -> Set[str]:
     return {name for name in kernel_files.names(directory) if not name.startswith(_NEW)}
 
 
+def make_directory(path: str) -> None:
+    """Make a directory, and those above, for root only: os.makedirs gives them no mode."""
+    if not os.path.isdir(path):
+        make_directory(os.path.dirname(path))
+        os.mkdir(path, 0o700)
+
+
 def write(path: str, content: bytes, *, uid: int = 0, gid: int = 0, mode: int = 0o600) -> None:
     """Make a file as a whole, or not at all."""
     directory, name = os.path.split(path)
-    os.makedirs(directory, mode=0o700, exist_ok=True)
+    make_directory(directory)
     temporary = f"{directory}/{_NEW}-{name}"
     store.unlink(temporary)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

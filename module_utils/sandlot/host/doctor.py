@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Tuple
 
-from .. import idmap, images, network, sizes, volumes
+from .. import configuration, idmap, images, network, sizes, volumes
+from ..configuration import audit, credentials
 from ..errors import SandlotError
 from ..kernel import files, program
 from ..launcher import unresponsive
@@ -277,6 +278,41 @@ def _sizes_in_force(site: Site, known: Facts) -> Findings:
     )
 
 
+def _contents(site: Site, known: Facts) -> Findings:
+    """Contents of files, secrets and secret variables; nothing on a host without any."""
+    records = record.load_all(site).good.values()
+    state = audit.audit(site, records)
+    if any(map(configuration.has_contents, records)):
+        yield _finding(
+            "contents of files and secrets",
+            f"lost: {', '.join(state.lost)}" if state.lost else "all at rest",
+            wrong=bool(state.lost),
+            remedy="deploy these sandboxes again, with the contents: no boot can start them",
+        )
+        yield _finding(
+            "secrets in memory",
+            f"missing for {', '.join(state.without)}" if state.without else "all",
+            wrong=bool(state.without),
+            remedy=f"deploy again, or sandlot restart {' '.join(state.without)}",
+            status=WARNING,
+        )
+        yield _finding(
+            "owners and modes of contents",
+            f"changed: {', '.join(state.wrong)}" if state.wrong else "as they were set",
+            wrong=bool(state.wrong),
+            remedy="remove these files and deploy again, which makes them",
+        )
+    if state.encrypted or state.plain:
+        detail, remedy = credentials.state(site)
+        yield _finding(
+            "secrets at rest",
+            f"{state.encrypted} encrypted, {state.plain} readable by root only; {detail}",
+            wrong=bool(remedy),
+            remedy=remedy,
+            status=WARNING,
+        )
+
+
 def _ids(site: Site, known: Facts) -> Findings:
     try:
         known_ids = idmap.observe(site)
@@ -416,6 +452,7 @@ _CHECKS = (
         _space,
         _sizes,
         _sizes_in_force,
+        _contents,
         _ids,
         _installation,
         _launcher,
