@@ -16,7 +16,7 @@ from ..plan import Operation
 from ..sandbox import etcfiles
 from ..sandbox.hidden_files import Hidden
 from ..site import Site
-from . import bind_checks, cloning, drops, hidden, mounting, phases, removal, volume_phases
+from . import bind_checks, cloning, drops, hidden, mounting, phases, placing, removal, volume_phases
 from .context import Context, context
 from .observe import Observation
 from .resolve import Request
@@ -109,6 +109,7 @@ def plan(site: Site, request: Request, observed: Observation) -> Plan:
     situation = context(site, request, observed)
     records = [target.record for target in situation.resolved.targets.values()]
     warnings = [*etcfiles.warnings(records, observed.networks), *bind_checks.warnings(records)]
+    warnings += [line for entry in records for line in placing.warnings(entry)]
     if request.repair:
         # A repair sets the network of existing sandboxes; it starts, makes and records nothing.
         repairs = [*phases.networks(situation), *phases.plug(situation)]

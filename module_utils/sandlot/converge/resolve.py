@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
 from typing import Dict, Iterable, Mapping, Optional, Sequence, Set, Tuple
 
@@ -17,7 +16,7 @@ from ..sandbox.record import PRESENT, REMOVING, ImageRef, Record
 from ..site import Site
 from ..spec.names import check_new
 from ..volumes import VolumeSpec, image_volume
-from . import bind_checks, dependencies
+from . import bind_checks, dependencies, placing
 from .decide import ABSENT, Desired, Observed, Target, rebuild_reason, run_state
 from .observe import Observation
 
@@ -219,7 +218,15 @@ def _records(
             image=image,
             interfaces=tuple(allocated.get(name, ())),
         )
-        records[name] = _with_volumes(site, sandbox, _of_layer(sandbox, record, observed), observed)
+        record = _with_volumes(site, sandbox, _of_layer(sandbox, record, observed), observed)
+        seen = observed.sandboxes.get(name, Observed())
+        try:
+            records[name] = placing.with_owners(
+                site, sandbox, record, seen, may_be_made=request.check
+            )
+        except SpecError as error:
+            error.name(f"sandbox {name!r}")
+            raise
     return records
 
 
@@ -318,7 +325,7 @@ def _target(
     site: Site, desired: Desired, record: Record, observed: Observation, *, may_be_made: bool
 ) -> Target:
     image, runs = record.image, record
-    if may_be_made and not (image.digest and all(map(os.path.isdir, image.layers))):
+    if may_be_made and not placing.is_made(record):
         # The config of an image that is not built yet is unknown, and it may have the command.
         unknown = record.spec.command or record.spec.entrypoint or ("unknown",)
         spec, unbuilt = replace(record.spec, command=unknown), replace(image, config={})

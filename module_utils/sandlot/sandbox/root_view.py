@@ -20,6 +20,7 @@ from ..kernel import mounts
 
 # The program headers of a program, and the longest "#!" line.
 HEAD = 4096
+KERNELS = ("/proc", "/sys", "/dev")
 _BENEATH = mounts.RESOLVE_BENEATH | mounts.RESOLVE_NO_SYMLINKS | mounts.RESOLVE_NO_XDEV
 _LINKS = 40  # as many as the kernel follows
 # What overlayfs notes on a directory: "y" hides lower ones, a redirect names another one.
@@ -52,11 +53,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class RootView:
-    """``trees`` come from the top; ``covered`` are the places of mounts over them."""
+    """``trees`` come from the top; ``covered`` are the places of mounts over them.
+
+    Of a regular file, ``head`` bytes are read.
+    """
 
     trees: Sequence[str]
     ids: IdRange
-    covered: Sequence[str] = field(default=("/proc", "/sys", "/dev"))
+    covered: Sequence[str] = field(default=KERNELS)
+    head: int = HEAD
 
     def entry(self, path: str) -> Entry | None:
         """The file at an absolute path, None if there is none; Unknown if that can't be told."""
@@ -115,7 +120,7 @@ class RootView:
             flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
             readable = os.open(f"/proc/self/fd/{fd}", flags)
             try:
-                head = os.read(readable, HEAD)
+                head = os.read(readable, self.head)
             finally:
                 os.close(readable)
         owner, group = self._inside(status.st_uid), self._inside(status.st_gid)
