@@ -18,7 +18,7 @@ from ...module_utils.sandlot.volumes import declare as volumes
 from .model import Json, Project, Sandbox
 from .nodes import ComposeError, Node
 
-_INDEX = re.compile(r"^[a-z]+\[0\]\.?")
+_INDEX = re.compile(r"^[a-z]+\[0\][.:]? ?")
 
 
 def check(project: Project) -> None:
@@ -36,7 +36,7 @@ def _sandbox(sandbox: Sandbox) -> None:
         check_new(sandbox.name)
         normalise({"name": sandbox.name, **_with_contents(sandbox.options)})
     except SpecError as error:
-        raise _explained(sandbox.origin(error.option), error) from error
+        raise _explained(sandbox.origin(error.option, error.value), error) from error
 
 
 def _with_contents(options: Json) -> Json:

@@ -13,6 +13,7 @@ from .model import Json, Project, Service
 from .nodes import Node
 from .values import text
 
+OCI = "oci"
 _PULL = {
     "always": "always",
     "never": "never",
@@ -35,11 +36,10 @@ def image(service: Service) -> None:
     if not node and not chosen:
         hint = "give it `image: NAME:TAG`"
         raise service.node.failure(f"service {service.name} names no image", hint)
-    fields = _fields(service, reference)
+    fields = _fields(service, reference) if (chosen or {}).get("source", OCI) == OCI else {}
     fields.update(chosen or {})
     origin = node or build or service.node
-    key = reference if chosen is None or service.name not in own else f"{service.name}:{reference}"
-    name = _name(service.project, fields, key or service.name)
+    name = _name(fields, service.name if service.name in own else reference)
     service.project.images.setdefault(name, {**fields, "name": name})
     _pull(service, service.project.images[name])
     service.project.origins.setdefault(("images", name), origin)
@@ -58,17 +58,16 @@ def _unbuilt(service: Service, node: Node | None, build: Node) -> None:
 
 
 def _fields(service: Service, reference: str) -> Json:
-    fields: Json = {"source": "oci", "reference": reference} if reference else {}
+    fields: Json = {"source": OCI, "reference": reference} if reference else {}
     platform = service.get("platform")
     if platform and fields:
         fields["platform"] = text(platform)
     return fields
 
 
-def _name(project: Project, fields: Json, reference: str) -> str:
+def _name(fields: Json, reference: str) -> str:
     """A name that is an image's, and the same for the same fields."""
-    base = re.sub(r"[^a-zA-Z0-9_.:/+-]", "-", reference.strip(":"))
-    base = re.sub(r"\.\.+", ".", base).lstrip("_.:/+-") or "image"
+    base = re.sub(r"@sha256:([0-9a-f]{12})[0-9a-f]*", r"-\1", reference)
     if "platform" in fields:
         base = f"{base}+{fields['platform'].replace('/', '-')}"
     if len(base) > MAX_NAME:
@@ -80,7 +79,7 @@ def _name(project: Project, fields: Json, reference: str) -> str:
 def _pull(service: Service, entry: Json) -> None:
     """The policy of an image; of two services, the one that asks more often counts."""
     node = service.get("pull_policy")
-    if not node or entry.get("source") != "oci":
+    if not node or entry.get("source") != OCI:
         return
     word = text(node)
     if word == "build":

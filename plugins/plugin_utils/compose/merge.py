@@ -90,7 +90,7 @@ def merged(base: Node, over: Node, path: Path = ()) -> Node:
         return _mappings(_as_names(base), _as_names(over), path)
     if rule == ("services", "*", "extra_hosts"):
         base, over = _as_hosts(base), _as_hosts(over)
-    if rule in _LISTS:
+    if rule in _LISTS and not isinstance(over.value, dict) and not isinstance(base.value, dict):
         return _lists(base, over, _LISTS[rule])
     if rule == ("services", "*", "build"):
         base, over = _as_build(base), _as_build(over)

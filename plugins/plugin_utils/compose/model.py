@@ -15,7 +15,7 @@ from .project import Loader
 from .values import mapping
 
 Json = dict[str, Any]
-_ITEM = re.compile(r"([a-z_0-9]+)(?:\[([0-9]+)\]|\['(.*)'\])?")
+_ITEM = re.compile(r"([a-z_0-9]+)(?:\[([0-9]+)\]|\['(.*)'\]|\.([a-z_]+))?")
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,26 @@ class Sandbox:
         self._parts[option, key] = node
         self._whole.setdefault(option, node)
 
-    def origin(self, path: str) -> Node:
-        """The value that an option, or an item of it, came from; else the service."""
+    def origin(self, path: str, value: object = None) -> Node:
+        """The value that an option, or an item of it, came from; else the service.
+
+        Some errors name the option alone: ``value`` tells the item then.
+        """
         match = _ITEM.match(path)
         if not match:
             return self.node
-        option, part = match[1], match[2] if match[2] is not None else match[3]
-        near = self._parts.get((option, part or ""))
+        option, part = match[1], match[2] or match[3] or match[4]
+        near = self._parts.get((option, part or self._part(option, str(value))))
         return near or self._whole.get(option, self.node)
+
+    def _part(self, option: str, value: str) -> str:
+        """The key of a mapping, or the index of the last item in a list, that has a value."""
+        items = self.options.get(option)
+        for index, item in reversed(list(enumerate(items if isinstance(items, list) else ()))):
+            words = map(str, item.values()) if isinstance(item, dict) else str(item).split(":")
+            if value in (*words, str(item)):
+                return str(index)
+        return value
 
 
 @dataclass

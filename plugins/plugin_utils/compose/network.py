@@ -52,13 +52,17 @@ def networks(service: Service) -> None:
         return
     wanted = _wanted(given) if given else {DEFAULT: None}
     mac = service.get("mac_address")
-    names = _names(service)
     attached = []
     for key, node in wanted.items():
         origin = node or given or service.node
         name = declared(service.project, key, origin)
         entry, rank = _attachment(service, name, node)
-        entry["aliases"] = sorted({*names, *entry.get("aliases", ())} - {service.sandbox.name})
+        if service.sandbox.name == service.name:
+            # Of several sandboxes, one has the names: a name leads to one.
+            names = {*_names(service), *entry.get("aliases", ())} - {service.name}
+            entry["aliases"] = sorted(names)
+        else:
+            entry.pop("aliases", None)
         attached.append((rank, {k: x for k, x in entry.items() if x != []}, origin))
     # The first network leads outside, so internal ones come last.
     attached.sort(key=lambda row: row[0])
@@ -95,8 +99,7 @@ def _names(service: Service) -> list[str]:
     """Names beside its own by which others look for the service on all of its networks."""
     container = service.get("container_name")
     own = [text(container)] if container else []
-    aliases = service.project.links.get(service.name, [])
-    return [*own, *aliases, *([service.name] if service.sandbox.name != service.name else [])]
+    return [name.lower() for name in (*own, *service.project.links.get(service.name, ()))]
 
 
 def _attachment(service: Service, name: str, node: Node | None) -> tuple[Json, tuple[Any, ...]]:

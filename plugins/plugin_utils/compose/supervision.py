@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import re
 
-from ...module_utils.sandlot.spec.quantities import readable
-from ...module_utils.sandlot.spec.quantities import size as parsed_size
+from ...module_utils.sandlot.errors import SpecError
+from ...module_utils.sandlot.spec import quantities
 from .model import Json, Service
 from .nodes import Node
 from .values import boolean, duration, integer, known, mapping, nanoseconds, sequence, size, text
@@ -119,8 +119,11 @@ def logs(service: Service) -> None:
     largest, files = options.get("max-size"), options.get("max-file")
     if largest is not None and text(largest) != "-1":
         count = integer(files) if files is not None else 1
-        whole = parsed_size(largest.path, size(largest)) * max(count, 1)
-        service.sandbox.set("log_max_size", readable(whole), largest)
+        try:
+            whole = quantities.size("max-size", size(largest)) * max(count, 1)
+        except SpecError as error:
+            raise largest.failure(error.message, error.hint) from error
+        service.sandbox.set("log_max_size", quantities.readable(whole), largest)
 
 
 # -- the order of starts
