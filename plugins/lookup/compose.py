@@ -175,17 +175,16 @@ class LookupModule(LookupBase):
         self.set_options(var_options=variables, direct=kwargs)
         try:
             files = self._files(list(self._flatten(terms)), variables or {})
-            result, warnings = compose.convert(
+            result = compose.convert(
                 files,
                 request=self._request(),
                 env_files=self._env_files(files[0].parent),
                 variables=self._variables(),
                 name=self.get_option("project"),
+                warn=Display().warning,
             )
         except compose.ComposeError as error:
             raise AnsibleLookupError(str(error)) from error
-        for warning in warnings:
-            Display().warning(warning)
         return [result]
 
     def _files(self, terms: list[str], variables: dict[str, Any]) -> list[Path]:

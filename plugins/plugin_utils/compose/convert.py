@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,24 @@ def convert(
     env_files: Sequence[Path] = (),
     variables: Mapping[str, str],
     name: str | None = None,
-) -> tuple[Json, list[str]]:
-    """The variables, and warnings with their places.
+    warn: Callable[[str], None],
+) -> Json:
+    """The variables of an inventory; ``warn`` gets lines with their places.
 
     ``variables`` win over those of ``env_files``. The project's directory is that of the first
     file.
     """
+    shown: set[str] = set()
+
+    def once(line: str) -> None:
+        if line not in shown:
+            shown.add(line)
+            warn(line)
+
     base = files[0].parent
     known = environment(env_files, variables)
     chosen = project_name(name or known.get("COMPOSE_PROJECT_NAME") or base.name)
-    loader = Loader({"COMPOSE_PROJECT_NAME": chosen, **known})
+    loader = Loader({"COMPOSE_PROJECT_NAME": chosen, **known}, once)
     tree = placed(loader.project(files, base))
     given = tree.get("name")
     if given and not name and "COMPOSE_PROJECT_NAME" not in known:
@@ -49,7 +57,7 @@ def convert(
         _convert(project, service, node)
     _check_cycles(project)
     check(project)
-    return _result(project), loader.warnings
+    return _result(project)
 
 
 def project_name(text: str) -> str:

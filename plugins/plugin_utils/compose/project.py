@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -73,16 +73,14 @@ def read_env(path: Path, values: Mapping[str, str] | None) -> dict[str, str]:
 
 @dataclass
 class Loader:
-    """Reads files once; ``warnings`` are lines with a place."""
+    """Reads files once; ``show`` gets warnings, as lines with a place."""
 
     variables: Mapping[str, str]
-    warnings: list[str] = field(default_factory=list)
+    show: Callable[[str], None]
     _read: dict[tuple[Path, Path], list[Node]] = field(default_factory=dict)
 
     def warn(self, node: Node, problem: str) -> None:
-        line = f"{node.place}: {problem}"
-        if line not in self.warnings:
-            self.warnings.append(line)
+        self.show(f"{node.place}: {problem}")
 
     def project(self, files: Sequence[Path], base: Path, including: Sequence[Path] = ()) -> Node:
         """The merged files, with what they include."""
@@ -195,7 +193,7 @@ class Loader:
         env_files = [base / text(node) for node in one_or_more(fields.get("env_file", entry))]
         if "env_file" not in fields:
             env_files = [path for path in [directory / ".env"] if path.is_file()]
-        inner = Loader({**environment(env_files, self.variables), **self.variables}, self.warnings)
+        inner = Loader({**environment(env_files, self.variables), **self.variables}, self.show)
         return inner.project(paths, directory, files)
 
 

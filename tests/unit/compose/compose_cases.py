@@ -53,13 +53,16 @@ def converted(case: Json, directory: Path) -> tuple[Json, list[str]]:
     env_files = [directory / name for name in given.pop("env_file", ())]
     variables = given.pop("env", {})
     name = given.pop("project", "demo")
-    return compose.convert(
+    warnings: list[str] = []
+    result = compose.convert(
         files,
         request=compose.Request(**given),
         env_files=env_files,
         variables=variables,
         name=name,
+        warn=warnings.append,
     )
+    return result, warnings
 
 
 def usual(sandbox: Json) -> Json:
