@@ -112,7 +112,7 @@ WRONG = {
     "files: [{target: /a, content: {k: hunter2}}]": "files[0].content: the value is a mapping, not "
     "a string; write it as text: after a template, add | to_json",
     "files: [{target: /a, content: hunter2, mode: 0600}]": "files[0].mode: 384 is an integer, not "
-    "a string; quote it",
+    "a string; quote it: YAML reads 0600 as 384, too",
     "environment: {PASSWORD: hunter2}": "'environment' is not an option of this sandlot",
 }
 
@@ -139,7 +139,7 @@ def test_messages_name_sandbox_option_value_and_remedy(
         ({"sandboxs": []}, "sandboxs: 'sandboxs' is not an option of this sandlot; did you mean "),
         ({"networks": [{"name": "n", "ipv4_subent": "x"}]}, "network 'n': ipv4_subent: "),
         ({"images": [{"name": "i", "soruce": "x"}]}, "image 'i': soruce: "),
-        ({"images": [{"name": "i", "source": "tmpfs", "mode": 448}]}, "YAML reads 7:28 as 448"),
+        ({"images": [{"name": "i", "source": "tmpfs", "mode": 448}]}, "YAML reads 0700 as 448"),
         ({"purge": "maybe"}, "purge: 'maybe' is not a boolean"),
         ({"defaults": {"user": 2013}, "sandboxes": [{"name": "a"}]}, "user: 2013 is an integer"),
     ],

@@ -85,7 +85,7 @@ def text(option: str, value: Any, *, secret: bool = False) -> str:
     """
     shown = THE_VALUE if secret else value
     if not isinstance(value, str):
-        hint = _as_text(value, secret=secret)
+        hint = _as_text(value, secret=secret, is_mode=option.endswith("mode"))
         raise refusal(option, shown, f"is {a_type(value)}, not a string", hint=hint)
     if "\0" in value:
         raise refusal(option, shown, "contains a NUL character", hint="remove it")
@@ -98,7 +98,7 @@ def text(option: str, value: Any, *, secret: bool = False) -> str:
     return str(value)
 
 
-def _as_text(value: Any, *, secret: bool) -> str:
+def _as_text(value: Any, *, secret: bool, is_mode: bool = False) -> str:
     """The hint for a value that has to be text; of a secret it tells the type only."""
     if isinstance(value, bool):
         return "quote it: YAML reads yes, no, on and off as booleans"
@@ -106,7 +106,7 @@ def _as_text(value: Any, *, secret: bool) -> str:
         return f"quote it: YAML reads 22:22 as 1342 and 010 as 8; {_OF_TEMPLATES}"
     if isinstance(value, int) and 0 <= value <= MAX_INTEGER:
         # YAML 1.1 has numbers to base 60, and octal ones.
-        other = f"{value // 60}:{value % 60}" if value >= 60 else f"0{value:o}"
+        other = f"{value // 60}:{value % 60}" if value >= 60 and not is_mode else f"0{value:o}"
         return f"quote it: YAML reads {other} as {value}, too; {_OF_TEMPLATES}"
     if isinstance(value, float):
         return f"quote it: YAML reads 1.10 as 1.1; {_OF_TEMPLATES}"
