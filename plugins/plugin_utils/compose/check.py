@@ -14,6 +14,7 @@ from ...module_utils.sandlot.network.common import declare as networks
 from ...module_utils.sandlot.site import Site
 from ...module_utils.sandlot.spec import normalise
 from ...module_utils.sandlot.spec.names import check_new
+from ...module_utils.sandlot.spec.text import brief
 from ...module_utils.sandlot.volumes import declare as volumes
 from .model import Json, Project, Sandbox
 from .nodes import ComposeError, Node
@@ -54,7 +55,11 @@ def _with_contents(options: Json) -> Json:
 
 
 def _explained(node: Node, error: SpecError) -> ComposeError:
-    return node.failure(error.message, error.hint)
+    """The error at its place; a value from outside of the file is not shown."""
+    message = error.message
+    if node.outside:
+        message = message.replace(repr(error.value), brief(node.raw))
+    return node.failure(message, error.hint)
 
 
 def _entries(

@@ -4,15 +4,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
+from ...module_utils.sandlot.spec.configuration import LONGEST
 from .model import Json, Service
 from .nodes import Node
 from .storage import octal
 from .values import boolean, known, sequence, text
 
 SECRETS = "/run/secrets"
+_LONGEST = {"configs": LONGEST["content"], "secrets": LONGEST["value"]}
 _FIELDS = ("source", "target", "uid", "gid", "mode")
 _DECLARED = (
     *("name", "content", "environment", "file", "external", "labels"),
@@ -89,10 +92,10 @@ def _content(
     if len(origins) != 1 or (section == "secrets" and "content" in given):
         forms = "file or environment" if section == "secrets" else "file, content or environment"
         raise node.failure(f"{kind} {name!r} has not one origin", f"give it {forms}")
-    return _origin(service, origins[0], given[origins[0]])
+    return _origin(service, section, origins[0], given[origins[0]])
 
 
-def _origin(service: Service, origin: str, node: Node) -> Json:
+def _origin(service: Service, section: str, origin: str, node: Node) -> Json:
     if origin == "content":
         return {"content": text(node)}
     if origin == "environment":
@@ -104,4 +107,8 @@ def _origin(service: Service, origin: str, node: Node) -> Json:
     path = service.project.inside(node, text(node))
     if not path.is_file():
         raise node.failure(f"{path} is not a file", "create it on the controller")
-    return {"src": str(path)}
+    length, longest = path.stat().st_size, _LONGEST[section]
+    if length > longest or (section == "secrets" and not length):
+        problem = f"{path} has {length} bytes, and 1 to {longest} can be carried over"
+        raise node.failure(problem, "shorten it, or mount it by volumes")
+    return {"src": os.path.normpath(path)}

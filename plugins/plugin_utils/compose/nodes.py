@@ -19,6 +19,8 @@ import yaml
 from ...module_utils.sandlot.spec.text import brief
 
 MAX_NODES = 100_000
+MAX_DEPTH = 50
+_DEEP = f"the file has values nested more than {MAX_DEPTH} deep"
 RESET, OVERRIDE = "!reset", "!override"
 _PLAIN = "plain"
 _YAML = "tag:yaml.org,2002:"
@@ -101,6 +103,8 @@ def parse(text: str, source: Source) -> list[Node]:
         raise ComposeError(f"{source.path}:{line}: is not YAML: {problem}") from error
     except yaml.YAMLError as error:
         raise ComposeError(f"{source.path}: is not YAML: {error}") from error
+    except RecursionError as error:
+        raise ComposeError(f"{source.path}: {_DEEP}; flatten it") from error
     reader = _Reader(source)
     return [reader.read(node, "", node.start_mark.line + 1) for node in documents]
 
@@ -123,6 +127,8 @@ class _Reader:
     def read(self, node: yaml.Node, path: str, line: int) -> Node:
         empty = Node(None, self._source, line, path)
         self._count += 1
+        if len(self._within) > MAX_DEPTH:
+            raise empty.failure(_DEEP, "flatten it")
         if self._count > MAX_NODES:
             hint = "use fewer aliases"
             raise empty.failure(f"the file has more than {MAX_NODES} values", hint)
