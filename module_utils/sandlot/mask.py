@@ -7,15 +7,18 @@ A keyed digest stands for each value: a change is visible, a guess can't be trie
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import os
-from typing import AbstractSet, Any, Dict, Mapping, Optional
+from types import TracebackType
+from typing import AbstractSet, Any, Dict, Iterable, Iterator, List, Mapping, Optional
 
 from . import store
 from .site import Site
 
 HIDDEN = "hidden"
+_SHORTEST = 4
 # Keys that are not stored yet, by path: all masks of a process agree.
 _NEW: Dict[str, bytes] = {}
 
@@ -93,27 +96,120 @@ def shown(digest: str) -> str:
     return f"{HIDDEN} ({digest[:8]})"
 
 
+Secrets = Mapping[str, AbstractSet[str]]
+"""Options with values to hide; of each, the suboptions that can be shown."""
+
+
 def without_values(
-    value: Any, secret: AbstractSet[str], known: Optional[AbstractSet[str]] = None
+    value: Any,
+    secret: Secrets,
+    known: Optional[AbstractSet[str]] = None,
+    holders: AbstractSet[str] = frozenset(),
 ) -> Any:
     """The arguments of a module, which may be wrong, for Ansible's report of the invocation.
 
     With ``known``, values of all other options are hidden, as one may be a misspelled secret one.
+    Values of ``holders`` are mappings: in another form, they may have secret options in their text.
     """
-    if isinstance(value, Mapping):
-        return {
-            name: _blank(item)
-            if name in secret or (known is not None and name not in known)
-            else without_values(item, secret, known)
-            for name, item in value.items()
-        }
+    if not isinstance(value, Mapping):
+        if isinstance(value, (list, tuple)):
+            return [without_values(item, secret, known, holders) for item in value]
+        return value
+    visible: Dict[str, Any] = {}
+    for name, item in value.items():
+        if name in secret or (known is not None and name not in known):
+            visible[name] = _blank(item, secret.get(name, frozenset()))
+        elif name in holders:
+            mappings = _mappings(item)
+            visible[name] = without_values(mappings, secret, known, holders)
+        else:
+            visible[name] = without_values(item, secret, known, holders)
+    return visible
+
+
+def _mappings(value: Any) -> Any:
+    """A mapping or list of mappings; all else is hidden."""
     if isinstance(value, (list, tuple)):
-        return [without_values(item, secret, known) for item in value]
-    return value
+        return [item if isinstance(item, Mapping) else _blank(item) for item in value]
+    return value if isinstance(value, Mapping) else _blank(value)
 
 
-def _blank(value: Any) -> Any:
+def _blank(value: Any, visible: AbstractSet[str] = frozenset()) -> Any:
+    if isinstance(value, (list, tuple)) and visible:
+        return [
+            {name: _shown(name, item, visible) for name, item in entry.items()}
+            if isinstance(entry, Mapping)
+            else _blank(entry)
+            for entry in value
+        ]
     if isinstance(value, Mapping):
         # A name that is wrong may have the value in it.
         return {str(name).partition("=")[0]: HIDDEN for name in value}
     return value if value is None else HIDDEN
+
+
+def _shown(name: str, value: Any, visible: AbstractSet[str]) -> Any:
+    plain = name in visible and not isinstance(value, (Mapping, list, tuple))
+    return value if plain else _blank(value)
+
+
+def hidden_values(value: Any, secret: Secrets) -> Iterator[str]:
+    """The texts that ``without_values`` hides, encoded and decoded."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            if name in secret:
+                yield from _texts(item, secret[name])
+            else:
+                yield from hidden_values(item, secret)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from hidden_values(item, secret)
+
+
+def _texts(value: Any, visible: AbstractSet[str]) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        inner = [item for name, item in value.items() if name not in visible]
+        for text in (text for item in inner for text in _texts(item, visible)):
+            yield text
+            if value.get("encoding") == "base64":
+                with contextlib.suppress(ValueError):
+                    yield base64.b64decode(text).decode()
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item, visible)
+    elif isinstance(value, str):
+        yield value
+
+
+class Discretion:
+    """Takes values out of the message of an error that is a bug, and drops its causes."""
+
+    def __init__(self, values: Iterable[str]) -> None:
+        self._values = values
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: object, error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        if not isinstance(error, Exception):
+            return
+        texts = _chain(error)
+        # A shorter one is part of other words, and tells nothing there.
+        values = {value for value in self._values if len(value) >= _SHORTEST}
+        forms = {form for value in values for form in (value, repr(value)[1:-1])}
+        if any(form in text for text in texts for form in forms):
+            message = texts[0]
+            for form in sorted(forms, key=len, reverse=True):
+                message = message.replace(form, HIDDEN)
+            raise RuntimeError(message).with_traceback(trace) from None
+
+
+def _chain(error: Optional[BaseException]) -> List[str]:
+    """The messages that a traceback has, the last one first."""
+    texts: List[str] = []
+    while error is not None and len(texts) < 20:
+        texts.append(f"{type(error).__name__}: {error}")
+        error = error.__cause__ or error.__context__
+    return texts

@@ -4,26 +4,15 @@
 
 from __future__ import annotations
 
-from typing import (
-    AbstractSet,
-    Any,
-    Callable,
-    Dict,
-    FrozenSet,
-    Mapping,
-    NoReturn,
-    Optional,
-    Protocol,
-    Type,
-)
+from typing import Any, Callable, Dict, Iterator, Mapping, NoReturn, Optional, Protocol, Tuple, Type
 
 from .errors import SandlotError
-from .kernel import files, signals
-from .mask import without_values
+from .kernel import confine, files, signals
+from .mask import Discretion, Secrets, hidden_values, without_values
 from .oserrors import explained
 from .site import Site
 from .spec import raw
-from .spec.options import SECRET
+from .spec.options import SHOWN
 
 Json = Dict[str, Any]
 
@@ -35,6 +24,7 @@ class Module(Protocol):
 
     params: Mapping[str, Any]
     check_mode: bool
+    _diff: bool
 
     def exit_json(self, **kwargs: Any) -> NoReturn: ...
 
@@ -51,45 +41,60 @@ def start(base: Type[Any], spec: Json, given: Optional[Json], action: Action) ->
 
     Tools that read the argument spec give no arguments.
     """
-    secret, known = SECRET | _no_log(spec), _names(spec)
-    options = {key: x for key, x in (given or {}).items() if not key.startswith("_ansible_")}
-    try:
-        if given is not None:
+    rules = _Rules(spec)
+    if given is None:
+        run(_reticent(base, rules)(argument_spec=spec, supports_check_mode=True), action)
+    # A core dump would have the values.
+    confine.prctl(confine.PR_SET_DUMPABLE, 0)
+    options = {key: x for key, x in given.items() if not key.startswith("_ansible_")}
+    with Discretion(hidden_values(options, rules.secret)):
+        try:
             raw.check(spec, options)
-    except SandlotError as error:
-        # Given the argument spec proper, Ansible would refuse them with its own message.
-        anything = {key: {"type": "raw"} for key in options}
-        refused = _reticent(base, secret, known, refused=True)
-        refused(argument_spec=anything, supports_check_mode=True).fail_json(msg=str(error))
-    run(_reticent(base, secret, known)(argument_spec=spec, supports_check_mode=True), action)
+        except SandlotError as error:
+            # Given the argument spec proper, Ansible would refuse them with its own message.
+            anything = {key: {"type": "raw"} for key in options}
+            refused = _reticent(base, rules, refused=True)
+            refused(argument_spec=anything, supports_check_mode=True).fail_json(msg=str(error))
+        run(_reticent(base, rules)(argument_spec=spec, supports_check_mode=True), action)
 
 
-def _no_log(rows: Mapping[str, Json]) -> FrozenSet[str]:
-    names = {name for name, row in rows.items() if row.get("no_log")}
-    return frozenset(names.union(*(_no_log(row.get("options", {})) for row in rows.values())))
+class _Rules:
+    """The options of a module that are shown, and those that are not."""
+
+    def __init__(self, spec: Mapping[str, Json]) -> None:
+        rows = list(_rows(spec))
+        hidden = [name for name, row in rows if row.get("no_log")]
+        self.secret: Secrets = {**dict.fromkeys(hidden, frozenset()), **SHOWN}
+        aliases = (row.get("aliases", ()) for dummy, row in rows)
+        self.known = frozenset(name for name, dummy in rows).union(*aliases)
+        self.holders = frozenset(name for name, row in rows if "dict" in _types(row))
+
+    def shown(self, params: Json, *, wrong: bool) -> Json:
+        known = self.known if wrong else None
+        visible: Json = without_values(params, self.secret, known, self.holders)
+        return visible
 
 
-def _names(spec: Mapping[str, Json]) -> FrozenSet[str]:
+def _rows(spec: Mapping[str, Json]) -> Iterator[Tuple[str, Json]]:
     """All options of an argument spec, also those of items."""
-    inner = (_names(row.get("options", {})) for row in spec.values())
-    aliases = (row.get("aliases", ()) for row in spec.values())
-    return frozenset(spec).union(*inner, *aliases)
+    for name, row in spec.items():
+        yield name, row
+        yield from _rows(row.get("options", {}))
 
 
-def _reticent(
-    base: Type[Any], secret: AbstractSet[str], known: AbstractSet[str], *, refused: bool = False
-) -> Type[Any]:
+def _types(row: Json) -> Tuple[object, object]:
+    return row.get("type"), row.get("elements")
+
+
+def _reticent(base: Type[Any], rules: _Rules, *, refused: bool = False) -> Type[Any]:
     """AnsibleModule, with its own reports of the arguments (-v, syslog) without secret values.
 
-    Where the arguments are wrong, options that are not ``known`` count as secret: one may be a
-    misspelled secret. no_log would also take every such value, "1" for instance, out of all other
-    results.
+    Where the arguments are wrong, unknown options count as secret: one may be a misspelled secret.
+    no_log would also take every such value, "1" for instance, out of all other results.
     """
 
     def shown(module: Any, *, wrong: bool = refused) -> Json:
-        params = getattr(module, "params", {})
-        visible: Json = without_values(params, secret, known if wrong else None)
-        return visible
+        return rules.shown(getattr(module, "params", {}), wrong=wrong)
 
     def log(module: Any, msg: str, log_args: Optional[Json] = None) -> None:
         words = (f"{key}={value}" for key, value in shown(module).items())

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import traceback
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from sandlot.mask import Mask
 from sandlot.site import Site
 
 SECRET = frozenset({"env"})
+RULES = {"env": frozenset(), "files": frozenset({"target", "encoding"}), "password": frozenset()}
 
 
 @pytest.fixture
@@ -88,9 +90,70 @@ def test_a_damaged_key_is_explained(site: Site) -> None:
         ({"sandboxes": [{"name": "a", "env": {"A": "pw"}}, "b"]}, None),
         ({"defaults": {"env": {"A": "pw"}}}, None),
         ({"images": [{"setup": [{"command": "x", "env": {"A": "pw"}}]}]}, None),
+        ({"env": {"A": {"value": "pw", "secret": True}}}, {"env": {"A": "hidden"}}),
+        ({"files": [{"target": "/a", "content": "pw"}, "pw"]}, None),
+        ({"files": [{"target": ["pw"], "contnet": {"x": "pw"}}]}, None),
+        ({"files": "pw"}, {"files": "hidden"}),
+        ({"files": {"content": "pw"}}, {"files": {"content": "hidden"}}),
+        ({"sandboxes": "[pw]"}, {"sandboxes": "hidden"}),
+        ({"sandboxes": ["pw", {"name": "a"}]}, {"sandboxes": ["hidden", {"name": "a"}]}),
     ],
 )
 def test_arguments_however_wrong(given: object, expected: object) -> None:
-    found = mask.without_values(given, SECRET)
+    found = mask.without_values(given, RULES, holders={"sandboxes"})
     assert "pw" not in str(found)
     assert expected is None or found == expected
+
+
+def test_the_place_of_a_file_is_shown() -> None:
+    given = {"files": [{"target": "/a", "content": "pw"}, None]}
+    expected = {"files": [{"target": "/a", "content": "hidden"}, None]}
+    assert mask.without_values(given, RULES) == expected
+
+
+GIVEN = {
+    "sandboxes": [
+        {"name": "web-name", "env": {"A": "hunter2", "B": {"value": "it's\nhunter4"}, "C": "ok"}},
+        {"files": [{"target": "/target", "content": "aHVudGVyMw==", "encoding": "base64"}]},
+    ],
+    "password": "hunter5",
+}
+
+
+def test_what_is_hidden_of_the_arguments() -> None:
+    hidden = set(mask.hidden_values(GIVEN, RULES))
+    assert hidden == {"hunter2", "it's\nhunter4", "ok", "aHVudGVyMw==", "hunter3", "hunter5"}
+
+
+@pytest.mark.parametrize(
+    ("message", "cleaned"),
+    [
+        ("invalid literal: 'hunter2'", "ValueError: invalid literal: 'hidden'"),
+        ("it's\nhunter4", "ValueError: hidden"),
+        (repr("it's\nhunter4"), 'ValueError: "hidden"'),
+        (b"x hunter3 y", "ValueError: b'x hidden y'"),
+    ],
+)
+def test_the_message_of_a_bug_has_no_value(message: object, cleaned: str) -> None:
+    with pytest.raises(RuntimeError) as error, mask.Discretion(mask.hidden_values(GIVEN, RULES)):
+        raise ValueError(message)
+    text = "".join(traceback.format_exception(error.type, error.value, error.tb))
+    assert str(error.value) == cleaned and "hunter" not in text
+    assert "raise ValueError(message)" in text
+
+
+def test_nor_has_its_cause() -> None:
+    text = "".join(("hun", "ter2"))
+    with pytest.raises(RuntimeError) as error, mask.Discretion([text]):
+        try:
+            int(text)
+        except ValueError as cause:
+            raise KeyError("x") from cause
+    shown = "".join(traceback.format_exception(error.type, error.value, error.tb))
+    assert str(error.value) == "KeyError: 'x'" and text not in shown
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyError, ValueError])
+def test_other_errors_stay_as_they_are(kind: type[BaseException]) -> None:
+    with pytest.raises(kind, match="line of 22"), mask.Discretion(["hunter2", "22", ""]):
+        raise kind("line of 22")

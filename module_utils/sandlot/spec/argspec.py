@@ -38,6 +38,9 @@ def arguments(options: Iterable[Option]) -> Json:
         row = rows[option.name] = Row(option)
         if option.no_log:
             row["no_log"] = True
+        elif option.secret:
+            # Values are hidden at their place: Ansible would take each "1" out of all results.
+            row["no_log"] = False
         # Given a number for a dict with suboptions, Ansible's own check ends in a traceback; the
         # engine knows suboptions anyway.
         if option.suboptions and option.type == "list":

@@ -31,6 +31,12 @@ OPTIONS: tuple[Option, ...] = (
 STORED: tuple[Option, ...] = tuple(option for option in OPTIONS if option.change is not None)
 NAMES: tuple[str, ...] = tuple(option.name for option in OPTIONS)
 SECRET: frozenset[str] = frozenset(option.name for option in OPTIONS if option.secret)
+# Of each secret option, the suboptions whose values can be shown.
+SHOWN: dict[str, frozenset[str]] = {
+    option.name: frozenset(inner.name for inner in option.suboptions if not inner.secret)
+    for option in OPTIONS
+    if option.secret
+}
 BY_NAME: dict[str, Option] = {option.name: option for option in OPTIONS}
 
 

@@ -8,6 +8,7 @@ wrote. Its own messages name neither the sandbox nor the remedy.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Dict, Mapping
 
 from ..errors import SpecError
@@ -41,7 +42,7 @@ def check(rows: Mapping[str, Json], given: Mapping[str, Any], prefix: str = "") 
         else:
             # In an item, as in the module sandbox, a list is an option like others.
             kind = "" if "name" in rows else KINDS.get(key, "")
-            items = sequence(f"{prefix}{key}", value, secret=_is_secret(row))
+            items = sequence(f"{prefix}{key}", value, secret=_has_secrets(row))
             for index, item in enumerate(items):
                 _item(kind, f"{prefix}{key}[{index}]", row, item)
 
@@ -57,10 +58,13 @@ def _items(option: str, row: Json, value: Any) -> None:
 
 
 def _item(kind: str, option: str, row: Json, item: Any) -> None:
-    rows, secret = row["options"], _is_secret(row)
-    plain = not secret and isinstance(item, str) and item.isprintable() and len(item) <= 63
+    rows = row["options"]
+    # The text of a whole mapping may have a secret in it, that of a name has none.
+    pattern = r"[\w.-]{1,63}" if _has_secrets(row) else r"[ -~]{1,63}"
+    plain = not _is_secret(row) and isinstance(item, str) and re.fullmatch(pattern, item)
     hint = f"write it as `- name: {item}`" if plain else "use `key: value`"
-    given = mapping(option, item, secret=secret, hint=hint)
+    hidden = _has_secrets(row) and not plain and item is not None
+    given = mapping(option, item, secret=hidden, hint=hint)
     name = given.get("name")
     if not kind or not isinstance(name, str):
         check(rows, given, f"{option}.")
@@ -87,7 +91,8 @@ def _value(option: str, kind: str, row: Json, value: Any) -> None:
             problem = "is not a whole number" if kind == "int" else "is not a number"
             raise refusal(option, value, problem, hint="use a number such as 10")
     elif kind == "dict":
-        mapping(option, value, secret=_is_secret(row))
+        # A plain row, as that of defaults, says nothing of what is in it.
+        mapping(option, value, secret=not isinstance(row, Row) or row.is_secret)
 
 
 def _text(option: str, row: Json, value: Any) -> None:
@@ -99,6 +104,11 @@ def _text(option: str, row: Json, value: Any) -> None:
 
 def _is_secret(row: Json) -> bool:
     return isinstance(row, Row) and row.is_secret
+
+
+def _has_secrets(row: Json) -> bool:
+    inner = row.get("options", {}).values()
+    return _is_secret(row) or bool(row.get("no_log")) or any(map(_has_secrets, inner))
 
 
 def _fits(kind: str, value: Any) -> bool:

@@ -85,10 +85,19 @@ def agree(documentation: dict[str, Any], arguments: dict[str, Any]) -> None:
             suboptions = described.pop("suboptions")
             if row["type"] == "list":
                 agree(suboptions, arguments[name]["options"])
-        known = {key: value for key, value in arguments[name].items() if key != "options"}
+        others = ("no_log", "options")
+        known = {key: value for key, value in arguments[name].items() if key not in others}
         assert described == known
         assert row["type"] in TYPES
         assert all(text.endswith((".", ")")) and len(text) < 200 for text in row["description"])
+
+
+def test_ansible_hides_no_value_of_a_secret_option_by_itself() -> None:
+    """Its no_log would also take the value out of names, and of all other results."""
+    rows = {**argument_spec(), **argument_spec()["secrets"]["options"]}
+    assert [name for name, row in rows.items() if row.get("no_log")] == []
+    explicit = {name for name, row in rows.items() if row.get("no_log") is False}
+    assert explicit == {"env", "files", "secrets", "value"}
 
 
 def every_row(options: Iterable[Option]) -> Iterator[Option]:
