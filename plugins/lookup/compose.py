@@ -10,8 +10,7 @@ DOCUMENTATION = """
 name: compose
 short_description: A Compose file as the variables of an inventory
 version_added: "0.1.0"
-author:
-  - the sandlot developers
+author: the sandlot developers (@sandlot)
 description:
   - Converts the services of a Compose file, with its C(.env), profiles, C(extends), C(include) and
     several files, into C(sandbox_images), C(sandbox_networks), C(sandbox_volumes) and

@@ -13,6 +13,7 @@ from .nodes import Node
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OPERATOR = re.compile(r":?[-?+]")
 MAX_DEPTH = 50
+_OPEN = "has ${ without its }"
 
 Warn = Callable[[Node, str], None]
 
@@ -117,4 +118,5 @@ def _closing(text: str, brace: int) -> int:
         depth += {"{": 1, "}": -1}.get(text[at], 0)
         if not depth:
             return at
-    raise _Problem("has ${ without its }", "close it, or write $$ for a dollar sign")
+    hint = "close it, or write $$ for a dollar sign"
+    raise _Problem(_OPEN, hint)

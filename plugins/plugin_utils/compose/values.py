@@ -82,7 +82,8 @@ def number(node: Node) -> float:
 
 def size(node: Node) -> str | int:
     """A size in Compose's notation, which is the engine's."""
-    return node.value if type(node.value) is int else text(node).strip()
+    whole = isinstance(node.value, int) and not isinstance(node.value, bool)
+    return node.value if whole else text(node).strip()
 
 
 def nanoseconds(node: Node) -> int:
