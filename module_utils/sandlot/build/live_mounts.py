@@ -25,7 +25,7 @@ from ..kernel.mounts import RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS
 from ..sandbox import mount_state, runtime
 from ..sandbox.mount_state import Plan, SandboxMount
 from ..site import SandboxPaths
-from . import mounting, namespace, rootfs, rootplan, sources
+from . import beneath, mounting, namespace, places, rootfs, rootplan, sources
 from .operations import MOUNTS
 
 PATIENCE_SECONDS = 60.0
@@ -33,6 +33,7 @@ _PLACE = os.O_PATH | os.O_CLOEXEC
 _INSIDE = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
 _MOVED = 1000  # times that a tenant may move a mount while it is looked up
 _RESTART = "run again with restart: true"
+_MOVED_AWAY = f"the sandbox has moved or covered what is there; {_RESTART}"
 
 
 class Gone(NamedTuple):
@@ -42,11 +43,18 @@ class Gone(NamedTuple):
     busy: bool
 
 
-def change(sandbox: SandboxPaths, plan: Plan, ids: Mapping[str, int], scratch: str) -> List[Gone]:
+def change(
+    sandbox: SandboxPaths,
+    plan: Plan,
+    ids: Mapping[str, int],
+    scratch: str,
+    seen: Sequence[Tuple[str, int, int]] = (),
+) -> List[Gone]:
     """Make the changes and note the mounts that the sandbox has then, also after a failure.
 
-    ``scratch`` is a directory for the build namespace. A sandbox that has ended meanwhile gets its
-    mounts at the next start.
+    ``scratch`` is a directory for the build namespace, ``seen`` has files that the sandbox has to
+    see afterwards: path, device and inode. A sandbox that has ended meanwhile gets its mounts at
+    the next start.
     """
     init = runtime.running(sandbox)
     if init is None:
@@ -64,7 +72,7 @@ def change(sandbox: SandboxPaths, plan: Plan, ids: Mapping[str, int], scratch: s
         # A run that is killed from here on leaves its traces to the next one.
         mount_state.begin(sandbox, mount_state.observe(sandbox, init))
         pending = opened(sandbox.pending_mounts, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        work = partial(_outcome, _Job(space, table, user, pending, plan, ids, scratch))
+        work = partial(_outcome, _Job(space, table, user, pending, plan, ids, scratch, seen))
         try:
             report, status = fork.call(lambda dummy: work(), _deadline(sandbox))
         finally:
@@ -115,6 +123,7 @@ class _Job(NamedTuple):
     plan: Plan
     ids: Mapping[str, int]
     scratch: str
+    seen: Sequence[Tuple[str, int, int]]
 
 
 def _outcome(job: _Job) -> bytes:
@@ -166,10 +175,17 @@ class _Inside:
         self.own = os.open("/proc/self/fd", _PLACE | os.O_DIRECTORY)
         self.about = os.open("/proc/self/fdinfo", _PLACE | os.O_DIRECTORY)
         self.gone: List[Gone] = []
-        ids = [(entry, self._id(self.new[entry["target"]])) for entry in job.plan.add]
-        pwrite_all(job.pending, mount_state.pending(ids), 0)
+        self.ids = {target: self._id(mount) for target, mount in self.new.items()}
+        self._announce()
+        self.stage = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         namespaces.setns(job.space, namespaces.CLONE_NEWNS)
         self.root = os.open(".", _PLACE | os.O_DIRECTORY)
+
+    def _announce(self) -> None:
+        """Write the ids of new mounts, for the run after one that is killed."""
+        ids = [(entry, self.ids[entry["target"]]) for entry in self.job.plan.add]
+        os.ftruncate(self.job.pending, 0)
+        pwrite_all(self.job.pending, mount_state.pending(ids), 0)
 
     def run(self) -> List[Gone]:
         plan = self.job.plan
@@ -181,46 +197,74 @@ class _Inside:
         for entry in plan.add:
             self._add(entry, replaced.get(entry["target"]))
         for entry in plan.add:
-            self._verify(entry["target"])
+            self._verify(entry)
+        for path, device, inode in self.job.seen:
+            self._verify_file(path, (device, inode))
         return self.gone
 
     def _add(self, entry: Mapping[str, Any], old: SandboxMount | None) -> None:
         target = entry["target"]
         mount = self.new[target]
         becomes_read_only = entry.get("read_only") and old and not old.entry.get("read_only")
-        if old is not None and self._replace(mount, old, freeze=bool(becomes_read_only)):
+        if old is not None and self._replace(entry, old, freeze=bool(becomes_read_only)):
             return
         base, within = self._base(target)
         top = base < 0
         place = self.root if top else base
+        made = mounting.made_for(entry)
         try:
             if top:
-                self._make_place(target, mount)
-            mounting.attach(place, within, mount, target, follow=top, own=self.own)
+                self._make_place(target, mount, made)
+            mounting.attach(place, within, mount, target, follow=top, own=self.own, made=made)
         except OSError as error:
             # Also when a tenant exchanges a directory for a link at this moment.
             raise LaunchError(f"{target} can't be mounted: {error.strerror}") from error
 
-    def _replace(self, mount: int, old: SandboxMount, *, freeze: bool) -> bool:
+    def _replace(self, entry: Mapping[str, Any], old: SandboxMount, *, freeze: bool) -> bool:
         """Put the new mount below the old one and take that away: no moment shows neither.
 
-        False when only the old one is removed, for kernels before 6.5. With ``freeze``, programs
-        can't write to the old one either, unless a file there is open for writing.
+        False when only the old one is removed, for kernels before 6.5 and mounts of more than a
+        file. With ``freeze``, programs can't write to the old one either, unless a file there is
+        open for writing.
         """
         held = self._held(old)
         if held is None:
             return False
         if freeze:
             self._freeze(held.place)
-        beneath = True
-        try:
-            mounts.attach(mount, target_fd=held.place, beneath=True)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            beneath = False
+        placed = beneath.attach(self.new[entry["target"]], held.place)
+        if not placed and mount_state.is_of_record(entry):
+            self._propagate(entry["target"], old, held)
+            placed = True
         self._unmount(old, held)
-        return beneath
+        return placed
+
+    def _propagate(self, target: str, old: SandboxMount, held: _Held) -> None:
+        around = self._around(held.holder, target)
+        beneath.propagate(
+            self.new[target],
+            around,
+            held.holder,
+            held.leaf,
+            space=self.job.space,
+            stage=self.stage,
+        )
+        os.close(around)
+        os.fchdir(self.root)
+        # What is there is a copy, with an id of its own.
+        self.ids[target] = self._table()[old.id].parent
+        self._announce()
+
+    def _around(self, holder: int, target: str) -> int:
+        """The root of the mount that a directory lies in."""
+        number = self._id(holder)
+        if number == self._id(self.root):
+            return os.dup(self.root)
+        held = self._held(SandboxMount({"target": target}, number))
+        if held is None:
+            raise LaunchError(f"{target}: the mount around it is gone", hint=_RESTART)
+        os.close(held.holder)
+        return held.place
 
     def _freeze(self, place: int) -> None:
         try:
@@ -241,19 +285,24 @@ class _Inside:
         longest = max(around, key=len)
         return around[longest], target[len(longest) :]
 
-    def _make_place(self, target: str, mount: int) -> None:
+    def _make_place(self, target: str, mount: int, made: mounting.Made) -> None:
         """Make a missing target of a read-only root, through a writable copy of its mount."""
         if not os.statvfs(self.root).f_flag & os.ST_RDONLY:
             return
         copy = mounts.clone_tree("", dir_fd=self.root)
         mounts.set_attributes(copy, 0, clear=mounts.MOUNT_ATTR_RDONLY)
-        mounting.make_place(copy, target, mount)
+        mounting.make_place(copy, target, mount, made)
         os.close(copy)
 
     def _remove(self, each: SandboxMount) -> None:
         held = self._held(each)
-        if held is not None:
-            self._unmount(each, held)
+        if held is None:
+            return
+        holder = os.dup(held.holder)
+        self._unmount(each, held)
+        if mount_state.is_of_record(each.entry):
+            places.give_up(holder, held.leaf)
+        os.close(holder)
 
     def _unmount(self, each: SandboxMount, held: _Held) -> None:
         """Unmount by name, which tells whether it is busy, else by descriptor.
@@ -277,7 +326,9 @@ class _Inside:
             mounts.umount(str(again.place), mounts.MNT_DETACH)
             os.fchdir(self.root)
             again.close()
-        self.gone.append(Gone(each.target, busy and not around_others))
+        # Who has an old file open reads it to its end, as after a rename.
+        busy = busy and not around_others and not mount_state.is_of_record(each.entry)
+        self.gone.append(Gone(each.target, busy))
 
     def _held(self, each: SandboxMount) -> _Held | None:
         """A mount by descriptors; None when it is gone.
@@ -313,10 +364,26 @@ class _Inside:
             return None
         return _Held(holder, leaf, place)
 
-    def _verify(self, target: str) -> None:
-        number = self._id(self.new[target])
-        if number not in self._table():
+    def _verify(self, entry: Mapping[str, Any]) -> None:
+        target = entry["target"]
+        if self.ids[target] not in self._table():
             raise LaunchError(f"{target} is not mounted inside", hint=_RESTART)
+        if mount_state.is_of_record(entry):
+            status = os.fstat(self.new[target])
+            self._verify_file(target, (status.st_dev, status.st_ino))
+
+    def _verify_file(self, path: str, expected: Tuple[int, int]) -> None:
+        """A path has to lead to a file or directory, as programs of the sandbox would find it."""
+        try:
+            fd = mounts.openat2(self.root, path.lstrip("/"), _PLACE, RESOLVE_IN_ROOT)
+        except OSError as error:
+            raise LaunchError(
+                f"{path} can't be found inside: {error.strerror}", hint=_MOVED_AWAY
+            ) from error
+        status = os.fstat(fd)
+        os.close(fd)
+        if (status.st_dev, status.st_ino) != expected:
+            raise LaunchError(f"{path} does not show its new content inside", hint=_MOVED_AWAY)
 
     def _table(self) -> Dict[int, mountinfo.Row]:
         os.lseek(self.job.table, 0, os.SEEK_SET)

@@ -16,13 +16,16 @@ import stat
 
 from ..errors import LaunchError
 from ..kernel import mounts
-from . import rootfs, sources
+from ..sandbox import mount_state
+from . import places, rootfs, sources
 from .operations import MOUNTS, Filesystem, RootOperation, built, option_words, quote
 from .stacking import mapped_bind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, Mapping, Optional
+    from typing import Any, Callable, List, Mapping, Optional
+
+    Made = Optional[Callable[[int], None]]
 
 _STAGE = {"size": "64k", "mode": "755"}
 
@@ -66,7 +69,7 @@ class Mounted(RootOperation):
         if self.below:
             self.below.attach(target, self.mount)
         else:
-            attach(root, target, self.mount, target, follow=True)
+            attach(root, target, self.mount, target, follow=True, made=made_for(self.entry))
 
     def attach(self, target: str, mount: int) -> None:
         """Attach another mount in this one, without following a link in it."""
@@ -134,16 +137,28 @@ def locked(place: str) -> int:
     return mounts.clone_tree(place, recursive=True)
 
 
-def make_place(root: int, target: str, mount: int) -> None:
+def made_for(entry: Mapping[str, Any]) -> Made:
+    """What happens to a place that is made for an entry."""
+    return places.mark if mount_state.is_of_record(entry) else None
+
+
+def make_place(root: int, target: str, mount: int, made: Made = None) -> None:
     """Make the target of a mount below a root, where links are followed, if it is missing."""
     if stat.S_ISDIR(os.fstat(mount).st_mode):
         os.close(rootfs.directory(root, target, follow=True))
     else:
-        os.close(rootfs.file_target(root, target, follow=True))
+        os.close(rootfs.file_target(root, target, follow=True, made=made))
 
 
 def attach(
-    base: int, path: str, mount: int, target: str, *, follow: bool, own: Optional[int] = None
+    base: int,
+    path: str,
+    mount: int,
+    target: str,
+    *,
+    follow: bool,
+    own: Optional[int] = None,
+    made: Made = None,
 ) -> None:
     """Attach a detached mount at a path below ``base``; ``target`` is its path for messages.
 
@@ -155,7 +170,7 @@ def attach(
         if stat.S_ISDIR(os.fstat(mount).st_mode):
             rootfs.attach(base, path, mount, follow=follow, own=own)
         else:
-            rootfs.attach_to_file(base, path, mount, follow=follow, own=own)
+            rootfs.attach_to_file(base, path, mount, follow=follow, own=own, made=made)
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT):
             raise

@@ -18,7 +18,7 @@ from ..kernel.mounts import RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Optional, Sequence
+    from typing import Callable, List, Optional, Sequence
 
 STRICT = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 _MAX_LINKS = 40  # as path_resolution(7)
@@ -156,20 +156,28 @@ def attach_file(root: int, path: str, mount: int) -> None:
 
 
 def attach_to_file(
-    root: int, path: str, mount: int, *, follow: bool, own: Optional[int] = None
+    root: int,
+    path: str,
+    mount: int,
+    *,
+    follow: bool,
+    own: Optional[int] = None,
+    made: Optional[Callable[[int], None]] = None,
 ) -> None:
     """Attach a detached mount of a file over a file, which is made if it is missing.
 
     With ``follow``, links are resolved inside the root; otherwise they are refused.
     """
-    target = file_target(root, path, follow=follow)
+    target = file_target(root, path, follow=follow, made=made)
     _refuse_kernel_tree(target, path, own)
     mounts.attach(mount, target_fd=target)
     os.close(target)
 
 
-def file_target(root: int, path: str, *, follow: bool) -> int:
-    """A descriptor of the file at a path, which is made if it is missing."""
+def file_target(
+    root: int, path: str, *, follow: bool, made: Optional[Callable[[int], None]] = None
+) -> int:
+    """A descriptor of the file at a path; a missing one is made, and ``made`` is called with it."""
     parent, dummy, leaf = path.rpartition("/")
     holder = directory(root, parent, follow=follow)
     resolve = RESOLVE_IN_ROOT if follow else STRICT
@@ -178,12 +186,17 @@ def file_target(root: int, path: str, *, follow: bool) -> int:
     except FileNotFoundError:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
         try:
-            os.close(os.open(leaf, flags, 0o644, dir_fd=holder))
+            fd = os.open(leaf, flags, 0o644, dir_fd=holder)
         except FileExistsError as error:
             raise LaunchError(
                 f"{path} in the image is a link that leads nowhere",
                 hint="mount where it leads, or remove it from the image",
             ) from error
+        try:
+            if made is not None:
+                made(fd)
+        finally:
+            os.close(fd)
         return mounts.openat2(holder, leaf, os.O_PATH, STRICT)
     finally:
         os.close(holder)

@@ -18,6 +18,7 @@ from ..errors import LaunchError
 from ..host_paths import KERNEL_FILE_SYSTEMS, OURS, is_system, why_refused
 from ..kernel import mountinfo, mounts
 from ..kernel.mounts import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
+from ..sandbox import mount_state
 from ..site import VOLUME_IMAGE
 from .operations import FLAGS
 
@@ -31,19 +32,19 @@ _MAX_LINKS = 40  # as path_resolution(7)
 
 
 def opened(entry: Mapping[str, Any], userns: int) -> int:
-    """The detached mount of a bind mount or volume of a launch file; it is confined already.
+    """The detached mount of an entry of a launch file with a source; it is confined already.
 
     ``userns`` is a descriptor of the sandbox's user namespace, whose ids it gets where asked for.
     """
-    is_volume = entry["type"] == "volume"
+    of_host = entry["type"] == "bind"
     try:
-        source = _volume(entry) if is_volume else _bind(entry)
+        source = _source(entry)
     except LaunchError as error:
-        error.name(f"volume {entry['source']}" if is_volume else f"bind mount of {entry['path']}")
+        error.name(_what(entry))
         raise
     try:
         # With what is mounted below, as otherwise the files that lie under these mounts show.
-        mount = mounts.clone_tree("", dir_fd=source, recursive=not is_volume)
+        mount = mounts.clone_tree("", dir_fd=source, recursive=of_host)
     finally:
         os.close(source)
     try:
@@ -52,6 +53,30 @@ def opened(entry: Mapping[str, Any], userns: int) -> int:
         os.close(mount)
         raise
     return mount
+
+
+def _source(entry: Mapping[str, Any]) -> int:
+    if entry["type"] in mount_state.OF_RECORD:
+        return _kept(entry)
+    return _volume(entry) if entry["type"] == "volume" else _bind(entry)
+
+
+def _what(entry: Mapping[str, Any]) -> str:
+    if entry["type"] in mount_state.OF_RECORD:
+        return f"{entry['type']} at {entry['target']}"
+    return (
+        f"volume {entry['source']}"
+        if entry["type"] == "volume"
+        else f"bind mount of {entry['path']}"
+    )
+
+
+def _kept(entry: Mapping[str, Any]) -> int:
+    """A descriptor of content that sandlot keeps; no sandbox writes to its directories."""
+    try:
+        return os.open(entry["path"], _NODE)
+    except FileNotFoundError as error:
+        raise LaunchError("has lost its content", hint="deploy the sandbox again") from error
 
 
 def attributes(entry: Mapping[str, Any]) -> int:

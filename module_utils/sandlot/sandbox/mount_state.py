@@ -20,6 +20,9 @@ from .runtime import Running
 
 Json = Dict[str, Any]
 
+# Types of entries whose content comes with the record.
+FILE, SECRET = "file", "secret"
+OF_RECORD = (FILE, SECRET)
 # The key of an entry in mounts.json: its id, and file system and root of the mount.
 _IDENTITY = "mounted"
 
@@ -163,6 +166,11 @@ def obstacle(change: Plan, launch: Mapping[str, Any]) -> str:
         if "tmpcopyup" in entry.get("options", "").split(","):
             return f"{entry['target']} takes over files of the image at a start"
     return ""
+
+
+def is_of_record(entry: Mapping[str, Any]) -> bool:
+    """Whether a mount shows content of the options files or secrets."""
+    return entry.get("type") in OF_RECORD
 
 
 def described(entry: Mapping[str, Any]) -> str:
