@@ -347,6 +347,11 @@ class SandboxPaths:
         return f"{self.run}/held"
 
     @property
+    def reload(self) -> str:
+        """A mark: signals that are due to the workload, as a change has reached the sandbox."""
+        return f"{self.run}/reload"
+
+    @property
     def device_rules(self) -> str:
         """A mark: the cgroup of the sandbox restricts devices; a reboot removes both."""
         return f"{self.run}/device_rules"

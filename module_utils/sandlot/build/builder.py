@@ -101,6 +101,8 @@ def start(
         _forget_oom_adjustment(pid)
         user, fds = _mount_in_namespaces(build, pid)
         _note_mounts(paths, launch, user.pop("mounts"))
+        if os.path.exists(paths.reload):
+            os.unlink(paths.reload)  # the workload reads what is there
         opened, sinks = logs.open_sinks(paths)
         config = {**_config(launch), **user, "rlimits": rlimits, "restarts": restarts}
         names = users.login_names(launch)

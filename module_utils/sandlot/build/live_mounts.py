@@ -48,13 +48,13 @@ def change(
     plan: Plan,
     ids: Mapping[str, int],
     scratch: str,
-    seen: Sequence[Tuple[str, int, int]] = (),
+    seen: Mapping[str, Tuple[int, int] | None] | None = None,
 ) -> List[Gone]:
     """Make the changes and note the mounts that the sandbox has then, also after a failure.
 
-    ``scratch`` is a directory for the build namespace, ``seen`` has files that the sandbox has to
-    see afterwards: path, device and inode. A sandbox that has ended meanwhile gets its mounts at
-    the next start.
+    ``scratch`` is a directory for the build namespace. ``seen`` has device and inode of files that
+    the sandbox has to see afterwards, None for one that is not to be there. A sandbox that has
+    ended meanwhile gets its mounts at the next start.
     """
     init = runtime.running(sandbox)
     if init is None:
@@ -72,7 +72,7 @@ def change(
         # A run that is killed from here on leaves its traces to the next one.
         mount_state.begin(sandbox, mount_state.observe(sandbox, init))
         pending = opened(sandbox.pending_mounts, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        work = partial(_outcome, _Job(space, table, user, pending, plan, ids, scratch, seen))
+        work = partial(_outcome, _Job(space, table, user, pending, plan, ids, scratch, seen or {}))
         try:
             report, status = fork.call(lambda dummy: work(), _deadline(sandbox))
         finally:
@@ -123,7 +123,7 @@ class _Job(NamedTuple):
     plan: Plan
     ids: Mapping[str, int]
     scratch: str
-    seen: Sequence[Tuple[str, int, int]]
+    seen: Mapping[str, Tuple[int, int] | None]
 
 
 def _outcome(job: _Job) -> bytes:
@@ -198,8 +198,8 @@ class _Inside:
             self._add(entry, replaced.get(entry["target"]))
         for entry in plan.add:
             self._verify(entry)
-        for path, device, inode in self.job.seen:
-            self._verify_file(path, (device, inode))
+        for path, expected in self.job.seen.items():
+            self._verify_file(path, expected)
         return self.gone
 
     def _add(self, entry: Mapping[str, Any], old: SandboxMount | None) -> None:
@@ -372,17 +372,18 @@ class _Inside:
             status = os.fstat(self.new[target])
             self._verify_file(target, (status.st_dev, status.st_ino))
 
-    def _verify_file(self, path: str, expected: Tuple[int, int]) -> None:
+    def _verify_file(self, path: str, expected: Tuple[int, int] | None) -> None:
         """A path has to lead to a file or directory, as programs of the sandbox would find it."""
         try:
             fd = mounts.openat2(self.root, path.lstrip("/"), _PLACE, RESOLVE_IN_ROOT)
         except OSError as error:
-            raise LaunchError(
-                f"{path} can't be found inside: {error.strerror}", hint=_MOVED_AWAY
-            ) from error
+            if expected is None and error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return
+            problem = f"{path} can't be found inside: {error.strerror}"
+            raise LaunchError(problem, hint=_MOVED_AWAY) from error
         status = os.fstat(fd)
         os.close(fd)
-        if (status.st_dev, status.st_ino) != expected:
+        if expected is not None and (status.st_dev, status.st_ino) != expected:
             raise LaunchError(f"{path} does not show its new content inside", hint=_MOVED_AWAY)
 
     def _table(self) -> Dict[int, mountinfo.Row]:

@@ -10,7 +10,8 @@ from typing import Dict, List, Mapping, Sequence
 from .. import network, volumes
 from ..host import probe
 from ..network import Network
-from ..sandbox import crash, etcfiles, lxcfs
+from ..sandbox import crash, etcfiles, lxcfs, reloading
+from ..sandbox.mount_state import Plan
 from ..sandbox.record import STARTED, Record
 from ..site import Site
 from ..snapshots.aside import Drop
@@ -49,7 +50,8 @@ class Context:
     ``final_networks`` are the networks that the host has after the run, ``volume_users`` the
     sandboxes that use each volume then, ``drops`` the layers that the run drops, and ``due`` the
     snapshots that are not to be kept any longer. The run fills
-    ``last_logs``, once the old versions have stopped.
+    ``last_logs``, once the old versions have stopped, and ``reloaded`` with the workloads
+    that it has signalled.
     """
 
     site: Site
@@ -67,6 +69,7 @@ class Context:
     drops: Mapping[str, Drop] = field(default_factory=dict)
     due: Sequence[Due] = ()
     last_logs: Dict[str, LastLog] = field(default_factory=dict, compare=False)
+    reloaded: Dict[str, reloading.Signalled] = field(default_factory=dict, compare=False)
 
     @property
     def restarts(self) -> Sequence[str]:
@@ -195,7 +198,8 @@ def _of_looped(site: Site, decision: Decision) -> Decision:
         return replace(decision, looped=bool(decision.start))
     if decision.record.wanted != STARTED:
         return decision
-    return replace(decision, looped=True, stop=True, start="restart: its workload kept ending")
+    stopped = replace(decision, mounts=Plan(), configuration=(), signals=())
+    return replace(stopped, looped=True, stop=True, start="restart: its workload kept ending")
 
 
 def _rejoin(record: Record, decisions: Mapping[str, Decision], observed: Observed) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Iterable, Mapping
 
 from .. import cgroups
-from ..sandbox import crash, health
+from ..sandbox import crash, health, reloading
 from ..sandbox.record import STARTED
 from ..site import Site
 from ..spec import Spec
@@ -17,7 +17,7 @@ from .resolve import Request
 
 
 def noted(site: Site, request: Request, done: Result, *, boots: bool = False) -> Result:
-    """Wait for what is to be healthy, watch what was started, look at all that is to run.
+    """Wait for what is to be healthy, watch what was started or signalled, look at all that runs.
 
     The caller does not hold the lock, so that a slow sandbox can be stopped meanwhile. A crash is a
     failure, or a warning of a sandbox that is not to be watched or whose workload runs again for a
@@ -38,15 +38,24 @@ def noted(site: Site, request: Request, done: Result, *, boots: bool = False) ->
     limits = {name: specs[name].healthy_wait_timeout for name in (*healthy, *by_check)}
     problems = health.wait_each(site, health.deadlines(site, limits), watched) if limits else {}
     crash.watch(site, {name: watched[name] for name in watched if name not in by_check})
+    signalled = {n: sent for n, sent in done.reloaded.items() if n in asked and n not in fresh}
+    afterwards = {name: seconds[name] for name in signalled if seconds[name]}
+    lost = reloading.lost(site, signalled, afterwards)
     layout = cgroups.detect() if asked else None
     failed, warnings = dict(done.failed), list(done.warnings)
     for name in sorted(asked):
-        end = crash.look(site, name, layout, fresh=name in fresh)
+        end = crash.look(site, name, layout, fresh=name in fresh or name in lost)
+        if end and name in lost:
+            end = reloading.explained(end, signalled[name].signals)
         if end:
             done.sandboxes[name]["crash"] = end.to_json()
         problem = f"{name}: {end}" if end else str(problems.get(name, ""))
         problem = problem or health.complaint(site, name)
-        spared = boots or not seconds[name] or (end and end.recovered and name not in fresh)
+        spared = (
+            boots
+            or not seconds[name]
+            or (end and end.recovered and name not in fresh and name not in lost)
+        )
         if (name in healthy and name in problems) or (end and not spared):
             failed[name] = done.sandboxes[name]["failed"] = end.text() if end else problem
         elif problem:

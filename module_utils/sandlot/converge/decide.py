@@ -19,6 +19,8 @@ from ..sizes import Bound
 from ..snapshots.content import Content
 from ..spec import Difference, Spec
 from ..spec.options import SECRET
+from . import configured
+from .configured import Changed
 
 ABSENT = "absent"
 HEALTHY = "healthy"
@@ -77,8 +79,10 @@ class Observed:
     A ``detached`` sandbox runs in another network namespace than the one it would join now. With
     ``rebuild``, files of an unfinished rebuild exist. ``previous`` is the record of the version
     that ran before an unfinished restart. One that is running does so ``since`` a time, and has
-    ``mounts`` and, by its launch file, ``devices``. ``bound`` tells what limits the layer's size.
-    ``succeeded`` is the digest of a workload that has ended by itself, with exit code 0.
+    ``mounts`` and, by its launch file, ``devices``; it ``shows`` files and secrets with ids of
+    their contents, and ``reload`` has signals that a killed run owes it. ``bound`` tells what
+    limits the layer's size. ``succeeded`` is the digest of a workload that has ended by itself,
+    with exit code 0.
     """
 
     record: Record | None = None
@@ -94,6 +98,8 @@ class Observed:
     mounts: tuple[SandboxMount, ...] = ()
     devices: Sequence[Mapping[str, Any]] = ()
     succeeded: str | None = None
+    shows: Mapping[str, str] = field(default_factory=dict)
+    reload: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,10 @@ class Decision:
     old_image: str = ""
     mounts: mount_state.Plan = mount_state.Plan()
     """Mounts to change while it runs."""
+    configuration: tuple[Changed, ...] = ()
+    """Files and secrets that change while it runs."""
+    signals: tuple[int, ...] = ()
+    """Signals to its workload after that."""
     content: Content | None = None
     looped: bool = False
     """Whether the old version ended again and again: there is no way back to it."""
@@ -159,9 +169,11 @@ def decide(target: Target, observed: Observed, rejoin: str = "") -> Decision:
     changed = (
         mount_state.plan(observed.mounts, target.launch.get(mounts.KEY, ())) if running else _NONE
     )
+    given = configured.changes(observed.shows, _records(observed), target.record) if running else ()
     stop, start = running, ""
     if target.desired.state != STOPPED:
         reason = _restart_reason(target, observed, rebuild, destroy) or rejoin if running else ""
+        reason = reason or configured.restarting(given)
         blocked = mount_state.obstacle(changed, target.launch)
         reason = reason or (f"its mounts: {blocked}" if blocked else "")
         stop, start = bool(reason), f"restart: {reason}" if reason else ""
@@ -186,6 +198,8 @@ def decide(target: Target, observed: Observed, rejoin: str = "") -> Decision:
         differences=tuple(changes(record, target.record)) if record else (),
         old_image=record.image.digest if record else "",
         mounts=_NONE if stop else changed,
+        configuration=() if stop else given,
+        signals=() if stop or not running else _signals(given, observed),
         content=content,
     )
 
@@ -194,6 +208,14 @@ def _is_done(target: Target, observed: Observed) -> bool:
     """Whether a job has succeeded as it is desired now, and nobody asks for another run."""
     asked = target.desired.restart or target.desired.again
     return target.job and not asked and observed.succeeded == target.launch["digest"]
+
+
+def _records(observed: Observed) -> tuple[Record | None, Record | None]:
+    return observed.previous, observed.record
+
+
+def _signals(given: Sequence[Changed], observed: Observed) -> tuple[int, ...]:
+    return tuple(sorted({*configured.signals(given), *observed.reload}))
 
 
 def rebuild_reason(desired: Desired, new: Record, observed: Observed) -> str:

@@ -4,14 +4,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
-from typing import Any, List, Mapping, Optional
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 from ..build import live_mounts
 from ..plan import Failures, Operation
-from ..sandbox.mount_state import Plan, described
+from ..sandbox.mount_state import Plan, described, is_of_record
 from ..site import Site
+from ..spec.values import SECRETS
 from .context import Context
+from .decide import Decision
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class _Change(Operation):
     site: Optional[Site] = field(default=None, compare=False)
     plan: Plan = Plan()
     launch: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    shared: Sequence[str] = ()
     busy: List[str] = field(default_factory=list, compare=False)
 
     def describe(self) -> str:
@@ -33,7 +37,9 @@ class _Change(Operation):
         if self.site is None:
             return
         sandbox, ids = self.site.sandbox(self.target), self.launch["ids"]
-        gone = live_mounts.change(sandbox, self.plan, ids, self.site.run)
+        shared = {name: _found(f"{sandbox.named_secrets}/{name}") for name in self.shared}
+        seen = {f"{SECRETS}/{name}": found for name, found in shared.items()}
+        gone = live_mounts.change(sandbox, self.plan, ids, self.site.run, seen)
         self.busy.extend(each.target for each in gone if each.busy)
 
 
@@ -42,22 +48,42 @@ def change_mounts(context: Context) -> list[Operation]:
     return [
         _Change(
             name,
-            _summary(decision.mounts),
+            _summary(decision.mounts) or "check what it shows",
             subject=name,
+            # Lines of their own announce files and secrets.
+            silent=not _summary(decision.mounts),
             site=context.site,
             plan=decision.mounts,
             launch=context.resolved.targets[name].launch,
+            shared=_shared(decision),
         )
         for name, decision in context.decisions.items()
-        if decision.mounts
+        if decision.mounts or _shared(decision)
     ]
+
+
+def _shared(decision: Decision) -> List[str]:
+    """Secrets that a rename in the directory at /run/secrets changes."""
+    targets = [change.target for change in decision.configuration]
+    return [target[len(SECRETS) + 1 :] for target in targets if target.startswith(f"{SECRETS}/")]
+
+
+def _found(path: str) -> Tuple[int, int] | None:
+    """Device and inode of a file; None for one that is not there."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _summary(plan: Plan) -> str:
     added = {entry["target"] for entry in plan.add}
-    removed = [each.target for each in plan.remove]
+    removed = [each.target for each in plan.remove if not is_of_record(each.entry)]
     lines = [f"unmount {target}" for target in removed if target not in added]
     for entry in plan.add:
+        if is_of_record(entry):
+            continue
         again = " again" if entry["target"] in removed else ""
         gone = ", which was gone" if entry["target"] in plan.lost else ""
         lines.append(f"mount {described(entry)}{again}{gone}")

@@ -15,11 +15,12 @@ from ..kernel import files
 from ..launcher.client import Launcher
 from ..network import Interface, Network
 from ..network import State as NetworkState
-from ..sandbox import launchfile, layers, mount_state, record, runtime
+from ..sandbox import launchfile, layers, mount_state, record, reloading, runtime
 from ..sandbox.names import known
 from ..sandbox.record import Record, Records
 from ..site import PINNED, SandboxPaths, Site
 from ..volumes import Volumes
+from . import configured
 from .decide import ALL_PINS, NO_PINS, SOME_PINS, Observed
 
 
@@ -109,6 +110,8 @@ def _sandbox(
     detached = False
     if running is not None and known is not None:
         detached = network.detached(site, name, known.spec.network_mode, running.pid)
+    mounts = mount_state.observe(site.sandbox(name), running) if running else ()
+    mounts = configured.checked(site, mounts)
     return Observed(
         record=known,
         layer=layers.is_whole(site.sandbox(name)),
@@ -120,9 +123,11 @@ def _sandbox(
         rebuild=layers.exists(site.sandbox(name).rebuild),
         previous=record.previous(site, name),
         since=running.since if running else 0.0,
-        mounts=mount_state.observe(site.sandbox(name), running) if running else (),
+        mounts=mounts,
         devices=_devices(site, known) if running and known else (),
         succeeded=None if running else runtime.succeeded(site.sandbox(name)),
+        shows=configured.observe(site, name, mounts),
+        reload=reloading.marked(site.sandbox(name)) if running else (),
     )
 
 

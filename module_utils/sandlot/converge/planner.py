@@ -16,7 +16,18 @@ from ..plan import Operation
 from ..sandbox import etcfiles
 from ..sandbox.hidden_files import Hidden
 from ..site import Site
-from . import bind_checks, cloning, drops, hidden, mounting, phases, placing, removal, volume_phases
+from . import (
+    bind_checks,
+    cloning,
+    configuring,
+    drops,
+    hidden,
+    mounting,
+    phases,
+    placing,
+    removal,
+    volume_phases,
+)
 from .context import Context, context
 from .observe import Observation
 from .resolve import Request
@@ -26,6 +37,7 @@ Phase = Callable[[Context], Sequence[Operation]]
 FIRST: tuple[Phase, ...] = (phases.record_images,)
 # Running sandboxes are left alone here: a rebuild that can't be prepared is dropped.
 PREPARATION: tuple[Phase, ...] = (
+    configuring.keep_for_rebuilds,
     phases.announce_rebuilds,
     phases.shift_next_slot,
     phases.prepare_rebuilds,
@@ -33,7 +45,10 @@ PREPARATION: tuple[Phase, ...] = (
 )
 STEPS: tuple[Phase, ...] = (
     removal.announce,
+    configuring.keep,
+    configuring.mark,
     phases.write_records,
+    configuring.keep_new,
     phases.stop,
     phases.note_logs,
     phases.switch,
@@ -44,6 +59,9 @@ STEPS: tuple[Phase, ...] = (
     phases.networks,
     removal.forget,
     phases.shift,
+    # Before the launch file names them: the launcher may be about to revive a sandbox.
+    configuring.announce,
+    configuring.place,
     phases.prepare,
     phases.size_layers,
     phases.update_hosts,
@@ -54,9 +72,11 @@ STEPS: tuple[Phase, ...] = (
     phases.limit,
     volume_phases.populate,
     mounting.change_mounts,
+    configuring.reload,
     phases.start,
     phases.await_changed,
     phases.settle,
+    configuring.tidy,
     cloning.end,
     volume_phases.settle,
     phases.watch,

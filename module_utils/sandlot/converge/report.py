@@ -12,7 +12,7 @@ from .. import cgroups, images, network, security, sizes, volumes
 from ..mask import Mask
 from ..network import Network
 from ..plan import Failures, Operation
-from ..sandbox import crash, last_words, layers, mounts, process, runtime
+from ..sandbox import crash, last_words, layers, mounts, process, reloading, runtime
 from ..sandbox import facts as sandbox_facts
 from ..sandbox.record import STARTED, Record, load_all
 from ..site import Site
@@ -45,7 +45,8 @@ class Result:
     ``sandboxes`` are facts of the requested sandboxes; ``failed`` maps names to messages.
     ``images``, ``networks`` and ``volumes`` are facts of all of the host, None for a kind that was
     left alone.
-    ``started`` names the sandboxes that the run started. ``images_made`` has the duration and size
+    ``started`` names the sandboxes that the run started, ``reloaded`` those whose workload it
+    signalled. ``images_made`` has the duration and size
     of each build, ``images_due`` the names of those that a check foresees. With ``uploads_needed``,
     the run did nothing. ``removals`` counts the last actions, which a run with a failure skips.
     ``changes`` maps sandboxes to a key of CHANGES, ``records`` has those that are to exist.
@@ -66,6 +67,7 @@ class Result:
     uploads_needed: Sequence[str] = ()
     removals: int = 0
     started: Sequence[str] = ()
+    reloaded: Mapping[str, reloading.Signalled] = field(default_factory=dict)
     changes: Mapping[str, str] = field(default_factory=dict)
     records: Mapping[str, Record] = field(default_factory=dict, repr=False)
     images_due: Sequence[str] = ()
@@ -118,6 +120,7 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
         networks=networks,
         volumes=_volumes(context),
         started=[*(name for name, d in context.decisions.items() if d.start), *context.followers],
+        reloaded=context.reloaded,
         removals=sum(not operation.silent for operation in plan.last),
         changes=_changes(context, lines),
         records={name: target.record for name, target in context.resolved.targets.items()},
