@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ..build import live_mounts
 from ..plan import Failures, Operation
 from ..sandbox.mount_state import Plan, described, is_of_record
 from ..site import Site
 from ..spec.values import SECRETS
+from .configured import WITHDRAW
 from .context import Context
 from .decide import Decision
 
@@ -24,7 +25,7 @@ class _Change(Operation):
     site: Optional[Site] = field(default=None, compare=False)
     plan: Plan = Plan()
     launch: Mapping[str, Any] = field(default_factory=dict, compare=False)
-    shared: Sequence[str] = ()
+    shared: Mapping[str, bool] = field(default_factory=dict)
     busy: List[str] = field(default_factory=list, compare=False)
 
     def describe(self) -> str:
@@ -37,8 +38,10 @@ class _Change(Operation):
         if self.site is None:
             return
         sandbox, ids = self.site.sandbox(self.target), self.launch["ids"]
-        shared = {name: _found(f"{sandbox.named_secrets}/{name}") for name in self.shared}
-        seen = {f"{SECRETS}/{name}": found for name, found in shared.items()}
+        seen = {
+            f"{SECRETS}/{name}": _identity(f"{sandbox.named_secrets}/{name}") if stays else None
+            for name, stays in self.shared.items()
+        }
         gone = live_mounts.change(sandbox, self.plan, ids, self.site.run, seen)
         self.busy.extend(each.target for each in gone if each.busy)
 
@@ -62,18 +65,18 @@ def change_mounts(context: Context) -> list[Operation]:
     ]
 
 
-def _shared(decision: Decision) -> List[str]:
-    """Secrets that a rename in the directory at /run/secrets changes."""
-    targets = [change.target for change in decision.configuration]
-    return [target[len(SECRETS) + 1 :] for target in targets if target.startswith(f"{SECRETS}/")]
+def _shared(decision: Decision) -> Dict[str, bool]:
+    """The secrets that a rename at /run/secrets changes, and whether they are there afterwards."""
+    return {
+        change.target[len(SECRETS) + 1 :]: change.verb != WITHDRAW
+        for change in decision.configuration
+        if change.target.startswith(f"{SECRETS}/")
+    }
 
 
-def _found(path: str) -> Tuple[int, int] | None:
-    """Device and inode of a file; None for one that is not there."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return None
+def _identity(path: str) -> Tuple[int, int]:
+    """Device and inode of a file."""
+    status = os.stat(path)
     return status.st_dev, status.st_ino
 
 

@@ -9,13 +9,13 @@ from typing import Any, Dict, Iterator, List
 from ..site import Site
 from ..spec import Mount, Tmpfs, mounts
 from ..spec.values import PRIVATE, SECRETS
+from .mount_state import FILE, SECRET
 from .record import Record
 
 Json = Dict[str, Any]
 
 # The key of the launch file.
 KEY = "mounts"
-FILE, SECRET = "file", "secret"
 _FLAGS = ("read_only", "no_exec", "no_copy", "idmap")
 
 
