@@ -251,7 +251,7 @@ class _Inside:
         )
         os.close(around)
         os.fchdir(self.root)
-        # What is there is a copy, with an id of its own.
+        # The mount that is there is a copy, with an id of its own.
         self.ids[target] = self._table()[old.id].parent
         self._announce()
 
@@ -326,7 +326,7 @@ class _Inside:
             mounts.umount(str(again.place), mounts.MNT_DETACH)
             os.fchdir(self.root)
             again.close()
-        # Who has an old file open reads it to its end, as after a rename.
+        # A program that has the old file open reads it to its end, as after a rename.
         busy = busy and not around_others and not mount_state.is_of_record(each.entry)
         self.gone.append(Gone(each.target, busy))
 

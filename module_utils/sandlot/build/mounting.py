@@ -138,7 +138,7 @@ def locked(place: str) -> int:
 
 
 def made_for(entry: Mapping[str, Any]) -> Made:
-    """What happens to a place that is made for an entry."""
+    """The function to call with a file that is made for an entry, None for most."""
     return places.mark if mount_state.is_of_record(entry) else None
 
 

@@ -31,7 +31,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Changed:
-    """A piece that a running sandbox gets, gets anew, or loses."""
+    """A change of what a running sandbox shows."""
 
     verb: str
     target: str
@@ -45,14 +45,14 @@ class Changed:
 def pieces(record: Record) -> Dict[str, Piece]:
     """The files and secrets of a record, by target."""
     spec = record.spec
-    found = {
+    known = {
         entry.target: Piece("files", entry.target, kept.id, entry.on_change, entry.reload_signal)
         for entry, kept in zip(spec.files, contents.files(record))
     }
     for secret, kept in zip(spec.secrets, contents.secrets(record)):
         words = "secrets", f"secret {secret.name}", kept.id
-        found[secret.target] = Piece(*words, secret.on_change, secret.reload_signal)
-    return found
+        known[secret.target] = Piece(*words, secret.on_change, secret.reload_signal)
+    return known
 
 
 def changes(
@@ -66,7 +66,7 @@ def changes(
     for record in old:
         known.update(pieces(record) if record else {})
     wanted = pieces(new)
-    gone = [target for target in shown if target not in wanted]
+    gone = sorted(target for target in shown if target not in wanted)
     withdrawn = [
         Changed(WITHDRAW, target, known.get(target, Piece(_option(target), target)))
         for target in gone

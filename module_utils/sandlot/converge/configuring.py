@@ -52,7 +52,7 @@ def _has_any(record: Record) -> bool:
 
 
 def mark(context: Context) -> list[Operation]:
-    """Before the record, which tells the next run no more what has changed."""
+    """Mark before the record, as no run knows afterwards what a withdrawn file asked for."""
     return [
         Operation(
             name,
