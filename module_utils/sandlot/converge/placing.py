@@ -138,7 +138,7 @@ def _check_place(option: str, entry: Placed, record: Record, trees: List[str]) -
     try:
         present = view.entry(path)
         if present and present.is_directory:
-            hint = f"name a file in it, such as {path}/{posixpath.basename(path)}.conf"
+            hint = "name a file in it"
             raise SpecError(option, path, "is a directory in the sandbox", hint=hint)
         while present is None and path != "/":
             path = posixpath.dirname(path)
