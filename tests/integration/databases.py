@@ -27,6 +27,7 @@ if [ "$1" = postgres ] && [ "$(id -u)" = 0 ]; then
     exec gosu postgres "$BASH_SOURCE" "$@"
 fi
 if [ "$1" = postgres ] && [ ! -s "$PGDATA/PG_VERSION" ]; then
+    [ -z "$POSTGRES_PASSWORD_FILE" ] || POSTGRES_PASSWORD=$(<"$POSTGRES_PASSWORD_FILE")
     : "${POSTGRES_PASSWORD:?is needed}" "${POSTGRES_DB:=postgres}"
     eval 'initdb --no-sync --username=postgres --auth-host=scram-sha-256 \\
         --pwfile=<(printf "%s\\n" "$POSTGRES_PASSWORD") '"$POSTGRES_INITDB_ARGS"

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""A database whose password comes as a secret out of Ansible's vault, deployed by the playbook."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ansible.parsing.vault import VaultLib, VaultSecret
+from converge_fixtures import Deployment, eventually
+from databases import POSTGRESQL
+from plays import BIN, TOP, run_here
+from published_images import environment
+from searching import Marker
+
+NAME = "ledgers"
+# As a user writes it, for a server that asks for no file: SIGHUP gives the role the new password.
+WRAPPER = r"""#!/bin/bash
+rotate() {
+    kill -HUP "$server"
+    gosu postgres psql -qX -v ON_ERROR_STOP=1 <<'END'
+SET log_statement = 'none';
+SET log_min_error_statement = 'panic';
+\set password `cat /run/secrets/password`
+ALTER ROLE postgres PASSWORD :'password';
+END
+}
+trap rotate HUP
+trap 'kill -INT "$server"' INT
+start.sh postgres "$@" &
+server=$!
+while kill -0 "$server" 2>/dev/null; do wait "$server"; code=$?; done
+exit "$code"
+"""
+
+
+def spec(**options: Any) -> dict[str, Any]:
+    return {
+        "name": NAME,
+        "image": POSTGRESQL.image,
+        "command": ["with-rotation", "-c", "log_statement=all"],
+        "volumes": [f"{NAME}:{POSTGRESQL.directory}"],
+        "env": {"POSTGRES_PASSWORD_FILE": "/run/secrets/password"},
+        "files": [{"target": "/usr/local/bin/with-rotation", "content": WRAPPER, "mode": "0755"}],
+        "secrets": [
+            {"name": "password", "value": "{{ database_password }}", "on_change": "reload"}
+        ],
+        "healthcheck": POSTGRESQL.options["healthcheck"],
+        **options,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Controller:
+    """What a user has: an inventory with a file of the vault, and the log of Ansible."""
+
+    host: Deployment
+    directory: Path
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "ansible.log"
+
+    def deploy(self, variables: dict[str, Any], **passwords: str) -> str:
+        """The whole output of a run of the playbook that shows all it can."""
+        self.directory.mkdir(exist_ok=True)
+        inventory = {"sandbox_hosts": {"hosts": {"localhost": {**_LOCAL, **variables}}}}
+        files = {
+            "hosts.json": json.dumps(inventory),
+            "vault.yml": "".join(_encrypted(name, text) for name, text in passwords.items()),
+            "passphrase": _PASSPHRASE,
+        }
+        for name, text in files.items():
+            (self.directory / name).write_text(text)
+        command = [
+            *(str(BIN / "ansible-playbook"), "-vvv", "--diff"),
+            *("-i", f"{self.directory}/hosts.json", "-e", f"@{self.directory}/vault.yml"),
+            *("--vault-password-file", f"{self.directory}/passphrase"),
+            str(TOP / "deploy-sandbox.yml"),
+        ]
+        settings = {
+            "ANSIBLE_CONFIG": str(TOP / "ansible.cfg"),
+            "ANSIBLE_LOG_PATH": str(self.log),
+            "ANSIBLE_LOCAL_TEMP": str(self.directory / "local"),
+            "ANSIBLE_REMOTE_TEMP": str(self.directory / "remote"),
+        }
+        return run_here(command, settings)
+
+
+_PASSPHRASE = "passphrase"
+_LOCAL = {
+    "ansible_connection": "local",
+    "ansible_python_interpreter": "{{ ansible_playbook_python }}",
+    "sandbox_host_packages": False,
+}
+
+
+def _encrypted(name: str, text: str) -> str:
+    vault = VaultLib([("default", VaultSecret(_PASSPHRASE.encode()))])
+    lines = vault.encrypt(text).decode().splitlines()
+    return f"{name}: !vault |\n" + "".join(f"  {line}\n" for line in lines)
+
+
+class Client:
+    """psql inside, over TCP, with a password that comes by its input as all else."""
+
+    def __init__(self, host: Deployment, password: str) -> None:
+        connect = "read -r PGPASSWORD; export PGPASSWORD; exec psql -h 127.0.0.1 -U postgres -qAtX"
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            [host.paths.command, "exec", "-i", NAME, "--", "sh", "-c", connect],
+            env=environment(host), text=True, stdin=pipe, stdout=pipe, stderr=pipe,
+        )  # fmt: skip
+        assert self._process.stdin
+        self._process.stdin.write(f"{password}\n")
+
+    def asks(self, query: str) -> str:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(f"{query};\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline().strip()
+
+    def end(self, query: str = "") -> tuple[int, str]:
+        """Its exit code and complaints."""
+        _, complaints = self._process.communicate(f"{query};\n", timeout=60)
+        return self._process.returncode, complaints
+
+
+def connects(host: Deployment, password: Marker) -> bool:
+    code, complaints = Client(host, password.text).end("SELECT 1")
+    assert code == 0 or "password authentication failed" in complaints, complaints
+    return code == 0

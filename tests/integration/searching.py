@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""Looks for a value wherever a host could show it: files, processes, memory."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+_LARGEST = 256 << 20
+
+
+class Marker:
+    """A value that nothing else has, and all that would give it away: as it is, in base64, hex."""
+
+    def __init__(self) -> None:
+        self.text = f"Marker{secrets.token_hex(24)}"
+        value = self.text.encode()
+        # Wherever it begins in what was encoded; the characters at the ends have neighbours' bits.
+        shifted = (base64.b64encode(bytes(shift) + value)[4 * bool(shift) : -4] for shift in range(3))
+        self.pattern = re.compile(b"|".join(map(re.escape, [value, value.hex().encode(), *shifted])))
+
+    def is_in(self, data: bytes) -> bool:
+        return self.pattern.search(data) is not None
+
+
+def in_files(marker: Marker, *tops: str | Path) -> set[str]:
+    """Files, links and names below directories that have it."""
+    return {path for top in tops for path in _below(top) if _has(marker, path)}
+
+
+def _below(top: str | Path) -> Iterator[str]:
+    """Pins of namespaces aside, which can't be read."""
+    for directory, names, files in os.walk(top):
+        if not directory.endswith("/ns"):
+            yield from (f"{directory}/{name}" for name in [*names, *files])
+
+
+def _has(marker: Marker, path: str) -> bool:
+    if marker.is_in(os.fsencode(path)):
+        return True
+    # A file may go while others run beside this test.
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode):
+            return marker.is_in(os.fsencode(os.readlink(path)))
+        return stat.S_ISREG(mode) and marker.is_in(Path(path).read_bytes())
+    return False
+
+
+def in_processes(marker: Marker) -> set[tuple[int, str]]:
+    """Processes of the machine with it in their arguments or environment."""
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        for name in ("cmdline", "environ"):
+            # Processes end meanwhile; a virtual machine's PID 1 may refuse.
+            refused = PermissionError if pid == "1" else ProcessLookupError
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError, refused):
+                if marker.is_in(Path(f"/proc/{pid}/{name}").read_bytes()):
+                    found.add((int(pid), name))
+    return found
+
+
+def in_memory(marker: Marker, pids: Iterable[int]) -> set[int]:
+    """Processes whose memory has it: what a core dump would show."""
+    return {pid for pid in pids if any(map(marker.is_in, _memory(pid)))}
+
+
+def _memory(pid: int) -> Iterator[bytes]:
+    maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    assert maps, f"{pid} has no memory"
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for line in maps:
+            span, flags, *_ = line.split()
+            start, end = (int(each, 16) for each in span.split("-"))
+            if "r" not in flags or line.endswith(("[vvar]", "[vvar_vclock]", "[vsyscall]")):
+                continue
+            assert end - start < _LARGEST, line
+            memory.seek(start)
+            yield memory.read(end - start)
