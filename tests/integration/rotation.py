@@ -6,17 +6,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 from typing import Any
 
 from ansible.parsing.vault import VaultLib, VaultSecret
-from converge_fixtures import Deployment, eventually
+from converge_fixtures import Deployment
 from databases import POSTGRESQL
 from plays import BIN, TOP, run_here
-from published_images import environment
+from published_images import environment, sandlot
 from searching import Marker
 
 NAME = "ledgers"
@@ -40,20 +39,19 @@ exit "$code"
 """
 
 
-def spec(**options: Any) -> dict[str, Any]:
-    return {
-        "name": NAME,
-        "image": POSTGRESQL.image,
-        "command": ["with-rotation", "-c", "log_statement=all"],
-        "volumes": [f"{NAME}:{POSTGRESQL.directory}"],
-        "env": {"POSTGRES_PASSWORD_FILE": "/run/secrets/password"},
-        "files": [{"target": "/usr/local/bin/with-rotation", "content": WRAPPER, "mode": "0755"}],
-        "secrets": [
-            {"name": "password", "value": "{{ database_password }}", "on_change": "reload"}
-        ],
-        "healthcheck": POSTGRESQL.options["healthcheck"],
-        **options,
-    }
+# Everybody may see ``shown``.
+SPEC: dict[str, Any] = {
+    "name": NAME,
+    "image": POSTGRESQL.image,
+    "command": ["with-rotation", "-c", "log_statement=all"],
+    "volumes": [f"{NAME}:{POSTGRESQL.directory}"],
+    "env": {"POSTGRES_PASSWORD_FILE": "/run/secrets/password", "SHOWN": "{{ shown }}"},
+    "labels": {"shown": "{{ shown }}"},
+    "files": [{"target": "/usr/local/bin/with-rotation", "content": WRAPPER, "mode": "0755"}],
+    "secrets": [{"name": "password", "value": "{{ password }}", "on_change": "reload"}],
+    "healthcheck": POSTGRESQL.options["healthcheck"],
+}
+_PASSPHRASE = "passphrase"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +65,22 @@ class Controller:
     def log(self) -> Path:
         return self.directory / "ansible.log"
 
-    def deploy(self, variables: dict[str, Any], **passwords: str) -> str:
+    def deploy(self, image: dict[str, Any], **encrypted: str) -> str:
         """The whole output of a run of the playbook that shows all it can."""
         self.directory.mkdir(exist_ok=True)
-        inventory = {"sandbox_hosts": {"hosts": {"localhost": {**_LOCAL, **variables}}}}
+        variables = {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": sys.executable,
+            "sandbox_environment": {"SANDLOT_ROOT": self.host.paths.root},
+            "sandbox_host_packages": False,
+            "sandbox_images": [image],
+            "sandbox_networks": [{"name": "default", "ipv4_subnet": f"{self.host.prefix}.0.0/22"}],
+            "sandbox_instances": [SPEC],
+        }
+        inventory = {"sandbox_hosts": {"hosts": {"localhost": variables}}}
         files = {
             "hosts.json": json.dumps(inventory),
-            "vault.yml": "".join(_encrypted(name, text) for name, text in passwords.items()),
+            "vault.yml": "".join(_encrypted(name, text) for name, text in encrypted.items()),
             "passphrase": _PASSPHRASE,
         }
         for name, text in files.items():
@@ -91,14 +98,6 @@ class Controller:
             "ANSIBLE_REMOTE_TEMP": str(self.directory / "remote"),
         }
         return run_here(command, settings)
-
-
-_PASSPHRASE = "passphrase"
-_LOCAL = {
-    "ansible_connection": "local",
-    "ansible_python_interpreter": "{{ ansible_playbook_python }}",
-    "sandbox_host_packages": False,
-}
 
 
 def _encrypted(name: str, text: str) -> str:
@@ -136,3 +135,22 @@ def connects(host: Deployment, password: Marker) -> bool:
     code, complaints = Client(host, password.text).end("SELECT 1")
     assert code == 0 or "password authentication failed" in complaints, complaints
     return code == 0
+
+
+def asked(host: Deployment, archive: Path) -> list[str]:
+    """What the command prints; the archive is of a snapshot with the volume."""
+    sandlot(host, "snapshots", "create", NAME, "kept")
+    with open(archive, "wb") as file:
+        words = [host.paths.command, "snapshots", "export", NAME, "kept"]
+        subprocess.run(words, env=environment(host), stdout=file, check=True)
+    verbs = (["inspect", NAME], ["explain", NAME], ["list"], ["doctor"], ["top"], ["snapshots"])
+    printed = [_printed(host, *words, "--format", "json") for words in verbs]
+    return [*printed, sandlot(host, "logs", NAME)]
+
+
+def _printed(host: Deployment, *words: str) -> str:
+    """The exit code of `sandlot doctor` tells of findings."""
+    command = [host.paths.command, *words]
+    done = subprocess.run(command, env=environment(host), capture_output=True, text=True)
+    assert done.stdout and "Traceback" not in done.stderr, done.stderr
+    return done.stdout + done.stderr

@@ -23,8 +23,12 @@ class Marker:
         self.text = f"Marker{secrets.token_hex(24)}"
         value = self.text.encode()
         # Wherever it begins in what was encoded; the characters at the ends have neighbours' bits.
-        shifted = (base64.b64encode(bytes(shift) + value)[4 * bool(shift) : -4] for shift in range(3))
-        self.pattern = re.compile(b"|".join(map(re.escape, [value, value.hex().encode(), *shifted])))
+        shifted = (
+            base64.b64encode(bytes(shift) + value)[4 * bool(shift) : -4] for shift in range(3)
+        )
+        self.pattern = re.compile(
+            b"|".join(map(re.escape, [value, value.hex().encode(), *shifted]))
+        )
 
     def is_in(self, data: bytes) -> bool:
         return self.pattern.search(data) is not None

@@ -8,18 +8,23 @@ Clients write meanwhile. PostgreSQL has a volume that the user names, MariaDB th
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rotation
+import searching
 from archives import entry
 from converge_fixtures import Deployment, deployed, eventually, needs_root
 from databases import MARIADB, POSTGRESQL, Database, Writer, healthy
 from plays import play
 from published_images import Published, logged, sandlot, shell
+from sandboxes import processes_of
 from sandlot import images, volumes
 from sandlot.converge import Result
+from searching import Marker
 
 pytestmark = needs_root
 RECORDS = f"records:{POSTGRESQL.directory}"
@@ -217,3 +222,40 @@ def test_another_host_has_what_was_exported(shop: Shop, tmp_path: Path) -> None:
         play(host.paths, *({"sandbox_snapshot": each} for each in steps))
         healthy(books)
         books.proved(at_least=before)
+
+
+def test_a_password_is_rotated_by_secret(shop: Shop, tmp_path: Path) -> None:
+    """Without a restart or a lost connection. ``shown`` is what the search finds everywhere."""
+    host, name = shop.host, rotation.NAME
+    first, second, shown = Marker(), Marker(), Marker()
+    controller = rotation.Controller(host, tmp_path / "controller")
+    image = shop.published.source(POSTGRESQL.image, POSTGRESQL.tag(shop.tag))
+    outputs = [controller.deploy(image, password=first.text, shown=shown.text)]
+    eventually(lambda: host.info(name)["health"] == "healthy", seconds=40)
+    client, pid = rotation.Client(host, first.text), host.pid(name)
+    assert client.asks("SELECT 1") == "1"
+    outputs.append(controller.deploy(image, password=second.text, shown=shown.text))
+    eventually(lambda: rotation.connects(host, second), seconds=40)
+    assert not rotation.connects(host, first)
+    assert client.asks("SELECT 2") == "2"
+    assert client.end() == (0, "")
+    assert (host.pid(name), host.info(name)["restarts"]) == (pid, 0)
+    outputs += rotation.asked(host, archive := tmp_path / "archive.tar")
+
+    places = (host.paths.root, tmp_path, "/var/log")
+    memory, at_rest = f"{host.paths.secrets}/{name}/", host.paths.sandbox(name).stored_secrets
+    inits = processes_of(Path(host.paths.root))
+    assert all(shown.is_in(text.encode()) for text in outputs[:2])
+    assert {str(archive), str(controller.log)} < searching.in_files(shown, *places)
+    assert pid in searching.in_memory(shown, inits)
+    assert searching.in_processes(shown)
+    for marker in (first, second):
+        assert not any(marker.is_in(text.encode()) for text in outputs)
+        assert searching.in_processes(marker) == set()
+        assert searching.in_memory(marker, inits) == set()
+    assert searching.in_files(first, *places) == set()
+    found = searching.in_files(second, *places)
+    allowed = {path for path in found if path.startswith((memory, f"{at_rest}/"))}
+    assert found == allowed and any(path.startswith(memory) for path in found)
+    assert not host.run({"name": name, "state": "absent"}).failed
+    assert not os.path.exists(host.paths.secrets)
