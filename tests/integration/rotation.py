@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ansible.parsing.vault import VaultLib, VaultSecret
 from converge_fixtures import Deployment
 from databases import POSTGRESQL
@@ -19,39 +21,18 @@ from published_images import environment, sandlot
 from searching import Marker
 
 NAME = "ledgers"
-# As a user writes it, for a server that asks for no file: SIGHUP gives the role the new password.
-WRAPPER = r"""#!/bin/bash
-rotate() {
-    kill -HUP "$server"
-    gosu postgres psql -qX -v ON_ERROR_STOP=1 <<'END'
-SET log_statement = 'none';
-SET log_min_error_statement = 'panic';
-\set password `cat /run/secrets/password`
-ALTER ROLE postgres PASSWORD :'password';
-END
-}
-trap rotate HUP
-trap 'kill -INT "$server"' INT
-start.sh postgres "$@" &
-server=$!
-while kill -0 "$server" 2>/dev/null; do wait "$server"; code=$?; done
-exit "$code"
-"""
-
-
-# Everybody may see ``shown``.
-SPEC: dict[str, Any] = {
-    "name": NAME,
-    "image": POSTGRESQL.image,
-    "command": ["with-rotation", "-c", "log_statement=all"],
-    "volumes": [f"{NAME}:{POSTGRESQL.directory}"],
-    "env": {"POSTGRES_PASSWORD_FILE": "/run/secrets/password", "SHOWN": "{{ shown }}"},
-    "labels": {"shown": "{{ shown }}"},
-    "files": [{"target": "/usr/local/bin/with-rotation", "content": WRAPPER, "mode": "0755"}],
-    "secrets": [{"name": "password", "value": "{{ password }}", "on_change": "reload"}],
-    "healthcheck": POSTGRESQL.options["healthcheck"],
-}
 _PASSPHRASE = "passphrase"
+
+
+def documented() -> dict[str, Any]:
+    """The sandbox of docs/configuration.md, with a value that everybody may see."""
+    text = (TOP / "docs/configuration.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```yaml fragment\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    listed = [each for block in blocks for each in yaml.safe_load(block)["sandbox_instances"]]
+    found: dict[str, Any] = next(each for each in listed if each["name"] == NAME)
+    found["env"]["SHOWN"] = "{{ shown }}"
+    labels = {"shown": "{{ shown }}"}
+    return {**found, "labels": labels, "healthcheck": POSTGRESQL.options["healthcheck"]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +56,7 @@ class Controller:
             "sandbox_host_packages": False,
             "sandbox_images": [image],
             "sandbox_networks": [{"name": "default", "ipv4_subnet": f"{self.host.prefix}.0.0/22"}],
-            "sandbox_instances": [SPEC],
+            "sandbox_instances": [documented()],
         }
         inventory = {"sandbox_hosts": {"hosts": {"localhost": variables}}}
         files = {

@@ -208,13 +208,21 @@ def _check_variables(variables: dict[str, Any]) -> None:
     ours = {name for name in variables if not name.startswith("ansible_")}
     assert ours <= known | {"sandbox_recreate"}
     defaults = variables.get("sandbox_defaults", {"image": "busybox"})
-    names = [
-        spec.normalise(instance, defaults=defaults).name
-        for instance in variables.get("sandbox_instances", [])
-    ]
+    listed = [_brought(instance) for instance in variables.get("sandbox_instances", [])]
+    names = [spec.normalise(instance, defaults=defaults).name for instance in listed]
     assert len(set(names)) == len(names)
     images.normalise_all(variables.get("sandbox_images", []))
     network.normalise(Site(), variables.get("sandbox_networks", []))
+
+
+def _brought(instance: dict[str, Any]) -> dict[str, Any]:
+    """The options as a module gets them, after the plugin has read files of the controller."""
+    instance = {key: value for key, value in instance.items() if key != "env_file"}
+    for option, content in (("files", "content"), ("secrets", "value")):
+        for entry in instance.get(option, ()):
+            for name in {"src", "template_src"} & entry.keys():
+                entry[content] = entry.pop(name)
+    return instance
 
 
 def variables(text: str) -> dict[str, Any]:
