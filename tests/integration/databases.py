@@ -33,7 +33,9 @@ if [ "$1" = postgres ] && [ ! -s "$PGDATA/PG_VERSION" ]; then
         --pwfile=<(printf "%s\\n" "$POSTGRES_PASSWORD") '"$POSTGRES_INITDB_ARGS"
     echo "host all all all scram-sha-256" >>"$PGDATA/pg_hba.conf"
     pg_ctl -D "$PGDATA" -o "-c listen_addresses=''" -w start
-    echo "CREATE DATABASE \\"$POSTGRES_DB\\"" | psql -v ON_ERROR_STOP=1 --username postgres
+    if [ "$POSTGRES_DB" != postgres ]; then
+        echo "CREATE DATABASE \\"$POSTGRES_DB\\"" | psql -v ON_ERROR_STOP=1 --username postgres
+    fi
     pg_ctl -D "$PGDATA" -m fast -w stop
     echo "initialised"
 fi

@@ -5,6 +5,7 @@ stopped and restarted."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 from archives import entry, folder, link
 from converge_fixtures import Deployment, eventually, free_port, needs_root, sandbox
+from image_fixtures import prepare
+from plays import play
 from published_images import (
     PATH,
     Published,
@@ -25,6 +28,7 @@ from published_images import (
     script,
     shell,
 )
+from visitors import LARGE, Visitors, answer_on_its_way, rest_of
 
 pytestmark = needs_root
 PACKAGES = (
@@ -74,7 +78,7 @@ echo "$0: tuned"
 """
 
 
-def test_nginx(host: Deployment, published: Published) -> None:
+def publish_nginx(published: Published) -> None:
     published.image(
         "nginx", ["nginx-light"],
         [
@@ -88,6 +92,10 @@ def test_nginx(host: Deployment, published: Published) -> None:
         Entrypoint=["/entrypoint.sh"], Cmd=["nginx", "-g", "daemon off;"], StopSignal="SIGQUIT",
         ExposedPorts={"80/tcp": {}},
     )  # fmt: skip
+
+
+def test_nginx(host: Deployment, published: Published) -> None:
+    publish_nginx(published)
     port = free_port()
     published.start(host, "nginx", published_ports=[f"{port}:80"])
     eventually(lambda: page(port) == "a page\n")
@@ -114,6 +122,59 @@ def test_nginx(host: Deployment, published: Published) -> None:
     eventually(lambda: page(port) == "another page\n")
     (html / "index.html").write_text("a third page\n")
     assert page(port) == "a third page\n"
+
+
+TEMPLATE = """
+user www-data;
+events {}
+http {
+    server {
+        listen 80;
+        root /usr/share/nginx/html;
+        location = / { return 200 "{{ greeting }}"; }
+    }
+}
+"""
+
+
+def test_nginx_takes_a_changed_file_while_it_serves(host: Deployment, published: Published) -> None:
+    """No request fails, no answer on its way is cut off, nothing restarts."""
+    publish_nginx(published)
+    prepare(host, published.source("nginx"))
+    templates = Path(host.paths.root, "templates")
+    templates.mkdir()
+    (templates / "nginx.conf.j2").write_text(TEMPLATE)
+    port = free_port()
+    file = {
+        "target": "/etc/nginx/nginx.conf",
+        "template_src": "nginx.conf.j2",
+        "on_change": "reload",
+    }
+    options: dict[str, Any] = {
+        "entrypoint": ["nginx", "-g", "daemon off;"],
+        "published_ports": [f"{port}:80"],
+        "files": [file],
+    }
+
+    def deploy(greeting: str) -> dict[str, Any]:
+        task = {"sandbox": sandbox("web", image="nginx", command=[], **options)}
+        (result,) = play(host.paths, {**task, "vars": {"greeting": greeting}})
+        return result
+
+    deploy("before")
+    eventually(lambda: page(port) == "before")
+    shell(host, f"head -c {LARGE} /dev/zero >/usr/share/nginx/html/large")
+    pid = host.pid("web")
+    with Visitors(port) as visitors, answer_on_its_way(port, "/large") as answer:
+        visitors.all_see("before")
+        result = deploy("after")
+        visitors.all_see("after")
+        assert rest_of(answer) == LARGE
+    assert visitors.complaints == []
+    assert (host.pid("web"), host.info("web")["restarts"]) == (pid, 0)
+    diff = json.dumps(result["diff"])
+    assert "before" in diff and "after" in diff
+    assert any("nginx.conf" in line and "(live)" in line for line in result["actions"])
 
 
 HAPROXY = b"""
