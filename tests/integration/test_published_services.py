@@ -174,7 +174,7 @@ def test_nginx_takes_a_changed_file_while_it_serves(host: Deployment, published:
     assert (host.pid("web"), host.info("web")["restarts"]) == (pid, 0)
     diff = json.dumps(result["diff"])
     assert "before" in diff and "after" in diff
-    assert any("nginx.conf" in line and "(live)" in line for line in result["actions"])
+    assert any("nginx.conf" in line and "(live)" in line for line in result["actions"]), result
 
 
 HAPROXY = b"""

@@ -52,7 +52,8 @@ class Visitors:
     def _visit(self, number: int, keeps: bool) -> None:
         connection = self._connected()
         is_fresh = True
-        while not self._ended.is_set():
+        # Both cores are needed for the server and the run that changes it.
+        while not self._ended.wait(0.005):
             try:
                 self._last[number] = _asked(connection)
                 is_fresh = False

@@ -35,8 +35,23 @@ while :; do
   [ $n -lt 20 ] && sleep 1 || sleep 5
 done
 """
-_WORK = "trap 'echo ended; exit' TERM; while :; do date; sleep 60 & wait; done"
+_WORK = """
+trap 'echo ended; exit' TERM
+trap 'echo reloaded; cat /etc/worker.conf' HUP
+while :; do date; sleep 60 & wait; done
+"""
 _SERVE = "mkdir -p /srv; echo hello > /srv/index.html; exec httpd -f -p 80 -h /srv"
+
+
+def configured(text: str) -> dict[str, Any]:
+    """A file and a secret; ``secret-of-`` and ``file-of-`` are nowhere else."""
+    target = "/etc/worker.conf"
+    return {
+        "files": [{"target": target, "content": f"file-of-{text}\n", "on_change": "reload"}],
+        "secrets": [{"name": "password", "value": f"secret-of-{text}"}],
+    }
+
+
 DEMO: dict[str, Any] = {
     "sandbox_images": [{"name": "busybox", "source": "busybox"}],
     "sandbox_networks": [{"name": "default"}],
@@ -55,7 +70,7 @@ DEMO: dict[str, Any] = {
             "published_ports": ["8080:80"],
             "depends_on": ["shell"],
         },
-        {"name": "worker", "command": ["sh", "-c", _WORK]},
+        {"name": "worker", "command": ["sh", "-c", _WORK], **configured("the-first-deploy")},
         {
             "name": "shell",
             "command": ["sh", "-c", _PROBE],
@@ -94,8 +109,9 @@ def with_diary(variables: dict[str, Any]) -> dict[str, Any]:
 
 
 GROWN = {"disk_size": "48m"}
-# The limits of `worker` and `shell` after they were raised, for whoever comes after that.
-RAISED = with_diary(demo({"worker": {"memory": "96m", "cpus": 1}, "shell": GROWN}))
+# `worker` and `shell` after their limits were raised, for whoever comes after that.
+_RAISED = {"memory": "96m", "cpus": 1, **configured("a-later-one")}
+RAISED = with_diary(demo({"worker": _RAISED, "shell": GROWN}))
 
 
 def changed(output: str) -> int:
@@ -136,6 +152,23 @@ def fetch(guest: Guest, *, check: bool = True) -> str:
     """What the demo's web server answers on its published port."""
     otherwise = "" if check else " || true"
     return guest.output(f"busybox wget -q -O - http://127.0.0.1:8080/{otherwise}")
+
+
+def has_values(guest: Guest, text: str) -> None:
+    """The sandbox has its values, and the host the secret one in memory and encrypted only."""
+    assert inside(guest, "worker", "cat /etc/worker.conf /run/secrets/password") == (
+        f"file-of-{text}\nsecret-of-{text}"
+    )
+    places = "/run/sandlot/.secrets /var/lib/sandlot /var/log /run/log"
+    # The brackets are for sudo, which logs the command.
+    shown = guest.root(
+        f"cd /; stat -f -c %T run/sandlot/.secrets; grep -rl 'secret-of[-]' {places} | sort -u;"
+        f" grep -rlF file-of-{text} /var/lib/sandlot/sandboxes/worker/files;"
+        " ls /var/lib/sandlot/sandboxes/worker/secrets"
+    ).split()
+    assert shown[0] == "ramfs"
+    assert all(path.startswith("/run/sandlot/.secrets/worker/") for path in shown[1:-2]), shown
+    assert len(shown) > 3 and shown[-1].endswith(".cred"), shown
 
 
 def until(condition: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:

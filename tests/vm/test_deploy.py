@@ -5,7 +5,18 @@
 from __future__ import annotations
 
 from guest import Guest, finish
-from hosts import DEMO, DEPLOY, NAMES, SUITES, SUITES_CUT, changed, each, fetch, until
+from hosts import (
+    DEMO,
+    DEPLOY,
+    NAMES,
+    SUITES,
+    SUITES_CUT,
+    changed,
+    each,
+    fetch,
+    has_values,
+    until,
+)
 
 
 def test_deploy(guest: Guest, suite: str, deployed: str) -> None:
@@ -23,6 +34,10 @@ def test_the_host_is_a_real_one(guest: Guest, suite: str, deployed: str) -> None
 
 def test_a_second_run_changes_nothing(guest: Guest, deployed: str) -> None:
     assert changed(finish(guest.play(DEPLOY, DEMO))) == 0
+
+
+def test_secrets_are_in_memory_and_encrypted(guest: Guest, deployed: str) -> None:
+    has_values(guest, "the-first-deploy")
 
 
 def test_the_service_tells_the_truth(guest: Guest, deployed: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import shlex
 
 from guest import Guest
-from hosts import CGROUP, each, inspected
+from hosts import CGROUP, each, has_values, inspected
 
 _TOO_MUCH = 'sandlot exec shell -- sh -c "head -c 100m /dev/zero | tail | wc -c"'
 # CPU time in microseconds and seconds gone by, once a busy loop has begun and at times after that.
@@ -101,6 +101,14 @@ def test_limits_change_while_it_runs(guest: Guest, raised: tuple[int, dict[str, 
     assert guest.root(f"cat {CGROUP}/worker/memory.max") == str(96 << 20)
     assert _cpus_used(guest) > 0.65
     assert each(guest, "pid") == pids
+
+
+def test_files_and_secrets_change_while_it_runs(
+    guest: Guest, raised: tuple[int, dict[str, int]]
+) -> None:
+    """In the same run; the workload has read the file again."""
+    has_values(guest, "a-later-one")
+    assert "reloaded\nfile-of-a-later-one\n" in guest.root("sandlot logs worker")
 
 
 def test_systemd_leaves_our_cgroups_alone(guest: Guest, deployed: str) -> None:

@@ -12,7 +12,19 @@ import re
 import pytest
 from diary import Diary, has_all, is_limited
 from guest import Guest, finish
-from hosts import DEPLOY, NAMES, RAISED, changed, each, fetch, identity, inside, inspected, until
+from hosts import (
+    DEPLOY,
+    NAMES,
+    RAISED,
+    changed,
+    each,
+    fetch,
+    has_values,
+    identity,
+    inside,
+    inspected,
+    until,
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +59,10 @@ def test_volumes_and_quotas_are_back(
 ) -> None:
     has_all(guest, *written)
     is_limited(guest)
+
+
+def test_files_and_secrets_are_back(guest: Guest, rebooted: dict[str, object]) -> None:
+    has_values(guest, "a-later-one")
 
 
 def test_the_order_of_the_boot(guest: Guest, rebooted: dict[str, object]) -> None:
