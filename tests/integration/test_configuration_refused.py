@@ -14,7 +14,6 @@ SECRET = "a-value-that-no-message-has"
 # What an entry of a running sandbox would be, and what the message says.
 REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"files": [{"target": "/etc/../../x", "content": "x"}]}, "files[0].target"),
-    ({"files": [{"target": "/etc/passwd/x", "content": "x"}]}, "/etc/passwd"),
     ({"files": [{"target": "/usr", "content": "x"}]}, "/usr"),
     (
         {"files": [{"target": "/data/conf", "content": "x"}], "volumes": ["data:/data"]},
@@ -23,7 +22,6 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"files": [{"target": "/x", "content": "x", "owner": "nobody-at-all"}]}, "nobody-at-all"),
     ({"secrets": [{"name": "s", "value": SECRET * 40000}]}, "512000"),
     ({"secrets": [{"name": "s", "value": SECRET, "src": "x"}]}, "has value and src"),
-    ({"secrets": [{"name": "../s", "value": SECRET}]}, "is not the name of a secret"),
     ({"files": [{"target": "/x", "src": "/no/such/file"}]}, "/no/such/file"),
 )
 
