@@ -5,7 +5,6 @@ stopped and restarted."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -176,8 +175,6 @@ def test_nginx_takes_a_changed_file_while_it_serves(host: Deployment, published:
         "web: replace /etc/nginx/nginx.conf",
         "web: send SIGHUP to the workload",
     ]
-    diff = json.dumps(result["diff"])
-    assert 'return 200 \\"hello' in diff and 'return 200 \\"good day' in diff
 
 
 HAPROXY = b"""
