@@ -19,7 +19,7 @@ from .confinement import KERNEL_TREES
 from .mounts import TMPFS, depth
 from .names import MAX_ID, Pairs, absolute_path, environment_name, pairs
 from .option import Option, read
-from .quantities import signal_name
+from .quantities import signal_name, signal_number
 from .text import THE_VALUE, mapping, refusal, sequence, text, unique
 from .values import NONE, RELOAD, RESTART, SECRETS, File, Placed, Sealed, Secret
 
@@ -37,6 +37,11 @@ _DIGEST = re.compile(r"[0-9a-f]{32}")
 _OWNER = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,31}")
 _MODE = re.compile(r"0?[0-7]{3}")
 _SECRET = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,252}")
+# Faults and others that init keeps; the kernel ends init by SIGKILL.
+_NOT_FORWARDED = frozenset(
+    int(getattr(signal, f"SIG{name}"))
+    for name in "KILL STOP CHLD PIPE XFSZ SEGV BUS FPE ILL TRAP SYS".split()
+)
 _DIRECTORIES = frozenset({"/tmp", "/run", "/var/tmp", "/dev/shm", SECRETS})
 _HOST_MADE = {
     "/etc/hosts": "set etc_hosts, which adds names to it",
@@ -108,6 +113,15 @@ def mode(option: str, value: Any) -> int:
         hint = "write it in octal and in quotes, from '0000' to '0777'"
         raise refusal(option, value, "is not the mode of a file", hint=hint)
     return int(string, 8)
+
+
+def reload_signal(option: str, value: Any) -> int:
+    """The number of a signal that init passes on to the workload."""
+    number = signal_number(option, value)
+    if number in _NOT_FORWARDED:
+        problem = "ends the sandbox, or never reaches its workload"
+        raise refusal(option, value, problem, hint="use SIGHUP, SIGUSR1 or the like")
+    return number
 
 
 def files(option: str, value: Any, *, fields: Sequence[Option]) -> Tuple[File, ...]:

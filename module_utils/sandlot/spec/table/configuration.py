@@ -8,7 +8,7 @@ from functools import partial
 from typing import Tuple
 
 from ...plan import Change
-from .. import configuration, quantities, text
+from .. import configuration, text
 from ..option import Option, Reach
 from ..values import NONE
 
@@ -63,7 +63,7 @@ _CHANGES = (
     Option(
         "reload_signal",
         "str",
-        quantities.signal_number,
+        configuration.reload_signal,
         ["Signal of V(reload), by name or number; without it, V(SIGHUP)."],
         numeric=True,
     ),
