@@ -145,8 +145,8 @@ def _convert(project: Project, name: str, node: Node) -> None:
     project.sandboxes[name] = []
     if len(names) > 1:
         origin = node.get("scale") or node.get("deploy") or node
-        others = ", ".join(names[1:])
-        project.warn(origin, f"the name {name} leads to the first sandbox; the others are {others}")
+        others = " and ".join(filter(None, (", ".join(names[1:-1]), names[-1])))
+        project.warn(origin, f"the name {name} leads to the first sandbox, and not to {others}")
     for instance in names:
         sandbox = Sandbox(instance, node)
         service = Service(name, node, project, sandbox)

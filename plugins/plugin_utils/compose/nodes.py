@@ -74,6 +74,8 @@ class Node:
             return "the mapping"
         if isinstance(self.value, list):
             return "the list"
+        if self.value is None:
+            return "null"
         return brief(self.raw if self.outside else self.value)
 
     def error(self, problem: str, hint: str) -> ComposeError:

@@ -190,9 +190,9 @@ class Loader:
         directory = paths[0].parent
         if "project_directory" in fields:
             directory = base / text(fields["project_directory"])
-        env_files = [base / text(node) for node in one_or_more(fields.get("env_file", entry))]
-        if "env_file" not in fields:
-            env_files = [path for path in [directory / ".env"] if path.is_file()]
+        env_files = [path for path in [directory / ".env"] if path.is_file()]
+        if "env_file" in fields:
+            env_files = [base / text(node) for node in one_or_more(fields["env_file"])]
         inner = Loader({**environment(env_files, self.variables), **self.variables}, self.show)
         return inner.project(paths, directory, files)
 

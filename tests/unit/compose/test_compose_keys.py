@@ -156,3 +156,22 @@ def test_the_page_tells_the_fate_of_every_key() -> None:
     rows = re.findall(r"^\| ((?:`[a-z_]+`(?:, )?)+) \|", section, re.M)
     named = [key for row in rows for key in re.findall(r"`([a-z_]+)`", row)]
     assert sorted(named) == sorted(keys.KEYS)
+
+
+ODD = ("null", "''", "a", "-1", "0", "1.5", "true", "[]", "[null]", "[1]", "[[a]]", "[{}]", "{}")
+ODD += ("{a: null}", "{a: {}}", "{a: [null]}", "[{a: b}]", "{test: 1}", "2001-01-01")
+
+
+@pytest.mark.parametrize("key", SPECIFICATION)
+def test_any_value_is_converted_or_refused(key: str, tmp_path: Path) -> None:
+    """No value of another type ends in a traceback, nor does it below a key."""
+    for number, value in enumerate(ODD):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        case = _case(key, value)
+        if key == "image":
+            case = {"file": f"services: {{web: {{image: {value}}}}}\n"}
+        try:
+            converted(case, directory)
+        except ComposeError as error:
+            assert re.match(rf"{directory}/compose\.yml:[0-9]+: ", str(error)), str(error)
