@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from .nodes import OVERRIDE, RESET, Node
 from .short import port_key, target_key
-from .values import one_or_more, pairs, text
+from .values import mapping, one_or_more, pairs, text
 
 Path = tuple[str, ...]
 Key = Callable[[Node], tuple[str, ...]]
@@ -150,8 +150,10 @@ def _as_pairs(node: Node) -> Node:
 
 
 def _as_names(node: Node) -> Node:
+    if node.value is None:
+        return replace(node, value={})
     if not isinstance(node.value, list):
-        return node if node.value is not None else replace(node, value={})
+        return replace(node, value=mapping(node))
     return replace(node, value={text(item): replace(item, value=None) for item in node.value})
 
 

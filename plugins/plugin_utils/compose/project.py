@@ -183,6 +183,8 @@ class Loader:
             raise entry.failure("include names no file", "give it `path: FILE`")
         base, own = entry.source.base, one_or_more(fields["path"])
         paths = [_existing(node, base / text(node)) for node in own]
+        if not paths:
+            raise entry.failure("include names no file", "give it `path: FILE`")
         for path in paths:
             if path.resolve() in [other.resolve() for other in files]:
                 names = " -> ".join(str(other) for other in (*files, path))
