@@ -33,6 +33,9 @@ def check(project: Project) -> None:
 
 
 def _sandbox(sandbox: Sandbox) -> None:
+    if "name" in sandbox.options:
+        hint = "rename the service, or leave it out"
+        raise sandbox.origin("name").failure("a sandbox has the name of its service", hint)
     try:
         check_new(sandbox.name)
         normalise({"name": sandbox.name, **_with_contents(sandbox.options)})

@@ -11,7 +11,7 @@ from typing import Any
 from ...module_utils.sandlot.spec.configuration import LONGEST
 from .model import Json, Service
 from .nodes import Node
-from .storage import octal
+from .storage import octal, on_change
 from .values import boolean, known, sequence, text
 
 SECRETS = "/run/secrets"
@@ -69,7 +69,7 @@ def _owner(fields: Mapping[str, Node]) -> Json:
     given: Json = {option: text(fields[key]) for key, option in owner.items() if key in fields}
     if "mode" in fields:
         given["mode"] = octal(fields["mode"])
-    return given
+    return {**given, **on_change(fields)}
 
 
 def _content(

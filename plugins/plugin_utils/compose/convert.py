@@ -14,9 +14,11 @@ from .check import check
 from .model import Json, Project, Request, Sandbox, Service
 from .nodes import Node, placed
 from .project import SECTIONS, Loader, environment
-from .values import integer, mapping, sequence, text, unknown
+from .values import integer, mapping, plain, sequence, text, unknown
 
 MAX_REPLICAS = 100
+# The extension of a service with options of its sandbox.
+OPTIONS = "x-sandlot"
 _SERVICE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*")
 _TOP = ("version", "name", "include", "services", "networks", "volumes", "configs", "secrets")
 
@@ -157,6 +159,9 @@ def _convert(project: Project, name: str, node: Node) -> None:
             group(service)
         if not project.counts[name]:
             sandbox.set("state", "stopped", node)
+        extension = node.get(OPTIONS)
+        for option, item in mapping(extension).items() if extension else ():
+            sandbox.set(option, plain(item), item)
         for option, value in (project.request.instances.get(name) or {}).items():
             sandbox.set(option, value, node)
         project.sandboxes[name].append(sandbox)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def _long(service: Service, item: Node) -> None:
     if kind == "tmpfs":
         _memory(service, item, target, given.get("tmpfs"))
         return
-    fields.update(_details(service, kind, given.get(kind)))
+    fields.update({**_details(service, kind, given.get(kind)), **on_change(given)})
     if kind == "bind" and not source:
         raise item.failure("a bind has no source", "give it `source: PATH`")
     is_path = source.startswith(("/", ".", "~"))
@@ -111,6 +111,12 @@ def _memory(service: Service, item: Node, target: str, node: Node | None) -> Non
     service.sandbox.add("mounts", entry, item)
 
 
+def on_change(fields: Mapping[str, Node]) -> Json:
+    """The options that tell what follows a change of a file; Compose has no keys for them."""
+    keys = {"x-on_change": "on_change", "x-reload_signal": "reload_signal"}
+    return {option: text(fields[key]) for key, option in keys.items() if key in fields}
+
+
 def octal(node: Node) -> str:
     """A mode: a number of YAML, octal there too, or text in octal."""
     if isinstance(node.value, int) and not isinstance(node.value, bool):
@@ -136,6 +142,10 @@ def _place(service: Service, item: Node, source: str, target: str, fields: Json)
 def _mount(service: Service, item: Node, entry: Json) -> None:
     """A mount in the short notation, where it has one."""
     words = {"read_only": "ro", "no_copy": "nocopy"}
+    for key in ("on_change", "reload_signal"):
+        if key in entry:
+            hint = "leave it out: it is for files of the controller"
+            raise item.failure(f"x-{key} has no meaning for a path of the host or a volume", hint)
     rest = {key: x for key, x in entry.items() if key not in ("type", "source", "target") and x}
     colons = ":" in entry["source"] or ":" in entry["target"]
     if colons or not set(rest) <= set(words):
@@ -215,10 +225,10 @@ def _bind(service: Service, item: Node, source: str, target: str, fields: Json) 
     elif local.is_file():
         if not fields.get("read_only"):
             service.warn(item, "becomes a file that is read-only inside")
-        _file(service, item, local, target)
+        _file(service, item, local, target, fields)
     elif local.is_dir() and fields.get("read_only"):
         for one, below in _files(item, local):
-            _file(service, item, one, f"{target.rstrip('/')}/{below}")
+            _file(service, item, one, f"{target.rstrip('/')}/{below}", fields)
     else:
         state = "a directory that the service may write" if local.is_dir() else "not there"
         hint = (
@@ -229,12 +239,13 @@ def _bind(service: Service, item: Node, source: str, target: str, fields: Json) 
         raise item.error(f"is {state}", hint)
 
 
-def _file(service: Service, item: Node, path: Path, target: str) -> None:
+def _file(service: Service, item: Node, path: Path, target: str, fields: Json) -> None:
     status = path.stat()
     if status.st_size > MAX_FILE:
         hint = "copy it to the host, and set the option directory to the project's path there"
         raise item.failure(f"{path} is larger than 1 MiB, too large for a file", hint)
     entry: dict[str, Any] = {"target": target, "src": str(path)}
+    entry.update({key: fields[key] for key in ("on_change", "reload_signal") if key in fields})
     if status.st_mode & stat.S_IXUSR:
         entry["mode"] = "0755"
     service.sandbox.add("files", entry, item)

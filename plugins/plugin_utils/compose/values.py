@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from .nodes import Node
 
@@ -101,6 +102,13 @@ def duration(node: Node) -> str:
         count, micro = divmod(micro, scale)
         words += f"{count}{unit}" if count else ""
     return f"{words}{micro}us" if micro else words or "0s"
+
+
+def plain(node: Node) -> Any:
+    """The value as YAML has it."""
+    if isinstance(node.value, dict):
+        return {key: plain(item) for key, item in node.value.items()}
+    return [plain(item) for item in node.value] if isinstance(node.value, list) else node.value
 
 
 def mapping(node: Node) -> dict[str, Node]:
