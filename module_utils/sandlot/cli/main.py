@@ -12,7 +12,7 @@ import sys
 from typing import List, Optional, Sequence
 
 from ..errors import SandlotError
-from ..kernel import files, signals
+from ..kernel import confine, files, signals
 from ..oserrors import explained
 from ..site import Site
 from . import output
@@ -49,6 +49,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     signals.reset()
     files.close_umask()
     _open_streams()
+    if argv is None:
+        # A core dump would have values of secrets.
+        confine.prctl(confine.PR_SET_DUMPABLE, 0)
     options = parse(list(sys.argv[1:] if argv is None else argv))
     failure = EXEC_FAILURE if options.command == "exec" else FAILURE
     try:
