@@ -23,6 +23,7 @@ import pytest
 import session_trees
 from sandlot import cgroups, converge, images, network
 from sandlot.build import creator
+from sandlot.configuration import memory
 from sandlot.converge import Result
 from sandlot.host import install
 from sandlot.kernel import mountinfo, mounts
@@ -138,6 +139,7 @@ class Deployment:
         observed = cgroups.observe(self.paths, names)
         for name in names:
             apply_all(cgroups.remove_operations(self.paths, name, observed))
+        memory.release(self.paths)
         shutil.rmtree(self.paths.run)
 
     def reset(self) -> None:
@@ -176,6 +178,7 @@ def scrub(paths: Site) -> None:
     for point in reversed(mountinfo.within(paths.state)):
         mounts.umount(point)
     closing.reopen(paths)
+    memory.release(paths)
     names = [*cgroups.names(paths), *runtime.names(paths)]
     observed = cgroups.observe(paths, names)
     for name in names:
