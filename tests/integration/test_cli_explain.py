@@ -59,7 +59,15 @@ def facts(pid: int) -> dict[str, Any]:
         "hosts": Path(f"/proc/{pid}/root/etc/hosts").read_text(),
         "ports": inside(pid, "--net", "cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start"),
         "clocks": Path(f"/proc/{pid}/timens_offsets").read_text(),
+        "contents": [contents(Path(f"/proc/{pid}/root{path}")) for path in CONTENTS],
     }
+
+
+def contents(path: Path) -> tuple[int, int, int, str] | None:
+    if not path.exists():
+        return None
+    status = path.stat()
+    return status.st_uid, status.st_gid, status.st_mode, path.read_text()
 
 
 def mounts(pid: int) -> list[list[str]]:
@@ -168,8 +176,20 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "security_profile": "daemon",
         "capabilities": ["NET_BIND_SERVICE", "NET_RAW"],
     },
-    "capable": {"capabilities": ["NET_RAW", "SETUID", "SETGID"]},
+    "capable": {
+        "capabilities": ["NET_RAW", "SETUID", "SETGID"],
+        "files": [{"target": "/etc/app/main.conf", "content": "listen 80\n", "owner": "33"}],
+        "secrets": [
+            {"name": "db", "value": "hunter2"},
+            {"name": "tls", "value": "hunter2-key", "target": "/etc/tls.key", "mode": "0400"},
+        ],
+        "env": {
+            "TOKEN": {"value": 'hunter2\n\\n "$(id)" it\'s %s\n\n', "secret": True},
+            "OTHER": {"value": "", "secret": True},
+        },
+    },
 }
+CONTENTS = ("/etc/app/main.conf", "/run/secrets/db", "/etc/tls.key")
 
 
 MODES: dict[str, dict[str, Any]] = {
@@ -226,6 +246,7 @@ def test_script_makes_the_same_sandbox(host: Deployment, options: dict[str, Any]
     real = workload(host.pid("web"))
     expected = facts(real)
     script = explain.script(explain.look(host.paths, "web", show_env=True))
+    assert "hunter2" not in script
     host.run(sandbox("web", state="stopped", **options))
     release(host, "web")
     with running_script(script) as pid:
