@@ -135,21 +135,19 @@ def tidy(site: Site, record: Record) -> None:
 
 
 def _surplus(site: Site, record: Record) -> List[str]:
-    """Files that the record does not name."""
+    """Files that the record does not name; few sandboxes have or had any."""
     sandbox = site.sandbox(record.name)
-    digests = _secret_digests(record)
+    tops = (sandbox.files, sandbox.stored_secrets, sandbox.memory)
+    if not any(map(os.path.isdir, tops)):
+        return []
+    places = [sandbox.files, sandbox.stored_secrets, *memory.directories(sandbox)]
+    present = [f"{place}/{name}" for place in places for name in kernel_files.names(place)]
     wanted = {rest.file_path(sandbox, entry) for entry in contents.files(record)}
     wanted |= {memory.content_path(sandbox, entry) for entry in contents.secrets(record)}
     wanted |= {sandbox.secret_variable(each) for each in contents.variables(record).values()}
-    at_rest = f"{sandbox.stored_secrets}/"
-    wanted |= {f"{at_rest}{digest}{ending}" for digest in digests for ending in rest.ENDINGS}
-    places = [sandbox.files, sandbox.stored_secrets, *memory.directories(sandbox)]
-    return [
-        path
-        for place in places
-        for path in (f"{place}/{name}" for name in kernel_files.names(place))
-        if path not in wanted
-    ]
+    for digest in _secret_digests(record):
+        wanted.update(rest.secret_paths(sandbox, digest))
+    return [path for path in [*present, *memory.unfinished(sandbox)] if path not in wanted]
 
 
 def remove(site: Site, name: str) -> None:

@@ -80,6 +80,12 @@ def directories(sandbox: SandboxPaths) -> List[str]:
     return [f"{sandbox.memory}/content", f"{sandbox.memory}/env"]
 
 
+def unfinished(sandbox: SandboxPaths) -> List[str]:
+    """The file that a killed run was about to make or to share."""
+    path = f"{sandbox.memory}/{_NEW}"
+    return [path] if os.path.lexists(path) else []
+
+
 def content_path(sandbox: SandboxPaths, content: Content) -> str:
     return sandbox.secret(content.digest, content.uid, content.gid, content.mode)
 

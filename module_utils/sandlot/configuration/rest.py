@@ -8,7 +8,7 @@ Each has the name of its digest, so that a new one never takes the place of an o
 from __future__ import annotations
 
 import os
-from typing import Set
+from typing import Set, Tuple
 
 from .. import store
 from ..errors import StateError
@@ -19,7 +19,6 @@ from . import credentials
 from .contents import Content
 
 ENCRYPTED = ".cred"
-ENDINGS = ("", ENCRYPTED)
 _NEW = ".new"
 _GONE = "deploy it again, with the content"
 
@@ -83,34 +82,36 @@ def read_file(sandbox: SandboxPaths, what: str, digest: str) -> bytes:
 # -- secrets
 
 
-def _secret_path(sandbox: SandboxPaths, digest: str) -> str:
-    return f"{sandbox.stored_secrets}/{digest}"
+def secret_paths(sandbox: SandboxPaths, digest: str) -> Tuple[str, str]:
+    """The two paths that a value may have: as it is, and encrypted."""
+    path = f"{sandbox.stored_secrets}/{digest}"
+    return path, f"{path}{ENCRYPTED}"
 
 
 def has_secret(sandbox: SandboxPaths, digest: str) -> bool:
-    path = _secret_path(sandbox, digest)
-    return any(os.path.lexists(f"{path}{ending}") for ending in ENDINGS)
+    return any(map(os.path.lexists, secret_paths(sandbox, digest)))
 
 
 def write_secret(site: Site, sandbox: SandboxPaths, digest: str, value: bytes) -> None:
     """Write a value, encrypted if the host can; `sandlot doctor` tells why it can't."""
-    path, encrypted = _secret_path(sandbox, digest), b""
+    plain_path, encrypted_path = secret_paths(sandbox, digest)
+    encrypted = b""
     if credentials.available(site):
         encrypted, dummy = credentials.encrypt(site, digest, value)
     if encrypted:
-        write(f"{path}{ENCRYPTED}", encrypted)
-        store.unlink(path)
+        write(encrypted_path, encrypted)
+        store.unlink(plain_path)
     else:
-        write(path, value)
-        store.unlink(f"{path}{ENCRYPTED}")
+        write(plain_path, value)
+        store.unlink(encrypted_path)
 
 
 def read_secret(site: Site, sandbox: SandboxPaths, what: str, digest: str) -> bytes:
-    path = _secret_path(sandbox, digest)
-    value = store.read_bytes(path, hint=_GONE)
+    plain_path, encrypted_path = secret_paths(sandbox, digest)
+    value = store.read_bytes(plain_path, hint=_GONE)
     if value is not None:
         return value
-    encrypted = store.read_bytes(f"{path}{ENCRYPTED}", hint=_GONE)
+    encrypted = store.read_bytes(encrypted_path, hint=_GONE)
     if encrypted is None:
         raise _missing(sandbox, what)
     try:
