@@ -104,7 +104,7 @@ def test_values_inside_and_in_memory(host: Deployment) -> None:
     site = host.paths
     assert seen(host) == ALL
     listed = output(host, "a", "stat", "-c", "%u %g %a", "/etc/app.conf", "/etc/tls/key")
-    assert listed.splitlines() == ["5 5 640", "7 7 400"]
+    assert listed.splitlines() == ["5 0 640", "7 0 400"]
     assert output(host, "a", "stat", "-L", "-c", "%u %a", "/run/secrets/db") == "0 444\n"
     assert output(host, "a", "sh", "-c", "echo $TOKEN $PLAIN") == f"{VARIABLE} plain\n"
     assert kind_of(site) == "ramfs"
