@@ -17,7 +17,7 @@ now() {{ echo $(usage) $(cut -d ' ' -f 1 /proc/uptime); }}
 enough=$(($(usage) + 200000))
 sandlot exec worker -- timeout 20 sh -c 'while :; do :; done' > /dev/null 2>&1 &
 until [ $(usage) -gt $enough ]; do sleep 0.1; done
-now; for window in 1 2 3; do sleep 4; now; done; wait
+now; for window in 1 2 3; do sleep 2; now; done; kill $!; wait
 """
 _FORKS = "sandlot exec web -- sh -c 'for i in $(seq 50); do sleep 2 & done; wait'"
 # Connections that nobody reads, by a process of the host in the cgroup of a sandbox.
