@@ -8,11 +8,17 @@ import os
 from pathlib import Path
 
 import pytest
-from sandlot.host import install, sudo
+from sandlot.host import install, payload, sudo
 from sandlot.site import Site
 
 NARROW = 'Defaults secure_path="/usr/sbin:/usr/bin:/sbin:/bin"\n'
 WIDE = 'Defaults\tsecure_path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"\n'
+
+
+@pytest.fixture(autouse=True)
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytecode takes a second each time, and is no matter of sudo's."""
+    monkeypatch.setattr(payload, "_compile", lambda _directory: None)
 
 
 def site(top: Path, sudoers: str, **extra: str) -> Site:
