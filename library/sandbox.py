@@ -823,7 +823,9 @@ from ..module_utils.sandlot.spec import argument_spec, normalise
 
 def action(module: shell.Module, site: Site) -> shell.Json:
     spec = normalise(module.params)
-    request = converge.request([spec], check=module.check_mode, watch=converge.WATCH)
+    request = converge.request(
+        [spec], check=module.check_mode, diff=module._diff, watch=converge.WATCH
+    )
     result = converge.converge(site, request)
     return {
         **converge.return_values(result),

@@ -1391,6 +1391,7 @@ def action(module: shell.Module, site: Site) -> shell.Json:
         **{flag: params[flag] for flag in FLAGS},
         only=params["only"],
         check=module.check_mode,
+        diff=module._diff,
         watch=converge.WATCH,
         uploads=params["uploads"],
         management_ports=network.port_numbers("management_ports", params["management_ports"]),

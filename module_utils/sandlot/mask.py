@@ -46,20 +46,30 @@ class Mask:
         content = b"\0".join(parts)
         return hashlib.blake2b(content, key=self._read(), digest_size=16).hexdigest()
 
-    def options(self, owner: str, given: Mapping[str, Any], secret: AbstractSet[str]) -> Any:
+    def options(
+        self,
+        owner: str,
+        given: Mapping[str, Any],
+        secret: AbstractSet[str],
+        *,
+        clear: bool = False,
+    ) -> Any:
         """A mapping of options as results show it; ``owner`` names what the options are of."""
         return {
-            name: self.value(owner, value) if name in secret else value
+            name: self.value(owner, value, clear=clear) if name in secret else value
             for name, value in given.items()
         }
 
-    def value(self, owner: str, value: Any) -> Any:
-        """The names of a mapping stay. One value has another digest for each owner and name."""
+    def value(self, owner: str, value: Any, *, clear: bool = False) -> Any:
+        """The names of a mapping stay. One value has another digest for each owner and name.
+
+        With ``clear``, values that are no more than perhaps a secret are shown.
+        """
         if isinstance(value, Mapping):
             return {
                 name: shown(item["digest"])
                 if isinstance(item, Mapping)
-                else self._digest(owner, name, item)
+                else (item if clear else self._digest(owner, name, item))
                 for name, item in value.items()
             }
         if isinstance(value, list):

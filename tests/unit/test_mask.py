@@ -80,6 +80,21 @@ def test_a_damaged_key_is_explained(site: Site) -> None:
         shown(site, A="x")
 
 
+def test_a_marked_value_is_never_shown(site: Site) -> None:
+    digest = "0123456789abcdef" * 2
+    given = {
+        "env": {"A": "plain", "B": {"digest": digest}},
+        "files": [{"target": "/a", "digest": digest}],
+    }
+    options = {"env", "files"}
+    clear = Mask(site).options("web", given, options, clear=True)
+    assert clear["env"] == {"A": "plain", "B": "hidden (01234567)"}
+    assert clear["files"] == [{"target": "/a", "digest": "hidden (01234567)"}]
+    hidden = Mask(site).options("web", given, options)
+    assert hidden["env"]["A"].startswith("hidden (")
+    assert (hidden["env"]["B"], hidden["files"]) == (clear["env"]["B"], clear["files"])
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

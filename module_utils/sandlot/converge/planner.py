@@ -10,8 +10,9 @@ Networks, images and volumes are removed last, and only if everything before suc
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Callable, Mapping, Sequence
+from typing import Any, Callable, Dict, Mapping, Sequence
 
+from ..configuration import texts
 from ..plan import Operation
 from ..sandbox import etcfiles
 from ..sandbox.hidden_files import Hidden
@@ -94,7 +95,8 @@ LAST: tuple[Phase, ...] = (
 class Plan:
     """A run with a failed sandbox skips ``last``, as the sandbox may need what it removes.
 
-    ``room`` comes before all: it removes old snapshots, which may make room for the run.
+    ``room`` comes before all: it removes old snapshots, which may make room for the run. ``texts``
+    are the files that change, which a run removes when it is done.
     """
 
     context: Context
@@ -105,6 +107,7 @@ class Plan:
     last: Sequence[Operation]
     warnings: Sequence[str]
     hidden: Mapping[str, Hidden] = field(default_factory=dict)
+    texts: Sequence[Dict[str, Any]] = field(default=(), repr=False)
 
     @property
     def operations(self) -> list[Operation]:
@@ -144,7 +147,16 @@ def plan(site: Site, request: Request, observed: Observation) -> Plan:
     steps += drops.removals(site, surplus, situation.drops)
     last = _of(LAST, situation)
     hiding = hidden.hidden_files(site, situation.decisions, observed.sandboxes)
-    return Plan(situation, room, first, preparation, steps, last, warnings, hiding)
+    shown = _texts(situation) if request.diff else ()
+    return Plan(situation, room, first, preparation, steps, last, warnings, hiding, shown)
+
+
+def _texts(situation: Context) -> list[Dict[str, Any]]:
+    known = situation.observed.records.good
+    left = {name: decision.record for name, decision in situation.decisions.items()}
+    names = [*left, *situation.resolved.removed]
+    pairs = [(name, known.get(name), left.get(name)) for name in names]
+    return [entry for pair in pairs for entry in texts.changed(situation.site, *pair)]
 
 
 def _of(phases: Sequence[Phase], situation: Context) -> list[Operation]:

@@ -111,7 +111,7 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
         changed=bool(announced),
         actions=[operation.describe() for operation in announced],
         sandboxes=sandboxes,
-        diff=_diff(context, mask),
+        diff=_diff(context, mask, plan.texts),
         relaxed=relaxed,
         relaxed_networks={name: lines for name, lines in opened.items() if lines},
         failed={name: str(error) for name, error in failures.items()},
@@ -227,7 +227,6 @@ def facts(record: Record) -> Json:
 
 def info(site: Site, names: Iterable[str] | None = None, *, show_env: bool = False) -> list[Json]:
     """Facts of the named sandboxes (None: of all); names without a sandbox are skipped."""
-    secret = frozenset() if show_env else SECRET
     records, mask = load_all(site), Mask(site)
     layout, kept = cgroups.detect(), _snapshots(site)
     entries = []
@@ -253,7 +252,7 @@ def info(site: Site, names: Iterable[str] | None = None, *, show_env: bool = Fal
             if known.wanted == STARTED and live["state"] in runtime.ENDED
             else None,
             "snapshots": kept.get(name, []),
-            "spec": mask.options(name, stored.to_json(known.spec), secret),
+            "spec": mask.options(name, stored.to_json(known.spec), SECRET, clear=show_env),
         }
         entries.append(entry)
     return entries
@@ -292,8 +291,8 @@ def relaxed(record: Record) -> list[str]:
     ]
 
 
-def _diff(context: Context, mask: Mask) -> Json | List[Json]:
-    """The diff of each requested kind; a single kind has no header."""
+def _diff(context: Context, mask: Mask, texts: Sequence[Json]) -> Json | List[Json]:
+    """The diff of each requested kind, and of files; a single one has no header."""
     request, before = context.request, context.observed.before
     kinds: Dict[str, Json] = {}
     if request.image_plan is not None:
@@ -313,10 +312,10 @@ def _diff(context: Context, mask: Mask) -> Json | List[Json]:
         }
     if request.sandboxes is not None:
         kinds["sandboxes"] = _sandboxes_diff(context, mask)
-    if len(kinds) == 1:
+    if len(kinds) == 1 and not texts:
         return next(iter(kinds.values()))
     headers = ("before_header", "after_header")
-    return [{**dict.fromkeys(headers, kind), **sides} for kind, sides in kinds.items()]
+    return [*({**dict.fromkeys(headers, kind), **kinds[kind]} for kind in kinds), *texts]
 
 
 def _text(networks: Mapping[str, Network]) -> str:

@@ -34,7 +34,7 @@ class Request:
     of workloads that it started. ``unrecorded`` images are still being built. ``uploads`` maps
     archives of images to their copies on the host, None when the controller copies none.
     ``management_ports`` are never published. ``image_plan`` is made from ``images``, after a look
-    at their sources.
+    at their sources. With ``diff``, the result shows files as text.
     """
 
     sandboxes: Optional[Tuple[Desired, ...]] = None
@@ -54,6 +54,7 @@ class Request:
     uploads: Optional[Mapping[str, str]] = None
     management_ports: Tuple[int, ...] = ()
     image_plan: Optional[ImagePlan] = None
+    diff: bool = False
 
     @property
     def desired(self) -> Dict[str, Desired]:

@@ -15,6 +15,8 @@ from ansible.errors import AnsibleActionFail
 from ansible.parsing.dataloader import DataLoader
 from ansible.parsing.vault import VaultEditor, VaultLib, VaultSecret
 from ansible.template import Templar
+from sandlot.spec import configuration as engine
+from sandlot_plugins.plugin_utils import configuration
 from sandlot_plugins.plugin_utils.configuration import filled
 
 Json = dict[str, Any]
@@ -225,3 +227,7 @@ def test_what_is_malformed_is_left_to_the_module(top: Path, arguments: Json) -> 
 def test_a_malformed_env_is_left_to_the_module(top: Path) -> None:
     arguments = {"sandboxes": [{"name": "web", "env_file": "none", "env": "hunter2"}]}
     assert fill(top, arguments) == {"sandboxes": [{"name": "web", "env": "hunter2"}]}
+
+
+def test_limits_are_those_of_the_engine() -> None:
+    assert {content: limit for content, limit in configuration.FILLED.values()} == engine.LONGEST
