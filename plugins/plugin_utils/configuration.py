@@ -168,7 +168,10 @@ class Controller:
             places = ", ".join(dict.fromkeys(map(str, getattr(error, "paths", None) or ())))
             searched = f"; searched: {places}" if places else ""
             problem = f"{str(name)!r} is not on the controller{searched}"
-            hint = f"put it into {directory}/ of the role or beside the playbook, or give its path"
+            hint = (
+                f"put it into {directory}/ of the role or beside the playbook, or give its path, "
+            )
+            hint += "as with {{ inventory_dir }}/NAME"
             raise AnsibleActionFail(f"{where}: {problem}; {hint}") from None
 
     def _text(self, where: str, path: str, limit: int) -> str:
