@@ -81,7 +81,8 @@ options:
   project:
     description:
       - Name of the project, with which names of its volumes and networks begin.
-      - Without it, the C(name) of the file, else the name of its directory.
+      - Without it, the C(name) of the file, else the name of its directory; for a file with a name
+        of its own, such as C(wiki.yml), that.
     type: str
   subnet_pool:
     description:

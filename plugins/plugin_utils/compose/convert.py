@@ -46,13 +46,17 @@ def convert(
 
     base = files[0].parent
     known = environment(env_files, variables)
-    chosen = project_name(name or known.get("COMPOSE_PROJECT_NAME") or base.name)
-    loader = Loader({"COMPOSE_PROJECT_NAME": chosen, **known}, once)
-    tree = placed(loader.project(files, base))
+    wanted = name or known.get("COMPOSE_PROJECT_NAME")
+    chosen = project_name(wanted or _usual_name(files[0]))
+    loader = Loader({**known, "COMPOSE_PROJECT_NAME": chosen}, once)
+    tree = loader.project(files, base)
     given = tree.get("name")
-    if given and not name and "COMPOSE_PROJECT_NAME" not in known:
+    if given and not wanted:
         chosen = project_name(text(given))
-    project = Project(chosen, base, tree, loader, request)
+        # The files may have the name as a variable.
+        loader = Loader({**known, "COMPOSE_PROJECT_NAME": chosen}, once)
+        tree = loader.project(files, base)
+    project = Project(chosen, base, placed(tree), loader, request)
     _check_top(project)
     _activate(project)
     for service, node in project.services.items():
@@ -60,6 +64,12 @@ def convert(
     _check_cycles(project)
     check(project)
     return _result(project)
+
+
+def _usual_name(file: Path) -> str:
+    """The directory's name, as in Compose, unless the file has a name of its own."""
+    is_usual = file.name.startswith(("compose", "docker-compose"))
+    return file.parent.name if is_usual else file.stem
 
 
 def project_name(text: str) -> str:

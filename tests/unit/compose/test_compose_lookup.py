@@ -83,6 +83,12 @@ def test_other_env_files(project: Path) -> None:
         looked_up(str(project), env_file=["gone.env"])
 
 
+def test_a_file_with_a_name_of_its_own(project: Path) -> None:
+    (project / "forum.yml").write_text(FILE)
+    result = looked_up(str(project / "forum.yml"))
+    assert [network["name"] for network in result["sandbox_networks"]] == ["forum_default"]
+
+
 def test_warnings_are_shown(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     monkeypatch.setattr(Display, "warning", lambda self, line, **dummy: lines.append(line))
