@@ -5,6 +5,7 @@ stopped and restarted."""
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 from archives import entry, folder, link
 from converge_fixtures import Deployment, eventually, free_port, needs_root, sandbox
 from image_fixtures import prepare
-from plays import play
+from plays import play, run_here
 from published_images import (
     PATH,
     Published,
@@ -123,7 +124,7 @@ def test_nginx(host: Deployment, published: Published) -> None:
     assert page(port) == "a third page\n"
 
 
-TEMPLATE = """
+TEMPLATE = """\
 user www-data;
 events {}
 http {
@@ -157,7 +158,8 @@ def test_nginx_takes_a_changed_file_while_it_serves(host: Deployment, published:
 
     def deploy(greeting: str) -> dict[str, Any]:
         task = {"sandbox": sandbox("web", image="nginx", command=[], **options)}
-        (result,) = play(host.paths, {**task, "vars": {"greeting": greeting}})
+        shown = functools.partial(play, run=lambda words, env: run_here([*words, "--diff"], env))
+        (result,) = shown(host.paths, {**task, "vars": {"greeting": greeting}})
         return result
 
     deploy("hello")
@@ -175,6 +177,9 @@ def test_nginx_takes_a_changed_file_while_it_serves(host: Deployment, published:
         "web: replace /etc/nginx/nginx.conf",
         "web: send SIGHUP to the workload",
     ]
+    texts = [(each["before"], each["after"]) for each in result["diff"]]
+    before = TEMPLATE.replace("{{ greeting }}", "hello")
+    assert (before, before.replace("hello", "good day")) in texts
 
 
 HAPROXY = b"""
