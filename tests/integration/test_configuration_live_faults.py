@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,16 @@ def test_memory_that_somebody_unmounts_is_filled_again(host: Deployment) -> None
     assert output(host, "a", "cat", PASSWORD) == "value 2" and host.pid("a") == running
     host.kill("a")
     host.converged(wish(2))
-    assert output(host, "a", "cat", PASSWORD) == "value 2"
+    assert host.inside("a", PASSWORD) == "value 2"
+    # Nothing is stopped that could not start again.
+    running, box = host.pid("a"), host.paths.sandbox("a")
+    shutil.rmtree(box.stored_secrets)
+    live_mounts.mounts.umount(host.paths.secrets)
+    done = converge.lifecycle(host.paths, ["a"], "restart")
+    assert "has lost secret password, secret s0" in done.failed["a"], done.failed
+    assert host.pid("a") == running and host.inside("a", PASSWORD) == "value 2"
+    host.converged(wish(2))
+    assert host.inside("a", PASSWORD) == "value 2" and host.pid("a") == running
 
 
 @pytest.mark.parametrize("way", ["beneath", "before 6.5"])

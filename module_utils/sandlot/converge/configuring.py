@@ -12,9 +12,11 @@ from functools import partial
 from typing import Iterable, Sequence
 
 from .. import configuration
+from ..errors import StateError
 from ..plan import Failures, Operation, batch
 from ..sandbox import reloading
 from ..sandbox.record import Record
+from ..site import Site
 from ..spec.quantities import signal_name
 from .context import Context
 from .decide import Decision
@@ -38,13 +40,22 @@ def _keep(context: Context, decisions: Iterable[Decision]) -> list[Operation]:
         Operation(
             decision.name,
             "keep values",
-            partial(configuration.keep, context.site, decision.record),
+            partial(_keep_one, context.site, decision.record),
             subject=decision.name,
             silent=True,
         )
         for decision in decisions
-        if decision.write_record and _has_any(decision.record)
+        if (decision.write_record or decision.start) and _has_any(decision.record)
     ]
+
+
+def _keep_one(site: Site, known: Record) -> None:
+    """Keep the values that a run brings; StateError before a stop when a start would lack some."""
+    configuration.keep(site, known)
+    lost = configuration.missing(site, known)
+    if lost and not configuration.is_placed(site, known):
+        problem = f"the host has lost {', '.join(lost)}"
+        raise StateError(problem, hint="deploy the sandbox again, with its values")
 
 
 def _has_any(record: Record) -> bool:
