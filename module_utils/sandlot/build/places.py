@@ -11,10 +11,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from typing import Iterable
 
 from ..kernel import mounts
 
 _MARK = "user.sandlot.place"
+_BENEATH = mounts.RESOLVE_BENEATH | mounts.RESOLVE_NO_SYMLINKS | mounts.RESOLVE_NO_XDEV
 # File systems without such attributes, read-only and full ones, and what a tenant did meanwhile.
 _STAYS = frozenset(
     (
@@ -40,6 +42,34 @@ def give_up(holder: int, leaf: str) -> None:
     except OSError as error:
         if error.errno not in _STAYS:
             raise
+
+
+def leave(upper: str, targets: Iterable[str]) -> None:
+    """Remove places from the layer of a sandbox that does not run."""
+    try:
+        top = os.open(upper, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return  # a layer in memory
+    try:
+        for target in targets:
+            directory, leaf = os.path.split(target)
+            _leave(top, directory.strip("/") or ".", leaf)
+    finally:
+        os.close(top)
+
+
+def _leave(top: int, directory: str, leaf: str) -> None:
+    try:
+        holder = mounts.openat2(top, directory, os.O_PATH | os.O_DIRECTORY, _BENEATH)
+    except OSError as error:
+        # The way leads over links of the tenant, or into the image.
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
+            return
+        raise
+    try:
+        give_up(holder, leaf)
+    finally:
+        os.close(holder)
 
 
 def _give_up(holder: int, leaf: str) -> None:

@@ -8,9 +8,20 @@ from functools import partial
 from typing import Dict, Sequence
 
 from .. import cgroups, idmap, images, network, store
+from ..build import places
 from ..launcher.client import Launcher
 from ..plan import Change, Failures, Operation, batch, of_one
-from ..sandbox import devices, etcfiles, last_words, launchfile, layers, live, logs, record
+from ..sandbox import (
+    devices,
+    etcfiles,
+    last_words,
+    launchfile,
+    layers,
+    live,
+    logs,
+    mount_state,
+    record,
+)
 from ..sandbox.record import PRESENT, REBUILDING, STOPPED, Record
 from ..site import Site
 from ..snapshots.content import fill_layer
@@ -199,7 +210,10 @@ def _prepare_one(context: Context, decision: Decision) -> Operation | None:
     encoded = launchfile.encoded(launch)
     relaunch = current != encoded and not decision.next_slot
     stays = context.observed.sandboxes[name].running and not decision.stop
-    reconfigure = relaunch and stays and live.differs(launchfile.decoded(current), launch)
+    old = launchfile.decoded(current) if relaunch else {}
+    reconfigure = relaunch and stays and live.differs(old, launch)
+    # A change of what runs takes its places away itself.
+    left = [] if stays or fresh else mount_state.withdrawn(old, launch)
 
     def write() -> None:
         if fresh:
@@ -211,6 +225,8 @@ def _prepare_one(context: Context, decision: Decision) -> Operation | None:
             etcfiles.write(paths, decision.record, files.due())
         if reconfigure:
             live.configure(paths.sandbox(name), launch)
+        if left:
+            places.leave(paths.sandbox(name).upper, left)
         if relaunch:
             launchfile.write(paths.sandbox(name), encoded)
 

@@ -173,6 +173,13 @@ def is_of_record(entry: Mapping[str, Any]) -> bool:
     return entry.get("type") in OF_RECORD
 
 
+def withdrawn(old: Mapping[str, Any], new: Mapping[str, Any]) -> List[str]:
+    """Targets of files and secrets that a launch file has no more."""
+    wanted = {entry["target"] for entry in new.get("mounts", ())}
+    known = (entry for entry in old.get("mounts", ()) if is_of_record(entry))
+    return [entry["target"] for entry in known if entry["target"] not in wanted]
+
+
 def described(entry: Mapping[str, Any]) -> str:
     """A mount for a line."""
     source = entry.get("source", "a tmpfs")
