@@ -106,10 +106,13 @@ EXAMPLES = """
         sandbox_instances: "{{ wiki.sandbox_instances }}"
 
 - name: Show what becomes of it, with an image of the inventory and a password from a vault
-  ansible.builtin.debug:
-    msg: >-
-      {{ lookup('sandlot.sandlot.compose', 'app/compose.yml', 'app/production.yml',
-                images={'app': 'app'}, env={'DB_PASSWORD': vault_db_password}) }}
+  hosts: localhost
+  tasks:
+    - name: Show the variables
+      ansible.builtin.debug:
+        msg: >-
+          {{ lookup('sandlot.sandlot.compose', 'app/compose.yml', 'app/production.yml',
+                    images={'app': 'app'}, env={'DB_PASSWORD': vault_db_password}) }}
 """
 
 RETURN = """
