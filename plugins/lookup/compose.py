@@ -96,14 +96,13 @@ EXAMPLES = """
   hosts: all
   vars:
     wiki: "{{ lookup('sandlot.sandlot.compose', 'wiki/compose.yml', profiles=['mail']) }}"
+    sandbox_images: "{{ wiki.sandbox_images }}"
+    sandbox_networks: "{{ wiki.sandbox_networks }}"
+    sandbox_volumes: "{{ wiki.sandbox_volumes }}"
+    sandbox_instances: "{{ wiki.sandbox_instances }}"
   roles:
     - role: sandlot.sandlot.sandbox_host
     - role: sandlot.sandlot.sandbox
-      vars:
-        sandbox_images: "{{ wiki.sandbox_images }}"
-        sandbox_networks: "{{ wiki.sandbox_networks }}"
-        sandbox_volumes: "{{ wiki.sandbox_volumes }}"
-        sandbox_instances: "{{ wiki.sandbox_instances }}"
 
 - name: Show what becomes of it, with an image of the inventory and a password from a vault
   hosts: localhost
