@@ -214,7 +214,7 @@ def test_what_is_lost_is_named(host: Deployment) -> None:
 def test_removal_leaves_nothing(host: Deployment) -> None:
     """A removal is killed after each step; the next one ends it, also without a record."""
     site = host.paths
-    for number in range(2, 100, 4):
+    for number in range(2, 100, 6):
         host.run(with_contents())
         ended = not killed_after(number, lambda: host.run(purge=True))
         result = host.run(purge=True)

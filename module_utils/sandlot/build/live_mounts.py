@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 from ..errors import LaunchError
-from ..kernel import fork, mountinfo, mounts, namespaces
+from ..kernel import confine, fork, mountinfo, mounts, namespaces
 from ..kernel.files import pwrite_all
 from ..kernel.mounts import RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS
 from ..sandbox import mount_state, runtime
@@ -154,6 +154,8 @@ def _prepared(job: _Job) -> List[int]:
     os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
+    # That gave it the dumpability of fs.suid_dumpable (prctl(2)), and it has a copy of the values.
+    confine.prctl(confine.PR_SET_DUMPABLE, 0)
     os.umask(0)
     namespaces.unshare(namespaces.CLONE_NEWNS)
     locked = iter([mounting.locked(place) for place in places])
