@@ -185,7 +185,12 @@ def test_a_file_of_the_image_or_the_tenant_is_there_again(host: Deployment) -> N
     assert output(host, "a", "cat", "/etc/passwd", "/own", "/empty") == f"{image}mine\n"
 
 
-def test_a_read_only_root_and_memory_take_files_too(host: Deployment) -> None:
+@pytest.mark.parametrize("way", ["beneath", "before 6.5"])
+def test_a_read_only_root_and_memory_take_files_too(
+    host: Deployment, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if way != "beneath":
+        monkeypatch.setattr(beneath, "attach", without_beneath)
     ways = {"read_only": True, "tmpfs": ["/mem"]}
     host.converged(sandbox("a", **ways))
     running = host.pid("a")
