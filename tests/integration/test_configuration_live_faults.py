@@ -132,7 +132,7 @@ def test_memory_that_somebody_unmounts_is_filled_again(host: Deployment) -> None
     shutil.rmtree(box.stored_secrets)
     live_mounts.mounts.umount(host.paths.secrets)
     done = converge.lifecycle(host.paths, ["a"], "restart")
-    assert "has lost secret password, secret s0" in done.failed["a"], done.failed
+    assert "does not have the secret password, secret s0" in done.failed["a"], done.failed
     assert host.pid("a") == running and host.inside("a", PASSWORD) == "value 2"
     host.converged(wish(2))
     assert host.inside("a", PASSWORD) == "value 2" and host.pid("a") == running

@@ -54,8 +54,8 @@ def _keep_one(site: Site, known: Record) -> None:
     configuration.keep(site, known)
     lost = configuration.missing(site, known)
     if lost and not configuration.is_placed(site, known):
-        problem = f"the host has lost {', '.join(lost)}"
-        raise StateError(problem, hint="deploy the sandbox again, with its values")
+        problem = f"{known.name}: this host does not have the {', '.join(lost)}"
+        raise StateError(problem, hint="deploy it again, with the content")
 
 
 def _has_any(record: Record) -> bool:
