@@ -24,15 +24,22 @@ NAME = "ledgers"
 _PASSPHRASE = "passphrase"
 
 
-def documented() -> dict[str, Any]:
-    """The sandbox of docs/configuration.md, with a value that everybody may see."""
+def documented(**variables: str) -> dict[str, Any]:
+    """The sandbox of docs/configuration.md, with a value that everybody may see.
+
+    With ``variables``, it is as Ansible would hand it over.
+    """
     text = (TOP / "docs/configuration.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```yaml fragment\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     listed = [each for block in blocks for each in yaml.safe_load(block)["sandbox_instances"]]
     found: dict[str, Any] = next(each for each in listed if each["name"] == NAME)
     found["env"]["SHOWN"] = "{{ shown }}"
-    labels = {"shown": "{{ shown }}"}
-    return {**found, "labels": labels, "healthcheck": POSTGRESQL.options["healthcheck"]}
+    found["labels"] = {"shown": "{{ shown }}"}
+    found["healthcheck"] = POSTGRESQL.options["healthcheck"]
+    text = json.dumps(found)
+    for name, value in variables.items():
+        text = text.replace(f"{{{{ {name} }}}}", value)
+    return dict(json.loads(text))
 
 
 @dataclasses.dataclass(frozen=True)

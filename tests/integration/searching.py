@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import os
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
+from io import FileIO
 from pathlib import Path
 
 _LARGEST = 256 << 20
@@ -74,14 +76,25 @@ def in_memory(marker: Marker, pids: Iterable[int]) -> set[int]:
 
 
 def _memory(pid: int) -> Iterator[bytes]:
-    maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
-    assert maps, f"{pid} has no memory"
-    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
-        for line in maps:
-            span, flags, *_ = line.split()
-            start, end = (int(each, 16) for each in span.split("-"))
-            if "r" not in flags or line.endswith(("[vvar]", "[vvar_vclock]", "[vsyscall]")):
-                continue
-            assert end - start < _LARGEST, line
-            memory.seek(start)
-            yield memory.read(end - start)
+    # Init forks for each healthcheck; such a process may have ended.
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
+        with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+            for line in maps:
+                span, flags, *_ = line.split()
+                start, end = (int(each, 16) for each in span.split("-"))
+                if "r" not in flags or line.endswith(("[vvar]", "[vvar_vclock]", "[vsyscall]")):
+                    continue
+                assert end - start < _LARGEST, line
+                yield _read(memory, start, end)
+
+
+def _read(memory: FileIO, start: int, end: int) -> bytes:
+    memory.seek(start)
+    try:
+        return memory.read(end - start)
+    except OSError as error:
+        # Given back to the kernel meanwhile.
+        if error.errno != errno.EIO:
+            raise
+        return b""
