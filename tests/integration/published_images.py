@@ -123,6 +123,10 @@ class Archive:
         """What these packages add to the base."""
         return self._layer([name for name in self._needed(packages) if name not in self._base])
 
+    def whole(self, *packages: str) -> bytes:
+        """These packages alone, with all that they depend on."""
+        return self._layer(self._needed(packages))
+
     def _layer(self, names: Sequence[str], *first: tuple[tarfile.TarInfo, bytes]) -> bytes:
         buffer = io.BytesIO()
         seen: set[str] = set()
@@ -135,7 +139,7 @@ class Archive:
 
 
 @functools.cache
-def _archive() -> Archive:
+def archive() -> Archive:
     """The archive of this process, which lasts as long as the trees that its tests share."""
     return Archive(session_trees.directory("packages"))
 
@@ -145,7 +149,7 @@ class Published:
 
     def __init__(self, directory: Path, packages: Sequence[str]) -> None:
         self._directory = directory
-        self._archive = _archive()
+        self._archive = archive()
         self._archive.fetch(packages)
         self._layout = Layout(directory / "layout")
         self._layers: dict[tuple[str, ...], bytes] = {}

@@ -1,0 +1,2 @@
+CREATE TABLE customers (name text NOT NULL);
+INSERT INTO customers VALUES ('Ada'), ('Grace');
