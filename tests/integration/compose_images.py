@@ -21,12 +21,29 @@ FILES = Path(__file__).parent / "compose"
 _Entries = Sequence["tuple[tarfile.TarInfo, bytes]"]
 PACKAGES = ("postgresql-15", "redis-server", "nginx-light", "python3", "python3-psycopg2")
 _APPLETS = (
-    *("cat", "chmod", "chown", "cp", "date", "env", "find", "grep", "hostname", "id", "ls", "mkdir"),
+    *(
+        "cat",
+        "chmod",
+        "chown",
+        "cp",
+        "date",
+        "env",
+        "find",
+        "grep",
+        "hostname",
+        "id",
+        "ls",
+        "mkdir",
+    ),
     *("mv", "nc", "rm", "sed", "setpriv", "sh", "sleep", "stat", "test", "touch", "wget"),
 )
 # What neither the programs nor the applications need, and what busybox has.
 _BULK = (
-    *("usr/lib/x86_64-linux-gnu/gconv", "usr/share/postgresql/15/tsearch_data", "usr/share/zoneinfo"),
+    *(
+        "usr/lib/x86_64-linux-gnu/gconv",
+        "usr/share/postgresql/15/tsearch_data",
+        "usr/share/zoneinfo",
+    ),
     *("usr/lib/python3.11/lib2to3", "usr/lib/python3.11/idlelib", "usr/lib/python3.11/unittest"),
     *("usr/lib/python3.11/pydoc_data", "usr/lib/python3.11/distutils", "usr/share/python-wheels"),
 )
@@ -46,7 +63,8 @@ if [ "$1" = postgres ] && [ "$(id -u)" = 0 ]; then
 fi
 if [ "$1" = postgres ] && [ ! -s "$PGDATA/PG_VERSION" ]; then
     for each in POSTGRES_PASSWORD POSTGRES_USER POSTGRES_DB; do file_env "$each"; done
-    : "${POSTGRES_PASSWORD:?is needed}" "${POSTGRES_USER:=postgres}" "${POSTGRES_DB:=$POSTGRES_USER}"
+    : "${POSTGRES_PASSWORD:?is needed}" "${POSTGRES_USER:=postgres}"
+    : "${POSTGRES_DB:=$POSTGRES_USER}"
     initdb --no-sync --username="$POSTGRES_USER" --auth-host=scram-sha-256 \
         --pwfile=<(printf '%s\n' "$POSTGRES_PASSWORD")
     echo "host all all all scram-sha-256" >>"$PGDATA/pg_hba.conf"
@@ -75,7 +93,9 @@ http {
     include /etc/nginx/conf.d/*.conf;
 }
 """
-_NGINX_SITE = b"server { listen 80; location / { root /usr/share/nginx/html; index index.html; } }\n"
+_NGINX_SITE = (
+    b"server { listen 80; location / { root /usr/share/nginx/html; index index.html; } }\n"
+)
 
 
 class Images:
@@ -91,7 +111,8 @@ class Images:
 
     def _programs(self) -> None:
         self._image(
-            "postgres:16-alpine", "postgres", [_slim(self._packages, "postgresql-15", "gosu", "bash")],
+            "postgres:16-alpine", "postgres",
+            [_slim(self._packages, "postgresql-15", "gosu", "bash", "libc-bin")],
             [script("usr/local/bin/docker-entrypoint.sh", _POSTGRES)],
             {"postgres": (999, "/var/lib/postgresql")},
             Env=[f"PATH=/usr/lib/postgresql/15/bin:{PATH}", "PGDATA=/var/lib/postgresql/data",
@@ -179,7 +200,8 @@ def _slim(packages: Archive, *names: str) -> bytes:
         for member, content in (*first, busybox):
             kept.addfile(member, io.BytesIO(content))
         there = set()
-        with tarfile.open(fileobj=io.BytesIO(packages.whole(*names))) as source:
+        # The shell of busybox would run its own applets, whatever programs there are.
+        with tarfile.open(fileobj=io.BytesIO(packages.whole("dash", *names))) as source:
             for member in source:
                 if member.name.startswith(_BULK):
                     continue
