@@ -81,6 +81,9 @@ if [ "$1" = postgres ] && [ ! -s "$PGDATA/PG_VERSION" ]; then
 fi
 exec "$@"
 """
+# Published ones are made with this default.
+_OPEN = '[ "$1" != redis-server ] || set -- "$@" --protected-mode no\n'
+_REDIS = REDIS.removesuffix('exec "$@"\n') + _OPEN + 'exec "$@"\n'
 _NGINX = b"""
 user nginx;
 worker_processes 1;
@@ -122,7 +125,7 @@ class Images:
         )  # fmt: skip
         self._image(
             "redis:7-alpine", "redis", [_slim(self._packages, "redis-server", "util-linux")],
-            [script("usr/local/bin/docker-entrypoint.sh", REDIS)], {"redis": (999, "/home/redis")},
+            [script("usr/local/bin/docker-entrypoint.sh", _REDIS)], {"redis": (999, "/home/redis")},
             Entrypoint=["docker-entrypoint.sh"], Cmd=["redis-server"], WorkingDir="/data",
             ExposedPorts={"6379/tcp": {}}, Volumes={"/data": {}},
         )  # fmt: skip
@@ -152,6 +155,7 @@ class Images:
                 {"app": (1000, "/home/app"), "grafana": (472, "/var/lib/grafana")},
                 *owned(1000, folder("config"), folder("data")),
                 *owned(472, folder("var/lib/grafana")), folder("prometheus"), folder("var/lib/ci"),
+                link("usr/local/bin/python", "/usr/bin/python3"),
                 **{"Env": [f"PATH={PATH}", "PYTHONPATH=/opt"], **command, **settings},
             )  # fmt: skip
 
