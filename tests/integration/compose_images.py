@@ -35,7 +35,8 @@ _APPLETS = (
         "ls",
         "mkdir",
     ),
-    *("mv", "nc", "rm", "sed", "setpriv", "sh", "sleep", "stat", "test", "touch", "wget"),
+    *("mv", "nc", "rm", "sed", "setpriv", "sh", "sleep", "stat", "tail", "test"),
+    *("touch", "wget"),
 )
 # What neither the programs nor the applications need, and what busybox has.
 _BULK = (
@@ -101,11 +102,24 @@ _NGINX_SITE = (
 )
 
 
+class _Layout(Layout):
+    """Images share layers, which are written once."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._written: dict[int, dict[str, Any]] = {}
+
+    def blob(self, data: bytes, kind: str) -> dict[str, Any]:
+        if id(data) not in self._written:
+            self._written[id(data)] = super().blob(data, kind)
+        return self._written[id(data)]
+
+
 class Images:
     """``options`` is what the lookup is given as its ``images``."""
 
     def __init__(self, directory: Path) -> None:
-        self._layout = Layout(directory)
+        self._layout = _Layout(directory)
         self._packages = archive()
         self._packages.fetch(PACKAGES)
         self.options: dict[str, dict[str, str]] = {}
