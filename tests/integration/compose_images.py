@@ -107,12 +107,12 @@ class _Layout(Layout):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._written: dict[int, dict[str, Any]] = {}
+        self._written: dict[int, tuple[bytes, dict[str, Any]]] = {}
 
     def blob(self, data: bytes, kind: str) -> dict[str, Any]:
         if id(data) not in self._written:
-            self._written[id(data)] = super().blob(data, kind)
-        return self._written[id(data)]
+            self._written[id(data)] = (data, super().blob(data, kind))
+        return self._written[id(data)][1]
 
 
 class Images:

@@ -115,7 +115,7 @@ def stacks() -> Iterator[Stacks]:
                 found.play("deploy-sandbox.yml")
                 yield found
             finally:
-                volumes = os.listdir(found.paths.volumes)
+                volumes = [path.name for path in Path(found.paths.volumes).glob("*")]
                 found.play("playbooks/teardown_sandbox.yml", sandbox_remove_volumes=volumes)
         assert_gone(found.paths)
 
