@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from archives import entry, folder, link, pack
 from oci_images import LAYER, Layout
 from published_images import PATH, Archive, accounts, archive, script
 from test_published_databases import REDIS
+from test_published_services import owned
 
 FILES = Path(__file__).parent / "compose"
 _Entries = Sequence["tuple[tarfile.TarInfo, bytes]"]
@@ -162,6 +163,11 @@ class Images:
             for path in sorted((FILES / "apps").glob("*.py"))
         ]
 
+        programs = [
+            script(f"usr/local/bin/{name}", f'#!/bin/sh\nexec python3 -u /opt/{name}.py "$@"\n')
+            for name in ("guestbook", "forum", "ci", "ssg")
+        ]
+
         def image(reference: str, name: str = "", **settings: Any) -> None:
             command = {"Entrypoint": ["python3", "-u", f"/opt/{name}.py"]} if name else {}
             self._image(
@@ -169,21 +175,23 @@ class Images:
                 {"app": (1000, "/home/app"), "grafana": (472, "/var/lib/grafana")},
                 *owned(1000, folder("config"), folder("data")),
                 *owned(472, folder("var/lib/grafana")), folder("prometheus"), folder("var/lib/ci"),
-                link("usr/local/bin/python", "/usr/bin/python3"),
+                link("usr/local/bin/python", "/usr/bin/python3"), *programs,
                 **{"Env": [f"PATH={PATH}", "PYTHONPATH=/opt"], **command, **settings},
             )  # fmt: skip
 
         image("python:3.12-slim", Cmd=["python3"])
-        image("ghcr.io/example/guestbook:1.4", "guestbook")
+        # Commands name the program there, so one image serves all.
+        for reference in (
+            *("ghcr.io/example/guestbook:1.4", "ghcr.io/example/forum:3"),
+            *("woodpeckerci/woodpecker-server:v3", "ghcr.io/example/ssg:0.9"),
+        ):
+            self.options[reference] = self.options["python:3.12-slim"]
         image("hashicorp/http-echo:1.0", "echo")
         image("prom/node-exporter:v1.8.2", "exporter", User="nobody")
         image("prom/prometheus:v2.54.1", "prometheus", Volumes={"/prometheus": {}})
         image("grafana/grafana:11.2.0", "grafana", User="472")
         image("lscr.io/example/wiki:2", "wiki", User="app", Volumes={"/config": {}})
-        image("ghcr.io/example/forum:3", "forum")
-        image("woodpeckerci/woodpecker-server:v3", "ci")
         image("axllent/mailpit:v1.20", "mailpit", Volumes={"/data": {}})
-        image("ghcr.io/example/ssg:0.9", "ssg")
 
     def _image(
         self,
@@ -199,14 +207,6 @@ class Images:
         settings = {"Env": [f"PATH={PATH}"], **settings}
         self._layout.image(tag, [*layers, last], settings, compress=bytes, kind=LAYER)
         self.options[reference] = {"source": "oci", "reference": f"oci:{self._layout.path}:{tag}"}
-
-
-def owned(
-    uid: int, *entries: tuple[tarfile.TarInfo, bytes]
-) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    for member, content in entries:
-        member.uid = member.gid = uid
-        yield member, content
 
 
 def _slim(packages: Archive, *names: str) -> bytes:

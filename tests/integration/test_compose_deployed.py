@@ -148,7 +148,7 @@ def says(text: str, port: int, path: str = "/") -> None:
 
 def test_guestbook(stacks: Stacks) -> None:
     """A row goes through the proxy into the database, and is read through the cache."""
-    assert ask(8081, "/entries") == "database: "
+    says("cache: ", 8081, "/entries")
     assert ask(8081, "/entries", "first") == "written"
     assert ask(8081, "/entries", "second") == "written"
     assert ask(8081, "/entries") == "database: first, second"
@@ -166,7 +166,7 @@ def test_gateway(stacks: Stacks) -> None:
     """Both backends answer through the proxy, and through nothing else."""
     says("blue /blue/x", 8082, "/blue/x")
     says("green /green/x", 8082, "/green/x")
-    assert {ask(8082) for _ in range(4)} == {"blue /", "green /"}
+    assert {ask(8082) for dummy in range(4)} == {"blue /", "green /"}
     assert stacks.info("blue")["addresses"][0].startswith("172.28.5.")
     outside = "! wget -q -O - http://198.51.100.1/ 2>&1"
     assert "unreachable" in shell(stacks, outside, name="blue")
@@ -252,7 +252,7 @@ def test_mail(stacks: Stacks) -> None:
 
 def test_site(stacks: Stacks) -> None:
     """The job is done before the web server starts."""
-    assert ask(8089) == "<h1>Notes</h1>\n<p>The first page.</p>\n"
+    says("<h1>Notes</h1>\n<p>The first page.</p>\n", 8089)
     assert ask(8089, "/second.html") == "<h1>Notes</h1>\n<p>The second page.</p>\n"
     assert "built second" in logged(stacks, "builder")
     assert stacks.info("builder")["state"] == "exited"
