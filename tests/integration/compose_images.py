@@ -36,7 +36,7 @@ _APPLETS = (
         "ls",
         "mkdir",
     ),
-    *("mv", "nc", "rm", "sed", "setpriv", "sh", "sleep", "stat", "tail", "test"),
+    *("mv", "nc", "rm", "sed", "setpriv", "sh", "sleep", "stat", "test"),
     *("touch", "wget"),
 )
 # What neither the programs nor the applications need, and what busybox has.

@@ -20,7 +20,12 @@ from sandlot.images import busybox
 MACHINE = pytest.StashKey[fingerprint.Fingerprint]()
 # What takes longest begins first.
 LONG = (
-    *("test_images_debian.py", "test_faults_kill.py", "test_converge_modules.py"),
+    *(
+        "test_compose_deployed.py",
+        "test_images_debian.py",
+        "test_faults_kill.py",
+        "test_converge_modules.py",
+    ),
     *("test_data_databases.py", "test_published_databases.py", "test_published_services.py"),
     *("test_exhausted.py", "test_network_ipv6.py", "test_upgrade_dd050e5.py", "test_rebuild.py"),
     *("test_network_spoof6.py", "test_network_repair.py", "test_cli_host.py"),

@@ -218,7 +218,8 @@ def test_wiki(stacks: Stacks) -> None:
     sandlot(stacks, "restart", "wiki")
     says('The "wiki": hello', 8085, "/home")
     shell(stacks, "touch /cache/x /tmp/x; ! touch /x 2>/dev/null", name="wiki")
-    assert shell(stacks, "df -k /dev/shm | tail -n 1", name="wiki").split()[1] == "32768"
+    size = "import os; at = os.statvfs('/dev/shm'); print(at.f_blocks * at.f_frsize)"
+    assert shell(stacks, f'python3 -c "{size}"', name="wiki") == f"{32 << 20}\n"
 
 
 def test_forum(stacks: Stacks) -> None:
