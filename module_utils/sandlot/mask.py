@@ -11,6 +11,7 @@ import base64
 import contextlib
 import hashlib
 import os
+import string
 from types import TracebackType
 from typing import AbstractSet, Any, Dict, Iterable, Iterator, List, Mapping, Optional
 
@@ -19,6 +20,7 @@ from .site import Site
 
 HIDDEN = "hidden"
 _SHORTEST = 4
+_OF_NAMES = f"{string.ascii_letters}{string.digits}_.-"
 # Keys that are not stored yet, by path: all masks of a process agree.
 _NEW: Dict[str, bytes] = {}
 
@@ -154,13 +156,18 @@ def _blank(value: Any, visible: AbstractSet[str] = frozenset()) -> Any:
         ]
     if isinstance(value, Mapping):
         # A name that is wrong may have the value in it.
-        return {str(name).partition("=")[0]: HIDDEN for name in value}
+        return {_named(str(name)): HIDDEN for name in value}
     return value if value is None else HIDDEN
+
+
+def _named(name: str) -> str:
+    """The name without what may be a value: YAML reads {PASSWORD:x} as one key."""
+    return name[: len(name) - len(name.lstrip(_OF_NAMES))] or HIDDEN
 
 
 def _shown(name: str, value: Any, visible: AbstractSet[str]) -> Any:
     plain = name in visible and not isinstance(value, (Mapping, list, tuple))
-    return value if plain else _blank(value)
+    return value if plain or value is None else HIDDEN
 
 
 def hidden_values(value: Any, secret: Secrets) -> Iterator[str]:

@@ -97,7 +97,8 @@ def _reticent(base: Type[Any], rules: _Rules, *, refused: bool = False) -> Type[
         return rules.shown(getattr(module, "params", {}), wrong=wrong)
 
     def log(module: Any, msg: str, log_args: Optional[Json] = None) -> None:
-        words = (f"{key}={value}" for key, value in shown(module).items())
+        # Nothing has looked into defaults yet.
+        words = (f"{key}={value}" for key, value in shown(module, wrong=True).items())
         base.log(module, f"Invoked with {' '.join(words)}" if log_args else msg)
 
     def exit_json(module: Any, **kwargs: Any) -> NoReturn:

@@ -108,6 +108,8 @@ WRONG = {
     "env: {UMASK: 022}": "env['UMASK']: the value is an integer, not a string; quote it: YAML "
     "reads 22:22 as 1342 and 010 as 8; after a template, add | string",
     "env: {PIN: 7001}": "env['PIN']: the value is an integer, not a string; quote it",
+    "env_file: {PASSWORD: hunter2}": "env_file: {'PASSWORD': ...} is a mapping, not a list",
+    "secrets: [{name: {db: hunter2}}]": "secrets[0].name: {'db': ...} is a mapping, not a string",
     "secrets: hunter2": "sandbox 'web': secrets: the value is a string, not a list",
     "secrets: [hunter2]": "sandbox 'web': secrets[0]: the value is a string, not a mapping",
     "secrets: [{name: a, value: 7001}]": "secrets[0].value: the value is an integer, not a string",
@@ -269,6 +271,19 @@ def test_no_report_of_the_arguments_has_a_secret(
     (line,) = lines
     assert re.search(r"'name': 'web'.*'PASSWORD': 'hidden'", line)
     assert "hunter2" not in line + json.dumps(found)
+
+
+def test_nor_has_one_of_misspelled_defaults(
+    legacy: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(syslog, "syslog", lambda *words: lines.append(str(words[-1])))
+    monkeypatch.setattr("ansible.module_utils.basic.has_journal", False)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    defaults = {"sercets": [{"name": "db", "value": "hunter2"}]}
+    found = failure("sandboxes", capfd, sandboxes=[], defaults=defaults)
+    assert "sercets" in found["msg"] and "sercets" in "".join(lines)
+    assert "hunter2" not in "".join(lines) + json.dumps(found)
 
 
 def test_ansible_alone_would_show_it(

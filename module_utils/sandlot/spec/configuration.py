@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterable, Iterator, Mapping, Sequen
 from ..plan import Change
 from .confinement import KERNEL_TREES
 from .mounts import TMPFS, depth
-from .names import MAX_ID, Pairs, absolute_path, environment_name, pairs
+from .names import MAX_ID, Pairs, absolute_path, environment_name
 from .option import Option, read
 from .quantities import signal_name, signal_number
 from .text import THE_VALUE, mapping, refusal, sequence, text, unique
@@ -36,6 +36,7 @@ LONGEST = {"content": 1 << 20, "value": 512_000}
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _OWNER = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,31}")
 _MODE = re.compile(r"0?[0-7]{3}")
+_BEYOND_NAMES = re.compile(r"[^\w.-]", re.ASCII)
 _SECRET = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,252}")
 # Faults and others that init keeps; the kernel ends init by SIGKILL.
 _NOT_FORWARDED = frozenset(
@@ -256,7 +257,7 @@ def environment(option: str, value: Any, *, fields: Sequence[Option]) -> Environ
     sealed: Dict[str, Sealed] = {}
     plain: Dict[str, Any] = {}
     for name, item in raw.items():
-        given = _variable(f"{option}[{name!r}]", item, fields)
+        given = _variable(f"{option}[{_visible(name)!r}]", item, fields)
         if isinstance(given, Sealed):
             sealed[environment_name(option, name)] = given
         else:
@@ -266,10 +267,15 @@ def environment(option: str, value: Any, *, fields: Sequence[Option]) -> Environ
 
 
 def _plain(option: str, value: Mapping[str, Any]) -> Pairs:
-    def one(name: str, item: Any) -> str:
-        return text(name, item, secret=True)
+    names = {name: environment_name(option, name) for name in value}
+    return tuple(
+        (name, text(f"{option}[{_visible(name)!r}]", value[name], secret=True)) for name in names
+    )
 
-    return pairs(option, value, key=environment_name, item=one, secret=True)
+
+def _visible(name: str) -> str:
+    """A name without what may be a value: YAML reads {PASSWORD:x} as a key without a value."""
+    return _BEYOND_NAMES.split(name, maxsplit=1)[0]
 
 
 def _variable(option: str, value: Any, fields: Sequence[Option]) -> Any:
@@ -279,6 +285,9 @@ def _variable(option: str, value: Any, fields: Sequence[Option]) -> Any:
         # A key may be a secret as well.
         hint = "write it as {value: TEXT, secret: true}"
         raise refusal(option, THE_VALUE, "is a mapping with other keys", hint=hint)
+    if not isinstance(value.get("secret"), (bool, type(None))):
+        hint = "use true or false; the secret itself is the value"
+        raise refusal(f"{option}.secret", THE_VALUE, "is not a boolean", hint=hint)
     known = read(fields, mapping(option, value, secret=True), f"{option}.")
     given = known["value"]
     if isinstance(given, Sealed) or not known["secret"]:

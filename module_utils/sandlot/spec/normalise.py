@@ -23,9 +23,8 @@ def normalise(raw: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = No
     A default is replaced as a whole: mappings and lists are not merged with the sandbox's own.
     """
     own = _given("sandbox", raw)
-    shared = _given("defaults", defaults or {})
     check_known(NAMES, own)
-    check_known(_DEFAULT_NAMES, shared, "defaults.")
+    shared = _shared(defaults)
     if own.get("network_mode", netmode.BRIDGE) != netmode.BRIDGE:
         # A mode without networks takes none from the defaults either.
         shared = {key: value for key, value in shared.items() if key not in _OF_NETWORKS}
@@ -59,7 +58,14 @@ def normalise_all(
             error.name(title)
             raise
     unique("name", (spec.name for spec in specs), what="name")
+    _shared(defaults)  # also where no sandbox takes them
     return specs
+
+
+def _shared(defaults: Mapping[str, Any] | None) -> dict[str, Any]:
+    given = _given("defaults", defaults or {})
+    check_known(_DEFAULT_NAMES, given, "defaults.")
+    return given
 
 
 def _given(option: str, raw: Any) -> dict[str, Any]:

@@ -40,6 +40,10 @@ class _Brief(reprlib.Repr):
         self.maxstring = self.maxother = 100
         self.maxlevel = 3
 
+    def repr_dict(self, x: Mapping[Any, Any], level: int) -> str:
+        """Without values: one may be a secret that is at the wrong place."""
+        return f"{{{', '.join(f'{self.repr(key)}: ...' for key in x)}}}" if x else "{}"
+
     def repr_int(self, x: int, level: int) -> str:
         return repr(x) if _is_printable(x) else f"<integer of {x.bit_length()} bits>"
 
