@@ -208,7 +208,13 @@ class LookupModule(LookupBase):
         return [base / path for path in given]
 
     def _variables(self) -> dict[str, str]:
-        own = {str(name): str(value) for name, value in self.get_option("env").items()}
+        own = {}
+        for name, value in self.get_option("env").items():
+            if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+                # The value may be a secret.
+                hint = "write it as text, in quotes"
+                raise AnsibleLookupError(f"compose: option env[{str(name)!r}] is not text; {hint}")
+            own[str(name)] = str(value)
         return {**os.environ, **own}
 
     def _request(self) -> Any:

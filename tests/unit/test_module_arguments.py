@@ -114,6 +114,8 @@ WRONG = {
     "secrets: [hunter2]": "sandbox 'web': secrets[0]: the value is a string, not a mapping",
     "secrets: [{name: a, value: 7001}]": "secrets[0].value: the value is an integer, not a string",
     "secrets: [{name: a, value: [hunter2]}]": "secrets[0].value: the value is a list, not a string",
+    "secrets: [{name: a, content: b}]": "did you mean value?",
+    "files: [{dest: /a, content: b}]": "did you mean target?",
     "secrets: [{name: a, digest: b}]": "'digest' is not an option of this sandlot",
     "files: [{target: /a, content: {k: hunter2}}]": "files[0].content: the value is a mapping, not "
     "a string; write it as text: after a template, add | to_json",

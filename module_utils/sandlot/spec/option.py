@@ -139,11 +139,19 @@ def named(option: str, raw: Any, parse: Callable[[str, Any], Item]) -> list[Item
     return parsed
 
 
+# Words for the same in the other of files and secrets, and in modules of Ansible.
+_OTHERS = {
+    **{"content": "value", "value": "content", "data": "value"},
+    **{"dest": "target", "path": "target", "template": "template_src"},
+}
+
+
 def check_known(names: Sequence[str], raw: Mapping[str, Any], prefix: str = "") -> None:
     for key in raw:
         if key in names:
             continue
-        near = difflib.get_close_matches(key[:64], names, n=1, cutoff=0.5)
+        near = [name for name in names if name == _OTHERS.get(key)]
+        near = near or difflib.get_close_matches(key[:64], names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"known options: {', '.join(names)}"
         shown = key if key.isidentifier() and len(key) <= 64 else brief(key)
         raise refusal(f"{prefix}{shown}", key, "is not an option of this sandlot", hint=hint)

@@ -14,6 +14,7 @@ from .check import check
 from .model import Json, Project, Request, Sandbox, Service
 from .nodes import Node, placed
 from .project import SECTIONS, Loader, environment
+from .request import check_request
 from .values import integer, mapping, plain, sequence, text, unknown
 
 MAX_REPLICAS = 100
@@ -58,6 +59,7 @@ def convert(
         tree = loader.project(files, base)
     project = Project(chosen, base, placed(tree), loader, request)
     _check_top(project)
+    check_request(project)
     _activate(project)
     for service, node in project.services.items():
         _convert(project, service, node)
@@ -97,7 +99,9 @@ def _check_top(project: Project) -> None:
         if key in SECTIONS and node.value is not None:
             mapping(node)
     if not project.section("services"):
-        raise project.tree.failure("there are no services", "give it `services`")
+        raise project.tree.failure(
+            "there are no services", "give it `services: {NAME: {image: IMAGE}}`"
+        )
     for name, node in project.section("services").items():
         if not _SERVICE.fullmatch(name):
             hint = "use letters, digits, '_', '.' and '-', a letter or digit first"
@@ -147,9 +151,19 @@ def _count(node: Node) -> int:
         for key in ("container_name", "ports", "mac_address"):
             other = node.get(key)
             if other and other.value:
-                problem = f"{key} is one sandbox's, but the service has {count}"
-                raise other.failure(problem, "leave it out, or set one replica")
+                raise _single(other, key, count)
+        networks = node.get("networks")
+        attached = networks.value if networks and isinstance(networks.value, dict) else {}
+        for entry in attached.values():
+            for key in ("ipv4_address", "ipv6_address", "mac_address"):
+                if other := entry.get(key):
+                    raise _single(other, key, count)
     return count
+
+
+def _single(node: Node, key: str, count: int) -> Exception:
+    problem = f"{key} is one sandbox's, but the service has {count}"
+    return node.failure(problem, "leave it out, or set one replica")
 
 
 def _convert(project: Project, name: str, node: Node) -> None:

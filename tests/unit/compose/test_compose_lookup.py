@@ -109,3 +109,12 @@ def test_errors_are_ansible_errors(project: Path) -> None:
         looked_up(str(project.parent))
     with pytest.raises(AnsibleLookupError, match="no Compose file is named"):
         looked_up()
+
+
+@pytest.mark.parametrize("value", [None, True, ["s3cret"]])
+def test_a_variable_that_is_not_text_is_refused_without_its_value(
+    project: Path, value: object
+) -> None:
+    with pytest.raises(AnsibleLookupError, match=r"option env\['A'\] is not text; write") as caught:
+        looked_up(str(project), env={"A": value})
+    assert "s3cret" not in str(caught.value)
