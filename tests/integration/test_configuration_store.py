@@ -211,6 +211,18 @@ def test_what_is_lost_is_named(host: Deployment) -> None:
     assert seen(host) == ALL
 
 
+@pytest.mark.parametrize("state", ["started", "stopped"])
+def test_what_is_lost_at_rest_comes_back_by_a_deploy(host: Deployment, state: str) -> None:
+    spec = with_contents(state=state)
+    host.converged(spec)
+    box = host.paths.sandbox("a")
+    for directory in (box.stored_secrets, box.files):
+        shutil.rmtree(directory)
+    result = host.converged(spec)
+    assert "a: keep values again" in map(str, result.actions)
+    assert (len(os.listdir(box.stored_secrets)), len(os.listdir(box.files))) == (3, 1)
+
+
 def test_removal_leaves_nothing(host: Deployment) -> None:
     """A removal is killed after each step; the next one ends it, also without a record."""
     site = host.paths

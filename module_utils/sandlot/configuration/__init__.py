@@ -24,6 +24,7 @@ from .contents import has_contents, has_secrets
 __all__ = [
     "has_contents",
     "has_secrets",
+    "is_kept",
     "is_placed",
     "is_tidy",
     "keep",
@@ -70,6 +71,18 @@ def keep(site: Site, record: Record, spec: Spec | None = None) -> None:
     for digest in _secret_digests(record):
         if digest in values and not rest.has_secret(sandbox, digest):
             rest.write_secret(site, sandbox, digest, values[digest])
+
+
+def is_kept(site: Site, record: Record) -> bool:
+    """Whether all contents that this run brings are where they outlive a boot."""
+    sandbox, values = site.sandbox(record.name), contents.given(record.spec)
+    return all(
+        os.path.lexists(rest.file_path(sandbox, entry))
+        for entry in contents.files(record)
+        if entry.digest in values
+    ) and all(
+        rest.has_secret(sandbox, digest) for digest in _secret_digests(record) if digest in values
+    )
 
 
 def is_placed(site: Site, record: Record) -> bool:

@@ -39,14 +39,20 @@ def _keep(context: Context, decisions: Iterable[Decision]) -> list[Operation]:
     return [
         Operation(
             decision.name,
-            "keep values",
+            "keep values again",
             partial(_keep_one, context.site, decision.record),
             subject=decision.name,
-            silent=True,
+            silent=bool(decision.write_record or decision.start),
         )
         for decision in decisions
-        if (decision.write_record or decision.start) and _has_any(decision.record)
+        if _has_any(decision.record) and _is_to_keep(context, decision)
     ]
+
+
+def _is_to_keep(context: Context, decision: Decision) -> bool:
+    """Whether a run writes values; it brings back those that only memory still has."""
+    changes = decision.write_record or decision.start
+    return bool(changes) or not configuration.is_kept(context.site, decision.record)
 
 
 def _keep_one(site: Site, known: Record) -> None:
