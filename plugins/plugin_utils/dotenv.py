@@ -56,6 +56,20 @@ def parse(text: str, expand: Expand | None = None) -> list[Entry]:
     return list(_entries(text.lstrip("\ufeff").replace("\r\n", "\n"), expand))
 
 
+def parse_raw(text: str) -> list[Entry]:
+    """The variables in Compose's format raw: all after the equals sign is the value."""
+    entries: list[Entry] = []
+    for line, row in enumerate(text.lstrip("\ufeff").replace("\r\n", "\n").split("\n"), 1):
+        name, equals, value = row.lstrip().partition("=")
+        if not name and not equals or name.startswith("#"):
+            continue
+        if not name or len(name.split()) != 1 or name != name.rstrip():
+            hint = "write NAME=value, without a space before the equals sign"
+            raise EnvFileError(line, "does not start with the name of a variable", hint)
+        entries.append(Entry(name, value if equals else None, line))
+    return entries
+
+
 def _entries(text: str, expand: Expand | None) -> Iterator[Entry]:
     known: dict[str, str] = {}
     at, seen, line = _skip(_BLANK, text, 0), 0, 1

@@ -98,11 +98,9 @@ def _from_file(service: Service, node: Node) -> dict[str, str]:
         hint = "create it, or write it as `path: FILE` with `required: false`"
         raise fields["path"].failure(f"{path} is not a file", hint)
     kind = text(fields["format"]) if "format" in fields else ""
-    if kind == "raw":
-        return read_env(path, None)
-    if kind:
+    if kind not in ("", "raw"):
         raise fields["format"].error("is no format of env files", "use raw, or leave it out")
-    return read_env(path, service.project.loader.variables)
+    return read_env(path, service.project.loader.variables, raw=kind == "raw")
 
 
 def labels(service: Service) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..dotenv import EnvFileError
+from ..dotenv import EnvFileError, parse_raw
 from ..dotenv import parse as parse_dotenv
 from .interpolation import Variables
 from .merge import merged, settled
@@ -47,20 +47,20 @@ def read_file(path: Path, what: str) -> str:
         raise ComposeError(f"{path}: is not UTF-8 text, so not {what}") from error
 
 
-def read_env(path: Path, values: Mapping[str, str] | None) -> dict[str, str]:
-    """The variables of an env file; ``values`` are known and take the place of names alone.
+def read_env(path: Path, outside: Mapping[str, str], *, raw: bool = False) -> dict[str, str]:
+    """The variables of an env file; those of ``outside`` take the place of names alone.
 
-    Without ``values``, dollar signs have no meaning.
+    In a ``raw`` one, quotes and dollar signs have no meaning.
     """
-    outside = values or {}
 
-    def expand(raw: str, line: int, known: Mapping[str, str]) -> str:
-        at = Node(raw, Source(path, path.parent), line, raw="the value", outside=True)
+    def expand(value: str, line: int, known: Mapping[str, str]) -> str:
+        at = Node(value, Source(path, path.parent), line, raw="the value", outside=True)
         filled = Variables({**known, **outside}).filled(at, lambda node, problem: None)
         return str(filled.value)
 
     try:
-        entries = parse_dotenv(read_file(path, "an env file"), None if values is None else expand)
+        content = read_file(path, "an env file")
+        entries = parse_raw(content) if raw else parse_dotenv(content, expand)
     except EnvFileError as error:
         raise ComposeError(f"{path}:{error.line}: {error.problem}; {error.hint}") from error
     given: dict[str, str] = {}
