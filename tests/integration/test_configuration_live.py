@@ -207,6 +207,16 @@ def test_a_read_only_root_and_memory_take_files_too(
     assert host.pid("a") == running
 
 
+@pytest.mark.parametrize("restarted", [{}, {"hostname": "other"}], ids=["live", "restart"])
+def test_a_directory_takes_the_place_of_a_file(host: Deployment, restarted: dict[str, str]) -> None:
+    """As from /etc/app to /etc/app/main.conf, or to a volume there."""
+    host.converged(sandbox("a", files=[file("1", "/app"), file("1", "/data")]))
+    spec = sandbox("a", files=[file("2", "/app/main")], volumes=["d:/data"], **restarted)
+    host.converged(spec)
+    assert output(host, "a", "cat", "/app/main") == "2"
+    assert output(host, "a", "ls", "-ld", "/data").startswith("d")
+
+
 def test_a_restart_makes_a_reload_moot(host: Deployment) -> None:
     entries = [file("1", on_change="restart"), file("1", "/b", on_change="reload")]
     host.converged(counting(files=entries))

@@ -191,8 +191,14 @@ class _Inside:
 
     def run(self) -> List[Gone]:
         plan = self.job.plan
-        targets = {entry["target"] for entry in plan.add}
-        replaced = {each.target: each for each in plan.remove if each.target in targets}
+        added = {entry["target"]: mount_state.is_of_record(entry) for entry in plan.add}
+        # The place of a file goes with it: what comes instead may be a directory.
+        replaced = {
+            each.target: each
+            for each in plan.remove
+            if each.target in added
+            and (added[each.target] or not mount_state.is_of_record(each.entry))
+        }
         for each in plan.remove:
             if replaced.get(each.target) is not each:
                 self._remove(each)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import posixpath
 from dataclasses import replace
-from typing import List, Tuple
+from typing import List, Mapping, Tuple
 
 from ..errors import SpecError
 from ..sandbox import mounts
@@ -42,7 +42,7 @@ def with_owners(
     _check_volumes(record)
     for option, entry in listed:
         if old is None or not kept or entry.target not in old.owners:
-            _check_place(option, entry, record, trees)
+            _check_place(option, entry, record, trees, old.owners if old and kept else {})
     needed = any(needs_lookup(entry) for dummy, entry in listed)
     users = _users(record, trees) if needed else None
     owners = {
@@ -131,8 +131,13 @@ def _mounted(record: Record) -> List[str]:
     return [*memory, *(mount.target for mount in (*spec.volumes, *spec.mounts))]
 
 
-def _check_place(option: str, entry: Placed, record: Record, trees: List[str]) -> None:
-    """Refuse a target that is a directory, or below a file; mounts hide what would be below."""
+def _check_place(
+    option: str, entry: Placed, record: Record, trees: List[str], before: Mapping[str, object]
+) -> None:
+    """Refuse a target that is a directory, or below a file; mounts hide what would be below.
+
+    A file of the record ``before`` is gone by then, as its place goes with it.
+    """
     covered = (*KERNELS, *_MEMORY, *_mounted(record))
     view, path = RootView(trees, record.ids, covered), entry.target
     try:
@@ -145,6 +150,6 @@ def _check_place(option: str, entry: Placed, record: Record, trees: List[str]) -
             present = view.entry(path)
     except Unknown:
         return  # the start tells
-    if path != entry.target and present and not present.is_directory:
+    if path != entry.target and path not in before and present and not present.is_directory:
         problem = f"is below {path}, which is a file in the sandbox"
         raise SpecError(option, entry.target, problem, hint="put it elsewhere")

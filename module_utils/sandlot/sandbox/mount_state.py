@@ -174,8 +174,8 @@ def is_of_record(entry: Mapping[str, Any]) -> bool:
 
 
 def withdrawn(old: Mapping[str, Any], new: Mapping[str, Any]) -> List[str]:
-    """Targets of files and secrets that a launch file has no more."""
-    wanted = {entry["target"] for entry in new.get("mounts", ())}
+    """Targets of files and secrets that a launch file has no more, or has other mounts at."""
+    wanted = {entry["target"] for entry in new.get("mounts", ()) if is_of_record(entry)}
     known = (entry for entry in old.get("mounts", ()) if is_of_record(entry))
     return [entry["target"] for entry in known if entry["target"] not in wanted]
 
