@@ -46,7 +46,7 @@ def convert(
             warn(line)
 
     base = files[0].parent
-    known = environment(env_files, variables)
+    known = environment(env_files, variables, once)
     wanted = name or known.get("COMPOSE_PROJECT_NAME")
     chosen = project_name(wanted or _usual_name(files[0]))
     loader = Loader({**known, "COMPOSE_PROJECT_NAME": chosen}, once)

@@ -100,7 +100,8 @@ def _from_file(service: Service, node: Node) -> dict[str, str]:
     kind = text(fields["format"]) if "format" in fields else ""
     if kind not in ("", "raw"):
         raise fields["format"].error("is no format of env files", "use raw, or leave it out")
-    return read_env(path, service.project.loader.variables, raw=kind == "raw")
+    loader = service.project.loader
+    return read_env(path, loader.variables, loader.show, raw=kind == "raw")
 
 
 def labels(service: Service) -> None:
@@ -109,7 +110,8 @@ def labels(service: Service) -> None:
         path = service.project.inside(node, text(node))
         if not path.is_file():
             raise node.failure(f"{path} is not a file", "create it, or leave it out")
-        for name, value in read_env(path, service.project.loader.variables).items():
+        loader = service.project.loader
+        for name, value in read_env(path, loader.variables, loader.show).items():
             service.sandbox.put("labels", name, value, node)
     own = service.get("labels")
     for name, item in (pairs(own) if own else {}).items():

@@ -16,6 +16,7 @@ from .merge import merged, settled
 from .nodes import ComposeError, Node, Source, parse
 from .values import known, mapping, one_or_more, text
 
+Show = Callable[[str], None]
 NAMES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
 OVERRIDES = {
     name: [f"{name.rpartition('.')[0]}.override.{ending}" for ending in ("yaml", "yml")]
@@ -47,15 +48,22 @@ def read_file(path: Path, what: str) -> str:
         raise ComposeError(f"{path}: is not UTF-8 text, so not {what}") from error
 
 
-def read_env(path: Path, outside: Mapping[str, str], *, raw: bool = False) -> dict[str, str]:
+def read_env(
+    path: Path, outside: Mapping[str, str], show: Show, *, raw: bool = False
+) -> dict[str, str]:
     """The variables of an env file; those of ``outside`` take the place of names alone.
 
     In a ``raw`` one, quotes and dollar signs have no meaning.
     """
 
+    def warn(node: Node, dummy: str) -> None:
+        # The name may be a part of a password.
+        problem = "a dollar sign leads to a variable that is not set: it is empty"
+        show(f"{node.place}: {problem}; for a dollar sign, write $$ or put single quotes around")
+
     def expand(value: str, line: int, known: Mapping[str, str]) -> str:
         at = Node(value, Source(path, path.parent), line, raw="the value", outside=True)
-        filled = Variables({**known, **outside}).filled(at, lambda node, problem: None)
+        filled = Variables({**known, **outside}).filled(at, warn)
         return str(filled.value)
 
     try:
@@ -76,7 +84,7 @@ class Loader:
     """Reads files once; ``show`` gets warnings, as lines with a place."""
 
     variables: Mapping[str, str]
-    show: Callable[[str], None]
+    show: Show
     _read: dict[tuple[Path, Path], list[Node]] = field(default_factory=dict)
 
     def warn(self, node: Node, problem: str) -> None:
@@ -195,15 +203,16 @@ class Loader:
         env_files = [path for path in [directory / ".env"] if path.is_file()]
         if "env_file" in fields:
             env_files = [base / text(node) for node in one_or_more(fields["env_file"])]
-        inner = Loader({**environment(env_files, self.variables), **self.variables}, self.show)
+        variables = environment(env_files, self.variables, self.show)
+        inner = Loader({**variables, **self.variables}, self.show)
         return inner.project(paths, directory, files)
 
 
-def environment(files: Iterable[Path], outside: Mapping[str, str]) -> dict[str, str]:
+def environment(files: Iterable[Path], outside: Mapping[str, str], show: Show) -> dict[str, str]:
     """The variables of env files; ``outside`` wins over them."""
     values: dict[str, str] = {}
     for path in files:
-        values.update(read_env(path, {**values, **outside}))
+        values.update(read_env(path, {**values, **outside}, show))
     return {**values, **outside}
 
 
