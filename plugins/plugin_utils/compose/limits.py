@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...module_utils.sandlot.errors import SpecError
 from ...module_utils.sandlot.profiles import CAPABILITIES, OPTION
+from ...module_utils.sandlot.spec import quantities
 from .model import Service
-from .nodes import Node
+from .nodes import ComposeError, Node
 from .values import boolean, integer, known, mapping, number, pairs, scalar, sequence, size, text
 
 _LIMITS = ("cpus", "memory", "pids")
@@ -29,10 +31,22 @@ def _resources(service: Service, kind: str, keys: tuple[str, ...]) -> dict[str, 
 def _one(service: Service, key: str, other: Node | None) -> Node | None:
     """The value of a key that ``deploy`` may give as well."""
     own = service.get(key)
-    if own and other and own.value != other.value:
+    if own and other and _amount(own) != _amount(other):
         hint = "keep one of them"
         raise own.error(f"differs from {other.path}, {other.shown}", hint)
     return own or other
+
+
+def _amount(node: Node) -> object:
+    """One value for all notations of an amount, such as 1g and 1024M, 0.5 and "0.50"."""
+    try:
+        return number(node)
+    except ComposeError:
+        pass
+    try:
+        return quantities.size("", size(node))
+    except SpecError:
+        return node.value
 
 
 def memory(service: Service) -> None:
