@@ -138,6 +138,16 @@ def test_memory_that_somebody_unmounts_is_filled_again(host: Deployment) -> None
     assert host.inside("a", PASSWORD) == "value 2" and host.pid("a") == running
 
 
+def test_memory_that_somebody_empties_is_filled_again(host: Deployment) -> None:
+    spec = wish(1)
+    host.converged(spec)
+    running, box = host.pid("a"), host.paths.sandbox("a")
+    for directory in (box.named_secrets, box.memory):
+        shutil.rmtree(directory)
+        host.converged(spec)
+        assert output(host, "a", "cat", PASSWORD) == "value 1" and host.pid("a") == running
+
+
 @pytest.mark.parametrize("way", ["beneath", "before 6.5"])
 def test_a_tenant_that_fights_gains_nothing(
     host: Deployment, way: str, monkeypatch: pytest.MonkeyPatch

@@ -112,9 +112,9 @@ def observe(site: Site, name: str, mounts: Sequence[SandboxMount]) -> Dict[str, 
 
 
 def checked(site: Site, mounts: Sequence[SandboxMount]) -> Tuple[SandboxMount, ...]:
-    """The mounts, where one of secrets whose file system is gone has no path.
+    """The mounts, where one of secrets whose directory or file system is gone has no path.
 
-    Somebody has unmounted it on the host, so it does not change with the one that is there now.
+    Somebody has removed it on the host, so it does not change with the one that is there now.
     """
     return tuple(
         replace(each, entry={**each.entry, "path": ""}) if _is_lost(site, each) else each
@@ -124,4 +124,5 @@ def checked(site: Site, mounts: Sequence[SandboxMount]) -> Tuple[SandboxMount, .
 
 def _is_lost(site: Site, each: SandboxMount) -> bool:
     is_shared = each.entry.get("type") == mount_state.SECRET and each.target == SECRETS
-    return bool(is_shared and each.id and each.device != memory.device(site))
+    is_gone = each.root.endswith(mount_state.DELETED) or each.device != memory.device(site)
+    return bool(is_shared and each.id and is_gone)

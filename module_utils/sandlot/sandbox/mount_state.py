@@ -23,6 +23,8 @@ Json = Dict[str, Any]
 # Types of entries whose content comes with the record.
 FILE, SECRET = "file", "secret"
 OF_RECORD = (FILE, SECRET)
+# The kernel adds it to the root of a mount that was removed (d_path()).
+DELETED = "//deleted"
 # The key of an entry in mounts.json: its id, and file system and root of the mount.
 _IDENTITY = "mounted"
 
@@ -80,8 +82,10 @@ def _known(noted: Mapping[str, Any], table: Mapping[int, mountinfo.Row]) -> Sand
     entry = {key: value for key, value in noted.items() if key != _IDENTITY}
     number, device, root = noted.get(_IDENTITY, (0, "", ""))
     row = table.get(number)
+    # A mount of secrets that the host has removed is still there, and has to go.
+    roots = (root, f"{root}{DELETED}") if entry.get("type") == SECRET else (root,)
     # At a start, only the id is known.
-    if row is None or (device and (row.device, row.root) != (device, root)):
+    if row is None or (device and (row.device != device or row.root not in roots)):
         return SandboxMount(entry, 0)
     return SandboxMount(entry, row.id, row.device, row.root)
 
