@@ -52,8 +52,10 @@ def decrypt(site: Site, name: str, data: bytes) -> bytes:
 
 def state(site: Site) -> Tuple[str, str]:
     """Whether the host can encrypt, in words, and the remedy if it should but can't."""
-    if not available(site):
+    if not _program():
         return f"this host has no {PROGRAM}", ""
+    if not available(site):
+        return f"{PROGRAM} lacks {os.path.dirname(site.credential_key)}, for its key", ""
     if not os.path.exists(site.credential_key):
         # A look must not make it.
         return f"{PROGRAM} has no key yet", ""

@@ -45,7 +45,7 @@ def _keep(context: Context, decisions: Iterable[Decision]) -> list[Operation]:
             silent=bool(decision.write_record or decision.start),
         )
         for decision in decisions
-        if _has_any(decision.record) and _is_to_keep(context, decision)
+        if configuration.has_contents(decision.record) and _is_to_keep(context, decision)
     ]
 
 
@@ -62,10 +62,6 @@ def _keep_one(site: Site, known: Record) -> None:
     if lost and not configuration.is_placed(site, known):
         problem = f"{known.name}: this host does not have the {', '.join(lost)}"
         raise StateError(problem, hint="deploy it again, with the content")
-
-
-def _has_any(record: Record) -> bool:
-    return bool(record.spec.files) or configuration.has_secrets(record)
 
 
 def mark(context: Context) -> list[Operation]:
@@ -96,7 +92,7 @@ def place(context: Context) -> list[Operation]:
             silent=name not in context.decisions or _is_announced(context.decisions[name]),
         )
         for name, entry in due.items()
-        if _has_any(entry) or _has_any_now(context, name)
+        if configuration.has_contents(entry) or _has_any_now(context, name)
     ]
 
 
@@ -111,7 +107,7 @@ def _is_due(context: Context, decision: Decision) -> bool:
 def _has_any_now(context: Context, name: str) -> bool:
     """Whether the sandbox has values of the record before."""
     known = context.observed.sandboxes[name].record
-    return known is not None and _has_any(known)
+    return known is not None and configuration.has_contents(known)
 
 
 def _is_announced(decision: Decision) -> bool:
