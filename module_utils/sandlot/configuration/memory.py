@@ -8,6 +8,7 @@ sandboxes have parts of it mounted, which outlive it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Dict, List, Mapping, Sequence
 
@@ -62,7 +63,7 @@ def release(site: Site) -> None:
         for name in files.names(site.secrets):
             remove_entry(f"{site.secrets}/{name}")
         mounts.umount(site.secrets)
-    if os.path.isdir(site.secrets):
+    with contextlib.suppress(FileNotFoundError):
         os.rmdir(site.secrets)
 
 

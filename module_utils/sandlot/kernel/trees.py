@@ -59,7 +59,10 @@ def remove_tree(path: str) -> None:
     A mount in the tree is somebody else's, and its file server may hang: ForeignError, and nothing
     is removed.
     """
-    if not os.path.lexists(path):
+    try:
+        # os.path.lexists takes a tree that can't be looked at for one that is gone.
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
         return
     refuse_mounts(path)
     try:
