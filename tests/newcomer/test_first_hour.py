@@ -82,4 +82,4 @@ def test_teardown_leaves_nothing(newcomer: Newcomer) -> None:
 @pytest.mark.suites("trixie", "sid")
 def test_unit_tests(newcomer: Newcomer) -> None:
     """With Python 3.13 and 3.14; Python 3.11 is that of make test and of .ci/user."""
-    types(newcomer, "make unit", r"\b[1-9]\d{3} passed\b")
+    types(newcomer, "make unit", r"\b[1-9]\d{3,} passed\b")
