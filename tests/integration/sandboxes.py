@@ -240,6 +240,12 @@ def status_fields(pid: int) -> dict[str, str]:
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
+def switches(pid: int) -> tuple[str, str]:
+    """The context switches of a process, which stay the same while it sleeps."""
+    fields = status_fields(pid)
+    return fields["voluntary_ctxt_switches"], fields["nonvoluntary_ctxt_switches"]
+
+
 def status_or_empty(pid: int) -> dict[str, str]:
     """The same of a process that may have ended."""
     try:

@@ -10,11 +10,10 @@ import time
 from typing import Any
 
 import pytest
-from sandboxes import Host, Sandbox, status_or_empty, until
+from sandboxes import Host, Sandbox, status_or_empty, switches, until
 from sandlot.sandbox import health, live
 from sandlot.sandbox.last_words import last_output
 from sandlot.spec import confinement
-from test_init import switches
 
 SLEEP = ["sleep", "100000"]
 # A web server that is there while /up is.

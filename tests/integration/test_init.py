@@ -4,16 +4,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import os
 import re
-import resource
 import select
 import signal
 import struct
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,12 +21,12 @@ from sandboxes import (
     open_host,
     pid_inside,
     status_fields,
+    switches,
     until,
     wait_dead,
     zygote_of,
 )
 from sandlot.errors import LaunchError
-from sandlot.kernel import fork
 from sandlot.kernel.inotify import Watch
 
 SLEEP = ["sleep", "100000"]
@@ -359,11 +355,6 @@ def test_idle_sandbox_never_wakes_up(undisturbed_host: Host) -> None:
         os.close(pidfd)
 
 
-def switches(pid: int) -> tuple[str, str]:
-    fields = status_fields(pid)
-    return fields["voluntary_ctxt_switches"], fields["nonvoluntary_ctxt_switches"]
-
-
 EVERY_BYTE = os.fsdecode(bytes(range(1, 256)))
 
 
@@ -442,66 +433,3 @@ def test_pid_one_is_init(sandbox_host: Host) -> None:
     box = sandbox_host.started("a", SLEEP)
     assert pid_inside(box.init) == 1
     assert Path(f"/proc/{box.init}/comm").read_text() == "sandlot-init\n"
-
-
-def limit_descriptors(box: Sandbox, soft: int) -> None:
-    """Set init's limit as its own user may, which this machine's root may not everywhere."""
-    uid, pid = box.config["ids"]["uid"], box.init
-
-    def work(_report: int) -> bytes:
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
-        hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
-        return b""
-
-    assert fork.call(work) == (b"", 0)
-
-
-def descriptors_at_rest(init: int) -> set[int]:
-    """The descriptors of an init that sleeps, else none: at work, it opens and closes others."""
-    rows = "State", "voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"
-    before = status_fields(init)
-    used = {int(name) for name in os.listdir(f"/proc/{init}/fd")}
-    after = status_fields(init)
-    rests = before["State"].startswith("S") and all(before[row] == after[row] for row in rows)
-    return used if rests else set()
-
-
-@contextlib.contextmanager
-def without_descriptors(box: Sandbox) -> Iterator[None]:
-    """Init can open no file, as on a host whose table of files is full."""
-    used = until(lambda: descriptors_at_rest(box.init))
-    # No less, as poll(2) takes no more descriptors than the limit.
-    limit_descriptors(box, next(fd for fd in itertools.count() if fd not in used))
-    try:
-        yield
-    finally:
-        limit_descriptors(box, 1024)
-
-
-def test_clients_wait_for_descriptors(sandbox_host: Host) -> None:
-    box = sandbox_host.started("a", SLEEP)
-    init = box.init
-    results: list[bytes] = []
-    client = threading.Thread(target=lambda: results.append(box.exec(["echo", "hello"]).stdout))
-    before = status_fields(init)["voluntary_ctxt_switches"]
-    with without_descriptors(box):
-        client.start()
-        # Init wakes up for the client, and sleeps again.
-        until(lambda: status_fields(init)["voluntary_ctxt_switches"] != before)
-    client.join()
-    assert results == [b"hello\n"] and box.init == init
-
-
-def test_a_restart_without_descriptors_fails_as_a_run(sandbox_host: Host) -> None:
-    """The policy decides what follows, and PID 1 lives."""
-    box = sandbox_host.started("a", SLEEP, restart={"policy": "always", "retries": 0})
-    init = box.init
-    with without_descriptors(box):
-        os.kill(box.workload, signal.SIGKILL)
-        box.until(lambda: box.status().get("exit_code") == 126)
-        assert "sandlot: starting the workload: " in "".join(box.log("stderr"))
-    box.until(lambda: box.status().get("state") == "running")
-    assert box.init == init
