@@ -17,7 +17,6 @@ from ..kernel import files as kernel_files
 from ..kernel.trees import remove_tree
 from ..sandbox.record import Record
 from ..site import Site
-from ..spec import Spec
 from . import contents, memory, rest
 from .contents import has_contents, has_secrets
 
@@ -35,12 +34,12 @@ __all__ = [
 ]
 
 
-def missing(site: Site, record: Record, spec: Spec | None = None) -> List[str]:
-    """Contents of a record that neither ``spec`` brings nor the host has, in words for messages.
+def missing(site: Site, record: Record) -> List[str]:
+    """Contents that neither the record brings nor the host has, in words for messages.
 
     A run that has no values itself, such as a boot, can start no sandbox that misses any.
     """
-    sandbox, values = site.sandbox(record.name), _given(record, spec)
+    sandbox, values = site.sandbox(record.name), contents.given(record.spec)
     secrets = {entry.what: entry.digest for entry in contents.secrets(record)}
     secrets.update(contents.variables(record))
     return [
@@ -57,9 +56,9 @@ def missing(site: Site, record: Record, spec: Spec | None = None) -> List[str]:
     ]
 
 
-def keep(site: Site, record: Record, spec: Spec | None = None) -> None:
-    """Write the contents that ``spec`` brings to where they outlive a boot."""
-    sandbox, values = site.sandbox(record.name), _given(record, spec)
+def keep(site: Site, record: Record) -> None:
+    """Write the contents that the record brings to where they outlive a boot."""
+    sandbox, values = site.sandbox(record.name), contents.given(record.spec)
     for entry in contents.files(record):
         path = rest.file_path(sandbox, entry)
         if not os.path.lexists(path):
@@ -96,15 +95,15 @@ def is_placed(site: Site, record: Record) -> bool:
     return memory.is_placed(site, sandbox, secrets, variables)
 
 
-def place(site: Site, record: Record, spec: Spec | None = None) -> None:
+def place(site: Site, record: Record) -> None:
     """Fill memory with the values of a record; StateError for one that can't be had.
 
-    A value that ``spec`` brings replaces one at rest that can't be read any more.
+    A value that the record brings replaces one at rest that can't be read any more.
     """
-    keep(site, record, spec)
+    keep(site, record)
     if not has_secrets(record):
         return
-    sandbox, values = site.sandbox(record.name), _given(record, spec)
+    sandbox, values = site.sandbox(record.name), contents.given(record.spec)
     memory.mount(site)
     secrets = contents.secrets(record)
 
@@ -169,10 +168,6 @@ def remove(site: Site, name: str) -> None:
     memory.remove(site, sandbox)
     remove_tree(sandbox.files)
     remove_tree(sandbox.stored_secrets)
-
-
-def _given(record: Record, spec: Spec | None) -> dict[str, bytes]:
-    return {**contents.given(record.spec), **contents.given(spec)}
 
 
 def _secret_digests(record: Record) -> List[str]:

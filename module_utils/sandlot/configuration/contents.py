@@ -61,9 +61,7 @@ def has_contents(record: Record) -> bool:
     return bool(record.spec.files) or has_secrets(record)
 
 
-def given(spec: Spec | None) -> Dict[str, bytes]:
+def given(spec: Spec) -> Dict[str, bytes]:
     """The values that a spec of this run brings, by their digests."""
-    if spec is None:
-        return {}
     known = sealing.values(spec)
     return {sealed.digest: sealed.value for sealed in known if sealed.value is not None}

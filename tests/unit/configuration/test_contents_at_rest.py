@@ -118,8 +118,8 @@ def test_what_is_kept_outlives_a_boot(site: Site) -> None:
     assert configuration.missing(site, entry) == []
     lost = ["file /etc/app.conf", "secret db", "secret tls", "env PASSWORD"]
     assert configuration.missing(site, known) == lost
-    assert configuration.missing(site, known, entry.spec) == []
-    configuration.keep(site, known, entry.spec)
+    assert configuration.missing(site, replace(known, spec=entry.spec)) == []
+    configuration.keep(site, replace(known, spec=entry.spec))
     assert configuration.missing(site, known) == []
     assert not configuration.is_placed(site, known)
     configuration.place(site, known)
@@ -214,7 +214,7 @@ def test_a_file_with_another_owner_needs_no_new_content(site: Site) -> None:
 @pytest.mark.parametrize("what", ["secret tls", "env PASSWORD"])
 def test_a_lost_value_is_named_with_its_remedy(site: Site, what: str) -> None:
     entry = stored(made(site))
-    configuration.keep(site, entry, made(site).spec)
+    configuration.keep(site, replace(entry, spec=made(site).spec))
     for path in _below(site.sandbox("web").stored_secrets):
         if VALUES[what.split()[1]].encode() in path.read_bytes():
             path.unlink()
@@ -267,7 +267,7 @@ def test_an_encrypted_value_that_is_lost_comes_back_by_a_deploy(
     with pytest.raises(StateError, match="web: secret db: (is encrypted|can't be)") as refused:
         configuration.place(site, stored(entry))
     assert "deploy the sandbox again" in refused.value.hint
-    configuration.place(site, stored(entry), entry.spec)
+    configuration.place(site, replace(stored(entry), spec=entry.spec))
     assert named(site) == {"db": b"hunter2"}
     configuration.remove(site, "other")
     memory.remove(site, site.sandbox("web"))
