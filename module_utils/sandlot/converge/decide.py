@@ -169,7 +169,8 @@ def decide(target: Target, observed: Observed, rejoin: str = "") -> Decision:
     changed = (
         mount_state.plan(observed.mounts, target.launch.get(mounts.KEY, ())) if running else _NONE
     )
-    given = configured.changes(observed.shows, _records(observed), target.record) if running else ()
+    known = observed.previous, record
+    given = configured.changes(observed.shows, known, target.record) if running else ()
     stop, start = running, ""
     if target.desired.state != STOPPED:
         reason = _restart_reason(target, observed, rebuild, destroy) or rejoin if running else ""
@@ -208,10 +209,6 @@ def _is_done(target: Target, observed: Observed) -> bool:
     """Whether a job has succeeded as it is desired now, and nobody asks for another run."""
     asked = target.desired.restart or target.desired.again
     return target.job and not asked and observed.succeeded == target.launch["digest"]
-
-
-def _records(observed: Observed) -> tuple[Record | None, Record | None]:
-    return observed.previous, observed.record
 
 
 def _signals(given: Sequence[Changed], observed: Observed) -> tuple[int, ...]:
