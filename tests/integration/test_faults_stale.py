@@ -17,6 +17,7 @@ from sandlot.errors import LaunchError
 from sandlot.init import status
 from sandlot.kernel import mounts, namespaces
 from sandlot.launcher.client import Launcher
+from sandlot.network.bridge import adapter
 from sandlot.sandbox import runtime
 from sandlot.site import PINNED
 
@@ -95,6 +96,25 @@ def test_a_link_of_ours_without_an_owner(host: Deployment) -> None:
     finally:
         ip("link", "delete", link)
     host.converged(sandbox("a"), sandbox("b"))
+
+
+def test_links_that_go_while_they_are_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel deletes those of an ended network namespace at a moment of its own."""
+    name = f"sl{os.getpid()}"
+    mark = adapter.Links._mark
+
+    def gone(links: adapter.Links, name: str, group: int) -> bool:
+        marked = mark(links, name, group)
+        ip("link", "delete", name)
+        return marked
+
+    with adapter.host() as host:
+        ip("link", "add", name, "type", "bridge")
+        host.delete([name])
+        assert not os.path.exists(f"/sys/class/net/{name}")
+        ip("link", "add", name, "type", "bridge")
+        monkeypatch.setattr(adapter.Links, "_mark", gone)
+        host.delete([name])
 
 
 def test_cgroups_without_an_owner(host: Deployment) -> None:

@@ -128,9 +128,15 @@ class Sweep:
         """What is there without sandboxes, once there have been some."""
         self.host.run(sandbox("first"), purge=True)
         teardown(self.host)
-        # The launcher and its zygote; workers are gone a moment after their answer.
-        assert settled(lambda: len(launcher_processes(self.host.paths)) == 2)
-        return left_over(self.host)
+        clean: list[str] = []
+
+        def at_rest() -> bool:
+            """Of processes, the launcher and its zygote: workers and repairs end soon."""
+            clean[:] = left_over(self.host)
+            return sum(line.endswith(" descriptors") for line in clean) == 2
+
+        assert settled(at_rest), clean
+        return clean
 
     # -- the actions
 

@@ -149,8 +149,12 @@ def link(sock: socket.socket, name: str) -> Link | None:
     except OSError:
         return None
     payload = LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0) + _skip_statistics()
-    for kind, dummy, body in _messages(sock, RTM_GETLINK, NLM_F_REQUEST, payload):
-        return _link(body) if kind == RTM_NEWLINK else None
+    try:
+        for kind, dummy, body in _messages(sock, RTM_GETLINK, NLM_F_REQUEST, payload):
+            return _link(body) if kind == RTM_NEWLINK else None
+    except OSError as error:
+        if error.errno != errno.ENODEV:  # gone with its network namespace meanwhile
+            raise
     return None
 
 

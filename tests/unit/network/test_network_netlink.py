@@ -47,6 +47,12 @@ def test_loopback_is_found():
         netlink.routes(sock)
 
 
+def test_a_link_goes_away_between_its_name_and_its_number(monkeypatch):
+    monkeypatch.setattr(netlink.socket, "if_nametoindex", lambda name: 2**31 - 1)
+    with netlink.connect() as sock:
+        assert netlink.link(sock, "gone") is None
+
+
 def test_replies_in_several_datagrams():
     sock = Replies(
         message(netlink.RTM_NEWADDR, 2, address("10.0.0.1", 1))

@@ -359,8 +359,12 @@ class Links:
         group = secrets.randbelow(1 << 30) + (1 << 30)
         marked = [name for name in names if self._mark(name, group)]
         if marked:
-            with self._explained(f"delete {', '.join(marked)}"):
+            try:
                 self._route.link("del", group=group)
+            except self._refused as error:
+                if error.code != errno.ENODEV:  # all are gone meanwhile
+                    problem = f"the kernel refused to delete {', '.join(marked)}: {error}"
+                    raise HostError(problem) from error
 
     def _mark(self, name: str, group: int) -> bool:
         try:
