@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from functools import partial
@@ -75,6 +76,22 @@ def test_killed_runs_are_continued_and_the_workload_is_told(host: Deployment) ->
         assert leftovers(host) == []
         count = len(told(host, count + 1))
     assert steps >= 8 and host.pid("a") == running
+
+
+def test_a_boot_after_a_killed_first_deploy(host: Deployment) -> None:
+    """Each record has its values, so that the boot starts what the deploy has recorded."""
+    recorded = []
+    for step in itertools.count(1):
+        killed = killed_after(step, partial(host.run, wish(1)))
+        host.reboot()
+        done = converge.up(host.paths)
+        assert not done.failed, (step, done.failed)
+        recorded.append(record.load(host.paths, "a") is not None)
+        host.run(purge=True)
+        assert not os.path.exists(host.paths.sandbox("a").state), step
+        if not killed:
+            break
+    assert not recorded[0] and recorded.count(True) > 8, recorded
 
 
 def test_a_restart_after_a_killed_run_has_what_the_record_names(host: Deployment) -> None:

@@ -27,12 +27,7 @@ def keep_for_rebuilds(context: Context) -> list[Operation]:
 
 
 def keep(context: Context) -> list[Operation]:
-    """Keep new values of sandboxes that exist."""
-    return _keep(context, [d for d in context.decisions.values() if not d.new and not d.next_slot])
-
-
-def keep_new(context: Context) -> list[Operation]:
-    return _keep(context, [d for d in context.decisions.values() if d.new])
+    return _keep(context, [d for d in context.decisions.values() if not d.next_slot])
 
 
 def _keep(context: Context, decisions: Iterable[Decision]) -> list[Operation]:

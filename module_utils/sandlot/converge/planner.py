@@ -49,7 +49,6 @@ STEPS: tuple[Phase, ...] = (
     configuring.keep,
     configuring.mark,
     phases.write_records,
-    configuring.keep_new,
     phases.stop,
     phases.note_logs,
     phases.switch,
