@@ -107,11 +107,12 @@ def test_memory_of_a_tmpfs(guest: Guest, worker: None) -> None:
     assert inspected(guest, ["worker"])["worker"]["state"] == "stopped"
 
 
-# In one script, as the shell of a user who logs in could open none of its libraries.
+# In one script, as the shell of a user who logs in could open none of its libraries. `read` would
+# get one character, as the kernel gives such a file to the first read(2) alone.
 _WITHOUT_FILES = """
-read used _ most < /proc/sys/fs/file-nr
-trap 'sysctl -q "fs.file-max=$most"' EXIT
-sysctl -q "fs.file-max=$used"
+set -- $(cat /proc/sys/fs/file-nr)
+trap "sysctl -q fs.file-max=$3" EXIT
+sysctl -q "fs.file-max=$1"
 sandlot list
 timeout 5 sandlot exec worker -- true || true
 """
