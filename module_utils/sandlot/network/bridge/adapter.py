@@ -187,6 +187,16 @@ class Links:
         except self._refused as error:
             raise HostError(f"the kernel refused to {what}: {error}") from error
 
+    @contextlib.contextmanager
+    def _unless_gone(self, what: str) -> Iterator[None]:
+        """The kernel deletes links with their network namespace, at a moment of its own."""
+        with self._explained(what):
+            try:
+                yield
+            except self._refused as error:
+                if error.code != errno.ENODEV:
+                    raise
+
     def add_bridge(self, name: str, mac: str) -> None:
         # Multicast snooping would keep timers running; without it, neighbour discovery works
         # with no listener reports, which the rules can then drop.
@@ -359,25 +369,19 @@ class Links:
         group = secrets.randbelow(1 << 30) + (1 << 30)
         marked = [name for name in names if self._mark(name, group)]
         if marked:
-            try:
+            with self._unless_gone(f"delete {', '.join(marked)}"):
                 self._route.link("del", group=group)
-            except self._refused as error:
-                if error.code != errno.ENODEV:  # all are gone meanwhile
-                    problem = f"the kernel refused to delete {', '.join(marked)}: {error}"
-                    raise HostError(problem) from error
 
     def _mark(self, name: str, group: int) -> bool:
         try:
             index = socket.if_nametoindex(name)
         except OSError:
             return False
-        try:
+        marked = False
+        with self._unless_gone(f"mark {name}"):
             self._route.link("set", index=index, group=group)
-        except self._refused as error:
-            if error.code == errno.ENODEV:  # gone with its network namespace meanwhile
-                return False
-            raise HostError(f"the kernel refused to mark {name}: {error}") from error
-        return True
+            marked = True
+        return marked
 
 
 class Batch(Links):
