@@ -11,16 +11,15 @@ import base64
 import contextlib
 import hashlib
 import os
-import string
 from types import TracebackType
 from typing import AbstractSet, Any, Dict, Iterable, Iterator, List, Mapping, Optional
 
 from . import store
+from .kernel.text import name_part
 from .site import Site
 
 HIDDEN = "hidden"
 _SHORTEST = 4
-_OF_NAMES = f"{string.ascii_letters}{string.digits}_.-"
 # Keys that are not stored yet, by path: all masks of a process agree.
 _NEW: Dict[str, bytes] = {}
 
@@ -156,13 +155,8 @@ def _blank(value: Any, visible: AbstractSet[str] = frozenset()) -> Any:
         ]
     if isinstance(value, Mapping):
         # A name that is wrong may have the value in it.
-        return {_named(str(name)): HIDDEN for name in value}
+        return {name_part(str(name)) or HIDDEN: HIDDEN for name in value}
     return value if value is None else HIDDEN
-
-
-def _named(name: str) -> str:
-    """The name without what may be a value: YAML reads {PASSWORD:x} as one key."""
-    return name[: len(name) - len(name.lstrip(_OF_NAMES))] or HIDDEN
 
 
 def _shown(name: str, value: Any, visible: AbstractSet[str]) -> Any:

@@ -10,7 +10,7 @@ import time
 from .. import wire
 from ..kernel import pid_one
 from ..kernel.loop import Loop
-from ..kernel.signals import signal
+from ..kernel.signals import NOT_FORWARDED, signal
 from . import child
 from .exec import ExecServer
 from .health import STARTING, UNHEALTHY, Health
@@ -26,14 +26,6 @@ if TYPE_CHECKING:
 _STREAMS = ("stdout", "stderr")
 # The timer that starts and ends the workload.
 MAIN = "main"
-# Faults are left to the kernel, which ignores them when sent to PID 1 from inside (kill(2)). When
-# init writes into a closed pipe or a full file, its SIGPIPE or SIGXFSZ is not the workload's.
-FAULTS = tuple(
-    int(getattr(signal, f"SIG{name}")) for name in ("SEGV", "BUS", "FPE", "ILL", "TRAP", "SYS")
-)
-NOT_FORWARDED = frozenset(
-    (*FAULTS, *(int(getattr(signal, f"SIG{name}")) for name in ("KILL", "STOP", "PIPE", "XFSZ")))
-)
 CAUGHT = tuple(sorted(int(number) for number in signal.valid_signals() - NOT_FORWARDED))
 # Making keys takes a second or two, and longer when many sandboxes do so at once.
 PREPARATION_SECONDS = 120.0

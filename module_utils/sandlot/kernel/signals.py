@@ -12,7 +12,15 @@ if TYPE_CHECKING:
 else:
     import _signal as signal
 
-__all__ = ["note", "reset", "signal", "wakeup_pipe"]
+__all__ = ["NOT_FORWARDED", "note", "reset", "signal", "wakeup_pipe"]
+
+# Init passes all but these on to the workload. Faults are left to the kernel, which ignores them
+# when sent to PID 1 from inside (kill(2)). When init writes into a closed pipe or a full file, its
+# SIGPIPE or SIGXFSZ is not the workload's.
+NOT_FORWARDED = frozenset(
+    int(getattr(signal, f"SIG{name}"))
+    for name in "SEGV BUS FPE ILL TRAP SYS KILL STOP PIPE XFSZ".split()
+)
 
 
 def reset() -> None:

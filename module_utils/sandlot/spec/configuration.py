@@ -14,6 +14,8 @@ import re
 import signal
 from typing import TYPE_CHECKING, Any, Dict, Iterable, Iterator, Mapping, Sequence, Tuple
 
+from ..kernel.signals import NOT_FORWARDED
+from ..kernel.text import name_part
 from ..plan import Change
 from .confinement import KERNEL_TREES
 from .mounts import TMPFS, depth
@@ -36,13 +38,9 @@ LONGEST = {"content": 1 << 20, "value": 512_000}
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _OWNER = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,31}")
 _MODE = re.compile(r"0?[0-7]{3}")
-_BEYOND_NAMES = re.compile(r"[^\w.-]", re.ASCII)
 _SECRET = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,252}")
-# Faults and others that init keeps; the kernel ends init by SIGKILL.
-_NOT_FORWARDED = frozenset(
-    int(getattr(signal, f"SIG{name}"))
-    for name in "KILL STOP CHLD PIPE XFSZ SEGV BUS FPE ILL TRAP SYS".split()
-)
+# Init takes SIGCHLD for itself; the kernel ends init by SIGKILL.
+_NO_RELOAD = NOT_FORWARDED | {int(signal.SIGCHLD)}
 _DIRECTORIES = frozenset({"/tmp", "/run", "/var/tmp", "/dev/shm", SECRETS})
 _HOST_MADE = {
     "/etc/hosts": "set etc_hosts, which adds names to it",
@@ -119,7 +117,7 @@ def mode(option: str, value: Any) -> int:
 def reload_signal(option: str, value: Any) -> int:
     """The number of a signal that init passes on to the workload."""
     number = signal_number(option, value)
-    if number in _NOT_FORWARDED:
+    if number in _NO_RELOAD:
         problem = "ends the sandbox, or never reaches its workload"
         raise refusal(option, value, problem, hint="use SIGHUP, SIGUSR1 or the like")
     return number
@@ -257,7 +255,7 @@ def environment(option: str, value: Any, *, fields: Sequence[Option]) -> Environ
     sealed: Dict[str, Sealed] = {}
     plain: Dict[str, Any] = {}
     for name, item in raw.items():
-        given = _variable(f"{option}[{_visible(name)!r}]", item, fields)
+        given = _variable(f"{option}[{name_part(name)!r}]", item, fields)
         if isinstance(given, Sealed):
             sealed[environment_name(option, name)] = given
         else:
@@ -269,13 +267,8 @@ def environment(option: str, value: Any, *, fields: Sequence[Option]) -> Environ
 def _plain(option: str, value: Mapping[str, Any]) -> Pairs:
     names = {name: environment_name(option, name) for name in value}
     return tuple(
-        (name, text(f"{option}[{_visible(name)!r}]", value[name], secret=True)) for name in names
+        (name, text(f"{option}[{name_part(name)!r}]", value[name], secret=True)) for name in names
     )
-
-
-def _visible(name: str) -> str:
-    """A name without what may be a value: YAML reads {PASSWORD:x} as a key without a value."""
-    return _BEYOND_NAMES.split(name, maxsplit=1)[0]
 
 
 def _variable(option: str, value: Any, fields: Sequence[Option]) -> Any:
