@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...module_utils.sandlot.spec.configuration import LONGEST
+from ...module_utils.sandlot.spec.values import SECRETS
 from .model import Json, Service
 from .nodes import Node
 from .storage import octal, on_change
 from .values import boolean, known, sequence, text
 
-SECRETS = "/run/secrets"
 _LONGEST = {"configs": LONGEST["content"], "secrets": LONGEST["value"]}
 _FIELDS = ("source", "target", "uid", "gid", "mode")
 _DECLARED = (

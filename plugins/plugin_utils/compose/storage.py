@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...module_utils.sandlot.spec.configuration import LONGEST
 from .model import Json, Service
 from .nodes import Node
 from .short import volume
 from .values import boolean, known, mapping, one_or_more, pairs, scalar, sequence, size, text
 
 MAX_FILES = 256
-MAX_FILE = 1 << 20
 _KINDS = ("volume", "bind", "tmpfs")
 _FIELDS = ("type", "source", "target", "read_only", "consistency", *_KINDS, "image")
 _DESKTOP = ("cached", "delegated", "consistent", "default")
@@ -241,7 +241,7 @@ def _bind(service: Service, item: Node, source: str, target: str, fields: Json) 
 
 def _file(service: Service, item: Node, path: Path, target: str, fields: Json) -> None:
     status = path.stat()
-    if status.st_size > MAX_FILE:
+    if status.st_size > LONGEST["content"]:
         hint = "copy it to the host, and set the option directory to the project's path there"
         raise item.failure(f"{path} is larger than 1 MiB, too large for a file", hint)
     entry: dict[str, Any] = {"target": target, "src": str(path)}
