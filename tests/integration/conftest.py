@@ -14,6 +14,7 @@ import pytest
 import session_trees
 import static_busybox
 from converge_fixtures import Deployment, Reused, deployed
+from mount_fixtures import each_way
 from sandboxes import fresh_host, module_host, sandbox_host
 from sandlot.images import busybox
 
@@ -35,7 +36,7 @@ LONG = (
     *("test_images_faults.py", "test_converge_oci.py", "test_images_download.py"),
     *("test_faults.py", "test_network_rates.py", "test_network_live.py"),
 )
-__all__ = ["fresh_host", "module_host", "sandbox_host"]
+__all__ = ["each_way", "fresh_host", "module_host", "sandbox_host"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -14,7 +14,6 @@ import pytest
 from converge_fixtures import Deployment, eventually, needs_root, sandbox
 from netmode_fixtures import output, run_inside, workload
 from sandlot import converge
-from sandlot.build import beneath
 from sandlot.kernel import mountinfo, namespaces
 from sandlot.sandbox import runtime
 from sandlot.spec import normalise_all
@@ -52,11 +51,6 @@ def told(host: Deployment, count: int) -> list[str]:
     log = Path(host.paths.sandbox("a").upper, "told")
     eventually(lambda: len(log.read_text().split() if log.exists() else []) >= count)
     return log.read_text().split()
-
-
-def without_beneath(_mount: int, _place: int) -> bool:
-    """As on kernels before 6.5."""
-    return False
 
 
 @contextmanager
@@ -109,12 +103,7 @@ def version(number: int) -> str:
     return f"{number:05}\n" * 2000
 
 
-@pytest.mark.parametrize("way", ["beneath", "before 6.5"])
-def test_a_reader_sees_whole_versions_only(
-    host: Deployment, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if way != "beneath":
-        monkeypatch.setattr(beneath, "attach", without_beneath)
+def test_a_reader_sees_whole_versions_only(host: Deployment, each_way: None) -> None:
     host.converged(sandbox("a", files=[file(version(0))], secrets=[secret(version(0))]))
     with reader(host, CONF, PASSWORD) as statuses:
         for number in range(1, CHANGES + 1):
@@ -185,12 +174,7 @@ def test_a_file_of_the_image_or_the_tenant_is_there_again(host: Deployment) -> N
     assert output(host, "a", "cat", "/etc/passwd", "/own", "/empty") == f"{image}mine\n"
 
 
-@pytest.mark.parametrize("way", ["beneath", "before 6.5"])
-def test_a_read_only_root_and_memory_take_files_too(
-    host: Deployment, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if way != "beneath":
-        monkeypatch.setattr(beneath, "attach", without_beneath)
+def test_a_read_only_root_and_memory_take_files_too(host: Deployment, each_way: None) -> None:
     ways = {"read_only": True, "tmpfs": ["/mem"]}
     host.converged(sandbox("a", **ways))
     running = host.pid("a")

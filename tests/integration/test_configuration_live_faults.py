@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from converge_fixtures import Deployment, needs_root, sandbox
 from killing import killed_after
+from mount_fixtures import without_beneath
 from netmode_fixtures import output
 from sandlot import configuration, converge
 from sandlot.build import beneath, live_mounts
@@ -27,7 +28,6 @@ from test_configuration_live import (
     lines,
     secret,
     told,
-    without_beneath,
 )
 
 pytestmark = needs_root
@@ -165,12 +165,7 @@ def test_memory_that_somebody_empties_is_filled_again(host: Deployment) -> None:
         assert output(host, "a", "cat", PASSWORD) == "value 1" and host.pid("a") == running
 
 
-@pytest.mark.parametrize("way", ["beneath", "before 6.5"])
-def test_a_tenant_that_fights_gains_nothing(
-    host: Deployment, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if way != "beneath":
-        monkeypatch.setattr(beneath, "attach", without_beneath)
+def test_a_tenant_that_fights_gains_nothing(host: Deployment, each_way: None) -> None:
     spec = sandbox("a", command=["sh", "-c", FIGHTING])
     host.converged(spec)
     running, before = host.pid("a"), len(mountinfo.by_id(host.pid("a")))

@@ -253,13 +253,23 @@ def test_a_bug_shows_no_value(
     assert str(error.value).endswith("ValueError: invalid literal for int() with base 10: 'hidden'")
 
 
-@pytest.mark.parametrize("image", ["b", 5], ids=["right", "wrong"])
-def test_no_report_of_the_arguments_has_a_secret(
-    image: object, legacy: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What Ansible's part of a module writes to syslog."""
     lines: list[str] = []
     monkeypatch.setattr(syslog, "syslog", lambda *words: lines.append(str(words[-1])))
     monkeypatch.setattr("ansible.module_utils.basic.has_journal", False)
+    return lines
+
+
+@pytest.mark.parametrize("image", ["b", 5], ids=["right", "wrong"])
+def test_no_report_of_the_arguments_has_a_secret(
+    image: object,
+    legacy: None,
+    lines: list[str],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     web = {"name": "web", "image": image, "env": {"PASSWORD": "hunter2", "DEBUG": "1"}}
     web["secrets"] = [{"name": "db", "value": "hunter2"}]
@@ -276,11 +286,11 @@ def test_no_report_of_the_arguments_has_a_secret(
 
 
 def test_nor_has_one_of_misspelled_defaults(
-    legacy: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    legacy: None,
+    lines: list[str],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    lines: list[str] = []
-    monkeypatch.setattr(syslog, "syslog", lambda *words: lines.append(str(words[-1])))
-    monkeypatch.setattr("ansible.module_utils.basic.has_journal", False)
     monkeypatch.setattr("os.geteuid", lambda: 0)
     defaults = {"sercets": [{"name": "db", "value": "hunter2"}]}
     found = failure("sandboxes", capfd, sandboxes=[], defaults=defaults)
@@ -289,12 +299,9 @@ def test_nor_has_one_of_misspelled_defaults(
 
 
 def test_ansible_alone_would_show_it(
-    legacy: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    legacy: None, lines: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The control of the test above."""
-    lines: list[str] = []
-    monkeypatch.setattr(syslog, "syslog", lambda *words: lines.append(str(words[-1])))
-    monkeypatch.setattr("ansible.module_utils.basic.has_journal", False)
     basic = ansible.module_utils.basic
     with patch_module_args({"name": "web", "env": {"PASSWORD": "hunter2"}}):
         module = basic.AnsibleModule(argument_spec=arguments("sandbox"))

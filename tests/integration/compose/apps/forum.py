@@ -20,13 +20,7 @@ redis = kit.Redis(f"redis://{os.environ['FORUM_REDIS_HOST']}")
 
 
 def ask(query: str, *values: object) -> list[tuple[object, ...]]:
-    connection = psycopg2.connect(**SETTINGS)
-    try:
-        with connection, connection.cursor() as cursor:
-            cursor.execute(query, values)
-            return cursor.fetchall() if cursor.description else []
-    finally:
-        connection.close()
+    return kit.rows(psycopg2.connect(**SETTINGS), query, *values)
 
 
 def answer(method: str, path: str, body: str) -> tuple[int, str]:

@@ -14,13 +14,7 @@ URL = os.environ["DATABASE_URL"]
 
 
 def ask(query: str, *values: str) -> list[tuple[str, ...]]:
-    connection = psycopg2.connect(URL)
-    try:
-        with connection, connection.cursor() as cursor:
-            cursor.execute(query, values)
-            return cursor.fetchall() if cursor.description else []
-    finally:
-        connection.close()
+    return kit.rows(psycopg2.connect(URL), query, *values)
 
 
 def answer(method: str, path: str, body: str) -> tuple[int, str]:

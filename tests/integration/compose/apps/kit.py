@@ -94,3 +94,13 @@ class Redis:
         if kind == "-":
             raise OSError(rest)
         return int(rest) if kind == ":" else rest
+
+
+def rows(connection: Any, query: str, *values: object) -> list[tuple[Any, ...]]:
+    """The rows of one query of PostgreSQL; closes the connection."""
+    try:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(query, values)
+            return cursor.fetchall() if cursor.description else []
+    finally:
+        connection.close()

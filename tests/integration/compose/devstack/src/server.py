@@ -14,14 +14,7 @@ CREATE = "CREATE TABLE IF NOT EXISTS fruits (name TEXT PRIMARY KEY)"
 
 
 def ask(query: str) -> list[tuple[str, ...]]:
-    connection = psycopg2.connect("")
-    try:
-        with connection, connection.cursor() as cursor:
-            cursor.execute(CREATE)
-            cursor.execute(query)
-            return cursor.fetchall() if cursor.description else []
-    finally:
-        connection.close()
+    return kit.rows(psycopg2.connect(""), f"{CREATE}; {query}")
 
 
 def answer(_method: str, _path: str, _body: str) -> tuple[int, str]:
