@@ -59,10 +59,7 @@ def remove_tree(path: str) -> None:
     A mount in the tree is somebody else's, and its file server may hang: ForeignError, and nothing
     is removed.
     """
-    try:
-        # os.path.lexists takes a tree that can't be looked at for one that is gone.
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    if not _is_there(path):
         return
     refuse_mounts(path)
     try:
@@ -100,12 +97,23 @@ def remove_entry(path: str) -> None:
 
 
 def refuse_mounts(path: str) -> None:
-    points = mountinfo.within(path)
+    """ForeignError for mounts at or below a path."""
+    # The kernel's list has a line for each mount of all sandboxes.
+    points = mountinfo.within(path) if _is_there(path) else []
     if points:
         raise ForeignError(
             f"{path} can't be removed: somebody has mounted {', '.join(points)}",
             hint=f"unmount it (umount {points[-1]}), or lazily if it hangs (umount -l), run again",
         )
+
+
+def _is_there(path: str) -> bool:
+    """Unlike os.path.lexists, raises OSError for what can't be looked at."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _empty(top: int) -> None:

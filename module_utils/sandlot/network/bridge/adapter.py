@@ -23,6 +23,7 @@ from ...errors import HostError
 from ...kernel import netlink
 from ...kernel.nlmsg import messages
 from ..common.model import Interface
+from . import announce
 
 if TYPE_CHECKING:
     from ...kernel.nlmsg import Message
@@ -179,6 +180,13 @@ class Links:
 
     def close(self) -> None:
         self._route.close()
+        if "packets" in vars(self):
+            self.packets.close()
+
+    @functools.cached_property
+    def packets(self) -> socket.socket:
+        """A socket to announce by; to close one waits until all processors have let go of it."""
+        return announce.opened()
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:

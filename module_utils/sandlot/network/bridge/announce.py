@@ -56,9 +56,12 @@ def _checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def announce(item: Interface, link: str) -> None:
+def opened() -> socket.socket:
+    """A socket for announcements, in the thread's network namespace; it receives nothing."""
+    return socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+
+
+def send(sock: socket.socket, item: Interface, link: str) -> None:
     """Announce an interface on a link: its own inside, or its bridge; ENETDOWN if that is down."""
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC) as sock:
-        sock.bind((link, 0))
-        for frame in frames(item):
-            sock.send(frame)
+    for frame in frames(item):
+        sock.sendto(frame, (link, 0))

@@ -18,8 +18,7 @@ from ...plan import Operation
 from ...site import Site
 from ...spec.table.networks import MIN_MTU_IPV6
 from ..common.model import MAX_INTERFACES, Interface, Network, default_routes, identity
-from . import adapter, sysctls
-from .announce import announce
+from . import adapter, announce, sysctls
 from .observe import BridgeState, is_ours, owned
 
 DEFAULT_ROUTES = ("0.0.0.0/0", "::/0")
@@ -268,7 +267,7 @@ def _make_pair(
     # The address may have been another sandbox's a moment ago.
     host.forget_neighbours(bridge, item.addresses)
     try:
-        announce(item, network.bridge)
+        announce.send(host.packets, item, network.bridge)
     except OSError as error:
         # The launcher takes a bridge down while rules are missing; then it carries nothing.
         if error.errno != errno.ENETDOWN:
@@ -318,7 +317,8 @@ def _settle_inside(
                     within.set_default_route(home.ifname, gateway)
         for item in interfaces:
             if inside.links[item.ifname].up and _has_moved(item, inside):
-                announce(item, item.ifname)
+                with announce.opened() as sock:
+                    announce.send(sock, item, item.ifname)
 
 
 def _has_moved(item: Interface, inside: Inside) -> bool:
