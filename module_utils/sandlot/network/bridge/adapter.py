@@ -177,16 +177,13 @@ class Links:
         pyroute2 = load()
         self._refused = pyroute2.NetlinkError
         self._route: Any = route or pyroute2.IPRoute()
+        # To close one waits for all processors, so it lasts as long as the connection.
+        self._packets: socket.socket | None = None
 
     def close(self) -> None:
         self._route.close()
-        if "packets" in vars(self):
-            self.packets.close()
-
-    @functools.cached_property
-    def packets(self) -> socket.socket:
-        """A socket to announce by; to close one waits until all processors have let go of it."""
-        return announce.opened()
+        if self._packets is not None:
+            self._packets.close()
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -270,6 +267,11 @@ class Links:
             except self._refused as error:
                 if error.code != errno.ENOENT:
                     raise HostError(f"the kernel refused to forget {address}: {error}") from error
+
+    def announce(self, interface: Interface, link: str) -> None:
+        if self._packets is None:
+            self._packets = announce.opened()
+        announce.send(self._packets, interface, link)
 
     def set_link(self, name: str, **changes: Any) -> None:
         with self._explained(f"set {changes} on {name}"):

@@ -267,7 +267,7 @@ def _make_pair(
     # The address may have been another sandbox's a moment ago.
     host.forget_neighbours(bridge, item.addresses)
     try:
-        announce.send(host.packets, item, network.bridge)
+        host.announce(item, network.bridge)
     except OSError as error:
         # The launcher takes a bridge down while rules are missing; then it carries nothing.
         if error.errno != errno.ENETDOWN:
