@@ -48,7 +48,7 @@ _NOT_EXECUTABLE = 126
 
 def send(sock: Socket, message: Message, fds: Sequence[int] = ()) -> None:
     """Send a request."""
-    _transmit(sock, marshal.dumps(message, _MARSHAL_VERSION), fds)
+    transmit(sock, marshal.dumps(message, _MARSHAL_VERSION), fds)
 
 
 def send_any_size(sock: Socket, message: Message, fds: Sequence[int]) -> None:
@@ -58,7 +58,7 @@ def send_any_size(sock: Socket, message: Message, fds: Sequence[int]) -> None:
     """
     data = marshal.dumps(message, _MARSHAL_VERSION)
     if len(data) <= _LARGE:
-        _transmit(sock, data, fds)
+        transmit(sock, data, fds)
         return
     # Not at the top, as init imports this module and never sends.
     from .kernel.files import write_all
@@ -66,7 +66,7 @@ def send_any_size(sock: Socket, message: Message, fds: Sequence[int]) -> None:
     fd = os.memfd_create("request")
     try:
         write_all(fd, data)
-        _transmit(sock, _IN_FILE, [*fds, fd])
+        transmit(sock, _IN_FILE, [*fds, fd])
     finally:
         os.close(fd)
 
@@ -97,7 +97,7 @@ def _content(fd: int) -> bytes:
 def answer(sock: Socket, message: Message, fds: Sequence[int] = ()) -> None:
     lines = [f"{key} {value}".replace("\n", " ") for key, value in message.items()]
     data = "\n".join(lines or ["ok"]).encode("utf-8", "backslashreplace")
-    _transmit(sock, data[:_MAX_ANSWER], fds)
+    transmit(sock, data[:_MAX_ANSWER], fds)
 
 
 def reply(sock: Socket, message: Message, fds: Sequence[int] = ()) -> None:
@@ -138,7 +138,8 @@ def _parse(text: str) -> Message:
     return message
 
 
-def _transmit(sock: Socket, data: bytes, fds: Sequence[int]) -> None:
+def transmit(sock: Socket, data: bytes, fds: Sequence[int]) -> None:
+    """Send one datagram with descriptors."""
     ancillary = []
     if fds:
         packed = struct.pack(f"{len(fds)}i", *fds)
