@@ -38,7 +38,7 @@ _SO_SNDBUFFORCE = 32
 _INT_SIZE = struct.calcsize("i")
 _ANCILLARY_SIZE = _socket.CMSG_SPACE(MAX_FDS * _INT_SIZE)
 _NUMBERS = frozenset(
-    ("code", "errno", "exit", "gid", "mounted", "pid", "restarts", "started", "uid")
+    ("call", "code", "errno", "exit", "gid", "mounted", "pid", "restarts", "started", "uid")
 )
 # Variables that a login sets.
 LOGIN = ("HOME", "USER", "LOGNAME", "SHELL")

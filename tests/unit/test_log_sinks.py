@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from sandlot.init import logs, warm_up
 from sandlot.init.ring import Ring
+from sandlot.kernel import calls
 from sandlot.site import SandboxPaths, Site
 
 
@@ -79,7 +80,7 @@ def test_the_warm_up_opens_every_sink(monkeypatch: pytest.MonkeyPatch) -> None:
     sinks = {name: seen(name, sink) for name, sink in {**logs.SINKS, "copy": Copy}.items()}
     monkeypatch.setattr(warm_up, "SINKS", sinks)
     monkeypatch.setattr(logs, "SINKS", sinks)
-    warm_up.run()
+    warm_up.run(calls.Buffer())
     assert opened == {name: sink.sample for name, sink in sinks.items()}
     assert written.keys() == sinks.keys()
 

@@ -10,14 +10,13 @@ mounts the overlay, then the rest of the root as root of the sandbox's user name
 from __future__ import annotations
 
 import _socket
-import base64
 import os
 import select
 import time
 
 from .. import store, wire
 from ..errors import LaunchError
-from ..init import confine, limits, logs, status, users
+from ..init import limits, logs, process, status, users
 from ..init.child import NOT_EXECUTABLE, NOT_FOUND
 from ..init.supervisor import PREPARATION_SECONDS
 from ..kernel import hierarchies, mounts, namespaces, netns
@@ -25,12 +24,13 @@ from ..kernel.files import write_value
 from ..kernel.fork import STEP_SECONDS
 from ..kernel.signals import signal
 from ..sandbox import oom, runtime
-from . import namespace, rootfs, rootplan
+from . import init_calls, namespace, rootfs, rootplan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Mapping
 
+    from ..kernel.call_table import Table
     from ..site import SandboxPaths
     from .operations import RootOperation
 
@@ -41,12 +41,18 @@ INIT_KEYS = ("argv", "env", "cwd", "restart", "stop", "log_max_size")
 
 
 class StartKit:
-    """The launcher's kit for one start: the build namespace, the joiner and a socket to it."""
+    """The launcher's kit for one start: the build namespace, the joiner and a socket to it.
 
-    def __init__(self, build_namespace: int, joiner: int, peer: _socket.socket) -> None:
+    ``buffer`` is the address at which the joiner receives tables of system calls.
+    """
+
+    def __init__(
+        self, build_namespace: int, joiner: int, peer: _socket.socket, buffer: int
+    ) -> None:
         self.build_namespace = build_namespace
         self.joiner = joiner
         self.peer = peer
+        self.buffer = buffer
 
 
 class _Build:
@@ -87,11 +93,11 @@ def start(
     build.open(hierarchies.joined(joiner, launch["cgroups"]))
     rlimits = limits.complete(launch["rlimits"])
     limits.raise_hard(joiner, rlimits)
-    flags = [namespaces.FLAGS[kind] for kind in build.pins]
     watched = os.pidfd_open(joiner)
-    wire.send(peer, {"flags": flags}, list(build.pins.values()))
+    table = init_calls.joiner(kit.buffer, build.pins)
+    _send(peer, table, list(build.pins.values()))
     _await(peer, watched)
-    pid = _expect(peer, "pid")["pid"]
+    pid = _expect(peer, "pid", table=table)["pid"]
     pidfd = os.pidfd_open(pid)
     try:
         # Before init is recorded, so that nobody takes the last init's status for the new one's.
@@ -104,7 +110,7 @@ def start(
         if os.path.exists(paths.reload):
             os.unlink(paths.reload)  # the workload reads what is there
         opened, sinks = logs.open_sinks(paths)
-        config = {**_config(launch), **user, "rlimits": rlimits, "restarts": restarts}
+        config = {**_config(launch), "rlimits": rlimits, "restarts": restarts}
         names = users.login_names(launch)
         login = {name: text for name, text in user["login"].items() if name in names}
         env = {**launch["env"], **login, **_secret_env(paths, launch)}
@@ -112,10 +118,14 @@ def start(
         config["logs"] = opened
         if os.path.exists(paths.held):
             config["held"] = True
-        own, named = fds[:3], fds[3:]
-        config["log_files"] = len(named)
-        wire.send_any_size(peer, config, [*own, *descriptors, *named, *sinks])
-        _expect(peer, "started")
+        (mnt, *own), named = fds[:3], fds[3:]
+        config.update(log_files=len(named), sinks=len(sinks))
+        # In the order of the numbers of init/process.py; the first to close is the last one.
+        fds = [*own, *descriptors, *named, *sinks, mnt]
+        table = init_calls.init(kit.buffer, process.FIRST + len(fds) - 1, launch, user)
+        _send(peer, table, fds)
+        wire.send_any_size(peer, config, [])
+        _expect(peer, "started", table=table)
     except (OSError, LaunchError):
         _abandon(paths, pidfd)
         raise
@@ -144,12 +154,6 @@ def _await(peer: _socket.socket, joiner: int) -> None:
 def _config(launch: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a launch file that init gets."""
     config = {key: launch[key] for key in (*INIT_KEYS, *launch.get("init", ()))}
-    program = launch["seccomp"]
-    program = base64.b64decode(program) if program else None
-    mask = launch["capabilities"]
-    keep = launch.get("no_new_privileges", True)
-    ambient = launch.get("ambient", mask)
-    config.update(confine.plan(mask, ambient, program, no_new_privileges=keep))
     config.update(user=None, healthcheck=launch.get("healthcheck"))
     return config
 
@@ -213,7 +217,13 @@ def _open_joined(name: str, joined: Mapping[str, str]) -> int:
         raise LaunchError(f"{name}: network_mode: {error.message}", hint=hint) from error
 
 
-def _expect(peer: _socket.socket, key: str, fds: list[int] | None = None) -> wire.Message:
+def _send(peer: _socket.socket, table: Table, fds: list[int]) -> None:
+    wire.transmit(peer, table.encoded(len(fds), process.FIRST), fds)
+
+
+def _expect(
+    peer: _socket.socket, key: str, fds: list[int] | None = None, *, table: Table | None = None
+) -> wire.Message:
     """Receive the next message of the joiner, the mounter or init; it has to contain ``key``."""
     try:
         message, received = wire.receive(peer)
@@ -225,6 +235,9 @@ def _expect(peer: _socket.socket, key: str, fds: list[int] | None = None) -> wir
         fds += received
     if message is None:
         raise LaunchError("init died before it was ready", hint=SEE_LOG)
+    if table is not None and "call" in message:
+        code = message.get("errno", 0)
+        raise LaunchError(table.failure(message["call"], code), code=code)
     if "error" in message or key not in message:
         problem = message.get("error", "init sent something unexpected")
         hint = message.get("hint") or (_NO_PROGRAM if message.get("code") == NOT_FOUND else "")

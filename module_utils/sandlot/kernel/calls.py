@@ -72,11 +72,14 @@ class Buffer:
     def receive(self, sock: int) -> Tuple[int, int]:
         """Receive a table and its descriptors; where its rows begin and end.
 
-        EPROTO for anything that is no whole table, or descriptors of other numbers than it uses.
+        ConnectionResetError if the sender is gone, EPROTO for anything that is no whole table, or
+        for descriptors of other numbers than it uses.
         """
         longs = self.longs
         longs[_CONTROL_SIZE] = _CONTROL_ROOM
         size = check(call(_SYS_RECVMSG, sock, self.address, _MSG_CMSG_CLOEXEC, 0, 0, 0), "recvmsg")
+        if size == 0:
+            raise ConnectionResetError(errno.ECONNRESET, "the sender is gone")
         at = TABLE // LONG
         begin, end = longs[at + 1], longs[at + 2]
         if (
@@ -87,7 +90,7 @@ class Buffer:
             or (end - begin) % ROW
             or not self._has_descriptors(longs[at + 3], longs[at + 4])
         ):
-            raise OSError(errno.EPROTO, "the builder sent no whole table")
+            raise OSError(errno.EPROTO, "what was received is no whole table")
         return begin, end
 
     def _has_descriptors(self, count: int, first: int) -> bool:

@@ -34,10 +34,10 @@ PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
-_PR_CAP_AMBIENT_RAISE = 2
-_PR_CAP_AMBIENT_CLEAR_ALL = 4
-_KEYCTL_JOIN_SESSION_KEYRING = 1
-_SECCOMP_SET_MODE_FILTER = 1
+PR_CAP_AMBIENT_RAISE = 2
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+KEYCTL_JOIN_SESSION_KEYRING = 1
+SECCOMP_SET_MODE_FILTER = 1
 
 _LOW = 0xFFFFFFFF
 
@@ -57,7 +57,7 @@ class _SockFprog(Structure):
 
 
 _seccomp = bind("syscall", c_long, c_long, c_long, POINTER(_SockFprog))
-_CAPABILITY_HEADER = struct.pack("Ii", 0x20080522, 0)
+CAPABILITY_HEADER = struct.pack("Ii", 0x20080522, 0)
 _CAPABILITY_SETS = struct.Struct("6I")
 
 
@@ -79,17 +79,23 @@ def last_capability() -> int:
 def capabilities() -> tuple[int, int, int]:
     """The effective, permitted and inheritable capabilities of this process (capget(2))."""
     sets = create_string_buffer(_CAPABILITY_SETS.size)
-    check(_capget(_CAPABILITY_HEADER, sets), "capget")
+    check(_capget(CAPABILITY_HEADER, sets), "capget")
     words = _CAPABILITY_SETS.unpack(sets.raw)
     effective, permitted, inheritable = (words[at] | words[at + 3] << 32 for at in range(3))
     return effective, permitted, inheritable
 
 
-def set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
-    """Call capset(2) for this process; each set is a bit mask."""
+def capability_sets(effective: int, permitted: int, inheritable: int) -> bytes:
+    """The sets of capset(2) as the kernel takes them; each one here is a bit mask."""
     low = (effective & _LOW, permitted & _LOW, inheritable & _LOW)
     high = (effective >> 32, permitted >> 32, inheritable >> 32)
-    check(_capset(_CAPABILITY_HEADER, _CAPABILITY_SETS.pack(*low, *high)), "capset")
+    return _CAPABILITY_SETS.pack(*low, *high)
+
+
+def set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
+    """Call capset(2) for this process."""
+    sets = capability_sets(effective, permitted, inheritable)
+    check(_capset(CAPABILITY_HEADER, sets), "capset")
 
 
 def set_file_user(uid: int) -> None:
@@ -106,17 +112,10 @@ def drop_bounding(numbers: Iterable[int]) -> None:
         prctl(PR_CAPBSET_DROP, number)
 
 
-def set_ambient(numbers: Iterable[int]) -> None:
-    """Make exactly these capabilities ambient; they have to be permitted and inheritable."""
-    prctl(PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-    for number in numbers:
-        prctl(PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number)
-
-
 def new_session_keyring() -> None:
     """Join an empty session keyring, without the operator's keys; do nothing without keyrings."""
     try:
-        check(_keyctl(SYS_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, None), "keyctl")
+        check(_keyctl(SYS_KEYCTL, KEYCTL_JOIN_SESSION_KEYRING, None), "keyctl")
     except OSError as error:
         if error.errno != errno.ENOSYS:
             raise
@@ -128,4 +127,4 @@ def load_seccomp(program: bytes) -> None:
     The caller needs no_new_privs, or CAP_SYS_ADMIN in its user namespace.
     """
     fprog = _SockFprog(len(program) // 8, program)
-    check(_seccomp(SYS_SECCOMP, _SECCOMP_SET_MODE_FILTER, 0, byref(fprog)), "seccomp")
+    check(_seccomp(SYS_SECCOMP, SECCOMP_SET_MODE_FILTER, 0, byref(fprog)), "seccomp")

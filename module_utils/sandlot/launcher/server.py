@@ -166,7 +166,7 @@ class Server:
                 ours, theirs = wire.pair()
                 joiner = self.zygote.fork(theirs)
                 theirs.close()
-                kit = builder.StartKit(self.build_namespace, joiner, ours)
+                kit = builder.StartKit(self.build_namespace, joiner, ours, self.zygote.buffer)
             pid = os.fork()
         except LaunchError as error:
             self._refuse(operation, names, connection, error)

@@ -18,7 +18,7 @@ import sys
 
 from ..init import process, warm_up
 from ..init.supervisor import CAUGHT
-from ..kernel import confine, libc
+from ..kernel import calls, confine, libc
 from ..kernel.signals import signal
 from . import inherited
 from .zygote_client import INT, Zygote
@@ -43,33 +43,35 @@ def main(root: str) -> NoReturn:
         from .command import command
 
         os.execve(sys.executable, command(Site(root.rstrip("/")), sys.executable), os.environ)
-    zygote = _spawn()
+    # Before the fork, so that builders know the address to which init receives their tables.
+    zygote = _spawn(calls.Buffer())
     # Imported after the fork, so that no init carries the code of the launcher and its workers.
     from . import server
 
     server.serve(root, zygote)
 
 
-def _spawn() -> Zygote:
+def _spawn(buffer: calls.Buffer) -> Zygote:
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
-        libc.close_between(3, theirs.fileno() - 1)
-        libc.close_from(theirs.fileno() + 1)
+        # Without holes, so that descriptors which joiners receive have numbers known to builders.
+        os.dup2(theirs.detach(), process.PEER, inheritable=False)
         ours.detach()
-        _serve(theirs)
+        libc.close_from(process.PEER + 1)
+        _serve(_socket.socket(fileno=process.PEER), buffer)
     theirs.close()
-    return Zygote(pid, ours)
+    return Zygote(pid, ours, buffer.address)
 
 
-def _serve(control: _socket.socket) -> NoReturn:
+def _serve(control: _socket.socket, buffer: calls.Buffer) -> NoReturn:
     confine.set_name("sandlot-zygote")
     # A launcher that dies closes the connection, but a stopped zygote would not notice.
     confine.prctl(confine.PR_SET_PDEATHSIG, int(signal.SIGKILL))
     # Init reads them from a descriptor of its own.
     signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)
     for dummy in range(warm_up.ROUNDS):
-        warm_up.run()
+        warm_up.run(buffer)
     gc.collect()
     gc.freeze()
     while True:
@@ -82,7 +84,7 @@ def _serve(control: _socket.socket) -> NoReturn:
         if not data:
             os._exit(0)
         if ancillary:
-            _fork(control, INT.unpack(ancillary[0][2])[0])
+            _fork(control, buffer, INT.unpack(ancillary[0][2])[0])
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 continue
@@ -90,10 +92,9 @@ def _serve(control: _socket.socket) -> NoReturn:
             continue
 
 
-def _fork(control: _socket.socket, peer: int) -> None:
+def _fork(control: _socket.socket, buffer: calls.Buffer, peer: int) -> None:
     pid = libc.fork()
     if pid == 0:
-        control.close()
-        process.join(_socket.socket(fileno=peer))
+        process.join(buffer, peer)
     os.close(peer)
     control.send(INT.pack(pid))

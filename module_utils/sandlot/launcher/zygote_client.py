@@ -20,8 +20,10 @@ _PATIENCE_SECONDS, _ATTEMPTS = 1.0, 10
 class Zygote:
     """Forks joiners: clean processes that become init."""
 
-    def __init__(self, pid: int, control: _socket.socket) -> None:
+    def __init__(self, pid: int, control: _socket.socket, buffer: int) -> None:
+        """``buffer`` is the address of the memory that joiners and inits play tables from."""
         self.pid = pid
+        self.buffer = buffer
         self._control = control
         control.settimeout(_PATIENCE_SECONDS)
 
