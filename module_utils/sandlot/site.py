@@ -34,10 +34,11 @@ def content_id(digest: str, uid: int, gid: int, mode: int) -> str:
 class Site:
     """One installation; ``root`` is absolute and without a trailing slash ("" is "/")."""
 
-    __slots__ = ("root",)
+    __slots__ = ("root", "_tag")
 
     def __init__(self, root: str = "") -> None:
         self.root = root
+        self._tag: str | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Site) and other.root == self.root
@@ -56,7 +57,9 @@ class Site:
 
     @property
     def tag(self) -> str:
-        return _short_hash(self.root, 6) if self.root else ""
+        if self._tag is None:
+            self._tag = _short_hash(self.root, 6) if self.root else ""
+        return self._tag
 
     @property
     def lib(self) -> str:

@@ -67,7 +67,7 @@ def test_eight_plays(host: Deployment) -> None:
         values = [str(each[what]) for each in found]
         assert len(set(values)) == len(values), values
     lines = idmap.observe(host.paths)
-    assert all(len(lines.uid.owned(name)) == len(lines.gid.owned(name)) == 1 for name in everyone)
+    assert all(len(file.owned()[name]) == 1 for file in lines.both for name in everyone)
     answer = Launcher(host.paths).ping()
     assert answer is not None
 

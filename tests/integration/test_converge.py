@@ -373,7 +373,7 @@ def test_no_ids_are_left_behind(host: Deployment) -> None:
     host.converged(sandbox("a"), sandbox("b"))
     host.converged(sandbox("b"), purge=True)
     files = observe_ids(host.paths)
-    assert not files.uid.owned("a") and len(files.gid.owned("b")) == 1
+    assert "a" not in files.uid.owned() and len(files.gid.owned()["b"]) == 1
 
 
 def test_the_runtime_stays_while_there_are_sandboxes(host: Deployment) -> None:

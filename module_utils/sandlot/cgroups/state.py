@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Iterable, Iterator, Mapping, Sequence
 
 from ..errors import HostError, SpecError
 from ..kernel import cpulist, files
@@ -63,26 +64,29 @@ def observe(site: Site, names: Iterable[str], layout: Layout | None = None) -> C
 
 
 def observe_one(site: Site, name: str, layout: Layout) -> Observed:
-    all_directories = [hierarchy.sandbox(site, name) for hierarchy in layout.hierarchies]
-    existing = tuple(path for path in all_directories if os.path.isdir(path))
-    missing = tuple(path for path in all_directories if path not in existing)
+    paths = {hierarchy: hierarchy.sandbox(site, name) for hierarchy in layout.hierarchies}
+    existing = tuple(path for path in paths.values() if os.path.isdir(path))
+    missing = tuple(path for path in paths.values() if path not in existing)
     values: dict[str, str | None] = {}
     if existing:
         for hierarchy, knob in offered(layout):
-            text = files.read_value(f"{hierarchy.sandbox(site, name)}/{knob.file}")
+            text = files.read_value(f"{paths[hierarchy]}/{knob.file}")
             values[knob.file] = knob.canonical(text)
     return Observed(existing, missing, values)
 
 
-def offered(layout: Layout) -> Iterator[tuple[Hierarchy, Knob]]:
+@lru_cache(maxsize=1)
+def offered(layout: Layout) -> Sequence[tuple[Hierarchy, Knob]]:
     """The knobs of this host: of each controller, in the version that it is mounted as."""
+    knobs_here = []
     unified = next((hierarchy for hierarchy in layout.hierarchies if hierarchy.unified), None)
     for knobs, version_2 in ((VERSION_1, False), (VERSION_2, True)):
         for knob in knobs:
             # Version 2 has the files of "cgroup" in every hierarchy.
             hierarchy = unified if knob.controller == "cgroup" else layout.having(knob.controller)
             if hierarchy and hierarchy.unified is version_2:
-                yield hierarchy, knob
+                knobs_here.append((hierarchy, knob))
+    return knobs_here
 
 
 def _host(layout: Layout) -> Host:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Dict, List, Mapping, Sequence
 
 from .. import network, volumes
@@ -71,7 +72,8 @@ class Context:
     last_logs: Dict[str, LastLog] = field(default_factory=dict, compare=False)
     reloaded: Dict[str, reloading.Signalled] = field(default_factory=dict, compare=False)
 
-    @property
+    # Both are looked up for each sandbox.
+    @cached_property
     def restarts(self) -> Sequence[str]:
         """Sandboxes that the run stops and starts again, without its rebuilds.
 
@@ -81,7 +83,7 @@ class Context:
         decided = [n for n, d in self.decisions.items() if (d.start and d.stop) or n in back]
         return [name for name in (*decided, *self.followers) if name not in self.rebuilds]
 
-    @property
+    @cached_property
     def changed_by_restart(self) -> Mapping[str, Record]:
         """The old record of each sandbox that a restart changes: the way back."""
         observed = self.observed.sandboxes

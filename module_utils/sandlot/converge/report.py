@@ -165,11 +165,12 @@ def _dropped(context: Context, name: str) -> Json:
 def _changes(context: Context, lines: Mapping[str, Sequence[str]]) -> Dict[str, str]:
     """The greatest change of each sandbox."""
     most = {name: "restarted" for name in context.followers}
+    restarts = {*context.restarts}
     for name, decision in context.decisions.items():
         ways = {
             "made": decision.new,
             "rebuilt": bool(decision.rebuild),
-            "restarted": name in context.restarts and bool(decision.start),
+            "restarted": name in restarts and bool(decision.start),
             "started": bool(decision.start),
             "stopped": decision.stop,
             "changed": name in lines,

@@ -8,14 +8,14 @@ import errno
 import functools
 import os
 import stat
-from typing import Iterable, Mapping
+from typing import Iterable, Mapping, Sequence
 
 from .. import store
 from ..errors import ForeignError, HostError
 from ..plan import Operation
 from ..site import Site
 from . import created, lockfile
-from .files import IdFile, IdFiles, IdRange, conflict, line_of, owner, parse, read
+from .files import IdFile, IdFiles, IdRange, Line, conflict, line_of, owner, parse, read
 
 _SHOWN = 8
 _ATTRIBUTES = {"security.selinux", "system.posix_acl_access"}
@@ -40,8 +40,9 @@ def operations(
     gone = [name for name in absent if name not in present]
     planned = []
     for file in files.both:
-        add = {name: ids for name, ids in present.items() if _due(file, name, ids)}
-        drop = [name for name in gone if file.owned(name)]
+        owned = file.owned()
+        add = {name: ids for name, ids in present.items() if _due(owned.get(name, ()), name, ids)}
+        drop = [name for name in gone if name in owned]
         summary = _summary(file, list(add), drop)
         if summary:
             apply = functools.partial(_apply, site, file.path, add, drop)
@@ -49,9 +50,8 @@ def operations(
     return planned
 
 
-def _due(file: IdFile, name: str, ids: IdRange) -> bool:
-    """Whether the file lacks this line, or has it twice."""
-    lines = file.owned(name)
+def _due(lines: Sequence[Line], name: str, ids: IdRange) -> bool:
+    """Whether a file with these lines of the sandbox lacks its line, or has it twice."""
     for line in lines:
         if line.ids != ids:
             raise ForeignError(

@@ -66,8 +66,13 @@ class IdFile:
     created: bool
     leftovers: tuple[str, ...]
 
-    def owned(self, name: str) -> list[Line]:
-        return [line for line in self.lines if line.name == name]
+    def owned(self) -> dict[str, list[Line]]:
+        """Our lines, by sandbox."""
+        owned: dict[str, list[Line]] = {}
+        for line in self.lines:
+            if line.name is not None:
+                owned.setdefault(line.name, []).append(line)
+        return owned
 
 
 @dataclass(frozen=True)

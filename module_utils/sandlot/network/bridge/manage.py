@@ -12,7 +12,7 @@ from ..common.desired import Desired, Member, Plan, Steps
 from . import nft
 from .bridges import network_operations, removal_operations, teardown_operations
 from .links import link_operations, unlink_operations
-from .observe import BridgeState
+from .observe import BridgeState, our_ports, our_shapers
 from .rates import rate_operations
 from .rules import rules_operations
 
@@ -27,23 +27,41 @@ def plan(site: Site, desired: Desired, state: BridgeState) -> Plan:
     if desired.networks:
         shared += rules_operations(site, desired, state)
         shared += network_operations(site, desired.networks, state)
-    members = {member.name: _member(site, desired, member, state) for member in desired.members}
+    strays = bool(desired.members) and _has_strays(site, desired, state)
+    members = {
+        member.name: _member(site, desired, member, state, strays=strays)
+        for member in desired.members
+    }
     return Plan(shared, members, _last(site, desired, state))
 
 
-def _member(site: Site, desired: Desired, member: Member, state: BridgeState) -> Steps:
+def _has_strays(site: Site, desired: Desired, state: BridgeState) -> bool:
+    """Whether we have links that no interface has."""
+    expected = {
+        name
+        for item in desired.interfaces
+        for name in (item.link, site.shaper(item.sandbox, item.ifname))
+    }
+    return not expected.issuperset((*our_ports(site, state.links), *our_shapers(site, state.links)))
+
+
+def _member(
+    site: Site, desired: Desired, member: Member, state: BridgeState, *, strays: bool
+) -> Steps:
     name, interfaces, networks = member.name, member.interfaces, desired.networks
     # The links of a network namespace go with it.
-    state = state.without(name) if member.fresh else state
+    unplugged = replace(state, links={})
+    state = unplugged if member.fresh else state
     netns = site.sandbox(name).pin("net")
     links = [
-        *unlink_operations(site, name, state, interfaces),
+        # To look for them takes a digest for each name that a sandbox could have.
+        *(unlink_operations(site, name, state, interfaces) if strays else []),
         *link_operations(site, networks, interfaces, netns, state),
     ]
     rates = rate_operations(site, networks, interfaces, member.rates, state)
     if links and not rates:
         # To plug a sandbox may mean new links, which have no limits yet.
-        rates = rate_operations(site, networks, interfaces, member.rates, state.without(name))
+        rates = rate_operations(site, networks, interfaces, member.rates, unplugged)
     return Steps(links, rates)
 
 
