@@ -71,20 +71,28 @@ def digest(text: str) -> str:
 
 
 def observe(site: Site) -> Tables:
+    """Observe our tables; they are listed only if there was a transaction since we listed them."""
     program = _program()
     if program is None:
         return Tables(installed=False)
+    record = store.read(_record_file(site)) or {}
+    applied = {f"applied_{key}": record.get(key, "") for key in ("text", "listing")}
+    if record.get("listing") and record.get("moment") == _moment():
+        return Tables(True, FAMILIES, listed=record["listing"], **applied)
     present = _listings(program, site.nft_table)
     mark = f"chain {owner_mark(site)} {{"
-    record = store.read(_record_file(site)) or {}
     return Tables(
         installed=True,
         present=tuple(present),
         foreign=tuple(family for family, text in present.items() if mark not in text),
         listed=_listing_digest(present) if len(present) == len(FAMILIES) else "",
-        applied_text=record.get("text", ""),
-        applied_listing=record.get("listing", ""),
+        **applied,
     )
+
+
+def _moment() -> list[object]:
+    """What stays the same only while no rule of the kernel changes."""
+    return [store.boot_id(), os.stat("/proc/self/ns/net").st_ino, nftables.generation()]
 
 
 def _listings(program: str, table: str) -> dict[str, str]:
@@ -145,7 +153,10 @@ def apply(site: Site, text: str, watched: Watched) -> None:
         _transaction(script)
     os.makedirs(site.run, mode=0o700, exist_ok=True)
     store.replace(path, text.encode(), mode=0o600)
-    record = {"text": digest(text), "listing": observe(site).listed}
+    moment = _moment()
+    record: dict[str, object] = {"text": digest(text), "listing": observe(site).listed}
+    if moment == _moment():
+        record["moment"] = moment
     store.write(_record_file(site), record, durable=False)
 
 
