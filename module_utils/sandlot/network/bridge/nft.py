@@ -91,7 +91,7 @@ def observe(site: Site) -> Tables:
 
 
 def _moment() -> list[object]:
-    """What stays the same only while no rule of the kernel changes."""
+    """Boot, network namespace and transaction: equal ones mean equal rules."""
     return [store.boot_id(), os.stat("/proc/self/ns/net").st_ino, nftables.generation()]
 
 
