@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Tables of system calls: compiled by one process, played by another that checks them first."""
+"""Tables of system calls: compiled by one process, followed by another that checks them first."""
 
 from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,6 @@ from sandlot import wire
 from sandlot.errors import LaunchError
 from sandlot.kernel import call_table, calls, fork
 from sandlot.security.syscalls import ARCHITECTURES
-
-PLACE = calls.TABLE // calls.LONG
 
 
 @pytest.fixture(scope="module")
@@ -27,22 +27,16 @@ def buffer() -> calls.Buffer:
 
 @pytest.fixture
 def table(buffer: calls.Buffer) -> call_table.Table:
-    return call_table.Table("a step", buffer.address)
+    return call_table.Table("a step", buffer.address, last=True)
 
 
-@pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+def follow(buffer: calls.Buffer, *messages: bytes, fds: Sequence[int] = ()) -> int:
+    """Follow tables; each comes with these descriptors."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        yield ours, theirs
-
-
-def sent(buffer: calls.Buffer, data: bytes, fds: list[int]) -> tuple[int, int]:
-    """Send a table to this process; the place of its rows."""
-    ours, theirs = wire.pair()
     try:
-        wire.transmit(ours, data, fds)
-        return buffer.receive(theirs.fileno())
+        for message in messages:
+            wire.transmit(ours, message, fds)
+        return buffer.follow(theirs.fileno())
     finally:
         ours.close()
         theirs.close()
@@ -61,6 +55,15 @@ def next_descriptor() -> int:
     return fd
 
 
+def first_received() -> int:
+    """The number that ``follow``'s next descriptor gets, beside its two sockets."""
+    held = [os.dup(0), os.dup(0)]
+    first = next_descriptor()
+    for fd in held:
+        os.close(fd)
+    return first
+
+
 def test_numbers_are_those_of_the_architectures() -> None:
     for column, machine in enumerate(("x86_64", "aarch64")):
         numbers = ARCHITECTURES[machine].numbers
@@ -68,20 +71,20 @@ def test_numbers_are_those_of_the_architectures() -> None:
             assert pair[column] == numbers[name], name
 
 
-def test_calls_are_made_in_order(
+def test_tables_are_followed_in_order(
     buffer: calls.Buffer, table: call_table.Table, tmp_path: Path
 ) -> None:
     os.mkdir(tmp_path / "sub")
-    table.add("chdir", os.fsencode(tmp_path) + b"\0")
-    table.add("chdir", b"sub\0")
+    first = call_table.Table("a step before", buffer.address)
+    first.add("chdir", os.fsencode(tmp_path) + b"\0")
+    first.add("chdir", b"sub\0")
     table.add("umask", 0o027)
 
     def work() -> str:
-        begin, end = sent(buffer, table.encoded(0, 0), [])
-        played = buffer.play(begin, end)
-        return f"{played == end} {os.getcwd()} {os.umask(0):o}"
+        number = follow(buffer, first.encoded(0, 0), table.encoded(0, 0))
+        return f"{number} {os.getcwd()} {os.umask(0):o}"
 
-    assert in_child(work) == f"True {os.path.realpath(tmp_path)}/sub 27"
+    assert in_child(work) == f"-1 {os.path.realpath(tmp_path)}/sub 27"
 
 
 def test_a_call_that_fails_is_named_and_is_the_last(
@@ -92,9 +95,8 @@ def test_a_call_that_fails_is_named_and_is_the_last(
     table.add("umask", 0o022)
 
     def work() -> str:
-        begin, end = sent(buffer, table.encoded(0, 0), [])
-        at = buffer.play(begin, end)
-        return f"{(at - begin) // calls.ROW} {calls.failed()} {os.umask(0):o}"
+        number = follow(buffer, table.encoded(0, 0))
+        return f"{number} {calls.failed()} {os.umask(0):o}"
 
     assert in_child(work) == f"1 {errno.ENOENT} 27"
     assert table.failure(1, errno.ENOENT) == "a step: chdir: No such file or directory"
@@ -102,8 +104,49 @@ def test_a_call_that_fails_is_named_and_is_the_last(
 
 def test_one_errno_may_be_no_failure(buffer: calls.Buffer, table: call_table.Table) -> None:
     table.add("chdir", b"/missing\0", tolerated=errno.ENOENT)
-    begin, end = sent(buffer, table.encoded(0, 0), [])
-    assert buffer.play(begin, end) == end
+    assert follow(buffer, table.encoded(0, 0)) == -1
+
+
+def test_parent_and_child_of_a_fork_have_calls_of_their_own(buffer: calls.Buffer) -> None:
+    parent, child = os.pipe(), os.pipe()
+    table = call_table.Table("a step", buffer.address)
+    table.add("umask", 0o022)
+    table.fork()
+    table.add("write", parent[1], table.pid_at, 4)
+    table.add("wait4", -1, 0, 0)
+    table.add("exit_group", 0)
+    table.child()
+    table.add("write", child[1], b"child", 5)
+    table.add("exit_group", 3)
+
+    in_parent = fork.call(lambda _report: bytes(follow(buffer, table.encoded(0, 0))))
+    assert in_parent == (b"", 0)
+    assert struct.unpack("i", os.read(parent[0], 8))[0] > 0
+    assert os.read(child[0], 8) == b"child"
+    for fd in (*parent, *child):
+        os.close(fd)
+
+
+def test_a_fork_that_fails_gives_its_parent_the_errno(buffer: calls.Buffer) -> None:
+    reader, writer = os.pipe()
+    table = call_table.Table("a step", buffer.address)
+    table.fork()
+    table.add("write", writer, table.pid_at, 4)
+    table.add("exit_group", 0)
+    table.child()
+    table.add("exit_group", 3)
+
+    def work(_report: int) -> bytes:
+        if os.getuid() == 0:
+            os.setresuid(65534, 65534, 65534)  # the limit does not hold for root
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+        follow(buffer, table.encoded(0, 0))
+        return b""
+
+    assert fork.call(work) == (b"", 0)
+    assert struct.unpack("i", os.read(reader, 8))[0] == -errno.EAGAIN
+    os.close(reader)
+    os.close(writer)
 
 
 def test_descriptors_have_the_numbers_of_the_table(
@@ -113,56 +156,56 @@ def test_descriptors_have_the_numbers_of_the_table(
         # Descriptors take the lowest free numbers.
         os.closerange(100, 200)
         fds = [os.open("/dev/null", os.O_RDONLY) for dummy in range(calls.MAX_FDS)]
-        ours, theirs = wire.pair()
-        first = next_descriptor()
+        first = first_received()
         table.add("close", first)
-        wire.transmit(ours, table.encoded(len(fds), first), fds)
-        begin, end = buffer.receive(theirs.fileno())
-        played = buffer.play(begin, end)
-        open_ones = [os.get_inheritable(first + n) for n in range(1, calls.MAX_FDS)]
-        return f"{played == end} {next_descriptor() == first} {set(open_ones)}"
+        number = follow(buffer, table.encoded(len(fds), first), fds=fds)
+        rest = {os.get_inheritable(first + n) for n in range(1, calls.MAX_FDS)}
+        return f"{number} {first_received() - first} {rest}"
 
-    assert in_child(work) == "True True {False}"
-
-
-def head(size: int, begin: int, end: int, count: int = 0, first: int = 0) -> bytes:
-    return struct.pack("5q", size, begin, end, count, first)
+    # The three lowest are free again: that of the table, and those of two sockets.
+    assert in_child(work) == "-1 0 {False}"
 
 
-ROOM = calls.SIZE - calls.TABLE
-ROWS = bytes(calls.ROW * calls.LONG)
+ROOM = calls.SIZE - calls.TABLE * calls.LONG
+BEGIN = calls.TABLE + calls.HEAD
+
+
+def message(size: int, *places: int, count: int = 0, rows: int = 1) -> bytes:
+    """A table of rows that are no calls."""
+    head = struct.pack("8q", size, *places, count, 0, calls.LAST)
+    return head + bytes(rows * calls.ROW * calls.LONG)
 
 
 @pytest.mark.parametrize(
     "data",
     [
         b"x",
-        head(40, PLACE + 5, PLACE + 5)[:32],
-        head(48, PLACE + 5, PLACE + 5),
-        head(104, PLACE + 4, PLACE + 12) + ROWS,
-        head(104, PLACE + 5, PLACE + 14) + ROWS,
-        head(104, PLACE + 5, PLACE + 12) + ROWS,
-        head(104, PLACE + 13, PLACE + 5) + ROWS,
-        head(104, PLACE + 5, PLACE + 13, 1, 4) + ROWS,
-        head(ROOM + 8, PLACE + 5, PLACE + 13) + bytes(ROOM - 32),
+        message(64, BEGIN, BEGIN, BEGIN, BEGIN, rows=0)[:56],
+        message(72, BEGIN, BEGIN, BEGIN, BEGIN, rows=0),
+        message(128, BEGIN - 8, BEGIN, BEGIN, BEGIN),
+        message(128, BEGIN, BEGIN + 16, BEGIN + 16, BEGIN + 16),
+        message(128, BEGIN, BEGIN + 8, BEGIN + 8, BEGIN + 16),
+        message(128, BEGIN, BEGIN + 7, BEGIN + 8, BEGIN + 8),
+        message(128, BEGIN + 8, BEGIN, BEGIN, BEGIN),
+        message(128, BEGIN, BEGIN + 8, BEGIN, BEGIN + 8),
+        message(128, BEGIN, BEGIN, BEGIN, BEGIN + 8, count=1),
+        message(ROOM + 64, BEGIN, BEGIN, BEGIN, BEGIN, rows=ROOM // 64),
     ],
-    ids="byte cut longer head behind uneven negative fds truncated".split(),
+    ids="byte cut longer head behind behind2 uneven negative order fds truncated".split(),
 )
 def test_what_is_no_whole_table_is_refused(buffer: calls.Buffer, data: bytes) -> None:
     with pytest.raises(OSError, match="no whole table") as caught:
-        sent(buffer, data, [])
+        follow(buffer, data)
     assert caught.value.errno == errno.EPROTO
 
 
-@pytest.mark.parametrize(("count", "shift"), [(0, 0), (2, 0), (1, 1)])
+@pytest.mark.parametrize(("count", "shift"), [(0, 0), (2, 0), (1, 1), (1 << 60, 0)])
 def test_other_descriptors_than_the_table_has_are_refused(
     buffer: calls.Buffer, table: call_table.Table, count: int, shift: int
 ) -> None:
     def work() -> int:
-        ours, theirs = wire.pair()
-        wire.transmit(ours, table.encoded(count, next_descriptor() + shift), [0])
         try:
-            buffer.receive(theirs.fileno())
+            follow(buffer, table.encoded(count, first_received() + shift), fds=[0])
         except OSError as error:
             return error.errno or 0
         return 0
@@ -170,12 +213,11 @@ def test_other_descriptors_than_the_table_has_are_refused(
     assert in_child(work) == str(errno.EPROTO)
 
 
-def test_an_end_of_the_peer_is_no_table(
-    buffer: calls.Buffer, pair: tuple[socket.socket, socket.socket]
-) -> None:
-    pair[0].close()
-    with pytest.raises(ConnectionResetError):
-        buffer.receive(pair[1].fileno())
+def test_an_end_of_the_sender_is_no_table(buffer: calls.Buffer) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.close()
+    with closing(theirs), pytest.raises(ConnectionResetError):
+        buffer.follow(theirs.fileno())
 
 
 def test_a_table_beyond_the_buffer_is_refused(table: call_table.Table) -> None:

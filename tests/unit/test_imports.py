@@ -33,7 +33,7 @@ ENGINE_ZYGOTE = {
     *("init.health", "init.journal", "init.ring", "kernel.loop", "launcher.zygote_client"),
     *("init.logs", "init.policy", "init.process", "init.warm_up", "init.status"),
     *("init.supervisor", "launcher", "wire", "init.users", "launcher.zygote"),
-    *("launcher.inherited", "kernel.elf", "kernel.pid_one", "kernel.calls"),
+    *("launcher.inherited", "kernel.elf", "kernel.pid_one", "kernel.calls", "kernel.call_table"),
 }
 ENGINE_LAUNCHER = {
     *("build", "sandbox"),
@@ -46,7 +46,6 @@ ENGINE_LAUNCHER = {
         "build.builder",
         "build.cgroupfs",
         "build.init_calls",
-        "kernel.call_table",
         "build.lxcfs",
         "sandbox.lxcfs",
         "kernel.hierarchies",

@@ -10,6 +10,7 @@ mounts the overlay, then the rest of the root as root of the sandbox's user name
 from __future__ import annotations
 
 import _socket
+import errno
 import os
 import select
 import time
@@ -17,7 +18,7 @@ import time
 from .. import store, wire
 from ..errors import LaunchError
 from ..init import limits, logs, process, status, users
-from ..init.child import NOT_EXECUTABLE, NOT_FOUND
+from ..init.child import NO_PROCESS, NOT_EXECUTABLE, NOT_FOUND
 from ..init.supervisor import PREPARATION_SECONDS
 from ..kernel import hierarchies, mounts, namespaces, netns
 from ..kernel.files import write_value
@@ -97,7 +98,7 @@ def start(
     table = init_calls.joiner(kit.buffer, build.pins)
     _send(peer, table, list(build.pins.values()))
     _await(peer, watched)
-    pid = _expect(peer, "pid", table=table)["pid"]
+    pid = _pid(peer, table)
     pidfd = os.pidfd_open(pid)
     try:
         # Before init is recorded, so that nobody takes the last init's status for the new one's.
@@ -147,8 +148,16 @@ def _await(peer: _socket.socket, joiner: int) -> None:
     dead = bool(select.select([joiner], [], [], 0)[0])
     silent = not select.select([peer], [], [], 0)[0]
     os.close(joiner)
-    if dead and silent:
-        raise LaunchError("init died before it was ready", hint=SEE_LOG)
+    if silent:
+        raise _died() if dead else _no_answer()
+
+
+def _died() -> LaunchError:
+    return LaunchError("init died before it was ready", hint=SEE_LOG)
+
+
+def _no_answer() -> LaunchError:
+    return LaunchError(f"no answer within {STEP_SECONDS:.0f} seconds of the start")
 
 
 def _config(launch: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,6 +230,22 @@ def _send(peer: _socket.socket, table: Table, fds: list[int]) -> None:
     wire.transmit(peer, table.encoded(len(fds), process.FIRST), fds)
 
 
+def _pid(peer: _socket.socket, table: Table) -> int:
+    """The pid of init as its joiner tells it."""
+    try:
+        size = peer.recv_into(bytearray(1), 1, _socket.MSG_PEEK | _socket.MSG_TRUNC)
+    except ConnectionResetError:
+        raise _died() from None
+    if size != init_calls.PID.size:
+        _expect(peer, "", table=table)
+    pid = int(init_calls.PID.unpack(peer.recv(init_calls.PID.size))[0])
+    if pid == -errno.EAGAIN:
+        raise LaunchError(f"{table.step}: {NO_PROCESS}", code=errno.EAGAIN)
+    if pid < 0:
+        raise LaunchError(f"{table.step}: fork: {os.strerror(-pid)}", code=-pid)
+    return pid
+
+
 def _expect(
     peer: _socket.socket, key: str, fds: list[int] | None = None, *, table: Table | None = None
 ) -> wire.Message:
@@ -228,13 +253,13 @@ def _expect(
     try:
         message, received = wire.receive(peer)
     except _socket.timeout as error:
-        raise LaunchError(f"no answer within {STEP_SECONDS:.0f} seconds of the start") from error
+        raise _no_answer() from error
     if fds is None:
         wire.close_all(received)
     else:
         fds += received
     if message is None:
-        raise LaunchError("init died before it was ready", hint=SEE_LOG)
+        raise _died()
     if table is not None and "call" in message:
         code = message.get("errno", 0)
         raise LaunchError(table.failure(message["call"], code), code=code)

@@ -8,7 +8,7 @@ import base64
 import errno
 import struct
 
-from ..init.process import FIRST, NULL
+from ..init.process import FIRST, NULL, PEER
 from ..kernel import calls, confine, namespaces
 from ..kernel.call_table import Table, ids
 
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 _MADV_DONTNEED = 4
 _UMASK = 0o022
+PID = struct.Struct("i")
 
 
 def joiner(buffer: int, kinds: Iterable[str]) -> Table:
-    """The joiner: enter the pins, become root of the sandbox, make the namespaces of init.
+    """The joiner: enter the pins, become root of the sandbox, fork init in namespaces of its own.
 
     ``buffer`` is the address of the buffer that all forks of the zygote have.
     """
@@ -33,13 +34,18 @@ def joiner(buffer: int, kinds: Iterable[str]) -> Table:
     table.add("setresgid", 0, 0, 0)
     table.add("setresuid", 0, 0, 0)
     table.add("unshare", namespaces.CLONE_NEWPID | namespaces.CLONE_NEWCGROUP)
+    table.fork()
+    # As a number: credentials on the socket would have no pid in the builder's namespace.
+    table.add("write", PEER, table.pid_at, PID.size)
+    table.add("exit_group", 0)
+    table.child()
     table.add("prctl", confine.PR_SET_NAME, b"sandlot-init\0")
     return table
 
 
 def init(buffer: int, mount: int, launch: Mapping[str, Any], user: Mapping[str, Any]) -> Table:
     """Init: enter the root of descriptor ``mount`` and get what the workload gets, no way back."""
-    table = Table("confining init", buffer)
+    table = Table("confining init", buffer, last=True)
     table.add("setsid")
     table.add("setns", mount, namespaces.CLONE_NEWNS)
     table.add("close", mount)

@@ -26,6 +26,7 @@ READ_SIZE = 16384
 # The most reads of a full pipe, which an unprivileged process may enlarge to fs.pipe-max-size.
 FULL_PIPE_READS = (1 << 20) // READ_SIZE
 _MAX_REPORT = 4096
+NO_PROCESS = "no more processes are allowed by pids_limit, or by nproc of ulimits"
 _TOO_MUCH = (
     "env and arguments are more than the kernel takes: a quarter of the soft limit of the stack in"
     " ulimits, 2 MiB by default and 6 MiB at most"
@@ -65,8 +66,7 @@ def fork() -> int:
     try:
         return libc.fork()
     except BlockingIOError as error:
-        text = "no more processes are allowed by pids_limit, or by nproc of ulimits"
-        raise OSError(error.errno, text) from error
+        raise OSError(error.errno, NO_PROCESS) from error
 
 
 def spawn(command: Mapping[str, Any], stdio: Sequence[int], *, tty: bool = False) -> Child:

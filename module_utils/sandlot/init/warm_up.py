@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import _socket
 import os
-import struct
 
 from .. import wire
 from ..kernel import calls
+from ..kernel.call_table import Table
 from .logs import SINKS, Log
 from .supervisor import Supervisor
 
@@ -27,7 +27,7 @@ _CALLS = 8
 
 
 def run(buffer: calls.Buffer) -> None:
-    _table(buffer)
+    _tables(buffer)
     opened = [(name, *sink.sample) for name, sink in SINKS.items()]
     count = 4 + sum([sink.sample[0] for sink in SINKS.values()])
     fds = [os.memfd_create("warm-up") for dummy in range(count)]
@@ -46,19 +46,22 @@ def run(buffer: calls.Buffer) -> None:
     wire.close_all(fds)
 
 
-def _table(buffer: calls.Buffer) -> None:
-    """Send, receive and play a table of calls without effect."""
+def _tables(buffer: calls.Buffer) -> None:
+    """Follow tables of calls without effect."""
     ours, theirs = wire.pair()
     fds = [os.dup(ours.fileno()), os.dup(ours.fileno())]
+    # The number that the next descriptor gets.
     first = os.dup(ours.fileno())
     os.close(first)
-    begin = calls.TABLE // calls.LONG + calls.HEAD
-    rows = (calls.SYS_MADVISE, *[0] * (calls.ROW - 1)) * _CALLS
-    size = (calls.HEAD + len(rows)) * calls.LONG
-    head = (size, begin, begin + len(rows), len(fds), first)
-    wire.transmit(ours, struct.pack(f"{len(head) + len(rows)}q", *head, *rows), fds)
-    buffer.play(*buffer.receive(theirs.fileno()))
-    wire.close_all([*fds, first, first + 1])
+    for last in (False, True):
+        table = Table("warm-up", buffer.address, last=last)
+        for fd in (first, first + 1):
+            table.add("close", fd)
+        for dummy in range(_CALLS):
+            table.add("madvise")
+        wire.transmit(ours, table.encoded(len(fds), first), fds)
+    buffer.follow(theirs.fileno())
+    wire.close_all(fds)
     ours.close()
     theirs.close()
 

@@ -21,13 +21,11 @@ from ..init.supervisor import CAUGHT
 from ..kernel import calls, confine, libc
 from ..kernel.signals import signal
 from . import inherited
-from .zygote_client import INT, Zygote
+from .zygote_client import Zygote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
-
-_ANCILLARY_SIZE = _socket.CMSG_SPACE(INT.size)
 
 
 def main(root: str) -> NoReturn:
@@ -59,12 +57,12 @@ def _spawn(buffer: calls.Buffer) -> Zygote:
         os.dup2(theirs.detach(), process.PEER, inheritable=False)
         ours.detach()
         libc.close_from(process.PEER + 1)
-        _serve(_socket.socket(fileno=process.PEER), buffer)
+        _serve(buffer)
     theirs.close()
     return Zygote(pid, ours, buffer.address)
 
 
-def _serve(control: _socket.socket, buffer: calls.Buffer) -> NoReturn:
+def _serve(buffer: calls.Buffer) -> NoReturn:
     confine.set_name("sandlot-zygote")
     # A launcher that dies closes the connection, but a stopped zygote would not notice.
     confine.prctl(confine.PR_SET_PDEATHSIG, int(signal.SIGKILL))
@@ -74,27 +72,4 @@ def _serve(control: _socket.socket, buffer: calls.Buffer) -> NoReturn:
         warm_up.run(buffer)
     gc.collect()
     gc.freeze()
-    while True:
-        try:
-            data, ancillary, dummy, dummy = control.recvmsg(
-                1, _ANCILLARY_SIZE, _socket.MSG_CMSG_CLOEXEC
-            )
-        except ConnectionResetError:
-            data = b""  # the launcher died before it had read an answer
-        if not data:
-            os._exit(0)
-        if ancillary:
-            _fork(control, buffer, INT.unpack(ancillary[0][2])[0])
-        try:
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                continue
-        except ChildProcessError:
-            continue
-
-
-def _fork(control: _socket.socket, buffer: calls.Buffer, peer: int) -> None:
-    pid = libc.fork()
-    if pid == 0:
-        process.join(buffer, peer)
-    os.close(peer)
-    control.send(INT.pack(pid))
+    process.follow(buffer)

@@ -5,39 +5,48 @@
 from __future__ import annotations
 
 import _socket
+import errno
 import os
 import struct
 
+from .. import wire
 from ..errors import LaunchError
+from ..init.process import FIRST, PEER
+from ..kernel.call_table import Table
 from ..kernel.signals import signal
 
 INT = struct.Struct("i")
-_FORK, _REAP = b"f", b"r"
 # A zygote answers within a millisecond; one that was stopped gets SIGCONT.
 _PATIENCE_SECONDS, _ATTEMPTS = 1.0, 10
+# The zygote is told to collect after each start, which had one joiner.
+_REAPED = 4
 
 
 class Zygote:
     """Forks joiners: clean processes that become init."""
 
     def __init__(self, pid: int, control: _socket.socket, buffer: int) -> None:
-        """``buffer`` is the address of the memory that joiners and inits play tables from."""
+        """``buffer`` is the address at which the zygote, joiners and inits receive tables."""
         self.pid = pid
         self.buffer = buffer
         self._control = control
+        self._fork = _fork(buffer)
+        self._reap = _reap(buffer)
         control.settimeout(_PATIENCE_SECONDS)
 
     def fork(self, peer: _socket.socket) -> int:
         """Fork a joiner that listens to ``peer``; return its pid."""
-        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, INT.pack(peer.fileno()))]
         try:
-            self._control.sendmsg([_FORK], rights, _socket.MSG_NOSIGNAL)
+            wire.transmit(self._control, self._fork, [peer.fileno()])
             answer = self._answer()
         except ConnectionError:
             answer = b""
         if not answer:
             raise LaunchError("the zygote has died", hint="run again; the launcher restarts itself")
-        return int(INT.unpack(answer)[0])
+        pid = int(INT.unpack(answer)[0])
+        if pid < 0:
+            raise OSError(-pid, os.strerror(-pid))
+        return pid
 
     def _answer(self) -> bytes:
         """The pid as sent; b"" when the zygote does not answer, in which case it is killed."""
@@ -53,7 +62,7 @@ class Zygote:
     def reap(self) -> None:
         """Make the zygote collect joiners that have forked init and ended."""
         try:
-            self._control.send(_REAP, _socket.MSG_NOSIGNAL)
+            wire.transmit(self._control, self._reap, [])
         except (ConnectionError, _socket.timeout):
             return  # the launcher notices when it reaps the zygote
 
@@ -61,3 +70,23 @@ class Zygote:
         """End the zygote before the launcher: systemd keeps the cgroup of a unit with processes."""
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
+
+
+def _fork(buffer: int) -> bytes:
+    """The zygote forks a joiner, which gets the socket that comes with this, and tells its pid."""
+    table = Table("forking", buffer)
+    table.fork()
+    table.add("close", FIRST)
+    table.add("write", PEER, table.pid_at, INT.size, tolerated=errno.EPIPE)
+    table.child()
+    # In place of the connection to the launcher.
+    table.add("dup3", FIRST, PEER, os.O_CLOEXEC)
+    table.add("close", FIRST)
+    return table.encoded(1, FIRST)
+
+
+def _reap(buffer: int) -> bytes:
+    table = Table("reaping", buffer)
+    for dummy in range(_REAPED):
+        table.add("wait4", -1, 0, os.WNOHANG, tolerated=errno.ECHILD)
+    return table.encoded(0, FIRST)
