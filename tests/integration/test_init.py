@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import select
@@ -47,6 +48,17 @@ def codes(host: Host, scripts: dict[str, str]) -> dict[str, int]:
     assert not host.launcher.create([box.name for box in boxes])
     assert not host.launcher.start([box.name for box in boxes])
     return {box.name: box.until_final()["exit_code"] for box in boxes}
+
+
+def test_a_step_of_the_confinement_that_fails_is_named(sandbox_host: Host) -> None:
+    nonsense = base64.b64encode(b"no filter").decode()
+    box = sandbox_host.created("a", SLEEP, seccomp=nonsense)
+    with pytest.raises(LaunchError, match="^confining init: seccomp: Invalid argument;"):
+        box.start()
+    assert box.running() is None
+    box.write(seccomp="")
+    box.start()
+    assert box.running() is not None
 
 
 @pytest.mark.parametrize("block", range(8))

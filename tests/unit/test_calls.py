@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from sandlot import wire
+from sandlot.build import builder
 from sandlot.errors import LaunchError
 from sandlot.kernel import call_table, calls, fork
 from sandlot.security.syscalls import ARCHITECTURES
@@ -224,3 +225,26 @@ def test_a_table_beyond_the_buffer_is_refused(table: call_table.Table) -> None:
     table.place(bytes(ROOM))
     with pytest.raises(LaunchError, match="a step: its system calls take"):
         table.encoded(0, 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (-errno.EAGAIN, "a step: no more processes are allowed by pids_limit"),
+        (-errno.ENOMEM, "a step: fork: Cannot allocate memory"),
+        (b"call 1\nerrno 22", "a step: close: Invalid argument"),
+        (b"call 7\nerrno 22", "a step: [?]: Invalid argument"),
+        (b"", "init died before it was ready"),
+    ],
+)
+def test_a_joiner_without_an_init_is_explained(
+    table: call_table.Table, answer: int | bytes, problem: str
+) -> None:
+    table.add("setns")
+    table.add("close")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with closing(ours), closing(theirs):
+        theirs.send(struct.pack("i", answer) if isinstance(answer, int) else answer)
+        theirs.shutdown(socket.SHUT_RDWR)
+        with pytest.raises(LaunchError, match=f"^{problem}"):
+            builder.init_pid(ours, table)

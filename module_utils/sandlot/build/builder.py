@@ -98,7 +98,7 @@ def start(
     table = init_calls.joiner(kit.buffer, build.pins)
     _send(peer, table, list(build.pins.values()))
     _await(peer, watched)
-    pid = _pid(peer, table)
+    pid = init_pid(peer, table)
     pidfd = os.pidfd_open(pid)
     try:
         # Before init is recorded, so that nobody takes the last init's status for the new one's.
@@ -230,7 +230,7 @@ def _send(peer: _socket.socket, table: Table, fds: list[int]) -> None:
     wire.transmit(peer, table.encoded(len(fds), process.FIRST), fds)
 
 
-def _pid(peer: _socket.socket, table: Table) -> int:
+def init_pid(peer: _socket.socket, table: Table) -> int:
     """The pid of init as its joiner tells it."""
     try:
         size = peer.recv_into(bytearray(1), 1, _socket.MSG_PEEK | _socket.MSG_TRUNC)
