@@ -29,7 +29,7 @@ from . import init_calls, namespace, rootfs, rootplan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Mapping
+    from typing import Any, Iterable, Mapping
 
     from ..kernel.call_table import Table
     from ..site import SandboxPaths
@@ -54,6 +54,10 @@ class StartKit:
         self.joiner = joiner
         self.peer = peer
         self.buffer = buffer
+
+
+def descriptors(kits: Iterable[StartKit]) -> list[int]:
+    return [fd for kit in kits for fd in (kit.build_namespace, kit.peer.fileno())]
 
 
 class _Build:
@@ -374,7 +378,8 @@ def _mounter(build: _Build, peer: _socket.socket) -> None:
         answer = {"error": f"preparing the root: {error.strerror}{where}", "errno": error.errno}
     except LaunchError as error:
         answer = {"error": error.message, "hint": error.hint}
-    wire.answer(peer, answer, fds)
+    # Without a builder to answer to, it ends all the same: it must not go on in the worker's code.
+    wire.reply(peer, answer, fds)
 
 
 def _become_sandbox_root(pins: Mapping[str, int]) -> None:

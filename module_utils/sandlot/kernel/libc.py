@@ -13,7 +13,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any, Callable, Iterable
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -98,3 +98,12 @@ def close_between(first: int, last: int) -> None:
     """Close descriptors ``first`` to ``last``, both included."""
     if first <= last:
         syscall(SYS_CLOSE_RANGE, "close_range", first, last, 0)
+
+
+def close_all_but(kept: Iterable[int]) -> None:
+    """Close every descriptor from 3 on but ``kept``."""
+    low = 3
+    for fd in sorted(kept):
+        close_between(low, fd - 1)
+        low = max(low, fd + 1)
+    close_from(low)

@@ -32,8 +32,9 @@ PATIENCE_SECONDS = 5.0
 _TURN_SECONDS = 0.5
 # The most requests at a time: descriptors are limited, and the launcher works on fewer anyway.
 IN_FLIGHT = 64
-# The most names in one request: a worker's descriptors and the socket's buffer are limited.
-TOGETHER = 128
+# The most names in one request. A worker stops all of them at a time, and its descriptors are
+# limited; it creates and starts one after the other, so one that hangs holds up the next ones.
+TOGETHER = {"stop_all": 128, "create_all": 8, "start_all": 8}
 UNIT = "sandlot.service"
 
 
@@ -62,12 +63,11 @@ class Launcher:
         return self._all("start", names)
 
     def stop(self, names: Iterable[str]) -> dict[str, LaunchError]:
-        """Stop sandboxes in parallel; a launcher of an older version stops one after the other."""
-        singly = partial(self._once, "stop")
-        return _answered(names, (self._stop_together, self._stop_together, singly))
+        return self._all("stop", names)
 
     def destroy(self, names: Iterable[str]) -> dict[str, LaunchError]:
-        return self._all("destroy", names)
+        once = partial(self._requested, "destroy")
+        return _answered(names, (once, once))
 
     def ping(self) -> wire.Message | None:
         """Version and pid of the launcher, None when none runs; LaunchError if it is silent."""
@@ -192,58 +192,39 @@ class Launcher:
             time.sleep(0.005)
 
     def _all(self, operation: str, names: Iterable[str]) -> dict[str, LaunchError]:
-        """Request ``operation`` for every name; the failures by name."""
-        once = partial(self._once, operation)
-        return _answered(names, (once, once))
+        """Request ``operation`` for many sandboxes together; the failures by name.
 
-    def _stop_together(self, names: Sequence[str]) -> dict[str, LaunchError]:
-        """Stop many sandboxes by one request; an answer comes as each one ends."""
+        A launcher of an older version does not know the request, and gets one for each sandbox.
+        """
+        together = partial(self._requested, f"{operation}_all")
+        return _answered(names, (together, together, partial(self._requested, operation)))
+
+    def _requested(self, operation: str, names: Sequence[str]) -> dict[str, LaunchError]:
         self.ensure()
+        size = TOGETHER.get(operation, 1)
+        waiting = [list(names[start : start + size]) for start in range(0, len(names), size)][::-1]
+        stopping = operation in ("stop", "stop_all")
+        grace = max(stop_timeout(self.site.sandbox(n)) for n in names) if stopping and names else 0
         pending: dict[int, tuple[set[str], socket.socket]] = {}
-        poller = select.poll()
-        failures: dict[str, LaunchError] = {}
-        for start in range(0, len(names), TOGETHER):
-            some = list(names[start : start + TOGETHER])
-            connection = self._asked({"op": "stop_all", "names": some})
-            if connection is None:
-                failures.update((name, _died("stop", name)) for name in some)
-                continue
-            pending[connection.fileno()] = (set(some), connection)
-            poller.register(connection.fileno(), select.POLLIN)
-        grace = max(stop_timeout(self.site.sandbox(name)) for name in names) if names else 0.0
-        while pending:
-            for fd in self._ready(poller, grace):
-                waiting, connection = pending[fd]
-                failures.update(_stopped(connection, waiting))
-                if not waiting:
-                    poller.unregister(fd)
-                    connection.close()
-                    del pending[fd]
-        return failures
-
-    def _once(self, operation: str, names: Iterable[str]) -> dict[str, LaunchError]:
-        self.ensure()
-        waiting = list(names)[::-1]
-        pending: dict[int, tuple[str, socket.socket]] = {}
         poller = select.poll()
         failures: dict[str, LaunchError] = {}
         while waiting or pending:
             while waiting and len(pending) < IN_FLIGHT:
-                name = waiting.pop()
-                connection = self._asked({"op": operation, "name": name})
+                some = waiting.pop()
+                request = {"names": some} if operation in TOGETHER else {"name": some[0]}
+                connection = self._asked({"op": operation, **request})
                 if connection is None:
-                    failures[name] = _died(operation, name)
+                    failures.update((name, _died(operation, name)) for name in some)
                     continue
-                pending[connection.fileno()] = (name, connection)
+                pending[connection.fileno()] = (set(some), connection)
                 poller.register(connection.fileno(), select.POLLIN)
-            for fd in self._ready(poller) if pending else ():
-                poller.unregister(fd)
-                name, connection = pending.pop(fd)
-                with connection:
-                    message, dummy = wire.receive(connection)
-                failure = _failure(message, operation, name)
-                if failure is not None:
-                    failures[name] = failure
+            for fd in self._ready(poller, grace) if pending else ():
+                unanswered, connection = pending[fd]
+                failures.update(_answer(connection, operation, unanswered))
+                if not unanswered:
+                    poller.unregister(fd)
+                    connection.close()
+                    del pending[fd]
         return failures
 
     def _asked(self, message: wire.Message) -> socket.socket | None:
@@ -289,18 +270,22 @@ def _answered(names: Iterable[str], ways: Iterable[Way]) -> dict[str, LaunchErro
     return failures
 
 
-def _stopped(connection: socket.socket, waiting: set[str]) -> dict[str, LaunchError]:
-    """Take the next answer's name out of ``waiting``; all names when the launcher has died."""
+def _answer(
+    connection: socket.socket, operation: str, unanswered: set[str]
+) -> dict[str, LaunchError]:
+    """Take the next answer's name out of ``unanswered``; all names when the launcher has died."""
     message, dummy = wire.receive(connection)
-    named = message is not None and message.get("name") in waiting
-    answered = [str(message["name"])] if message and named else list(waiting)
-    waiting.difference_update(answered)
-    results = {name: _failure(message if named else None, "stop", name) for name in answered}
+    # A request for one sandbox has an answer without a name.
+    named = message is not None and (operation not in TOGETHER or message.get("name") in unanswered)
+    answered = [str(message["name"])] if message and named and "name" in message else [*unanswered]
+    unanswered.difference_update(answered)
+    results = {name: _failure(message if named else None, operation, name) for name in answered}
     return {name: failure for name, failure in results.items() if failure is not None}
 
 
 def _died(operation: str, name: str) -> _Died:
-    return _Died(f"{name}: the launcher died during {operation}", hint="run again")
+    what = operation.partition("_")[0]
+    return _Died(f"{name}: the launcher died during {what}", hint="run again")
 
 
 def _failure(message: wire.Message | None, operation: str, name: str) -> LaunchError | None:

@@ -30,7 +30,7 @@ from .zygote_client import Zygote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Dict, List, NoReturn, Optional, Tuple
+    from typing import Callable, Dict, List, NoReturn, Optional, Sequence, Tuple
 
     Connection = Optional[_socket.socket]
     Names = Tuple[str, ...]
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 MAX_WORKERS = 4
 _INHERITED = "SANDLOT_DESCRIPTORS"
+_STARTS = ("start", "start_all", "revive")
 
 
 class Sandbox:
@@ -63,7 +64,7 @@ class Server:
         self.failures: Dict[str, int] = {}
         self.last: Optional[Callable[[], None]] = None
         self.refresher = Refresher(site)
-        self.watch = watch.Watch(site, lambda: _shed(None, None))
+        self.watch = watch.Watch(site, lambda: _shed(None, ()))
 
     # -- the loop
 
@@ -154,19 +155,14 @@ class Server:
         self.queue = waiting
 
     def _fork_worker(self, operation: str, names: Names, connection: Connection) -> None:
-        """Fork a worker; for a start, the zygote also forks a joiner, which becomes init."""
+        """Fork a worker; for each start, the zygote also forks a joiner, which becomes init."""
         for name in names:
             self.restarts.pop(name, None)
-            if operation in ("stop", worker.STOP_ALL):
+            if operation in ("stop", "stop_all"):
                 self.failures.pop(name, None)
                 self._forget(name)
-        kit = None
         try:
-            if operation in ("start", "revive"):
-                ours, theirs = wire.pair()
-                joiner = self.zygote.fork(theirs)
-                theirs.close()
-                kit = builder.StartKit(self.build_namespace, joiner, ours, self.zygote.buffer)
+            kits = [self._kit() for dummy in names] if operation in _STARTS else []
             pid = os.fork()
         except LaunchError as error:
             self._refuse(operation, names, connection, error)
@@ -177,13 +173,19 @@ class Server:
             self._refuse(operation, names, connection, refusal)
             return
         if pid == 0:
-            _shed(connection, kit)
-            worker.run(self.site, operation, names, connection, kit)
+            _shed(connection, kits)
+            worker.run(self.site, operation, names, connection, kits)
         self.workers[pid] = (operation, names)
         if connection is not None:
             connection.close()
-        if kit is not None:
+        for kit in kits:
             kit.peer.close()
+
+    def _kit(self) -> builder.StartKit:
+        ours, theirs = wire.pair()
+        joiner = self.zygote.fork(theirs)
+        theirs.close()
+        return builder.StartKit(self.build_namespace, joiner, ours, self.zygote.buffer)
 
     def _refuse(
         self, operation: str, names: Names, connection: Connection, error: LaunchError
@@ -213,12 +215,12 @@ class Server:
                 self._finish(self._reexecute)
             self.watch.ended(pid, wait_status)
             operation, names = self.workers.pop(pid, ("", ()))
-            if operation in ("start", "revive"):
+            if operation in _STARTS:
                 self.zygote.reap()
             for name in names:
                 if operation == "revive" and wait_status:
                     self._schedule(name)
-                elif operation in ("start", "stop", worker.STOP_ALL, "revive"):
+                elif operation in (*_STARTS, "stop", "stop_all"):
                     self._adopt(name)
         self._dispatch()
 
@@ -294,18 +296,13 @@ class Server:
         os.execve(sys.executable, command(self.site, sys.executable), environment)
 
 
-def _shed(connection: Connection, kit: Optional[builder.StartKit]) -> None:
+def _shed(connection: Connection, kits: Sequence[builder.StartKit]) -> None:
     """Close all descriptors of the launcher in a new child, except the ones that it needs."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
-    low = 3
     kept = [] if connection is None else [connection.fileno()]
-    kept += [] if kit is None else [kit.build_namespace, kit.peer.fileno()]
-    for fd in sorted(kept):
-        libc.close_between(low, fd - 1)
-        low = fd + 1
-    libc.close_from(low)
+    libc.close_all_but([*kept, *builder.descriptors(kits)])
 
 
 def _words(message: wire.Message) -> Tuple[str, Names]:
@@ -315,7 +312,7 @@ def _words(message: wire.Message) -> Tuple[str, Names]:
         raise TypeError("an operation has to be text")
     if operation not in worker.OPERATIONS:
         return operation, ()
-    names = message["names"] if operation == worker.STOP_ALL else [message["name"]]
+    names = message["names"] if operation in worker.TOGETHER else [message["name"]]
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise TypeError("names have to be text")
     return operation, tuple(names)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Does one operation in a disposable child of the launcher: on one sandbox, or stops many."""
+"""Does one operation on sandboxes, in a disposable child of the launcher."""
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 
@@ -11,7 +12,7 @@ from .. import store, wire
 from ..build import builder, creator
 from ..errors import LaunchError, SandlotError
 from ..init.policy import wants_start
-from ..kernel import flock, namespaces, processes
+from ..kernel import flock, libc, namespaces, processes
 from ..kernel.signals import signal
 from ..sandbox import runtime
 from . import stopper
@@ -19,7 +20,7 @@ from . import stopper
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
-    from typing import Iterator, List, NoReturn, Optional, Sequence, Tuple
+    from typing import Iterator, List, Mapping, NoReturn, Optional, Sequence, Tuple
 
     from ..site import SandboxPaths, Site
 
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 240.0
 _POLL_SECONDS = 0.02
 ORPHAN_SECONDS = 30.0
-# The operation for many sandboxes, which answers as each one ends; others take one sandbox.
-STOP_ALL = "stop_all"
-OPERATIONS = frozenset(("create", "start", "stop", STOP_ALL, "destroy"))
+# Operations on many sandboxes, which answer as each one is done.
+TOGETHER = {"create_all": "create", "start_all": "start", "stop_all": "stop"}
+OPERATIONS = frozenset(("create", "start", "stop", "destroy", *TOGETHER))
+# The namespaces that a worker enters to create or start a sandbox.
+_ENTERED = ("net", "uts", "ipc", "cgroup", "pid")
 
 
 def run(
@@ -37,10 +40,11 @@ def run(
     operation: str,
     names: Sequence[str],
     connection: Optional[_socket.socket],
-    kit: Optional[builder.StartKit],
+    kits: Sequence[builder.StartKit],
 ) -> NoReturn:
     """Do the operation, answer, end. The traceback of a bug goes to launcher.log."""
     sandboxes = [site.addressed(name) for name in names]
+    what = TOGETHER.get(operation, operation)
     failed = False
 
     def report(name: str, error: Optional[SandlotError]) -> None:
@@ -52,19 +56,87 @@ def run(
             number = {"errno": error.code} if error.code else {}
             answer = {"error": error.message, "hint": error.hint, **number}
         if connection is not None:
-            wire.reply(connection, {"name": name, **answer} if operation == STOP_ALL else answer)
+            wire.reply(connection, {"name": name, **answer} if operation in TOGETHER else answer)
         elif error is not None:
             os.write(2, f"{name}: {operation}: {error.message}\n".encode())
 
-    if operation in ("stop", STOP_ALL):
-        # Sandboxes that no other worker holds come first, so that they need not wait.
-        free, held = _locked(sandboxes, report, wait=False)
+    # Sandboxes that no other worker holds come first, so that they need not wait.
+    if what == "stop":
+        free, held = _locked(sandboxes, what, report, wait=False)
         stopper.stop_all(free, report)
-        late, dummy = _locked(held, report, wait=True)
+        late, dummy = _locked(held, what, report, wait=True)
         stopper.stop_all(late, report)
+    elif operation in TOGETHER:
+        worker = _Worker(what, report, dict(zip(names, kits)), connection)
+        worker.work(worker.work(sandboxes, wait=False), wait=True)
+        failed = worker.children_failed() or failed
     else:
-        report(names[0], _attempt(sandboxes[0], operation, kit))
+        for sandbox in _locked(sandboxes, what, report, wait=True)[0]:
+            report(sandbox.name, _attempt(sandbox, what, kits[0] if kits else None))
     os._exit(1 if failed else 0)
+
+
+class _Worker:
+    """Creates or starts sandboxes one after the other, each as if it were the first."""
+
+    def __init__(
+        self,
+        what: str,
+        report: stopper.Report,
+        kits: Mapping[str, builder.StartKit],
+        connection: Optional[_socket.socket],
+    ) -> None:
+        self.what = what
+        self.report = report
+        self.kits = kits
+        self.children: List[int] = []
+        paths = [f"/proc/self/ns/{kind}" for kind in _ENTERED]
+        self.home = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths]
+        # All else belongs to one sandbox, its lock too.
+        self.kept = {*self.home, *builder.descriptors(kits.values())}
+        self.kept.update([] if connection is None else [connection.fileno()])
+
+    def work(self, sandboxes: Sequence[SandboxPaths], *, wait: bool) -> List[SandboxPaths]:
+        """Work on the sandboxes that are free; return those that another worker holds."""
+        held: List[SandboxPaths] = []
+        for sandbox in sandboxes:
+            free, busy = _locked([sandbox], self.what, self.report, wait=wait)
+            held += busy
+            if free:
+                self._work_on(sandbox)
+            if not busy and sandbox.name in self.kits:
+                peer = self.kits[sandbox.name].peer
+                self.kept.discard(peer.fileno())
+                peer.close()
+            libc.close_all_but(self.kept)
+        return held
+
+    def _work_on(self, sandbox: SandboxPaths) -> None:
+        kit = self.kits.get(sandbox.name)
+        pid = os.fork() if self.what == "start" and _is_apart(sandbox) else None
+        if pid:
+            self.children.append(pid)
+            return
+        error = _attempt(sandbox, self.what, kit)
+        self.report(sandbox.name, error)
+        if pid == 0:
+            os._exit(1 if error else 0)
+        for fd in self.home:
+            namespaces.setns(fd)
+        if error:
+            # A cycle of its traceback may hold sockets: to be closed before their numbers are.
+            del error
+            gc.collect()
+
+    def children_failed(self) -> bool:
+        """Wait for the children; whether one has failed."""
+        return any([os.waitpid(pid, 0)[1] for pid in self.children])
+
+
+def _is_apart(sandbox: SandboxPaths) -> bool:
+    """Whether a start holds up others, or handles values that no other's mounter may have."""
+    launch = stopper.launched(sandbox)
+    return "first_start" in launch or bool(launch.get("secret_env"))
 
 
 def _attempt(
@@ -80,12 +152,6 @@ def _attempt(
 
 
 def _work(sandbox: SandboxPaths, operation: str, kit: Optional[builder.StartKit]) -> None:
-    if operation in ("create", "start"):
-        os.makedirs(sandbox.run, mode=0o700, exist_ok=True)
-    try:
-        _lock(sandbox, wait=True)
-    except FileNotFoundError:
-        return  # nothing of it exists
     if operation == "destroy":
         creator.destroy(sandbox)
         return
@@ -107,20 +173,22 @@ def _work(sandbox: SandboxPaths, operation: str, kit: Optional[builder.StartKit]
 
 
 def _locked(
-    sandboxes: Sequence[SandboxPaths], report: stopper.Report, *, wait: bool
+    sandboxes: Sequence[SandboxPaths], operation: str, report: stopper.Report, *, wait: bool
 ) -> Tuple[List[SandboxPaths], List[SandboxPaths]]:
     """Lock sandboxes; (sandboxes that we hold now, sandboxes that another worker holds)."""
     ours: List[SandboxPaths] = []
     held: List[SandboxPaths] = []
     for sandbox in sandboxes:
         try:
+            if operation in ("create", "start"):
+                os.makedirs(sandbox.run, mode=0o700, exist_ok=True)
             (ours if _lock(sandbox, wait=wait) else held).append(sandbox)
         except FileNotFoundError:
             report(sandbox.name, None)  # nothing of it exists
         except LaunchError as error:
             report(sandbox.name, error)
         except OSError as error:
-            report(sandbox.name, runtime.explained(sandbox, "stop", error))
+            report(sandbox.name, runtime.explained(sandbox, operation, error))
     return ours, held
 
 
