@@ -2,7 +2,9 @@
 # Copyright: the sandlot developers
 """Changes links, addresses and routes; the only module that uses pyroute2 (0.7 to 0.9).
 
-The import of pyroute2 takes a third of a second, so the first change does it.
+The import of pyroute2 takes a third of a second, so the first change of a bridge or of bandwidth
+does it. The links of sandboxes are many, and pyroute2 takes longer for them than the kernel, so
+their requests are built by kernel.rtnetlink.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ import contextlib
 import errno
 import functools
 import importlib.util
-import ipaddress
 import os
 import re
 import secrets
@@ -20,21 +21,13 @@ import sys
 from typing import TYPE_CHECKING, Any, Iterable, Iterator, NamedTuple, Sequence
 
 from ...errors import HostError
-from ...kernel import netlink
-from ...kernel.nlmsg import messages
+from ...kernel import netlink, rtnetlink
 from ..common.model import Interface
 from . import announce
 
 if TYPE_CHECKING:
     from ...kernel.nlmsg import Message
 
-NUD_NOARP = 0x40  # a static entry of a bridge
-NTF_MASTER = 0x04
-IFA_F_NODAD = 0x02
-RT_SCOPE_LINK = 253
-# Matches routes of any scope in a deletion.
-RT_SCOPE_NOWHERE = 255
-RTPROT_KERNEL = 2
 TC_H_ROOT = 0xFFFFFFFF
 INGRESS = 0xFFFF0000
 ETH_P_ALL = 3
@@ -148,59 +141,163 @@ def opened() -> Iterator[Links]:
 
 
 @contextlib.contextmanager
-def batched() -> Iterator[Links]:
-    """Collect changes and send them together at the end, in the thread's present namespace.
-
-    Opening a pyroute2 connection would cost more than the few changes inside a sandbox.
-    """
-    batch = Batch(_compiler())
-    yield batch
-    batch.send()
+def batched() -> Iterator[Batch]:
+    """Collect changes and send them together at the end, in the thread's present namespace."""
+    with netlink.connect() as sock:
+        batch = Batch(sock)
+        yield batch
+        batch.send()
 
 
-def _everywhere(address: str) -> dict[str, Any]:
-    """Matches default routes in the family of ``address``."""
-    if ":" in address:
-        return {"family": socket.AF_INET6, "dst": "::/0"}
-    return {"family": socket.AF_INET, "dst": "0.0.0.0/0"}
+class Changes:
+    """Changes to links, addresses and routes, by a socket of one network namespace."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def _submit(self, what: str, *requests: Message, unless: int = 0) -> None:
+        """Send requests; ``unless`` is the error of one that finds nothing to do."""
+        for code in netlink.change(self._sock, requests):
+            if code not in (0, unless):
+                raise HostError(f"the kernel refused to {what}: {os.strerror(code)}")
+
+    def add_veth(
+        self, interface: Interface, mac: str, *, master: int, netns: int, mtu: int
+    ) -> None:
+        """Make a veth pair; one end, still down, is in ``netns`` under its final name."""
+        outer, inner = (interface.link, mac), (interface.ifname, interface.mac)
+        self._submit(
+            f"plug sandbox {interface.sandbox} into network {interface.network}",
+            rtnetlink.new_veth(outer, inner, master=master, netns=netns, mtu=mtu),
+        )
+
+    def set_port(self, name: str, mac: str, *, isolated: bool) -> None:
+        """Set up a bridge port: isolation, or hairpin mode, and a static forwarding entry.
+
+        With br_netfilter on, packets of a sandbox to a port that it publishes leave by the bridge
+        port they came in by; hairpin mode allows that.
+
+        The entry is static, as a bridge also learns entries from link-local frames (LLDP), which
+        no hook of the packet filter sees.
+        """
+        index = socket.if_nametoindex(name)
+        self._submit(
+            f"set the bridge port {name}",
+            rtnetlink.bridge_port(index, isolated=isolated),
+            rtnetlink.static_entry(index, mac),
+        )
+
+    def forget_neighbours(self, index: int, addresses: Iterable[str]) -> None:
+        """Make the host ask again for the MAC addresses behind a link."""
+        requests = [rtnetlink.delete_neighbour(index, address) for address in addresses]
+        self._submit(f"forget {', '.join(addresses)}", *requests, unless=errno.ENOENT)
+
+    def set_link(self, name: str, **changes: Any) -> None:
+        request = rtnetlink.change_link(socket.if_nametoindex(name), **changes)
+        self._submit(f"set {changes} on {name}", request)
+
+    def set_addresses(
+        self, name: str, addresses: Sequence[str], *, instead_of: Sequence[str] = ()
+    ) -> None:
+        """Give a link these addresses ("address/prefix"); take ``instead_of`` from it."""
+        index = socket.if_nametoindex(name)
+        old = [address for address in instead_of if address not in addresses]
+        new = [address for address in addresses if address not in instead_of]
+        self._submit(
+            f"give {name} the address {' and '.join(addresses)}",
+            *(rtnetlink.delete_address(index, address) for address in old),
+            *(rtnetlink.set_address(index, address) for address in new),
+        )
+
+    def set_subnet_route(self, name: str, address: str) -> None:
+        """Restore the route that the kernel makes with an address, if somebody deleted it."""
+        request = rtnetlink.set_subnet_route(socket.if_nametoindex(name), address)
+        self._submit(f"set the route to the subnet of {address}", request)
+
+    def set_default_route(self, name: str, gateway: str) -> None:
+        """Set the default route in the family of ``gateway``."""
+        request = rtnetlink.set_default_route(socket.if_nametoindex(name), gateway)
+        self._submit(f"set the default route via {gateway}", request)
+
+    def remove_default_route(self, via: str, index: int, metric: int) -> None:
+        """Remove a default route; ``via`` is its gateway, or the destination of one without."""
+        request = rtnetlink.delete_default_route(index, via, metric)
+        self._submit(f"remove the default route via {via}", request)
 
 
-@functools.cache
-def _compiler() -> Any:
-    return load().IPBatch()
+class Batch(Changes):
+    """Changes to send in order, each with its purpose for error messages."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self._requests: list[tuple[str, Message]] = []
+
+    def _submit(self, what: str, *requests: Message, unless: int = 0) -> None:
+        self._requests += [(what, request) for request in requests]
+
+    def send(self) -> None:
+        codes = netlink.change(self._sock, [request for dummy, request in self._requests])
+        for (what, dummy), code in zip(self._requests, codes):
+            if code:
+                raise HostError(f"the kernel refused to {what}: {os.strerror(code)}")
 
 
-class Links:
-    """A netlink connection; it stays in the network namespace that it was opened in."""
+class Links(Changes):
+    """A connection; it stays in the network namespace that it was opened in."""
 
-    def __init__(self, route: Any = None) -> None:
-        pyroute2 = load()
-        self._refused = pyroute2.NetlinkError
-        self._route: Any = route or pyroute2.IPRoute()
+    def __init__(self) -> None:
+        super().__init__(netlink.connect())
         # To close one waits for all processors, so it lasts as long as the connection.
         self._packets: socket.socket | None = None
+        self._opened: Any = None
 
     def close(self) -> None:
-        self._route.close()
+        self._sock.close()
         if self._packets is not None:
             self._packets.close()
+        if self._opened is not None:
+            self._opened.close()
+
+    @property
+    def _route(self) -> Any:
+        """The connection of pyroute2, opened at its first use, which is in the same namespace."""
+        if self._opened is None:
+            self._opened = load().IPRoute()
+        return self._opened
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
+        refused = load().NetlinkError
         try:
             yield
-        except self._refused as error:
+        except refused as error:
             raise HostError(f"the kernel refused to {what}: {error}") from error
 
-    @contextlib.contextmanager
-    def _unless_gone(self, what: str) -> Iterator[None]:
-        """The kernel deletes links with their network namespace, at a moment of its own."""
-        with self._explained(what):
-            try:
-                yield
-            except self._refused as error:
-                if error.code != errno.ENODEV:
-                    raise
+    def announce(self, interface: Interface, link: str) -> None:
+        if self._packets is None:
+            self._packets = announce.opened()
+        announce.send(self._packets, interface, link)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete the links that exist; many take about as long as one.
+
+        The kernel waits for all processors at each deletion, but only once for a link group. The
+        group is random, so that no other link is in it. The kernel also deletes links itself, with
+        their network namespace, at a moment of its own.
+        """
+        group = secrets.randbelow(1 << 30) + (1 << 30)
+        marked = [name for name in names if self._mark(name, group)]
+        if marked:
+            request = rtnetlink.delete_group(group)
+            self._submit(f"delete {', '.join(marked)}", request, unless=errno.ENODEV)
+
+    def _mark(self, name: str, group: int) -> bool:
+        try:
+            index = socket.if_nametoindex(name)
+        except OSError:
+            return False
+        self._submit(f"mark {name}", rtnetlink.change_link(index, group=group), unless=errno.ENODEV)
+        return True
 
     def add_bridge(self, name: str, mac: str) -> None:
         # Multicast snooping would keep timers running; without it, neighbour discovery works
@@ -215,114 +312,6 @@ class Links:
                 br_forward_delay=0,
                 br_mcast_snooping=0,
             )
-
-    def add_veth(
-        self, interface: Interface, mac: str, *, master: int, netns: int, mtu: int
-    ) -> None:
-        """Make a veth pair; one end, still down, is in ``netns`` under its final name."""
-        peer = {
-            "ifname": interface.ifname,
-            "address": interface.mac,
-            "net_ns_fd": netns,
-            "mtu": mtu,
-        }
-        with self._explained(f"plug sandbox {interface.sandbox} into network {interface.network}"):
-            self._route.link(
-                "add",
-                ifname=interface.link,
-                kind="veth",
-                address=mac,
-                master=master,
-                state="up",
-                peer=peer,
-                mtu=mtu,
-            )
-
-    def set_port(self, name: str, mac: str, *, isolated: bool) -> None:
-        """Set up a bridge port: isolation, or hairpin mode, and a static forwarding entry.
-
-        With br_netfilter on, packets of a sandbox to a port that it publishes leave by the bridge
-        port they came in by; hairpin mode allows that.
-
-        The entry is static, as a bridge also learns entries from link-local frames (LLDP), which
-        no hook of the packet filter sees.
-        """
-        index = socket.if_nametoindex(name)
-        with self._explained(f"set the bridge port {name}"):
-            self._route.link(
-                "set",
-                index=index,
-                kind="bridge_slave",
-                mode=int(not isolated),
-                isolated=int(isolated),
-                learning=0,
-            )
-            self._route.fdb("append", ifindex=index, lladdr=mac, state=NUD_NOARP, flags=NTF_MASTER)
-
-    def forget_neighbours(self, index: int, addresses: Iterable[str]) -> None:
-        """Make the host ask again for the MAC addresses behind a link."""
-        for address in addresses:
-            try:
-                self._route.neigh("del", ifindex=index, dst=address)
-            except self._refused as error:
-                if error.code != errno.ENOENT:
-                    raise HostError(f"the kernel refused to forget {address}: {error}") from error
-
-    def announce(self, interface: Interface, link: str) -> None:
-        if self._packets is None:
-            self._packets = announce.opened()
-        announce.send(self._packets, interface, link)
-
-    def set_link(self, name: str, **changes: Any) -> None:
-        with self._explained(f"set {changes} on {name}"):
-            self._route.link("set", index=socket.if_nametoindex(name), **changes)
-
-    def set_addresses(
-        self, name: str, addresses: Sequence[str], *, instead_of: Sequence[str] = ()
-    ) -> None:
-        """Give a link these addresses ("address/prefix"); take ``instead_of`` from it."""
-        index = socket.if_nametoindex(name)
-        with self._explained(f"give {name} the address {' and '.join(addresses)}"):
-            for old in instead_of:
-                if old not in addresses:
-                    self._address("del", index, old)
-            for address in addresses:
-                if address not in instead_of:
-                    self._address("replace", index, address)
-
-    def _address(self, command: str, index: int, address: str) -> None:
-        plain, dummy, prefix = address.partition("/")
-        six = {"family": socket.AF_INET6, "flags": IFA_F_NODAD} if ":" in plain else {}
-        self._route.addr(command, index=index, address=plain, prefixlen=int(prefix), **six)
-
-    def set_subnet_route(self, name: str, address: str) -> None:
-        """Restore the route that the kernel makes with an address, if somebody deleted it."""
-        subnet = ipaddress.ip_interface(address)
-        # IPv6 has no such scope, and chooses the source by itself.
-        four = {"prefsrc": str(subnet.ip), "scope": RT_SCOPE_LINK} if subnet.version == 4 else {}
-        with self._explained(f"set the route to {subnet.network}"):
-            self._route.route(
-                "replace",
-                family=socket.AF_INET if subnet.version == 4 else socket.AF_INET6,
-                dst=str(subnet.network),
-                oif=socket.if_nametoindex(name),
-                proto=RTPROT_KERNEL,
-                **four,
-            )
-
-    def set_default_route(self, name: str, gateway: str) -> None:
-        """Set the default route in the family of ``gateway``."""
-        with self._explained(f"set the default route via {gateway}"):
-            index = socket.if_nametoindex(name)
-            self._route.route("replace", **_everywhere(gateway), gateway=gateway, oif=index)
-
-    def remove_default_route(self, via: str, index: int, metric: int) -> None:
-        """Remove a default route; ``via`` is its gateway, or the destination of one without."""
-        match = _everywhere(via) if "/" in via else {**_everywhere(via), "gateway": via}
-        # Without a gateway to match, the kernel takes the first one with this metric.
-        match.update(scope=RT_SCOPE_NOWHERE, priority=metric)
-        with self._explained(f"remove the default route via {via}"):
-            self._route.route("del", oif=index, **match)
 
     def add_ifb(self, name: str, mac: str) -> None:
         """Make an ifb link, still down: it queues packets sent to it and hands them back."""
@@ -369,48 +358,3 @@ class Links:
     def drop_redirect(self, name: str) -> None:
         with self._explained(f"no longer queue what {name} receives"):
             self._route.tc("del", "ingress", socket.if_nametoindex(name))
-
-    def delete(self, names: Iterable[str]) -> None:
-        """Delete the links that exist; many take about as long as one.
-
-        The kernel waits for all processors at each deletion, but only once for a link group. The
-        group is random, so that no other link is in it.
-        """
-        group = secrets.randbelow(1 << 30) + (1 << 30)
-        marked = [name for name in names if self._mark(name, group)]
-        if marked:
-            with self._unless_gone(f"delete {', '.join(marked)}"):
-                self._route.link("del", group=group)
-
-    def _mark(self, name: str, group: int) -> bool:
-        try:
-            index = socket.if_nametoindex(name)
-        except OSError:
-            return False
-        marked = False
-        with self._unless_gone(f"mark {name}"):
-            self._route.link("set", index=index, group=group)
-            marked = True
-        return marked
-
-
-class Batch(Links):
-    """Requests to send in order, each with its purpose for error messages."""
-
-    def __init__(self, compiler: Any) -> None:
-        super().__init__(compiler)
-        self._route.reset()
-        self._requests: list[tuple[str, Message]] = []
-
-    @contextlib.contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
-        yield
-        self._requests += [(what, each) for each in messages(bytes(self._route.batch))]
-        self._route.reset()
-
-    def send(self) -> None:
-        with netlink.connect() as sock:
-            codes = netlink.change(sock, [message for dummy, message in self._requests])
-        for (what, dummy), code in zip(self._requests, codes):
-            if code:
-                raise HostError(f"the kernel refused to {what}: {os.strerror(code)}")

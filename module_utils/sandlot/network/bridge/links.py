@@ -218,10 +218,10 @@ def plug(
     site: Site, networks: Mapping[str, Network], interfaces: Sequence[Interface], netns: str
 ) -> None:
     """Make the links of one sandbox right, from any state."""
-    inside = look_inside(netns)
     with netlink.connect() as sock, adapter.host() as host:
-        for item in interfaces:
-            outer = netlink.link(sock, item.link)
+        outers = [netlink.link(sock, item.link) for item in interfaces]
+        inside = look_inside(netns) if any(outers) else Inside({}, {}, {}, frozenset())
+        for item, outer in zip(interfaces, outers):
             owned(site, {outer.name: outer} if outer else {}, item.link, "veth")
             inner = inside.links.get(item.ifname)
             network = networks[item.network]
@@ -328,7 +328,7 @@ def _has_moved(item: Interface, inside: Inside) -> bool:
 
 
 def _mend_inner(
-    within: adapter.Links,
+    within: adapter.Changes,
     item: Interface,
     network: Network,
     inner: Link,
