@@ -134,9 +134,10 @@ def test_a_damaged_launch_file_keeps_nothing(sandbox_host: Host, content: bytes)
     assert runtime.pinned(sandbox_host.paths.sandbox("a")) == set()
 
 
+@pytest.mark.parametrize("operation", ["stop", "create", "start"])
 @pytest.mark.parametrize("answer", [None, {"error": "can't do that"}])
-def test_a_launcher_of_an_older_version_stops_one_by_one(
-    tmp_path: Path, answer: dict[str, Any] | None
+def test_a_launcher_of_an_older_version_is_asked_one_by_one(
+    tmp_path: Path, answer: dict[str, Any] | None, operation: str
 ) -> None:
     """It closes the connection of whoever asks for what it does not know, or says so."""
     paths = Site(str(tmp_path))
@@ -144,6 +145,7 @@ def test_a_launcher_of_an_older_version_stops_one_by_one(
     listener = wire.listen(paths.launcher_socket)
     listener.setblocking(True)
     asked: list[str] = []
+    together = f"{operation}_all"
 
     def serve() -> None:
         while "quit" not in asked:
@@ -151,7 +153,7 @@ def test_a_launcher_of_an_older_version_stops_one_by_one(
             assert connection is not None
             message, _ = wire.receive_request(connection)
             asked.append(message["op"] if message else "")
-            known = {"ping": {"pid": 1}, "stop_all": answer}.get(asked[-1], {})
+            known = {"ping": {"pid": 1}, together: answer}.get(asked[-1], {})
             if known is not None:
                 wire.answer(connection, known)
             connection.close()
@@ -159,12 +161,12 @@ def test_a_launcher_of_an_older_version_stops_one_by_one(
     thread = threading.Thread(target=serve)
     thread.start()
     launcher = Launcher(paths)
-    assert launcher.stop(["a", "b"]) == {}
+    assert getattr(launcher, operation)(["a", "b"]) == {}
     launcher.quit()
     thread.join()
     listener.close()
-    operations = [operation for operation in asked if operation != "ping"]
-    assert operations == ["stop_all", "stop_all", "stop", "stop", "quit"]
+    asked = [word for word in asked if word != "ping"]
+    assert asked == [together, together, operation, operation, "quit"]
 
 
 # -- a launcher that is busy
