@@ -48,6 +48,10 @@ OVERLAY = (
 )
 SYSFS = ("Filesystem", "sysfs", "/sys", f"ro,{SAFE}", {})
 TMP = ("CopiedUp", "tmpfs", "/tmp", "nosuid,nodev", rootplan.TMPFS, IDS, False)
+OWN = (
+    *("OwnFiles", rootplan.DEVICES, IDS),
+    {"mode": "755", "size": "64k", "nr_inodes": "96"},
+)
 PLAIN = [
     *TREE,
     LAYER,
@@ -55,11 +59,7 @@ PLAIN = [
     MACHINE_ID,
     ("Filesystem", "proc", "/proc", SAFE, {}),
     SYSFS,
-    (
-        *("Filesystem", "tmpfs", "/dev", "nosuid,noexec"),
-        {"mode": "755", "size": "64k", "nr_inodes": "64"},
-    ),
-    ("Devices", rootplan.DEVICES),
+    OWN,
     *(("Link", *link) for link in rootplan.DEV_LINKS.items()),
     ("Filesystem", "devpts", "/dev/pts", "nosuid,noexec", rootplan.DEVPTS),
     ("Filesystem", "tmpfs", "/dev/shm", SAFE, {"mode": "1777", "size": "64m"}),
@@ -84,7 +84,6 @@ def tmpfs(path: str, flags: str, **options: str) -> tuple[Any, ...]:
 NETNS = {"mode": "container:db", "path": "/run/db/ns/net"}
 CHOICE = {"show": ["/srv"], "hide": []}
 NULL = {"source": "/dev/null", "path": "/dev/x", "access": "r", "kind": "c", "number": [1, 3]}
-DEV = next(row for row in PLAIN if row[2:3] == ("/dev",))
 MQUEUE = next(row for row in PLAIN if row[1:2] == ("mqueue",))
 READ_ONLY = replaced(
     TMP,
@@ -141,9 +140,9 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[Any, ...]]]] = {
     "joined network": ({"netns": NETNS}, replaced(SYSFS, ("JoinedSysfs", NETNS))),
     "cgroups of version 1": (
         {"shown": ["memory", "cpu,cpuacct"]},
-        replaced(SYSFS, SYSFS, ("Cgroups", ["memory", "cpu,cpuacct"])),
+        replaced(OWN, OWN, ("Cgroups", ["memory", "cpu,cpuacct"])),
     ),
-    "cgroups of version 2": ({"shown": [""]}, replaced(SYSFS, SYSFS, ("Cgroups", [""]))),
+    "cgroups of version 2": ({"shown": [""]}, replaced(OWN, OWN, ("Cgroups", [""]))),
     "lxcfs": (
         {"lxcfs": True},
         replaced(("Mask", "/proc/kcore"), ("Mask", "/proc/kcore"), ("Lxcfs", "/var/lib/lxcfs")),
@@ -151,7 +150,7 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[Any, ...]]]] = {
     "devices": (
         {"devices": [NULL]},
         [
-            (*row[:-1], {**row[-1], "nr_inodes": "68"}) if row == DEV else row
+            (*row[:-1], {**row[-1], "nr_inodes": "100"}) if row == OWN else row
             for row in replaced(MQUEUE, MQUEUE, ("HostDevices", [NULL], IDS))
         ],
     ),
@@ -321,17 +320,19 @@ SAFE_RO = f"ro,{SAFE}"
 
 
 @pytest.mark.parametrize(
-    ("shown", "lines"),
+    ("shown", "outside", "lines"),
     [
-        ([""], [f"mount -t cgroup2 -o {SAFE_RO} none ./sys/fs/cgroup"]),
+        ([""], [], [f"mount -t cgroup2 -o {SAFE_RO} none ./sys/fs/cgroup"]),
         (
             ["cpu,cpuacct", ""],
             [
-                f"mount -t tmpfs -o {SAFE},size=4k,nr_inodes=16,mode=755 none ./sys/fs/cgroup",
-                "mkdir ./sys/fs/cgroup/cpu,cpuacct",
-                "mkdir ./sys/fs/cgroup/unified",
-                "ln -s cpu,cpuacct ./sys/fs/cgroup/cpu",
-                "ln -s cpu,cpuacct ./sys/fs/cgroup/cpuacct",
+                'mkdir "$scratch/root/own/cgroup" "$scratch/root/own/cgroup/cpu,cpuacct" '
+                '"$scratch/root/own/cgroup/unified"',
+                'ln -s cpu,cpuacct "$scratch/root/own/cgroup/cpu"',
+                'ln -s cpu,cpuacct "$scratch/root/own/cgroup/cpuacct"',
+            ],
+            [
+                "mount --bind ../own/cgroup ./sys/fs/cgroup",
                 f"mount -o remount,bind,{SAFE_RO} ./sys/fs/cgroup",
                 f"mount -t cgroup -o {SAFE_RO},cpu,cpuacct none ./sys/fs/cgroup/cpu,cpuacct",
                 f"mount -t cgroup2 -o {SAFE_RO} none ./sys/fs/cgroup/unified",
@@ -340,5 +341,15 @@ SAFE_RO = f"ro,{SAFE}"
     ],
     ids=["version 2", "both"],
 )
-def test_cgroups_are_where_programs_look(shown: list[str], lines: list[str]) -> None:
-    assert cgroupfs.Cgroups(shown).command() == lines
+def test_cgroups_are_where_programs_look(
+    shown: list[str], outside: list[str], lines: list[str]
+) -> None:
+    operation = cgroupfs.Cgroups(shown)
+    assert (operation.outside(), operation.command()) == (outside, lines)
+
+
+def test_few_file_systems_of_a_sandbox_are_its_own() -> None:
+    """Each one costs the kernel 6 kB, and a bit in every memory cgroup of the host."""
+    operations_of = planned({**LAUNCH, "masked": ["/proc/a", "/proc/b"], "shown": ["memory"]})
+    made = [each.kind for each in operations_of if isinstance(each, operations.Filesystem)]
+    assert sorted(made) == ["devpts", "mqueue", "proc", "sysfs", "tmpfs", "tmpfs"]

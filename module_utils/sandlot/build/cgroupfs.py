@@ -8,14 +8,14 @@ import os
 
 from ..kernel import hierarchies, mounts
 from . import rootfs
-from .operations import SAFE, SAFE_READ_ONLY, RootOperation, option_words
+from .operations import OWN, SAFE_READ_ONLY, RootOperation, built, option_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterator, List, Sequence, Tuple
+    from typing import Iterator, List, Mapping, Sequence, Tuple
 
 PLACE = "sys/fs/cgroup"
-_TMPFS = {"size": "4k", "nr_inodes": "16", "mode": "755"}
+_DIRECTORIES = f"{OWN}/cgroup"
 
 
 class Cgroups(RootOperation):
@@ -33,29 +33,39 @@ class Cgroups(RootOperation):
             if "," in names:
                 yield from ((name, names) for name in names.split(","))
 
+    def stack(self, pins: Mapping[str, int]) -> None:
+        if not any(self.shown):
+            return
+        mask = os.umask(0)
+        os.mkdir(_DIRECTORIES, 0o755)
+        for dummy, name in hierarchies.places(self.shown):
+            os.mkdir(f"{_DIRECTORIES}/{name}", 0o755)
+        os.umask(mask)
+        for name, target in self._links():
+            os.symlink(target, f"{_DIRECTORIES}/{name}")
+        self.mount = mounts.clone_tree(_DIRECTORIES)
+        mounts.set_attributes(self.mount, SAFE_READ_ONLY)
+
     def apply(self, root: int) -> None:
         made = hierarchies.mounted(self.shown, SAFE_READ_ONLY)
         if made and any(self.shown):
-            rootfs.attach(root, PLACE, self._directories())
+            rootfs.attach(root, PLACE, self.mount)
         for mount, (dummy, name) in zip(made, hierarchies.places(self.shown)):
             rootfs.attach(root, f"{PLACE}/{name}", mount)
 
-    def _directories(self) -> int:
-        directories = mounts.new_mount("tmpfs", _TMPFS, SAFE)
-        for dummy, name in hierarchies.places(self.shown):
-            os.mkdir(name, 0o755, dir_fd=directories)
-        for name, target in self._links():
-            os.symlink(target, name, dir_fd=directories)
-        mounts.set_attributes(directories, SAFE_READ_ONLY)
-        return directories
+    def outside(self) -> List[str]:
+        if not any(self.shown):
+            return []
+        names = [name for dummy, name in hierarchies.places(self.shown)]
+        paths = " ".join(built(f"{_DIRECTORIES}/{name}") for name in names)
+        links = [f"ln -s {to} {built(f'{_DIRECTORIES}/{name}')}" for name, to in self._links()]
+        return [f"mkdir {built(_DIRECTORIES)} {paths}", *links]
 
     def command(self) -> List[str]:
         place, named = f"./{PLACE}", hierarchies.places(self.shown)
         lines = []
         if any(self.shown):
-            lines.append(f"mount -t tmpfs -o {option_words(SAFE, _TMPFS)} none {place}")
-            lines += [f"mkdir {place}/{name}" for dummy, name in named]
-            lines += [f"ln -s {target} {place}/{name}" for name, target in self._links()]
+            lines.append(f"mount --bind ..{_DIRECTORIES} {place}")
             lines.append(f"mount -o remount,bind,{option_words(SAFE_READ_ONLY)} {place}")
         for names, name in named:
             kind, options = hierarchies.filesystem(names)

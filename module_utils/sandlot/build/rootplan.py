@@ -24,13 +24,13 @@ from .operations import (
     SAFE,
     SAFE_READ_ONLY,
     SHOWN_HOST,
-    Devices,
     Directory,
     File,
     Filesystem,
     JoinedSysfs,
     Link,
     Mask,
+    OwnFiles,
     ReadOnly,
     ReadOnlyRoot,
 )
@@ -51,6 +51,7 @@ DEVICES = {
     "urandom": (1, 9),
     "tty": (5, 0),
 }
+INODES = 96  # 64 of them for what is made in /dev inside
 DEV_LINKS = {
     "ptmx": "pts/ptmx",
     "fd": "/proc/self/fd",
@@ -79,16 +80,14 @@ def plan(
     granted = launch.get("devices", ())
     netns = launch.get("netns")
     sysfs = JoinedSysfs(netns) if netns else Filesystem("sysfs", "/sys", SAFE_READ_ONLY)
-    dev = {"mode": "755", "size": "64k", "nr_inodes": str(64 + 4 * len(granted))}
     targets = {entry["target"] for entry in launch.get("mounts", ())}
     return [
         *stack(launch),
         MachineId(),
         Filesystem("proc", "/proc", SAFE),
         sysfs,
+        OwnFiles(DEVICES, launch["ids"], INODES + 4 * len(granted)),
         *([Cgroups(shown)] if shown else []),
-        Filesystem("tmpfs", "/dev", devices, dev),
-        Devices(DEVICES),
         *(Link(name, target) for name, target in DEV_LINKS.items()),
         Filesystem("devpts", "/dev/pts", devices, DEVPTS),
         Filesystem("tmpfs", "/dev/shm", SAFE, {"mode": "1777", "size": "64m"}),
