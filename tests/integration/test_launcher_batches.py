@@ -9,7 +9,7 @@ import signal
 import threading
 from pathlib import Path
 
-from sandboxes import Host, children, until
+from sandboxes import Host, children, until, zygote_of
 from sandlot.launcher import client
 
 SLEEP = ["sleep", "100000"]
@@ -32,6 +32,7 @@ def test_one_of_many_fails_alone(sandbox_host: Host) -> None:
     failed = sandbox_host.launcher.start(names)
     assert sorted(failed) == ["n2", "n4"]
     assert "no-such-program" in failed["n2"].message and "not pinned" in failed["n4"].message
+    until(lambda: not children(zygote_of(sandbox_host.launcher_pid())))
     running = [box for i, box in enumerate(boxes) if i not in (2, 4)]
     for box in running:
         assert box.shell("hostname").stdout == f"host-{names.index(box.name)}\n".encode()

@@ -216,7 +216,7 @@ class Server:
             self.watch.ended(pid, wait_status)
             operation, names = self.workers.pop(pid, ("", ()))
             if operation in _STARTS:
-                self.zygote.reap()
+                self.zygote.reap(len(names))
             for name in names:
                 if operation == "revive" and wait_status:
                     self._schedule(name)

@@ -18,8 +18,8 @@ from ..kernel.signals import signal
 INT = struct.Struct("i")
 # A zygote answers within a millisecond; one that was stopped gets SIGCONT.
 _PATIENCE_SECONDS, _ATTEMPTS = 1.0, 10
-# The zygote is told to collect after each start, which had one joiner.
-_REAPED = 4
+# The most that one table collects.
+_REAPED = 500
 
 
 class Zygote:
@@ -31,7 +31,6 @@ class Zygote:
         self.buffer = buffer
         self._control = control
         self._fork = _fork(buffer)
-        self._reap = _reap(buffer)
         control.settimeout(_PATIENCE_SECONDS)
 
     def fork(self, peer: _socket.socket) -> int:
@@ -59,10 +58,10 @@ class Zygote:
         os.kill(self.pid, signal.SIGKILL)
         return b""
 
-    def reap(self) -> None:
-        """Make the zygote collect joiners that have forked init and ended."""
+    def reap(self, joiners: int) -> None:
+        """Make the zygote collect joiners that have forked init and ended, and one left before."""
         try:
-            wire.transmit(self._control, self._reap, [])
+            wire.transmit(self._control, _reap(self.buffer, joiners + 1), [])
         except (ConnectionError, _socket.timeout):
             return  # the launcher notices when it reaps the zygote
 
@@ -85,8 +84,8 @@ def _fork(buffer: int) -> bytes:
     return table.encoded(1, FIRST)
 
 
-def _reap(buffer: int) -> bytes:
+def _reap(buffer: int, joiners: int) -> bytes:
     table = Table("reaping", buffer)
-    for dummy in range(_REAPED):
+    for dummy in range(min(joiners, _REAPED)):
         table.add("wait4", -1, 0, os.WNOHANG, tolerated=errno.ECHILD)
     return table.encoded(0, FIRST)
