@@ -272,8 +272,9 @@ def _plug(subject: Subject, entry: Interface) -> Iterator[str]:
     # Another name, as the sandbox's own is in use while it is deployed.
     link = entry.link.replace("sb-", "sx-", 1)
     mtu = f" mtu {network.mtu}" if network.mtu else ""
-    yield f"ip link add name {link}{mtu} type veth \\"
-    yield f'  peer name {entry.ifname} address {entry.mac}{mtu} netns "$holder"'
+    queues = "numtxqueues 1 numrxqueues 1"
+    yield f"ip link add name {link}{mtu} {queues} type veth \\"
+    yield f'  peer name {entry.ifname} address {entry.mac}{mtu} {queues} netns "$holder"'
     yield f"links+=({link})"
     yield f"[ ! -e {_IPV6.format(link)} ] || echo 1 >{_IPV6.format(link)}"
     yield f"ip link set dev {link} master {network.bridge} up"

@@ -55,6 +55,7 @@ RTM_DELROUTE = 25
 RTM_NEWNEIGH = 28
 RTM_DELNEIGH = 29
 IFLA_NET_NS_FD = 28
+IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 31, 32
 IFLA_INFO_DATA = 2
 IFLA_INFO_SLAVE_KIND = 4
 VETH_INFO_PEER = 1
@@ -95,18 +96,25 @@ def _name(text: str) -> bytes:
 def new_veth(
     outer: tuple[str, str], inner: tuple[str, str], *, master: int, netns: int, mtu: int
 ) -> Message:
-    """A veth pair, each end with its name and MAC address; the inner one is in ``netns``, down."""
+    """A veth pair, each end with its name and MAC address; the inner one is in ``netns``, down.
+
+    By default, the kernel makes a queue for each processor, 3 kB each, and uses one
+    (veth_get_num_queues(), veth_init_queues() in its drivers/net/veth.c).
+    """
+    queues = ((IFLA_NUM_TX_QUEUES, 1), (IFLA_NUM_RX_QUEUES, 1))
     peer = LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + packed(
         (IFLA_IFNAME, _name(inner[0])),
         (IFLA_ADDRESS, _mac(inner[1])),
         (IFLA_NET_NS_FD, netns),
         (IFLA_MTU, mtu),
+        *queues,
     )
     body = LINK.pack(socket.AF_UNSPEC, 0, 0, IFF_UP, IFF_UP) + packed(
         (IFLA_IFNAME, _name(outer[0])),
         (IFLA_ADDRESS, _mac(outer[1])),
         (IFLA_MASTER, master),
         (IFLA_MTU, mtu),
+        *queues,
         (IFLA_LINKINFO, ((IFLA_INFO_KIND, b"veth"), (IFLA_INFO_DATA, ((VETH_INFO_PEER, peer),)))),
     )
     return RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, 0, body

@@ -6,7 +6,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from sandlot.kernel import netlink, nlmsg
+from sandlot.kernel import netlink, nlmsg, rtnetlink
 
 
 def message(kind, flags=0, body=b""):
@@ -108,3 +108,11 @@ def test_error_of_the_kernel():
 @pytest.mark.parametrize("garbage", [b"", b"\0", b"\0\0\0\0", b"\3\0\1\0"])
 def test_attributes_of_nonsense_length(garbage):
     assert nlmsg.attributes(garbage) == {}
+
+
+def test_a_veth_pair_has_one_queue_at_each_end() -> None:
+    """The kernel would make one for each processor of the host."""
+    ends = ("sb-a", "02:00:00:00:00:01"), ("eth0", "02:00:00:00:00:02")
+    dummy, dummy, dummy, body = rtnetlink.new_veth(*ends, master=1, netns=3, mtu=1500)
+    for attribute in (rtnetlink.IFLA_NUM_TX_QUEUES, rtnetlink.IFLA_NUM_RX_QUEUES):
+        assert body.count(struct.pack("=HHI", 8, attribute, 1)) == 2
