@@ -23,7 +23,7 @@ from ..sandbox.record import STARTED
 from ..site import Site
 from ..spec import Spec
 from ..volumes import VolumeSpec
-from . import cloning, crashes, rollback, throwaway
+from . import cloning, crashes, rollback, scope, throwaway
 from .decide import ABSENT, HEALTHY, Desired
 from .observe import Observation, observe
 from .planner import plan
@@ -173,6 +173,9 @@ def run(site: Site, request: Request) -> Result:
         freezing.thaw_left(site)
     request = _sealed(site, request)
     observed = _look(site, request)
+    if request.scope is not None and not scope.suffices(site, observed, request.desired):
+        request = replace(request, scope=None)
+        observed = _look(site, request)
     request = cloning.resumed(site, request, observed.records)
     request, observed, undone, failures = _rolled_back(site, request, observed)
     planned = plan(site, request, with_desired(request, observed))
@@ -209,7 +212,7 @@ def _sealed(site: Site, request: Request) -> Request:
 def _look(site: Site, request: Request) -> Observation:
     desired = request.desired
     attached = {item.name for sandbox in desired.values() for item in sandbox.wanted_spec.networks}
-    return observe(site, {*desired, *request.absent}, attached)
+    return observe(site, {*desired, *request.absent}, attached, scope=request.scope)
 
 
 def _rolled_back(

@@ -159,7 +159,7 @@ def _network_plan(
     if request.networks is not None:
         gone = (*resolved.targets, *resolved.removed)
         desired = replace(desired, final_networks=final_networks, unlinked=gone)
-    desired = replace(desired, foreseen=request.check)
+    desired = replace(desired, foreseen=request.check, rules=request.scope is None)
     return network.plan(site, desired, observed.network)
 
 
@@ -237,5 +237,8 @@ def _files(
     files = {}
     for name, entry in records.items():
         contents = etcfiles.contents(entry, around)
+        if request.scope is not None:
+            # It names sandboxes that the run does not look at, and it is right already.
+            del contents["hosts"]
         files[name] = HostFiles(entry, contents, etcfiles.outdated(site, name, contents))
     return files

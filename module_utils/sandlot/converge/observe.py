@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterable, Mapping, Sequence
+from typing import Any, Callable, Collection, Dict, Iterable, Mapping, Sequence
 
 from .. import cgroups, idmap, images, network, sizes, store, volumes
 from ..errors import StateError
@@ -63,20 +63,31 @@ class Observation:
     volumes: Volumes
 
 
-def observe(site: Site, asked: Iterable[str], attached: Iterable[str] = ()) -> Observation:
-    """Observe the host; ``asked`` and ``attached`` name sandboxes and networks of the request."""
-    records, present = record.load_all(site), known(site)
+def observe(
+    site: Site,
+    asked: Iterable[str],
+    attached: Iterable[str] = (),
+    *,
+    scope: Collection[str] | None = None,
+) -> Observation:
+    """Observe the host; ``asked`` and ``attached`` name sandboxes and networks of the request.
+
+    With a ``scope``, only these sandboxes are looked at.
+    """
+    records = record.load_all(site, scope)
+    present = known(site) if scope is None else {*scope}
     names = sorted({*asked, *present})
+    interfaces = [item for entry in records.good.values() for item in entry.interfaces]
     recorded = {name: namespace_record_at(site.sandbox(name).namespaces, name) for name in names}
     namespaces = {name: item for name, item in recorded.items() if item}
-    used = {item.network for entry in records.good.values() for item in entry.interfaces}
+    used = {item.network for item in interfaces}
     stored = Stored(images.observe(site), network.load(site))
     return Observation(
         records=records,
         ids=idmap.observe(site),
         images=stored.images,
         networks=network.load_for(site, {*attached, *used}),
-        network=network.observe(site),
+        network=network.observe(site, None if scope is None else interfaces),
         cgroups=cgroups.observe(site, names),
         maps_ids=_mapping(),
         launcher=Launcher(site).listening(),

@@ -137,6 +137,11 @@ def plan(site: Site, request: Request, observed: Observation) -> Plan:
         repairs = [*phases.networks(situation), *phases.plug(situation)]
         return Plan(situation, (), (), (), repairs, (), warnings)
     first, preparation, steps = (_of(part, situation) for part in (FIRST, PREPARATION, STEPS))
+    hiding = hidden.hidden_files(site, situation.decisions, observed.sandboxes)
+    shown = _texts(situation) if request.diff else ()
+    if request.scope is not None:
+        # Only a run that looks at all sandboxes knows what none of them uses.
+        return Plan(situation, (), first, preparation, steps, (), warnings, hiding, shown)
     if request.tidy or any(not item.silent for item in (*first, *preparation, *steps)):
         due = drops.going(site, request, situation.resolved, observed, situation.drops)
         situation = replace(situation, due=due)
@@ -145,8 +150,6 @@ def plan(site: Site, request: Request, observed: Observation) -> Plan:
     room = [*drops.tidy(site, observed), *drops.removals(site, others)]
     steps += drops.removals(site, surplus, situation.drops)
     last = _of(LAST, situation)
-    hiding = hidden.hidden_files(site, situation.decisions, observed.sandboxes)
-    shown = _texts(situation) if request.diff else ()
     return Plan(situation, room, first, preparation, steps, last, warnings, hiding, shown)
 
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Dict, Iterable, Mapping, Optional, Sequence, Set, Tuple
+from typing import Dict, FrozenSet, Iterable, Mapping, Optional, Sequence, Set, Tuple
 
 from .. import cgroups, idmap, image_change, images, network, profiles
 from ..errors import SandlotError, SpecError
@@ -34,7 +34,8 @@ class Request:
     of workloads that it started. ``unrecorded`` images are still being built. ``uploads`` maps
     archives of images to their copies on the host, None when the controller copies none.
     ``management_ports`` are never published. ``image_plan`` is made from ``images``, after a look
-    at their sources. With ``diff``, the result shows files as text.
+    at their sources. With ``diff``, the result shows files as text. With a ``scope``, the run looks
+    at these sandboxes and takes the rest of the host as being in order.
     """
 
     sandboxes: Optional[Tuple[Desired, ...]] = None
@@ -55,6 +56,7 @@ class Request:
     management_ports: Tuple[int, ...] = ()
     image_plan: Optional[ImagePlan] = None
     diff: bool = False
+    scope: Optional[FrozenSet[str]] = None
 
     @property
     def desired(self) -> Dict[str, Desired]:
@@ -120,8 +122,8 @@ def resolve(site: Site, request: Request, observed: Observation) -> Resolved:
     network.check_pins(site, asked_modes, observed.known, may_be_made=request.check)
     members = {name: [i.network for i in item.interfaces] for name, item in everyone.items()}
     network.check_names(members, etcfiles.names(everyone))
-    publications = _published(everyone.values())
-    staying = _published(record for name, record in good.items() if name not in leaving)
+    publications = published(everyone.values())
+    staying = published(record for name, record in good.items() if name not in leaving)
     network.check_publications(publications, staying, request.management_ports)
     return Resolved(
         targets={
@@ -340,7 +342,7 @@ def _target(
     return Target(desired, record, launch, launchfile.namespace_digest(launch, record))
 
 
-def _published(records: Iterable[Record]) -> tuple[Publication, ...]:
+def published(records: Iterable[Record]) -> tuple[Publication, ...]:
     return tuple(
         entry
         for record in records

@@ -17,7 +17,7 @@ from ..plan import apply_all, descriptions
 from ..sandbox import record, runtime
 from ..sandbox.record import PRESENT, REMOVING, STARTED, STOPPED, Record, Records
 from ..site import Site
-from . import crashes, dependencies
+from . import crashes, dependencies, scope
 from .api import converge, run
 from .decide import ABSENT, Desired
 from .observe import observe
@@ -88,12 +88,13 @@ def lifecycle(site: Site, names: Sequence[str], action: str, *, watch: float = 0
     """
     state = STOPPED if action == "stop" else STARTED
     with lock.exclusive(site):
-        records = record.load_all(site)
+        around = scope.around(site, names)
+        records = record.load_all(site, around)
         desired = (
             replace(_stored(name, state, records), restart=action == "restart", again=True)
             for name in names
         )
-        request = Request(tuple(desired), watch=watch)
+        request = Request(tuple(desired), watch=watch, scope=around)
         done = run(site, request)
     return crashes.noted(site, request, done)
 

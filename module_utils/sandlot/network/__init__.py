@@ -14,6 +14,7 @@ from .backends import (
     observe,
     plan,
     refresh_operations,
+    rules_hold,
     teardown_operations,
     unlink,
 )
@@ -87,6 +88,7 @@ __all__ = [
     "remaining",
     "resolv_conf",
     "resolve_names",
+    "rules_hold",
     "save_names",
     "session",
     "teardown_operations",

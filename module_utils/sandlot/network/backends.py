@@ -20,6 +20,7 @@ from ..site import Site
 from ..spec import netmode
 from . import bridge
 from .common.desired import Desired, Member, Netns, Plan
+from .common.model import Interface
 from .common.resolution import Resolution
 
 
@@ -40,7 +41,7 @@ class State:
 
 class Backend(NamedTuple):
     netns_of: Callable[[Site, str, str], Netns]
-    observe: Callable[[Site], Any] = lambda site: None
+    observe: Callable[[Site, Sequence[Interface] | None], Any] = lambda site, interfaces: None
     plan: Callable[[Site, Desired, Any], Plan] = lambda site, desired, state: Plan()
     unlink: Callable[[Site, Sequence[str], Any], list[Operation]] = lambda site, names, state: []
 
@@ -62,9 +63,17 @@ BACKENDS: Mapping[str, Backend] = {
 }
 
 
-def observe(site: Site) -> State:
-    """Observe the network of the host; no side effect."""
-    return State({kind: backend.observe(site) for kind, backend in BACKENDS.items()})
+def observe(site: Site, interfaces: Sequence[Interface] | None = None) -> State:
+    """Observe the network of the host; no side effect.
+
+    With ``interfaces``, other links of sandboxes are left out.
+    """
+    return State({kind: backend.observe(site, interfaces) for kind, backend in BACKENDS.items()})
+
+
+def rules_hold(site: Site, desired: Desired, state: State) -> bool:
+    """Whether the rules in force are the host's and have all that some sandboxes need."""
+    return bridge.rules_hold(site, desired, state.kinds["bridge"])
 
 
 def plan(site: Site, desired: Desired, state: State) -> Plan:

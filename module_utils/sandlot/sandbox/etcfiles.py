@@ -16,6 +16,7 @@ from ..spec.netmode import HOST
 from .record import Record
 
 Files = Dict[str, bytes]
+NAMES = ("hosts", "hostname", "resolv.conf")
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,11 @@ def outdated(site: Site, name: str, wanted: Files) -> list[str]:
         for file, content in wanted.items()
         if store.read_bytes(f"{directory}/{file}", hint=hint) != content
     ]
+
+
+def are_there(site: Site, name: str) -> bool:
+    directory = site.sandbox(name).etc
+    return all(os.path.exists(f"{directory}/{file}") for file in NAMES)
 
 
 def write(site: Site, record: Record, wanted: Files) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, Collection, Dict, Mapping, Tuple
 
 from .. import store
 from ..errors import StateError
@@ -167,9 +167,10 @@ def _unusable(path: str, name: str, problem: str) -> StateError:
     )
 
 
-def load_all(site: Site) -> Records:
+def load_all(site: Site, scope: Collection[str] | None = None) -> Records:
+    """The records of all sandboxes, or of those in a ``scope``."""
     records = Records()
-    for name in recorded(site):
+    for name in recorded(site) if scope is None else sorted(scope):
         try:
             record = load(site, name)
         except StateError as error:

@@ -61,7 +61,7 @@ def test_modes_without_links_have_nothing_to_do(mode: str) -> None:
     desired = network.Desired({}, [], members=[network.Member("web", mode)])
     assert network.plan(SITE, desired, NOTHING) == network.Plan([], {}, [])
     backend = BACKENDS[mode.partition(":")[0]]
-    assert backend.observe(SITE) is None and backend.unlink(SITE, ["web"], None) == []
+    assert backend.observe(SITE, None) is None and backend.unlink(SITE, ["web"], None) == []
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return []
 
     none = BACKENDS["none"]
-    row = Backend(none.netns_of, lambda site: "seen", plan, unlink)
+    row = Backend(none.netns_of, lambda site, interfaces: "seen", plan, unlink)
     monkeypatch.setattr(backends, "BACKENDS", {"none": row, "host": none})
     return asked
 

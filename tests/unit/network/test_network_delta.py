@@ -45,3 +45,14 @@ def table(elements="", rule="accept", name="inet sandlot", kind="set"):
 )
 def test_script(before, after, script):
     assert nft_delta.script(before, after) == script
+
+
+def test_rules_contain_those_of_some_sandboxes():
+    whole = table("1.1.1.1, 2.2.2.2")
+    assert nft_delta.contains(whole, whole)
+    assert nft_delta.contains(whole, table("2.2.2.2"))
+    assert not nft_delta.contains(whole, table("3.3.3.3"))
+    assert not nft_delta.contains(whole, table(rule="drop"))
+    assert not nft_delta.contains(whole, table(kind="map"))
+    assert not nft_delta.contains(whole, table(name="bridge sandlot"))
+    assert not nft_delta.contains("", whole)

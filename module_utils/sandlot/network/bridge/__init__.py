@@ -11,6 +11,7 @@ from .manage import plan
 from .nft import check_version as check_nft
 from .nft import observe as packet_filter
 from .observe import observe
+from .rules import hold as rules_hold
 from .sysctls import IPV6_BY_US
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "observe",
     "packet_filter",
     "plan",
+    "rules_hold",
     "session",
     "unlink",
 ]

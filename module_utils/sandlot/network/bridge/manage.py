@@ -25,7 +25,7 @@ def plan(site: Site, desired: Desired, state: BridgeState) -> Plan:
         return Plan(rules_operations(site, desired, state))
     shared = []
     if desired.networks:
-        shared += rules_operations(site, desired, state)
+        shared += rules_operations(site, desired, state) if desired.rules else []
         shared += network_operations(site, desired.networks, state)
     strays = bool(desired.members) and _has_strays(site, desired, state)
     members = {

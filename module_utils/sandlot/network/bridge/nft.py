@@ -141,10 +141,8 @@ def apply(site: Site, text: str, watched: Watched) -> None:
     tables = observe(site)
     require(site, tables)
     # The digests tell later whether the kernel still has these rules.
-    path = _text_file(site)
-    content = store.read_bytes(path, hint=f"remove {path}; the next run makes it again") or b""
-    before = content.decode("utf-8", "replace")
-    script = nft_delta.script(before, text) if tables.hold(before) else None
+    before = in_force(site, tables)
+    script = nft_delta.script(before, text) if before else None
     if script is None:
         # A replacement, whether or not the tables exist.
         verbs = [f"{verb} table {family}" for family in FAMILIES for verb in ("add", "delete")]
@@ -152,12 +150,20 @@ def apply(site: Site, text: str, watched: Watched) -> None:
     with announced(site, watched):
         _transaction(script)
     os.makedirs(site.run, mode=0o700, exist_ok=True)
-    store.replace(path, text.encode(), mode=0o600)
+    store.replace(_text_file(site), text.encode(), mode=0o600)
     moment = _moment()
     record: dict[str, object] = {"text": digest(text), "listing": observe(site).listed}
     if moment == _moment():
         record["moment"] = moment
     store.write(_record_file(site), record, durable=False)
+
+
+def in_force(site: Site, tables: Tables) -> str:
+    """The text of our rules as we last applied them; "" when the kernel has others now."""
+    path = _text_file(site)
+    content = store.read_bytes(path, hint=f"remove {path}; the next run makes it again") or b""
+    text = content.decode("utf-8", "replace")
+    return text if tables.hold(text) else ""
 
 
 @contextlib.contextmanager

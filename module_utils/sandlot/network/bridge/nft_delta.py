@@ -29,6 +29,14 @@ def script(before: str, after: str) -> str | None:
     return "".join([*_lines("delete", gone), *_lines("add", come)])
 
 
+def contains(whole: str, part: str) -> bool:
+    """Whether rules have all lines and elements of others."""
+    (lines, elements), (needed, due) = _taken_apart(whole), _taken_apart(part)
+    return set(needed) <= set(lines) and all(
+        words <= elements.get(key, set()) for key, words in due.items()
+    )
+
+
 def _lines(verb: str, elements: Dict[Key, set[str]]) -> list[str]:
     return [
         f"{verb} element {table} {name} {{ {', '.join(sorted(words))} }}\n"

@@ -5,14 +5,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Mapping
+from socket import socket
+from typing import Mapping, Sequence
 
 from ...errors import ForeignError
 from ...kernel import netlink, traffic
 from ...kernel.netlink import Link, Route
 from ...kernel.traffic import Traffic
 from ...site import Site
-from ..common.model import MAX_INTERFACES, identity
+from ..common import declare
+from ..common.model import MAX_INTERFACES, Interface, identity
 from . import forwarding, nft, sysctls
 from .forwarding import Forwarding
 from .nft import Tables
@@ -54,13 +56,25 @@ class BridgeState:
         return replace(self, links=links)
 
 
-def observe(site: Site) -> BridgeState:
+def observe(site: Site, interfaces: Sequence[Interface] | None = None) -> BridgeState:
+    """Observe the host; with ``interfaces``, without the links of others."""
     with netlink.connect() as sock:
-        links = {link.name: link for link in netlink.links(sock)}
+        links = {
+            link.name: link
+            for link in (
+                netlink.links(sock) if interfaces is None else _chosen(site, sock, interfaces)
+            )
+        }
         addresses = netlink.addresses(sock)
         routes = tuple(netlink.routes(sock))
-        limited = [*our_ports(site, links), *our_shapers(site, links)]
-        shaped = traffic.traffic(sock, (links[name].index for name in limited))
+        limited = [
+            links[name].index for name in (*our_ports(site, links), *our_shapers(site, links))
+        ]
+        shaped = (
+            traffic.traffic(sock, limited)
+            if interfaces is None
+            else {index: traffic.traffic_of(sock, index) for index in limited}
+        )
     by_index: dict[int, tuple[str, ...]] = {}
     for item in addresses:
         by_index[item.index] = (*by_index.get(item.index, ()), item.address)
@@ -75,6 +89,14 @@ def observe(site: Site) -> BridgeState:
         forwarding6=forwarding.observe(site, 6),
         traffic=shaped,
     )
+
+
+def _chosen(site: Site, sock: socket, interfaces: Sequence[Interface]) -> list[Link]:
+    """Our bridges, and the links of some interfaces."""
+    names = [network.bridge for network in declare.load(site).values()]
+    for item in interfaces:
+        names += [item.link, site.shaper(item.sandbox, item.ifname)]
+    return [link for link in (netlink.link(sock, name) for name in names) if link is not None]
 
 
 def is_ours(site: Site, link: Link) -> bool:

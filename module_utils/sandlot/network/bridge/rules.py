@@ -15,7 +15,7 @@ from ...spec.grants import METADATA4, METADATA6, PLATFORM_DNS
 from ..common import policy, resolution
 from ..common.desired import Desired
 from ..common.model import Interface, Network, Publication, owner_mark
-from . import jhash, nft, policy_rules
+from . import jhash, nft, nft_delta, policy_rules
 from .observe import BridgeState
 
 INET = nft.tabbed(
@@ -193,17 +193,7 @@ def rules_operations(site: Site, desired: Desired, state: BridgeState) -> list[O
     policy.check(networks, interfaces, desired.publications)
     names = policy.names(networks, desired.policies)
     resolved = desired.addresses or resolution.current(site, names)
-    has_ipv6 = any(network.ipv6_subnet for network in networks.values())
-    guarded = {4: state.forwarding.ours, 6: has_ipv6 and state.forwarding6.ours}
-    text = render(
-        site,
-        networks,
-        interfaces,
-        desired.publications,
-        guarded=[version for version, ours in guarded.items() if ours],
-        policies=desired.policies,
-        addresses=resolved.seen,
-    )
+    text = _rendered(site, desired, state, resolved.seen)
     if state.tables.hold(text):
         return resolution.operations(site, resolved)
     nft.check_version()
@@ -223,6 +213,32 @@ def rules_operations(site: Site, desired: Desired, state: BridgeState) -> list[O
         nft.apply(site, text, watched)
 
     return [Operation("network", summary, apply)]
+
+
+def hold(site: Site, desired: Desired, state: BridgeState) -> bool:
+    """Whether the kernel has our rules, and all that ``desired`` asks for is among them."""
+    if not desired.networks:
+        return not state.tables.present
+    text = nft.in_force(site, state.tables)
+    names = policy.names(desired.networks, desired.policies)
+    seen = resolution.load(site) if names else {}
+    return bool(text) and nft_delta.contains(text, _rendered(site, desired, state, seen))
+
+
+def _rendered(
+    site: Site, desired: Desired, state: BridgeState, addresses: Mapping[str, Iterable[str]]
+) -> str:
+    has_ipv6 = any(network.ipv6_subnet for network in desired.networks.values())
+    guarded = {4: state.forwarding.ours, 6: has_ipv6 and state.forwarding6.ours}
+    return render(
+        site,
+        desired.networks,
+        desired.interfaces,
+        desired.publications,
+        guarded=[version for version, ours in guarded.items() if ours],
+        policies=desired.policies,
+        addresses=addresses,
+    )
 
 
 def render(

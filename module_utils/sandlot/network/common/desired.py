@@ -31,7 +31,8 @@ class Desired:
 
     ``final_networks`` are the networks at the end of the run, None if all stay; by then, the
     present links of ``unlinked`` sandboxes are gone. With ``addresses``, those of names, only the
-    rules change. A check (``foreseen``) may come before nft and pyroute2 are installed.
+    rules change. A check (``foreseen``) may come before nft and pyroute2 are installed. Without
+    ``rules``, the present ones stay, and the other fields may leave out sandboxes.
     """
 
     networks: Mapping[str, Network]
@@ -43,6 +44,7 @@ class Desired:
     unlinked: Collection[str] = ()
     addresses: Resolution | None = None
     foreseen: bool = False
+    rules: bool = True
 
 
 class Steps(NamedTuple):
