@@ -201,6 +201,20 @@ def test_a_thousand_sandboxes_fit_the_default_network():
     assert len(set(addresses_of(result).values())) == 1000
 
 
+def test_a_bridge_has_a_port_for_each_sandbox():
+    networks = declare.normalise(PATHS, [{"name": "wide", "ipv4_subnet": "10.78.0.0/16"}])
+    full = {f"s{n}": [Attachment("wide")] for n in range(1023)}
+    kept = allocate(PATHS, networks, full, {})
+    more = {"more": [Attachment("wide")], "other": [Attachment("wide")]}
+    with pytest.raises(SpecError, match="would have 1025 sandboxes, and its bridge") as caught:
+        allocate(PATHS, networks, {**full, **more}, kept)
+    assert caught.value.hint == "attach 2 of them to another network"
+    # What is plugged in already stays, and another network has room.
+    assert allocate(PATHS, networks, full, kept) == kept
+    networks = {**networks, **NETWORKS}
+    assert allocate(PATHS, networks, {**full, "more": [Attachment("default")]}, kept)
+
+
 def test_address_outside_a_changed_subnet_is_replaced():
     kept = run("a: default")
     networks = declare.normalise(PATHS, [{"name": "default", "ipv4_subnet": "10.90.0.0/24"}])

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from ipaddress import ip_address
 from itertools import count
 from typing import TYPE_CHECKING, Iterable, Mapping, Sequence, Tuple
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from ...spec import Attachment
 
 VERSIONS = (4, 6)
+# BR_MAX_PORTS of the kernel is 1024, and it gives number 0 to none (net/bridge/br_if.c).
+MAX_PORTS = 1023
 
 # (sandbox, network, version of IP)
 Key = Tuple[str, str, int]
@@ -115,6 +118,7 @@ def allocate(
             for item in attachments
         ]
     _check_apart({**kept, **result})
+    _check_ports(kept, result)
     return result
 
 
@@ -202,6 +206,24 @@ def _keep(
                 if pool.has(address) and pool.holder(address) is None:
                     pool.take(address, f"sandbox {sandbox}")
                     chosen[key] = address
+
+
+def _check_ports(
+    kept: Mapping[str, Sequence[Interface]], result: Mapping[str, Sequence[Interface]]
+) -> None:
+    """SpecError for a new interface that finds no port at its bridge; present ones stay."""
+    used = Counter(item.network for items in {**kept, **result}.values() for item in items)
+    for sandbox, interfaces in result.items():
+        present = {item.network for item in kept.get(sandbox, ())}
+        for item in interfaces:
+            number = used[item.network]
+            if item.network not in present and number > MAX_PORTS:
+                raise SpecError(
+                    "networks",
+                    item.network,
+                    f"would have {number} sandboxes, and its bridge has {MAX_PORTS} ports",
+                    hint=f"attach {number - MAX_PORTS} of them to another network",
+                )
 
 
 def _interface(
