@@ -23,6 +23,7 @@ from .common.allocation import allocate
 from .common.declare import argument_spec, load, load_for, normalise
 from .common.desired import Desired, Member, Plan, remaining
 from .common.files import (
+    View,
     families_of,
     hosts_file,
     own_servers,
@@ -58,6 +59,7 @@ __all__ = [
     "Rates",
     "SandboxPolicy",
     "State",
+    "View",
     "allocate",
     "argument_spec",
     "check_names",

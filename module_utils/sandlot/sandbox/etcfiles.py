@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Dict, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Collection, Dict, FrozenSet, Iterable, Mapping, Sequence, Tuple
 
 from .. import network, store
 from ..kernel import files
@@ -21,16 +21,18 @@ NAMES = ("hosts", "hostname", "resolv.conf")
 
 @dataclass(frozen=True)
 class Surroundings:
-    """The neighbours in the files: networks, and sandboxes with their interfaces and names."""
+    """The neighbours in the files: networks, and sandboxes with their interfaces and names.
+
+    ``views`` and ``resolvers`` keep the texts that sandboxes have in common.
+    """
 
     networks: Mapping[str, Network]
     records: Mapping[str, Record]
     interfaces: Mapping[str, Sequence[Interface]]
     names: network.Names
-
-    @property
-    def isolated(self) -> set[str]:
-        return {name for name, item in self.networks.items() if item.isolated}
+    isolated: Collection[str]
+    views: Dict[FrozenSet[str], network.View] = field(default_factory=dict)
+    resolvers: Dict[Tuple[Any, ...], bytes] = field(default_factory=dict)
 
 
 def surroundings(
@@ -38,7 +40,8 @@ def surroundings(
     records: Mapping[str, Record],
     interfaces: Mapping[str, Sequence[Interface]],
 ) -> Surroundings:
-    return Surroundings(networks, records, interfaces, names(records))
+    isolated = {name for name, item in networks.items() if item.isolated}
+    return Surroundings(networks, records, interfaces, names(records), isolated)
 
 
 def names(records: Mapping[str, Record]) -> network.Names:
@@ -68,17 +71,17 @@ def contents(record: Record, around: Surroundings) -> Files:
         {**dict(owner.spec.etc_hosts), **dict(spec.etc_hosts)},
         names=around.names,
         silent=around.isolated,
+        views=around.views,
     )
     servers = spec.dns_servers or _servers(owner, around.networks)
-    resolver = network.resolv_conf(
-        servers,
-        families=network.families_of(owner.interfaces),
-        in_host_network=spec.network_mode == HOST,
-    )
+    key = tuple(servers), tuple(network.families_of(owner.interfaces)), spec.network_mode == HOST
+    if key not in around.resolvers:
+        text = network.resolv_conf(key[0], families=key[1], in_host_network=key[2])
+        around.resolvers[key] = text.encode()
     return {
         "hosts": hosts.encode(),
         "hostname": f"{spec.hostname}\n".encode(),
-        "resolv.conf": resolver.encode(),
+        "resolv.conf": around.resolvers[key],
     }
 
 

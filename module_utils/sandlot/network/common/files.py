@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Collection, Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Collection, Container, Iterable, Mapping, Sequence, Tuple
 
 from ...spec.grants import PLATFORM_DNS, is_metadata
 from .model import Address, Interface, by_family
@@ -21,7 +22,9 @@ FAMILIES = (4, 6)
 MAX_SERVERS = 3  # resolv.conf(5): resolvers read no more
 KEPT_KEYWORDS = ("search", "domain", "options")
 _NO_NAMES = Names()
-LOCALHOST: tuple[tuple[str, Sequence[str]], ...] = (
+# An address, and its host names.
+Line = Tuple[str, Sequence[str]]
+LOCALHOST: tuple[Line, ...] = (
     ("127.0.0.1", ("localhost",)),
     ("::1", ("localhost", "ip6-localhost", "ip6-loopback")),
 )
@@ -76,6 +79,53 @@ def families_of(interfaces: Sequence[Interface]) -> Collection[int]:
     return by_family(interfaces) or FAMILIES
 
 
+@dataclass(frozen=True)
+class View:
+    """The lines of all sandboxes on some networks: by sandbox, and as one text.
+
+    ``places`` has the part of each sandbox, as the file of a sandbox is the text without its own.
+    """
+
+    lines: Mapping[str, Sequence[Line]]
+    text: str
+    places: Mapping[str, tuple[int, int]]
+    hosts: frozenset[str]
+
+    def without(self, sandboxes: Collection[str], taken: Collection[str]) -> str:
+        """The text without some sandboxes and without the host names in ``taken``."""
+        if not self.hosts.isdisjoint(taken):
+            return _text(
+                (address, _without(taken, hosts))
+                for sandbox, lines in self.lines.items()
+                if sandbox not in sandboxes
+                for address, hosts in lines
+            )
+        text = self.text
+        for start, end in sorted(self.places[n] for n in sandboxes if n in self.places)[::-1]:
+            text = text[:start] + text[end:]
+        return text
+
+
+def view(
+    networks: Container[str], neighbours: Mapping[str, Sequence[Interface]], names: Names
+) -> View:
+    lines: dict[str, list[Line]] = {}
+    places: dict[str, tuple[int, int]] = {}
+    texts, length = [], 0
+    for sandbox in sorted(neighbours):
+        items = (item for item in neighbours[sandbox] if item.network in networks)
+        lines[sandbox] = [
+            (address, names.of(sandbox, item.network))
+            for item in items
+            for address in item.addresses
+        ]
+        texts.append(_text(lines[sandbox]))
+        places[sandbox] = length, length + len(texts[-1])
+        length += len(texts[-1])
+    hosts = (host.lower() for known in lines.values() for dummy, all in known for host in all)
+    return View(lines, "".join(texts), places, frozenset(hosts))
+
+
 def hosts_file(
     name: str,
     hostname: str,
@@ -85,31 +135,33 @@ def hosts_file(
     *,
     names: Names = _NO_NAMES,
     silent: Container[str] = (),
+    views: dict[frozenset[str], View] | None = None,
 ) -> str:
     """The text of hosts: the sandbox, its neighbours, and ``extra`` (host name: address).
 
     A sandbox that shares another's network passes the other's ``interfaces``. Neighbours on
-    ``silent`` networks are left out. A name in ``extra`` has that address only.
+    ``silent`` networks are left out. A name in ``extra`` has that address only. ``views`` keeps
+    the lines of neighbours for the next sandbox on the same networks.
     """
-    lines = [*LOCALHOST]
+    lines: list[Line] = [*LOCALHOST]
     for item in interfaces:
         own = (hostname, name, *names.of(item.sandbox, item.network))
         lines += [(address, own) for address in item.addresses]
     if not interfaces:
         lines.append(("127.0.1.1", (hostname, name)))
-    shared = {item.network for item in interfaces if item.network not in silent}
+    shared = frozenset(item.network for item in interfaces if item.network not in silent)
+    views = {} if views is None else views
+    if shared not in views:
+        views[shared] = view(shared, neighbours, names)
     itself = {name, *(item.sandbox for item in interfaces)}
-    for neighbour in sorted(set(neighbours) - itself):
-        lines += [
-            (address, names.of(neighbour, item.network))
-            for item in neighbours[neighbour]
-            if item.network in shared
-            for address in item.addresses
-        ]
     taken = {host.lower() for host in extra}
-    left = [(address, _without(taken, hosts)) for address, hosts in lines]
-    left += [(address, [host]) for host, address in sorted(extra.items())]
-    return "".join(f"{address}\t{' '.join(hosts)}\n" for address, hosts in left if hosts)
+    before = _text((address, _without(taken, hosts)) for address, hosts in lines)
+    behind = _text((address, [host]) for host, address in sorted(extra.items()))
+    return before + views[shared].without(itself, taken) + behind
+
+
+def _text(lines: Iterable[Line]) -> str:
+    return "".join(f"{address}\t{' '.join(hosts)}\n" for address, hosts in lines if hosts)
 
 
 def _without(taken: Container[str], hosts: Sequence[str]) -> list[str]:
