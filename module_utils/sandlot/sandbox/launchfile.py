@@ -49,6 +49,8 @@ _UNCOUNTED = frozenset({"schema", "digest", "init", mounts.KEY}) | DERIVED | LIV
 
 # Later options that the launch file has in a notation of its own.
 _OWN_NOTATION = frozenset({profiles.OPTION, "volumes", "mounts", "files", "secrets"})
+_LATER = [row for row in reaching(*LAUNCHED) if row.later and row.name not in _OWN_NOTATION]
+_OF_NAMESPACES = [row.name for row in reaching(Reach.NAMESPACES)]
 
 
 def content(site: Site, record: Record, cgroups: Sequence[str]) -> Json:
@@ -71,8 +73,7 @@ def content(site: Site, record: Record, cgroups: Sequence[str]) -> Json:
     data["name"] = record.name
     data["cgroups"] = list(cgroups)
     # Options that dd050e5 does not know: their readers have defaults. ``init`` lists init's.
-    rows = [row for row in reaching(*LAUNCHED) if row.later and row.name not in _OWN_NOTATION]
-    changed = [row for row in rows if getattr(spec, row.name) != row.value(None)]
+    changed = [row for row in _LATER if getattr(spec, row.name) != row.value(None)]
     data.update((row.name, row.dump(getattr(spec, row.name))) for row in changed)
     if spec.devices:
         data["devices"] = devices.launched(spec.devices)
@@ -191,8 +192,7 @@ def as_started(launch: Json, current: Mapping[str, Any], running: str) -> Json:
 
 def namespace_digest(data: Mapping[str, Any], record: Record) -> str:
     """The digest of the settings of namespaces; a change means that they are made again."""
-    names = [row.name for row in reaching(Reach.NAMESPACES)]
-    parts = {name: data[name] for name in names if name in data}
+    parts = {name: data[name] for name in _OF_NAMESPACES if name in data}
     return _hash({**parts, "ids": data["ids"], "network_mode": record.spec.network_mode})
 
 

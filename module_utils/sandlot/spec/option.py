@@ -7,6 +7,7 @@ from __future__ import annotations
 import difflib
 import enum
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import AbstractSet, Any, Callable, Iterable, Mapping, Protocol, Sequence, TypeVar
 
 from ..errors import SpecError
@@ -103,13 +104,20 @@ class Option:
 
     def value(self, raw: Any, prefix: str = "") -> Any:
         """The normalised value; None stands for "not given", as it does in Ansible."""
-        path = f"{prefix}{self.name}"
-        given = self.default if raw is None else raw
-        if given is not None:
-            return self.parse(path, given)
-        if self.required:
-            raise missing(path)
-        return None
+        if raw is not None:
+            return self.parse(f"{prefix}{self.name}", raw)
+        if self.required and self.default is None:
+            raise missing(f"{prefix}{self.name}")
+        return self._of_default
+
+    @cached_property
+    def _of_default(self) -> Any:
+        return None if self.default is None else self.parse(self.name, self.default)
+
+    @cached_property
+    def stored_default(self) -> Any:
+        """The default as records have it."""
+        return None if self._of_default is None else self.dump(self._of_default)
 
 
 def read(options: Iterable[Option], raw: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

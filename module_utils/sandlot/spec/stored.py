@@ -12,7 +12,7 @@ from ..errors import SpecError, StateError
 from . import netmode
 from .model import Spec
 from .names import default_hostname
-from .option import read
+from .option import Option, read
 from .options import BY_NAME, OPTIONS, STORED
 
 
@@ -29,12 +29,17 @@ def to_json(spec: Spec) -> Dict[str, Any]:
 def from_json(data: Mapping[str, Any]) -> Spec:
     """Read a stored spec; options that its writer did not know get their defaults."""
     try:
-        return from_table(
-            {key: BY_NAME[key].load(x) if key in BY_NAME else x for key, x in data.items()}
-        )
+        return from_table({key: _loaded(BY_NAME.get(key), x) for key, x in data.items()})
     except SpecError as error:
         hint = "deploy it again, with the version of sandlot that wrote it or a newer one"
         raise StateError(f"stored spec is unusable: {error.message}", hint=hint) from error
+
+
+def _loaded(row: Option | None, value: Any) -> Any:
+    """The raw value; None for the default, as most of a record's values are."""
+    if row is None:
+        return value
+    return None if value == row.stored_default and not row.required else row.load(value)
 
 
 def digest(spec: Spec) -> str:
