@@ -171,12 +171,14 @@ def addresses(sock: socket.socket) -> list[Address]:
     return present
 
 
-def routes(sock: socket.socket) -> list[Route]:
-    """IPv4 before IPv6."""
+def routes(sock: socket.socket, only: int | None = None) -> list[Route]:
+    """The routes of all tables or one, IPv4 before IPv6."""
     payload = ROUTE.pack(socket.AF_UNSPEC, 0, 0, 0, 0, 0, 0, 0, 0)
     present = []
     for body in _of_ip(dump(sock, RTM_GETROUTE, RTM_NEWROUTE, payload)):
         family, prefix, table = body[0], body[1], body[4]
+        if only not in (None, table):
+            continue
         values = attributes(body, ROUTE.size)
         gateway = values.get(RTA_GATEWAY)
         nowhere = bytes(4 if family == socket.AF_INET else 16)

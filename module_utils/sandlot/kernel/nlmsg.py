@@ -44,11 +44,13 @@ def messages(data: bytes) -> Iterator[Message]:
 
 def attributes(data: bytes, offset: int = 0) -> Dict[int, bytes]:
     """Attribute values by type; nested attributes are bytes to parse in turn."""
-    values = {}
-    while offset + ATTRIBUTE.size <= len(data):
-        length, kind = ATTRIBUTE.unpack_from(data, offset)
-        if length < ATTRIBUTE.size:
+    # A look at a host parses some hundred for each sandbox.
+    values, unpack, size = {}, ATTRIBUTE.unpack_from, ATTRIBUTE.size
+    last = len(data) - size
+    while offset <= last:
+        length, kind = unpack(data, offset)
+        if length < size:
             break
-        values[kind & _TYPE_MASK] = data[offset + ATTRIBUTE.size : offset + length]
-        offset += aligned(length)
+        values[kind & _TYPE_MASK] = data[offset + size : offset + length]
+        offset += (length + 3) & ~3
     return values

@@ -40,10 +40,10 @@ def look_inside(netns: str) -> Inside:
         addresses: dict[int, tuple[str, ...]] = {}
         for item in netlink.addresses(sock):
             addresses[item.index] = (*addresses.get(item.index, ()), item.address)
-        routes = netlink.routes(sock)
+        routes = netlink.routes(sock, RT_TABLE_MAIN)
     defaults: dict[tuple[str, int], list[int]] = {}
     for route in routes:
-        if route.destination in DEFAULT_ROUTES and route.table == RT_TABLE_MAIN:
+        if route.destination in DEFAULT_ROUTES:
             key = (route.gateway or route.destination, route.index)
             defaults.setdefault(key, []).append(route.metric)
     subnets = frozenset((route.destination, route.index) for route in routes if not route.gateway)
