@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Collection, Iterable, Iterator, Mapping, Sequence
 
 from ..errors import HostError, SpecError
 from ..kernel import cpulist, files
@@ -52,20 +52,25 @@ class CgroupState:
 
 def observe(site: Site, names: Iterable[str], layout: Layout | None = None) -> CgroupState:
     layout = layout or detect()
-    parents = (hierarchy.parent(site) for hierarchy in layout.hierarchies)
+    parents = [hierarchy.parent(site) for hierarchy in layout.hierarchies]
+    present = {f"{parent}/{name}" for parent in parents for name in files.directories(parent)}
     return CgroupState(
         layout=layout,
         host=_host(layout),
         swap=_accounts_swap(layout),
         sockets=_accounts_sockets(layout),
-        sandboxes={name: observe_one(site, name, layout) for name in names},
+        sandboxes={name: observe_one(site, name, layout, present) for name in names},
         parents=tuple(parent for parent in parents if os.path.isdir(parent)),
     )
 
 
-def observe_one(site: Site, name: str, layout: Layout) -> Observed:
+def observe_one(
+    site: Site, name: str, layout: Layout, present: Collection[str] | None = None
+) -> Observed:
+    """Observe one sandbox; ``present`` are the cgroups of all, if the caller knows them."""
     paths = {hierarchy: hierarchy.sandbox(site, name) for hierarchy in layout.hierarchies}
-    existing = tuple(path for path in paths.values() if os.path.isdir(path))
+    exists = os.path.isdir if present is None else present.__contains__
+    existing = tuple(path for path in paths.values() if exists(path))
     missing = tuple(path for path in paths.values() if path not in existing)
     values: dict[str, str | None] = {}
     if existing:
