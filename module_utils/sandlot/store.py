@@ -31,14 +31,18 @@ NEWEST = 2
 # State files are much smaller; a larger file is refused.
 MAX_SIZE = 1 << 26
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
+# No process lives longer than a boot.
+_boot_id: list[str] = []
 _BLOCK = 4096
 _SECTOR = 512  # the unit of st_blocks (inode(7))
 _RENAME_EXCHANGE = 2
 
 
 def boot_id() -> str:
-    with open(BOOT_ID, encoding="ascii") as handle:
-        return handle.read().strip()
+    if not _boot_id:
+        with open(BOOT_ID, encoding="ascii") as handle:
+            _boot_id.append(handle.read().strip())
+    return _boot_id[0]
 
 
 def read(path: str, *, hint: str = "") -> Json | None:

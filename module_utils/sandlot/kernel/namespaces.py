@@ -84,9 +84,10 @@ def is_owned_by(namespace: int, user: int) -> bool:
         os.close(owner)
 
 
-def is_namespace_file(path: str) -> bool:
-    """Whether a namespace is mounted at ``path`` (nsfs has its own device number)."""
+def is_namespace_file(path: str, device: int | None = None) -> bool:
+    """Whether a namespace is mounted at ``path``; ``device`` is the number of nsfs, if known."""
     try:
-        return os.stat(path).st_dev == os.stat("/proc/self/ns/user").st_dev
+        device = os.stat("/proc/self/ns/user").st_dev if device is None else device
+        return os.stat(path).st_dev == device
     except FileNotFoundError:
         return False

@@ -204,12 +204,14 @@ def pinned(sandbox: SandboxPaths) -> set[str]:
 
     With the host's network namespace mounted over a pin, a run would change the host's network.
     """
-    kinds = {kind for kind in PINNED if namespaces.is_namespace_file(sandbox.pin(kind))}
+    own = os.stat("/proc/self/ns/user")
+    pins = ((kind, sandbox.pin(kind)) for kind in PINNED)
+    kinds = {kind for kind, pin in pins if namespaces.is_namespace_file(pin, own.st_dev)}
     if "user" not in kinds:
         return kinds
     user = os.open(sandbox.pin("user"), os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if os.fstat(user).st_ino == os.stat("/proc/self/ns/user").st_ino:
+        if os.fstat(user).st_ino == own.st_ino:
             return kinds - {"user"} or kinds
         others = kinds - {"user"}
         return kinds - {kind for kind in others if not _is_owned(sandbox.pin(kind), user)}
