@@ -14,6 +14,7 @@ version 1 (``name=systemd``) is its owner's.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from ..kernel import hierarchies
@@ -60,9 +61,10 @@ class Layout:
 
 def detect(mountinfo: str = MOUNTINFO) -> Layout:
     mounted: dict[frozenset[str] | bool, Hierarchy] = {}
-    with open(mountinfo, encoding="utf-8", errors="surrogateescape") as handle:
+    # Each sandbox has several mounts on the host, for its pins.
+    with open(mountinfo, "rb") as handle:
         for line in handle:
-            hierarchy = _hierarchy(line) if " - cgroup" in line else None
+            hierarchy = _hierarchy(os.fsdecode(line)) if b" - cgroup" in line else None
             # The same hierarchy may be mounted several times, with the same content.
             if hierarchy:
                 mounted.setdefault(hierarchy.unified or hierarchy.controllers, hierarchy)

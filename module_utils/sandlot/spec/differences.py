@@ -33,6 +33,8 @@ def differences(before: Spec | None, after: Spec) -> list[Difference]:
     if before is None:
         shown = render(after)
         return [_difference(BY_NAME[name], None, value) for name, value in shown.items()]
+    if before == after:
+        return []
     return [
         _difference(option, *(option.dump(getattr(spec, option.name)) for spec in (before, after)))
         for option in STORED
