@@ -347,7 +347,7 @@ def test_a_restart_repairs_rules_that_are_gone(host: Deployment) -> None:
     host.converged(sandbox("a"), sandbox("b"))
     subprocess.run(["nft", "delete", "table", "inet", host.paths.nft_table], check=True)
     done = converge.lifecycle(host.paths, ["a"], "restart")
-    assert any("create nftables rules" in line for line in done.actions)
+    assert any("replace nftables rules" in line for line in done.actions)
     assert host.run(sandbox("a"), sandbox("b")).actions == []
     assert converge.lifecycle(host.paths, ["a"], "restart").actions == [
         "a: restart: asked (restart)"
