@@ -816,26 +816,11 @@ relaxed:
 
 from ansible.module_utils.basic import AnsibleModule, _load_params
 
-from ..module_utils.sandlot import converge, shell
-from ..module_utils.sandlot.site import Site
-from ..module_utils.sandlot.spec import argument_spec, normalise
-
-
-def action(module: shell.Module, site: Site) -> shell.Json:
-    spec = normalise(module.params)
-    request = converge.request(
-        [spec], check=module.check_mode, diff=module._diff, watch=converge.WATCH
-    )
-    result = converge.converge(site, request)
-    return {
-        **converge.return_values(result),
-        "sandbox": result.sandboxes.get(spec.name, {"name": spec.name, "state": "absent"}),
-        "relaxed": result.relaxed.get(spec.name, []),
-    }
+from ..module_utils.sandlot import handover
 
 
 def main() -> None:
-    shell.start(AnsibleModule, argument_spec(), _load_params(), action)
+    handover.run("sandbox", AnsibleModule, _load_params())
 
 
 if __name__ == "__main__":

@@ -173,35 +173,11 @@ problems:
 
 from ansible.module_utils.basic import AnsibleModule, _load_params
 
-# Ansible sends what is imported by name: these are the roots of all that has to be on a host.
-from ..module_utils.sandlot import converge, shell
-from ..module_utils.sandlot.cli import main as command
-from ..module_utils.sandlot.host import doctor, facts, install, packages
-from ..module_utils.sandlot.launcher import zygote
-from ..module_utils.sandlot.site import Site
-
-ROOTS = (converge, command, zygote)
-ARGUMENTS = {
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "image_sources": {"type": "list", "elements": "str", "default": []},
-    "packages": {"type": "str", "choices": [*packages.CHOICES], "default": packages.REPORT},
-}
-
-
-def action(module: shell.Module, site: Site) -> shell.Json:
-    sources = facts.known_sources("image_sources", module.params["image_sources"])
-    reach = {"present": install.present, "absent": install.absent}[module.params["state"]]
-    outcome = reach(site, check=module.check_mode)
-    known = facts.gather(site, sources)
-    if module.params["state"] == "present":
-        missing, choice = known["missing_packages"], module.params["packages"]
-        outcome = packages.due(outcome, missing, choice, check=module.check_mode)
-    checks = [finding.to_json() for finding in doctor.examine(site, known)]
-    return {"changed": outcome.changed, "actions": outcome.actions, "checks": checks, **known}
+from ..module_utils.sandlot import handover
 
 
 def main() -> None:
-    shell.start(AnsibleModule, ARGUMENTS, _load_params(), action)
+    handover.run("sandbox_host", AnsibleModule, _load_params())
 
 
 if __name__ == "__main__":

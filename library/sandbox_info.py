@@ -220,28 +220,11 @@ volumes:
 
 from ansible.module_utils.basic import AnsibleModule, _load_params
 
-from ..module_utils.sandlot import converge, shell
-from ..module_utils.sandlot.site import Site
-
-ARGUMENTS = {
-    "names": {"type": "list", "elements": "str", "aliases": ["name"]},
-    "sizes": {"type": "bool", "default": False},
-}
-
-
-def action(module: shell.Module, site: Site) -> shell.Json:
-    measured = module.params["sizes"]
-    sizes = converge.layer_sizes(site) if measured else {}
-    known = converge.info(site, module.params["names"])
-    return {
-        "changed": False,
-        "sandboxes": [{**entry, **sizes.get(entry["name"], {})} for entry in known],
-        "volumes": converge.volumes_info(site, measured=measured),
-    }
+from ..module_utils.sandlot import handover
 
 
 def main() -> None:
-    shell.start(AnsibleModule, ARGUMENTS, _load_params(), action)
+    handover.run("sandbox_info", AnsibleModule, _load_params())
 
 
 if __name__ == "__main__":

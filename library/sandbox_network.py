@@ -231,36 +231,11 @@ relaxed:
 
 from ansible.module_utils.basic import AnsibleModule, _load_params
 
-from ..module_utils.sandlot import converge, network, shell
-from ..module_utils.sandlot.site import Site
-
-ARGUMENTS = {
-    "networks": {
-        "type": "list",
-        "elements": "dict",
-        "required": True,
-        "options": network.argument_spec(),
-    },
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "purge": {"type": "bool", "default": False},
-}
-
-
-def action(module: shell.Module, site: Site) -> shell.Json:
-    raw, absent = module.params["networks"], module.params["state"] == "absent"
-    gone = {item["name"]: None for item in raw}
-    request = converge.request(
-        None,
-        networks=gone if absent else network.normalise(site, raw),
-        purge=module.params["purge"] and not absent,
-        check=module.check_mode,
-    )
-    result = converge.converge(site, request)
-    return {**converge.return_values(result), "relaxed": result.relaxed_networks}
+from ..module_utils.sandlot import handover
 
 
 def main() -> None:
-    shell.start(AnsibleModule, ARGUMENTS, _load_params(), action)
+    handover.run("sandbox_network", AnsibleModule, _load_params())
 
 
 if __name__ == "__main__":

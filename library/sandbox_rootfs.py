@@ -471,38 +471,11 @@ images:
 
 from ansible.module_utils.basic import AnsibleModule, _load_params
 
-from ..module_utils.sandlot import converge, images, shell
-from ..module_utils.sandlot.site import Site
-
-ARGUMENTS = {
-    "images": {
-        "type": "list",
-        "elements": "dict",
-        "required": True,
-        "options": images.argument_spec(),
-    },
-    "purge": {"type": "bool", "default": False},
-    "prune": {"type": "bool", "default": False},
-    "uploads": {"type": "dict"},
-}
-
-
-def action(module: shell.Module, site: Site) -> shell.Json:
-    params = module.params
-    request = converge.request(
-        None,
-        images=images.normalise_all(params["images"]),
-        purge=params["purge"],
-        prune=params["prune"],
-        check=module.check_mode,
-        uploads=params["uploads"],
-    )
-    result = converge.converge(site, request)
-    return {**converge.return_values(result), "summary": converge.changes(result)}
+from ..module_utils.sandlot import handover
 
 
 def main() -> None:
-    shell.start(AnsibleModule, ARGUMENTS, _load_params(), action)
+    handover.run("sandbox_rootfs", AnsibleModule, _load_params())
 
 
 if __name__ == "__main__":

@@ -160,35 +160,11 @@ snapshot:
 
 from ansible.module_utils.basic import AnsibleModule, _load_params
 
-from ..module_utils.sandlot import shell
-from ..module_utils.sandlot.converge import kept
-from ..module_utils.sandlot.converge.kept_model import SnapshotRequest
-from ..module_utils.sandlot.site import Site
-
-ARGUMENTS = {
-    "sandbox": {"type": "str"},
-    "name": {"type": "str"},
-    "state": {
-        "type": "str",
-        "choices": ["create", "restore", "clone", "export", "import", "absent"],
-        "default": "create",
-    },
-    "volumes": {"type": "bool", "default": True},
-    "force": {"type": "bool", "default": False},
-    "into": {"type": "str"},
-    "options": {"type": "dict", "default": {}},
-    "path": {"type": "path"},
-}
-
-
-def action(module: shell.Module, site: Site) -> shell.Json:
-    given = {key: value for key, value in module.params.items() if value is not None}
-    asked = SnapshotRequest(**given, check=module.check_mode)
-    return kept.carry_out(site, asked).to_json()
+from ..module_utils.sandlot import handover
 
 
 def main() -> None:
-    shell.start(AnsibleModule, ARGUMENTS, _load_params(), action)
+    handover.run("sandbox_snapshot", AnsibleModule, _load_params())
 
 
 if __name__ == "__main__":

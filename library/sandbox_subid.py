@@ -75,52 +75,13 @@ ranges:
   sample: {web: {start: 2000224256, size: 65536}, worker: {start: 2000289792, size: 65536}}
 """
 
-import contextlib
-import dataclasses
-import os
-
 from ansible.module_utils.basic import AnsibleModule, _load_params
 
-from ..module_utils.sandlot import idmap, lock, plan, shell
-from ..module_utils.sandlot.errors import SpecError
-from ..module_utils.sandlot.site import Site
-
-
-def check_unused(site: Site, names: list[str]) -> None:
-    for name in names:
-        if os.path.exists(site.sandbox(name).record):
-            raise SpecError("names", name, "is a sandbox", hint="remove the sandbox instead")
-
-
-def action(module: shell.Module, site: Site) -> shell.Json:
-    names = list(dict.fromkeys(module.params["names"]))
-    gone = names if module.params["state"] == "absent" else []
-    held = contextlib.nullcontext() if module.check_mode else lock.exclusive(site)
-    with held:
-        files = idmap.observe(site)
-        ranges = {} if gone else idmap.allocate(files, names, reserved=idmap.reserved(site))
-        check_unused(site, gone)
-        operations = idmap.operations(site, files, ranges, gone)
-        if not module.check_mode:
-            plan.apply_all(operations)
-    before = {name: ids for name, ids in idmap.recorded(files).items() if name in names}
-    return {
-        "changed": bool(operations),
-        "actions": plan.descriptions(operations),
-        "ranges": {name: dataclasses.asdict(ids) for name, ids in ranges.items()},
-        "diff": {
-            "before": {name: dataclasses.asdict(ids) for name, ids in before.items()},
-            "after": {name: dataclasses.asdict(ids) for name, ids in ranges.items()},
-        },
-    }
+from ..module_utils.sandlot import handover
 
 
 def main() -> None:
-    spec = {
-        "names": {"type": "list", "elements": "str", "required": True, "aliases": ["name"]},
-        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    }
-    shell.start(AnsibleModule, spec, _load_params(), action)
+    handover.run("sandbox_subid", AnsibleModule, _load_params())
 
 
 if __name__ == "__main__":

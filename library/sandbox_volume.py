@@ -92,20 +92,11 @@ volumes:
 
 from ansible.module_utils.basic import AnsibleModule, _load_params
 
-from ..module_utils.sandlot import converge, shell, volumes
-from ..module_utils.sandlot.site import Site
-
-ARGUMENTS = volumes.argument_spec()
-
-
-def action(module: shell.Module, site: Site) -> shell.Json:
-    listed = volumes.normalise_one(module.params)
-    request = converge.request(None, volumes=listed, check=module.check_mode)
-    return converge.return_values(converge.converge(site, request))
+from ..module_utils.sandlot import handover
 
 
 def main() -> None:
-    shell.start(AnsibleModule, ARGUMENTS, _load_params(), action)
+    handover.run("sandbox_volume", AnsibleModule, _load_params())
 
 
 if __name__ == "__main__":

@@ -1369,45 +1369,11 @@ failed_items:
 
 from ansible.module_utils.basic import AnsibleModule, _load_params
 
-from ..module_utils.sandlot import converge, network, shell
-from ..module_utils.sandlot.site import Site
-
-FLAGS = ("purge", "purge_snapshots", "purge_volumes", "recreate", "restart")
-ARGUMENTS = {
-    **converge.argument_spec(),
-    **{flag: {"type": "bool", "default": False} for flag in FLAGS},
-    "defaults": {"type": "dict", "default": {}},
-    "only": {"type": "list", "elements": "str"},
-    "address": {"type": "str", "default": "127.0.0.1"},
-    "management_ports": {"type": "list", "elements": "int", "default": []},
-    "uploads": {"type": "dict"},
-}
-
-
-def action(module: shell.Module, site: Site) -> shell.Json:
-    params = module.params
-    request = converge.request(
-        **converge.normalised(site, params),
-        **{flag: params[flag] for flag in FLAGS},
-        only=params["only"],
-        check=module.check_mode,
-        diff=module._diff,
-        watch=converge.WATCH,
-        uploads=params["uploads"],
-        management_ports=network.port_numbers("management_ports", params["management_ports"]),
-    )
-    result = converge.converge(site, request)
-    opened = {f"network {name}": lines for name, lines in result.relaxed_networks.items()}
-    return {
-        **converge.return_values(result),
-        "sandboxes": result.sandboxes,
-        "relaxed": {**result.relaxed, **opened},
-        **converge.closing(site, result, params["address"]),
-    }
+from ..module_utils.sandlot import handover
 
 
 def main() -> None:
-    shell.start(AnsibleModule, ARGUMENTS, _load_params(), action)
+    handover.run("sandboxes", AnsibleModule, _load_params())
 
 
 if __name__ == "__main__":

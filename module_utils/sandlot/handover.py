@@ -1,52 +1,160 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Runs the engine installed on the host in place of a module's payload, if both are the same.
+"""Runs a module's part of the engine: of the engine on the host, or of the one that was sent.
 
-Python keeps no bytecode of modules that it imports from a zip, so every module execution would
-compile the engine again (0.7 s). The runtime that sandbox_host installs is compiled already.
+Ansible puts this file alone into a module, so it imports no other by name. The engine on a host is
+compiled; one from a zip is compiled by each run (0.7 s), and takes long to pack and to send.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import io
 import json
 import os
 import sys
 import zipfile
-import zlib
 
-PACKAGE = "sandlot/"
+from . import MINIMUM_PYTHON
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import IO, Any, Dict, Iterator, Mapping, NoReturn, Optional, Tuple, Type, Union
+
+    Json = Dict[str, Any]
+
+PACKAGE = "sandlot"
+ENGINE = "_engine"
+"""The argument of an action plugin: the digest of its engine, and where it has sent it to."""
 
 
-def refuse_python(minimum: tuple[int, int]) -> NoReturn:
-    """Fail as ansible.module_utils.basic does: other files of the engine can't be imported."""
-    least = ".".join(map(str, minimum))
-    actual = ".".join(map(str, sys.version_info[:3]))
-    message = (
-        f"{sys.executable} is Python {actual}, sandlot needs {least} or later; "
-        "name another with ansible_python_interpreter"
-    )
-    sys.stdout.write(json.dumps({"failed": True, "msg": message}))
-    raise SystemExit(1)
+def run(name: str, base: Type[Any], given: Optional[Json]) -> None:
+    """Carry out a module: ``base`` is AnsibleModule, ``given`` its arguments as they came.
+
+    Tools that read the argument spec give none.
+    """
+    _check_python()
+    package = _package((given or {}).pop(ENGINE, None))
+    module = importlib.import_module(f"{package}.modules.{name}")
+    shell = importlib.import_module(f"{package}.shell")
+    shell.start(base, module.ARGUMENTS, given, module.action)
 
 
-def search_path(archive: str) -> list[str] | None:
-    """The installed package; None when it is missing, not owned by root, or different."""
-    root = os.environ.get("SANDLOT_ROOT", "").rstrip("/")
-    package = os.path.realpath(f"{root}/usr/local/lib/sandlot/sandlot")
-    with zipfile.ZipFile(archive) as payload:
-        shipped = [entry for entry in payload.infolist() if f"/{PACKAGE}" in entry.filename]
+def _package(engine: Optional[Json]) -> str:
+    """The name by which the engine can be imported."""
+    if engine is None:
+        return _beside()
+    lib = f"{os.environ.get('SANDLOT_ROOT', '').rstrip('/')}/usr/local/lib/sandlot"
+    release = installed(lib, engine["digest"])
+    if engine.get("probe"):
+        _answer(engine_needed=not release)
+    if not release and not engine.get("archive"):
+        _answer(engine_needed=True)
+    sys.path.insert(0, release or _received(engine["archive"], engine["digest"]))
+    return PACKAGE
+
+
+def _beside() -> str:
+    """The engine of a checkout or a collection, where no plugin has sent the module."""
+    if getattr(__spec__.loader, "archive", None):
+        _answer(
+            failed=True,
+            msg="the action plugin of this module did not run; name plugins/action of sandlot as "
+            "action_plugins in ansible.cfg",
+        )
+    return __name__.rpartition(".")[0]
+
+
+def _answer(**result: object) -> NoReturn:
+    sys.stdout.write(json.dumps(result))
+    raise SystemExit(1 if result.get("failed") else 0)
+
+
+def _check_python() -> None:
+    """Fail as ansible.module_utils.basic does: the engine can't be imported."""
+    if sys.version_info < MINIMUM_PYTHON:
+        least = ".".join(map(str, MINIMUM_PYTHON))
+        actual = ".".join(map(str, sys.version_info[:3]))
+        message = (
+            f"{sys.executable} is Python {actual}, sandlot needs {least} or later; "
+            "name another with ansible_python_interpreter"
+        )
+        _answer(failed=True, msg=message)
+
+
+# -- engines
+
+
+def digest(files: Mapping[str, bytes]) -> str:
+    """The digest of an engine: of its sources by their paths, as ``sandlot/site.py``."""
+    total = hashlib.sha256()
+    for path in sorted(files):
+        total.update(f"{path}\0{len(files[path])}\0".encode() + files[path])
+    return total.hexdigest()
+
+
+def sources(package: str, *, guarded: bool = False) -> Dict[str, bytes]:
+    """The sources of an engine in a directory; OSError for a ``guarded`` one that others change."""
+    return dict(_sources(package, PACKAGE, guarded=guarded))
+
+
+def _sources(directory: str, path: str, *, guarded: bool) -> Iterator[Tuple[str, bytes]]:
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            # Bytecode as well: Python compares it with the time and the size of its source only.
+            if guarded:
+                _guard(entry.path, entry.stat(follow_symlinks=False))
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _sources(entry.path, f"{path}/{entry.name}", guarded=guarded)
+            elif entry.name.endswith(".py"):
+                with open(entry.path, "rb") as handle:
+                    yield f"{path}/{entry.name}", handle.read()
+
+
+def _guard(path: str, state: os.stat_result) -> None:
+    if state.st_uid not in (0, os.geteuid()) or state.st_mode & 0o022:
+        raise PermissionError(f"others can change {path}")
+
+
+def installed(lib: str, wanted: str) -> str:
+    """The directory in ``lib`` with the engine of a digest; "" without one that is only root's."""
     try:
-        for entry in shipped:
-            relative = entry.filename.partition(f"/{PACKAGE}")[2]
-            with open(f"{package}/{relative}", "rb") as handle:
-                state = os.fstat(handle.fileno())
-                if state.st_uid != 0 or state.st_mode & 0o022 or state.st_size != entry.file_size:
-                    return None
-                if zlib.crc32(handle.read()) != entry.CRC:
-                    return None
+        package = os.path.realpath(f"{lib}/{PACKAGE}")
+        release = os.path.dirname(package)
+        if os.path.dirname(release) != os.path.realpath(lib):
+            return ""
+        for directory in (os.path.realpath(lib), release, package):
+            _guard(directory, os.lstat(directory))
+        return release if digest(sources(package, guarded=True)) == wanted else ""
     except OSError:
-        return None
-    return [package] if shipped else None
+        return ""
+
+
+def _received(archive: str, wanted: str) -> str:
+    """A copy of the archive in memory: nobody can change it between the look and the import."""
+    with open(archive, "rb") as handle:
+        content = handle.read()
+    if digest(unpacked(io.BytesIO(content))) != wanted:
+        _answer(failed=True, msg=f"the engine in {archive} is not the one that was sent; run again")
+    copy = os.memfd_create(PACKAGE)
+    with open(copy, "wb", closefd=False) as writer:
+        writer.write(content)
+    return f"/proc/self/fd/{copy}"
+
+
+def pack(files: Mapping[str, bytes]) -> bytes:
+    """The archive of an engine, which Python imports from."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
+        for path in sorted(files):
+            packed.writestr(path, files[path])
+    return buffer.getvalue()
+
+
+def unpacked(archive: Union[str, IO[bytes]]) -> Dict[str, bytes]:
+    """The sources in an archive of ``pack``."""
+    with zipfile.ZipFile(archive) as packed:
+        return {name: packed.read(name) for name in packed.namelist()}

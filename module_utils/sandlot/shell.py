@@ -43,7 +43,7 @@ def start(base: Type[Any], spec: Json, given: Optional[Json], action: Action) ->
     """
     rules = _Rules(spec)
     if given is None:
-        run(_reticent(base, rules)(argument_spec=spec, supports_check_mode=True), action)
+        run(_reticent(base, rules, {})(argument_spec=spec, supports_check_mode=True), action)
     # A core dump would have the values.
     confine.prctl(confine.PR_SET_DUMPABLE, 0)
     options = {key: x for key, x in given.items() if not key.startswith("_ansible_")}
@@ -53,9 +53,9 @@ def start(base: Type[Any], spec: Json, given: Optional[Json], action: Action) ->
         except SandlotError as error:
             # Given the argument spec proper, Ansible would refuse them with its own message.
             anything = {key: {"type": "raw"} for key in options}
-            refused = _reticent(base, rules, refused=True)
+            refused = _reticent(base, rules, given, refused=True)
             refused(argument_spec=anything, supports_check_mode=True).fail_json(msg=str(error))
-        run(_reticent(base, rules)(argument_spec=spec, supports_check_mode=True), action)
+        run(_reticent(base, rules, given)(argument_spec=spec, supports_check_mode=True), action)
 
 
 class _Rules:
@@ -86,7 +86,7 @@ def _types(row: Json) -> Tuple[object, object]:
     return row.get("type"), row.get("elements")
 
 
-def _reticent(base: Type[Any], rules: _Rules, *, refused: bool = False) -> Type[Any]:
+def _reticent(base: Type[Any], rules: _Rules, given: Json, *, refused: bool = False) -> Type[Any]:
     """AnsibleModule, with its own reports of the arguments (-v, syslog) without secret values.
 
     Where the arguments are wrong, unknown options count as secret: one may be a misspelled secret.
@@ -95,6 +95,10 @@ def _reticent(base: Type[Any], rules: _Rules, *, refused: bool = False) -> Type[
 
     def shown(module: Any, *, wrong: bool = refused) -> Json:
         return rules.shown(getattr(module, "params", {}), wrong=wrong)
+
+    def load_params(module: Any) -> None:
+        # Not read again: what is not for the engine has been taken out.
+        module.params = dict(given)
 
     def log(module: Any, msg: str, log_args: Optional[Json] = None) -> None:
         # Nothing has looked into defaults yet.
@@ -110,7 +114,7 @@ def _reticent(base: Type[Any], rules: _Rules, *, refused: bool = False) -> Type[
         base.fail_json(module, msg, **{"invocation": arguments, **kwargs})
         raise AssertionError("fail_json returned")
 
-    own = {"log": log, "exit_json": exit_json, "fail_json": fail_json}
+    own = {"_load_params": load_params, "log": log, "exit_json": exit_json, "fail_json": fail_json}
     return type("SandlotModule", (base,), own)
 
 

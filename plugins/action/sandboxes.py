@@ -1,1 +1,1 @@
-sandbox_rootfs.py
+sandbox.py

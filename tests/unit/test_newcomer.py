@@ -156,7 +156,8 @@ class Answers:
 
     def __call__(self, **call: Any) -> dict[str, Any]:
         python = call["task_vars"].get("ansible_python_interpreter", "")
-        self.calls.append((call.get("module_name") or "", call["module_args"], python))
+        options = {key: x for key, x in call["module_args"].items() if key != "_engine"}
+        self.calls.append((call.get("module_name") or "", options, python))
         return self.answers.pop(0)
 
 
@@ -170,7 +171,7 @@ def act(
     **variables: Any,
 ) -> dict[str, Any]:
     path = ROOT / f"plugins/action/{plugin}.py"
-    spec = importlib.util.spec_from_file_location(f"action_{plugin}", path)
+    spec = importlib.util.spec_from_file_location(f"action.{plugin}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -18,26 +18,6 @@ from ..site import Site
 from . import output
 from .verbs import VERBS
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    # Ansible sends modules that are imported by name, also in a branch that never runs.
-    from . import (  # noqa: F401
-        completion,
-        doctor,
-        execute,
-        explain,
-        images,
-        inspection,
-        lifecycle,
-        listing,
-        logs,
-        manual,
-        service,
-        snapshots,
-        trace,
-        volumes,
-    )
-
 FAILURE = 1
 # For exec, to be distinct from the command's own exit codes (as with podman and docker).
 EXEC_FAILURE = 125

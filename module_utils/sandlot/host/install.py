@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Callable
 
-from .. import MINIMUM_PYTHON, cgroups, idmap, lock, network, sizes, store, volumes
+from .. import MINIMUM_PYTHON, cgroups, handover, idmap, lock, network, sizes, store, volumes
 from ..configuration import memory
 from ..errors import HostError, SandlotError
 from ..kernel import files, program
@@ -95,7 +95,7 @@ def _present(site: Site) -> list[Operation]:
     if not payload.installed(site, files):
         adopt.check(site)
         _check_python()
-        summary = f"install version {payload.digest(files)[:12]}"
+        summary = f"install version {handover.digest(files)[:12]}"
         install = partial(_announced, site, partial(payload.install, site, files))
         operations.append(Operation("runtime", summary, install))
     service = services.find(site)

@@ -1,52 +1,28 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Reads the engine's own sources through its loader, from plain files or from a module's zip."""
+"""Reads the engine's own sources, from files or from the zip that was sent, and installs them."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import os
-import pkgutil
 import sys
-from typing import Iterator, Mapping
+from typing import Mapping
 
-from .. import store
-from ..errors import HostError, StateError
+from .. import handover
+from ..errors import HostError
+from ..handover import PACKAGE, digest
 from ..kernel import program
 from ..kernel.trees import remove_tree, sync
 from ..launcher.command import interpreter
 from ..site import Site
 
-# Before Python 3.10, __package__ is None while a module is imported from a zip.
-ENGINE = __name__.rsplit(".", 2)[0]
-PACKAGE = "sandlot"
-
 
 def sources() -> dict[str, bytes]:
     """The content of every file of the engine, by its relative path on the host."""
-    return dict(_walk(ENGINE, PACKAGE))
-
-
-def _walk(module: str, path: str) -> Iterator[tuple[str, bytes]]:
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.loader is None:
-        raise ModuleNotFoundError(f"no loader for {module}", name=module)
-    text: str | None = spec.loader.get_source(module)  # type: ignore[attr-defined]
-    content = (text or "").encode()
-    if spec.submodule_search_locations is None:
-        yield f"{path}.py", content
-        return
-    yield f"{path}/__init__.py", content
-    for entry in pkgutil.iter_modules(list(spec.submodule_search_locations)):
-        yield from _walk(f"{module}.{entry.name}", f"{path}/{entry.name}")
-
-
-def digest(files: Mapping[str, bytes]) -> str:
-    total = hashlib.sha256()
-    for path in sorted(files):
-        total.update(f"{path}\0{len(files[path])}\0".encode() + files[path])
-    return total.hexdigest()
+    archive = getattr(__spec__.loader, "archive", None)
+    if archive is not None:
+        return handover.unpacked(archive)
+    return handover.sources(os.path.dirname(handover.__file__))
 
 
 def _release(site: Site, version: str) -> str:
@@ -54,17 +30,9 @@ def _release(site: Site, version: str) -> str:
 
 
 def installed(site: Site, files: Mapping[str, bytes]) -> bool:
-    """Whether the host's engine is this one, byte for byte."""
-    release = _release(site, digest(files))
-    try:
-        if os.readlink(f"{site.lib}/{PACKAGE}") != f"{os.path.basename(release)}/{PACKAGE}":
-            return False
-    except OSError:
-        return False
-    try:
-        return all(store.read_bytes(f"{release}/{path}") == files[path] for path in files)
-    except StateError:
-        return False
+    """Whether the host's engine is this one, byte for byte, and only root's to change."""
+    wanted = digest(files)
+    return handover.installed(site.lib, wanted) == os.path.realpath(_release(site, wanted))
 
 
 def current(site: Site) -> str:
