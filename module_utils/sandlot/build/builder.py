@@ -77,6 +77,18 @@ class _Build:
             operation.open(self.pins)
 
 
+def attach(paths: SandboxPaths, launch: Mapping[str, Any], kit: StartKit) -> None:
+    """Move the joiner into the cgroups, before it becomes init.
+
+    The kernel waits for a grace period of RCU at the first move and not at those that follow on it
+    (cgroup_attach_lock), so joiners of one batch are moved one right after the other.
+    """
+    oom.note(paths, launch["cgroups"])
+    _restrict_devices(paths, launch)
+    for directory in launch["cgroups"]:
+        write_value(f"{directory}/cgroup.procs", str(kit.joiner))
+
+
 def start(
     paths: SandboxPaths,
     launch: Mapping[str, Any],
@@ -85,16 +97,12 @@ def start(
 ) -> None:
     """Start init in the pinned namespaces and return once it has exec'ed the workload.
 
-    The joiner, a clean process that the zygote forked, becomes init.
+    The joiner, a clean process that the zygote forked and that is in its cgroups, becomes init.
     """
     peer, joiner = kit.peer, kit.joiner
     preparation = PREPARATION_SECONDS if "first_start" in launch else 0.0
     peer.settimeout(STEP_SECONDS + preparation)
     build = _Build(paths, launch, kit.build_namespace)
-    oom.note(paths, launch["cgroups"])
-    _restrict_devices(paths, launch)
-    for directory in launch["cgroups"]:
-        write_value(f"{directory}/cgroup.procs", str(joiner))
     build.open(hierarchies.joined(joiner, launch["cgroups"]))
     rlimits = limits.complete(launch["rlimits"])
     limits.raise_hard(joiner, rlimits)

@@ -94,7 +94,7 @@ class _Stops:
             self.report(paths.name, runtime.explained(paths, "stop", error))
 
     def _begin(self, paths: SandboxPaths) -> None:
-        launch = launched(paths)
+        launch = _launch(paths)
         pidfd = runtime.open_init(paths)
         if pidfd is None:
             self._settle(paths, launch)
@@ -172,7 +172,7 @@ class _Stops:
 
 def stop_timeout(paths: SandboxPaths) -> float:
     """Seconds that the workload has to end, by its launch file."""
-    return _timeout(launched(paths))
+    return _timeout(_launch(paths))
 
 
 def _timeout(launch: Mapping[str, Any]) -> float:
@@ -187,7 +187,7 @@ def _cgroups(launch: Mapping[str, Any]) -> List[str]:
     return [each for each in paths if isinstance(each, str)] if isinstance(paths, list) else []
 
 
-def launched(paths: SandboxPaths) -> Mapping[str, Any]:
+def _launch(paths: SandboxPaths) -> Mapping[str, Any]:
     """The launch file; {} when it is unreadable."""
     try:
         return store.read(paths.launch) or {}

@@ -20,7 +20,17 @@ from . import stopper
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
-    from typing import Iterator, List, Mapping, NoReturn, Optional, Sequence, Tuple
+    from typing import (
+        Any,
+        Callable,
+        Iterator,
+        List,
+        Mapping,
+        NoReturn,
+        Optional,
+        Sequence,
+        Tuple,
+    )
 
     from ..site import SandboxPaths, Site
 
@@ -63,16 +73,20 @@ def run(
     # Sandboxes that no other worker holds come first, so that they need not wait.
     if what == "stop":
         free, held = _locked(sandboxes, what, report, wait=False)
-        stopper.stop_all(free, report)
-        late, dummy = _locked(held, what, report, wait=True)
-        stopper.stop_all(late, report)
+        stopper.stop_all([sandbox for sandbox, dummy in free], report)
+        late = _locked(held, what, report, wait=True)[0]
+        stopper.stop_all([sandbox for sandbox, dummy in late], report)
     elif operation in TOGETHER:
         worker = _Worker(what, report, dict(zip(names, kits)), connection)
-        worker.work(worker.work(sandboxes, wait=False), wait=True)
+        for sandbox in worker.work(sandboxes, wait=False):
+            worker.work([sandbox], wait=True)
         failed = worker.children_failed() or failed
     else:
-        for sandbox in _locked(sandboxes, what, report, wait=True)[0]:
-            report(sandbox.name, _attempt(sandbox, what, kits[0] if kits else None))
+        for sandbox, dummy in _locked(sandboxes, what, report, wait=True)[0]:
+            task = _Task(sandbox, what, kits[0] if kits else None)
+            task.attempt(task.begin)
+            task.attempt(task.finish)
+            report(sandbox.name, task.error)
     os._exit(1 if failed else 0)
 
 
@@ -92,40 +106,40 @@ class _Worker:
         self.children: List[int] = []
         paths = [f"/proc/self/ns/{kind}" for kind in _ENTERED]
         self.home = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths]
-        # All else belongs to one sandbox, its lock too.
+        # All else belongs to one sandbox.
         self.kept = {*self.home, *builder.descriptors(kits.values())}
         self.kept.update([] if connection is None else [connection.fileno()])
 
     def work(self, sandboxes: Sequence[SandboxPaths], *, wait: bool) -> List[SandboxPaths]:
         """Work on the sandboxes that are free; return those that another worker holds."""
-        held: List[SandboxPaths] = []
-        for sandbox in sandboxes:
-            free, busy = _locked([sandbox], self.what, self.report, wait=wait)
-            held += busy
-            if free:
-                self._work_on(sandbox)
-            if not busy and sandbox.name in self.kits:
-                peer = self.kits[sandbox.name].peer
-                self.kept.discard(peer.fileno())
-                peer.close()
+        free, held = _locked(sandboxes, self.what, self.report, wait=wait)
+        self.kept.update(lock for dummy, lock in free)
+        tasks = [_Task(sandbox, self.what, self.kits.get(sandbox.name)) for sandbox, dummy in free]
+        for task in tasks:
+            task.attempt(task.begin)
+        for task, (dummy, lock) in zip(tasks, free):
+            self._finish(task)
+            self.kept.discard(lock)
+            if task.kit is not None:
+                self.kept.discard(task.kit.peer.fileno())
+                task.kit.peer.close()
             libc.close_all_but(self.kept)
         return held
 
-    def _work_on(self, sandbox: SandboxPaths) -> None:
-        kit = self.kits.get(sandbox.name)
-        pid = os.fork() if self.what == "start" and _is_apart(sandbox) else None
+    def _finish(self, task: _Task) -> None:
+        pid = os.fork() if task.is_apart() else None
         if pid:
             self.children.append(pid)
             return
-        error = _attempt(sandbox, self.what, kit)
-        self.report(sandbox.name, error)
+        task.attempt(task.finish)
+        self.report(task.sandbox.name, task.error)
         if pid == 0:
-            os._exit(1 if error else 0)
+            os._exit(1 if task.error else 0)
         for fd in self.home:
             namespaces.setns(fd)
-        if error:
+        if task.error:
             # A cycle of its traceback may hold sockets: to be closed before their numbers are.
-            del error
+            task.error = None
             gc.collect()
 
     def children_failed(self) -> bool:
@@ -133,56 +147,84 @@ class _Worker:
         return any([os.waitpid(pid, 0)[1] for pid in self.children])
 
 
-def _is_apart(sandbox: SandboxPaths) -> bool:
-    """Whether a start holds up others, or handles values that no other's mounter may have."""
-    launch = stopper.launched(sandbox)
-    return "first_start" in launch or bool(launch.get("secret_env"))
+class _Task:
+    """The work on one sandbox, in two parts: ``begin`` is done for all of a batch first."""
 
+    def __init__(
+        self, sandbox: SandboxPaths, operation: str, kit: Optional[builder.StartKit]
+    ) -> None:
+        self.sandbox = sandbox
+        self.operation = operation
+        self.kit = kit
+        self.error: Optional[SandlotError] = None
+        self._launch: Mapping[str, Any] = {}
+        self._restarts = 0
+        self._todo = True
 
-def _attempt(
-    sandbox: SandboxPaths, operation: str, kit: Optional[builder.StartKit]
-) -> Optional[SandlotError]:
-    try:
-        _work(sandbox, operation, kit)
-    except SandlotError as error:
-        return error
-    except OSError as error:
-        return runtime.explained(sandbox, operation, error)
-    return None
+    def attempt(self, part: Callable[[], None]) -> None:
+        """Call ``begin`` or ``finish``, unless nothing is left to do."""
+        try:
+            if self._todo:
+                part()
+        except SandlotError as error:
+            self.error = error
+        except OSError as error:
+            self.error = runtime.explained(self.sandbox, self.operation, error)
+        self._todo = self._todo and self.error is None
 
+    def is_apart(self) -> bool:
+        """Whether it holds up others, or handles values that no other's mounter may have."""
+        launch = self._launch
+        slow = "first_start" in launch or bool(launch.get("secret_env"))
+        return self._todo and slow and self.operation == "start"
 
-def _work(sandbox: SandboxPaths, operation: str, kit: Optional[builder.StartKit]) -> None:
-    if operation == "destroy":
-        creator.destroy(sandbox)
-        return
-    launch = store.read(sandbox.launch)
-    if launch is None:
-        raise LaunchError(
-            f"{sandbox.name}: there is no {sandbox.launch}", hint="deploy the sandbox again"
-        )
-    if operation == "create":
-        creator.create(sandbox, launch)
-    elif kit is not None and not stopper.still_runs(sandbox):
-        revived = operation == "revive"
-        restarts = int(runtime.status(sandbox).get("restarts", 0)) if revived else 0
-        if revived and not wants_start(launch["restart"], restarts + 1, failed=True):
+    def begin(self) -> None:
+        sandbox, revived = self.sandbox, self.operation == "revive"
+        if self.operation == "destroy":
+            return
+        launch = store.read(sandbox.launch)
+        if launch is None:
+            raise LaunchError(
+                f"{sandbox.name}: there is no {sandbox.launch}", hint="deploy the sandbox again"
+            )
+        self._launch = launch
+        if self.kit is None:
+            return
+        self._todo = not stopper.still_runs(sandbox)
+        if not self._todo:
+            return
+        self._restarts = int(runtime.status(sandbox).get("restarts", 0)) + 1 if revived else 0
+        if revived and not wants_start(launch["restart"], self._restarts, failed=True):
             runtime.finish(sandbox, "crashed")
+            self._todo = False
             return
         _end_orphans(sandbox.name, launch["cgroups"])
-        builder.start(sandbox, launch, kit, restarts + revived)
+        builder.attach(sandbox, launch, self.kit)
+
+    def finish(self) -> None:
+        if self.operation == "destroy":
+            creator.destroy(self.sandbox)
+        elif self.operation == "create":
+            creator.create(self.sandbox, self._launch)
+        elif self.kit is not None:
+            builder.start(self.sandbox, self._launch, self.kit, self._restarts)
 
 
 def _locked(
     sandboxes: Sequence[SandboxPaths], operation: str, report: stopper.Report, *, wait: bool
-) -> Tuple[List[SandboxPaths], List[SandboxPaths]]:
-    """Lock sandboxes; (sandboxes that we hold now, sandboxes that another worker holds)."""
-    ours: List[SandboxPaths] = []
+) -> Tuple[List[Tuple[SandboxPaths, int]], List[SandboxPaths]]:
+    """Lock sandboxes; (ours with their locks, sandboxes that another worker holds)."""
+    ours: List[Tuple[SandboxPaths, int]] = []
     held: List[SandboxPaths] = []
     for sandbox in sandboxes:
         try:
             if operation in ("create", "start"):
                 os.makedirs(sandbox.run, mode=0o700, exist_ok=True)
-            (ours if _lock(sandbox, wait=wait) else held).append(sandbox)
+            lock = _lock(sandbox, wait=wait)
+            if lock is None:
+                held.append(sandbox)
+            else:
+                ours.append((sandbox, lock))
         except FileNotFoundError:
             report(sandbox.name, None)  # nothing of it exists
         except LaunchError as error:
@@ -192,18 +234,18 @@ def _locked(
     return ours, held
 
 
-def _lock(sandbox: SandboxPaths, *, wait: bool) -> bool:
-    """Lock out other workers until this process ends, also workers of a killed launcher.
+def _lock(sandbox: SandboxPaths, *, wait: bool) -> Optional[int]:
+    """Lock out other workers until the descriptor is closed, also workers of a killed launcher.
 
     The wait has a limit, as another worker may be stopped, or hang on a network file system.
     """
     fd = os.open(sandbox.run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     deadline = time.monotonic() + (WAIT_SECONDS if wait else 0.0)
     if flock.take_until(fd, deadline, _POLL_SECONDS):
-        return True
+        return fd
     os.close(fd)
     if not wait:
-        return False
+        return None
     holder = processes.flock_holder(sandbox.run)
     by = processes.describe(holder) if holder else "another process"
     raise LaunchError(
