@@ -111,8 +111,10 @@ newcomer: newcomer-packages $(VENV)/.test ## Type what the README says on pristi
 pythons: test-packages $(VENV)/.dev ## Each module on hosts with Python 3.9 to 3.14
 	@$(AS_ROOT) "$(BIN)/pytest" -p no:cacheprovider -rs tests/pythons
 
+# All parts, or those of PARTS; SMALL=1 tries the bench itself.
 bench: test-packages $(VENV)/.bench ## Measure, and compare with public tools
-	@$(AS_ROOT) "$(BIN)/python" bench/run.py
+	@mkdir -p build
+	@$(AS_ROOT) "$(BIN)/python" bench/run.py $(if $(SMALL),--small) $(PARTS)
 
 # Half an hour on two processors; the results of each step are in build/sweep.jsonl while it runs.
 sweep: test-packages $(VENV)/.dev ## Each fault at each system call of a run, and the tables of it

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Images under the clock: does the size of an image matter, and what do ten prepared ones cost?"""
+"""Starts from a large and a small image, and a second run over ten images."""
 
 from __future__ import annotations
 
@@ -14,45 +14,44 @@ from typing import Any, Dict, Iterator, List, Mapping
 
 import static_busybox
 from ours import WORKLOAD, Ours
+from rows import NOISE, Figures, Row, middle, ms, ratios, seconds, times
 from sandlot import images
 from sandlot.launcher.client import Launcher
+from setting import Bench
 
-LARGE = 400 << 20
 NUMBER = 10
-ROUNDS = 15
 _TREES = ("/usr/bin", "/usr/lib", "/usr/share")
-Figures = Dict[str, Any]
 
 
-def measure(ours: Ours, directory: Path) -> Figures:
-    """Starts by turns from a small and a large image; a second run over ten images."""
-    print("  sandlot, images", flush=True)
-    wanted = _images(directory)
+def measure(bench: Bench) -> Figures:
+    sizes = bench.sizes
+    wanted = _images(bench.directory, sizes.large)
     instances = [
         {"name": name, "command": WORKLOAD, "image": image}
         for name, image in (("from-small", "busybox"), ("from-large", "large"))
     ]
-    variables = {"sandbox_images": wanted, "sandbox_instances": instances}
-    ours.runner.run(ours.playbook, **variables)
-    starts = _starts(ours)
-    playbook = _playbook(directory)
-    again = [ours.runner.run(playbook, **variables) for _ in range(3)]
-    single = {"sandbox_images": wanted[:1]}
-    return {
-        **starts,
-        "large_bytes": images.lookup(ours.paths, "large").size,
-        "images_again": [play.seconds for play in again],
-        "images_single": [ours.runner.run(playbook, **single).seconds for _ in range(3)],
-        "images_changed": sum(play.changed for play in again),
-        "images_modules": ours.runner.run(playbook, verbose=True, **variables).modules,
-        "images_number": len(wanted),
-    }
+    variables: Dict[str, Any] = {"sandbox_images": wanted, "sandbox_instances": instances}
+    with bench.ours() as ours:
+        ours.runner.run(ours.playbook, **variables)
+        starts = _starts(ours, sizes.quick)
+        playbook = _playbook(bench.directory)
+        again = [ours.runner.run(playbook, **variables) for _ in range(sizes.repetitions)]
+        single: Dict[str, Any] = {"sandbox_images": wanted[:1]}
+        return {
+            **starts,
+            "large_bytes": images.lookup(ours.paths, "large").size,
+            "again": [play.seconds for play in again],
+            "changed": sum(play.changed for play in again),
+            "single": [ours.runner.run(playbook, **single).seconds for _ in again],
+            "modules": ours.runner.run(playbook, verbose=True, **variables).modules,
+            "number": len(wanted),
+        }
 
 
-def _images(directory: Path) -> List[Mapping[str, Any]]:
+def _images(directory: Path, size: int) -> List[Mapping[str, Any]]:
     small = [{"name": "busybox", "source": "busybox"}]
     host = [{"name": "tools", "source": "host", "programs": ["bash", "ls", "python3"]}]
-    large = [_archive(directory, "large", LARGE)]
+    large = [_archive(directory, "large", size)]
     rest = [_archive(directory, f"image-{n}", 4 << 20) for n in range(NUMBER - 3)]
     return [*small, *host, *large, *rest]
 
@@ -90,12 +89,12 @@ def _files(size: int) -> Iterator[str]:
                 yield path
 
 
-def _starts(ours: Ours) -> Figures:
+def _starts(ours: Ours, turns: int) -> Figures:
     """Request to running workload, without the interpreter of a command."""
     launcher = Launcher(ours.paths)
-    figures: Figures = {"start_small": [], "start_large": []}
-    for _ in range(ROUNDS):
-        for key, name in (("start_small", "from-small"), ("start_large", "from-large")):
+    figures: Figures = {"small": [], "large": []}
+    for _ in range(turns):
+        for key, name in (("small", "from-small"), ("large", "from-large")):
             launcher.stop([name])
             started = time.monotonic()
             failures = launcher.start([name])
@@ -117,3 +116,17 @@ def _playbook(directory: Path) -> Path:
     }
     path.write_text(json.dumps([play]))
     return path
+
+
+def rows(figures: Figures) -> list[Row]:
+    ratio = ratios(figures["large"], figures["small"])
+    what = f"start from {figures['large_bytes'] >> 20} MB: from busybox"
+    figure = f"{times(ratio)}: {ms(figures['large'])}, {ms(figures['small'])}"
+    number, changed = figures["modules"], figures["changed"]
+    again = f"{number} module execution, {seconds(figures['again'])}"
+    again += f"; one image: {seconds(figures['single'])}"
+    met = number == 1 and not changed
+    return [
+        Row(what, figure, f"as fast (noise {NOISE:.0%})", middle(ratio) <= 1 + NOISE),
+        Row(f"second run over {figures['number']} images", again, "one, nothing changed", met),
+    ]

@@ -1,67 +1,49 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""A rebuild that sets 10 GB aside, and a snapshot of as much where files share their blocks.
-
-Run as a script it measures this alone: bench/keeping.py [--rounds N]
-"""
+"""A rebuild that sets 10 GB aside, and a snapshot of as much where files share their blocks."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import shutil
-import statistics
 import subprocess
-import sys
-import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Sequence
-
-if __name__ == "__main__":
-    HERE = Path(__file__).resolve().parent
-    sys.path[:0] = [str(HERE.parent / "module_utils"), str(HERE.parent / "tests")]
+from typing import Any, Callable, Dict, Iterator
 
 from collection import NotAvailable
 from ours import WORKLOAD, Ours
+from rows import Figures, Row, middle, ms
 from sandlot import converge
 from sandlot.converge import kept
 from sandlot.spec import normalise_all
+from setting import Bench
 
-ROUNDS = 5
-SIZE = 10 << 30
 # A hundred files, as of a database.
 FILES = 100
-# Beside that of the other measurements.
-SUBNET = "10.213.92.0/22"
 LARGE, SMALL = "large", "small"
 _EACH = f"i=0; while test $i -lt {FILES}; do %s /fill-$i; i=$((i+1)); done"
-_WRITE = _EACH % f"head -c {SIZE // FILES} /dev/zero >"
+_WRITE = "head -c %d /dev/zero >"
 # A rename does not look at what files hold.
-_ALLOCATE = _EACH % f"fallocate -l {SIZE // FILES}"
-Figures = Dict[str, Any]
+_ALLOCATE = "fallocate -l %d"
 
 
-def measure(directory: Path, rounds: int = ROUNDS) -> Figures:
+def measure(bench: Bench) -> Figures:
     """Seconds on a file system of its own, whose files can share blocks."""
-    print("  setting aside and copying 10 GB", flush=True)
-    figures: Figures = {}
-    with _btrfs(directory) as top, ExitStack() as stack:
-        ours = Ours(top, SUBNET)
-        remains: list[str] = []
-        stack.callback(lambda: remains.extend(ours.clean_up()))
+    figures: Figures = {"bytes": bench.sizes.kept}
+    size = bench.sizes.kept // FILES
+    turns = bench.sizes.repetitions
+    with _btrfs(bench.directory, 20 * bench.sizes.kept) as top, bench.ours(top) as ours:
         _deploy(ours)
-        _inside(ours, LARGE, _WRITE)
-        for turn in range(rounds):
+        _inside(ours, LARGE, _EACH % (_WRITE % size))
+        for turn in range(turns):
             _both(figures, "snapshot", partial(_snapshot, ours, f"turn-{turn}"))
-        for turn in range(rounds):
+        for turn in range(turns):
             if turn:
-                _inside(ours, LARGE, _ALLOCATE)
+                _inside(ours, LARGE, _EACH % (_ALLOCATE % size))
             _both(figures, "rebuild", partial(_rebuild, ours))
-    return {**figures, "bytes": SIZE, "remains": remains}
+    return figures
 
 
 def _both(figures: Figures, step: str, action: Callable[[str], None]) -> None:
@@ -72,13 +54,13 @@ def _both(figures: Figures, step: str, action: Callable[[str], None]) -> None:
 
 
 @contextmanager
-def _btrfs(directory: Path) -> Iterator[Path]:
+def _btrfs(directory: Path, size: int) -> Iterator[Path]:
     """A file system in a sparse file."""
     if not shutil.which("mkfs.btrfs"):
         raise NotAvailable("btrfs-progs is not installed")
     image, top = directory / "btrfs.img", directory / "btrfs"
     with open(image, "wb") as handle:
-        handle.truncate(20 * SIZE)
+        handle.truncate(size)
     top.mkdir()
     subprocess.run(["mkfs.btrfs", "-q", str(image)], check=True, stdout=subprocess.DEVNULL)
     subprocess.run(["mount", "-o", "loop", str(image), str(top)], check=True)
@@ -102,8 +84,7 @@ def _instance(name: str) -> Dict[str, Any]:
 
 
 def _inside(ours: Ours, name: str, script: str) -> None:
-    command = [ours.paths.command, "exec", name, "--", "sh", "-c", script]
-    subprocess.run(command, check=True, env={**os.environ, **ours.environment})
+    ours.command("exec", name, "--", "sh", "-c", script)
 
 
 def _snapshot(ours: Ours, identifier: str, name: str) -> None:
@@ -117,26 +98,16 @@ def _rebuild(ours: Ours, name: str) -> None:
         raise OSError(str(result.failed))
 
 
-def more(figures: Figures, step: str) -> float:
-    """Seconds that 10 GB take beyond what an empty layer does."""
-    pairs = zip(figures[f"{step}_{LARGE}"], figures[f"{step}_{SMALL}"])
-    return statistics.median(large - small for large, small in pairs)
+def rows(figures: Figures) -> list[Row]:
+    gigabytes = f"{figures['bytes'] / (1 << 30):g} GB"
+    steps = {
+        "rebuild": f"a rebuild that sets {gigabytes} aside",
+        "snapshot": f"a snapshot of {gigabytes}",
+    }
+    return [_row(f"{what}: of nothing", figures, step) for step, what in steps.items()]
 
 
-def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    options = parser.parse_args(arguments)
-    directory = Path(tempfile.mkdtemp(prefix="sandlot-bench-", dir="/var/tmp"))
-    try:
-        figures = measure(directory, options.rounds)
-    finally:
-        shutil.rmtree(directory)
-    print(json.dumps(figures, indent=1))
-    for step in ("snapshot", "rebuild"):
-        print(f"{step}: {more(figures, step) * 1000:.0f} ms more for 10 GB")
-    return 1 if figures["remains"] else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def _row(what: str, figures: Figures, step: str) -> Row:
+    whole, nothing = figures[f"{step}_{LARGE}"], figures[f"{step}_{SMALL}"]
+    more = [large - small for large, small in zip(whole, nothing)]
+    return Row(what, f"{ms(more)} more, of {ms(whole)}", "under 1 s more", middle(more) < 1)

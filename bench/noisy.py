@@ -1,143 +1,167 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What a sandbox's visitors notice while its neighbour attacks what both share.
-
-Run as a script it measures this alone: bench/noisy.py [--requests N]
-"""
+"""What a sandbox's visitors notice while its neighbour attacks what both share."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import shutil
-import socket
 import sys
-import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Sequence
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "module_utils"))
-
+import clock
 from ours import Ours
-from sandlot import store
+from peer import IMAGE, Peer
+from rows import Figures, Row, at_most, ms, ratios, times
+from setting import Bench, say
 
-REQUESTS = 1000
-# Between requests, so that the visitor is not an attacker itself.
-PAUSE_SECONDS = 0.002
+VISITOR = Path(__file__).resolve().parent / "visit.py"
 SETTLE_SECONDS = 1.0
-TIMEOUT_SECONDS = 10.0
 # What a host with neighbours gives each of them.
 LIMITS = {"memory": "64m", "pids_limit": 100, "cpus": 1, "restart_policy": "always"}
 BUSY = "for i in 1 2 3 4 5 6 7 8; do while :; do :; done & done; wait"
-# A quota is used up on all processors at once; who must not wait for one takes another than these.
-PINNED = "cpu, pinned"
 WEB = "mkdir -p /www; echo ok >/www/index.html; exec httpd -f -p 80 -h /www"
-QUIET = "exec sleep 1000000"
+# By the options that are to protect its neighbours beside LIMITS.
+CPU: Dict[str, Dict[str, Any]] = {
+    "cpus: 1": {},
+    "cpus: 1, cpuset_cpus of one": {"cpuset_cpus": str(max(os.sched_getaffinity(0)))},
+    "cpus: 1, cpu_shares: 2": {"cpu_shares": 2},
+    "cpu_shares: 2": {"cpu_shares": 2, "cpus": 0},
+}
+PLAIN = next(iter(CPU))
 ATTACKS = {
-    "cpu": BUSY,
-    PINNED: BUSY,
-    "memory": "while :; do tail /dev/zero; done",
-    "pids": "bomb() { bomb | bomb & }; bomb; while :; do :; done",
-    "disk": "while :; do dd if=/dev/zero of=/big bs=1M count=256 conv=fsync; done",
-    "conntrack": (
+    "memory (`tail /dev/zero`)": "while :; do tail /dev/zero; done",
+    "pids (fork bomb)": "bomb() { bomb | bomb & }; bomb; while :; do :; done",
+    "disk (256 MiB with fsync)": (
+        "while :; do dd if=/dev/zero of=/big bs=1M count=256 conv=fsync; done"
+    ),
+    "conntrack (UDP to new ports)": (
         "for i in 1 2 3 4; do while :; do port=$((i * 10000));"
         " while test $port -lt $((i * 10000 + 9999)); do port=$((port + 1));"
-        " echo x | nc -u -w 1 %(web)s $port & test $((port %% 15)) = 0 && wait; done; done & done;"
+        " echo x | nc -u -w 1 web $port & test $((port % 15)) = 0 && wait; done; done & done;"
         " wait"
     ),
 }
+Visits = Dict[str, Dict[str, List[float]]]
 
-Percentiles = Dict[str, float]
 
-
-def measure(ours: Ours, requests: int = REQUESTS) -> Dict[str, Any]:
-    """Seconds that a request takes, idle and under each attack, by turns."""
-    figures: Dict[str, Any] = {}
-    for name, script in ATTACKS.items():
-        _deploy(ours, QUIET)
-        web = _address(ours, "web")
-        idle = _visit(web, requests)
-        limits = {"cpuset_cpus": str(max(os.sched_getaffinity(0)))} if name == PINNED else {}
-        _deploy(ours, script % {"web": web} if "%(web)s" in script else script, **limits)
-        figures[name] = {"idle": idle, "attacked": _visit(web, requests)}
+def measure(bench: Bench) -> Figures:
+    """Percentiles of requests, idle and under each attack, all in the same minutes."""
+    peer, sizes = bench.peer(), bench.sizes
+    scripts = {**dict.fromkeys(CPU, BUSY), **ATTACKS}
+    attackers = {attack: f"attack-{index}" for index, attack in enumerate(scripts)}
+    figures: Figures = {attack: _visits() for attack in scripts}
+    with bench.ours() as ours:
+        _deploy(ours, scripts, attackers)
+        web = ours.address("web")
+        podman = _Podman(peer) if peer is not None else None
+        if podman:
+            figures["podman"] = _visits()
+        for turn in range(sizes.visits):
+            say(f"turn {turn + 1} of {sizes.visits}")
+            for attack, name in attackers.items():
+                if attack in ATTACKS and turn >= sizes.repetitions:
+                    continue
+                _pair(figures[attack], _visitor(web, sizes.requests), _runs(ours, name))
+                if podman and attack == PLAIN:
+                    visit = _visitor(podman.web, sizes.requests, podman.prefix)
+                    _pair(figures["podman"], visit, podman.attack())
     return figures
 
 
-def _deploy(ours: Ours, script: str, **limits: str) -> None:
-    neighbour = {"name": "neighbour", "command": ["sh", "-c", script], **LIMITS, **limits}
-    instances = [{"name": "web", "command": ["sh", "-c", WEB]}, neighbour]
-    ours.runner.run(ours.playbook, sandbox_instances=instances, sandbox_purge=True)
+def _visits() -> Visits:
+    return {when: {"p50": [], "p99": [], "worst": []} for when in ("idle", "attacked")}
 
 
-def _address(ours: Ours, name: str) -> str:
-    record = store.read(ours.paths.sandbox(name).record) or {}
-    address: str = record["interfaces"][0]["ipv4"].partition("/")[0]
-    return address
+def _pair(visits: Visits, visit: Callable[[], Dict[str, float]], attack: Any) -> None:
+    idle = visit()
+    with attack:
+        time.sleep(SETTLE_SECONDS)
+        attacked = visit()
+    for when, percentiles in (("idle", idle), ("attacked", attacked)):
+        for key, value in percentiles.items():
+            visits[when][key].append(value)
 
 
-def _visit(address: str, requests: int) -> Percentiles:
-    _settle(address)
-    taken = []
-    for _ in range(requests):
-        time.sleep(PAUSE_SECONDS)
-        taken.append(_request(address))
-    taken.sort()
-    return {
-        "p50": taken[len(taken) // 2],
-        "p99": taken[len(taken) * 99 // 100],
-        "worst": taken[-1],
-    }
+def _visitor(
+    address: str, requests: int, prefix: Sequence[str] = ()
+) -> Callable[[], Dict[str, float]]:
+    command = [*prefix, sys.executable, "-ISE", str(VISITOR), address, str(requests)]
+    return lambda: json.loads(clock.run(command, environment={}).output)
 
 
-def _settle(address: str) -> None:
-    """The server answers, and the attack is under way."""
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while True:
-        try:
-            _request(address)
-            break
-        except ConnectionError:
-            if time.monotonic() >= deadline:
-                raise
-    time.sleep(SETTLE_SECONDS)
+def _deploy(ours: Ours, scripts: Dict[str, str], attackers: Dict[str, str]) -> None:
+    made = [{"name": "web", "command": ["sh", "-c", WEB]}]
+    made += [
+        {
+            **{"name": name, "command": ["sh", "-c", scripts[attack]], "state": "stopped"},
+            **{key: value for key, value in {**LIMITS, **CPU.get(attack, {})}.items() if value},
+        }
+        for attack, name in attackers.items()
+    ]
+    ours.runner.run(ours.playbook, sandbox_instances=made)
 
 
-def _request(address: str) -> float:
-    started = time.monotonic()
-    with socket.create_connection((address, 80), timeout=TIMEOUT_SECONDS) as sock:
-        sock.sendall(b"GET /index.html HTTP/1.0\r\n\r\n")
-        answer = b"".join(iter(lambda: sock.recv(4096), b""))
-    if not answer.endswith(b"ok\n"):
-        raise OSError(f"{address} answered {answer!r}")
-    return time.monotonic() - started
-
-
-def ratio(pair: Dict[str, Percentiles], percentile: str = "p99") -> float:
-    return pair["attacked"][percentile] / pair["idle"][percentile]
-
-
-def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=REQUESTS)
-    options = parser.parse_args(arguments)
-    directory = Path(tempfile.mkdtemp(prefix="sandlot-bench-", dir="/var/tmp"))
-    remains: list[str] = []
+@contextmanager
+def _runs(ours: Ours, name: str) -> Iterator[None]:
+    ours.command("start", name)
     try:
-        ours = Ours(directory)
-        try:
-            figures = measure(ours, options.requests)
-        finally:
-            remains = ours.clean_up()
+        yield
     finally:
-        shutil.rmtree(directory)
-    print(json.dumps(figures, indent=1))
-    for name, pair in figures.items():
-        print(f"{name}: p50 x {ratio(pair, 'p50'):.1f}, p99 x {ratio(pair):.1f}")
-    return 1 if remains else 0
+        ours.command("stop", name)
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+class _Podman:
+    """The same server, and a neighbour with the same limits."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self.prefix = peer.prefix
+        peer.podman("run", "--detach", "--name=web", IMAGE, "sh", "-c", WEB)
+        limits = ["--memory=64m", "--pids-limit=100", "--cpus=1"]
+        peer.podman("create", "--name=attack", *limits, IMAGE, "sh", "-c", BUSY)
+        self.web = peer.address("web")
+
+    @contextmanager
+    def attack(self) -> Iterator[None]:
+        self._peer.podman("start", "attack")
+        try:
+            yield
+        finally:
+            self._peer.podman("kill", "attack")
+
+
+def rows(figures: Figures) -> list[Row]:
+    found = [_against_podman(figures)] if "podman" in figures else []
+    for attack, visits in figures.items():
+        if attack not in ("podman", PLAIN) or "podman" not in figures:
+            found.append(Row(f"p99 beside an attack, {attack}", _told(visits)))
+    return found
+
+
+def _against_podman(figures: Figures) -> Row:
+    ours, theirs = figures[PLAIN], figures["podman"]
+    ratio = ratios(ours["attacked"]["p99"], theirs["attacked"]["p99"])
+    figure = f"{times(ratio)}: {_told(ours)}, podman {_told(theirs)}"
+    return at_most(f"p99 beside a CPU attack, {PLAIN}: podman's", ratio, 1.1, figure)
+
+
+def _told(visits: Visits) -> str:
+    idle, attacked = visits["idle"]["p99"], visits["attacked"]["p99"]
+    return f"{ms(attacked)} = {times(ratios(attacked, idle))} idle"
+
+
+def latency_table(figures: Figures) -> list[list[str]]:
+    """What each option brings, for docs/limits.md."""
+    named = {f"sandlot, {attack}": figures[attack] for attack in CPU}
+    if "podman" in figures:
+        named["podman, --cpus=1"] = figures["podman"]
+    table = [["limits of the neighbour", "p50", "p99", "p99, attack off"]]
+    for label, visits in named.items():
+        attacked = visits["attacked"]
+        cells = [ms(attacked["p50"]), ms(attacked["p99"]), ms(visits["idle"]["p99"])]
+        table.append([label, *cells])
+    return table

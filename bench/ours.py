@@ -6,22 +6,24 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import clock
 import leftovers
 import plays
 import processes
 import pump
-from sandlot import store
+from sandlot import cgroups, network, store
 from sandlot.launcher.client import Launcher
+from sandlot.plan import apply_all
 from sandlot.sandbox import runtime
 from sandlot.site import Site
 
 PLAYS = plays.PROJECT / "playbooks"
-SUBNET = "10.213.88.0/22"
+# Another one for each bench that runs at the same time.
+SUBNET = f"10.213.{os.getpid() % 64 * 4}.0/22"
 WORKLOAD = ["sleep", "1000000"]
 
 
@@ -34,14 +36,15 @@ class Memory:
     workload: list[int]
 
     @property
-    def per_sandbox(self) -> float:
-        return (sum(self.init) + self.launcher) / len(self.init)
+    def each(self) -> list[float]:
+        """With its share of the launcher."""
+        return [size + self.launcher / len(self.init) for size in self.init]
 
 
 class Ours:
     """One moved root and the plays that run on it."""
 
-    def __init__(self, directory: Path, subnet: str = SUBNET) -> None:
+    def __init__(self, directory: Path) -> None:
         self.root = directory / "host"
         self.root.mkdir()
         self.paths = Site(str(self.root))
@@ -49,7 +52,7 @@ class Ours:
         variables = {
             "sandbox_environment": {"SANDLOT_ROOT": str(self.root)},
             "sandbox_images": [{"name": "busybox", "source": "busybox"}],
-            "sandbox_networks": [{"name": "default", "ipv4_subnet": subnet}],
+            "sandbox_networks": [{"name": "default", "ipv4_subnet": SUBNET}],
             "sandbox_defaults": {"image": "busybox"},
         }
         inventory = directory / "ours.json"
@@ -70,14 +73,43 @@ class Ours:
         return os.path.dirname(self.paths.run)
 
     def deploy(self, number: int, *, verbose: bool = False) -> plays.Play:
-        instances = [{"name": name, "command": WORKLOAD} for name in names(number)]
-        return self.runner.run(self.playbook, verbose=verbose, sandbox_instances=instances)
+        made = instances(number)
+        return self.runner.run(self.playbook, verbose=verbose, sandbox_instances=made)
+
+    def steady(self, number: int, *, verbose: bool = False) -> plays.Play:
+        """A deploy that has nothing to do."""
+        play = self.deploy(number, verbose=verbose)
+        if play.changed:
+            raise plays.PlayError(f"the second deploy changed {play.changed} tasks")
+        return play
 
     def teardown(self) -> plays.Play:
         return self.runner.run(PLAYS / "teardown_sandbox.yml")
 
-    def ping(self, playbook: Path) -> plays.Play:
-        return self.runner.run(playbook)
+    def command(self, *words: str) -> clock.Done:
+        return clock.run([self.paths.command, *words], environment=self.environment)
+
+    def restart(self, name: str) -> clock.Done:
+        """With the CPU time of the launcher and the workers it waited for."""
+        before = self._launcher_cpu()
+        done = self.command("restart", name)
+        return replace(done, cpu=done.cpu + self._launcher_cpu() - before)
+
+    def _launcher_cpu(self) -> float:
+        return sum(processes.cpu_seconds(pid) for pid in self.outside())
+
+    def forget_boot(self) -> None:
+        """A boot leaves state alone; nothing in the kernel, nothing under run."""
+        names_ = runtime.names(self.paths)
+        launcher = Launcher(self.paths)
+        launcher.destroy(names_)
+        launcher.quit()
+        apply_all(network.teardown_operations(self.paths, network.observe(self.paths)))
+        observed = cgroups.observe(self.paths, names_)
+        for name in names_:
+            apply_all(cgroups.remove_operations(self.paths, name, observed))
+        subprocess.run(["umount", self.run], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", self.run], check=True)
 
     def inits(self) -> dict[str, int]:
         found = {
@@ -96,12 +128,16 @@ class Ours:
         return [launcher, *(pid for pid in processes.children(launcher) if pid not in running)]
 
     def memory(self) -> Memory:
+        """A supervisor that is awake counts to its init."""
         inits = self.inits().values()
-        workloads = [child for pid in inits for child in processes.children(pid)]
+        below = {pid: processes.children(pid) for pid in inits}
+        own = {pid: [each for each in below[pid] if _same(pid, each)] for pid in inits}
         return Memory(
-            init=[processes.pss(pid) for pid in inits],
+            init=[sum(processes.pss(each) for each in (pid, *own[pid])) for pid in inits],
             launcher=sum(processes.pss(pid) for pid in self.outside()),
-            workload=[processes.pss(pid) for pid in workloads],
+            workload=[
+                processes.pss(each) for pid in inits for each in below[pid] if each not in own[pid]
+            ],
         )
 
     def disk(self) -> list[int]:
@@ -111,24 +147,22 @@ class Ours:
         pids = [*self.outside(), *self.inits().values()]
         return sum(processes.wakeups_during(pids, seconds).values())
 
-    def exec_seconds(self, name: str) -> float:
-        """The whole command, from the start of its interpreter to its exit."""
-        command = [self.paths.command, "exec", name, "--", "true"]
-        started = time.monotonic()
-        subprocess.run(
-            command, check=True, stdin=subprocess.DEVNULL, env={**os.environ, **self.environment}
-        )
-        return time.monotonic() - started
-
     @property
     def environment(self) -> dict[str, str]:
         return {"SANDLOT_ROOT": str(self.root)}
 
-    def megabits_per_second(self, seconds: float) -> float:
-        sandbox = self.paths.sandbox(names(1)[0])
-        record = store.read(sandbox.record) or {}
-        address = record["interfaces"][0]["ipv4"].partition("/")[0]
-        return pump.megabits_per_second(sandbox.pin("net"), address, seconds, ())
+    def address(self, name: str) -> str:
+        record = store.read(self.paths.sandbox(name).record) or {}
+        address: str = record["interfaces"][0]["ipv4"].partition("/")[0]
+        return address
+
+    def megabits_per_second(self, name: str, seconds: float) -> float:
+        pin = self.paths.sandbox(name).pin("net")
+        return pump.megabits_per_second(pin, self.address(name), seconds, ())
+
+    def packet_seconds(self, name: str, number: int, *, fresh: bool = False) -> float:
+        pin = self.paths.sandbox(name).pin("net")
+        return pump.packet_seconds(pin, self.address(name), number, fresh=fresh)
 
     def clean_up(self) -> list[str]:
         """Tear down whatever there is; what remained of it, by force removed."""
@@ -136,7 +170,7 @@ class Ours:
         if os.path.exists(self.paths.state) or os.path.exists(self.paths.lib):
             try:
                 self.teardown()
-            except (plays.PlayError, subprocess.TimeoutExpired) as error:
+            except (clock.Failed, subprocess.TimeoutExpired) as error:
                 problems.append(str(error))
         remains = leftovers.find(self.paths)
         leftovers.remove(self.paths)
@@ -144,5 +178,13 @@ class Ours:
         return problems + remains
 
 
+def _same(pid: int, other: int) -> bool:
+    return os.readlink(f"/proc/{pid}/exe") == os.readlink(f"/proc/{other}/exe")
+
+
 def names(number: int) -> list[str]:
     return [f"idle-{index:03}" for index in range(number)]
+
+
+def instances(number: int, **options: Any) -> list[dict[str, Any]]:
+    return [{"name": name, "command": WORKLOAD, **options} for name in names(number)]

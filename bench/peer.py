@@ -9,13 +9,12 @@ cgroups where the machine has two; a private network namespace keeps its bridge 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
+import clock
 import collection
 import leftovers
 import plays
@@ -27,7 +26,7 @@ from collection import NotAvailable
 IMAGE = "localhost/sandlot-bench:1"
 UNIFIED = "/sys/fs/cgroup/unified"
 WORKLOAD = ["sleep", "1000000"]
-APPLETS = ("sleep", "true")
+APPLETS = ("sleep", "true", "sh", "mkdir", "httpd")
 # podman keeps locks, caches and markers in places no setting moves; "cat" ends with this process.
 HOLD = f"""
 if mountpoint -q {UNIFIED}; then umount {UNIFIED}; fi
@@ -73,11 +72,6 @@ class Peer:
         self.runner = plays.Runner(
             inventory, self.environment, [*self.prefix, f"--wd={plays.PROJECT}"]
         )
-        try:
-            self._try()
-        except subprocess.CalledProcessError as error:
-            self.close()
-            raise NotAvailable(f"podman does not work here: {error.stderr.strip()}") from error
 
     def _configure(self, collections: Path) -> dict[str, str]:
         storage = self.directory / "storage.conf"
@@ -102,31 +96,22 @@ class Peer:
             raise NotAvailable("can't make namespaces for podman")
         return holder
 
-    def _try(self) -> None:
+    def prepare(self) -> None:
+        """Make the image and try it."""
         root = self.directory / "root"
         (root / "bin").mkdir(parents=True)
         shutil.copy(static_busybox.PROGRAM, root / "bin" / "busybox")
         for applet in APPLETS:
             (root / "bin" / applet).symlink_to("busybox")
         archive = shutil.make_archive(str(self.directory / "image"), "tar", root)
-        self.podman("import", archive, IMAGE)
-        self.podman("run", "--rm", IMAGE, "true")
+        try:
+            self.podman("import", archive, IMAGE)
+            self.podman("run", "--rm", IMAGE, "true")
+        except clock.Failed as error:
+            raise NotAvailable(f"podman does not work here: {error}") from error
 
-    def podman(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [*self.prefix, "podman", *arguments],
-            check=True,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **self.environment},
-        )
-        return done.stdout.strip()
-
-    def seconds(self, *arguments: str) -> float:
-        started = time.monotonic()
-        self.podman(*arguments)
-        return time.monotonic() - started
+    def podman(self, *arguments: str) -> clock.Done:
+        return clock.run([*self.prefix, "podman", *arguments], environment=self.environment)
 
     def converge(self, number: int, state: str) -> plays.Play:
         """One call of podman_container for each container, as its documentation shows."""
@@ -152,18 +137,25 @@ class Peer:
         playbook.write_text(json.dumps([play]))
         return self.runner.run(playbook)
 
+    def running(self) -> list[str]:
+        return self.podman("ps", "--format={{.Names}}").output.split()
+
     def conmon(self, number: int) -> list[int]:
-        pids = self.podman("inspect", "--format={{.State.ConmonPid}}", *names(number))
+        pids = self.podman("inspect", "--format={{.State.ConmonPid}}", *names(number)).output
         return [processes.pss(int(pid)) for pid in pids.split()]
 
-    def megabits_per_second(self, seconds: float) -> float:
-        template = "{{.State.Pid}} {{.NetworkSettings.IPAddress}}"
-        pid, address = self.podman("inspect", f"--format={template}", names(1)[0]).split()
+    def address(self, name: str) -> str:
+        template = "{{.NetworkSettings.IPAddress}}"
+        return self.podman("inspect", f"--format={template}", name).output.strip()
+
+    def megabits_per_second(self, name: str, seconds: float) -> float:
+        pid = self.podman("inspect", "--format={{.State.Pid}}", name).output.strip()
+        address = self.address(name)
         return pump.megabits_per_second(f"/proc/{pid}/ns/net", address, seconds, self.prefix)
 
     def run_seconds(self, name: str) -> float:
         """podman by itself, without Ansible."""
-        return self.seconds("run", "--detach", f"--name={name}", IMAGE, *WORKLOAD)
+        return self.podman("run", "--detach", f"--name={name}", IMAGE, *WORKLOAD).seconds
 
     def remove_all(self) -> None:
         self.podman("rm", "--all", "--force", "--time=0")

@@ -5,30 +5,25 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
+import clock
+
 PROJECT = Path(__file__).resolve().parent.parent
 COMMAND = Path(sys.prefix) / "bin" / "ansible-playbook"
 MODULE_LINE = "Using module file"
-LIMIT_SECONDS = 300
 
 
-class PlayError(Exception):
-    """A play failed; the message ends with what it printed last."""
+class PlayError(clock.Failed):
+    """A play did what it should not have."""
 
 
 @dataclass(frozen=True)
-class Play:
+class Play(clock.Done):
     """One finished run of ansible-playbook."""
-
-    seconds: float
-    output: str
 
     @property
     def modules(self) -> int:
@@ -63,21 +58,9 @@ class Runner:
             command += ["-e", json.dumps(extra)]
         if verbose:
             command.append("-vvv")
-        started = time.monotonic()
-        done = subprocess.run(
-            command,
-            cwd=PROJECT,
-            env={**os.environ, "ANSIBLE_NOCOLOR": "1", **self.environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=LIMIT_SECONDS,
-        )
-        seconds = time.monotonic() - started
-        if done.returncode:
-            raise PlayError(f"{playbook.name} failed:\n{done.stdout[-3000:]}")
-        return Play(seconds, done.stdout)
+        environment = {"ANSIBLE_NOCOLOR": "1", **self.environment}
+        done = clock.run(command, environment=environment, cwd=str(PROJECT))
+        return Play(done.seconds, done.cpu, done.output)
 
 
 def write_inventory(path: Path, group: str, variables: Mapping[str, Any]) -> Path:

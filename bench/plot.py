@@ -13,58 +13,60 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
-from verdicts import KIB, median  # noqa: E402
+from rows import KIB, middle  # noqa: E402
 
 OURS = "#1f6feb"
 OTHERS = "#9aa4af"
 Bars = List[Tuple[str, float]]
+Figures = Mapping[str, Any]
 
 
-def draw(result: Mapping[str, Any], path: Path) -> None:
-    figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.4))
-    _bars(axes[0], "One more sandbox (ms)", _additions(result), log=True)
-    _bars(axes[1], "Second run, nothing to do (s)", _second(result))
-    _bars(axes[2], "Memory per idle sandbox (kB)", _memory(result))
+def draw(parts: Mapping[str, Any], path: Path) -> None:
+    """Of the parts that were measured."""
+    panels = {
+        "deploy": ("One more sandbox (ms)", _additions, True),
+        "again": ("Second run, nothing to do (s)", _second, False),
+        "memory": ("Memory per idle sandbox (kB)", _memory, False),
+    }
+    shown = [name for name in panels if name in parts]
+    figure, axes = pyplot.subplots(1, len(shown), figsize=(13, 3.4), squeeze=False)
+    for place, name in zip(axes[0], shown):
+        title, bars, log = panels[name]
+        _bars(place, title, bars(parts[name]["figures"]), log=log)
     figure.tight_layout()
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
 
 
-def _additions(result: Mapping[str, Any]) -> Bars:
-    ours, theirs = result["sandlot"], result["podman"]
+def _additions(figures: Figures) -> Bars:
+    ours, theirs = figures["sandlot"], figures["podman"]
     bars = [
-        ("bare unshare", median(ours, "bare") * 1000),
-        ("sandlot", median(ours, "additional") * 1000),
+        ("bare unshare", middle(ours["bare"]) * 1000),
+        ("sandlot", middle(ours["more"]) * 1000),
     ]
-    if theirs:
-        bars += [
-            (label, median(theirs, key) * 1000)
-            for label, key in (
-                ("podman run", "run"),
-                ("podman_containers", "batch"),
-                ("podman_container", "create"),
-            )
-        ]
-    return bars
+    labels = {"run": "podman run", "batch": "podman_containers", "create": "podman_container"}
+    return bars + [(label, middle(theirs[key]) * 1000) for key, label in labels.items() if theirs]
 
 
-def _second(result: Mapping[str, Any]) -> Bars:
-    ours, many = result["sandlot"], result["sizes"]["many"]
-    modules = ours["modules"]
+def _second(figures: Figures) -> Bars:
     return [
-        (f"{modules} pings", median(ours, "pings")),
-        (f"sandlot, {many} sandboxes", median(ours, "again")),
+        ("4 pings", middle(figures["pings"])),
+        (f"sandlot, {figures['many']} sandboxes", middle(figures["again"])),
     ]
 
 
-def _memory(result: Mapping[str, Any]) -> Bars:
-    bars = [("sandlot", result["sandlot"]["memory_per_sandbox"] / KIB)]
-    if result["podman"]:
-        bars.append(("podman's conmon", result["podman"]["memory_conmon"] / KIB))
+def _memory(figures: Figures) -> Bars:
+    bars = [
+        (label, middle(figures[key]["each"]) / KIB)
+        for key, label in (("idle", "sandlot"), ("lived", "sandlot, after a life"))
+        if key in figures
+    ]
+    if "conmon" in figures:
+        bars.append(("podman's conmon", middle(figures["conmon"]) / KIB))
     return bars
 
 
-def _bars(axes: Axes, title: str, bars: Bars, *, log: bool = False) -> None:
+def _bars(axes: Axes, title: str, bars: Bars, *, log: bool) -> None:
     labels, values = zip(*bars)
     colours = [OURS if label.startswith("sandlot") else OTHERS for label in labels]
     drawn = axes.barh(labels, values, color=colours, log=log)

@@ -21,6 +21,12 @@ def pss(pid: int) -> int:
     raise ValueError(f"/proc/{pid}/smaps_rollup has no Pss line")
 
 
+def cpu_seconds(pid: int) -> float:
+    """Of the process and all children that it waited for."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, words[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
 def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 

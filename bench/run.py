@@ -14,180 +14,147 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Callable, Dict, Sequence
+from typing import Any, Dict, Sequence
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "module_utils"), str(HERE.parent / "tests")]
 
-import databases  # noqa: E402
-import imagery  # noqa: E402
-import keeping  # noqa: E402
-import measure  # noqa: E402
-import noisy  # noqa: E402
-import verdicts  # noqa: E402
+import clock  # noqa: E402
+import report  # noqa: E402
 from collection import NotAvailable  # noqa: E402
-from measure import Sizes  # noqa: E402
-from ours import Ours  # noqa: E402
-from peer import Peer  # noqa: E402
+from rows import rounded  # noqa: E402
+from sandlot.errors import SandlotError  # noqa: E402
+from setting import SMALL, TEMPORARY, Bench, Sizes, say  # noqa: E402
 
-RESULTS = HERE / "results"
-# Not /tmp, which may be memory: sandboxes and containers live on disks.
-TEMPORARY = "/var/tmp"
-
-Result = Dict[str, Any]
+# What each part has measured, as soon as it has.
+RAW = HERE.parent / "build/bench.json"
+FAULTS = (clock.Failed, SandlotError, OSError, subprocess.SubprocessError)
 
 
 def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
+    if options.check:
+        outdated = report.outdated(report.latest())
+        for page in outdated:
+            print(f"{page} has other figures than bench/results")
+        return 1 if outdated else 0
     if os.geteuid() != 0:
         print("the bench makes sandboxes: run it as root", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
-    sizes = Sizes(repetitions=options.repetitions)
-    result, remains = measure_all(sizes, with_peer=not options.no_podman)
-    result["verdicts"] = [verdict.to_json() for verdict in verdicts.judge(result)]
-    report(result)
-    if not options.dry_run:
-        write(result)
-    for line in remains:
-        print(f"teardown left: {line}", file=sys.stderr)
-    return 1 if remains else 0
+    names = options.part or list(report.PARTS)
+    result, problems = _measure(names, SMALL if options.small else Sizes(), options.podman)
+    report.show(result)
+    if options.save and not options.small:
+        _save(result)
+    for line in problems:
+        print(line, file=sys.stderr)
+    return 1 if problems else 0
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=Sizes.repetitions)
-    parser.add_argument("--no-podman", action="store_true", help="measure sandlot only")
-    parser.add_argument("--dry-run", action="store_true", help="leave bench/results as it is")
-    return parser.parse_args(arguments)
+    parts = [*report.PARTS, []]
+    text = f"of {', '.join(report.PARTS)}; all of them when none is named"
+    parser.add_argument("part", nargs="*", metavar="PART", choices=parts, help=text)
+    parser.add_argument("--small", action="store_true", help="small numbers, to try the bench")
+    parser.add_argument(
+        "--podman", action=argparse.BooleanOptionalAction, default=True, help="measure podman, too"
+    )
+    parser.add_argument(
+        "--save",
+        action=argparse.BooleanOptionalAction,
+        help="renew bench/results and the pages; the default when no part is named",
+    )
+    parser.add_argument("--check", action="store_true", help="compare the pages with the results")
+    options = parser.parse_args(arguments)
+    if options.save is None:
+        options.save = not options.part
+    return options
 
 
-def measure_all(sizes: Sizes, *, with_peer: bool) -> tuple[Result, list[str]]:
-    """Everything, and what our own teardown left behind."""
-    started = time.monotonic()
-    remains: list[str] = []
-    with ExitStack() as stack:
-        directory = Path(tempfile.mkdtemp(prefix="sandlot-bench-", dir=TEMPORARY))
-        stack.callback(shutil.rmtree, directory)
-        machine = describe_machine()
-        peer, reason = _peer(directory, stack) if with_peer else (None, "--no-podman was given")
-        ours = Ours(directory)
-        stack.callback(lambda: remains.extend(ours.clean_up()))
-        reasons = {"podman": reason} if reason else {}
-        result = _measured(ours, peer, sizes, directory, reasons)
-    remains.extend((result["keeping"] or {}).get("remains", ()))
-    result["machine"] = machine
-    result["not_measured"] = reasons
-    result["seconds"] = time.monotonic() - started
-    return result, remains
-
-
-def _peer(directory: Path, stack: ExitStack) -> tuple[Peer | None, str]:
+def _measure(names: Sequence[str], sizes: Sizes, podman: bool) -> tuple[Dict[str, Any], list[str]]:
+    """Results, and what went wrong; each part begins on a machine that the last one left clean."""
+    directory = Path(tempfile.mkdtemp(prefix="sandlot-bench-", dir=TEMPORARY))
+    bench = Bench(directory, sizes, podman=podman)
+    result: Dict[str, Any] = {"machine": _machine(), "parts": {}, "not_measured": bench.reasons}
+    failures = []
     try:
-        peer = Peer(directory)
-    except NotAvailable as error:
-        print(f"  podman: not measured: {error}", flush=True)
-        return None, str(error)
-    stack.callback(peer.close)
-    return peer, ""
+        for name in names:
+            try:
+                result["parts"][name] = _part(name, bench)
+            except NotAvailable as error:
+                bench.reasons[name] = str(error)
+            except FAULTS as error:
+                bench.reasons[name] = f"{type(error).__name__}, see the output"
+                failures.append(f"{name}: {error!r}")
+            bench.tidy()
+            RAW.parent.mkdir(exist_ok=True)
+            RAW.write_text(_json(result))
+    finally:
+        bench.close()
+        shutil.rmtree(directory)
+    return result, failures + [f"teardown left: {line}" for line in bench.remains]
 
 
-def _measured(
-    ours: Ours, peer: Peer | None, sizes: Sizes, directory: Path, reasons: dict[str, str]
-) -> Result:
-    theirs = None
-    if peer is not None:
-        theirs = {**measure.podman(peer, sizes), **measure.podman_commands(peer, sizes)}
-    figures = measure.deployments(ours, sizes, directory)
-    figures |= measure.idle(ours, sizes)
-    figures |= measure.commands(ours, sizes)
-    network = measure.throughput(ours, peer, sizes)
-    figures |= imagery.measure(ours, directory)
-    measure.say("noisy neighbours")
-    figures["noisy"] = noisy.measure(ours)
+def _part(name: str, bench: Bench) -> Dict[str, Any]:
+    print(f"{name}: {report.PARTS[name].__doc__}", flush=True)
+    load, started = os.getloadavg()[0], time.monotonic()
+    figures = report.PARTS[name].measure(bench)
+    seconds = time.monotonic() - started
+    say(f"{seconds:.0f} s")
+    date = time.strftime("%Y-%m-%d")
     return {
-        "sizes": asdict(sizes),
-        "sandlot": figures,
-        "podman": theirs,
-        "network": network,
-        "databases": _if_possible("databases", lambda: databases.measure(ours), reasons),
-        "keeping": _if_possible("keeping", lambda: keeping.measure(directory), reasons),
-    }
+        "commit": _commit(), "date": date, "load": load, "seconds": seconds, "figures": figures
+    }  # fmt: skip
 
 
-def _if_possible(what: str, measured: Callable[[], Any], reasons: dict[str, str]) -> Any:
-    """None where a program is missing, and the reason."""
-    try:
-        return measured()
-    except NotAvailable as error:
-        print(f"  {what}: not measured: {error}", flush=True)
-        reasons[what] = str(error)
-        return None
+def _commit() -> str:
+    # Git takes no checkout of somebody else unless it is told to.
+    command = ["git", "-c", f"safe.directory={HERE.parent}", "-C", str(HERE.parent)]
+    return _output(*command, "describe", "--always", "--dirty", "--exclude=*")
 
 
-def describe_machine() -> dict[str, Any]:
+def _machine() -> Dict[str, Any]:
     with open("/proc/meminfo", encoding="ascii") as handle:
         memory = int(handle.readline().split()[1]) * 1024
+    unified = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
+    versions = {"Python": platform.python_version(), "ansible-core": version("ansible-core")}
+    if shutil.which("podman"):
+        versions["podman"] = _output("podman", "--version").split()[-1]
     return {
-        "date": time.strftime("%Y-%m-%d"),
         "kernel": platform.release(),
         "cpus": os.cpu_count(),
         "memory": memory,
-        "load": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "ansible_core": version("ansible-core"),
-        "podman": _podman_version(),
+        "cgroups": f"version {2 if unified else 1} of cgroups",
+        "versions": versions,
     }
 
 
-def _podman_version() -> str | None:
-    if shutil.which("podman") is None:
-        return None
-    done = subprocess.run(["podman", "--version"], check=True, capture_output=True, text=True)
-    return done.stdout.split()[-1]
+def _output(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def report(result: Result) -> None:
-    machine = result["machine"]
-    print(
-        f"\n{machine['cpus']} CPUs, kernel {machine['kernel']}, load {machine['load']:.2f}"
-        f" at the start, {result['seconds']:.0f} s; medians\n"
-    )
-    judged = verdicts.judge(result)
-    rows = [(each.what, each.figure, each.budget, each.word) for each in judged]
-    print_table([("what", "figure", "budget", ""), *rows])
-    print()
-    print_table(verdicts.others(result))
-
-
-def print_table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
-
-
-def write(result: Result) -> None:
+def _save(result: Dict[str, Any]) -> None:
+    """Parts that were not measured keep the results that they have."""
     import plot
 
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps(_rounded(result), indent=1, sort_keys=True)
-    (RESULTS / "latest.json").write_text(text + "\n")
-    plot.draw(result, RESULTS / "latest.png")
-    print(f"\n{RESULTS}/latest.json, latest.png")
+    measured = {**report.latest(), **result}
+    measured["parts"] = {**report.latest()["parts"], **result["parts"]}
+    missing = {name: "not run yet" for name in report.PARTS if name not in measured["parts"]}
+    measured["not_measured"] = {**missing, **result["not_measured"]}
+    measured["verdicts"] = [row.to_json() for row in report.rows(measured) if row.budget]
+    report.LATEST.write_text(_json(measured))
+    plot.draw(measured["parts"], report.LATEST.with_suffix(".png"))
+    for page, text in report.pages(report.latest()).items():
+        page.write_text(text)
+    print(f"{report.LATEST}, {report.LATEST.stem}.png and {', '.join(report.PAGES)} are renewed")
 
 
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.5g}")
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_rounded(item) for item in value]
-    return value
+def _json(result: Dict[str, Any]) -> str:
+    return json.dumps(rounded(result), indent=1, sort_keys=True) + "\n"
 
 
 if __name__ == "__main__":
