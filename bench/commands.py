@@ -25,7 +25,5 @@ def measure(bench: Bench) -> Figures:
 
 
 def rows(figures: Figures) -> list[Row]:
-    found = [Row("sandlot exec NAME -- true", ms(figures["sandlot"]))]
-    return found + [
-        Row("podman exec NAME true", ms(figures["podman"])) for _ in figures["podman"][:1]
-    ]
+    labels = {"sandlot": "sandlot exec NAME -- true", "podman": "podman exec NAME true"}
+    return [Row(label, ms(figures[key])) for key, label in labels.items() if figures[key]]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Callable, Dict, List
 
@@ -16,7 +17,7 @@ from rows import KIB, Figures, Row, at_most, kb, middle
 from setting import Bench, Sizes, say
 
 # Init leaves its supervisor two seconds after the last event.
-SETTLE_SECONDS = 6.0
+SETTLE_SECONDS = 10.0
 LIMIT_SECONDS = 120.0
 SEVERAL, NEVER = "2s", "24h"
 CHECKS = "/checks"
@@ -29,9 +30,10 @@ def measure(bench: Bench) -> Figures:
     for turn in range(sizes.repetitions):
         say(f"memory of the host, turn {turn + 1} of {sizes.repetitions}")
         with bench.ours() as ours:
-            free["sandlot"].append(_taken(sizes.crowd, lambda n: _sandboxes(ours, sizes, n)))
+            free["sandlot"].append(_taken(sizes.crowd, partial(_sandboxes, ours, sizes)))
         if peer is not None:
-            free["podman"].append(_taken(sizes.peer_crowd, lambda n: _containers(peer, n)))
+            reach = partial(_containers, peer, sizes)
+            free["podman"].append(_taken(sizes.peer_crowd, reach))
             figures["conmon"] = peer.conmon(sizes.peer_crowd)
             peer.remove_all()
     say("idle, then with a life behind them")
@@ -57,9 +59,9 @@ def _sandboxes(ours: Ours, sizes: Sizes, number: int) -> None:
     ours.deploy(sizes.few + number)
 
 
-def _containers(peer: Peer, number: int) -> None:
+def _containers(peer: Peer, sizes: Sizes, number: int) -> None:
     """Without Ansible, in which each takes most of a second."""
-    for name in peer_names(number or 1)[len(peer.running()) :]:
+    for name in peer_names(sizes.peer_few + number)[len(peer.running()) :]:
         peer.run_seconds(name)
 
 
