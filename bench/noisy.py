@@ -136,10 +136,7 @@ class _Podman:
 
 def rows(figures: Figures) -> list[Row]:
     found = [_against_podman(figures)] if "podman" in figures else []
-    for attack, visits in figures.items():
-        if attack not in ("podman", PLAIN) or "podman" not in figures:
-            found.append(Row(f"p99 beside an attack, {attack}", _told(visits)))
-    return found
+    return found + [Row(f"p99 beside an attack, {name}", _told(figures[name])) for name in ATTACKS]
 
 
 def _against_podman(figures: Figures) -> Row:
