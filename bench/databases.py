@@ -91,7 +91,8 @@ class _Host:
     """The server as a user of the host, with the volume's files where the sandbox has them."""
 
     def __init__(self, ours: Ours, where: Path) -> None:
-        self._words = ["unshare", "--mount", "sh", "-c", _ENTER, "sh", data(ours), USER]
+        enter = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+        self._words = [*enter, "sh", "-c", _ENTER, "sh", data(ours), USER]
         self._where = where
 
     def run(self, script: str, *words: str) -> str:
@@ -99,10 +100,11 @@ class _Host:
         return clock.run(command, environment={}).output
 
 
+# A change of ids undoes --kill-child, so the shell stays: a killed bench leaves no server.
 _ENTER = """
 mount --bind "$1" /mnt
 user="$2"; shift 2
-exec setpriv --reuid="$user" --regid="$user" --init-groups "$@"
+setpriv --reuid="$user" --regid="$user" --init-groups "$@" || exit
 """
 
 
