@@ -33,7 +33,6 @@ def _steps(ours: Ours, number: int, sizes: Sizes, series: Dict[str, List[float]]
     series["deploy"].append(ours.deploy(number).seconds)
     series["again"].append(ours.steady(number).seconds)
     series["list"].append(ours.command("list").seconds)
-    series["metrics"].append(ours.command("metrics").seconds)
     restarts = [ours.restart(last) for _ in range(RESTARTS)]
     series["restart"].append(sum(done.seconds for done in restarts) / RESTARTS)
     series["restart_cpu"].append(sum(done.cpu for done in restarts) / RESTARTS)
@@ -70,7 +69,6 @@ STEPS: Dict[str, tuple[str, Callable[[Values], str]]] = {
     "boot": ("boot: all of them start", seconds),
     "teardown": ("teardown", seconds),
     "list": ("`sandlot list`", ms),
-    "metrics": ("`sandlot metrics`", ms),
     "restart": ("restart of one", ms),
     "restart_cpu": ("the same, CPU time", ms),
     "packet": ("a packet between host and the last one", _us),

@@ -46,7 +46,8 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     names = options.part or list(report.PARTS)
     result, problems = _measure(names, SMALL if options.small else Sizes(), options.podman)
-    report.show(result)
+    if result["parts"]:
+        report.show(result)
     if options.save and not options.small:
         _save(result)
     for line in problems:
@@ -89,7 +90,8 @@ def _measure(names: Sequence[str], sizes: Sizes, podman: bool) -> tuple[Dict[str
                 bench.reasons[name] = str(error)
             except FAULTS as error:
                 bench.reasons[name] = f"{type(error).__name__}, see the output"
-                failures.append(f"{name}: {error!r}")
+                failures.append(f"{name}: {error}")
+                print(failures[-1], file=sys.stderr, flush=True)
             bench.tidy()
             RAW.parent.mkdir(exist_ok=True)
             RAW.write_text(_json(result))
