@@ -131,6 +131,26 @@ def test_masked_paths_show_without_masks(sandbox_host: Host, boxes: dict[str, Sa
     assert box.shell("test -w /proc/sys/kernel/hostname").code == 0
 
 
+def test_a_mask_stays_empty_for_who_may_mount(boxes: dict[str, Sandbox]) -> None:
+    script = """
+MS_REMOUNT, MS_BIND, MS_KEPT = 32, 4096, 2 | 4 | 8 | 1 << 21
+found = {}
+for path in ("/sys/firmware", "/proc/irq"):
+    found[path] = call("mount", 0, path.encode(), 0, MS_REMOUNT | MS_BIND | MS_KEPT, 0)
+try:
+    os.mkdir("/sys/firmware/x")
+except OSError as error:
+    found["made"] = error.errno
+print(json.dumps(found))
+"""
+    # Control: a mount that is read-only without a lock of the kernel becomes writable.
+    assert attempt(boxes["admin"], script) == {
+        "/sys/firmware": errno.EPERM,
+        "/proc/irq": 0,
+        "made": errno.EROFS,
+    }
+
+
 def test_kernel_settings_are_read_only(boxes: dict[str, Sandbox]) -> None:
     script = """
 found = {}

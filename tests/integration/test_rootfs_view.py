@@ -256,13 +256,18 @@ for path in (*devices, "/usr/bin/python3"):
     fcntl.flock(os.open(path, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.utime(path)
 os.utime("/dev/tty")
+for path in ("/dev", "/sys/firmware"):
+    fcntl.flock(os.open(path, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
 print("locked", flush=True)
 sys.stdin.read()
 """
 
 
 def test_device_nodes_and_files_of_the_image_are_no_shared_inodes(sandbox_host: Host) -> None:
-    """Locks and times show nowhere else; the control is a second lock in the same sandbox."""
+    """Locks and times show nowhere else; the control is a second lock in the same sandbox.
+
+    So it is with directories of its own over the kernel's.
+    """
     boxes = [sandbox_host.started(n, SLEEP, lower=sandbox_host.python_image) for n in ("a", "b")]
     before = {name: os.stat(f"/dev/{name}") for name in ("null", "zero", "full", "tty")}
     reader, writer = os.pipe()
