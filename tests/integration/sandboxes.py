@@ -42,6 +42,7 @@ FIRST_ID, IDS = 2_000_000_000, 65536
 # A test may look for processes of an id; there is room for four workers.
 IDS_OF_WORKER = 512 * IDS
 DEADLINE = 20.0
+SUPERVISOR = "sandlot-super"
 
 
 def until(condition: Callable[[], Any], *, seconds: float = DEADLINE, what: str = "") -> Any:
@@ -123,11 +124,20 @@ class Sandbox:
         return until(lambda: next((p for p in self.pids() if pid_inside(p) == inside), None))
 
     def pids(self) -> list[int]:
-        """Processes below init, on the host, init first."""
+        """Processes below init but its supervisor, on the host, init first."""
         found = [self.init]
         for pid in found:
-            found += children(pid)
+            found += [child for child in children(pid) if name_of(child) != SUPERVISOR]
         return found
+
+    def supervisors(self) -> list[int]:
+        """The supervisor while init has one, and copies of it that become commands."""
+        return [child for child in children(self.init) if name_of(child) == SUPERVISOR]
+
+    def asleep(self) -> Sandbox:
+        """Wait until init has nothing to do, and no supervisor."""
+        until(lambda: not self.supervisors(), what="init has no supervisor")
+        return self
 
     def status(self) -> dict[str, Any]:
         return runtime.status(self.host.paths.sandbox(self.name))
@@ -232,6 +242,10 @@ def children(pid: int) -> list[int]:
         return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+def name_of(pid: int) -> str:
+    return status_or_empty(pid).get("Name", "")
 
 
 def status_fields(pid: int) -> dict[str, str]:

@@ -433,14 +433,18 @@ def test_devices_planted_in_the_layer_do_not_open(sandbox_host: Host, boxes: Any
 def test_secret_of_one_sandbox_is_in_no_other_process(sandbox_host: Host) -> None:
     marker = secrets.token_hex(16)
     first = sandbox_host.started("first", SLEEP, env={"SECRET": marker})
-    second = sandbox_host.started("second", SLEEP)
+    second = sandbox_host.started("second", SLEEP).asleep()
+    first.asleep()
     assert until(lambda: marker.encode() in memory(first.init))
     for pid in (sandbox_host.launcher_pid(), second.init):
         assert marker.encode() not in memory(pid)
 
 
 def memory(pid: int) -> bytes:
-    parts = []
+    """The memory of a process, and of its files in memory."""
+    descriptors = [Path(f"/proc/{pid}/fd", name) for name in os.listdir(f"/proc/{pid}/fd")]
+    files = [each for each in descriptors if os.readlink(each).startswith("/memfd:")]
+    parts = [each.read_bytes() for each in files]
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as handle:
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
             extent, mode, *_ = line.split()

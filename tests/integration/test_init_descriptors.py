@@ -43,7 +43,8 @@ def descriptors_at_rest(init: int) -> set[int]:
 @contextlib.contextmanager
 def without_descriptors(box: Sandbox) -> Iterator[None]:
     """Init can open no file, as on a host whose table of files is full."""
-    used = until(lambda: descriptors_at_rest(box.init))
+    # The next supervisor gets the limit.
+    used = until(lambda: descriptors_at_rest(box.asleep().init))
     # No less, as poll(2) takes no more descriptors than the limit.
     limit_descriptors(box, next(fd for fd in itertools.count() if fd not in used))
     try:

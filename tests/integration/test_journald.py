@@ -73,7 +73,7 @@ def test_a_workload_has_no_way_to_the_journal(sandbox_host: Host, journald: Jour
     assert sorted(os.listdir(f"/proc/{box.workload}/fd")) == ["0", "1", "2"]
     assert box.shell("ls /proc/self/fd").stdout.split() == [b"0", b"1", b"2", b"3"]
     # The control: init has them beside the socket it serves, so they could be inherited.
-    descriptors = Path(f"/proc/{box.init}/fd")
+    descriptors = Path(f"/proc/{box.asleep().init}/fd")
     assert sum(os.readlink(fd).startswith("socket:") for fd in descriptors.iterdir()) >= 3
     box.stop()
     assert everything(out) == header(6) + b"sshd\n\n0\n1\n1\n1\n1\nforged\n"

@@ -66,7 +66,8 @@ def test_one_that_hangs_holds_up_nobody(sandbox_host: Host) -> None:
     """Frozen and without room in its socket's backlog: it is killed, the other is asked."""
     boxes = [sandbox_host.started(name, STUBBORN, stop=STOP_SOON) for name in ("a", "b")]
     await_word(boxes, "ready")
-    os.kill(boxes[0].init, signal.SIGSTOP)
+    # A supervisor that is awake would still accept and answer.
+    os.kill(boxes[0].asleep().init, signal.SIGSTOP)
     connections = fill_backlog(boxes[0].paths.socket)
     assert not sandbox_host.launcher.stop(["a", "b"])
     for connection in connections:

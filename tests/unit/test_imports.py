@@ -32,7 +32,16 @@ ENGINE_ZYGOTE = {
     ),
     *("init.health", "init.journal", "init.ring", "kernel.loop", "launcher.zygote_client"),
     *("init.logs", "init.policy", "init.process", "init.warm_up", "init.status"),
-    *("init.supervisor", "launcher", "wire", "init.users", "launcher.zygote"),
+    *(
+        "init.memory",
+        "init.reaper",
+        "init.resume",
+        "init.supervisor",
+        "launcher",
+        "wire",
+        "init.users",
+        "launcher.zygote",
+    ),
     *("launcher.inherited", "kernel.elf", "kernel.pid_one", "kernel.calls", "kernel.call_table"),
 }
 ENGINE_LAUNCHER = {

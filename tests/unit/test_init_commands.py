@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from sandlot import wire
 from sandlot.init import child, supervisor
-from sandlot.init.logs import Log
+from sandlot.init.memory import Memory
 from sandlot.init.supervisor import Supervisor
+from sandlot.kernel import calls
 
 ENV = {"A": "a", "HOME": "/h", "USER": "u"}
 COMMAND = {"argv": ["/w"], "env": ENV, "cwd": "/", "user": None, "rlimits": {7: (1, 1)}}
@@ -23,6 +24,7 @@ CONFIG = {
     **RULES,
     "log_max_size": 1 << 20,
     "restarts": 0,
+    "logs": (),
     "nap": True,
     "login": ["HOME", "USER"],
 }
@@ -35,7 +37,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
     """The commands that were to be started."""
     commands: list[Mapping[str, Any]] = []
 
-    def spawn(command: Mapping[str, Any], stdio: Sequence[int], *, tty: bool = False) -> Any:
+    def spawn(
+        _clone: Any, command: Mapping[str, Any], stdio: Sequence[int], *, tty: bool = False
+    ) -> Any:
         commands.append(command)
         raise OSError(11, "no process is left")
 
@@ -48,8 +52,15 @@ def init(tmp_path: Path) -> Iterator[Supervisor]:
     files = [os.open(tmp_path / name, os.O_RDWR | os.O_CREAT) for name in ("status", "health")]
     peer, other = wire.pair()
     listener = wire.listen(str(tmp_path / "socket"))
-    numbers = {"status": files[0], "health": files[1], "null": -1, "pts": -1}
-    yield Supervisor({**CONFIG}, peer, listener, Log((), (), CONFIG), **numbers)
+    numbers = dict(zip(("status", "health"), files))
+    numbers.update(null=-1, pts=-1, listener=listener.fileno())
+    memory = Memory(calls.Buffer().shared)
+    memory.open()
+    init = Supervisor(memory, {**CONFIG}, {**numbers, "named": (), "sinks": ()})
+    init.peer = peer
+    yield init
+    init.exec.rest()
+    memory.close()
     wire.close_all(files)
     for sock in (peer, other, listener):
         sock.close()

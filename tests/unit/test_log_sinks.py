@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from sandlot.init import logs, warm_up
+from sandlot.init.memory import Memory
+from sandlot.init.reaper import Reaper
 from sandlot.init.ring import Ring
 from sandlot.kernel import calls
 from sandlot.site import SandboxPaths, Site
@@ -36,6 +38,12 @@ class Copy:
     def write(self, stream: str, entries: list[bytes]) -> None:
         for entry in entries:
             os.write(self.fd, self.prefix + entry[-self.longest :])
+
+    def saved(self) -> None:
+        return None
+
+    def restore(self, saved: None) -> None:
+        return None
 
 
 def test_a_row_is_a_sink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +88,8 @@ def test_the_warm_up_opens_every_sink(monkeypatch: pytest.MonkeyPatch) -> None:
     sinks = {name: seen(name, sink) for name, sink in {**logs.SINKS, "copy": Copy}.items()}
     monkeypatch.setattr(warm_up, "SINKS", sinks)
     monkeypatch.setattr(logs, "SINKS", sinks)
-    warm_up.run(calls.Buffer())
+    buffer = calls.Buffer()
+    warm_up.run(buffer, Reaper(Memory(buffer.shared)))
     assert opened == {name: sink.sample for name, sink in sinks.items()}
     assert written.keys() == sinks.keys()
 

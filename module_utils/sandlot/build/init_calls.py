@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import base64
 import errno
+import os
 import struct
 
+from ..init import memory
 from ..init.process import FIRST, NULL, PEER
 from ..kernel import calls, confine, namespaces
 from ..kernel.call_table import Table, ids
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 _MADV_DONTNEED = 4
 _UMASK = 0o022
 PID = struct.Struct("i")
+_MFD_CLOEXEC = 1
+_READ_WRITE, _MAP_SHARED_FIXED = 3, 0x11
+_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK
+_SIGNAL_SET_SIZE = 8
 
 
 def joiner(buffer: int, kinds: Iterable[str]) -> Table:
@@ -68,6 +74,14 @@ def init(buffer: int, mount: int, launch: Mapping[str, Any], user: Mapping[str, 
     if launch.get("no_new_privileges", True):
         table.add("prctl", confine.PR_SET_NO_NEW_PRIVS, 1)
     table.add("prctl", confine.PR_SET_DUMPABLE, 0)
+    # The mount's descriptor is the first to be free again; these take the next ones.
+    table.add("memfd_create", b"init\0", _MFD_CLOEXEC)
+    table.add("ftruncate", mount, calls.PAGE)
+    page = buffer + calls.SIZE
+    table.add("mmap", page, calls.PAGE, _READ_WRITE, _MAP_SHARED_FIXED, mount, 0)
+    table.add("pipe2", page + 4 * memory.ENDED, _FLAGS)
+    signals = memory.CAUGHT_SET[:_SIGNAL_SET_SIZE]
+    table.add("signalfd4", -1, signals, _SIGNAL_SET_SIZE, _FLAGS)
     # The last call, as it takes away the rows.
     table.add("madvise", buffer + calls.PAGE, calls.SIZE - calls.PAGE, _MADV_DONTNEED)
     return table

@@ -9,14 +9,15 @@ import fcntl
 import os
 
 from ..errors import LaunchError
-from ..kernel import confine, elf, libc
+from ..kernel import confine, elf
 from ..kernel.program import PATH
 from ..kernel.signals import signal
 from . import limits, users
+from .memory import TakeOver, retire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, BinaryIO, Mapping, NoReturn, Optional, Sequence, Tuple
+    from typing import Any, BinaryIO, Callable, Mapping, NoReturn, Optional, Sequence, Tuple
 
     Failure = Tuple[int, str]
 
@@ -40,9 +41,9 @@ _TIOCSCTTY = 0x540E
 class Child:
     """A forked process that executes a command; ``report`` is open until that worked or failed."""
 
-    def __init__(self, pid: int, report: int) -> None:
+    def __init__(self, pid: int, report: Optional[int]) -> None:
         self.pid = pid
-        self.report: Optional[int] = report
+        self.report = report
         self.failure: Optional[Failure] = None
 
     def decided(self) -> bool:
@@ -53,7 +54,7 @@ class Child:
             data = os.read(self.report, _MAX_REPORT)
         except BlockingIOError:
             return False
-        os.close(self.report)
+        retire(self.report)
         self.report = None
         if data:
             code, dummy, text = data.decode("utf-8", "replace").partition(" ")
@@ -61,23 +62,38 @@ class Child:
         return True
 
 
-def fork() -> int:
+def fork(clone: Callable[[], int]) -> int:
     """Fork; an error that a limit of the sandbox causes names its option."""
     try:
-        return libc.fork()
+        return clone()
     except BlockingIOError as error:
         raise OSError(error.errno, NO_PROCESS) from error
 
 
-def spawn(command: Mapping[str, Any], stdio: Sequence[int], *, tty: bool = False) -> Child:
+def kill(pid: int) -> None:
+    """Kill a command and its process group, which it may not have made yet."""
+    for kill_some in (os.killpg, os.kill):
+        try:
+            kill_some(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            continue  # it runs as another user, and ends later
+
+
+def spawn(
+    clone: Callable[[], int],
+    command: Mapping[str, Any],
+    stdio: Sequence[int],
+    *,
+    tty: bool = False,
+) -> Child:
     """Run ``command``, init's settings with an argv, on three descriptors; never blocks.
 
     With a fourth descriptor, a socket, the child first writes a byte to it and waits for one.
     """
     reader, writer = os.pipe()
     try:
-        pid = fork()
-    except OSError:
+        pid = fork(clone)
+    except (OSError, TakeOver):
         os.close(reader)
         os.close(writer)
         raise

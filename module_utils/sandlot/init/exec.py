@@ -9,27 +9,34 @@ command that is to be traced has a fourth descriptor, at which it waits for its 
 
 from __future__ import annotations
 
+import _socket
 import fcntl
 import os
 import struct
 
 from .. import wire
 from ..errors import LaunchError
-from ..kernel.signals import signal
 from . import child
+from .memory import TakeOver, retire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import _socket
     from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
     from ..kernel.loop import Loop
+    from .memory import Memory
+
+    # A connection, its request, the descriptors of that.
+    Unserved = Tuple[int, wire.Message, List[int]]
+    # Pid, connection, master of the pty, whether it is traced, report.
+    SavedCommand = Tuple[int, int, List[int], bool, int]
+    Saved = Tuple[List[int], List[SavedCommand]]
 
 _TIOCSWINSZ = 0x5414
 _TIOCSPTLCK = 0x40045431
 _TIOCGPTPEER = 0x5441
 MAX_COMMANDS = 256
-_ACCEPT, _PAUSE = "accept", 1.0
+ACCEPT, _PAUSE = "accept", 1.0
 
 
 class _Command:
@@ -61,8 +68,12 @@ class ExecServer:
         pts: int,
         stop: Callable[[], None],
         configure: Callable[[Mapping[str, Any]], None],
+        shared: Memory,
     ) -> None:
         self._loop = loop
+        self._memory = shared
+        # A request that this process could not fork for.
+        self.unserved: Optional[Unserved] = None
         self._config = config
         self._stop = stop
         self._configure = configure
@@ -71,9 +82,53 @@ class ExecServer:
         self._pts = pts
         self._connections: Dict[int, _socket.socket] = {}
         self._commands: Dict[int, _Command] = {}
-        self._listen()
+        self.listen()
 
-    def _listen(self) -> None:
+    @property
+    def busy(self) -> bool:
+        """Whether a client waits for something, or a client that could not be accepted."""
+        return bool(self._connections) or not self._listening
+
+    @property
+    def pids(self) -> List[int]:
+        return list(self._commands)
+
+    @property
+    def descriptors(self) -> List[int]:
+        """All that this server has open beside its listener."""
+        masters = [fd for command in self._commands.values() for fd in command.master]
+        reports = [c.process.report for c in self._commands.values()]
+        return [*self._connections, *masters, *[fd for fd in reports if fd is not None]]
+
+    def saved(self) -> Saved:
+        commands = [
+            (pid, c.connection.fileno(), c.master, c.traced, c.process.report or -1)
+            for pid, c in self._commands.items()
+        ]
+        return list(self._connections), commands
+
+    def restore(self, saved: Saved, unserved: Optional[Unserved]) -> None:
+        connections, commands = saved
+        for fd in connections:
+            self._serve(_socket.socket(fileno=fd))
+        for pid, fd, master, traced, report in commands:
+            if fd not in self._connections:
+                self._memory.forget(pid)
+                continue
+            process = child.Child(pid, report if report >= 0 else None)
+            self._watch(_Command(process, self._connections[fd], master, traced=traced))
+        if unserved is not None and unserved[0] in self._connections:
+            fd, message, fds = unserved
+            self._handle(self._connections[fd], message, fds)
+
+    def rest(self) -> None:
+        """Leave everything to another process; commands without a client just run on."""
+        for pid in self._commands:
+            self._memory.forget(pid)
+        self._listener.detach()
+
+    def listen(self) -> None:
+        self._listening = True
         self._loop.watch(self._listener.fileno(), self._accept)
 
     def _accept(self) -> None:
@@ -81,30 +136,41 @@ class ExecServer:
             connection = wire.accept(self._listener)
         except OSError:
             # The host has no descriptor left, and the client waits in the backlog.
+            self._listening = False
             self._loop.unwatch(self._listener.fileno())
-            self._loop.after(_ACCEPT, _PAUSE, self._listen)
+            self._loop.after(ACCEPT, _PAUSE, self.listen)
             return
-        if connection is None:
-            return
-        connection.setblocking(False)
+        if connection is not None:
+            connection.setblocking(False)
+            self._serve(connection)
+
+    def _serve(self, connection: _socket.socket) -> None:
         self._connections[connection.fileno()] = connection
         self._loop.watch(connection.fileno(), lambda: self._on_message(connection))
 
     def _on_message(self, connection: _socket.socket) -> None:
-        fds: List[int] = []
         try:
             message, fds = wire.receive_request(connection)
-            if message is None:
-                self._close(connection)
-            else:
-                self._dispatch(connection, message, fds)
         except BlockingIOError:
             return
-        except (OSError, LaunchError, LookupError, TypeError, ValueError):
+        except (OSError, LaunchError, TypeError, ValueError, EOFError):
             # Not a request of our client.
             self._close(connection)
-        finally:
-            wire.close_all(fds)
+            return
+        if message is None:
+            self._close(connection)
+        else:
+            self._handle(connection, message, fds)
+
+    def _handle(self, connection: _socket.socket, message: wire.Message, fds: List[int]) -> None:
+        try:
+            self._dispatch(connection, message, fds)
+        except TakeOver:
+            self.unserved = (connection.fileno(), message, fds)
+            raise
+        except (OSError, LaunchError, LookupError, TypeError, ValueError):
+            self._close(connection)
+        wire.close_all(fds)
 
     def _dispatch(self, connection: _socket.socket, message: wire.Message, fds: List[int]) -> None:
         operation = message["op"]
@@ -152,7 +218,7 @@ class ExecServer:
                 master.append(self._open_master(message.get("size")))
                 slave_flags = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
                 stdio = [fcntl.ioctl(master[0], _TIOCGPTPEER, slave_flags)] * 3
-            process = child.spawn(command, stdio, tty=tty)
+            process = child.spawn(self._memory.clone, command, stdio, tty=tty)
         except OSError as error:
             wire.close_all(master)
             reason = f"starting the command: {error.strerror}"
@@ -162,9 +228,12 @@ class ExecServer:
             if tty and stdio:
                 os.close(stdio[0])
         traced = message["op"] == "trace"
-        entry = self._commands[process.pid] = _Command(process, connection, master, traced=traced)
-        if process.report is not None:
-            self._loop.watch(process.report, lambda: self._decided(entry))
+        self._watch(_Command(process, connection, master, traced=traced))
+
+    def _watch(self, command: _Command) -> None:
+        self._commands[command.process.pid] = command
+        if command.process.report is not None:
+            self._loop.watch(command.process.report, lambda: self._decided(command))
 
     def _own(self, fd: int) -> int:
         """The sandbox's null device in place of the host's, whose locks and times all share."""
@@ -190,7 +259,9 @@ class ExecServer:
             wire.reply(command.connection, {"error": text, "code": code})
         else:
             wire.reply(command.connection, {"pid": command.process.pid}, command.master)
-        wire.close_all(command.master)
+        for fd in command.master:
+            retire(fd)
+        command.master = []
 
     @property
     def is_tracing(self) -> bool:
@@ -212,10 +283,7 @@ class ExecServer:
         """Forget a client that is gone; its command runs on, unless it is traced."""
         for pid in [p for p, c in self._commands.items() if c.connection is connection]:
             if self._commands[pid].traced:
-                try:
-                    os.killpg(pid, signal.SIGKILL)
-                except OSError:
-                    continue  # it is no group's leader yet, and ends without its tracer
+                child.kill(pid)
         self._loop.unwatch(connection.fileno())
         del self._connections[connection.fileno()]
-        connection.close()
+        retire(connection.detach())

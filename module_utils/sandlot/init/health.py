@@ -14,13 +14,12 @@ import os
 import select
 import time
 
-from ..kernel.signals import signal
 from . import child
 from .status import NO_HEALTH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Mapping, Optional, Protocol, Sequence, Union
+    from typing import Any, Callable, List, Mapping, Optional, Protocol, Sequence, Tuple, Union
 
     from ..kernel.loop import Loop
     from .status import Status
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
     # Runs a command with a descriptor for its output.
     Spawn = Callable[[Sequence[str], int], child.Child]
     Probe = Union["Command", "Connection"]
+
+    Saved = Tuple[int, bool, float, float, bytes, bool]
 
     class Done(Protocol):
         def __call__(self, output: bytes, *, ok: bool) -> None: ...
@@ -40,7 +41,7 @@ STARTING, HEALTHY, UNHEALTHY = "starting", "healthy", "unhealthy"
 # The last bytes of a check's output that are kept.
 OUTPUT = 4096
 FIRST_PAUSE = 0.1
-_TIMER = "check"
+CHECK = "check"
 
 
 class Health:
@@ -69,7 +70,24 @@ class Health:
         self._pause = FIRST_PAUSE
         self._counts = 0.0
         self._shown = b""
-        self._status.update(health=STARTING, failing_streak=0)
+
+    @property
+    def checking(self) -> bool:
+        return self._probe is not None
+
+    @property
+    def pids(self) -> List[int]:
+        """Processes to hear of when another supervisor goes on."""
+        return [self._overdue] if self._overdue else []
+
+    def saved(self) -> Saved:
+        return self._overdue, self._proven, self._pause, self._counts, self._shown, self.checking
+
+    def restore(self, saved: Saved) -> None:
+        """Go on; a check that was being made is made again."""
+        self._overdue, self._proven, self._pause, self._counts, self._shown, checking = saved
+        if checking:
+            self._loop.after(CHECK, 0.0, self.check)
 
     def begin(self) -> None:
         """Begin to check: the workload has been started."""
@@ -77,11 +95,11 @@ class Health:
         self._pause = FIRST_PAUSE
         self._counts = time.monotonic() + self.config["start_period"]
         self._tell(STARTING, 0)
-        self._loop.after(_TIMER, FIRST_PAUSE, self._check)
+        self._loop.after(CHECK, FIRST_PAUSE, self.check)
 
     def end(self) -> None:
         """Stop checking, as the workload ends; the present check does not count."""
-        self._loop.cancel(_TIMER)
+        self._loop.cancel(CHECK)
         probe, self._probe = self._probe, None
         if probe is not None:
             probe.kill()
@@ -113,11 +131,11 @@ class Health:
 
     # -- one check
 
-    def _check(self) -> None:
+    def check(self) -> None:
         if self._overdue:
             self._finished(b"the last check still runs, though it was killed", ok=False)
             return
-        self._loop.after(_TIMER, self.config["timeout"], self._time_is_up)
+        self._loop.after(CHECK, self.config["timeout"], self.time_is_up)
         try:
             probe: Probe
             if "argv" in self.config:
@@ -129,7 +147,7 @@ class Health:
         except OSError as error:
             self._finished(_text(error), ok=False)
 
-    def _time_is_up(self) -> None:
+    def time_is_up(self) -> None:
         probe = self._probe
         if probe is None:
             return
@@ -143,14 +161,14 @@ class Health:
         probe, self._probe = self._probe, None
         if probe is not None:
             probe.close()
-        self._loop.cancel(_TIMER)
+        self._loop.cancel(CHECK)
         self._keep(output)
         if not ok:
             self._failed()
             return
         self._proven = True
         self._tell(HEALTHY, 0)
-        self._loop.after(_TIMER, self.config["interval"], self._check)
+        self._loop.after(CHECK, self.config["interval"], self.check)
 
     # -- the verdict
 
@@ -172,7 +190,7 @@ class Health:
         if health == STARTING:
             pause = min(self._pause, interval, self._counts + interval - time.monotonic())
             self._pause *= 2
-        self._loop.after(_TIMER, max(0.0, pause), self._check)
+        self._loop.after(CHECK, max(0.0, pause), self.check)
 
     def _tell(self, health: str, streak: int) -> None:
         """Write the verdict only when it has changed, as each write wakes readers."""
@@ -238,14 +256,8 @@ class Command:
         return self._output
 
     def kill(self) -> None:
-        """Kill the command and its process group, which it may not have made yet."""
-        if self._process is None:
-            return
-        for kill in (os.killpg, os.kill):
-            try:
-                kill(self.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                continue  # it runs as another user, and is overdue until it ends
+        if self._process is not None:
+            child.kill(self.pid)
 
     def close(self) -> None:
         self._close_reader()

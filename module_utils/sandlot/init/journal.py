@@ -10,11 +10,16 @@ from __future__ import annotations
 import _socket
 import os
 
+from .memory import retire
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
     from ..site import SandboxPaths
+
+    # Whether the journal has ended the stream, lost bytes, the rest of a line.
+    Saved = Tuple[bool, int, bytes]
 
 # As docker and podman do: informational, and errors (syslog(3)).
 _LEVELS = {"stdout": 6, "stderr": 3}
@@ -35,6 +40,13 @@ class Journal:
     def __init__(self, fds: Sequence[int], _state: None) -> None:
         self._streams = dict(zip(_LEVELS, map(Stream, fds)))
 
+    def saved(self) -> List[Saved]:
+        return [stream.saved() for stream in self._streams.values()]
+
+    def restore(self, saved: Sequence[Saved]) -> None:
+        for stream, state in zip(self._streams.values(), saved):
+            stream.restore(state)
+
     def configure(self, config: Mapping[str, Any]) -> None:
         """Do nothing: the journal has no settings."""
 
@@ -50,6 +62,14 @@ class Stream:
         self._fd: Optional[int] = fd
         self._cut = b""
 
+    def saved(self) -> Saved:
+        return self._fd is None, self.lost, self._cut
+
+    def restore(self, saved: Saved) -> None:
+        ended, self.lost, self._cut = saved
+        if ended:
+            self._fd = None
+
     def write(self, lines: bytes) -> None:
         """Send lines; drop lines without room, and send their size once there is room again."""
         if self._fd is None:
@@ -61,7 +81,7 @@ class Stream:
             sent = 0 if self._cut else _sent(self._fd, data)
         except OSError:
             # The journal has ended. Only the next init gets a new connection.
-            os.close(self._fd)
+            retire(self._fd)
             self._fd = None
             return
         if not sent:

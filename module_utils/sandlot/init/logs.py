@@ -33,10 +33,16 @@ if TYPE_CHECKING:
 
         def configure(self, config: Mapping[str, Any]) -> None: ...
 
+        def saved(self) -> Any:
+            """Return a state from which another process goes on with the same descriptors."""
+
+        def restore(self, saved: Any) -> None: ...
+
         def write(self, stream: str, entries: List[bytes]) -> None: ...
 
     # Name, number of descriptors, state.
     Opened = Tuple[str, int, Any]
+    Saved = Tuple[Dict[str, bytes], List[Any]]
 
 SINKS: Dict[str, Type[Sink]] = {"ring": Ring, "journal": Journal}
 MAX_LINE = 16384
@@ -70,6 +76,14 @@ class Log:
     def configure(self, config: Mapping[str, Any]) -> None:
         for sink in self._sinks:
             sink.configure(config)
+
+    def saved(self) -> Saved:
+        return self._partial.copy(), [sink.saved() for sink in self._sinks]
+
+    def restore(self, saved: Saved) -> None:
+        self._partial = saved[0].copy()
+        for sink, state in zip(self._sinks, saved[1]):
+            sink.restore(state)
 
     @property
     def lost(self) -> int:

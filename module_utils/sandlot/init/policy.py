@@ -8,7 +8,9 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Mapping, Optional
+    from typing import Any, Mapping, Optional, Tuple
+
+    Saved = Tuple[bool, int, bool, bool, float]
 
 FIRST_DELAY = 0.1
 LONGEST_DELAY = 60.0
@@ -33,6 +35,12 @@ class Policy:
         self._restart = restart
         self.stop_signal = int(stop["signal"])
         self.stop_timeout = float(stop["timeout"])
+
+    def saved(self) -> Saved:
+        return self.stopping, self._failures, self._unhealthy, self._proven, self._started
+
+    def restore(self, saved: Saved) -> None:
+        self.stopping, self._failures, self._unhealthy, self._proven, self._started = saved
 
     def started(self) -> None:
         self._started = time.monotonic()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The life of zygote, joiners and inits: what they do until an init supervises.
+"""The life of zygote, joiners and inits: what they do until an init reaps.
 
 Each page that they write to costs every sandbox memory for its life. So they follow tables of
 system calls: the zygote those of the launcher, which fork joiners (launcher/zygote_client.py),
@@ -14,12 +14,14 @@ import os
 
 from .. import wire
 from ..kernel import calls
-from .logs import Log
+from .memory import CONFIG, STATE, Memory
+from .reaper import Reaper
+from .resume import recover, restore
 from .supervisor import Supervisor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, Dict, NoReturn
 
 # The numbers of init's descriptors: the builder's socket, then what comes with its table.
 PEER = 3
@@ -27,7 +29,7 @@ FIRST = PEER + 1
 NULL, PTS, LISTENER, STATUS, HEALTH, LOGS = range(FIRST, FIRST + 6)
 
 
-def follow(buffer: calls.Buffer) -> NoReturn:
+def follow(buffer: calls.Buffer, init: Reaper) -> NoReturn:
     """Follow the launcher's tables as zygote, then a builder's as joiner and as init."""
     try:
         number = buffer.follow(PEER)
@@ -39,18 +41,31 @@ def follow(buffer: calls.Buffer) -> NoReturn:
             os._exit(1)
     except ConnectionError:
         os._exit(1)  # whoever sends tables has ended or was killed
-    _supervise()
+    init.live(_first, _later)
+    os._exit(0)
 
 
-def _supervise() -> NoReturn:
+def _first(shared: Memory) -> Supervisor:
+    """Make the first supervisor of the sandbox, of what the builder sends."""
     peer = _socket.socket(fileno=PEER)
     config, dummy = wire.receive_request(peer)
     if config is None:
         os._exit(1)
     sinks = LOGS + config["log_files"]
-    named = range(LOGS, sinks)
-    logs = Log(config["logs"], range(sinks, sinks + config["sinks"]), config)
-    server = _socket.socket(fileno=LISTENER)
-    files = {"status": STATUS, "health": HEALTH, "null": NULL, "pts": PTS}
-    Supervisor(config, peer, server, logs, named=named, **files).run()
-    os._exit(0)
+    files: Dict[str, Any] = {"status": STATUS, "health": HEALTH, "null": NULL, "pts": PTS}
+    files.update(listener=LISTENER, named=tuple(range(LOGS, sinks)))
+    files["sinks"] = tuple(range(sinks, sinks + config["sinks"]))
+    supervisor = Supervisor(shared, config, files)
+    supervisor.begin(peer)
+    return supervisor
+
+
+def _later(shared: Memory) -> Supervisor:
+    state = shared.load(STATE)
+    if state is None:
+        # The first one was killed before it knew what to do.
+        os._exit(1)
+    supervisor = Supervisor(shared, *shared.load(CONFIG))
+    restore(supervisor, state)
+    recover(supervisor)
+    return supervisor

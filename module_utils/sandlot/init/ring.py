@@ -34,6 +34,14 @@ class Ring:
         self._fds = fds
         self._current, self._size = place
 
+    def saved(self) -> int:
+        return self.lost
+
+    def restore(self, saved: int) -> None:
+        """Go on where the files end: their last writer may have been killed."""
+        self.lost = saved
+        self._current, self._size = newest(self._fds)
+
     def configure(self, config: Mapping[str, Any]) -> None:
         self._half = config["log_max_size"] // 2
 

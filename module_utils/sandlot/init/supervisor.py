@@ -1,133 +1,192 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""PID 1: one poll loop with timers only for pending work, so an idle sandbox never wakes up."""
+"""Supervises the workload: one poll loop, in a child of PID 1 that ends when nothing is to be done.
+
+After each turn it saves its state, from which another supervisor, or PID 1 itself, goes on: when it
+has ended for lack of work, and when it was killed. Nothing is lost by that but an interrupted turn,
+which is made again.
+"""
 
 from __future__ import annotations
 
+import _socket
 import os
 import time
 
 from .. import wire
-from ..kernel import pid_one
 from ..kernel.loop import Loop
-from ..kernel.signals import NOT_FORWARDED, signal
-from . import child
+from ..kernel.signals import signal
+from . import child, memory, resume
 from .exec import ExecServer
 from .health import STARTING, UNHEALTHY, Health
 from .logs import Log
 from .policy import Policy
+from .reaper import ASLEEP, DONE
 from .status import Status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import _socket
     from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+    from .reaper import Reaper
+
+    # Descriptors by name: lists for ``named`` (readers of FIFOs, for output that is written to
+    # process 1) and ``sinks``.
+    Files = Mapping[str, Any]
 
 _STREAMS = ("stdout", "stderr")
 # The timer that starts and ends the workload.
-MAIN = "main"
-CAUGHT = tuple(sorted(int(number) for number in signal.valid_signals() - NOT_FORWARDED))
+MAIN = resume.MAIN
 # Making keys takes a second or two, and longer when many sandboxes do so at once.
 PREPARATION_SECONDS = 120.0
 # How long a held start waits for the command that is to be traced in its place.
 HOLD_SECONDS = 30.0
 # How often a start looks whether a command is still traced.
 TRACE_PAUSE = 0.2
-# Made here, as the numbers on the way to it would take memory in each sandbox.
-_CAUGHT_SET = pid_one.signal_set(CAUGHT)
+# How long a supervisor waits for more work: starting another one costs as much CPU as ten turns.
+LINGER = 2.0
 _WARM_UP = {"interval": 1.0, "timeout": 1.0, "retries": 3, "start_period": 0.0, "action": "none"}
 
 
 class Supervisor:
-    """Runs the workload, restarts it by policy, reaps everything, forwards signals, serves exec."""
+    """Runs the workload, restarts it by policy, logs its output, checks its health, serves exec."""
 
-    def __init__(
-        self,
-        config: Dict[str, Any],
-        peer: _socket.socket,
-        listener: _socket.socket,
-        logs: Log,
-        *,
-        status: int,
-        health: int,
-        null: int,
-        pts: int,
-        named: Sequence[int] = (),
-    ) -> None:
+    def __init__(self, shared: memory.Memory, config: Dict[str, Any], files: Files) -> None:
+        self.memory = shared
         self.config = config
-        self.peer: Optional[_socket.socket] = peer
-        self.logs = logs
-        self.status = Status(status, config["restarts"])
+        self.files = files
+        self.peer: Optional[_socket.socket] = None
+        self.logs = Log(config["logs"], files["sinks"], config)
+        self.status = Status(files["status"], config["restarts"])
         self.policy = Policy(config["restart"], config["stop"])
-        self.null = null
-        # Readers of FIFOs, for output that is written to process 1.
-        self.named = named
+        self.null = files["null"]
         self.main: Optional[child.Child] = None
         self.streams: Dict[int, str] = {}
         self.loop = Loop()
-        self.exec = ExecServer(self.loop, config, listener, null, pts, self.stop, self.configure)
-        self.health_output = health
+        listener = _socket.socket(fileno=files["listener"])
+        ends = (self.stop, self.configure, shared)
+        self.exec = ExecServer(self.loop, config, listener, self.null, files["pts"], *ends)
         self.health: Optional[Health] = None
         self.ending = False
         self.preparing = False
         self.held = False
         self.done = False
+        self.saved: Dict[str, Any] = {}
+        self.changed = True
+        # Processes whose end has been handled, which is to be saved.
+        self._handled: List[int] = []
 
-    def run(self) -> None:
-        self._watch_signals()
-        for stream, reader in zip(_STREAMS, self.named):
-            self._watch_output(stream, reader)
-        self._set_healthcheck(self.config["healthcheck"])
+    def begin(self, peer: Optional[_socket.socket]) -> None:
+        """Begin the life of a sandbox; ``peer`` is told of the first start."""
+        self.peer = peer
+        for stream, reader in zip(_STREAMS, self.files["named"]):
+            self.watch_output(stream, reader)
+        self.set_healthcheck(self.config["healthcheck"])
         if self.config.pop("held", False):
             self._hold()
         elif "first_start" in self.config:
-            self._prepare(self.config.pop("first_start"))
+            self.preparing = True
+            self.loop.after(MAIN, 0.0, self.prepare)
         else:
-            self.start()
+            self.loop.after(MAIN, 0.0, self.start)
+        self.save()
+
+    def run(self, init: Optional[Reaper]) -> int:
+        """Work until there is nothing to do: ASLEEP, or DONE; ``init`` is given in PID 1 alone."""
+        if init is not None:
+            self.loop.watch(self.memory.ints[memory.QUEUE], init.on_signals)
+        self.loop.watch(self.memory.ints[memory.ENDED], self.reap)
+        self.reap()
         while not self.done:
-            self.loop.turn()
+            resting = self._may_rest()
+            try:
+                acted = self.loop.turn(LINGER if resting else None)
+            except memory.TakeOver:
+                # The turn is made again, but its request has been received.
+                self.memory.save(memory.STATE, {**self.saved, "unserved": self.exec.unserved})
+                raise
+            if self.save() and resting and not acted:
+                due = [due for dummy, due, dummy in self.loop.timers]
+                readers = [self.files["listener"], *self.streams]
+                self.memory.sleep(readers, min(due) if due else None)
+                self.exec.rest()
+                return ASLEEP
+        return DONE
+
+    def _may_rest(self) -> bool:
+        """Whether all that can happen next is in the state: timers, the workload, descriptors."""
+        if self.peer or self.preparing or self.held or self.ending or self.policy.stopping:
+            return False
+        starting = self.main is not None and self.main.report is not None
+        checking = self.health is not None and self.health.checking
+        busy = starting or checking or self.exec.busy
+        return not busy and memory.can_watch(1 + len(self.streams))
+
+    # -- the state
+
+    def save(self) -> bool:
+        """Save what has changed; the next supervisor begins with that."""
+        try:
+            if self.changed:
+                self.memory.save(memory.CONFIG, (self.config, self.files))
+                self.changed = False
+            state = resume.state(self)
+            if state != self.saved:
+                self.memory.save(memory.STATE, state)
+                self.saved = state
+        except OSError:
+            return False  # the sandbox has used up its memory; saved again after the next turn
+        for pid in self._handled:
+            self.memory.forget(pid)
+        self._handled = []
+        memory.close_retired()
+        return True
 
     def warm_up(self) -> None:
         """Run the code of a start and of idle supervision, without a workload."""
-        self._watch_signals()
         self.status.update(state="running", pid=1, since=time.time())
         self.logs.feed("stderr", b"x\n")
-        self._healthcheck(_WARM_UP).warm_up()
+        self.healthcheck(_WARM_UP).warm_up()
+        self.set_main(child.Child(0, None))
+        self.save()
+        resume.restore(self, self.memory.load(memory.STATE))
         # A separate loop for the events, as no handler of the real loop may run.
         loop = Loop()
         loop.watch(self.null, lambda: None)
         loop.after(MAIN, 0.0, lambda: None)
         loop.turn(0.0)
-        os.close(self.signals)
+        self.exec.rest()
 
-    # -- signals and children
+    # -- children
 
-    def _watch_signals(self) -> None:
-        # The zygote has blocked them for all inits.
-        self.signals = pid_one.signal_queue(_CAUGHT_SET)
-        self.loop.watch(self.signals, self._on_signals)
-
-    def _on_signals(self) -> None:
-        for number in pid_one.queued(self.signals):
-            if number != signal.SIGCHLD and self.main is not None:
-                send_signal(self.main.pid, number)
-        self.reap()
+    def set_main(self, main: Optional[child.Child]) -> None:
+        self.main = main
+        self.memory.set_main(main.pid if main is not None else 0)
+        if main is not None and main.report is not None:
+            report = main.report
+            self.loop.watch(report, lambda: self._exec_decided(main, report))
 
     def reap(self) -> None:
-        """Collect every dead child, ours or adopted."""
-        while True:
-            try:
-                pid, wait_status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if pid == 0:
-                return
-            if os.WIFSTOPPED(wait_status):
-                pid_one.let_go(pid, wait_status)
-            else:
+        """Handle the ends of our processes."""
+        self.memory.drain()
+        for pid, wait_status in self.memory.ends():
+            if pid not in self._handled:
+                self._handled.append(pid)
                 self._on_exit(pid, wait_status)
-        if self.ending and self.main is None:
-            self._drained()
+        if self.ending and self.main is None and self._is_alone():
+            self.drained()
+
+    def _is_alone(self) -> bool:
+        """Whether the sandbox has no process but PID 1 and this one (kill(2))."""
+        if not self.memory.inside:
+            return False
+        try:
+            os.kill(-1, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
 
     def _on_exit(self, pid: int, wait_status: int) -> None:
         if self.main is not None and pid == self.main.pid:
@@ -142,20 +201,21 @@ class Supervisor:
 
     # -- the workload
 
-    def _prepare(self, argv: Sequence[str]) -> None:
+    def prepare(self) -> None:
         """Run the image's preparation first; the workload follows, however that ends."""
-        self.preparing = True
-        self._run({**self.config, "argv": argv})
-        self.loop.after(MAIN, PREPARATION_SECONDS, lambda: signal_all(signal.SIGKILL))
+        self._run({**self.config, "argv": self.config["first_start"]})
+        self.loop.after(MAIN, PREPARATION_SECONDS, self.kill_all)
 
     def _prepared(self, code: int) -> None:
         self.preparing = False
+        self.config.pop("first_start", None)
+        self.changed = True
         self.loop.cancel(MAIN)
         self._drain_output()
         if code:
             self.logs.feed("stderr", b"sandlot: the first start ended with status %d\n" % code)
         if self.policy.stopping:
-            self._drained()
+            self.drained()
         else:
             self.start()
 
@@ -166,7 +226,7 @@ class Supervisor:
         self.loop.after(MAIN, HOLD_SECONDS, self.start)
         if self.peer is not None:
             self.peer.send(b"started 1")
-            self.peer.close()
+            memory.retire(self.peer.detach())
             self.peer = None
 
     def start(self) -> None:
@@ -185,7 +245,7 @@ class Supervisor:
                 ends += os.pipe()
                 # A server that has dropped its rights may open /dev/stderr, too.
                 os.fchmod(ends[-1], 0o622)
-            self.main = main = child.spawn(command, [self.null, ends[1], ends[3]])
+            main = child.spawn(self.memory.clone, command, [self.null, ends[1], ends[3]])
         except OSError as error:
             wire.close_all(ends)
             self._not_spawned(error)
@@ -193,23 +253,21 @@ class Supervisor:
         for stream, reader, writer in zip(_STREAMS, ends[::2], ends[1::2]):
             os.close(writer)
             os.set_blocking(reader, False)
-            self._watch_output(stream, reader)
-        report = main.report
-        if report is not None:
-            self.loop.watch(report, lambda: self._exec_decided(main, report))
+            self.watch_output(stream, reader)
+        self.set_main(main)
 
     def _not_spawned(self, error: OSError) -> None:
         text = f"starting the workload: {error.strerror}"
         self.logs.feed("stderr", f"sandlot: {text}\n".encode())
         self.status.values.update(exit_code=child.NOT_EXECUTABLE, signal=0)
         if self.peer is None:
-            self._drained()
+            self.drained()
             return
         wire.reply(self.peer, {"error": text, "errno": error.errno or 0})
         self.status.update(state="exited", final=True)
         self.done = True
 
-    def _watch_output(self, stream: str, reader: int) -> None:
+    def watch_output(self, stream: str, reader: int) -> None:
         self.streams[reader] = stream
         self.loop.watch(reader, lambda: self._on_output(reader))
 
@@ -226,7 +284,7 @@ class Supervisor:
         self.logs.flush(stream)
         del self.streams[reader]
         self.loop.unwatch(reader)
-        os.close(reader)
+        memory.retire(reader)
         return False
 
     def _drain_output(self) -> None:
@@ -262,7 +320,7 @@ class Supervisor:
                 peer.send(b"started 1")
         except OSError:
             pass  # the builder was killed after it had recorded init; the sandbox goes on
-        peer.close()
+        memory.retire(peer.detach())
         self.peer = None
 
     def _main_exited(self, main: child.Child, wait_status: int) -> None:
@@ -270,7 +328,7 @@ class Supervisor:
             self._exec_decided(main, main.report)
         if self.done:
             return
-        self.main = None
+        self.set_main(None)
         if self.preparing:
             self._prepared(exit_code(wait_status))
             return
@@ -278,6 +336,7 @@ class Supervisor:
 
     def _run_ended(self, wait_status: int) -> None:
         self.ending = True
+        self.memory.tell_all(every=True)
         # Before the status: a reader of the final status looks at the last lines of the log.
         self._drain_output()
         if self.health is not None:
@@ -288,26 +347,35 @@ class Supervisor:
         self.status.update(state="stopping", lost_log_bytes=self.logs.lost)
         self.loop.cancel(MAIN)
         if self.policy.stopping:
-            self._drained()
+            self.drained()
             return
-        self._end_rest()
+        self.end_rest()
 
-    def _end_rest(self) -> None:
+    def end_rest(self) -> None:
         """End what the workload left, once no command is traced any more."""
         if self.exec.is_tracing and not self.policy.stopping:
-            self.loop.after(MAIN, TRACE_PAUSE, self._end_rest)
+            self.loop.after(MAIN, TRACE_PAUSE, self.end_rest)
             return
-        signal_all(signal.SIGTERM)
-        self.loop.after(MAIN, self.policy.stop_timeout, self._kill_rest)
+        self._signal_all(signal.SIGTERM)
+        self.loop.after(MAIN, self.policy.stop_timeout, self.kill_rest)
 
-    def _kill_rest(self) -> None:
+    def kill_rest(self) -> None:
         """Kill processes that ignored SIGTERM; those beyond our rights end with init."""
-        signal_all(signal.SIGKILL)
-        self.loop.after(MAIN, 1.0, self._drained)
+        self.kill_all()
+        self.loop.after(MAIN, 1.0, self.drained)
 
-    def _drained(self) -> None:
+    def kill_all(self) -> None:
+        self._signal_all(signal.SIGKILL)
+
+    def _signal_all(self, number: int) -> None:
+        """Signal all processes of the sandbox, but PID 1 and this one."""
+        if self.memory.inside:
+            send_signal(-1, number)
+
+    def drained(self) -> None:
         """Start again by policy, or end, after the last process of a run has ended."""
         self.ending = False
+        self.memory.tell_all(every=False)
         self.loop.cancel(MAIN)
         code = int(self.status.values["exit_code"])
         delay = self.policy.restart_delay(code)
@@ -331,7 +399,7 @@ class Supervisor:
         self.status.update(state="stopping")
         if self.main is None:
             if not self.ending:
-                self._drained()
+                self.drained()
             return
         if self.health is not None:
             self.health.end()
@@ -339,7 +407,7 @@ class Supervisor:
 
     def _end_main(self, main: child.Child) -> None:
         send_signal(main.pid, self.policy.stop_signal)
-        self.loop.after(MAIN, self.policy.stop_timeout, lambda: signal_all(signal.SIGKILL))
+        self.loop.after(MAIN, self.policy.stop_timeout, self.kill_all)
 
     def condemn(self, streak: int, *, proven: bool) -> None:
         """End an unhealthy workload as a stop does, then start it again."""
@@ -357,33 +425,37 @@ class Supervisor:
                 self.config.pop(key, None)
             else:
                 self.config[key] = value
+        self.changed = True
         self.policy.configure(self.config["restart"], self.config["stop"])
         self.logs.configure(self.config)
-        self._set_healthcheck(self.config.get("healthcheck"))
+        self.set_healthcheck(self.config.get("healthcheck"))
 
-    def _set_healthcheck(self, config: Optional[Mapping[str, Any]]) -> None:
+    def set_healthcheck(self, config: Optional[Mapping[str, Any]]) -> None:
         """Start over with the checks if the healthcheck has changed."""
         if config == (self.health.config if self.health is not None else None):
             return
         if self.health is not None:
             self.health.remove()
-        self.health = self._healthcheck(config) if config else None
-        if self.health is not None and self.status.values["state"] == "running":
-            self.health.begin()
+        self.health = self.healthcheck(config) if config else None
+        if self.health is not None:
+            self.status.update(health=STARTING, failing_streak=0)
+            if self.status.values["state"] == "running":
+                self.health.begin()
 
-    def _healthcheck(self, config: Mapping[str, Any]) -> Health:
+    def healthcheck(self, config: Mapping[str, Any]) -> Health:
         return Health(
             self.loop,
             self.status,
             config,
-            output=self.health_output,
+            output=self.files["health"],
             spawn=self._spawn_check,
             condemn=self.condemn,
         )
 
     def _spawn_check(self, argv: Sequence[str], writer: int) -> child.Child:
         """Run a check's command as the workload would run it."""
-        return child.spawn({**self.config, "argv": argv}, [self.null, writer, writer])
+        stdio = [self.null, writer, writer]
+        return child.spawn(self.memory.clone, {**self.config, "argv": argv}, stdio)
 
 
 def send_signal(pid: int, number: int) -> None:
@@ -391,12 +463,6 @@ def send_signal(pid: int, number: int) -> None:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):
         return
-
-
-def signal_all(number: int) -> None:
-    """Signal all processes of the sandbox; called outside of PID 1, all of the host."""
-    if os.getpid() == 1:
-        send_signal(-1, number)
 
 
 def exit_code(wait_status: int) -> int:

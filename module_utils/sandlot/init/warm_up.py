@@ -14,7 +14,8 @@ import os
 from .. import wire
 from ..kernel import calls
 from ..kernel.call_table import Table
-from .logs import SINKS, Log
+from .logs import SINKS
+from .reaper import Reaper
 from .supervisor import Supervisor
 
 TYPE_CHECKING = False
@@ -26,23 +27,22 @@ ROUNDS = 10
 _CALLS = 8
 
 
-def run(buffer: calls.Buffer) -> None:
+def run(buffer: calls.Buffer, init: Reaper) -> None:
     _tables(buffer)
     opened = [(name, *sink.sample) for name, sink in SINKS.items()]
     count = 4 + sum([sink.sample[0] for sink in SINKS.values()])
     fds = [os.memfd_create("warm-up") for dummy in range(count)]
     config = _messages(fds)
-    supervisor = Supervisor(
-        config,
-        _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET),
-        _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET),
-        Log(opened, fds[4:], config),
-        status=fds[0],
-        health=fds[1],
-        null=fds[2],
-        pts=fds[3],
-    )
-    supervisor.warm_up()
+    config["logs"] = opened
+    listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    files = dict(zip(("status", "health", "null", "pts"), fds))
+    init.memory.open()
+    Supervisor(
+        init.memory, config, {**files, "listener": listener.fileno(), "named": (), "sinks": fds[4:]}
+    ).warm_up()
+    init.warm_up()
+    init.memory.close()
+    listener.close()
     wire.close_all(fds)
 
 

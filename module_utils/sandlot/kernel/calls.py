@@ -58,7 +58,9 @@ class Buffer:
 
     def __init__(self) -> None:
         flags = (_PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS, -1, 0)
-        self.address = check(call(_SYS_MMAP, 0, SIZE, *flags), "mmap")
+        self.address = check(call(_SYS_MMAP, 0, SIZE + PAGE, *flags), "mmap")
+        # A page for its user, who may map something else in its place.
+        self.shared = self.address + SIZE
         memory = memoryview((ctypes.c_char * SIZE).from_address(self.address)).cast("B")
         self._longs = memory.cast("q")
         self._ints = memory.cast("i")

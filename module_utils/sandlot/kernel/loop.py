@@ -9,9 +9,11 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Dict, Optional, Tuple
+    from typing import Callable, Dict, List, Optional, Tuple
 
     Handler = Callable[[], object]
+    # Its name, when it is due, the name of the method that it calls.
+    Timer = Tuple[str, float, str]
 
 
 class Loop:
@@ -30,18 +32,28 @@ class Loop:
 
     def after(self, timer: str, seconds: float, action: Handler) -> None:
         """Call ``action`` later; a second call for the same name replaces the first."""
-        self._timers[timer] = (time.monotonic() + seconds, action)
+        self.at(timer, time.monotonic() + seconds, action)
+
+    def at(self, timer: str, due: float, action: Handler) -> None:
+        """Call ``action`` at a time of the monotonic clock, which all processes share."""
+        self._timers[timer] = (due, action)
 
     def cancel(self, timer: str) -> None:
         self._timers.pop(timer, None)
 
-    def turn(self, seconds: Optional[float] = None) -> None:
-        """Wait, at most ``seconds``, for events and timers, and handle them."""
+    @property
+    def timers(self) -> List[Timer]:
+        return [(name, due, call.__name__) for name, (due, call) in self._timers.items()]
+
+    def turn(self, seconds: Optional[float] = None) -> bool:
+        """Wait, at most ``seconds``, for events and timers, and handle them; whether one came."""
         now = time.monotonic()
         waits = [due - now for due, dummy in self._timers.values()]
         waits += [] if seconds is None else [seconds]
         limit = max(0, int(min(waits) * 1000) + 1) if waits else None
-        for fd, dummy in self._poller.poll(limit):
+        events = self._poller.poll(limit)
+        acted = bool(events)
+        for fd, dummy in events:
             # An earlier handler of this turn may have removed this one.
             handler = self._handlers.get(fd)
             if handler is not None:
@@ -51,4 +63,6 @@ class Loop:
             # An earlier timer may have removed this one.
             if timer[0] <= now and self._timers.get(name) is timer:
                 del self._timers[name]
+                acted = True
                 timer[1]()
+        return acted

@@ -17,7 +17,8 @@ import os
 import sys
 
 from ..init import process, warm_up
-from ..init.supervisor import CAUGHT
+from ..init.memory import CAUGHT, Memory
+from ..init.reaper import Reaper
 from ..kernel import calls, confine, libc
 from ..kernel.signals import signal
 from . import inherited
@@ -68,8 +69,9 @@ def _serve(buffer: calls.Buffer) -> NoReturn:
     confine.prctl(confine.PR_SET_PDEATHSIG, int(signal.SIGKILL))
     # Init reads them from a descriptor of its own.
     signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)
+    init = Reaper(Memory(buffer.shared))
     for dummy in range(warm_up.ROUNDS):
-        warm_up.run(buffer)
+        warm_up.run(buffer, init)
     gc.collect()
     gc.freeze()
-    process.follow(buffer)
+    process.follow(buffer, init)
