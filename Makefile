@@ -92,7 +92,7 @@ unit: $(VENV)/.test ## Tests that need no root
 	@$(ours)
 	@"$(BIN)/pytest" tests/unit
 
-integration: test-packages $(VENV)/.dev ## Tests that make real sandboxes
+integration: test-packages $(VENV)/.test ## Tests that make real sandboxes
 	@$(AS_ROOT) "$(BIN)/pytest" -p no:cacheprovider -n $(WORKERS) --dist loadfile $(TESTS)
 
 molecule: test-packages $(VENV)/.dev ## Deploy, crash, repair and remove, as a user would
@@ -101,14 +101,14 @@ molecule: test-packages $(VENV)/.dev ## Deploy, crash, repair and remove, as a u
 
 # Emulated unless KVM=1 is given: some machines have a /dev/kvm on which guests hang.
 # All releases at a time, unless GUESTS is the number of them.
-test-vm: vm-packages $(VENV)/.dev ## Deploy, reboot and cut the power of Debian hosts in QEMU
+test-vm: vm-packages $(VENV)/.test ## Deploy, reboot and cut the power of Debian hosts in QEMU
 	@$(AS_ROOT) SANDLOT_VM_KVM=$(KVM) SANDLOT_VM_SUITES="$(SUITES)" "$(BIN)/pytest" -p no:cacheprovider -n $(or $(GUESTS),$(words $(SUITES))) tests/vm
 
 # Each newcomer has a process, as they wait for downloads most of the time.
 newcomer: newcomer-packages $(VENV)/.test ## Type what the README says on pristine Debian 12, 13 and sid
 	@$(AS_ROOT) "$(BIN)/pytest" -p no:cacheprovider -n 3 tests/newcomer
 
-pythons: test-packages $(VENV)/.dev ## Each module on hosts with Python 3.9 to 3.14
+pythons: test-packages $(VENV)/.test ## Each module on hosts with Python 3.9 to 3.14
 	@$(AS_ROOT) "$(BIN)/pytest" -p no:cacheprovider -rs tests/pythons
 
 # All parts, or those of PARTS; SMALL=1 tries the bench itself.
@@ -117,7 +117,7 @@ bench: test-packages $(VENV)/.bench ## Measure, and compare with public tools
 	@$(AS_ROOT) "$(BIN)/python" bench/run.py $(if $(SMALL),--small) $(PARTS)
 
 # Half an hour on two processors; the results of each step are in build/sweep.jsonl while it runs.
-sweep: test-packages $(VENV)/.dev ## Each fault at each system call of a run, and the tables of it
+sweep: test-packages $(VENV)/.test ## Each fault at each system call of a run, and the tables of it
 	@mkdir -p build && rm -f build/sweep.jsonl
 	@$(AS_ROOT) "$(BIN)/python" tests/sweep/run.py --append build/sweep.jsonl || failed=$$?; \
 	  $(AS_ROOT) "$(BIN)/python" tests/sweep/run.py --summary build/sweep.jsonl; exit $${failed:-0}
