@@ -17,7 +17,7 @@ from .signals import signal
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from subprocess import CompletedProcess, Popen
-    from typing import Any, Callable, Mapping, Optional, Sequence
+    from typing import IO, Any, Callable, Mapping, Optional, Sequence
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # The path for programs of the distribution.
@@ -42,16 +42,25 @@ def run(
     import subprocess
 
     _require_exit_codes(argv)
-    return subprocess.run(
-        argv,
-        input=text,
-        stdin=subprocess.DEVNULL if text is None else None,
-        capture_output=True,
-        encoding="utf-8",
-        errors="surrogateescape",
-        env={**(os.environ if env is None else env), "LC_ALL": "C"},
-        check=False,
-    )
+    # Into memory: nft writes each element of a set by itself, and a pipe would wake us for each.
+    with _captured() as output, _captured() as complaints:
+        done = subprocess.run(
+            argv,
+            input=None if text is None else text.encode("utf-8", "surrogateescape"),
+            stdin=subprocess.DEVNULL if text is None else None,
+            stdout=output,
+            stderr=complaints,
+            env={**(os.environ if env is None else env), "LC_ALL": "C"},
+            check=False,
+        )
+        for file in (output, complaints):
+            file.seek(0)
+        texts = output.read(), complaints.read()
+    return subprocess.CompletedProcess(argv, done.returncode, *texts)
+
+
+def _captured() -> IO[str]:
+    return open(os.memfd_create("output"), "w+", encoding="utf-8", errors="surrogateescape")
 
 
 def _require_exit_codes(argv: Sequence[str]) -> None:
