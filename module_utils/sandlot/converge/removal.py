@@ -123,6 +123,12 @@ def remove_images(context: Context) -> list[Operation]:
     planned = context.request.image_plan
     if planned is None:
         return []
+    before, used = context.observed.before.images, partial(_images_in_use, context)
+    return images.removals(context.site, planned, before, used)
+
+
+def _images_in_use(context: Context) -> list[Use]:
+    """The images that sandboxes and snapshots use after the run."""
     resolved = context.resolved
     others = {*resolved.targets, *resolved.removed, *_purged(context)}
     others.update(entry.snapshot.name for entry in context.due)
@@ -135,4 +141,4 @@ def remove_images(context: Context) -> list[Operation]:
         if snapshot and snapshot.record:
             image = snapshot.record.image
             used.append(Use(snapshot.name, "", image.digest, snapshot.ids.start, image.layers))
-    return images.removals(context.site, planned, context.observed.before.images, used)
+    return used

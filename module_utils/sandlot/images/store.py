@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, replace
-from typing import Dict, FrozenSet, Iterable, List, Mapping, Sequence, Set, Tuple
+from typing import Callable, Dict, FrozenSet, Iterable, List, Mapping, Sequence, Set, Tuple
 
 from .. import lock, store
 from ..errors import SpecError
@@ -80,16 +80,20 @@ def planned(
 
 
 def removals(
-    site: Site, plan: ImagePlan, known: Mapping[str, Image], used: Sequence[Use]
+    site: Site, plan: ImagePlan, known: Mapping[str, Image], used: Callable[[], Sequence[Use]]
 ) -> List[Operation]:
-    """Remove images at the end of a run, with the writer lock; ``used`` are the images in use."""
+    """Remove images at the end of a run, with the writer lock.
+
+    ``used`` tells the images in use; it reads all records, and most runs remove none.
+    """
     after = plan.after(known)
     gone = [name for name in known if name not in after]
-    records.check_unused(gone, used)
+    if not (gone or plan.sweeps or plan.makings or plan.purge or plan.prune):
+        return []
+    in_use = used()
+    records.check_unused(gone, in_use)
     operations = [_removal(site, known[name]) for name in gone]
-    if operations or plan.sweeps or plan.makings or plan.purge or plan.prune:
-        operations += _prune(site, _trees(site, after.values()), used)
-    return operations
+    return [*operations, *_prune(site, _trees(site, after.values()), in_use)]
 
 
 def operations(
@@ -101,7 +105,7 @@ def operations(
 ) -> List[Operation]:
     """The operations of a run for images alone; each takes the lock for itself."""
     plan = planned(site, specs, purge=purge, run_setup=run_setup)
-    going = removals(site, plan, records.observe(site), records.uses(site))
+    going = removals(site, plan, records.observe(site), lambda: records.uses(site))
     making = [operation.operation(operation.make) for operation in plan.makings]
     return [*plan.sweeps, *making, *(_locked(site, operation) for operation in going)]
 
