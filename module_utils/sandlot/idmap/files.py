@@ -182,6 +182,8 @@ def _ids(fields: list[str]) -> IdRange | None:
 def _number(text: str) -> int | None:
     """Parse a number as strtoul(3) with base 0 does, which shadow uses."""
     text = text.strip()
+    if text.isdecimal() and text.isascii() and text[0] != "0":
+        return int(text)
     octal = re.fullmatch(r"0[0-7]+", text)
     try:
         return int(text, 8 if octal else 0)
