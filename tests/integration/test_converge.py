@@ -342,18 +342,6 @@ def test_start_stop_restart_by_name(host: Deployment) -> None:
         converge.lifecycle(host.paths, ["a", "../b"], "stop")
 
 
-def test_a_restart_repairs_rules_that_are_gone(host: Deployment) -> None:
-    """It looks at the one sandbox, and at all of the host when that shows a fault."""
-    host.converged(sandbox("a"), sandbox("b"))
-    subprocess.run(["nft", "delete", "table", "inet", host.paths.nft_table], check=True)
-    done = converge.lifecycle(host.paths, ["a"], "restart")
-    assert any("replace nftables rules" in line for line in done.actions)
-    assert host.run(sandbox("a"), sandbox("b")).actions == []
-    assert converge.lifecycle(host.paths, ["a"], "restart").actions == [
-        "a: restart: asked (restart)"
-    ]
-
-
 def test_a_dead_launcher_is_noticed_and_replaced(host: Deployment) -> None:
     host.converged(sandbox("a"))
     pid = host.pid("a")
