@@ -51,6 +51,15 @@ class Life:
         )
         self.now.begin(peer)
 
+    def close(self) -> None:
+        now = self.now
+        now.save()
+        now.exec.rest()
+        sockets = [self.builder, self.listener, *now.exec._connections.values()]
+        for sock in [*sockets, *([now.peer] if now.peer else [])]:
+            sock.close()
+        memory.close_retired()
+
     def file(self, name: str) -> int:
         return os.open(self.place / name, os.O_RDWR | os.O_CREAT)
 
@@ -103,9 +112,17 @@ class Life:
         assert new == old
 
 
+def descriptors() -> set[int]:
+    with os.scandir("/proc/self/fd") as entries:
+        numbers = [int(entry.name) for entry in entries]
+    # But that of the directory.
+    return {fd for fd in numbers if os.path.lexists(f"/proc/self/fd/{fd}")}
+
+
 @pytest.fixture
 def alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Life]]:
     lives: list[Life] = []
+    before = descriptors()
 
     def begin(**changes: Any) -> Life:
         lives.append(Life(tmp_path, {**CONFIG, **changes}))
@@ -118,10 +135,10 @@ def alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     yield begin
     assert all(abs(pid) >= NO_PROCESS for pid, _ in sent)
     for life in lives:
-        life.memory.close()
-        wire.close_all(life.outputs)
-        life.now.exec.rest()
-        life.listener.close()
+        life.close()
+    # The rest has no owners.
+    for fd in descriptors() - before:
+        os.close(fd)
 
 
 def running(life: Life) -> int:
