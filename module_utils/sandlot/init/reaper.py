@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import gc
 import os
-import time
+from time import monotonic_ns
 
 from ..kernel import pid_one
 from ..kernel.calls import call
@@ -22,7 +22,23 @@ from ..kernel.confine import set_name
 from ..kernel.libc import AARCH64, SYS_CLONE
 from ..kernel.signals import signal
 from . import memory
-from .memory import COUNT, DUE, MAIN, OUTCOME, POLLIN, QUEUE, REAPED, RUNNING, SUPERVISOR
+from .memory import (
+    COUNT,
+    DUE,
+    END,
+    EVERY,
+    LAST,
+    MAIN,
+    NANOSECONDS,
+    OUTCOME,
+    POLLIN,
+    QUEUE,
+    REAPED,
+    RUNNING,
+    SECONDS,
+    SIGNALS_ROOM,
+    SUPERVISOR,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,11 +68,11 @@ _EVENTS = memory.POLLED // 4 + 1
 _SIGNALS = memory.SIGNALS // 4
 _SECOND = 1_000_000_000
 # PID 1 keeps the memory that it uses as a supervisor.
-_ATTEMPTS = (1, 2)
+_ATTEMPTS = 2
 
 
 class Reaper:
-    """PID 1."""
+    """PID 1. Most of it is one function, as the code of each further one is pages of its own."""
 
     def __init__(self, shared: memory.Memory) -> None:
         self.memory = shared
@@ -71,114 +87,87 @@ class Reaper:
         # As the table of calls has made them, one after the other.
         ints[memory.FILE], ints[QUEUE] = ints[memory.ENDED] - 1, ints[memory.END] + 1
         ints[memory.INSIDE] = os.getpid()
-        self.memory.poll(0, ints[QUEUE])
-        ints[COUNT] = 1
-        while self._supervise(first, later) != DONE:
-            self._sleep()
-            first = later
-
-    def warm_up(self) -> None:
-        """Run the code of a life without work."""
-        ints = self._ints
-        self.memory.poll(0, ints[QUEUE])
-        self.memory.tell_all(every=True)
-        self._note_end(1, 0)
-        self.memory.sleep([ints[memory.ENDED]], time.monotonic() + 1)
-        self._sleep()
-        self.memory.sleep([], time.monotonic() + 1e-4)
-        self._sleep()
-        ints[OUTCOME] = ASLEEP << 8
-        self._wait(0)
-        self.on_signals()
-
-    def _supervise(self, begin: Begin, resume: Begin) -> int:
-        """Let a supervisor do what there is to do: ASLEEP or DONE. A tenant may kill both."""
-        for dummy in _ATTEMPTS:
-            pid = call(SYS_CLONE, _CLONE_FLAGS, 0, 0, 0, 0, 0)
+        ints[_EVENTS - 1], ints[_EVENTS] = ints[QUEUE], POLLIN
+        begin, attempts = first, 0
+        while True:
+            # Of a tenant that hunts supervisors, the third one is PID 1 itself. So is one that
+            # can't be forked, or could not fork.
+            pid = call(SYS_CLONE, _CLONE_FLAGS, 0, 0, 0, 0, 0) if attempts < _ATTEMPTS else -1
             if pid == 0:
                 _child(begin, self.memory)
-            if pid < 0:
-                break
-            status = self._wait(pid)
-            if status in (ASLEEP, DONE):
-                return status
-            begin = resume
-            if status == TAKE_OVER:
-                break
-        status = begin(self.memory).run(self)
-        # Its cycles would stay, as nothing else collects them.
-        gc.collect()
-        return status
+            if pid > 0:
+                ints[SUPERVISOR] = pid
+                self.wait()
+                status, begin = ints[OUTCOME], later
+            else:
+                status = begin(self.memory).run(self) << 8
+                # Its cycles would stay, as nothing else collects them.
+                gc.collect()
+            if status == DONE << 8:
+                return
+            attempts = _ATTEMPTS if status == TAKE_OVER << 8 else attempts + 1
+            if status == ASLEEP << 8:
+                attempts = 0
+                self.wait()
+            begin = later
 
-    def _wait(self, pid: int) -> int:
-        """Reap until the supervisor has ended; its exit status, 0 when it was killed."""
-        ints = self._ints
-        ints[SUPERVISOR] = pid
-        while ints[SUPERVISOR]:
-            call(_PPOLL, self._polled, 1, 0, 0, _SET_SIZE, 0)
-            self.on_signals()
-        outcome = ints[OUTCOME]
-        return 0 if outcome & 0xFF else outcome >> 8
+    def wait(self, *, turn: bool = False) -> None:
+        """Pass signals on and reap until the supervisor has ended; without one, until it has work.
 
-    def _sleep(self) -> None:
-        """Reap until there is work for a supervisor: an end, a time, a descriptor."""
-        ints, words = self._ints, self._words
+        For a ``turn``, do what there is to do.
+        """
+        make, ints, words = call, self._ints, self._words
+        supervised = ints[SUPERVISOR]
         while True:
-            for at in range(_FIRST, ints[memory.LAST], 2):
-                if ints[at] and ints[at + 1] != RUNNING:
-                    return
-            timeout = 0
-            if words[DUE]:
-                left = words[DUE] - time.monotonic_ns()
-                if left <= 0:
-                    return
-                timeout = self._timeout
-                words[memory.SECONDS], words[memory.NANOSECONDS] = divmod(left, _SECOND)
-            ready = call(_PPOLL, self._polled, ints[COUNT], timeout, 0, _SET_SIZE, 0)
-            if ready > 0 and ints[_EVENTS] != POLLIN:
+            count, timeout = 1, 0
+            if not supervised and not turn:
+                for at in range(_FIRST, ints[LAST], 2):
+                    if ints[at] and ints[at + 1] != RUNNING:
+                        return
+                count = ints[COUNT]
+                if words[DUE]:
+                    left = words[DUE] - monotonic_ns()
+                    if left <= 0:
+                        return
+                    timeout = self._timeout
+                    words[SECONDS] = left // _SECOND
+                    words[NANOSECONDS] = left % _SECOND
+            ready = 0 if turn else make(_PPOLL, self._polled, count, timeout, 0, _SET_SIZE, 0)
+            if turn or (ready > 0 and ints[_EVENTS] != POLLIN):
                 ready -= 1
-                self.on_signals()
-            if ready > 0:
+                size = SIGNALS_ROOM
+                while size == SIGNALS_ROOM:
+                    size = make(_READ, ints[QUEUE], self._read_to, SIGNALS_ROOM, 0, 0, 0)
+                    for at in range(_SIGNALS, _SIGNALS + size // 4, _SIGNAL):
+                        main = ints[MAIN]
+                        if ints[at] != _SIGCHLD and main and ints[main + 1] == RUNNING:
+                            make(_KILL, ints[main], ints[at], 0, 0, 0, 0)
+                # Ours, the supervisor's (CLONE_PARENT), adopted ones.
+                while True:
+                    pid = make(_WAIT4, -1, self._reaped, _WNOHANG_WUNTRACED, 0, 0, 0)
+                    if pid <= 0:
+                        break
+                    status = ints[REAPED]
+                    if status & 0xFF == 0x7F:
+                        self._stopped(pid, status)
+                        continue
+                    if pid == ints[SUPERVISOR]:
+                        ints[SUPERVISOR], ints[OUTCOME] = 0, status
+                        continue
+                    wanted = ints[EVERY]
+                    for at in range(_FIRST, ints[LAST], 2):
+                        if ints[at] == pid and ints[at + 1] == RUNNING:
+                            ints[at + 1] = status
+                            wanted = 1
+                    if wanted:
+                        # Without room in the pipe, it is readable anyway.
+                        make(_WRITE, ints[END], self._read_to, 1, 0, 0, 0)
+            if turn or (not ints[SUPERVISOR] if supervised else ready > 0):
                 return
 
     def on_signals(self) -> None:
-        """Pass signals on in the order of the queue, then reap."""
-        ints = self._ints
-        size = memory.SIGNALS_ROOM
-        while size == memory.SIGNALS_ROOM:
-            size = call(_READ, ints[QUEUE], self._read_to, memory.SIGNALS_ROOM, 0, 0, 0)
-            for at in range(_SIGNALS, _SIGNALS + size // 4, _SIGNAL):
-                main = ints[MAIN]
-                if ints[at] != _SIGCHLD and main and ints[main + 1] == RUNNING:
-                    call(_KILL, ints[main], ints[at], 0, 0, 0, 0)
-        self._reap()
-
-    def _reap(self) -> None:
-        """Collect every dead child: ours, the supervisor's (CLONE_PARENT), or adopted."""
-        ints = self._ints
-        while True:
-            pid = call(_WAIT4, -1, self._reaped, _WNOHANG_WUNTRACED, 0, 0, 0)
-            if pid <= 0:
-                return
-            status = ints[REAPED]
-            if status & 0xFF == 0x7F:
-                self._stopped(pid, status)
-            elif pid == ints[SUPERVISOR]:
-                ints[SUPERVISOR], ints[OUTCOME] = 0, status
-            else:
-                self._note_end(pid, status)
-
-    def _note_end(self, pid: int, status: int) -> None:
-        """Note the end of a process if a supervisor wants to know it."""
-        ints = self._ints
-        wanted = ints[memory.EVERY]
-        for at in range(_FIRST, ints[memory.LAST], 2):
-            if ints[at] == pid and ints[at + 1] == RUNNING:
-                ints[at + 1] = status
-                wanted = 1
-        if wanted:
-            # Without room in the pipe, it is readable anyway.
-            call(_WRITE, ints[memory.END], self._read_to, 1, 0, 0, 0)
+        """Do PID 1's own part of the work, as the supervisor that it is now."""
+        self.wait(turn=True)
 
     def _stopped(self, pid: int, status: int) -> None:
         """End a supervisor that the tenant has stopped; let go of a child that we trace."""
@@ -186,6 +175,18 @@ class Reaper:
             call(_KILL, pid, _SIGKILL, 0, 0, 0, 0)
         else:
             pid_one.let_go(pid, status)
+
+    def warm_up(self) -> None:
+        """Run the code of a life without work."""
+        ints = self._ints
+        ints[_EVENTS - 1], ints[_EVENTS] = ints[QUEUE], POLLIN
+        self.memory.sleep([ints[memory.ENDED]], monotonic_ns() / 1e9 + 1)
+        ints[EVERY] = 1
+        call(_WRITE, ints[END], self._read_to, 1, 0, 0, 0)
+        self.wait()
+        self.memory.sleep([], monotonic_ns() / 1e9 + 1e-4)
+        self.wait()
+        self.on_signals()
 
 
 def _child(begin: Begin, shared: memory.Memory) -> None:
