@@ -17,15 +17,19 @@ ALWAYS = {"policy": "unless-stopped", "retries": 0}
 SIZE = client.TOGETHER["start_all"]
 
 
-def test_one_of_many_fails_alone(sandbox_host: Host) -> None:
+def test_one_of_many_fails_alone(sandbox_host: Host, tmp_path: Path) -> None:
     """What the worker does for one leaves no trace in the next: names, namespaces, descriptors."""
     commands = [SLEEP] * SIZE
     commands[2] = ["no-such-program"]
+    commands[3] = ["sh", "-c", "echo $TOKEN; exec sleep 100000"]
     boxes = [
         sandbox_host.sandbox(f"n{i}", command, hostname=f"host-{i}")
         for i, command in enumerate(commands)
     ]
     boxes[4].write(sysctls={"net.ipv4.no_such": "1"})
+    # A value for one alone, whose start has a process of its own.
+    (tmp_path / "token").write_text("hidden")
+    boxes[3].write(secret_env={"TOKEN": str(tmp_path / "token")})
     names = [box.name for box in boxes]
     failed = sandbox_host.launcher.create(names)
     assert list(failed) == ["n4"] and "sysctls" in failed["n4"].message
@@ -33,6 +37,7 @@ def test_one_of_many_fails_alone(sandbox_host: Host) -> None:
     assert sorted(failed) == ["n2", "n4"]
     assert "no-such-program" in failed["n2"].message and "not pinned" in failed["n4"].message
     until(lambda: not children(zygote_of(sandbox_host.launcher_pid())))
+    boxes[3].until(lambda: boxes[3].log() == ["hidden"])
     running = [box for i, box in enumerate(boxes) if i not in (2, 4)]
     for box in running:
         assert box.shell("hostname").stdout == f"host-{names.index(box.name)}\n".encode()
