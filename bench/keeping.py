@@ -99,7 +99,7 @@ def _rebuild(ours: Ours, name: str) -> None:
 
 
 def rows(figures: Figures) -> list[Row]:
-    gigabytes = f"{figures['bytes'] / (1 << 30):g} GB"
+    gigabytes = f"{figures['bytes'] / (1 << 30):.3g} GB"
     steps = {
         "rebuild": f"a rebuild that sets {gigabytes} aside",
         "snapshot": f"a snapshot of {gigabytes}",

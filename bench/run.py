@@ -96,8 +96,10 @@ def _measure(names: Sequence[str], sizes: Sizes, podman: bool) -> tuple[Dict[str
             RAW.parent.mkdir(exist_ok=True)
             RAW.write_text(_json(result))
     finally:
-        bench.close()
-        shutil.rmtree(directory)
+        try:
+            bench.close()
+        finally:
+            shutil.rmtree(directory)
     return result, failures + [f"teardown left: {line}" for line in bench.remains]
 
 
