@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PACKAGE = "sandlot"
 ENGINE = "_engine"
-"""The argument of an action plugin: the digest of its engine, and where it has sent it to."""
+"""The argument of an action plugin: module, digest of the engine, and where it has been sent to."""
 
 
 def run(name: str, base: Type[Any], given: Optional[Json]) -> None:
@@ -35,7 +35,10 @@ def run(name: str, base: Type[Any], given: Optional[Json]) -> None:
     Tools that read the argument spec give none.
     """
     _check_python()
-    package = _package((given or {}).pop(ENGINE, None))
+    engine = (given or {}).pop(ENGINE, None)
+    package = _package(engine)
+    if given and engine:
+        name = given["_ansible_module_name"] = engine["module"]
     module = importlib.import_module(f"{package}.modules.{name}")
     shell = importlib.import_module(f"{package}.shell")
     shell.start(base, module.ARGUMENTS, given, module.action)

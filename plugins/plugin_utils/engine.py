@@ -15,6 +15,8 @@ from ..module_utils.sandlot import handover
 
 Json = dict[str, Any]
 _PYTHON = "ansible_python_interpreter"
+# Ansible packs a module once for all its tasks: this one carries all modules.
+CARRIER = "sandbox_info"
 
 
 class Action(ActionBase):
@@ -60,8 +62,13 @@ class Action(ActionBase):
         return self._execute({**arguments, handover.ENGINE: engine}, task_vars, in_background)
 
     def _execute(self, arguments: Json, task_vars: Json, wrap_async: bool = False) -> Json:
+        prefix, dot, name = self._task.action.rpartition(".")
+        arguments[handover.ENGINE]["module"] = name
         result: Json = self._execute_module(
-            module_args=arguments, task_vars=task_vars, wrap_async=wrap_async
+            module_name=f"{prefix}{dot}{CARRIER}",
+            module_args=arguments,
+            task_vars=task_vars,
+            wrap_async=wrap_async,
         )
         return result
 

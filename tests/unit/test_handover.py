@@ -39,10 +39,12 @@ def host(tmp_path: Path) -> Host:
             packed.writestr(f"sent/{name}", (ENGINE / name).read_bytes())
 
     def run(engine: dict[str, Any] | None, *, before: str = "", status: int = 0) -> Any:
-        given = {"names": ["a"], **({"_engine": engine} if engine is not None else {})}
+        given: dict[str, Any] = {"names": ["a"]}
+        if engine is not None:
+            given["_engine"] = {**engine, "module": "asked"}
         code = (
             f"import json, sys\n{before}\nsys.path.insert(0, sys.argv[1])\n"
-            "from sent import handover; handover.run('asked', None, json.loads(sys.argv[2]))"
+            "from sent import handover; handover.run('carrier', None, json.loads(sys.argv[2]))"
         )
         command = [sys.executable, "-c", code, str(module), json.dumps(given)]
         environment = {"SANDLOT_ROOT": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -73,11 +75,12 @@ def package(tmp_path: Path) -> Path:
 
 
 WANTED = handover.digest(SMALL)
+GIVEN = {"names": ["a"], "_ansible_module_name": "asked"}
 NEEDED = {"engine_needed": True}
 
 
 def test_the_same_engine_is_used_from_disk(host: Host, package: Path) -> None:
-    assert host({"digest": WANTED}) == [str(package / "modules/asked.py"), {"names": ["a"]}]
+    assert host({"digest": WANTED}) == [str(package / "modules/asked.py"), GIVEN]
     assert host({"digest": WANTED, "probe": True}) == {"engine_needed": False}
 
 
@@ -139,7 +142,7 @@ def test_what_was_sent_is_used_in_its_place(host: Host, package: Path, tmp_path:
     assert host(named)[0] == str(package / "modules/asked.py")
     (package / "shell.py").chmod(0o666)
     place, given = host(named)
-    assert place.startswith("/proc/self/fd/") and given == {"names": ["a"]}
+    assert place.startswith("/proc/self/fd/") and given == GIVEN
 
 
 def test_an_archive_that_was_changed_on_its_way_is_not_used(host: Host, tmp_path: Path) -> None:

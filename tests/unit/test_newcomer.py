@@ -177,7 +177,9 @@ def act(
     spec.loader.exec_module(module)
     monkeypatch.setattr(ActionBase, "run", lambda *_: {})
     action = object.__new__(module.ActionModule)
-    action._task = SimpleNamespace(args=arguments, async_val=0, check_mode=check)
+    action._task = SimpleNamespace(
+        action=f"sandlot.sandlot.{plugin}", args=arguments, async_val=0, check_mode=check
+    )
     shell = SimpleNamespace(tmpdir=None)
     action._connection = SimpleNamespace(has_native_async=False, _shell=shell)
     action._execute_module = answers
@@ -195,7 +197,8 @@ def test_missing_packages_are_installed_in_the_same_task(monkeypatch: pytest.Mon
     done = act(monkeypatch, "sandbox_host", answers, {"packages": "install"})
     assert done["changed"] and done["actions"] == ["runtime: install", "packages: install nftables"]
     names, options, _ = zip(*answers.calls, strict=True)
-    assert names == ("", "ansible.builtin.apt", "")
+    carrier = "sandlot.sandlot.sandbox_info"
+    assert names == (carrier, "ansible.builtin.apt", carrier)
     assert options[1]["name"] == ["nftables"]
     assert options[2] == {"packages": "require"}
 
