@@ -16,6 +16,8 @@ from sandlot.errors import LaunchError
 from sandlot.host_paths import why_refused
 from sandlot.idmap import IdRange
 from sandlot.kernel import mountinfo
+from sandlot.sandbox.record import ImageRef, Record
+from sandlot.spec import normalise
 
 
 def resolved(path: str, **options: Any) -> str:
@@ -126,3 +128,22 @@ def test_who_enters_a_directory(
     status = os.stat_result((stat.S_IFDIR | mode, 0, 0, 1, owner, group, 0, 0, 0, 0))
     monkeypatch.setattr(os, "stat", lambda path: status)
     assert bind_checks._is_closed(PurePath("/srv")) == closed
+
+
+def test_the_server_of_a_path_is_that_of_the_mount_around_it() -> None:
+    known = {"/": "ext4", "/srv": "nfs4", "/srv/here": "ext4", "/media/x": "fuse.sshfs"}
+    served = {"/srv": "nfs4", "/srv/a/b": "nfs4", "/media/x/": "fuse.sshfs"}
+    others = dict.fromkeys(("/", "/srv/here/a", "/srvs", "/media", "//srv", "relative"), "")
+    for path, kind in {**served, **others}.items():
+        assert mountinfo.server_of(path, known) == kind, path
+
+
+def test_mounts_of_many_sandboxes_take_one_look_at_the_mounts_of_the_host(monkeypatch) -> None:
+    looks = []
+    monkeypatch.setattr(mountinfo, "kinds", lambda: looks.append(1) or {"/": "nfs4"})
+    mount = {"type": "bind", "source": "/srv", "target": "/srv"}
+    specs = [normalise({"name": f"n{i}", "image": "b", "mounts": [mount]}) for i in range(9)]
+    image = ImageRef("b", "sha")
+    records = [Record(spec.name, "present", "started", spec, IdRange(1), image) for spec in specs]
+    assert bind_checks.warnings(records) == []
+    assert len(looks) == 1

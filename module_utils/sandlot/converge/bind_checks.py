@@ -7,8 +7,9 @@ from __future__ import annotations
 import itertools
 import os
 import stat
+from functools import cache
 from pathlib import PurePath
-from typing import Callable, Iterable, Iterator, Tuple
+from typing import Callable, Iterable, Iterator, Mapping, Tuple
 
 from ..build import sources
 from ..errors import LaunchError, SpecError
@@ -35,6 +36,7 @@ def check(
     spec: Spec,
     had: Spec | None,
     maps_ids: Callable[[str], bool],
+    kinds: Callable[[], Mapping[str, str]],
     *,
     may_be_made: bool,
 ) -> None:
@@ -43,7 +45,7 @@ def check(
     A sandbox that runs keeps the mounts that it ``had``: a tenant who takes away the source of
     another's mount must not hold up runs. In check mode, a directory that is missing
     ``may_be_made`` by an earlier task. A file server is not asked, as it may hang: a start tells
-    what is wrong.
+    what is wrong. ``kinds`` tells the types of all mounts of the host.
     """
     kept = {mount for dummy, mount in _mounts(had)} if had else set()
     for option, mount in _mounts(spec):
@@ -53,7 +55,7 @@ def check(
             problem = f"can't be mounted: the file system of {site.volumes} can't map ids"
             hint = "move it to ext4, xfs, btrfs or another one that can, or use a bind mount"
             raise SpecError(option, mount.source, problem, hint=hint)
-        if mount.type != BIND or mountinfo.server_of(mount.source):
+        if mount.type != BIND or mountinfo.server_of(mount.source, kinds()):
             continue
         if may_be_made and not os.path.lexists(mount.source):
             continue
@@ -71,10 +73,11 @@ def check(
 def warnings(records: Iterable[Record]) -> list[str]:
     """Warnings about bind mounts that are writable: by no id of inside, or by root of the host."""
     lines: list[str] = []
+    kinds = cache(mountinfo.kinds)
     for record in records:
         for dummy, mount in _mounts(record.spec):
             writable = mount.type == BIND and not mount.read_only
-            if writable and not mountinfo.server_of(mount.source):
+            if writable and not mountinfo.server_of(mount.source, kinds()):
                 warn = _as_root if mount.idmap else _warning
                 lines += warn(record, mount.source)
     return lines

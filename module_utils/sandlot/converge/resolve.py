@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Dict, FrozenSet, Iterable, Mapping, Optional, Sequence, Set, Tuple
 
 from .. import cgroups, idmap, image_change, images, network, profiles
 from ..errors import SandlotError, SpecError
 from ..images import Image, ImagePlan, setup
+from ..kernel import mountinfo
 from ..network import Interface, Publication, SandboxPolicy
 from ..sandbox import devices, etcfiles, launchfile, mounts
 from ..sandbox.record import PRESENT, REMOVING, ImageRef, Record
@@ -193,6 +195,8 @@ def _records(
     recorded = {name: record.ids for name, record in good.items()}
     ids = idmap.allocate(observed.ids, desired, reserved=recorded, leaving=removed)
     records = {}
+    # One look at all mounts: a host has some for each sandbox.
+    kinds = cache(mountinfo.kinds)
     for name, sandbox in desired.items():
         old = good.get(name)
         try:
@@ -202,8 +206,9 @@ def _records(
                 granted = old.spec.devices if old is not None and runs else ()
                 devices.check(sandbox.wanted_spec.devices, granted)
                 had = old.spec if old is not None and runs else None
+                spec, may_be_made = sandbox.wanted_spec, request.check
                 bind_checks.check(
-                    site, sandbox.wanted_spec, had, observed.maps_ids, may_be_made=request.check
+                    site, spec, had, observed.maps_ids, kinds, may_be_made=may_be_made
                 )
             image = _image(site, sandbox, old, ids[name], observed, may_be_made=request.check)
             if sandbox.content:

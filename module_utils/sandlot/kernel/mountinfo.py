@@ -10,7 +10,7 @@ import re
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterator, Tuple
+    from typing import Iterator, Mapping, Tuple
 
 _MOUNTINFO = "/proc/self/mountinfo"
 # File systems that a process or another machine serves.
@@ -141,12 +141,19 @@ def mount_id(fdinfo: str) -> int:
     return int(fdinfo.partition("mnt_id:")[2].split(None, 1)[0])
 
 
-def server_of(path: str) -> str:
-    """The type of the file system at a path if a server serves it, else ""; follows no link."""
-    spelled = os.path.normpath(path)
-    longest, type_of_longest = "", ""
-    for point, kind in _mounts():
-        inside = spelled == point or spelled.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(longest):
-            longest, type_of_longest = point, kind
-    return type_of_longest if _SERVED.fullmatch(type_of_longest) else ""
+def kinds() -> dict[str, str]:
+    """The types of the file systems at all mount points; the topmost of each."""
+    return dict(_mounts())
+
+
+def server_of(path: str, known: Mapping[str, str] | None = None) -> str:
+    """The type of the file system at a path if a server serves it, else ""; follows no link.
+
+    ``known`` is what ``kinds`` told, for the next of many paths.
+    """
+    known = kinds() if known is None else known
+    place = os.path.normpath(path)
+    while place not in known and os.path.dirname(place) != place:
+        place = os.path.dirname(place)
+    kind = known.get(place, "")
+    return kind if _SERVED.fullmatch(kind) else ""
