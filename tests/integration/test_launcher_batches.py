@@ -48,14 +48,18 @@ def test_one_of_many_fails_alone(sandbox_host: Host, tmp_path: Path) -> None:
 
 def test_a_slow_preparation_holds_up_nobody(sandbox_host: Host, tmp_path: Path) -> None:
     slow = sandbox_host.sandbox("a", SLEEP, init=["first_start"], first_start=["sleep", "1000"])
-    others = [sandbox_host.sandbox(name, SLEEP) for name in ("b", "c")]
+    others = [sandbox_host.sandbox(name, SLEEP, restart=ALWAYS) for name in ("b", "c")]
     names = [slow.name, *(box.name for box in others)]
     assert not sandbox_host.launcher.create(names)
     thread = threading.Thread(target=sandbox_host.launcher.start, args=(names,))
     thread.start()
     try:
         until(lambda: all(box.state() == "running" for box in others))
-        assert slow.state() == "starting"
+        # One that has crashed starts again, and one can be stopped, as if it had started alone.
+        os.kill(others[0].init, signal.SIGKILL)
+        until(lambda: others[0].status().get("restarts") == 1)
+        others[1].stop()
+        assert others[1].state() == "stopped" and slow.state() == "starting"
     finally:
         os.kill(slow.init, signal.SIGKILL)
         thread.join()

@@ -20,7 +20,7 @@ from ..oserrors import remedy
 from ..site import Site
 from . import unresponsive
 from .command import command, interpreter
-from .stopper import stop_timeout
+from .stopper import prepares, stop_timeout
 
 START_SECONDS = 20.0
 ANSWER_SECONDS = 300.0
@@ -201,8 +201,7 @@ class Launcher:
 
     def _requested(self, operation: str, names: Sequence[str]) -> dict[str, LaunchError]:
         self.ensure()
-        size = TOGETHER.get(operation, 1)
-        waiting = [list(names[start : start + size]) for start in range(0, len(names), size)][::-1]
+        waiting = self._batches(operation, names)[::-1]
         stopping = operation in ("stop", "stop_all")
         grace = max(stop_timeout(self.site.sandbox(n)) for n in names) if stopping and names else 0
         pending: dict[int, tuple[set[str], socket.socket]] = {}
@@ -226,6 +225,20 @@ class Launcher:
                     connection.close()
                     del pending[fd]
         return failures
+
+    def _batches(self, operation: str, names: Sequence[str]) -> list[list[str]]:
+        """The names of each request.
+
+        The launcher neither stops nor revives a sandbox before the end of its request, so one that
+        prepares for minutes is started by a request of its own.
+        """
+        size = TOGETHER.get(operation, 1)
+        alone = [
+            name for name in names if operation == "start_all" and prepares(self.site.sandbox(name))
+        ]
+        rest = [name for name in names if name not in alone]
+        batches = [rest[start : start + size] for start in range(0, len(rest), size)]
+        return batches + [[name] for name in alone]
 
     def _asked(self, message: wire.Message) -> socket.socket | None:
         """Send a request; None when the launcher dies or re-executes before it has read it."""

@@ -175,6 +175,11 @@ def stop_timeout(paths: SandboxPaths) -> float:
     return _timeout(_launch(paths))
 
 
+def prepares(paths: SandboxPaths) -> bool:
+    """Whether init runs a command before the workload, by the launch file."""
+    return "first_start" in _launch(paths)
+
+
 def _timeout(launch: Mapping[str, Any]) -> float:
     try:
         return float(launch["stop"]["timeout"])

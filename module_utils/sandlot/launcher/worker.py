@@ -107,8 +107,8 @@ class _Worker:
         paths = [f"/proc/self/ns/{kind}" for kind in _ENTERED]
         self.home = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths]
         # All else belongs to one sandbox.
-        self.kept = {*self.home, *builder.descriptors(kits.values())}
-        self.kept.update([] if connection is None else [connection.fileno()])
+        self.shared = [*self.home, *([] if connection is None else [connection.fileno()])]
+        self.kept = {*self.shared, *builder.descriptors(kits.values())}
 
     def work(self, sandboxes: Sequence[SandboxPaths], *, wait: bool) -> List[SandboxPaths]:
         """Work on the sandboxes that are free; return those that another worker holds."""
@@ -118,7 +118,7 @@ class _Worker:
         for task in tasks:
             task.attempt(task.begin)
         for task, (dummy, lock) in zip(tasks, free):
-            self._finish(task)
+            self._finish(task, lock)
             self.kept.discard(lock)
             if task.kit is not None:
                 self.kept.discard(task.kit.peer.fileno())
@@ -126,11 +126,15 @@ class _Worker:
             libc.close_all_but(self.kept)
         return held
 
-    def _finish(self, task: _Task) -> None:
+    def _finish(self, task: _Task, lock: int) -> None:
         pid = os.fork() if task.is_apart() else None
         if pid:
             self.children.append(pid)
             return
+        if pid == 0:
+            # The locks of the others would be held as long as this process lives.
+            own = builder.descriptors([task.kit] if task.kit else [])
+            libc.close_all_but([*self.shared, lock, *own])
         task.attempt(task.finish)
         self.report(task.sandbox.name, task.error)
         if pid == 0:
@@ -173,10 +177,9 @@ class _Task:
         self._todo = self._todo and self.error is None
 
     def is_apart(self) -> bool:
-        """Whether it holds up others, or handles values that no other's mounter may have."""
-        launch = self._launch
-        slow = "first_start" in launch or bool(launch.get("secret_env"))
-        return self._todo and slow and self.operation == "start"
+        """Whether it handles values that no other's mounter may have."""
+        secret = bool(self._launch.get("secret_env"))
+        return self._todo and secret and self.operation == "start"
 
     def begin(self) -> None:
         sandbox, revived = self.sandbox, self.operation == "revive"
