@@ -24,6 +24,13 @@ while :; do
   done 2> /dev/null
 done
 """
+# Real-time signals queue up (signal(7)).
+FLOOD = """
+trap '' 40
+ones=$(yes 1 | head -n 2000)
+for _ in 1 2 3; do while :; do kill -40 $ones; done 2> /dev/null & done
+exec sleep 100000
+"""
 SAME = (
     *("Uid", "Gid", "Groups", "NoNewPrivs", "Seccomp", "Seccomp_filters"),
     *("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"),
@@ -101,6 +108,14 @@ def test_a_tenant_that_hunts_it_wins_nothing(sandbox_host: Host, number: str) ->
     box.stop()
     status = box.until_final()
     assert status["state"] == "stopped" and status["exit_code"] in (137, 143)
+
+
+def test_signals_without_end_delay_no_stop(sandbox_host: Host) -> None:
+    box = sandbox_host.started("a", ["sh", "-c", FLOOD], stop={"signal": 15, "timeout": 20.0})
+    until(lambda: status_fields(box.init)["SigQ"].split("/")[0] > "0")
+    assert box.exec(["echo", "hello"]).stdout == b"hello\n"
+    box.stop()
+    assert box.until_final()["exit_code"] == 143
 
 
 def test_without_a_process_pid_one_does_it_all(sandbox_host: Host) -> None:

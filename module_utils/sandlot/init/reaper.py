@@ -133,15 +133,15 @@ class Reaper:
                     words[SECONDS] = left // _SECOND
                     words[NANOSECONDS] = left % _SECOND
             ready = 0 if turn else make(_PPOLL, self._polled, count, timeout, 0, _SET_SIZE, 0)
-            if turn or (ready > 0 and ints[_EVENTS] != POLLIN):
+            # It fails if a tenant allows too few descriptors (poll(2)), for a supervisor as well.
+            if turn or ready < 0 or (ready and ints[_EVENTS] != POLLIN):
                 ready -= 1
-                size = SIGNALS_ROOM
-                while size == SIGNALS_ROOM:
-                    size = make(_READ, ints[QUEUE], self._read_to, SIGNALS_ROOM, 0, 0, 0)
-                    for at in range(_SIGNALS, _SIGNALS + size // 4, _SIGNAL):
-                        main = ints[MAIN]
-                        if ints[at] != _SIGCHLD and main and ints[main + 1] == RUNNING:
-                            make(_KILL, ints[main], ints[at], 0, 0, 0, 0)
+                # Not all that wait, as a tenant may send signals faster than this reads.
+                size = make(_READ, ints[QUEUE], self._read_to, SIGNALS_ROOM, 0, 0, 0)
+                for at in range(_SIGNALS, _SIGNALS + size // 4, _SIGNAL):
+                    main = ints[MAIN]
+                    if ints[at] != _SIGCHLD and main and ints[main + 1] == RUNNING:
+                        make(_KILL, ints[main], ints[at], 0, 0, 0, 0)
                 # Ours, the supervisor's (CLONE_PARENT), adopted ones.
                 while True:
                     pid = make(_WAIT4, -1, self._reaped, _WNOHANG_WUNTRACED, 0, 0, 0)
@@ -162,7 +162,7 @@ class Reaper:
                     if wanted:
                         # Without room in the pipe, it is readable anyway.
                         make(_WRITE, ints[END], self._read_to, 1, 0, 0, 0)
-            if turn or (not ints[SUPERVISOR] if supervised else ready > 0):
+            if turn or (not ints[SUPERVISOR] if supervised else ready):
                 return
 
     def on_signals(self) -> None:
