@@ -40,6 +40,8 @@ TARGETS = (RUN, LAUNCHER)
 SCENARIOS = ("deploy", "update", "rebuild", "teardown")
 DEADLINE = 60.0
 SETTLE = 5.0
+# A repair that the launcher has begun takes seconds on a busy host, and another one may follow.
+REST = 30.0
 MESSAGE_SIZE = 1 << 16
 KILLED, EXPLAINED, DONE, RAW, HUNG, MISSED = (
     "killed",
@@ -135,7 +137,7 @@ class Sweep:
             clean[:] = left_over(self.host)
             return sum(line.endswith(" descriptors") for line in clean) == 2
 
-        assert settled(at_rest), clean
+        assert settled(at_rest, REST), clean
         return clean
 
     # -- the actions
@@ -255,7 +257,7 @@ class Sweep:
             failed = teardown(self.host)
             assert not failed, failed
             self.current = []
-            assert settled(lambda: left_over(self.host) == self.clean), self._difference()
+            assert settled(lambda: left_over(self.host) == self.clean, REST), self._difference()
             return []
         self.host.declare()
         # Most of what a launcher closes is open again before the run looks.
@@ -434,9 +436,9 @@ def stack(pid: int) -> str:
         return " ".join(line.split()[-1] for line in handle.read().splitlines()[:4])
 
 
-def settled(condition: Callable[[], bool]) -> bool:
+def settled(condition: Callable[[], bool], seconds: float = SETTLE) -> bool:
     """Whether it holds soon: dead processes may take a moment to be collected."""
-    deadline = time.monotonic() + SETTLE
+    deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             return False
