@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sandlot import wire
 from sandlot.init import child, supervisor
-from sandlot.init.memory import Memory
+from sandlot.init.memory import STATE, Memory
 from sandlot.init.supervisor import Supervisor
 from sandlot.kernel import calls
 
@@ -72,6 +72,8 @@ def test_a_held_start_goes_on_without_a_trace(
     monkeypatch.setattr(supervisor, "HOLD_SECONDS", 0.0)
     init._hold()
     assert init.peer is None and started == []
+    # Another supervisor may have to go on from here.
+    assert init.memory.load(STATE)["timers"] == init.loop.timers
     init.loop.turn()
     assert started == [CONFIG]
 

@@ -94,13 +94,7 @@ class Life:
         """Another supervisor goes on, as after an end by SIGKILL."""
         old = resume.state(self.now)
         self.now.save()
-        # Its descriptors stay open, as all supervisors share them.
-        for sock in [self.now.peer, self.now.exec._listener, *self.now.exec._connections.values()]:
-            if sock is not None:
-                sock.detach()
-        config, files = self.memory.load(memory.CONFIG)
-        self.now = Supervisor(self.memory, config, files)
-        resume.restore(self.now, self.memory.load(memory.STATE))
+        self.succeed()
         new = resume.state(self.now)
         checking = old["health"] is not None and old["health"][-1]
         if checking:
@@ -110,6 +104,16 @@ class Life:
                 state["health"] = state["health"][:-1]
                 state["timers"] = [timer for timer in state["timers"] if timer[0] != CHECK]
         assert new == old
+
+    def succeed(self) -> None:
+        """Another supervisor begins with what is saved."""
+        # The descriptors stay open, as all supervisors share them.
+        for sock in [self.now.peer, self.now.exec._listener, *self.now.exec._connections.values()]:
+            if sock is not None:
+                sock.detach()
+        config, files = self.memory.load(memory.CONFIG)
+        self.now = Supervisor(self.memory, config, files)
+        resume.restore(self.now, self.memory.load(memory.STATE))
 
 
 def descriptors() -> set[int]:
@@ -236,6 +240,7 @@ def test_a_preparation_and_a_held_start(alive: Callable[..., Life]) -> None:
     assert life.spawned == [["/prepare"]] and life.now.preparing
     life.ended(NO_PROCESS, 0)
     life.replace()
+    life.turn()
     assert life.spawned == [["/prepare"], ["/w"]] and not life.now.preparing
     assert "first_start" not in life.now.config
 
@@ -274,36 +279,89 @@ def test_commands_and_their_clients(alive: Callable[..., Life]) -> None:
     assert not life.now.exec.busy
 
 
-def test_a_request_without_a_process_is_served_by_pid_one(alive: Callable[..., Life]) -> None:
-    """The supervisor can't fork; it saves the request that it has received."""
+def refuse(*_arguments: Any, **_options: Any) -> Any:
+    raise memory.TakeOver
+
+
+def test_a_request_without_a_process_is_served_by_pid_one(
+    alive: Callable[..., Life], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was served in the same turn is not undone."""
     life = alive(healthcheck=None)
     running(life)
-    spawn = child.spawn
 
-    def fail(*_arguments: Any, **_options: Any) -> Any:
-        raise memory.TakeOver
+    def spawn_one(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(child, "spawn", refuse)
+        return life.spawn(*arguments, **options)
 
     request = {"op": "exec", "argv": ["/x"], "env": {}, "cwd": "", "user": None, "tty": False}
-    with wire.connect(str(life.place / "socket"), timeout=10) as client:
+    clients = [wire.connect(str(life.place / "socket"), timeout=10) for _ in range(3)]
+    for _ in clients:
         life.turn()
+    for client in clients[:2]:
         wire.send(client, request, [life.files["null"]] * 3)
-        child.spawn = fail
-        try:
-            with pytest.raises(memory.TakeOver):
-                life.now.run(None)
-        finally:
-            child.spawn = spawn
-        state = life.memory.load(memory.STATE)
-        config, files = life.memory.load(memory.CONFIG)
-        for sock in [life.now.exec._listener, *life.now.exec._connections.values()]:
-            sock.detach()
-        life.now = Supervisor(life.memory, config, files)
-        resume.restore(life.now, state)
-        life.now.save()
-        assert life.spawned == [["/w"], ["/x"]]
-        assert "unserved" not in life.memory.load(memory.STATE)
-        life.executed(NO_PROCESS + 1)
-        assert wire.receive(client)[0] == {"pid": NO_PROCESS + 1}
+    with monkeypatch.context() as patched:
+        patched.setattr(child, "spawn", spawn_one)
+        with pytest.raises(memory.TakeOver):
+            life.now.run(None)
+    monkeypatch.setattr(child, "spawn", life.spawn)
+    life.succeed()
+    life.now.save()
+    assert life.spawned == [["/w"], ["/x"], ["/x"]]
+    assert "unserved" not in life.memory.load(memory.STATE)
+    for number, client in enumerate(clients[:2], 1):
+        life.executed(NO_PROCESS + number)
+        assert wire.receive(client)[0] == {"pid": NO_PROCESS + number}
+    wire.send(clients[2], {"op": "none"})
+    life.turn()
+    assert "error" in (wire.receive(clients[2])[0] or {})
+    for client in clients:
+        client.close()
+    life.turn()
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_a_start_without_a_process_is_made_by_pid_one(
+    alive: Callable[..., Life], monkeypatch: pytest.MonkeyPatch, *, checked: bool
+) -> None:
+    """So is a check."""
+    life = alive() if checked else alive(healthcheck=None)
+    if checked:
+        running(life)
+        life.now.loop.at(CHECK, 0.0, life.now.health.check)  # type: ignore[union-attr]
+    before = len(life.spawned)
+    with monkeypatch.context() as patched:
+        patched.setattr(child, "spawn", refuse)
+        with pytest.raises(memory.TakeOver):
+            life.now.run(None)
+    monkeypatch.setattr(child, "spawn", life.spawn)
+    life.succeed()
+    life.turn()
+    assert life.spawned[before:] == [["/check" if checked else "/w"]]
+
+
+def test_a_client_whose_request_is_lost_is_told(alive: Callable[..., Life]) -> None:
+    """Its supervisor was killed with the request; one that nobody has received is served."""
+    life = alive(healthcheck=None)
+    running(life)
+    request = {"op": "exec", "argv": ["/x"], "env": {}, "cwd": "", "user": None, "tty": False}
+    clients = [wire.connect(str(life.place / "socket"), timeout=10) for _ in range(2)]
+    for _ in clients:
+        life.turn()
+    for client in clients:
+        wire.send(client, request, [life.files["null"]] * 3)
+    # The next supervisor begins with what has been saved.
+    fds = wire.receive_request(list(life.now.exec._connections.values())[0])[1]
+    life.succeed()
+    life.now.exec.close_unserved()
+    life.turn()
+    assert wire.receive(clients[0])[0] is None
+    life.executed(NO_PROCESS + 1)
+    assert wire.receive(clients[1])[0] == {"pid": NO_PROCESS + 1}
+    wire.close_all(fds)
+    for client in clients:
+        client.close()
+    life.turn()
 
 
 def test_an_interrupted_save_leaves_the_last_state() -> None:
@@ -320,4 +378,16 @@ def test_an_interrupted_save_leaves_the_last_state() -> None:
         assert shared.load(memory.STATE) == before
         shared.words[memory.STATE] = after
         assert shared.load(memory.STATE) == value
+    shared.close()
+
+
+def test_a_save_without_room_leaves_the_last_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = Memory(calls.Buffer().shared)
+    shared.open()
+    shared.save(memory.STATE, {"a": 1})
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[:-1], at))
+    with pytest.raises(OSError, match="no room"):
+        shared.save(memory.STATE, {"a": 2})
+    assert shared.load(memory.STATE) == {"a": 1}
     shared.close()

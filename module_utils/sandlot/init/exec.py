@@ -121,6 +121,13 @@ class ExecServer:
             fd, message, fds = unserved
             self._handle(self._connections[fd], message, fds)
 
+    def close_unserved(self) -> None:
+        """Close connections whose request is lost, as their clients would wait for ever."""
+        served = [command.connection for command in self._commands.values()]
+        for connection in list(self._connections.values()):
+            if connection not in served and not _has_message(connection):
+                self._close(connection)
+
     def rest(self) -> None:
         """Leave everything to another process; commands without a client just run on."""
         for pid in self._commands:
@@ -287,3 +294,11 @@ class ExecServer:
         self._loop.unwatch(connection.fileno())
         del self._connections[connection.fileno()]
         retire(connection.detach())
+
+
+def _has_message(connection: _socket.socket) -> bool:
+    try:
+        connection.recv_into(bytearray(1), 1, _socket.MSG_PEEK)
+    except OSError:
+        return False
+    return True

@@ -102,7 +102,8 @@ class Memory:
             raise OSError(errno.EFBIG, "the state is too large")
         places = _places(part, len(data))
         place = places[1] if self.words[part] >> 32 == places[0] else places[0]
-        os.pwrite(self.ints[FILE], data, place)
+        if os.pwrite(self.ints[FILE], data, place) < len(data):
+            raise OSError(errno.ENOSPC, "the state has no room")
         self.words[part] = place << 32 | len(data)
 
     def load(self, part: int) -> Any:

@@ -70,7 +70,10 @@ def restore(new: Supervisor, state: Dict[str, Any]) -> None:
 
 
 def recover(new: Supervisor) -> None:
-    """End and close what a supervisor that was killed had started and opened, but not saved."""
+    """End and close what a supervisor that was killed had started and opened, but not saved.
+
+    One that ends by itself has saved all, with a request that it could not serve.
+    """
     main, peer, health = new.main, new.peer, new.health
     known = {*([main.pid] if main is not None else []), *new.exec.pids}
     known |= set(health.pids) if health is not None else set()
@@ -84,6 +87,8 @@ def recover(new: Supervisor) -> None:
         kept.add(main.report)
     if peer is not None:
         kept.add(peer.fileno())
+    if "unserved" not in new.saved:
+        new.exec.close_unserved()
     numbers = [*sorted(kept), libc.LAST_DESCRIPTOR]
     for before, after in zip(numbers, numbers[1:]):
         libc.close_between(before + 1, after - 1)

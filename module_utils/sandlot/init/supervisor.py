@@ -102,8 +102,8 @@ class Supervisor:
             try:
                 acted = self.loop.turn(LINGER if resting else None)
             except memory.TakeOver:
-                # The turn is made again, but its request has been received.
-                self.memory.save(memory.STATE, {**self.saved, "unserved": self.exec.unserved})
+                # PID 1 does again all that is due, but this request has been received.
+                self.save(unserved=self.exec.unserved)
                 raise
             if self.save() and resting and not acted:
                 due = [due for dummy, due, dummy in self.loop.timers]
@@ -124,13 +124,13 @@ class Supervisor:
 
     # -- the state
 
-    def save(self) -> bool:
+    def save(self, **more: Any) -> bool:
         """Save what has changed; the next supervisor begins with that."""
         try:
             if self.changed:
                 self.memory.save(memory.CONFIG, (self.config, self.files))
                 self.changed = False
-            state = resume.state(self)
+            state = {**resume.state(self), **more}
             if state != self.saved:
                 self.memory.save(memory.STATE, state)
                 self.saved = state
@@ -217,13 +217,15 @@ class Supervisor:
         if self.policy.stopping:
             self.drained()
         else:
-            self.start()
+            self.loop.after(MAIN, 0.0, self.start)
 
     def _hold(self) -> None:
         """Let the next traced command be this run; without one, start the workload after a time."""
         self.held = True
         self.policy.started()
         self.loop.after(MAIN, HOLD_SECONDS, self.start)
+        # Before the builder is told, who takes the sandbox for started by that.
+        self.save()
         if self.peer is not None:
             self.peer.send(b"started 1")
             memory.retire(self.peer.detach())

@@ -62,7 +62,9 @@ class Loop:
         for name, timer in list(self._timers.items()):
             # An earlier timer may have removed this one.
             if timer[0] <= now and self._timers.get(name) is timer:
-                del self._timers[name]
                 acted = True
                 timer[1]()
+                # Until here, as it is still due if its action has raised an error.
+                if self._timers.get(name) is timer:
+                    del self._timers[name]
         return acted
