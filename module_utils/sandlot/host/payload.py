@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Mapping
+from typing import Container, Mapping
 
 from .. import handover
 from ..errors import HostError
@@ -43,7 +43,7 @@ def current(site: Site) -> str:
 
 def install(site: Site, files: Mapping[str, bytes]) -> None:
     """Write the engine into its own directory, then switch to it by renaming one link."""
-    release = _release(site, digest(files))
+    release, before = _release(site, digest(files)), os.path.dirname(current(site))
     fresh = f"{release}.new"
     remove_tree(fresh)
     for path, content in files.items():
@@ -58,7 +58,8 @@ def install(site: Site, files: Mapping[str, bytes]) -> None:
     remove_tree(release)
     os.rename(fresh, release)
     _switch(f"{os.path.basename(release)}/{PACKAGE}", f"{site.lib}/{PACKAGE}")
-    _remove_others(site, os.path.basename(release))
+    # A module of another controller may be importing the one before from its files.
+    _remove_others(site, {os.path.basename(release), os.path.basename(before)})
 
 
 def _compile(directory: str) -> None:
@@ -80,7 +81,7 @@ def _switch(target: str, link: str) -> None:
     os.rename(temporary, link)
 
 
-def _remove_others(site: Site, keep: str) -> None:
+def _remove_others(site: Site, kept: Container[str]) -> None:
     for name in os.listdir(site.lib):
-        if name.startswith("release-") and name != keep:
+        if name.startswith("release-") and name not in kept:
             remove_tree(f"{site.lib}/{name}")

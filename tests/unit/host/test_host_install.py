@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sandlot.cli import service
 from sandlot.errors import HostError
-from sandlot.host import facts, install
+from sandlot.host import facts, install, payload
 from sandlot.host.services import systemd
 from sandlot.host.services.systemd import BOOT_UNIT, Systemd
 from sandlot.launcher.client import UNIT
@@ -147,3 +147,16 @@ def test_every_user_reads_what_an_operator_with_a_strict_umask_installs(tmp_path
     modes = {path: path.stat().st_mode & (0o055 if path.is_dir() else 0o044) for path in installed}
     wanted = {path: 0o055 if path.is_dir() else 0o044 for path in installed}
     assert modes == wanted
+
+
+def test_the_engine_before_stays_for_modules_that_import_from_it(tmp_path: Path) -> None:
+    site = Site(str(tmp_path))
+    os.makedirs(site.lib)
+    engines = [{"sandlot/__init__.py": b"", "sandlot/own.py": b"%d" % n} for n in range(3)]
+    places = []
+    for files in engines:
+        payload.install(site, files)
+        places.append(payload.current(site))
+        kept = [files["sandlot/own.py"] for files in engines[: len(places)]][-2:]
+        assert [Path(place, "own.py").read_bytes() for place in places[-2:]] == kept
+    assert not os.path.exists(places[0])
