@@ -13,6 +13,7 @@ import importlib
 import io
 import json
 import os
+import stat
 import sys
 import zipfile
 
@@ -50,6 +51,8 @@ def _package(engine: Optional[Json]) -> str:
         return _beside()
     lib = f"{os.environ.get('SANDLOT_ROOT', '').rstrip('/')}/usr/local/lib/sandlot"
     release = installed(lib, engine["digest"])
+    if release and _replaceable(release):
+        release = ""
     if engine.get("probe"):
         _answer(engine_needed=not release)
     if not release and not engine.get("archive"):
@@ -115,6 +118,20 @@ def _sources(directory: str, path: str, *, guarded: bool) -> Iterator[Tuple[str,
             elif entry.name.endswith(".py"):
                 with open(entry.path, "rb") as handle:
                     yield f"{path}/{entry.name}", handle.read()
+
+
+def _replaceable(path: str) -> bool:
+    """Whether others can put another directory in the place of this one.
+
+    On Debian, the group staff can: it has the programs in /usr/local/bin as well.
+    """
+    while path != "/":
+        path = os.path.dirname(path)
+        state = os.lstat(path)
+        open_to_all = state.st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH
+        if state.st_uid not in (0, os.geteuid()) or open_to_all:
+            return True
+    return False
 
 
 def _guard(path: str, state: os.stat_result) -> None:

@@ -117,12 +117,14 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "the mode of bytecode": lambda package: next(package.glob("*/*.pyc")).chmod(0o606),
     "a file elsewhere": linked,
     "an engine elsewhere": other_place,
+    "the mode of a directory above": lambda package: package.parents[2].chmod(0o777),
     "no engine": lambda package: (package.parents[1] / "sandlot").unlink(),
 }
 OWNED: dict[str, Callable[[Path], object]] = {
     "the owner of a file": lambda package: os.chown(package / "shell.py", 1000, 1000),
     "the owner of bytecode": lambda package: os.chown(package / "__pycache__", 1000, 1000),
     "the owner of all": lambda package: os.chown(package.parents[1], 1000, 1000),
+    "the owner of a directory above": lambda package: os.chown(package.parents[3], 1000, 1000),
 }
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes owners")
 
