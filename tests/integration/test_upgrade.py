@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from converge_fixtures import Deployment, deployed, eventually, needs_root, sandbox, tree
 from engines import Engine, output_of, sandlot
+from sandboxes import SUPERVISOR, name_of
 from sandlot import store
 from sandlot.launcher.client import Launcher
 from sandlot.network.bridge import nft
@@ -76,11 +77,12 @@ def launcher(host: Deployment) -> int:
 
 
 def processes(host: Deployment) -> dict[str, str]:
-    """Every process of the running sandboxes with its start time, and the launcher."""
+    """Every process of the sandboxes but supervisors, which end without work, and the launcher."""
     found = {}
     for pid in (launcher(host), host.pid("a"), host.pid("b")):
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         inside = children if pid != launcher(host) else []
+        inside = [child for child in inside if name_of(int(child)) != SUPERVISOR]
         for each in (str(pid), *inside):
             found[each] = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[19]
     return found
