@@ -127,14 +127,13 @@ def holds_layer(paths: SnapshotPaths) -> bool:
 
 
 def leftovers(site: Site) -> List[str]:
-    """The paths of parts of snapshots that killed runs left."""
-    everything = [f"{site.snapshots}/{owner}" for owner in owners(site)]
-    return [
-        f"{path}/{entry}"
-        for path in everything
-        for entry in files.directories(path)
-        if entry.startswith((_NEW, _OLD))
-    ]
+    """The paths of parts of snapshots, and of directories without any, that killed runs left."""
+    left = []
+    for path in [f"{site.snapshots}/{owner}" for owner in owners(site)]:
+        entries = files.directories(path)
+        left += [f"{path}/{entry}" for entry in entries if entry.startswith((_NEW, _OLD))]
+        left += [] if entries else [path]
+    return left
 
 
 def sweep(site: Site, waiting: Collection[str]) -> None:

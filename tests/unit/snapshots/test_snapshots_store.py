@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import replace
@@ -128,6 +129,23 @@ def test_a_removal_takes_the_last_directory_away(site: Site) -> None:
     store.remove(site, "web", "b")
     store.remove(site, "web", "b")
     assert not os.path.exists(site.snapshots)
+
+
+def test_a_directory_without_snapshots_is_left_over(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last call of a removal has failed, or the run was killed before it."""
+    made(site)
+
+    def fail(*_arguments: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="Input/output"):
+        patched.setattr(store, "_forget_empty", fail)
+        store.remove(site, "web", "a")
+    assert os.path.exists(f"{site.snapshots}/web") and store.leftovers(site)
+    store.sweep(site, ())
+    assert store.leftovers(site) == [] and not os.path.exists(site.snapshots)
 
 
 def test_a_tree_that_a_snapshot_needs_is_in_use_by_no_image_of_that_name(site: Site) -> None:
