@@ -74,6 +74,9 @@ class Zygote:
 def _fork(buffer: int) -> bytes:
     """The zygote forks a joiner, which gets the socket that comes with this, and tells its pid."""
     table = Table("forking", buffer)
+    # Joiners that were given up, as the launcher could not start their worker, count as processes.
+    for dummy in range(2):
+        _wait(table)
     table.fork()
     table.add("close", FIRST)
     table.add("write", PEER, table.pid_at, INT.size, tolerated=errno.EPIPE)
@@ -87,5 +90,9 @@ def _fork(buffer: int) -> bytes:
 def _reap(buffer: int, joiners: int) -> bytes:
     table = Table("reaping", buffer)
     for dummy in range(min(joiners, _REAPED)):
-        table.add("wait4", -1, 0, os.WNOHANG, tolerated=errno.ECHILD)
+        _wait(table)
     return table.encoded(0, FIRST)
+
+
+def _wait(table: Table) -> None:
+    table.add("wait4", -1, 0, os.WNOHANG, tolerated=errno.ECHILD)
