@@ -38,15 +38,19 @@ SAME = (
 
 
 def limit_processes(box: Sandbox, soft: int) -> None:
-    """Set init's limit of processes as its own user may."""
+    limit(box, resource.RLIMIT_NPROC, soft)
+
+
+def limit(box: Sandbox, kind: int, soft: int) -> None:
+    """Set a limit of init as its own user may."""
     uid, pid = box.config["ids"]["uid"], box.init
 
     def work(_report: int) -> bytes:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
-        hard = resource.prlimit(pid, resource.RLIMIT_NPROC)[1]
-        resource.prlimit(pid, resource.RLIMIT_NPROC, (soft, hard))
+        hard = resource.prlimit(pid, kind)[1]
+        resource.prlimit(pid, kind, (soft, hard))
         return b""
 
     assert fork.call(work) == (b"", 0)
@@ -117,6 +121,14 @@ def test_signals_without_end_delay_no_stop(sandbox_host: Host) -> None:
     assert box.exec(["echo", "hello"]).stdout == b"hello\n"
     box.stop()
     assert box.until_final()["exit_code"] == 143
+
+
+def test_without_descriptors_it_ends_and_is_seen_to(sandbox_host: Host) -> None:
+    """It could wait for nothing, and would be busy for ever."""
+    box = sandbox_host.started("a", SLEEP)
+    limit(box, resource.RLIMIT_NOFILE, 0)
+    box.until(lambda: box.running() is None)
+    box.until(lambda: box.status()["state"] == "crashed")
 
 
 def test_without_a_process_pid_one_does_it_all(sandbox_host: Host) -> None:

@@ -53,7 +53,7 @@ _Page = c_char * PAGE
 
 
 # Descriptors that the saved state still has: until the next one, their numbers are not reused.
-_retired: List[int] = []
+retired: List[int] = []
 
 
 class TakeOver(Exception):
@@ -179,12 +179,12 @@ class Memory:
 
 def retire(fd: int) -> None:
     """Close a descriptor after the next save."""
-    _retired.append(fd)
+    retired.append(fd)
 
 
 def close_retired() -> None:
-    while _retired:
-        os.close(_retired.pop())
+    while retired:
+        os.close(retired.pop())
 
 
 def can_watch(count: int) -> bool:

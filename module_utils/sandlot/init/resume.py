@@ -11,7 +11,7 @@ from __future__ import annotations
 import _socket
 
 from ..kernel import libc
-from . import child
+from . import child, memory
 from .exec import ACCEPT
 from .health import CHECK
 
@@ -80,15 +80,15 @@ def recover(new: Supervisor) -> None:
     for pid in new.memory.running():
         if pid not in known:
             child.kill(pid)
-    kept = {0, 1, 2, *new.memory.descriptors, *new.streams, *new.exec.descriptors}
+    if "unserved" not in new.saved:
+        new.exec.close_unserved()
+    kept = {0, 1, 2, *memory.retired, *new.memory.descriptors, *new.streams, *new.exec.descriptors}
     for fds in new.files.values():
         kept |= set(fds) if isinstance(fds, (list, tuple)) else {fds}
     if main is not None and main.report is not None:
         kept.add(main.report)
     if peer is not None:
         kept.add(peer.fileno())
-    if "unserved" not in new.saved:
-        new.exec.close_unserved()
     numbers = [*sorted(kept), libc.LAST_DESCRIPTOR]
     for before, after in zip(numbers, numbers[1:]):
         libc.close_between(before + 1, after - 1)
