@@ -1218,6 +1218,12 @@ options:
       - Where archives of O(images[].src) have been copied to, by image.
       - Set by the action plugin of this module, which copies those that are needed.
     type: dict
+  host:
+    description:
+      - Prepares the host first, as M(sandlot.sandlot.sandbox_host) with these options,
+        C(image_sources) and C(packages). That module runs only where something is to do.
+      - Not for a task with C(async).
+    type: dict
 """
 
 EXAMPLES = r"""
@@ -1273,6 +1279,18 @@ EXAMPLES = r"""
     sandboxes: []
     purge: true
     purge_snapshots: true
+
+- name: A host that may be new, and one sandbox
+  sandlot.sandlot.sandboxes:
+    host:
+      packages: install
+    images:
+      - name: busybox
+        source: busybox
+    sandboxes:
+      - name: web
+        image: busybox
+        command: [sleep, infinity]
 """
 
 RETURN = r"""
@@ -1337,6 +1355,13 @@ sandboxes:
           elements: str
           returned: when it moves to another image with its layer, and both images are there
           sample: [/etc/passwd]
+host:
+  description:
+    - C(missing_packages), C(changed) and the C(actions) of the host; all that
+      M(sandlot.sandlot.sandbox_host) returns where it ran.
+  returned: when O(host) was given
+  type: dict
+  sample: {actions: [], changed: false, missing_packages: []}
 relaxed:
   description:
     - Relaxations of the default confinement, by sandbox name and C(network NAME).

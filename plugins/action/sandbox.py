@@ -24,7 +24,7 @@ _OWN = {
     "sandbox": "uploads",
     "sandbox_host": "packages",
     "sandbox_rootfs": "uploads",
-    "sandboxes": "uploads",
+    "sandboxes": "deployments",
 }
 
 ActionModule = _shared(_OWN.get(__name__.rpartition(".")[2], "engine")).Action

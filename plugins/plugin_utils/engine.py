@@ -47,9 +47,13 @@ class Action(ActionBase):
         chosen = C.config.get_config_value("INTERPRETER_PYTHON", variables=task_vars)
         return task_vars if chosen != "auto" else {**task_vars, _PYTHON: "auto_silent"}
 
-    def _module(self, arguments: Json, task_vars: Json, *, in_background: bool = False) -> Json:
-        """The result of the module on the host."""
+    def _module(
+        self, arguments: Json, task_vars: Json, *, in_background: bool = False, name: str = ""
+    ) -> Json:
+        """The result of a module on the host: the task's own, unless another is named."""
+        own = self._task.action.rpartition(".")[2]
         engine: Json = {"digest": handover.digest(_sources()), "archive": self._archive}
+        engine["module"] = name or own
         if in_background:
             # The job's own answer comes when the plugin has ended.
             answer = self._execute({handover.ENGINE: {**engine, "probe": True}}, task_vars)
@@ -57,13 +61,15 @@ class Action(ActionBase):
             answer = self._execute({**arguments, handover.ENGINE: engine}, task_vars)
         if answer.get("engine_needed"):
             engine["archive"] = self._archive = self._sent(engine["digest"])
+            if isinstance(arguments.get("host"), dict):
+                # A host without this engine is not ready: no need to have it told by the module.
+                return {"host_needed": True}
         elif not in_background or answer.get("failed"):
             return answer
         return self._execute({**arguments, handover.ENGINE: engine}, task_vars, in_background)
 
     def _execute(self, arguments: Json, task_vars: Json, wrap_async: bool = False) -> Json:
-        prefix, dot, name = self._task.action.rpartition(".")
-        arguments[handover.ENGINE]["module"] = name
+        prefix, dot, dummy = self._task.action.rpartition(".")
         result: Json = self._execute_module(
             module_name=f"{prefix}{dot}{CARRIER}",
             module_args=arguments,

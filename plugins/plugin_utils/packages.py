@@ -9,15 +9,17 @@ from ansible.errors import AnsibleActionFail
 from . import engine
 from .engine import Json
 
+MODULE = "sandbox_host"
 
-class Action(engine.Action):
-    """The action plugin of ``sandbox_host``."""
 
-    def _act(self, arguments: Json, task_vars: Json, in_background: bool) -> Json:
+class Host(engine.Action):
+    """The action plugin of a module that runs ``sandbox_host``."""
+
+    def _host(self, arguments: Json, task_vars: Json, in_background: bool = False) -> Json:
         install = arguments.get("packages") == "install"
         if install and in_background:
             raise AnsibleActionFail("packages=install is not for a task with async")
-        outcome = self._module(arguments, task_vars, in_background=in_background)
+        outcome = self._module(arguments, task_vars, in_background=in_background, name=MODULE)
         missing = outcome.get("missing_packages")
         if install and missing and not outcome.get("failed") and not self._task.check_mode:
             return self._with_packages(missing, outcome, arguments, task_vars)
@@ -39,7 +41,7 @@ class Action(engine.Action):
             hint = "install them, or what has the same programs on another system"
             message = f"the Debian packages {names} can't be installed: {reason}; {hint}"
             return {**installed, "msg": message, "changed": outcome["changed"]}
-        again = self._module({**arguments, "packages": "require"}, task_vars)
+        again = self._module({**arguments, "packages": "require"}, task_vars, name=MODULE)
         actions = [*outcome["actions"], f"packages: install {names}", *again.get("actions", ())]
         return {**again, "changed": True, "actions": actions}
 
@@ -48,3 +50,10 @@ class Action(engine.Action):
             module_name=name, module_args=options, task_vars=task_vars
         )
         return result
+
+
+class Action(Host):
+    """The action plugin of ``sandbox_host``."""
+
+    def _act(self, arguments: Json, task_vars: Json, in_background: bool) -> Json:
+        return self._host(arguments, task_vars, in_background)

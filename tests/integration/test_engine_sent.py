@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 LOOK = {"sandbox_info": {}}
 INSTALL = {"sandbox_host": {}}
+DEPLOY = {"sandboxes": {"host": {}, "sandboxes": []}}
 BY_FILES = {"ansible_pipelining": False}
 
 
@@ -28,15 +29,16 @@ def test_an_engine_is_sent_where_the_host_lacks_it(tmp_path: Path) -> None:
     steps: list[tuple[dict[str, Any], bool]] = [
         (LOOK, True),
         ({**LOOK, "async": 60, "poll": 1}, True),
-        ({**INSTALL, "check_mode": True}, True),
+        ({**DEPLOY, "check_mode": True}, True),
         (INSTALL, True),
         (LOOK, False),
         ({**LOOK, "async": 60, "poll": 1}, False),
         ({**LOOK, "vars": BY_FILES}, False),
         ({"ansible.builtin.file": {"path": shell, "mode": "0666"}}, False),
         ({**LOOK, "vars": BY_FILES}, True),
-        (INSTALL, True),
+        (DEPLOY, True),
         ({**INSTALL, "check_mode": True}, False),
+        (DEPLOY, False),
         ({"sandbox_host": {"state": "absent"}}, False),
     ]
     outputs = []
@@ -50,8 +52,23 @@ def test_an_engine_is_sent_where_the_host_lacks_it(tmp_path: Path) -> None:
     chunks = outputs[0].split("\nTASK [")[:-1]
     assert ["/engine.zip" in chunk for chunk in chunks] == [sent for _, sent in steps]
     changed = [result["changed"] for result in results]
-    assert changed == [*[False] * 2, True, True, *[False] * 3, True, False, True, False, True]
-    assert results[9]["actions"][0].startswith("runtime: install version")
+    assert changed == [
+        *[False] * 2,
+        True,
+        True,
+        *[False] * 3,
+        True,
+        False,
+        True,
+        *[False] * 2,
+        True,
+    ]
+    for deployed in (results[2], results[9]):
+        assert deployed["actions"][0].startswith("runtime: install version")
+        assert deployed["host"]["kernel"] == os.uname().release
+    assert results[11]["host"] == {"actions": [], "changed": False, "missing_packages": []}
+    # The carrier, sandbox_host and sandboxes; then one.
+    assert [chunks[number].count("Using module file") for number in (9, 11)] == [3, 1]
     assert [result["sandboxes"] for result in results[:2]] == [[], []]
     assert not os.path.lexists(paths.lib)
 

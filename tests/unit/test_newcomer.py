@@ -18,10 +18,12 @@ from typing import Any
 import pytest
 import yaml
 from ansible import constants
+from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from sandlot.errors import HostError
-from sandlot.host import packages
+from sandlot.errors import HostError, SpecError
+from sandlot.host import facts, install, packages, readiness
 from sandlot.host.install import Outcome
+from sandlot.site import Site
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 65534
@@ -232,6 +234,71 @@ def test_a_check_tells_of_packages_and_a_requirement_refuses() -> None:
     assert due == Outcome(True, ["packages: install nftables"])
     with pytest.raises(HostError, match="missing Debian packages: nftables; install them, or let"):
         packages.due(outcome, ["nftables"], "require", check=True)
+
+
+NEEDED = {"host_needed": True}
+CONVERGED = {"changed": False, "actions": ["web: start"], "summary": "runs web"}
+WITH_HOST = {"host": {"packages": "install"}, "sandboxes": []}
+
+
+def test_a_ready_host_takes_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = Answers(CONVERGED)
+    assert act(monkeypatch, "sandboxes", answers, WITH_HOST) == CONVERGED
+    assert [options for _, options, _ in answers.calls] == [WITH_HOST]
+
+
+def test_another_host_is_prepared_in_the_same_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = Answers(NEEDED, LACKING, {"changed": True}, WHOLE, CONVERGED)
+    done = act(monkeypatch, "sandboxes", answers, WITH_HOST)
+    installed = ["runtime: install", "packages: install nftables"]
+    assert done["changed"] and done["summary"] == "runs web"
+    assert done["actions"] == [*installed, "web: start"]
+    assert done["host"] == {"missing_packages": [], "actions": installed, "changed": True}
+    first, host, _, again, last = [options for _, options, _ in answers.calls]
+    assert (first, host, again) == (WITH_HOST, {"packages": "install"}, {"packages": "require"})
+    assert last == {"sandboxes": []}
+
+
+def test_a_host_that_can_not_be_prepared_gets_no_sandboxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    failure = {"failed": True, "msg": "missing Debian packages: nftables"}
+    answers = Answers(NEEDED, failure)
+    assert act(monkeypatch, "sandboxes", answers, {"host": {"packages": "require"}}) == failure
+    assert len(answers.calls) == 2
+
+
+def test_what_failed_after_the_host_has_changed_is_a_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failure = {"failed": True, "changed": False, "msg": "no such image"}
+    answers = Answers(NEEDED, {**WHOLE, "changed": True, "actions": ["runtime: install"]}, failure)
+    done = act(monkeypatch, "sandboxes", answers, {"host": {}})
+    assert done["failed"] and done["changed"] and done["actions"] == ["runtime: install"]
+
+
+def test_a_deploy_removes_no_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AnsibleActionFail, match="state is no option here"):
+        act(monkeypatch, "sandboxes", Answers(), {"host": {"state": "absent"}})
+
+
+@pytest.mark.parametrize("changed", [False, True])
+@pytest.mark.parametrize("choice", packages.CHOICES)
+def test_a_host_is_ready_when_sandbox_host_has_nothing_to_do(
+    monkeypatch: pytest.MonkeyPatch, choice: str, changed: bool
+) -> None:
+    monkeypatch.setattr(install, "present", lambda _site, check: Outcome(changed, []))
+    monkeypatch.setattr(facts, "python", lambda: {"pyroute2": True})
+    monkeypatch.setattr(facts, "missing_packages", lambda *_: lacking)
+    for lacking in ([], ["nftables"]):
+        found = readiness.missing_packages(Site(""), "host", {"packages": choice})
+        is_ready = not changed and (choice == "report" or not lacking)
+        assert found == (lacking if is_ready else None)
+
+
+def test_options_of_a_host_are_refused_by_name() -> None:
+    with pytest.raises(SpecError, match=r"host\.package: 'package' is not an option.*packages\?"):
+        readiness.missing_packages(Site(""), "host", {"package": "install"})
+    with pytest.raises(SpecError, match=r"host\.image_sources\[0\]: 'bsybox' is not a choice"):
+        readiness.missing_packages(Site(""), "host", {"image_sources": ["bsybox"]})
 
 
 @pytest.mark.parametrize("plugin", ["sandbox_host", "sandbox_rootfs", "sandboxes"])

@@ -57,15 +57,25 @@ def gather(site: Site, image_sources: Iterable[str] = ()) -> Json:
         "sizes": asdict(sizes.choose(site.state)),
         "user_namespaces": probe.user_namespaces(),
         "service_manager": services.manager(site),
-        "nft": shutil.which("nft", path=program.SYSTEM_PATH),
+        "nft": _nft(),
     }
-    missing = [] if facts["nft"] else ["nftables"]
-    if not facts["python"]["pyroute2"]:
+    missing = missing_packages(image_sources, facts["python"])
+    return {**facts, "missing_packages": missing, "problems": _problems(facts)}
+
+
+def missing_packages(image_sources: Iterable[str], of_python: Json) -> list[str]:
+    """Packages that a host lacks, also for these sources of images; ``of_python``: of python()."""
+    missing = [] if _nft() else ["nftables"]
+    if not of_python["pyroute2"]:
         missing.append("python3-pyroute2")
     missing += busybox.packages()
     for source in sorted(set(image_sources)):
         missing += SOURCES[source].packages()
-    return {**facts, "missing_packages": missing, "problems": _problems(facts)}
+    return missing
+
+
+def _nft() -> str | None:
+    return shutil.which("nft", path=program.SYSTEM_PATH)
 
 
 def python() -> Json:

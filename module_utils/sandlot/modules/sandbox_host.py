@@ -5,13 +5,12 @@
 from __future__ import annotations
 
 from .. import shell
-from ..host import doctor, facts, install, packages
+from ..host import doctor, facts, install, packages, readiness
 from ..site import Site
 
 ARGUMENTS = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "image_sources": {"type": "list", "elements": "str", "default": []},
-    "packages": {"type": "str", "choices": [*packages.CHOICES], "default": packages.REPORT},
+    **readiness.OPTIONS,
 }
 
 

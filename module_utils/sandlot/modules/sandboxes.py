@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from .. import converge, network, shell
+from ..host import readiness
 from ..site import Site
 
 FLAGS = ("purge", "purge_snapshots", "purge_volumes", "recreate", "restart")
@@ -16,11 +17,18 @@ ARGUMENTS = {
     "address": {"type": "str", "default": "127.0.0.1"},
     "management_ports": {"type": "list", "elements": "int", "default": []},
     "uploads": {"type": "dict"},
+    "host": {"type": "dict"},
 }
 
 
 def action(module: shell.Module, site: Site) -> shell.Json:
     params = module.params
+    known: shell.Json = {}
+    if params["host"] is not None:
+        missing = readiness.missing_packages(site, "host", params["host"])
+        if missing is None:
+            return {"changed": False, "host_needed": True}
+        known = {"host": {"actions": [], "changed": False, "missing_packages": missing}}
     request = converge.request(
         **converge.normalised(site, params),
         **{flag: params[flag] for flag in FLAGS},
@@ -34,6 +42,7 @@ def action(module: shell.Module, site: Site) -> shell.Json:
     result = converge.converge(site, request)
     opened = {f"network {name}": lines for name, lines in result.relaxed_networks.items()}
     return {
+        **known,
         **converge.return_values(result),
         "sandboxes": result.sandboxes,
         "relaxed": {**result.relaxed, **opened},
