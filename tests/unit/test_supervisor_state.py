@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,11 +13,11 @@ from typing import Any
 
 import pytest
 from sandlot import wire
-from sandlot.init import child, memory, resume
+from sandlot.init import child, memory, reaper, resume
 from sandlot.init.health import CHECK
 from sandlot.init.memory import Memory
 from sandlot.init.supervisor import MAIN, Supervisor
-from sandlot.kernel import calls, libc
+from sandlot.kernel import calls, libc, pid_one
 
 PACE = {"interval": 30.0, "timeout": 9.0, "retries": 3, "start_period": 0.0, "action": "none"}
 CONFIG = {
@@ -397,3 +398,29 @@ def test_a_save_without_room_leaves_the_last_state(monkeypatch: pytest.MonkeyPat
         shared.save(memory.STATE, {"a": 2})
     assert shared.load(memory.STATE) == {"a": 1}
     shared.close()
+
+
+def test_children_that_stop_without_end_keep_it_from_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It looks at all else in between, and sends itself the signal for those that are left."""
+    shared = Memory(calls.Buffer().shared)
+    init = reaper.Reaper(shared)
+    shared.ints[memory.INSIDE], shared.ints[memory.QUEUE] = 1, -1
+    sent: list[tuple[int, int]] = []
+    stopped: list[int] = []
+
+    def call(number: int, *arguments: int) -> int:
+        if number == reaper._KILL:
+            sent.append(arguments[:2])
+        if number != reaper._WAIT4:
+            return -1
+        shared.ints[memory.REAPED] = signal.SIGSTOP << 8 | 0x7F
+        stopped.append(5)
+        assert len(stopped) < 10000
+        return stopped[-1]
+
+    monkeypatch.setattr(reaper, "call", call)
+    monkeypatch.setattr(pid_one, "let_go", lambda _pid, _status: None)
+    init.on_signals()
+    assert stopped and sent == [(1, signal.SIGCHLD)]

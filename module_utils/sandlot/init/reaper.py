@@ -27,6 +27,7 @@ from .memory import (
     DUE,
     END,
     EVERY,
+    INSIDE,
     LAST,
     MAIN,
     NANOSECONDS,
@@ -67,6 +68,8 @@ _FIRST = memory.PROCESSES // 4
 _EVENTS = memory.POLLED // 4 + 1
 _SIGNALS = memory.SIGNALS // 4
 _SECOND = 1_000_000_000
+# Ends and stops between two looks at all else: a tenant makes stops as fast as they are read.
+_AT_ONCE = range(64)
 # PID 1 keeps the memory that it uses as a supervisor.
 _ATTEMPTS = 2
 
@@ -86,7 +89,7 @@ class Reaper:
         ints = self._ints
         # As the table of calls has made them, one after the other.
         ints[memory.FILE], ints[QUEUE] = ints[memory.ENDED] - 1, ints[memory.END] + 1
-        ints[memory.INSIDE] = os.getpid()
+        ints[INSIDE] = os.getpid()
         ints[_EVENTS - 1], ints[_EVENTS] = ints[QUEUE], POLLIN
         begin, attempts = first, 0
         while True:
@@ -143,7 +146,7 @@ class Reaper:
                     if ints[at] != _SIGCHLD and main and ints[main + 1] == RUNNING:
                         make(_KILL, ints[main], ints[at], 0, 0, 0, 0)
                 # Ours, the supervisor's (CLONE_PARENT), adopted ones.
-                while True:
+                for dummy in _AT_ONCE:
                     pid = make(_WAIT4, -1, self._reaped, _WNOHANG_WUNTRACED, 0, 0, 0)
                     if pid <= 0:
                         break
@@ -162,6 +165,9 @@ class Reaper:
                     if wanted:
                         # Without room in the pipe, it is readable anyway.
                         make(_WRITE, ints[END], self._read_to, 1, 0, 0, 0)
+                else:
+                    # Those that are left have no signal of their own (signal(7)).
+                    make(_KILL, ints[INSIDE], _SIGCHLD, 0, 0, 0, 0)
             if turn or (not ints[SUPERVISOR] if supervised else ready):
                 return
 
