@@ -148,7 +148,8 @@ class _Worker:
 
     def children_failed(self) -> bool:
         """Wait for the children; whether one has failed."""
-        return any([os.waitpid(pid, 0)[1] for pid in self.children])
+        statuses = [os.waitpid(pid, 0)[1] for pid in self.children]
+        return any(statuses)
 
 
 class _Task:
