@@ -26,7 +26,7 @@ from sandlot.build import creator
 from sandlot.configuration import memory
 from sandlot.converge import Result
 from sandlot.host import install
-from sandlot.kernel import mountinfo, mounts
+from sandlot.kernel import mount_points, mounts
 from sandlot.launcher.client import Launcher
 from sandlot.network.common import declare
 from sandlot.plan import apply_all
@@ -175,7 +175,7 @@ class Deployment:
 def scrub(paths: Site) -> None:
     """Nothing of this root in the kernel, whatever the state files say."""
     Launcher(paths).quit()
-    for point in reversed(mountinfo.within(paths.state)):
+    for point in reversed(mount_points.within(paths.state)):
         mounts.umount(point)
     closing.reopen(paths)
     memory.release(paths)

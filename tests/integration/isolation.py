@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
-from sandlot.kernel import mountinfo, mounts, namespaces
+from sandlot.kernel import mount_points, mounts, namespaces
 
 _KINDS = namespaces.CLONE_NEWNET | namespaces.CLONE_NEWNS | namespaces.CLONE_NEWIPC
 _machine: list[int] = []
@@ -41,7 +41,7 @@ def _let_go_of_others() -> None:
     # The sweep's roots are in memory.
     tops = (tempfile.gettempdir(), "/var/tmp", "/dev/shm")
     for top in (*tops, "/run/netns"):
-        for path in sorted(mountinfo.within(top), reverse=True):
+        for path in sorted(mount_points.within(top), reverse=True):
             if path not in tops:
                 mounts.umount(path)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from converge_fixtures import Deployment
 from sandlot import network
-from sandlot.kernel import mountinfo
+from sandlot.kernel import mount_points
 from sandlot.network.common import declare
 from sandlot.sandbox import runtime
 
@@ -67,7 +67,7 @@ def declare_networks(host: Deployment, **options: dict[str, object]) -> None:
 @contextlib.contextmanager
 def named_netns(host: Deployment) -> Iterator[str]:
     """The path of a network namespace as `ip netns add` makes it."""
-    name, before = f"sl{host.paths.tag}", mountinfo.within(NAMED)
+    name, before = f"sl{host.paths.tag}", mount_points.within(NAMED)
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
         yield f"{NAMED}/{name}"

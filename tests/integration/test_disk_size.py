@@ -16,7 +16,7 @@ from sandlot.converge import kept, restoring
 from sandlot.converge.kept_model import SnapshotRequest
 from sandlot.errors import SpecError
 from sandlot.host import doctor, facts
-from sandlot.kernel import mountinfo
+from sandlot.kernel import mount_points
 from sandlot.kernel.trees import remove_tree
 from sandlot.sandbox import health
 from test_exhausted import small_host
@@ -54,7 +54,7 @@ def loop_devices_of(host: Deployment) -> list[str]:
 
 
 def mounted(host: Deployment) -> list[str]:
-    return [path for path in mountinfo.within(host.paths.state) if path.endswith("layer")]
+    return [path for path in mount_points.within(host.paths.state) if path.endswith("layer")]
 
 
 def test_a_full_layer_leaves_room_for_others() -> None:

@@ -19,7 +19,7 @@ from sandboxes import wait_dead
 from sandlot import converge
 from sandlot.errors import ForeignError, SandlotError, SpecError
 from sandlot.host import doctor, facts
-from sandlot.kernel import mountinfo, mounts, namespaces, processes
+from sandlot.kernel import mount_points, mountinfo, mounts, namespaces, processes
 from sandlot.kernel.trees import remove_entry, remove_tree
 from sandlot.launcher import stopper
 from sandlot.sandbox import runtime
@@ -57,6 +57,51 @@ def read(host: Deployment) -> None:
     """All that only looks."""
     assert converge.info(host.paths)
     doctor.examine(host.paths, facts.gather(host.paths))
+
+
+def test_many_looks_read_the_mounts_once_until_one_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings = []
+    read = mountinfo.points
+    monkeypatch.setattr(mountinfo, "points", lambda: readings.append(1) or read())
+    top, moved, like = (tmp_path / name for name in ("top", "moved", "top-not"))
+    for path in (top / "x", like):
+        path.mkdir(parents=True)
+
+    def looks() -> tuple[list[str], list[str], int]:
+        readings.clear()
+        return mount_points.within(str(top)), mount_points.within(str(like)), len(readings)
+
+    with mount_points.kept():
+        assert looks() == ([], [], 1)
+        assert looks() == ([], [], 0)
+        mounts.mount("none", str(top / "x"), "tmpfs")
+        # One to know, one to name it.
+        assert looks() == ([str(top / "x")], [], 2)
+        with mount_points.kept():
+            with pytest.raises(ForeignError, match=f"somebody has mounted {top}/x"):
+                remove_tree(str(top))
+        top.rename(moved)
+        mount_points.renamed()
+        assert mount_points.within(str(moved)) == [str(moved / "x")]
+        mounts.umount(str(moved / "x"))
+        assert looks() == ([], [], 1)
+    assert looks() == ([], [], 2)
+
+
+def test_a_child_leaves_the_news_of_mounts_to_its_parent(tmp_path: Path) -> None:
+    with mount_points.kept():
+        assert mount_points.within(str(tmp_path)) == []
+        mounts.mount("none", str(tmp_path), "tmpfs")
+        try:
+            child = os.fork()
+            if child == 0:
+                os._exit(mount_points.within(str(tmp_path)) != [str(tmp_path)])
+            assert os.waitpid(child, 0)[1] == 0
+            assert mount_points.within(str(tmp_path)) == [str(tmp_path)]
+        finally:
+            mounts.umount(str(tmp_path))
 
 
 # -- file servers that hang
@@ -164,7 +209,7 @@ def test_files_of_others_mounted_in_a_layer_survive(host: Deployment) -> None:
             remove_entry(host.paths.sandbox("a").layer)
         # Also when it is mounted after the look for mounts.
         with pytest.MonkeyPatch.context() as late:
-            late.setattr(mountinfo, "within", lambda path: [])
+            late.setattr(mount_points, "within", lambda path: [])
             with pytest.raises(OSError, match="Invalid cross-device link"):
                 remove_tree(str(kept.parent))
         assert (theirs / "precious").read_text() == "x"
@@ -174,7 +219,7 @@ def test_files_of_others_mounted_in_a_layer_survive(host: Deployment) -> None:
 
 
 def find(host: Deployment, name: str) -> str:
-    (point,) = (p for p in mountinfo.within(host.paths.root) if os.path.basename(p) == name)
+    (point,) = (p for p in mount_points.within(host.paths.root) if os.path.basename(p) == name)
     return point
 
 

@@ -18,7 +18,7 @@ from sandlot import converge, volumes
 from sandlot.converge import Result
 from sandlot.errors import SpecError
 from sandlot.host import install
-from sandlot.kernel import mountinfo
+from sandlot.kernel import mount_points, mountinfo
 from sandlot.site import Site
 from sandlot.spec import normalise_all
 from sandlot.volumes import closing
@@ -161,7 +161,7 @@ def test_a_host_without_sandlot_keeps_its_volumes(own_host: Deployment) -> None:
     done = install.absent(own_host.paths, check=False)
     assert done.actions == foreseen_removal.actions
     assert done.actions[-1].endswith("but keep the volumes data, sized")
-    assert mountinfo.within(own_host.paths.volumes) == []
+    assert mount_points.within(own_host.paths.volumes) == []
     left = set(os.listdir(own_host.paths.state)) - {"projects.json"}
     assert left == {"volumes", "volumes.json"}
     assert install.absent(own_host.paths, check=False).actions == []

@@ -87,7 +87,7 @@ def test_file_systems_at_and_below(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     rows = [("/", "ext4"), ("/srv", "xfs"), ("/srv/a/proc", "proc"), ("/srv/ab", "tmpfs")]
     lines = [f"1 0 0:1 / {point} rw - {kind} none rw\n" for point, kind in rows]
     (tmp_path / "mountinfo").write_text("".join(lines))
-    monkeypatch.setattr(mountinfo, "_MOUNTINFO", str(tmp_path / "mountinfo"))
+    monkeypatch.setattr(mountinfo, "PATH", str(tmp_path / "mountinfo"))
     assert mountinfo.file_systems("/srv/a") == {"/srv": "xfs", "/srv/a/proc": "proc"}
     assert mountinfo.file_systems("/srv/a/proc/sys") == {"/srv/a/proc": "proc"}
     assert mountinfo.file_systems("/usr") == {"/": "ext4"}

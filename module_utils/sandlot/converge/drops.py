@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Set
 
 from .. import sizes
 from ..images import setup
+from ..kernel import mount_points
 from ..plan import Operation
 from ..sandbox import layers
 from ..sandbox.record import PRESENT, REMOVING, Record
@@ -42,6 +43,17 @@ def drops(
         if drops_layer(decision, observed.sandboxes[name])
     }
     reasons.update(dict.fromkeys(resolved.removed, model.PURGE))
+    with mount_points.kept():
+        return _planned(site, request, resolved, observed, reasons)
+
+
+def _planned(
+    site: Site,
+    request: Request,
+    resolved: Resolved,
+    observed: Observation,
+    reasons: Mapping[str, str],
+) -> Dict[str, Drop]:
     planned = {}
     for name, reason in reasons.items():
         old = observed.records.good.get(name)

@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Mapping
 
 from .. import sizes, volumes
+from ..kernel import mount_points
 from ..sandbox import mounts
 from ..sandbox.record import Records, load_all
 from ..site import Site
@@ -22,9 +23,9 @@ _MOST = 100_000
 
 def volumes_info(site: Site, *, measured: bool = True) -> List[Json]:
     """Facts of all volumes in the order of their names; ``measured`` ones with what they hold."""
-    known, records = volumes.load_all(site), load_all(site)
+    known, users = volumes.load_all(site), _users(load_all(site))
     return [
-        *(_volume(site, item, records, measured=measured) for item in _sorted(known)),
+        *(_volume(site, item, users, measured=measured) for item in _sorted(known)),
         *({"name": name, "error": str(error)} for name, error in sorted(known.broken.items())),
     ]
 
@@ -33,11 +34,16 @@ def _sorted(known: Volumes) -> List[Volume]:
     return [known.good[name] for name in sorted(known.good)]
 
 
-def _volume(site: Site, volume: Volume, records: Records, *, measured: bool) -> Json:
-    users = [
-        name for name, entry in records.good.items() if volume.name in mounts.volume_names(entry)
-    ]
-    facts = volumes.facts(site, volume, users)
+def _users(records: Records) -> Dict[str, List[str]]:
+    users: Dict[str, List[str]] = {}
+    for name, entry in records.good.items():
+        for volume in mounts.volume_names(entry):
+            users.setdefault(volume, []).append(name)
+    return users
+
+
+def _volume(site: Site, volume: Volume, users: Mapping[str, List[str]], *, measured: bool) -> Json:
+    facts = volumes.facts(site, volume, users.get(volume.name, []))
     return {**facts, **_held(site, volume)} if measured else facts
 
 
@@ -56,5 +62,7 @@ def _held(site: Site, volume: Volume) -> Json:
 
 def layer_sizes(site: Site) -> Dict[str, Json]:
     """The bytes that each sandbox wrote to its layer, and whether there is ``more``."""
-    looks = {name: aside.look(site, site.sandbox(name)) for name in sorted(load_all(site).names())}
+    names = sorted(load_all(site).names())
+    with mount_points.kept():
+        looks = {name: aside.look(site, site.sandbox(name)) for name in names}
     return {name: {"layer_size": look.size, "more": look.more} for name, look in looks.items()}

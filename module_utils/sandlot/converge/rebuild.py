@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence
 
 from .. import network, store
 from ..cgroups import freezing
 from ..errors import LaunchError, SandlotError
+from ..kernel import mount_points
 from ..launcher.client import Launcher
 from ..oserrors import explained
 from ..plan import Failures, Operation, batch
@@ -129,12 +130,14 @@ def switch(site: Site, planned: Mapping[str, Rebuild], state: network.State) -> 
         for line in (*_backup_lines(rebuild), switch_line(rebuild.decision))
     ]
 
+    known = cache(lambda: record.load_all(site).good)
+
     def switch_one(name: str) -> None:
         layers.set_aside(site.sandbox(name))
         exchange.exchange(site, site.sandbox(name))
         volumes = backed_up(planned[name])
         if volumes:
-            with freezing.frozen(site, _writers(site, name, volumes)):
+            with freezing.frozen(site, _writers(site, name, volumes, known())):
                 exchange.back_up(site, site.sandbox(name), volumes)
 
     def switch_all(names: Sequence[str], failures: Failures) -> None:
@@ -157,11 +160,13 @@ def _backup_lines(rebuild: Rebuild) -> List[Operation]:
     return [Operation(rebuild.name, summary)] if names else []
 
 
-def _writers(site: Site, name: str, volumes: Sequence[str]) -> List[str]:
+def _writers(
+    site: Site, name: str, volumes: Sequence[str], known: Mapping[str, Record]
+) -> List[str]:
     """Other running sandboxes that use the volumes."""
     return [
         other
-        for other, entry in record.load_all(site).good.items()
+        for other, entry in known.items()
         if other != name
         and not set(volumes).isdisjoint(mounts.volume_names(entry))
         and runtime.running(site.sandbox(other))
@@ -232,7 +237,8 @@ def discard_all(site: Site, names: Sequence[str], failures: Failures) -> None:
         aside.finish(site, site.sandbox(name).in_slot(OLD))
         layers.remove_slots(site.sandbox(name))
 
-    act_on_each("remove what was set aside", names, failures, end)
+    with mount_points.kept():
+        act_on_each("remove what was set aside", names, failures, end)
 
 
 def unpin(site: Site, names: Sequence[str]) -> Failures:

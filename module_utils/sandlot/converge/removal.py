@@ -6,19 +6,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-from functools import partial
-from typing import Dict
+from functools import cache, partial
+from typing import Dict, Sequence
 
 from .. import cgroups, configuration, images, sizes
 from ..images import Use
-from ..kernel import files
+from ..kernel import files, mount_points
 from ..kernel.trees import remove_entry, remove_tree
-from ..plan import Operation, of_one
+from ..plan import Failures, Operation, batch, of_one
 from ..sandbox import launchfile, layers, record
 from ..sandbox.record import REMOVING, Record
 from ..snapshots.model import Snapshot
 from . import drops
 from .context import Context
+from .rebuild import act_on_each
 
 
 def begin_snapshots(context: Context) -> list[Operation]:
@@ -51,6 +52,7 @@ def announce(context: Context) -> list[Operation]:
 
 def clean(context: Context) -> list[Operation]:
     """Remove cgroups and files, all but the record."""
+    users = cache(lambda: images.uses(context.site))
 
     def remove(name: str) -> None:
         known, sandbox = context.observed.records.good.get(name), context.site.sandbox(name)
@@ -58,34 +60,41 @@ def clean(context: Context) -> list[Operation]:
         if known and not announced:
             remove_entry(sandbox.record)
         drops.give_up(context.site, context.drops.get(name), sandbox)
-        if known and launchfile.is_shifted(known.image) and not _is_shared(context, known):
+        if known and launchfile.is_shifted(known.image) and not _is_shared(context, known, users()):
             for copy in known.image.layers:
                 remove_tree(copy)
         configuration.remove(context.site, name)
         remove_tree(sandbox.run)
         layers.remove_slots(sandbox)
-        sizes.sweep(context.site)
         for entry in files.names(sandbox.state):
             if entry != os.path.basename(sandbox.record):
                 remove_entry(f"{sandbox.state}/{entry}")
         if known and not announced:
             record.save(context.site, known.in_phase(REMOVING), needed=False)
 
+    def sweep(_name: str) -> None:
+        sizes.sweep(context.site)
+
+    def remove_all(names: Sequence[str], failures: Failures) -> None:
+        with mount_points.kept():
+            act_on_each("remove files", names, failures, remove)
+        # Once for all; a failure leaves a record, so the next run does it again.
+        removed = [name for name in names if name not in failures]
+        act_on_each("give numbers back", removed[-1:], failures, sweep)
+
     steps: list[Operation] = []
     for name in context.resolved.removed:
         operations = cgroups.remove_operations(context.site, name, context.observed.cgroups)
         steps += of_one(name, operations, silent=True)
-        action = partial(remove, name)
-        steps.append(Operation(name, "remove files", action, subject=name, silent=True))
-    return steps
+    return [*steps, *batch("remove files", context.resolved.removed, remove_all)]
 
 
-def _is_shared(context: Context, known: Record) -> bool:
-    """Whether a snapshot needs the copy of the image, too."""
+def _is_shared(context: Context, known: Record, users: Sequence[Use]) -> bool:
+    """Whether a snapshot needs the copy of the image, too; its own one may be new."""
+    others = [use for use in users if use.sandbox.partition("/")[0] != known.name]
+    own = images.snapshot_uses(context.site, known.name)
     return any(
-        (use.digest, use.start) == (known.image.digest, known.ids.start)
-        for use in images.uses(context.site)
-        if use.sandbox != known.name
+        (use.digest, use.start) == (known.image.digest, known.ids.start) for use in (*others, *own)
     )
 
 

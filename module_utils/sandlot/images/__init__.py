@@ -18,6 +18,7 @@ from .records import (
     lookup,
     observe,
     shown,
+    snapshot_uses,
     uses,
 )
 from .shifted import shift_operations, shifted
@@ -55,6 +56,7 @@ __all__ = [
     "shift_operations",
     "shifted",
     "shown",
+    "snapshot_uses",
     "uploads_needed",
     "uses",
     "with_uploads",

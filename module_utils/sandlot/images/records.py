@@ -128,10 +128,17 @@ def uses(site: Site) -> List[Use]:
         previous = _readable(sandbox.previous)
         needs += [_use(name, previous)._replace(image="")] if previous else []
     for owner in files.directories(site.snapshots):
-        for identifier in files.directories(f"{site.snapshots}/{owner}"):
-            record = _readable(site.snapshot(owner, identifier).file, "record")
-            # Without a name: the tree stays for a restore, the image may go.
-            needs.append(_use(f"{owner}/{identifier}", record)._replace(image=""))
+        needs += snapshot_uses(site, owner)
+    return needs
+
+
+def snapshot_uses(site: Site, owner: str) -> List[Use]:
+    """The trees that the snapshots of a sandbox need."""
+    needs = []
+    for identifier in files.directories(f"{site.snapshots}/{owner}"):
+        record = _readable(site.snapshot(owner, identifier).file, "record")
+        # Without a name: the tree stays for a restore, the image may go.
+        needs.append(_use(f"{owner}/{identifier}", record)._replace(image=""))
     return needs
 
 

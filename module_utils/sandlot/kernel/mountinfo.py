@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterator, Mapping, Tuple
 
-_MOUNTINFO = "/proc/self/mountinfo"
+PATH = "/proc/self/mountinfo"
 # File systems that a process or another machine serves.
 _SERVED = re.compile(r"(fuse(blk)?(\..*)?|nfs4?|cifs|smb3|9p|ceph|afs|ncpfs|autofs)")
 
@@ -32,7 +32,7 @@ class Mount:
 def stack(path: str) -> list[tuple[Mount, bool]]:
     """The mounts at a path, topmost last, and whether each shows the very directory below it."""
     real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
-    with open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape") as handle:
+    with open(PATH, encoding="utf-8", errors="surrogateescape") as handle:
         every = {mount.number: mount for mount in map(Mount, handle)}
     return [
         (mount, mount.parent in every and _is_on_itself(mount, every[mount.parent]))
@@ -47,9 +47,9 @@ def _is_on_itself(mount: Mount, parent: Mount) -> bool:
     return mount.device == parent.device and mount.root == shown
 
 
-def _mounts() -> Iterator[Tuple[str, str]]:
+def points() -> Iterator[Tuple[str, str]]:
     """Yield (mount point, type of file system)."""
-    with open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape") as handle:
+    with open(PATH, encoding="utf-8", errors="surrogateescape") as handle:
         for line in handle:
             before, dummy, after = line.partition(" - ")
             yield unescaped(before.split(" ")[4]), after.split(" ")[0]
@@ -60,17 +60,11 @@ def unescaped(path: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
 
 
-def within(path: str) -> list[str]:
-    """Mount points at or below a path; links in its parents are followed."""
-    real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
-    return [point for point, dummy in _mounts() if point == real or point.startswith(f"{real}/")]
-
-
 def file_systems(path: str) -> dict[str, str]:
     """Types of the file systems at and below a path, by mount point; follows no link."""
     spelled, around, kind_around = os.path.normpath(path), "", ""
     below = {}
-    for point, kind in _mounts():
+    for point, kind in points():
         if point.startswith(f"{spelled.rstrip('/')}/"):
             below[point] = kind
         elif f"{spelled}/".startswith(f"{point.rstrip('/')}/") and len(point) >= len(around):
@@ -97,7 +91,7 @@ def seen_by(pid: int | str) -> list[tuple[str, str, list[str]]]:
 def device_of(number: int) -> str:
     """The path of the block device with a number (st_dev), as a mount names it; "" for none."""
     wanted = f"{os.major(number)}:{os.minor(number)}"
-    with open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape") as handle:
+    with open(PATH, encoding="utf-8", errors="surrogateescape") as handle:
         for line in handle:
             before, dummy, after = line.partition(" - ")
             if before.split(" ")[2] == wanted:
@@ -143,7 +137,7 @@ def mount_id(fdinfo: str) -> int:
 
 def kinds() -> dict[str, str]:
     """The types of the file systems at all mount points; the topmost of each."""
-    return dict(_mounts())
+    return dict(points())
 
 
 def server_of(path: str, known: Mapping[str, str] | None = None) -> str:

@@ -13,7 +13,7 @@ from ctypes import c_int
 from typing import Iterator
 
 from ..errors import ForeignError
-from . import libc, mountinfo, mounts
+from . import libc, mount_points, mounts
 from .files import NO_ROOM
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -99,7 +99,7 @@ def remove_entry(path: str) -> None:
 def refuse_mounts(path: str) -> None:
     """ForeignError for mounts at or below a path."""
     # The kernel's list has a line for each mount of all sandboxes.
-    points = mountinfo.within(path) if _is_there(path) else []
+    points = mount_points.within(path) if _is_there(path) else []
     if points:
         raise ForeignError(
             f"{path} can't be removed: somebody has mounted {', '.join(points)}",

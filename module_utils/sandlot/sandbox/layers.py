@@ -13,6 +13,7 @@ import stat
 
 from .. import sizes
 from ..idmap import IdRange
+from ..kernel import mount_points
 from ..kernel.trees import refuse_mounts, remove_tree
 from ..site import NEXT, OLD, SandboxPaths, SnapshotPaths
 
@@ -119,6 +120,7 @@ def put_back(sandbox: SandboxPaths) -> None:
         if sizes.exists(place(sandbox)):
             sizes.move(place(sandbox), place(new), mounted=False)
         sizes.move(place(old), place(sandbox))
+        mount_points.renamed()
 
 
 def _move(source: str, target: str) -> None:

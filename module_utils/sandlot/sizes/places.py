@@ -137,6 +137,7 @@ def _remove(directory: str) -> None:
     old = f"{directory}.old"
     remove_tree(old)
     try:
+        # Without a mount inside, as the caller knows, so no path of one changes.
         os.rename(directory, old)
     except FileNotFoundError:
         return

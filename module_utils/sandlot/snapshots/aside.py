@@ -14,7 +14,7 @@ from typing import Any, Mapping, Optional
 from .. import sizes
 from ..errors import SandlotError
 from ..idmap import IdRange
-from ..kernel import mountinfo
+from ..kernel import mount_points
 from ..kernel.files import NO_ROOM
 from ..kernel.trees import refuse_mounts
 from ..sandbox import launchfile, layers
@@ -53,7 +53,7 @@ def look(site: Site, sandbox: SandboxPaths) -> Contents:
     place = layers.place(sandbox)
     if layers.exists(place.image) and not sizes.is_mounted(place):
         return Contents(os.stat(place.image).st_blocks * _SECTOR, 0, more=True, own=True)
-    if mountinfo.within(sandbox.upper):
+    if mount_points.within(sandbox.upper):
         return Contents(more=True, own=True)
     return contents.look(sandbox.upper, _launch(site, sandbox.name))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, Callable
 
 import pytest
@@ -15,18 +16,20 @@ from sandlot import cgroups, idmap, network
 from sandlot.cgroups.knobs import Host
 from sandlot.cgroups.layout import Layout
 from sandlot.cgroups.state import Observed as CgroupObserved
-from sandlot.converge import report
+from sandlot.converge import removal, report
 from sandlot.converge.decide import ALL_PINS, Desired, Observed
 from sandlot.converge.observe import Observation, Stored
 from sandlot.converge.planner import plan
 from sandlot.converge.resolve import Request, resolve
 from sandlot.idmap import IdRange
 from sandlot.images import Image
+from sandlot.kernel import mountinfo
 from sandlot.network.backends import BACKENDS
 from sandlot.network.bridge import nft
 from sandlot.network.bridge.forwarding import Forwarding
 from sandlot.network.bridge.observe import BridgeState
-from sandlot.network.common import declare
+from sandlot.network.common import declare, publications
+from sandlot.plan import apply_each
 from sandlot.sandbox.record import PRESENT, ImageRef, Record, Records
 from sandlot.site import Site
 from sandlot.spec import normalise
@@ -143,6 +146,8 @@ class Fleet:
 def grows(tmp_path, monkeypatch) -> Callable[[Callable[[Fleet], Callable[[], object]]], float]:
     """The growth of work from MORE to MANY sandboxes, against that from FEW to MORE."""
     monkeypatch.setattr(nft, "check_version", lambda: None)
+    # The processes of the machine come and go.
+    monkeypatch.setattr(publications, "_held_sockets", lambda programs=(): iter(()))
 
     def ratio(work: Callable[[Fleet], Callable[[], object]]) -> float:
         fleets = [Fleet(f"{tmp_path}/{number}", number) for number in (FEW, MORE, MANY)]
@@ -175,6 +180,22 @@ def test_new_sandboxes_are_linear(grows) -> None:
     assert grows(work) < LINEAR
 
 
+def test_new_lines_of_ids_are_linear(grows) -> None:
+    def work(fleet: Fleet) -> Callable[[], object]:
+        fresh = {
+            f"m{index}": IdRange(idmap.FIRST + (MANY + index) * idmap.SIZE)
+            for index in range(len(fleet.records))
+        }
+
+        def edit(*wanted: Any) -> None:
+            apply_each(idmap.operations(fleet.site, idmap.observe(fleet.site), *wanted))
+
+        edit({}, fresh)
+        return lambda: edit(fresh)
+
+    assert grows(work) < LINEAR
+
+
 def test_the_count_notices_a_square(grows) -> None:
     """One line for each pair of sandboxes is noticed."""
 
@@ -189,3 +210,53 @@ def test_the_count_notices_a_square(grows) -> None:
         return plan_and_compare
 
     assert grows(work) > LINEAR
+
+
+@pytest.mark.parametrize("state", ["booted", "stopped", "rebuilt", "purged"])
+def test_a_plan_for_all_sandboxes_is_linear(grows, state: str) -> None:
+    """After a boot, for a stop, for another image of all, for the removal of all."""
+
+    def work(fleet: Fleet) -> Callable[[], object]:
+        observed, request = fleet.observed(), fleet.request
+        if state == "booted":
+            down = {n: replace(o, running=None, pins=()) for n, o in observed.sandboxes.items()}
+            observed = replace(observed, sandboxes=down, launcher=False)
+        elif state == "stopped":
+            stopped = tuple(replace(item, state="stopped") for item in fleet.desired)
+            request = replace(request, sandboxes=stopped)
+        elif state == "rebuilt":
+            images = {"busybox": Image("busybox", "sha256:2", ("/image2",))}
+            observed = replace(observed, images=images)
+        else:
+            request = replace(request, sandboxes=())
+        return lambda: report.result(plan(fleet.site, request, observed), {})
+
+    assert grows(work) < LINEAR
+
+
+def test_a_removal_is_linear(grows, monkeypatch) -> None:
+    """It reads the table of mounts, which has lines for each sandbox, a few times in all."""
+
+    def work(fleet: Fleet) -> Callable[[], object]:
+        table = f"{fleet.site.root}/mountinfo"
+        with open(table, "w") as handle:
+            for name in fleet.records:
+                sandbox = fleet.site.sandbox(name)
+                os.makedirs(sandbox.upper, exist_ok=True)
+                os.makedirs(sandbox.work, exist_ok=True)
+                os.makedirs(sandbox.run, exist_ok=True)
+                handle.write(f"9 1 0:9 / /run/ns/{name} rw - nsfs nsfs rw\n")
+        monkeypatch.setattr(mountinfo, "PATH", table)
+        context: Any = SimpleNamespace(
+            site=fleet.site,
+            observed=fleet.observed(),
+            resolved=SimpleNamespace(removed=tuple(fleet.records)),
+            drops={},
+        )
+
+        def remove() -> None:
+            assert apply_each(removal.clean(context)) == {}
+
+        return remove
+
+    assert grows(work) < LINEAR
