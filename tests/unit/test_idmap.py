@@ -4,15 +4,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from idmap_fixtures import content, converge, listing, paths, plan
 from sandlot import idmap
 from sandlot.errors import ForeignError, HostError, SpecError
-from sandlot.idmap import FIRST, LAST, SIZE, IdRange
+from sandlot.idmap import FIRST, LAST, SIZE, IdRange, edit
+from sandlot.idmap.files import line_of
 from sandlot.plan import apply_all
 from sandlot.site import Site
 
@@ -320,3 +324,27 @@ def test_other_file_types_are_refused_without_blocking(paths: Site, kind: str) -
     (os.mkfifo if kind == "fifo" else os.mkdir)(paths.subuid)
     with pytest.raises(HostError, match="not a regular file"):
         idmap.observe(paths)
+
+
+def test_an_overlap_is_found_wherever_it_is() -> None:
+    """Against a comparison of all with all."""
+    chance = random.Random(3)
+
+    def ranges(prefix: str, number: int) -> dict[str, IdRange]:
+        spans = [(chance.randrange(1, 200), chance.randrange(1, 12)) for _ in range(number)]
+        return {f"{prefix}{index}": IdRange(*span) for index, span in enumerate(spans)}
+
+    found = 0
+    for _ in range(300):
+        add, present = ranges("n", 2), ranges("n", 2)
+        lines = [line_of(name, ids, "here") for name, ids in present.items()]
+        lines += [replace(line_of(n, ids, "here"), owner=n) for n, ids in ranges("f", 3).items()]
+        overlap = any(
+            line.name != name and line.ids and line.ids.overlaps(ids)
+            for name, ids in add.items()
+            for line in lines
+        )
+        found += overlap
+        with pytest.raises(ForeignError) if overlap else contextlib.nullcontext():
+            edit._refuse_overlaps(add, lines)
+    assert 50 < found < 250

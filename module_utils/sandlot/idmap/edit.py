@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import bisect
 import errno
 import functools
+import itertools
 import os
 import stat
 from typing import Iterable, Mapping, Sequence
@@ -98,13 +100,8 @@ def _edit(site: Site, path: str, add: Mapping[str, IdRange], replaced: set[str])
             store.unlink(leftover)
     content = read(target)
     lines = list(parse(path, content or b""))
-    added = b""
-    for name, ids in add.items():
-        ours = line_of(name, ids, "the new line")
-        for line in lines:
-            if line.name != name and line.ids and line.ids.overlaps(ids):
-                raise conflict(ours, line)
-        added += ours.raw
+    _refuse_overlaps(add, lines)
+    added = b"".join(line_of(name, ids, "the new line").raw for name, ids in add.items())
     kept = b"".join(line.raw for line in lines if line.name not in replaced)
     # Insert before a last line that has no newline, so that it stays unchanged.
     end = kept.rfind(b"\n") + 1
@@ -116,6 +113,21 @@ def _edit(site: Site, path: str, add: Mapping[str, IdRange], replaced: set[str])
         if content is None:
             created.record(site, path)
         _replace(target, edited)
+
+
+def _refuse_overlaps(add: Mapping[str, IdRange], lines: Sequence[Line]) -> None:
+    """ForeignError for a new line whose range a line of somebody else has, too."""
+    spans = sorted((line.ids.start, line.ids.last) for line in lines if line.ids)
+    starts = [start for start, dummy in spans]
+    # The furthest id of all ranges up to each one.
+    reach = list(itertools.accumulate((last for dummy, last in spans), max))
+    for name, ids in add.items():
+        before = bisect.bisect_right(starts, ids.last)
+        if not before or reach[before - 1] < ids.start:
+            continue
+        for line in lines:
+            if line.name != name and line.ids and line.ids.overlaps(ids):
+                raise conflict(line_of(name, ids, "the new line"), line)
 
 
 def _replace(target: str, content: bytes) -> None:
