@@ -42,7 +42,7 @@ _NUMBERS = frozenset(
 )
 # Variables that a login sets.
 LOGIN = ("HOME", "USER", "LOGNAME", "SHELL")
-_TEXTS = frozenset(("error", "hint", "mounts", "name", "what", "version", *LOGIN))
+_TEXTS = frozenset(("error", "hint", "mounts", "name", "own", "what", "version", *LOGIN))
 _NOT_EXECUTABLE = 126
 
 

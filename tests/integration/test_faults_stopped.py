@@ -145,6 +145,20 @@ def test_a_stopped_zygote_is_continued_and_ends_with_its_launcher(host: Deployme
     host.converged(sandbox("a"), sandbox("b"))
 
 
+def test_a_request_looks_at_the_launcher_and_at_no_init(
+    host: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.converged(sandbox("a"), sandbox("b"))
+    pid, looked = launcher_pid(host), []
+    state = processes.state
+    monkeypatch.setattr(processes, "state", lambda number: looked.append(number) or state(number))
+    client.Launcher(host.paths).ensure()
+    assert looked == [pid, zygote_of(pid)]
+    # An older launcher names no processes of its own.
+    unresponsive.wake_own(host.paths, None)
+    assert {host.pid("a"), host.pid("b")} <= {*looked}
+
+
 def test_a_stopped_worker_is_continued(host: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "PATIENCE_SECONDS", 0.2)
     slow = sandbox("a", command=STOP_SLOWLY, stop_timeout=1)

@@ -75,6 +75,8 @@ class Launcher:
 
     def listening(self) -> bool:
         """Whether there is a launcher, busy or not; a stopped one does not count."""
+        if unresponsive.runs(self.site):
+            return True
         try:
             wire.connect(self.site.launcher_socket, timeout=0).close()
         except BlockingIOError:
@@ -119,11 +121,16 @@ class Launcher:
         finally:
             os.close(lock)
 
-    def _ask(self, operation: str, seconds: float, *, to_end: bool = False) -> wire.Message | None:
-        """Send a request; the answer. With ``to_end``, wait until the launcher closes as well."""
+    def _ask(
+        self, operation: str, seconds: float, *, to_end: bool = False, own: bool = False
+    ) -> wire.Message | None:
+        """Send a request; the answer. With ``to_end``, wait until the launcher closes as well.
+
+        With ``own``, the answer has the pids of the children that serve the launcher.
+        """
         try:
             with wire.connect(self.site.launcher_socket, timeout=seconds) as connection:
-                wire.send(connection, {"op": operation})
+                wire.send(connection, {"op": operation, **({"own": True} if own else {})})
                 message, dummy = wire.receive(connection)
                 while to_end and wire.receive(connection)[0] is not None:
                     continue
@@ -140,9 +147,13 @@ class Launcher:
 
     def _responds(self) -> bool:
         """Whether a launcher answers; continue a stopped launcher and end a hanging one."""
-        unresponsive.wake(self.site)
+        if not unresponsive.runs(self.site):
+            unresponsive.wake(self.site)
         try:
-            return self.ping() is not None
+            answer = self._ask("ping", PING_SECONDS, own=True)
+            if answer is not None:
+                unresponsive.wake_own(self.site, answer.get("own"))
+            return answer is not None
         except _Silent:
             unresponsive.end(self.site)
             return False

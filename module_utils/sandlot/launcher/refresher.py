@@ -14,7 +14,7 @@ from .command import start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import List, Optional
 
     from ..site import Site
 
@@ -25,6 +25,8 @@ class Refresher:
     def __init__(self, site: Site) -> None:
         self.site = site
         self.tried = 0.0
+        # Its last one, which may have ended.
+        self.children: List[int] = []
 
     def wait(self) -> Optional[float]:
         """Seconds until the next process is due, None without names."""
@@ -41,4 +43,4 @@ class Refresher:
         if self.wait() != 0.0:
             return
         self.tried = time.time()
-        start(self.site, "refresh")
+        self.children = [start(self.site, "refresh")]

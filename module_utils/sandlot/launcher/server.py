@@ -121,11 +121,13 @@ class Server:
             message, fds = wire.receive_request(connection)
             wire.close_all(fds)
             operation, names = _words(message) if message else ("", ())
+            asks_for_own = bool(message and message.get("own"))
         except (OSError, LaunchError, LookupError, TypeError, ValueError, EOFError):
-            operation, names = "", ()
+            operation, names, asks_for_own = "", (), False
         connection.setblocking(True)
         if operation == "ping":
-            _answer(connection, {"version": __version__, "pid": os.getpid()})
+            own = {"own": " ".join(map(str, self._own()))} if asks_for_own else {}
+            _answer(connection, {"version": __version__, "pid": os.getpid(), **own})
         elif operation == "upgrade":
             self._finish(lambda: self._upgrade(connection))
         elif operation == "quit":
@@ -137,6 +139,10 @@ class Server:
             _answer(connection, {"error": error, "hint": "install the runtime again: sandbox_host"})
         else:
             connection.close()
+
+    def _own(self) -> List[int]:
+        """The children that serve the launcher; there is an init for each sandbox as well."""
+        return [self.zygote.pid, *self.workers, *self.watch.children, *self.refresher.children]
 
     def _submit(self, operation: str, names: Names, connection: Connection) -> None:
         self.queue.append((operation, names, connection))

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import struct
 from typing import Iterator, NamedTuple
 
+from .. import wire
 from ..errors import LaunchError
 from ..kernel import namespaces, processes
 from ..kernel.signals import signal
 from ..site import Site
 
 KILL_SECONDS = 10.0
+# struct ucred: pid, uid, gid (unix(7))
+_UCRED = struct.Struct("3i")
 
 
 class Holder(NamedTuple):
@@ -34,6 +39,20 @@ def is_stopped(site: Site) -> bool:
     return launcher is not None and processes.is_stopped(launcher)
 
 
+def runs(site: Site) -> bool:
+    """Whether the process at the launcher's socket runs; False when that is unknown.
+
+    The kernel tells its pid at once; before it lists locks, it waits for all that take one.
+    """
+    try:
+        with wire.connect(site.launcher_socket, timeout=0) as connection:
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    except OSError:
+        return False
+    launcher = int(_UCRED.unpack(credentials)[0])
+    return launcher > 0 and not processes.is_stopped(launcher)
+
+
 def wake(site: Site) -> None:
     """Continue the launcher, its zygote and its workers if they are stopped, but no init."""
     with _held(site) as launcher:
@@ -47,6 +66,12 @@ def wake(site: Site) -> None:
                 processes.send_signal(
                     child, signal.SIGCONT, lambda pid: pid in processes.children(number)
                 )
+
+
+def wake_own(site: Site, own: str | None) -> None:
+    """Continue its zygote and its workers, which the launcher named; an older one names none."""
+    if own is None or any(processes.is_stopped(int(word)) for word in own.split()):
+        wake(site)
 
 
 def _same_program(child: int, launcher: int) -> bool:

@@ -203,9 +203,13 @@ class Watch:
             else:
                 self._judge(waited=True)
 
+    @property
+    def children(self) -> List[int]:
+        return [pid for pid in (self._waiter, self._repair) if pid]
+
     def end(self) -> None:
         """End our children at a teardown, after which they have nothing to do."""
-        for pid in filter(None, (self._waiter, self._repair)):
+        for pid in self.children:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
 
