@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Iterator
 
+STOPPED = ("T", "t")
 _WORDS = {
     "T": "which is stopped",
     "t": "which a debugger has stopped",
@@ -22,11 +23,16 @@ _WORDS = {
 
 def state(pid: int) -> str:
     """The state of a process, a letter of proc(5); "" when there is no such process."""
-    return _read(f"/proc/{pid}/stat").rpartition(")")[2].strip()[:1]
+    return name_and_state(pid)[1]
+
+
+def name_and_state(pid: int) -> tuple[str, str]:
+    head, dummy, tail = _read(f"/proc/{pid}/stat").rpartition(")")
+    return head.partition("(")[2], tail.strip()[:1]
 
 
 def is_stopped(pid: int) -> bool:
-    return state(pid) in ("T", "t")
+    return state(pid) in STOPPED
 
 
 def name(pid: int) -> str:

@@ -22,6 +22,8 @@ from ..site import Site
 KILL_SECONDS = 10.0
 # struct ucred: pid, uid, gid (unix(7))
 _UCRED = struct.Struct("3i")
+# The name of the launcher, which its workers inherit.
+WORKER = "sandlot"
 
 
 class Holder(NamedTuple):
@@ -61,16 +63,26 @@ def wake(site: Site) -> None:
         number = launcher.pid
         if processes.is_stopped(number):
             signal.pidfd_send_signal(launcher.pidfd, signal.SIGCONT)
-        for child in processes.children(number):
-            if processes.is_stopped(child) and _same_program(child, number):
+        _wake_below(number, number)
+
+
+def _wake_below(parent: int, launcher: int) -> None:
+    for child in processes.children(parent):
+        name, state = processes.name_and_state(child)
+        stopped = state in processes.STOPPED
+        # A worker has children of its own. Inits are many, and have another name.
+        if (stopped or name == WORKER) and _same_program(child, launcher):
+            if stopped:
                 processes.send_signal(
-                    child, signal.SIGCONT, lambda pid: pid in processes.children(number)
+                    child, signal.SIGCONT, lambda pid: pid in processes.children(parent)
                 )
+            _wake_below(child, launcher)
 
 
 def wake_own(site: Site, own: str | None) -> None:
     """Continue its zygote and its workers, which the launcher named; an older one names none."""
-    if own is None or any(processes.is_stopped(int(word)) for word in own.split()):
+    pids = [pid for word in (own or "").split() for pid in processes.below(int(word))]
+    if own is None or any(processes.is_stopped(pid) for pid in pids):
         wake(site)
 
 
