@@ -278,11 +278,22 @@ def reachable(graph: Graph, names: Iterable[str]) -> dict[str, Sequence[str]]:
 
 def _peel(graph: Graph) -> Tuple[list[list[str]], _Stuck]:
     waiting: _Stuck = {name: {n for n in needs if n in graph} for name, needs in graph.items()}
+    order = {name: index for index, name in enumerate(waiting)}
+    left = {name: len(needs) for name, needs in waiting.items()}
+    dependents: Dict[str, list[str]] = {}
+    for name, needs in waiting.items():
+        for needed in needs:
+            dependents.setdefault(needed, []).append(name)
     levels: list[list[str]] = []
-    while True:
-        ready = [name for name, needs in waiting.items() if not any(n in waiting for n in needs)]
-        if not ready:
-            return levels, waiting
+    ready = [name for name, number in left.items() if not number]
+    while ready:
+        levels.append(ready)
+        freed = []
         for name in ready:
             del waiting[name]
-        levels.append(ready)
+            for dependent in dependents.get(name, ()):
+                left[dependent] -= 1
+                if not left[dependent]:
+                    freed.append(dependent)
+        ready = sorted(freed, key=order.__getitem__)
+    return levels, waiting

@@ -16,7 +16,7 @@ from sandlot import cgroups, idmap, network
 from sandlot.cgroups.knobs import Host
 from sandlot.cgroups.layout import Layout
 from sandlot.cgroups.state import Observed as CgroupObserved
-from sandlot.converge import removal, report
+from sandlot.converge import dependencies, removal, report
 from sandlot.converge.decide import ALL_PINS, Desired, Observed
 from sandlot.converge.observe import Observation, Stored
 from sandlot.converge.planner import plan
@@ -192,6 +192,15 @@ def test_new_lines_of_ids_are_linear(grows) -> None:
 
         edit({}, fresh)
         return lambda: edit(fresh)
+
+    assert grows(work) < LINEAR
+
+
+def test_the_levels_of_a_chain_are_linear(grows) -> None:
+    def work(fleet: Fleet) -> Callable[[], object]:
+        names = list(fleet.records)
+        chain = {name: [needed] for name, needed in zip(names[1:], names)}
+        return lambda: dependencies.levels({names[0]: [], **chain})
 
     assert grows(work) < LINEAR
 
