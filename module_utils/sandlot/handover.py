@@ -141,16 +141,22 @@ def _guard(path: str, state: os.stat_result) -> None:
 
 def installed(lib: str, wanted: str) -> str:
     """The directory in ``lib`` with the engine of a digest; "" without one that is only root's."""
+    release, actual = examined(lib)
+    return release if actual == wanted else ""
+
+
+def examined(lib: str) -> Tuple[str, str]:
+    """The directory in ``lib`` with an engine, and its digest; "" without one only root's."""
     try:
         package = os.path.realpath(f"{lib}/{PACKAGE}")
         release = os.path.dirname(package)
         if os.path.dirname(release) != os.path.realpath(lib):
-            return ""
+            return "", ""
         for directory in (os.path.realpath(lib), release, package):
             _guard(directory, os.lstat(directory))
-        return release if digest(sources(package, guarded=True)) == wanted else ""
+        return release, digest(sources(package, guarded=True))
     except OSError:
-        return ""
+        return "", ""
 
 
 def _received(archive: str, wanted: str) -> str:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Iterable, Mapping
 
@@ -41,7 +42,7 @@ def noted(site: Site, request: Request, done: Result, *, boots: bool = False) ->
     signalled = {n: sent for n, sent in done.reloaded.items() if n in asked and n not in fresh}
     afterwards = {name: seconds[name] for name in signalled if seconds[name]}
     lost = reloading.lost(site, signalled, afterwards)
-    layout = cgroups.detect() if asked else None
+    layout = functools.lru_cache(maxsize=None)(cgroups.detect)
     failed, warnings = dict(done.failed), list(done.warnings)
     for name in sorted(asked):
         end = crash.look(site, name, layout, fresh=name in fresh or name in lost)

@@ -75,7 +75,8 @@ def observe(
     With a ``scope``, only these sandboxes are looked at.
     """
     records = record.load_all(site, scope)
-    present = known(site) if scope is None else {*scope}
+    layout = cgroups.detect()
+    present = known(site, layout) if scope is None else {*scope}
     names = sorted({*asked, *present})
     interfaces = [item for entry in records.good.values() for item in entry.interfaces]
     recorded = {name: namespace_record_at(site.sandbox(name).namespaces, name) for name in names}
@@ -88,7 +89,7 @@ def observe(
         images=stored.images,
         networks=network.load_for(site, {*attached, *used}),
         network=network.observe(site, None if scope is None else interfaces),
-        cgroups=cgroups.observe(site, names),
+        cgroups=cgroups.observe(site, names, layout),
         maps_ids=_mapping(),
         launcher=Launcher(site).listening(),
         known=frozenset(present),

@@ -277,7 +277,7 @@ def _disk(site: Site, name: str) -> Json | None:
 
 
 def _crash(site: Site, name: str, layout: cgroups.Layout) -> Json | None:
-    end = crash.look(site, name, layout)
+    end = crash.look(site, name, lambda: layout)
     return None if end is None else {"what": end.what, "remedy": end.remedy}
 
 

@@ -90,9 +90,9 @@ def _apply(operations: list[Operation]) -> None:
 
 
 def _present(site: Site) -> list[Operation]:
-    files = payload.sources()
     operations = []
-    if not payload.installed(site, files):
+    if not payload.is_installed(site):
+        files = payload.sources()
         adopt.check(site)
         _check_python()
         summary = f"install version {handover.digest(files)[:12]}"

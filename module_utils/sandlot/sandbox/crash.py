@@ -9,7 +9,7 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Dict, Iterator, List, Mapping
+from typing import Any, Callable, Dict, Iterator, List, Mapping
 
 from .. import cgroups
 from ..errors import LaunchError, StateError
@@ -83,7 +83,7 @@ class Crashed(LaunchError):
 def look(
     site: Site,
     name: str,
-    layout: cgroups.Layout | None = None,
+    layout: Callable[[], cgroups.Layout] = cgroups.detect,
     *,
     fresh: bool = False,
     known: Record | None = None,
@@ -108,7 +108,7 @@ def look(
     if state == "stopping" and stored is not None and stored.wanted != STARTED:
         return None  # another run stops it
     lines = _last_lines(sandbox)
-    usage = cgroups.usage(site, name, layout or cgroups.detect())
+    usage = cgroups.usage(site, name, layout())
     recent = oom.recent(sandbox, usage.oom_kills)
     runs = running is not None and status.get("state") == "running"
     recovered = running is not None and runs and runtime.uptime(running, status) >= SETTLED

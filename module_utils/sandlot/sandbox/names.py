@@ -12,6 +12,10 @@ from ..kernel import files
 from ..site import Site
 from . import runtime
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..cgroups import Layout
+
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 
 
@@ -20,13 +24,13 @@ def recorded(site: Site) -> list[str]:
     return files.directories(site.sandboxes)
 
 
-def known(site: Site) -> set[str]:
+def known(site: Site, layout: Layout | None = None) -> set[str]:
     """Every sandbox with a directory under state or run, with secrets in memory or a cgroup."""
     # Imported here, so that commands that only check a name start faster.
     from .. import cgroups
 
     in_memory = files.directories(site.secrets)
-    return {*recorded(site), *runtime.names(site), *in_memory, *cgroups.names(site)}
+    return {*recorded(site), *runtime.names(site), *in_memory, *cgroups.names(site, layout)}
 
 
 def check(site: Site, name: str) -> str:

@@ -160,3 +160,17 @@ def test_the_engine_before_stays_for_modules_that_import_from_it(tmp_path: Path)
         kept = [files["sandlot/own.py"] for files in engines[: len(places)]][-2:]
         assert [Path(place, "own.py").read_bytes() for place in places[-2:]] == kept
     assert not os.path.exists(places[0])
+
+
+def test_the_engine_that_runs_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site(str(tmp_path))
+    assert not payload.is_installed(site)
+    payload.install(site, payload.sources())
+    assert payload.is_installed(site)
+    monkeypatch.setattr(payload.handover, "__file__", f"{payload.current(site)}/handover.py")
+    with monkeypatch.context() as patch:
+        patch.setattr(payload, "sources", dict)
+        assert payload.is_installed(site)
+    with open(f"{payload.current(site)}/site.py", "ab") as handle:
+        handle.write(b"#")
+    assert not payload.is_installed(site)
