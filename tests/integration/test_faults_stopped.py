@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from converge_fixtures import Deployment, eventually, needs_root, sandbox, wait_readable
-from sandboxes import wait_dead, zygote_of
+from sandboxes import SUPERVISOR, wait_dead, zygote_of
 from sandlot import cgroups, lock
 from sandlot.cli import execute
 from sandlot.errors import LaunchError, SandlotError
@@ -182,6 +182,8 @@ def test_a_stopped_init(host: Deployment, monkeypatch: pytest.MonkeyPatch) -> No
     host.converged(spec)
     init = host.pid("a")
     assert execute.execute(host.paths, "a", ["true"]) == 0
+    # Its supervisor would answer, and nobody would reap the command.
+    eventually(lambda: SUPERVISOR not in map(processes.name, processes.children(init)))
     stop(init)
     assert "running" in command(host, "list")
     assert f"pid: {init}" in command(host, "inspect", "a")
