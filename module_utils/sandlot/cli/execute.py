@@ -23,6 +23,7 @@ from typing import ContextManager, Dict, List, Mapping, Optional, Sequence, Set
 
 from .. import wire
 from ..errors import SandlotError
+from ..kernel import processes
 from ..sandbox import headroom, names, runtime
 from ..site import Site
 from . import descriptors
@@ -130,6 +131,9 @@ def connect(site: Site, name: str) -> socket.socket:
     if running is None:
         raise SandlotError(f"{name} is not running", hint=f"start it: sandlot start {name}")
     runtime.check_protocol(name, running)
+    # Its supervisor may run and start the command, but could not learn its end.
+    if processes.is_stopped(running.pid):
+        raise silent(name)
     try:
         connection = wire.connect(site.sandbox(name).socket, timeout=CONNECT_SECONDS)
         connection.settimeout(None)

@@ -8,6 +8,7 @@ from typing import Any, Mapping
 
 from .. import wire
 from ..errors import LaunchError
+from ..kernel import processes
 from ..site import SandboxPaths
 from . import runtime
 from .launchfile import LIVE
@@ -23,6 +24,8 @@ def configure(sandbox: SandboxPaths, launch: Mapping[str, Any]) -> None:
     running = runtime.running(sandbox)
     if running is not None:
         runtime.check_protocol(sandbox.name, running)
+        if processes.is_stopped(running.pid):
+            raise _unreachable(sandbox, "it is stopped")
     config = {key: launch.get(key) for key in LIVE}
     try:
         # The timeout covers connecting: an init that accepts nobody must not hold up the lock.
