@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List
 
-import plays
+import playing
 from ours import Ours, instances
 from rows import KIB, Figures, Row, at_most, number, ratios, seconds, times
 from setting import Bench, say
@@ -20,13 +20,13 @@ PINGS = 4
 
 def measure(bench: Bench) -> Figures:
     sizes = bench.sizes
-    pings = plays.write_pings(bench.directory / "pings.json", PINGS)
+    pings = playing.write_pings(bench.directory / "pings.json", PINGS)
     variables = {"sandbox_instances": instances(sizes.many)}
     with bench.ours() as ours:
         wire = {"first": _sent(ours, ours.playbook, variables)}
         say(f"{sizes.turns} turns at {sizes.many}")
         modules = ours.steady(sizes.many, verbose=True).modules
-        series: Dict[str, List[plays.Play]] = {"again": [], "pings": []}
+        series: Dict[str, List[playing.Play]] = {"again": [], "pings": []}
         for turn in range(sizes.turns):
             # The first of each pair changes.
             for name in sorted(series, reverse=bool(turn % 2)):

@@ -12,7 +12,7 @@ from typing import Any
 
 import clock
 import leftovers
-import plays
+import playing
 import processes
 import pump
 from sandlot import cgroups, network, store
@@ -21,7 +21,7 @@ from sandlot.plan import apply_all
 from sandlot.sandbox import runtime
 from sandlot.site import Site
 
-PLAYS = plays.PROJECT / "playbooks"
+PLAYS = playing.PROJECT / "playbooks"
 # Another one for each bench that runs at the same time.
 SUBNET = f"10.213.{os.getpid() % 64 * 4}.0/22"
 WORKLOAD = ["sleep", "1000000"]
@@ -56,8 +56,8 @@ class Ours:
             "sandbox_defaults": {"image": "busybox"},
         }
         inventory = directory / "ours.json"
-        plays.write_inventory(inventory, "sandbox_hosts", variables)
-        self.runner = plays.Runner(inventory)
+        playing.write_inventory(inventory, "sandbox_hosts", variables)
+        self.runner = playing.Runner(inventory)
 
     def _mount_run(self) -> None:
         """/run is memory on every host; on a disk, pins and sockets would cost what they don't."""
@@ -72,18 +72,18 @@ class Ours:
     def run(self) -> str:
         return os.path.dirname(self.paths.run)
 
-    def deploy(self, number: int, *, verbose: bool = False) -> plays.Play:
+    def deploy(self, number: int, *, verbose: bool = False) -> playing.Play:
         made = instances(number)
         return self.runner.run(self.playbook, verbose=verbose, sandbox_instances=made)
 
-    def steady(self, number: int, *, verbose: bool = False) -> plays.Play:
+    def steady(self, number: int, *, verbose: bool = False) -> playing.Play:
         """A deploy that has nothing to do."""
         play = self.deploy(number, verbose=verbose)
         if play.changed:
-            raise plays.PlayError(f"the second deploy changed {play.changed} tasks")
+            raise playing.PlayError(f"the second deploy changed {play.changed} tasks")
         return play
 
-    def teardown(self) -> plays.Play:
+    def teardown(self) -> playing.Play:
         return self.runner.run(PLAYS / "teardown_sandbox.yml")
 
     def command(self, *words: str) -> clock.Done:

@@ -17,7 +17,7 @@ from typing import Any
 import clock
 import collection
 import leftovers
-import plays
+import playing
 import processes
 import pump
 import static_busybox
@@ -68,9 +68,9 @@ class Peer:
         self.environment = self._configure(collection.find())
         self.holder = self._hold()
         self.prefix = ["nsenter", f"--target={self.holder.pid}", "--mount", "--net"]
-        inventory = plays.write_inventory(directory / "peer.json", "containers", {})
-        self.runner = plays.Runner(
-            inventory, self.environment, [*self.prefix, f"--wd={plays.PROJECT}"]
+        inventory = playing.write_inventory(directory / "peer.json", "containers", {})
+        self.runner = playing.Runner(
+            inventory, self.environment, [*self.prefix, f"--wd={playing.PROJECT}"]
         )
 
     def _configure(self, collections: Path) -> dict[str, str]:
@@ -113,7 +113,7 @@ class Peer:
     def podman(self, *arguments: str) -> clock.Done:
         return clock.run([*self.prefix, "podman", *arguments], environment=self.environment)
 
-    def converge(self, number: int, state: str) -> plays.Play:
+    def converge(self, number: int, state: str) -> playing.Play:
         """One call of podman_container for each container, as its documentation shows."""
         task = {
             "name": "Converge containers",
@@ -122,7 +122,7 @@ class Peer:
         }
         return self._play(task)
 
-    def converge_batch(self, number: int) -> plays.Play:
+    def converge_batch(self, number: int) -> playing.Play:
         """One call of podman_containers for all of them."""
         containers = [{"name": name, **_options("started")} for name in names(number)]
         task = {
@@ -131,7 +131,7 @@ class Peer:
         }
         return self._play(task)
 
-    def _play(self, task: dict[str, Any]) -> plays.Play:
+    def _play(self, task: dict[str, Any]) -> playing.Play:
         playbook = self.directory / "play.json"
         play = {"name": "podman", "hosts": "containers", "gather_facts": False, "tasks": [task]}
         playbook.write_text(json.dumps([play]))

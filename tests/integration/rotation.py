@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from ansible.parsing.vault import VaultLib, VaultSecret
 from converge_fixtures import Deployment
-from databases import POSTGRESQL
+from database_servers import POSTGRESQL
 from plays import BIN, TOP, run_here
 from published_images import environment, sandlot
 from searching import Marker

@@ -19,7 +19,7 @@ import rotation
 import searching
 from archives import entry
 from converge_fixtures import Deployment, deployed, eventually, needs_root
-from databases import MARIADB, POSTGRESQL, Database, Writer, healthy
+from database_servers import MARIADB, POSTGRESQL, Database, Writer, healthy
 from plays import play
 from published_images import Published, logged, sandlot, shell
 from sandboxes import processes_of
