@@ -150,8 +150,10 @@ def test_a_request_looks_at_the_launcher_and_at_no_init(
 ) -> None:
     host.converged(sandbox("a"), sandbox("b"))
     pid, looked = launcher_pid(host), []
-    state = processes.state
-    monkeypatch.setattr(processes, "state", lambda number: looked.append(number) or state(number))
+    look = processes.name_and_state
+    monkeypatch.setattr(
+        processes, "name_and_state", lambda number: looked.append(number) or look(number)
+    )
     client.Launcher(host.paths).ensure()
     assert looked == [pid, zygote_of(pid)]
     # An older launcher names no processes of its own.

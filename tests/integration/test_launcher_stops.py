@@ -155,7 +155,7 @@ def test_a_launcher_of_an_older_version_is_asked_one_by_one(
             message, _ = wire.receive_request(connection)
             asked.append(message["op"] if message else "")
             known = {"ping": {"pid": 1}, together: answer}.get(asked[-1], {})
-            if known is not None:
+            if known is not None and message:
                 wire.answer(connection, known)
             connection.close()
 
@@ -166,7 +166,7 @@ def test_a_launcher_of_an_older_version_is_asked_one_by_one(
     launcher.quit()
     thread.join()
     listener.close()
-    asked = [word for word in asked if word != "ping"]
+    asked = [word for word in asked if word not in ("", "ping")]
     assert asked == [together, together, operation, operation, "quit"]
 
 

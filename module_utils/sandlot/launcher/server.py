@@ -282,6 +282,8 @@ class Server:
 
     def _quit(self, connection: _socket.socket) -> None:
         self.watch.end()
+        # Whoever has the answer finds no launcher any more.
+        self.listener.close()
         _answer(connection, {})
         self._exit()
 
