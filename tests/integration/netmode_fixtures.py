@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from converge_fixtures import Deployment
+from sandboxes import workload_of
 from sandlot import network
 from sandlot.kernel import mount_points
 from sandlot.network.common import declare
@@ -46,8 +47,7 @@ def netns(host: Deployment, name: str) -> int:
 
 def workload(host: Deployment, name: str) -> tuple[int, str]:
     """Pid and start time of the workload, on the host."""
-    init = host.pid(name)
-    pid = int(Path(f"/proc/{init}/task/{init}/children").read_text().split()[0])
+    pid = workload_of(host.pid(name))
     stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return pid, stat[19]
 

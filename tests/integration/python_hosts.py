@@ -32,6 +32,8 @@ cd "$2/root"
 for place in dev sys; do mount --rbind /$place $place; done
 mount -t proc proc proc
 for place in run var/tmp; do mount -t tmpfs -o mode=0755 sandlot-test $place; done
+mkdir -p ".$3"
+mount --bind "$3" ".$3"
 ip link set lo up
 pivot_root . .
 umount --lazy .
@@ -47,8 +49,11 @@ env SANDLOT_ROOT={root} /usr/bin/python3 "$@"
 
 
 @contextlib.contextmanager
-def entered(tree: Path, version: str) -> Iterator[Path]:
-    """The tree as a host's root, itself unchanged; an interpreter that runs on that host."""
+def entered(tree: Path, version: str, shared: str) -> Iterator[Path]:
+    """The tree as a host's root, itself unchanged; an interpreter that runs on that host.
+
+    The host has the directory ``shared`` of this machine, for what Ansible copies there.
+    """
     with short_directory() as directory, contextlib.ExitStack() as stack:
         # The layer of an overlay can't be on another overlay.
         subprocess.run(["mount", "-t", "tmpfs", "sandlot-test", directory], check=True)
@@ -58,7 +63,7 @@ def entered(tree: Path, version: str) -> Iterator[Path]:
             os.makedirs(f"{directory}/{place}")
         shutil.copytree(Path(pyroute2.__file__).parent, f"{directory}/{packages}/pyroute2")
         command = ["unshare", "--mount", "--net", "--pid", "--ipc", "--fork", "--kill-child"]
-        script = ["sh", "-c", _HOLDER, "sh", str(tree), directory]
+        script = ["sh", "-c", _HOLDER, "sh", str(tree), directory, shared]
         holder = subprocess.Popen([*command, *script], stdout=subprocess.PIPE, text=True)
         stack.callback(holder.wait)
         stack.callback(holder.kill)
@@ -73,10 +78,11 @@ def entered(tree: Path, version: str) -> Iterator[Path]:
 
 def run_modules(tree: Path, version: str) -> None:
     """Each module by Ansible on such a host, from nothing to nothing."""
-    with entered(tree, version) as interpreter:
+    with short_directory() as shared, entered(tree, version, shared) as interpreter:
         play = interpreter.with_name("play.json")
         play.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": _tasks()}]))
         told = {"ansible_python_interpreter": str(interpreter), "version": version}
+        told["ansible_remote_tmp"] = shared
         command = [str(PLAYBOOK), "-i", "localhost,", "-c", "local", str(play)]
         environment = {**os.environ, "ANSIBLE_CONFIG": str(TOP / "ansible.cfg")}
         done = subprocess.run(

@@ -244,6 +244,11 @@ def children(pid: int) -> list[int]:
         return []
 
 
+def workload_of(init: int) -> int:
+    """The first process below init but its supervisor, on the host."""
+    return next(child for child in children(init) if name_of(child) != SUPERVISOR)
+
+
 def name_of(pid: int) -> str:
     return status_or_empty(pid).get("Name", "")
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from converge_fixtures import Deployment, eventually, needs_root, sandbox
+from sandboxes import workload_of
 from sandlot import converge, images
 from sandlot.cli import explain
 
@@ -203,7 +204,7 @@ MODES: dict[str, dict[str, Any]] = {
 def test_script_joins_the_same_network(host: Deployment, options: dict[str, Any]) -> None:
     specs = [sandbox("db"), sandbox("web", **options)]
     host.converged(*specs)
-    real = workload(host.pid("web"))
+    real = workload_of(host.pid("web"))
     expected = {**same_at_any_time(real, options), "shm": shm(real)}
     net = os.readlink(f"/proc/{real}/ns/net")
     own_shm = Path("/proc/sys/kernel/shmmni").read_text()
@@ -243,7 +244,7 @@ def shm(pid: int) -> str:
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_script_makes_the_same_sandbox(host: Deployment, options: dict[str, Any]) -> None:
     host.converged(sandbox("web", **options))
-    real = workload(host.pid("web"))
+    real = workload_of(host.pid("web"))
     expected = facts(real)
     script = explain.script(explain.look(host.paths, "web", show_env=True))
     assert "hunter2" not in script
@@ -262,7 +263,7 @@ def test_script_makes_the_same_sandbox(host: Deployment, options: dict[str, Any]
     links = json.loads(subprocess.check_output(["ip", "-json", "link"]))
     assert not [link["ifname"] for link in links if link["ifname"].startswith("sx-")]
     host.converged(sandbox("web", **options))
-    assert addresses(workload(host.pid("web"))) == expected["addresses"]
+    assert addresses(workload_of(host.pid("web"))) == expected["addresses"]
 
 
 LAYERED = {
@@ -285,7 +286,7 @@ def test_script_stacks_the_layers_of_an_image(host: Deployment) -> None:
     wanted = converge.request(None, images=images.normalise_all([LAYERED]))
     assert converge.converge(host.paths, wanted).changed
     host.converged(sandbox("web", image="layered"))
-    real = workload(host.pid("web"))
+    real = workload_of(host.pid("web"))
     expected, expected_files = facts(real), listing(real)
     assert not [line for line in expected_files if line.startswith("/etc/shells ")]
     assert [line for line in expected_files if line.startswith("/tool 4755 0 0")]
@@ -297,10 +298,6 @@ def test_script_stacks_the_layers_of_an_image(host: Deployment) -> None:
         found, files = facts(pid), listing(pid)
     assert {k: (found[k], v) for k, v in expected.items() if found[k] != v} == {}
     assert sorted(set(files) ^ set(expected_files)) == []
-
-
-def workload(init: int) -> int:
-    return int(Path(f"/proc/{init}/task/{init}/children").read_text().split()[0])
 
 
 def test_script_refuses_to_take_an_address_that_is_in_use(host: Deployment, tmp_path: Path) -> None:

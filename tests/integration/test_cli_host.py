@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from converge_fixtures import Deployment, eventually, free_port, needs_root, sandbox
+from sandboxes import children
 from sandlot import converge
 from sandlot.cli.verbs import VERBS, Verb
 from sandlot.launcher.client import Launcher
@@ -141,6 +142,8 @@ def test_values_of_env_are_shown_on_demand_only(host: Deployment) -> None:
 
 def test_top(host: Deployment) -> None:
     host.converged(sandbox("a"), sandbox("b", state="stopped"))
+    # The supervisor of the start counts until it has nothing to do.
+    eventually(lambda: len(children(host.pid("a"))) == 1)
     (found,) = data(host, "top")
     assert found["name"] == "a" and found["pids"] == 2 and found["memory"] > 0
     assert sandlot(host, "top", "a").stdout.splitlines()[1].split()[:2] == ["a", "2"]

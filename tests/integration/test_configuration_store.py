@@ -68,7 +68,7 @@ ALL = [FILE, PASSWORD, KEY, VARIABLE]
 
 
 def holders(pid: int) -> set[str]:
-    """The secrets in the memory of a process; root may look."""
+    """The secrets in the memory of a process and in its files of memory; root may look."""
     held = set()
     rows = Path(f"/proc/{pid}/maps").read_text().splitlines()
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as content:
@@ -82,6 +82,10 @@ def holders(pid: int) -> set[str]:
             except (OSError, OverflowError):
                 continue
             held |= {secret for secret in SECRETS if secret.encode() in found}
+    # Init saves the state of its supervisor in one.
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        if os.readlink(path).startswith("/memfd:"):
+            held |= {secret for secret in SECRETS if secret.encode() in path.read_bytes()}
     return held
 
 

@@ -26,6 +26,7 @@ from converge_fixtures import (
 )
 from engines import output_of, sandlot
 from releases import Release
+from sandboxes import workload_of
 from sandlot import converge, images, network
 from sandlot.host import install
 from sandlot.launcher.client import Launcher
@@ -124,7 +125,7 @@ def inits(host: Deployment) -> dict[str, tuple[int, str]]:
 
 def workloads(host: Deployment) -> dict[int, str]:
     """The first processes of the sandboxes, without those that come and go by themselves."""
-    pids = [children(pid)[0] for name, (pid, _) in inits(host).items()]
+    pids = [workload_of(pid) for pid, _ in inits(host).values()]
     return {pid: start_time(pid) for pid in pids}
 
 
