@@ -8,11 +8,14 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from sandlot.kernel import confine, flock
 from sandlot.launcher import unresponsive
 from sandlot.site import Site
 
 
+# A module that ran in this process has made it undumpable: its files in /proc are root's (proc(5)).
+@pytest.mark.skipif(os.geteuid() != 0, reason="looks at namespaces of processes that are root's")
 def test_a_stopped_child_of_a_worker_is_continued(tmp_path: Path) -> None:
     """The one that a start with secret values has."""
     site = Site(str(tmp_path))
