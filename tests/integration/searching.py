@@ -71,8 +71,17 @@ def in_processes(marker: Marker) -> set[tuple[int, str]]:
 
 
 def in_memory(marker: Marker, pids: Iterable[int]) -> set[int]:
-    """Processes whose memory has it: what a core dump would show."""
-    return {pid for pid in pids if any(map(marker.is_in, _memory(pid)))}
+    """Processes whose memory has it, or a file without a name that they hold (memfd_create)."""
+    return {pid for pid in pids if any(map(marker.is_in, (*_memory(pid), *_memory_files(pid))))}
+
+
+def _memory_files(pid: int) -> Iterator[bytes]:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            # A descriptor may be closed meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                if os.readlink(fd).startswith("/memfd:"):
+                    yield fd.read_bytes()
 
 
 def _memory(pid: int) -> Iterator[bytes]:

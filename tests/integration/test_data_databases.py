@@ -250,7 +250,7 @@ def test_a_password_is_rotated_by_secret(shop: Shop, tmp_path: Path) -> None:
     inits = processes_of(Path(host.paths.root))
     assert shown.is_in(outputs[0].encode())
     assert {str(archive), str(controller.log)} < searching.in_files(shown, *places)
-    # Launcher, zygote, and the inits of three sandboxes.
+    # Launcher, zygote, and the inits of three sandboxes, each with its state.
     assert len(inits) >= 5 and pid in searching.in_memory(shown, inits)
     assert searching.in_processes(shown)
     for marker in (first, second):

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from converge_fixtures import IDLE, Deployment, needs_root, sandbox
 from netmode_fixtures import run_inside
+from sandboxes import workload_of
 from sandlot.cli import explain
 from sandlot.converge import upkeep
 from sandlot.errors import SandlotError
 from sandlot.kernel import device_rules
-from test_cli_explain import mounts, release, running_script, workload
+from test_cli_explain import mounts, release, running_script
 
 pytestmark = needs_root
 FUSE, TUN = (10, 229), (10, 200)
@@ -194,7 +195,7 @@ def test_a_mounted_disk_is_refused(host: Deployment, mounted_disk: str) -> None:
 def test_explain_makes_the_same_nodes(host: Deployment) -> None:
     path = node(host, FUSE)
     host.converged(sandbox("a", devices=[f"{path}:/dev/sub/fuse:r"], command=IDLE))
-    real = workload(host.pid("a"))
+    real = workload_of(host.pid("a"))
     assert ["/dev/sub/fuse", "ro,nosuid,noexec,relatime", "tmpfs"] in mounts(real)
     script = explain.script(explain.look(host.paths, "a", show_env=True))
     release(host, "a")

@@ -15,12 +15,13 @@ import pytest
 from converge_fixtures import Deployment, eventually, needs_root, sandbox
 from hung_fuse import hung
 from netmode_fixtures import output, run_inside
+from sandboxes import workload_of
 from sandlot.errors import LaunchError
 from sandlot.host import doctor, facts
 from sandlot.kernel import mountinfo, mounts
 from sandlot.launcher.client import Launcher
 from sandlot.sandbox import lxcfs
-from test_cli_explain import explain, release, running_script, workload
+from test_cli_explain import explain, release, running_script
 from test_cli_explain import mounts as mounted
 
 # Made by `make test-packages`.
@@ -72,7 +73,7 @@ def test_tools_show_the_limits(host: Deployment) -> None:
         others = output(host, "other", "sh", "-c", LOOK).splitlines()
         assert others[0] in Path("/proc/meminfo").read_text()
         assert others[1] == str(os.cpu_count()) and int(others[2]) > 60
-        real = mounted(workload(host.pid("web")))
+        real = mounted(workload_of(host.pid("web")))
         own = [row for row in real if row[2] == lxcfs.KIND]
         assert len(own) == 9 and {row[1] for row in own} == {"ro,nosuid,nodev,noexec,relatime"}
         assert [line for line in host.info("web")["relaxed"] if line.startswith("lxcfs")]
