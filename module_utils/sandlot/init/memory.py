@@ -48,6 +48,7 @@ CAUGHT_SET = pid_one.signal_set(CAUGHT)
 _SMALL, _LARGE = 2048, 1 << 24
 _MARSHAL_VERSION = 2
 _CLONE_PARENT, _CLONE_PARENT_SETTID = 0x8000, 0x100000
+_READ_WRITE, _SHARED_FIXED = 3, 1 | 16
 # Made once, as a type takes much memory.
 _Page = c_char * PAGE
 
@@ -73,7 +74,8 @@ class Memory:
         """Make file, pipe and queue as init does by its table of calls (build/init_calls.py)."""
         fd = os.memfd_create("init")
         os.ftruncate(fd, PAGE)
-        libc.map_shared(self.address, PAGE, fd)
+        mapping = (self.address, PAGE, _READ_WRITE, _SHARED_FIXED, fd, 0)
+        libc.check(calls.call(libc.SYS_MMAP, *mapping), "mmap")
         ends = os.pipe()
         for end in ends:
             os.set_blocking(end, False)
@@ -130,7 +132,8 @@ class Memory:
         # The kernel writes the pid before the child runs, so it is known whoever is killed now.
         flags = signal.SIGCHLD | _CLONE_PARENT_SETTID | (0 if by_init else _CLONE_PARENT)
         try:
-            return libc.clone(flags, self.address + 4 * at)
+            pid = self.address + 4 * at
+            return libc.check(calls.call(libc.SYS_CLONE, flags, 0, pid, 0, 0, 0), "clone")
         except OSError as error:
             if by_init:
                 raise

@@ -89,6 +89,4 @@ def recover(new: Supervisor) -> None:
         kept.add(main.report)
     if peer is not None:
         kept.add(peer.fileno())
-    numbers = [*sorted(kept), libc.LAST_DESCRIPTOR]
-    for before, after in zip(numbers, numbers[1:]):
-        libc.close_between(before + 1, after - 1)
+    libc.close_all_but(kept)

@@ -15,10 +15,8 @@ from __future__ import annotations
 import ctypes
 import errno
 
-from .libc import AARCH64, check
+from .libc import AARCH64, SYS_CLONE, SYS_MMAP, check
 
-_SYS_CLONE = 220 if AARCH64 else 56
-_SYS_MMAP = 222 if AARCH64 else 9
 _SYS_RECVMSG = 212 if AARCH64 else 47
 _SIGCHLD = 17
 _PROT_READ_WRITE = 3
@@ -58,7 +56,7 @@ class Buffer:
 
     def __init__(self) -> None:
         flags = (_PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS, -1, 0)
-        self.address = check(call(_SYS_MMAP, 0, SIZE + PAGE, *flags), "mmap")
+        self.address = check(call(SYS_MMAP, 0, SIZE + PAGE, *flags), "mmap")
         # A page for its user, who may map something else in its place.
         self.shared = self.address + SIZE
         memory = memoryview((ctypes.c_char * SIZE).from_address(self.address)).cast("B")
@@ -120,7 +118,7 @@ class Buffer:
                 if then != FORK:
                     break
                 then = NEXT
-                pid = make(_SYS_CLONE, _SIGCHLD, 0, 0, 0, 0, 0)
+                pid = make(SYS_CLONE, _SIGCHLD, 0, 0, 0, 0, 0)
                 if pid == 0:
                     at, end = parent, child
                 else:

@@ -25,6 +25,7 @@ AT_RECURSIVE = 0x8000
 # Calls that glibc 2.31 has no wrapper for. From 424 on the numbers are the same everywhere.
 SYS_RT_SIGACTION = 134 if AARCH64 else 13
 SYS_CLONE = 220 if AARCH64 else 56
+SYS_MMAP = 222 if AARCH64 else 9
 SYS_PIVOT_ROOT = 41 if AARCH64 else 155
 SYS_KEYCTL = 219 if AARCH64 else 250
 SYS_RENAMEAT2 = 276 if AARCH64 else 316
@@ -88,31 +89,6 @@ _fork = ctypes.PyDLL(None, use_errno=True)["fork"]
 def fork() -> int:
     """Call fork(2) without os.fork's repair of locks, which costs a child memory."""
     return check(_fork(), "fork")
-
-
-_clone = ctypes.PyDLL(None, use_errno=True)["syscall"]
-_clone.argtypes = [ctypes.c_long] * 6
-
-
-def clone(flags: int, parent_pid: int) -> int:
-    """Call clone(2) as a fork with flags; ``parent_pid`` is the address for the child's pid."""
-    return check(_clone(SYS_CLONE, flags, 0, parent_pid, 0, 0), "clone")
-
-
-_mmap = libc["mmap"]
-_mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-_mmap.restype = ctypes.c_void_p
-_READ_WRITE, _MAP_SHARED, _MAP_FIXED = 3, 1, 16
-
-
-def map_shared(address: int, size: int, fd: int) -> None:
-    """Map the beginning of a file, shared with all children, over what is at an address."""
-    result = _mmap(address, size, _READ_WRITE, _MAP_SHARED | _MAP_FIXED, fd, 0)
-    check(0 if result == address else -1, "mmap")
-
-
-# One beyond it.
-LAST_DESCRIPTOR = 0x7FFFFFFF
 
 
 def close_from(first: int) -> None:

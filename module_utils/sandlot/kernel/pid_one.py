@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Calls that only init makes: it reads signals in their order, and lets go of what it traces."""
+"""Calls that only init makes: it queues its signals, and lets go of what it traces."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from .signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterator, Sequence
+    from typing import Sequence
 
-# sizeof(struct signalfd_siginfo); the number of the signal comes first.
-_RECORD = 128
-_RECORDS = 64
 # sizeof(sigset_t) of glibc.
 _SET = 128
 _FLAGS = os.O_CLOEXEC | os.O_NONBLOCK
@@ -37,16 +34,6 @@ def signal_queue(signals: bytes) -> int:
     Handlers would run in the reverse order, and a set of them keeps one of each (signal(7)).
     """
     return check(_signalfd(-1, signals, _FLAGS), "signalfd")
-
-
-def queued(fd: int) -> Iterator[int]:
-    """Yield the numbers of signals as the kernel delivers them: the lowest first, then by time."""
-    try:
-        data = os.read(fd, _RECORD * _RECORDS)
-    except BlockingIOError:
-        return
-    for offset in range(0, len(data), _RECORD):
-        yield int.from_bytes(data[offset : offset + 4], "little")
 
 
 def let_go(pid: int, wait_status: int) -> None:

@@ -26,13 +26,6 @@ from .record import ImageRef, Record
 Json = Dict[str, Any]
 
 HOST_FILES = ("hosts", "resolv.conf", "hostname")
-# Keys that no option makes: facts of the host, the image and the ids.
-FACTS = frozenset(
-    """
-    schema digest name ids image lower host_root tmpfs_root idmap upper work files init login
-    ambient directories log_files secret_env
-    """.split()
-)
 # These follow from the host and the version of sandlot: neither an upgrade nor a new cgroup
 # hierarchy of the host restarts a sandbox.
 DERIVED = frozenset(
