@@ -5,12 +5,9 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import time
-from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from typing import Any, Callable, Dict, Iterator
+from typing import Any, Callable, Dict
 
 from collection import NotAvailable
 from ours import WORKLOAD, Ours
@@ -18,7 +15,7 @@ from rows import Figures, Row, middle, ms
 from sandlot import converge
 from sandlot.converge import kept
 from sandlot.spec import normalise_all
-from setting import Bench
+from setting import Bench, file_system
 
 # A hundred files, as of a database.
 FILES = 100
@@ -34,7 +31,10 @@ def measure(bench: Bench) -> Figures:
     figures: Figures = {"bytes": bench.sizes.kept}
     size = bench.sizes.kept // FILES
     turns = bench.sizes.repetitions
-    with _btrfs(bench.directory, 20 * bench.sizes.kept) as top, bench.ours(top) as ours:
+    if not shutil.which("mkfs.btrfs"):
+        raise NotAvailable("btrfs-progs is not installed")
+    image = bench.outside / "btrfs.img"
+    with file_system("btrfs", image, 20 * bench.sizes.kept) as top, bench.ours(top) as ours:
         _deploy(ours)
         _inside(ours, LARGE, _EACH % (_WRITE % size))
         for turn in range(turns):
@@ -51,24 +51,6 @@ def _both(figures: Figures, step: str, action: Callable[[str], None]) -> None:
         started = time.monotonic()
         action(name)
         figures.setdefault(f"{step}_{name}", []).append(time.monotonic() - started)
-
-
-@contextmanager
-def _btrfs(directory: Path, size: int) -> Iterator[Path]:
-    """A file system in a sparse file."""
-    if not shutil.which("mkfs.btrfs"):
-        raise NotAvailable("btrfs-progs is not installed")
-    image, top = directory / "btrfs.img", directory / "btrfs"
-    with open(image, "wb") as handle:
-        handle.truncate(size)
-    top.mkdir()
-    subprocess.run(["mkfs.btrfs", "-q", str(image)], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(["mount", "-o", "loop", str(image), str(top)], check=True)
-    try:
-        yield top
-    finally:
-        subprocess.run(["umount", str(top)], check=True)
-        image.unlink()
 
 
 def _deploy(ours: Ours) -> None:

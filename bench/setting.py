@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import tempfile
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -73,11 +74,33 @@ SMALL = Sizes(
 )
 
 
-class Bench:
-    """One run; ``remains`` has what teardowns left, ``reasons`` why something has no figure."""
+@contextmanager
+def file_system(kind: str, image: Path, size: int, *options: str) -> Iterator[Path]:
+    """The top of a new file system in a sparse file of that size."""
+    with open(image, "wb") as handle:
+        handle.truncate(size)
+    top = image.with_suffix("")
+    top.mkdir()
+    subprocess.run([f"mkfs.{kind}", "-q", str(image)], check=True, stdout=subprocess.DEVNULL)
+    mount = ["mount", "-o", ",".join(("loop", *options)), str(image), str(top)]
+    subprocess.run(mount, check=True)
+    try:
+        yield top
+    finally:
+        subprocess.run(["umount", str(top)], check=True)
+        image.unlink()
+        top.rmdir()
 
-    def __init__(self, directory: Path, sizes: Sizes, *, podman: bool) -> None:
+
+class Bench:
+    """One run; ``remains`` has what teardowns left, ``reasons`` why something has no figure.
+
+    ``directory`` is in a file system of its own, ``outside`` in that of the machine.
+    """
+
+    def __init__(self, directory: Path, outside: Path, sizes: Sizes, *, podman: bool) -> None:
         self.directory = directory
+        self.outside = outside
         self.sizes = sizes
         self.remains: list[str] = []
         self.reasons: dict[str, str] = {} if podman else {"podman": "--no-podman was given"}
