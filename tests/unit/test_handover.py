@@ -149,9 +149,11 @@ def test_what_was_sent_is_used_in_its_place(host: Host, package: Path, tmp_path:
 
 def test_an_archive_that_was_changed_on_its_way_is_not_used(host: Host, tmp_path: Path) -> None:
     archive = tmp_path / "engine.zip"
-    archive.write_bytes(handover.pack({**SMALL, "sandlot/shell.py": b"raise SystemExit(3)"}))
-    found = host({"digest": WANTED, "archive": str(archive)}, status=1)
-    assert found["failed"] and "is not the one that was sent" in found["msg"]
+    changed = handover.pack({**SMALL, "sandlot/shell.py": b"raise SystemExit(3)"})
+    for content in (changed, changed[: len(changed) // 2], b""):
+        archive.write_bytes(content)
+        found = host({"digest": WANTED, "archive": str(archive)}, status=1)
+        assert found["failed"] and "is not the one that was sent" in found["msg"]
 
 
 def test_without_the_action_plugin_the_remedy_is_told(host: Host) -> None:
