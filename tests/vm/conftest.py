@@ -31,7 +31,7 @@ ORDER = (
     "test_quotas",
     "test_shortage",
     "test_reboot",
-    "test_unplugged_update",
+    "test_unplugged_later",
     "test_teardown",
 )
 
