@@ -74,9 +74,17 @@ def directory(root: int, path: str, *, follow: bool = False, links: int = _MAX_L
 
     With ``follow``, symlinks are resolved inside the root; otherwise they are refused.
     """
+    parts = [part for part in path.split("/") if part]
+    flags, resolve = os.O_PATH | os.O_DIRECTORY, RESOLVE_IN_ROOT if follow else STRICT
+    try:
+        return mounts.openat2(root, "/".join(parts) or ".", flags, resolve)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+            raise
+    # Something is missing or wrong on the way.
     current = os.dup(root)
     walked = ""
-    for part in [p for p in path.split("/") if p]:
+    for part in parts:
         walked = f"{walked}/{part}".lstrip("/")
         os.close(current)
         current = _enter(root, walked, follow=follow, links=links)

@@ -56,10 +56,15 @@ def check(result: int, what: str, path: str = "") -> int:
     raise OSError(code, f"{what}: {os.strerror(code)}", path or None)
 
 
+# c_void_p takes integers of any sign, bytes, arrays and what byref gives.
+_syscall = libc["syscall"]
+_syscall.argtypes = [ctypes.c_long, *[ctypes.c_void_p] * 6]
+_syscall.restype = ctypes.c_long
+
+
 def syscall(number: int, what: str, *arguments: Any, path: str = "") -> int:
-    """Make a raw system call; ints travel as C long, bytes and ctypes objects as they are."""
-    converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
-    return check(libc.syscall(ctypes.c_long(number), *converted), what, path)
+    """Make a raw system call; bytes travel as the address of their content."""
+    return check(_syscall(number, *(*arguments, 0, 0, 0, 0, 0, 0)[:6]), what, path)
 
 
 def renameat2(old: str, new: str, flags: int) -> None:

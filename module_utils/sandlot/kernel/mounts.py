@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 
 from .libc import (
     AT_EMPTY_PATH,
@@ -64,16 +65,10 @@ _TRIES = 10000
 libc.mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_char_p]
 
 
-class _MountAttr(ctypes.Structure):
-    """struct mount_attr, mount_setattr(2)."""
-
-    _fields_ = [(name, ctypes.c_uint64) for name in ("set", "clear", "propagation", "userns_fd")]
-
-
-class _OpenHow(ctypes.Structure):
-    """struct open_how, openat2(2)."""
-
-    _fields_ = [(name, ctypes.c_uint64) for name in ("flags", "mode", "resolve")]
+# struct mount_attr: set, clear, propagation, descriptor of a user namespace (mount_setattr(2)).
+_MOUNT_ATTR = struct.Struct("=4Q")
+# struct open_how: flags, mode, resolve (openat2(2)).
+_OPEN_HOW = struct.Struct("=3Q")
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
@@ -107,13 +102,11 @@ def set_attributes(
     recursive: bool = False,
 ) -> None:
     """mount_setattr(2) on a mount descriptor; ``userns`` (a descriptor) id-maps it."""
-    attr = _MountAttr(attributes, clear, propagation, 0)
     if userns is not None:
-        attr.set |= MOUNT_ATTR_IDMAP
-        attr.userns_fd = userns
-    pointer, size = ctypes.byref(attr), ctypes.sizeof(attr)
+        attributes |= MOUNT_ATTR_IDMAP
+    attr = _MOUNT_ATTR.pack(attributes, clear, propagation, userns or 0)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
-    syscall(SYS_MOUNT_SETATTR, "mount_setattr", fd, b"", flags, pointer, size)
+    syscall(SYS_MOUNT_SETATTR, "mount_setattr", fd, b"", flags, attr, len(attr))
 
 
 def new_mount(kind: str, options: Mapping[str, str], attributes: int = 0) -> int:
@@ -142,13 +135,12 @@ def attach(fd: int, target: str = "", *, target_fd: int = AT_FDCWD, beneath: boo
 
 
 def openat2(dir_fd: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve | RESOLVE_NO_MAGICLINKS)
-    pointer, size = ctypes.byref(how), ctypes.sizeof(how)
+    how = _OPEN_HOW.pack(flags | os.O_CLOEXEC, mode, resolve | RESOLVE_NO_MAGICLINKS)
     # A tenant's names need not be UTF-8.
     name = os.fsencode(path)
     for left in reversed(range(_TRIES)):
         try:
-            return syscall(SYS_OPENAT2, "openat2", dir_fd, name, pointer, size, path=path)
+            return syscall(SYS_OPENAT2, "openat2", dir_fd, name, how, len(how), path=path)
         except BlockingIOError:
             # A mount or rename anywhere on the host, while the kernel followed "..".
             if not left:
