@@ -51,7 +51,7 @@ def rows(figures: Figures) -> list[Row]:
     dummy, hundred, thousand = figures["sizes"]
     ratio = ratios(many["again"], middling["again"])
     figure = f"{times(ratio)}: {seconds(many['again'])}, {seconds(middling['again'])}"
-    cpu = f"{seconds(many['restart_cpu'])}; of {hundred} {seconds(middling['restart_cpu'])}"
+    cpu = f"{ms(many['restart_cpu'])}; of {hundred} {ms(middling['restart_cpu'])}"
     return [
         at_most(f"second run at {thousand}: at {hundred}", ratio, 1.3, figure),
         at_most(f"restart of one of {thousand}, CPU time", many["restart_cpu"], 0.3, cpu, " s"),
