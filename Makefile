@@ -39,7 +39,7 @@ TESTS ?= tests/integration
 # Processes of pytest, each with a network and mounts of its own.
 WORKERS ?= 2
 VM_PACKAGES := e2fsprogs mmdebstrap openssh-client qemu-system-x86 qemu-utils
-NEWCOMER_PACKAGES := git iproute2 mmdebstrap nftables slirp4netns util-linux
+NEWCOMER_PACKAGES := git iproute2 mmdebstrap nftables slirp4netns sudo util-linux
 
 # A checkout that somebody else has made can be deployed from, and neither be changed nor tested.
 define ours
