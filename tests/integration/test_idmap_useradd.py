@@ -36,7 +36,7 @@ _ADD = 'until useradd --prefix "$0" --no-create-home "$1"; do [ $? -eq 1 ] || ex
 
 
 def _start(paths: Site, user: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(["sh", "-c", _ADD, paths.root, user])
+    return subprocess.Popen(["timeout", "120", "sh", "-c", _ADD, paths.root, user])
 
 
 def test_no_line_is_lost_beside_useradd(paths: Site) -> None:

@@ -45,8 +45,8 @@ def without_descriptors(box: Sandbox) -> Iterator[None]:
     """Init can open no file, as on a host whose table of files is full."""
     # The next supervisor gets the limit.
     used = until(lambda: descriptors_at_rest(box.asleep().init))
-    # No less than PID 1 polls (poll(2)): signals, clients, two outputs.
-    limit_descriptors(box, max(4, next(fd for fd in itertools.count() if fd not in used)))
+    # No less, as poll(2) takes no more descriptors than the limit.
+    limit_descriptors(box, next(fd for fd in itertools.count() if fd not in used))
     try:
         yield
     finally:
