@@ -163,19 +163,16 @@ def _received(archive: str, wanted: str) -> str:
     """A copy of the archive in memory: nobody can change it between the look and the import."""
     with open(archive, "rb") as handle:
         content = handle.read()
-    if not _is_engine(content, wanted):
+    try:
+        whole = digest(unpacked(io.BytesIO(content))) == wanted
+    except zipfile.BadZipFile:
+        whole = False
+    if not whole:
         _answer(failed=True, msg=f"the engine in {archive} is not the one that was sent; run again")
     copy = os.memfd_create(PACKAGE)
     with open(copy, "wb", closefd=False) as writer:
         writer.write(content)
     return f"/proc/self/fd/{copy}"
-
-
-def _is_engine(archive: bytes, wanted: str) -> bool:
-    try:
-        return digest(unpacked(io.BytesIO(archive))) == wanted
-    except zipfile.BadZipFile:
-        return False
 
 
 def pack(files: Mapping[str, bytes]) -> bytes:

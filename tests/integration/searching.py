@@ -72,7 +72,13 @@ def in_processes(marker: Marker) -> set[tuple[int, str]]:
 
 def in_memory(marker: Marker, pids: Iterable[int]) -> set[int]:
     """Processes whose memory has it, or a file without a name that they hold (memfd_create)."""
-    return {pid for pid in pids if any(map(marker.is_in, (*_memory(pid), *_memory_files(pid))))}
+    return {pid for pid in pids if any(map(marker.is_in, held_by(pid)))}
+
+
+def held_by(pid: int) -> Iterator[bytes]:
+    """All that a process has in memory, and in files without a name."""
+    yield from _memory(pid)
+    yield from _memory_files(pid)
 
 
 def _memory_files(pid: int) -> Iterator[bytes]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import searching
 from converge_fixtures import Deployment, eventually, needs_root, sandbox
 from killing import killed_after
 from netmode_fixtures import output, workload
@@ -69,24 +70,8 @@ ALL = [FILE, PASSWORD, KEY, VARIABLE]
 
 def holders(pid: int) -> set[str]:
     """The secrets in the memory of a process and in its files of memory; root may look."""
-    held = set()
-    rows = Path(f"/proc/{pid}/maps").read_text().splitlines()
-    with open(f"/proc/{pid}/mem", "rb", buffering=0) as content:
-        for row in rows:
-            if " r" not in row or "[v" in row:
-                continue
-            first, last = (int(word, 16) for word in row.split()[0].split("-"))
-            try:
-                content.seek(first)
-                found = content.read(last - first)
-            except (OSError, OverflowError):
-                continue
-            held |= {secret for secret in SECRETS if secret.encode() in found}
-    # Init saves the state of its supervisor in one.
-    for path in Path(f"/proc/{pid}/fd").iterdir():
-        if os.readlink(path).startswith("/memfd:"):
-            held |= {secret for secret in SECRETS if secret.encode() in path.read_bytes()}
-    return held
+    contents = searching.held_by(pid)
+    return {secret for found in contents for secret in SECRETS if secret.encode() in found}
 
 
 def files_with_values(directory: str) -> list[str]:

@@ -22,7 +22,6 @@ _MADV_DONTNEED = 4
 _UMASK = 0o022
 PID = struct.Struct("i")
 _MFD_CLOEXEC = 1
-_READ_WRITE, _MAP_SHARED_FIXED = 3, 0x11
 _FLAGS = os.O_CLOEXEC | os.O_NONBLOCK
 _SIGNAL_SET_SIZE = 8
 
@@ -78,7 +77,8 @@ def init(buffer: int, mount: int, launch: Mapping[str, Any], user: Mapping[str, 
     table.add("memfd_create", b"init\0", _MFD_CLOEXEC)
     table.add("ftruncate", mount, calls.PAGE)
     page = buffer + calls.SIZE
-    table.add("mmap", page, calls.PAGE, _READ_WRITE, _MAP_SHARED_FIXED, mount, 0)
+    flags = (calls.PROT_READ_WRITE, calls.MAP_SHARED_FIXED)
+    table.add("mmap", page, calls.PAGE, *flags, mount, 0)
     table.add("pipe2", page + 4 * memory.ENDED, _FLAGS)
     signals = memory.CAUGHT_SET[:_SIGNAL_SET_SIZE]
     table.add("signalfd4", -1, signals, _SIGNAL_SET_SIZE, _FLAGS)

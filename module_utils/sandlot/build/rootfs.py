@@ -75,9 +75,8 @@ def directory(root: int, path: str, *, follow: bool = False, links: int = _MAX_L
     With ``follow``, symlinks are resolved inside the root; otherwise they are refused.
     """
     parts = [part for part in path.split("/") if part]
-    flags, resolve = os.O_PATH | os.O_DIRECTORY, RESOLVE_IN_ROOT if follow else STRICT
     try:
-        return mounts.openat2(root, "/".join(parts) or ".", flags, resolve)
+        return _opened(root, "/".join(parts), follow=follow)
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
             raise
@@ -91,17 +90,21 @@ def directory(root: int, path: str, *, follow: bool = False, links: int = _MAX_L
     return current
 
 
+def _opened(root: int, path: str, *, follow: bool) -> int:
+    resolve = RESOLVE_IN_ROOT if follow else STRICT
+    return mounts.openat2(root, path or ".", os.O_PATH | os.O_DIRECTORY, resolve)
+
+
 def _enter(root: int, path: str, *, follow: bool, links: int) -> int:
-    flags, resolve = os.O_PATH | os.O_DIRECTORY, RESOLVE_IN_ROOT if follow else STRICT
     try:
-        return mounts.openat2(root, path, flags, resolve)
+        return _opened(root, path, follow=follow)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
             raise _no_directory(path, follow=follow) from error
         if error.errno != errno.ENOENT:
             raise
     parent, dummy, leaf = path.rpartition("/")
-    holder = mounts.openat2(root, parent or ".", flags, resolve)
+    holder = _opened(root, parent, follow=follow)
     try:
         os.mkdir(leaf, 0o755, dir_fd=holder)
     except FileExistsError as error:
@@ -113,7 +116,7 @@ def _enter(root: int, path: str, *, follow: bool, links: int) -> int:
         return directory(root, to, follow=True, links=links - 1)
     finally:
         os.close(holder)
-    return mounts.openat2(root, path, flags, resolve)
+    return _opened(root, path, follow=follow)
 
 
 def _no_directory(path: str, *, follow: bool) -> LaunchError:

@@ -48,7 +48,6 @@ CAUGHT_SET = pid_one.signal_set(CAUGHT)
 _SMALL, _LARGE = 2048, 1 << 24
 _MARSHAL_VERSION = 2
 _CLONE_PARENT, _CLONE_PARENT_SETTID = 0x8000, 0x100000
-_READ_WRITE, _SHARED_FIXED = 3, 1 | 16
 # Made once, as a type takes much memory.
 _Page = c_char * PAGE
 
@@ -74,7 +73,7 @@ class Memory:
         """Make file, pipe and queue as init does by its table of calls (build/init_calls.py)."""
         fd = os.memfd_create("init")
         os.ftruncate(fd, PAGE)
-        mapping = (self.address, PAGE, _READ_WRITE, _SHARED_FIXED, fd, 0)
+        mapping = (self.address, PAGE, calls.PROT_READ_WRITE, calls.MAP_SHARED_FIXED, fd, 0)
         libc.check(calls.call(libc.SYS_MMAP, *mapping), "mmap")
         ends = os.pipe()
         for end in ends:

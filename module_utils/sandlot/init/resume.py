@@ -82,7 +82,7 @@ def recover(new: Supervisor) -> None:
             child.kill(pid)
     if "unserved" not in new.saved:
         new.exec.close_unserved()
-    kept = {0, 1, 2, *memory.retired, *new.memory.descriptors, *new.streams, *new.exec.descriptors}
+    kept = {*memory.retired, *new.memory.descriptors, *new.streams, *new.exec.descriptors}
     for fds in new.files.values():
         kept |= set(fds) if isinstance(fds, (list, tuple)) else {fds}
     if main is not None and main.report is not None:

@@ -19,7 +19,8 @@ from .libc import AARCH64, SYS_CLONE, SYS_MMAP, check
 
 _SYS_RECVMSG = 212 if AARCH64 else 47
 _SIGCHLD = 17
-_PROT_READ_WRITE = 3
+PROT_READ_WRITE = 3
+MAP_SHARED_FIXED = 0x11
 _MAP_PRIVATE_ANONYMOUS = 0x22
 _MSG_CMSG_CLOEXEC = 0x40000000
 _CUT = 0x20 | 0x8  # MSG_TRUNC, MSG_CTRUNC
@@ -55,7 +56,7 @@ class Buffer:
     """Memory of one address in all forks of the process that makes it."""
 
     def __init__(self) -> None:
-        flags = (_PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS, -1, 0)
+        flags = (PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS, -1, 0)
         self.address = check(call(SYS_MMAP, 0, SIZE + PAGE, *flags), "mmap")
         # A page for its user, who may map something else in its place.
         self.shared = self.address + SIZE
