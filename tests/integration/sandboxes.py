@@ -13,8 +13,10 @@ The defaults are those a deployment writes; a test weakens one by naming it (``s
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import platform
+import resource
 import select
 import shutil
 import socket
@@ -31,6 +33,7 @@ import session_trees
 import static_busybox
 from sandlot import security, store, wire
 from sandlot.errors import LaunchError
+from sandlot.kernel import fork
 from sandlot.launcher.client import Launcher
 from sandlot.sandbox import runtime
 from sandlot.security import seccomp
@@ -138,6 +141,23 @@ class Sandbox:
         """Wait until init has nothing to do, and no supervisor."""
         until(lambda: not self.supervisors(), what="init has no supervisor")
         return self
+
+    def limit(self, kind: int, soft: int) -> None:
+        """Set a limit of init, then of its supervisor, as their own user may (root may not)."""
+        uid, init = self.config["ids"]["uid"], self.init
+
+        def work(_report: int) -> bytes:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            hard = resource.prlimit(init, kind)[1]
+            resource.prlimit(init, kind, (soft, hard))
+            for pid in [child for child in children(init) if name_of(child) == SUPERVISOR]:
+                with contextlib.suppress(ProcessLookupError):
+                    resource.prlimit(pid, kind, (soft, hard))
+            return b""
+
+        assert fork.call(work) == (b"", 0)
 
     def status(self) -> dict[str, Any]:
         return runtime.status(self.host.paths.sandbox(self.name))

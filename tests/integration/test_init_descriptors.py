@@ -10,27 +10,14 @@ import os
 import resource
 import signal
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from sandboxes import Host, Sandbox, status_fields, switches, until
-from sandlot.kernel import fork
 
 SLEEP = ["sleep", "100000"]
-
-
-def limit_descriptors(box: Sandbox, soft: int) -> None:
-    """Set init's limit as its own user may, which this machine's root may not everywhere."""
-    uid, pid = box.config["ids"]["uid"], box.init
-
-    def work(_report: int) -> bytes:
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
-        hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
-        return b""
-
-    assert fork.call(work) == (b"", 0)
 
 
 def descriptors_at_rest(init: int) -> set[int]:
@@ -43,14 +30,12 @@ def descriptors_at_rest(init: int) -> set[int]:
 @contextlib.contextmanager
 def without_descriptors(box: Sandbox) -> Iterator[None]:
     """Init can open no file, as on a host whose table of files is full."""
-    # The next supervisor gets the limit.
     used = until(lambda: descriptors_at_rest(box.asleep().init))
-    # No less, as poll(2) takes no more descriptors than the limit.
-    limit_descriptors(box, next(fd for fd in itertools.count() if fd not in used))
+    box.limit(resource.RLIMIT_NOFILE, next(fd for fd in itertools.count() if fd not in used))
     try:
         yield
     finally:
-        limit_descriptors(box, 1024)
+        box.limit(resource.RLIMIT_NOFILE, 1024)
 
 
 def test_clients_wait_for_descriptors(sandbox_host: Host) -> None:
@@ -58,11 +43,13 @@ def test_clients_wait_for_descriptors(sandbox_host: Host) -> None:
     init = box.init
     results: list[bytes] = []
     client = threading.Thread(target=lambda: results.append(box.exec(["echo", "hello"]).stdout))
-    before = status_fields(init)["voluntary_ctxt_switches"]
     with without_descriptors(box):
         client.start()
-        # Init wakes up for the client, and sleeps again.
-        until(lambda: status_fields(init)["voluntary_ctxt_switches"] != before)
+        (supervisor,) = until(box.supervisors)
+        pauses = int(status_fields(supervisor)["voluntary_ctxt_switches"]) + 2
+        # It tries again after a second.
+        until(lambda: int(status_fields(supervisor)["voluntary_ctxt_switches"]) >= pauses)
+        assert not results
     client.join()
     assert results == [b"hello\n"] and box.init == init
 
@@ -77,3 +64,26 @@ def test_a_restart_without_descriptors_fails_as_a_run(sandbox_host: Host) -> Non
         assert "sandlot: starting the workload: " in "".join(box.log("stderr"))
     box.until(lambda: box.status().get("state") == "running")
     assert box.init == init
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("most", [0, 3])
+def test_fewer_descriptors_than_it_waits_for_end_nothing(sandbox_host: Host, most: int) -> None:
+    """Init and its supervisor wait for events all the same, and are not busy meanwhile."""
+    box = sandbox_host.started("a", SLEEP, restart={"policy": "always", "retries": 0}).asleep()
+    init = box.init
+    cpu, since = cpu_seconds(init), time.monotonic()
+    box.limit(resource.RLIMIT_NOFILE, most)
+    os.kill(box.workload, signal.SIGKILL)
+    box.until(lambda: box.status().get("exit_code") == 126)
+    restarts = box.status()["restarts"]
+    box.until(lambda: box.status()["restarts"] > restarts + 1)
+    assert cpu_seconds(init) - cpu < 0.3 * (time.monotonic() - since)
+    box.limit(resource.RLIMIT_NOFILE, 1024)
+    box.until(lambda: box.status().get("state") == "running")
+    assert box.asleep().init == init
+    assert box.exec(["echo", "hello"]).stdout == b"hello\n"

@@ -10,9 +10,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from sandboxes import SUPERVISOR, Host, Sandbox, exit_code, status_fields, switches, until
+from sandboxes import SUPERVISOR, Host, exit_code, status_fields, switches, until
 from sandlot.errors import LaunchError
-from sandlot.kernel import fork
 
 SLEEP = ["sleep", "100000"]
 # What the workload's user may do to each process of its sandbox, again and again.
@@ -35,25 +34,6 @@ SAME = (
     *("Uid", "Gid", "Groups", "NoNewPrivs", "Seccomp", "Seccomp_filters"),
     *("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"),
 )
-
-
-def limit_processes(box: Sandbox, soft: int) -> None:
-    limit(box, resource.RLIMIT_NPROC, soft)
-
-
-def limit(box: Sandbox, kind: int, soft: int) -> None:
-    """Set a limit of init as its own user may."""
-    uid, pid = box.config["ids"]["uid"], box.init
-
-    def work(_report: int) -> bytes:
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
-        hard = resource.prlimit(pid, kind)[1]
-        resource.prlimit(pid, kind, (soft, hard))
-        return b""
-
-    assert fork.call(work) == (b"", 0)
 
 
 def test_a_sleeping_sandbox_is_woken_by_whatever_comes(sandbox_host: Host) -> None:
@@ -129,26 +109,18 @@ def test_signals_without_end_delay_no_stop(sandbox_host: Host) -> None:
     assert box.until_final()["exit_code"] == 143
 
 
-def test_without_descriptors_it_ends_and_is_seen_to(sandbox_host: Host) -> None:
-    """It could wait for nothing, and would be busy for ever."""
-    box = sandbox_host.started("a", SLEEP)
-    limit(box, resource.RLIMIT_NOFILE, 0)
-    box.until(lambda: box.running() is None)
-    box.until(lambda: box.status()["state"] == "crashed")
-
-
 def test_without_a_process_pid_one_does_it_all(sandbox_host: Host) -> None:
     box = sandbox_host.started("a", SLEEP, restart={"policy": "always", "retries": 0}).asleep()
     init = box.init
-    limit_processes(box, 0)
+    box.limit(resource.RLIMIT_NPROC, 0)
     with pytest.raises(LaunchError, match="pids_limit"):
         box.exec(["true"])
     os.kill(box.workload, signal.SIGKILL)
     box.until(lambda: box.status().get("exit_code") == 126)
-    limit_processes(box, 1000)
+    box.limit(resource.RLIMIT_NPROC, 1000)
     box.until(lambda: box.status().get("state") == "running")
     assert box.exec(["echo", "hello"]).stdout == b"hello\n"
-    limit_processes(box.asleep(), 0)
+    box.asleep().limit(resource.RLIMIT_NPROC, 0)
     box.stop()
     assert box.until_final()["state"] == "stopped" and not Path(f"/proc/{init}").exists()
 
@@ -157,7 +129,7 @@ def test_the_last_process_is_for_the_command(sandbox_host: Host) -> None:
     """The supervisor gives its place to the command that it can't fork."""
     box = sandbox_host.started("a", SLEEP).asleep()
     # PID 1, the workload, and one more.
-    limit_processes(box, 3)
+    box.limit(resource.RLIMIT_NPROC, 3)
     assert box.exec(["echo", "hello"]).stdout == b"hello\n"
     with box.session(SLEEP):
         assert box.supervisors() == []

@@ -68,6 +68,7 @@ _FIRST = memory.PROCESSES // 4
 _EVENTS = memory.POLLED // 4 + 1
 _SIGNALS = memory.SIGNALS // 4
 _SECOND = 1_000_000_000
+_PAUSE = _SECOND // 10
 # Ends and stops between two looks at all else: a tenant makes stops as fast as they are read.
 _AT_ONCE = range(64)
 # PID 1 keeps the memory that it uses as a supervisor.
@@ -136,7 +137,10 @@ class Reaper:
                     words[SECONDS] = left // _SECOND
                     words[NANOSECONDS] = left % _SECOND
             ready = 0 if turn else make(_PPOLL, self._polled, count, timeout, 0, _SET_SIZE, 0)
-            # It fails if a tenant allows too few descriptors (poll(2)), for a supervisor as well.
+            if ready < 0:
+                # A tenant allows too few descriptors (poll(2)); without any, this is a pause.
+                words[SECONDS], words[NANOSECONDS] = 0, _PAUSE
+                make(_PPOLL, 0, 0, self._timeout, 0, _SET_SIZE, 0)
             if turn or ready < 0 or (ready and ints[_EVENTS] != POLLIN):
                 ready -= 1
                 # Not all that wait, as a tenant may send signals faster than this reads.

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import select
 import time
 
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 class Loop:
     def __init__(self) -> None:
         self._poller = select.poll()
-        self._handlers: Dict[int, Handler] = {}
+        self._handlers: Dict[int, Tuple[Handler, int]] = {}
         self._timers: Dict[str, Tuple[float, Handler]] = {}
 
     def watch(self, fd: int, handler: Handler, events: int = select.POLLIN) -> None:
-        self._handlers[fd] = handler
+        self._handlers[fd] = (handler, events)
         self._poller.register(fd, events)
 
     def unwatch(self, fd: int) -> None:
@@ -51,13 +52,12 @@ class Loop:
         waits = [due - now for due, dummy in self._timers.values()]
         waits += [] if seconds is None else [seconds]
         limit = max(0, int(min(waits) * 1000) + 1) if waits else None
-        events = self._poller.poll(limit)
-        acted = bool(events)
-        for fd, dummy in events:
+        ready = self._wait(limit)
+        acted = bool(ready)
+        for fd in ready:
             # An earlier handler of this turn may have removed this one.
-            handler = self._handlers.get(fd)
-            if handler is not None:
-                handler()
+            if fd in self._handlers:
+                self._handlers[fd][0]()
         now = time.monotonic()
         for name, timer in list(self._timers.items()):
             # An earlier timer may have removed this one.
@@ -68,3 +68,18 @@ class Loop:
                 if self._timers.get(name) is timer:
                     del self._timers[name]
         return acted
+
+    def _wait(self, milliseconds: Optional[int]) -> List[int]:
+        """Descriptors with an event."""
+        try:
+            return [fd for fd, dummy in self._poller.poll(milliseconds)]
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        # poll(2) takes no more descriptors than RLIMIT_NOFILE, which a tenant may set for init;
+        # select(2) does.
+        read = [fd for fd, (dummy, events) in self._handlers.items() if events & select.POLLIN]
+        write = [fd for fd in self._handlers if fd not in read]
+        seconds = None if milliseconds is None else milliseconds / 1000
+        readable, writable, dummy = select.select(read, write, [], seconds)
+        return [*readable, *writable]
