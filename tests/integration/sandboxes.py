@@ -173,7 +173,7 @@ class Sandbox:
 
     def until_final(self) -> dict[str, Any]:
         """The status once init has ended on purpose."""
-        self.until(lambda: self.status().get("final"))
+        self.until(lambda: self.status().get("final") and self.running() is None)
         return self.status()
 
     def log_lines(self) -> list[bytes]:

@@ -219,3 +219,25 @@ def pretend(host: Deployment, since: float) -> None:
     store.write(box.init, {**init, "since": since})
     content = status.encoded({**runtime.status(host.paths.sandbox("a")), "since": since})
     Path(box.status).write_bytes(content)
+
+
+# -- ends
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_run_waits_for_an_init_that_is_about_to_end(
+    host: Deployment, monkeypatch: pytest.MonkeyPatch, *, ends: bool
+) -> None:
+    """Its status is final before it is dead; one that lives on in spite of that runs."""
+    host.run(sandbox("a"))
+    pid, wait = host.pid("a"), namespaces.pidfd_ends
+    runtime.finish(host.paths.sandbox("a"), "exited")
+
+    def end(pidfd: int, seconds: float) -> bool:
+        if ends:
+            host.kill("a")
+        return wait(pidfd, seconds if ends else 0.0)
+
+    monkeypatch.setattr(namespaces, "pidfd_ends", end)
+    assert host.run(sandbox("a")).actions == (["a: start"] if ends else [])
+    assert (host.pid("a") != pid) == ends

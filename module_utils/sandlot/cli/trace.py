@@ -42,7 +42,7 @@ def run(site: Site, options: argparse.Namespace) -> int:
     handlers = {number: signal.signal(number, _interrupt) for number in _ENDING}
     try:
         names.check(site, options.name)
-        if runtime.running(site.sandbox(options.name)) is None:
+        if runtime.settled(site.sandbox(options.name)) is None:
             converge.start_held(site, options.name)
         traced = _Traced(site, options.name, options.argv, options.timeout)
         traced.run(tracer)

@@ -117,7 +117,7 @@ def _mapping() -> Callable[[str], bool]:
 def _sandbox(
     site: Site, name: str, records: Records, namespaces: NamespaceRecord | None
 ) -> Observed:
-    running = runtime.running(site.sandbox(name))
+    running = runtime.settled(site.sandbox(name))
     known = records.good.get(name)
     detached = False
     if running is not None and known is not None:

@@ -14,7 +14,7 @@ import time
 
 from .. import store, wire
 from ..errors import LaunchError, SandlotError, StateError
-from ..kernel import namespaces, processes
+from ..kernel import processes
 from ..kernel.files import write_value
 from ..kernel.loop import Loop
 from ..kernel.signals import signal
@@ -230,15 +230,3 @@ def _survived(stop: _Stop) -> LaunchError:
     return LaunchError(
         f"{paths.name}: init survived SIGKILL for {KILL_DEADLINE:.0f} seconds{where}", hint=hint
     )
-
-
-def still_runs(paths: SandboxPaths) -> bool:
-    """Whether init runs, after a wait for an init that is about to end."""
-    pidfd = runtime.open_init(paths)
-    if pidfd is None:
-        return False
-    try:
-        ending = runtime.status(paths).get("final")
-        return not (ending and namespaces.pidfd_ends(pidfd, MARGIN))
-    finally:
-        os.close(pidfd)

@@ -194,7 +194,7 @@ class _Task:
         self._launch = launch
         if self.kit is None:
             return
-        self._todo = not stopper.still_runs(sandbox)
+        self._todo = runtime.settled(sandbox) is None
         if not self._todo:
             return
         self._restarts = int(runtime.status(sandbox).get("restarts", 0)) + 1 if revived else 0

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # The version of the protocol between host and init (wire.py). An init runs on with old code. Both
 # sides ignore unknown keys, so new keys need no new number.
 PROTOCOL = 1
+# How long an init may take to end after it has written its final status.
+_ENDING = 2.0
 KILLED = 128 + int(signal.SIGKILL)
 # Init rewrites its status in place, so a reader may see half of it and has to try again.
 _TORN_READS = 10
@@ -63,6 +65,20 @@ def running(sandbox: SandboxPaths) -> Running | None:
     init = last_started(sandbox)
     alive = init is not None and namespaces.start_time(init.pid) == init.start_time
     return init if alive else None
+
+
+def settled(sandbox: SandboxPaths) -> Running | None:
+    """The sandbox's init, after a wait for one that is about to end."""
+    init = running(sandbox)
+    if init is None or not status(sandbox).get("final"):
+        return init
+    pidfd = open_init(sandbox)
+    if pidfd is None:
+        return None
+    try:
+        return None if namespaces.pidfd_ends(pidfd, _ENDING) else init
+    finally:
+        os.close(pidfd)
 
 
 def succeeded(sandbox: SandboxPaths) -> str | None:
