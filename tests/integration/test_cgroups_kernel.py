@@ -337,7 +337,7 @@ class TestRemoval:
 
     def test_of_a_running_fork_bomb(self, fleet):
         fleet.limit("a", replace(FREE, pids_limit=60))
-        bomb = fleet.spawn("a", "sh", "-c", "f() { echo; f | f & }; f; cat")
+        bomb = fleet.spawn("a", "sh", "-c", "f() { echo; f | f & }; f & exec cat")
         assert bomb.stdout.readline() == "\n"
         fleet.remove("a")
         assert is_dead(bomb)
