@@ -78,8 +78,9 @@ class Loop:
                 raise
         # poll(2) takes no more descriptors than RLIMIT_NOFILE, which a tenant may set for init;
         # select(2) does.
-        read = [fd for fd, (dummy, events) in self._handlers.items() if events & select.POLLIN]
-        write = [fd for fd in self._handlers if fd not in read]
+        wanted = [(fd, events) for fd, (dummy, events) in self._handlers.items()]
+        read = [fd for fd, events in wanted if events & select.POLLIN]
+        write = [fd for fd, events in wanted if events & select.POLLOUT]
         seconds = None if milliseconds is None else milliseconds / 1000
         readable, writable, dummy = select.select(read, write, [], seconds)
         return [*readable, *writable]
