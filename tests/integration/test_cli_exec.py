@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from exec_fixtures import COMMAND, Terminal, environment
 from sandboxes import Host, Sandbox, until, wait_dead
-from sandlot.cli import execute
 from sandlot.errors import SandlotError
 from sandlot.kernel import namespaces
+from sandlot.reach import command
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces")
 
@@ -189,7 +189,7 @@ def test_an_open_directory_is_not_handed_in(box: Sandbox) -> None:
     try:
         script = "readlink /proc/self/fd/0; ls /proc/self/fd/0/; cat"
         argv = ["sh", "-c", script]
-        execute.execute(
+        command.execute(
             box.host.paths, "a", argv, stdin_fd=directory, stdout_fd=writer, stderr_fd=writer
         )
         shown = os.read(reader, 65536)
@@ -206,7 +206,7 @@ def test_run_for_callers_in_python(box: Sandbox) -> None:
     given, typed = os.pipe()
     os.write(typed, b"in ")
     os.close(typed)
-    code = execute.execute(
+    code = command.execute(
         box.host.paths, "a", ["sh", "-c", script],
         stdin_fd=given, stdout_fd=writer, stderr_fd=writer, env={"X": "y"}, cwd="/tmp",
     )  # fmt: skip
@@ -215,7 +215,7 @@ def test_run_for_callers_in_python(box: Sandbox) -> None:
     assert (code, os.read(reader, 100)) == (3, b"in y\n/tmp\n")
     os.close(reader)
     with pytest.raises(SandlotError, match="no sandbox is named"):
-        execute.execute(box.host.paths, "nobody", ["true"])
+        command.execute(box.host.paths, "nobody", ["true"])
 
 
 def test_run_leaks_no_descriptor(box: Sandbox) -> None:
@@ -225,8 +225,8 @@ def test_run_leaks_no_descriptor(box: Sandbox) -> None:
     with open(os.devnull, "r+b") as null, Terminal() as terminal:
         before = count()
         for fd in (null.fileno(), terminal.slave):
-            execute.execute(box.host.paths, "a", ["true"], stdin_fd=fd, stdout_fd=fd, stderr_fd=fd)
-        execute.execute(
+            command.execute(box.host.paths, "a", ["true"], stdin_fd=fd, stdout_fd=fd, stderr_fd=fd)
+        command.execute(
             box.host.paths, "a", ["true"],
             stdin_fd=terminal.slave, stdout_fd=terminal.slave, stderr_fd=terminal.slave, tty=True,
         )  # fmt: skip

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from converge_fixtures import Deployment, eventually, needs_root, sandbox
-from sandlot.cli import execute
 from sandlot.converge import phases
 from sandlot.errors import LaunchError
 from sandlot.launcher.client import Launcher
+from sandlot.reach import command
 from sandlot.sandbox import layers, live, runtime
 from sandlot.site import Site
 
@@ -68,7 +68,7 @@ def test_a_rebuild_is_not_overtaken_by_a_revival(
         monkeypatch.setattr(phases, "_may_revive", lambda decision, seen: False)
     crash(host, "a", "control")
     assert not host.run(specs[0], recreate=True).failed
-    assert execute.execute(host.paths, "a", ["sh", "-c", "echo 1 >/root/mark"]) in (0, 1)
+    assert command.execute(host.paths, "a", ["sh", "-c", "echo 1 >/root/mark"]) in (0, 1)
     assert Path(host.paths.sandbox("a").upper, "root/mark").exists() == stopped_first
 
 
@@ -97,11 +97,11 @@ def test_host_made_files_stay_the_hosts(host: Deployment) -> None:
     spec = sandbox("a", capabilities=["SYS_ADMIN"])
     host.converged(spec)
     hosts = Path(host.paths.sandbox("a").etc, "hosts")
-    assert execute.execute(host.paths, "a", ATTACK) == 1
+    assert command.execute(host.paths, "a", ATTACK) == 1
     assert "attack" not in hosts.read_text()
     first = host.info("a")["ids"]["uid"]
     os.chown(hosts, first, first)
-    assert execute.execute(host.paths, "a", ATTACK) == 0
+    assert command.execute(host.paths, "a", ATTACK) == 0
     assert "attack" in hosts.read_text()
     assert host.run(spec).changed and "attack" not in hosts.read_text()
 

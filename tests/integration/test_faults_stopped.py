@@ -18,13 +18,13 @@ import pytest
 from converge_fixtures import Deployment, eventually, needs_root, sandbox, wait_readable
 from sandboxes import SUPERVISOR, wait_dead, zygote_of
 from sandlot import cgroups, lock
-from sandlot.cli import execute
 from sandlot.errors import LaunchError, SandlotError
 from sandlot.host import doctor, facts
 from sandlot.images import workspace
 from sandlot.kernel import processes
 from sandlot.launcher import client, unresponsive, worker
 from sandlot.launcher.client import Launcher
+from sandlot.reach import command as execution
 from sandlot.sandbox import live, runtime
 
 pytestmark = needs_root
@@ -178,17 +178,17 @@ def test_a_stopped_worker_is_continued(host: Deployment, monkeypatch: pytest.Mon
 
 
 def test_a_stopped_init(host: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execute, "START_SECONDS", 0.5)
+    monkeypatch.setattr(execution, "START_SECONDS", 0.5)
     monkeypatch.setattr(live, "ANSWER_SECONDS", 0.5)
     spec = sandbox("a", restart_policy="no")
     host.converged(spec)
     init = host.pid("a")
-    assert execute.execute(host.paths, "a", ["true"]) == 0
+    assert execution.execute(host.paths, "a", ["true"]) == 0
     assert SUPERVISOR in map(processes.name, processes.children(init))
     stop(init)
     # The supervisor of the command before is awake.
     with pytest.raises(SandlotError, match="does not answer; .* sandlot restart a"):
-        execute.execute(host.paths, "a", ["true"])
+        execution.execute(host.paths, "a", ["true"])
     assert "running" in command(host, "list")
     assert f"pid: {init}" in command(host, "inspect", "a")
     assert command(host, "logs", "a") == ""
@@ -198,7 +198,7 @@ def test_a_stopped_init(host: Deployment, monkeypatch: pytest.MonkeyPatch) -> No
     assert host.pid("a") == init
     assert not host.run({**changed, "restart": True}).failed
     host.converged(changed)
-    assert execute.execute(host.paths, "a", ["true"]) == 0
+    assert execution.execute(host.paths, "a", ["true"]) == 0
     stop(host.pid("a"))
     host.converged({**changed, "state": "stopped"})
     host.converged({**changed, "state": "started"})

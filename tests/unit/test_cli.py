@@ -16,8 +16,8 @@ import pytest
 from sandlot import converge, store
 from sandlot.cli import listing, logs, output, service
 from sandlot.cli.main import main, parse
-from sandlot.cli.relay import CHUNK, Loop, Pump
 from sandlot.errors import SandlotError
+from sandlot.reach.relay import CHUNK, Loop, Pump
 from sandlot.sandbox import names
 from sandlot.site import Site
 

@@ -23,9 +23,10 @@ from .. import converge, store, wire
 from ..errors import SandlotError
 from ..kernel import namespaces, tracing
 from ..kernel.text import harmless
+from ..reach import command, descriptors
 from ..sandbox import headroom, names, runtime, strace, strace_lines
 from ..site import Site
-from . import descriptors, execute, output
+from . import output
 from .findings import Findings
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred
@@ -70,16 +71,16 @@ class _Traced:
     def __init__(self, site: Site, name: str, argv: Sequence[str], seconds: float) -> None:
         self._site = site
         self._sandbox = site.sandbox(name)
-        self._connection = execute.connect(site, name)
+        self._connection = command.connect(site, name)
         launch: Mapping[str, Any] = store.read(self._sandbox.launch) or {}
         if not launch:
             hint = "deploy the sandbox again"
             raise SandlotError(f"{name}: there is no {self._sandbox.launch}", hint=hint)
-        self.argv: List[str] = [execute.text(word) for word in argv or launch["argv"]]
-        execute.check_size(name, self.argv, {})
+        self.argv: List[str] = [command.text(word) for word in argv or launch["argv"]]
+        command.check_size(name, self.argv, {})
         self._name = name
         self._seconds = seconds
-        self._init = execute.init_of(site, name)
+        self._init = command.init_of(site, name)
         self._tail = b""
         self._report = strace_lines.Lines()
         self.code: Optional[int] = None
@@ -111,9 +112,9 @@ class _Traced:
     def _wait_started(self, ours: socket.socket, gate: socket.socket) -> int:
         """The pid of the command, which waits at the gate."""
         gate.close()
-        ready = select.select([ours], [], [], execute.START_SECONDS)[0]
+        ready = select.select([ours], [], [], command.START_SECONDS)[0]
         if not ready:
-            raise execute.silent(self._name)
+            raise command.silent(self._name)
         data, ancillary, dummy, dummy = ours.recvmsg(1, socket.CMSG_SPACE(_CREDENTIALS.size))
         for level, kind, payload in ancillary:
             if data and (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
@@ -132,7 +133,7 @@ class _Traced:
             if namespaces.pidfd_ends(pidfd, 0.0):
                 return self._await_code()  # the pid may be another's by now
             ours.send(b"!")
-            deadline = time.monotonic() + execute.START_SECONDS
+            deadline = time.monotonic() + command.START_SECONDS
             if not tracing.stop_at_exec(pid, deadline):
                 return self._await_code()
             self.findings.first = pid
@@ -226,11 +227,11 @@ class _Traced:
             self._on_message()
 
     def _on_message(self) -> None:
-        self._connection.settimeout(execute.START_SECONDS)
+        self._connection.settimeout(command.START_SECONDS)
         message, fds = wire.receive(self._connection)
         wire.close_all(fds)
         if message is None:
-            self.code, self.problem = execute.KILLED, "the sandbox was stopped meanwhile"
+            self.code, self.problem = command.KILLED, "the sandbox was stopped meanwhile"
         elif "error" in message:
             self.code = int(message["code"])
             self.problem = f"could not be started: {message['error']}"
