@@ -111,20 +111,23 @@ def test_what_is_being_made_is_listed(paths: Site, server: Server) -> None:
         found = {each["name"]: each for each in json.loads(sandlot(paths, "--format", "json"))}
         assert found["t"]["progress"]["phase"] == "download"
         assert found["t"]["progress"]["total"] == len(ARCHIVE)
+        assert found["t"]["progress"].keys() >= {"rate", "left"}
         assert found["busybox"]["progress"]["phase"] == "queued"
         assert "\nt: download " in sandlot(paths) and "\nbusybox: queued" in sandlot(paths)
     assert job.exitcode == -signal.SIGKILL
     assert "download" not in sandlot(paths)
 
 
-def test_rate_and_percentage() -> None:
+def test_rate_percentage_and_estimate() -> None:
     from sandlot.cli.progress import line
 
     each = {"name": "t", "phase": "download", "done": 3 << 20, "total": 4 << 20}
     times = {"phase_started": 100.0, "now": 102.0, "phase_from": 1 << 20}
-    assert line({**each, **times}) == "t: download 75% 3.0M of 4.0M, 1.0M/s"
+    assert line({**each, **times}) == "t: download 75% 3.0M of 4.0M, 1.0M/s, 1s left"
     assert line({**each, **times, "total": 0}) == "t: download 3.0M, 1.0M/s"
     assert line({**each, "done": 0, "total": 0}) == "t: download"
+    # A server that sends more than it announced.
+    assert line({**each, **times, "total": 2 << 20}) == "t: download 150% 3.0M of 2.0M, 1.0M/s"
 
 
 # -- watching -------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from ..mask import Mask
 from ..plan import apply_all, descriptions
 from ..site import Site
 from . import output
-from .progress import Watcher, line
+from .progress import Watcher, line, with_pace
 
 HEADS = ("NAME", "SOURCE", "SIZE", "DIGEST", "LAYERS", "USED-BY", "AGE")
 _RIGHT = ("SIZE", "LAYERS", "AGE")
@@ -59,7 +59,13 @@ def _all(site: Site) -> List[Dict[str, Any]]:
     entries, mask = [], Mask(site)
     for name in sorted({*known, *making}):
         about = images.facts(site, known[name], mask) if name in known else {"name": name}
-        entries.append({**about, "used_by": users.get(name, []), "progress": making.get(name)})
+        entries.append(
+            {
+                **about,
+                "used_by": users.get(name, []),
+                "progress": with_pace(making[name]) if name in making else None,
+            }
+        )
     return entries
 
 

@@ -10,7 +10,7 @@ import os
 import select
 import shutil
 import sys
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 from .. import images
 from ..images import progress
@@ -26,21 +26,33 @@ _CLEAR_BELOW = "\x1b[J"
 
 
 def line(report: Json) -> str:
-    """A line of progress, as "debian: download 45% 12M of 27M, 3.1M/s"."""
+    """A line of progress, as "debian: download 45% 12M of 27M, 3.1M/s, 5s left"."""
     done, total = report["done"], report["total"]
     words = [f"{report['name']}: {report['phase']}"]
     if total:
         words.append(f"{100 * done // total}% {output.size(done)} of {output.size(total)}")
     elif done:
         words.append(output.size(done))
-    speed = rate(report)
-    return " ".join(words) + (f", {output.size(speed)}/s" if speed else "")
+    speed, rest = rate(report), left(report)
+    pace = f", {output.size(speed)}/s" if speed else ""
+    return " ".join(words) + pace + ("" if rest is None else f", {output.span(rest)} left")
 
 
 def rate(report: Json) -> int:
     """Bytes per second of the phase so far; 0 when it is unknown."""
     seconds = report.get("now", 0) - report.get("phase_started", 0)
     return int((report["done"] - report.get("phase_from", 0)) / seconds) if seconds > 0 else 0
+
+
+def left(report: Json) -> Optional[float]:
+    """Seconds until the phase ends at its rate so far; None when that can't be told."""
+    speed, more = rate(report), report["total"] - report["done"]
+    return more / speed if speed and more >= 0 and report["total"] else None
+
+
+def with_pace(report: Json) -> Json:
+    """A report with its rate in bytes per second, and the seconds that are left of its phase."""
+    return {**report, "rate": rate(report), "left": left(report)}
 
 
 class Watcher:
@@ -81,7 +93,7 @@ class Watcher:
     def _update(self, making: Dict[str, Json]) -> None:
         ended = [self._ended(name) for name in self._shown if name not in making]
         lines = {
-            name: json.dumps({**report, "rate": rate(report)}) if self._as_json else line(report)
+            name: json.dumps(with_pace(report)) if self._as_json else line(report)
             for name, report in making.items()
         }
         news = [text for name, text in lines.items() if self._shown.get(name) != text]
