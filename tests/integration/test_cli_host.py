@@ -45,7 +45,7 @@ def test_list(host: Deployment) -> None:
     ]
     port = free_port()
     host.run(
-        sandbox("web", memory="64m", published_ports=[f"{port}:80"]),
+        sandbox("web", memory="64m", published_ports=[f"{port}:80"], labels={"role": "web"}),
         sandbox("done", command=["sh", "-c", "exit 3"], restart_policy="no", networks=[]),
         sandbox("off", state="stopped"),
     )
@@ -54,6 +54,7 @@ def test_list(host: Deployment) -> None:
     found = {each["name"]: each for each in data(host, "list")}
     assert found["web"]["addresses"] == [address]
     assert found["web"]["memory"] > 0
+    assert (found["web"]["labels"], found["off"]["labels"]) == ({"role": "web"}, {})
     rows = {line.split()[0]: line.split() for line in sandlot(host, "list").stdout.splitlines()}
     assert rows["web"][1:5] == ["running", "busybox", address, f"{port}:80"]
     assert rows["web"][7] == "0"

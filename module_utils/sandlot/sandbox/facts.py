@@ -43,8 +43,9 @@ def broken(sandbox: SandboxPaths, problem: str) -> Json:
 
 def of_record(record: Mapping[str, Any]) -> Json:
     """Facts from record.json; KeyError, TypeError or AttributeError if it is damaged."""
-    spec = record["spec"]
-    profile = profiles.chosen(spec.get(profiles.OPTION), record["image"].get("config", {}))
+    spec, config = record["spec"], record["image"].get("config", {})
+    profile = profiles.chosen(spec.get(profiles.OPTION), config)
+    labels = {**config.get("labels", {}), **spec.get("labels", {})}
     return {
         "image": _text(record["image"]["name"]),
         "network_mode": _text(spec.get("network_mode", "bridge")),
@@ -55,6 +56,7 @@ def of_record(record: Mapping[str, Any]) -> Json:
             if key in entry
         ],
         "published_ports": [_text(port) for port in spec["published_ports"]],
+        "labels": {_text(key): _text(value) for key, value in labels.items()},
         "security_profile": profile,
         "capabilities": list(profiles.effective(profile, spec["capabilities"])),
         "wanted": _text(record["wanted"]),
