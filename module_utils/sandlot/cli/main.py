@@ -19,8 +19,6 @@ from . import output
 from .verbs import VERBS
 
 FAILURE = 1
-# For exec, to be distinct from the command's own exit codes (as with podman and docker).
-EXEC_FAILURE = 125
 INTERRUPTED = 130
 
 
@@ -33,7 +31,6 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         # A core dump would have values of secrets.
         confine.prctl(confine.PR_SET_DUMPABLE, 0)
     options = parse(list(sys.argv[1:] if argv is None else argv))
-    failure = EXEC_FAILURE if options.command == "exec" else FAILURE
     try:
         site = Site.from_environment()
         if options.verb.needs_root:
@@ -44,8 +41,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         sys.stdout.flush()
         return code
     except SandlotError as error:
-        output.complain(error)
-        return failure
+        return _failed(options, error)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -54,12 +50,23 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return FAILURE
     except OSError as error:
         if error.errno != errno.ENOSPC or error.filename:
-            output.complain(explained(error))
-            return failure
+            return _failed(options, explained(error))
         # Errors of files name the file, so this is an error of standard output.
-        output.say(f"the output can't be written: {error.strerror}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _failed(options, SandlotError(f"the output can't be written: {error.strerror}"))
+
+
+def _failed(options: argparse.Namespace, error: SandlotError) -> int:
+    """Print the error; the exit status."""
+    output.complain(error)
+    token = getattr(options, "errors_as", None)
+    if not options.verb.runs and not token:
         return FAILURE
+    from ..reach import errors
+
+    if token:
+        sys.stderr.write(errors.line(token, error))
+    return errors.status(error) if options.verb.runs else FAILURE
 
 
 def _open_streams() -> None:

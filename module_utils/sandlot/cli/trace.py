@@ -80,7 +80,7 @@ class _Traced:
         command.check_size(name, self.argv, {})
         self._name = name
         self._seconds = seconds
-        self._init = command.init_of(site, name)
+        self._init = command.find(site, name).pid
         self._tail = b""
         self._report = strace_lines.Lines()
         self.code: Optional[int] = None
@@ -231,7 +231,7 @@ class _Traced:
         message, fds = wire.receive(self._connection)
         wire.close_all(fds)
         if message is None:
-            self.code, self.problem = command.KILLED, "the sandbox was stopped meanwhile"
+            self.code, self.problem = runtime.KILLED, "the sandbox was stopped meanwhile"
         elif "error" in message:
             self.code = int(message["code"])
             self.problem = f"could not be started: {message['error']}"

@@ -45,9 +45,13 @@ class Argument:
 
 
 class Verb:
-    """``run`` is MODULE.FUNCTION of this package; ``exclusive`` options exclude each other."""
+    """``run`` is MODULE.FUNCTION of this package; ``exclusive`` options exclude each other.
 
-    __slots__ = ("name", "run", "text", "arguments", "exclusive", "needs_root")
+    A verb that ``runs`` a command of a sandbox ends with its exit status; when sandlot itself
+    fails, with another one (reach/errors.py).
+    """
+
+    __slots__ = ("name", "run", "text", "arguments", "exclusive", "needs_root", "runs")
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class Verb:
         *arguments: Argument,
         exclusive: bool = False,
         needs_root: bool = True,
+        runs: bool = False,
     ) -> None:
         self.name = name
         self.run = run
@@ -64,6 +69,7 @@ class Verb:
         self.arguments = arguments
         self.exclusive = exclusive
         self.needs_root = needs_root
+        self.runs = runs
 
 
 def count(text: str) -> int:
@@ -80,6 +86,12 @@ def duration(text: str) -> float:
     return seconds
 
 
+def token(text: str) -> str:
+    if not text.isascii() or not text.isalnum():
+        raise argparse.ArgumentTypeError("has to be letters and digits")
+    return text
+
+
 def _flag(*names: str, text: str) -> Argument:
     return Argument(*names, text=text, action="store_true")
 
@@ -88,6 +100,13 @@ FORMAT = Argument(
     "--format", text="how the answer is written", choices=("text", "json"), default="text"
 )
 SHOW_ENV = _flag("--show-env", text="show the values of env, which may be secrets")
+ERRORS_AS = Argument(
+    "--errors-as",
+    text="for programs: also print a failure of sandlot as a line of TOKEN and JSON (kind, message,"
+    " hint), the last of standard error; a random TOKEN can't be forged inside",
+    type=token,
+    metavar="TOKEN",
+)
 NAME = Argument("name", text="a sandbox")
 NAMES = Argument("name", text="sandboxes", nargs="+")
 ANY_NAMES = Argument("name", text="sandboxes; all that run when none is named", nargs="*")
@@ -113,6 +132,7 @@ VERBS = (
             default=[],
             metavar="KEY=VALUE",
         ),
+        ERRORS_AS,
         NAME,
         # "command" is the verb's own name in the parser.
         Argument(
@@ -121,6 +141,7 @@ VERBS = (
             nargs=argparse.REMAINDER,
             metavar="-- CMD [ARGUMENT...]",
         ),
+        runs=True,
     ),
     Verb(
         "logs",

@@ -24,12 +24,13 @@ from .. import wire
 from ..errors import SandlotError
 from ..kernel import processes
 from ..sandbox import headroom, names, runtime
+from ..sandbox.runtime import Running
 from ..site import Site
 from . import descriptors
+from .errors import Missing, Stopped, Vanished
 from .relay import END_OF_TRANSMISSION, Loop, Pump
 from .terminal import Forwarder, Terminal
 
-KILLED = 128 + signal.SIGKILL
 HUNG_UP = 128 + signal.SIGHUP
 # Nobody reads the output any more; the command notices by itself.
 _NO_READER = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
@@ -41,6 +42,8 @@ START_SECONDS = 30.0
 _WORD, _MARGIN = 16, 16384
 # Another process in the sandbox may hold the pty open; this many silent seconds end the wait.
 _PTY_SILENCE = 0.2
+# A killed init closes its connections a moment before it has ended.
+_ENDING = 2.0
 
 
 def execute(
@@ -60,7 +63,8 @@ def execute(
     """Run ``argv`` to its end; its exit code, or 128 + n after signal n, as init reports it.
 
     127 means a missing command and 126 one that can't be run; the reason goes to ``stderr_fd``.
-    SandlotError when the sandbox does not exist or does not run. ``stdin_fd`` None is /dev/null.
+    A failure of sandlot itself is an error: Missing, Stopped, Vanished or any other SandlotError.
+    ``stdin_fd`` None is /dev/null.
     """
     request = {
         "op": "exec",
@@ -71,12 +75,16 @@ def execute(
         "tty": tty,
     }
     check_size(name, argv, env or {})
-    with connect(site, name) as connection:
+    init = find(site, name)
+    with dial(site, name, init) as connection:
         session = _Session(name, connection, (stdin_fd, stdout_fd, stderr_fd), tty=tty)
         session.headroom = headroom.for_a_command(site.sandbox(name))
         with Forwarder(session.on_signal, active=forward_signals) as forwarder:
             session.watch(forwarder)
-            return session.run(request)
+            code = session.run(request)
+    if code is None:
+        raise _lost(name, init)
+    return code
 
 
 def check_size(name: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
@@ -95,10 +103,23 @@ def text(word: str) -> str:
 
 
 def connect(site: Site, name: str) -> socket.socket:
-    names.check(site, name)
+    """A connection to the sandbox's init; Missing or Stopped when there is none."""
+    return dial(site, name, find(site, name))
+
+
+def find(site: Site, name: str) -> Running:
+    """The sandbox's init; Missing or Stopped when there is none."""
+    try:
+        names.check(site, name)
+    except SandlotError as error:
+        raise Missing(error.message, hint=error.hint) from error
     running = runtime.running(site.sandbox(name))
     if running is None:
-        raise SandlotError(f"{name} is not running", hint=f"start it: sandlot start {name}")
+        raise Stopped(f"{name} is not running", hint=f"start it: sandlot start {name}")
+    return running
+
+
+def dial(site: Site, name: str, running: Running) -> socket.socket:
     runtime.check_protocol(name, running)
     # Its supervisor may run and start the command, but could not learn its end.
     if processes.is_stopped(running.pid):
@@ -110,15 +131,18 @@ def connect(site: Site, name: str) -> socket.socket:
     except (BlockingIOError, socket.timeout) as error:
         raise silent(name) from error
     except (FileNotFoundError, ConnectionRefusedError) as error:
-        raise SandlotError(f"{name} is starting or ending now", hint="try again") from error
+        raise Stopped(f"{name} is starting or ending now", hint="try again") from error
 
 
-def init_of(site: Site, name: str) -> int:
-    """The pid of the sandbox's init; SandlotError when it does not run."""
-    running = runtime.running(site.sandbox(name))
-    if running is None:
-        raise SandlotError(f"{name} is not running", hint=f"start it: sandlot start {name}")
-    return running.pid
+def _lost(name: str, init: Running) -> SandlotError:
+    """The error of a command whose connection init has closed."""
+    if runtime.has_ended(init, _ENDING):
+        problem = f"{name}: the sandbox ended while the command ran"
+        return Vanished(problem, hint=f"see why: sandlot logs {name}")
+    return SandlotError(
+        f"{name}: init has let go of the command, which may run on",
+        hint="something in the sandbox killed the process that serves commands; try again",
+    )
 
 
 def silent(name: str) -> SandlotError:
@@ -151,6 +175,7 @@ class _Session:
         self._asked = self._started = False
         self._early: Set[int] = set()
         self._code: Optional[int] = None
+        self._lost = False
         # Held while the command starts.
         self.headroom: ContextManager[None] = contextlib.nullcontext()
 
@@ -159,14 +184,15 @@ class _Session:
         if fd is not None:
             self._loop.handlers[fd] = forwarder.deliver
 
-    def run(self, request: wire.Message) -> int:
+    def run(self, request: wire.Message) -> Optional[int]:
+        """The exit code of the command; None when init has closed the connection before."""
         try:
             fds = [] if self._terminal else self._stdio()
             if self._terminal:
                 request["size"] = self._terminal.size()
             with self.headroom:
                 self._start(request, fds)
-            while self._code is None and not self._has_hung_up():
+            while not self._has_ended and not self._has_hung_up():
                 self._loop.turn()
             del self._loop.handlers[self._connection.fileno()]
             # Output that the command wrote before its end may still be in a pipe.
@@ -181,11 +207,17 @@ class _Session:
             for pump in self._loop.pumps:
                 pump.finish()
             self._close(list(self._opened))
-        return HUNG_UP if self._code is None else self._code
+        return None if self._lost else HUNG_UP if self._code is None else self._code
+
+    @property
+    def _has_ended(self) -> bool:
+        return self._lost or self._code is not None
 
     def _start(self, request: wire.Message, fds: Sequence[int]) -> None:
         try:
             wire.send(self._connection, request, fds)
+        except (BrokenPipeError, ConnectionResetError):
+            self._lost = True
         except OSError as error:
             problem = f"{self._name}: init takes no request: {error.strerror}"
             raise SandlotError(problem) from error
@@ -193,7 +225,7 @@ class _Session:
         self._close(fds)
         self._loop.handlers[self._connection.fileno()] = self._on_message
         deadline = time.monotonic() + START_SECONDS
-        while self._code is None and not self._started:
+        while not self._has_ended and not self._started:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise silent(self._name)
@@ -275,7 +307,7 @@ class _Session:
         except ConnectionResetError:
             message, fds = None, []
         if message is None:
-            self._code = KILLED
+            self._lost = True
         elif "error" in message:
             os.write(self._stderr, f"sandlot: {self._name}: {message['error']}\n".encode())
             self._code = int(message["code"])
@@ -301,7 +333,7 @@ class _Session:
     def on_signal(self, number: int) -> None:
         if self._terminal and number == signal.SIGWINCH:
             self._terminal.resize()
-        elif self._code is not None:
+        elif self._has_ended:
             for pump in self._outputs:  # the command has ended, and its output has no taker
                 pump.finish()
         elif self._started or (self._asked and number not in self._early):

@@ -72,11 +72,19 @@ def settled(sandbox: SandboxPaths) -> Running | None:
     init = running(sandbox)
     if init is None or not status(sandbox).get("final"):
         return init
-    pidfd = open_init(sandbox)
-    if pidfd is None:
-        return None
+    return None if has_ended(init, _ENDING) else init
+
+
+def has_ended(init: Running, patience: float) -> bool:
+    """Whether an init has ended, or does so within some seconds."""
     try:
-        return None if namespaces.pidfd_ends(pidfd, _ENDING) else init
+        pidfd = os.pidfd_open(init.pid)
+    except ProcessLookupError:
+        return True
+    try:
+        if namespaces.start_time(init.pid) != init.start_time:
+            return True
+        return namespaces.pidfd_ends(pidfd, patience)
     finally:
         os.close(pidfd)
 
