@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The way to a host, by its own connection plugin; the host's sandlot is a script here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.plugins.loader import init_plugin_loader
+from sandlot_plugins.plugin_utils import transport
+
+SUDO = '#!/bin/sh\nwhile [ "${1#-}" != "$1" ]; do [ "$1" = -u ] && shift; shift; done\nexec "$@"\n'
+Hosts = Callable[..., Any]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded() -> None:
+    init_plugin_loader()
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Hosts:
+    """A host whose sandlot is the script; ``variables`` are put over the inventory's."""
+
+    def made(script: str = "", **variables: Any) -> Any:
+        program = tmp_path / "usr/local/bin/sandlot"
+        if script:
+            program.parent.mkdir(parents=True, exist_ok=True)
+            program.write_text(f"#!/bin/sh\n{script}\n")
+            program.chmod(0o755)
+        found = {
+            "ansible_connection": "local",
+            "ansible_become": False,
+            "sandbox_environment": {"SANDLOT_ROOT": str(tmp_path)},
+        }
+        return transport.Transport("alpha", {**found, **variables})
+
+    return made
+
+
+def test_words_and_bytes_come_as_they_are(host: Hosts) -> None:
+    way = host('for word; do echo "<$word>"; done; cat; printf "a\\0b" >&2; exit 7')
+    words = ["exec", "a b", "$HOME", "it's", ""]
+    code, out, err = way.run(words, bytes(range(256)))
+    assert code == 7
+    assert out == b"<exec>\n<a b>\n<$HOME>\n<it's>\n<>\n" + bytes(range(256))
+    assert err == b"a\0b"
+
+
+def test_the_root_is_the_hosts_own(host: Hosts, tmp_path: Path) -> None:
+    assert host('echo "$SANDLOT_ROOT"').run([])[1].decode() == f"{tmp_path}\n"
+    with pytest.raises(AnsibleError, match="sandbox_environment of host alpha is no mapping"):
+        host("true", sandbox_environment="X=1")
+
+
+def test_exit_code_255_is_not_one_of_the_connection(host: Hosts) -> None:
+    assert host("printf trouble >&2; exit 255").run([]) == (255, b"", b"trouble")
+
+
+def test_a_host_without_sandlot_is_named(host: Hosts, tmp_path: Path) -> None:
+    with pytest.raises(AnsibleConnectionFailure) as caught:
+        host().run(["list"])
+    assert f"alpha has no sandlot ({tmp_path}/usr/local/bin/sandlot is" in caught.value.message
+
+
+def test_bad_plugins_are_named(host: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AnsibleError, match="ansible_connection 'carrier' of host alpha"):
+        host(ansible_connection="carrier")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(AnsibleError, match="ansible_become_method 'please' of host alpha"):
+        host(ansible_become=True, ansible_become_method="please")
+
+
+def test_an_ordinary_user_becomes_root(
+    host: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mark of success is no output, whether the host's user is root or not."""
+    sudo = tmp_path / "sudo"
+    sudo.write_text(SUDO)
+    sudo.chmod(0o755)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    way = host("cat", ansible_become=True, ansible_become_exe=str(sudo))
+    assert way.run([], b"BECOME\n") == (0, b"BECOME\n", b"")
+
+
+def test_a_connection_without_pipelining_has_the_input_in_its_command(
+    host: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way = host("cat")
+    assert way.pipelining
+    monkeypatch.setattr(way._connection, "has_pipelining", False)
+    data = bytes(range(256)) * 256
+    assert way.run([], data)[1] == data
+    with pytest.raises(AnsibleError, match="65537 bytes of input are too many"):
+        way.run([], data + b"x")
