@@ -44,6 +44,8 @@ _NUMBERS = frozenset(
 LOGIN = ("HOME", "USER", "LOGNAME", "SHELL")
 _TEXTS = frozenset(("error", "hint", "mounts", "name", "own", "what", "version", *LOGIN))
 _NOT_EXECUTABLE = 126
+# The answer of an init to an operation that it does not know.
+OLDER = "this init is of an older sandlot"
 
 
 def send(sock: Socket, message: Message, fds: Sequence[int] = ()) -> None:

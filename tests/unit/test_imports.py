@@ -30,6 +30,7 @@ ENGINE_ZYGOTE = {
         "init.exec",
         "init.limits",
     ),
+    *("init.files", "kernel.filedata", "kernel.files"),
     *("init.health", "init.journal", "init.ring", "kernel.loop", "launcher.zygote_client"),
     *("init.logs", "init.policy", "init.process", "init.warm_up", "init.status"),
     *(
@@ -63,7 +64,6 @@ ENGINE_LAUNCHER = {
         "build.rootfs",
     ),
     *(
-        "kernel.files",
         "kernel.flock",
         "kernel.fork",
         "kernel.linkflags",

@@ -144,6 +144,30 @@ VERBS = (
         runs=True,
     ),
     Verb(
+        "cp",
+        "copy.run",
+        "copy files and directories into a sandbox or out of it",
+        _flag("-a", "--archive", text="keep owners, as the numbers that the sandbox sees"),
+        Argument(
+            "-u",
+            "--user",
+            text="USER[:GROUP], names or numbers: whose rights inside, and the owner of new files",
+        ),
+        Argument(
+            "--offset",
+            text="with -: where to begin; a file inside is cut there and written from there on",
+            type=count,
+            default=0,
+            metavar="N",
+        ),
+        Argument(
+            "--length", text="with -: how many bytes to read at most", type=count, metavar="N"
+        ),
+        ERRORS_AS,
+        Argument("source", text="NAME:PATH, a path of the host, or - for standard input"),
+        Argument("target", text="NAME:PATH, a path of the host, or - for standard output"),
+    ),
+    Verb(
         "logs",
         "logs.run",
         "show what a sandbox wrote",

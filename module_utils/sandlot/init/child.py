@@ -12,7 +12,7 @@ from ..errors import LaunchError
 from ..kernel import confine, elf
 from ..kernel.program import PATH
 from ..kernel.signals import signal
-from . import limits, users
+from . import files, limits, users
 from .memory import TakeOver, retire
 
 TYPE_CHECKING = False
@@ -88,7 +88,8 @@ def spawn(
 ) -> Child:
     """Run ``command``, init's settings with an argv, on three descriptors; never blocks.
 
-    With a fourth descriptor, a socket, the child first writes a byte to it and waits for one.
+    With a fourth descriptor, a socket, the child first writes a byte to it and waits for one. With
+    the operation "files", the child serves files on the first, a socket, in place of a program.
     """
     reader, writer = os.pipe()
     try:
@@ -110,6 +111,8 @@ def _child(command: Mapping[str, Any], stdio: Sequence[int], report: int, *, tty
         if len(stdio) > 3:
             _wait(stdio[3])
         login = _prepare(command, stdio, tty=tty)
+        if command.get("op") == "files":
+            files.serve(0)
         code, text = execute(command["argv"], {**command["env"], **login})
     except LaunchError as error:
         text = str(error)

@@ -4,7 +4,9 @@
 
 Only host root reaches the socket. A connection serves one command: the request with three
 descriptors (or with tty and none; then the answer has the pty's master), signals, exit code. A
-command that is to be traced has a fourth descriptor, at which it waits for its tracer.
+command that is to be traced has a fourth descriptor, at which it waits for its tracer. The
+operation "files" has one, a socket, on which a child serves files (``files``) as a command would
+run.
 """
 
 from __future__ import annotations
@@ -181,7 +183,7 @@ class ExecServer:
 
     def _dispatch(self, connection: _socket.socket, message: wire.Message, fds: List[int]) -> None:
         operation = message["op"]
-        if operation in ("exec", "trace"):
+        if operation in ("exec", "files", "trace"):
             self._run(connection, message, fds)
         elif operation == "signal":
             number = message["signal"]
@@ -197,7 +199,7 @@ class ExecServer:
             self._configure(message["config"])
             wire.reply(connection, {})
         else:
-            wire.reply(connection, {"error": "this init is of an older sandlot"})
+            wire.reply(connection, {"error": wire.OLDER})
 
     def _run(self, connection: _socket.socket, message: Mapping[str, Any], fds: List[int]) -> None:
         config, env = self._config, dict(self._config["env"])
@@ -213,6 +215,8 @@ class ExecServer:
             "cwd": message["cwd"] or config["cwd"],
             "user": message["user"],
         }
+        if message["op"] == "files":
+            command["op"] = "files"
         if len(self._commands) >= MAX_COMMANDS:
             reason = f"{MAX_COMMANDS} commands run in this sandbox already"
             wire.reply(connection, {"error": reason, "code": child.NOT_EXECUTABLE})

@@ -83,7 +83,7 @@ def execute(
             session.watch(forwarder)
             code = session.run(request)
     if code is None:
-        raise _lost(name, init)
+        raise lost(name, init)
     return code
 
 
@@ -134,7 +134,7 @@ def dial(site: Site, name: str, running: Running) -> socket.socket:
         raise Stopped(f"{name} is starting or ending now", hint="try again") from error
 
 
-def _lost(name: str, init: Running) -> SandlotError:
+def lost(name: str, init: Running) -> SandlotError:
     """The error of a command whose connection init has closed."""
     if runtime.has_ended(init, _ENDING):
         problem = f"{name}: the sandbox ended while the command ran"
