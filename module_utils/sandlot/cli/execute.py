@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Dict
+from typing import Dict, List, Optional
 
 from ..errors import SandlotError
 from ..reach import command
@@ -14,6 +14,7 @@ from ..site import Site
 
 
 def run(site: Site, options: argparse.Namespace) -> int:
+    _check(options)
     return command.execute(
         site,
         options.name,
@@ -26,18 +27,56 @@ def run(site: Site, options: argparse.Namespace) -> int:
         user=options.user,
         tty=options.tty,
         forward_signals=True,
+        timeout=options.timeout,
+        output_limit=_bytes(options.output_limit),
+        detach=options.detach,
     )
 
 
+def _check(options: argparse.Namespace) -> None:
+    if not options.detach:
+        return
+    for name in ("interactive", "tty", "timeout", "output_limit"):
+        if getattr(options, name):
+            option = name.replace("_", "-")
+            raise SandlotError(
+                f"--detach can't be combined with --{option}: nobody waits for the command",
+                hint="leave one of them out",
+            )
+
+
+def _bytes(size: Optional[str]) -> Optional[int]:
+    if size is None:
+        return None
+    # Not at the top, as the option table takes long to import.
+    from ..spec import quantities
+
+    return quantities.size("--output-limit", size)
+
+
 def _environment(options: argparse.Namespace) -> Dict[str, str]:
-    """The variables from the options; with a terminal also TERM, which programs need."""
+    """The variables from files, then from options; with a terminal also TERM, for programs."""
     passed = {"TERM": os.environ["TERM"]} if options.tty and "TERM" in os.environ else {}
+    for path in options.env_file:
+        for number, line in enumerate(_lines(path), 1):
+            if line.strip() and not line.startswith("#"):
+                _set(passed, line, f"{path}, line {number}")
     for item in options.env:
-        key, given, value = item.partition("=")
-        if not key:
-            raise SandlotError(f"env: {item!r} names no variable", hint="write KEY=VALUE")
-        if given:
-            passed[key] = value
-        elif key in os.environ:
-            passed[key] = os.environ[key]
+        _set(passed, item, "--env")
     return passed
+
+
+def _lines(path: str) -> List[str]:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as handle:
+        return [line.rstrip("\r\n").lstrip() for line in handle]
+
+
+def _set(variables: Dict[str, str], item: str, place: str) -> None:
+    """Take KEY=VALUE, or KEY from our own environment; messages leave out what may be a value."""
+    key, given, value = item.partition("=")
+    if not key or "\0" in item:
+        raise SandlotError(f"{place}: names no variable", hint="write KEY=VALUE")
+    if given:
+        variables[key] = value
+    elif key in os.environ:
+        variables[key] = os.environ[key]

@@ -41,9 +41,10 @@ The command line is wrong.
 .B 3
 launcher \\-\\-status: no launcher runs.
 .TP
-.B 125, 126, 127
-exec: sandlot itself failed; the command can not be run; there is no such command. Otherwise exec
-ends with the status of its command, 128 + N after signal N.
+.B 124, 125, 126, 127, 137
+exec: the command ran for longer than \\-\\-timeout; sandlot itself failed; the command can not be run;
+there is no such command; the sandbox ended. Otherwise exec ends with the status of its command, 128 +
+N after signal N.
 .SH ENVIRONMENT
 .TP
 .B SANDLOT_ROOT

@@ -86,6 +86,13 @@ def duration(text: str) -> float:
     return seconds
 
 
+def seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number <= 2_000_000:
+        raise argparse.ArgumentTypeError("has to be above 0, and at most 2000000 seconds")
+    return number
+
+
 def token(text: str) -> str:
     if not text.isascii() or not text.isalnum():
         raise argparse.ArgumentTypeError("has to be letters and digits")
@@ -122,6 +129,7 @@ VERBS = (
         "run a command in a sandbox",
         _flag("-i", "--interactive", text="pass standard input"),
         _flag("-t", "--tty", text="give it a terminal"),
+        _flag("-d", "--detach", text="let it run on, without standard streams"),
         Argument("-u", "--user", text="USER[:GROUP], names or numbers"),
         Argument("-w", "--workdir", text="working directory inside", default="", metavar="DIR"),
         Argument(
@@ -131,6 +139,25 @@ VERBS = (
             action="append",
             default=[],
             metavar="KEY=VALUE",
+        ),
+        Argument(
+            "--env-file",
+            text="set the variables of a file of such lines; --env goes before",
+            action="append",
+            default=[],
+            metavar="FILE",
+        ),
+        Argument(
+            "--timeout",
+            text="end it, and what it started, after that many seconds: SIGTERM, then SIGKILL"
+            " after 5 seconds; the exit status is 124",
+            type=seconds,
+            metavar="SECONDS",
+        ),
+        Argument(
+            "--output-limit",
+            text="kill it once it has written more to both outputs, as 512k or 10m",
+            metavar="SIZE",
         ),
         ERRORS_AS,
         NAME,

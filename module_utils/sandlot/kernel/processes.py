@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from typing import Callable, Iterator
 
 STOPPED = ("T", "t")
+# A zombie runs no code.
+DEAD = ("Z", "X")
 _WORDS = {
     "T": "which is stopped",
     "t": "which a debugger has stopped",
@@ -52,8 +54,14 @@ def waits_in(pid: int) -> str:
     return "" if text == "0" else text
 
 
-def children(pid: int) -> list[int]:
-    return [int(word) for word in _read(f"/proc/{pid}/task/{pid}/children").split()]
+def children(pid: int, thread: int = 0) -> list[int]:
+    """The children of one thread, the first one unless another is given."""
+    return [int(word) for word in _read(f"/proc/{pid}/task/{thread or pid}/children").split()]
+
+
+def fields(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the state on (proc(5)); [] when there is no process."""
+    return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
 
 
 def below(pid: int) -> Iterator[int]:

@@ -12,6 +12,7 @@ import array
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import signal
 import socket
@@ -27,8 +28,9 @@ from ..sandbox import headroom, names, runtime
 from ..sandbox.runtime import Running
 from ..site import Site
 from . import descriptors
-from .errors import Missing, Stopped, Vanished
-from .relay import END_OF_TRANSMISSION, Loop, Pump
+from .ending import Tree
+from .errors import Missing, Stopped, TimedOut, TooMuchOutput, Vanished
+from .relay import END_OF_TRANSMISSION, Limit, Loop, Pump
 from .terminal import Forwarder, Terminal
 
 HUNG_UP = 128 + signal.SIGHUP
@@ -44,6 +46,8 @@ _WORD, _MARGIN = 16, 16384
 _PTY_SILENCE = 0.2
 # A killed init closes its connections a moment before it has ended.
 _ENDING = 2.0
+# poll(2) takes milliseconds as an int.
+LONGEST = 2_000_000.0
 
 
 def execute(
@@ -59,8 +63,15 @@ def execute(
     user: Optional[str] = None,
     tty: bool = False,
     forward_signals: bool = False,
+    timeout: Optional[float] = None,
+    output_limit: Optional[int] = None,
+    detach: bool = False,
 ) -> int:
     """Run ``argv`` to its end; its exit code, or 128 + n after signal n, as init reports it.
+
+    A command that runs longer than ``timeout`` seconds, or writes more than ``output_limit`` bytes
+    to both outputs, is ended: TimedOut, TooMuchOutput. One that is detached has /dev/null for all
+    three, and its code is 0 once it runs.
 
     127 means a missing command and 126 one that can't be run; the reason goes to ``stderr_fd``.
     A failure of sandlot itself is an error: Missing, Stopped, Vanished or any other SandlotError.
@@ -77,14 +88,14 @@ def execute(
     check_size(name, argv, env or {})
     init = find(site, name)
     with dial(site, name, init) as connection:
-        session = _Session(name, connection, (stdin_fd, stdout_fd, stderr_fd), tty=tty)
+        stdio = (stdin_fd, stdout_fd, stderr_fd)
+        session = _Session(name, init, connection, stdio, tty=tty)
+        session.timeout, session.detach = timeout, detach
+        session.limit = None if output_limit is None else Limit(output_limit)
         session.headroom = headroom.for_a_command(site.sandbox(name))
         with Forwarder(session.on_signal, active=forward_signals) as forwarder:
             session.watch(forwarder)
-            code = session.run(request)
-    if code is None:
-        raise lost(name, init)
-    return code
+            return session.run(request)
 
 
 def check_size(name: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
@@ -158,12 +169,14 @@ class _Session:
     def __init__(
         self,
         name: str,
+        init: Running,
         connection: socket.socket,
         stdio: tuple[Optional[int], int, int],
         *,
         tty: bool,
     ) -> None:
         self._name = name
+        self._init = init
         self._connection = connection
         self._stdin, self._stdout, self._stderr = stdio
         self._terminal = Terminal(self._stdin, self._stdout) if tty else None
@@ -176,24 +189,32 @@ class _Session:
         self._early: Set[int] = set()
         self._code: Optional[int] = None
         self._lost = False
+        self._tree: Optional[Tree] = None
+        self._deadline = math.inf
+        self._late = False
         # Held while the command starts.
         self.headroom: ContextManager[None] = contextlib.nullcontext()
+        self.timeout: Optional[float] = None
+        self.limit: Optional[Limit] = None
+        self.detach = False
 
     def watch(self, forwarder: Forwarder) -> None:
         fd = forwarder.fileno()
         if fd is not None:
             self._loop.handlers[fd] = forwarder.deliver
 
-    def run(self, request: wire.Message) -> Optional[int]:
-        """The exit code of the command; None when init has closed the connection before."""
+    def run(self, request: wire.Message) -> int:
         try:
             fds = [] if self._terminal else self._stdio()
             if self._terminal:
                 request["size"] = self._terminal.size()
             with self.headroom:
                 self._start(request, fds)
-            while not self._has_ended and not self._has_hung_up():
-                self._loop.turn()
+            if self.detach:
+                return self._code or 0
+            while not self._has_ended and not self._is_over() and not self._has_hung_up():
+                self._loop.turn(self._left())
+            self._end()
             del self._loop.handlers[self._connection.fileno()]
             # Output that the command wrote before its end may still be in a pipe.
             for pump in self._outputs:
@@ -204,14 +225,51 @@ class _Session:
                 self._terminal.restore()
             if self._file:
                 self._file.give_back()
+            if self._tree:
+                self._tree.close()
             for pump in self._loop.pumps:
                 pump.finish()
             self._close(list(self._opened))
-        return None if self._lost else HUNG_UP if self._code is None else self._code
+        return self._result()
+
+    def _result(self) -> int:
+        name = self._name
+        if self.limit and self.limit.exceeded:
+            raise TooMuchOutput(
+                f"{name}: the command wrote more than {self.limit.most} bytes, and was killed",
+                hint="raise the limit of its output, or let it write into a file",
+            )
+        if self._late:
+            raise TimedOut(
+                f"{name}: the command ran for more than {self.timeout:g} s, and was ended"
+            )
+        if self._lost:
+            raise lost(name, self._init)
+        return HUNG_UP if self._code is None else self._code
 
     @property
     def _has_ended(self) -> bool:
         return self._lost or self._code is not None
+
+    # -- limits
+
+    def _left(self) -> Optional[float]:
+        """Seconds that the command may still run, None without a limit."""
+        left = self._deadline - time.monotonic()
+        return max(0.0, min(left, LONGEST)) if self.timeout else None
+
+    def _is_over(self) -> bool:
+        """Whether the command has used up its time or its output."""
+        self._late = time.monotonic() >= self._deadline
+        return self._late or bool(self.limit and self.limit.exceeded)
+
+    def _end(self) -> None:
+        """End a command that is over a limit: after a grace if it is late, else at once."""
+        if self._tree is None or not (self._late or (self.limit and self.limit.exceeded)):
+            return
+        if self._late:
+            self._tree.end(self._loop)
+        self._tree.kill()
 
     def _start(self, request: wire.Message, fds: Sequence[int]) -> None:
         try:
@@ -253,6 +311,8 @@ class _Session:
 
     def _stdio(self) -> List[int]:
         """Three descriptors for the command: the caller's own, or relayed pipes."""
+        if self.detach:
+            return [self._keep(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))] * 3
         stdin, stdout = self._input(self._stdin), self._output(self._stdout)
         if self._outputs and os.path.sameopenfile(self._stdout, self._stderr):
             return [stdin, stdout, stdout]  # one pipe keeps the order of what is written to both
@@ -273,7 +333,8 @@ class _Session:
         return self._keep(theirs)
 
     def _output(self, fd: int) -> int:
-        passed = descriptors.passable(fd, os.O_WRONLY)
+        # Bytes that a limit counts have to pass through here.
+        passed = None if self.limit else descriptors.passable(fd, os.O_WRONLY)
         if passed is not None:
             return self._keep(passed)
         theirs, ours = descriptors.pipe(os.O_WRONLY)
@@ -283,6 +344,8 @@ class _Session:
     def _relay_output(self, source: int, fd: int, *, owns_source: bool = False) -> None:
         target = self._keep(descriptors.reopened(fd, os.O_WRONLY))
         write = descriptors.writer(target)
+        if self.limit:
+            write = self.limit.counting(write)
         pump = Pump(source, target, owns_source=owns_source, write=write)
         self._outputs.append(pump)
         self._loop.pumps.append(pump)
@@ -315,6 +378,10 @@ class _Session:
             self._code = int(message["exit"])
         else:
             self._started = True
+            if self.timeout or self.limit:
+                self._tree = Tree(self._init, int(message.get("pid", 0)))
+            if self.timeout:
+                self._deadline = time.monotonic() + self.timeout
             self._attach(fds)
 
     def _attach(self, fds: Sequence[int]) -> None:

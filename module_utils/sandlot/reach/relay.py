@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 from typing import Callable, Dict, List, Optional
@@ -99,6 +100,25 @@ class Pump:
         for fd, owned in zip((self._descriptor, self.target), self._owns):
             if owned:
                 os.close(fd)
+
+
+class Limit:
+    """Counts what several pumps write; beyond ``most`` bytes, they end as if nobody read."""
+
+    def __init__(self, most: int) -> None:
+        self.most = self._left = most
+        self.exceeded = False
+
+    def counting(self, write: Callable[[int, bytes], int]) -> Callable[[int, bytes], int]:
+        def counted(fd: int, data: bytes) -> int:
+            if not self._left:
+                self.exceeded = True
+                raise BrokenPipeError(errno.EPIPE, "too much output")
+            written = write(fd, data[: self._left])
+            self._left -= written
+            return written
+
+        return counted
 
 
 class Loop:
