@@ -82,6 +82,11 @@ class Site:
         return f"{self.state}/images"
 
     @property
+    def python(self) -> str:
+        """Trees of the host's Python, which sandboxes without one show for a command."""
+        return f"{self.state}/python"
+
+    @property
     def sandboxes(self) -> str:
         return f"{self.state}/sandboxes"
 
@@ -383,6 +388,11 @@ class SandboxPaths:
     def pending_mounts(self) -> str:
         """Mounts that a run is about to attach, until it has noted them."""
         return f"{self.run}/mounts.pending"
+
+    @property
+    def python(self) -> str:
+        """The mount of the host's Python that it has; those who use that hold locks on the file."""
+        return f"{self.run}/python.json"
 
     @property
     def socket(self) -> str:

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 from ..errors import LaunchError
-from ..kernel import confine, fork, mountinfo, mounts, namespaces
+from ..kernel import fork, mountinfo, mounts, namespaces
 from ..kernel.files import pwrite_all
 from ..kernel.mounts import RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS
 from ..sandbox import mount_state, runtime
@@ -150,13 +150,7 @@ def _prepared(job: _Job) -> List[int]:
     places = [f"{MOUNTS}/{number}" for number in range(len(of_host))]
     for mount, place in zip(opened, places):
         mounting.put(mount, place)
-    namespaces.setns(job.user, namespaces.CLONE_NEWUSER)
-    os.setgroups([])
-    os.setresgid(0, 0, 0)
-    os.setresuid(0, 0, 0)
-    # That gave it the dumpability of fs.suid_dumpable (prctl(2)), and it has a copy of the values.
-    confine.prctl(confine.PR_SET_DUMPABLE, 0)
-    os.umask(0)
+    mounting.become_root(job.user)
     namespaces.unshare(namespaces.CLONE_NEWNS)
     locked = iter([mounting.locked(place) for place in places])
     return [_tmpfs(entry, job.ids) if "options" in entry else next(locked) for entry in entries]

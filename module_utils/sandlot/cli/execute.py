@@ -30,6 +30,7 @@ def run(site: Site, options: argparse.Namespace) -> int:
         timeout=options.timeout,
         output_limit=_bytes(options.output_limit),
         detach=options.detach,
+        python=options.python,
     )
 
 

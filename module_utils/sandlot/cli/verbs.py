@@ -159,6 +159,7 @@ VERBS = (
             text="kill it once it has written more to both outputs, as 512k or 10m",
             metavar="SIZE",
         ),
+        _flag("--python", text="show it the host's Python meanwhile: /dev/.sandlot/bin/python3"),
         ERRORS_AS,
         NAME,
         # "command" is the verb's own name in the parser.

@@ -26,7 +26,7 @@ from ..errors import SandlotError
 from ..kernel import processes
 from ..sandbox import headroom, names, runtime
 from ..sandbox.runtime import Running
-from ..site import Site
+from ..site import SandboxPaths, Site
 from . import descriptors
 from .ending import Tree
 from .errors import Missing, Stopped, TimedOut, TooMuchOutput, Vanished
@@ -66,6 +66,7 @@ def execute(
     timeout: Optional[float] = None,
     output_limit: Optional[int] = None,
     detach: bool = False,
+    python: bool = False,
 ) -> int:
     """Run ``argv`` to its end; its exit code, or 128 + n after signal n, as init reports it.
 
@@ -75,7 +76,7 @@ def execute(
 
     127 means a missing command and 126 one that can't be run; the reason goes to ``stderr_fd``.
     A failure of sandlot itself is an error: Missing, Stopped, Vanished or any other SandlotError.
-    ``stdin_fd`` None is /dev/null.
+    ``stdin_fd`` None is /dev/null. With ``python``, the sandbox has the host's meanwhile.
     """
     request = {
         "op": "exec",
@@ -87,7 +88,8 @@ def execute(
     }
     check_size(name, argv, env or {})
     init = find(site, name)
-    with dial(site, name, init) as connection:
+    shown = _interpreter(site.sandbox(name), init, wanted=python, stays=detach)
+    with shown, dial(site, name, init) as connection:
         stdio = (stdin_fd, stdout_fd, stderr_fd)
         session = _Session(name, init, connection, stdio, tty=tty)
         session.timeout, session.detach = timeout, detach
@@ -96,6 +98,20 @@ def execute(
         with Forwarder(session.on_signal, active=forward_signals) as forwarder:
             session.watch(forwarder)
             return session.run(request)
+
+
+def _interpreter(
+    sandbox: SandboxPaths, init: Running, *, wanted: bool, stays: bool
+) -> ContextManager[None]:
+    if not wanted and not os.path.exists(sandbox.python):
+        return contextlib.nullcontext()
+    # Imported here, as most commands need none of it.
+    from . import interpreter
+
+    if wanted:
+        return interpreter.shown(sandbox, init, stays=stays)
+    interpreter.clean(sandbox)
+    return contextlib.nullcontext()
 
 
 def check_size(name: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
