@@ -18,6 +18,8 @@ NEXT, OLD = "next", "old"
 # In the directory of a volume: a file with the file system that is mounted at "data".
 VOLUME_IMAGE = "fs.img"
 _SLOT = "/rebuild/"
+# The names of jobs begin so, and none of a sandbox with a dot.
+JOB = ".job-"
 
 
 def _short_hash(text: str, length: int) -> str:
@@ -205,7 +207,7 @@ class Site:
         return f"sr-{_short_hash(f'{self.root}:{sandbox}:{ifname}', 10)}"
 
     def sandbox(self, name: str) -> SandboxPaths:
-        return SandboxPaths(self, name)
+        return JobPaths(self, name) if name.startswith(JOB) else SandboxPaths(self, name)
 
     def snapshot(self, sandbox: str, identifier: str) -> SnapshotPaths:
         return SnapshotPaths(f"{self.snapshots}/{sandbox}", identifier)
@@ -213,7 +215,7 @@ class Site:
     def addressed(self, address: str) -> SandboxPaths:
         """The paths of the sandbox, or of its slot, that a request to the launcher names."""
         name, dummy, slot = address.partition(_SLOT)
-        return SandboxPaths(self, name, slot)
+        return SandboxPaths(self, name, slot) if slot else self.sandbox(name)
 
 
 class SandboxPaths:
@@ -398,6 +400,24 @@ class SandboxPaths:
     def socket(self) -> str:
         """The socket of init for exec and control; only host root reaches it."""
         return f"{self.run}/init.sock"
+
+
+class JobPaths(SandboxPaths):
+    """The files of one job; only its launch file stays, for the next job of that number."""
+
+    __slots__ = ()
+
+    @property
+    def state(self) -> str:
+        return f"{self.site.state}/jobs/{self.name}"
+
+    @property
+    def launch(self) -> str:
+        return f"{self.run}/launch.json"
+
+    @property
+    def lock(self) -> str:
+        return f"{self.run}/lock"
 
 
 class SnapshotPaths:

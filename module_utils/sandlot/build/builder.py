@@ -29,11 +29,13 @@ from . import init_calls, namespace, rootfs, rootplan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterable, Mapping
+    from typing import Any, Iterable, Mapping, Optional, Sequence
 
     from ..kernel.call_table import Table
     from ..site import SandboxPaths
     from .operations import RootOperation
+
+    Pins = Optional[Mapping[str, int]]
 
 SEE_LOG = "see launcher.log in /run/sandlot"
 _NO_PROGRAM = "correct the command, or use an image that has it"
@@ -63,10 +65,12 @@ def descriptors(kits: Iterable[StartKit]) -> list[int]:
 class _Build:
     """The state of one start: the root plan, and the descriptors that it opened on the host."""
 
-    def __init__(self, paths: SandboxPaths, launch: Mapping[str, Any], build_namespace: int):
+    def __init__(
+        self, paths: SandboxPaths, launch: Mapping[str, Any], build_namespace: int, own: Pins
+    ):
         self.namespace = build_namespace
         self.launch = launch
-        self.pins = _open_pins(paths, launch)
+        self.pins = _open_pins(paths, launch, own)
         self.lxcfs = paths.site.lxcfs
         self.plan: list[RootOperation] = []
 
@@ -94,15 +98,17 @@ def start(
     launch: Mapping[str, Any],
     kit: StartKit,
     restarts: int,
+    own: Pins = None,
 ) -> None:
-    """Start init in the pinned namespaces and return once it has exec'ed the workload.
+    """Start init in its namespaces and return once it has exec'ed the workload.
 
     The joiner, a clean process that the zygote forked and that is in its cgroups, becomes init.
+    ``own`` are descriptors of namespaces that are not pinned.
     """
     peer, joiner = kit.peer, kit.joiner
     preparation = PREPARATION_SECONDS if "first_start" in launch else 0.0
     peer.settimeout(STEP_SECONDS + preparation)
-    build = _Build(paths, launch, kit.build_namespace)
+    build = _Build(paths, launch, kit.build_namespace, own)
     build.open(hierarchies.joined(joiner, launch["cgroups"]))
     rlimits = limits.complete(launch["rlimits"])
     limits.raise_hard(joiner, rlimits)
@@ -131,10 +137,10 @@ def start(
         config["logs"] = opened
         if os.path.exists(paths.held):
             config["held"] = True
-        (mnt, *own), named = fds[:3], fds[3:]
+        (mnt, *others), named = fds[:3], fds[3:]
         config.update(log_files=len(named), sinks=len(sinks))
         # In the order of the numbers of init/process.py; the first to close is the last one.
-        fds = [*own, *descriptors, *named, *sinks, mnt]
+        fds = [*others, *descriptors, *named, *sinks, mnt]
         table = init_calls.init(kit.buffer, process.FIRST + len(fds) - 1, launch, user)
         _send(peer, table, fds)
         wire.send_any_size(peer, config, [])
@@ -201,14 +207,21 @@ def _abandon(paths: SandboxPaths, pidfd: int) -> None:
     store.remove(paths.init)
 
 
-def _open_pins(paths: SandboxPaths, launch: Mapping[str, Any]) -> dict[str, int]:
-    """Descriptors of the pinned namespaces, in the order in which the joiner joins them.
+def _open_pins(paths: SandboxPaths, launch: Mapping[str, Any], own: Pins) -> dict[str, int]:
+    """Descriptors of the namespaces, in the order in which the joiner joins them.
 
     The user namespace comes last, as joining it gives up the rights over the others (setns(2)). A
     network namespace of another sandbox or program is opened at its own path.
     """
     joined = launch.get("netns")
     kinds = (*(() if joined else ("net",)), "uts", "ipc", "time", "user")
+    if own is None:
+        own = _open_pinned(paths, kinds)
+    pins = {"net": _open_joined(paths.name, joined)} if joined else {}
+    return {**pins, **{kind: own[kind] for kind in kinds if kind in own}}
+
+
+def _open_pinned(paths: SandboxPaths, kinds: Sequence[str]) -> dict[str, int]:
     present = [kind for kind in kinds if namespaces.is_namespace_file(paths.pin(kind))]
     missing = set(kinds) - {"time"} - set(present)
     if missing:
@@ -223,8 +236,7 @@ def _open_pins(paths: SandboxPaths, launch: Mapping[str, Any]) -> dict[str, int]
                 f"{paths.name}: {paths.pin(kind)} is no namespace of this sandbox",
                 hint=f"umount {paths.pin(kind)} and deploy again, which makes its own",
             )
-    pins = {"net": _open_joined(paths.name, joined)} if joined else {}
-    return {**pins, **own}
+    return own
 
 
 def _open_joined(name: str, joined: Mapping[str, str]) -> int:

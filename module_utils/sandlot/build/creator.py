@@ -28,30 +28,51 @@ if TYPE_CHECKING:
 
 def create(paths: SandboxPaths, launch: Mapping[str, Any]) -> None:
     """Make and pin the namespaces of a launch file, unless all its pins exist."""
-    left_out = {"net": bool(launch.get("netns")), "time": not launch["time_offset"]}
-    kinds = [kind for kind in PINNED if not left_out.get(kind)]
+    kinds = _kinds(launch)
     if runtime.pinned(paths) == set(kinds):
         return
     destroy(paths)
     os.makedirs(paths.pins, mode=0o700, exist_ok=True)
-    ids = launch["ids"]
-    prepare = partial(_unshare_as, ids, kinds)
-    with Held(prepare, "making the namespaces") as pid:
-        write_value(f"/proc/{pid}/uid_map", f"0 {ids['uid']} {ids['size']}")
-        write_value(f"/proc/{pid}/gid_map", f"0 {ids['gid']} {ids['size']}")
-        for clock, seconds in (launch["time_offset"] or {}).items():
-            whole_seconds = int(seconds // 1)
-            nanoseconds = int(round((seconds - whole_seconds) * 1_000_000_000))
-            write_value(f"/proc/{pid}/timens_offsets", f"{clock} {whole_seconds} {nanoseconds}")
+    with _held(launch, kinds) as pid:
         # Pins come last, so that complete pins mean complete namespaces.
-        _configure(pid, launch, kinds)
-        for kind in kinds:
+        for kind, source in _set_up(pid, launch, kinds).items():
             target = paths.pin(kind)
             flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             os.close(os.open(target, flags, 0o600))
-            # time_namespaces(7): the caller of unshare stays outside; its children are inside.
-            source = "time_for_children" if kind == "time" else kind
-            mounts.mount(f"/proc/{pid}/ns/{source}", target, flags=mounts.MS_BIND)
+            mounts.mount(source, target, flags=mounts.MS_BIND)
+
+
+def opened(launch: Mapping[str, Any]) -> dict[str, int]:
+    """Make the namespaces of a job; descriptors, as no pin keeps them beyond its processes."""
+    kinds, flags = _kinds(launch), os.O_RDONLY | os.O_CLOEXEC
+    with _held(launch, kinds) as pid:
+        sources = _set_up(pid, launch, kinds)
+        return {kind: os.open(source, flags) for kind, source in sources.items()}
+
+
+def _kinds(launch: Mapping[str, Any]) -> list[str]:
+    left_out = {"net": bool(launch.get("netns")), "time": not launch["time_offset"]}
+    return [kind for kind in PINNED if not left_out.get(kind)]
+
+
+def _held(launch: Mapping[str, Any], kinds: Sequence[str]) -> Held:
+    """A process that makes the namespaces and keeps them."""
+    return Held(partial(_unshare_as, launch["ids"], kinds), "making the namespaces")
+
+
+def _set_up(pid: int, launch: Mapping[str, Any], kinds: Sequence[str]) -> dict[str, str]:
+    """Set up the namespaces of a process; the files of procfs that lead to them."""
+    ids = launch["ids"]
+    write_value(f"/proc/{pid}/uid_map", f"0 {ids['uid']} {ids['size']}")
+    write_value(f"/proc/{pid}/gid_map", f"0 {ids['gid']} {ids['size']}")
+    for clock, seconds in (launch["time_offset"] or {}).items():
+        whole_seconds = int(seconds // 1)
+        nanoseconds = int(round((seconds - whole_seconds) * 1_000_000_000))
+        write_value(f"/proc/{pid}/timens_offsets", f"{clock} {whole_seconds} {nanoseconds}")
+    _configure(pid, launch, kinds)
+    # time_namespaces(7): the caller of unshare stays outside; its children are inside.
+    names = {kind: "time_for_children" if kind == "time" else kind for kind in kinds}
+    return {kind: f"/proc/{pid}/ns/{name}" for kind, name in names.items()}
 
 
 def _unshare_as(ids: Mapping[str, int], kinds: Sequence[str]) -> None:

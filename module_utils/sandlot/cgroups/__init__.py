@@ -2,7 +2,7 @@
 # Copyright: the sandlot developers
 """Observes, makes, limits, measures and removes the cgroups of sandboxes."""
 
-from .apply import operations
+from .apply import fresh, operations
 from .layout import Layout, detect, names, shown, shown_inside
 from .parents import teardown_operations
 from .removal import remove_operations
@@ -16,6 +16,7 @@ __all__ = [
     "check",
     "detect",
     "directories",
+    "fresh",
     "names",
     "observe",
     "operations",

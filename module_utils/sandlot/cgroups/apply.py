@@ -37,6 +37,10 @@ class _Change(NamedTuple):
     before: str | None
     after: str
 
+    @property
+    def text(self) -> str:
+        return self.knob.spelled(self.after)
+
     def describe(self) -> str:
         show = self.knob.show
         before = "none" if self.before is None else show(self.before) or "any"
@@ -57,6 +61,16 @@ def operations(site: Site, name: str, spec: Spec, state: CgroupState) -> list[Op
     return [Operation(name, f"cgroup: {summary}", lambda: _apply(site, name, spec, state))]
 
 
+def fresh(site: Site, name: str, spec: Spec, state: CgroupState) -> list[tuple[str, str]]:
+    """Make the cgroups; the files that set the limits of new ones, with their values."""
+    _make(site, name, state)
+    changes = _ordered(_changes(spec, state, observe_one(site, name, state.layout).values))
+    return [
+        (f"{change.hierarchy.sandbox(site, name)}/{change.knob.file}", change.text)
+        for change in changes
+    ]
+
+
 def _changes(spec: Spec, state: CgroupState, values: Mapping[str, str | None]) -> list[_Change]:
     changes = []
     for hierarchy, knob, after in wanted(spec, state):
@@ -67,16 +81,20 @@ def _changes(spec: Spec, state: CgroupState, values: Mapping[str, str | None]) -
 
 
 def _apply(site: Site, name: str, spec: Spec, state: CgroupState) -> None:
-    parents.ensure(site, state.layout, state.host)
-    for hierarchy in state.layout.hierarchies:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(hierarchy.sandbox(site, name), 0o755)
+    _make(site, name, state)
     values = observe_one(site, name, state.layout).values
     changes = _ordered(_changes(spec, state, values))
     for change in changes:
         _set(change, change.hierarchy.sandbox(site, name), name)
     if any(change.knob.option == "memory_reservation" for change in changes):
         parents.protect(site, state.layout)
+
+
+def _make(site: Site, name: str, state: CgroupState) -> None:
+    parents.ensure(site, state.layout, state.host)
+    for hierarchy in state.layout.hierarchies:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(hierarchy.sandbox(site, name), 0o755)
 
 
 def _ordered(changes: list[_Change]) -> list[_Change]:
@@ -96,7 +114,7 @@ def _set(change: _Change, directory: str, name: str) -> None:
     if knob.file == "memory.max" and change.after != UNLIMITED:
         _make_room(change, directory, name)
     try:
-        files.write_value(path, knob.spelled(change.after))
+        files.write_value(path, change.text)
     except OSError as error:
         if error.errno == errno.EBUSY and knob.file in _MEMORY_FILES:
             raise _too_much_used(change, directory, name) from error

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from ..kernel import hierarchies
 from ..kernel.files import directories, read_value
 from ..kernel.mountinfo import seen_by, unescaped
-from ..site import Site
+from ..site import JOB, Site
 
 MOUNTINFO = "/proc/self/mountinfo"
 
@@ -110,4 +110,4 @@ def names(site: Site, layout: Layout | None = None) -> set[str]:
     sandboxes: set[str] = set()
     for hierarchy in (layout or detect()).hierarchies:
         sandboxes.update(directories(hierarchy.parent(site)))
-    return sandboxes
+    return {name for name in sandboxes if not name.startswith(JOB)}

@@ -22,13 +22,13 @@ def run(site: Site, options: argparse.Namespace) -> int:
         stdin_fd=0 if options.interactive else None,
         stdout_fd=1,
         stderr_fd=2,
-        env=_environment(options),
+        env=environment(options),
         cwd=options.workdir,
         user=options.user,
         tty=options.tty,
         forward_signals=True,
         timeout=options.timeout,
-        output_limit=_bytes(options.output_limit),
+        output_limit=size_in_bytes(options.output_limit),
         detach=options.detach,
         python=options.python,
     )
@@ -46,7 +46,7 @@ def _check(options: argparse.Namespace) -> None:
             )
 
 
-def _bytes(size: Optional[str]) -> Optional[int]:
+def size_in_bytes(size: Optional[str]) -> Optional[int]:
     if size is None:
         return None
     # Not at the top, as the option table takes long to import.
@@ -55,7 +55,7 @@ def _bytes(size: Optional[str]) -> Optional[int]:
     return quantities.size("--output-limit", size)
 
 
-def _environment(options: argparse.Namespace) -> Dict[str, str]:
+def environment(options: argparse.Namespace) -> Dict[str, str]:
     """The variables from files, then from options; with a terminal also TERM, for programs."""
     passed = {"TERM": os.environ["TERM"]} if options.tty and "TERM" in os.environ else {}
     for path in options.env_file:

@@ -90,7 +90,7 @@ def parse(words: List[str]) -> argparse.Namespace:
         words, tail = words[:position], words[position:]
     parser = _parser(words)
     options = parser.parse_args(words)
-    if options.command in ("exec", "trace"):
+    if options.command in ("exec", "run", "trace"):
         options.argv = options.argv + tail if options.argv else tail[1:]
         if not options.argv and options.command == "exec":
             parser.error("exec: give it a command: sandlot exec NAME -- CMD [ARGUMENT...]")

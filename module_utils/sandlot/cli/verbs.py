@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 
+from . import job_options
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Tuple
@@ -117,6 +119,40 @@ ERRORS_AS = Argument(
 NAME = Argument("name", text="a sandbox")
 NAMES = Argument("name", text="sandboxes", nargs="+")
 ANY_NAMES = Argument("name", text="sandboxes; all that run when none is named", nargs="*")
+STREAM_OPTIONS = (
+    _flag("-i", "--interactive", text="pass standard input"),
+    _flag("-t", "--tty", text="give it a terminal"),
+)
+# The rest that exec and run have in common.
+COMMAND_OPTIONS = (
+    Argument(
+        "-e",
+        "--env",
+        text="set a variable; without =VALUE pass it on",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+    ),
+    Argument(
+        "--env-file",
+        text="set the variables of a file of such lines; --env goes before",
+        action="append",
+        default=[],
+        metavar="FILE",
+    ),
+    Argument(
+        "--timeout",
+        text="end it, and what it started, after that many seconds: SIGTERM, then SIGKILL"
+        " after 5 seconds; the exit status is 124",
+        type=seconds,
+        metavar="SECONDS",
+    ),
+    Argument(
+        "--output-limit",
+        text="kill it once it has written more to both outputs, as 512k or 10m",
+        metavar="SIZE",
+    ),
+)
 
 VERBS = (
     Verb("list", "listing.list_all", "list sandboxes", FORMAT),
@@ -127,38 +163,11 @@ VERBS = (
         "exec",
         "execute.run",
         "run a command in a sandbox",
-        _flag("-i", "--interactive", text="pass standard input"),
-        _flag("-t", "--tty", text="give it a terminal"),
+        *STREAM_OPTIONS,
         _flag("-d", "--detach", text="let it run on, without standard streams"),
         Argument("-u", "--user", text="USER[:GROUP], names or numbers"),
         Argument("-w", "--workdir", text="working directory inside", default="", metavar="DIR"),
-        Argument(
-            "-e",
-            "--env",
-            text="set a variable; without =VALUE pass it on",
-            action="append",
-            default=[],
-            metavar="KEY=VALUE",
-        ),
-        Argument(
-            "--env-file",
-            text="set the variables of a file of such lines; --env goes before",
-            action="append",
-            default=[],
-            metavar="FILE",
-        ),
-        Argument(
-            "--timeout",
-            text="end it, and what it started, after that many seconds: SIGTERM, then SIGKILL"
-            " after 5 seconds; the exit status is 124",
-            type=seconds,
-            metavar="SECONDS",
-        ),
-        Argument(
-            "--output-limit",
-            text="kill it once it has written more to both outputs, as 512k or 10m",
-            metavar="SIZE",
-        ),
+        *COMMAND_OPTIONS,
         _flag("--python", text="show it the host's Python meanwhile: /dev/.sandlot/bin/python3"),
         ERRORS_AS,
         NAME,
@@ -194,6 +203,26 @@ VERBS = (
         ERRORS_AS,
         Argument("source", text="NAME:PATH, a path of the host, or - for standard input"),
         Argument("target", text="NAME:PATH, a path of the host, or - for standard output"),
+    ),
+    Verb(
+        "run",
+        "job.run",
+        "run a command in a sandbox of its own, of which nothing is left afterwards",
+        Argument("--image", text="the image", required=True),
+        *STREAM_OPTIONS,
+        *(
+            Argument(*row.names, text=row.text, dest=row.option, **row.settings)
+            for row in job_options.OPTIONS
+        ),
+        *COMMAND_OPTIONS,
+        ERRORS_AS,
+        Argument(
+            "argv",
+            text="the command and its arguments, in place of the image's",
+            nargs=argparse.REMAINDER,
+            metavar="-- CMD [ARGUMENT...]",
+        ),
+        runs=True,
     ),
     Verb(
         "logs",

@@ -11,10 +11,11 @@ from typing import Iterable, Mapping, Sequence
 from .. import images, lock, network
 from ..cgroups import freezing
 from ..configuration import sealing
-from ..errors import SpecError
+from ..errors import LaunchError, SpecError
 from ..images import ImageSpec, progress, setup, with_uploads
 from ..images.build import ATTEMPTS
 from ..images.setup import Runner
+from ..jobs import slots
 from ..launcher.client import Launcher
 from ..mask import Mask
 from ..network import Network
@@ -169,8 +170,10 @@ def _make_and_run(site: Site, request: Request, planned: images.ImagePlan) -> Re
 
 def run(site: Site, request: Request) -> Result:
     """Observe, plan, apply; the caller holds the lock, except for a check."""
+    left: dict[str, LaunchError] = {}
     if not request.check:
         freezing.thaw_left(site)
+        left = slots.sweep(site) if request.scope is None else {}
     request = _sealed(site, request)
     observed = _look(site, request)
     if request.scope is not None and not scope.suffices(site, observed, request.desired):
@@ -178,6 +181,7 @@ def run(site: Site, request: Request) -> Result:
         observed = _look(site, request)
     request = cloning.resumed(site, request, observed.records)
     request, observed, undone, failures = _rolled_back(site, request, observed)
+    failures.update(left)
     planned = plan(site, request, with_desired(request, observed))
     before = [*(request.image_plan.sweeps if request.image_plan else ()), *undone]
     if request.check:

@@ -12,6 +12,7 @@ from typing import Callable
 from .. import MINIMUM_PYTHON, cgroups, handover, idmap, lock, network, sizes, store, volumes
 from ..configuration import memory
 from ..errors import HostError, SandlotError
+from ..jobs import slots
 from ..kernel import files, program
 from ..kernel.trees import remove_entry, remove_tree
 from ..launcher.client import Launcher
@@ -176,7 +177,9 @@ def _upgrade(site: Site, service: Service | None) -> None:
 
 
 def _absent(site: Site) -> list[Operation]:
+    end_jobs = Operation("runtime", "end jobs", partial(slots.end_all, site))
     operations = [
+        *([end_jobs] if slots.numbers(site) else []),
         *network.teardown_operations(site, network.observe(site)),
         *cgroups.teardown_operations(site, cgroups.observe(site, [])),
         *idmap.operations(site, idmap.observe(site), {}),

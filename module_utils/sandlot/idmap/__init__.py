@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
-from .allocate import FIRST, LAST, allocate, available
+from .allocate import FIRST, JOBS, LAST, allocate, available, of_job
 from .edit import operations
 from .files import SIZE, IdFile, IdFiles, IdRange, observe, owner, recorded, reserved
 
 __all__ = [
     "FIRST",
+    "JOBS",
     "LAST",
     "SIZE",
     "IdFile",
@@ -18,6 +19,7 @@ __all__ = [
     "allocate",
     "available",
     "observe",
+    "of_job",
     "operations",
     "owner",
     "recorded",

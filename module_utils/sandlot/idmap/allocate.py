@@ -16,7 +16,9 @@ from .files import SIZE, IdFiles, IdRange, Line, conflict, line_of, owner
 # useradd picks from 100000-600100000 (SUB_UID_MIN, SUB_UID_MAX of login.defs), SSSD and FreeIPA
 # map directory users to 200000-2000200000.
 FIRST = 2000224256
-LAST = 2147352575
+LAST = 2130575359
+# Jobs have the ranges after that, without lines: a job may last less than an edit of the files.
+JOBS = 256
 _HIGHEST = 2**32 - 2  # (uid_t) -1 means "no change" to the kernel
 
 
@@ -92,6 +94,13 @@ def _check_overlaps(files: IdFiles, known: dict[str, Line]) -> None:
 def available(files: IdFiles) -> int:
     """The number of free ranges in the pool."""
     return (LAST + 1 - FIRST) // SIZE - len(_taken_slots(files, []))
+
+
+def of_job(files: IdFiles, number: int) -> IdRange | None:
+    """The range for jobs of a number, None while a line or an account has ids of it."""
+    ids = IdRange(LAST + 1 + number * SIZE)
+    lines = (*files.uid.lines, *files.gid.lines, *files.accounts)
+    return None if any(line.ids and line.ids.overlaps(ids) for line in lines) else ids
 
 
 def _free(files: IdFiles, reserved: Iterable[IdRange], count: int) -> list[IdRange]:

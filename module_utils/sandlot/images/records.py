@@ -16,9 +16,9 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Sequence
 
 from .. import store
 from ..errors import SpecError, StateError
-from ..kernel import files
+from ..kernel import files, flock
 from ..mask import Mask
-from ..site import Site
+from ..site import JobPaths, Site
 from ..spec.options import SECRET
 from . import workspace
 from .model import Image
@@ -129,7 +129,19 @@ def uses(site: Site) -> List[Use]:
         needs += [_use(name, previous)._replace(image="")] if previous else []
     for owner in files.directories(site.snapshots):
         needs += snapshot_uses(site, owner)
-    return needs
+    return needs + _job_uses(site)
+
+
+def _job_uses(site: Site) -> List[Use]:
+    """The trees below jobs that run; their images may go."""
+    uses = []
+    for name in files.names(site.run):
+        job = site.sandbox(name)
+        if isinstance(job, JobPaths) and flock.is_held(job.lock):
+            launch = store.read(job.launch) or {}
+            ids, layers = launch.get("ids", {}), launch.get("lower", ())
+            uses.append(Use(name, "", launch.get("image", ""), ids.get("uid", -1), tuple(layers)))
+    return uses
 
 
 def snapshot_uses(site: Site, owner: str) -> List[Use]:

@@ -38,6 +38,8 @@ _TIOCSWINSZ = 0x5414
 _TIOCSPTLCK = 0x40045431
 _TIOCGPTPEER = 0x5441
 MAX_COMMANDS = 256
+# Operations that run a command in place of the workload, until their client is gone.
+AS_WORKLOAD = ("trace", "job")
 ACCEPT, _PAUSE = "accept", 1.0
 
 
@@ -183,7 +185,7 @@ class ExecServer:
 
     def _dispatch(self, connection: _socket.socket, message: wire.Message, fds: List[int]) -> None:
         operation = message["op"]
-        if operation in ("exec", "files", "trace"):
+        if operation in ("exec", "files", *AS_WORKLOAD):
             self._run(connection, message, fds)
         elif operation == "signal":
             number = message["signal"]
@@ -238,7 +240,7 @@ class ExecServer:
         finally:
             if tty and stdio:
                 os.close(stdio[0])
-        traced = message["op"] == "trace"
+        traced = message["op"] in AS_WORKLOAD
         self._watch(_Command(process, connection, master, traced=traced))
 
     def _watch(self, command: _Command) -> None:
@@ -298,6 +300,8 @@ class ExecServer:
         self._loop.unwatch(connection.fileno())
         del self._connections[connection.fileno()]
         retire(connection.detach())
+        if "job" in self._config:
+            self._stop()
 
 
 def _has_message(connection: _socket.socket) -> bool:

@@ -82,7 +82,7 @@ class Supervisor:
         for stream, reader in zip(_STREAMS, self.files["named"]):
             self.watch_output(stream, reader)
         self.set_healthcheck(self.config["healthcheck"])
-        if self.config.pop("held", False):
+        if self.config.pop("held", False) or "job" in self.config:
             self._hold()
         elif "first_start" in self.config:
             self.preparing = True
@@ -197,7 +197,10 @@ class Supervisor:
             return
         if self.exec.on_exit(pid, code) and self.held:
             self.held = False
-            self._run_ended(wait_status)
+            if "job" in self.config:
+                self.stop()
+            else:
+                self._run_ended(wait_status)
 
     # -- the workload
 
@@ -232,6 +235,10 @@ class Supervisor:
             self.peer = None
 
     def start(self) -> None:
+        if "job" in self.config:
+            if not self.exec.is_tracing:
+                self.stop()  # its client is gone
+            return
         if self.exec.is_tracing:
             # The traced copy is this run: both would want the same ports and locks.
             self.loop.after(MAIN, TRACE_PAUSE, self.start)

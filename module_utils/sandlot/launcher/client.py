@@ -69,6 +69,10 @@ class Launcher:
         once = partial(self._requested, "destroy")
         return _answered(names, (once, once))
 
+    def run(self, names: Iterable[str]) -> dict[str, LaunchError]:
+        once = partial(self._requested, "run")
+        return _answered(names, (once, once))
+
     def ping(self) -> wire.Message | None:
         """Version and pid of the launcher, None when none runs; LaunchError if it is silent."""
         return self._ask("ping", PING_SECONDS)

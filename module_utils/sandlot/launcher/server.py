@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 MAX_WORKERS = 4
 _INHERITED = "SANDLOT_DESCRIPTORS"
 _STARTS = ("start", "start_all", "revive")
+# A job is no sandbox to watch: it never starts again.
+_FORKS = (*_STARTS, worker.RUN)
 
 
 class Sandbox:
@@ -168,7 +170,7 @@ class Server:
                 self.failures.pop(name, None)
                 self._forget(name)
         try:
-            kits = [self._kit() for dummy in names] if operation in _STARTS else []
+            kits = [self._kit() for dummy in names] if operation in _FORKS else []
             pid = os.fork()
         except LaunchError as error:
             self._refuse(operation, names, connection, error)
@@ -221,7 +223,7 @@ class Server:
                 self._finish(self._reexecute)
             self.watch.ended(pid, wait_status)
             operation, names = self.workers.pop(pid, ("", ()))
-            if operation in _STARTS:
+            if operation in _FORKS:
                 self.zygote.reap(len(names))
             for name in names:
                 if operation == "revive" and wait_status:

@@ -40,7 +40,9 @@ _POLL_SECONDS = 0.02
 ORPHAN_SECONDS = 30.0
 # Operations on many sandboxes, which answer as each one is done.
 TOGETHER = {"create_all": "create", "start_all": "start", "stop_all": "stop"}
-OPERATIONS = frozenset(("create", "start", "stop", "destroy", *TOGETHER))
+# Makes namespaces for a job, and starts it in them.
+RUN = "run"
+OPERATIONS = frozenset(("create", "start", "stop", "destroy", RUN, *TOGETHER))
 # The namespaces that a worker enters to create or start a sandbox.
 _ENTERED = ("net", "uts", "ipc", "cgroup", "pid")
 
@@ -210,6 +212,9 @@ class _Task:
             creator.destroy(self.sandbox)
         elif self.operation == "create":
             creator.create(self.sandbox, self._launch)
+        elif self.operation == RUN and self.kit is not None:
+            own = creator.opened(self._launch)
+            builder.start(self.sandbox, self._launch, self.kit, 0, own)
         elif self.kit is not None:
             builder.start(self.sandbox, self._launch, self.kit, self._restarts)
 

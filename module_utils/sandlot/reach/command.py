@@ -46,6 +46,9 @@ _WORD, _MARGIN = 16, 16384
 _PTY_SILENCE = 0.2
 # A killed init closes its connections a moment before it has ended.
 _ENDING = 2.0
+# A job that ignores such a signal is killed after a while, as by docker stop.
+_ENDING_A_JOB = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+_JOB_GRACE = 10.0
 # poll(2) takes milliseconds as an int.
 LONGEST = 2_000_000.0
 
@@ -67,6 +70,7 @@ def execute(
     output_limit: Optional[int] = None,
     detach: bool = False,
     python: bool = False,
+    job: Optional[Running] = None,
 ) -> int:
     """Run ``argv`` to its end; its exit code, or 128 + n after signal n, as init reports it.
 
@@ -76,10 +80,11 @@ def execute(
 
     127 means a missing command and 126 one that can't be run; the reason goes to ``stderr_fd``.
     A failure of sandlot itself is an error: Missing, Stopped, Vanished or any other SandlotError.
-    ``stdin_fd`` None is /dev/null. With ``python``, the sandbox has the host's meanwhile.
+    ``stdin_fd`` None is /dev/null. With ``python``, the sandbox has the host's meanwhile. ``job``
+    is the init of a job, which ends with the command.
     """
     request = {
-        "op": "exec",
+        "op": "job" if job else "exec",
         "argv": [text(word) for word in argv],
         "env": {text(key): text(value) for key, value in (env or {}).items()},
         "cwd": text(cwd),
@@ -87,12 +92,12 @@ def execute(
         "tty": tty,
     }
     check_size(name, argv, env or {})
-    init = find(site, name)
+    init = job or find(site, name)
     shown = _interpreter(site.sandbox(name), init, wanted=python, stays=detach)
     with shown, dial(site, name, init) as connection:
         stdio = (stdin_fd, stdout_fd, stderr_fd)
-        session = _Session(name, init, connection, stdio, tty=tty)
-        session.timeout, session.detach = timeout, detach
+        session = _Session(name.lstrip("."), init, connection, stdio, tty=tty)
+        session.timeout, session.detach, session.is_job = timeout, detach, job is not None
         session.limit = None if output_limit is None else Limit(output_limit)
         session.headroom = headroom.for_a_command(site.sandbox(name))
         with Forwarder(session.on_signal, active=forward_signals) as forwarder:
@@ -213,6 +218,9 @@ class _Session:
         self.timeout: Optional[float] = None
         self.limit: Optional[Limit] = None
         self.detach = False
+        # Init kills all of a job when the connection is closed.
+        self.is_job = False
+        self._ended_by = 0
 
     def watch(self, forwarder: Forwarder) -> None:
         fd = forwarder.fileno()
@@ -255,6 +263,8 @@ class _Session:
                 f"{name}: the command wrote more than {self.limit.most} bytes, and was killed",
                 hint="raise the limit of its output, or let it write into a file",
             )
+        if self._late and self._ended_by:
+            return 128 + self._ended_by
         if self._late:
             raise TimedOut(
                 f"{name}: the command ran for more than {self.timeout:g} s, and was ended"
@@ -272,7 +282,7 @@ class _Session:
     def _left(self) -> Optional[float]:
         """Seconds that the command may still run, None without a limit."""
         left = self._deadline - time.monotonic()
-        return max(0.0, min(left, LONGEST)) if self.timeout else None
+        return None if self._deadline == math.inf else max(0.0, min(left, LONGEST))
 
     def _is_over(self) -> bool:
         """Whether the command has used up its time or its output."""
@@ -283,9 +293,10 @@ class _Session:
         """End a command that is over a limit: after a grace if it is late, else at once."""
         if self._tree is None or not (self._late or (self.limit and self.limit.exceeded)):
             return
-        if self._late:
+        if self._late and not self._ended_by:
             self._tree.end(self._loop)
-        self._tree.kill()
+        if not self.is_job:
+            self._tree.kill()
 
     def _start(self, request: wire.Message, fds: Sequence[int]) -> None:
         try:
@@ -424,6 +435,9 @@ class _Session:
             # If init has just died, its end of the connection closes and tells it.
             with contextlib.suppress(OSError):
                 wire.send(self._connection, {"op": "signal", "signal": number})
+            if self.is_job and number in _ENDING_A_JOB:
+                self._ended_by = number
+                self._deadline = min(self._deadline, time.monotonic() + _JOB_GRACE)
         else:
             raise KeyboardInterrupt  # there is no command yet, or init does not say so
 

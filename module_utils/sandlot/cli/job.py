@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""sandlot run."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, Dict
+
+from ..jobs.job import Job
+from ..jobs.run import run as run_job
+from ..jobs.slots import Slot
+from ..site import Site
+from .execute import environment, size_in_bytes
+from .job_options import OPTIONS
+
+
+def run(site: Site, options: argparse.Namespace) -> int:
+    given = {row.option: getattr(options, row.option) for row in OPTIONS}
+    done = run_job(
+        site,
+        Job(options.image, given, options.argv),
+        prepare,
+        stdin_fd=0 if options.interactive else None,
+        stdout_fd=1,
+        stderr_fd=2,
+        env=environment(options),
+        tty=options.tty,
+        forward_signals=True,
+        timeout=options.timeout,
+        output_limit=size_in_bytes(options.output_limit),
+    )
+    if done.problem:
+        raise done.problem
+    return done.code
+
+
+def prepare(site: Site, job: Job, slot: Slot) -> Dict[str, Any]:
+    # Not at the top: it takes as long as all the rest of a job.
+    from ..converge import job_launch
+
+    return job_launch.prepare(site, job, slot)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: the sandlot developers
+"""The launch file of a job: its options resolved as those of a sandbox are, without a record."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any, Dict, Mapping
+
+from .. import cgroups, idmap, images, lock, network, profiles, spec, volumes
+from ..errors import SpecError
+from ..host import probe
+from ..images import Image
+from ..jobs.job import Job, TakenIds
+from ..jobs.slots import Slot
+from ..kernel import mountinfo
+from ..plan import apply_all
+from ..sandbox import devices, etcfiles, launchfile
+from ..sandbox.record import PRESENT, STARTED, ImageRef, Record, load
+from ..site import Site
+from ..spec import mounts, netmode
+from . import bind_checks
+
+Json = Dict[str, Any]
+# In place of a command in the launch file: init gets it from the client.
+_UNUSED = ("job",)
+_FIXED = {"restart_policy": "no", "state": "started"}
+
+
+def prepare(site: Site, job: Job, slot: Slot) -> Json:
+    """The launch file of ``job``; its parent cgroups, hosts files and trees of the image exist."""
+    wanted = _spec(job, slot)
+    known = images.observe(site)
+    image = images.find(known, wanted.image)
+    images.check_made(image)
+    ids = idmap.of_job(idmap.observe(site), slot.number)
+    if ids is None:
+        raise TakenIds(f"the ids of job {slot.number} are somebody else's")
+    record = _record(slot, wanted, ids, _reference(site, image, known, ids))
+    state = cgroups.observe(site, [])
+    _check(site, wanted, state)
+    directories = cgroups.directories(site, record.name, state)
+    launch = launchfile.content(site, record, directories)
+    with lock.exclusive(site):
+        if launchfile.is_shifted(record.image):
+            apply_all(images.shift_operations(site, image, ids))
+        limits = cgroups.fresh(site, record.name, wanted, state)
+    around = etcfiles.surroundings(network.load(site), _with_partner(site, record), {})
+    named = replace(record, name=wanted.name)
+    etcfiles.write(site, record, etcfiles.contents(named, around))
+    return _of_job(launch, wanted, image, limits)
+
+
+def _check(site: Site, wanted: spec.Spec, state: cgroups.CgroupState) -> None:
+    """Refuse what this host has not, or can't enforce."""
+    cgroups.check(wanted, state)
+    devices.check(wanted.devices)
+    maps, kinds = probe.maps_ids, cache(mountinfo.kinds)
+    bind_checks.check(site, wanted, None, maps, kinds, may_be_made=False)
+    for mount in mounts.of(wanted):
+        if mount.type == mounts.VOLUME and volumes.load(site, mount.source) is None:
+            known = ", ".join(volumes.names(site)) or "there is none"
+            hint = f"known: {known}; a deploy makes those of sandbox_volumes"
+            raise SpecError("volumes", mount.source, "is no volume of this host", hint=hint)
+
+
+def _spec(job: Job, slot: Slot) -> spec.Spec:
+    options = {"network_mode": netmode.NONE, **job.options}
+    if options["network_mode"] in (netmode.HOST, netmode.BRIDGE):
+        hint = "use none, or container:NAME of a sandbox"
+        raise SpecError("network_mode", options["network_mode"], "is not for jobs", hint=hint)
+    name = slot.paths.name.lstrip(".")
+    raw = {**options, **_FIXED, "name": name, "image": job.image, "command": list(_UNUSED)}
+    return spec.normalise(raw)
+
+
+def _reference(
+    site: Site, image: Image, known: Mapping[str, Image], ids: idmap.IdRange
+) -> ImageRef:
+    layers = image.layers
+    needed = [*layers, *(["/"] if image.host else [])]
+    if not all(map(probe.maps_ids, needed)):
+        if image.host or not images.is_one_tree(site, image):
+            hint = "use an image of one tree (tarball, debootstrap, oci) without setup"
+            problem = "needs id-mapped mounts, which the file system it lies on does not have"
+            raise SpecError("image", image.name, problem, hint=hint)
+        layers = (images.shifted(site, image, ids),)
+    profile = {profiles.OPTION: images.profile(image, known)}
+    config = {**(profile if profile[profiles.OPTION] != profiles.STRICT else {}), **image.config}
+    return ImageRef(image.name, image.digest, layers, dict(image.host), image.tmpfs, config)
+
+
+def _record(slot: Slot, wanted: spec.Spec, ids: idmap.IdRange, image: ImageRef) -> Record:
+    # Keys of the host are made in a minute, by a preparation that jobs do without.
+    config = {key: value for key, value in image.config.items() if key != "first_start"}
+    return Record(
+        name=slot.paths.name,
+        phase=PRESENT,
+        wanted=STARTED,
+        spec=wanted,
+        ids=ids,
+        image=replace(image, config=config),
+    )
+
+
+def _with_partner(site: Site, record: Record) -> Dict[str, Record]:
+    """The job, and the sandbox whose network it shares."""
+    partner = record.spec.network_partner
+    known = load(site, partner) if partner else None
+    return {record.name: record, **({partner: known} if known else {})}
+
+
+def _of_job(launch: Json, wanted: spec.Spec, image: Image, limits: Any) -> Json:
+    config = image.config
+    own = {
+        "image": image.name,
+        "entrypoint": list(wanted.entrypoint or config.get("entrypoint", ())),
+        "command": [] if wanted.entrypoint else list(config.get("command", ())),
+        "disk_size": wanted.disk_size,
+        "limits": limits,
+    }
+    # Init has the key, by which it waits for a client and ends with it.
+    return {**launch, "job": own, "init": [*launch.get("init", ()), "job"]}
