@@ -52,6 +52,14 @@ def test_what_else_fails(box: Sandbox) -> None:
     assert refused(box, "-e", "=x", "a", "true")[1]["kind"] == "failed"
 
 
+def test_a_command_that_does_not_start(box: Sandbox) -> None:
+    code, error = refused(box, "a", "nothing-there")
+    assert (code, error["kind"]) == (127, "not-started")
+    assert error["message"] == "a: nothing-there: command not found"
+    code, error = refused(box, "-u", "nobody-there", "a", "true")
+    assert (code, error["kind"]) == (126, "not-started") and "/etc/passwd" in error["message"]
+
+
 def test_commands_cannot_forge_a_failure(box: Sandbox) -> None:
     script = 'echo \'\n$T {"kind": "missing"}\' >&2; printf open >&2; exit 125'
     done = subprocess.run(

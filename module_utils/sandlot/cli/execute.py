@@ -31,6 +31,7 @@ def run(site: Site, options: argparse.Namespace) -> int:
         output_limit=size_in_bytes(options.output_limit),
         detach=options.detach,
         python=options.python,
+        raises_refusal=bool(options.errors_as),
     )
 
 
@@ -49,6 +50,8 @@ def _check(options: argparse.Namespace) -> None:
 def size_in_bytes(size: Optional[str]) -> Optional[int]:
     if size is None:
         return None
+    if size.isdigit() and not size.startswith("0") and len(size) < 16:
+        return int(size)
     # Not at the top, as the option table takes long to import.
     from ..spec import quantities
 

@@ -29,7 +29,7 @@ from ..sandbox.runtime import Running
 from ..site import SandboxPaths, Site
 from . import descriptors
 from .ending import Tree
-from .errors import Missing, Stopped, TimedOut, TooMuchOutput, Vanished
+from .errors import Missing, NotStarted, Stopped, TimedOut, TooMuchOutput, Vanished
 from .relay import END_OF_TRANSMISSION, Limit, Loop, Pump
 from .terminal import Forwarder, Terminal
 
@@ -71,6 +71,7 @@ def execute(
     detach: bool = False,
     python: bool = False,
     job: Optional[Running] = None,
+    raises_refusal: bool = False,
 ) -> int:
     """Run ``argv`` to its end; its exit code, or 128 + n after signal n, as init reports it.
 
@@ -78,7 +79,8 @@ def execute(
     to both outputs, is ended: TimedOut, TooMuchOutput. One that is detached has /dev/null for all
     three, and its code is 0 once it runs.
 
-    127 means a missing command and 126 one that can't be run; the reason goes to ``stderr_fd``.
+    127 means a missing command and 126 one that can't be run; the reason goes to ``stderr_fd``, or
+    is an error (NotStarted) with ``raises_refusal``.
     A failure of sandlot itself is an error: Missing, Stopped, Vanished or any other SandlotError.
     ``stdin_fd`` None is /dev/null. With ``python``, the sandbox has the host's meanwhile. ``job``
     is the init of a job, which ends with the command.
@@ -98,6 +100,7 @@ def execute(
         stdio = (stdin_fd, stdout_fd, stderr_fd)
         session = _Session(name.lstrip("."), init, connection, stdio, tty=tty)
         session.timeout, session.detach, session.is_job = timeout, detach, job is not None
+        session.raises_refusal = raises_refusal
         session.limit = None if output_limit is None else Limit(output_limit)
         session.headroom = headroom.for_a_command(site.sandbox(name))
         with Forwarder(session.on_signal, active=forward_signals) as forwarder:
@@ -217,7 +220,8 @@ class _Session:
         self.headroom: ContextManager[None] = contextlib.nullcontext()
         self.timeout: Optional[float] = None
         self.limit: Optional[Limit] = None
-        self.detach = False
+        self.detach = self.raises_refusal = False
+        self._refusal = ""
         # Init kills all of a job when the connection is closed.
         self.is_job = False
         self._ended_by = 0
@@ -235,7 +239,7 @@ class _Session:
             with self.headroom:
                 self._start(request, fds)
             if self.detach:
-                return self._code or 0
+                return self._result() if self._code else 0
             while not self._has_ended and not self._is_over() and not self._has_hung_up():
                 self._loop.turn(self._left())
             self._end()
@@ -271,6 +275,8 @@ class _Session:
             )
         if self._lost:
             raise lost(name, self._init)
+        if self._refusal and self.raises_refusal:
+            raise NotStarted(self._refusal, self._code or 0)
         return HUNG_UP if self._code is None else self._code
 
     @property
@@ -399,8 +405,10 @@ class _Session:
         if message is None:
             self._lost = True
         elif "error" in message:
-            os.write(self._stderr, f"sandlot: {self._name}: {message['error']}\n".encode())
             self._code = int(message["code"])
+            self._refusal = f"{self._name}: {message['error']}"
+            if not self.raises_refusal:
+                os.write(self._stderr, f"sandlot: {self._refusal}\n".encode())
         elif "exit" in message:
             self._code = int(message["exit"])
         else:

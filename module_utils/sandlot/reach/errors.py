@@ -39,6 +39,16 @@ class Vanished(ReachError):
     status = 137
 
 
+class NotStarted(ReachError):
+    """Init did not start the command: no such program or user, or no process to be had."""
+
+    kind = "not-started"
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class TimedOut(ReachError):
     """The command ran longer than allowed; the status is that of timeout(1)."""
 
