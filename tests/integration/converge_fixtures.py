@@ -155,6 +155,7 @@ class Deployment:
         made = (f"{self.paths.state}/names.json", self.paths.mask)
         for path in (*made, *Path(self.paths.run).glob("launcher.*")):
             Path(path).unlink(missing_ok=True)
+        shutil.rmtree(self.paths.python, ignore_errors=True)
         for entry in os.scandir(self.paths.root):
             if entry.path not in self.prepared:
                 # The test's own, beside what a host has.

@@ -83,6 +83,7 @@ def run_modules(tree: Path, version: str) -> None:
         play.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": _tasks()}]))
         told = {"ansible_python_interpreter": str(interpreter), "version": version}
         told["ansible_remote_tmp"] = shared
+        told["command"] = f"/var/tmp/{interpreter.parent.name}/usr/local/bin/sandlot"
         command = [str(PLAYBOOK), "-i", "localhost,", "-c", "local", str(play)]
         environment = {**os.environ, "ANSIBLE_CONFIG": str(TOP / "ansible.cfg")}
         done = subprocess.run(
@@ -118,11 +119,21 @@ def _tasks() -> list[dict[str, Any]]:
             "register": "page",
         },
         _asserted("page.content == 'web\n'"),
+        {"ansible.builtin.command": {"argv": _inside("alone")}, "register": "found"},
+        _asserted("found.stdout == '/dev/.sandlot/bin/python3 ' ~ version"),
         {"sandbox_info": {}, "register": "info"},
         _asserted("info.sandboxes | map(attribute='state') | unique == ['running']"),
         {"sandboxes": {"images": [], "networks": [], "sandboxes": [], "purge": True}},
         {"sandbox_host": {"state": "absent"}},
     ]
+
+
+def _inside(name: str) -> list[str]:
+    """The command with which the host's Python runs in a sandbox that has none."""
+    modules = "ctypes, grp, hashlib, json, lzma, pwd, select, socket, sqlite3, ssl, sys, zlib"
+    code = f"import {modules}; print(sys.executable, '%d.%d' % sys.version_info[:2])"
+    python = ["/dev/.sandlot/bin/python3", "-c", f"{code}; pwd.getpwnam('root')"]
+    return ["{{ command }}", "exec", "--python", name, "--", *python]
 
 
 def _asserted(condition: str) -> dict[str, Any]:

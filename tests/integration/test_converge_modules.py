@@ -52,7 +52,9 @@ def play(host: Deployment, *tasks: dict[str, Any], fails: bool = False) -> list[
 
 def test_from_nothing_to_nothing(host: Deployment) -> None:
     network = {"networks": [{"name": "default", "ipv4_subnet": f"{host.prefix}.0.0/22"}]}
-    runtime, image, _, checked, done, again, info, gone, _, _, absent = play(
+    interpreter = "/dev/.sandlot/bin/python3"
+    inside = [host.paths.command, "exec", "--python", "a", "--", interpreter, "-c", "print(6 * 7)"]
+    runtime, image, _, checked, done, again, info, printed, gone, _, _, absent = play(
         host,
         {"sandbox_host": {}},
         {"sandbox_rootfs": {"images": [{"name": "busybox", "source": "busybox"}]}},
@@ -61,11 +63,13 @@ def test_from_nothing_to_nothing(host: Deployment) -> None:
         {"sandboxes": SPECS, "diff": True},
         {"sandboxes": SPECS},
         {"sandbox_info": {"name": "b"}},
+        {"ansible.builtin.command": {"argv": inside}},
         {"sandbox": {"name": "b", "state": "absent"}},
         {"sandboxes": {"sandboxes": [], "purge": True}},
         {"sandbox_network": {"networks": [], "purge": True}},
         {"sandbox_host": {"state": "absent"}},
     )
+    assert printed["stdout"] == "42"
     assert runtime["changed"] and image["changed"]
     assert runtime["kernel"] == os.uname().release and runtime["idmapped_mounts"]
     assert checked["changed"] and checked["actions"] == done["actions"]

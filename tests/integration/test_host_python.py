@@ -186,6 +186,21 @@ def test_the_next_command_unmounts_for_one_that_was_killed(
     assert mounted(box) == []
 
 
+def test_a_detached_command_keeps_it_to_its_end(box: Sandbox) -> None:
+    code = "open('/tmp/x', 'w')"
+    script = f'until [ -e /tmp/go ]; do sleep 0.05; done; {INTERPRETER} -c "{code}"'
+    command = [*COMMAND, "exec", "--python", "-d", "a", "--", "sh", "-c", script]
+    subprocess.run(command, env=environment(box.host), timeout=60, check=True)
+    assert len(mounted(box)) == 1
+    box.shell("touch /tmp/go; until [ -e /tmp/x ]; do sleep 0.05; done")
+    until(lambda: sandlot(box, "a", "--", "true").returncode == 0 and not mounted(box))
+
+
+def test_owners_where_the_kernel_maps_no_ids(box: Sandbox) -> None:
+    box.write(idmap=False)
+    assert python(box, "import os, sys; print(os.stat(sys.executable).st_uid)") == "65534\n"
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_a_stop_meanwhile(box: Sandbox, user: subprocess.Popen[str], *, again: bool) -> None:
     box.stop()

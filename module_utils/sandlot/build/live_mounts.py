@@ -25,7 +25,7 @@ from ..kernel.mounts import RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS
 from ..sandbox import mount_state, runtime
 from ..sandbox.mount_state import Plan, SandboxMount
 from ..site import SandboxPaths
-from . import beneath, mounting, namespace, places, rootfs, rootplan, sources
+from . import become, beneath, mounting, namespace, places, rootfs, rootplan, sources
 from .operations import MOUNTS
 
 PATIENCE_SECONDS = 60.0
@@ -150,7 +150,7 @@ def _prepared(job: _Job) -> List[int]:
     places = [f"{MOUNTS}/{number}" for number in range(len(of_host))]
     for mount, place in zip(opened, places):
         mounting.put(mount, place)
-    mounting.become_root(job.user)
+    become.root(job.user)
     namespaces.unshare(namespaces.CLONE_NEWNS)
     locked = iter([mounting.locked(place) for place in places])
     return [_tmpfs(entry, job.ids) if "options" in entry else next(locked) for entry in entries]

@@ -21,11 +21,11 @@ from ..errors import LaunchError
 from ..kernel import fork, mountinfo, mounts, namespaces
 from ..sandbox.runtime import Running
 from ..site import SandboxPaths
-from . import mounting, namespace, rootfs
-from .live_mounts import PATIENCE_SECONDS
+from . import become, namespace, rootfs
 from .operations import LAYER, LOWER, MERGED, TREE
 from .stacking import Overlay
 
+PATIENCE_SECONDS = 60.0
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -78,7 +78,7 @@ def detach(sandbox: SandboxPaths, init: Running, leaf: str) -> bool:
         space, user = pins
 
         def work() -> None:
-            mounting.become_root(user)
+            become.root(user)
             namespaces.setns(space, namespaces.CLONE_NEWNS)
             os.fchdir(_dev())
             mounts.umount(leaf, mounts.UMOUNT_NOFOLLOW)
@@ -116,9 +116,9 @@ def _prepared(tree: Shown, user: int, scratch: str) -> int:
     mounts.attach(lower, f"{LOWER}0")
     # Overlayfs takes one layer for a mistake; the second one is an empty directory.
     Overlay(MERGED, [f"{LOWER}0", LAYER]).stack({})
-    mounting.become_root(user)
+    become.root(user)
     namespaces.unshare(namespaces.CLONE_NEWNS)
-    return mounting.locked(MERGED)
+    return mounts.clone_tree(MERGED)
 
 
 def _dev() -> int:

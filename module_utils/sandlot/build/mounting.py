@@ -15,7 +15,7 @@ import os
 import stat
 
 from ..errors import LaunchError
-from ..kernel import confine, mounts, namespaces
+from ..kernel import mounts
 from ..sandbox import mount_state
 from . import places, rootfs, sources
 from .operations import MOUNTS, Filesystem, RootOperation, built, option_words, quote
@@ -130,18 +130,6 @@ def put(mount: int, place: str) -> None:
     else:
         os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644))
     mounts.attach(mount, place)
-
-
-def become_root(user: int) -> None:
-    """Become root of the sandbox's user namespace; a copy of the mount namespace made then has the
-    flags of all mounts locked."""
-    namespaces.setns(user, namespaces.CLONE_NEWUSER)
-    os.setgroups([])
-    os.setresgid(0, 0, 0)
-    os.setresuid(0, 0, 0)
-    # That gave it the dumpability of fs.suid_dumpable (prctl(2)), and it may have copied secrets.
-    confine.prctl(confine.PR_SET_DUMPABLE, 0)
-    os.umask(0)
 
 
 def locked(place: str) -> int:
