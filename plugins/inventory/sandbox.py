@@ -93,6 +93,7 @@ from types import ModuleType
 from typing import Any
 
 from ansible import constants as C
+from ansible import context
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
 from ansible.utils.unsafe_proxy import wrap_var
@@ -152,6 +153,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         if self._is_taken(GROUP):
             problem = f"the inventory has hosts in a group {GROUP}, or a host of that name"
             raise AnsibleParserError(f"{problem}; rename it, as sandboxes get this group")
+        inventory.add_group(GROUP)
         records = self._records(parent, hosts, path, cache=cache)
         names = [name for host in records for name in self._add_all(host, records[host])]
         self._keep_settings(names, [*inventory.processed_sources, path])
@@ -191,13 +193,13 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         """Usable records of the sandboxes by host, from the cache for hosts that it has."""
         keeps, key = self.get_option("cache"), self.get_cache_key(path)
         records = self._cached(key, hosts) if keeps and cache else {}
-        timeout = self.get_option("timeout")
+        forks, timeout = self.get_option("forks"), self.get_option("timeout")
+        common = {"timeout": timeout, **_passwords()}
         questions = {
-            host: _Question(host, parent.variables(host), timeout)
+            host: _Question(host, parent.variables(host), common)
             for host in hosts
             if host not in records
         }
-        forks = self.get_option("forks")
         for host, answer in asking.ask_all(questions, forks=forks, timeout=timeout).items():
             if answer.problem:
                 self.display.warning(f"sandboxes of {host} are left out: {answer.problem}")
@@ -306,14 +308,31 @@ def _default(setting: str) -> str:
     return str(C.config.get_config_value("INTERPRETER_PYTHON"))
 
 
+def _passwords() -> dict[str, str]:
+    """Passwords of files; Ansible keeps those that it has asked for (-k, -K) from inventories."""
+    files = {
+        name: (context.CLIARGS or {}).get(f"{option}_password_file")
+        or C.config.get_config_value(f"{option.upper()}_PASSWORD_FILE")
+        for name, option in (("password", "connection"), ("become_password", "become"))
+    }
+    # Standard input is read once, by Ansible.
+    given = {name: path for name, path in files.items() if path and path != "-"}
+    if not given:
+        return {}
+    # The module looks at the locale and at its process when it is imported.
+    from ansible.cli import CLI
+
+    return {name: CLI.get_password_from_file(path) for name, path in given.items()}
+
+
 class _Question:
     """The question to one host, for a process to ask."""
 
-    def __init__(self, host: str, variables: Mapping[str, Any], timeout: int) -> None:
-        self._host, self._variables, self._timeout = host, variables, timeout
+    def __init__(self, host: str, variables: Mapping[str, Any], common: Mapping[str, Any]) -> None:
+        self._host, self._variables, self._common = host, variables, common
 
     def __call__(self) -> tuple[list[Json], list[str]]:
-        way = transport.Transport(self._host, self._variables, timeout=self._timeout)
+        way = transport.Transport(self._host, self._variables, **self._common)
         try:
             code, out, err = way.run(["list", "--format", "json"])
         finally:

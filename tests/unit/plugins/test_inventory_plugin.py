@@ -76,13 +76,14 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
     made = Fleet(tmp_path)
 
     class Transport:
-        def __init__(self, host: str, variables: Mapping[str, Any], timeout: int) -> None:
-            self.host, self.variables = host, variables
+        def __init__(self, host: str, variables: Mapping[str, Any], **common: Any) -> None:
+            self.host, self.variables, self.common = host, variables, common
 
         def run(self, arguments: Sequence[str], stdin: bytes = b"") -> tuple[int, bytes, bytes]:
             assert arguments == ["list", "--format", "json"]
             with made.asked.open("a") as handle:
-                handle.write(f"{self.host}={self.variables.get('via', '')}\n")
+                via = self.variables.get("via") or self.common.get("become_password", "")
+                handle.write(f"{self.host}={via}\n")
             answer = made.answers.get(self.host, [])
             if isinstance(answer, Exception):
                 raise answer
@@ -338,7 +339,7 @@ def test_hosts_of_the_cache_are_not_asked(fleet: Fleet) -> None:
     # What the cache holds is checked as what a host says.
     (path,) = cache.iterdir()
     path.write_text(path.read_text().replace("db", "d/b"))
-    assert "sandboxes" not in groups(fleet.read())
+    assert groups(fleet.read())["sandboxes"] == []
     path.write_text("[1]")
     assert groups(fleet.read())["sandboxes"] == ["db@beta"]
     fleet.write(hosts="sandbox_hosts: {hosts: {alpha: {}}}\n")
@@ -376,6 +377,15 @@ def test_the_plugin_declines_files_of_other_names(fleet: Fleet) -> None:
     assert [plugin.verify_file(str(fleet.top / name)) for name in names] == [
         *(True, True, False, False, False)
     ]
+
+
+def test_a_file_may_hold_the_password_for_root(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (fleet.top / "password").write_text("open\n")
+    monkeypatch.setenv("ANSIBLE_BECOME_PASSWORD_FILE", str(fleet.top / "password"))
+    fleet.read()
+    assert fleet.answered() == ["alpha=open", "beta=open"]
 
 
 def test_no_host_is_needed_to_ask_this_machine(fleet: Fleet) -> None:
