@@ -19,6 +19,7 @@ import pytest
 from sandboxes import Host, Sandbox, exit_code, status_fields, until, zygote_of
 from sandlot.errors import LaunchError
 from sandlot.kernel import mounts
+from sandlot.reach import files
 from sandlot.spec import confinement
 
 SLEEP = ["sleep", "100000"]
@@ -422,16 +423,19 @@ def test_init_opens_nothing_by_path_inside(fresh_host: Host, tmp_path: Path) -> 
         box.start()
         init = box.init
         assert box.exec(["true"]).code == 0
+        with files.opened(fresh_host.paths, "a") as server:
+            server.stat(b"/etc/passwd")
         box.stop()
     finally:
         strace.send_signal(signal.SIGINT)
         strace.communicate()
     lines = trace.read_text().splitlines()
     inside = opened_inside(lines, init)
-    allowed = ("/bin/sleep", "/bin/true")
-    found = {
-        next((path for path in allowed if f'execve("{path}"' in f"{c}({t}"), t) for c, t in inside
-    }
+    # And what the client of the file server asks for.
+    allowed = (
+        'execve("/bin/sleep"', 'execve("/bin/true"', 'openat2(AT_FDCWD, "/etc/passwd"'
+    )  # fmt: skip
+    found = {next((call for call in allowed if call in f"{c}({t}"), t) for c, t in inside}
     assert found == set(allowed), lines
 
 

@@ -20,7 +20,7 @@ _FORM = "give one of both as NAME:PATH, such as web:/etc/hosts; ./a:b is a file 
 
 
 def run(site: Site, options: argparse.Namespace) -> int:
-    source, target = _place(options.source), _place(options.target)
+    source, target = place(options.source), place(options.target)
     sandbox = source[0] or target[0]
     if not sandbox or (source[0] and target[0]):
         raise SandlotError("cp: one of SRC and DST has to be in a sandbox", hint=_FORM)
@@ -42,7 +42,7 @@ def run(site: Site, options: argparse.Namespace) -> int:
     return 0
 
 
-def _place(word: str) -> Tuple[Optional[str], str]:
+def place(word: str) -> Tuple[Optional[str], str]:
     """A sandbox and a path inside, or None and a path of the host."""
     name, colon, path = word.partition(":")
     if not colon or "/" in name or name in ("", ".", ".."):

@@ -12,7 +12,7 @@ from ..errors import LaunchError
 from ..kernel import confine, elf
 from ..kernel.program import PATH
 from ..kernel.signals import signal
-from . import files, limits, users
+from . import limits, users
 from .memory import TakeOver, retire
 
 TYPE_CHECKING = False
@@ -112,6 +112,9 @@ def _child(command: Mapping[str, Any], stdio: Sequence[int], report: int, *, tty
             _wait(stdio[3])
         login = _prepare(command, stdio, tty=tty)
         if command.get("op") == "files":
+            # The zygote has imported the module, so nothing is opened here.
+            from . import files
+
             files.serve(0)
         code, text = execute(command["argv"], {**command["env"], **login})
     except LaunchError as error:

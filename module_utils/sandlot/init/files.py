@@ -226,9 +226,14 @@ class _Server:
             at += copy(pipe, fd, (part["end"] or _ENDLESS) - at)
 
     def _writable(self, name: bytes, mode: Optional[int]) -> int:
-        """Open a file, a new one if there is none, also in place of a link in a directory."""
+        """Open a file, or a new one: also in place of an entry that is a link of either kind."""
         try:
-            return self._open(name, os.O_WRONLY | _FLAGS)
+            fd = self._open(name, os.O_WRONLY | _FLAGS)
+            status = os.fstat(fd)
+            if not (self._entered and stat.S_ISREG(status.st_mode) and status.st_nlink > 1):
+                return fd
+            os.close(fd)
+            os.unlink(name, dir_fd=self._directory)
         except OSError as error:
             if error.errno == errno.ENXIO:
                 raise OSError(NOT_A_FILE, "") from error  # a FIFO without a reader, or a socket

@@ -72,6 +72,9 @@ def _serve(buffer: calls.Buffer) -> NoReturn:
     init = Reaper(Memory(buffer.shared))
     for dummy in range(warm_up.ROUNDS):
         warm_up.run(buffer, init)
+    # Not before: its objects would be on pages to which each init writes.
+    from ..init import files  # noqa: F401
+
     gc.collect()
     gc.freeze()
     process.follow(buffer, init)

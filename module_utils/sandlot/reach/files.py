@@ -294,7 +294,7 @@ class Files:
             start, end = server.PART.unpack(answer)
             if not more:
                 start = end  # the last answer says where the content ends
-            if not at <= start <= end <= max(most, at):
+            if not at <= start <= end <= max(most, at) or (more and start == end):
                 raise self._invalid(name)
             _skip(target, start - at, sparse=sparse)
             at = start + _take(pipe, target, end - start)

@@ -27,7 +27,8 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _IDS = 65536
 # A file with these bits would give its rights to everybody on the host.
 _MODE, _DIRECTORY_MODE = 0o777, 0o1777
-_CHANGED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, server.NOT_A_FILE)
+# EINVAL is what readlink(2) says of anything but a link.
+_CHANGED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.EINVAL, server.NOT_A_FILE)
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -74,7 +75,7 @@ class CopyOut(_Copy):
     def run(self, source: str, target: str) -> None:
         name = os.fsencode(source)
         status = self._files.stat(name)
-        last, whole = _last(source)
+        last, whole = last_name(source)
         # The caller's own links lead where the caller wants.
         place = os.path.realpath(target)
         if status.is_directory:
@@ -181,7 +182,7 @@ class CopyIn(_Copy):
 
     def run(self, source: str, target: str) -> None:
         name = os.fsencode(target)
-        last, whole = _last(os.path.abspath(source) if source in (".", "..") else source)
+        last, whole = last_name(os.path.abspath(source) if source in (".", "..") else source)
         with _named(source):
             status = os.stat(source)
         present = self._files.stat(name) if self._files.exists(name) else None
@@ -253,7 +254,7 @@ class CopyIn(_Copy):
         return status.st_uid, status.st_gid
 
 
-def _last(path: str) -> Tuple[str, bool]:
+def last_name(path: str) -> Tuple[str, bool]:
     """The last name of a path; whether only what the directory holds is meant."""
     last = os.path.basename(path.rstrip("/"))
     return last, last in ("", ".", "..")
