@@ -33,19 +33,41 @@ COMPLETED = [
     (["images", "--w"], ["--watch"]),
     (["completion", ""], ["bash", "fish", "zsh"]),
     (["up", ""], []),
+    (["snapshots", "wo"], ["worker"]),
+    (["snapshots", "cl"], ["clone"]),
+    (["kill", "-s", "US"], ["USR1", "USR2"]),
+    (["kill", "-s", "TERM", "wo"], ["worker"]),
+    (["rm", "--f"], ["--force", "--format"]),
+    (["wait", "w"], ["web", "worker"]),
+    (["stats", "w"], ["web", "worker"]),
+    (["cp", "-a", "wo"], ["worker:"]),
+    (["cp", "file", "we"], ["web:"]),
 ]
 
 
 @pytest.mark.parametrize(("words", "expected"), COMPLETED, ids=lambda value: " ".join(value))
 def test_bash_completes(words: list[str], expected: list[str], environment: dict[str, str]) -> None:
-    script = 'COMP_WORDS=(sandlot "$@"); COMP_CWORD=$#; _sandlot; printf "%s\\n" "${COMPREPLY[@]}"'
+    script = (
+        # That command is for functions that readline calls.
+        "compopt() { :; }; "
+        'COMP_WORDS=(sandlot "$@"); COMP_CWORD=$#; _sandlot; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
     command = ["bash", "--norc", "-uc", f"{completion.bash()}\n{script}", "bash", *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert (sorted(done.stdout.split()), done.stderr) == (expected, "")
 
 
 @pytest.mark.parametrize(
-    "words", [["exec", "web", "--", "w"], ["exec", "-u", ""], ["logs", "--since", ""]], ids=" ".join
+    "words",
+    [
+        ["exec", "web", "--", "w"],
+        ["exec", "-u", ""],
+        ["exec", "--env-file", ""],
+        ["logs", "--since", ""],
+        ["cp", "web", ":"],
+        ["cp", "web", ":", "we"],
+    ],
+    ids=" ".join,
 )
 def test_bash_leaves_free_words_alone(words: list[str], environment: dict[str, str]) -> None:
     test_bash_completes(words, [], environment)

@@ -11,15 +11,24 @@ from typing import Dict, List, Mapping, Sequence
 from ..errors import SandlotError
 from ..sandbox import names
 from ..site import Site
-from .verbs import SHELLS, VERBS, Argument
+from .verbs import FILES, IMAGES, PLACES, SANDBOXES, SHELLS, VERBS, Argument
 
-# Only root can list sandboxes; for other users, everything else is completed.
-_NAMES = "sandlot completion --names 2>/dev/null"
+# Only root can list sandboxes and images; for other users, everything else is completed.
+_COMMANDS = {
+    SANDBOXES: "sandlot completion --names 2>/dev/null",
+    PLACES: "sandlot completion --names 2>/dev/null",
+    IMAGES: "sandlot completion --images 2>/dev/null",
+}
 _BASH = """\
 # sandlot completion bash > /usr/local/share/bash-completion/completions/sandlot
 _sandlot() {{
-    local word=${{COMP_WORDS[COMP_CWORD]}} last=${{COMP_WORDS[COMP_CWORD - 1]}} words=
+    local word=${{COMP_WORDS[COMP_CWORD]}} last=${{COMP_WORDS[COMP_CWORD - 1]}} words= suffix=
     COMPREPLY=()
+    # A colon is a word of its own; what follows is a path inside.
+    if [[ $word == : || $last == : ]]; then
+        compopt +o default
+        return 0
+    fi
     if ((COMP_CWORD == 1)); then
         words="{verbs}"
     else
@@ -33,13 +42,19 @@ _sandlot() {{
             ;;
         esac
     fi
-    COMPREPLY=($(compgen -W "$words" -- "$word"))
+    [[ -z $suffix ]] || compopt -o nospace
+    COMPREPLY=($(compgen -S "$suffix" -W "$words" -- "$word"))
 }}
 complete -o default -F _sandlot sandlot
 """
 _ZSH = """\
 #compdef sandlot
 # sandlot completion zsh > /usr/local/share/zsh/site-functions/_sandlot
+_sandlot_places() {{
+    local -a sandboxes=($({names}))
+    compadd -S : -a sandboxes
+    _files
+}}
 _sandlot() {{
     local -a verbs=(
 {verbs}
@@ -73,6 +88,12 @@ def run(site: Site, options: argparse.Namespace) -> int:
     if options.names:
         site.require_root("use sudo")
         sys.stdout.writelines(f"{name}\n" for name in names.recorded(site))
+    elif options.images:
+        site.require_root("use sudo")
+        # Not at the top, as names of sandboxes are asked for more often.
+        from .. import images
+
+        sys.stdout.writelines(f"{name}\n" for name in images.observe(site))
     elif options.shell is None:
         raise SandlotError("no shell is named", hint=f"choose one: {', '.join(SHELLS)}")
     else:
@@ -92,13 +113,14 @@ def bash() -> str:
             words.setdefault(f'words="{" ".join(flags)}"', []).append(f'"{verb.name} -"*')
         for argument in verb.arguments:
             if argument.takes_value:
-                action = f'words="{_offered(argument)}"' if _offered(argument) else "return 0"
                 patterns = [f'"{verb.name} {name}"' for name in argument.names]
+                action = _in_bash([argument]) or "return 0"
                 values.setdefault(action, []).extend(patterns)
     for verb in VERBS:
-        for argument in verb.arguments:
-            if not argument.is_option and _offered(argument):
-                words.setdefault(f'words="{_offered(argument)}"', []).append(f'"{verb.name} "*')
+        offers = [argument for argument in verb.arguments if not argument.is_option]
+        action = _in_bash([argument for argument in offers if argument.offers])
+        if action:
+            words.setdefault(action, []).append(f'"{verb.name} "*')
     return _BASH.format(
         verbs=" ".join(verb.name for verb in VERBS),
         values=_branches(values, " " * 8),
@@ -106,12 +128,23 @@ def bash() -> str:
     )
 
 
+def _in_bash(arguments: Sequence[Argument]) -> str:
+    """The action of bash for a word that is one of these arguments; its default completes files."""
+    words = " ".join(dict.fromkeys(filter(None, map(_offered, arguments))))
+    suffix = "suffix=: " if any(argument.offers == PLACES for argument in arguments) else ""
+    return f'{suffix}words="{words}"' if words else ""
+
+
 def _branches(patterns: Mapping[str, Sequence[str]], indent: str) -> str:
     return "\n".join(f"{indent}{' | '.join(p)}) {action} ;;" for action, p in patterns.items())
 
 
 def _offered(argument: Argument) -> str:
-    return f"$({_NAMES})" if argument.names == ("name",) else " ".join(argument.choices)
+    """The words that are offered, "" for paths of the host."""
+    if isinstance(argument.offers, str):
+        command = _COMMANDS.get(argument.offers)
+        return f"$({command})" if command else ""
+    return " ".join(argument.offers)
 
 
 def zsh() -> str:
@@ -119,19 +152,29 @@ def zsh() -> str:
     cases = []
     for verb in VERBS:
         specs: List[str] = []
+        position = 0
         for argument in verb.arguments:
             text = argument.text.translate({ord(c): f"\\{c}" for c in "[]:"})
-            name, offered = argument.names[-1].lstrip("-"), _offered(argument)
-            values = f":{name}:({offered})" if offered else f":{name}:"
+            values = f":{argument.names[-1].lstrip('-')}:{_in_zsh(argument)}"
             if argument.is_option:
-                taken = values if offered or argument.takes_value else ""
+                taken = values if argument.takes_value else ""
                 specs += [f"{option}[{text}]{taken}" for option in argument.names]
-            elif offered or argument.takes_value:
+            elif argument.offers:
                 many = argument.settings.get("nargs") in ("*", "+")
-                specs.append(f"{'*' if many else 1}{values}")
+                position += 1
+                specs.append(f"{'*' if many else position}{values}")
         words = " ".join(["_arguments", *map(_quoted, specs), ";;"] if specs else [";;"])
         cases.append(f"    {verb.name}) {words}")
-    return _ZSH.format(verbs=verbs, cases="\n".join(cases))
+    names = _COMMANDS[SANDBOXES]
+    return _ZSH.format(names=names, verbs=verbs, cases="\n".join(cases))
+
+
+def _in_zsh(argument: Argument) -> str:
+    if argument.offers == FILES:
+        return "_files"
+    if argument.offers == PLACES:
+        return "_sandlot_places"
+    return f"({_offered(argument)})" if argument.offers else ""
 
 
 def fish() -> str:
@@ -142,10 +185,14 @@ def fish() -> str:
         start = f"complete -c sandlot -n '__fish_seen_subcommand_from {verb.name}'"
         for argument in verb.arguments:
             offered = _offered(argument).replace("$(", "(")
+            if argument.offers == PLACES:
+                offered = f"({_COMMANDS[SANDBOXES]} | string replace -r '$' :)"
             names = argument.names if argument.is_option else ()
             words = [f"-{'l' if n.startswith('--') else 's'} {n.lstrip('-')}" for n in names]
             if argument.takes_value:
-                words.append("-x")
+                words.append("-r -F" if argument.offers == FILES else "-x")
+            elif argument.offers == PLACES:
+                words.append("-F")
             if offered:
                 words.append(f"-a {_quoted(offered)}")
             if words:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""sandlot start, stop, restart, repair and refresh: runs from the records of the host."""
+"""sandlot start, stop, restart, rm, repair and refresh."""
 
 from __future__ import annotations
 
@@ -23,6 +23,15 @@ def change(site: Site, options: argparse.Namespace) -> int:
         output.print_json(list(result.sandboxes.values()))
     for warning in result.warnings:
         output.say(warning)
+    return report(result.failed)
+
+
+def remove(site: Site, options: argparse.Namespace) -> int:
+    given = [names.check(site, name) for name in dict.fromkeys(options.name)]
+    result = converge.remove_kept(site, given, force=options.force)
+    output.print_actions(result.actions, options.format, changed=result.changed)
+    for line in converge.kept_layers(result):
+        output.say(line)
     return report(result.failed)
 
 

@@ -14,23 +14,30 @@ from . import job_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Tuple
+    from typing import Any, Sequence, Tuple, Union
 
 SHELLS = ("bash", "zsh", "fish")
+# Kinds that completion offers: names of sandboxes and of images, paths of the host, and both
+# NAME:PATH and paths of the host.
+SANDBOXES, IMAGES, FILES, PLACES = "sandboxes", "images", "files", "places"
 
 
 # Plain classes: importing dataclasses or typing would add half a millisecond to each start.
 class Argument:
     """An option, or a positional word if its only name has no dash.
 
-    ``settings`` are those of argparse. Completion offers sandboxes for a word named "name".
+    ``settings`` are those of argparse. Completion offers its choices, else what ``offers`` names: a
+    kind of things, or words.
     """
 
-    __slots__ = ("names", "text", "settings")
+    __slots__ = ("names", "text", "offers", "settings")
 
-    def __init__(self, *names: str, text: str, **settings: Any) -> None:
+    def __init__(
+        self, *names: str, text: str, offers: Union[str, Sequence[str]] = "", **settings: Any
+    ) -> None:
         self.names = names
         self.text = text
+        self.offers = offers or settings.get("choices", "")
         self.settings = settings
 
     @property
@@ -116,9 +123,11 @@ ERRORS_AS = Argument(
     type=token,
     metavar="TOKEN",
 )
-NAME = Argument("name", text="a sandbox")
-NAMES = Argument("name", text="sandboxes", nargs="+")
-ANY_NAMES = Argument("name", text="sandboxes; all that run when none is named", nargs="*")
+NAME = Argument("name", text="a sandbox", offers=SANDBOXES)
+NAMES = Argument("name", text="sandboxes", nargs="+", offers=SANDBOXES)
+ANY_NAMES = Argument(
+    "name", text="sandboxes; all that run when none is named", nargs="*", offers=SANDBOXES
+)
 STREAM_OPTIONS = (
     _flag("-i", "--interactive", text="pass standard input"),
     _flag("-t", "--tty", text="give it a terminal"),
@@ -139,6 +148,7 @@ COMMAND_OPTIONS = (
         action="append",
         default=[],
         metavar="FILE",
+        offers=FILES,
     ),
     Argument(
         "--timeout",
@@ -201,14 +211,22 @@ VERBS = (
             "--length", text="with -: how many bytes to read at most", type=count, metavar="N"
         ),
         ERRORS_AS,
-        Argument("source", text="NAME:PATH, a path of the host, or - for standard input"),
-        Argument("target", text="NAME:PATH, a path of the host, or - for standard output"),
+        Argument(
+            "source",
+            text="NAME:PATH, a path of the host, or - for standard input",
+            offers=PLACES,
+        ),
+        Argument(
+            "target",
+            text="NAME:PATH, a path of the host, or - for standard output",
+            offers=PLACES,
+        ),
     ),
     Verb(
         "run",
         "job.run",
         "run a command in a sandbox of its own, of which nothing is left afterwards",
-        Argument("--image", text="the image", required=True),
+        Argument("--image", text="the image", required=True, offers=IMAGES),
         *STREAM_OPTIONS,
         *(
             Argument(*row.names, text=row.text, dest=row.option, **row.settings)
@@ -268,7 +286,45 @@ VERBS = (
         NAMES,
     ),
     Verb("restart", "lifecycle.change", "stop sandboxes and start them again", FORMAT, NAMES),
+    Verb(
+        "kill",
+        "killing.run",
+        "signal the workloads of sandboxes; after SIGKILL and the stop signal, no restart follows",
+        Argument(
+            "-s",
+            "--signal",
+            text="its name or number",
+            default="KILL",
+            offers=("HUP", "INT", "KILL", "QUIT", "STOP", "CONT", "TERM", "USR1", "USR2"),
+            metavar="SIGNAL",
+        ),
+        NAMES,
+    ),
+    Verb(
+        "wait",
+        "waiting.run",
+        "wait until sandboxes have ended for good, and print their exit codes",
+        FORMAT,
+        NAMES,
+    ),
+    Verb(
+        "rm",
+        "lifecycle.remove",
+        "remove sandboxes; what they wrote stays as snapshots, and volumes stay",
+        FORMAT,
+        _flag("-f", "--force", text="also those that run: they are stopped"),
+        NAMES,
+    ),
     Verb("top", "listing.top", "show what sandboxes use", FORMAT, ANY_NAMES),
+    Verb(
+        "stats",
+        "stats.run",
+        "show what sandboxes use of processors, memory, network and disks, on a terminal every"
+        " second",
+        FORMAT,
+        _flag("--no-stream", text="show it once"),
+        ANY_NAMES,
+    ),
     Verb(
         "explain",
         "explain.run",
@@ -321,6 +377,7 @@ VERBS = (
             " standard input): names in place of those in the archive, if any; rm: a sandbox and"
             " names of its snapshots",
             nargs="*",
+            offers=SANDBOXES,
         ),
     ),
     Verb("volumes", "volumes.run", "list volumes with what they hold and who uses them", FORMAT),
@@ -352,6 +409,7 @@ VERBS = (
         "print what makes a shell complete this command",
         Argument("shell", text="the shell", nargs="?", choices=SHELLS),
         _flag("--names", text="only print the names of sandboxes"),
+        _flag("--images", text="only print the names of images"),
         needs_root=False,
     ),
     Verb("manual", "manual.run", "print the manual page, for man -l -", needs_root=False),

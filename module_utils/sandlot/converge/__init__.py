@@ -12,7 +12,8 @@ from .report import Result, info
 from .resolve import Request
 from .returned import closing, return_values
 from .summary import changes
-from .upkeep import down, lifecycle, refresh, remove, repair, start_held, up
+from .summary import kept as kept_layers
+from .upkeep import down, lifecycle, refresh, remove, remove_kept, repair, start_held, up
 
 __all__ = [
     "WATCH",
@@ -24,11 +25,13 @@ __all__ = [
     "converge",
     "down",
     "info",
+    "kept_layers",
     "layer_sizes",
     "lifecycle",
     "normalised",
     "refresh",
     "remove",
+    "remove_kept",
     "repair",
     "request",
     "return_values",

@@ -42,7 +42,8 @@ def drops(
         for name, decision in decisions.items()
         if drops_layer(decision, observed.sandboxes[name])
     }
-    reasons.update(dict.fromkeys(resolved.removed, model.PURGE))
+    for name in resolved.removed:
+        reasons[name] = model.REMOVED if name in request.absent else model.PURGE
     with mount_points.kept():
         return _planned(site, request, resolved, observed, reasons)
 
@@ -89,7 +90,7 @@ def _reason(decision: Decision) -> str:
 
 def _goes_for_good(site: Site, request: Request, name: str, old: Record | None) -> bool:
     """A named removal, also one that a killed run began: a purge begins with the snapshot."""
-    if name in request.absent or request.purge_snapshots:
+    if request.purge_snapshots or (name in request.absent and not request.set_aside):
         return True
     begun = old is not None and old.phase == REMOVING
     return begun and not store.staged(site, name)

@@ -29,7 +29,8 @@ class Request:
 
     ``networks`` maps the name of an absent network to None. ``purge`` removes unlisted items of the
     listed kinds but volumes; ``purge_volumes`` removes those that nobody uses, ``purge_snapshots``
-    snapshots of sandboxes that are not there after the run, with the layers that it drops. ``tidy``
+    snapshots of sandboxes that are not there after the run, with the layers that it drops.
+    ``set_aside`` keeps the layers of sandboxes that are removed by name, as a purge does. ``tidy``
     removes old snapshots also in a run without another change. ``prune`` removes image trees that
     nothing refers to. ``repair`` sets the network of the sandboxes and nothing else. ``resume``
     starts sandboxes whatever their dependencies do. For ``watch`` seconds, the run watches for ends
@@ -47,6 +48,7 @@ class Request:
     purge: bool = False
     purge_volumes: bool = False
     purge_snapshots: bool = False
+    set_aside: bool = False
     tidy: bool = False
     prune: bool = False
     check: bool = False

@@ -132,6 +132,20 @@ def remove(site: Site, names: Iterable[str], *, check: bool = False) -> Result:
     return converge(site, Request(tuple(Desired(name, ABSENT) for name in names), check=check))
 
 
+def remove_kept(site: Site, names: Sequence[str], *, force: bool) -> Result:
+    """Remove sandboxes, and keep what they wrote as snapshots; running ones only by ``force``."""
+    with lock.exclusive(site):
+        running = [name for name in names if runtime.settled(site.sandbox(name))]
+        if running and not force:
+            subject = ", ".join(running)
+            raise LaunchError(
+                f"{subject}: not removed, as {'it runs' if len(running) == 1 else 'they run'}",
+                hint=f"stop it first: sandlot stop {' '.join(running)}; or: sandlot rm --force",
+            )
+        absent = tuple(Desired(name, ABSENT) for name in names)
+        return run(site, Request(absent, set_aside=True))
+
+
 def refresh(site: Site) -> list[str]:
     """Resolve the names of egress lists again; the actions, [] for a host without names."""
     if not os.path.exists(site.names_file):

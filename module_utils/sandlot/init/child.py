@@ -79,6 +79,12 @@ def kill(pid: int) -> None:
             continue  # it runs as another user, and ends later
 
 
+def exit_code(wait_status: int) -> int:
+    """The exit code as a shell shows it: 0-255, or 128 + the signal's number."""
+    code = os.waitstatus_to_exitcode(wait_status)
+    return 128 - code if code < 0 else code
+
+
 def spawn(
     clone: Callable[[], int],
     command: Mapping[str, Any],

@@ -71,6 +71,7 @@ class ExecServer:
         null: int,
         pts: int,
         stop: Callable[[], None],
+        kill: Callable[[int], wire.Message],
         configure: Callable[[Mapping[str, Any]], None],
         shared: Memory,
     ) -> None:
@@ -80,6 +81,7 @@ class ExecServer:
         self.unserved: Optional[Unserved] = None
         self._config = config
         self._stop = stop
+        self._kill = kill
         self._configure = configure
         self._listener = listener
         self._null = null
@@ -197,6 +199,8 @@ class ExecServer:
         elif operation == "stop":
             wire.reply(connection, {})
             self._stop()
+        elif operation == "kill":
+            wire.reply(connection, self._kill(message["signal"]))
         elif operation == "configure":
             self._configure(message["config"])
             wire.reply(connection, {})

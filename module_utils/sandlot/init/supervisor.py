@@ -64,8 +64,8 @@ class Supervisor:
         self.streams: Dict[int, str] = {}
         self.loop = Loop()
         listener = _socket.socket(fileno=files["listener"])
-        ends = (self.stop, self.configure, shared)
-        self.exec = ExecServer(self.loop, config, listener, self.null, files["pts"], *ends)
+        served = (self.stop, self.kill, self.configure, shared)
+        self.exec = ExecServer(self.loop, config, listener, self.null, files["pts"], *served)
         self.health: Optional[Health] = None
         self.ending = False
         self.preparing = False
@@ -192,7 +192,7 @@ class Supervisor:
         if self.main is not None and pid == self.main.pid:
             self._main_exited(self.main, wait_status)
             return
-        code = exit_code(wait_status)
+        code = child.exit_code(wait_status)
         if self.health is not None and self.health.on_exit(pid, code):
             return
         if self.exec.on_exit(pid, code) and self.held:
@@ -339,7 +339,7 @@ class Supervisor:
             return
         self.set_main(None)
         if self.preparing:
-            self._prepared(exit_code(wait_status))
+            self._prepared(child.exit_code(wait_status))
             return
         self._run_ended(wait_status)
 
@@ -352,7 +352,7 @@ class Supervisor:
             self.health.end()
             self.status.values.update(health=STARTING, failing_streak=0)
         number = os.WTERMSIG(wait_status) if os.WIFSIGNALED(wait_status) else 0
-        self.status.values.update(exit_code=exit_code(wait_status), signal=number)
+        self.status.values.update(exit_code=child.exit_code(wait_status), signal=number)
         self.status.update(state="stopping", lost_log_bytes=self.logs.lost)
         self.loop.cancel(MAIN)
         if self.policy.stopping:
@@ -404,15 +404,36 @@ class Supervisor:
 
     def stop(self) -> None:
         """Send the stop signal, then SIGKILL after the timeout; do not start again."""
+        main = self._last_run()
+        if main is not None:
+            self._end_main(main)
+
+    def _last_run(self) -> Optional[child.Child]:
+        """Let no further start follow; the workload, None between two runs."""
         self.policy.stopping = True
         self.status.update(state="stopping")
-        if self.main is None:
-            if not self.ending:
-                self.drained()
-            return
-        if self.health is not None:
+        if self.main is None and not self.ending:
+            self.drained()
+        if self.main is not None and self.health is not None:
             self.health.end()
-        self._end_main(self.main)
+        return self.main
+
+    def kill(self, number: int) -> wire.Message:
+        """Signal the workload; SIGKILL and its stop signal are its end, as with docker kill.
+
+        The answer names a workload that has another user, which only the host may signal.
+        """
+        ends = number in (signal.SIGKILL, self.policy.stop_signal)
+        main = self._last_run() if ends else self.main
+        if main is None:
+            return {} if ends else {"error": "the workload does not run now"}
+        try:
+            os.kill(main.pid, number)
+        except PermissionError:
+            return {"pid": main.pid}
+        except ProcessLookupError:
+            pass  # it has ended just now
+        return {}
 
     def _end_main(self, main: child.Child) -> None:
         send_signal(main.pid, self.policy.stop_signal)
@@ -472,9 +493,3 @@ def send_signal(pid: int, number: int) -> None:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):
         return
-
-
-def exit_code(wait_status: int) -> int:
-    """The exit code as a shell shows it: 0-255, or 128 + the signal's number."""
-    code = os.waitstatus_to_exitcode(wait_status)
-    return 128 - code if code < 0 else code

@@ -45,7 +45,7 @@ _WORD, _MARGIN = 16, 16384
 # Another process in the sandbox may hold the pty open; this many silent seconds end the wait.
 _PTY_SILENCE = 0.2
 # A killed init closes its connections a moment before it has ended.
-_ENDING = 2.0
+ENDING = 2.0
 # A job that ignores such a signal is killed after a while, as by docker stop.
 _ENDING_A_JOB = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 _JOB_GRACE = 10.0
@@ -171,7 +171,7 @@ def dial(site: Site, name: str, running: Running) -> socket.socket:
 
 def lost(name: str, init: Running) -> SandlotError:
     """The error of a command whose connection init has closed."""
-    if runtime.has_ended(init, _ENDING):
+    if runtime.has_ended(init, ENDING):
         problem = f"{name}: the sandbox ended while the command ran"
         return Vanished(problem, hint=f"see why: sandlot logs {name}")
     return SandlotError(

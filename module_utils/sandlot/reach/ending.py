@@ -37,8 +37,7 @@ class Tree:
     def __init__(self, init: Running, inside: int) -> None:
         """``inside`` is the pid of the command as init, which is its parent, sees it."""
         self._init = init
-        children = reversed(processes.children(init.pid))
-        self._session = next((pid for pid in children if _pid_inside(pid) == inside), 0)
+        self._session = child(init, inside)
         # Held, so that its number stands for no other group.
         self._leader = _pidfd(self._session) if self._session else None
         # Start times of processes that were signalled, which later lose their parents.
@@ -122,6 +121,12 @@ class Tree:
                 if fields[0] not in processes.DEAD:
                     members[pid] = fields[_START]
         return members
+
+
+def child(init: Running, inside: int) -> int:
+    """The pid of a child of init, given by its pid inside; 0 when there is none."""
+    pids = reversed(processes.children(init.pid))
+    return next((pid for pid in pids if _pid_inside(pid) == inside), 0)
 
 
 def _await(loop: Loop, pidfds: Sequence[int], deadline: float) -> None:
