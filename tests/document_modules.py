@@ -20,11 +20,40 @@ sys.path.insert(0, str(TOP / "module_utils"))
 
 from sandlot import images  # noqa: E402
 from sandlot import spec as sandbox_spec  # noqa: E402
+from sandlot.modules import sandbox_run  # noqa: E402
 from sandlot.spec.table import networks, volumes  # noqa: E402
 
 LIBRARY = TOP / "library"
 _BLOCK = re.compile(r'(DOCUMENTATION = r""")\n(.*?)(""")', re.S)
-WRITTEN = ("sandbox", "sandboxes", "sandbox_rootfs", "sandbox_network", "sandbox_volume")
+WRITTEN = (
+    *("sandbox", "sandboxes", "sandbox_rootfs", "sandbox_run", "sandbox_network"),
+    "sandbox_volume",
+)
+# Where a job differs from a sandbox.
+OF_JOBS = {
+    "command": [
+        "Program and arguments, put after O(entrypoint); a list, or a string that is split into "
+        "words as a shell does. No shell runs, and nothing is expanded.",
+        "Without it and O(argv), the command of the image, unless O(entrypoint) is set.",
+    ],
+    "env": [
+        "Environment variables, beside those of the image. Quote values that YAML would read as "
+        "booleans or numbers; others than text are refused.",
+        "Results and messages hide their values, and nothing on the host keeps them.",
+    ],
+    "hostname": ["Host name inside the sandbox, V(job-N) by default."],
+    "volumes": [
+        "Volumes and paths of the host, each as V(SOURCE:TARGET) or V(SOURCE:TARGET:WORDS).",
+        "A source with a leading slash is a path of the host; another one is the name of a volume "
+        "of the host, which has to exist.",
+        "Words, separated by commas, are C(ro), C(rw), C(noexec), for volumes C(nocopy), for paths "
+        "of the host C(idmap) and those of O(mounts[].propagation).",
+    ],
+    "network_mode": [
+        "V(none), with C(lo) alone; or V(container:NAME) for the network of a sandbox.",
+        "Defaults to V(none).",
+    ],
+}
 WIDTH = 86
 LIMIT = 96
 # Names of options are paths from the top in Ansible's markup.
@@ -66,6 +95,11 @@ def documented(name: str, found: dict[str, Any]) -> dict[str, Any]:
         return {**found, "options": sandbox_spec.options_documentation()}
     if name == "sandbox_volume":
         return {**found, "options": sandbox_spec.documentation(volumes.OPTIONS)}
+    if name == "sandbox_run":
+        rows = sandbox_spec.documentation(sandbox_run.OPTIONS)
+        for option, text in OF_JOBS.items():
+            rows[option]["description"] = text
+        return {**found, "options": {**found["options"], **rows}}
     tables = {
         "images": images.options(),
         "networks": networks.OPTIONS,

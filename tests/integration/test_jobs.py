@@ -186,4 +186,5 @@ def test_a_terminal(host: Deployment) -> None:
         capture_output=True,
         timeout=SECONDS,
     )
-    assert done.stdout.strip() == b"/dev/pts/0" and left(host) == []
+    # script(1) sends its own end of file, which the terminal may show.
+    assert b"/dev/pts/0" in done.stdout and left(host) == []

@@ -137,3 +137,27 @@ def test_the_supervisor_is_no_way_out(host: Deployment) -> None:
     os.close(init)
     client.communicate()
     assert job(host, "true").returncode == 0 and left(host) == []
+
+
+# -- limits of time and output
+
+
+def test_a_job_that_ignores_signals_is_killed_after_its_time(host: Deployment) -> None:
+    done = job(host, "sh", "-c", f"setsid sleep 1000 & {IGNORE}", options=("--timeout", "0.2"))
+    assert done.returncode == 124 and "ran for more than 0.2 s" in done.stderr
+    assert left(host) == []
+
+
+def test_a_second_signal_to_the_client_kills_a_job_that_ignores_them(host: Deployment) -> None:
+    client = begun(host, "sh", "-c", IGNORE)
+    client.send_signal(signal.SIGTERM)
+    client.send_signal(signal.SIGINT)
+    assert client.wait(timeout=SECONDS) in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+    client.communicate()
+    assert left(host) == []
+
+
+def test_output_has_a_limit(host: Deployment) -> None:
+    done = job(host, "yes", options=("--output-limit", "100k"))
+    assert len(done.stdout) == 100 << 10 and "more than 102400 bytes" in done.stderr
+    assert done.returncode == 125 and left(host) == []

@@ -52,6 +52,9 @@ def nested(path: str, value: Any) -> Json:
     return {head.removesuffix("[]"): [inner] if head.endswith("[]") else inner}
 
 
+REQUIRED = {"sandbox": {"name": "web"}, "sandbox_run": {"image": "busybox"}}
+
+
 @pytest.mark.parametrize("value", [2013, True, 1.1], ids=str)
 @pytest.mark.parametrize("module", MODULES)
 def test_no_text_is_made_of_what_yaml_converted(
@@ -60,7 +63,7 @@ def test_no_text_is_made_of_what_yaml_converted(
     paths = list(texts(arguments(module)))
     assert paths or module == "sandbox_host"
     for path in paths:
-        named = {"name": "web"} if module == "sandbox" else {}
+        named = REQUIRED.get(module, {})
         message = failure(module, capfd, **{**named, **nested(path, value)})["msg"]
         hidden = "password" in path or path.endswith((".content", "secrets[].value"))
         assert ("the value" if hidden else repr(value)) in message, path

@@ -16,6 +16,7 @@ import yaml
 from sandlot import images, network, spec, volumes
 from sandlot.errors import HostError
 from sandlot.host import payload
+from sandlot.jobs import options as job_options
 from sandlot.site import Site
 
 TOP = Path(__file__).resolve().parent.parent.parent
@@ -25,7 +26,7 @@ import document_modules  # noqa: E402
 
 MODULES = [
     *("sandbox", "sandboxes", "sandbox_info", "sandbox_host", "sandbox_rootfs"),
-    *("sandbox_network", "sandbox_snapshot", "sandbox_subid", "sandbox_volume"),
+    *("sandbox_network", "sandbox_run", "sandbox_snapshot", "sandbox_subid", "sandbox_volume"),
 ]
 TYPING = ("type", "elements", "choices", "required", "default", "aliases")
 
@@ -83,6 +84,10 @@ def check_options(module: str, options: dict[str, Any]) -> None:
     """The engine takes what an example says."""
     if module == "sandbox":
         spec.normalise(options)
+        return
+    if module == "sandbox_run":
+        own = {key: options[key] for key in options if key in job_options.NAMES}
+        spec.normalise({**own, "name": "job", "image": options["image"], "command": ["true"]})
         return
     if module == "sandbox_volume":
         volumes.normalise_one(options)

@@ -100,10 +100,10 @@ def parse(words: List[str]) -> argparse.Namespace:
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    """A parser with all verbs; only those that may be used get arguments, which take time."""
+    """A parser of the verb that comes first; of all, without their arguments, when none does."""
     parser = argparse.ArgumentParser(prog="sandlot", description="Sandboxes of this host.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for verb in VERBS:
+    for verb in [verb for verb in VERBS if verb.name in words[:1]] or VERBS:
         added = commands.add_parser(
             verb.name, help=verb.text, description=f"{verb.text.capitalize()}."
         )

@@ -9,7 +9,7 @@ from typing import Any, Dict, Mapping, Optional
 
 from ..kernel.signals import signal
 from ..reach import command
-from ..reach.errors import ReachError, Vanished
+from ..reach.errors import ReachError, TimedOut, Vanished
 from ..site import Site
 from .job import Job, Prepare, Running
 
@@ -35,6 +35,10 @@ class Outcome:
         self.seconds = seconds
         self.problem = problem
         self.oom_killed = oom_killed
+
+    @property
+    def timed_out(self) -> bool:
+        return isinstance(self.problem, TimedOut)
 
 
 def run(site: Site, job: Job, prepare: Prepare, **options: Any) -> Outcome:

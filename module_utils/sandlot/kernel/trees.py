@@ -8,7 +8,6 @@ import contextlib
 import errno
 import itertools
 import os
-import secrets
 from ctypes import c_int
 from typing import Iterator
 
@@ -123,7 +122,7 @@ def _empty(top: int) -> None:
     first. Without any, each one holds others; the one to descend into is one of so many that the
     depth stays small.
     """
-    prefix = f".{secrets.token_hex(8)}-"
+    prefix = f".{os.urandom(8).hex()}-"
     fresh = (f"{prefix}{serial}" for serial in itertools.count())
     while True:
         directories = _unlinked(top)

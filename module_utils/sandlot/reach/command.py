@@ -46,7 +46,7 @@ _WORD, _MARGIN = 16, 16384
 _PTY_SILENCE = 0.2
 # A killed init closes its connections a moment before it has ended.
 ENDING = 2.0
-# A job that ignores such a signal is killed after a while, as by docker stop.
+# A job that ignores such a signal is killed after a while, as by docker stop, or by a second one.
 _ENDING_A_JOB = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 _JOB_GRACE = 10.0
 # poll(2) takes milliseconds as an int.
@@ -444,8 +444,9 @@ class _Session:
             with contextlib.suppress(OSError):
                 wire.send(self._connection, {"op": "signal", "signal": number})
             if self.is_job and number in _ENDING_A_JOB:
+                grace = 0.0 if self._ended_by else _JOB_GRACE
                 self._ended_by = number
-                self._deadline = min(self._deadline, time.monotonic() + _JOB_GRACE)
+                self._deadline = min(self._deadline, time.monotonic() + grace)
         else:
             raise KeyboardInterrupt  # there is no command yet, or init does not say so
 

@@ -36,6 +36,9 @@ class CallbackModule(CallbackBase):
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         self.results.append({**result.result, "failed": True})
 
+    def v2_runner_on_skipped(self, result: Any) -> None:
+        self.results.append({**result.result, "failed": False})
+
     def v2_playbook_on_stats(self, stats: object) -> None:
         with open(os.environ["KEPT_RESULTS"], "w") as handle:
             json.dump(self.results, handle)
