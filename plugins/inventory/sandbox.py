@@ -44,10 +44,11 @@ options:
     elements: str
   hosts:
     description:
-      - Pattern of the hosts to ask.
+      - Patterns of the hosts to ask.
       - Without it, those of the group C(sandbox_hosts) if there is one, else all. No sandbox is
         asked.
-    type: str
+    type: list
+    elements: str
   states:
     description:
       - States of the sandboxes that become hosts, such as V(running); all without it.
@@ -167,8 +168,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
                 raise AnsibleParserError(f"{problem}; write a number above 0")
 
     def _no_hosts(self) -> str:
-        pattern = self.get_option("hosts")
-        if pattern is not None:
+        patterns = self.get_option("hosts")
+        if patterns is not None:
+            pattern = ",".join(patterns)
             return f"option hosts: {pattern!r} matches no host of the inventory; correct it"
         return (
             "there is no host to ask for sandboxes; write inventory: hosts.yml into this file, or "
@@ -194,9 +196,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         keeps, key = self.get_option("cache"), self.get_cache_key(path)
         records = self._cached(key, hosts) if keeps and cache else {}
         forks, timeout = self.get_option("forks"), self.get_option("timeout")
-        common = {"timeout": timeout, **_passwords()}
+        passwords = _passwords()
         questions = {
-            host: _Question(host, parent.variables(host), common)
+            host: _Question(host, parent.variables(host), passwords)
             for host in hosts
             if host not in records
         }
@@ -328,11 +330,13 @@ def _passwords() -> dict[str, str]:
 class _Question:
     """The question to one host, for a process to ask."""
 
-    def __init__(self, host: str, variables: Mapping[str, Any], common: Mapping[str, Any]) -> None:
-        self._host, self._variables, self._common = host, variables, common
+    def __init__(
+        self, host: str, variables: Mapping[str, Any], passwords: Mapping[str, str]
+    ) -> None:
+        self._host, self._variables, self._passwords = host, variables, passwords
 
     def __call__(self) -> tuple[list[Json], list[str]]:
-        way = transport.Transport(self._host, self._variables, **self._common)
+        way = transport.Transport(self._host, self._variables, **self._passwords)
         try:
             code, out, err = way.run(["list", "--format", "json"])
         finally:

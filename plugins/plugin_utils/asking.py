@@ -96,7 +96,7 @@ def _started(question: Question) -> tuple[Any, Any]:
 def _received(pipe: Any) -> Answer:
     try:
         answer: Answer = pipe.recv()
-    except EOFError:
+    except (EOFError, OSError):
         return Answer(problem="the process that asked it ended without an answer")
     return answer
 

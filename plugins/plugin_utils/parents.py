@@ -63,11 +63,11 @@ class Parent:
         variables: Mapping[str, Any] = self._variables[host]
         return variables
 
-    def chosen(self, pattern: Any) -> list[str]:
+    def chosen(self, patterns: list[str] | None) -> list[str]:
         """Names of the hosts to ask; a sandbox is none."""
-        if pattern is None:
-            pattern = GROUP if GROUP in self.manager.groups else "all"
-        hosts = self.manager.get_hosts(pattern, ignore_limits=True, ignore_restrictions=True)
+        if patterns is None:
+            patterns = [GROUP if GROUP in self.manager.groups else "all"]
+        hosts = self.manager.get_hosts(patterns, ignore_limits=True, ignore_restrictions=True)
         return [host.name for host in hosts if not is_sandbox(host)]
 
     def adopt_into(self, inventory: Any, directory: str) -> None:

@@ -76,13 +76,13 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
     made = Fleet(tmp_path)
 
     class Transport:
-        def __init__(self, host: str, variables: Mapping[str, Any], **common: Any) -> None:
-            self.host, self.variables, self.common = host, variables, common
+        def __init__(self, host: str, variables: Mapping[str, Any], **passwords: str) -> None:
+            self.host, self.variables, self.passwords = host, variables, passwords
 
         def run(self, arguments: Sequence[str], stdin: bytes = b"") -> tuple[int, bytes, bytes]:
             assert arguments == ["list", "--format", "json"]
             with made.asked.open("a") as handle:
-                via = self.variables.get("via") or self.common.get("become_password", "")
+                via = self.variables.get("via") or self.passwords.get("become_password", "")
                 handle.write(f"{self.host}={via}\n")
             answer = made.answers.get(self.host, [])
             if isinstance(answer, Exception):
@@ -148,7 +148,7 @@ def test_sandboxes_are_hosts(fleet: Fleet) -> None:
 
 
 def test_options_choose_hosts_and_states(fleet: Fleet) -> None:
-    fleet.write(sandboxes=f"{ALONE}hosts: 'all:!beta'\nstates: [running]\n")
+    fleet.write(sandboxes=f"{ALONE}hosts: ['alpha', 'all:!beta']\nstates: [running]\n")
     fleet.answers["alpha"].append(record("off", state="created"))
     assert groups(fleet.read())["sandboxes"] == ["web@alpha"]
     assert fleet.answered() == ["alpha=", "gamma="]
