@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from exec_fixtures import COMMAND, environment
 from sandboxes import Host, Sandbox
+from sandlot.reach import trees
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces")
 
@@ -208,3 +209,24 @@ def test_owners(sandbox_host: Host, tmp_path: Path) -> None:
     done = cp(box, "-a", tmp_path / "t", "b:/root")
     assert done.returncode == 1
     assert f"{tmp_path}/t/f: its owner or group 70000 is no id of a sandbox".encode() in done.stderr
+
+
+@pytest.mark.parametrize(("levels", "code"), [(trees.MOST_LEVELS, 0), (trees.MOST_LEVELS + 1, 1)])
+def test_depth(box: Sandbox, tmp_path: Path, levels: int, code: int) -> None:
+    """The top of a tree is one of its levels."""
+    script = f"n=0; while [ $n -lt {levels - 1} ]; do mkdir d; cd d; n=$((n+1)); done; echo x > f"
+    os.mkdir(tmp_path / "deep")
+    subprocess.run(["sh", "-c", script], cwd=tmp_path / "deep", check=True)
+    assert (
+        box.shell(f"rm -rf /root/deep /root/back; mkdir /root/deep; cd /root/deep; {script}").code
+        == 0
+    )
+    for done in (
+        cp(box, tmp_path / "deep", "a:/root/back"),
+        cp(box, "a:/root/deep", tmp_path / "out"),
+    ):
+        assert done.returncode == code
+        problem = b": more than 256 directories in each other\n" in done.stderr
+        assert problem == bool(code)
+    found = subprocess.run(["find", tmp_path, "-name", "f"], capture_output=True, check=True).stdout
+    assert len(found.splitlines()) == 2 - code

@@ -157,12 +157,16 @@ def command(host: Deployment, *words: str) -> str:
 
 
 def entered(host: Deployment, resource: Resource) -> bool:
-    """Whether a command runs; for want of memory, the kernel may kill one, or init below it."""
-    echo = ("exec", "hog", "--", "echo", "hello")
+    """Whether root can look; for want of memory, the kernel may kill what looks, or init."""
+    looks = (
+        (("exec", "hog", "--", "echo", "hello"), "hello\n"),
+        (("cp", "hog:/etc/hostname", "-"), "hog\n"),
+    )
     if resource.options == MEMORY:
-        eventually(lambda: run_command(host, *echo).stdout == "hello\n")
+        for words, shown in looks:
+            eventually(lambda words=words, shown=shown: run_command(host, *words).stdout == shown)
         return True
-    return command(host, *echo) == "hello\n"
+    return all(command(host, *words) == shown for words, shown in looks)
 
 
 def is_room_again(host: Deployment, before: os.statvfs_result) -> bool:

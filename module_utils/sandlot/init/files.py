@@ -46,6 +46,7 @@ _BELOW = mounts.RESOLVE_BENEATH | mounts.RESOLVE_NO_SYMLINKS
 
 def serve(fd: int) -> NoReturn:
     """Serve the socket ``fd``, and close all descriptors above it, so that no path leads there."""
+    code = 1
     try:
         confine.set_name("sandlot-files")
         # Errors tell the client more than the death of this process.
@@ -54,9 +55,10 @@ def serve(fd: int) -> NoReturn:
         os.umask(0o022)
         libc.close_from(fd + 1)
         _Server(_socket.socket(fileno=fd)).run()
+        code = 0
     finally:
         # This process must never return into the code of init.
-        os._exit(0)
+        os._exit(code)
 
 
 class _Server:
