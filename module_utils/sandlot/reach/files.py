@@ -27,7 +27,7 @@ from ..sandbox import headroom, runtime
 from ..sandbox.runtime import Running
 from ..site import Site
 from . import command
-from .errors import ReachError, Vanished
+from .errors import NotStarted, ReachError, Vanished
 
 Owner = Optional[Tuple[int, int]]
 
@@ -444,4 +444,4 @@ def _start(
         hint = f"restart the sandbox: sandlot restart {name}"
         raise SandlotError(f"{name}: {wire.OLDER}, which can't copy files", hint=hint)
     if "error" in message:
-        raise SandlotError(f"{name}: {message['error']}")
+        raise NotStarted(f"{name}: {message['error']}", int(message["code"]))
