@@ -120,7 +120,7 @@ def _tasks() -> list[dict[str, Any]]:
         },
         _asserted("page.content == 'web\n'"),
         {"ansible.builtin.command": {"argv": _inside("alone")}, "register": "found"},
-        _asserted("found.stdout == '/dev/.sandlot/bin/python3 ' ~ version"),
+        _asserted("found.stdout == '/dev/.python/bin/python3 ' ~ version"),
         {"sandbox_info": {}, "register": "info"},
         _asserted("info.sandboxes | map(attribute='state') | unique == ['running']"),
         {"sandboxes": {"images": [], "networks": [], "sandboxes": [], "purge": True}},
@@ -132,7 +132,7 @@ def _inside(name: str) -> list[str]:
     """The command with which the host's Python runs in a sandbox that has none."""
     modules = "ctypes, grp, hashlib, json, lzma, pwd, select, socket, sqlite3, ssl, sys, zlib"
     code = f"import {modules}; print(sys.executable, '%d.%d' % sys.version_info[:2])"
-    python = ["/dev/.sandlot/bin/python3", "-c", f"{code}; pwd.getpwnam('root')"]
+    python = ["/dev/.python/bin/python3", "-c", f"{code}; pwd.getpwnam('root')"]
     return ["{{ command }}", "exec", "--python", name, "--", *python]
 
 

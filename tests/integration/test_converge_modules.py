@@ -52,7 +52,7 @@ def play(host: Deployment, *tasks: dict[str, Any], fails: bool = False) -> list[
 
 def test_from_nothing_to_nothing(host: Deployment) -> None:
     network = {"networks": [{"name": "default", "ipv4_subnet": f"{host.prefix}.0.0/22"}]}
-    interpreter = "/dev/.sandlot/bin/python3"
+    interpreter = "/dev/.python/bin/python3"
     inside = [host.paths.command, "exec", "--python", "a", "--", interpreter, "-c", "print(6 * 7)"]
     runtime, image, _, checked, done, again, info, printed, gone, _, _, absent = play(
         host,

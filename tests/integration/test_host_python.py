@@ -82,7 +82,7 @@ maps = {{line.split()[-1] for line in open("/proc/self/maps") if ".so" in line}}
 print(json.dumps({{
     "executable": sys.executable,
     "child": subprocess.run(child, capture_output=True, text=True).stdout.strip(),
-    "outside": [path for path in (*filter(None, sys.path), *maps) if path[:13] != {PLACE!r}],
+    "outside": [path for path in (*filter(None, sys.path), *maps) if path[:12] != {PLACE!r}],
     "environment": subprocess.run(shell, capture_output=True, text=True).stdout.split(),
     "user": pwd.getpwuid(33).pw_name,
     "host": socket.gethostbyname("localhost"),
@@ -112,7 +112,7 @@ def test_it_is_there_for_the_time_of_commands_that_ask(box: Sandbox) -> None:
     before = sorted(os.listdir(box.paths.run))
     assert python(box, "print(6 * 7)") == "42\n"
     assert mounted(box) == [] and sorted(os.listdir(box.paths.run)) == before
-    assert PLACE not in sandlot(box, "a", "--", "ls", "-d", "/dev/.sandlot").stdout
+    assert PLACE not in sandlot(box, "a", "--", "ls", "-d", "/dev/.python").stdout
 
 
 def test_nothing_of_the_image_is_needed(sandbox_host: Host, box: Sandbox) -> None:
@@ -144,15 +144,15 @@ def test_commands_share_it_and_the_last_one_unmounts(
 ) -> None:
     (first,) = mounted(box)
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        codes = [f"print({number})" for number in range(16)]
+        codes = [f"print({number})" for number in range(8)]
         assert list(pool.map(lambda code: python(box, code), codes)) == [
-            f"{number}\n" for number in range(16)
+            f"{number}\n" for number in range(8)
         ]
     assert [row.id for row in mounted(box)] == [first.id]
     assert user.communicate("done\n")[0] == "done\n"
     assert mounted(box) == []
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        assert len(list(pool.map(lambda code: python(box, code), codes))) == 16
+        assert len(list(pool.map(lambda code: python(box, code), codes))) == 8
     assert mounted(box) == []
 
 
@@ -214,14 +214,14 @@ def test_a_stop_meanwhile(box: Sandbox, user: subprocess.Popen[str], *, again: b
 
 
 def test_a_place_that_the_sandbox_has_taken(box: Sandbox) -> None:
-    sandlot(box, "a", "--", "ln", "-s", "/tmp", "/dev/.sandlot")
+    sandlot(box, "a", "--", "ln", "-s", "/tmp", "/dev/.python")
     done = sandlot(box, "--python", "a", "--", "true")
     assert done.returncode == 125
-    assert "/dev/.sandlot can't be mounted" in done.stderr and "its /dev" in done.stderr
+    assert "/dev/.python can't be mounted" in done.stderr and "its /dev" in done.stderr
     assert mounted(box) == [] and os.listdir(f"{box.paths.run}/ns")
-    sandlot(box, "a", "--", "sh", "-c", "rm /dev/.sandlot; mkdir /dev/.sandlot; >/dev/.sandlot/x")
-    assert python(box, "import os; print(os.listdir('/dev/.sandlot/bin'))") == "['python3']\n"
-    assert sandlot(box, "a", "--", "ls", "/dev/.sandlot").stdout == "x\n"
+    sandlot(box, "a", "--", "sh", "-c", "rm /dev/.python; mkdir /dev/.python; >/dev/.python/x")
+    assert python(box, "import os; print(os.listdir('/dev/.python/bin'))") == "['python3']\n"
+    assert sandlot(box, "a", "--", "ls", "/dev/.python").stdout == "x\n"
 
 
 def test_an_upgrade_of_the_host_makes_it_anew(box: Sandbox, user: subprocess.Popen[str]) -> None:

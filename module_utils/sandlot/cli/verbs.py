@@ -178,7 +178,7 @@ VERBS = (
         Argument("-u", "--user", text="USER[:GROUP], names or numbers"),
         Argument("-w", "--workdir", text="working directory inside", default="", metavar="DIR"),
         *COMMAND_OPTIONS,
-        _flag("--python", text="show it the host's Python meanwhile: /dev/.sandlot/bin/python3"),
+        _flag("--python", text="show it the host's Python meanwhile: /dev/.python/bin/python3"),
         ERRORS_AS,
         NAME,
         # "command" is the verb's own name in the parser.

@@ -10,7 +10,7 @@ from typing import DefaultDict, Dict, List, Mapping
 
 from ..kernel.elf import NotElf
 
-_PT_NULL, _PT_DYNAMIC, _PT_INTERP, _PT_NOTE = 0, 2, 3, 4
+_PT_DYNAMIC, _PT_INTERP = 2, 3
 _DT_NULL, _DT_STRTAB, _DT_RPATH, _DT_DEBUG, _DT_RUNPATH = 0, 5, 15, 21, 29
 # Elf64_Phdr up to the size in the file, and Elf64_Dyn, of little-endian machines.
 _SEGMENT, _TAG = struct.Struct("<2I4Q"), struct.Struct("<2Q")
@@ -21,26 +21,25 @@ def redirect(program: bytearray, linker: str, libraries: str) -> None:
     """Change a dynamic program in place: its linker, and the directory of its libraries.
 
     The directory (DT_RPATH) comes before all others, also for libraries of libraries, and programs
-    that it starts don't inherit it (ld.so(8)). The text of it takes the place of a note.
+    that it starts don't inherit it (ld.so(8)). Its path has to be the end of that of the linker, as
+    a program has room for one text only: that of its linker.
     """
     segments = _segments(program)
     if _PT_INTERP not in segments:
         return
-    if _PT_NOTE not in segments:
-        raise NotElf
-    note = segments[_PT_NOTE]
-    _write_text(program, segments[_PT_INTERP], linker)
-    _write_text(program, note, libraries)
-    struct.pack_into("<I", program, note.place, _PT_NULL)
+    path = segments[_PT_INTERP]
+    raw = linker.encode()
     tags = _tags(program, segments)
     # Without a tag for directories, what debuggers read gives its place.
     places = [*tags[_DT_RUNPATH], *tags[_DT_RPATH]] or tags[_DT_DEBUG]
-    if not places or not tags[_DT_STRTAB]:
+    if len(raw) >= path.size or not linker.endswith(libraries) or not places:
         raise NotElf
-    strings = _TAG.unpack_from(program, tags[_DT_STRTAB][0])[1]
+    program[path.offset : path.offset + path.size] = raw.ljust(path.size, b"\0")
+    text = path.address + len(raw) - len(libraries.encode())
     for place in places:
-        # The text may be before the table of strings, of which the linker knows no end.
-        _TAG.pack_into(program, place, _DT_RPATH, (note.address - strings) % (1 << 64))
+        # It is before the table of strings, of which the linker knows neither start nor end.
+        strings = _TAG.unpack_from(program, tags[_DT_STRTAB][0])[1]
+        _TAG.pack_into(program, place, _DT_RPATH, (text - strings) % (1 << 64))
 
 
 def forget_directories(library: bytearray) -> None:
@@ -51,30 +50,22 @@ def forget_directories(library: bytearray) -> None:
 
 
 class _Segment:
-    __slots__ = ("place", "kind", "offset", "address", "size")
+    __slots__ = ("kind", "offset", "address", "size")
 
     def __init__(self, data: bytearray, place: int) -> None:
         fields = _SEGMENT.unpack_from(data, place)
-        self.place, self.kind = place, fields[0]
+        self.kind = fields[0]
         self.offset, self.address, self.size = fields[2], fields[3], fields[5]
 
 
 def _segments(data: bytearray) -> Dict[int, _Segment]:
-    """The segments of a 64-bit file by their types: the longest of each."""
+    """The segments of a 64-bit file by their types; those that can be several don't matter."""
     if data[: len(_MAGIC)] != _MAGIC:
         raise NotElf
     start = struct.unpack_from("<Q", data, 32)[0]
     size, count = struct.unpack_from("<HH", data, 54)
     every = [_Segment(data, start + number * size) for number in range(count)]
-    every.sort(key=lambda segment: segment.size)
     return {segment.kind: segment for segment in every}
-
-
-def _write_text(data: bytearray, segment: _Segment, text: str) -> None:
-    raw = text.encode()
-    if len(raw) >= segment.size:
-        raise NotElf
-    data[segment.offset : segment.offset + segment.size] = raw.ljust(segment.size, b"\0")
 
 
 def _tags(data: bytearray, segments: Mapping[int, _Segment]) -> DefaultDict[int, List[int]]:

@@ -25,7 +25,7 @@ from .python_place import stamp
 WAIT_SECONDS = 120.0
 _POLL_SECONDS = 0.05
 # A tree with an older number is made again.
-_FORMAT = 1
+_FORMAT = 2
 _LOCK, _SOURCES, _ROOT, _NEW = "lock", "sources.json", "root", ".new"
 
 

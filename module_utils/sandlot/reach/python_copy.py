@@ -21,7 +21,7 @@ from ..images import programs
 from ..kernel import elf
 from ..kernel.program import PATH, run
 from . import elf_paths
-from .python_place import LIBRARIES, LINKER, PLACE, PROGRAM, Stamp, stamp
+from .python_place import LINKER, PLACE, PROGRAM, Stamp, stamp
 
 # Tests, programs with windows, what installs packages, and what somebody has installed.
 _LEFT_OUT = {
@@ -57,15 +57,18 @@ class _Copy:
         self.libraries: Dict[str, str] = {}
 
     def run(self) -> Dict[str, Stamp]:
-        os.makedirs(f"{self.root}/{LIBRARIES}")
+        linker = f"{self.root}{LINKER[len(PLACE) :]}"
+        os.makedirs(os.path.dirname(linker))
         self._need_libraries_of(self.program)
         self._copy_program()
+        if self.linker:
+            _write(linker, self._content(self.linker), 0o755)
         places = self._copy_standard_library()
         for path in self._opened_by_name():
             self._need_libraries_of(path)
             self.libraries.setdefault(os.path.basename(path), path)
         for name, path in self.libraries.items():
-            self._copy_object(path, f"{self.root}/{LIBRARIES}/{name}")
+            self._copy_object(path, f"{self.root}/{name}")
         # Nobody can write the compiled form of what is imported inside.
         run([self.program, "-I", "-m", "compileall", "-q", *places], env={"PATH": PATH})
         return self.stamps
@@ -83,14 +86,12 @@ class _Copy:
     def _copy_program(self) -> None:
         content = self._content(self.program)
         try:
-            elf_paths.redirect(content, f"{PLACE}/{LINKER}", f"{PLACE}/{LIBRARIES}")
+            elf_paths.redirect(content, LINKER, PLACE)
         except elf.NotElf as error:
             raise HostError(f"{self.program} can't run in another root", hint=_HINT) from error
         target = f"{self.root}/{PROGRAM}"
         os.mkdir(os.path.dirname(target))
         _write(target, content, 0o755)
-        if self.linker:
-            _write(f"{self.root}/{LINKER}", self._content(self.linker), 0o755)
 
     def _copy_standard_library(self) -> List[str]:
         """Copy it to where the program looks for it, seen from its own directory."""

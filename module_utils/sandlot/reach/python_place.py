@@ -7,11 +7,12 @@ from __future__ import annotations
 import os
 from typing import Optional, Tuple
 
-# The path of the linker below it fits into the place of the shortest path that programs have for
-# theirs on the machines that sandlot knows.
-PLACE = "/dev/.sandlot"
-LINKER, LIBRARIES, PROGRAM = "ld.so", "lib", "bin/python3"
+PLACE = "/dev/.python"
+PROGRAM = "bin/python3"
 INTERPRETER = f"{PLACE}/{PROGRAM}"
+# Libraries are at the top. A program names that directory by the end of the path of its linker, and
+# has no room for a longer one than /lib/ld-musl-x86_64.so.1, whatever the C library is.
+LINKER = f"{PLACE}{PLACE}"
 
 # Time of the last change in nanoseconds, and size.
 Stamp = Tuple[int, int]
