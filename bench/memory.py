@@ -51,9 +51,9 @@ def measure(bench: Bench) -> Figures:
 def _taken(number: int, reach: Callable[[int], None]) -> float:
     """Free memory that one of ``number`` takes; the first have taken what all share."""
     reach(0)
-    before = _free()
+    before = free()
     reach(number)
-    return (before - _free()) / number
+    return (before - free()) / number
 
 
 def _sandboxes(ours: Ours, sizes: Sizes, number: int) -> None:
@@ -66,7 +66,7 @@ def _containers(peer: Peer, sizes: Sizes, number: int) -> None:
         peer.run_seconds(name)
 
 
-def _free() -> int:
+def free() -> int:
     """Without what the kernel would give back.
 
     It keeps free pages for each processor, hundreds of megabytes after a busy time, which MemFree

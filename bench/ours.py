@@ -91,11 +91,11 @@ class Ours:
 
     def restart(self, name: str) -> clock.Done:
         """With the CPU time of the launcher and the workers it waited for."""
-        before = self._launcher_cpu()
+        before = self.launcher_cpu()
         done = self.command("restart", name)
-        return replace(done, cpu=done.cpu + self._launcher_cpu() - before)
+        return replace(done, cpu=done.cpu + self.launcher_cpu() - before)
 
-    def _launcher_cpu(self) -> float:
+    def launcher_cpu(self) -> float:
         return sum(processes.cpu_seconds(pid) for pid in self.outside())
 
     def forget_boot(self) -> None:

@@ -16,6 +16,7 @@ import databases
 import deploying
 import growth
 import imagery
+import jobs
 import keeping
 import memory
 import network
@@ -30,6 +31,7 @@ PARTS: Dict[str, ModuleType] = {
     "again": again,
     "memory": memory,
     "commands": commands,
+    "jobs": jobs,
     "network": network,
     "noisy": noisy,
     "databases": databases,

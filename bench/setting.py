@@ -45,6 +45,7 @@ class Sizes:
     packets: int = 20000
     requests: int = 1000
     visits: int = 5
+    jobs: int = 1000
     large: int = 400 << 20
     database_seconds: int = 6
     database_scale: int = 20
@@ -67,6 +68,7 @@ SMALL = Sizes(
     packets=2000,
     requests=50,
     visits=1,
+    jobs=20,
     large=20 << 20,
     database_seconds=1,
     database_scale=1,
