@@ -11,10 +11,10 @@ from typing import Any
 
 from converge_fixtures import Deployment
 from sandlot import cgroups
-from sandlot.jobs.slots import paths_of
 from sandlot.sandbox import runtime
+from sandlot.sandbox.job_slots import paths_of
 
-KEPT = {"etc", "launch.json", "lock"}
+KEPT = {"known", "lock"}
 SECONDS = 60
 
 

@@ -15,7 +15,7 @@ import pytest
 from converge_fixtures import Deployment, needs_root, sandbox
 from job_fixtures import SECONDS, begun, environment, job, left, words
 from sandlot import cgroups
-from sandlot.jobs.slots import paths_of
+from sandlot.sandbox.job_slots import paths_of
 
 pytestmark = needs_root
 
@@ -133,13 +133,13 @@ def test_many_leave_nothing(host: Deployment) -> None:
         return found | {str(path) for path in Path(host.paths.root, "etc").rglob("*")}
 
     job(host, "true")
-    before, launch = files(), os.stat(paths_of(host.paths, 0).launch)
+    before, (launch,) = files(), os.scandir(f"{paths_of(host.paths, 0).run}/known")
     mounts = Path("/proc/self/mountinfo").read_text().count(host.paths.root)
     assert [job(host, "sh", "-c", "echo x > /x").returncode for _ in range(20)] == [0] * 20
     assert files() == before and left(host) == []
     assert Path("/proc/self/mountinfo").read_text().count(host.paths.root) == mounts
     # Another job with these options needs no other launch file.
-    assert os.stat(paths_of(host.paths, 0).launch).st_ino == launch.st_ino
+    assert os.stat(launch).st_ino == launch.inode()
     done = job(host, "hostname", options=("--hostname", "other"))
     assert done.stdout == "other\n"
 

@@ -13,8 +13,8 @@ import pytest
 from converge_fixtures import Deployment, eventually, needs_root, wait_readable
 from job_fixtures import SECONDS, begun, init_of, job, left, words
 from sandlot import converge
-from sandlot.jobs.slots import paths_of
 from sandlot.launcher.client import Launcher
+from sandlot.sandbox.job_slots import paths_of
 
 pytestmark = needs_root
 IGNORE = "trap '' TERM INT HUP; echo; while :; do sleep 1; done"

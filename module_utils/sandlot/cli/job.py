@@ -9,7 +9,7 @@ from typing import Any, Dict
 
 from ..jobs.job import Job
 from ..jobs.run import run as run_job
-from ..jobs.slots import Slot
+from ..sandbox.job_slots import Slot
 from ..site import Site
 from .execute import environment, size_in_bytes
 from .job_options import OPTIONS
@@ -37,6 +37,6 @@ def run(site: Site, options: argparse.Namespace) -> int:
 
 def prepare(site: Site, job: Job, slot: Slot) -> Dict[str, Any]:
     # Not at the top: it takes as long as all the rest of a job.
-    from ..converge import job_launch
+    from ..jobs import launch
 
-    return job_launch.prepare(site, job, slot)
+    return launch.prepare(site, job, slot)

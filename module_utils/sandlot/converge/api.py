@@ -15,11 +15,11 @@ from ..errors import LaunchError, SpecError
 from ..images import ImageSpec, progress, setup, with_uploads
 from ..images.build import ATTEMPTS
 from ..images.setup import Runner
-from ..jobs import slots
 from ..launcher.client import Launcher
 from ..mask import Mask
 from ..network import Network
 from ..plan import Failures, Operation, apply_all, apply_each
+from ..sandbox import job_slots
 from ..sandbox.record import STARTED
 from ..site import Site
 from ..spec import Spec
@@ -173,7 +173,7 @@ def run(site: Site, request: Request) -> Result:
     left: dict[str, LaunchError] = {}
     if not request.check:
         freezing.thaw_left(site)
-        left = slots.sweep(site) if request.scope is None else {}
+        left = job_slots.sweep(site) if request.scope is None else {}
     request = _sealed(site, request)
     observed = _look(site, request)
     if request.scope is not None and not scope.suffices(site, observed, request.desired):

@@ -12,10 +12,9 @@ from typing import Iterable, Sequence
 from .. import lock, network, store
 from ..errors import LaunchError, SpecError
 from ..images import setup
-from ..jobs import slots
 from ..launcher.client import Launcher
 from ..plan import apply_all, descriptions
-from ..sandbox import record, runtime
+from ..sandbox import job_slots, record, runtime
 from ..sandbox.record import PRESENT, REMOVING, STARTED, STOPPED, Record, Records
 from ..site import Site
 from . import crashes, dependencies, scope
@@ -73,7 +72,7 @@ def down(site: Site) -> dict[str, str]:
     """Stop all sandboxes before a shutdown; records keep their state, so `up` starts them again."""
     launcher = Launcher(site)
     with lock.exclusive(site):
-        slots.end_all(site)
+        job_slots.end_all(site)
         if not launcher.exists():
             return {}
         known = record.load_all(site).good

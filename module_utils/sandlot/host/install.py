@@ -12,14 +12,13 @@ from typing import Callable
 from .. import MINIMUM_PYTHON, cgroups, handover, idmap, lock, network, sizes, store, volumes
 from ..configuration import memory
 from ..errors import HostError, SandlotError
-from ..jobs import slots
 from ..kernel import files, program
 from ..kernel.trees import remove_entry, remove_tree
 from ..launcher.client import Launcher
 from ..launcher.command import interpreter
 from ..oserrors import explained
 from ..plan import Operation, descriptions
-from ..sandbox import names, record
+from ..sandbox import job_slots, names, record
 from ..site import Site
 from ..snapshots.store import identifiers, owners
 from . import adopt, facts, payload, services, sudo
@@ -177,9 +176,9 @@ def _upgrade(site: Site, service: Service | None) -> None:
 
 
 def _absent(site: Site) -> list[Operation]:
-    end_jobs = Operation("runtime", "end jobs", partial(slots.end_all, site))
+    end_jobs = Operation("runtime", "end jobs", partial(job_slots.end_all, site))
     operations = [
-        *([end_jobs] if slots.numbers(site) else []),
+        *([end_jobs] if job_slots.numbers(site) else []),
         *network.teardown_operations(site, network.observe(site)),
         *cgroups.teardown_operations(site, cgroups.observe(site, [])),
         *idmap.operations(site, idmap.observe(site), {}),

@@ -2,31 +2,35 @@
 # Copyright: the sandlot developers
 """One job: its options, and its life from the launch file to the last trace of it.
 
-A launch file stays for the next job with the same options: it is then neither planned nor written.
+A launch file stays for later jobs with the same options, for which nothing has to be planned then.
 Imports little, as most of the time of a short job is Python's.
 """
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import json
 import os
+import socket
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from .. import store, wire
 from ..errors import LaunchError, SandlotError
 from ..kernel import namespaces
 from ..kernel.files import read_field, write_value
-from ..sandbox import runtime
+from ..sandbox import job_slots, runtime
 from ..site import JobPaths, Site
-from . import slots
 
 Json = Dict[str, Any]
 # Options that name other objects of the host, which may change without a trace in any file here.
 _OF_OTHERS = frozenset(("devices", "mounts", "network_mode", "volumes"))
+_NO_NETWORK = "none"
 _ANSWER_SECONDS = 5.0
 # After the end of its command, init ends at once; its limit is for a sandbox without CPU time.
 _ENDING = 2.0
+# Launch files that a number keeps.
+_MOST_KNOWN = 8
 _OOM_FILES = ("memory.events", "memory.oom_control")
 
 
@@ -40,7 +44,8 @@ class Job:
 
     def key(self, site: Site) -> str:
         """A text that is the same for jobs with one launch file; "" for those without."""
-        if not _OF_OTHERS.isdisjoint(self.options):
+        own = {name for name, value in self.options.items() if value != _NO_NETWORK}
+        if not _OF_OTHERS.isdisjoint(own):
             return ""
         plain = self.image.partition("@")[0].replace("/", "%2F")
         files = [f"{site.images}/{plain}.json", site.subuid, site.subgid]
@@ -59,7 +64,7 @@ def _state(path: str) -> List[int]:
 
 
 # Makes the launch file of a job, with its parent cgroups; TakenIds when others have the ids.
-Prepare = Callable[[Site, Job, slots.Slot], Json]
+Prepare = Callable[[Site, Job, job_slots.Slot], Json]
 
 
 class TakenIds(SandlotError):
@@ -80,6 +85,10 @@ class Running:
         """Make the layer and the cgroups, and start init."""
         paths, own = self.paths, self.launch["job"]
         os.makedirs(paths.state, mode=0o700, exist_ok=True)
+        store.replace(paths.launch, _encoded(self.launch), durable=False)
+        os.makedirs(paths.etc, mode=0o755, exist_ok=True)
+        for name, text in own["etc"].items():
+            store.replace(f"{paths.etc}/{name}", text.encode(), mode=0o644, durable=False)
         _make_layer(paths, self.launch)
         for directory in self.launch["cgroups"]:
             # Those of the last job may be there: their launch file has just been made.
@@ -108,37 +117,52 @@ class Running:
     def remove(self) -> None:
         """End all processes of the job, and remove it."""
         try:
-            slots.clear(self.paths)
+            job_slots.clear(self.paths)
         finally:
             self.slot.release()
 
 
-def _prepared(site: Site, job: Job, prepare: Prepare) -> tuple[slots.Slot, Json]:
-    """A number, and its launch file: that of its last job, or a new one."""
-    key, number = job.key(site), 0
+def _prepared(site: Site, job: Job, prepare: Prepare) -> tuple[job_slots.Slot, Json]:
+    """A number, and its launch file: that of an earlier job, or a new one."""
+    number = 0
     while True:
-        slot = slots.take(site, number)
+        slot = job_slots.take(site, number)
         try:
-            launch = store.read(slot.paths.launch) if key else None
-            if launch is None or not _serves(launch, key):
-                launch = prepare(site, job, slot)
-                launch["job"]["key"] = key
-                store.replace(slot.paths.launch, _encoded(launch), durable=False)
+            return slot, _launch(site, job, slot, prepare)
         except TakenIds:
             slot.release()
             number = slot.number + 1
         except (SandlotError, OSError):
             slot.release()
             raise
-        else:
-            return slot, launch
+
+
+def _launch(site: Site, job: Job, slot: job_slots.Slot, prepare: Prepare) -> Json:
+    key, known = job.key(site), f"{slot.paths.run}/{job_slots.KNOWN}"
+    file = f"{known}/{binascii.crc32(key.encode()):08x}.json"
+    launch = store.read(file) if key else None
+    if launch is not None and _serves(launch, key):
+        return launch
+    launch = prepare(site, job, slot)
+    launch["job"]["key"] = key
+    if key:
+        os.makedirs(known, mode=0o700, exist_ok=True)
+        _forget_oldest(known)
+        store.replace(file, _encoded(launch), durable=False)
+    return launch
 
 
 def _serves(launch: Mapping[str, Any], key: str) -> bool:
     """Whether a launch file is for these options, and all that it names is there."""
     parents = {os.path.dirname(directory) for directory in launch["cgroups"]}
-    paths = [*launch["lower"], *launch["files"].values(), *parents]
-    return launch["job"]["key"] == key and all(map(os.path.exists, paths))
+    return launch["job"]["key"] == key and all(map(os.path.exists, (*launch["lower"], *parents)))
+
+
+def _forget_oldest(known: str) -> None:
+    with os.scandir(known) as entries:
+        files = sorted((entry.stat().st_mtime_ns, entry.path) for entry in entries)
+    for dummy, path in files[: max(0, len(files) - _MOST_KNOWN + 1)]:
+        os.unlink(path)
 
 
 def _encoded(launch: Json) -> bytes:
@@ -177,7 +201,7 @@ def _request(paths: JobPaths) -> None:
         with wire.connect(paths.site.launcher_socket, timeout=_ANSWER_SECONDS) as connection:
             wire.send(connection, {"op": "run", "name": paths.name})
             message = wire.receive(connection)[0]
-    except (FileNotFoundError, ConnectionError, BlockingIOError, TimeoutError):
+    except (FileNotFoundError, ConnectionError, BlockingIOError, socket.timeout):
         pass
     if message is not None and "error" not in message:
         return

@@ -7,8 +7,8 @@ from __future__ import annotations
 from typing import Any, Mapping
 
 from .. import shell
-from ..converge import job_launch
 from ..errors import SpecError
+from ..jobs import launch
 from ..jobs.job import Job
 from ..jobs.options import NAMES
 from ..jobs.run import run
@@ -41,7 +41,7 @@ def action(module: shell.Module, site: Site) -> shell.Json:
     job = Job(params["image"], {name: params[name] for name in NAMES}, argv)
     with command_output.streams(params["stdin"]) as streams:
         fds = {f"{name}_fd": getattr(streams, name) for name in ("stdin", "stdout", "stderr")}
-        done = run(site, job, job_launch.prepare, env=env, **limits, **fds)
+        done = run(site, job, launch.prepare, env=env, **limits, **fds)
         result = {
             "changed": True,
             "cmd": argv,

@@ -20,8 +20,8 @@ from ..errors import LaunchError, SandlotError, StateError
 from ..kernel import flock, namespaces, trees
 from ..kernel.files import names
 from ..kernel.signals import signal
-from ..sandbox import runtime
 from ..site import JOB, JobPaths, Site
+from . import runtime
 
 # As many as there are ranges of ids.
 MOST = 256
@@ -32,7 +32,9 @@ _KILL_SECONDS = 30.0
 _CGROUP_SECONDS = 10.0
 # A run that holds the writer lock may wait for the job itself; the next run removes its layer then.
 _WRITER_SECONDS = 5.0
-_KEPT = frozenset(("lock", "launch.json", "etc"))
+# Launch files for later jobs.
+KNOWN = "known"
+_KEPT = frozenset(("lock", KNOWN))
 
 
 def paths_of(site: Site, number: int) -> JobPaths:
@@ -214,7 +216,7 @@ def _remove_state(paths: JobPaths) -> None:
 
 def _remove_sized_layer(paths: JobPaths, *, is_writer: bool) -> None:
     from .. import lock, sizes
-    from ..sandbox import layers
+    from . import layers
 
     own = lock.exclusive(paths.site, wait=_WRITER_SECONDS)
     with contextlib.nullcontext() if is_writer else own:

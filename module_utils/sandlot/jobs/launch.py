@@ -12,15 +12,14 @@ from .. import cgroups, idmap, images, lock, network, profiles, spec, volumes
 from ..errors import SpecError
 from ..host import probe
 from ..images import Image
-from ..jobs.job import Job, TakenIds
-from ..jobs.slots import Slot
 from ..kernel import mountinfo
 from ..plan import apply_all
 from ..sandbox import devices, etcfiles, launchfile
+from ..sandbox.job_slots import Slot
 from ..sandbox.record import PRESENT, STARTED, ImageRef, Record, load
 from ..site import Site
 from ..spec import mounts, netmode
-from . import bind_checks
+from .job import Job, TakenIds
 
 Json = Dict[str, Any]
 # In place of a command in the launch file: init gets it from the client.
@@ -48,16 +47,30 @@ def prepare(site: Site, job: Job, slot: Slot) -> Json:
         limits = cgroups.fresh(site, record.name, wanted, state)
     around = etcfiles.surroundings(network.load(site), _with_partner(site, record), {})
     named = replace(record, name=wanted.name)
-    etcfiles.write(site, record, etcfiles.contents(named, around))
-    return _of_job(launch, wanted, image, limits)
+    own = {
+        **_command(wanted, image),
+        "disk_size": wanted.disk_size,
+        "limits": limits,
+        "etc": {name: text.decode() for name, text in etcfiles.contents(named, around).items()},
+    }
+    # Init has the key, by which it waits for a client and ends with it.
+    return {**launch, "job": own, "init": [*launch.get("init", ()), "job"]}
 
 
 def _check(site: Site, wanted: spec.Spec, state: cgroups.CgroupState) -> None:
     """Refuse what this host has not, or can't enforce."""
     cgroups.check(wanted, state)
     devices.check(wanted.devices)
-    maps, kinds = probe.maps_ids, cache(mountinfo.kinds)
-    bind_checks.check(site, wanted, None, maps, kinds, may_be_made=False)
+    if mounts.of(wanted):
+        _check_mounts(site, wanted)
+
+
+def _check_mounts(site: Site, wanted: spec.Spec) -> None:
+    # Not at the top, as it takes as long to import as all the rest.
+    from ..converge import bind_checks
+
+    kinds = cache(mountinfo.kinds)
+    bind_checks.check(site, wanted, None, probe.maps_ids, kinds, may_be_made=False)
     for mount in mounts.of(wanted):
         if mount.type == mounts.VOLUME and volumes.load(site, mount.source) is None:
             known = ", ".join(volumes.names(site)) or "there is none"
@@ -111,14 +124,10 @@ def _with_partner(site: Site, record: Record) -> Dict[str, Record]:
     return {record.name: record, **({partner: known} if known else {})}
 
 
-def _of_job(launch: Json, wanted: spec.Spec, image: Image, limits: Any) -> Json:
+def _command(wanted: spec.Spec, image: Image) -> Json:
+    """The two parts of a command line, the second one for a job that names no command."""
     config = image.config
-    own = {
-        "image": image.name,
+    return {
         "entrypoint": list(wanted.entrypoint or config.get("entrypoint", ())),
         "command": [] if wanted.entrypoint else list(config.get("command", ())),
-        "disk_size": wanted.disk_size,
-        "limits": limits,
     }
-    # Init has the key, by which it waits for a client and ends with it.
-    return {**launch, "job": own, "init": [*launch.get("init", ()), "job"]}
