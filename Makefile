@@ -30,7 +30,7 @@ AS_ROOT := $(SUDO) env PATH="$(BIN):$$PATH:/usr/local/sbin:/usr/sbin:/sbin" PYTH
 PLAYBOOK = ANSIBLE_CONFIG="$(CURDIR)/ansible.cfg" "$(BIN)/ansible-playbook" $(if $(SUDO),$$(sudo -kn true 2>/dev/null || echo --ask-become-pass))
 STAGE := build/ansible_collections/sandlot/sandlot
 
-TEST_PACKAGES := btrfs-progs curl debootstrap e2fsprogs fish groff-base iproute2 mmdebstrap nftables openssl python3-pyroute2 shellcheck skopeo strace util-linux zsh zstd
+TEST_PACKAGES := btrfs-progs curl debootstrap e2fsprogs fish groff-base iproute2 mmdebstrap nftables openssh-client openssl python3-pyroute2 shellcheck skopeo strace sudo util-linux zsh zstd
 # What sandbox_host would install: of two packages that exclude each other, the one that is there stays.
 HOST_BUSYBOX = $(if $(wildcard /bin/busybox /usr/bin/busybox),,busybox $(if $(wildcard /bin/ping /usr/bin/ping),,iputils-ping))
 SUITES ?= bookworm trixie
@@ -138,7 +138,7 @@ clean: ## Remove the virtual environment and all caches
 .PHONY: install test-packages vm-packages newcomer-packages
 install: test-packages vm-packages newcomer-packages $(VENV)/.dev
 
-test-packages: $(VENV)/bin/docker-registry $(VENV)/share/lxcfs/usr/bin/lxcfs $(VENV)/share/busybox/busybox
+test-packages: $(VENV)/bin/docker-registry $(VENV)/share/lxcfs/usr/bin/lxcfs $(VENV)/share/busybox/busybox $(VENV)/share/openssh/usr/sbin/sshd
 	@$(call packages,$(TEST_PACKAGES) $(HOST_BUSYBOX))
 
 vm-packages:
@@ -178,6 +178,17 @@ $(VENV)/share/lxcfs/usr/bin/lxcfs: | $(VENV)/.python
 	  download || { $(SUDO) apt-get update -q && download; }
 	@for package in build/lxcfs/*.deb; do dpkg-deb --extract $$package $(VENV)/share/lxcfs; done
 	@rm -r build/lxcfs
+
+# Not installed: its package starts sshd, now and at each boot. The client's package has its other libraries.
+$(VENV)/share/openssh/usr/sbin/sshd: | $(VENV)/.python
+	@$(ours)
+	@rm -rf build/openssh && mkdir -p build/openssh $(VENV)/share/openssh
+	@cd build/openssh; download() { \
+	    apt-get -q -o APT::Sandbox::User=root download openssh-server \
+	      $$(apt-cache depends openssh-server | sed -n 's/.* \(libw[^ ]*\)$$/\1/p'); }; \
+	  download || { $(SUDO) apt-get update -q && download; }
+	@for package in build/openssh/*.deb; do dpkg-deb --extract $$package $(VENV)/share/openssh; done
+	@rm -r build/openssh
 
 # Not installed: its package takes away the package busybox, which make deploy installs.
 $(VENV)/share/busybox/busybox: | $(VENV)/.python

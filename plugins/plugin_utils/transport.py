@@ -25,6 +25,8 @@ from ..module_utils.sandlot.site import Site
 SANDBOX = "sandlot.sandlot.sandbox"
 # A connection without pipelining has the input in its command, which Linux takes up to 128 KiB.
 MAX_INLINE = 64 << 10
+# Each of the shells on the way takes quotes, which triple the quotes of what is quoted.
+_QUOTED = 8 << 10
 # "omit" as a value; ansible-core before 2.19 has no such error.
 _Omitted = getattr(errors, "AnsibleValueOmittedError", ())
 # Exit code by which ssh(1) says that it failed itself.
@@ -69,11 +71,12 @@ class Transport:
         root's rights are refused.
         """
         token = secrets.token_hex(16)
-        command = self._script(arguments, token)
+        command = self._script(arguments, token, has_input=bool(stdin))
         if stdin and not self.pipelining:
             command, stdin = _inline(command, stdin), b""
+        command = self._as_root(command)
         try:
-            code, out, err = self._connection.exec_command(self._as_root(command), stdin or None)
+            code, out, err = self._connection.exec_command(command, stdin or None)
         except AnsibleConnectionFailure as error:
             raise AnsibleConnectionFailure(self._said("can't be reached", error)) from error
         except AnsibleError as error:
@@ -92,20 +95,24 @@ class Transport:
 
     # -- commands
 
-    def _script(self, arguments: Sequence[str], token: str) -> str:
+    def _script(self, arguments: Sequence[str], token: str, *, has_input: bool) -> str:
         """A shell's text; it leaves notes on stderr, by a token that nobody inside knows.
 
-        The exit code 255 gets a note: over SSH it would mean that the connection failed.
+        The exit code 255 gets a note: over SSH it would mean that the connection failed. Without
+        input, connections leave standard input open.
         """
+        closed = "" if has_input else " </dev/null"
         program = shlex.quote(Site(self._root).command)
         environment = f"SANDLOT_ROOT={shlex.quote(self._root)} " if self._root else ""
         return (
             f"[ -x {program} ] || {{ echo {token} missing >&2; exit 1; }}; "
-            f"{environment}{program} {shlex.join(arguments)}; s=$?; "
+            f"{environment}{program} {shlex.join(arguments)}{closed}; s=$?; "
             f"[ $s != {_SSH_FAILED} ] || {{ echo {token} >&2; s=1; }}; exit $s"
         )
 
     def _as_root(self, command: str) -> str:
+        if len(command) > _QUOTED:
+            command = f'eval "$(printf %s {_base64(command.encode())} | base64 -d)"'
         if self._become is None:
             return self._shell_command(command)
         become = self._become.build_become_command(command, self._connection._shell)
@@ -228,4 +235,8 @@ def _inline(command: str, stdin: bytes) -> str:
     if len(stdin) > MAX_INLINE:
         problem = f"{len(stdin)} bytes of input are too many for a connection without pipelining"
         raise AnsibleError(f"{problem}; use ansible_connection: ssh for the host")
-    return f"printf %s {base64.b64encode(stdin).decode()} | base64 -d | ( {command} )"
+    return f"printf %s {_base64(stdin)} | base64 -d | ( {command} )"
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -24,6 +24,7 @@ description: Tests of sandlot read them.
 class CallbackModule(CallbackBase):
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
+    CALLBACK_NEEDS_ENABLED = True
     CALLBACK_NAME = "kept_results"
 
     def __init__(self) -> None:

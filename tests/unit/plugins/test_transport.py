@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,20 @@ def test_words_and_bytes_come_as_they_are(host: Hosts) -> None:
     assert code == 7
     assert out == b"<exec>\n<a b>\n<$HOME>\n<it's>\n<>\n" + bytes(range(256))
     assert err == b"a\0b"
+
+
+def test_no_input_is_an_empty_one(host: Hosts) -> None:
+    """A pipe here, whose other end stays open."""
+    with subprocess.Popen(["sleep", "60"], stdout=subprocess.PIPE) as open_end:
+        assert open_end.stdout is not None
+        own = os.dup(0)
+        os.dup2(open_end.stdout.fileno(), 0)
+        try:
+            assert host("cat").run([]) == (0, b"", b"")
+        finally:
+            os.dup2(own, 0)
+            os.close(own)
+            open_end.kill()
 
 
 def test_the_root_is_the_hosts_own(host: Hosts, tmp_path: Path) -> None:
