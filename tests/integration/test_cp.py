@@ -171,6 +171,10 @@ def test_parts_of_files(box: Sandbox) -> None:
             copied(box, *part, "a:/root/parts", "-")
             == (BYTES[:100_000] + b"end")[start : start + length]
         )
+    copied(box, "-", "a:/root/none")
+    for words in ([], ["--length", "0"], ["--offset", "5", "--length", "5"]):
+        assert copied(box, *words, "a:/root/none", "-") == b""
+    assert copied(box, "--offset", str(1 << 61), "a:/root/none", "-") == b""
     done = cp(box, "--offset", "200000", "-", "a:/root/parts", stdin=b"x")
     assert done.returncode == 1
     assert done.stderr.startswith(b"sandlot: a:/root/parts: the file is shorter than the offset\n")
@@ -209,6 +213,43 @@ def test_owners(sandbox_host: Host, tmp_path: Path) -> None:
     done = cp(box, "-a", tmp_path / "t", "b:/root")
     assert done.returncode == 1
     assert f"{tmp_path}/t/f: its owner or group 70000 is no id of a sandbox".encode() in done.stderr
+
+
+def test_a_mount_hides_what_is_below(box: Sandbox, tmp_path: Path) -> None:
+    """Control: the layer has what the mount hides."""
+    for words in (["-", "a:/tmp/above"], ["-", "a:/root/beside"]):
+        copied(box, *words, stdin=b"x")
+    assert not Path(box.paths.upper, "tmp", "above").exists()
+    assert Path(box.paths.upper, "root", "beside").read_text() == "x"
+    copied(box, "a:/tmp/above", tmp_path)
+    assert (tmp_path / "above").read_text() == "x"
+
+
+def test_the_user_of_the_sandbox(sandbox_host: Host) -> None:
+    box = sandbox_host.started("u", ["sleep", "1000000"], user="33:44", tmpfs={"/tmp": "size=1m"})
+    copied(box, "-", "u:/tmp/x", stdin=b"x")
+    assert box.exec(["stat", "-c", "%u %g", "/tmp/x"]).stdout == b"33 44\n"
+    assert cp(box, "-", "u:/etc/x", stdin=b"x").returncode == 1
+
+
+@pytest.mark.parametrize(("target", "message"), [
+    ("/dev/full", b"sandlot: the output can't be written: No space left on device\n"), ("pipe", b"")
+])  # fmt: skip
+def test_output_that_nobody_takes(box: Sandbox, target: str, message: bytes) -> None:
+    copied(box, "-", "a:/root/x", stdin=BYTES)
+    if target == "pipe":
+        reader, output = os.pipe()
+        os.close(reader)
+    else:
+        output = os.open(target, os.O_WRONLY)
+    try:
+        done = subprocess.run(
+            [*COMMAND, "cp", "a:/root/x", "-"], env=environment(box.host),
+            stdout=output, stderr=subprocess.PIPE, check=False, timeout=60,
+        )  # fmt: skip
+    finally:
+        os.close(output)
+    assert (done.returncode, done.stderr) == (1, message)
 
 
 @pytest.mark.parametrize(("levels", "code"), [(trees.MOST_LEVELS, 0), (trees.MOST_LEVELS + 1, 1)])

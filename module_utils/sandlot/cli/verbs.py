@@ -85,6 +85,8 @@ def count(text: str) -> int:
     number = int(text)
     if number < 0:
         raise argparse.ArgumentTypeError("can't be negative")
+    if number >= 1 << 62:
+        raise argparse.ArgumentTypeError("is too large")
     return number
 
 

@@ -182,7 +182,8 @@ class _Server:
             end = size if length is None else min(size, start + length)
             at = start
             # procfs tells no sizes.
-            for first, last in extents(fd, end, start) if status.st_size else [(start, end)]:
+            whole = [(start, end)] if start < end else []
+            for first, last in extents(fd, end, start) if status.st_size else whole:
                 self._tell(MORE, PART.pack(first, last))
                 os.lseek(fd, first, os.SEEK_SET)
                 at = first + copy(fd, pipe, last - first)

@@ -267,7 +267,7 @@ class Files:
                 os.close(writer)
             status = self._status(name, self._receive(name)[1])
             if status.size > server.CHUNK:
-                fcntl.fcntl(reader, _F_SETPIPE_SZ, _PIPE)
+                _enlarge(reader)
             self._get_parts(name, status, reader, target, (offset, length), sparse=sparse)
         finally:
             os.close(reader)
@@ -326,7 +326,7 @@ class Files:
                 os.close(reader)
             self._receive(name)
             if size is None or size > server.CHUNK:
-                fcntl.fcntl(writer, _F_SETPIPE_SZ, _PIPE)
+                _enlarge(writer)
             # When the server reads no more, its answer says why.
             with contextlib.suppress(BrokenPipeError):
                 self._put_parts(source, writer, parts)
@@ -359,6 +359,12 @@ class Files:
             if not data:
                 return
             write_all(pipe, data)
+
+
+def _enlarge(pipe: int) -> None:
+    """Let a pipe hold more, unless fs.pipe-max-size forbids it."""
+    with contextlib.suppress(PermissionError):
+        fcntl.fcntl(pipe, _F_SETPIPE_SZ, _PIPE)
 
 
 def _is_name(name: bytes) -> bool:
