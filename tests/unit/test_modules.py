@@ -25,7 +25,7 @@ sys.path.insert(0, str(TOP / "tests"))
 import document_modules  # noqa: E402
 
 MODULES = [
-    *("sandbox", "sandboxes", "sandbox_info", "sandbox_host", "sandbox_rootfs"),
+    *("sandbox", "sandboxes", "sandbox_exec", "sandbox_info", "sandbox_host", "sandbox_rootfs"),
     *("sandbox_network", "sandbox_run", "sandbox_snapshot", "sandbox_subid", "sandbox_volume"),
 ]
 TYPING = ("type", "elements", "choices", "required", "default", "aliases")

@@ -12,6 +12,7 @@ from ..jobs import launch
 from ..jobs.job import Job
 from ..jobs.options import NAMES
 from ..jobs.run import run
+from ..reach.streams import streams
 from ..site import Site
 from ..spec import argspec, names, quantities
 from ..spec.options import BY_NAME
@@ -39,14 +40,15 @@ def action(module: shell.Module, site: Site) -> shell.Json:
     if module.check_mode:
         command_output.skip(module)
     job = Job(params["image"], {name: params[name] for name in NAMES}, argv)
-    with command_output.streams(params["stdin"]) as streams:
-        fds = {f"{name}_fd": getattr(streams, name) for name in ("stdin", "stdout", "stderr")}
+    stdin = params["stdin"]
+    with streams(None if stdin is None else stdin.encode("utf-8", "surrogateescape")) as ends:
+        fds = {f"{name}_fd": getattr(ends, name) for name in ("stdin", "stdout", "stderr")}
         done = run(site, job, launch.prepare, env=env, **limits, **fds)
         result = {
             "changed": True,
             "cmd": argv,
             "rc": done.code,
-            **streams.to_json(),
+            **command_output.texts(*ends.written()),
             "timed_out": done.timed_out,
             "oom_killed": done.oom_killed,
             "duration": round(done.seconds, 3),
