@@ -80,6 +80,14 @@ class Machine:
         return Terminal(pts, int(entry[2]), self.enter(*login, entry[6], "--login", "-c"))
 
 
+def unpack(archive: Path, root: Path) -> None:
+    """A root with this machine's way to package registries."""
+    root.mkdir()
+    extract = ["tar", "--extract", "--numeric-owner", "--xattrs-include=*"]
+    subprocess.run([*extract, "--directory", root, "--file", archive], check=True)
+    site_settings.install(root)
+
+
 @contextlib.contextmanager
 def running(
     lan: Lan, archive: Path, name: str, address: str, shared: dict[str, Path] | None = None
@@ -91,10 +99,7 @@ def running(
         stack.callback(shutil.rmtree, directory)
         directory.chmod(0o755)
         root = directory / "root"
-        root.mkdir()
-        extract = ["tar", "--extract", "--numeric-owner", "--xattrs-include=*"]
-        subprocess.run([*extract, "--directory", root, "--file", archive], check=True)
-        site_settings.install(root)
+        unpack(archive, root)
         (root / "etc/resolv.conf").write_text(f"nameserver {RESOLVER}\n")
         (root / "etc/hosts").write_text(f"127.0.0.1 localhost\n{address} {name}\n")
         known = stack.enter_context(groups.made(name))

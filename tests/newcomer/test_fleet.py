@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""The README's inventory, unchanged, and the plays over SSH that it shows."""
+"""The README's inventory, unchanged, and the plays over SSH that it shows; a play in sandboxes."""
 
 from __future__ import annotations
 
 import contextlib
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import machine
@@ -28,6 +28,9 @@ SHOWN = {
     f"{PLAY} playbooks/teardown_sandbox.yml": "changed=[1-9]",
 }
 ACTIVATE = ". .venv/bin/activate"
+INSIDE = "tests/newcomer/inside"
+# Debian with Python, which is an image there.
+TREE = "srv/debian"
 
 
 def _remote(stack: contextlib.ExitStack, newcomer: Newcomer, name: str, key: str) -> str:
@@ -46,6 +49,7 @@ def _remote(stack: contextlib.ExitStack, newcomer: Newcomer, name: str, key: str
     ends_with(stack, server)
     assert server.stderr is not None
     assert any("Server listening" in line for line in server.stderr)
+    machine.unpack(archive, host.root / TREE)
     public = (host.root / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
     return f"{HOSTS[name]} {public}"
 
@@ -80,8 +84,22 @@ def test_plays(newcomer: Newcomer) -> None:
             assert newcomer.types(f"curl {page}").text.endswith("web\n")
 
 
-def _play(newcomer: Newcomer, command: str, shown: str) -> None:
+@pytest.mark.suites("bookworm")
+@pytest.mark.usefixtures("fleet")
+def test_a_play_in_sandboxes(newcomer: Newcomer) -> None:
+    """Packages, a template and a service, in sandboxes that the inventory plugin lists."""
+    _play(newcomer, f"ansible-playbook -i {INSIDE}/hosts.yml deploy-sandbox.yml", "changed=[1-9]")
+    inside = [f"web@{name}" for name in HOSTS]
+    command = f"ansible-playbook -i {INSIDE}/sandboxes.yml {INSIDE}/play.yml"
+    _play(newcomer, command, "changed=[23]", inside)
+    _play(newcomer, command, "changed=0", inside)
+    for name, address in HOSTS.items():
+        page = newcomer.types(f"curl http://{address}:8081/").text
+        assert page.endswith(f"web@{name} runs debian\n")
+
+
+def _play(newcomer: Newcomer, command: str, shown: str, hosts: Iterable[str] = HOSTS) -> None:
     text = newcomer.types(f"{ACTIVATE}\n{command}").text
-    for name in HOSTS:
+    for name in hosts:
         assert re.search(rf"(?m)^{name} +: ok=\d+ +{shown}\b.* failed=0", text), text
     assert "WARNING" not in text, text
