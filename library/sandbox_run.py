@@ -184,7 +184,7 @@ options:
   network_mode:
     description:
       - V(none), with C(lo) alone; or V(container:NAME) for the network of a sandbox.
-      - Defaults to V(none).
+      - Defaults to V(none), unless O(networks) is set.
     type: str
   memory:
     description:
@@ -305,6 +305,67 @@ options:
           - Seconds added to C(CLOCK_BOOTTIME).
           - Defaults to V(0).
         type: float
+  networks:
+    description:
+      - Networks of the host that the job is on, as for a sandbox, in place of O(network_mode).
+        Such a job takes as long as a deploy of a sandbox.
+    type: list
+    elements: dict
+    suboptions:
+      name:
+        description:
+          - Name of a network of the host.
+        type: str
+        required: true
+      ipv4_address:
+        description:
+          - The sandbox's IPv4 address on this network, without a prefix.
+          - Without it, a free address is chosen once and kept.
+        type: str
+      ipv6_address:
+        description:
+          - The sandbox's IPv6 address on this network, without a prefix.
+          - Without it, a free address is chosen once and kept if the network has IPv6.
+        type: str
+      mac_address:
+        description:
+          - The interface's unicast MAC address. Without it, one is made from the sandbox's
+            name.
+        type: str
+      aliases:
+        description:
+          - More names by which sandboxes on this network find this one.
+          - No other sandbox on the network may have them as name or alias.
+        type: list
+        elements: str
+  etc_hosts:
+    description:
+      - Lines added to C(/etc/hosts), as host name to IP address.
+      - A name of a neighbour, or of the sandbox itself, then has this address only.
+    type: dict
+  dns_servers:
+    description:
+      - Name servers, at most 3.
+      - Without them, those of the first network that has any, else those of the host that
+        can be reached from a sandbox.
+      - Servers of a family that the sandbox has no address of are left out.
+    type: list
+    elements: str
+  egress:
+    description:
+      - All that the sandbox may reach beyond its own networks, instead of what its networks
+        say; an empty list is nothing.
+      - Entries are those of C(egress) of a network, such as V(203.0.113.0/24),
+        V(198.51.100.7:443/tcp),
+        V(deb.example.org:443), V(53/udp) or V(dns).
+    type: list
+    elements: raw
+  host_access:
+    description:
+      - Services of the host that the sandbox reaches at the gateway addresses of its networks,
+        such as V(9100/tcp), instead of what its networks say.
+    type: list
+    elements: raw
 """
 
 EXAMPLES = r"""

@@ -51,7 +51,11 @@ OF_JOBS = {
     ],
     "network_mode": [
         "V(none), with C(lo) alone; or V(container:NAME) for the network of a sandbox.",
-        "Defaults to V(none).",
+        "Defaults to V(none), unless O(networks) is set.",
+    ],
+    "networks": [
+        "Networks of the host that the job is on, as for a sandbox, in place of O(network_mode). "
+        "Such a job takes as long as a deploy of a sandbox.",
     ],
 }
 WIDTH = 86

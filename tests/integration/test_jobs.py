@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from converge_fixtures import Deployment, needs_root, sandbox
 from job_fixtures import SECONDS, begun, environment, job, left, words
-from sandlot import cgroups
+from sandlot import cgroups, converge
 from sandlot.sandbox.job_slots import paths_of
 
 pytestmark = needs_root
@@ -188,3 +188,33 @@ def test_a_terminal(host: Deployment) -> None:
     )
     # script(1) sends its own end of file, which the terminal may show.
     assert b"/dev/pts/0" in done.stdout and left(host) == []
+
+
+# -- on a network
+
+
+def test_a_job_on_a_network_reaches_its_neighbours(host: Deployment) -> None:
+    host.converged(sandbox("web", command=["httpd", "-f", "-h", "/etc"]))
+    before = host.info("web")
+    done = job(host, "wget", "-qO-", "http://web/hostname", options=("--network", "default"))
+    assert (done.returncode, done.stdout) == (0, "web\n"), done.stderr
+    assert left(host) == [] and [entry["name"] for entry in converge.info(host.paths)] == ["web"]
+    assert host.info("web")["pid"] == before["pid"]
+    assert host.run(sandbox("web", command=["httpd", "-f", "-h", "/etc"])).actions == []
+
+
+def test_a_deploy_leaves_a_job_on_a_network_alone(host: Deployment) -> None:
+    client = begun(host, "sh", "-c", "echo; read x; echo end", options=("--network", "default"))
+    assert host.run(purge=True).failed == {}
+    output, _ = client.communicate(b"\n", timeout=SECONDS)
+    assert (client.returncode, output) == (0, b"end\n")
+    assert converge.info(host.paths) == []
+
+
+def test_a_killed_client_of_a_job_on_a_network(host: Deployment) -> None:
+    client = begun(host, "sh", "-c", "echo; sleep 1000", options=("--network", "default"))
+    client.kill()
+    client.communicate()
+    assert len(converge.info(host.paths)) == 1
+    assert job(host, "echo", "next").stdout == "next\n"
+    assert converge.info(host.paths) == [] and left(host) == []

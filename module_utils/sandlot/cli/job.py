@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 from ..jobs.job import Job
 from ..jobs.run import run as run_job
@@ -19,7 +19,7 @@ def run(site: Site, options: argparse.Namespace) -> int:
     given = {row.option: getattr(options, row.option) for row in OPTIONS}
     done = run_job(
         site,
-        Job(options.image, given, options.argv),
+        Job(options.image, {**given, **_network(options.network_mode)}, options.argv),
         prepare,
         stdin_fd=0 if options.interactive else None,
         stdout_fd=1,
@@ -33,6 +33,13 @@ def run(site: Site, options: argparse.Namespace) -> int:
     if done.problem:
         raise done.problem
     return done.code
+
+
+def _network(word: Optional[str]) -> Dict[str, Any]:
+    """The options that --network stands for: a mode, or the name of a network."""
+    if not word or word == "none" or ":" in word or word in ("host", "bridge"):
+        return {"network_mode": word}
+    return {"network_mode": None, "networks": [{"name": word}]}
 
 
 def prepare(site: Site, job: Job, slot: Slot) -> Dict[str, Any]:

@@ -37,7 +37,7 @@ OPTIONS: Tuple[Row, ...] = (
     Row(
         "network_mode",
         "--network",
-        text="none, container:NAME of a sandbox, or ns:PATH; none if not given",
+        text="a network, none, container:NAME of a sandbox, or ns:PATH; none if not given",
     ),
     Row("memory", "-m", "--memory", text="memory, as 64m", metavar="SIZE"),
     Row("memory_swap", "--memory-swap", text="memory and swap together", metavar="SIZE"),

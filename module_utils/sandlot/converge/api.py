@@ -173,7 +173,7 @@ def run(site: Site, request: Request) -> Result:
     left: dict[str, LaunchError] = {}
     if not request.check:
         freezing.thaw_left(site)
-        left = job_slots.sweep(site) if request.scope is None else {}
+        left = job_slots.sweep(site, is_writer=True) if request.scope is None else {}
     request = _sealed(site, request)
     observed = _look(site, request)
     if request.scope is not None and not scope.suffices(site, observed, request.desired):

@@ -66,7 +66,7 @@ def run(site: Site, converge: Converge, job: Job, below: images.Image) -> Built:
 def leftovers(site: Site, converge: Converge) -> List[Operation]:
     """Operations that remove throw-away sandboxes whose builders were killed."""
     known = [name for name in sorted(names.known(site)) if setup.SANDBOX.fullmatch(name)]
-    summary = "remove what an interrupted setup left"
+    summary = "remove what an interrupted setup or job left"
     return [
         Operation(name, summary, partial(_remove, site, converge, name))
         for name in known

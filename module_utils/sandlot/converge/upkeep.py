@@ -71,8 +71,8 @@ def _idle(site: Site, records: Records) -> list[Record]:
 def down(site: Site) -> dict[str, str]:
     """Stop all sandboxes before a shutdown; records keep their state, so `up` starts them again."""
     launcher = Launcher(site)
+    job_slots.end_all(site)
     with lock.exclusive(site):
-        job_slots.end_all(site)
         if not launcher.exists():
             return {}
         known = record.load_all(site).good

@@ -51,6 +51,8 @@ def absent(site: Site, *, check: bool) -> Outcome:
 
     A check assumes that they are gone, as a teardown removes them first.
     """
+    if not check:
+        job_slots.end_all(site)
     left = sorted(names.known(site))
     if left and not check:
         raise SandlotError(
@@ -176,9 +178,7 @@ def _upgrade(site: Site, service: Service | None) -> None:
 
 
 def _absent(site: Site) -> list[Operation]:
-    end_jobs = Operation("runtime", "end jobs", partial(job_slots.end_all, site))
     operations = [
-        *([end_jobs] if job_slots.numbers(site) else []),
         *network.teardown_operations(site, network.observe(site)),
         *cgroups.teardown_operations(site, cgroups.observe(site, [])),
         *idmap.operations(site, idmap.observe(site), {}),

@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 from ..errors import SpecError
-from ..site import Site
+from ..kernel import flock
+from ..site import JOB, JobPaths, Site
 from ..spec.names import absolute_path, command, environment, network_name, user
 from ..spec.option import Option
 from ..spec.quantities import integer
@@ -29,8 +30,9 @@ DAY = 86400
 # Sandlot writes these files for each sandbox and hides the image's own.
 HOST_FILES = ("/etc/hosts", "/etc/resolv.conf", "/etc/hostname")
 MOUNTED = ("dev", "proc", "sys", "tmp")
-# The throw-away sandbox has the start of the new layer's digest in its name.
-SANDBOX = re.compile(r"setup-([0-9a-f]{32})")
+# Sandboxes that no inventory has. The throw-away one of a setup has the start of the new layer's
+# digest in its name, that of a job on a network the number of the job.
+SANDBOX = re.compile(r"setup-([0-9a-f]{32})|job-([0-9a-f]{32})")
 _MODE = re.compile(r"[0-7]{3,4}")
 _OWNER = re.compile(r"([0-9]+)(?::([0-9]+))?")
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.~:=_/-]{0,127}")
@@ -196,13 +198,17 @@ def sandbox_name(digest: str) -> str:
 
 
 def is_running(site: Site, name: str) -> bool:
-    """Whether ``name`` is a throw-away sandbox whose build is running."""
+    """Whether ``name`` is a throw-away sandbox whose build or job is running."""
     matched = SANDBOX.fullmatch(name)
-    return matched is not None and workspace.is_busy(site, matched[1])
+    if matched is None:
+        return False
+    if matched[2]:
+        return flock.is_held(JobPaths(site, f"{JOB}{int(matched[2], 16)}").lock)
+    return workspace.is_busy(site, matched[1])
 
 
 def check_free(names: Iterable[str]) -> None:
     for name in names:
         if SANDBOX.fullmatch(name):
             hint = "choose another name"
-            raise SpecError("name", name, "is kept for setting up images", hint=hint)
+            raise SpecError("name", name, "is kept for setups of images and for jobs", hint=hint)

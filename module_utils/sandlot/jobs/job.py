@@ -20,7 +20,8 @@ from ..errors import LaunchError, SandlotError
 from ..kernel import namespaces
 from ..kernel.files import read_field, write_value
 from ..sandbox import job_slots, runtime
-from ..site import JobPaths, Site
+from ..site import JobPaths, SandboxPaths, Site
+from . import leftovers
 
 Json = Dict[str, Any]
 # Options that name other objects of the host, which may change without a trace in any file here.
@@ -29,6 +30,8 @@ _NO_NETWORK = "none"
 _ANSWER_SECONDS = 5.0
 # After the end of its command, init ends at once; its limit is for a sandbox without CPU time.
 _ENDING = 2.0
+# In place of a command in the launch file: init gets it from the client.
+UNUSED = ("job",)
 # Launch files that a number keeps.
 _MOST_KNOWN = 8
 _OOM_FILES = ("memory.events", "memory.oom_control")
@@ -41,6 +44,10 @@ class Job:
         self.image = image
         self.options = {name: value for name, value in options.items() if value is not None}
         self.argv = list(argv)
+
+    @property
+    def is_networked(self) -> bool:
+        return bool(self.options.get("networks"))
 
     def key(self, site: Site) -> str:
         """A text that is the same for jobs with one launch file; "" for those without."""
@@ -76,14 +83,16 @@ class Running:
 
     def __init__(self, site: Site, job: Job, prepare: Prepare) -> None:
         self.slot, self.launch = _prepared(site, job, prepare)
-        self.paths: JobPaths = self.slot.paths
+        self.paths: SandboxPaths = self.slot.paths
         self.init: Optional[runtime.Running] = None
         self._pidfd: Optional[int] = None
-        self.argv = argv(job, self.launch)
+        self.label = self.paths.name.lstrip(".")
+        own = self.launch["job"]
+        self.argv = words(job, own["entrypoint"], own["command"])
 
     def start(self) -> None:
         """Make the layer and the cgroups, and start init."""
-        paths, own = self.paths, self.launch["job"]
+        paths, own = self.slot.paths, self.launch["job"]
         os.makedirs(paths.state, mode=0o700, exist_ok=True)
         store.replace(paths.launch, _encoded(self.launch), durable=False)
         os.makedirs(paths.etc, mode=0o755, exist_ok=True)
@@ -117,7 +126,7 @@ class Running:
     def remove(self) -> None:
         """End all processes of the job, and remove it."""
         try:
-            job_slots.clear(self.paths)
+            job_slots.clear(self.slot.paths)
         finally:
             self.slot.release()
 
@@ -128,6 +137,7 @@ def _prepared(site: Site, job: Job, prepare: Prepare) -> tuple[job_slots.Slot, J
     while True:
         slot = job_slots.take(site, number)
         try:
+            leftovers.clear(site, slot.number)
             return slot, _launch(site, job, slot, prepare)
         except TakenIds:
             slot.release()
@@ -169,14 +179,13 @@ def _encoded(launch: Json) -> bytes:
     return json.dumps({"schema": store.SCHEMA, **launch}, separators=(",", ":")).encode() + b"\n"
 
 
-def argv(job: Job, launch: Mapping[str, Any]) -> List[str]:
-    """The command line; the image's command is what runs when none is given, as with podman run."""
-    own = launch["job"]
-    words = [*own["entrypoint"], *(job.argv or own["command"])]
-    if not words:
+def words(job: Job, entrypoint: Sequence[str], command: Sequence[str]) -> List[str]:
+    """The command line; ``command`` runs when the job names none, as with podman run."""
+    argv = [*entrypoint, *(job.argv or command)]
+    if not argv:
         hint = "give it one: sandlot run --image IMAGE -- CMD [ARGUMENT...]"
         raise SandlotError(f"image {job.image} has no command", hint=hint)
-    return words
+    return argv
 
 
 def _make_layer(paths: JobPaths, launch: Mapping[str, Any]) -> None:

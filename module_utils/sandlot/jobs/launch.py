@@ -19,11 +19,9 @@ from ..sandbox.job_slots import Slot
 from ..sandbox.record import PRESENT, STARTED, ImageRef, Record, load
 from ..site import Site
 from ..spec import mounts, netmode
-from .job import Job, TakenIds
+from .job import UNUSED, Job, TakenIds
 
 Json = Dict[str, Any]
-# In place of a command in the launch file: init gets it from the client.
-_UNUSED = ("job",)
 _FIXED = {"restart_policy": "no", "state": "started"}
 
 
@@ -84,7 +82,7 @@ def _spec(job: Job, slot: Slot) -> spec.Spec:
         hint = "use none, or container:NAME of a sandbox"
         raise SpecError("network_mode", options["network_mode"], "is not for jobs", hint=hint)
     name = slot.paths.name.lstrip(".")
-    raw = {**options, **_FIXED, "name": name, "image": job.image, "command": list(_UNUSED)}
+    raw = {**options, **_FIXED, "name": name, "image": job.image, "command": list(UNUSED)}
     return spec.normalise(raw)
 
 

@@ -44,7 +44,7 @@ class Outcome:
 def run(site: Site, job: Job, prepare: Prepare, **options: Any) -> Outcome:
     """Run a job by ``options`` of reach.command.execute; all of it is gone on return."""
     with _Signals() as signals:
-        running = Running(site, job, prepare)
+        running = _networked(site, job) if job.is_networked else Running(site, job, prepare)
         try:
             running.start()
             return _to_its_end(site, running, options)
@@ -52,6 +52,12 @@ def run(site: Site, job: Job, prepare: Prepare, **options: Any) -> Outcome:
             signals.is_removing = True
             running.await_end()
             running.remove()
+
+
+def _networked(site: Site, job: Job) -> Running:
+    from .networked import Networked
+
+    return Networked(site, job)
 
 
 def _to_its_end(site: Site, running: Running, options: Mapping[str, Any]) -> Outcome:

@@ -20,7 +20,7 @@ from ..errors import LaunchError, SandlotError, StateError
 from ..kernel import flock, namespaces, trees
 from ..kernel.files import names
 from ..kernel.signals import signal
-from ..site import JOB, JobPaths, Site
+from ..site import JOB, JobPaths, SandboxPaths, Site
 from . import runtime
 
 # As many as there are ranges of ids.
@@ -39,6 +39,11 @@ _KEPT = frozenset(("lock", KNOWN))
 
 def paths_of(site: Site, number: int) -> JobPaths:
     return JobPaths(site, f"{JOB}{number}")
+
+
+def networked(site: Site, number: int) -> SandboxPaths:
+    """The sandbox of a job on a network."""
+    return site.sandbox(f"{JOB[1:]}{number:032x}")
 
 
 class Slot:
@@ -94,15 +99,15 @@ def _taken(site: Site, number: int) -> Optional[Slot]:
         os.close(fd)
 
 
-def sweep(site: Site) -> Dict[str, LaunchError]:
+def sweep(site: Site, *, is_writer: bool) -> Dict[str, LaunchError]:
     """Remove what dead jobs left, and the files that wait for later ones; the failures.
 
-    The caller holds the writer lock, as for ``end_all``.
+    A caller that ``is_writer`` holds the writer lock.
     """
     failures: Dict[str, LaunchError] = {}
     for slot in _free(site):
         try:
-            clear(slot.paths, is_writer=True)
+            clear(slot.paths, is_writer=is_writer)
             slot.remove()
         except LaunchError as error:
             failures[slot.paths.name[1:]] = error
@@ -127,14 +132,18 @@ def numbers(site: Site) -> List[int]:
 
 
 def end_all(site: Site) -> None:
-    """End the jobs of all processes, whose own clean-up follows; wait for both."""
+    """End the jobs of all processes, whose own clean-up follows; wait for both.
+
+    The caller does not hold the writer lock, which a clean-up may need.
+    """
     for number in numbers(site):
         paths = paths_of(site, number)
         deadline = time.monotonic() + _KILL_SECONDS
         while flock.is_held(paths.lock) and time.monotonic() < deadline:
             _end(paths)
+            _end(networked(site, number))
             time.sleep(_POLL_SECONDS)
-    for failure in sweep(site).values():
+    for failure in sweep(site, is_writer=False).values():
         raise failure
 
 
@@ -175,7 +184,7 @@ def _await_worker(paths: JobPaths) -> None:
         os.close(fd)
 
 
-def _end(paths: JobPaths) -> None:
+def _end(paths: SandboxPaths) -> None:
     """Kill init, by which all processes of the job end, and wait for that."""
     pidfd = runtime.open_init(paths)
     if pidfd is None:
@@ -185,7 +194,7 @@ def _end(paths: JobPaths) -> None:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         if not namespaces.pidfd_ends(pidfd, _KILL_SECONDS):
             hint = "a process in it hangs in the kernel: see /proc/PID/stack, and run again"
-            problem = f"{paths.name[1:]}: init survived SIGKILL for {_KILL_SECONDS:.0f} seconds"
+            problem = f"{paths.name}: init survived SIGKILL for {_KILL_SECONDS:.0f} seconds"
             raise LaunchError(problem, hint=hint)
     finally:
         os.close(pidfd)

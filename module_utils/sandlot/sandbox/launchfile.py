@@ -17,6 +17,7 @@ from ..plan import Change
 from ..security import seccomp
 from ..site import SandboxPaths, Site
 from ..spec.confinement import mask
+from ..spec.names import is_job
 from ..spec.option import LAUNCHED, Reach
 from ..spec.options import reaching
 from . import devices, first_start, mounts
@@ -88,6 +89,9 @@ def content(site: Site, record: Record, cgroups: Sequence[str]) -> Json:
     if record.image.config.get("first_start"):
         data["first_start"] = list(first_start.ARGV)
         of_init.append("first_start")
+    if is_job(record.name):
+        data["job"] = True
+        of_init.append("job")
     if of_init:
         data["init"] = of_init
     data["digest"] = digest(data)

@@ -18,6 +18,7 @@ Pairs = Tuple[Tuple[str, str], ...]
 MAX_ID = 65535
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
+_JOB = re.compile(r"job-[0-9a-f]{32}")
 _DECLARED = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 # Other files in /run/sandlot and /var/lib/sandlot, where sandboxes have directories; names in
 # /etc/hosts.
@@ -67,6 +68,11 @@ def sandbox_name(option: str, value: Any) -> str:
         problem = "is reserved: sandlot or the kernel has a file or host of that name"
         raise refusal(option, value, problem, hint="choose another name")
     return name
+
+
+def is_job(name: str) -> bool:
+    """Whether the name is that of the sandbox of a job on a network."""
+    return bool(_JOB.fullmatch(name))
 
 
 def check_new(name: str) -> None:
