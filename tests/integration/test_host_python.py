@@ -116,16 +116,17 @@ def test_it_is_there_for_the_time_of_commands_that_ask(box: Sandbox) -> None:
 
 
 def test_nothing_of_the_image_is_needed(sandbox_host: Host, box: Sandbox) -> None:
-    """Neither a shell nor a C library; those of another one do no harm."""
+    """Neither a shell nor a C library nor a root to write to; other libraries do no harm."""
     image = Path(sandbox_host.paths.images, "foreign", "root")
     session_trees.linked("foreign", _make_foreign, image)
-    other = sandbox_host.started("b", ["/bin/sleep", "1000000"], lower=image)
+    other = sandbox_host.started("b", ["/bin/sleep", "1000000"], lower=image, read_only=True)
     assert sandlot(other, "b", "--", "/bin/sh").returncode == 127
     assert json.loads(python(other, "import ssl, sys; print(len(sys.argv))")) == 1
 
 
 def _make_foreign(root: Path) -> Path:
-    for directory in ("bin", "dev", "etc", "lib/x86_64-linux-gnu", "lib64", "proc", "sys", "tmp"):
+    kept = ("dev", "proc", "run", "sys", "tmp", "var/tmp")
+    for directory in ("bin", "etc", "lib/x86_64-linux-gnu", "lib64", *kept):
         (root / directory).mkdir(parents=True, mode=0o755)
     program = root / "bin" / "sleep"
     program.write_bytes(Path(static_busybox.PROGRAM).read_bytes())
