@@ -26,13 +26,12 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces")
 MIB = 1 << 20
 TOKEN = "cafe0123"
 SYS_PTRACE = 1 << 19
-# Exchanges a directory and a link to another one, as fast as it can.
+# Exchanges a directory and a link to another one, as fast as it can (renameat2(2)).
 SWAP = """
-import os
-os.chdir("/root")
+import ctypes, os
+os.chdir("/tmp/race")
 while True:
-    os.rename("t/d", "t/x"); os.rename("link", "t/d")
-    os.rename("t/d", "link"); os.rename("t/x", "t/d")
+    ctypes.CDLL(None).renameat2(-100, b"t/d", -100, b"link", 2)
 """
 
 
@@ -144,43 +143,63 @@ def opened(pid: int) -> Iterator[os.stat_result]:
             yield os.stat(f"/proc/{pid}/fd/{fd}")
 
 
-def test_a_directory_that_becomes_a_link_is_not_followed(box: Sandbox, tmp_path: Path) -> None:
-    """Control: by whole paths, the walk reads what the link leads to."""
-    script = "mkdir -p /root/t/d /root/v; echo mine > /root/t/d/f; echo victim > /root/v/f"
-    assert box.shell(f"{script}; ln -s /root/v /root/link").code == 0
-    with running(box, ["/usr/bin/python3", "-ISc", SWAP]):
-        seen = outcomes(box, tmp_path)
-        with files.opened(box.host.paths, "a") as naive:
-            until(lambda: _content(naive, b"/root/t/d/f") == b"victim\n")
-    assert "changed" in seen and "victim\n" not in seen
-
-
-@contextlib.contextmanager
-def running(box: Sandbox, argv: list[str]) -> Iterator[None]:
-    with box.session(argv, [0, 1, 2]) as connection:
+@pytest.fixture
+def racing(box: Sandbox) -> Iterator[None]:
+    """/tmp/race/t/d is a directory with a file, and a link to the victim's, by turns."""
+    script = "mkdir -p t/d v; echo mine > t/d/f; echo victim > v/f; ln -s /tmp/race/v link"
+    assert box.shell(f"mkdir /tmp/race; cd /tmp/race; {script}").code == 0
+    with box.session(["/usr/bin/python3", "-ISc", SWAP], [0, 1, 2]) as connection:
         assert "pid" in (receive(connection)[0] or {})
         try:
             yield
         finally:
             wire.send(connection, {"op": "signal", "signal": int(signal.SIGKILL)})
             exit_code(connection)
+    assert box.exec(["rm", "-r", "/tmp/race"]).code == 0
 
 
-def outcomes(box: Sandbox, tmp_path: Path) -> set[str]:
-    """What many copies of the tree have as t/d/f."""
+@pytest.mark.usefixtures("racing")
+def test_a_directory_that_becomes_a_link_is_not_followed(box: Sandbox, tmp_path: Path) -> None:
+    """Control: by whole paths, a walk reads what the link leads to."""
     seen = set()
     for number in range(100):
         out = tmp_path / str(number)
         with files.opened(box.host.paths, "a") as server:
             copy = trees.CopyOut("a", server, str, keep_owner=False)
             try:
-                copy.run("/root/t", str(out))
-                inner = out / "d" / "f"
-                seen.add(inner.read_text() if inner.exists() else "a link, or no such entry")
+                copy.run("/tmp/race/t", str(out))
+                seen.add("link" if (out / "d").is_symlink() else (out / "d" / "f").read_text())
             except SandlotError as error:
                 assert "changed while it was copied" in error.message
                 seen.add("changed")
-    return seen
+    assert "changed" in seen and "victim\n" not in seen
+    with files.opened(box.host.paths, "a") as naive:
+        until(lambda: _content(naive, b"/tmp/race/t/d/f") == b"victim\n")
+
+
+@pytest.mark.usefixtures("racing")
+def test_nor_is_one_that_is_written_to(box: Sandbox, tmp_path: Path) -> None:
+    """Control: by whole paths, a walk overwrites what the link leads to."""
+    (tmp_path / "t" / "d").mkdir(parents=True)
+    (tmp_path / "t" / "d" / "f").write_text("new\n")
+    refusals = 0
+    for _ in range(100):
+        with files.opened(box.host.paths, "a") as server:
+            copy = trees.CopyIn("a", server, str, keep_owner=False)
+            try:
+                copy.run(f"{tmp_path}/t/.", "/tmp/race/t")
+            except SandlotError as error:
+                assert "symbolic link" in error.message or "Not a directory" in error.message
+                refusals += 1
+    assert 0 < refusals < 100
+    with files.opened(box.host.paths, "a") as naive, open(tmp_path / "t" / "d" / "f") as new:
+        assert _content(naive, b"/tmp/race/v/f") == b"victim\n"
+        until(lambda: _written(naive, new.fileno(), b"/tmp/race/t/d/f", b"/tmp/race/v/f"))
+
+
+def _written(server: files.Files, source: int, name: bytes, victim: bytes) -> bool:
+    server.put(name, source, mode=0o644, mtime=0)
+    return _content(server, victim) == b"new\n"
 
 
 def _content(server: files.Files, name: bytes) -> bytes:

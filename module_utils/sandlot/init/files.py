@@ -41,7 +41,6 @@ CHUNK = 1 << 18
 _ENDLESS = 1 << 62
 # A FIFO, a device or a lease holds up nobody, and a terminal does not become the server's own.
 _FLAGS = os.O_NONBLOCK | os.O_NOCTTY
-_BELOW = mounts.RESOLVE_BENEATH | mounts.RESOLVE_NO_SYMLINKS
 
 
 def serve(fd: int) -> NoReturn:
@@ -106,8 +105,9 @@ class _Server:
     def _open(self, name: bytes, flags: int, mode: int = 0) -> int:
         if not self._entered:
             return mounts.openat2(libc.AT_FDCWD, os.fsdecode(name), flags, 0, mode)
-        flags |= os.O_NOFOLLOW
-        return mounts.openat2(self._entered[-1], os.fsdecode(name), flags, _BELOW, mode)
+        # Not RESOLVE_BENEATH: for a directory that is moved meanwhile, it means EXDEV.
+        path, flags, resolve = os.fsdecode(name), flags | os.O_NOFOLLOW, mounts.RESOLVE_NO_SYMLINKS
+        return mounts.openat2(self._entered[-1], path, flags, resolve, mode)
 
     # -- entries
 
