@@ -329,5 +329,6 @@ def assert_gone(paths: Site) -> None:
     assert not os.path.exists(paths.state)
     assert not os.path.exists(paths.run)
     assert not os.path.exists(paths.lib)
+    assert not os.path.exists(f"{paths.root}/usr/local/share")
     links = json.loads(subprocess.check_output(["ip", "-json", "link"]))
     assert not [link["ifname"] for link in links if paths.tag in link["ifname"]]

@@ -196,7 +196,12 @@ def test_launcher_in_the_foreground(host: Deployment) -> None:
         process.wait(20)
 
 
-ARGUMENTS = {"exec": ["--", "true"], "completion": ["--names"]}
+ARGUMENTS = {
+    "exec": ["--", "true"],
+    "cp": ["a:/x", "/x"],
+    "run": ["--image", "a", "--", "true"],
+    "completion": ["--names"],
+}
 
 
 def test_only_root(host: Deployment) -> None:
@@ -210,7 +215,9 @@ def test_only_root(host: Deployment) -> None:
     assert manual.returncode == 0 and manual.stdout.startswith(".") and not manual.stderr
     told = {name: (done.returncode, done.stdout, done.stderr) for name, done in answers.items()}
     message = "sandlot: only root can manage sandboxes\nhint: use sudo\n"
-    assert told == {name: (125 if name == "exec" else 1, "", message) for name in answers}
+    assert told == {
+        verb.name: (125 if verb.runs else 1, "", message) for verb in VERBS if verb.name in answers
+    }
 
 
 def as_nobody(host: Deployment, verb: Verb) -> subprocess.CompletedProcess[str]:

@@ -32,7 +32,8 @@ PAGES = sorted(
 )
 KINDS = {"sh", "console", "yaml", "yaml tasks", "yaml fragment", "json", "text"}
 # Of the system; "#" is the root prompt.
-OTHERS = {".", "apt", "curl", "ip", "journalctl", "molecule", "nft", "rc-service", "service"}
+OTHERS = {".", "apt", "curl", "ip", "journalctl", "man", "molecule", "nft"}
+OTHERS |= {"rc-service", "service"}
 
 
 class Block(NamedTuple):

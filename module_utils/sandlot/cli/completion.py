@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import Dict, List, Mapping, Sequence
 
 from ..errors import SandlotError
 from ..sandbox import names
 from ..site import Site
+from . import manual
 from .verbs import FILES, IMAGES, PLACES, SANDBOXES, SHELLS, VERBS, Argument
 
 # Only root can list sandboxes and images; for other users, everything else is completed.
@@ -99,6 +101,16 @@ def run(site: Site, options: argparse.Namespace) -> int:
     else:
         sys.stdout.write({"bash": bash, "zsh": zsh, "fish": fish}[options.shell]())
     return 0
+
+
+def write_files(directory: str) -> None:
+    """Write the scripts and the manual page, which are installed with the engine."""
+    os.makedirs(directory, mode=0o755, exist_ok=True)
+    texts = {"bash": bash(), "fish": fish(), "sandlot.8": manual.page(), "zsh": zsh()}
+    for name, text in texts.items():
+        with open(f"{directory}/{name}", "w", encoding="utf-8") as handle:
+            os.fchmod(handle.fileno(), 0o644)
+            handle.write(text)
 
 
 def bash() -> str:

@@ -21,7 +21,7 @@ from ..plan import Operation, descriptions
 from ..sandbox import job_slots, names, record
 from ..site import Site
 from ..snapshots.store import identifiers, owners
-from . import adopt, facts, payload, services, sudo
+from . import adopt, facts, payload, services, shared, sudo
 from .services.service import Service, Texts
 
 COMMAND = """\
@@ -104,7 +104,7 @@ def _present(site: Site) -> list[Operation]:
     for path, (text, mode) in _outdated(_texts(site, service)).items():
         write = partial(_announced, site, partial(_write, path, text, mode))
         operations.append(Operation("runtime", f"write {path}", write))
-    operations += sudo.link_operations(site)
+    operations += [*sudo.link_operations(site), *shared.link_operations(site)]
     if service:
         operations += _service(site, service)
     if operations or os.path.exists(_pending(site)):
@@ -189,9 +189,10 @@ def _absent(site: Site) -> list[Operation]:
     launcher = Launcher(site)
     if launcher.exists():
         operations.append(Operation("runtime", "end the launcher", launcher.quit))
+    ours = (*sudo.links(site), *shared.links(site))
     operations += [
         Operation("runtime", f"remove {path}", partial(_remove, site, path))
-        for path in (site.run, *sudo.links(site), site.command, site.lib)
+        for path in (site.run, *ours, *shared.directories(site), site.command, site.lib)
         if os.path.lexists(path)
     ]
     return operations + _state_removal(site, others=bool(operations))
@@ -229,6 +230,9 @@ def _remove(site: Site, path: str) -> None:
         with Launcher(site).kept_out():
             memory.release(site)
             remove_tree(path)
+        return
+    if path in shared.directories(site):
+        shared.remove_directory(path)
         return
     if path == site.state:
         sizes.release(site)

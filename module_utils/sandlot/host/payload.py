@@ -15,6 +15,7 @@ from ..kernel import program
 from ..kernel.trees import remove_tree, sync
 from ..launcher.command import interpreter
 from ..site import Site
+from . import shared
 
 
 def sources() -> dict[str, bytes]:
@@ -57,6 +58,7 @@ def install(site: Site, files: Mapping[str, bytes]) -> None:
     for directory in {site.lib, *(os.path.dirname(f"{fresh}/{path}") for path in files)}:
         os.chmod(directory, 0o755)
     _compile(fresh)
+    shared.write(interpreter(), fresh)
     sync(fresh)  # a rename may reach the disk before the files that it makes visible
     remove_tree(release)
     os.rename(fresh, release)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sandlot.cli import service
 from sandlot.errors import HostError
-from sandlot.host import facts, install, payload
+from sandlot.host import facts, install, payload, shared
 from sandlot.host.services import systemd
 from sandlot.host.services.systemd import BOOT_UNIT, Systemd
 from sandlot.launcher.client import UNIT
@@ -149,7 +149,10 @@ def test_every_user_reads_what_an_operator_with_a_strict_umask_installs(tmp_path
     assert modes == wanted
 
 
-def test_the_engine_before_stays_for_modules_that_import_from_it(tmp_path: Path) -> None:
+def test_the_engine_before_stays_for_modules_that_import_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "write", lambda *_words: None)
     site = Site(str(tmp_path))
     os.makedirs(site.lib)
     engines = [{"sandlot/__init__.py": b"", "sandlot/own.py": b"%d" % n} for n in range(3)]
