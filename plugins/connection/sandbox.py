@@ -198,6 +198,7 @@ class Connection(ConnectionBase):
         super().__init__(*args, **kwargs)
         self._lazy: dict[str, Any] = {}
         self._becomes = False
+        self._delegate: str | None = None
         self._target: Any = None
         # The shell of the user that a task becomes has its temporary files in a directory of all.
         self._mkdtemp, self._shell.mkdtemp = self._shell.mkdtemp, self._temporary
@@ -227,7 +228,8 @@ class Connection(ConnectionBase):
         keys, values = task_keys or {}, {**(var_options or {}), **self._lazy}
         self._refuse_facts(values)
         self._hostvars = values.get("hostvars") or {}
-        self._inventory_name = keys.get("delegate_to") or self.get_option("inventory_name")
+        self._delegate = keys.get("delegate_to")
+        self._inventory_name = self._delegate or self.get_option("inventory_name")
         self._user = self.get_option("become_user") if self._becomes else self._own_user(keys)
         # Ansible would look up this user's home by ~USER; HOME leads to it for ids, too.
         self._options["remote_user"] = None
@@ -261,7 +263,10 @@ class Connection(ConnectionBase):
         """Variables that the connection adds to those of a task."""
         super().update_vars(variables)
         if self.get_option("python") == "host":
-            variables["ansible_python_interpreter"] = inside.PYTHON
+            # Modules of a delegated task run by the variables of the host that it is delegated to.
+            delegated = variables.get("ansible_delegated_vars") or {}
+            own = delegated.get(self._delegate, variables)
+            own["ansible_python_interpreter"] = inside.PYTHON
 
     # -- the way in
 

@@ -75,6 +75,12 @@ def test_a_module_in_a_file(fleet: Fleet) -> None:
     assert run_inside(fleet.host, "web", "cat", "/srv/file").stdout == "x"
 
 
+def test_a_delegated_task(fleet: Fleet) -> None:
+    task = {"command": "hostname", "delegate_to": "web@alpha", "register": "said"}
+    tasks = [task, asserted("said.stdout == 'web'")]
+    fleet.play({"hosts": "here", "tasks": tasks}, hosts=HOST_PYTHON)
+
+
 def test_a_job_goes_on_after_its_task(fleet: Fleet) -> None:
     script = "until [ -e /tmp/go ]; do sleep 0.05; done; echo done"
     tasks = [
