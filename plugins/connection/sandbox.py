@@ -181,6 +181,7 @@ def _shared(name: str) -> ModuleType:
     return importlib.import_module(f"{package}.plugin_utils.{name}")
 
 
+facts = _shared("facts")
 transport = _shared("transport")
 inside = _shared("inside")
 
@@ -243,21 +244,10 @@ class Connection(ConnectionBase):
         return user or None
 
     def _refuse_facts(self, values: Mapping[str, Any]) -> None:
-        """Refuse options that a module inside has set by facts.
-
-        Ansible lets facts win over the inventory (inject_facts_as_vars). It drops facts with names
-        of connection options, but knows those of plugins outside of collections only.
-        """
-        facts = values.get("ansible_facts")
-        if not C.INJECT_FACTS_AS_VARS or not isinstance(facts, Mapping):
-            return
-        for name in C.config.get_plugin_vars("connection", self._load_name):
-            short = name.removeprefix("ansible_")
-            if short != name and short in facts and values.get(name) == facts[short]:
-                raise AnsibleError(
-                    f"{name} is a fact from inside the sandbox, which could lead tasks elsewhere; "
-                    "drop it (meta: clear_facts), and do not trust what runs there"
-                )
+        """Refuse options, and a name in the inventory, that a module inside has set by facts."""
+        names = C.config.get_plugin_vars("connection", self._load_name)
+        own = [name for name in names if name not in _LAZY]
+        facts.refuse(values, own, "from inside the sandbox", self._load_name)
 
     def update_vars(self, variables: dict[str, Any]) -> None:
         """Variables that the connection adds to those of a task."""
@@ -277,6 +267,7 @@ class Connection(ConnectionBase):
                 transport.Transport(host, self._variables_of(host), **self._credentials()),
                 sandbox,
                 user=self._user,
+                host_python=self.get_option("python") == "host",
                 tty=self.get_option("tty"),
                 max_output=self._size("max_output"),
                 max_file=self._size("max_file"),

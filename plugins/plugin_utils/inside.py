@@ -36,6 +36,7 @@ class Target:
         sandbox: str,
         *,
         user: str | None,
+        host_python: bool,
         tty: bool,
         max_output: int,
         max_file: int,
@@ -44,6 +45,7 @@ class Target:
         self.label = f"{sandbox}@{way.host}"
         self._sandbox = sandbox
         self._user = [f"--user={user}"] if user else []
+        self._host_python = host_python
         self._tty = ["--tty"] if tty else []
         self._max_output = max_output
         self._max_file = max_file
@@ -51,7 +53,8 @@ class Target:
     def execute(self, argv: Sequence[str], stdin: bytes = b"") -> tuple[int, bytes, bytes]:
         options = ["--interactive"] if stdin else self._tty
         limit = f"--output-limit={self._max_output}"
-        if any(python_place.PLACE in word for word in argv):
+        # Words may be the sandbox's own, such as the path of an interpreter that it has told.
+        if self._host_python and any(python_place.PLACE in word for word in argv):
             options = [*options, "--python"]
         words = [*options, *self._user, limit, self._sandbox, "--", *argv]
         return self._run("exec", words, stdin)

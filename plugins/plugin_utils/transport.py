@@ -20,6 +20,7 @@ from ansible.plugins.loader import become_loader, connection_loader
 
 from ..module_utils.sandlot.kernel import text
 from ..module_utils.sandlot.site import Site
+from . import facts
 
 # The name by which the connection plugin of sandboxes calls itself.
 SANDBOX = "sandlot.sandlot.sandbox"
@@ -203,7 +204,9 @@ class Transport:
     def _options(self, kind: str, name: str) -> dict[str, Any]:
         """The host's values of the variables that a plugin reads."""
         values = {"inventory_hostname": self.host, "_extras": {}}
-        for variable in C.config.get_plugin_vars(kind, name):
+        names = C.config.get_plugin_vars(kind, name)
+        facts.refuse(self._variables, names, f"of host {self.host}", name)
+        for variable in names:
             try:
                 if variable in self._variables:
                     values[variable] = self._variables[variable]
@@ -224,6 +227,8 @@ class Transport:
 
 def _root_of(host: str, variables: Mapping[str, Any]) -> str:
     """The root of sandlot on the host, which only tests move."""
+    # Facts of a sandbox to which a task of the host was delegated would choose the program here.
+    facts.refuse(variables, ["sandbox_environment"], f"of host {host}", "")
     given = variables.get("sandbox_environment") or {}
     if not isinstance(given, Mapping):
         problem = f"sandbox_environment of host {host} is no mapping"

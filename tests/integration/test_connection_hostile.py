@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,9 @@ WHERE = {"raw": "hostname"}
 LURE = {
     "ansible_sandbox_name": "web",
     "ansible_sandbox_host": "here",
+    # In ansible_facts, these take the place of those.
+    "sandbox_name": "debian",
+    "sandbox_host": "alpha",
     "ansible_connection": "local",
     "hostvars": {"alpha": {"ansible_connection": "local"}},
 }
@@ -50,10 +54,10 @@ def collection(place: Path, *, weak: bool) -> dict[str, str]:
     target = place / f"{weak}/ansible_collections/sandlot/sandlot"
     shutil.copytree(TOP / "plugins", target / "plugins", dirs_exist_ok=True)
     if weak:
-        plugin = target / "plugins/connection/sandbox.py"
-        text = plugin.read_text()
-        assert "self._refuse_facts(values)" in text
-        plugin.write_text(text.replace("self._refuse_facts(values)", "pass"))
+        module = target / "plugins/plugin_utils/facts.py"
+        check = "if not C.INJECT_FACTS_AS_VARS:"
+        assert check in module.read_text()
+        module.write_text(module.read_text().replace(check, "if True:"))
     (target / "meta").mkdir(exist_ok=True)
     (target / "meta/runtime.yml").write_text("requires_ansible: '>=2.16.0'\n")
     # Not the checkout, whose plugins Ansible knows.
@@ -75,6 +79,33 @@ def test_facts_do_not_lead_tasks_elsewhere(fleet: Fleet, tmp_path: Path) -> None
     assert "is a fact from inside the sandbox, which could lead tasks elsewhere" in refused.message
     # Facts that are no variables lead nowhere.
     assert fleet.play(play, hosts=hosts, environment=own).last.stdout == "debian"
+
+
+def test_a_fact_does_not_rename_the_sandbox(fleet: Fleet, tmp_path: Path) -> None:
+    hosts = evil(fleet, {"ansible_facts": {"inventory_hostname": "web@here"}, "changed": False})
+    play = {"hosts": VICTIM, "tasks": [{"ping": {}}, WHERE]}
+    refused = fleet.play(play, hosts=hosts, environment=INJECTED, fails=True).last
+    assert "inventory_hostname is a fact from inside the sandbox" in refused.message
+    hosts[VICTIM]["ansible_connection"] = "sandlot.sandlot.sandbox"
+    weak = {**INJECTED, **collection(tmp_path, weak=True)}
+    assert fleet.play(play, hosts=hosts, environment=weak).last.stdout == "web"
+
+
+def test_facts_of_delegated_tasks_run_nothing_on_the_host(fleet: Fleet, tmp_path: Path) -> None:
+    """They become facts of the host of the play, and could name another program as its sandlot."""
+    layer = f"{fleet.host.paths.sandbox('debian').upper}"
+    program = "#!/bin/sh\necho root of $(hostname)\n"
+    plant = {"copy": {"content": program, "dest": "/usr/local/bin/sandlot", "mode": "0755"}}
+    fleet.play({"hosts": VICTIM, "tasks": [plant]})
+    hosts = evil(fleet, {"ansible_facts": {"sandbox_environment": {"SANDLOT_ROOT": layer}}})
+    tasks = [{**task, "delegate_to": VICTIM} for task in ({"ping": {}}, WHERE)]
+    play = {"hosts": "alpha", "tasks": tasks}
+    refused = fleet.play(play, hosts=hosts, environment=INJECTED, fails=True).last
+    assert "sandbox_environment is a fact of host alpha" in refused.message
+    hosts[VICTIM]["ansible_connection"] = "sandlot.sandlot.sandbox"
+    weak = {**INJECTED, **collection(tmp_path, weak=True)}
+    escaped = fleet.play(play, hosts=hosts, environment=weak).last
+    assert escaped.stdout == f"root of {os.uname().nodename}"
 
 
 def test_crafted_results(fleet: Fleet) -> None:
