@@ -65,7 +65,7 @@ def test_a_sandbox_that_stops_between_two_tasks(fleet: Fleet) -> None:
     played = fleet.play({"hosts": "frail@alpha", "tasks": tasks}, fails=True)
     assert [one.outcome for one in played.kept] == ["ok", "ok", "unreachable"], played.output
     assert "frail is not running" in played.last.message
-    fleet.play({"hosts": "frail@alpha", "tasks": [start, {"wait_for_connection": {}}]})
+    fleet.play({"hosts": "frail@alpha", "tasks": [start, {"raw": "id"}]})
 
 
 def test_a_sandbox_that_ends_while_a_task_runs(fleet: Fleet) -> None:
