@@ -14,7 +14,7 @@ from sandlot import cgroups
 from sandlot.sandbox import runtime
 from sandlot.sandbox.job_slots import paths_of
 
-KEPT = {"known", "lock"}
+KEPT = {"etc", "known", "lock"}
 SECONDS = 60
 
 

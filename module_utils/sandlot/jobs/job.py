@@ -97,7 +97,9 @@ class Running:
         store.replace(paths.launch, _encoded(self.launch), durable=False)
         os.makedirs(paths.etc, mode=0o755, exist_ok=True)
         for name, text in own["etc"].items():
-            store.replace(f"{paths.etc}/{name}", text.encode(), mode=0o644, durable=False)
+            path, content = f"{paths.etc}/{name}", text.encode()
+            if store.read_bytes(path) != content:
+                store.replace(path, content, mode=0o644, durable=False)
         _make_layer(paths, self.launch)
         for directory in self.launch["cgroups"]:
             # Those of the last job may be there: their launch file has just been made.

@@ -34,7 +34,7 @@ _CGROUP_SECONDS = 10.0
 _WRITER_SECONDS = 5.0
 # Launch files for later jobs.
 KNOWN = "known"
-_KEPT = frozenset(("lock", KNOWN))
+_KEPT = frozenset(("lock", KNOWN, "etc"))
 
 
 def paths_of(site: Site, number: int) -> JobPaths:
