@@ -252,7 +252,7 @@ def test_within_the_bounds_the_same_is_kept(
 
 
 def test_names_of_throwaway_sandboxes_are_kept_for_them(host: Deployment) -> None:
-    with pytest.raises(SpecError, match="is kept for setting up images"):
+    with pytest.raises(SpecError, match="is kept for setups of images"):
         host.run(sandbox("setup-" + "0a" * 16))
 
 
@@ -303,7 +303,7 @@ def test_the_next_run_cleans_up_after_a_kill(host: Deployment) -> None:
     end(started(host, BLOCKED))
     name = throwaways(host)[0]
     actions = prepare(host, BUSYBOX, purge=True)
-    assert actions[0] == f"{name}: remove what an interrupted setup left"
+    assert actions[0] == f"{name}: remove what an interrupted setup or job left"
     assert left(host) == before
 
 
