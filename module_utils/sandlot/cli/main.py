@@ -9,7 +9,7 @@ import errno
 import importlib
 import os
 import sys
-from typing import List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 from ..errors import SandlotError
 from ..kernel import confine, files, signals
@@ -101,14 +101,24 @@ def parse(words: List[str]) -> argparse.Namespace:
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """A parser of the verb that comes first; of all, without their arguments, when none does."""
-    parser = argparse.ArgumentParser(prog="sandlot", description="Sandboxes of this host.")
+    look: Dict[str, Any] = {"formatter_class": _formatter}
+    parser = argparse.ArgumentParser(prog="sandlot", description="Sandboxes of this host.", **look)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for verb in [verb for verb in VERBS if verb.name in words[:1]] or VERBS:
         added = commands.add_parser(
-            verb.name, help=verb.text, description=f"{verb.text.capitalize()}."
+            verb.name, help=verb.text, description=f"{verb.text.capitalize()}.", **look
         )
         added.set_defaults(verb=verb)
         place = added.add_mutually_exclusive_group() if verb.exclusive else added
         for argument in verb.arguments if verb.name in words else ():
             place.add_argument(*argument.names, help=argument.text, **argument.settings)
     return parser
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """Made for each argument; without a width, argparse imports shutil and all that compresses."""
+    try:
+        width = int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size(1).columns
+    except (OSError, ValueError):
+        width = 0
+    return argparse.HelpFormatter(prog, width=(width if width > 0 else 80) - 2)
