@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,14 @@ def test_jobs_at_the_same_time_have_ids_of_their_own(host: Deployment) -> None:
         outputs = [client.communicate(b"\n", timeout=SECONDS)[0] for client in clients]
     starts = {int(output.split()[1]) for output in outputs}
     assert len(starts) == 4 and left(host) == []
+
+
+def test_many_clients_at_once_leave_nothing(host: Deployment) -> None:
+    """They make and remove the directory of all jobs at the same time."""
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: job(host, "sh", "-c", "echo x > /x; cat /x"), range(24)))
+    assert {(each.returncode, each.stdout, each.stderr) for each in done} == {(0, "x\n", "")}
+    assert left(host) == []
 
 
 def test_many_leave_nothing(host: Deployment) -> None:

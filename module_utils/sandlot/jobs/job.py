@@ -93,7 +93,7 @@ class Running:
     def start(self) -> None:
         """Make the layer and the cgroups, and start init."""
         paths, own = self.slot.paths, self.launch["job"]
-        os.makedirs(paths.state, mode=0o700, exist_ok=True)
+        _make_state(paths.state)
         store.replace(paths.launch, _encoded(self.launch), durable=False)
         os.makedirs(paths.etc, mode=0o755, exist_ok=True)
         for name, text in own["etc"].items():
@@ -188,6 +188,14 @@ def words(job: Job, entrypoint: Sequence[str], command: Sequence[str]) -> List[s
         hint = "give it one: sandlot run --image IMAGE -- CMD [ARGUMENT...]"
         raise SandlotError(f"image {job.image} has no command", hint=hint)
     return argv
+
+
+def _make_state(path: str) -> None:
+    while True:
+        # The last one of other jobs may take the parent away in between.
+        with contextlib.suppress(FileNotFoundError):
+            os.makedirs(path, mode=0o700, exist_ok=True)
+            return
 
 
 def _make_layer(paths: JobPaths, launch: Mapping[str, Any]) -> None:
