@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 from exec_fixtures import COMMAND, environment
 from sandboxes import Host, Sandbox, name_of, until
+from sandlot.reach import command, ending
+from sandlot.reach.errors import TimedOut
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces")
 
@@ -90,10 +93,41 @@ def test_too_much_output_ends_a_command(box: Sandbox, tmp_path: Path, where: str
 
 
 def test_a_fork_bomb_ends_with_its_command(box: Sandbox) -> None:
-    script = "f() { f & f & sleep 1001; }; f"
+    script = "ulimit -u 2000; f() { f & f & sleep 1001; }; f"
     done = sandlot(box, "--timeout", "0.3", "a", "--", "sh", "-c", script)
     assert done.returncode == 124
     until(lambda: len(box.pids()) == 2)
+
+
+def test_no_init_names_a_process_of_the_host(box: Sandbox) -> None:
+    """Init tells the pid of the command, and is no more trusted than its workload."""
+    init = box.running()
+    assert init
+    with subprocess.Popen(["sleep", "1000"]) as foreign:
+        for named in (1, foreign.pid, os.getpid(), init.pid):
+            tree = ending.Tree(init, named)
+            assert not tree.signal(signal.SIGKILL)
+            tree.close()
+        assert foreign.poll() is None and box.running()
+        foreign.kill()
+    # Its own child is ended (control).
+    assert ending.Tree(init, box.status()["pid"]).signal(signal.SIGKILL)
+    box.until_final()
+
+
+def test_kernels_without_signals_for_a_group_by_its_pidfd(
+    box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before 6.9, each process is signalled by itself."""
+    monkeypatch.setattr(ending, "_PROCESS_GROUP", 1 << 30)
+    monkeypatch.setattr(ending, "GRACE", 0.2)
+    script = "sleep 1001 & (sleep 1002 &); setsid sleep 1003 & trap '' TERM; wait; sleep 1004"
+    with open(os.devnull, "r+b") as null, pytest.raises(TimedOut, match="ran for more than 1 s"):
+        command.execute(
+            box.host.paths, "a", ["sh", "-c", script], timeout=1,
+            stdout_fd=null.fileno(), stderr_fd=null.fileno(),
+        )  # fmt: skip
+    assert len(box.pids()) == 2
 
 
 # -- detached

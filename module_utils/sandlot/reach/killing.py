@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import socket
+
 from .. import wire
 from ..errors import SandlotError
 from ..kernel import namespaces, processes
@@ -29,7 +31,7 @@ def kill(site: Site, name: str, number: int) -> None:
         try:
             wire.send(connection, {"op": "kill", "signal": number})
             answer, fds = wire.receive(connection)
-        except TimeoutError as error:
+        except socket.timeout as error:
             raise command.silent(name) from error
         except (BrokenPipeError, ConnectionResetError):
             answer, fds = None, []
@@ -48,9 +50,8 @@ def _check(name: str, init: Running, answer: wire.Message | None) -> None:
     if answer is None and not runtime.has_ended(init, command.ENDING):
         raise SandlotError(f"{name}: init did not answer", hint="try again")
     if answer and "error" in answer:
-        hint = "look at its state: sandlot list"
-        if "older" in str(answer["error"]):
-            hint = f"restart it: sandlot restart {name}"
+        is_old = answer["error"] == wire.OLDER
+        hint = f"restart it: sandlot restart {name}" if is_old else "see its state: sandlot list"
         raise SandlotError(f"{name}: {answer['error']}", hint=hint)
 
 
