@@ -108,6 +108,13 @@ def test_facts_of_delegated_tasks_run_nothing_on_the_host(fleet: Fleet, tmp_path
     assert escaped.stdout == f"root of {os.uname().nodename}"
 
 
+def test_no_word_of_the_sandbox_shows_it_the_hosts_python(fleet: Fleet) -> None:
+    task = {"raw": "ls /dev/.python/bin", "failed_when": False}
+    assert "python3" not in fleet.play({"hosts": VICTIM, "tasks": [task]}).last.stdout
+    hosts = {VICTIM: {"ansible_sandbox_python": "host"}}
+    assert "python3" in fleet.play({"hosts": VICTIM, "tasks": [task]}, hosts=hosts).last.stdout
+
+
 def test_crafted_results(fleet: Fleet) -> None:
     answer = {
         "add_host": {"host_name": "intruder", "groups": ["all"], "host_vars": {}},

@@ -270,6 +270,30 @@ def test_more_than_there_is_room_for(box: Sandbox, small: Path, tmp_path: Path) 
     assert box.exec(["rm", "/tmp/full"]).code == 0
 
 
+def test_a_link_in_the_destination_is_no_way_out(box: Sandbox, tmp_path: Path) -> None:
+    """An earlier copy has made it. Control: named by the caller, it leads where it says."""
+    script = "mkdir -p /root/one /root/two/x; ln -s {} /root/one/x; echo evil > /root/two/x/passwd"
+    etc, out = tmp_path / "etc", tmp_path / "out"
+    for directory in (etc, out):
+        directory.mkdir()
+    assert box.shell(script.format(etc)).code == 0
+    assert cp(box, "a:/root/one/.", out)[0] == 0
+    assert refused(box, "a:/root/two/x", out) == f"{out}/x: Not a directory"
+    assert os.listdir(etc) == []
+    assert cp(box, "a:/root/two/x/.", out / "x")[0] == 0
+    assert os.listdir(etc) == ["passwd"]
+
+
+def test_a_time_of_any_year(box: Sandbox, tmp_path: Path) -> None:
+    """A tmpfs keeps it, and it has more than 64 bits of nanoseconds."""
+    script = "mkdir /tmp/old; for y in -9 9; do touch -d @${y}9999999999999 /tmp/old/$y; done"
+    assert box.shell(script).code == 0
+    years = box.shell("stat -c %Y /tmp/old/9").stdout
+    assert int(years) * 10**9 > 1 << 63
+    assert cp(box, "a:/tmp/old", tmp_path / "out")[0] == 0
+    assert sorted(os.listdir(tmp_path / "out")) == ["-9", "9"]
+
+
 def test_names_control_no_terminal(box: Sandbox, tmp_path: Path) -> None:
     """Control: what the sandbox shows has the escape sequence."""
     assert box.shell("mkdir /root/n; mkfifo /root/n/\"$(printf 'a\\n\\033[31mb')\"").code == 0

@@ -17,7 +17,7 @@ from sandlot import converge, store
 from sandlot.cli import listing, logs, output, service
 from sandlot.cli.main import main, parse
 from sandlot.errors import SandlotError
-from sandlot.reach.relay import CHUNK, Loop, Pump
+from sandlot.reach.relay import CHUNK, Loop, Pump, waiting
 from sandlot.sandbox import names
 from sandlot.site import Site
 
@@ -289,9 +289,29 @@ def test_rest_of_the_output_ends_when_nobody_reads() -> None:
         os.write(feed, data)
         pump.step()
     os.close(drain)
-    Loop().drain(pump)
+    Loop().drain(pump, 0)
     assert pump.done and pump.error and pump.error.errno == errno.EPIPE
     for fd in (source, feed, target):
+        os.close(fd)
+
+
+def test_rest_of_the_output_ends_although_others_go_on_to_write() -> None:
+    source, feed = os.pipe()
+    for fd in (source, feed):
+        os.set_blocking(fd, False)
+    written: list[int] = []
+
+    def write(dummy: int, data: bytes) -> int:
+        written.append(len(data))
+        assert sum(written) < 10 * CHUNK
+        os.write(feed, bytes(CHUNK))
+        return len(data)
+
+    os.write(feed, bytes(1000))
+    pump = Pump(source, feed, write=write)
+    Loop().drain(pump, waiting(source))
+    assert written == [1000] and waiting(source) == CHUNK
+    for fd in (source, feed):
         os.close(fd)
 
 
@@ -302,7 +322,7 @@ def test_pump_says_farewell() -> None:
     pump = Pump(source, target, farewell=b"\x04")
     os.write(feed, b"x")
     os.close(feed)
-    Loop().drain(pump)
+    Loop().drain(pump, 2)
     assert pump.done and os.read(drain, 10) == b"x\x04"
     for fd in (source, drain, target):
         os.close(fd)

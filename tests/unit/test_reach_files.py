@@ -88,6 +88,23 @@ def test_names_are_bounded(
         hostile(*[answer(b"a/b", server.MORE)] * 3, answer()).list()
 
 
+def test_names_that_are_held_at_a_time_are_bounded(
+    hostile: Callable[..., client.Files], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "MOST_HELD", 400)
+    name = answer(b"x" * 200)
+    # One directory after the other, and one in the other.
+    served = hostile(*[answer(), name, answer()] * 3)
+    for dummy in range(3):
+        with served.inside(b"d"):
+            assert len(served.list()) == 1
+    served = hostile(answer(), name, answer(), name, answer())
+    with served.inside(b"d"):
+        served.list()
+        with pytest.raises(SandlotError, match="MiB"), served.inside(b"d"):
+            served.list()
+
+
 @pytest.mark.parametrize("target", [b"", b"a\0b", b"x" * 4096])
 def test_links_have_a_text(hostile: Callable[..., client.Files], target: bytes) -> None:
     assert hostile(answer(b"../x")).readlink(b"l") == b"../x"

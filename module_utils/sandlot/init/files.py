@@ -39,6 +39,7 @@ PART = struct.Struct("=2q")
 MOST_UNSIZED = 1 << 26
 CHUNK = 1 << 18
 _ENDLESS = 1 << 62
+_LAST = (1 << 63) - 1
 # A FIFO, a device or a lease holds up nobody, and a terminal does not become the server's own.
 _FLAGS = os.O_NONBLOCK | os.O_NOCTTY
 
@@ -254,7 +255,8 @@ def _packed(status: os.stat_result) -> bytes:
         status.st_uid,
         status.st_gid,
         status.st_size,
-        status.st_mtime_ns,
+        # A tmpfs takes any time, such as the year 3000000.
+        max(-_LAST, min(_LAST, status.st_mtime_ns)),
         status.st_dev,
     )
 

@@ -8,16 +8,13 @@ inside whose master comes back, take the place of everything else and are relaye
 
 from __future__ import annotations
 
-import array
 import contextlib
 import errno
-import fcntl
 import math
 import os
 import signal
 import socket
 import stat
-import termios
 import time
 from typing import ContextManager, List, Mapping, Optional, Sequence, Set
 
@@ -30,7 +27,7 @@ from ..site import SandboxPaths, Site
 from . import descriptors
 from .ending import Tree
 from .errors import Missing, NotStarted, Stopped, TimedOut, TooMuchOutput, Vanished
-from .relay import END_OF_TRANSMISSION, Limit, Loop, Pump
+from .relay import END_OF_TRANSMISSION, Limit, Loop, Pump, waiting
 from .terminal import Forwarder, Terminal
 
 HUNG_UP = 128 + signal.SIGHUP
@@ -44,6 +41,8 @@ START_SECONDS = 30.0
 _WORD, _MARGIN = 16, 16384
 # Another process in the sandbox may hold the pty open; this many silent seconds end the wait.
 _PTY_SILENCE = 0.2
+# More than a pty holds.
+_PTY_MOST = 1 << 17
 # A killed init closes its connections a moment before it has ended.
 ENDING = 2.0
 # A job that ignores such a signal is killed after a while, as by docker stop, or by a second one.
@@ -246,7 +245,10 @@ class _Session:
             del self._loop.handlers[self._connection.fileno()]
             # Output that the command wrote before its end may still be in a pipe.
             for pump in self._outputs:
-                self._loop.drain(pump, patience=_PTY_SILENCE if self._terminal else 0.0)
+                if self._terminal:
+                    self._loop.drain(pump, _PTY_MOST, patience=_PTY_SILENCE)
+                elif not pump.done:
+                    self._loop.drain(pump, waiting(pump.source) if pump.source is not None else 0)
             self._report_unwritten()
         finally:
             if self._terminal:
@@ -462,8 +464,6 @@ class _FileInput:
 
     def give_back(self) -> None:
         """Set the position of the file to what the command has read."""
-        waiting = array.array("i", [0])
-        fcntl.ioctl(self._pipe, termios.FIONREAD, waiting)
-        unread = waiting[0] + self._pump.unwritten
+        unread = waiting(self._pipe) + self._pump.unwritten
         if unread:
             os.lseek(self._file, -unread, os.SEEK_CUR)

@@ -31,8 +31,10 @@ from .errors import NotStarted, ReachError, Vanished
 
 Owner = Optional[Tuple[int, int]]
 
-# A longest name of Linux; names of one directory, which this process holds in memory.
+# A longest name of Linux; names of one directory.
 _NAME, MOST_NAMES = 255, 1 << 20
+# Bytes that names of a directory and those around it take in this process; beyond its text, each.
+MOST_HELD, _HELD = 96 << 20, 49
 _ANSWER = 32768
 _LINK = 4096
 _IDS = 65536
@@ -108,6 +110,7 @@ class Files:
         self._connection = connection
         self._server = server
         self._entered: List[bytes] = []
+        self._room = MOST_HELD
 
     def path(self, name: bytes = b"") -> str:
         """The path inside, as messages show it."""
@@ -175,7 +178,9 @@ class Files:
         """Let names be those of entries of a directory."""
         self._ask("enter", name)
         self._entered.append(name)
+        room = self._room
         yield
+        self._room = room
         self._entered.pop()
         self._ask("leave", b"")
 
@@ -207,10 +212,15 @@ class Files:
         more = True
         while more:
             more, answer = self._receive(b"")
-            names += answer.split(b"/") if answer else []
-            if len(names) > MOST_NAMES:
+            received = answer.split(b"/") if answer else []
+            names += received
+            self._room -= len(answer) + len(received) * _HELD
+            if len(names) > MOST_NAMES or self._room < 0:
+                most = (
+                    f"{MOST_NAMES} names in a directory, or {MOST_HELD >> 20} MiB of them at a time"
+                )
                 raise SandlotError(
-                    f"{self._sandbox}:{self.path()}: more than {MOST_NAMES} names in a directory",
+                    f"{self._sandbox}:{self.path()}: more than {most}",
                     hint="copy its files by name, or an archive of it",
                 )
         if not all(map(_is_name, names)):

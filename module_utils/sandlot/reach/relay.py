@@ -4,14 +4,24 @@
 
 from __future__ import annotations
 
+import array
 import errno
+import fcntl
 import os
 import select
+import termios
 from typing import Callable, Dict, List, Optional
 
 CHUNK = 65536
 # Control-D, which means end of file to a reader of lines.
 END_OF_TRANSMISSION = b"\x04"
+
+
+def waiting(fd: int) -> int:
+    """How many bytes a pipe holds."""
+    count = array.array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, count)
+    return count[0]
 
 
 class Pump:
@@ -35,6 +45,8 @@ class Pump:
         self._descriptor = source
         self.target = target
         self.done = False
+        # Bytes that were read.
+        self.taken = 0
         # Why the target takes no more.
         self.error: Optional[OSError] = None
         self._write_to = write
@@ -65,6 +77,7 @@ class Pump:
         except OSError:
             data = b""  # EIO: the other end of a pty is closed, or the terminal hung up
         if data:
+            self.taken += len(data)
             self._pending = data
             return self._write()
         self.source = None
@@ -144,12 +157,14 @@ class Loop:
             if handler is not None:
                 handler()
 
-    def drain(self, pump: Pump, *, patience: float = 0.0) -> None:
+    def drain(self, pump: Pump, most: int, *, patience: float = 0.0) -> None:
         """Copy the rest of a source; stop at its end, or when it has been silent for a while.
 
-        Handlers are served meanwhile, as the target may take nothing for hours.
+        Others may go on to fill it, so about ``most`` bytes are taken of it. Handlers are served
+        meanwhile, as the target may take nothing for hours.
         """
-        while True:
+        end = pump.taken + most
+        while pump.taken < end or pump.unwritten:
             if pump.step():
                 continue
             wanted = pump.wanted()

@@ -81,7 +81,11 @@ class CopyOut(_Copy):
         if status.is_directory:
             self._kernels = self._kernel_devices(status)
             into = os.path.isdir(place) and not whole
-            self._top(name, status, os.path.join(place, last) if into else place)
+            # An entry of that directory may be a link that an earlier copy has made.
+            parent, final = (place, last) if into else os.path.split(place)
+            place = os.path.join(parent, final)
+            with _named(place), _directory(parent) as fd:
+                self._tree(name, status, fd, os.fsencode(final or "."), place)
             return
         if not stat.S_ISREG(status.mode):
             raise FileError(self._sandbox, self._files.path(name), server.NOT_A_FILE)
@@ -99,16 +103,13 @@ class CopyOut(_Copy):
         tops = [path for path in (b"/proc", b"/sys") if self._files.exists(path)]
         return [d for d in (self._files.stat(path).device for path in tops) if d != top.device]
 
-    def _top(self, name: bytes, status: Status, place: str) -> None:
-        with _named(place):
-            made = not os.path.isdir(place)
+    def _tree(self, name: bytes, status: Status, directory: int, final: bytes, path: str) -> None:
+        made = _mkdir(final, directory)
+        with _directory(final, directory) as fd:
+            with self._files.inside(name):
+                self._entries(fd, path)
             if made:
-                os.mkdir(place, 0o700)
-            with _directory(place) as fd:
-                with self._files.inside(name):
-                    self._entries(fd, place)
-                if made:
-                    self._dress(fd, status, _DIRECTORY_MODE)
+                self._dress(fd, status, _DIRECTORY_MODE)
 
     def _entries(self, directory: int, place: str) -> None:
         with self._level(self._inside()):
@@ -128,12 +129,7 @@ class CopyOut(_Copy):
         if status.is_directory and status.device in self._kernels:
             self._notice(f"{self._inside(name)} is left out: it is the kernel's")
         elif status.is_directory:
-            made = _mkdir(name, directory)
-            with _directory(name, directory) as fd:
-                with self._files.inside(name):
-                    self._entries(fd, path)
-                if made:
-                    self._dress(fd, status, _DIRECTORY_MODE)
+            self._tree(name, status, directory, name, path)
         elif stat.S_ISLNK(status.mode):
             self._link(name, directory, status)
         elif stat.S_ISREG(status.mode):
