@@ -148,6 +148,18 @@ def test_programs_read_their_own_limits(guest: Guest, deployed: str) -> None:
     assert [each["status"] for each in findings if each["name"] == "cgroups inside"] == ["ok"]
 
 
+def test_a_job_has_its_limits_and_leaves_nothing(guest: Guest, deployed: str) -> None:
+    look = shlex.quote("cd /sys/fs/cgroup; cat cpu.max pids.max memory.max")
+    limits = "--memory 64m --cpus 0.5 --pids-limit 23"
+    lines = guest.root(f"sandlot run --image busybox {limits} -- sh -c {look}").splitlines()
+    assert lines == ["50000 100000", "23", str(64 << 20)]
+    bomb = shlex.quote("head -c 200m /dev/zero | tail | wc -c")
+    words = f"sandlot run --image busybox {limits} -- sh -c {bomb} || true"
+    assert guest.root(words) != str(200 << 20)
+    left = f"find {CGROUP} /var/lib/sandlot -name '.job*' | wc -l"
+    assert guest.root(left) == "0"
+
+
 # A device of every sandbox, with and without a rule that leaves it out.
 _DEVICES = """
 import subprocess, sys
