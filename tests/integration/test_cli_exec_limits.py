@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -14,8 +15,9 @@ from pathlib import Path
 import pytest
 from exec_fixtures import COMMAND, environment
 from sandboxes import Host, Sandbox, name_of, until
+from sandlot import wire
 from sandlot.reach import command, ending
-from sandlot.reach.errors import TimedOut
+from sandlot.reach.errors import TimedOut, Vanished
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces")
 
@@ -149,6 +151,20 @@ def test_a_detached_command_that_cannot_start(box: Sandbox) -> None:
     done = sandlot(box, "-d", "a", "nothing-there")
     assert (done.returncode, done.stdout) == (127, b"")
     assert done.stderr == b"sandlot: a: nothing-there: command not found\n"
+
+
+def test_a_detached_command_of_a_sandbox_that_ends(
+    box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that nobody takes is no success."""
+
+    def dying(connection: socket.socket, *_more: object) -> None:
+        os.kill(box.init, signal.SIGKILL)
+        raise BrokenPipeError
+
+    monkeypatch.setattr(wire, "send", dying)
+    with pytest.raises(Vanished):
+        command.execute(box.host.paths, "a", ["true"], detach=True)
 
 
 @pytest.mark.parametrize("option", ["-i", "-t", "--timeout=1", "--output-limit=1"])

@@ -58,6 +58,8 @@ def test_list(host: Deployment) -> None:
     rows = {line.split()[0]: line.split() for line in sandlot(host, "list").stdout.splitlines()}
     assert rows["web"][1:5] == ["running", "busybox", address, f"{port}:80"]
     assert rows["web"][7] == "0"
+    assert sandlot(host, "completion", "--names").stdout.split() == ["done", "off", "web"]
+    assert sandlot(host, "completion", "--images").stdout == "busybox\n"
     assert rows["off"][1] == "created"
     assert rows["done"][1] == "exited(3)"
     assert max(map(len, sandlot(host, "list").stdout.splitlines())) <= 80

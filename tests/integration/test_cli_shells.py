@@ -15,9 +15,12 @@ from sandlot.cli.verbs import VERBS
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """A command that knows two sandboxes."""
+    """A command that knows two sandboxes and two images."""
     command = tmp_path / "sandlot"
-    command.write_text('#!/bin/sh\n[ "$*" = "completion --names" ] && printf "web\\nworker\\n"\n')
+    command.write_text(
+        '#!/bin/sh\ncase "$*" in "completion --names") printf "web\\nworker\\n" ;;\n'
+        '"completion --images") printf "busybox\\ndebian\\n" ;; esac\n'
+    )
     command.chmod(0o755)
     return {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}
 
@@ -40,6 +43,7 @@ COMPLETED = [
     (["rm", "--f"], ["--force", "--format"]),
     (["wait", "w"], ["web", "worker"]),
     (["stats", "w"], ["web", "worker"]),
+    (["run", "--image", "bu"], ["busybox"]),
     (["cp", "-a", "wo"], ["worker:"]),
     (["cp", "file", "we"], ["web:"]),
 ]

@@ -238,7 +238,7 @@ class _Session:
             with self.headroom:
                 self._start(request, fds)
             if self.detach:
-                return self._result() if self._code else 0
+                return 0 if self._started else self._result()
             while not self._has_ended and not self._is_over() and not self._has_hung_up():
                 self._loop.turn(self._left())
             self._end()
