@@ -111,6 +111,7 @@ def _shared(name: str) -> ModuleType:
 
 
 asking = _shared("asking")
+joining = _shared("joining")
 listing = _shared("listing")
 parents = _shared("parents")
 transport = _shared("transport")
@@ -295,12 +296,16 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             host = self.inventory.hosts[name]
             self._set_composite_vars(compose, host.get_vars(), name, strict=strict)
             self._add_host_to_composed_groups(groups, host.get_vars(), name, strict=strict)
-            before = list(host.groups)
-            self._add_host_to_keyed_groups(keyed, host.get_vars(), name, strict=strict)
-            for group in [group for group in host.groups if group not in before]:
-                # Names of these groups come from the host, too.
-                if host in group.hosts and not self._may_join(group.name):
-                    group.remove_host(host)
+            self._add_to_keyed_groups(keyed, host.get_vars(), name, strict=strict)
+
+    def _add_to_keyed_groups(self, keyed: Any, values: Json, name: str, *, strict: bool) -> None:
+        """Add a sandbox to groups whose names come from its host."""
+        inventory = self.inventory
+        self.inventory = joining.Joining(inventory, self._may_join, self.display.warning)
+        try:
+            self._add_host_to_keyed_groups(keyed, values, name, strict=strict)
+        finally:
+            self.inventory = inventory
 
 
 def _default(setting: str) -> str:

@@ -18,6 +18,8 @@ Json = dict[str, Any]
 # A thousand sandboxes take about half a megabyte.
 MOST_BYTES = 16 << 20
 MOST_SANDBOXES = 10_000
+# Each makes a group, which takes Ansible a millisecond.
+MOST_LABELS = 20_000
 LONGEST_LABEL = 100
 _SHOWN_PROBLEMS = 5
 _NAME = re.compile(r"(?!.*\.\.)[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
@@ -56,6 +58,9 @@ def checked(data: Any) -> tuple[list[Json], list[str]]:
             records[record["name"]] = record
         except ValueError as error:
             problems.append(f"{_called(entry, index)} {error}")
+    labels = sum(len(record["labels"]) for record in records.values())
+    if labels > MOST_LABELS:
+        raise ValueError(f"its sandboxes have {labels} labels; {MOST_LABELS} are the limit")
     return list(records.values()), _few(problems)
 
 

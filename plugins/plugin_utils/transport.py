@@ -30,8 +30,8 @@ MAX_INLINE = 64 << 10
 _QUOTED = 8 << 10
 # "omit" as a value; ansible-core before 2.19 has no such error.
 _Omitted = getattr(errors, "AnsibleValueOmittedError", ())
-# Exit code by which ssh(1) says that it failed itself.
-_SSH_FAILED = 255
+# The exit code without a note, when something on the way has ended the shell.
+_ENDED = 255
 
 
 class Transport:
@@ -84,9 +84,12 @@ class Transport:
             raise AnsibleError(self._said("has run nothing", error)) from error
         out = self._without_marker(out)
         err, dummy, note = err.partition(token.encode())
-        if note.startswith(b" missing"):
+        if not note:
+            return code or _ENDED, out, err
+        word = note.split(maxsplit=1)[0]
+        if not word.isdigit():
             raise AnsibleConnectionFailure(self._not_installed())
-        return (_SSH_FAILED if note else code), out, err
+        return int(word), out, err
 
     def reset(self) -> None:
         self._connection.reset()
@@ -97,18 +100,19 @@ class Transport:
     # -- commands
 
     def _script(self, arguments: Sequence[str], token: str, *, has_input: bool) -> str:
-        """A shell's text; it leaves notes on stderr, by a token that nobody inside knows.
+        """A shell's text; it leaves a note on stderr, by a token that nobody inside knows.
 
-        The exit code 255 gets a note: over SSH it would mean that the connection failed. Without
-        input, connections leave standard input open.
+        The note has the exit code, and the shell's own is 0: connections take some codes for
+        failures of their own, as 255 and, where a password is used, 5, and look at error output
+        then. Without input, connections leave standard input open.
         """
         closed = "" if has_input else " </dev/null"
         program = shlex.quote(Site(self._root).command)
         environment = f"SANDLOT_ROOT={shlex.quote(self._root)} " if self._root else ""
         return (
-            f"[ -x {program} ] || {{ echo {token} missing >&2; exit 1; }}; "
-            f"{environment}{program} {shlex.join(arguments)}{closed}; s=$?; "
-            f"[ $s != {_SSH_FAILED} ] || {{ echo {token} >&2; s=1; }}; exit $s"
+            f"[ -x {program} ] || {{ echo {token} missing >&2; exit 0; }}; "
+            f"{environment}{program} {shlex.join(arguments)}{closed}; "
+            f"echo {token} $? >&2; exit 0"
         )
 
     def _as_root(self, command: str) -> str:

@@ -94,6 +94,10 @@ def test_few_of_many_problems_are_shown() -> None:
         (b"\xff\xfe", "is not JSON"),
         (b'{"name": "web"}', "is no list of sandboxes"),
         (b" " * (listing.MOST_BYTES + 1), "bytes; 16777216 are the limit"),
+        (
+            json.dumps([{**GOOD, "labels": dict.fromkeys(map(str, range(20_001)), "")}]).encode(),
+            "20001 labels; 20000 are the limit",
+        ),
         (json.dumps([1] * 10_001).encode(), "10001 sandboxes; 10000 are the limit"),
     ],
 )

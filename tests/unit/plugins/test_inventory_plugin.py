@@ -267,6 +267,23 @@ def test_a_host_does_not_choose_other_groups(fleet: Fleet) -> None:
     assert "no sandbox is put into group others" in fleet.warnings[0]
 
 
+def test_a_host_moves_no_group_below_another(fleet: Fleet) -> None:
+    """And breaks no inventory by a name that can't be one. The control is a group of its own."""
+    options = "key: sandbox_labels, prefix: '', separator: '', parent_group: tiers"
+    fleet.write(sandboxes=f"{ALONE}keyed_groups: [{{{options}}}]\n")
+    names = ("others", "all", "tiers", "mine", "")
+    fleet.answers["alpha"] = [
+        record(f"box{number}", labels={name: ""}) for number, name in enumerate(names)
+    ]
+    made = fleet.read()
+    assert groups(made)["others"] == ["gamma"]
+    assert groups(made)["tiers"] == ["box2@alpha", "box3@alpha"]
+    assert [group.name for group in made.groups["tiers"].child_groups] == ["mine"]
+    assert len(groups(made)["sandboxes"]) == len(names) + 1
+    texts = ("group others", "group all", "without a name")
+    assert all(any(text in x for x in fleet.warnings) for text in texts), fleet.warnings
+
+
 def test_constructed_groups_and_variables(fleet: Fleet) -> None:
     fleet.write(
         sandboxes=f"{ALONE}"

@@ -73,8 +73,22 @@ def test_the_root_is_the_hosts_own(host: Hosts, tmp_path: Path) -> None:
         host("true", sandbox_environment="X=1")
 
 
-def test_exit_code_255_is_not_one_of_the_connection(host: Hosts) -> None:
-    assert host("printf trouble >&2; exit 255").run([]) == (255, b"", b"trouble")
+@pytest.mark.parametrize("code", [0, 1, 5, 255])
+def test_exit_codes_are_none_of_the_connection(
+    host: Hosts, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Nor is error output: ssh of Ansible takes such text for a failure of its own after others."""
+    text = b"Bad configuration option: ControlPersist"
+    way = host(f"printf '{text.decode()}' >&2; exit {code}")
+    execute, seen = way._connection.exec_command, []
+
+    def noted(*words: Any) -> Any:
+        seen.append(execute(*words))
+        return seen[-1]
+
+    monkeypatch.setattr(way._connection, "exec_command", noted)
+    assert way.run([]) == (code, b"", text)
+    assert [result[0] for result in seen] == [0]
 
 
 def test_a_host_without_sandlot_is_named(host: Hosts, tmp_path: Path) -> None:
