@@ -197,8 +197,8 @@ delta:
   type: str
 kind:
   description:
-    - "The failure of sandlot: V(missing), V(stopped), V(vanished), V(timeout), V(output-limit) or
-      V(failed)."
+    - "The failure of sandlot: V(missing), V(stopped), V(vanished), V(timeout), V(output-limit),
+      V(not-started) for a command that can't be run or is missing, or V(failed)."
   returned: with O(name), when the command did not come to its own end
   type: str
 results:

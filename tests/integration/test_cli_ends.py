@@ -98,6 +98,8 @@ def test_the_restart_policy_decides_after_other_signals(host: Deployment, waitin
         "sandlot: no sandbox is named 'nobody'",
     ]
     assert host.info("a")["state"] == "stopped"
+    wrong = sandlot(host, "kill", "-9", "once")
+    assert wrong.returncode == 1 and "hint: write -s 9" in wrong.stderr
     wrong = sandlot(host, "kill", "-s", "BOGUS", "a")
     assert wrong.returncode == 1 and "--signal: 'BOGUS' is not a signal" in wrong.stderr
 

@@ -199,4 +199,7 @@ def test_variables_of_a_file(box: Sandbox, tmp_path: Path) -> None:
     assert done.returncode == 125 and b"secret" not in done.stderr
     assert f"{file}, line 2: names no variable".encode() in done.stderr
     done = sandlot(box, "--env-file", str(tmp_path / "none"), "a", "true")
-    assert done.returncode == 125 and b"none: No such file" in done.stderr
+    assert done.returncode == 125 and b"none': No such file" in done.stderr
+    for path in (str(tmp_path), "/dev/zero"):
+        done = sandlot(box, "--env-file", path, "a", "true")
+        assert done.returncode == 125 and f"--env-file: '{path}'".encode() in done.stderr

@@ -128,7 +128,8 @@ def test_failures(host: Deployment) -> None:
     flood = call(host, name="web", command="yes", output_limit="1k")
     assert (flood["rc"], flood["kind"], len(flood["stdout"])) == (125, "output-limit", 1023)
     missing = call(host, name="web", command="nosuch")
-    assert missing["rc"] == 127 and "nosuch: command not found" in missing["stderr"]
+    assert (missing["rc"], missing["kind"], missing["changed"]) == (127, "not-started", False)
+    assert missing["msg"] == "web: nosuch: command not found"
     nobody = call(host, name="nobody", command="true")
     assert (nobody["kind"], nobody["changed"]) == ("missing", False)
     assert "known: off, web" in nobody["msg"]

@@ -22,8 +22,11 @@ _FORM = "give one of both as NAME:PATH, such as web:/etc/hosts; ./a:b is a file 
 def run(site: Site, options: argparse.Namespace) -> int:
     source, target = place(options.source), place(options.target)
     sandbox = source[0] or target[0]
-    if not sandbox or (source[0] and target[0]):
-        raise SandlotError("cp: one of SRC and DST has to be in a sandbox", hint=_FORM)
+    if source[0] and target[0]:
+        pipe = f"sandlot cp {options.source} - | sandlot cp - {options.target}"
+        raise SandlotError("cp: source and target are both in sandboxes", hint=f"use {pipe}")
+    if not sandbox:
+        raise SandlotError("cp: neither source nor target is in a sandbox", hint=_FORM)
     _check(options, outward=bool(source[0]))
     for number in _ENDING:
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores one

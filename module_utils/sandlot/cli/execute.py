@@ -12,6 +12,9 @@ from ..errors import SandlotError
 from ..reach import command
 from ..site import Site
 
+# Environment and arguments of a command have less room together (execve(2)).
+_FILE = 8 << 20
+
 
 def run(site: Site, options: argparse.Namespace) -> int:
     _check(options)
@@ -71,8 +74,17 @@ def environment(options: argparse.Namespace) -> Dict[str, str]:
 
 
 def _lines(path: str) -> List[str]:
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as handle:
-        return [line.rstrip("\r\n").lstrip() for line in handle]
+    try:
+        with open(path, "rb") as handle:
+            data = handle.read(_FILE + 1)
+    except OSError as error:
+        problem = f"--env-file: {path!r}: {error.strerror}"
+        raise SandlotError(problem, hint="name a file of lines KEY=VALUE") from error
+    if len(data) > _FILE:
+        problem = f"--env-file: {path!r} holds more than {_FILE >> 20} MiB"
+        raise SandlotError(problem, hint="no command takes that many variables")
+    lines = data.decode("utf-8-sig", "surrogateescape").split("\n")
+    return [line.rstrip("\r\n").lstrip() for line in lines]
 
 
 def _set(variables: Dict[str, str], item: str, place: str) -> None:

@@ -15,6 +15,10 @@ from . import output
 
 def run(site: Site, options: argparse.Namespace) -> int:
     number = quantities.signal_number("--signal", options.signal)
+    for word in options.name:
+        # argparse takes a negative number for a name.
+        if word.startswith("-"):
+            raise SandlotError(f"kill: {word!r} is not an option", hint=f"write -s {word[1:]}")
     failed = False
     for name in dict.fromkeys(options.name):
         try:

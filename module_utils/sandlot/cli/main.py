@@ -105,9 +105,8 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sandlot", description="Sandboxes of this host.", **look)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for verb in [verb for verb in VERBS if verb.name in words[:1]] or VERBS:
-        added = commands.add_parser(
-            verb.name, help=verb.text, description=f"{verb.text.capitalize()}.", **look
-        )
+        text = f"{verb.text[0].upper()}{verb.text[1:]}."
+        added = commands.add_parser(verb.name, help=verb.text, description=text, **look)
         added.set_defaults(verb=verb)
         place = added.add_mutually_exclusive_group() if verb.exclusive else added
         for argument in verb.arguments if verb.name in words else ():

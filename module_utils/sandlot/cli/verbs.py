@@ -295,7 +295,7 @@ VERBS = (
         Argument(
             "-s",
             "--signal",
-            text="its name or number",
+            text="its name or number, KILL if not given",
             default="KILL",
             offers=("HUP", "INT", "KILL", "QUIT", "STOP", "CONT", "TERM", "USR1", "USR2"),
             metavar="SIGNAL",

@@ -10,7 +10,7 @@ from .. import shell
 from ..errors import SpecError
 from ..reach import each
 from ..reach.each import Outcome, Task
-from ..reach.errors import FAILED, Missing, Stopped
+from ..reach.errors import FAILED, Missing, NotStarted, Stopped
 from ..site import Site
 from ..spec import argspec, names, quantities, text
 from ..spec.options import BY_NAME
@@ -62,7 +62,8 @@ def action(module: shell.Module, site: Site) -> shell.Json:
 def _check(params: Mapping[str, Any]) -> None:
     given = [option for option in _SELECTORS if params[option] is not None]
     if len(given) != 1:
-        problem = f"{' and '.join(given)} are given" if given else "no sandbox is chosen"
+        others = " and ".join(given[1:] or _SELECTORS[1:])
+        problem = f"can't be combined with {others}" if given else f"is not given, nor are {others}"
         raise SpecError(
             given[0] if given else "name",
             params[given[0]] if given else None,
@@ -150,7 +151,7 @@ def _result(outcome: Outcome, task: Task, *, strip: bool) -> shell.Json:
     }
     if outcome.failure:
         kind = getattr(outcome.failure, "kind", FAILED)
-        begun = kind not in (Missing.kind, Stopped.kind)
+        begun = kind not in (Missing.kind, Stopped.kind, NotStarted.kind)
         result.update(changed=begun, kind=kind, msg=str(outcome.failure))
     elif outcome.skipped:
         verb = "Would" if task.check else "Did"

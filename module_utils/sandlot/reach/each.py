@@ -98,6 +98,7 @@ def _carry_out(site: Site, task: Task, outcome: Outcome) -> None:
                 timeout=task.timeout,
                 output_limit=task.output_limit,
                 detach=task.detach,
+                raises_refusal=True,
             )
         finally:
             outcome.times = (begin, time.time())

@@ -26,6 +26,7 @@ _LAZY = "lazy_itable_init=1,lazy_journal_init=1,nodiscard"
 _OPTIONS = "discard,noinit_itable"
 _RESIZE = 0x40086610  # EXT4_IOC_RESIZE_FS
 _SUPERBLOCK = 1024
+_SMALLER = "make room, or choose another size"
 FSCK = "e2fsck"
 _UNREPAIRED = 4  # e2fsck(8), exit code
 # A sandbox that has ended takes its mounts down some time later.
@@ -40,10 +41,11 @@ def make(image: str, size: int) -> None:
     fd = os.open(image, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         os.ftruncate(fd, whole_blocks(size))
+    except OSError as error:
+        raise HostError(f"{image}, of {size} bytes: {error.strerror}", hint=_SMALLER) from error
     finally:
         os.close(fd)
-    hint = "make room, or choose another size"
-    program.check([*_MKFS, "-N", str(inodes(size)), "-E", _LAZY, image], hint=hint)
+    program.check([*_MKFS, "-N", str(inodes(size)), "-E", _LAZY, image], hint=_SMALLER)
 
 
 def is_mounted(place: Place) -> bool:

@@ -114,7 +114,7 @@ def integer(option: str, value: Any, *, minimum: int, maximum: int) -> int:
 
 def number(option: str, value: Any, *, minimum: float, maximum: float, digits: int) -> float:
     """A finite number, rounded to ``digits`` decimals, the finest step that the kernel gets."""
-    hint = f"use a number from {minimum:g} to {maximum:g}"
+    hint = f"use a number from {minimum:g} to {maximum:.10g}"
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise refusal(option, value, f"is {a_type(value)}, not a number", hint=hint)
     if isinstance(value, str) and not _NUMBER.fullmatch(value):
