@@ -283,7 +283,7 @@ class Connection(ConnectionBase):
                 f"{self._inventory_name}: nothing tells which host runs this sandbox; set "
                 "ansible_sandbox_host, or name it NAME@HOST in the inventory"
             )
-        return host, self.get_option("sandbox") or before or str(self._inventory_name)
+        return host, inside.name(self.get_option("sandbox") or before or str(self._inventory_name))
 
     def _variables_of(self, host: str) -> Mapping[str, Any]:
         if host not in self._hostvars:

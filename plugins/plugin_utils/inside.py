@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -21,6 +22,7 @@ PIECE = 16 << 20
 PYTHON = python_place.INTERPRETER
 # Failures by which no task can run there, as this user.
 _UNREACHABLE = ("missing", "stopped", "vanished", "not-started")
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 _REMEDIES = {
     "missing": "deploy it, or correct ansible_sandbox_name",
     "output-limit": "let it write less, or raise ansible_sandbox_max_output",
@@ -109,6 +111,16 @@ class Target:
         remedy = _REMEDIES.get(kind) or text.harmless(failure["hint"])
         problem = f"sandbox {self.label}: {message}" + (f"; {remedy}" if remedy else "")
         raise (AnsibleConnectionFailure if kind in _UNREACHABLE else AnsibleError)(problem)
+
+
+def name(value: object) -> str:
+    """The name of a sandbox; sandlot would take another word for an option."""
+    if not _NAME.fullmatch(str(value)):
+        raise AnsibleError(
+            f"ansible_sandbox_name: {text.harmless(repr(value))} can't name a sandbox; "
+            "use letters, digits, '_', '.' and '-', a letter or digit first"
+        )
+    return str(value)
 
 
 def size(option: str, value: str) -> int:

@@ -25,6 +25,7 @@ FAILURES = (
     ("web@alpa", {}, "failed", "'alpa' is no host of the inventory; add it there"),
     ("a", {"ansible_sandbox_host": "web@here"}, "failed", "host web@here is itself a sandbox"),
     ("b", {}, "failed", "set ansible_sandbox_host, or name it NAME@HOST"),
+    ("c@here", {"ansible_sandbox_name": "--help"}, "failed", "'--help' can't name a sandbox"),
     ("none@here", {}, "unreachable", "no sandbox is named 'none'; deploy it"),
     ("off@alpha", {}, "unreachable", "off is not running; start it: sandlot start off"),
     ("web@here", {"ansible_user": "bob"}, "unreachable", "'bob' is not in the sandbox's /etc/p"),
