@@ -102,6 +102,12 @@ class Target:
         token = secrets.token_hex(16)
         code, out, err = self.way.run([verb, f"--errors-as={token}", *words], stdin)
         shown, mark, failure = err.rpartition(f"\n{token} ".encode())
+        if code and f"--errors-as={token}".encode() in err:
+            # argparse quotes words that it does not know; nobody inside knows this one.
+            problem = (
+                f"host {self.way.host} has an older sandlot, which can't run tasks in sandboxes"
+            )
+            raise AnsibleConnectionFailure(f"{problem}; deploy it again (role sandbox_host)")
         if mark:
             self._fail(json.loads(failure.partition(b"\n")[0]))
         return code, out, err

@@ -21,6 +21,7 @@ FAILURES = (
     ("web@dead", {}, "unreachable", "host dead can't be reached: Failed to connect to the host"),
     ("web@closed", {}, "failed", "host closed has run nothing: Missing sudo password"),
     ("web@bare", {}, "unreachable", "host bare has no sandlot (/var/empty/usr/local/bin/sandlot"),
+    ("web@past", {}, "unreachable", "host past has an older sandlot, which can't run tasks"),
     ("web@bent", {}, "failed", "ansible_connection 'carrier' of host bent is no connection plugin"),
     ("web@alpa", {}, "failed", "'alpa' is no host of the inventory; add it there"),
     ("a", {"ansible_sandbox_host": "web@here"}, "failed", "host web@here is itself a sandbox"),
@@ -44,9 +45,25 @@ def fleet() -> Iterator[Fleet]:
         yield made
 
 
-def test_failures(fleet: Fleet) -> None:
+# Without the option --errors-as, as versions before the connection plugin.
+OLDER = """\
+#!/usr/bin/env python3
+import argparse
+parser = argparse.ArgumentParser(prog="sandlot")
+parser.add_argument("verb")
+parser.parse_args()
+"""
+
+
+def test_failures(fleet: Fleet, tmp_path: Path) -> None:
+    older = tmp_path / "usr/local/bin/sandlot"
+    older.parent.mkdir(parents=True)
+    older.write_text(OLDER)
+    older.chmod(0o755)
     bare = {"ansible_connection": "local", "sandbox_environment": {"SANDLOT_ROOT": "/var/empty"}}
     hosts = {"bare": bare, "bent": {"ansible_connection": "carrier"}}
+    past = {"SANDLOT_ROOT": str(tmp_path)}
+    hosts["past"] = {"ansible_connection": "local", "sandbox_environment": past}
     hosts |= {name: {**INSIDE, **variables} for name, variables, *_ in FAILURES}
     play = {"hosts": ",".join(name for name, *_ in FAILURES), "tasks": [{"raw": "id"}]}
     played = fleet.play(play, hosts=hosts, fails=True)
