@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -59,9 +59,10 @@ def waiting(host: Deployment) -> Iterator[Any]:
 
 def _inotify(pid: int) -> str:
     texts = []
-    for entry in Path(f"/proc/{pid}/fd").glob("*"):
-        if "inotify" in os.readlink(entry):
-            texts.append(Path(f"/proc/{pid}/fdinfo/{entry.name}").read_text())
+    for entry in Path(f"/proc/{pid}/fdinfo").glob("*"):
+        # It may close others meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            texts.append(entry.read_text())
     return " ".join(texts)
 
 
