@@ -62,7 +62,7 @@ if (($${#missing[@]})); then \
 fi
 endef
 
-.PHONY: help deploy teardown test lint unit integration molecule test-vm newcomer pythons bench sweep collection clean
+.PHONY: help deploy teardown test lint unit integration molecule test-vm newcomer pythons targets bench sweep collection clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -117,6 +117,9 @@ bench: test-packages $(VENV)/.bench ## Measure, and compare with public tools
 	@$(AS_ROOT) "$(BIN)/python" bench/run.py $(if $(SMALL),--small) $(PARTS)
 
 # Half an hour on two processors; the results of each step are in build/sweep.jsonl while it runs.
+targets: test-packages $(VENV)/.test ## Ansible's own tests of modules, through the connection plugin
+	@$(AS_ROOT) SANDLOT_TARGETS=1 "$(BIN)/pytest" -p no:cacheprovider tests/integration/test_connection_targets.py
+
 sweep: test-packages $(VENV)/.test ## Each fault at each system call of a run, and the tables of it
 	@mkdir -p build && rm -f build/sweep.jsonl
 	@$(AS_ROOT) "$(BIN)/python" tests/sweep/run.py --append build/sweep.jsonl || failed=$$?; \

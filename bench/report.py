@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence
 
 import again
 import commands
+import connecting
 import databases
 import deploying
 import growth
@@ -32,6 +33,7 @@ PARTS: Dict[str, ModuleType] = {
     "memory": memory,
     "commands": commands,
     "jobs": jobs,
+    "connection": connecting,
     "network": network,
     "noisy": noisy,
     "databases": databases,

@@ -27,7 +27,7 @@ pytestmark = [needs_root, pytest.mark.slow]
 
 QUICK = ("raw", "slurp", "become")
 LONG = ("shell", "remote_tmp", "wait_for_connection", "connection", "async", "fetch", "copy")
-TARGETS = QUICK + LONG * bool(os.environ.get("SANDLOT_TARGETS"))
+TARGETS = QUICK + (LONG if os.environ.get("SANDLOT_TARGETS") else ())
 # A step that is one of SSH, or of sudo inside; and why it is another one here.
 STEPS = {
     # A task with become fetches by the connection, which has other words for it than slurp.
@@ -39,6 +39,10 @@ STEPS = {
     ),
     # No SSH server inside knows keys.
     "fetch/setup_unreadable_test.yml": (('src: "~root/.ssh/authorized_keys"', 'content: ""'),),
+    # Variables of the command line are those of hosts, too.
+    "fetch/runme.sh": (
+        ("-e ansible_user=fetcher -e ansible_become=no", "-e ansible_sandbox_user=fetcher"),
+    ),
     "copy/tasks/main.yml": (("src: $HOME/.ssh/authorized_keys", "src: /etc/hostname"),),
 }  # fmt: skip
 # unarchive installs packages first, so it needs a mirror; tests/newcomer has apt and unarchive.
