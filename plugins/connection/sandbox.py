@@ -231,15 +231,18 @@ class Connection(ConnectionBase):
         self._hostvars = values.get("hostvars") or {}
         self._delegate = keys.get("delegate_to")
         self._inventory_name = self._delegate or self.get_option("inventory_name")
-        self._user = self.get_option("become_user") if self._becomes else self._own_user(keys)
+        self._user = (
+            self.get_option("become_user") if self._becomes else self._own_user(keys, values)
+        )
         # Ansible would look up this user's home by ~USER; HOME leads to it for ids, too.
         self._options["remote_user"] = None
 
-    def _own_user(self, keys: Mapping[str, Any]) -> str | None:
-        user, origin = self.get_option_and_origin("remote_user")
+    def _own_user(self, keys: Mapping[str, Any], values: Mapping[str, Any]) -> str | None:
+        user: str | None = self.get_option("remote_user")
         # For a delegated task, Ansible has filled in what the keyword says.
         filled_in = keys.get("delegate_to") and user == keys.get("remote_user")
-        if user == C.DEFAULT_REMOTE_USER and (filled_in or not str(origin).startswith("var")):
+        is_chosen = user in (values.get("ansible_user"), values.get("ansible_sandbox_user"))
+        if user == C.DEFAULT_REMOTE_USER and (filled_in or not is_chosen):
             return None
         return user or None
 
