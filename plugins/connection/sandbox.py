@@ -182,7 +182,8 @@ def _shared(name: str) -> ModuleType:
 
 
 facts = _shared("facts")
-transport = _shared("transport")
+# Not "transport": that is an attribute of the class, by which pylint mistakes one for the other.
+ways = _shared("transport")
 inside = _shared("inside")
 
 # Templating all hosts for each task takes long: they are templated where they are read.
@@ -192,7 +193,7 @@ _LAZY = ("hostvars", "ansible_facts")
 class Connection(ConnectionBase):
     """Runs commands of a task by sandlot on the sandbox's host."""
 
-    transport = transport.SANDBOX
+    transport = ways.SANDBOX
     has_pipelining = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -267,7 +268,7 @@ class Connection(ConnectionBase):
         if self._target is None:
             host, sandbox = self._names()
             self._target = inside.Target(
-                transport.Transport(host, self._variables_of(host), **self._credentials()),
+                ways.Transport(host, self._variables_of(host), **self._credentials()),
                 sandbox,
                 user=self._user,
                 host_python=self.get_option("python") == "host",

@@ -96,7 +96,7 @@ class _Copy:
     def _copy_standard_library(self) -> List[str]:
         """Copy it to where the program looks for it, seen from its own directory."""
         places = []
-        for source in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}:
+        for source in sorted({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}):
             # Without the prefix of a virtual environment.
             within = os.path.relpath(source, sysconfig.get_config_var("installed_base"))
             if not within.startswith(".."):
