@@ -108,15 +108,19 @@ def test_a_memory_bomb_ends_alone(host: Deployment) -> None:
     assert done.stdout.strip() == str(200 << 20) and left(host) == []
 
 
-def test_a_fork_bomb_ends_with_its_client(host: Deployment) -> None:
-    bomb = "echo; bomb() { bomb | bomb & }; bomb; while :; do :; done"
-    client = begun(host, "sh", "-c", bomb, options=("--pids-limit", "64", "--cpus", "0.5"))
+def _ends_with(host: Deployment, client: subprocess.Popen[bytes]) -> None:
     init = init_of(host)
     client.kill()
     wait_readable(init)
     os.close(init)
     client.communicate()
     assert job(host, "true").returncode == 0 and left(host) == []
+
+
+def test_a_fork_bomb_ends_with_its_client(host: Deployment) -> None:
+    bomb = "echo; bomb() { bomb | bomb & }; bomb; while :; do :; done"
+    client = begun(host, "sh", "-c", bomb, options=("--pids-limit", "64", "--cpus", "0.5"))
+    _ends_with(host, client)
 
 
 def test_a_flood_ends_with_its_reader(host: Deployment) -> None:
@@ -131,12 +135,7 @@ def test_the_supervisor_is_no_way_out(host: Deployment) -> None:
     """A tenant may kill the process of init that serves its command; the job ends by that or not,
     but it does end with its client."""
     client = begun(host, "sh", "-c", "kill -9 -1; echo; while :; do sleep 1; done")
-    init = init_of(host)
-    client.kill()
-    wait_readable(init)
-    os.close(init)
-    client.communicate()
-    assert job(host, "true").returncode == 0 and left(host) == []
+    _ends_with(host, client)
 
 
 # -- limits of time and output

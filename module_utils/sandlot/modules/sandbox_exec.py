@@ -99,7 +99,6 @@ def _task(params: Mapping[str, Any], count: int, *, check: bool) -> Task:
     argv = names.command(option, params[option])
     if not argv:
         raise SpecError(option, params[option], "is empty", hint="name a program")
-    limit = params["output_limit"]
     return Task(
         argv=argv,
         stdin=_stdin(params),
@@ -109,14 +108,17 @@ def _task(params: Mapping[str, Any], count: int, *, check: bool) -> Task:
         creates=_path(params, "creates"),
         removes=_path(params, "removes"),
         timeout=_timeout(params["timeout"]),
-        output_limit=quantities.size("output_limit", limit)
-        if limit is not None
-        else None
-        if params["detach"]
-        else max(_LEAST, _OUTPUT // max(1, count)),
+        output_limit=_output_limit(params, count),
         detach=params["detach"],
         check=check,
     )
+
+
+def _output_limit(params: Mapping[str, Any], count: int) -> Optional[int]:
+    """Bytes that each of ``count`` commands may write; what a detached one writes is discarded."""
+    if params["output_limit"] is not None:
+        return quantities.size("output_limit", params["output_limit"])
+    return None if params["detach"] else max(_LEAST, _OUTPUT // max(1, count))
 
 
 def _stdin(params: Mapping[str, Any]) -> Optional[bytes]:
