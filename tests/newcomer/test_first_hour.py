@@ -33,7 +33,7 @@ SHOWN: dict[str, dict[str, str | None]] = {
         "sudo sandlot explain web": "unshare",
         # It takes a package that the README has nobody install before.
         "sudo sandlot trace web": None,
-        # The smallest Debian has no man: see tests/integration/test_cli_manual.py.
+        # The smallest Debian has no man: see tests/integration/test_cli_shells.py.
         "man sandlot": None,
         # With the inventory that the README shows: see test_fleet.
         "ansible-playbook -i inventory/hosts.yml deploy-sandbox.yml --check --diff": None,
