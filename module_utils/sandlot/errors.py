@@ -36,6 +36,11 @@ class SpecError(SandlotError):
         self.option = option
         self.value = value
 
+    def rename(self, option: str) -> None:
+        """Put the name that the user knows the option by into the message, which begins with it."""
+        self.message = f"{option}{self.message[len(self.option) :]}"
+        self.option = option
+
 
 class HostError(SandlotError):
     """The host lacks a kernel feature, a controller or a program that is needed."""

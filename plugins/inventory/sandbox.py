@@ -52,8 +52,23 @@ options:
   states:
     description:
       - States of the sandboxes that become hosts, such as V(running); all without it.
+      - M(sandlot.sandlot.sandbox_info#module) says what they mean.
     type: list
     elements: str
+    choices:
+      - running
+      - starting
+      - restarting
+      - backoff
+      - crash-loop
+      - stopping
+      - stopped
+      - exited
+      - crashed
+      - created
+      - down
+      - removing
+      - broken
   timeout:
     description: Seconds that a host may take for its answer.
     type: int

@@ -40,6 +40,27 @@ def test_results(host: Deployment) -> None:
     assert left(host) == []
 
 
+def test_a_check_finds_what_a_run_would(host: Deployment) -> None:
+    wrong = (
+        ({"image": "nosuch"}, "image: 'nosuch' is not an image of this host"),
+        ({"memory": "1x"}, "memory: '1x' is not a size"),
+        ({"networks": ["nosuch"]}, "networks: 'nosuch' is no network of this host"),
+        ({"network_mode": "container:nosuch"}, "names no sandbox of this host"),
+        ({"network_mode": "host"}, "network_mode: 'host' is not for jobs"),
+        ({"volumes": ["nosuch:/data"]}, "'nosuch' is no volume of this host"),
+        ({"command": ""}, "image busybox has no command of its own"),
+    )
+    tasks = [
+        {**task(**{"command": "true", **options}), "check_mode": check}
+        for options, dummy in wrong
+        for check in (True, False)
+    ]
+    results = iter(plays.play(host.paths, *tasks, fails=True))
+    for (dummy, problem), checked, run in zip(wrong, results, results):
+        assert problem in checked["msg"] and checked["msg"] == run["msg"]
+    assert left(host) == []
+
+
 def test_failures(host: Deployment) -> None:
     found = plays.play(
         host.paths,
@@ -58,7 +79,8 @@ def test_failures(host: Deployment) -> None:
     assert (late["rc"], late["timed_out"]) == (124, True) and "0.2 s" in late["msg"]
     assert len(flood["stdout"]) <= 1024 and "1024 bytes" in flood["msg"]
     assert bomb["oom_killed"]
-    assert missing["rc"] == 127 and "command not found" in missing["stderr"]
+    assert missing["rc"] == 127 and "nosuch: command not found" in missing["msg"]
+    assert (missing["changed"], code["changed"]) == (False, True)
     assert "not an image of this host" in image["msg"]
     assert "can't be combined with command" in both["msg"]
     assert "memory: '1x' is not a size" in size["msg"]

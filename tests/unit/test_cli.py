@@ -107,14 +107,12 @@ def test_exec_takes_the_command_as_it_is(
     [
         [],
         ["nonsense"],
-        ["exec"],
-        ["exec", "web"],
-        ["exec", "web", "--"],
         ["inspect"],
         ["start"],
         ["list", "--", "x"],
         ["list", "--format", "yaml"],
         ["logs", "--tail", "-1", "web"],
+        ["logs", "--tail", "x", "exec"],
     ],
 )
 def test_wrong_usage_ends_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,6 +120,29 @@ def test_wrong_usage_ends_with_2(words: list[str], capsys: pytest.CaptureFixture
         main(words)
     assert raised.value.code == 2
     assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["exec"], "required: name"),
+        (["exec", "web"], "give it a command"),
+        (["exec", "web", "--"], "give it a command"),
+        (["exec", "--nonsense", "web", "--", "id"], "--nonsense"),
+        (["run", "--", "id"], "--image"),
+        (
+            ["run", "--image", "base", "--timeout", "soon", "--", "id"],
+            "--timeout: 'soon' is no number",
+        ),
+    ],
+)
+def test_wrong_usage_is_not_taken_for_the_status_of_a_command(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(words)
+    assert raised.value.code == 125
+    assert told in capsys.readouterr().err
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

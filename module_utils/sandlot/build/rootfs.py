@@ -123,7 +123,7 @@ def _no_directory(path: str, *, follow: bool) -> LaunchError:
     problem = "leads to no directory" if follow else "is a symlink or no directory"
     return LaunchError(
         f"/{path} in the image {problem}",
-        hint="remove it from the image: something has to be mounted there",
+        hint="name another path, or remove it from the image: it has to be a directory",
     )
 
 

@@ -9,7 +9,7 @@ import errno
 import importlib
 import os
 import sys
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, NoReturn, Optional, Sequence
 
 from ..errors import SandlotError
 from ..kernel import confine, files, signals
@@ -19,11 +19,12 @@ from . import output
 from .verbs import VERBS
 
 FAILURE = 1
+WRONG = 2
 INTERRUPTED = 130
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Run one command line; its exit code. Wrong usage exits with 2."""
+    """Run one command line; its exit code. Wrong usage exits with 2, of exec and run with 125."""
     signals.reset()
     files.close_umask()
     _open_streams()
@@ -99,15 +100,29 @@ def parse(words: List[str]) -> argparse.Namespace:
     return options
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are not taken for those of a command that a verb ``runs``."""
+
+    runs = False
+
+    def error(self, message: str) -> NoReturn:
+        from ..reach import errors
+
+        self.print_usage(sys.stderr)
+        self.exit(errors.STATUS if self.runs else WRONG, f"{self.prog}: error: {message}\n")
+
+
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """A parser of the verb that comes first; of all, without their arguments, when none does."""
     look: Dict[str, Any] = {"formatter_class": _formatter}
-    parser = argparse.ArgumentParser(prog="sandlot", description="Sandboxes of this host.", **look)
+    parser = _Parser(prog="sandlot", description="Sandboxes of this host.", **look)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for verb in [verb for verb in VERBS if verb.name in words[:1]] or VERBS:
         text = f"{verb.text[0].upper()}{verb.text[1:]}."
         added = commands.add_parser(verb.name, help=verb.text, description=text, **look)
         added.set_defaults(verb=verb)
+        if verb.runs and verb.name in words[:1]:
+            parser.runs = added.runs = True
         place = added.add_mutually_exclusive_group() if verb.exclusive else added
         for argument in verb.arguments if verb.name in words else ():
             place.add_argument(*argument.names, help=argument.text, **argument.settings)

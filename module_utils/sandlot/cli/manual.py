@@ -42,9 +42,9 @@ The command line is wrong.
 launcher \\-\\-status: no launcher runs.
 .TP
 .B 124, 125, 126, 127, 137
-exec, run: the command ran for longer than \\-\\-timeout; sandlot itself failed; the command can
-not be run; there is no such command; the sandbox ended. Otherwise both end with the status of
-their command, 128 + N after signal N.
+exec, run: the command ran for longer than \\-\\-timeout; sandlot failed or its command line is
+wrong; the command can not be run; there is no such command; the sandbox ended. Otherwise both
+end with the status of their command, 128 + N after signal N.
 .SH ENVIRONMENT
 .TP
 .B SANDLOT_ROOT

@@ -48,12 +48,12 @@ def run(site: Site, options: argparse.Namespace) -> int:
 
 
 def _cpu_times(site: Site, asked: Sequence[str]) -> Dict[str, Tuple[float, Optional[float]]]:
-    """The moment, and the seconds of CPU so far, of each sandbox that runs."""
+    """The moment, and the seconds of CPU so far, of those asked for, else of all that run."""
     layout = cgroups.detect()
+    running = (name for name in names.recorded(site) if runtime.running(site.sandbox(name)))
     return {
         name: (time.monotonic(), cgroups.usage(site, name, layout).cpu_seconds)
-        for name in asked or names.recorded(site)
-        if runtime.running(site.sandbox(name))
+        for name in asked or running
     }
 
 

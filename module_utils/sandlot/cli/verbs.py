@@ -14,7 +14,7 @@ from . import job_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Sequence, Tuple, Union
+    from typing import Any, Callable, Sequence, Tuple, Union
 
 SHELLS = ("bash", "zsh", "fish")
 # Kinds that completion offers: names of sandboxes and of images, paths of the host, and both
@@ -81,8 +81,15 @@ class Verb:
         self.runs = runs
 
 
+def _number(text: str, kind: Callable[[str], float]) -> float:
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+
+
 def count(text: str) -> int:
-    number = int(text)
+    number = int(_number(text, int))
     if number < 0:
         raise argparse.ArgumentTypeError("can't be negative")
     if number >= 1 << 62:
@@ -91,14 +98,14 @@ def count(text: str) -> int:
 
 
 def duration(text: str) -> float:
-    seconds = float(text)
+    seconds = _number(text, float)
     if not 0 < seconds <= 3600:
         raise argparse.ArgumentTypeError("has to be above 0, and at most 3600 seconds")
     return seconds
 
 
 def seconds(text: str) -> float:
-    number = float(text)
+    number = _number(text, float)
     if not 0 < number <= 2_000_000:
         raise argparse.ArgumentTypeError("has to be above 0, and at most 2000000 seconds")
     return number

@@ -185,8 +185,8 @@ def words(job: Job, entrypoint: Sequence[str], command: Sequence[str]) -> List[s
     """The command line; ``command`` runs when the job names none, as with podman run."""
     argv = [*entrypoint, *(job.argv or command)]
     if not argv:
-        hint = "give it one: sandlot run --image IMAGE -- CMD [ARGUMENT...]"
-        raise SandlotError(f"image {job.image} has no command", hint=hint)
+        hint = "name a program and its arguments"
+        raise SandlotError(f"image {job.image} has no command of its own", hint=hint)
     return argv
 
 

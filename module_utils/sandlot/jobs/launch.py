@@ -14,12 +14,12 @@ from ..host import probe
 from ..images import Image
 from ..kernel import mountinfo
 from ..plan import apply_all
-from ..sandbox import devices, etcfiles, launchfile
+from ..sandbox import devices, etcfiles, launchfile, names
 from ..sandbox.job_slots import Slot
 from ..sandbox.record import PRESENT, STARTED, ImageRef, Record, load
 from ..site import Site
 from ..spec import mounts, netmode
-from .job import UNUSED, Job, TakenIds
+from .job import UNUSED, Job, TakenIds, words
 
 Json = Dict[str, Any]
 _FIXED = {"restart_policy": "no", "state": "started"}
@@ -27,7 +27,7 @@ _FIXED = {"restart_policy": "no", "state": "started"}
 
 def prepare(site: Site, job: Job, slot: Slot) -> Json:
     """The launch file of ``job``; its parent cgroups, hosts files and trees of the image exist."""
-    wanted = _spec(job, slot)
+    wanted = _spec(job, slot.paths.name.lstrip("."))
     known = images.observe(site)
     image = images.find(known, wanted.image)
     images.check_made(image)
@@ -55,12 +55,36 @@ def prepare(site: Site, job: Job, slot: Slot) -> Json:
     return {**launch, "job": own, "init": [*launch.get("init", ()), "job"]}
 
 
+def check(site: Site, job: Job) -> None:
+    """Refuse a job that can't run here, without a trace of it."""
+    wanted = _spec(job, "job")
+    image = images.find(images.observe(site), wanted.image)
+    images.check_made(image)
+    _check(site, wanted, cgroups.observe(site, []))
+    own = _command(wanted, image)
+    words(job, own["entrypoint"], own["command"])
+
+
 def _check(site: Site, wanted: spec.Spec, state: cgroups.CgroupState) -> None:
     """Refuse what this host has not, or can't enforce."""
     cgroups.check(wanted, state)
     devices.check(wanted.devices)
+    _check_network(site, wanted)
     if mounts.of(wanted):
         _check_mounts(site, wanted)
+
+
+def _check_network(site: Site, wanted: spec.Spec) -> None:
+    partner = wanted.network_partner
+    if partner and load(site, partner) is None:
+        known = ", ".join(names.recorded(site)) or "there is none"
+        problem = "names no sandbox of this host"
+        raise SpecError("network_mode", wanted.network_mode, problem, hint=f"known: {known}")
+    present = network.load(site) if wanted.networks else {}
+    for name in (attachment.name for attachment in wanted.networks):
+        if name not in present:
+            hint = f"known: {', '.join(sorted(present)) or 'there is none'}"
+            raise SpecError("networks", name, "is no network of this host", hint=hint)
 
 
 def _check_mounts(site: Site, wanted: spec.Spec) -> None:
@@ -76,12 +100,12 @@ def _check_mounts(site: Site, wanted: spec.Spec) -> None:
             raise SpecError("volumes", mount.source, "is no volume of this host", hint=hint)
 
 
-def _spec(job: Job, slot: Slot) -> spec.Spec:
-    options = {"network_mode": netmode.NONE, **job.options}
-    if options["network_mode"] in (netmode.HOST, netmode.BRIDGE):
+def _spec(job: Job, name: str) -> spec.Spec:
+    options = {**({} if job.is_networked else {"network_mode": netmode.NONE}), **job.options}
+    mode = options.get("network_mode")
+    if mode in (netmode.HOST, netmode.BRIDGE):
         hint = "use none, or container:NAME of a sandbox"
-        raise SpecError("network_mode", options["network_mode"], "is not for jobs", hint=hint)
-    name = slot.paths.name.lstrip(".")
+        raise SpecError("network_mode", mode, "is not for jobs", hint=hint)
     raw = {**options, **_FIXED, "name": name, "image": job.image, "command": list(UNUSED)}
     return spec.normalise(raw)
 

@@ -17,7 +17,7 @@ from ..errors import LaunchError
 from ..sandbox import job_slots, runtime
 from ..sandbox.record import STARTED
 from ..site import Site
-from . import leftovers
+from . import launch, leftovers
 from .job import UNUSED, Job, Running, words
 
 Json = Dict[str, Any]
@@ -34,6 +34,8 @@ class Networked(Running):
     def start(self) -> None:
         name = self.paths.name
         leftovers.clear(self._site, self.slot.number)
+        # Its messages name the options alone, not a sandbox that the user never named.
+        launch.check(self._site, self._job)
         options = {"hostname": self.label, **self._job.options, "restart_policy": "no"}
         given = {"command": list(UNUSED)} if self._job.argv else {}
         raw = {**options, **given, "name": name, "image": self._job.image}

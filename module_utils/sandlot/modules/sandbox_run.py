@@ -12,6 +12,7 @@ from ..jobs import launch
 from ..jobs.job import Job
 from ..jobs.options import NAMES
 from ..jobs.run import run
+from ..reach.errors import NotStarted
 from ..reach.streams import streams
 from ..site import Site
 from ..spec import argspec, names, quantities
@@ -37,15 +38,16 @@ def action(module: shell.Module, site: Site) -> shell.Json:
         "timeout": None if params["timeout"] is None else _seconds(params["timeout"]),
         "output_limit": quantities.size("output_limit", params["output_limit"]),
     }
-    if module.check_mode:
-        command_output.skip(module)
     job = Job(params["image"], {name: params[name] for name in NAMES}, argv)
+    if module.check_mode:
+        launch.check(site, job)
+        command_output.skip(module)
     stdin = params["stdin"]
     with streams(None if stdin is None else stdin.encode("utf-8", "surrogateescape")) as ends:
         fds = {f"{name}_fd": getattr(ends, name) for name in ("stdin", "stdout", "stderr")}
-        done = run(site, job, launch.prepare, env=env, **limits, **fds)
+        done = run(site, job, launch.prepare, env=env, raises_refusal=True, **limits, **fds)
         result = {
-            "changed": True,
+            "changed": not isinstance(done.problem, NotStarted),
             "cmd": argv,
             "rc": done.code,
             **command_output.texts(*ends.written()),

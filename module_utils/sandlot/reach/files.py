@@ -200,7 +200,7 @@ class Files:
         try:
             self.stat(name)
         except FileError as error:
-            if error.code in (errno.ENOENT, errno.ENOTDIR):
+            if error.code == errno.ENOENT:
                 return False
             raise
         return True

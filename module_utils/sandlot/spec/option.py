@@ -134,8 +134,7 @@ def check(options: Iterable[Option], value: Any, prefix: str = "") -> None:
             try:
                 row.check(value)
             except SpecError as error:
-                error.message = f"{prefix}{error.message}"
-                error.option = f"{prefix}{error.option}"
+                error.rename(f"{prefix}{error.option}")
                 raise
 
 

@@ -376,6 +376,7 @@ def test_hosts_of_the_cache_are_not_asked(fleet: Fleet) -> None:
         (f"{ALONE}forks: 0\n", "option forks: 0 is too small; write a number above 0"),
         (f"{ALONE}timeout: -1\n", "option timeout: -1 is too small"),
         (f"{ALONE}timeout: soon\n", "timeout"),
+        (f"{ALONE}states: [runing]\n", r"Invalid value \['runing'\] for config 'states'"),
         ("plugin: sandbox\ninventory: taken.yml\n", "hosts in a group sandboxes, or a host"),
     ],
 )
