@@ -30,7 +30,7 @@ AS_ROOT := $(SUDO) env PATH="$(BIN):$$PATH:/usr/local/sbin:/usr/sbin:/sbin" PYTH
 PLAYBOOK = ANSIBLE_CONFIG="$(CURDIR)/ansible.cfg" "$(BIN)/ansible-playbook" $(if $(SUDO),$$(sudo -kn true 2>/dev/null || echo --ask-become-pass))
 STAGE := build/ansible_collections/sandlot/sandlot
 
-TEST_PACKAGES := acl btrfs-progs curl debootstrap e2fsprogs fish groff-base iproute2 mmdebstrap nftables openssh-client openssl python3-pyroute2 shellcheck skopeo strace sudo util-linux zsh zstd
+TEST_PACKAGES := acl btrfs-progs curl debootstrap e2fsprogs fish groff-base iproute2 mmdebstrap nftables openssh-client openssl python3-pyroute2 shellcheck skopeo strace sudo unzip util-linux zip zsh zstd
 # What sandbox_host would install: of two packages that exclude each other, the one that is there stays.
 HOST_BUSYBOX = $(if $(wildcard /bin/busybox /usr/bin/busybox),,busybox $(if $(wildcard /bin/ping /usr/bin/ping),,iputils-ping))
 SUITES ?= bookworm trixie
