@@ -9,6 +9,7 @@ with ssh_hosts.serving() as server:
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pwd
 import shutil
@@ -79,11 +80,40 @@ def serving() -> Iterator[Server]:
         public = (top / "host.pub").read_text()
         (top / "known").write_text(f"[127.0.0.1]:{port} {public}")
         (top / "config").write_text(_CONFIG.format(port=port, top=top) + _parts())
-        if not _RUN.exists():
-            _RUN.mkdir(mode=0o755)
-            stack.callback(_RUN.rmdir)
+        stack.enter_context(_run_directory())
         _start(stack, top)
         yield Server(top, port)
+
+
+@contextlib.contextmanager
+def _run_directory() -> Iterator[None]:
+    """The directory that sshd looks for at each login; who leaves last removes it.
+
+    All processes of the tests have the same /run. A machine's own server has no files there.
+    """
+    own = _RUN / f"test-{os.getpid()}"
+    with _alone():
+        if is_ours := not _RUN.exists() or any(_RUN.glob("test-*")):
+            _RUN.mkdir(mode=0o755, exist_ok=True)
+            own.touch()
+    try:
+        yield
+    finally:
+        with _alone():
+            if is_ours:
+                own.unlink()
+                if not any(_RUN.iterdir()):
+                    _RUN.rmdir()
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    parent = os.open(_RUN.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(parent, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(parent)
 
 
 def _parts() -> str:

@@ -88,8 +88,6 @@ def follow(host: Host, *words: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         env=environment(host),
         bufsize=0,
-        # The tests may run in the background of a shell, where it is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -82,13 +82,19 @@ def _plain(entry: dict[str, Any]) -> Any:
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     mark = tmp_path_factory.mktemp("marks") / "mark"
     evil = {"x": f"\x1b[2J{{{{ lookup('pipe', 'touch {mark}') }}}}", "mark": str(mark)}
-    with deployed() as alpha, deployed() as beta, short_directory() as directory:
-        for host in (alpha, beta):
-            prepare(host, BUSYBOX, THIS)
-            web = sandbox("web", image="this", command=IDLE, labels={"role": "web"})
-            result = host.run(web, sandbox("box", state="stopped", labels=evil))
-            assert not result.failed, result.failed
-        yield Fleet(Path(directory), alpha, beta)
+    web = sandbox("web", image="this", command=IDLE, labels={"role": "web"})
+
+    def run(host: Deployment) -> None:
+        prepare(host, BUSYBOX, THIS)
+        result = host.run(web, sandbox("box", state="stopped", labels=evil))
+        assert not result.failed, result.failed
+
+    with deployed() as alpha, short_directory() as directory:
+        run(alpha)
+        # Each compares what it leaves with what it has found.
+        with deployed() as beta:
+            run(beta)
+            yield Fleet(Path(directory), alpha, beta)
 
 
 def test_sandboxes_are_hosts(fleet: Fleet) -> None:

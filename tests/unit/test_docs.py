@@ -2,10 +2,11 @@
 # Copyright: the sandlot developers
 """Documentation that can be followed: links lead somewhere, and each example is tried.
 
-The word after the three backticks says how: "sh" and "console" are commands that exist, "yaml" is
-an inventory that tests/integration/test_doc_examples.py deploys, "yaml tasks" are tasks, "yaml
-fragment" is a part of an inventory that needs what its reader has, "json" is compared with what the
-engine writes, "text" is output.
+The word after the three backticks says how: "sh" and "console" are commands that exist and run on
+the demo, "sh example" those that need what its reader has or end a sandbox, "yaml" is an inventory
+that tests/integration/test_doc_examples.py deploys, "yaml tasks" are tasks, "yaml fragment" is a
+part of an inventory that needs what its reader has, "json" is compared with what the engine writes,
+"text" is output.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ PAGES = sorted(
         ROOT / "tests/README.md",
     ]
 )
-KINDS = {"sh", "console", "yaml", "yaml tasks", "yaml fragment", "json", "text"}
+KINDS = {"sh", "sh example", "console", "yaml", "yaml tasks", "yaml fragment", "json", "text"}
 # Of the system; "#" is the root prompt.
 OTHERS = {".", "apt", "curl", "ip", "journalctl", "man", "molecule", "nft"}
 OTHERS |= {"rc-service", "service"}
@@ -157,7 +158,7 @@ def test_named_code_exists(page: Path) -> None:
 
 
 def _commands() -> Iterator[tuple[Block, list[str]]]:
-    for block in of_kind("sh", "console"):
+    for block in of_kind("sh", "sh example", "console"):
         for line in block.text.splitlines():
             if block.kind == "console":
                 if not line.startswith("# "):
