@@ -58,7 +58,7 @@ def test_exit_codes_are_those_of_a_shell(
         (("--volume", "/a:/b:x"), "--volume: "),
         (("--disk-size", "1k"), "--disk-size: "),
         (("--cap-add", "NOSUCH"), "--cap-add: "),
-        (("-w", "/etc/passwd"), "/etc/passwd in the image leads to no directory; name another"),
+        (("-w", "/etc/passwd"), "/etc/passwd in the image leads to no directory"),
         (("--user", "nobody-here"), "nobody-here"),
     ],
 )
@@ -71,6 +71,7 @@ def test_what_is_refused(host: Deployment, options: tuple[str, ...], message: st
 def test_without_a_command_nothing_runs(host: Deployment) -> None:
     done = job(host)
     assert done.returncode == 125 and "image busybox has no command" in done.stderr
+    assert left(host) == []
 
 
 def test_the_image_has_the_defaults(host: Deployment) -> None:

@@ -44,7 +44,7 @@ def test_a_check_finds_what_a_run_would(host: Deployment) -> None:
     wrong = (
         ({"image": "nosuch"}, "image: 'nosuch' is not an image of this host"),
         ({"memory": "1x"}, "memory: '1x' is not a size"),
-        ({"networks": ["nosuch"]}, "networks: 'nosuch' is no network of this host"),
+        ({"networks": [{"name": "nosuch"}]}, "networks: 'nosuch' is no network of this host"),
         ({"network_mode": "container:nosuch"}, "names no sandbox of this host"),
         ({"network_mode": "host"}, "network_mode: 'host' is not for jobs"),
         ({"volumes": ["nosuch:/data"]}, "'nosuch' is no volume of this host"),

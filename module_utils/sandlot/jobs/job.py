@@ -88,7 +88,11 @@ class Running:
         self._pidfd: Optional[int] = None
         self.label = self.paths.name.lstrip(".")
         own = self.launch["job"]
-        self.argv = words(job, own["entrypoint"], own["command"])
+        try:
+            self.argv = words(job, own["entrypoint"], own["command"])
+        except SandlotError:
+            self.slot.release()
+            raise
 
     def start(self) -> None:
         """Make the layer and the cgroups, and start init."""

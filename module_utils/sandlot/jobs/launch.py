@@ -37,19 +37,22 @@ def prepare(site: Site, job: Job, slot: Slot) -> Json:
     record = _record(slot, wanted, ids, _reference(site, image, known, ids))
     state = cgroups.observe(site, [])
     _check(site, wanted, state)
+    command = _command(job, wanted, image)
     directories = cgroups.directories(site, record.name, state)
     launch = launchfile.content(site, record, directories)
+    around = etcfiles.surroundings(network.load(site), _with_partner(site, record), {})
+    named = replace(record, name=wanted.name)
+    files = etcfiles.contents(named, around)
     with lock.exclusive(site):
         if launchfile.is_shifted(record.image):
             apply_all(images.shift_operations(site, image, ids))
+        # Last, as it makes the job's own cgroups: a failure after it would leave them.
         limits = cgroups.fresh(site, record.name, wanted, state)
-    around = etcfiles.surroundings(network.load(site), _with_partner(site, record), {})
-    named = replace(record, name=wanted.name)
     own = {
-        **_command(wanted, image),
+        **command,
         "disk_size": wanted.disk_size,
         "limits": limits,
-        "etc": {name: text.decode() for name, text in etcfiles.contents(named, around).items()},
+        "etc": {name: text.decode() for name, text in files.items()},
     }
     # Init has the key, by which it waits for a client and ends with it.
     return {**launch, "job": own, "init": [*launch.get("init", ()), "job"]}
@@ -61,8 +64,7 @@ def check(site: Site, job: Job) -> None:
     image = images.find(images.observe(site), wanted.image)
     images.check_made(image)
     _check(site, wanted, cgroups.observe(site, []))
-    own = _command(wanted, image)
-    words(job, own["entrypoint"], own["command"])
+    _command(job, wanted, image)
 
 
 def _check(site: Site, wanted: spec.Spec, state: cgroups.CgroupState) -> None:
@@ -146,10 +148,12 @@ def _with_partner(site: Site, record: Record) -> Dict[str, Record]:
     return {record.name: record, **({partner: known} if known else {})}
 
 
-def _command(wanted: spec.Spec, image: Image) -> Json:
+def _command(job: Job, wanted: spec.Spec, image: Image) -> Json:
     """The two parts of a command line, the second one for a job that names no command."""
     config = image.config
-    return {
+    parts = {
         "entrypoint": list(wanted.entrypoint or config.get("entrypoint", ())),
         "command": [] if wanted.entrypoint else list(config.get("command", ())),
     }
+    words(job, **parts)
+    return parts
