@@ -47,8 +47,8 @@ STEPS = {
         ("-e ansible_user=fetcher -e ansible_become=no", "-e ansible_sandbox_user=fetcher"),
     ),
     "copy/tasks/main.yml": (("src: $HOME/.ssh/authorized_keys", "src: /etc/hostname"),),
-    # The image has the packages. Three tests remove some, install one that only Ubuntu has, or ask a
-    # server of Ansible.
+    # The image has the packages. Three tests remove some, install one that only Ubuntu has, or ask
+    # a server of Ansible.
     "unarchive/tasks/prepare_tests.yml": (("  when: ansible_pkg_mgr in", "  when: false and"),),
     "unarchive/tasks/main.yml": (
         ("- import_tasks: test_missing_binaries.yml\n", ""),

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import importlib
 import os
@@ -44,6 +45,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except SandlotError as error:
         return _failed(options, error)
     except KeyboardInterrupt:
+        _write_out()
         return INTERRUPTED
     except BrokenPipeError:
         # Python flushes again at exit and would print the error again.
@@ -58,7 +60,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _failed(options: argparse.Namespace, error: SandlotError) -> int:
-    """Print the error; the exit status."""
+    """Print the error after all output; the exit status."""
+    _write_out()
     output.complain(error)
     token = getattr(options, "errors_as", None)
     if not options.verb.runs and not token:
@@ -68,6 +71,12 @@ def _failed(options: argparse.Namespace, error: SandlotError) -> int:
     if token:
         sys.stderr.write(errors.line(token, error))
     return errors.status(error) if options.verb.runs else FAILURE
+
+
+def _write_out() -> None:
+    """Write what waits in this process, before it ends for another reason than its output."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
 
 
 def _open_streams() -> None:
