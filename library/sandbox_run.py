@@ -21,7 +21,7 @@ extends_documentation_fragment: [ansible.builtin.action_common_attributes]
 attributes:
   check_mode:
     support: partial
-    details: A check looks at the options, and runs nothing.
+    details: A check runs nothing. It fails for options, images, networks and volumes that a run refuses.
   diff_mode:
     support: none
   platform:

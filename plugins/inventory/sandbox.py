@@ -52,7 +52,7 @@ options:
   states:
     description:
       - States of the sandboxes that become hosts, such as V(running); all without it.
-      - M(sandlot.sandlot.sandbox_info#module) says what they mean.
+      - M(sandlot.sandlot.sandbox_info) says what they mean.
     type: list
     elements: str
     choices:
