@@ -75,10 +75,7 @@ def test_an_inventory_is_deployed(host: Deployment, namespace: str, block: Block
     assert states == due
 
 
-def test_commands_run_on_the_demo(
-    host: Deployment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)  # where files are copied to
+def test_commands_run_on_the_demo(host: Deployment) -> None:
     found = local((ROOT / "inventory/local/group_vars/sandbox_hosts.yml").read_text(), host, "")
     assert deploy(host, found).failed == {}
     commands = [

@@ -29,7 +29,7 @@ SHOWN: dict[str, dict[str, str | None]] = {
         "sudo sandlot inspect web": r"127\.0\.0\.1|8080",
         "sudo sandlot logs web --tail 50": "",
         "sudo sandlot stats --no-stream": r"(?m)^web ",
-        "sudo sandlot cp web:/etc/hosts .": "",
+        "sudo sandlot cp web:/etc/hosts -": r"(?m)^127\.0\.0\.1\b",
         "sudo sandlot explain web": "unshare",
         # It takes a package that the README has nobody install before.
         "sudo sandlot trace web": None,
