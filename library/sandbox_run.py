@@ -21,7 +21,7 @@ extends_documentation_fragment: [ansible.builtin.action_common_attributes]
 attributes:
   check_mode:
     support: partial
-    details: A check runs nothing. It fails for options, images, networks and volumes that a run refuses.
+    details: A check runs nothing. It refuses options, images and networks as a run does.
   diff_mode:
     support: none
   platform:
