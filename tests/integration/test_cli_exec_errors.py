@@ -8,6 +8,8 @@ import json
 import os
 import signal
 import subprocess
+import threading
+from pathlib import Path
 
 import pytest
 from exec_fixtures import COMMAND, environment
@@ -46,6 +48,17 @@ def test_missing_and_stopped(box: Sandbox) -> None:
     box.stop()
     code, error = refused(box, "a", "true")
     assert (code, error["kind"], error["hint"]) == (125, "stopped", "start it: sandlot start a")
+
+
+def test_a_sandbox_that_is_ending_takes_no_command(box: Sandbox) -> None:
+    """Its status is final a moment before init has ended."""
+    status = Path(box.paths.status)
+    status.write_text(json.dumps({**json.loads(status.read_text()), "final": True}))
+    end = threading.Timer(0.5, os.kill, (box.init, signal.SIGKILL))
+    end.start()
+    code, error = refused(box, "a", "touch", "/taken")
+    end.join()
+    assert (code, error["kind"]) == (125, "stopped")
 
 
 def test_what_else_fails(box: Sandbox) -> None:

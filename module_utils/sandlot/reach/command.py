@@ -147,7 +147,8 @@ def find(site: Site, name: str) -> Running:
         names.check(site, name)
     except SandlotError as error:
         raise Missing(error.message, hint=error.hint) from error
-    running = runtime.running(site.sandbox(name))
+    # One that is ending would take a command and drop it, which looks like its end meanwhile.
+    running = runtime.settled(site.sandbox(name))
     if running is None:
         raise Stopped(f"{name} is not running", hint=f"start it: sandlot start {name}")
     return running
