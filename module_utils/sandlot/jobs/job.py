@@ -82,17 +82,11 @@ class Running:
     """A job whose sandbox runs; init waits for the command, and ends with the connection."""
 
     def __init__(self, site: Site, job: Job, prepare: Prepare) -> None:
-        self.slot, self.launch = _prepared(site, job, prepare)
+        self.slot, self.launch, self.argv = _prepared(site, job, prepare)
         self.paths: SandboxPaths = self.slot.paths
         self.init: Optional[runtime.Running] = None
         self._pidfd: Optional[int] = None
         self.label = self.paths.name.lstrip(".")
-        own = self.launch["job"]
-        try:
-            self.argv = words(job, own["entrypoint"], own["command"])
-        except SandlotError:
-            self.slot.release()
-            raise
 
     def start(self) -> None:
         """Make the layer and the cgroups, and start init."""
@@ -137,14 +131,16 @@ class Running:
             self.slot.release()
 
 
-def _prepared(site: Site, job: Job, prepare: Prepare) -> tuple[job_slots.Slot, Json]:
-    """A number, and its launch file: that of an earlier job, or a new one."""
+def _prepared(site: Site, job: Job, prepare: Prepare) -> tuple[job_slots.Slot, Json, List[str]]:
+    """A number, its launch file (that of an earlier job, or a new one), and the command line."""
     number = 0
     while True:
         slot = job_slots.take(site, number)
         try:
             leftovers.clear(site, slot.number)
-            return slot, _launch(site, job, slot, prepare)
+            launch = _launch(site, job, slot, prepare)
+            own = launch["job"]
+            return slot, launch, words(job, own["entrypoint"], own["command"])
         except TakenIds:
             slot.release()
             number = slot.number + 1

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, Mapping, NamedTuple
 
 from .. import cgroups, idmap, images, lock, network, profiles, spec, volumes
 from ..errors import SpecError
@@ -27,17 +27,11 @@ _FIXED = {"restart_policy": "no", "state": "started"}
 
 def prepare(site: Site, job: Job, slot: Slot) -> Json:
     """The launch file of ``job``; its parent cgroups, hosts files and trees of the image exist."""
-    wanted = _spec(job, slot.paths.name.lstrip("."))
-    known = images.observe(site)
-    image = images.find(known, wanted.image)
-    images.check_made(image)
+    wanted, known, image, state, command = check(site, job, slot.paths.name.lstrip("."))
     ids = idmap.of_job(idmap.observe(site), slot.number)
     if ids is None:
         raise TakenIds(f"the ids of job {slot.number} are somebody else's")
     record = _record(slot, wanted, ids, _reference(site, image, known, ids))
-    state = cgroups.observe(site, [])
-    _check(site, wanted, state)
-    command = _command(job, wanted, image)
     directories = cgroups.directories(site, record.name, state)
     launch = launchfile.content(site, record, directories)
     around = etcfiles.surroundings(network.load(site), _with_partner(site, record), {})
@@ -58,22 +52,31 @@ def prepare(site: Site, job: Job, slot: Slot) -> Json:
     return {**launch, "job": own, "init": [*launch.get("init", ()), "job"]}
 
 
-def check(site: Site, job: Job) -> None:
-    """Refuse a job that can't run here, without a trace of it."""
-    wanted = _spec(job, "job")
-    image = images.find(images.observe(site), wanted.image)
+class Checked(NamedTuple):
+    """A job that can run here, and what of the host was looked at; ``command`` as in its file."""
+
+    wanted: spec.Spec
+    images: Mapping[str, Image]
+    image: Image
+    cgroups: cgroups.CgroupState
+    command: Json
+
+
+def check(site: Site, job: Job, name: str = "job") -> Checked:
+    """Refuse what this host has not, or can't enforce, without a trace of the job."""
+    wanted = _spec(job, name)
+    known = images.observe(site)
+    image = images.find(known, wanted.image)
     images.check_made(image)
-    _check(site, wanted, cgroups.observe(site, []))
-    _command(job, wanted, image)
-
-
-def _check(site: Site, wanted: spec.Spec, state: cgroups.CgroupState) -> None:
-    """Refuse what this host has not, or can't enforce."""
+    state = cgroups.observe(site, [])
     cgroups.check(wanted, state)
     devices.check(wanted.devices)
     _check_network(site, wanted)
     if mounts.of(wanted):
         _check_mounts(site, wanted)
+    command = _command(wanted, image)
+    words(job, **command)
+    return Checked(wanted, known, image, state, command)
 
 
 def _check_network(site: Site, wanted: spec.Spec) -> None:
@@ -148,12 +151,10 @@ def _with_partner(site: Site, record: Record) -> Dict[str, Record]:
     return {record.name: record, **({partner: known} if known else {})}
 
 
-def _command(job: Job, wanted: spec.Spec, image: Image) -> Json:
+def _command(wanted: spec.Spec, image: Image) -> Json:
     """The two parts of a command line, the second one for a job that names no command."""
     config = image.config
-    parts = {
+    return {
         "entrypoint": list(wanted.entrypoint or config.get("entrypoint", ())),
         "command": [] if wanted.entrypoint else list(config.get("command", ())),
     }
-    words(job, **parts)
-    return parts
