@@ -98,16 +98,17 @@ def count(text: str) -> int:
 
 
 def duration(text: str) -> float:
-    seconds = _number(text, float)
-    if not 0 < seconds <= 3600:
-        raise argparse.ArgumentTypeError("has to be above 0, and at most 3600 seconds")
-    return seconds
+    return _seconds(text, 3600)
 
 
 def seconds(text: str) -> float:
+    return _seconds(text, 2_000_000)
+
+
+def _seconds(text: str, most: int) -> float:
     number = _number(text, float)
-    if not 0 < number <= 2_000_000:
-        raise argparse.ArgumentTypeError("has to be above 0, and at most 2000000 seconds")
+    if not 0 < number <= most:
+        raise argparse.ArgumentTypeError(f"has to be above 0, and at most {most} seconds")
     return number
 
 
