@@ -9,7 +9,6 @@ with ssh_hosts.serving() as server:
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import pwd
 import shutil
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from converge_fixtures import eventually, free_port
+from sandlot.kernel import flock
 
 TREE = Path(sys.prefix, "share/openssh")
 PASSWORD = "correct-horse"
@@ -110,7 +110,7 @@ def _run_directory() -> Iterator[None]:
 def _alone() -> Iterator[None]:
     parent = os.open(_RUN.parent, os.O_RDONLY)
     try:
-        fcntl.flock(parent, fcntl.LOCK_EX)
+        flock.take(parent)
         yield
     finally:
         os.close(parent)
