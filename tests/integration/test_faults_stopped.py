@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from converge_fixtures import Deployment, eventually, needs_root, sandbox, wait_readable
-from sandboxes import SUPERVISOR, wait_dead, zygote_of
+from sandboxes import SUPERVISOR, until, wait_dead, zygote_of
 from sandlot import cgroups, lock
 from sandlot.errors import LaunchError, SandlotError
 from sandlot.host import doctor, facts
@@ -91,6 +91,28 @@ def test_a_launcher_that_a_debugger_holds_is_replaced(
     host.converged(sandbox("a"), sandbox("b"))
     os.waitpid(pid, 0)
     assert launcher_pid(host) != pid and host.pid("a") == init
+
+
+def test_a_process_that_strace_follows_is_not_stopped() -> None:
+    argv = ["strace", "-f", "-o", "/dev/null", "dd", "if=/dev/zero", "of=/dev/null", "bs=1"]
+    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as tracer:
+        busy = until(lambda: traced(tracer.pid))
+        try:
+            for dummy in range(20):
+                until(lambda: processes.state(busy) == "t")
+                assert not processes.is_stopped(busy)
+            # The tracer cannot continue the process any more.
+            stop(tracer.pid)
+            eventually(lambda: processes.state(busy) == "t")
+            assert processes.is_stopped(busy)
+        finally:
+            os.kill(busy, signal.SIGKILL)
+            tracer.kill()
+
+
+def traced(tracer: int) -> int | None:
+    """The child of strace that runs dd; strace has others while it begins."""
+    return next((pid for pid in processes.children(tracer) if processes.name(pid) == "dd"), None)
 
 
 @contextlib.contextmanager

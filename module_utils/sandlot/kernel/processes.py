@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""Finds the holder of a lock, and the reason why a process does not run, in procfs; never waits."""
+"""Finds the holder of a lock, and the reason why a process does not run, in procfs."""
 
 from __future__ import annotations
 
 import os
+import time
 
 from .signals import signal
 from .text import harmless
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Callable, Iterator
 
 STOPPED = ("T", "t")
+TRACED_SECONDS = 1.0
 # A zombie runs no code.
 DEAD = ("Z", "X")
 _WORDS = {
@@ -34,7 +36,12 @@ def name_and_state(pid: int) -> tuple[str, str]:
 
 
 def is_stopped(pid: int) -> bool:
-    return state(pid) in STOPPED
+    """Whether a process is stopped; a traced one has a second to go on."""
+    # A tracer such as strace stops it for a moment at each system call (ptrace(2)).
+    deadline = time.monotonic() + TRACED_SECONDS
+    while (letter := state(pid)) == "t" and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return letter in STOPPED
 
 
 def name(pid: int) -> str:
