@@ -113,7 +113,9 @@ def test_no_init_names_a_process_of_the_host(box: Sandbox) -> None:
         assert foreign.poll() is None and box.running()
         foreign.kill()
     # Its own child is ended (control).
-    assert ending.Tree(init, box.status()["pid"]).signal(signal.SIGKILL)
+    tree = ending.Tree(init, box.status()["pid"])
+    tree.kill()
+    tree.close()
     box.until_final()
 
 

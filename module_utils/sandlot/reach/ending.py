@@ -44,7 +44,7 @@ class Tree:
         self._known: Dict[int, str] = {}
 
     def signal(self, number: int) -> bool:
-        """Signal all; False when there is none."""
+        """Signal all; whether any of them lives on, as far as that shows at once."""
         by_group = self._signal_group(number)
         members = self._members()
         for pid, start in members.items():
