@@ -141,7 +141,7 @@ clean: ## Remove the virtual environment and all caches
 .PHONY: install test-packages vm-packages newcomer-packages
 install: test-packages vm-packages newcomer-packages $(VENV)/.dev
 
-test-packages: $(VENV)/bin/docker-registry $(VENV)/share/lxcfs/usr/bin/lxcfs $(VENV)/share/busybox/busybox $(VENV)/share/openssh/usr/sbin/sshd
+test-packages: $(VENV)/bin/docker-registry $(VENV)/bin/promtool $(VENV)/share/lxcfs/usr/bin/lxcfs $(VENV)/share/busybox/busybox $(VENV)/share/openssh/usr/sbin/sshd
 	@$(call packages,$(TEST_PACKAGES) $(HOST_BUSYBOX))
 
 vm-packages:
@@ -170,6 +170,16 @@ $(VENV)/bin/docker-registry: | $(VENV)/.python
 	@dpkg-deb --extract build/registry/*.deb build/registry
 	@mv build/registry/usr/bin/docker-registry $@
 	@rm -r build/registry
+
+# The program alone: its package starts Prometheus, now and at each boot.
+$(VENV)/bin/promtool: | $(VENV)/.python
+	@$(ours)
+	@rm -rf build/prometheus && mkdir -p build/prometheus
+	@cd build/prometheus; apt-get -q -o APT::Sandbox::User=root download prometheus || \
+	  { $(SUDO) apt-get update -q && apt-get -q download prometheus; }
+	@dpkg-deb --extract build/prometheus/*.deb build/prometheus
+	@mv build/prometheus/usr/bin/promtool $@
+	@rm -r build/prometheus
 
 # Not installed: its package starts lxcfs, now and at each boot.
 $(VENV)/share/lxcfs/usr/bin/lxcfs: | $(VENV)/.python

@@ -66,7 +66,7 @@ def _entry(
     layout = cgroups.detect()
     usage = cgroups.usage(site, name, layout)
     limit = statistics.memory_limit(site, name, layout)
-    received, sent = _network(site, name) or (None, None)
+    received, sent = network_bytes(site, name) or (None, None)
     read, written = statistics.block_io(site, name, layout) or (None, None)
     return {
         "name": name,
@@ -91,7 +91,7 @@ def _cpu_percent(
     return round(100 * (now[1] - before[1]) / (now[0] - before[0]), 2)
 
 
-def _network(site: Site, name: str) -> Optional[Tuple[int, int]]:
+def network_bytes(site: Site, name: str) -> Optional[Tuple[int, int]]:
     """Bytes (received, sent) as the sandbox counts them, without loopback.
 
     None for a sandbox in the network namespace of the host.

@@ -336,6 +336,18 @@ VERBS = (
         ANY_NAMES,
     ),
     Verb(
+        "metrics",
+        "metrics.run",
+        "print what sandboxes do and use, in Prometheus' text format",
+        Argument(
+            "-o",
+            "--output",
+            text="replace this file instead, as node_exporter's textfile collector needs it",
+            metavar="FILE",
+            offers=FILES,
+        ),
+    ),
+    Verb(
         "explain",
         "explain.run",
         "print a sandbox as a script of unshare, mount, ip and nsenter",
