@@ -35,6 +35,11 @@ options:
         may take half a second for each of them.
     type: bool
     default: false
+  audit:
+    description:
+      - Whether to compare the sandboxes, as the kernel shows them, with what was deployed.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -197,6 +202,26 @@ sandboxes:
       description: Its normalised spec; digests stand for the values of C(env).
       type: dict
       returned: success
+audit:
+  description: The comparison of the sandboxes with what was deployed.
+  returned: with O(audit)
+  type: dict
+  contains:
+    shown:
+      description:
+        - What the kernel shows of each sandbox, a line for each of C(state), C(version),
+          C(namespaces), C(ids), C(confinement), C(mounts) and C(limits).
+      type: dict
+      returned: always
+    findings:
+      description:
+        - Each difference, with C(sandbox), C(aspect), C(expected) and C(found). The aspect
+          C(repair) has what C(sandlot repair) would do. One that concerns no single sandbox has an
+          empty C(sandbox).
+      type: list
+      elements: dict
+      returned: always
+      sample: [{sandbox: web, aspect: mounts, expected: mount /data, found: mount missing}]
 volumes:
   description: All volumes of the host in the order of their names.
   returned: always

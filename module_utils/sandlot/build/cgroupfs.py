@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterator, List, Mapping, Sequence, Tuple
 
+    from .operations import Points
+
 PLACE = "sys/fs/cgroup"
 _DIRECTORIES = f"{OWN}/cgroup"
 
@@ -52,6 +54,11 @@ class Cgroups(RootOperation):
             rootfs.attach(root, PLACE, self.mount)
         for mount, (dummy, name) in zip(made, hierarchies.places(self.shown)):
             rootfs.attach(root, f"{PLACE}/{name}", mount)
+
+    def points(self) -> Points:
+        places = [PLACE] if any(self.shown) else []
+        places += [f"{PLACE}/{name}".rstrip("/") for dummy, name in hierarchies.places(self.shown)]
+        return {f"/{place}": SAFE_READ_ONLY for place in places}
 
     def outside(self) -> List[str]:
         if not any(self.shown):

@@ -21,6 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, List, Mapping, Sequence, Tuple
 
+    from .operations import Points
+
 _NODES = {"size": "4k", "nr_inodes": "64", "mode": "755"}
 _FLAGS = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_RDONLY
 _BITS = {"r": 0o444, "w": 0o222, "m": 0}
@@ -74,6 +76,9 @@ class HostDevices(RootOperation):
             mounts.attach(mount, target_fd=file)
             os.close(file)
             os.close(holder)
+
+    def points(self) -> Points:
+        return {entry["path"]: _FLAGS for entry in self.entries}
 
     def outside(self) -> List[str]:
         options = option_words(MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, _NODES)

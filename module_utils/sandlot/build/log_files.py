@@ -18,6 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import List
 
+    from .operations import Points
+
 _NAMES = ("1", "2")
 _OPTIONS = {"size": "4k", "nr_inodes": "3", "mode": "555"}
 
@@ -38,6 +40,9 @@ class LogFiles(RootOperation):
         mounts.attach(mount, target_fd=target)
         os.close(mount)
         os.close(target)
+
+    def points(self) -> Points:
+        return {"/proc/1/fd": SAFE_READ_ONLY}
 
     def command(self) -> List[str]:
         return ["# /proc/1/fd: the workload of this script is process 1, which has its own"]

@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import List, Mapping
 
+    from .operations import Points
+
 _COPY = "/lxcfs"
 
 
@@ -34,6 +36,10 @@ class Lxcfs(RootOperation):
                 mounts.attach(mount, target_fd=target)
                 os.close(target)
             os.close(mount)
+
+    def points(self) -> Points:
+        known = (f"/{path}" for path in (*lxcfs.FILES, lxcfs.CPU))
+        return {path: SAFE_READ_ONLY for path in known if os.path.exists(self.directory + path)}
 
     def outside(self) -> List[str]:
         return [f"mkdir {built(_COPY)}", f"mount --bind {quote(self.directory)} {built(_COPY)}"]

@@ -25,6 +25,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, List, Mapping, Optional
 
+    from .operations import Points
+
     Made = Optional[Callable[[int], None]]
 
 _STAGE = {"size": "64k", "mode": "755"}
@@ -88,6 +90,9 @@ class Mounted(RootOperation):
             bind = [f"mount --rbind --make-{self.entry['propagation']} {source} {place}"]
         return [make, *bind, f"mount -o remount,bind,{words} {place}"]
 
+    def points(self) -> Points:
+        return {self.entry["target"]: sources.attributes(self.entry)}
+
     def _path(self) -> str:
         subpath = self.entry.get("subpath")
         return f"{self.entry['path']}/{subpath}" if subpath else str(self.entry["path"])
@@ -115,6 +120,9 @@ class MemoryInside(RootOperation):
 
     def command(self) -> List[str]:
         return self.memory.command()
+
+    def points(self) -> Points:
+        return self.memory.points()
 
 
 def stage() -> None:

@@ -30,7 +30,10 @@ from . import rootfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Mapping, Optional, Sequence
+    from typing import Dict, List, Mapping, Optional, Sequence
+
+    # Paths, and MOUNT_ATTR_*.
+    Points = Dict[str, int]
 
 # Mount points of the build namespace.
 LOWER, LAYER, MERGED = "/lower", "/layer", "/merged"
@@ -89,6 +92,10 @@ class RootOperation:
     def command(self) -> List[str]:
         return []
 
+    def points(self) -> Points:
+        """Mount points that it leaves in the root, with flags that each has at least."""
+        return {}
+
 
 class JoinedSysfs(RootOperation):
     """The sysfs of a joined network namespace, which only host root may mount."""
@@ -110,6 +117,9 @@ class JoinedSysfs(RootOperation):
 
     def command(self) -> List[str]:
         return ["mkdir -p ./sys", "mount --bind ../sys ./sys"]
+
+    def points(self) -> Points:
+        return {"/sys": SAFE_READ_ONLY}
 
 
 class Filesystem(RootOperation):
@@ -134,6 +144,9 @@ class Filesystem(RootOperation):
     def command(self) -> List[str]:
         path, words = _below(self.path), quote(option_words(self.flags, self.options))
         return [f"mkdir -p {path}", f"mount -t {self.kind} -o {words} none {path}"]
+
+    def points(self) -> Points:
+        return {self.path: self.flags}
 
 
 class OwnFiles(RootOperation):
@@ -202,6 +215,10 @@ class OwnFiles(RootOperation):
             f"mount -o remount,bind,{option_words(SAFE)} ./dev",
         ]
 
+    def points(self) -> Points:
+        nodes = (f"/dev/{name}" for name in self.devices)
+        return {"/dev": SAFE, **dict.fromkeys(nodes, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC)}
+
 
 class Link(RootOperation):
     """A symbolic link in /dev."""
@@ -240,6 +257,9 @@ class ReadOnly(RootOperation):
         remount = f"mount -o remount,bind,{option_words(SAFE_READ_ONLY)} {path}"
         return [f"[ ! -e {path} ] || {{ mount --rbind {path} {path}; {remount}; }}"]
 
+    def points(self) -> Points:
+        return {self.path: SAFE_READ_ONLY} if os.path.exists(self.path) else {}
+
 
 class Mask(RootOperation):
     """An empty directory over a directory of proc or sysfs, the null device over a file."""
@@ -270,6 +290,9 @@ class Mask(RootOperation):
             f"mount -o remount,bind,{words} {path}",
             f"elif [ -e {path} ]; then mount --bind ./dev/null {path}; fi",
         ]
+
+    def points(self) -> Points:
+        return {self.path: 0} if os.path.exists(self.path) else {}
 
 
 class File(RootOperation):
@@ -309,6 +332,9 @@ class File(RootOperation):
             f"mount -o remount,bind,{option_words(SAFE_READ_ONLY)} {path}",
         ]
 
+    def points(self) -> Points:
+        return {self.path: SAFE_READ_ONLY}
+
 
 class Directory(RootOperation):
     """The workload's working directory or one of the image's volumes; links are followed inside."""
@@ -335,6 +361,9 @@ class ReadOnlyRoot(RootOperation):
     def command(self) -> List[str]:
         flags = TREE & ~MOUNT_ATTR_NOSUID if self.set_id else TREE
         return [f"mount -o remount,bind,{option_words(flags)} ."]
+
+    def points(self) -> Points:
+        return {"/": MOUNT_ATTR_RDONLY}
 
 
 def option_words(flags: int, options: Optional[Mapping[str, str]] = None) -> str:

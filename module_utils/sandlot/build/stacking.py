@@ -26,6 +26,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import List, Mapping, Optional, Sequence
 
+    from .operations import Points
+
 
 class Tree(RootOperation):
     """A read-only tree of the host; its owners are mapped to the range ``ids``."""
@@ -235,6 +237,10 @@ class Overlay(RootOperation):
             f"{drop}mount -t overlay -o {options} \\",
             f'  -o "{self._layers("$scratch/root")}" overlay {target}',
         ]
+
+    def points(self) -> Points:
+        flags = MOUNT_ATTR_NODEV | (0 if self.set_id else MOUNT_ATTR_NOSUID)
+        return {"/": flags} if self.target == MERGED else {}
 
     def _layers(self, top: str = "") -> str:
         layers = f"lowerdir={':'.join(f'{top}{lower}' for lower in self.lowers)}"

@@ -361,6 +361,14 @@ VERBS = (
         "say what this host has and lacks for sandboxes, and the remedies",
         FORMAT,
     ),
+    Verb(
+        "audit",
+        "audit.run",
+        "compare sandboxes, as the kernel shows them, with what was deployed; exit status 1 when"
+        " something differs",
+        FORMAT,
+        Argument("name", text="sandboxes; all when none is named", nargs="*", offers=SANDBOXES),
+    ),
     Verb("refresh", "lifecycle.refresh", "resolve the names in egress lists again", FORMAT),
     Verb(
         "images",

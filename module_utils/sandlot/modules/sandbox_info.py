@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
-from .. import converge, shell
+from .. import audit, converge, shell
 from ..site import Site
 
 ARGUMENTS = {
     "names": {"type": "list", "elements": "str", "aliases": ["name"]},
     "sizes": {"type": "bool", "default": False},
+    "audit": {"type": "bool", "default": False},
 }
 
 
@@ -21,4 +22,5 @@ def action(module: shell.Module, site: Site) -> shell.Json:
         "changed": False,
         "sandboxes": [{**entry, **sizes.get(entry["name"], {})} for entry in known],
         "volumes": converge.volumes_info(site, measured=measured),
+        **({"audit": audit.audit(site, module.params["names"])} if module.params["audit"] else {}),
     }
