@@ -119,6 +119,14 @@ sandboxes:
       description: Memory in use in bytes.
       type: int
       returned: success
+    cpu_seconds:
+      description: Time of processors that it has used since it was made. V(null) while it is down.
+      type: float
+      returned: success
+    started:
+      description: When its init started, in seconds since 1970. V(null) while it is down.
+      type: float
+      returned: success
     health:
       description:
         - V(starting), V(healthy) or V(unhealthy) while it runs with a healthcheck.
@@ -222,6 +230,12 @@ audit:
       elements: dict
       returned: always
       sample: [{sandbox: web, aspect: mounts, expected: mount /data, found: mount missing}]
+    host:
+      description:
+        - The C(kernel), the version of C(sandlot), C(memory) in bytes, the number of C(cpus), and
+          the C(time) in seconds since 1970.
+      type: dict
+      returned: always
 volumes:
   description: All volumes of the host in the order of their names.
   returned: always

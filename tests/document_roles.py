@@ -56,8 +56,8 @@ def readme(role: Path) -> str:
 
 def _row(name: str, option: dict[str, Any]) -> str:
     kind = f"{option['type']} of {option['elements']}" if "elements" in option else option["type"]
-    default = json.dumps(option["default"])
-    return f"| `{name}` | {kind} | `{default}` | {_text(option['description'])} |"
+    default = f"`{json.dumps(option['default'])}`" if "default" in option else ""
+    return f"| `{name}` | {kind} | {default} | {_text(option['description'])} |"
 
 
 def _text(sentences: list[str]) -> str:

@@ -7,9 +7,12 @@ It changes nothing and takes no lock, so a deploy that runs meanwhile is a diffe
 
 from __future__ import annotations
 
+import os
+import time
 from typing import Any, Collection, Dict, List, Mapping
 
-from .. import cgroups, converge
+from .. import __version__, cgroups, converge
+from ..cgroups import statistics
 from ..sandbox import crash, launchfile, names, record, runtime
 from ..sandbox.record import STARTED, Record
 from ..site import Site
@@ -53,7 +56,17 @@ def audit(site: Site, chosen: Collection[str] | None = None) -> Json:
     if chosen is None:
         orphans = sorted(names.known(site) - records.names())
         findings += [_finding(HOST, "orphans", "a record of it", name) for name in orphans]
-    return {"shown": shown, "findings": findings}
+    return {"shown": shown, "findings": findings, "host": _host()}
+
+
+def _host() -> Json:
+    return {
+        "kernel": os.uname().release,
+        "sandlot": __version__,
+        "memory": statistics.host_memory(),
+        "cpus": os.cpu_count() or 1,
+        "time": time.time(),
+    }
 
 
 def _finding(sandbox: str, aspect: str, expected: str, found: str) -> Json:

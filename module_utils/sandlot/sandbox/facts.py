@@ -73,6 +73,8 @@ def of_runtime(sandbox: SandboxPaths, phase: str, wanted: str, usage: cgroups.Us
         "pid": running.pid if running else None,
         "uptime": runtime.uptime(running, status) if running else None,
         "memory": usage.memory if running else None,
+        "cpu_seconds": usage.cpu_seconds if running else None,
+        "started": running.since if running else None,
         "health": status.get("health") if running else None,
         "failing_streak": status.get("failing_streak") if running else None,
         "restarts": status.get("restarts", 0),
