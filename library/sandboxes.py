@@ -486,6 +486,24 @@ options:
             healthy, the old one is started again, and the module fails.
           - Defaults to V(false).
         type: bool
+      allow_changes:
+        description:
+          - The greatest change that a run may make to the sandbox. With a greater one,
+            the module fails before it does anything, in check mode as well.
+          - With V(live), the workload runs on. V(restart) also allows to stop it and to
+            start it again, V(rebuild) also to remove it.
+          - Defaults to V(rebuild).
+        type: str
+        choices: [live, restart, rebuild]
+      comparisons:
+        description:
+          - How options are compared with those that the sandbox has, by their names; V(*)
+            is for all that are not named.
+          - V(strict) is the default. With V(ignore), the sandbox keeps what it has.
+          - With V(allow_more_present), a list or mapping may have more than was asked for.
+            One that lacks something becomes what was asked for.
+          - 'V(image: ignore) also ignores an update of the image.'
+        type: dict
       command:
         description:
           - Command to run, appended to O(sandboxes[].entrypoint). Without both, those of

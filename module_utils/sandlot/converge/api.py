@@ -18,13 +18,13 @@ from ..images.setup import Runner
 from ..launcher.client import Launcher
 from ..mask import Mask
 from ..network import Network
-from ..plan import Failures, Operation, apply_all, apply_each
+from ..plan import Change, Failures, Operation, apply_all, apply_each
 from ..sandbox import job_slots
-from ..sandbox.record import STARTED
+from ..sandbox.record import STARTED, Records
 from ..site import Site
-from ..spec import Spec
+from ..spec import Spec, comparisons
 from ..volumes import VolumeSpec
-from . import cloning, crashes, rollback, scope, throwaway
+from . import ceiling, cloning, crashes, rollback, scope, throwaway
 from .decide import ABSENT, HEALTHY, Desired
 from .observe import Observation, observe
 from .planner import plan
@@ -100,6 +100,7 @@ def _desired(spec: Spec, *, recreate: bool, restart: bool) -> Desired:
         restart=restart or spec.restart,
         recreate=recreate or spec.recreate,
         healthy=healthy,
+        allow_changes=Change(spec.allow_changes),
     )
 
 
@@ -176,6 +177,7 @@ def run(site: Site, request: Request) -> Result:
         left = job_slots.sweep(site, is_writer=True) if request.scope is None else {}
     request = _sealed(site, request)
     observed = _look(site, request)
+    request = _compared(request, observed.records)
     if request.scope is not None and not scope.suffices(site, observed, request.desired):
         request = replace(request, scope=None)
         observed = _look(site, request)
@@ -184,6 +186,7 @@ def run(site: Site, request: Request) -> Result:
     failures.update(left)
     planned = plan(site, request, with_desired(request, observed))
     before = [*(request.image_plan.sweeps if request.image_plan else ()), *undone]
+    ceiling.check(request, planned)
     if request.check:
         return result(planned, {}, before)
     written = [item.record for item in planned.context.decisions.values() if item.write_record]
@@ -207,6 +210,17 @@ def _sealed(site: Site, request: Request) -> Request:
     sandboxes = [
         replace(item, spec=sealing.sealed(item.spec, mask))
         if item.spec and sealing.values(item.spec)
+        else item
+        for item in request.sandboxes or ()
+    ]
+    return replace(request, sandboxes=tuple(sandboxes)) if sandboxes else request
+
+
+def _compared(request: Request, records: Records) -> Request:
+    """The request without the differences that its sandboxes ignore."""
+    sandboxes = [
+        replace(item, spec=comparisons.compared(item.spec, records.good[item.name].spec))
+        if item.spec and item.spec.comparisons and item.name in records.good
         else item
         for item in request.sandboxes or ()
     ]

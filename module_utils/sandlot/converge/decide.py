@@ -38,7 +38,8 @@ class Desired:
 
     With ``healthy``, the run waits for its health; waiting is no change. With ``keep_image``, the
     sandbox keeps its image, even when the image's name means a newer one now. With ``content``, it
-    gets a layer from a snapshot. With ``again``, a job that is done is started too.
+    gets a layer from a snapshot. With ``again``, a job that is done is started too. A run that
+    needs a greater change than ``allow_changes`` is refused.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Desired:
     healthy: bool = False
     content: Content | None = None
     again: bool = False
+    allow_changes: Change = Change.REBUILD
 
     @property
     def wanted_spec(self) -> Spec:

@@ -83,11 +83,9 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
     context = plan.context
     sandboxes = {name: facts(t.record) for name, t in context.resolved.targets.items()}
     sandboxes.update({name: {"name": name, "state": "absent"} for name in context.resolved.removed})
-    lines: Dict[str, List[str]] = {}
-    for operation in announced:
-        lines.setdefault(operation.target, []).append(operation.describe())
+    told = lines(announced)
     for name, entry in sandboxes.items():
-        entry.update({"changed": name in lines, "actions": lines.get(name, [])})
+        entry.update({"changed": name in told, "actions": told.get(name, [])})
         failure = failures.get(name)
         if name in plan.hidden and not failure:
             entry.update(hidden.facts(plan.hidden[name]))
@@ -122,7 +120,7 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
         started=[*(name for name, d in context.decisions.items() if d.start), *context.followers],
         reloaded=context.reloaded,
         removals=sum(not operation.silent for operation in plan.last),
-        changes=_changes(context, lines),
+        changes=changes(context, told),
         records={name: target.record for name, target in context.resolved.targets.items()},
         images_due=images.due(planned.makings) if planned else (),
         check=context.request.check,
@@ -162,8 +160,16 @@ def _dropped(context: Context, name: str) -> Json:
     return {"set_aside": snapshots.load(site, name, drop.snapshot.id).facts()} if made else {}
 
 
-def _changes(context: Context, lines: Mapping[str, Sequence[str]]) -> Dict[str, str]:
-    """The greatest change of each sandbox."""
+def lines(announced: Iterable[Operation]) -> Dict[str, List[str]]:
+    """The lines of operations by what they change."""
+    of_targets: Dict[str, List[str]] = {}
+    for operation in announced:
+        of_targets.setdefault(operation.target, []).append(operation.describe())
+    return of_targets
+
+
+def changes(context: Context, told: Mapping[str, Sequence[str]]) -> Dict[str, str]:
+    """The greatest change of each sandbox, a key of CHANGES; ``told`` are lines of the run."""
     most = {name: "restarted" for name in context.followers}
     restarts = {*context.restarts}
     for name, decision in context.decisions.items():
@@ -173,10 +179,10 @@ def _changes(context: Context, lines: Mapping[str, Sequence[str]]) -> Dict[str, 
             "restarted": name in restarts and bool(decision.start),
             "started": bool(decision.start),
             "stopped": decision.stop,
-            "changed": name in lines,
+            "changed": name in told,
         }
         most.update((name, way) for way, is_so in reversed(ways.items()) if is_so)
-    most.update((name, "removed") for name in context.resolved.removed if name in lines)
+    most.update((name, "removed") for name in context.resolved.removed if name in told)
     return most
 
 

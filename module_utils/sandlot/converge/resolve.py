@@ -16,6 +16,7 @@ from ..network import Interface, Publication, SandboxPolicy
 from ..sandbox import devices, etcfiles, launchfile, mounts
 from ..sandbox.record import PRESENT, REMOVING, ImageRef, Record
 from ..site import Site
+from ..spec import comparisons
 from ..spec.names import check_new
 from ..volumes import VolumeSpec, image_volume
 from . import bind_checks, dependencies, placing
@@ -288,6 +289,8 @@ def _image(
     """The image of a sandbox, with the trees below its layer; trees in use stay the same."""
     if old and desired.keep_image:
         return old.image
+    if old and comparisons.ignores(desired.wanted_spec, "image"):
+        return _with_profile(old.image, observed)
     if desired.content and desired.content.image:
         return desired.content.image
     name = desired.wanted_spec.image

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Sequence, Tuple, Union
+from typing import Mapping, Sequence, Tuple, Union
 
 from . import netmode
 from .devices import Device
@@ -32,8 +32,8 @@ Environment = Tuple[Tuple[str, Union[str, Sealed]], ...]
 class Spec:
     """One field per row of the option table; pairs are sorted mappings.
 
-    Actions (state, restart, recreate, the times to wait) count neither in a comparison nor in the
-    digest.
+    Actions (state, restart, recreate, rules for changes, the times to wait) count neither in a
+    comparison nor in the digest.
     """
 
     name: str
@@ -94,6 +94,8 @@ class Spec:
     state: str = field(default="started", compare=False)
     restart: bool = field(default=False, compare=False)
     recreate: bool = field(default=False, compare=False)
+    allow_changes: str = field(default="rebuild", compare=False)
+    comparisons: Mapping[str, str] = field(default_factory=dict, compare=False)
     healthy_wait_timeout: float | None = field(default=None, compare=False)
     fail_on_crash: float | None = field(default=None, compare=False)
 

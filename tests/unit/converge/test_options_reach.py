@@ -42,6 +42,8 @@ OTHER: dict[str, Any] = {
     "state": "stopped",
     "restart": True,
     "recreate": True,
+    "allow_changes": "live",
+    "comparisons": {"*": "ignore"},
     "command": ["false"],
     "entrypoint": ["sh"],
     "env": {"A": "b"},

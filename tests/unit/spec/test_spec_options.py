@@ -24,6 +24,7 @@ from spec_cases import BASE, CASES, label, load, raw, rows, spec
 
 BY_NAME = {option.name: option for option in OPTIONS}
 ACTIONS = {"env_file", "state", "restart", "recreate", "healthy_wait_timeout", "fail_on_crash"}
+ACTIONS |= {"allow_changes", "comparisons"}
 STORED = [option.name for option in OPTIONS if option.change is not None]
 
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from ...image_change import CHOICES, OPTION
 from ...plan import Change
-from .. import names, text
+from .. import comparisons, names, text
 from ..option import Option, Reach
 
 if TYPE_CHECKING:
     from ..model import Spec
 
+ALLOWED = tuple(change.value for change in Change)
 STATES = ("present", "started", "stopped", "healthy", "absent")
 
 
@@ -113,5 +114,36 @@ OPTIONS = (
         ],
         reaches={Reach.CONVERGE},
         default=False,
+    ),
+    Option(
+        "allow_changes",
+        "str",
+        partial(text.choice, choices=ALLOWED),
+        [
+            "The greatest change that a run may make to the sandbox. With a greater one, the "
+            "module fails before it does anything, in check mode as well.",
+            "With V(live), the workload runs on. V(restart) also allows to stop it and to start it "
+            "again, V(rebuild) also to remove it.",
+        ],
+        reaches={Reach.CONVERGE},
+        default="rebuild",
+        choices=ALLOWED,
+        later=True,
+    ),
+    Option(
+        "comparisons",
+        "dict",
+        comparisons.parse,
+        [
+            "How options are compared with those that the sandbox has, by their names; V(*) is for "
+            "all that are not named.",
+            "V(strict) is the default. With V(ignore), the sandbox keeps what it has.",
+            "With V(allow_more_present), a list or mapping may have more than was asked for. One "
+            "that lacks something becomes what was asked for.",
+            "V(image: ignore) also ignores an update of the image.",
+        ],
+        reaches={Reach.CONVERGE},
+        default={},
+        later=True,
     ),
 )
