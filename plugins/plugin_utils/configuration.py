@@ -14,8 +14,9 @@ from typing import Any, Mapping, Protocol
 
 from ansible.errors import AnsibleActionFail, AnsibleError, AnsibleUndefinedVariable
 from ansible.parsing.vault import is_encrypted
-from ansible.template import generate_ansible_template_vars, trust_as_template
+from ansible.template import generate_ansible_template_vars
 
+from . import older
 from .dotenv import EnvFileError, parse
 
 Json = dict[str, Any]
@@ -205,12 +206,12 @@ class Controller:
         try:
             # Latin-1 has a character for each byte. The loader has the secrets of the vault; its
             # ways to bytes are private, or make a temporary file with the content.
-            text = self._action._loader.get_text_file_contents(path, encoding="latin-1")
+            text = older.text_of(self._action._loader, path, "latin-1")
         except AnsibleError as error:
             hint = "give its vault password: --vault-id or --ask-vault-pass"
             reason = f"{path} can't be decrypted: {_first_line(error)}"
             raise AnsibleActionFail(f"{where}: {reason}; {hint}") from None
-        return str(text).encode("latin-1")
+        return text.encode("latin-1")
 
     def _rendered(self, where: str, name: str, path: str, target: str, *, secret: bool) -> str:
         """The text of a template, as ansible.builtin.template renders it."""
@@ -225,11 +226,12 @@ class Controller:
         templar = self._action._templar.copy_with_new_env(
             searchpath=places, available_variables=variables
         )
-        source = trust_as_template(self._action._loader.get_text_file_contents(path))
+        source = older.trust_as_template(older.text_of(self._action._loader, path))
         try:
             text = templar.template(
                 source,
                 escape_backslashes=False,
+                **older.AS_TEXT,
                 overrides={"trim_blocks": True, "lstrip_blocks": False, "newline_sequence": "\n"},
             )
         except AnsibleError as error:
