@@ -93,15 +93,32 @@ def running(
     lan: Lan, archive: Path, name: str, address: str, shared: dict[str, Path] | None = None
 ) -> Iterator[Machine]:
     """A machine made from an archive, whose files are gone with it, and directories that stay."""
-    with contextlib.ExitStack() as stack:
-        # What is mounted over an overlay can't have layers for an overlay of its own.
-        directory = Path(tempfile.mkdtemp(prefix="newcomer-", dir="/var/tmp"))
-        stack.callback(shutil.rmtree, directory)
+    with disk(archive, name, address) as root, booted(lan, root, name, address, shared) as machine:
+        yield machine
+
+
+@contextlib.contextmanager
+def disk(archive: Path, name: str, address: str) -> Iterator[Path]:
+    """The root of a machine, unpacked from an archive."""
+    # What is mounted over an overlay can't have layers for an overlay of its own.
+    directory = Path(tempfile.mkdtemp(prefix="newcomer-", dir="/var/tmp"))
+    try:
         directory.chmod(0o755)
         root = directory / "root"
         unpack(archive, root)
         (root / "etc/resolv.conf").write_text(f"nameserver {RESOLVER}\n")
         (root / "etc/hosts").write_text(f"127.0.0.1 localhost\n{address} {name}\n")
+        yield root
+    finally:
+        shutil.rmtree(directory)
+
+
+@contextlib.contextmanager
+def booted(
+    lan: Lan, root: Path, name: str, address: str, shared: dict[str, Path] | None = None
+) -> Iterator[Machine]:
+    """A machine with this root; its end is a power cut."""
+    with contextlib.ExitStack() as stack:
         known = stack.enter_context(groups.made(name))
         binds = [line for at, source in (shared or {}).items() for line in _bind(source, at)]
         binds += site_settings.mounts()

@@ -32,9 +32,9 @@ def local(suite: str) -> Path:
     return _cached(suite, ("sudo", *readme.packages()), USER)
 
 
-def remote(suite: str) -> Path:
-    """The root of a host of the README's inventory."""
-    return _cached(suite, REMOTE_PACKAGES, REMOTE_USER)
+def remote(suite: str, *more: str) -> Path:
+    """The root of a host of the README's inventory, with more packages."""
+    return _cached(suite, (*REMOTE_PACKAGES, *more), REMOTE_USER)
 
 
 def cache() -> Path:

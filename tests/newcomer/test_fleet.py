@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import machine
 import pytest
 import readme
 import roots
-from lan import BOUND, ends_with
+import ssh
 from newcomers import Newcomer
 
 HOSTS = {"alpha": "192.0.2.10", "beta": "192.0.2.11"}
@@ -37,21 +36,10 @@ def _remote(stack: contextlib.ExitStack, newcomer: Newcomer, name: str, key: str
     """A host with an SSH server and its user; the line by which SSH knows it."""
     archive = roots.remote("bookworm")
     host = stack.enter_context(machine.running(newcomer.network, archive, name, HOSTS[name]))
-    home = host.root / "home" / roots.REMOTE_USER
-    (home / ".ssh").mkdir(mode=0o700)
-    (home / ".ssh/authorized_keys").write_text(key)
-    host.run("chown", "-R", f"{roots.REMOTE_USER}:", f"/home/{roots.REMOTE_USER}/.ssh")
-    rule = f"{roots.REMOTE_USER} ALL=(ALL) NOPASSWD: ALL\n"
-    (host.root / "etc/sudoers.d/user").write_text(rule)
-    host.run("mkdir", "/run/sshd")
-    command = [*BOUND, *host.enter("/usr/sbin/sshd", "-D", "-e")]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    ends_with(stack, server)
-    assert server.stderr is not None
-    assert any("Server listening" in line for line in server.stderr)
+    ssh.admit(host.root, key)
+    ssh.serve(stack, host)
     machine.unpack(archive, host.root / TREE)
-    public = (host.root / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
-    return f"{HOSTS[name]} {public}"
+    return ssh.known(host.root, HOSTS[name])
 
 
 @pytest.fixture(scope="module")
