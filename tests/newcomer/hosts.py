@@ -51,6 +51,8 @@ class Host:
     def boot(self, network: lan.Lan) -> None:
         running = machine.booted(network, self.root, self.name, self.address, self.shared)
         ssh.serve(self.power, self.power.enter_context(running))
+        # Its interface is another one now.
+        network.run("ip", "neighbour", "flush", "to", self.address)
 
     def cut(self, network: lan.Lan) -> None:
         self.power.close()
