@@ -41,23 +41,46 @@ PAGE = """\
 | Variable | Type | Default | Description |
 |---|---|---|---|
 {rows}
+{entries}"""
+
+ENTRY = """
+## Entry point {name}
+
+{summary}.
+
+{description}
+
+| Variable | Type | Default | Description |
+|---|---|---|---|
+{rows}
 """
 
 
 def readme(role: Path) -> str:
-    spec = yaml.safe_load((role / "meta/argument_specs.yml").read_text())["argument_specs"]["main"]
+    specs = yaml.safe_load((role / "meta/argument_specs.yml").read_text())["argument_specs"]
+    spec = specs["main"]
     return PAGE.format(
         name=role.name,
         summary=spec["short_description"],
         description=_text(spec["description"]),
-        rows="\n".join(_row(name, option) for name, option in spec["options"].items()),
+        rows=_rows(spec),
+        entries="".join(_entry(name, spec) for name, spec in specs.items() if name != "main"),
     )
+
+
+def _entry(name: str, spec: dict[str, Any]) -> str:
+    summary, description = spec["short_description"], _text(spec["description"])
+    return ENTRY.format(name=name, summary=summary, description=description, rows=_rows(spec))
+
+
+def _rows(spec: dict[str, Any]) -> str:
+    return "\n".join(_row(name, option) for name, option in spec["options"].items())
 
 
 def _row(name: str, option: dict[str, Any]) -> str:
     kind = f"{option['type']} of {option['elements']}" if "elements" in option else option["type"]
-    default = f"`{json.dumps(option['default'])}`" if "default" in option else ""
-    return f"| `{name}` | {kind} | {default} | {_text(option['description'])} |"
+    default = json.dumps(option["default"])
+    return f"| `{name}` | {kind} | `{default}` | {_text(option['description'])} |"
 
 
 def _text(sentences: list[str]) -> str:

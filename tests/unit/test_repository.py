@@ -147,7 +147,8 @@ def test_role_has_all_its_files(role: str) -> None:
 def test_role_defaults_are_the_documented_ones(role: str) -> None:
     specs = yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())
     defaults = yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text())
-    options = specs["argument_specs"]["main"]["options"]
+    entries = specs["argument_specs"].values()
+    options = {name: option for entry in entries for name, option in entry["options"].items()}
     assert {name: option["default"] for name, option in options.items()} == defaults
 
 
