@@ -9,31 +9,24 @@ from typing import Any, Dict, List, Mapping
 
 from .model import Spec
 from .option import Option
-from .text import choice, mapping, refusal
+from .options import STORED
+from .text import refusal
 
 STRICT, IGNORE, ALLOW_MORE = "strict", "ignore", "allow_more_present"
-CHOICES = (STRICT, IGNORE, ALLOW_MORE)
 ALL = "*"
-_COLLECTIONS = ("list", "dict")
+_COMPARED = {row.name: row for row in STORED if row.name != "name"}
 
 
-def parse(option: str, value: Any) -> Dict[str, str]:
-    """The comparison of each named option; "*" is for the others."""
-    # The table has a row with this function.
-    from .options import BY_NAME
-
-    known = {name: row for name, row in BY_NAME.items() if row.change and name != "name"}
-    pairs = mapping(option, value, hint="use `option: ignore`")
-    for name, comparison in pairs.items():
-        path = f"{option}.{name}" if name in known else option
-        if name not in known and name != ALL:
+def check(comparisons: Mapping[str, str]) -> None:
+    """Refuse names of options that are not compared, and comparisons that an option lacks."""
+    for name, comparison in comparisons.items():
+        if name not in _COMPARED and name != ALL:
             hint = 'use an option of a sandbox that its record has, or "*" for all others'
-            raise refusal(path, name, "is not compared", hint=hint)
-        choice(path, comparison, choices=CHOICES)
-        if comparison == ALLOW_MORE and (name == ALL or known[name].type not in _COLLECTIONS):
+            raise refusal("comparisons", name, "is not compared", hint=hint)
+        row = _COMPARED.get(name)
+        if comparison == ALLOW_MORE and not (row and row.type in ("list", "dict")):
             hint = f"use {STRICT} or {IGNORE}; only lists and mappings can have more"
-            raise refusal(path, comparison, "is for no such option", hint=hint)
-    return pairs
+            raise refusal(f"comparisons.{name}", comparison, "is for no such option", hint=hint)
 
 
 def ignores(spec: Spec, option: str) -> bool:
@@ -44,16 +37,13 @@ def compared(spec: Spec, recorded: Spec) -> Spec:
     """The spec with the recorded value of each option whose difference does not count."""
     if not spec.comparisons:
         return spec
-    from .options import STORED
-
     kept: Dict[str, Any] = {}
     usual = spec.comparisons.get(ALL, STRICT)
-    for row in STORED:
-        comparison = spec.comparisons.get(row.name, usual)
-        if row.name != "name" and comparison != STRICT:
-            before, after = getattr(recorded, row.name), getattr(spec, row.name)
-            if comparison == IGNORE or _holds(row, before, after):
-                kept[row.name] = before
+    for name, row in _COMPARED.items():
+        comparison = spec.comparisons.get(name, usual)
+        before, after = getattr(recorded, name), getattr(spec, name)
+        if comparison == IGNORE or (comparison == ALLOW_MORE and _holds(row, before, after)):
+            kept[name] = before
     return replace(spec, **kept)
 
 

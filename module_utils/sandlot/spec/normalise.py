@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any, Mapping, Sequence
 
 from ..errors import SpecError
-from . import netmode
+from . import comparisons, netmode
 from .model import Spec
 from .option import Reach, check, check_known
 from .options import NAMES, OPTIONS, reaching
@@ -37,6 +37,7 @@ def normalise(raw: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = No
                 hint = "leave it out, or set network_mode: bridge"
                 raise refusal(option, getattr(spec, option), problem, hint=hint)
     check(OPTIONS, spec)
+    comparisons.check(spec.comparisons)
     return spec
 
 

@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...image_change import CHOICES, OPTION
 from ...plan import Change
-from .. import comparisons, names, text
+from .. import names, text
 from ..option import Option, Reach
 
 if TYPE_CHECKING:
@@ -22,6 +22,14 @@ STATES = ("present", "started", "stopped", "healthy", "absent")
 def _needs_image(spec: Spec) -> None:
     if spec.state != "absent" and not spec.image:
         raise text.refusal("image", None, "names no image", hint="name one of the host's images")
+
+
+def _comparisons(option: str, value: Any) -> dict[str, str]:
+    pairs = text.mapping(option, value, hint="use `option: ignore`")
+    choices = ("strict", "ignore", "allow_more_present")
+    for name, comparison in pairs.items():
+        text.choice(f"{option}.{name}", comparison, choices=choices)
+    return pairs
 
 
 OPTIONS = (
@@ -133,7 +141,7 @@ OPTIONS = (
     Option(
         "comparisons",
         "dict",
-        comparisons.parse,
+        _comparisons,
         [
             "How options are compared with those that the sandbox has, by their names; V(*) is for "
             "all that are not named.",
