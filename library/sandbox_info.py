@@ -223,13 +223,13 @@ audit:
       returned: always
     findings:
       description:
-        - Each difference, with C(sandbox), C(aspect), C(expected) and C(found). The aspect
+        - Each difference, with C(sandbox), C(aspect), C(expected) and C(actual). The aspect
           C(repair) has what C(sandlot repair) would do. One that concerns no single sandbox has an
           empty C(sandbox).
       type: list
       elements: dict
       returned: always
-      sample: [{sandbox: web, aspect: mounts, expected: mount /data, found: mount missing}]
+      sample: [{sandbox: web, aspect: mounts, expected: mount /data, actual: mount missing}]
     host:
       description:
         - The C(kernel), the version of C(sandlot), C(memory) in bytes, the number of C(cpus), and

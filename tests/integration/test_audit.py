@@ -134,7 +134,7 @@ def test_a_process_from_outside(host: Deployment) -> None:
         until(lambda: processes.children(intruder.pid))
         (child,) = processes.children(intruder.pid)
         (found,) = audit(host.paths)["findings"]
-        assert found["sandbox"] == "a" and f"process {child} (" in found["found"]
+        assert found["sandbox"] == "a" and f"process {child} (" in found["actual"]
         os.kill(child, 9)
     finally:
         intruder.kill()

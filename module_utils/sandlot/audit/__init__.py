@@ -32,7 +32,7 @@ HOST = ""
 
 
 def audit(site: Site, chosen: Collection[str] | None = None) -> Json:
-    """What is there of each sandbox (None: of all), and each difference from what should be.
+    """Look at each sandbox (None: at all of them), and list each difference from its record.
 
     ``shown`` maps sandboxes to a line per aspect; a difference outside of sandboxes has "" for one.
     """
@@ -69,8 +69,8 @@ def _host() -> Json:
     }
 
 
-def _finding(sandbox: str, aspect: str, expected: str, found: str) -> Json:
-    return {"sandbox": sandbox, "aspect": aspect, "expected": expected, "found": found}
+def _finding(sandbox: str, aspect: str, expected: str, actual: str) -> Json:
+    return {"sandbox": sandbox, "aspect": aspect, "expected": expected, "actual": actual}
 
 
 def _look(
@@ -100,7 +100,7 @@ def _look(
 
 
 def _to_repair(site: Site, asked: Collection[str]) -> List[Json]:
-    """What sandlot repair would do to limits, links and rules."""
+    """Each line of a check of sandlot repair: limits, links and rules."""
     done = converge.repair(site, check=True)
     of_sandboxes = {name: entry.get("actions", []) for name, entry in done.sandboxes.items()}
     others = [line for line in done.actions if line not in sum(of_sandboxes.values(), [])]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: the sandlot developers
-"""What a look at one sandbox starts from, and what it finds."""
+"""The subject of an audit, and the outcome of a look at it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..site import Site
 
 class Difference(NamedTuple):
     expected: str
-    found: str
+    actual: str
 
 
 @dataclass
@@ -25,10 +25,10 @@ class Look:
     shown: str
     differences: List[Difference] = field(default_factory=list)
 
-    def expect(self, what: str, expected: object, found: object) -> None:
+    def expect(self, what: str, expected: object, actual: object) -> None:
         """Note a difference, unless the two are equal."""
-        if expected != found:
-            self.differences.append(Difference(f"{what} {expected}", f"{what} {found}"))
+        if expected != actual:
+            self.differences.append(Difference(f"{what} {expected}", f"{what} {actual}"))
 
 
 @dataclass(frozen=True)

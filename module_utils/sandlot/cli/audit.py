@@ -23,7 +23,7 @@ def run(site: Site, options: argparse.Namespace) -> int:
         output.print_json(seen)
     elif seen["findings"]:
         rows = [
-            [entry["sandbox"] or output.NOTHING, *map(entry.get, ("aspect", "expected", "found"))]
+            [entry["sandbox"] or output.NOTHING, *map(entry.get, ("aspect", "expected", "actual"))]
             for entry in seen["findings"]
         ]
         sys.stdout.write(output.table(HEADS, rows))

@@ -83,9 +83,9 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
     context = plan.context
     sandboxes = {name: facts(t.record) for name, t in context.resolved.targets.items()}
     sandboxes.update({name: {"name": name, "state": "absent"} for name in context.resolved.removed})
-    told = lines(announced)
+    lines_of = lines(announced)
     for name, entry in sandboxes.items():
-        entry.update({"changed": name in told, "actions": told.get(name, [])})
+        entry.update({"changed": name in lines_of, "actions": lines_of.get(name, [])})
         failure = failures.get(name)
         if name in plan.hidden and not failure:
             entry.update(hidden.facts(plan.hidden[name]))
@@ -120,7 +120,7 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
         started=[*(name for name, d in context.decisions.items() if d.start), *context.followers],
         reloaded=context.reloaded,
         removals=sum(not operation.silent for operation in plan.last),
-        changes=changes(context, told),
+        changes=changes(context, lines_of),
         records={name: target.record for name, target in context.resolved.targets.items()},
         images_due=images.due(planned.makings) if planned else (),
         check=context.request.check,
@@ -168,8 +168,8 @@ def lines(announced: Iterable[Operation]) -> Dict[str, List[str]]:
     return of_targets
 
 
-def changes(context: Context, told: Mapping[str, Sequence[str]]) -> Dict[str, str]:
-    """The greatest change of each sandbox, a key of CHANGES; ``told`` are lines of the run."""
+def changes(context: Context, lines_of: Mapping[str, Sequence[str]]) -> Dict[str, str]:
+    """The greatest change of each sandbox, a key of CHANGES, from their lines of the run."""
     most = {name: "restarted" for name in context.followers}
     restarts = {*context.restarts}
     for name, decision in context.decisions.items():
@@ -179,10 +179,10 @@ def changes(context: Context, told: Mapping[str, Sequence[str]]) -> Dict[str, st
             "restarted": name in restarts and bool(decision.start),
             "started": bool(decision.start),
             "stopped": decision.stop,
-            "changed": name in told,
+            "changed": name in lines_of,
         }
         most.update((name, way) for way, is_so in reversed(ways.items()) if is_so)
-    most.update((name, "removed") for name in context.resolved.removed if name in told)
+    most.update((name, "removed") for name in context.resolved.removed if name in lines_of)
     return most
 
 

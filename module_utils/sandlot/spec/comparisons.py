@@ -49,8 +49,8 @@ def compared(spec: Spec, recorded: Spec) -> Spec:
 
 def _holds(row: Option, before: Any, after: Any) -> bool:
     """Whether the recorded value has all of the other one."""
-    there, asked = _items(row.dump(before)), _items(row.dump(after))
-    return all(item in there for item in asked)
+    recorded, asked = _items(row.dump(before)), _items(row.dump(after))
+    return all(item in recorded for item in asked)
 
 
 def _items(dumped: Any) -> List[Any]:
