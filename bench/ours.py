@@ -44,19 +44,19 @@ class Memory:
 class Ours:
     """One moved root and the plays that run on it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, subnet: str = SUBNET) -> None:
         self.root = directory / "host"
         self.root.mkdir()
         self.paths = Site(str(self.root))
         self._mount_run()
-        variables = {
+        self.variables = {
             "sandbox_environment": {"SANDLOT_ROOT": str(self.root)},
             "sandbox_images": [{"name": "busybox", "source": "busybox"}],
-            "sandbox_networks": [{"name": "default", "ipv4_subnet": SUBNET}],
+            "sandbox_networks": [{"name": "default", "ipv4_subnet": subnet}],
             "sandbox_defaults": {"image": "busybox"},
         }
         inventory = directory / "ours.json"
-        playing.write_inventory(inventory, "sandbox_hosts", variables)
+        playing.write_inventory(inventory, "sandbox_hosts", self.variables)
         self.runner = playing.Runner(inventory)
 
     def _mount_run(self) -> None:

@@ -15,6 +15,7 @@ import commands
 import connecting
 import databases
 import deploying
+import fleet
 import growth
 import imagery
 import jobs
@@ -39,6 +40,7 @@ PARTS: Dict[str, ModuleType] = {
     "databases": databases,
     "images": imagery,
     "keeping": keeping,
+    "fleet": fleet,
     # Last, as each memory cgroup has room for the most file systems that the host has ever had.
     "growth": growth,
 }
@@ -72,7 +74,7 @@ def figures(result: Result) -> List[List[str]]:
 def show(result: Result) -> None:
     print(f"\n{machine(result)}\n")
     tables = [budgets(result), figures(result)]
-    tables += [table(result["parts"]) for table in (_growth, _latency)]
+    tables += [table(result["parts"]) for table in (_growth, _fleet, _latency)]
     for table in tables:
         if len(table) > 1:
             _print(table)
@@ -101,6 +103,10 @@ def machine(result: Result) -> str:
 
 def _growth(parts: Result) -> List[List[str]]:
     return growth.table(parts["growth"]["figures"]) if "growth" in parts else []
+
+
+def _fleet(parts: Result) -> List[List[str]]:
+    return fleet.table(parts["fleet"]["figures"]) if "fleet" in parts else []
 
 
 def _latency(parts: Result) -> List[List[str]]:
@@ -149,6 +155,7 @@ BLOCKS: Dict[str, Callable[[Result], str]] = {
     "budgets": lambda result: _markdown(budgets(result)),
     "figures": lambda result: _markdown(figures(result)),
     "growth": lambda result: _markdown(_growth(result["parts"])),
+    "fleet": lambda result: _markdown(_fleet(result["parts"])),
     "latency": lambda result: _markdown(_latency(result["parts"])),
     "comparison": lambda result: _wrapped(_comparison(result)),
 }

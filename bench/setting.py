@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Iterator, Tuple
 
 from collection import NotAvailable
-from ours import Ours
+from ours import SUBNET, Ours
 from peer import Peer
 
 # Not /tmp, which may be memory: sandboxes and containers live on disks.
@@ -50,6 +50,8 @@ class Sizes:
     database_seconds: int = 6
     database_scale: int = 20
     kept: int = 10 << 30
+    fleet: Tuple[int, ...] = (1, 4, 16, 200)
+    """Hosts."""
 
 
 SMALL = Sizes(
@@ -73,6 +75,7 @@ SMALL = Sizes(
     database_seconds=1,
     database_scale=1,
     kept=100 << 20,
+    fleet=(1, 2, 3, 4),
 )
 
 
@@ -110,9 +113,9 @@ class Bench:
         self._stack = ExitStack()
 
     @contextmanager
-    def ours(self, top: Path | None = None) -> Iterator[Ours]:
+    def ours(self, top: Path | None = None, subnet: str = SUBNET) -> Iterator[Ours]:
         """A root for sandlot, on a file system of its own if ``top`` is given."""
-        ours = Ours(Path(tempfile.mkdtemp(dir=top or self.directory)))
+        ours = Ours(Path(tempfile.mkdtemp(dir=top or self.directory)), subnet)
         try:
             yield ours
         finally:
