@@ -218,7 +218,7 @@ audit:
     shown:
       description:
         - What the kernel shows of each sandbox, a line for each of C(state), C(version),
-          C(namespaces), C(ids), C(confinement), C(mounts) and C(limits).
+          C(namespaces), C(ids), C(confinement), C(mounts), C(limits) and C(addresses).
       type: dict
       returned: always
     findings:
@@ -226,10 +226,23 @@ audit:
         - Each difference, with C(sandbox), C(aspect), C(expected) and C(actual). The aspect
           C(repair) has what C(sandlot repair) would do. One that concerns no single sandbox has an
           empty C(sandbox).
+        - C(action) is the line in C(actions) of a deploy that would end it, empty where none is
+          known.
       type: list
       elements: dict
       returned: always
-      sample: [{sandbox: web, aspect: mounts, expected: mount /data, actual: mount missing}]
+      sample:
+        - sandbox: web
+          aspect: mounts
+          expected: mount /data
+          actual: mount missing
+          action: ""
+    digests:
+      description:
+        - The digests of what each sandbox is started with, C(recorded) by the last deploy, and
+          C(running). The latter is V(null) while it is down.
+      type: dict
+      returned: always
     host:
       description:
         - The C(kernel), the version of C(sandlot), C(memory) in bytes, the number of C(cpus), and

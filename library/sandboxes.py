@@ -1340,6 +1340,7 @@ volumes:
 sandboxes:
   description:
     - Facts of each sandbox that was listed or removed, by name.
+    - C(digest) is of what its init is started with; it stays over changes that need no restart.
     - C(set_aside) is the snapshot that its layer became, C(layer_removed) the size and files
       of a layer that is gone for good; both are there only when the sandbox wrote something.
   returned: success

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Collection, Dict, List, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Collection, Dict, List, Mapping, Sequence
 
 from .. import __version__, cgroups, converge
 from ..cgroups import statistics
-from ..sandbox import crash, launchfile, names, record, runtime
-from ..sandbox.record import STARTED, Record
+from ..errors import SandlotError
+from ..sandbox import crash, launchfile, record, runtime
+from ..sandbox.record import STARTED, Record, Records
 from ..site import Site
-from . import limits, mounts, processes
-from .subject import Look, Subject
+from . import limits, links, mounts, orphans, processes
+from .subject import Difference, Look, Subject
 
 Json = Dict[str, Any]
 
@@ -27,36 +29,37 @@ ASPECTS = {
     "confinement": processes.confinement,
     "mounts": mounts.mount_points,
     "limits": limits.limits,
+    "addresses": links.addresses,
 }
 HOST = ""
 
 
-def audit(site: Site, chosen: Collection[str] | None = None) -> Json:
-    """Look at each sandbox (None: at all of them), and list each difference from its record.
+@dataclass
+class _Seen:
+    """``shown`` maps sandboxes to a line per aspect, ``digests`` to those of launch file and init.
 
-    ``shown`` maps sandboxes to a line per aspect; a difference outside of sandboxes has "" for one.
+    A difference outside of sandboxes has "" for a sandbox.
     """
+
+    shown: Dict[str, Dict[str, str]] = field(default_factory=dict)
+    digests: Dict[str, Json] = field(default_factory=dict)
+    findings: List[Json] = field(default_factory=list)
+
+    def find(self, sandbox: str, aspect: str, difference: Difference) -> None:
+        self.findings.append({"sandbox": sandbox, "aspect": aspect, **difference._asdict()})
+
+
+def audit(site: Site, chosen: Collection[str] | None = None) -> Json:
+    """Look at each sandbox (None: at all of them), and list each difference from its record."""
     records = record.load_all(site)
     asked = sorted(records.names() if chosen is None else records.names() & {*chosen})
-    state, pids = cgroups.observe(site, asked), processes.by_pid_namespace()
-    shown: Dict[str, Dict[str, str]] = {}
-    findings: List[Json] = []
-    for name in asked:
-        if name in records.broken:
-            findings.append(_finding(name, "record", "a record", str(records.broken[name])))
-            continue
-        looks = _look(site, records.good[name], pids, state)
-        shown[name] = {aspect: look.shown for aspect, look in looks.items()}
-        findings += [
-            _finding(name, aspect, *difference)
-            for aspect, look in looks.items()
-            for difference in look.differences
-        ]
-    findings += _to_repair(site, asked)
+    seen = _Seen()
+    _look_at_each(site, records, asked, seen)
+    _to_repair(site, asked, seen)
     if chosen is None:
-        orphans = sorted(names.known(site) - records.names())
-        findings += [_finding(HOST, "orphans", "a record of it", name) for name in orphans]
-    return {"shown": shown, "findings": findings, "host": _host()}
+        for what in orphans.orphans(site, records):
+            seen.find(HOST, "orphans", Difference("a record of it", what))
+    return {**vars(seen), "host": _host()}
 
 
 def _host() -> Json:
@@ -69,16 +72,34 @@ def _host() -> Json:
     }
 
 
-def _finding(sandbox: str, aspect: str, expected: str, actual: str) -> Json:
-    return {"sandbox": sandbox, "aspect": aspect, "expected": expected, "actual": actual}
+def _look_at_each(site: Site, records: Records, asked: Sequence[str], seen: _Seen) -> None:
+    state, pids = cgroups.observe(site, asked), processes.by_pid_namespace()
+    for name in asked:
+        if name in records.broken:
+            seen.find(name, "record", Difference("a record", str(records.broken[name])))
+            continue
+        launch = launchfile.decoded(launchfile.current(site, name))
+        init = runtime.settled(site.sandbox(name))
+        seen.digests[name] = {
+            "recorded": launch.get("digest"),
+            "running": init.digest if init else None,
+        }
+        looks = _look(site, records.good[name], launch, init, pids, state)
+        seen.shown[name] = {aspect: look.shown for aspect, look in looks.items()}
+        for aspect, look in looks.items():
+            for difference in look.differences:
+                seen.find(name, aspect, difference)
 
 
 def _look(
-    site: Site, known: Record, pids: Mapping[str, List[int]], limited: cgroups.CgroupState
+    site: Site,
+    known: Record,
+    launch: Json,
+    init: runtime.Running | None,
+    pids: Mapping[str, List[int]],
+    limited: cgroups.CgroupState,
 ) -> Dict[str, Look]:
-    sandbox = site.sandbox(known.name)
-    init = runtime.settled(sandbox)
-    state = runtime.state(known.phase, known.wanted, init, runtime.status(sandbox))
+    state = runtime.state(known.phase, known.wanted, init, runtime.status(site.sandbox(known.name)))
     looks = {"state": Look(state)}
     if init is None:
         end = crash.look(site, known.name)
@@ -87,9 +108,11 @@ def _look(
         return looks
     if known.wanted != STARTED:
         looks["state"].expect("state", "stopped", state)
-    launch = launchfile.decoded(launchfile.current(site, known.name))
     looks["version"] = Look(init.digest[:12])
     looks["version"].expect("digest", str(launch.get("digest"))[:12], init.digest[:12])
+    if not launch:
+        looks["version"].expect("launch file", "there", "missing or damaged")
+        return looks
     members = pids.get(processes.namespace(init.pid, "pid"), [])
     subject = Subject(site, known, launch, init, members, limited)
     try:
@@ -99,11 +122,15 @@ def _look(
     return looks
 
 
-def _to_repair(site: Site, asked: Collection[str]) -> List[Json]:
-    """Each line of a check of sandlot repair: limits, links and rules."""
-    done = converge.repair(site, check=True)
+def _to_repair(site: Site, asked: Sequence[str], seen: _Seen) -> None:
+    """Each line of a check of sandlot repair: links, addresses and rules."""
+    try:
+        done = converge.repair(site, check=True)
+    except SandlotError as error:
+        seen.find(HOST, "repair", Difference("nothing to repair", str(error)))
+        return
     of_sandboxes = {name: entry.get("actions", []) for name, entry in done.sandboxes.items()}
     others = [line for line in done.actions if line not in sum(of_sandboxes.values(), [])]
     lines = [(name, line) for name in asked for line in of_sandboxes.get(name, [])]
-    lines += [(HOST, line) for line in others]
-    return [_finding(name, "repair", "nothing to repair", line) for name, line in lines]
+    for name, line in [*lines, *((HOST, line) for line in others)]:
+        seen.find(name, "repair", Difference("nothing to repair", line, line))

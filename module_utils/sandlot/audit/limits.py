@@ -21,7 +21,7 @@ def limits(subject: Subject) -> Look:
         ", ".join(f"{label} {knobs[label].show(text)}" for label, text in texts.items() if text)
     )
     for operation in cgroups.operations(subject.site, name, spec, state):
-        look.expect("limits", "of the record", operation.summary)
+        look.expect("limits", "of the record", operation.summary, operation.describe())
     if subject.launch.get("devices") and not devices.are_restricted(subject.launch):
         look.expect("devices", "its own alone", "others are allowed")
     return look

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Dict
 
-from .. import cgroups
+from .. import cgroups, store
 from ..build import rootplan
 from ..build.mounting import Mounted
 from ..build.operations import FLAGS, option_words
@@ -38,6 +39,7 @@ def mount_points(subject: Subject) -> Look:
             look.expect(f"mount {path}", _words(flags), _words(flags & present))
         elif not f"{path}/".startswith(f"{_OPTIONAL}/"):
             look.expect("mount", path, "missing")
+    known.add(_of_commands(subject))
     # A path of the host brings the mounts below it.
     tops = tuple(f"{each.entry['target']}/" for each in plan if isinstance(each, Mounted))
     if not launch["capabilities"] >> CAP_SYS_ADMIN & 1:
@@ -45,6 +47,13 @@ def mount_points(subject: Subject) -> Look:
             if not point.startswith(tops):
                 look.expect("mount", "none", point)
     return look
+
+
+def _of_commands(subject: Subject) -> str:
+    """The mount point of the host's Python while commands use it, else ""."""
+    noted = store.read_bytes(subject.site.sandbox(subject.record.name).python)
+    row = mountinfo.by_id(subject.init.pid).get(json.loads(noted)["mount"]) if noted else None
+    return row.point if row else ""
 
 
 def _table(pid: int) -> Dict[str, int]:

@@ -14,8 +14,11 @@ from ..site import Site
 
 
 class Difference(NamedTuple):
+    """``action`` is the line of the run that would end it, "" where none is known."""
+
     expected: str
     actual: str
+    action: str = ""
 
 
 @dataclass
@@ -25,10 +28,10 @@ class Look:
     shown: str
     differences: List[Difference] = field(default_factory=list)
 
-    def expect(self, what: str, expected: object, actual: object) -> None:
+    def expect(self, what: str, expected: object, actual: object, action: str = "") -> None:
         """Note a difference, unless the two are equal."""
         if expected != actual:
-            self.differences.append(Difference(f"{what} {expected}", f"{what} {actual}"))
+            self.differences.append(Difference(f"{what} {expected}", f"{what} {actual}", action))
 
 
 @dataclass(frozen=True)

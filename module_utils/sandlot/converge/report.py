@@ -81,7 +81,10 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
     """``before`` are operations that the run applied before it could plan."""
     announced = [operation for operation in (*before, *plan.operations) if not operation.silent]
     context = plan.context
-    sandboxes = {name: facts(t.record) for name, t in context.resolved.targets.items()}
+    sandboxes = {
+        name: {**facts(target.record), "digest": target.launch["digest"]}
+        for name, target in context.resolved.targets.items()
+    }
     sandboxes.update({name: {"name": name, "state": "absent"} for name in context.resolved.removed})
     lines_of = lines(announced)
     for name, entry in sandboxes.items():

@@ -19,6 +19,7 @@ from .backends import (
     unlink,
 )
 from .bridge import IPV6_BY_US, check_nft, check_pyroute2, packet_filter, session
+from .bridge import unowned as unowned_links
 from .common.allocation import allocate
 from .common.declare import argument_spec, load, load_for, normalise
 from .common.desired import Desired, Member, Plan, remaining
@@ -95,5 +96,6 @@ __all__ = [
     "session",
     "teardown_operations",
     "unlink",
+    "unowned_links",
     "unreachable_resolvers",
 ]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from .adapter import check_version as check_pyroute2
 from .adapter import session
-from .links import unlink
+from .links import unlink, unowned
 from .manage import plan
 from .nft import check_version as check_nft
 from .nft import observe as packet_filter
@@ -24,4 +24,5 @@ __all__ = [
     "rules_hold",
     "session",
     "unlink",
+    "unowned",
 ]

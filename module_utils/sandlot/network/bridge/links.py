@@ -19,7 +19,7 @@ from ...site import Site
 from ...spec.table.networks import MIN_MTU_IPV6
 from ..common.model import MAX_INTERFACES, Interface, Network, default_routes, identity
 from . import adapter, announce, sysctls
-from .observe import BridgeState, is_ours, owned
+from .observe import BridgeState, is_ours, our_ports, our_shapers, owned
 
 DEFAULT_ROUTES = ("0.0.0.0/0", "::/0")
 
@@ -117,6 +117,17 @@ def _links_of(site: Site, sandbox: str, state: BridgeState) -> dict[str, str]:
             if owned(site, state.links, link, kind):
                 names[link] = ifname
     return names
+
+
+def unowned(site: Site, sandboxes: Iterable[str]) -> list[str]:
+    """Our links on the host that belong to none of these sandboxes."""
+    with netlink.connect() as sock:
+        links = {link.name: link for link in netlink.links(sock)}
+    ours = {*our_ports(site, links), *our_shapers(site, links)}
+    for sandbox in sandboxes:
+        for ifname in (f"eth{index}" for index in range(MAX_INTERFACES) if ours):
+            ours -= {site.link(sandbox, ifname), site.shaper(sandbox, ifname)}
+    return sorted(ours)
 
 
 def _unplug(site: Site, names: Sequence[str]) -> None:
