@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from option_values import BESIDE, OTHER
 from sandlot.build import builder
 from sandlot.cgroups import knobs
 from sandlot.idmap import IdRange
@@ -34,77 +35,7 @@ BASE = {"name": "web", "image": "busybox", "command": ["true"], "allow_host_netw
 EARLIER: dict[str, list[Any]] = json.loads(
     (Path(__file__).parent / "digests_dd050e5.json").read_text()
 )
-# A value of each option that makes a difference, with whatever it needs beside it.
-OTHER: dict[str, Any] = {
-    "name": "other",
-    "image": "debian",
-    "on_image_change": "fresh",
-    "state": "stopped",
-    "restart": True,
-    "recreate": True,
-    "allow_changes": "live",
-    "comparisons": {"*": "ignore"},
-    "command": ["false"],
-    "entrypoint": ["sh"],
-    "env": {"A": "b"},
-    "working_dir": "/srv",
-    "user": "33",
-    "hostname": "h",
-    "tmpfs": ["/x"],
-    "read_only": True,
-    "volumes": ["data:/data"],
-    "mounts": [{"type": "tmpfs", "target": "/data"}],
-    "env_file": [],
-    "files": [{"target": "/etc/app.conf", "content": "x"}],
-    "secrets": [{"name": "key", "value": "x"}],
-    "network_mode": "host",
-    "allow_host_network": False,
-    "networks": [{"name": "default", "aliases": ["a"], "ipv4_address": "10.77.0.9"}],
-    "published_ports": ["80:80"],
-    "etc_hosts": {"a": "192.0.2.1"},
-    "dns_servers": ["192.0.2.53"],
-    "egress": ["dns"],
-    "host_access": ["9100/tcp"],
-    "memory": "64m",
-    "memory_reservation": "32m",
-    "memory_swap": "-1",
-    "cpus": 0.5,
-    "cpu_shares": 2,
-    "cpuset_cpus": "1",
-    "pids_limit": 64,
-    "ulimits": ["nofile:5:6"],
-    "lxcfs": True,
-    "disk_size": "64m",
-    "ingress_rate": "1mbit",
-    "egress_rate": "1mbit",
-    "security_profile": "daemon",
-    "capabilities": ["NET_RAW"],
-    "no_new_privileges": False,
-    "seccomp_profile": "unconfined",
-    "seccomp_architectures": ["x86"],
-    "devices": ["/dev/fuse"],
-    "sysctls": {"kernel.shmmax": "9"},
-    "time_offset": {"boottime": 5},
-    "depends_on": ["db"],
-    "restart_policy": "no",
-    "restart_retries": 3,
-    "snapshot_keep": 0,
-    "snapshot_max_age": "30d",
-    "snapshot_before": ["rebuild"],
-    "stop_signal": "SIGINT",
-    "stop_timeout": 3,
-    "log_max_size": "1m",
-    "labels": {"a": "b"},
-    "healthcheck": {"tcp": "80"},
-    "healthy_wait_timeout": 5,
-    "fail_on_crash": 5,
-}
 LATER = {option.launch_key for option in OPTIONS if option.later}
-BESIDE: dict[str, Any] = {
-    "restart_retries": {"restart_policy": "on-failure"},
-    "memory_swap": {"memory": "64m"},
-    "network_mode": {"networks": []},
-}
 
 
 def spec_of(option: str, **changed: Any) -> Spec:
