@@ -245,8 +245,9 @@ audit:
       returned: always
     host:
       description:
-        - The C(kernel), the version of C(sandlot), C(memory) in bytes, the number of C(cpus), and
-          the C(time) in seconds since 1970.
+        - The C(kernel), the version of C(sandlot), C(memory) in bytes, the number of C(cpus), the
+          digest of the packet filter's C(rules) in force, empty without them, and the C(time) in
+          seconds since 1970.
       type: dict
       returned: always
 volumes:

@@ -12,9 +12,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Collection, Dict, List, Mapping, Sequence
 
-from .. import __version__, cgroups, converge
+from .. import __version__, cgroups, converge, network
 from ..cgroups import statistics
 from ..errors import SandlotError
+from ..kernel.text import harmless
 from ..sandbox import crash, launchfile, record, runtime
 from ..sandbox.record import STARTED, Record, Records
 from ..site import Site
@@ -46,7 +47,8 @@ class _Seen:
     findings: List[Json] = field(default_factory=list)
 
     def find(self, sandbox: str, aspect: str, difference: Difference) -> None:
-        self.findings.append({"sandbox": sandbox, "aspect": aspect, **difference._asdict()})
+        texts = {key: harmless(text) for key, text in difference._asdict().items()}
+        self.findings.append({"sandbox": sandbox, "aspect": aspect, **texts})
 
 
 def audit(site: Site, chosen: Collection[str] | None = None) -> Json:
@@ -59,15 +61,16 @@ def audit(site: Site, chosen: Collection[str] | None = None) -> Json:
     if chosen is None:
         for what in orphans.orphans(site, records):
             seen.find(HOST, "orphans", Difference("a record of it", what))
-    return {**vars(seen), "host": _host()}
+    return {**vars(seen), "host": _host(site)}
 
 
-def _host() -> Json:
+def _host(site: Site) -> Json:
     return {
         "kernel": os.uname().release,
         "sandlot": __version__,
         "memory": statistics.host_memory(),
         "cpus": os.cpu_count() or 1,
+        "rules": network.packet_filter(site).listed,
         "time": time.time(),
     }
 

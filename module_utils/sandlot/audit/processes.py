@@ -83,7 +83,7 @@ def confinement(subject: Subject) -> Look:
             continue
         who = f"process {pid} ({processes.name(pid)})"
         if "SYS_ADMIN" not in owned and namespace(pid, "user") not in (user, ""):
-            look.expect("processes", "of the sandbox", f"{who}, which entered from outside")
+            look.expect(who, "of the sandbox", "entered from outside")
             continue
         for kind in _SETS:
             more = _names(int(status[kind], 16) & ~mask)
