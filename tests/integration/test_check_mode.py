@@ -6,16 +6,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fingerprint
 import pytest
-from converge_fixtures import Deployment, deployed, needs_root, sandbox, tree
+from check_fixtures import Look
+from converge_fixtures import Deployment, deployed, needs_root, sandbox
 from image_fixtures import prepare
 from option_values import BESIDE, OTHER, THIRD
 from sandlot import audit, images
@@ -38,7 +37,6 @@ ACTIONS = {
     "recreate": dict.fromkeys(("started", "stopped"), {"set", "again", "changed"}),
 }
 DB = {"healthcheck": {"test": ["CMD", "true"]}}
-BY_OTHERS = re.compile(r"/(status|layer\.img) ")
 ROUNDS = ("made", "set", "again", "changed", "withdrawn", "removed")
 
 
@@ -79,26 +77,13 @@ def specs(host: Deployment, which: str, state: str) -> list[dict[str, Any]]:
     return local
 
 
-def look(host: Deployment) -> list[str]:
-    """All files but lxcfs', inits' (after a healthcheck) and the kernel's (a journal)."""
-    tops = [f"{host.paths.root}/{top}" for top in ("etc", "run", "usr", "var/lib/sandlot")]
-    return [line for top in tops for line in tree(top) if not BY_OTHERS.search(line)]
-
-
 def turn(host: Deployment, *wanted: dict[str, Any]) -> Round:
     options = {"purge": True, "diff": True}
-    before = look(host), fingerprint.fingerprint(host.paths.root)
+    before = Look(host)
     checked = host.run(*wanted, check=True, **options)
-    touched = sorted({*before[0]} ^ {*look(host)})
-    touched += [
-        line
-        for line in fingerprint.changes_since(before[1], host.paths.root)
-        # What the launcher forked for the run before may end only now.
-        if not (line.startswith("- processes:") and "zygote" in line)
-    ]
+    touched = before.touched()
     done = host.run(*wanted, **options)
-    moved = sorted({*before[0]} ^ {*look(host)})
-    audited = audit.audit(host.paths, None)
+    moved, audited = before.files(), audit.audit(host.paths, None)
     return Round(touched, moved, checked, done, host.run(*wanted, check=True, **options), audited)
 
 

@@ -25,6 +25,8 @@ from .report import Result
 from .returned import return_values
 
 Json = Dict[str, Any]
+# In the diff of a check, for the id of a snapshot that the run would make.
+COMING = "(of the layer that is set aside)"
 _ID_RULE = "use up to 128 ASCII letters, digits, '_', '.' and '-', first a letter or digit"
 
 
@@ -124,7 +126,18 @@ def _restore(site: Site, asked: SnapshotRequest, before: List[str]) -> Kept:
         force=asked.force,
         check=asked.check,
     )
-    return _of_run(run(site, request), snapshot, before, store.identifiers(site, asked.sandbox))
+    done = run(site, request)
+    after = (
+        _foreseen(asked, before, done) if asked.check else store.identifiers(site, asked.sandbox)
+    )
+    return _of_run(done, snapshot, before, after)
+
+
+def _foreseen(asked: SnapshotRequest, before: List[str], done: Result) -> List[str]:
+    """The snapshots after a restore; the run gives the layer that it sets aside its time as id."""
+    left = [name for name in before if f"{asked.sandbox}/{name}" not in done.snapshots_due]
+    is_kept = "set_aside" in done.sandboxes[asked.sandbox]
+    return [*left, *([COMING] if is_kept else [])]
 
 
 def _clone(site: Site, asked: SnapshotRequest, before: List[str]) -> Kept:

@@ -50,6 +50,7 @@ class Result:
     of each build, ``images_due`` the names of those that a check foresees. With ``uploads_needed``,
     the run did nothing. ``removals`` counts the last actions, which a run with a failure skips.
     ``changes`` maps sandboxes to a key of CHANGES, ``records`` has those that are to exist.
+    ``snapshots_due`` names the snapshots that are not kept any longer.
     """
 
     changed: bool
@@ -71,6 +72,7 @@ class Result:
     changes: Mapping[str, str] = field(default_factory=dict)
     records: Mapping[str, Record] = field(default_factory=dict, repr=False)
     images_due: Sequence[str] = ()
+    snapshots_due: Sequence[str] = ()
     check: bool = False
 
 
@@ -126,6 +128,7 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
         changes=changes(context, lines_of),
         records={name: target.record for name, target in context.resolved.targets.items()},
         images_due=images.due(planned.makings) if planned else (),
+        snapshots_due=[entry.snapshot.name for entry in context.due],
         check=context.request.check,
     )
 

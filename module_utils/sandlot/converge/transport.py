@@ -78,7 +78,8 @@ def imported(site: Site, asked: SnapshotRequest) -> Kept:
         os.close(fd)
     # A check reads nothing of an archive that may be hostile, so it has the names that are given.
     subject = asked.sandbox or "snapshots"
-    actions = descriptions([Operation(subject, f"import a snapshot from {path}")])
+    which = f"snapshot {asked.name}" if asked.name else f"a snapshot from {path}"
+    actions = descriptions([Operation(subject, f"import {which}")])
     return Kept(actions, None, before, [*before, *([asked.name] if asked.name else [])])
 
 

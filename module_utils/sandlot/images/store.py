@@ -124,7 +124,11 @@ def desired(site: Site, specs: Sequence[ImageSpec], *, purge: bool = False) -> D
     wanted = {} if purge else dict(known)
     for spec in specs:
         if spec.state == "present":
-            wanted[spec.name] = _wanted(site, spec, known.get(spec.name), wanted)
+            recorded = known.get(spec.name)
+            image = _wanted(site, spec, recorded, wanted)
+            # One above a base has a time of its own.
+            same = recorded if recorded == image else image
+            wanted[spec.name] = replace(image, made=same.made)
         else:
             wanted.pop(spec.name, None)
     return wanted
