@@ -133,7 +133,8 @@ def _to_repair(site: Site, asked: Sequence[str], seen: _Seen) -> None:
         seen.find(HOST, "repair", Difference("nothing to repair", str(error)))
         return
     of_sandboxes = {name: entry.get("actions", []) for name, entry in done.sandboxes.items()}
-    others = [line for line in done.actions if line not in sum(of_sandboxes.values(), [])]
+    known = {line for entries in of_sandboxes.values() for line in entries}
+    others = [line for line in done.actions if line not in known]
     lines = [(name, line) for name in asked for line in of_sandboxes.get(name, [])]
     for name, line in [*lines, *((HOST, line) for line in others)]:
         seen.find(name, "repair", Difference("nothing to repair", line, line))
