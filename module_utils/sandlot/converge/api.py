@@ -51,6 +51,7 @@ def request(
     watch: float = 0.0,
     uploads: Mapping[str, str] | None = None,
     management_ports: Iterable[int] = (),
+    allow_changes: Change = Change.REBUILD,
 ) -> Request:
     """Request the listed sandboxes, images, networks and volumes; None leaves a kind alone.
 
@@ -75,6 +76,7 @@ def request(
         watch=watch,
         uploads=uploads,
         management_ports=tuple(management_ports),
+        allow_changes=allow_changes,
     )
 
 
@@ -123,6 +125,8 @@ def converge(site: Site, request: Request) -> Result:
     if planned and request.uploads is not None:
         needed = images.uploads_needed(site, request.images or (), planned.wanted)
         if needed:
+            # A run that will be refused gets no archive.
+            run(site, replace(request, check=True))
             return replace(NOTHING, uploads_needed=needed)
     if planned and (planned.makings or planned.sweeps):
         return _make_and_run(site, request, planned)
@@ -240,6 +244,8 @@ def _rolled_back(
     unfinished = rollback.unfinished(observed, removed(site, request, observed))
     if request.sandboxes is None or request.repair or not (unfinished.undo or unfinished.clean):
         return request, observed, (), {}
+    if not request.check and unfinished.undo and ceiling.is_set(request):
+        run(site, replace(request, check=True))
     request = rollback.with_undone(request, unfinished.undo, observed.records)
     steps = rollback.steps(site, unfinished, observed.records)
     if request.check:

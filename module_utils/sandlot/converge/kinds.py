@@ -8,9 +8,12 @@ from functools import partial
 from typing import Any, Callable, Dict, Mapping
 
 from .. import images, network, spec, volumes
+from ..plan import Change
 from ..site import Site
+from ..spec.options import BY_NAME
 
 Json = Dict[str, Any]
+ALLOW_CHANGES = "allow_changes"
 
 
 def argument_spec() -> Json:
@@ -34,6 +37,12 @@ def normalised(site: Site, params: Mapping[str, Any]) -> Json:
         "volumes": volumes.normalise,
         "sandboxes": partial(spec.normalise_all, defaults=params["defaults"]),
     }
+    default = params["defaults"].get(ALLOW_CHANGES)
+    allowed = BY_NAME[ALLOW_CHANGES].value(default, "defaults.")
     given = {kind: params[kind] for kind in parsers if params[kind] is not None}
     parsed = {kind: parsers[kind](raw) for kind, raw in given.items()}
-    return {"specs": parsed.pop("sandboxes", None), **parsed}
+    return {
+        "specs": parsed.pop("sandboxes", None),
+        "allow_changes": Change(allowed),
+        **parsed,
+    }

@@ -13,6 +13,7 @@ from ..errors import SandlotError, SpecError
 from ..images import Image, ImagePlan, setup
 from ..kernel import mountinfo
 from ..network import Interface, Publication, SandboxPolicy
+from ..plan import Change
 from ..sandbox import devices, etcfiles, launchfile, mounts
 from ..sandbox.record import PRESENT, REMOVING, ImageRef, Record
 from ..site import Site
@@ -39,7 +40,9 @@ class Request:
     archives of images to their copies on the host, None when the controller copies none.
     ``management_ports`` are never published. ``image_plan`` is made from ``images``, after a look
     at their sources. With ``diff``, the result shows files as text. With a ``scope``, the run looks
-    at these sandboxes and takes the rest of the host as being in order.
+    at these sandboxes and takes the rest of the host as being in order. ``allow_changes`` is the
+    greatest change of sandboxes that the request does not name: those that a purge removes, and
+    those that share the network of another one.
     """
 
     sandboxes: Optional[Tuple[Desired, ...]] = None
@@ -62,6 +65,7 @@ class Request:
     image_plan: Optional[ImagePlan] = None
     diff: bool = False
     scope: Optional[FrozenSet[str]] = None
+    allow_changes: Change = Change.REBUILD
 
     @property
     def desired(self) -> Dict[str, Desired]:

@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, Mapping, Sequence
 
+from ..errors import SpecError
+from . import option as rows
 from .model import Spec
 from .option import Option
-from .options import STORED
+from .options import OPTIONS, STORED
 from .text import refusal
 
 STRICT, IGNORE, ALLOW_MORE = "strict", "ignore", "allow_more_present"
@@ -44,14 +46,38 @@ def compared(spec: Spec, recorded: Spec) -> Spec:
         before, after = getattr(recorded, name), getattr(spec, name)
         if comparison == IGNORE or (comparison == ALLOW_MORE and _holds(row, before, after)):
             kept[name] = before
-    return replace(spec, **kept)
+        elif comparison == ALLOW_MORE and name == "networks":
+            # As docker_container, which leaves other networks connected.
+            listed = {item.name for item in after}
+            kept[name] = (*after, *(item for item in before if item.name not in listed))
+    return _checked(
+        replace(spec, **kept), [name for name in kept if kept[name] != getattr(spec, name)]
+    )
+
+
+def _checked(spec: Spec, kept: Sequence[str]) -> Spec:
+    """The spec, in which options that are kept may contradict others."""
+    try:
+        rows.check(OPTIONS, spec)
+    except SpecError as error:
+        error.name(f"sandbox {spec.name!r}, which keeps {', '.join(kept)} by comparisons")
+        raise
+    return spec
 
 
 def _holds(row: Option, before: Any, after: Any) -> bool:
     """Whether the recorded value has all of the other one."""
-    recorded, asked = _items(row.dump(before)), _items(row.dump(after))
-    return all(item in recorded for item in asked)
+    return _covers(_listed(row.dump(before)), _listed(row.dump(after)))
 
 
-def _items(dumped: Any) -> List[Any]:
-    return list(dumped.items() if isinstance(dumped, Mapping) else dumped or ())
+def _listed(dumped: Any) -> Any:
+    return () if dumped is None else dumped
+
+
+def _covers(recorded: Any, asked: Any) -> bool:
+    """Whether a value has each item of another one; mappings in a list may have more as well."""
+    if isinstance(asked, Mapping) and isinstance(recorded, Mapping):
+        return all(key in recorded and _covers(recorded[key], asked[key]) for key in asked)
+    if isinstance(asked, (list, tuple)) and isinstance(recorded, (list, tuple)):
+        return all(any(_covers(item, each) for item in recorded) for each in asked)
+    return bool(recorded == asked)

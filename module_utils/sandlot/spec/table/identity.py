@@ -131,7 +131,11 @@ OPTIONS = (
             "The greatest change that a run may make to the sandbox. With a greater one, the "
             "module fails before it does anything, in check mode as well.",
             "With V(live), the workload runs on. V(restart) also allows to stop it and to start it "
-            "again, V(rebuild) also to remove it.",
+            "again, V(rebuild) also to remove it. All allow a new sandbox, and the start of one "
+            "that is down.",
+            "As a default of a host, it also holds for sandboxes that the run changes without "
+            "being asked to: those that a purge removes, and those that share the network of "
+            "another one.",
         ],
         reaches={Reach.CONVERGE},
         default="rebuild",
@@ -146,8 +150,9 @@ OPTIONS = (
             "How options are compared with those that the sandbox has, by their names; V(*) is for "
             "all that are not named.",
             "V(strict) is the default. With V(ignore), the sandbox keeps what it has.",
-            "With V(allow_more_present), a list or mapping may have more than was asked for. One "
-            "that lacks something becomes what was asked for.",
+            "With V(allow_more_present), a list or mapping, and a mapping in a list, may have more "
+            "than was asked for. One that lacks something becomes what was asked for; of "
+            "O(networks), others stay connected.",
             "V(image: ignore) also ignores an update of the image.",
         ],
         reaches={Reach.CONVERGE},
