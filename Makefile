@@ -105,8 +105,8 @@ test-vm: vm-packages $(VENV)/.test ## Deploy, reboot and cut the power of Debian
 	@$(AS_ROOT) SANDLOT_VM_KVM=$(KVM) SANDLOT_VM_SUITES="$(SUITES)" "$(BIN)/pytest" -p no:cacheprovider -n $(or $(GUESTS),$(words $(SUITES))) tests/vm
 
 # Each newcomer has a process, as they wait for downloads most of the time.
-newcomer: newcomer-packages $(VENV)/.test ## Type what the README says on pristine Debian 12, 13 and sid
-	@$(AS_ROOT) "$(BIN)/pytest" -p no:cacheprovider -n 3 tests/newcomer
+newcomer: newcomer-packages $(VENV)/.test ## Type what README and tutorial say on pristine Debian 12, 13 and sid
+	@$(AS_ROOT) "$(BIN)/pytest" -p no:cacheprovider -n 4 tests/newcomer
 
 pythons: test-packages $(VENV)/.test ## Each module on hosts with Python 3.9 to 3.14
 	@$(AS_ROOT) "$(BIN)/pytest" -p no:cacheprovider -rs tests/pythons

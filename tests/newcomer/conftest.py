@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,25 +17,9 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "vm")]
 
 import lan  # noqa: E402
-import machine  # noqa: E402
 import newcomers  # noqa: E402
 import roots  # noqa: E402
 from newcomers import WAYS, Newcomer, Way  # noqa: E402
-from readme import TREE  # noqa: E402
-
-
-def _clone(way: Way, root: Path) -> None:
-    """What git knows of this tree, and what it doesn't know yet, as that user would have it."""
-    place = root / "home" / roots.USER / way.directory
-    os.makedirs(place.parent, exist_ok=True)
-    # The user gets all of it, and linked files would be this tree's own.
-    command = ["git", "clone", "--quiet", "--no-hardlinks", str(TREE), str(place)]
-    subprocess.run(command, check=True, umask=way.umask)
-    listing = ["git", "-C", str(TREE), "ls-files", "-co", "--exclude-standard", "-z"]
-    names = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split("\0")
-    there = "\0".join(name for name in names if (TREE / name).exists() and name)
-    copy = ["xargs", "-0", "cp", "--parents", "-d", "-t", str(place)]
-    subprocess.run(copy, cwd=TREE, input=there, text=True, check=True, umask=way.umask)
 
 
 class ByNewcomer(LoadScopeScheduling):
@@ -74,21 +56,9 @@ def network() -> Iterator[lan.Lan]:
 @pytest.fixture(scope="session", params=WAYS, ids=lambda way: way.suite)
 def newcomer(request: pytest.FixtureRequest, network: lan.Lan) -> Iterator[Newcomer]:
     way: Way = request.param
+    address = f"192.0.2.{100 + WAYS.index(way)}"
     with contextlib.ExitStack() as stack:
-        archive = roots.local(way.suite)
-        address = f"192.0.2.{100 + WAYS.index(way)}"
-        home = f"/home/{roots.USER}"
-        # So that what is the same for all is downloaded once.
-        downloads = roots.cache() / "pip"
-        downloads.mkdir(exist_ok=True)
-        shared = {f"{home}/.cache/pip": downloads}
-        making = machine.running(network, archive, way.suite, address, shared)
-        host = stack.enter_context(making)
-        _clone(way, host.root)
-        with open(host.root / home[1:] / ".profile", "a") as file:
-            file.write(way.profile)
-        host.run("chown", "-R", f"{roots.USER}:{roots.USER}", home)
-        yield Newcomer(host, way, network)
+        yield newcomers.arrived(stack, network, way, roots.local(way.suite), address)
 
 
 @pytest.fixture(autouse=True)

@@ -31,8 +31,8 @@ import roots  # noqa: E402
 import ssh  # noqa: E402
 
 SUITE = "bookworm"
-# What a deploy would install, so that all hosts are as they are without a mirror.
-PACKAGES = ("busybox-static", "nftables", "python3-pyroute2")
+# Servers have cron; a deploy would install the others, which leaves hosts without a mirror alike.
+PACKAGES = ("busybox-static", "cron", "nftables", "python3-pyroute2")
 _STATE = "/var/lib/sandlot"
 _CONNECT = """\
 #!/bin/sh

@@ -27,9 +27,9 @@ _HOOKS = (
 )
 
 
-def local(suite: str) -> Path:
-    """The root of somebody who follows the README."""
-    return _cached(suite, ("sudo", *readme.packages()), USER)
+def local(suite: str, packages: tuple[str, ...] = readme.packages()) -> Path:
+    """The root of somebody who follows the README, or a page with other packages."""
+    return _cached(suite, ("sudo", *packages), USER)
 
 
 def remote(suite: str, *more: str) -> Path:

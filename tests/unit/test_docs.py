@@ -6,7 +6,8 @@ The word after the three backticks says how: "sh" and "console" are commands tha
 the demo, "sh example" those that need what its reader has or end a sandbox, "yaml" is an inventory
 that tests/integration/test_doc_examples.py deploys, "yaml tasks" are tasks, "yaml fragment" is a
 part of an inventory that needs what its reader has, "json" is compared with what the engine writes,
-"text" is output.
+"text" is output. In the tutorial, "sh tutorial", "text seen" and those that end with "file" are
+commands, output and files of its reader: tests/newcomer/test_tutorial.py does all that they say.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ PAGES = sorted(
     ]
 )
 KINDS = {"sh", "sh example", "console", "yaml", "yaml tasks", "yaml fragment", "json", "text"}
+KINDS |= {"sh tutorial", "text seen"}
+KINDS |= {
+    f"{language} file" for language in ("ini", "nginx", "python", "sh", "sql", "text", "yaml")
+}
 # Of the system; "#" is the root prompt.
 OTHERS = {".", "apt", "curl", "ip", "journalctl", "man", "molecule", "nft"}
 OTHERS |= {"rc-service", "service"}
