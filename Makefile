@@ -28,7 +28,9 @@ AS_ROOT := $(SUDO) env PATH="$(BIN):$$PATH:/usr/local/sbin:/usr/sbin:/sbin" PYTH
 # Ansible takes no ansible.cfg of a directory that all may write unless it is named. It has no
 # terminal of ours for sudo, so what sudo remembers does not help it.
 PLAYBOOK = ANSIBLE_CONFIG="$(CURDIR)/ansible.cfg" "$(BIN)/ansible-playbook" $(if $(SUDO),$$(sudo -kn true 2>/dev/null || echo --ask-become-pass))
-STAGE := build/ansible_collections/sandlot/sandlot
+# Not from the environment: the target collection empties it.
+BUILD := build
+STAGE = $(BUILD)/ansible_collections/sandlot/sandlot
 
 TEST_PACKAGES := acl btrfs-progs curl debootstrap e2fsprogs fish groff-base iproute2 mmdebstrap nftables openssh-client openssl python3-pyroute2 shellcheck skopeo strace sudo unzip util-linux zip zsh zstd
 # What sandbox_host would install: of two packages that exclude each other, the one that is there stays.
@@ -62,7 +64,7 @@ if (($${#missing[@]})); then \
 fi
 endef
 
-.PHONY: help deploy teardown test lint unit integration molecule test-vm newcomer pythons targets bench sweep collection clean
+.PHONY: help deploy teardown test lint unit integration molecule test-vm newcomer pythons controllers targets bench sweep collection clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -111,6 +113,10 @@ newcomer: newcomer-packages $(VENV)/.test ## Type what README and tutorial say o
 pythons: test-packages $(VENV)/.test ## Each module on hosts with Python 3.9 to 3.14
 	@$(AS_ROOT) "$(BIN)/pytest" -p no:cacheprovider -rs tests/pythons
 
+# One Debian after the other: each takes a minute to make, and each ansible-core one on it.
+controllers: test-packages $(VENV)/.test ## The collection from each ansible-core on Python 3.11 to 3.14
+	@$(AS_ROOT) SANDLOT_CONTROLLERS=1 "$(BIN)/pytest" -p no:cacheprovider -rs tests/integration/test_controllers.py
+
 # All parts, or those of PARTS; SMALL=1 tries the bench itself.
 bench: test-packages $(VENV)/.bench ## Measure, and compare with public tools
 	@mkdir -p build
@@ -127,12 +133,12 @@ sweep: test-packages $(VENV)/.test ## Each fault at each system call of a run, a
 
 collection: $(VENV)/.runtime ## Build the tree as a collection, into build/
 	@$(ours)
-	@rm -rf build
-	@mkdir -p $(STAGE)
-	@cp -rL CONTRIBUTING.md LICENSE README.md changelogs docs galaxy.yml meta playbooks plugins roles $(STAGE)
-	@mkdir $(STAGE)/tests && cp tests/config.yml $(STAGE)/tests
-	@find $(STAGE) -name __pycache__ -prune -exec rm -r {} +
-	@"$(BIN)/ansible-galaxy" collection build --force --output-path build $(STAGE)
+	@rm -rf "$(BUILD)"
+	@mkdir -p "$(STAGE)"
+	@cp -rL CONTRIBUTING.md LICENSE README.md changelogs docs galaxy.yml meta playbooks plugins roles "$(STAGE)"
+	@mkdir "$(STAGE)/tests" && cp tests/config.yml "$(STAGE)/tests"
+	@find "$(STAGE)" -name __pycache__ -prune -exec rm -r {} +
+	@"$(BIN)/ansible-galaxy" collection build --force --output-path "$(BUILD)" "$(STAGE)"
 
 clean: ## Remove the virtual environment and all caches
 	@rm -rf $(VENV) build .ansible .mypy_cache .pytest_cache .ruff_cache

@@ -19,12 +19,23 @@ description:
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
 attributes:
+  action_group:
+    description: Is in an action group, for defaults by C(module_defaults).
+    support: full
+    membership: [sandlot.sandlot.sandbox]
+  async:
+    description: Can run in the background, by C(async).
+    support: full
   check_mode:
     support: partial
     details: The command does not run. With O(creates) and O(removes), the result says whether it
       would; without, the task is skipped.
   diff_mode:
     support: none
+  idempotent:
+    description: A second run with the same options changes nothing.
+    support: partial
+    details: With O(creates) or O(removes).
   platform:
     platforms: linux
 options:

@@ -23,10 +23,21 @@ description:
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
 attributes:
+  action_group:
+    description: Is in an action group, for defaults by C(module_defaults).
+    support: full
+    membership: [sandlot.sandlot.sandbox]
+  async:
+    description: Can run in the background, by C(async).
+    support: partial
+    details: Not with O(packages=install).
   check_mode:
     support: full
   diff_mode:
     support: none
+  idempotent:
+    description: A second run with the same options changes nothing.
+    support: full
   platform:
     platforms: linux
 options:

@@ -36,9 +36,19 @@ requirements:
   - pyroute2 0.7 or later (only when interfaces change)
 extends_documentation_fragment: [ansible.builtin.action_common_attributes]
 attributes:
+  action_group:
+    description: Is in an action group, for defaults by C(module_defaults).
+    support: full
+    membership: [sandlot.sandlot.sandbox]
+  async:
+    description: Can run in the background, by C(async).
+    support: full
   check_mode:
     support: full
   diff_mode:
+    support: full
+  idempotent:
+    description: A second run with the same options changes nothing.
     support: full
   platform:
     platforms: linux

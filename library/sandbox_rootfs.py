@@ -20,6 +20,14 @@ requirements:
   - mmdebstrap or debootstrap, for O(images[].source=debootstrap)
 extends_documentation_fragment: [ansible.builtin.action_common_attributes]
 attributes:
+  action_group:
+    description: Is in an action group, for defaults by C(module_defaults).
+    support: full
+    membership: [sandlot.sandlot.sandbox]
+  async:
+    description: Can run in the background, by C(async).
+    support: partial
+    details: Not with an archive of O(images[].src).
   check_mode:
     support: full
   diff_mode:

@@ -19,10 +19,20 @@ description:
   - An exit code other than 0 is a failure, as in M(ansible.builtin.command).
 extends_documentation_fragment: [ansible.builtin.action_common_attributes]
 attributes:
+  action_group:
+    description: Is in an action group, for defaults by C(module_defaults).
+    support: full
+    membership: [sandlot.sandlot.sandbox]
+  async:
+    description: Can run in the background, by C(async).
+    support: full
   check_mode:
     support: partial
     details: A check runs nothing. It refuses options, images and networks as a run does.
   diff_mode:
+    support: none
+  idempotent:
+    description: A second run with the same options changes nothing.
     support: none
   platform:
     platforms: linux

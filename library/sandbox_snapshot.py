@@ -20,10 +20,21 @@ description:
     command C(sandlot snapshots) lists all.
 extends_documentation_fragment: [ansible.builtin.action_common_attributes]
 attributes:
+  action_group:
+    description: Is in an action group, for defaults by C(module_defaults).
+    support: full
+    membership: [sandlot.sandlot.sandbox]
+  async:
+    description: Can run in the background, by C(async).
+    support: full
   check_mode:
     support: full
   diff_mode:
     support: full
+  idempotent:
+    description: A second run with the same options changes nothing.
+    support: partial
+    details: With O(state=restore), each run restores.
   platform:
     platforms: linux
 options:

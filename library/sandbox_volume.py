@@ -19,9 +19,19 @@ description:
   - An empty volume takes over the files that the first sandbox has at the target.
 extends_documentation_fragment: [ansible.builtin.action_common_attributes]
 attributes:
+  action_group:
+    description: Is in an action group, for defaults by C(module_defaults).
+    support: full
+    membership: [sandlot.sandlot.sandbox]
+  async:
+    description: Can run in the background, by C(async).
+    support: full
   check_mode:
     support: full
   diff_mode:
+    support: full
+  idempotent:
+    description: A second run with the same options changes nothing.
     support: full
   platform:
     platforms: linux

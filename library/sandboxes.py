@@ -23,10 +23,22 @@ requirements:
   - pyroute2 (only when interfaces change)
 extends_documentation_fragment: [ansible.builtin.action_common_attributes]
 attributes:
+  action_group:
+    description: Is in an action group, for defaults by C(module_defaults).
+    support: full
+    membership: [sandlot.sandlot.sandbox]
+  async:
+    description: Can run in the background, by C(async).
+    support: partial
+    details: Not with O(host), and not while archives of O(images[].src) have to be copied.
   check_mode:
     support: full
   diff_mode:
     support: full
+  idempotent:
+    description: A second run with the same options changes nothing.
+    support: partial
+    details: With O(restart) or O(recreate), each run restarts or recreates sandboxes.
   platform:
     platforms: linux
 options:

@@ -87,11 +87,8 @@ options:
 EXAMPLES = """
 # sandboxes.yml, for: ansible -i sandboxes.yml label_role_web -m ping
 plugin: sandlot.sandlot.sandbox
-inventory: hosts.yml
----
-# Running sandboxes of some hosts, with groups such as tier_front and a variable of one's own
-plugin: sandlot.sandlot.sandbox
 inventory: [hosts.yml, more-hosts.yml]
+# Running sandboxes of some hosts, with groups such as tier_front and a variable of one's own
 hosts: "sandbox_hosts:!staging"
 states: [running]
 keyed_groups:
