@@ -26,11 +26,14 @@ class Module(Protocol):
     check_mode: bool
     _diff: bool
 
-    def exit_json(self, **kwargs: Any) -> NoReturn: ...
+    def exit_json(self, **kwargs: Any) -> NoReturn:
+        """Print the result, and end."""
 
-    def fail_json(self, msg: str, **kwargs: Any) -> NoReturn: ...
+    def fail_json(self, msg: str, **kwargs: Any) -> NoReturn:
+        """Print the failure, and end."""
 
-    def warn(self, warning: str) -> None: ...
+    def warn(self, warning: str) -> None:
+        """Add a warning to the result."""
 
 
 Action = Callable[[Module, Site], Json]

@@ -34,7 +34,8 @@ class Action(Protocol):
     _loader: Any
     _templar: Any
 
-    def _find_needle(self, dirname: str, needle: str) -> str: ...
+    def _find_needle(self, dirname: str, needle: str) -> str:
+        """The path of a file of the role or the playbook."""
 
 
 def filled(arguments: Json, action: Action, task_vars: Json) -> Json:

@@ -134,3 +134,17 @@ def test_no_file_reads_its_package_while_it_is_imported() -> None:
             if not isinstance(node, inside):
                 waiting += ast.iter_child_nodes(node)
             assert not (isinstance(node, ast.Name) and node.id == "__package__"), path
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_attributes_are_documented(name: str) -> None:
+    attributes = documentation(name)["attributes"]
+    assert sorted(attributes) == [
+        *("action_group", "async", "check_mode", "diff_mode", "idempotent", "platform"),
+    ]
+    assert attributes["action_group"]["membership"] == ["sandlot.sandlot.sandbox"]
+    assert attributes["platform"] == {"platforms": "linux"}
+    for attribute in ("async", "check_mode", "idempotent"):
+        # Half a promise says which half.
+        row = attributes[attribute]
+        assert (row["support"] == "partial") == bool(row.get("details"))

@@ -52,7 +52,8 @@ class ArchiveError(SandlotError):
 
 
 class Stream(Protocol):
-    def read(self, size: int, /) -> bytes: ...
+    def read(self, size: int, /) -> bytes:
+        """Up to ``size`` bytes; none at the end."""
 
 
 @dataclass(frozen=True)

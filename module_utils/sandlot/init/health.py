@@ -31,10 +31,12 @@ if TYPE_CHECKING:
     Saved = Tuple[int, bool, float, float, bytes, bool]
 
     class Done(Protocol):
-        def __call__(self, output: bytes, *, ok: bool) -> None: ...
+        def __call__(self, output: bytes, *, ok: bool) -> None:
+            """Note the output and the outcome of a probe."""
 
     class Condemn(Protocol):
-        def __call__(self, streak: int, *, proven: bool) -> None: ...
+        def __call__(self, streak: int, *, proven: bool) -> None:
+            """End a workload that has failed ``streak`` probes in a row."""
 
 
 STARTING, HEALTHY, UNHEALTHY = "starting", "healthy", "unhealthy"

@@ -29,16 +29,20 @@ if TYPE_CHECKING:
         def open(paths: SandboxPaths) -> Tuple[List[int], Any]:
             """Open the sink, in the builder: descriptors ([] for no sink) and a state for init."""
 
-        def __init__(self, fds: Sequence[int], state: Any) -> None: ...
+        def __init__(self, fds: Sequence[int], state: Any) -> None:
+            """Take over what ``open`` has returned."""
 
-        def configure(self, config: Mapping[str, Any]) -> None: ...
+        def configure(self, config: Mapping[str, Any]) -> None:
+            """Take the options of the sandbox."""
 
         def saved(self) -> Any:
             """Return a state from which another process goes on with the same descriptors."""
 
-        def restore(self, saved: Any) -> None: ...
+        def restore(self, saved: Any) -> None:
+            """Go on from a state that ``saved`` has returned."""
 
-        def write(self, stream: str, entries: List[bytes]) -> None: ...
+        def write(self, stream: str, entries: List[bytes]) -> None:
+            """Write entries of one output."""
 
     # Name, number of descriptors, state.
     Opened = Tuple[str, int, Any]

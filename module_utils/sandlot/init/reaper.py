@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     class Work(Protocol):
         """A supervisor."""
 
-        def run(self, init: Optional[Reaper]) -> int: ...
+        def run(self, init: Optional[Reaper]) -> int:
+            """Supervise until the end; the exit code of init."""
 
     Begin = Callable[[memory.Memory], Work]
 

@@ -20,7 +20,8 @@ Dumper = Callable[[Any], Any]
 
 class Named(Protocol):
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name of the item."""
 
 
 Item = TypeVar("Item", bound=Named)

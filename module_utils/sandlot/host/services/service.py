@@ -39,7 +39,8 @@ class Service(abc.ABC):
         """Whether every boot starts the service."""
 
     @abc.abstractmethod
-    def enable(self) -> None: ...
+    def enable(self) -> None:
+        """Have every boot start the service."""
 
     @abc.abstractmethod
     def reload(self) -> None:
@@ -58,4 +59,5 @@ class Service(abc.ABC):
         """The parts of the service that exist on the host, as messages name them."""
 
     @abc.abstractmethod
-    def remove(self) -> None: ...
+    def remove(self) -> None:
+        """Remove the service from the host."""
