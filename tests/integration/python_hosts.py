@@ -21,7 +21,7 @@ import pyroute2
 from converge_fixtures import short_directory
 
 TOP = Path(__file__).resolve().parent.parent.parent
-PLAYBOOK = Path(sys.executable).parent / "ansible-playbook"
+BIN = Path(os.environ.get("SANDLOT_TEST_ANSIBLE", Path(sys.executable).parent))
 # What a deploy would install, and pyroute2, which comes from the controller.
 PACKAGES = ["busybox-static", "iproute2", "nftables", "python3"]
 # The kernel refuses user namespaces to a process whose root is not that of its mount namespace.
@@ -84,7 +84,7 @@ def run_modules(tree: Path, version: str) -> None:
         told = {"ansible_python_interpreter": str(interpreter), "version": version}
         told["ansible_remote_tmp"] = shared
         told["command"] = f"/var/tmp/{interpreter.parent.name}/usr/local/bin/sandlot"
-        command = [str(PLAYBOOK), "-i", "localhost,", "-c", "local", str(play)]
+        command = [str(BIN / "ansible-playbook"), "-i", "localhost,", "-c", "local", str(play)]
         environment = {**os.environ, "ANSIBLE_CONFIG": str(TOP / "ansible.cfg")}
         done = subprocess.run(
             [*command, "-e", json.dumps(told)],

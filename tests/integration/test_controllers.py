@@ -31,7 +31,6 @@ ALL = bool(os.environ.get("SANDLOT_CONTROLLERS"))
 MINORS = (11, 12, 13, 14)
 SUITES = {11: "bookworm", 13: "trixie", 14: "sid"}
 PACKAGES = ["openssh-client", "python3", "python3-venv"]
-PREFIX = "/opt/python"
 SYSTEM = "/usr/bin/python3"
 
 
@@ -87,11 +86,11 @@ class Box:
         prefix = ["env", f"SANDLOT_ROOT={paths.root}", paths.command, "exec", "-w", str(place)]
         prefix += [word for key, text in given.items() for word in ("-e", f"{key}={text}")]
         controller = Controller((*prefix, "controller", "--"), str(place))
-        python = f"python3.{self.minor}"
-        python = python if self.minor in SUITES else f"{PREFIX}/bin/{python}"
-        controller.run(python, "-m", "venv", environment)
-        own = f"{environment}/bin/python"
-        controller.run(*controllers.installing(own, core, f"/wheels/{name}"))
+        own = self.minor in SUITES
+        python = f"python3.{self.minor}" if own else controllers.interpreter(self.minor)
+        controller.run(str(python), "-m", "venv", environment)
+        made = f"{environment}/bin/python"
+        controller.run(*controllers.installing(made, core, f"/wheels/{name}"))
         return controller
 
 
@@ -132,7 +131,9 @@ def _interpreter(minor: int) -> list[str]:
     found = controllers.interpreter(minor)
     if found is None:
         pytest.skip(f"no Debian has Python 3.{minor}, and this machine has none either")
-    return [f"{Path(found).resolve().parents[1]}:{PREFIX}:ro"]
+    # Its programs may name their libraries by path.
+    prefix = Path(found).resolve().parents[1]
+    return [f"{prefix}:{prefix}:ro"]
 
 
 @needs_tools
