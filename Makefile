@@ -97,7 +97,7 @@ unit: $(VENV)/.test ## Tests that need no root
 integration: test-packages $(VENV)/.test ## Tests that make real sandboxes
 	@$(AS_ROOT) "$(BIN)/pytest" -p no:cacheprovider -n $(WORKERS) --dist loadfile $(TESTS)
 
-molecule: test-packages $(VENV)/.dev ## Deploy, crash, repair and remove, as a user would
+molecule: test-packages newcomer-packages $(VENV)/.dev ## Deploy, crash, repair and remove, as a user would
 	@$(AS_ROOT) MOLECULE_GLOB='molecule/*/molecule.yml' "$(BIN)/molecule" reset --all
 	@$(AS_ROOT) MOLECULE_GLOB='molecule/*/molecule.yml' "$(BIN)/molecule" test --all
 

@@ -104,13 +104,18 @@ def disk(archive: Path, name: str, address: str) -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="newcomer-", dir="/var/tmp"))
     try:
         directory.chmod(0o755)
-        root = directory / "root"
-        unpack(archive, root)
-        (root / "etc/resolv.conf").write_text(f"nameserver {RESOLVER}\n")
-        (root / "etc/hosts").write_text(f"127.0.0.1 localhost\n{address} {name}\n")
-        yield root
+        yield installed(archive, directory, name, address)
     finally:
         shutil.rmtree(directory)
+
+
+def installed(archive: Path, directory: Path, name: str, address: str) -> Path:
+    """The root of a machine, in a directory."""
+    root = directory / "root"
+    unpack(archive, root)
+    (root / "etc/resolv.conf").write_text(f"nameserver {RESOLVER}\n")
+    (root / "etc/hosts").write_text(f"127.0.0.1 localhost\n{address} {name}\n")
+    return root
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from ..images.unpack import Bounds
 from ..kernel.namespaces import pidfd_ends
 from ..launcher.client import Launcher
 from ..plan import Operation
-from ..sandbox import last_words, logs, names, record, runtime
+from ..sandbox import last_words, logs, names, record, runtime, surroundings
 from ..sandbox.record import STARTED, STOPPED
 from ..site import Site
 from .decide import ABSENT, Desired
@@ -151,7 +151,8 @@ class _Throwaway:
         if not status.get("final"):
             raise SandlotError(f"{what} was killed, and its sandbox with it{self._log_end()}")
         if status.get("exit_code"):
-            raise SandlotError(f"{what} ended with status {status['exit_code']}{self._log_end()}")
+            text = f"{what} ended with status {status['exit_code']}{self._log_end()}"
+            raise SandlotError(text, hint=surroundings.space(self._paths))
 
     def _log_end(self) -> str:
         last = logs.tail(self._paths.sandbox(self._name), _LOG_TAIL, self._begun)[-_SHOWN_LINES:]

@@ -180,6 +180,7 @@ def _remedy(
             again=bool(status.get("restarts")),
             kills=recent,
             refused_processes=usage.refused_processes or 0,
+            lost_log_bytes=int(status.get("lost_log_bytes", 0)),
             lines=lines,
             root=RootView(trees, known.ids),
         )

@@ -25,6 +25,7 @@ class Facts:
     again: bool = False
     kills: int = 0
     refused_processes: int | None = None
+    lost_log_bytes: int = 0
     lines: Sequence[str] = ()
     root: RootView | None = None
 

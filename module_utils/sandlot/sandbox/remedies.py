@@ -426,7 +426,8 @@ def _space(case: Case) -> str:
         return surroundings.space(case.site) or (
             "free space on the host, or give the tmpfs that it fills a larger size"
         )
-    return ""
+    # A full disk takes no words either.
+    return surroundings.space(case.site) if case.facts.lost_log_bytes else ""
 
 
 def _guarded(rule: Callable[[Case], str]) -> Callable[[Case], str]:

@@ -132,6 +132,15 @@ def remedy(options: dict[str, Any], site: Path, **facts: Any) -> str:
     return remedies.remedy(Site(str(site)), record_of(options), Facts(**facts))
 
 
+def test_a_full_disk_takes_no_words_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = {"code": 1, "lost_log_bytes": 40}
+    assert remedy({}, tmp_path, **lost) == ""
+    full = os.statvfs_result((4096, 4096, 1000, 10, 1, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _path: full)
+    assert "sandboxes is full: free space on the host" in remedy({}, tmp_path, **lost)
+    assert remedy({}, tmp_path, code=1) == ""
+
+
 def test_neighbours(tmp_path: Path) -> None:
     known = record_of({"name": "db", "networks": [{"name": "back"}]})
     site = Site(str(tmp_path))
