@@ -27,8 +27,12 @@ _NEW: Dict[str, bytes] = {}
 class Mask:
     """The mask of one host; its key is readable by root only."""
 
-    def __init__(self, site: Site, *, keep: bool = False) -> None:
-        """With ``keep``, a missing key is stored; else it serves this process only."""
+    def __init__(self, site: Site, *, keep: bool = False, is_first: bool = False) -> None:
+        """With ``keep``, a missing key is stored; else it serves this process only.
+
+        The run that ``is_first`` to have a key shows no digests: its check had another key.
+        """
+        self._is_first = is_first
         self._path = site.mask
         self._keep = keep
         self._key = b""
@@ -68,19 +72,23 @@ class Mask:
         """
         if isinstance(value, Mapping):
             return {
-                name: shown(item["digest"])
+                name: self.shown(item["digest"])
                 if isinstance(item, Mapping)
                 else (item if clear else self._digest(owner, name, item))
                 for name, item in value.items()
             }
         if isinstance(value, list):
-            return [{**item, "digest": shown(item["digest"])} for item in value]
+            return [{**item, "digest": self.shown(item["digest"])} for item in value]
         return value
 
     def _digest(self, owner: str, name: str, value: str) -> str:
         text = "\0".join((owner, name, value)).encode()
         digest = hashlib.blake2b(text, key=self._read(), digest_size=4)
-        return shown(digest.hexdigest())
+        return self.shown(digest.hexdigest())
+
+    def shown(self, digest: str) -> str:
+        """A digest that stands for a value, in a result."""
+        return f"{HIDDEN} (new)" if self._is_first else shown(digest)
 
     def _read(self) -> bytes:
         if not self._key:

@@ -26,6 +26,8 @@ LONG = (
         "test_images_debian.py",
         "test_faults_kill.py",
         "test_converge_modules.py",
+        "test_check_mode.py",
+        "test_check_mode_kinds.py",
     ),
     *("test_data_databases.py", "test_published_databases.py", "test_published_services.py"),
     *("test_controllers.py", "test_exhausted.py", "test_network_ipv6.py"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any, Dict, List
 
 from ..errors import StateError
-from ..mask import shown
+from ..mask import Mask
 from ..sandbox.record import Record
 from ..site import Site
 from ..spec.values import File
@@ -18,7 +18,9 @@ Json = Dict[str, Any]
 LONGEST = 100_000
 
 
-def changed(site: Site, name: str, before: Record | None, after: Record | None) -> List[Json]:
+def changed(
+    site: Site, name: str, before: Record | None, after: Record | None, mask: Mask
+) -> List[Json]:
     """The files of one sandbox that change, in Ansible's notation of a diff."""
     sides = [_files(record) for record in (before, after)]
     entries = []
@@ -31,8 +33,8 @@ def changed(site: Site, name: str, before: Record | None, after: Record | None) 
             {
                 "before_header": title,
                 "after_header": title,
-                "before": _text(site, name, old) if old else "",
-                "after": _text(site, name, new) if new else "",
+                "before": _text(site, name, old, mask) if old else "",
+                "after": _text(site, name, new, mask) if new else "",
             }
         )
     return entries
@@ -42,9 +44,9 @@ def _files(record: Record | None) -> Dict[str, File]:
     return {entry.target: entry for entry in record.spec.files} if record else {}
 
 
-def _text(site: Site, name: str, entry: File) -> str:
+def _text(site: Site, name: str, entry: File, mask: Mask) -> str:
     """The content; a digest stands for a long or binary one, or one that the host has lost."""
-    content, digest = entry.content.value, shown(entry.content.digest)
+    content, digest = entry.content.value, mask.shown(entry.content.digest)
     if content is None:
         try:
             content = rest.read_file(site.sandbox(name), entry.target, entry.content.digest)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from functools import partial
 from typing import Iterable, Mapping, Sequence
@@ -111,6 +112,7 @@ def converge(site: Site, request: Request) -> Result:
 
     Images take long to build, so they are built before the lock is taken.
     """
+    request = replace(request, has_no_mask=not os.path.exists(site.mask))
     if request.images is not None:
         purge, prune = request.purge, request.prune
         runner = setup_runner(site, request.networks)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, Mapping, Sequence
 
 from ..configuration import texts
+from ..mask import Mask
 from ..plan import Operation
 from ..sandbox import etcfiles
 from ..sandbox.hidden_files import Hidden
@@ -158,7 +159,8 @@ def _texts(situation: Context) -> list[Dict[str, Any]]:
     left = {name: decision.record for name, decision in situation.decisions.items()}
     names = [*left, *situation.resolved.removed]
     pairs = [(name, known.get(name), left.get(name)) for name in names]
-    return [entry for pair in pairs for entry in texts.changed(situation.site, *pair)]
+    mask = Mask(situation.site, is_first=situation.request.has_no_mask)
+    return [entry for pair in pairs for entry in texts.changed(situation.site, *pair, mask)]
 
 
 def _of(phases: Sequence[Phase], situation: Context) -> list[Operation]:

@@ -100,7 +100,8 @@ def result(plan: Plan, failures: Failures, before: Sequence[Operation] = ()) -> 
             entry["crash"] = failure.crash.to_json()
         entry.update(_dropped(context, name) if name not in failures else {})
     relaxed = {name: entry["relaxed"] for name, entry in sandboxes.items() if entry.get("relaxed")}
-    mask = Mask(context.site, keep=not context.request.check)
+    request = context.request
+    mask = Mask(context.site, keep=not request.check, is_first=request.has_no_mask)
     planned = context.request.image_plan
     image_facts = _images(context, mask)
     networks, opened = None, {}

@@ -42,7 +42,8 @@ class Request:
     at their sources. With ``diff``, the result shows files as text. With a ``scope``, the run looks
     at these sandboxes and takes the rest of the host as being in order. ``allow_changes`` is the
     greatest change of sandboxes that the request does not name: those that a purge removes, and
-    those that share the network of another one.
+    those that share the network of another one. A host that ``has_no_mask`` yet gets one by the
+    run.
     """
 
     sandboxes: Optional[Tuple[Desired, ...]] = None
@@ -66,6 +67,7 @@ class Request:
     diff: bool = False
     scope: Optional[FrozenSet[str]] = None
     allow_changes: Change = Change.REBUILD
+    has_no_mask: bool = False
 
     @property
     def desired(self) -> Dict[str, Desired]:
