@@ -23,6 +23,8 @@ DEPLOY = f"{PLAY} deploy-sandbox.yml"
 SHOWN = {
     DEPLOY: "changed=[1-9]",
     f"{DEPLOY} --check --diff": "changed=0",
+    f"{PLAY} playbooks/update_sandbox.yml -e sandbox_update_label=app=web": "changed=0",
+    f"{PLAY} playbooks/audit_sandbox.yml": "changed=0",
     f'{PLAY} playbooks/rebuild_sandbox.yml -e \'{{"sandbox_rebuild": ["web"]}}\'': "changed=1",
     f"{PLAY} playbooks/teardown_sandbox.yml": "changed=[1-9]",
 }
