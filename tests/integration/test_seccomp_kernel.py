@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -17,6 +18,8 @@ import subprocess
 import sys
 
 import pytest
+from sandlot.errors import HostError
+from sandlot.images import program
 from sandlot.security import policy, seccomp
 from sandlot.security.syscalls import ARCHITECTURES
 
@@ -293,3 +296,12 @@ def test_the_filter_is_inherited_and_counted():
 def test_the_layout_is_struct_sock_filter():
     code, _, _, constant = struct.unpack_from("=HBBI", seccomp.program())
     assert (code, constant) == (0x20, 4)
+
+
+@pytest.mark.parametrize("unsynced", [True, False])
+def test_a_program_that_syncs_nothing(unsynced: bool) -> None:
+    """No file has that descriptor, so a call that is made fails."""
+    command = [sys.executable, "-c", "import os; os.fsync(99)"]
+    expected = contextlib.nullcontext() if unsynced else pytest.raises(HostError, match="Errno 9")
+    with expected:
+        program.run(command, what="python", env=program.environment(), unsynced=unsynced)

@@ -308,3 +308,24 @@ def test_every_foreign_call_is_decided() -> None:
     for entries in FOREIGN.values():
         for entry in entries.values():
             assert set(entry.names.values()) <= decided
+
+
+@pytest.mark.parametrize("machine", sorted(ARCHITECTURES))
+def test_calls_that_sync_succeed_and_all_others_are_made(machine: str) -> None:
+    architecture = ARCHITECTURES[machine]
+    program = list(struct.iter_unpack("=HBBI", seccomp.unsynced(machine)))
+    skipped = {
+        name
+        for name, number in architecture.numbers.items()
+        if interpret(program, struct.pack("=IIQ6Q", number, architecture.audit, *[0] * 7))
+        != ALLOWED
+    }
+    assert skipped == {"fdatasync", "fsync", "sync", "sync_file_range", "syncfs"}
+    fsync = architecture.numbers["fsync"]
+    for audit, outcome in ((architecture.audit, FAILED), (I386, ALLOWED)):
+        assert interpret(program, struct.pack("=IIQ6Q", fsync, audit, *[0] * 7)) == outcome
+
+
+def test_unknown_machines_sync() -> None:
+    (instruction,) = struct.iter_unpack("=HBBI", seccomp.unsynced("vax"))
+    assert instruction[3] == ALLOWED

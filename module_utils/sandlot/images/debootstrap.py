@@ -142,6 +142,8 @@ def _bootstrap(job: Job, tree: str) -> None:
         what=f"image {spec.name!r}: {name}",
         env=program.environment(TMPDIR=temporary, DEBIAN_FRONTEND="noninteractive"),
         on_line=report_phase,
+        # dpkg syncs each package; its tree is packed and then thrown away.
+        unsynced=True,
     )
 
 

@@ -16,7 +16,9 @@ import subprocess
 from typing import IO, Callable, Deque, Dict, Sequence, cast
 
 from ..errors import HostError
+from ..kernel.confine import load_seccomp
 from ..kernel.program import PATH, dying_with_parent, start
+from ..security import seccomp
 
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 # A mount and a pid namespace: nothing outlives the program.
@@ -48,11 +50,12 @@ def run(
     env: Dict[str, str],
     output: int | None = None,
     on_line: Callable[[str], None] = lambda line: None,
+    unsynced: bool = False,
 ) -> None:
     """Run a program to its end; HostError with its last lines if it fails.
 
     Each line that it prints goes to ``on_line``. ``output`` is a descriptor for its stdout; without
-    one, lines of stdout count too.
+    one, lines of stdout count too. With ``unsynced``, the program does not wait for disks.
     """
     last: Deque[str] = collections.deque(maxlen=_LAST_LINES)
     process = start(
@@ -62,7 +65,7 @@ def run(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE if output is None else output,
         stderr=subprocess.STDOUT if output is None else subprocess.PIPE,
-        preexec_fn=dying_with_parent(),
+        preexec_fn=_arranged(seccomp.unsynced() if unsynced else b""),
         # Its files are for all users of the image, whatever the umask of the deploy.
         umask=0o022,
     )
@@ -75,6 +78,17 @@ def run(
     if process.returncode:
         lines = "\n".join(last) or "it said nothing"
         raise HostError(f"{what} ended with status {process.returncode}:\n{lines}")
+
+
+def _arranged(calls: bytes) -> Callable[[], None]:
+    arrange = dying_with_parent()
+
+    def arrange_all() -> None:
+        arrange()
+        if calls:
+            load_seccomp(calls)
+
+    return arrange_all
 
 
 def _listen(stream: IO[bytes], last: Deque[str], on_line: Callable[[str], None]) -> None:
