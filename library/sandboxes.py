@@ -1394,7 +1394,7 @@ sandboxes:
 host:
   description:
     - C(missing_packages), C(changed) and the C(actions) of the host; all that
-      M(sandlot.sandlot.sandbox_host) returns where it ran.
+      M(sandlot.sandlot.sandbox_host) returns where it ran, unless the task failed.
   returned: when O(host) was given
   type: dict
   sample: {actions: [], changed: false, missing_packages: []}

@@ -9,6 +9,9 @@ from ansible.errors import AnsibleActionFail
 from . import packages, uploads
 from .engine import Json
 
+# Of a host that was ready, the result has these alone.
+_ALWAYS = ("actions", "changed", "missing_packages")
+
 
 class Action(uploads.Action, packages.Host):
     """The action plugin of ``sandboxes``."""
@@ -31,8 +34,8 @@ class Action(uploads.Action, packages.Host):
         result = super()._act(rest, task_vars, in_background=False)
         actions = [*host.get("actions", ()), *result.get("actions", ())]
         changed = bool(host.get("changed") or result.get("changed"))
-        return {**result, "changed": changed, "actions": actions, "host": _facts(host)}
-
-
-def _facts(host: Json) -> Json:
-    return {name: x for name, x in host.items() if name[0] != "_" and name != "invocation"}
+        given = {name: x for name, x in host.items() if name[0] != "_" and name != "invocation"}
+        if result.get("failed"):
+            # Ansible prints all of a failed result, and the message would be behind the facts.
+            given = {name: x for name, x in given.items() if name in _ALWAYS}
+        return {**result, "changed": changed, "actions": actions, "host": given}

@@ -280,9 +280,12 @@ def test_what_failed_after_the_host_has_changed_is_a_change(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     failure = {"failed": True, "changed": False, "msg": "no such image"}
-    answers = Answers(NEEDED, {**WHOLE, "changed": True, "actions": ["runtime: install"]}, failure)
+    prepared = {**WHOLE, "changed": True, "actions": ["runtime: install"]}
+    answers = Answers(NEEDED, {**prepared, "kernel": "6.1.0"}, failure)
     done = act(monkeypatch, "sandboxes", answers, {"host": {}})
     assert done["failed"] and done["changed"] and done["actions"] == ["runtime: install"]
+    # Ansible prints the whole result of a failure.
+    assert done["host"] == prepared
 
 
 def test_a_deploy_removes_no_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
