@@ -143,9 +143,19 @@ def json_bytes(data: Mapping[str, Any]) -> bytes:
     return json.dumps({"schema": SCHEMA, **data}, sort_keys=True).encode() + b"\n"
 
 
-def replace(path: str, content: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
-    """Replace a file atomically; on failure the old file stays, and no partial file is left."""
-    temporary = f"{path}.new"
+def replace(
+    path: str,
+    content: bytes,
+    *,
+    mode: int = 0o600,
+    durable: bool = True,
+    suffix: str = ".new",
+) -> None:
+    """Replace a file atomically; on failure the old file stays, and no partial file is left.
+
+    Writers that no lock keeps apart need a suffix of their own.
+    """
+    temporary = f"{path}{suffix}"
     try:
         _write_file(temporary, content, mode=mode, durable=durable)
         os.rename(temporary, path)

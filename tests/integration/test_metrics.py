@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import re
 import stat
 import subprocess
@@ -12,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from converge_fixtures import Deployment, eventually, needs_root, sandbox
 from sandlot import volumes
@@ -83,6 +86,34 @@ def test_a_broken_record_and_a_file(host: Deployment, tmp_path: Path) -> None:
     assert '_state{sandbox="b",state="broken"} 1' in target.read_text()
     lost = sandlot(host, "metrics", "--output", str(tmp_path / "none/sandlot.prom"))
     assert lost.returncode == 1 and f"{tmp_path}/none" in lost.stderr
+
+
+def test_what_is_no_file_stays(host: Deployment, tmp_path: Path) -> None:
+    """A device as /dev/null, and a symbolic link as /dev/stdout."""
+    device, link = tmp_path / "null", tmp_path / "stdout"
+    os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    link.symlink_to(device)
+    for path in (device, link, tmp_path):
+        refused = sandlot(host, "metrics", "--output", str(path))
+        assert refused.returncode == 1, refused.stdout
+        assert f"--output: '{path}' is there already, and is no file" in refused.stderr
+    assert stat.S_ISCHR(device.stat().st_mode) and link.is_symlink()
+
+
+def test_another_run_does_not_end_this_one(
+    host: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = str(tmp_path / "sandlot.prom")
+    rename = os.rename
+
+    def with_another(source: str, path: str) -> None:
+        done = sandlot(host, "metrics", "--output", target)
+        assert (done.returncode, done.stderr) == (0, "")
+        rename(source, path)
+
+    monkeypatch.setattr(os, "rename", with_another)
+    assert metrics.run(host.paths, argparse.Namespace(output=target)) == 0
+    assert os.listdir(tmp_path) == ["sandlot.prom"]
 
 
 # -- the example of alerts

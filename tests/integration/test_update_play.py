@@ -59,9 +59,11 @@ def test_bad_input_is_one_error(host: Deployment, tmp_path: Path) -> None:
     """The play ends for all hosts, before anything is done."""
     for variables, error in (
         ({"sandbox_update_label": "tier=none"}, "no host of the play lists a sandbox with the lab"),
+        ({"sandbox_update_label": "=front"}, "no host of the play lists a sandbox with the label"),
+        ({"sandbox_update_max_fail_percentage": "20%"}, "percentage: 20% is no percentage; give"),
         ({"sandbox_update_batch": 0}, "sandbox_update_batch: 0 is no number of sandboxes"),
     ):
-        done = update(host, tmp_path, sandbox_update_max_fail_percentage=50, **variables)
+        done = update(host, tmp_path, **{"sandbox_update_max_fail_percentage": 50, **variables})
         output = " ".join((done.stdout + done.stderr).split())
         assert done.returncode == 2 and error in output, output
         assert output.count("FAILED!") == 1 and "here : ok" not in output

@@ -8,13 +8,17 @@ The format: https://prometheus.io/docs/instrumenting/exposition_formats/
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import re
+import stat
 import sys
 import time
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple
 
 from .. import __version__, cgroups, sizes, store, volumes
 from ..cgroups import statistics
+from ..errors import SpecError
 from ..launcher.client import Launcher
 from ..sandbox import facts, layers, names
 from ..site import Site
@@ -181,10 +185,21 @@ def run(site: Site, options: argparse.Namespace) -> int:
         ]
     )
     if options.output:
-        store.replace(options.output, text.encode(), mode=_MODE, durable=False)
+        _check_replaceable(options.output)
+        own = f".{os.getpid()}"
+        store.replace(options.output, text.encode(), mode=_MODE, durable=False, suffix=own)
     else:
         sys.stdout.write(text)
     return 0
+
+
+def _check_replaceable(path: str) -> None:
+    """Refuse what is no file: a rename would take a device such as /dev/null from the host."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            problem = "is there already, and is no file"
+            hint = "name a file to replace, or leave --output out and redirect the output"
+            raise SpecError("--output", path, problem, hint=hint)
 
 
 def _sandbox(site: Site, name: str, layout: cgroups.Layout) -> Json:
