@@ -88,7 +88,7 @@ options:
   recreate:
     description:
       - Whether to make the sandbox again even if nothing about it changed.
-      - Its writable layer is lost; name, addresses and ids stay.
+      - Its writable layer is set aside as a snapshot; name, addresses and ids stay.
       - The new one is prepared while the old one runs. Unless it starts and becomes healthy,
         the old one is started again, and the module fails.
       - Defaults to V(false).
