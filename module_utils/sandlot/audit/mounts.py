@@ -59,9 +59,7 @@ def _of_commands(subject: Subject) -> str:
 def _table(pid: int) -> Dict[str, int]:
     """The flags of the topmost mount at each mount point of a process."""
     with open(f"/proc/{pid}/mountinfo", "rb") as handle:
-        text = handle.read().decode("utf-8", "surrogateescape")
-    # A tenant may put what str.splitlines takes for an end of line into a name.
-    rows = (mountinfo.Mount(line) for line in text.split("\n") if line)
+        rows = mountinfo.parsed(handle.read()).values()
     return {
         row.point: sum(flag for word, flag in FLAGS.items() if word in row.options) for row in rows
     }

@@ -102,13 +102,14 @@ def device_of(number: int) -> str:
 
 
 class Row:
-    """A mount: its id, that of the mount around it, its file system, root and mount point."""
+    """A mount: its id, that of the mount around it, file system, root, mount point, options."""
 
-    __slots__ = ("id", "parent", "device", "root", "point")
+    __slots__ = ("id", "parent", "device", "root", "point", "options")
 
     def __init__(self, line: str) -> None:
-        number, parent, self.device, root, point = line.split(" ", 5)[:5]
+        number, parent, self.device, root, point, options = line.split(" ", 6)[:6]
         self.id, self.parent = int(number), int(parent)
+        self.options = frozenset(options.split(","))
         self.root, self.point = unescaped(root), unescaped(point)
 
 
